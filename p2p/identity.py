@@ -1,0 +1,105 @@
+"""A node is its Ed25519 key. The node id is derived from the public key."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+NODE_ID_LENGTH = 32  # characters: 160 bits in base32
+PUBLIC_KEY_LENGTH = 32  # bytes
+SIGNATURE_LENGTH = 64  # bytes
+
+
+def node_id_of(public_key: bytes) -> str:
+    """The node id of a raw 32-byte Ed25519 public key: 160 bits of its SHA-256, base32, lower case."""
+    digest = hashlib.sha256(b"exchange-node id\x00" + public_key).digest()
+    return base64.b32encode(digest[:20]).decode("ascii").lower()
+
+
+def is_node_id(text: str) -> bool:
+    """Whether `text` has the form of a node id."""
+    return len(text) == NODE_ID_LENGTH and all(
+        c in "abcdefghijklmnopqrstuvwxyz234567" for c in text
+    )
+
+
+def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `signature` is the holder of `public_key`'s over `message` (RFC 8032). Never raises."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+class Identity:
+    """A private key with the node id that it proves."""
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self.private_key = private_key
+        self.public_key: bytes = private_key.public_key().public_bytes(
+            Encoding.Raw, PublicFormat.Raw
+        )
+        self.node_id: str = node_id_of(self.public_key)
+
+    @classmethod
+    def generate(cls) -> Identity:
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Identity:
+        """The identity of a 32-byte seed: the same seed gives the same node (tests, simulation)."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Identity:
+        """Read the key at `path`, or make one there with mode 0600.
+
+        Raises:
+            ValueError: the file is not an Ed25519 private key in PEM form, or others may read it.
+            OSError: the file cannot be read or written.
+        """
+        if path.exists():
+            if path.stat().st_mode & 0o077:
+                raise ValueError(
+                    f"{path} can be read by other users; run: chmod 600 {path} "
+                    "(and consider making a new key if it may have been copied)"
+                )
+            try:
+                key = load_pem_private_key(path.read_bytes(), password=None)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} is not a private key in PEM form: {error}") from error
+            if not isinstance(key, Ed25519PrivateKey):
+                raise ValueError(f"{path} holds a key of another kind; expected Ed25519")
+            return cls(key)
+        identity = cls.generate()
+        pem = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        # Written whole under another name first: a crash leaves no half key behind.
+        draft = path.with_name(path.name + ".new")
+        draft.unlink(missing_ok=True)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+        return identity
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte Ed25519 signature of `message`."""
+        return self.private_key.sign(message)
+
+    def __repr__(self) -> str:
+        return f"Identity({self.node_id})"
