@@ -1,0 +1,28 @@
+"""Settings: one typed schema, read from defaults < config file < .env < environment < command line.
+
+`load` gives a `Loaded`: the checked `Settings`, and for every one of them where its value came from.
+"""
+
+from config.errors import SettingError
+from config.kinds import HostPort
+from config.loading import DEFAULT_ENV_FILE, Loaded, SettingView, describe, load
+from config.schema import SCHEMA, SettingInfo
+from config.settings import Settings, is_loopback
+from config.sources import CONFIG_FILE_NAME, Origin, Source
+
+__all__ = [
+    "CONFIG_FILE_NAME",
+    "DEFAULT_ENV_FILE",
+    "SCHEMA",
+    "HostPort",
+    "Loaded",
+    "Origin",
+    "SettingError",
+    "SettingInfo",
+    "SettingView",
+    "Settings",
+    "Source",
+    "describe",
+    "is_loopback",
+    "load",
+]

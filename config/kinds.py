@@ -1,0 +1,280 @@
+"""The kinds of value a setting can have: how each is read from text, checked and shown again.
+
+A kind is put beside a field's type (`Annotated[int, Whole(0, 65535)]`) and does three things: pydantic
+calls `parse` before its own check of the type, error messages and documentation show `expected`, and
+`text` writes a value the way it would be written in the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+_TRUE: Final = frozenset({"true", "yes", "on", "1", "t", "y"})
+_FALSE: Final = frozenset({"false", "no", "off", "0", "f", "n"})
+_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_SHOWN: Final = 120  # characters of a wrong value that an error line repeats
+
+
+class HostPort(NamedTuple):
+    """Where to reach something: an IP address (IPv6 without brackets) or host name, and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Kind(ABC):
+    """One kind of value."""
+
+    unit: str = ""
+    empty_ok: bool = False  # whether an empty text is a value; if not, it means "not set"
+
+    @property
+    @abstractmethod
+    def expected(self) -> str:
+        """What a right value is, to follow the word "expected"."""
+
+    @abstractmethod
+    def parse(self, raw: Any) -> Any:
+        """The value of `raw`: text, or what TOML or the command line made of it.
+
+        Raises:
+            ValueError: it is none; the message is empty, or adds a detail to `expected`.
+        """
+
+    def text(self, value: Any) -> str:
+        """A parsed value as it would be written in the environment, without credentials."""
+        return str(value)
+
+    def shown(self, raw: Any) -> str:
+        """A raw value on one line, shortened, for an error message, without credentials."""
+        if isinstance(raw, bool):
+            raw = str(raw).lower()
+        elif isinstance(raw, list | tuple):
+            raw = ",".join(str(item) for item in raw)
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(raw))
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.parse, handler(source))
+
+
+@dataclass(frozen=True)
+class Switch(Kind):
+    """True or false, in the usual spellings and any letter case."""
+
+    expected = "true or false"
+
+    def parse(self, raw: Any) -> bool:
+        word = str(raw).strip().lower()
+        if word not in _TRUE | _FALSE:
+            raise ValueError
+        return word in _TRUE
+
+    def text(self, value: Any) -> str:
+        return str(value).lower()
+
+
+@dataclass(frozen=True)
+class Whole(Kind):
+    """A whole number. `what` replaces "a whole number" in messages."""
+
+    least: int
+    most: int
+    unit: str = ""
+    what: str = ""
+
+    @property
+    def expected(self) -> str:
+        what = self.what or f"a whole number{f' of {self.unit}' if self.unit else ''}"
+        return f"{what} from {self.least} to {self.most}"
+
+    def parse(self, raw: Any) -> int:
+        text = str(raw).strip()
+        # Not int() alone: it takes 3_000 and digits of other scripts, and str(True) is no number.
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not self.least <= int(text) <= self.most:
+            raise ValueError
+        return int(text)
+
+
+@dataclass(frozen=True)
+class Fraction(Kind):
+    """A number from 0 to 1. A binary float: these are weights, never amounts."""
+
+    expected = "a number from 0 to 1"
+
+    def parse(self, raw: Any) -> float:
+        text = str(raw).strip()
+        # Not float() alone: it takes 1_0, nan and digits of other scripts, and its message repeats `raw`.
+        if not re.fullmatch(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(e-?[0-9]{1,3})?", text, re.IGNORECASE):
+            raise ValueError
+        value = float(text)
+        if not 0 <= value <= 1:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of some words, in any letter case."""
+
+    words: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
+    def parse(self, raw: Any) -> str:
+        word = str(raw).strip().lower()
+        if word not in self.words:
+            raise ValueError
+        return word
+
+
+@dataclass(frozen=True)
+class Name(Kind):
+    """A name that matches `pattern` as a whole."""
+
+    pattern: str
+    expected: str = ""
+
+    def parse(self, raw: Any) -> str:
+        if not isinstance(raw, str) or not re.fullmatch(self.pattern, raw.strip()):
+            raise ValueError
+        return raw.strip()
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def _host(text: str) -> str:
+    """An IP address without brackets, or a host name, unchanged otherwise."""
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ip_address(host)
+    except ValueError:
+        # "10.0.0.300" would pass as a host name and fail much later, as one that does not resolve.
+        if host != text or len(host) > 253 or not re.search("[^0-9.]", host):
+            raise ValueError(f"{_short(text)} is no host") from None
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"{_short(text)} is no host") from None
+    return host
+
+
+@dataclass(frozen=True)
+class Host(Kind):
+    """An address to listen on."""
+
+    expected = "an IP address or host name"
+
+    def parse(self, raw: Any) -> str:
+        if not isinstance(raw, str):
+            raise ValueError
+        try:
+            return _host(raw.strip())
+        except ValueError:
+            raise ValueError from None
+
+
+@dataclass(frozen=True)
+class HostPorts(Kind):
+    """Any number of addresses with ports; a repeated one counts once."""
+
+    empty_ok = True
+    expected = "comma-separated HOST:PORT, IPv6 addresses in brackets"
+
+    def parse(self, raw: Any) -> tuple[HostPort, ...]:
+        if isinstance(raw, str):
+            items: list[Any] = raw.split(",")
+        elif isinstance(
+            raw, list | tuple
+        ):  # a TOML array, a repeated flag, or values already parsed
+            items = [part for item in raw for part in str(item).split(",")]
+        else:
+            raise ValueError
+        parsed = [self._one(text) for item in items if (text := item.strip())]
+        return tuple(dict.fromkeys(parsed))
+
+    def _one(self, text: str) -> HostPort:
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or port.endswith("]"):
+            raise ValueError(f"{_short(text)} has no port")
+        if ":" in host and not host.startswith("["):
+            raise ValueError(f"{_short(text)} is an IPv6 address without brackets")
+        if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+            raise ValueError(f"the port of {_short(text)} is not from 1 to 65535")
+        return HostPort(_host(host), int(port))
+
+    def text(self, value: Any) -> str:
+        return ",".join(str(item) for item in value)
+
+
+@dataclass(frozen=True)
+class Url(Kind):
+    """An http or https address. It cannot carry credentials; a wrong one is shown without them."""
+
+    expected = "an address such as http://127.0.0.1:30001, without user name or query"
+
+    def parse(self, raw: Any) -> str:
+        text = str(raw).strip()
+        try:
+            parts = urlsplit(text)
+            usable = parts.scheme in ("http", "https") and bool(_host(parts.hostname or ""))
+            usable = usable and parts.port != 0  # reading the port checks its range
+        except ValueError:
+            raise ValueError from None  # the library's message may repeat credentials
+        if not usable or re.search(r"[\s@?#]", text):
+            raise ValueError
+        return text.rstrip("/")
+
+    def shown(self, raw: Any) -> str:
+        text = re.sub(r"^([A-Za-z]+:/+)?.*@", r"\1***@", str(raw), flags=re.DOTALL)
+        return super().shown(re.sub(r"[?#].*", "?***", text, flags=re.DOTALL))
+
+
+@dataclass(frozen=True)
+class FilePath(Kind):
+    """A path; `~` is the home directory.
+
+    `inside` says what a relative one is relative to: the data directory (it then stays relative here),
+    or, when empty, the directory of the config file that has it, otherwise the working directory.
+    """
+
+    inside: str = ""
+    what: str = "a path"
+    empty_ok: bool = False
+
+    @property
+    def expected(self) -> str:
+        relative = f", absolute or relative to {self.inside}" if self.inside else ""
+        return f"{self.what}{relative}{', or nothing' if self.empty_ok else ''}"
+
+    def parse(self, raw: Any) -> Path | None:
+        if raw is None or raw == "":
+            if self.empty_ok:
+                return None
+            raise ValueError
+        if not isinstance(raw, str | Path) or "\0" in str(raw) or not str(raw).strip():
+            raise ValueError
+        try:
+            path = Path(raw).expanduser()
+        except RuntimeError:
+            raise ValueError("there is no home directory to put in place of ~") from None
+        return path if self.inside else path.absolute()
+
+    def text(self, value: Any) -> str:
+        return "" if value is None else str(value)

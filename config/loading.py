@@ -1,0 +1,189 @@
+"""Reading all sources into one `Settings`, with the origin of every value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from config.errors import SettingError
+from config.schema import KINDS, SCHEMA, SettingInfo
+from config.settings import REFUSED, Settings, is_loopback
+from config.sources import (
+    CONFIG_FILE_NAME,
+    DEFAULT,
+    Layer,
+    LayerSource,
+    Origin,
+    Source,
+    read_command_line,
+    read_config_file,
+    read_env_file,
+    read_environment,
+)
+
+DEFAULT_ENV_FILE: Final = Path(".env")
+
+# Type checkers see only the fields in the signature, not the arguments of pydantic-settings.
+_build: Final[Callable[..., Settings]] = Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Checked settings, where each came from (by key, e.g. `p2p_port`), and what looked odd."""
+
+    settings: Settings
+    origin: Mapping[str, Origin]
+    warnings: tuple[str, ...] = ()
+    config_file: Path | None = None  # the one that was read
+
+    def is_default(self, key: str) -> bool:
+        """Whether nobody set it; a value that was asked for is not to be changed quietly."""
+        return self.origin[key].source is Source.DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class SettingView(SettingInfo):
+    """A setting with its value."""
+
+    value: str  # as it would be written in the environment, without credentials
+    origin: str  # "default", "file PATH", ".env PATH", "environment", "command line --flag"
+
+
+def load(
+    cli: Mapping[str, object] = MappingProxyType({}),
+    *,
+    env: Mapping[str, str] | None = None,
+    env_file: Path | None = DEFAULT_ENV_FILE,
+    config_file: Path | None = None,
+) -> Loaded:
+    """The settings from defaults < config file < .env < environment < command line.
+
+    Args:
+        cli: values by key; None for a flag that was not given.
+        env: the environment, by default this process's.
+        env_file: None for none. The default one may be missing, another one must exist.
+        config_file: by default `exchange-node.toml` in the data directory, if it is there; a file that
+            is named must exist.
+
+    Raises:
+        SettingError: something is wrong; one line for each thing.
+    """
+    problems: list[str] = []
+    upper: list[Layer] = [
+        read_command_line(cli),
+        read_environment(os.environ if env is None else env),
+    ]
+    if env_file is not None and (env_file != DEFAULT_ENV_FILE or _is_there(env_file)):
+        try:
+            upper.append(read_env_file(env_file.absolute()))
+        except SettingError as error:
+            problems += error.problems
+    config_path, in_data_dir = config_file, config_file is None
+    if config_path is None:
+        config_path = _file_in_data_dir(upper)
+    layers = list(upper)
+    if config_path is not None:
+        try:
+            layers.append(read_config_file(config_path.absolute(), in_data_dir=in_data_dir))
+        except SettingError as error:
+            problems += error.problems
+    problems += [problem for layer in layers for problem in layer.problems]
+
+    origins = {
+        key: next((layer.origins[key] for layer in layers if key in layer.origins), DEFAULT)
+        for key in SCHEMA
+    }
+    settings = _checked(layers, origins, problems)
+    warnings = [warning for layer in layers for warning in layer.warnings]
+    return Loaded(
+        settings=settings,
+        origin=MappingProxyType(origins),
+        warnings=(*warnings, *_advice(settings, origins)),
+        config_file=config_path.absolute() if config_path is not None else None,
+    )
+
+
+def describe(loaded: Loaded) -> list[SettingView]:
+    """Every setting with its value and where it came from, in the order of the documentation."""
+    return [
+        SettingView(
+            **{field.name: getattr(info, field.name) for field in fields(SettingInfo)},
+            value=KINDS[key].text(getattr(loaded.settings, key)),
+            origin=str(loaded.origin[key]),
+        )
+        for key, info in SCHEMA.items()
+    ]
+
+
+def _is_there(env_file: Path) -> bool:
+    return env_file.exists() and not env_file.is_dir()  # some keep a virtual environment in .env
+
+
+def _file_in_data_dir(layers: Sequence[Layer]) -> Path | None:
+    """The config file in the data directory that `layers` (strongest first) name, if there is one."""
+    field = Settings.model_fields["data_dir"]
+    raw = next((la.values["data_dir"] for la in layers if "data_dir" in la.values), field.default)
+    try:
+        path = KINDS["data_dir"].parse(raw) / CONFIG_FILE_NAME
+        return path if path.exists() else None
+    except (ValueError, OSError):
+        return None  # the check of DATA_DIR itself, or the start, tells what is wrong with it
+
+
+def _checked(
+    layers: Sequence[Layer], origins: Mapping[str, Origin], problems: list[str]
+) -> Settings:
+    try:
+        settings = _build(_build_sources=(tuple(LayerSource(layer) for layer in layers), {}))
+    except ValidationError as error:
+        raw = {key: value for layer in reversed(layers) for key, value in layer.values.items()}
+        details = {str(detail["loc"][0]): detail for detail in error.errors(include_url=False)}
+        problems += [
+            _wrong(key, raw, origins[key], details[key]) for key in SCHEMA if key in details
+        ]
+    else:
+        if not problems:
+            return settings
+    # `from None`: pydantic's own message repeats every value as it was written.
+    raise SettingError(problems) from None
+
+
+def _wrong(key: str, raw: Mapping[str, Any], origin: Origin, detail: Mapping[str, Any]) -> str:
+    info = SCHEMA[key]
+    shown = KINDS[key].shown(raw[key]) if key in raw else info.default
+    if detail["type"] == REFUSED:
+        expected = str(detail["msg"])
+    else:
+        expected = f"expected {info.expected}"
+        reason = str(detail.get("ctx", {}).get("error", ""))
+        if reason:
+            expected += f" ({reason})"
+    return f"{info.name}={shown} ({origin}): {expected}"
+
+
+def _advice(settings: Settings, origins: Mapping[str, Origin]) -> list[str]:
+    advice = []
+    if not is_loopback(settings.api_host):
+        advice.append(
+            f"API_HOST={settings.api_host} ({origins['api_host']}): the API has no authentication in this "
+            "version, so whoever reaches it can trade as this node"
+        )
+    if settings.p2p_security == "off":
+        advice.append(
+            f"P2P_SECURITY=off ({origins['p2p_security']}): links are neither encrypted nor authenticated"
+        )
+    # Only those that differ, so that a .env with all the defaults written out stays quiet.
+    unused = [
+        info.name
+        for key, info in SCHEMA.items()
+        if info.reserved and getattr(settings, key) != Settings.model_fields[key].default
+    ]
+    if unused:
+        advice.append(f"set, but not used yet in this version: {', '.join(unused)}")
+    return advice

@@ -1,0 +1,370 @@
+"""The schema: every setting with its type, range, default and meaning.
+
+A setting's variable is its field's name in capitals. The sections are classes of their own so that code
+can ask for no more than it needs, and so that a section that nothing uses yet can say so (`reserved`).
+Variables of the original design documents keep their names, units and defaults; durations are whole
+milliseconds, with a property in seconds (`..._s`) beside each.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.kinds import (
+    Choice,
+    FilePath,
+    Fraction,
+    Host,
+    HostPort,
+    HostPorts,
+    Name,
+    Switch,
+    Url,
+    Whole,
+)
+
+PORT: Final = Whole(0, 65535, what="a port number")
+REFUSED: Final = "setting_refused"  # type of the errors whose message is the whole expectation
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on `host` is open to this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+class Section(BaseSettings):
+    """A group of settings. Built directly it reads nothing but its arguments; see `config.load`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    title: ClassVar[str]
+    reserved: ClassVar[bool] = False  # read and checked, but not used yet in this version
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class NodeSection(Section):
+    title = "Node"
+
+    data_dir: Annotated[Path, FilePath(what="a directory")] = Field(
+        default=Path("~/.exchange-node"),
+        description="Directory of this node's key, journal and peer list, created when it is missing.",
+    )
+    instruments_file: Annotated[Path | None, FilePath(what="a file", empty_ok=True)] = Field(
+        default=None,
+        description="File that defines the markets; empty for the default set.",
+    )
+    journal_sync: Annotated[Literal["full", "normal"], Choice(("full", "normal"))] = Field(
+        default="full",
+        description="What an acknowledged order survives: `full` a power failure too, `normal` only the "
+        "end of the process (kill -9).",
+    )
+    presence_lease_ms: Annotated[int, Whole(1000, 600_000, unit="ms")] = Field(
+        default=9000,
+        description="How long other nodes go on showing this node's orders after they last heard of it.",
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Choice(("debug", "info", "warning", "error"))
+    ] = Field(default="warning", description="The least serious messages that are logged.")
+    log_format: Annotated[Literal["text", "json"], Choice(("text", "json"))] = Field(
+        default="text",
+        description="Log lines for people (`text`) or one JSON object a line (`json`).",
+    )
+
+    @property
+    def key_path(self) -> Path:
+        """The node's private key."""
+        return self.data_dir / "node.key"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.data_dir / "exchange.sqlite3"
+
+    @property
+    def lock_path(self) -> Path:
+        """Locked while a node runs on this data directory."""
+        return self.data_dir / "node.lock"
+
+    @property
+    def runtime_path(self) -> Path:
+        """Where a running node writes its API address, process id and node id for client commands."""
+        return self.data_dir / "node.json"
+
+    @property
+    def presence_lease_s(self) -> float:
+        return self.presence_lease_ms / 1000
+
+
+class PeerSection(Section):
+    title = "Peers"
+
+    p2p_enabled: Annotated[bool, Switch()] = Field(
+        default=True,
+        description="Direct links between nodes; this version cannot run without them.",
+    )
+    p2p_port: Annotated[int, PORT] = Field(
+        default=3000,
+        description="TCP port for links from other nodes; 0 lets the system choose, and the default gives "
+        "way to a free port when it is in use.",
+    )
+    p2p_host: Annotated[str, Host()] = Field(
+        default="0.0.0.0", description="Address to listen on for links from other nodes."
+    )
+    p2p_security: Annotated[Literal["tls", "off"], Choice(("tls", "off"))] = Field(
+        default="tls",
+        description="`tls`: links are encrypted and both sides prove their node id; `off`: plain TCP, "
+        "for closed networks and debugging.",
+    )
+    p2p_network: Annotated[str, Name(r"[a-z0-9-]{1,32}", "1 to 32 of a-z, 0-9 and -")] = Field(
+        default="main", description="Name of the network; nodes of different networks do not link."
+    )
+    max_peers: Annotated[int, Whole(1, 10_000)] = Field(
+        default=50, description="Most links to other nodes at once."
+    )
+    peer_storage_path: Annotated[Path, FilePath("the data directory", what="a file")] = Field(
+        default=Path(".peers.json"),
+        description="File in which known peers are remembered; a relative path is inside the data directory.",
+    )
+    peer_reconnect_interval: Annotated[int, Whole(100, 600_000, unit="ms")] = Field(
+        default=30_000,
+        description="Wait before a lost peer is dialled again, once the first quick attempts have failed.",
+    )
+    client_request_timeout: Annotated[int, Whole(1, 600_000, unit="ms")] = Field(
+        default=5000, description="How long a request to another node waits for its answer."
+    )
+
+    @field_validator("p2p_enabled")
+    @classmethod
+    def _links_are_needed(cls, value: bool) -> bool:
+        if not value:
+            raise PydanticCustomError(
+                REFUSED, "expected true, because running on Grenache alone is not in this version"
+            )
+        return value
+
+    @property
+    def peer_reconnect_interval_s(self) -> float:
+        return self.peer_reconnect_interval / 1000
+
+    @property
+    def client_request_timeout_s(self) -> float:
+        return self.client_request_timeout / 1000
+
+
+class DiscoverySection(Section):
+    title = "Discovery"
+
+    discovery_mdns: Annotated[bool, Switch()] = Field(
+        default=True, description="Announce this node and find others on the local network by mDNS."
+    )
+    discovery_exchange: Annotated[bool, Switch()] = Field(
+        default=True, description="Tell linked peers of each other and learn peers from them."
+    )
+    bootstrap_peers: Annotated[tuple[HostPort, ...], HostPorts()] = Field(
+        default=(), description="Nodes to link to at the start, each as HOST:PORT."
+    )
+
+
+class ApiSection(Section):
+    title = "API"
+
+    # Before api_host, whose check reads it.
+    api_allow_remote: Annotated[bool, Switch()] = Field(
+        default=False,
+        description="Allow an API_HOST that other machines can reach; the API has no authentication in "
+        "this version, so whoever reaches it can trade as this node.",
+    )
+    api_host: Annotated[str, Host()] = Field(
+        default="127.0.0.1", description="Address to listen on for the HTTP API."
+    )
+    api_port: Annotated[int, PORT] = Field(
+        default=8300,
+        description="TCP port of the HTTP API; 0 lets the system choose, and the default gives way to a free "
+        "port when it is in use.",
+    )
+
+    @field_validator("api_host")
+    @classmethod
+    def _remote_only_when_allowed(cls, value: str, info: ValidationInfo) -> str:
+        # A wrong api_allow_remote is missing from info.data and has its own line.
+        if not is_loopback(value) and not info.data.get("api_allow_remote", True):
+            raise PydanticCustomError(
+                REFUSED,
+                "expected a loopback address such as 127.0.0.1, because the API has no authentication in "
+                "this version; API_ALLOW_REMOTE=true allows others",
+            )
+        return value
+
+
+class GrenacheSection(Section):
+    title = "Grenache"
+    reserved = True
+
+    discovery_grenache: Annotated[bool, Switch()] = Field(
+        default=True,
+        description="Announce this node and find others through a Grape, when one answers.",
+    )
+    grape_url: Annotated[str, Url()] = Field(
+        default="http://127.0.0.1:30001", description="Address of the Grape's HTTP API."
+    )
+    grape_dht_port: Annotated[int, PORT] = Field(
+        default=20001, description="UDP port of a Grape's DHT that is started here."
+    )
+    grape_api_port: Annotated[int, PORT] = Field(
+        default=30001, description="TCP port of a Grape's HTTP API that is started here."
+    )
+    grape_bootstrap: Annotated[tuple[HostPort, ...], HostPorts()] = Field(
+        default=(), description="DHT nodes that a Grape started here joins, each as HOST:PORT."
+    )
+    grape_concurrency: Annotated[int, Whole(1, 1024)] = Field(
+        default=32, description="DHT queries that a Grape has under way at once."
+    )
+
+
+class WorkerSection(Section):
+    title = "Grenache worker"
+    reserved = True
+
+    worker_service_name: Annotated[str, Name(r"[!-~]{1,64}", "1 to 64 visible characters")] = Field(
+        default="job_service", description="Name under which a worker announces itself."
+    )
+    worker_port: Annotated[int, PORT] = Field(
+        default=1337, description="TCP port on which a worker answers requests."
+    )
+    worker_announce_interval: Annotated[int, Whole(100, 3_600_000, unit="ms")] = Field(
+        default=5000, description="Time between a worker's announcements."
+    )
+
+    @property
+    def worker_announce_interval_s(self) -> float:
+        return self.worker_announce_interval / 1000
+
+
+class RetrySection(Section):
+    title = "Retries"
+    reserved = True
+
+    client_max_retries: Annotated[int, Whole(0, 100)] = Field(
+        default=3, description="Further attempts after a request that failed and is safe to repeat."
+    )
+    client_retry_delay: Annotated[int, Whole(0, 600_000, unit="ms")] = Field(
+        default=1000, description="Base of the wait before a further attempt."
+    )
+
+    @property
+    def client_retry_delay_s(self) -> float:
+        return self.client_retry_delay / 1000
+
+
+class MetricsSection(Section):
+    title = "Peer scores"
+    reserved = True
+
+    metrics_latency_weight: Annotated[float, Fraction()] = Field(
+        default=0.4, description="Weight of latency in a peer's score."
+    )
+    metrics_error_weight: Annotated[float, Fraction()] = Field(
+        default=0.3, description="Weight of errors in a peer's score."
+    )
+    metrics_timeout_weight: Annotated[float, Fraction()] = Field(
+        default=0.2, description="Weight of timeouts in a peer's score."
+    )
+    metrics_freshness_weight: Annotated[float, Fraction()] = Field(
+        default=0.1, description="Weight of how recently a peer was heard of in its score."
+    )
+
+
+class BreakerSection(Section):
+    title = "Circuit breaker"
+    reserved = True
+
+    circuit_breaker_failure_threshold: Annotated[int, Whole(1, 1000)] = Field(
+        default=5, description="Failures that open a peer's breaker."
+    )
+    circuit_breaker_cooldown_ms: Annotated[int, Whole(1, 3_600_000, unit="ms")] = Field(
+        default=10_000, description="How long an open breaker waits before it lets a probe through."
+    )
+    circuit_breaker_half_open_max_requests: Annotated[int, Whole(1, 1000)] = Field(
+        default=1, description="Probes that a half-open breaker lets through at once."
+    )
+
+    @property
+    def circuit_breaker_cooldown_s(self) -> float:
+        return self.circuit_breaker_cooldown_ms / 1000
+
+
+class GossipSection(Section):
+    title = "Gossip"
+    reserved = True
+
+    gossip_hint_ttl: Annotated[int, Whole(1, 86_400_000, unit="ms")] = Field(
+        default=60_000, description="How long a hint about a peer's health is believed."
+    )
+    gossip_publish_interval: Annotated[int, Whole(1, 3_600_000, unit="ms")] = Field(
+        default=5000, description="Time between own hints."
+    )
+    gossip_decay_factor: Annotated[float, Fraction()] = Field(
+        default=0.5, description="How strongly a hint loses weight as it ages."
+    )
+
+    @property
+    def gossip_hint_ttl_s(self) -> float:
+        return self.gossip_hint_ttl / 1000
+
+    @property
+    def gossip_publish_interval_s(self) -> float:
+        return self.gossip_publish_interval / 1000
+
+
+class Settings(
+    NodeSection,
+    PeerSection,
+    DiscoverySection,
+    ApiSection,
+    GrenacheSection,
+    WorkerSection,
+    RetrySection,
+    MetricsSection,
+    BreakerSection,
+    GossipSection,
+):
+    """All settings of a node, checked. Immutable."""
+
+    title = "All"
+
+    @property
+    def peers_path(self) -> Path:
+        """The peer list; PEER_STORAGE_PATH inside the data directory unless it is absolute."""
+        return self.data_dir / self.peer_storage_path
+
+
+SECTIONS: Final[tuple[type[Section], ...]] = (
+    NodeSection,
+    PeerSection,
+    DiscoverySection,
+    ApiSection,
+    GrenacheSection,
+    WorkerSection,
+    RetrySection,
+    MetricsSection,
+    BreakerSection,
+    GossipSection,
+)

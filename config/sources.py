@@ -1,0 +1,186 @@
+"""Where values come from. Each reader turns one source into a `Layer`: raw values, not checked yet."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from dotenv.parser import parse_stream
+from pydantic.fields import FieldInfo
+from pydantic_settings import PydanticBaseSettingsSource
+
+from config.errors import SettingError
+from config.kinds import FilePath
+from config.schema import KINDS, SCHEMA
+from config.settings import Settings
+
+CONFIG_FILE_NAME: Final = "exchange-node.toml"
+
+_VARIABLES: Final = {info.name: key for key, info in SCHEMA.items()}
+_FIRST_WORDS: Final = frozenset(name.partition("_")[0] for name in _VARIABLES)
+# How alike (difflib's ratio) a name must be to one of ours to be taken for a slip of the pen.
+_LIKE_WITH_OUR_PREFIX: Final = 0.8
+_LIKE_WITHOUT: Final = 0.9
+
+
+class Source(StrEnum):
+    """The sources, weakest first."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENV_FILE = ".env"
+    ENVIRONMENT = "environment"
+    COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where one value came from. As text: `default`, `file PATH`, `command line --p2p-port`, ..."""
+
+    source: Source
+    detail: str = ""  # the path or the flag
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.detail}".rstrip()
+
+
+DEFAULT: Final = Origin(Source.DEFAULT)
+
+
+@dataclass(slots=True)
+class Layer:
+    """What one source says: raw values by key, each with its origin, and what looked odd."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def put(self, key: str, value: Any, origin: Origin) -> None:
+        self.values[key] = value
+        self.origins[key] = origin
+
+
+class LayerSource(PydanticBaseSettingsSource):
+    """A layer in the form that pydantic-settings merges."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(Settings)
+        self._values = layer.values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self._values)
+
+
+def closest(name: str, known: Iterable[str], likeness: float) -> str | None:
+    """The one of `known` that `name` was probably meant to be, `likeness` from 0 to 1 at least."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=likeness)
+    return found[0] if found else None
+
+
+def read_command_line(values: Mapping[str, object]) -> Layer:
+    """Values by key, as the command line's parser made them; None is a flag that was not given.
+
+    Raises:
+        TypeError: a key is not a setting, which is a mistake in the program.
+    """
+    layer = Layer()
+    for key, value in values.items():
+        if key not in SCHEMA:
+            raise TypeError(f"{key!r} is not a setting")
+        if value is not None:
+            layer.put(key, value, Origin(Source.COMMAND_LINE, SCHEMA[key].flag))
+    return layer
+
+
+def read_environment(env: Mapping[str, str]) -> Layer:
+    """The variables of ours in `env`; an empty one that cannot be empty counts as not set."""
+    return _variables(env, Origin(Source.ENVIRONMENT))
+
+
+def read_env_file(path: Path) -> Layer:
+    """The variables in a .env file: quotes, comments and `export` as usual, `${...}` taken as it is.
+
+    Raises:
+        SettingError: the file cannot be read, or a line in it cannot.
+    """
+    values: dict[str, str] = {}
+    problems: list[str] = []
+    for binding in parse_stream(io.StringIO(_read_text(path))):
+        # Blank space before a binding belongs to it, so its line is where the rest begins.
+        text = binding.original.string
+        line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+        if binding.error or (binding.key is not None and binding.value is None):
+            problems.append(f".env {path}: line {line} is not NAME=value")
+        elif binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+    if problems:
+        raise SettingError(problems)
+    return _variables(values, Origin(Source.ENV_FILE, str(path)))
+
+
+def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
+    """The keys of a TOML file. A relative path in it is relative to its directory.
+
+    `in_data_dir`: the file was found through the data directory, so it cannot move it.
+
+    Raises:
+        SettingError: the file cannot be read, or is not TOML.
+    """
+    origin = Origin(Source.FILE, str(path))
+    try:
+        table = tomllib.loads(_read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError([f"{origin}: not TOML: {error}"]) from None
+    layer = Layer()
+    for key, value in table.items():
+        if key not in SCHEMA:
+            like = closest(key.lower(), SCHEMA, 0.0)
+            layer.problems.append(f"{origin}: unknown key {key!r}; the closest known one is {like}")
+        elif key == "data_dir" and in_data_dir:
+            layer.problems.append(
+                f"{origin}: data_dir cannot be set here, because this file was found through it; "
+                "use DATA_DIR or --data-dir, or name the file with --config"
+            )
+        else:
+            kind = KINDS[key]
+            if isinstance(kind, FilePath) and not kind.inside and isinstance(value, str):
+                value = value if value.startswith("~") or not value else str(path.parent / value)
+            layer.put(key, value, origin)
+    return layer
+
+
+def _variables(values: Mapping[str, str], origin: Origin) -> Layer:
+    layer = Layer()
+    for name, value in values.items():
+        key = _VARIABLES.get(name)
+        if key is None:
+            if like := _near_miss(name):
+                layer.warnings.append(f"{name} ({origin}) is not a setting; did you mean {like}?")
+        elif value.strip() or KINDS[key].empty_ok:
+            layer.put(key, value.strip(), origin)
+    return layer
+
+
+def _near_miss(name: str) -> str | None:
+    upper = name.upper()
+    ours = upper.partition("_")[0] in _FIRST_WORDS
+    return closest(upper, _VARIABLES, _LIKE_WITH_OUR_PREFIX if ours else _LIKE_WITHOUT)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SettingError([f"cannot read {path}: {error.strerror or error}"]) from None
+    except UnicodeDecodeError:
+        raise SettingError([f"cannot read {path}: it is not UTF-8 text"]) from None

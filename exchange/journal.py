@@ -1,0 +1,252 @@
+"""The journal: everything an acknowledged order depends on, in one SQLite file.
+
+Write-ahead log, one transaction for all records of a drain (group commit). With `sync="full"` a
+commit is on the disk when it returns, so an acknowledged order survives power loss; with "normal"
+it survives the death of the process only.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from exchange.events import Batch
+from exchange.feed import Snapshot
+from exchange.records import (
+    Decision,
+    DropDecisions,
+    DropTake,
+    Fill,
+    Order,
+    PendingTake,
+    PutBatch,
+    PutDecision,
+    PutFill,
+    PutMeta,
+    PutOrder,
+    PutSnapshot,
+    PutTake,
+    Record,
+    Recovered,
+    StoredFeed,
+)
+
+SCHEMA_VERSION = 1
+RECENT = 10_000  # finished orders read back at the start
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE orders (
+    number INTEGER PRIMARY KEY, market TEXT NOT NULL, side INTEGER NOT NULL, price INTEGER,
+    quantity INTEGER NOT NULL, time INTEGER NOT NULL, client_id TEXT, filled INTEGER NOT NULL,
+    pending INTEGER NOT NULL, cancelled INTEGER NOT NULL, opened INTEGER NOT NULL,
+    shown INTEGER NOT NULL, value TEXT NOT NULL, done INTEGER NOT NULL);
+CREATE INDEX orders_open ON orders (number) WHERE done = 0;
+CREATE TABLE takes (take INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE decisions (
+    taker TEXT NOT NULL, take INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (taker, take)) WITHOUT ROWID;
+CREATE TABLE marks (taker TEXT PRIMARY KEY, below INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE fills (
+    id INTEGER PRIMARY KEY, taker TEXT NOT NULL, take INTEGER NOT NULL, role TEXT NOT NULL,
+    market TEXT NOT NULL, "order" INTEGER NOT NULL, side INTEGER NOT NULL, price INTEGER NOT NULL,
+    quantity INTEGER NOT NULL, time INTEGER NOT NULL, counterparty TEXT NOT NULL,
+    counterparty_order INTEGER NOT NULL, UNIQUE (taker, take, role));
+CREATE TABLE batches (
+    owner TEXT NOT NULL, market TEXT NOT NULL, first INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (owner, market, first)) WITHOUT ROWID;
+CREATE TABLE snapshots (
+    owner TEXT NOT NULL, market TEXT NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (owner, market)) WITHOUT ROWID;
+"""
+
+_pack = msgspec.msgpack.Encoder().encode
+_ORDER_FIELDS = Order.__struct_fields__
+_FILL_FIELDS = Fill.__struct_fields__
+_ORDER_MARKS = ", ".join("?" * len(_ORDER_FIELDS))
+_FILL_MARKS = ", ".join("?" * len(_FILL_FIELDS))
+_FILL_COLUMNS = ", ".join('"order"' if f == "order" else f for f in _FILL_FIELDS)
+
+
+class JournalError(Exception):
+    """The journal cannot be opened, read or written. The text says which file and why."""
+
+
+class Journal:
+    """One node's journal. `commit` may be called from another thread than the constructor, one
+    call at a time."""
+
+    def __init__(self, path: Path, *, sync: Literal["full", "normal"] = "full") -> None:
+        """Open or create the journal.
+
+        Raises:
+            JournalError: not a journal, made by a newer version, or not writable.
+        """
+        self.path = path
+        try:
+            path.touch(mode=0o600, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if sync == 'full' else 'NORMAL'}")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(
+                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                )
+            elif version != SCHEMA_VERSION:
+                raise JournalError(
+                    f"{path} has journal version {version}; this program reads version {SCHEMA_VERSION}"
+                )
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"cannot open the journal {path}: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Make `records` durable, all or none.
+
+        Raises:
+            JournalError: nothing was written; the node must stop, for it cannot keep its promises.
+        """
+        if not records:
+            return
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for record in records:
+                    self._write(record)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise JournalError(f"cannot write the journal {self.path}: {error}") from error
+
+    def _write(self, record: Record) -> None:
+        run = self._db.execute
+        match record:
+            case PutOrder(order):
+                row = [getattr(order, name) for name in _ORDER_FIELDS]
+                row[_ORDER_FIELDS.index("value")] = str(order.value)
+                run(
+                    f"INSERT OR REPLACE INTO orders ({', '.join(_ORDER_FIELDS)}) "  # noqa: S608
+                    f"VALUES ({_ORDER_MARKS})",
+                    row,
+                )
+            case PutBatch(owner, batch):
+                run(
+                    "INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?)",
+                    (owner, batch.market, batch.first, _pack(batch)),
+                )
+            case PutFill(fill):
+                run(
+                    f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({_FILL_MARKS})",  # noqa: S608
+                    [getattr(fill, name) for name in _FILL_FIELDS],
+                )
+            case PutTake(take):
+                run("INSERT OR REPLACE INTO takes VALUES (?, ?)", (take.take, _pack(take)))
+            case DropTake(number):
+                run("DELETE FROM takes WHERE take = ?", (number,))
+            case PutDecision(decision):
+                run(
+                    "INSERT INTO decisions VALUES (?, ?, ?)",
+                    (decision.taker, decision.take, _pack(decision)),
+                )
+            case DropDecisions(taker, below):
+                run("DELETE FROM decisions WHERE taker = ? AND take < ?", (taker, below))
+                run("INSERT OR REPLACE INTO marks VALUES (?, ?)", (taker, below))
+            case PutMeta(name, value):
+                run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+            case PutSnapshot(owner, market, snapshot):
+                run(
+                    "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)",
+                    (owner, market, _pack(snapshot)),
+                )
+                run(
+                    "DELETE FROM batches WHERE owner = ? AND market = ? AND first <= ?",
+                    (owner, market, snapshot.batch.last),
+                )
+
+    def recover(self) -> Recovered:
+        """Everything that a restarted node goes on with.
+
+        Raises:
+            JournalError: the file is damaged.
+        """
+        try:
+            return self._recover()
+        except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
+            raise JournalError(f"cannot read the journal {self.path}: {error}") from error
+
+    def _recover(self) -> Recovered:
+        run = self._db.execute
+        feeds: dict[tuple[str, str], StoredFeed] = {}
+        for owner, market, data in run("SELECT owner, market, data FROM snapshots"):
+            snapshot = msgspec.msgpack.decode(data, type=Snapshot)
+            feeds[owner, market] = StoredFeed(owner, market, snapshot)
+        batch_of = msgspec.msgpack.Decoder(Batch)
+        rows = run("SELECT owner, market, data FROM batches ORDER BY owner, market, first")
+        for owner, market, data in rows:
+            stored = feeds.get((owner, market))
+            if stored is None:
+                stored = feeds[owner, market] = StoredFeed(owner, market)
+            batch = batch_of.decode(data)
+            if stored.snapshot is None or batch.first > stored.snapshot.batch.last:
+                stored.batches.append(batch)
+        open_orders = self._orders("done = 0")
+        done = self._orders(f"done = 1 ORDER BY number DESC LIMIT {RECENT}")
+        return Recovered(
+            meta=dict(run("SELECT name, value FROM meta").fetchall()),
+            orders=sorted(open_orders + done, key=lambda order: order.number),
+            takes=[
+                msgspec.msgpack.decode(data, type=PendingTake)
+                for (data,) in run("SELECT data FROM takes ORDER BY take")
+            ],
+            decisions=[
+                msgspec.msgpack.decode(data, type=Decision)
+                for (data,) in run("SELECT data FROM decisions ORDER BY taker, take")
+            ],
+            marks=dict(run("SELECT taker, below FROM marks").fetchall()),
+            feeds=list(feeds.values()),
+        )
+
+    def _orders(self, condition: str, values: Sequence[object] = ()) -> list[Order]:
+        rows = self._db.execute(
+            f"SELECT {', '.join(_ORDER_FIELDS)} FROM orders WHERE {condition}",  # noqa: S608
+            values,
+        )
+        return [_order_of(row) for row in rows]
+
+    # History, newest first
+
+    def orders(self, *, market: str | None, limit: int) -> list[Order]:
+        """Own orders, finished ones too."""
+        return self._orders(
+            "(?1 IS NULL OR market = ?1) ORDER BY number DESC LIMIT ?2", (market, limit)
+        )
+
+    def order(self, number: int) -> Order | None:
+        found = self._orders("number = ?", (number,))
+        return found[0] if found else None
+
+    def fills(self, *, market: str | None, limit: int) -> list[Fill]:
+        """Own fills."""
+        rows = self._db.execute(
+            f"SELECT {_FILL_COLUMNS} FROM fills WHERE (?1 IS NULL OR market = ?1) "  # noqa: S608
+            "ORDER BY id DESC LIMIT ?2",
+            (market, limit),
+        )
+        return [Fill(*row) for row in rows]
+
+
+def _order_of(row: Sequence[object]) -> Order:
+    values = dict(zip(_ORDER_FIELDS, row, strict=True))
+    values["value"] = int(str(values["value"]))
+    return msgspec.convert(values, Order, strict=False)

@@ -1,0 +1,24 @@
+"""Every limit of the HTTP API, in one place, each with its reason. Seconds and bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_BODY: Final = 64 * 1024  # the longest sensible request is an order of a few hundred bytes
+READ_TIMEOUT: Final = 10.0  # a body that trickles in slower than this is given up
+HANDLER_TIMEOUT: Final = 30.0  # longer than any dial, ping or take; then 504, and the work goes on
+KEEPALIVE: Final = 75.0  # an idle connection is closed after this
+SHUTDOWN_TIMEOUT: Final = 3.0  # requests in progress get this long when the node stops
+DEFAULT_LIMIT: Final = 100  # rows of a list
+MAX_LIMIT: Final = 1000
+DEFAULT_DEPTH: Final = 25  # levels a side
+MAX_DEPTH: Final = 1000
+
+STREAM_MAX_MESSAGE: Final = 4 * 1024  # a client message is one short JSON object
+STREAM_MAX_CLIENTS: Final = 256  # connections at once
+STREAM_MAX_MARKETS: Final = 64  # subscriptions of one connection
+STREAM_HEARTBEAT: Final = 20.0  # WebSocket ping; without a pong for half of this the reader is cut
+STREAM_SEND_TIMEOUT: Final = 20.0  # one event that a reader does not take for this long: cut
+STREAM_BUFFER: Final = (
+    64 * 1024
+)  # bytes written ahead of a reader; the subscription waits behind it

@@ -1,0 +1,350 @@
+"""The API's own description: an OpenAPI 3.1 document made from the routes and the views, and a page."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from functools import cache
+from http import HTTPStatus
+from importlib import metadata
+from typing import Any, Final
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from node.api.problems import CODES, CONTENT_TYPE, Problem
+from node.api.routes import ROUTES, Param, Route
+from node.api.stream import ClientMessage, ServerReply
+from node.views import StreamEvent
+
+_REF: Final = "#/components/schemas/{name}"
+DECIMAL: Final = r"^[0-9]+(\.[0-9]+)?$"
+_DECIMALS: Final = frozenset(
+    [
+        "price",
+        "quantity",
+        "filled",
+        "remaining",
+        "pending",
+        "average_price",
+        "own",
+        "tick",
+        "lot",
+        "bid",
+        "ask",
+        "last",
+    ]
+)
+_TIMES: Final = frozenset(["time", "created", "last_seen", "last_heartbeat"])
+_EVERYWHERE: Final = (400, 403, 421, 500)  # any operation can answer these
+
+INTRODUCTION: Final = """\
+The API of one exchange-node, on loopback unless configured otherwise. It has no accounts: whoever \
+reaches it trades as this node.
+
+Prices and quantities are exact decimals written as strings ("0.5"); a JSON number is refused. \
+Times are ISO 8601 in UTC. Errors are problem details (RFC 9457) with a stable `code`. \
+A client that sends the header `X-Exchange-Node` with a node id is answered by that node alone \
+(421 otherwise).
+"""
+
+STREAM: Final = """\
+A WebSocket (RFC 6455) of JSON text messages. Send `{"op":"subscribe","market":"BTC-USD"}`; several \
+markets may be subscribed to on one connection. The first event of a market is its `snapshot`, then \
+`book`, `trade` and `order` events follow as they happen. A `book` event gives the new quantity of \
+one price level, "0" when the level is gone. A reader that falls behind gets a new `snapshot` in \
+place of what it missed. `{"op":"unsubscribe","market":...}` is answered by `unsubscribed`, \
+`{"op":"ping"}` by `pong`, a message that cannot be served by `error`; the connection stays open. \
+The node sends WebSocket pings and closes with code 1001 when it stops.
+"""
+
+
+def version() -> str:
+    """The version of this installation."""
+    try:
+        return metadata.version("exchange-node")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def _refine(name: str, schema: dict[str, Any]) -> None:
+    """Adds what the type `str` does not say: decimals and times."""
+    for member in schema.get("anyOf", [schema]):
+        if member.get("type") != "string":
+            continue
+        if name in _DECIMALS:
+            member["pattern"] = DECIMAL
+        elif name in _TIMES:
+            member["format"] = "date-time"
+
+
+def _parameter(param: Param) -> dict[str, Any]:
+    return {
+        "name": param.name,
+        "in": param.place,
+        "required": param.place == "path",
+        "description": param.description,
+        "schema": dict(param.schema),
+    }
+
+
+def _operation(route: Route, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        str(route.status): {
+            "description": HTTPStatus(route.status).phrase,
+            "content": {"application/json": {"schema": schemas[route.answer]}},
+        }
+    }
+    if route.status == 201:
+        responses["201"]["headers"] = {
+            "Location": {"description": "Path of the order.", "schema": {"type": "string"}}
+        }
+    for status in sorted({*_EVERYWHERE, *route.problems}):
+        responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "tags": [route.tag],
+        "summary": route.summary,
+        "parameters": [_parameter(param) for param in route.params],
+        "responses": responses,
+    }
+    if route.description:
+        operation["description"] = route.description
+    if route.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schemas[route.body]}},
+        }
+    return operation
+
+
+def _stream_operation(schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "operationId": "openStream",
+        "tags": ["market data"],
+        "summary": "Books, trades and own orders as they change (WebSocket)",
+        "description": STREAM,
+        "parameters": [],
+        "responses": {
+            "101": {"description": "The connection is now a WebSocket."},
+            **{
+                str(status): {"$ref": f"#/components/responses/Problem{status}"}
+                for status in sorted({*_EVERYWHERE, 426, 503})
+            },
+        },
+        # OpenAPI has no words for what follows the upgrade.
+        "x-websocket": {
+            "client": schemas[ClientMessage],
+            "server": {"anyOf": [schemas[StreamEvent], schemas[ServerReply]]},
+        },
+    }
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    types: list[Any] = [Problem, ClientMessage, ServerReply, StreamEvent]
+    for route in ROUTES:
+        types += [kind for kind in (route.answer, route.body) if kind not in (None, *types)]
+    described, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schemas = dict(zip(types, described, strict=True))
+    for schema in components.values():
+        for name, member in schema.get("properties", {}).items():
+            _refine(name, member)
+    components["Problem"]["additionalProperties"] = True
+
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    paths["/v1/stream"] = {"get": _stream_operation(schemas)}
+
+    statuses = {*_EVERYWHERE, 426, 503, *(status for route in ROUTES for status in route.problems)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "exchange-node",
+            "version": version(),
+            "description": INTRODUCTION,
+            "license": {"name": "ISC", "identifier": "ISC"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name} for name in dict.fromkeys(route.tag for route in ROUTES)],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "responses": {
+                f"Problem{status}": {
+                    "description": HTTPStatus(status).phrase,
+                    "content": {CONTENT_TYPE: {"schema": schemas[Problem]}},
+                }
+                for status in sorted(statuses)
+            },
+        },
+    }
+
+
+# The page -------------------------------------------------------------------------------------
+
+_STYLE: Final = """
+:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+code,pre{font-family:ui-monospace,monospace;font-size:.9em}
+pre{overflow-x:auto;padding:.6rem;border:1px solid #8886;border-radius:4px}
+table{border-collapse:collapse;width:100%;margin:.5rem 0}
+th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884}
+h2{margin-top:2.5rem;border-bottom:2px solid #8886}
+h3{margin:2rem 0 .25rem}
+.method{font-weight:700;color:#0a7}
+"""
+
+
+def _text(text: str) -> str:
+    """Escapes, and turns `code` into code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
+def _type_name(schema: dict[str, Any]) -> str:
+    """A short readable name of a schema, linked where it has a table of its own."""
+    if reference := schema.get("$ref"):
+        name = reference.rpartition("/")[2]
+        return f'<a href="#{name}">{name}</a>'
+    if options := schema.get("anyOf"):
+        return " or ".join(_type_name(option) for option in options)
+    if "enum" in schema:
+        return " | ".join(f"<code>{html.escape(str(value))}</code>" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_type_name(schema['items'])}"
+    if schema.get("pattern") == DECIMAL:
+        return "decimal string"
+    return html.escape(str(schema.get("format") or schema.get("type") or "any value"))
+
+
+def _rows(cells: Sequence[tuple[str, ...]], *heads: str) -> str:
+    if not cells:
+        return ""
+    head = "".join(f"<th>{head}</th>" for head in heads)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in cells)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _operation_html(method: str, path: str, operation: dict[str, Any]) -> str:
+    parts = [
+        f'<h3 id="{operation["operationId"]}"><span class="method">{method.upper()}</span> '
+        f"<code>{html.escape(path)}</code></h3>",
+        f"<p>{_text(operation['summary'])}.</p>",
+    ]
+    if "description" in operation:
+        parts.append(f"<p>{_text(operation['description'])}</p>")
+    parts.append(
+        _rows(
+            [
+                (
+                    f"<code>{param['name']}</code>",
+                    f"{_type_name(param['schema'])}, in the {param['in']}",
+                    _text(param["description"]) + _bounds(param["schema"]),
+                )
+                for param in operation["parameters"]
+            ],
+            "Parameter",
+            "Type",
+            "Meaning",
+        )
+    )
+    if body := operation.get("requestBody"):
+        schema = body["content"]["application/json"]["schema"]
+        parts.append(f"<p>Body: {_type_name(schema)}</p>")
+    answers = []
+    for status, response in operation["responses"].items():
+        content = response.get("content", {}).get("application/json")
+        if content:
+            answers.append(f"{status} {_type_name(content['schema'])}")
+    problems = [s for s, r in operation["responses"].items() if "Problem" in r.get("$ref", "")]
+    answer = ", ".join(answers) or "101 and then the stream"
+    parts.append(f"<p>Answers: {answer}; problems {', '.join(problems)}.</p>")
+    return "".join(parts)
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    notes = []
+    if "maximum" in schema:
+        notes.append(f"{schema['minimum']} to {schema['maximum']}")
+    if "default" in schema:
+        notes.append(f"default {orjson.dumps(schema['default']).decode()}")
+    return f" ({', '.join(notes)})" if notes else ""
+
+
+def _schema_html(name: str, schema: dict[str, Any]) -> str:
+    required = schema.get("required", [])
+    rows = [
+        (f"<code>{field}</code>", _type_name(member), "" if field in required else "optional")
+        for field, member in schema.get("properties", {}).items()
+    ]
+    summary = f"<p>{_text(schema['description'])}</p>" if "description" in schema else ""
+    return f'<h3 id="{name}">{name}</h3>{summary}{_rows(rows, "Field", "Type", "")}'
+
+
+_EXAMPLES: Final = """\
+curl --json '{"market":"BTC-USD","side":"buy","quantity":"0.5","price":"30000"}' \\
+     http://HOST/v1/orders
+curl http://HOST/v1/book/BTC-USD?depth=10
+curl -X DELETE http://HOST/v1/orders/1"""
+
+
+@cache
+def page() -> str:
+    """The document as one readable page that loads nothing."""
+    described = document()
+    operations = [
+        _operation_html(method, path, operation)
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+    ]
+    schemas = [_schema_html(*item) for item in described["components"]["schemas"].items()]
+    codes = "".join(
+        f'<h3 id="problem-{code}"><code>{code}</code></h3><p>{_text(title)}. {_text(meaning)}</p>'
+        for code, (title, meaning) in sorted(CODES.items())
+    )
+    introduction = "".join(f"<p>{_text(part)}</p>" for part in INTRODUCTION.split("\n\n"))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>exchange-node API</title><style>{_STYLE}</style></head><body>"
+        f"<h1>exchange-node API {html.escape(described['info']['version'])}</h1>{introduction}"
+        '<p>For programs: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1).</p>'
+        f"<pre>{html.escape(_EXAMPLES)}</pre>"
+        f"<h2>Operations</h2>{''.join(operations)}"
+        f"<h2>Shapes</h2>{''.join(schemas)}"
+        "<h2>Problems</h2><p>The node's refusals of orders carry further codes; their "
+        f"<code>detail</code> says what was wrong and what to do.</p>{codes}"
+        "</body></html>"
+    )
+
+
+async def _get_document(_request: web.Request) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(document(), option=orjson.OPT_INDENT_2), content_type="application/json"
+    )
+
+
+async def _get_page(request: web.Request) -> web.Response:
+    return web.Response(
+        text=page().replace("http://HOST", html.escape(f"http://{request.host}")),
+        content_type="text/html",
+        headers={
+            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        },
+    )
+
+
+async def _get_root(_request: web.Request) -> web.Response:
+    raise web.HTTPFound("/docs")
+
+
+def add_documents(app: web.Application) -> None:
+    """Puts /openapi.json and /docs on `app`, and / as a way there."""
+    app.router.add_get("/openapi.json", _get_document)
+    app.router.add_get("/docs", _get_page)
+    app.router.add_get("/", _get_root)

@@ -1,0 +1,220 @@
+"""Errors of the HTTP API as problem details (RFC 9457), for the node's refusals and aiohttp's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from node.views import ServiceError
+
+log = logging.getLogger("node.api")
+
+CONTENT_TYPE: Final = "application/problem+json"
+
+# code -> (title, what it means and what to do). The title of a problem type never changes.
+# Codes of the node's own refusals that are missing here get a title made from the code.
+CODES: Final[dict[str, tuple[str, str]]] = {
+    "invalid_json": ("Invalid JSON", "The body is not JSON. Send one JSON object in UTF-8."),
+    "invalid_body": (
+        "Invalid body",
+        "The body is JSON, but a field is missing, unknown or of the wrong type; "
+        "`pointer` names the field.",
+    ),
+    "number_not_string": (
+        "Number instead of string",
+        "Prices and quantities are sent as strings, because JSON numbers lose digits.",
+    ),
+    "invalid_parameter": (
+        "Invalid parameter",
+        "A query parameter is unknown, repeated or has a wrong value.",
+    ),
+    "bad_request": ("Bad request", "The request is not valid HTTP or cannot be read."),
+    "forbidden_host": (
+        "Host refused",
+        "The Host header is not an address of this node. Protects against DNS rebinding.",
+    ),
+    "forbidden_origin": (
+        "Origin refused",
+        "The request comes from a page of another site. The API serves no other origins.",
+    ),
+    "not_found": ("Not found", "There is nothing at this path; see /docs."),
+    "method_not_allowed": (
+        "Method not allowed",
+        "The path exists, but not for this method; the Allow header lists those it has.",
+    ),
+    "request_timeout": ("Request timeout", "The body did not arrive in time."),
+    "body_too_large": ("Body too large", "A request body may have at most 64 KiB."),
+    "unsupported_media_type": (
+        "Unsupported media type",
+        "Send the body as JSON with the header `Content-Type: application/json`.",
+    ),
+    "wrong_node": (
+        "Another node",
+        "The X-Exchange-Node header asked for a node id that is not this node's.",
+    ),
+    "upgrade_required": ("Upgrade required", "This path speaks WebSocket only."),
+    "internal_error": (
+        "Internal error",
+        "A fault of the node, not of the request. The node's log has the incident.",
+    ),
+    "too_many_streams": ("Too many streams", "Close a stream before opening another."),
+    "no_answer": (
+        "No answer in time",
+        "The node is still working on the request, its outcome is not known yet. "
+        "Look it up, or repeat it with the same client_id.",
+    ),
+    "invalid_message": (
+        "Invalid message",
+        'On the stream: send one JSON object with "op" subscribe, unsubscribe or ping.',
+    ),
+    "already_subscribed": ("Already subscribed", "On the stream: this market is coming already."),
+    "not_subscribed": ("Not subscribed", "On the stream: this market was not subscribed to."),
+    "too_many_markets": ("Too many markets", "On the stream: open a second connection."),
+    "subscription_ended": ("Subscription ended", "On the stream: subscribe again."),
+}
+
+_BY_STATUS: Final[dict[int, str]] = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    426: "upgrade_required",
+    500: "internal_error",
+}
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Problem details (RFC 9457). A problem may carry further members that explain it."""
+
+    type: str  # URI reference of the explanation, on this node
+    title: str
+    status: int
+    detail: str
+    code: str  # stable word for programs
+    instance: str  # path of the request
+    pointer: str | None = None  # JSON pointer to the field that is wrong (RFC 6901)
+    incident: str | None = None  # finds an internal error in the node's log
+
+
+def title_of(code: str) -> str:
+    """The unchanging title of a problem type."""
+    known = CODES.get(code)
+    return known[0] if known else code.replace("_", " ").capitalize()
+
+
+def problem_members(
+    status: int, code: str, detail: str, instance: str, extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The members of a problem document; `extra` cannot replace the standard ones."""
+    return (extra or {}) | {
+        "type": f"/docs#problem-{code}",
+        "title": title_of(code),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "instance": instance,
+    }
+
+
+def problem(
+    request: web.BaseRequest | None,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: dict[str, str] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> web.Response:
+    """A response with problem details."""
+    instance = request.path[:200] if request is not None else "/"
+    return web.Response(
+        status=status,
+        body=orjson.dumps(problem_members(status, code, detail, instance, extra), default=str),
+        content_type=CONTENT_TYPE,
+        headers=headers,
+    )
+
+
+def from_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
+    """aiohttp's own errors (no route, wrong method, body too large, ...) as problem details."""
+    code = _BY_STATUS.get(error.status)
+    if code is None:
+        code = "_".join(HTTPStatus(error.status).phrase.lower().replace("-", " ").split())
+    detail = error.reason or title_of(code)
+    headers: dict[str, str] = {}
+    method, path = request.method, request.path[:200]
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        headers["Allow"] = allowed
+        detail = f"{method} {path} does not exist; this path has {allowed}"
+    elif isinstance(error, web.HTTPNotFound):
+        detail = f"there is nothing at {path}; GET /docs lists what there is"
+    elif isinstance(error, web.HTTPRequestEntityTooLarge):
+        detail = "the body is longer than 64 KiB, the limit of a request"
+        headers["Connection"] = "close"
+    return problem(request, error.status, code, detail, headers=headers)
+
+
+def internal(request: web.BaseRequest, error: BaseException) -> web.Response:
+    """An unexpected exception: logged under an incident number, which is all that is told."""
+    incident = secrets.token_hex(4)
+    log.error("incident %s: %s %r failed", incident, request.method, request.path, exc_info=error)
+    return problem(
+        request,
+        500,
+        "internal_error",
+        f"the node failed to answer; its log has the details under incident {incident}",
+        extra={"incident": incident},
+    )
+
+
+@web.middleware
+async def problem_middleware(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Turns every exception of a handler into problem details."""
+    try:
+        return await handler(request)
+    except ServiceError as error:
+        return problem(request, error.status, error.code, error.detail, extra=error.extra)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return from_aiohttp(request, error)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception as error:
+        return internal(request, error)
+
+
+class ProblemConnection(web.RequestHandler):
+    """aiohttp's connection, answering what is not even HTTP with problem details too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun, an error cannot follow")
+        if status < 500:
+            log.debug("refused a request from %s: %s", request.remote, exc)
+            response = problem(None, status, "bad_request", "the request is not valid HTTP/1.1")
+        else:
+            response = internal(request, exc or RuntimeError(message))
+        response.force_close()
+        return response

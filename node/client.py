@@ -1,0 +1,313 @@
+"""An async client of a node's API, typed with the node's own views.
+
+    async with ExchangeClient("http://127.0.0.1:8300") as client:
+        order = await client.submit(OrderRequest(market="BTC-USD", side="buy", quantity="0.5"))
+        async for event in client.subscribe("BTC-USD"):
+            ...
+
+Errors:
+
+    ClientError
+    ├── ApiError(status, code, detail)   the node refused the request; `problem` is the whole document
+    ├── NodeUnreachable                  nobody answers at the URL, or not in time
+    ├── NotANode                         something answers there, but it is not a node's API
+    └── StreamClosed                     the stream ended: the node stopped or cut it
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from node.views import (
+    BookView,
+    FillView,
+    MarketView,
+    OrderRequest,
+    OrderView,
+    PeerView,
+    PingView,
+    StatusView,
+    StreamEvent,
+    TradeView,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node takes to say that it takes too long
+NODE_HEADER = "X-Exchange-Node"
+
+
+class ClientError(Exception):
+    """Base of everything that the client raises on purpose."""
+
+
+class ApiError(ClientError):
+    """The node refused, with problem details (RFC 9457)."""
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        self.problem = dict(problem)
+        self.status = int(problem.get("status", 0))
+        self.code = str(problem.get("code", ""))
+        self.detail = str(problem.get("detail", ""))
+        super().__init__(self.detail)
+
+
+class NodeUnreachable(ClientError):
+    """Nobody answers at the URL, or not in time."""
+
+
+class NotANode(ClientError):
+    """Something answers at the URL that is not a node's API."""
+
+
+class StreamClosed(ClientError):
+    """The stream ended; `code` is the WebSocket close code, None without a closing handshake."""
+
+    def __init__(self, code: int | None) -> None:
+        why = {1001: "the node is stopping", 1006: None, None: None}.get(code, f"code {code}")
+        super().__init__(f"the stream ended: {why or 'the connection was lost'}")
+        self.code = code
+
+
+class Reply(NamedTuple):
+    """An HTTP answer, read to its end."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Transport(Protocol):
+    """Carries one HTTP request. Raises `NodeUnreachable` when there is no answer."""
+
+    async def request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply: ...
+
+    async def close(self) -> None: ...
+
+
+class AiohttpTransport:
+    """The usual transport: keeps its connections, serves any number of requests at once."""
+
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        """The session, made on first use: it belongs to the running loop."""
+        if self._session is None:
+            import aiohttp  # costs 0.1 s and more, which a short command need not pay
+
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._timeout)
+            )
+        return self._session
+
+    async def request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        session = self.session()
+        import aiohttp
+
+        try:
+            async with session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                return Reply(answer.status, answer.content_type, await answer.read())
+        except aiohttp.ClientConnectorError as error:
+            reason = error.os_error.strerror or str(error.os_error)
+            raise NodeUnreachable(f"nobody answers at {_site(url)} ({reason.lower()})") from error
+        except TimeoutError as error:
+            raise NodeUnreachable(f"no answer from {_site(url)} in {self._timeout:g} s") from error
+        except aiohttp.ServerConnectionError as error:
+            raise NodeUnreachable(f"{_site(url)} closed the connection without answer") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise NotANode(f"what answers at {_site(url)} is not a node: {error}") from error
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def _site(url: str) -> str:
+    return "{0.scheme}://{0.netloc}".format(urlsplit(url))
+
+
+class ExchangeClient:
+    """Talks to one node. Methods mirror `node.views.NodeService`.
+
+    `node_id`, when given, is sent along, so that a node of another id that took over the address
+    refuses instead of trading.
+    """
+
+    def __init__(
+        self, url: str, *, node_id: str | None = None, transport: Transport | None = None
+    ) -> None:
+        self.url = url.rstrip("/")
+        if urlsplit(self.url).scheme != "http" or not urlsplit(self.url).hostname:
+            raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
+        self._headers = {NODE_HEADER: node_id} if node_id else {}
+        self._transport: Transport = transport or AiohttpTransport()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections. Idempotent."""
+        await self._transport.close()
+
+    # Requests
+
+    async def _call(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        **parameters: str | int | bool | None,
+    ) -> T:
+        values = {
+            name: str(value).lower() if isinstance(value, bool) else value
+            for name, value in parameters.items()
+            if value is not None
+        }
+        url = self.url + path + (f"?{urlencode(values)}" if values else "")
+        headers = self._headers
+        raw: bytes | None = None
+        if body is not None:
+            raw = msgspec.json.encode(body)
+            headers = headers | {"Content-Type": "application/json"}
+        reply = await self._transport.request(method, url, raw, headers)
+        try:
+            if reply.content_type == "application/problem+json":
+                raise ApiError(msgspec.json.decode(reply.body, type=dict[str, Any]))
+            if reply.status in (200, 201) and reply.content_type == "application/json":
+                return msgspec.json.decode(reply.body, type=kind)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise NotANode(f"{self.url} does not answer like a node: {error}") from error
+        raise NotANode(f"{self.url} does not answer like a node (HTTP status {reply.status})")
+
+    async def submit(self, request: OrderRequest) -> OrderView:
+        """Places an order; returns when it is durable on the node's disk."""
+        return await self._call(OrderView, "POST", "/v1/orders", body=request)
+
+    async def cancel(self, order_id: str) -> OrderView:
+        """Cancels an own order, by its full id or its number."""
+        return await self._call(OrderView, "DELETE", f"/v1/orders/{quote(order_id, safe='')}")
+
+    async def order(self, order_id: str) -> OrderView:
+        return await self._call(OrderView, "GET", f"/v1/orders/{quote(order_id, safe='')}")
+
+    async def orders(
+        self, *, market: str | None = None, open_only: bool = True, limit: int = 100
+    ) -> list[OrderView]:
+        """Own orders, newest first."""
+        return await self._call(
+            list[OrderView], "GET", "/v1/orders", market=market, open=open_only, limit=limit
+        )
+
+    async def fills(self, *, market: str | None = None, limit: int = 100) -> list[FillView]:
+        """Own fills, newest first."""
+        return await self._call(list[FillView], "GET", "/v1/fills", market=market, limit=limit)
+
+    async def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
+        """Public trades seen by the node, newest first."""
+        return await self._call(list[TradeView], "GET", "/v1/trades", market=market, limit=limit)
+
+    async def book(self, market: str, *, depth: int = 25) -> BookView:
+        return await self._call(BookView, "GET", f"/v1/book/{quote(market, safe='')}", depth=depth)
+
+    async def markets(self) -> list[MarketView]:
+        return await self._call(list[MarketView], "GET", "/v1/markets")
+
+    async def peers(self) -> list[PeerView]:
+        return await self._call(list[PeerView], "GET", "/v1/peers")
+
+    async def connect(self, address: str) -> PeerView:
+        """Makes the node dial HOST:PORT now."""
+        return await self._call(PeerView, "POST", "/v1/peers", body={"address": address})
+
+    async def ping(self, node_id: str) -> PingView:
+        """Makes the node ask another one, by id or an unambiguous beginning of it."""
+        return await self._call(PingView, "POST", f"/v1/peers/{quote(node_id, safe='')}/ping")
+
+    async def status(self) -> StatusView:
+        return await self._call(StatusView, "GET", "/v1/status")
+
+    # Stream
+
+    async def subscribe(self, *markets: str) -> AsyncGenerator[StreamEvent, None]:
+        """The events of one or more markets: of each its snapshot first, then every change.
+
+        Raises:
+            ApiError: the node refused a market.
+            StreamClosed: the node stopped or cut the stream; it does not end otherwise.
+        """
+        if not markets:
+            raise ValueError("subscribe to one market at least")
+        transport = self._transport
+        own = not isinstance(transport, AiohttpTransport)
+        carrier = AiohttpTransport() if not isinstance(transport, AiohttpTransport) else transport
+        try:
+            async for event in self._events(carrier.session(), markets):
+                yield event
+        finally:
+            if own:
+                await carrier.close()
+
+    async def _events(
+        self, session: aiohttp.ClientSession, markets: tuple[str, ...]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        import aiohttp
+
+        try:
+            socket = await session.ws_connect(
+                f"{self.url}/v1/stream", headers=self._headers, heartbeat=20.0, max_msg_size=0
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            # The answer's body is not kept, so ask in the way that tells the reason.
+            await self.status()
+            raise NotANode(f"{self.url} has no stream (HTTP status {error.status})") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NodeUnreachable(f"nobody answers at {self.url} ({error})") from error
+        async with socket:
+            for market in markets:
+                await socket.send_str(
+                    msgspec.json.encode({"op": "subscribe", "market": market}).decode()
+                )
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    yield _event(message.data)
+            raise StreamClosed(socket.close_code)
+
+
+_stream_event: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
+
+
+def _event(text: str) -> StreamEvent:
+    try:
+        return _stream_event.decode(text)
+    except msgspec.ValidationError:
+        other = msgspec.json.decode(text, type=dict[str, Any])
+        if other.get("event") == "error":
+            raise ApiError(other | {"status": 0}) from None
+        raise NotANode(f"unknown event {text[:200]}") from None

@@ -1,0 +1,134 @@
+"""Configured peers: BOOTSTRAP_PEERS and --bootstrap."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from p2p.discovery.base import BaseStrategy, describe
+from p2p.hostport import format_host_port, is_ip, normal_host
+from p2p.reconnect import Reconnect
+
+log = logging.getLogger(__name__)
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+RESOLVE_INTERVAL: Final = 300.0  # seconds between looks at a name whose address may have changed
+REFRESH_MIN: Final = 10.0  # seconds between looks that `refresh` can cause
+RESOLVE_TIMEOUT: Final = 15.0  # seconds; the system's resolver may take minutes to give up
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The IPv4 and IPv6 addresses of `host`, in the system's order of preference (RFC 6724).
+
+    Raises:
+        OSError: it has none, or nobody could be asked.
+    """
+    if is_ip(host):
+        return [normal_host(host)]
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(normal_host(str(info[4][0])) for info in infos))
+
+
+class BootstrapStrategy(BaseStrategy):
+    """Resolves the configured names, again from time to time, and sooner after a failure.
+
+    Every address is reported at each look, which keeps it pinned in the address book; one that a
+    name no longer resolves to becomes an ordinary address.
+    """
+
+    name = "bootstrap"
+
+    def __init__(
+        self,
+        peers: Sequence[tuple[str, int]],
+        *,
+        resolver: Resolve = resolve,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__()
+        self.peers = list(dict.fromkeys(peers))
+        self._resolver = resolver
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._retry = Reconnect(30.0, maximum=RESOLVE_INTERVAL)
+        self._unresolved: dict[tuple[str, int], str] = {}
+        self._refresh = asyncio.Event()
+
+    def refresh(self) -> None:
+        """Look again soon: a peer that was found this way cannot be reached."""
+        self._refresh.set()
+
+    async def _open(self) -> None:
+        self._unresolved.clear()
+        self._refresh.clear()
+        if not self.peers:
+            self._state, self._detail = "off", "no bootstrap peers are configured"
+            return
+        # Addresses need no resolver: they are there at once, whatever names are beside them.
+        for host, port in self.peers:
+            if is_ip(host):
+                self._report(normal_host(host), port, None)
+        self._describe()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for peer in self.peers:
+                group.create_task(self._watch(*peer))
+            group.create_task(self._release_refresh())
+
+    async def _watch(self, host: str, port: int) -> None:
+        failures = 0
+        while True:
+            if await self._look(host, port):
+                failures, wait = 0, RESOLVE_INTERVAL * self._rng.uniform(0.9, 1.1)
+            else:
+                failures += 1
+                wait = self._retry.wait(failures, self._rng)
+            started = asyncio.get_running_loop().time()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._refresh.wait()
+            except TimeoutError:
+                continue
+            early = started + REFRESH_MIN - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(early, 0.0))
+
+    async def _release_refresh(self) -> None:
+        while True:
+            await self._refresh.wait()
+            await asyncio.sleep(REFRESH_MIN)
+            self._refresh.clear()
+
+    async def _look(self, host: str, port: int) -> bool:
+        peer = (host, port)
+        try:
+            async with asyncio.timeout(RESOLVE_TIMEOUT):
+                addresses = await self._resolver(host, port)
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
+            reason = "no answer in time" if isinstance(error, TimeoutError) else describe(error)
+            if peer not in self._unresolved:
+                log.warning(
+                    "bootstrap peer %s cannot be resolved (%s); it is tried again",
+                    format_host_port(host, port),
+                    reason,
+                )
+            self._unresolved[peer] = reason
+            self._describe()
+            return False
+        self._unresolved.pop(peer, None)
+        for address in addresses:
+            self._report(address, port, None)
+        self._describe()
+        return True
+
+    def _describe(self) -> None:
+        self._detail = ", ".join(
+            format_host_port(*peer)
+            + (f" (cannot be resolved: {reason})" if (reason := self._unresolved.get(peer)) else "")
+            for peer in self.peers
+        )

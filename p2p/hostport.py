@@ -1,0 +1,119 @@
+"""HOST:PORT as people type it, and what an IP address is good for."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from enum import Enum
+
+_EXAMPLE = "expected HOST:PORT, for example 192.168.1.10:3000 or [::1]:3000"
+_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_MAX_NAME = 253  # RFC 1035, 2.3.4
+
+_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Scope(Enum):
+    """From where an address can be reached."""
+
+    LOOPBACK = "loopback"  # this machine only
+    LINK = "link"  # this network segment only (RFC 3927, RFC 4291)
+    ROUTED = "routed"  # anything else that can be dialled, names included
+    NONE = "none"  # no host: unspecified, multicast, broadcast, reserved
+
+
+def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
+    """The host and the port in `text`. An IPv6 address stands in brackets.
+
+    Without a port, `default_port` is taken if there is one.
+
+    Raises:
+        ValueError: with a sentence that quotes `text` and says what was expected.
+    """
+    entry = text.strip()
+    if "://" in entry:
+        raise ValueError(f"{text!r} is a URL; {_EXAMPLE}")
+    if entry.startswith("["):
+        host, bracket, rest = entry[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} has no closing bracket before the port; {_EXAMPLE}")
+        port_text = rest[1:] if rest else None
+        if not isinstance(_ip(host), ipaddress.IPv6Address):
+            raise ValueError(f"{text!r}: {host!r} in brackets is not an IPv6 address; {_EXAMPLE}")
+    elif entry.count(":") > 1:
+        raise ValueError(
+            f"{text!r}: an IPv6 address needs brackets to tell it from the port; {_EXAMPLE}"
+        )
+    else:
+        host, colon, tail = entry.partition(":")
+        port_text = tail if colon else None
+        if not host:
+            raise ValueError(f"{text!r} has no host; {_EXAMPLE}")
+        if _ip(host) is None:
+            if re.fullmatch(r"[0-9.]+", host):
+                raise ValueError(f"{text!r}: {host!r} is not an IPv4 address; {_EXAMPLE}")
+            if len(host) > _MAX_NAME or not _NAME.fullmatch(host):
+                raise ValueError(f"{text!r}: {host!r} is not a host name; {_EXAMPLE}")
+    if port_text is None:
+        if default_port is None:
+            raise ValueError(f"{text!r} has no port; {_EXAMPLE}")
+        return normal_host(host), default_port
+    if not (port_text.isascii() and port_text.isdigit() and 1 <= int(port_text[:6]) <= 65535):
+        raise ValueError(f"{text!r}: port {port_text!r} is not a number from 1 to 65535")
+    return normal_host(host), int(port_text)
+
+
+def parse_host_ports(text: str, *, default_port: int | None = None) -> list[tuple[str, int]]:
+    """A comma-separated list, as in `BOOTSTRAP_PEERS`. Empty entries are skipped, repeats dropped.
+
+    Raises:
+        ValueError: an entry is not HOST:PORT.
+    """
+    entries = (part for part in text.split(",") if part.strip())
+    return list(dict.fromkeys(parse_host_port(part, default_port=default_port) for part in entries))
+
+
+def format_host_port(host: str, port: int) -> str:
+    """HOST:PORT; an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def normal_host(host: str) -> str:
+    """One spelling for one host: IP addresses compressed and unmapped (RFC 4291, 2.5.5.2), names in
+    lower case without the trailing dot."""
+    ip = _ip(host)
+    return str(ip) if ip is not None else host.lower().rstrip(".")
+
+
+def is_ip(host: str) -> bool:
+    """Whether `host` is an address rather than a name."""
+    return _ip(host) is not None
+
+
+def scope_of(host: str) -> Scope:
+    """From where `host` can be reached, as far as its text tells."""
+    ip = _ip(host)
+    if ip is None:
+        return Scope.LOOPBACK if normal_host(host) == "localhost" else Scope.ROUTED
+    if ip.is_loopback:
+        return Scope.LOOPBACK
+    if ip.is_link_local:
+        return Scope.LINK
+    if ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
+        return Scope.NONE
+    if isinstance(ip, ipaddress.IPv4Address) and ip in _THIS_NETWORK:
+        return Scope.NONE
+    return Scope.ROUTED
+
+
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: never a destination
+
+
+def _ip(host: str) -> _IP | None:
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    return ip

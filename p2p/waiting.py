@@ -1,0 +1,107 @@
+"""Messages that wait for a way to their recipient: bounded, each with its expiry."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from p2p import limits
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    type: str
+    payload: bytes
+    expires: float  # seconds, on the router's clock
+
+
+class WaitingMessages:
+    """Per recipient first in, first out. Refuses when full: old messages are not lost for new ones."""
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int = limits.QUEUE_MAX_BYTES,
+        max_per_peer: int = limits.QUEUE_MAX_PER_PEER,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._max_per_peer = max_per_peer
+        self._queues: dict[str, dict[int, Waiting]] = {}
+        self._expiries: list[tuple[float, int, str]] = []  # stale ones are skipped
+        self._number = 0
+        self._count = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def waiting_for(self, to: str) -> int:
+        """How many messages wait for `to`."""
+        return len(self._queues.get(to, ()))
+
+    def add(self, to: str, message: Waiting) -> str | None:
+        """Keep a message; the reason if there is no room."""
+        queue = self._queues.get(to, {})
+        if len(queue) >= self._max_per_peer:
+            return f"{len(queue)} messages already wait for it"
+        size = self._size(message)
+        if self.bytes + size > self._max_bytes:
+            return f"{self.bytes} bytes already wait, of at most {self._max_bytes}"
+        self._number += 1
+        queue[self._number] = message
+        self._queues[to] = queue
+        self._count += 1
+        self.bytes += size
+        if (
+            len(self._expiries) > 2 * self._count + 64
+        ):  # mostly delivered ones: do not let them pile up
+            self._expiries = [
+                (m.expires, number, node)
+                for node, messages in self._queues.items()
+                for number, m in messages.items()
+            ]
+            heapq.heapify(self._expiries)
+        else:
+            heapq.heappush(self._expiries, (message.expires, self._number, to))
+        return None
+
+    def peek(self, to: str) -> Waiting | None:
+        """The message that has waited longest for `to`."""
+        queue = self._queues.get(to)
+        return next(iter(queue.values())) if queue else None
+
+    def drop_first(self, to: str) -> None:
+        """Take out what `peek` showed."""
+        self._remove(to, next(iter(self._queues[to])))
+
+    def expire(self, now: float) -> int:
+        """Drop what has waited too long; how many."""
+        dropped = 0
+        while self._expiries and (self._expiries[0][0] <= now or self._stale()):
+            stale = self._stale()
+            _, number, to = heapq.heappop(self._expiries)
+            if not stale:
+                self._remove(to, number)
+                dropped += 1
+        return dropped
+
+    def next_expiry(self) -> float | None:
+        while self._expiries and self._stale():
+            heapq.heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else None
+
+    def _stale(self) -> bool:
+        _, number, to = self._expiries[0]
+        return number not in self._queues.get(to, ())
+
+    def _remove(self, to: str, number: int) -> None:
+        queue = self._queues[to]
+        message = queue.pop(number)
+        if not queue:
+            del self._queues[to]
+        self._count -= 1
+        self.bytes -= self._size(message)
+
+    @staticmethod
+    def _size(message: Waiting) -> int:
+        return len(message.payload) + len(message.type) + 256  # bookkeeping of one entry

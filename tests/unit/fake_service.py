@@ -1,0 +1,475 @@
+"""A small working `NodeService` in memory: it matches, cancels, refuses and streams.
+
+It stands in for the node in tests of the API and of the command line. Orders of other nodes are
+placed with `place_remote`; `fail_with` makes the next call fail, `hold` makes calls wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+
+from node.views import (
+    BookReset,
+    BookView,
+    DiscoveryView,
+    FillView,
+    LevelChange,
+    LevelView,
+    MarketView,
+    OrderEvent,
+    OrderRequest,
+    OrderView,
+    PeerView,
+    PingView,
+    ServiceError,
+    Side,
+    StatusView,
+    StreamEvent,
+    TradeEvent,
+    TradeView,
+)
+
+ME = "a2b3c4d5e6f7g2h3i4j5k6l7m2n3o4p5"
+PEER = "z7y6x5w4v3u2t7s6r5q4p3o2n7m6l5k4"
+START = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+QUEUE = 64  # events that a subscription holds before it starts again with a snapshot
+
+
+@dataclass
+class Market:
+    symbol: str
+    tick: Decimal
+    lot: Decimal
+    sequence: int = 0
+    last: Decimal | None = None
+
+
+@dataclass
+class Order:
+    owner: str
+    number: int
+    market: str
+    side: Side
+    price: Decimal | None
+    quantity: Decimal
+    created: str
+    client_id: str | None = None
+    filled: Decimal = Decimal(0)
+    paid: Decimal = Decimal(0)
+    cancelled: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.owner}-{self.number}"
+
+    @property
+    def remaining(self) -> Decimal:
+        return Decimal(0) if self.cancelled else self.quantity - self.filled
+
+    def view(self) -> OrderView:
+        return OrderView(
+            id=self.id,
+            number=self.number,
+            market=self.market,
+            side=self.side,
+            type="market" if self.price is None else "limit",
+            price=None if self.price is None else str(self.price),
+            quantity=str(self.quantity),
+            filled=str(self.filled),
+            remaining=str(self.remaining),
+            pending="0",
+            status="open" if self.remaining else "cancelled" if self.cancelled else "filled",
+            average_price=str(self.paid / self.filled) if self.filled else None,
+            created=self.created,
+            client_id=self.client_id,
+        )
+
+
+@dataclass
+class Reader:
+    market: str
+    queue: asyncio.Queue[StreamEvent] = field(default_factory=lambda: asyncio.Queue(QUEUE))
+    behind: bool = False
+
+
+class FakeService:
+    """One node of a network of two, without a network."""
+
+    def __init__(self, node_id: str = ME) -> None:
+        self.node_id = node_id
+        self.known = {
+            symbol: Market(symbol, Decimal(tick), Decimal(lot))
+            for symbol, tick, lot in (
+                ("BTC-USD", "0.01", "0.0001"),
+                ("ETH-USD", "0.01", "0.001"),
+            )
+        }
+        self.own: list[Order] = []
+        self.remote: list[Order] = []
+        self.own_fills: list[FillView] = []
+        self.tape: list[TradeView] = []
+        self.known_peers = [self._peer(PEER, "192.168.1.20", 3000)]
+        self.readers: list[Reader] = []
+        self.fail_with: Exception | None = None
+        self.hold: asyncio.Event | None = None
+        self.cancelled_calls = 0
+        self._steps = 0
+
+    # Time and failures, under the test's control
+
+    def _now(self) -> str:
+        self._steps += 1
+        moment = START + timedelta(milliseconds=self._steps)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def _maybe_fail(self) -> None:
+        error, self.fail_with = self.fail_with, None
+        if error is not None:
+            raise error
+
+    async def _wait(self) -> None:
+        self._maybe_fail()
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled_calls += 1
+                raise
+
+    # Orders
+
+    def _market(self, symbol: str) -> Market:
+        if symbol not in self.known:
+            names = ", ".join(self.known)
+            raise ServiceError(
+                404, "unknown_market", f"there is no market {symbol!r}; there are {names}"
+            )
+        return self.known[symbol]
+
+    @staticmethod
+    def _exact(text: str, step: Decimal, name: str, step_name: str) -> Decimal:
+        try:
+            value = Decimal(text)
+        except InvalidOperation:
+            raise ServiceError(
+                422, f"invalid_{name}", f"{name} {text!r} is not a decimal number"
+            ) from None
+        if not value.is_finite() or value <= 0:
+            raise ServiceError(422, f"invalid_{name}", f"{name} must be more than 0, not {text}")
+        if value % step:
+            detail = f"{name} {text} is not a multiple of the {step_name} {step}"
+            raise ServiceError(422, f"invalid_{name}", detail, **{step_name: str(step)})
+        return value
+
+    async def submit(self, request: OrderRequest) -> OrderView:
+        await self._wait()
+        market = self._market(request.market)
+        for order in self.own:
+            if request.client_id is not None and order.client_id == request.client_id:
+                return order.view()
+        order = Order(
+            owner=self.node_id,
+            number=len(self.own) + 1,
+            market=market.symbol,
+            side=request.side,
+            price=None
+            if request.price is None
+            else self._exact(request.price, market.tick, "price", "tick"),
+            quantity=self._exact(request.quantity, market.lot, "quantity", "lot"),
+            created=self._now(),
+            client_id=request.client_id,
+        )
+        self.own.append(order)
+        self._match(order)
+        if order.price is None and order.remaining:
+            order.cancelled = True  # what a market order does not fill does not rest
+        self._tell(OrderEvent(market=market.symbol, order=order.view()))
+        return order.view()
+
+    def place_remote(
+        self, market: str, side: Side, quantity: str, price: str, owner: str = PEER
+    ) -> str:
+        """Another node's order arrives; it may take ours. Returns its id."""
+        number = len(self.remote) + 1
+        order = Order(owner, number, market, side, Decimal(price), Decimal(quantity), self._now())
+        self.remote.append(order)
+        self._match(order)
+        return order.id
+
+    def _resting(self, market: str, side: Side) -> Iterator[Order]:
+        """The side's open orders in price-time priority."""
+        sign = -1 if side == "buy" else 1
+        orders = [
+            o
+            for o in self.own + self.remote
+            if o.market == market and o.side == side and o.price is not None and o.remaining
+        ]
+        return iter(sorted(orders, key=lambda o: (sign * (o.price or 0), o.created)))
+
+    def _match(self, taker: Order) -> None:
+        opposite: Side = "sell" if taker.side == "buy" else "buy"
+        for maker in self._resting(taker.market, opposite):
+            assert maker.price is not None
+            if taker.price is not None and (
+                maker.price > taker.price if taker.side == "buy" else maker.price < taker.price
+            ):
+                break
+            if not taker.remaining:
+                break
+            self._trade(maker, taker, min(maker.remaining, taker.remaining))
+        if taker.price is not None and taker.remaining:
+            self._level_changed(taker.market, taker.side, taker.price)
+
+    def _trade(self, maker: Order, taker: Order, quantity: Decimal) -> None:
+        price = maker.price
+        assert price is not None
+        for order in (maker, taker):
+            order.filled += quantity
+            order.paid += quantity * price
+        now = self._now()
+        trade = TradeView(
+            id=f"{taker.owner}:{len(self.tape) + 1}",
+            market=maker.market,
+            side=taker.side,
+            price=str(price),
+            quantity=str(quantity),
+            time=now,
+            maker=maker.owner,
+            taker=taker.owner,
+        )
+        self.tape.append(trade)
+        self.known[maker.market].last = price
+        for order, other in ((maker, taker), (taker, maker)):
+            if order.owner == self.node_id:
+                self.own_fills.append(
+                    FillView(
+                        id=trade.id,
+                        market=order.market,
+                        order_id=order.id,
+                        role="maker" if order is maker else "taker",
+                        side=order.side,
+                        price=str(price),
+                        quantity=str(quantity),
+                        time=now,
+                        counterparty=other.owner,
+                        counterparty_order_id=other.id,
+                    )
+                )
+        self._level_changed(maker.market, maker.side, price)
+        self._tell(TradeEvent(market=maker.market, trade=trade))
+        if maker.owner == self.node_id:
+            self._tell(OrderEvent(market=maker.market, order=maker.view()))
+
+    def _find(self, order_id: str) -> Order:
+        for order in self.own:
+            if order_id in (order.id, str(order.number)):
+                return order
+        raise ServiceError(404, "unknown_order", f"this node has no order {order_id!r}")
+
+    async def cancel(self, order_id: str) -> OrderView:
+        await self._wait()
+        order = self._find(order_id)
+        if not order.remaining:
+            state = order.view().status
+            raise ServiceError(
+                409, "not_open", f"order {order.number} is {state} and cannot be cancelled"
+            )
+        order.cancelled = True
+        assert order.price is not None
+        self._level_changed(order.market, order.side, order.price)
+        self._tell(OrderEvent(market=order.market, order=order.view()))
+        return order.view()
+
+    def order(self, order_id: str) -> OrderView:
+        return self._find(order_id).view()
+
+    def orders(
+        self, *, market: str | None = None, open_only: bool = True, limit: int = 100
+    ) -> list[OrderView]:
+        self._maybe_fail()
+        if market is not None:
+            self._market(market)
+        chosen = [
+            o.view()
+            for o in reversed(self.own)
+            if market in (None, o.market) and (o.remaining or not open_only)
+        ]
+        return chosen[:limit]
+
+    def fills(self, *, market: str | None = None, limit: int = 100) -> list[FillView]:
+        return [f for f in reversed(self.own_fills) if market in (None, f.market)][:limit]
+
+    def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
+        return [t for t in reversed(self.tape) if market in (None, t.market)][:limit]
+
+    # Market data
+
+    def _level(self, market: str, side: Side, price: Decimal) -> LevelView:
+        orders = [o for o in self._resting(market, side) if o.price == price]
+        own = [o.remaining for o in orders if o.owner == self.node_id]
+        return LevelView(
+            price=str(price),
+            quantity=str(sum((o.remaining for o in orders), Decimal(0))),
+            orders=len(orders),
+            own=str(sum(own, Decimal(0))),
+        )
+
+    def _levels(self, market: str, side: Side) -> list[LevelView]:
+        prices = dict.fromkeys(o.price for o in self._resting(market, side) if o.price is not None)
+        return [self._level(market, side, price) for price in prices]
+
+    def book(self, market: str, *, depth: int = 25) -> BookView:
+        self._maybe_fail()
+        found = self._market(market)
+        bids, asks = self._levels(market, "buy"), self._levels(market, "sell")
+        digest = hashlib.sha256(repr((bids, asks)).encode()).hexdigest()[:16]
+        return BookView(
+            market=market,
+            sequence=found.sequence,
+            digest=digest,
+            bids=bids[:depth],
+            asks=asks[:depth],
+            time=self._now(),
+        )
+
+    def markets(self) -> list[MarketView]:
+        views = []
+        for market in self.known.values():
+            base, _, quote = market.symbol.partition("-")
+            bid = next(self._resting(market.symbol, "buy"), None)
+            ask = next(self._resting(market.symbol, "sell"), None)
+            views.append(
+                MarketView(
+                    symbol=market.symbol,
+                    base=base,
+                    quote=quote,
+                    tick=str(market.tick),
+                    lot=str(market.lot),
+                    bid=None if bid is None else str(bid.price),
+                    ask=None if ask is None else str(ask.price),
+                    last=None if market.last is None else str(market.last),
+                )
+            )
+        return views
+
+    # Network
+
+    def _peer(self, node_id: str, address: str, port: int, source: str = "mdns") -> PeerView:
+        return PeerView(
+            node_id=node_id,
+            address=address,
+            port=port,
+            status="connected",
+            direction="out",
+            source=source,
+            encrypted=True,
+            version="1.0.0",
+            capabilities=["order", "trade"],
+            last_seen="2026-01-02T03:04:05.678Z",
+            last_heartbeat="2026-01-02T03:04:05.678Z",
+            rtt_ms=0.42,
+            failures=0,
+            last_error=None,
+            messages_received=120,
+            messages_sent=98,
+            bytes_received=24_000,
+            bytes_sent=19_500,
+        )
+
+    def peers(self) -> list[PeerView]:
+        return list(self.known_peers)
+
+    async def connect(self, address: str) -> PeerView:
+        await self._wait()
+        host, colon, port = address.rpartition(":")
+        if not colon or not port.isdigit():
+            raise ServiceError(422, "invalid_address", f"{address!r} is not HOST:PORT")
+        if port == "1":
+            raise ServiceError(502, "connect_failed", f"nobody answers at {address}")
+        peer = self._peer("b" * 32, host, int(port), "manual")
+        self.known_peers.append(peer)
+        return peer
+
+    async def ping(self, node_id: str) -> PingView:
+        await self._wait()
+        found = [p for p in self.known_peers if p.node_id and p.node_id.startswith(node_id)]
+        if len(found) != 1:
+            detail = f"{len(found)} nodes begin with {node_id!r}"
+            raise ServiceError(
+                409 if found else 404, "ambiguous" if found else "unknown_node", detail
+            )
+        return PingView(node_id=found[0].node_id or "", way="direct", rtt_ms=0.8, version="1.0.0")
+
+    def status(self) -> StatusView:
+        return StatusView(
+            node_id=self.node_id,
+            version="0.1.0",
+            network="mainnet",
+            security="tls",
+            uptime_s=3725.5,
+            data_dir="/var/lib/exchange-node",
+            p2p_address="0.0.0.0:3000",
+            api_url="http://127.0.0.1:8080",
+            discovery=[
+                DiscoveryView(name="mdns", state="on", detail="announcing", found=1),
+                DiscoveryView(name="bootstrap", state="off", detail="no addresses", found=0),
+            ],
+            peers_connected=len(self.known_peers),
+            peers_known=len(self.known_peers),
+            nodes_present=2,
+            markets=list(self.known),
+            open_orders=sum(bool(o.remaining) for o in self.own),
+            pending_takes=0,
+            feeds=4,
+            feeds_behind=0,
+            warnings=["the clock is 3 s behind that of most peers"],
+        )
+
+    # Stream
+
+    def _level_changed(self, market: str, side: Side, price: Decimal) -> None:
+        self.known[market].sequence += 1
+        level = self._level(market, side, price)
+        self._tell(
+            LevelChange(
+                market=market,
+                sequence=self.known[market].sequence,
+                side=side,
+                price=level.price,
+                quantity=level.quantity,
+                orders=level.orders,
+            )
+        )
+
+    def _tell(self, event: StreamEvent) -> None:
+        for reader in self.readers:
+            if reader.market == event.market and not reader.behind:
+                try:
+                    reader.queue.put_nowait(event)
+                except asyncio.QueueFull:
+                    reader.behind = True
+
+    def subscribe(self, market: str) -> AsyncIterator[StreamEvent]:
+        self._market(market)
+        return self._events(market)
+
+    async def _events(self, market: str) -> AsyncIterator[StreamEvent]:
+        reader = Reader(market)
+        self.readers.append(reader)
+        try:
+            yield BookReset(market=market, book=self.book(market, depth=1000))
+            while True:
+                if reader.behind:
+                    reader.behind = False
+                    reader.queue = asyncio.Queue(QUEUE)
+                    yield BookReset(market=market, book=self.book(market, depth=1000))
+                event = await reader.queue.get()
+                self._maybe_fail()
+                yield event
+        finally:
+            self.readers.remove(reader)
