@@ -20,7 +20,8 @@ from pydantic_core import CoreSchema, core_schema
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1", "t", "y"})
 _FALSE: Final = frozenset({"false", "no", "off", "0", "f", "n"})
-_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_LABEL: Final = "(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+_HOST_NAME: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 _SHOWN: Final = 120  # characters of a wrong value that an error line repeats
 
 
@@ -165,13 +166,17 @@ def _host(text: str) -> str:
     """An IP address without brackets, or a host name, unchanged otherwise."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        ip_address(host)
+        right = ip_address(host).version == 6 or host == text
     except ValueError:
         # "10.0.0.300" would pass as a host name and fail much later, as one that does not resolve.
-        if host != text or len(host) > 253 or not re.search("[^0-9.]", host):
-            raise ValueError(f"{_short(text)} is no host") from None
-        if not _HOST_NAME.fullmatch(host):
-            raise ValueError(f"{_short(text)} is no host") from None
+        right = (
+            host == text
+            and len(host) <= 253
+            and re.search("[^0-9.]", host) is not None
+            and _HOST_NAME.fullmatch(host) is not None
+        )
+    if not right:
+        raise ValueError(f"{_short(text)} is no host")
     return host
 
 

@@ -177,7 +177,7 @@ def test_a_flag_that_is_no_setting_is_a_mistake_in_the_program() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().p2p_port = 1  # type: ignore[misc]
+        Settings().p2p_port = 1
 
 
 # --- The .env file
@@ -416,6 +416,8 @@ WRONG = [
             ("a b:1", "'a b' is no host"),
             ("10.0.0.300:1", "'10.0.0.300' is no host"),
             ("[a]:1", "'[a]' is no host"),
+            ("[10.0.0.1]:1", "'[10.0.0.1]' is no host"),
+            ("a-.b:1", "'a-.b' is no host"),
             ("a/b:1", "'a/b' is no host"),
         )
     ),

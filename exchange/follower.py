@@ -1,0 +1,186 @@
+"""Others' feeds on this node: batches and snapshots taken in, the book kept in step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from exchange.core import MAX_DRIFT_US, Core
+from exchange.events import Batch, Checkpoint, Filled, InvalidBatch, Opened, check_batch
+from exchange.feed import Feed, FeedFault, Replica, Writer
+from exchange.market import Market, Trade
+from exchange.messages import FeedPart
+from exchange.records import PutBatch, Recovered
+from exchange.replication import Replicator
+
+MAX_FEEDS = 100_000
+
+
+class Follower:
+    """Follows every owner's feed of every market that this node trades.
+
+    `uncross(now, market)` is called when a change of the book may have crossed own orders.
+    """
+
+    def __init__(
+        self, core: Core, rng: random.Random, uncross: Callable[[float, Market], None]
+    ) -> None:
+        self._core = core
+        self._uncross = uncross
+        self._ids: dict[bytes, str] = {}
+        self.replicator = Replicator(core.node_id, core.feeds, self._wants_feed, rng)
+
+    def restore(self, past: Recovered) -> None:
+        """Rebuild the feeds, the own ones too, from the journal."""
+        core = self._core
+        for stored in past.feeds:
+            market = core.markets.get(stored.market)
+            if market is None:
+                continue
+            feed = Feed(stored.owner, stored.market)
+            feed.reload(stored.snapshot, stored.batches, core.network)
+            core.feeds[stored.owner, stored.market] = feed
+            if stored.owner == core.node_id:
+                market.writer = Writer(feed, core.keys, core.network)
+            else:
+                market.replicas[stored.owner] = Replica(feed, core.keys, core.network)
+            for batch in stored.batches:
+                market.tape.extend(
+                    Trade(stored.owner, event)
+                    for event in batch.events
+                    if isinstance(event, Filled)
+                )
+            for shown in feed.state.orders.values():
+                market.last_time = max(market.last_time, shown.time)
+
+    def owner_of(self, key: bytes) -> str:
+        owner = self._ids.get(key)
+        if owner is None:
+            owner = self._core.keys.node_id_of(key)
+            if len(self._ids) < MAX_FEEDS:
+                self._ids[key] = owner
+        return owner
+
+    def _wants_feed(self, owner: str, market: str) -> bool:
+        # One's own too: more of it out there than here means that this data directory is an old copy.
+        return (
+            market in self._core.markets
+            and 0 < len(owner) <= 64
+            and not (owner == self._core.node_id and self._core.stale is not None)
+        )
+
+    def on_batch(self, now: float, batch: Batch, via: str) -> bool:
+        owner = self.owner_of(batch.key)
+        market = self._core.markets.get(batch.market)
+        if market is None or owner == self._core.node_id:
+            try:
+                check_batch(self._core.keys, self._core.network, batch)
+            except InvalidBatch:
+                return False
+            if market is not None and batch.last > market.writer.number:
+                self._gone_stale(market.key, batch.last, market.writer.number)
+            return True
+        replica = market.replicas.get(owner)
+        if replica is None:
+            if len(self._core.feeds) >= MAX_FEEDS:
+                return True
+            feed = Feed(owner, market.key)
+            replica = Replica(feed, self._core.keys, self._core.network)
+            try:
+                applied = replica.offer(batch)
+            except InvalidBatch:
+                return False  # no state for a stranger's forgery
+            except FeedFault as fault:
+                self._blame(market, owner, fault)
+                applied = []
+            market.replicas[owner] = replica
+            self._core.feeds[owner, market.key] = feed
+        else:
+            try:
+                applied = replica.offer(batch)
+            except InvalidBatch:
+                return False
+            except FeedFault as fault:
+                self._blame(market, owner, fault)
+                return True
+        self._advance(now, market, replica, applied)
+        if replica.gap:
+            self.replicator.claimed(now, via, owner, market.key, batch.first - 1)
+        return True
+
+    def _advance(self, now: float, market: Market, replica: Replica, applied: list[Batch]) -> None:
+        feed = replica.feed
+        for batch in applied:
+            self._core.records.append(PutBatch(feed.owner, batch))
+            for event in batch.events:
+                if isinstance(event, Opened):
+                    self._saw_time(now, market, event.time)
+                elif isinstance(event, Filled):
+                    self._core.add_trade(market, Trade(feed.owner, event))
+                if not isinstance(event, Checkpoint):
+                    market.refresh(feed.owner, event.order)
+        self._core.save_snapshot(feed)
+        if applied:
+            self.replicator.advanced(now, feed.owner, market.key, feed.number)
+            market.drop_holds(now, feed.owner)
+            if market.book.crossed:
+                self._uncross(now, market)
+
+    def _saw_time(self, now: float, market: Market, time: int) -> None:
+        """Own orders come after every order seen, unless its owner's clock is absurdly far ahead."""
+        if time <= self._core.us(now) + MAX_DRIFT_US:
+            market.last_time = max(market.last_time, time)
+
+    def _blame(self, market: Market, owner: str, fault: FeedFault) -> None:
+        self._core.warn(
+            f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
+        )
+        market.refresh_owner(owner)
+
+    def _gone_stale(self, market: str, theirs: int, ours: int) -> None:
+        if self._core.stale is None:
+            self._core.stale = (
+                f"the network has {theirs} events of this node's feed for {market}, this data "
+                f"directory only {ours}: it is an old copy. Start with the current data directory, "
+                "or with a new one to become a new node"
+            )
+            self._core.warn(self._core.stale)
+        self.replicator.forget(self._core.node_id, market)
+
+    def on_part(self, now: float, node: str, part: FeedPart) -> bool:
+        market = self._core.markets.get(part.market)
+        if market is None:
+            return True
+        for batch in part.batches:
+            if batch.market != part.market or self.owner_of(batch.key) != part.owner:
+                return False
+            if not self.on_batch(now, batch, node):
+                return False
+        complete = self.replicator.on_part(now, node, part)
+        if complete is None:
+            return True
+        batch, pages = complete
+        if batch.market != part.market or self.owner_of(batch.key) != part.owner:
+            return False
+        replica = market.replicas.get(part.owner)
+        if replica is None:
+            replica = Replica(Feed(part.owner, part.market), self._core.keys, self._core.network)
+        before = list(replica.feed.state.orders)
+        try:
+            if not replica.offer_snapshot(batch, pages):
+                return True
+        except (InvalidBatch, FeedFault, msgspec.DecodeError):
+            return False
+        market.replicas[part.owner] = replica
+        self._core.feeds[part.owner, part.market] = replica.feed
+        market.replaced(part.owner, before)
+        for order in replica.feed.state.orders.values():
+            self._saw_time(now, market, order.time)
+        self._core.save_snapshot(replica.feed)
+        self.replicator.advanced(now, part.owner, part.market, replica.feed.number)
+        market.drop_holds(now, part.owner)
+        if market.book.crossed:
+            self._uncross(now, market)
+        return True
