@@ -92,6 +92,10 @@ class Desk:
     def order(self, number: int) -> Order | None:
         return self._open.get(number) or self._recent.get(number)
 
+    def by_client_id(self, client_id: str) -> Order | None:
+        number = self._client_ids.get(client_id)
+        return None if number is None else self.order(number)
+
     @property
     def pending_takes(self) -> list[PendingTake]:
         return self._taker.pending

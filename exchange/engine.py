@@ -105,6 +105,14 @@ class Engine:
     def order(self, number: int) -> Order | None:
         return self._desk.order(number)
 
+    def by_client_id(self, client_id: str) -> Order | None:
+        """The order that was submitted with this client id, if it is still in memory."""
+        return self._desk.by_client_id(client_id)
+
+    def us(self, now: float) -> int:
+        """The wall clock at `now`, in microseconds since the epoch."""
+        return self._core.us(now)
+
     @property
     def pending_takes(self) -> list[PendingTake]:
         return self._desk.pending_takes

@@ -46,6 +46,7 @@ CREATE TABLE orders (
     pending INTEGER NOT NULL, cancelled INTEGER NOT NULL, opened INTEGER NOT NULL,
     shown INTEGER NOT NULL, value TEXT NOT NULL, done INTEGER NOT NULL);
 CREATE INDEX orders_open ON orders (number) WHERE done = 0;
+CREATE INDEX orders_client_id ON orders (client_id) WHERE client_id IS NOT NULL;
 CREATE TABLE takes (take INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE decisions (
     taker TEXT NOT NULL, take INTEGER NOT NULL, data BLOB NOT NULL,
@@ -101,10 +102,13 @@ class Journal:
                 raise JournalError(
                     f"{path} has journal version {version}; this program reads version {SCHEMA_VERSION}"
                 )
+            # Readers of history do not wait for a commit, nor see half of one.
+            self._reader = sqlite3.connect(path, isolation_level=None)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"cannot open the journal {path}: {error}") from error
 
     def close(self) -> None:
+        self._reader.close()
         self._db.close()
 
     def commit(self, records: Sequence[Record]) -> None:
@@ -186,7 +190,7 @@ class Journal:
             raise JournalError(f"cannot read the journal {self.path}: {error}") from error
 
     def _recover(self) -> Recovered:
-        run = self._db.execute
+        run = self._reader.execute
         feeds: dict[tuple[str, str], StoredFeed] = {}
         for owner, market, data in run("SELECT owner, market, data FROM snapshots"):
             snapshot = msgspec.msgpack.decode(data, type=Snapshot)
@@ -218,7 +222,7 @@ class Journal:
         )
 
     def _orders(self, condition: str, values: Sequence[object] = ()) -> list[Order]:
-        rows = self._db.execute(
+        rows = self._reader.execute(
             f"SELECT {', '.join(_ORDER_FIELDS)} FROM orders WHERE {condition}",  # noqa: S608
             values,
         )
@@ -236,9 +240,14 @@ class Journal:
         found = self._orders("number = ?", (number,))
         return found[0] if found else None
 
+    def by_client_id(self, client_id: str) -> Order | None:
+        """The latest order with this client id."""
+        found = self._orders("client_id = ? ORDER BY number DESC LIMIT 1", (client_id,))
+        return found[0] if found else None
+
     def fills(self, *, market: str | None, limit: int) -> list[Fill]:
         """Own fills."""
-        rows = self._db.execute(
+        rows = self._reader.execute(
             f"SELECT {_FILL_COLUMNS} FROM fills WHERE (?1 IS NULL OR market = ?1) "  # noqa: S608
             "ORDER BY id DESC LIMIT ?2",
             (market, limit),

@@ -265,13 +265,12 @@ class ExchangeClient:
         if not markets:
             raise ValueError("subscribe to one market at least")
         transport = self._transport
-        own = not isinstance(transport, AiohttpTransport)
-        carrier = AiohttpTransport() if not isinstance(transport, AiohttpTransport) else transport
+        carrier = transport if isinstance(transport, AiohttpTransport) else AiohttpTransport()
         try:
             async for event in self._events(carrier.session(), markets):
                 yield event
         finally:
-            if own:
+            if carrier is not transport:
                 await carrier.close()
 
     async def _events(

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 Side = Literal["buy", "sell"]
+Status = Literal["open", "pending", "filled", "cancelled"]
 
 
 class ServiceError(Exception):
@@ -49,7 +50,7 @@ class OrderView(msgspec.Struct, kw_only=True):
     filled: str
     remaining: str  # neither filled nor pending nor cancelled
     pending: str  # asked of other owners, outcome not known yet
-    status: Literal["open", "pending", "filled", "cancelled"]
+    status: Status
     average_price: str | None
     created: str
     client_id: str | None = None

@@ -237,7 +237,13 @@ class AddressBook:
     def is_duplicate(self, address: Address, now: float, rng: random.Random) -> None:
         """The address leads to a connected peer, but which one was not learned."""
         address.failures, address.last_error, address.duplicate = 0, None, True
-        address.next_dial = now + self._reconnect.wait(1, rng, Wait.INTERVAL)
+        address.rung = max(address.rung, len(self._reconnect.ladder)) + 1
+        address.next_dial = now + self._reconnect.wait(address.rung, rng)
+
+    def defer(self, address: Address, now: float, rng: random.Random) -> None:
+        """Somebody is there, but no link came of it: climb the ladder without counting a failure."""
+        address.rung += 1
+        address.next_dial = max(address.next_dial, now + self._reconnect.wait(address.rung, rng))
 
     def link_lost(
         self,
@@ -258,7 +264,7 @@ class AddressBook:
                     address.last_success = at
             elif address.duplicate:
                 # It may have been this peer's.
-                address.duplicate = False
+                address.duplicate, address.rung = False, 1
                 address.next_dial = min(address.next_dial, now + self._reconnect.wait(1, rng))
 
     # -- decisions --------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """A link over TCP or TLS: handshake, messages, heartbeats and goodbyes on top of `p2p.wire`.
 
-How a link ends: the side that ends it says goodbye, throws away what still arrives, and waits for the
-other to hang up, at most `CLOSE_GRACE`. Closing at once instead could destroy the goodbye: with unread
-bytes in its buffer the operating system resets the connection (RFC 2525, 2.17).
+The link is over as soon as one side has said goodbye or gone silent; the transport follows (`Wire.linger`).
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,7 +18,7 @@ import msgspec
 from p2p import tls
 from p2p.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RemoteProtocolError
 from p2p.handshake import HandshakeMachine, Role, State, Terms, read_goodbye
-from p2p.limits import HEARTBEAT_INTERVAL, MAX_BAD_MESSAGES, MAX_FRAME
+from p2p.limits import HEARTBEAT_INTERVAL, MAX_BAD_MESSAGES
 from p2p.link import LinkHandler, PeerInfo
 from p2p.liveness import Liveness
 from p2p.messages import Codec, Envelope, Goodbye, pack
@@ -27,8 +26,9 @@ from p2p.wire import Wire
 
 logger = logging.getLogger(__name__)
 
-CLOSE_GRACE = 1.0  # seconds for a goodbye to be read
 MSGPACK = "msgpack"  # in Capabilities.codecs
+
+_encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the call around it
 
 LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye"})
 
@@ -70,10 +70,11 @@ class Connection(Wire):
         self._peer: PeerInfo | None = None
         self._peer_id = ""
         self._json = True
+        self._encrypted = False
+        self._encode_message: Callable[[Envelope], bytes] = partial(codec.encode, as_json=True)
         self._application_types = frozenset(codec.payloads) - LINK_TYPES
         self._liveness: Liveness | None = None
         self._beat: asyncio.TimerHandle | None = None
-        self._grace: asyncio.TimerHandle | None = None
 
     # Link
 
@@ -94,7 +95,7 @@ class Connection(Wire):
             ValueError: it is longer than `MAX_FRAME`.
         """
         if not self._deaf:
-            self._put_checked(self._codec.encode(envelope, as_json=self._json))
+            self._put(self._encode_message(envelope))
 
     def send_packed(self, payload: bytes) -> None:
         """Queue a message already encoded as msgpack.
@@ -105,7 +106,7 @@ class Connection(Wire):
         if not self._deaf:
             if self._json:
                 payload = self._codec.encode(self._codec.decode(payload), as_json=True)
-            self._put_checked(payload)
+            self._put(payload)
 
     async def drain(self) -> None:
         await self._wait_drained()
@@ -181,6 +182,8 @@ class Connection(Wire):
         self._peer_id = peer.node_id
         ours = self._terms.capabilities.codecs
         self._json = not (MSGPACK in ours and MSGPACK in peer.capabilities.codecs)
+        if not self._json:
+            self._encode_message = _encode_msgpack
         self._widen()
         self._liveness = Liveness(self._clock())
         self._tick()
@@ -299,11 +302,8 @@ class Connection(Wire):
     # Ending
 
     def _say_goodbye(self, code: Code, reason: str) -> None:
-        """Send it, stop listening, and wait for the peer to hang up, but not for long."""
         self._put(self._encode("goodbye", Goodbye(code.value, reason)))
-        self._stop_listening()
-        self._flush()
-        self._grace = self._loop.call_later(CLOSE_GRACE, self.abort)
+        self.linger()
 
     def _ended(self, code: Code | None, reason: str) -> None:
         """The link is over: tell the handler, once, from the loop (not from inside its own call)."""
@@ -314,8 +314,6 @@ class Connection(Wire):
             self._loop.call_soon(self._guard, self._handler.link_down, self, code, reason)
 
     def gone(self, error: Exception | None) -> None:
-        if self._grace is not None:
-            self._grace.cancel()
         why = str(error) if error is not None else "the peer closed the connection"
         self._failed(ConnectFailed(why + self._suspicion(error)))
         self._ended(None, why)
@@ -343,11 +341,6 @@ class Connection(Wire):
     def _say(self, messages: list[tuple[str, msgspec.Struct]]) -> None:
         for kind, payload in messages:
             self._put(self._encode(kind, payload))
-
-    def _put_checked(self, payload: bytes) -> None:
-        if len(payload) > MAX_FRAME:
-            raise ValueError(f"a message of {len(payload)} bytes, the limit is {MAX_FRAME}")
-        self._put(payload)
 
 
 def _impostor(envelope: Envelope) -> RemoteProtocolError:

@@ -18,10 +18,14 @@ old link (it restarted), nobody closes that one: it dies of silence, and the hel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Final
 
 from p2p.limits import HEARTBEAT_INTERVAL
+from p2p.link import Link
 
 SUSPECT_AFTER: Final = 2.5 * HEARTBEAT_INTERVAL  # seconds: two heartbeats and their slack missed
 MAX_HELD: Final = 3  # links of one peer that wait for its decision; an honest peer leaves one
@@ -53,3 +57,110 @@ def second_link(own_id: str, peer_id: str, *, silent_for: float, held: int = 0) 
     if held >= MAX_HELD:
         return Verdict.REFUSE
     return Verdict.SWITCH if looks_dead else Verdict.HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an event did to the link that is used for a peer, and which links are to be closed with
+    code `duplicate`."""
+
+    before: Link | None
+    after: Link | None
+    close: list[Link] = field(default_factory=list)
+
+
+class LinkTable:
+    """The link that is used for each peer, and those that wait beside it. No I/O: it closes nothing
+    itself. `now` is in monotonic seconds."""
+
+    def __init__(self, own_id: str) -> None:
+        self._own_id = own_id
+        self._used: dict[str, Link] = {}
+        self._held: dict[str, list[Link]] = {}  # in the order they came up
+        self._order: dict[int, int] = {}  # id of a registered link: when it came up
+        self._count = 0
+
+    @property
+    def used(self) -> Mapping[str, Link]:
+        """By node id. A live view."""
+        return MappingProxyType(self._used)
+
+    def verdict(self, peer_id: str, now: float) -> Verdict | None:
+        """What would become of a new link to this peer; None when there is no other."""
+        old = self._used.get(peer_id)
+        if old is None:
+            return None
+        held = len(self._held.get(peer_id, ()))
+        return second_link(self._own_id, peer_id, silent_for=silent_for(old, now), held=held)
+
+    def up(self, link: Link, now: float) -> Change:
+        peer_id = link.peer.node_id
+        old = self._used.get(peer_id)
+        verdict = self.verdict(peer_id, now)
+        if verdict is Verdict.REFUSE:
+            return Change(old, old, [link])
+        self._count += 1
+        self._order[id(link)] = self._count
+        if verdict is Verdict.HOLD:
+            self._held.setdefault(peer_id, []).append(link)
+            return Change(old, old)
+        self._used[peer_id] = link
+        if old is None:
+            return Change(None, link)
+        if verdict is Verdict.SWITCH:
+            self._held.setdefault(peer_id, []).append(old)
+            return Change(old, link)
+        del self._order[id(old)]
+        return Change(old, link, [old])
+
+    def down(self, link: Link) -> Change:
+        """A link has closed. One that is not registered changes nothing."""
+        peer_id = link.peer.node_id
+        used = self._used.get(peer_id)
+        if self._order.pop(id(link), None) is None:
+            return Change(used, used)
+        held = self._held.get(peer_id, [])
+        if used is not link:
+            self._drop_held(peer_id, link)
+            return Change(used, used)
+        heir = max((h for h in held if not h.closed), key=self._age, default=None)
+        if heir is None:
+            del self._used[peer_id]
+        else:
+            self._drop_held(peer_id, heir)
+            self._used[peer_id] = heir
+        return Change(link, heir)
+
+    def heard(self, link: Link) -> Change | None:
+        """A message came over `link`; None when the link is not registered.
+
+        On a held link that is newer than the used one it is the peer's decision: it has let go of
+        the used one. A late message of an older link decides nothing.
+        """
+        peer_id = link.peer.node_id
+        if id(link) not in self._order:
+            return None
+        used = self._used[peer_id]
+        if used is link or self._age(link) < self._age(used):
+            return Change(used, used)
+        self._drop_held(peer_id, link)
+        self._held.setdefault(peer_id, []).append(used)  # its goodbye is on the way
+        self._used[peer_id] = link
+        return Change(used, link)
+
+    def _age(self, link: Link) -> int:
+        return self._order[id(link)]
+
+    def _drop_held(self, peer_id: str, link: Link) -> None:
+        rest = [held for held in self._held.get(peer_id, ()) if held is not link]
+        if rest:
+            self._held[peer_id] = rest
+        else:
+            self._held.pop(peer_id, None)
+
+
+def silent_for(link: Link, now: float) -> float:
+    """Seconds since the last byte on `link`; infinite when it is closed."""
+    if link.closed:
+        return float("inf")
+    return now - max(link.stats.last_seen, link.stats.opened_at)

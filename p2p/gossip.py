@@ -386,7 +386,7 @@ class Gossip(Generic[Item]):
         while self._store:
             key, oldest = next(iter(self._store.items()))
             if (
-                now - oldest.at < self._store_ttl
+                now < oldest.at + self._store_ttl  # as in `next_deadline`, to the last bit
                 and self.stored_bytes <= self._store_max_bytes
                 and len(self._store) <= self._store_max_items
             ):

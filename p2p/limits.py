@@ -62,4 +62,7 @@ QUEUE_TTL: Final = 60.0  # default time that a queued message waits
 # RPC
 RPC_TIMEOUT: Final = 5.0
 RPC_MAX_IN_FLIGHT: Final = 1024  # requests being served for one peer
+RPC_MAX_BYTES: Final = 8 * 1024 * 1024  # of their bodies
+RPC_MAX_IN_FLIGHT_ALL: Final = 8192  # for all peers together: relayed callers cost nothing to make
+RPC_MAX_BYTES_ALL: Final = 64 * 1024 * 1024
 RPC_MAX_DEADLINE: Final = 300.0  # longest that a caller can make us work for one request

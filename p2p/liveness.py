@@ -34,8 +34,9 @@ class Liveness:
         self.rtt: float | None = None  # seconds, smoothed
 
     def heard(self, now: float) -> None:
-        """Some bytes of the peer arrived."""
-        self._last_heard = now
+        """Some bytes of the peer arrived, at `now` at the latest."""
+        if now > self._last_heard:
+            self._last_heard = now
 
     def tick(self, now: float) -> Heartbeat | None:
         """The heartbeat to send now, if one is due. Call at `next_tick`, and whenever else."""

@@ -38,7 +38,9 @@ from p2p.errors import Code, RemoteProtocolError
 from p2p.identity import Identity, node_id_of
 
 # Public on purpose, see above.
-_AUTHORITY_SEED = hashlib.sha256(b"exchange-node network authority: public, grants no trust").digest()
+_AUTHORITY_SEED = hashlib.sha256(
+    b"exchange-node network authority: public, grants no trust"
+).digest()
 _AUTHORITY_NAME = "exchange-node network authority (public, grants no trust)"
 
 _NOT_BEFORE = datetime(2000, 1, 1, tzinfo=UTC)

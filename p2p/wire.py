@@ -7,6 +7,10 @@ the loop has served the others.
 Writing: frames wait in an outbox that is joined and written once per turn of the loop, or as soon as
 `WRITE_CHUNK` bytes wait. While the transport has enough, the outbox keeps what comes, in joined chunks
 that end on frame boundaries: so all of it is counted, and can be dropped in favour of a goodbye.
+
+Ending: the side that ends it throws away what still arrives and waits for the other to hang up, at most
+`CLOSE_GRACE`. Closing at once could destroy its last words: with unread bytes in its buffer the operating
+system resets the connection (RFC 2525, 2.17).
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from p2p.errors import RemoteProtocolError
 from p2p.framing import HEADER, FrameDecoder, pack_length
@@ -29,6 +33,7 @@ from p2p.limits import (
 from p2p.link import LinkStats
 
 WRITE_CHUNK = 256 * 1024  # bytes joined into one write at most, and held by the transport at once
+CLOSE_GRACE = 1.0  # seconds for last words to be read
 
 
 class Wire(asyncio.BufferedProtocol):
@@ -51,6 +56,7 @@ class Wire(asyncio.BufferedProtocol):
         self._chunk_bytes = 0
         self._flush_due = False
         self._writable = True
+        self._grace: asyncio.TimerHandle | None = None
         self._drained: list[asyncio.Future[None]] = []
 
     # What a subclass does
@@ -113,6 +119,7 @@ class Wire(asyncio.BufferedProtocol):
     def _hand_on(self) -> bool:
         """Whether complete frames may be left."""
         left = FRAMES_PER_TURN
+        scheduled, self._flush_due = self._flush_due, True  # answers are written below, at once
         try:
             while left > 0 and not self._deaf:
                 batch = min(self._batch, left)
@@ -125,6 +132,8 @@ class Wire(asyncio.BufferedProtocol):
                 left -= batch
         except RemoteProtocolError as error:
             self.refused(error)
+        self._flush_due = scheduled
+        self._flush()
         if self._deaf:
             self._decoder.discard()
         return left <= 0 and not self._deaf
@@ -143,12 +152,14 @@ class Wire(asyncio.BufferedProtocol):
         return self._pending_bytes + self._chunk_bytes + held
 
     def _put(self, payload: bytes) -> None:
-        """Queue one frame."""
+        """Queue one frame. Raises ValueError when it is longer than a frame may be."""
+        size = len(payload)
+        if size > MAX_FRAME:
+            raise ValueError(f"a message of {size} bytes, the limit is {MAX_FRAME}")
         pending = self._pending
-        pending.append(pack_length(len(payload)))
+        pending.append(pack_length(size))
         pending.append(payload)
-        self._pending_bytes += len(payload) + HEADER
-        self.stats.messages_sent += 1
+        self._pending_bytes += size + HEADER
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush_turn)
@@ -164,6 +175,7 @@ class Wire(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         if not self._pending:
             return
+        self.stats.messages_sent += len(self._pending) // 2
         chunk = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
@@ -216,11 +228,23 @@ class Wire(asyncio.BufferedProtocol):
         self._deaf = True
         self._wake_drained()
 
-    def hang_up(self) -> None:
-        """Close at once, in order."""
+    def linger(self) -> None:
+        """Write what waits, and stay until the peer hangs up, but not for long."""
         self._stop_listening()
+        self._flush()
+        self._limit_stay()
+
+    def hang_up(self) -> None:
+        """Close in order; the peer does not want to hear more."""
+        self._stop_listening()
+        self._drop_unwritten()
         if self._transport is not None:
             self._transport.close()
+        self._limit_stay()
+
+    def _limit_stay(self) -> None:
+        if self._grace is None and not self._lost.done():
+            self._grace = self._loop.call_later(CLOSE_GRACE, self.abort)
 
     def abort(self) -> None:
         """Close at once; what is not written is lost."""
@@ -229,6 +253,10 @@ class Wire(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def on_gone(self, callback: Callable[[Any], object]) -> None:
+        """Call `callback` with this wire when its transport is gone."""
+        self._lost.add_done_callback(lambda _: callback(self))
+
     async def wait_closed(self) -> None:
         """Until the transport is gone. For a wire that has, or will get, a transport."""
         await asyncio.shield(self._lost)
@@ -236,6 +264,8 @@ class Wire(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_listening()
         self._drop_unwritten()
+        if self._grace is not None:
+            self._grace.cancel()
         if not self._lost.done():
             self._lost.set_result(None)
         self.gone(exc)

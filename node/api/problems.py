@@ -71,6 +71,23 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "The node is still working on the request, its outcome is not known yet. "
         "Look it up, or repeat it with the same client_id.",
     ),
+    "unknown_market": ("Unknown market", "There is no such market; GET /v1/markets lists them."),
+    "unknown_order": ("Unknown order", "This node has no such order."),
+    "order_done": ("Order done", "The order is filled or cancelled already."),
+    "bad_number": (
+        "Bad number",
+        "A price or quantity is no positive plain decimal, or does not fit the market's tick or lot.",
+    ),
+    "bad_order_id": ("Bad order id", "Neither the full id of an order nor its number."),
+    "bad_client_id": ("Bad client id", "Too long, empty, or with unprintable characters."),
+    "client_id_reused": (
+        "Client id reused",
+        "An earlier order has this client_id, and it was another order.",
+    ),
+    "stale_data": (
+        "Stale data",
+        "The node cannot vouch for what it knows of the market right now. Try again shortly.",
+    ),
     "invalid_message": (
         "Invalid message",
         'On the stream: send one JSON object with "op" subscribe, unsubscribe or ping.',
@@ -136,7 +153,7 @@ def problem(
     extra: dict[str, Any] | None = None,
 ) -> web.Response:
     """A response with problem details."""
-    instance = request.path[:200] if request is not None else "/"
+    instance = request.rel_url.raw_path[:200] if request is not None else "/"
     return web.Response(
         status=status,
         body=orjson.dumps(problem_members(status, code, detail, instance, extra), default=str),

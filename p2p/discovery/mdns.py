@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -65,18 +65,18 @@ def reach_of(host: str, own_addresses: Iterable[str]) -> Reach:
         return Reach(["127.0.0.1"], IPVersion.V4Only, [str(ip)], True)
     four = ip.version == 4
     if ip.is_unspecified:
-        # A socket bound to :: takes no IPv4 connections (asyncio sets IPV6_V6ONLY).
+        # A node that binds :: takes IPv4 connections too.
         version = IPVersion.V4Only if four else IPVersion.All
-        return Reach(None, version, usable(own_addresses, ip.version), False)
+        return Reach(None, version, usable(own_addresses, (4,) if four else (4, 6)), False)
     return Reach([host], IPVersion.V4Only if four else IPVersion.V6Only, [str(ip)], False)
 
 
-def usable(addresses: Iterable[str], version: int) -> list[str]:
+def usable(addresses: Iterable[str], versions: Sequence[int]) -> list[str]:
     """Those of a host's addresses that others can dial: routed ones, else link-local ones, else
     (a host without a network) loopback."""
     by_scope: dict[Scope, list[str]] = {scope: [] for scope in Scope}
     for text in addresses:
-        if is_ip(text) and ipaddress.ip_address(text).version == version:
+        if is_ip(text) and ipaddress.ip_address(text).version in versions:
             by_scope[scope_of(text)].append(text)
     best = by_scope[Scope.ROUTED] or by_scope[Scope.LINK] or by_scope[Scope.LOOPBACK]
     return sorted(best)[:MAX_ANNOUNCED]

@@ -157,13 +157,13 @@ class FakeService:
             value = Decimal(text)
         except InvalidOperation:
             raise ServiceError(
-                422, f"invalid_{name}", f"{name} {text!r} is not a decimal number"
+                400, "bad_number", f"{name} {text!r} is not a decimal number"
             ) from None
         if not value.is_finite() or value <= 0:
-            raise ServiceError(422, f"invalid_{name}", f"{name} must be more than 0, not {text}")
+            raise ServiceError(400, "bad_number", f"{name} must be more than 0, not {text}")
         if value % step:
             detail = f"{name} {text} is not a multiple of the {step_name} {step}"
-            raise ServiceError(422, f"invalid_{name}", detail, **{step_name: str(step)})
+            raise ServiceError(400, "bad_number", detail, **{step_name: str(step)})
         return value
 
     async def submit(self, request: OrderRequest) -> OrderView:
@@ -277,7 +277,7 @@ class FakeService:
         if not order.remaining:
             state = order.view().status
             raise ServiceError(
-                409, "not_open", f"order {order.number} is {state} and cannot be cancelled"
+                409, "order_done", f"order {order.number} is {state} and cannot be cancelled"
             )
         order.cancelled = True
         assert order.price is not None
@@ -388,7 +388,7 @@ class FakeService:
         await self._wait()
         host, colon, port = address.rpartition(":")
         if not colon or not port.isdigit():
-            raise ServiceError(422, "invalid_address", f"{address!r} is not HOST:PORT")
+            raise ServiceError(400, "bad_address", f"{address!r} is not HOST:PORT")
         if port == "1":
             raise ServiceError(502, "connect_failed", f"nobody answers at {address}")
         peer = self._peer("b" * 32, host, int(port), "manual")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_book import ReferenceBook
 
 from exchange import book as book_module
 from exchange.book import Book
-from tests.unit.reference_book import ReferenceBook
 
 SIDES = st.sampled_from([1, -1])
 PRICES = st.integers(1, 6)  # few, so that levels fill up and sides cross

@@ -26,7 +26,9 @@ def identity(number: int) -> Identity:
 class VirtualMesh:
     """Nodes 0..n-1. Links keep order; what is under way on a link that goes down is lost."""
 
-    def __init__(self, n: int, *, seed: int = 0, latency: tuple[float, float] = (0.001, 0.01)) -> None:
+    def __init__(
+        self, n: int, *, seed: int = 0, latency: tuple[float, float] = (0.001, 0.01)
+    ) -> None:
         self.now = 100.0
         self.rng = random.Random(seed)
         self.latency = latency
@@ -44,7 +46,7 @@ class VirtualMesh:
         self.payload_copies = 0  # broadcast payloads put on a link
         self.sent: Counter[str] = Counter()  # messages put on a link, by type
         self.cut: list[tuple[int, int, RemoteProtocolError]] = []
-        self.tap: Callable[[int, int, Envelope], None] | None = None
+        self.tap: Callable[[int, int, bytes], None] | None = None
         self.routers = [self._make_router(i) for i in range(n)]
 
     def _make_router(self, i: int) -> MessageRouter:
@@ -139,7 +141,7 @@ class VirtualMesh:
                 self.sent[outgoing.envelope.type] += 1
                 self.payload_copies += outgoing.envelope.to == EVERYONE
                 if self.tap is not None:
-                    self.tap(i, other, outgoing.envelope)
+                    self.tap(i, other, packed)
                 self._put(i, other, packed)
 
     def _put(self, a: int, b: int, packed: bytes) -> None:
@@ -170,6 +172,8 @@ class VirtualMesh:
             elif timer is not None:
                 self.routers[timer[1]].tick(self.now)
                 self._collect(timer[1])
+                again = self.routers[timer[1]].next_deadline()
+                assert again is None or again > self.now  # or a driver would spin
 
     def _arrive(self) -> None:
         _, _, a, b, epoch, packed = heapq.heappop(self._under_way)

@@ -1,0 +1,298 @@
+"""What can be traded, and in which steps: exact conversion between decimals at the edge and integers inside.
+
+A price is a whole number of ticks and a quantity a whole number of lots. Text and `Decimal` become
+integers here, and integers become text here; nothing else in the project does arithmetic on decimals,
+and binary floats are refused by type, because 0.1 is not a number that they have.
+
+Texts made here are canonical: plain digits, no exponent, no trailing zeros ("30000", "0.5", "0").
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+MAX_TICKS: Final = 10**9  # price * quantity of one order is then at most 10**18, a ninth of what a
+MAX_LOTS: Final = 10**9  # signed 64-bit column of SQLite holds
+MAX_TEXT: Final = 40  # characters of a number that are looked at; the longest acceptable one has 25
+MAX_DECIMALS: Final = 12  # of a tick or a lot; no asset in wide use is divided further in a price
+
+_SYMBOL: Final = re.compile(r"[A-Z0-9]{2,12}-[A-Z0-9]{2,12}")
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_SEPARATORS: Final = re.compile(r"[-/_: ]")
+# Every result that is not exact raises: no rounding can happen unseen.
+_EXACT: Final = Context(prec=60, traps=[Inexact, InvalidOperation])
+_ROUNDING: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
+
+
+class InstrumentsFileError(ValueError):
+    """A file of instruments cannot be used. The message names the file, the entry and the field."""
+
+
+class UnknownInstrument(KeyError):
+    """No such market. The message lists those that exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show the repr
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One market. ValueError when the symbol or a step is not acceptable."""
+
+    symbol: str  # "BTC-USD": base, then quote
+    tick: Decimal  # step of prices, in the quote asset
+    lot: Decimal  # step of quantities, in the base asset
+
+    def __post_init__(self) -> None:
+        if not _SYMBOL.fullmatch(self.symbol) or self.base == self.quote:
+            raise ValueError(
+                f"symbol: expected BASE-QUOTE, two different names of 2 to 12 letters A-Z or digits, "
+                f"got {self.symbol!r}"
+            )
+        for field in ("tick", "lot"):
+            step = _step(field, getattr(self, field))
+            object.__setattr__(self, field, step)
+
+    @property
+    def base(self) -> str:
+        return self.symbol.partition("-")[0]
+
+    @property
+    def quote(self) -> str:
+        return self.symbol.partition("-")[2]
+
+    @property
+    def key(self) -> str:
+        """The name on the wire. It pins the definition: other steps are another key, so the books of
+        nodes that define a symbol differently never mix."""
+        return f"{self.symbol}@{_text(self.tick)}/{_text(self.lot)}"
+
+    @property
+    def price_decimals(self) -> int:
+        """Digits after the point that a price can have; for aligning columns."""
+        return _decimals(self.tick)
+
+    @property
+    def quantity_decimals(self) -> int:
+        return _decimals(self.lot)
+
+    def to_ticks(self, price: str | Decimal) -> int:
+        """An exact number of ticks, 1 to MAX_TICKS. ValueError says what is wrong with the price."""
+        return _to_steps("price", price, "tick", self.tick, MAX_TICKS)
+
+    def to_lots(self, quantity: str | Decimal) -> int:
+        """An exact number of lots, 1 to MAX_LOTS. ValueError says what is wrong with the quantity."""
+        return _to_steps("quantity", quantity, "lot", self.lot, MAX_LOTS)
+
+    def price_text(self, ticks: int) -> str:
+        return _text(_EXACT.multiply(Decimal(ticks), self.tick))
+
+    def quantity_text(self, lots: int) -> str:
+        return _text(_EXACT.multiply(Decimal(lots), self.lot))
+
+    def notional(self, ticks: int, lots: int) -> Decimal:
+        """The exact value of `lots` at `ticks`, in the quote asset."""
+        return _EXACT.multiply(Decimal(ticks * lots), _EXACT.multiply(self.tick, self.lot))
+
+    def average_price_text(self, ticks_times_lots: int, lots: int) -> str:
+        """The average price of fills, from the sums of ticks * lots and of lots.
+
+        An average need not be a multiple of the tick; it is rounded, half to even, eight digits below.
+        """
+        average = _ROUNDING.multiply(
+            _ROUNDING.divide(Decimal(ticks_times_lots), Decimal(lots)), self.tick
+        )
+        return _text(
+            average.quantize(Decimal(1).scaleb(-self.price_decimals - 8), context=_ROUNDING)
+        )
+
+
+class Instruments:
+    """The markets of a node. Iterating gives them in the order they were defined."""
+
+    def __init__(self, instruments: Iterable[Instrument]) -> None:
+        self._by_symbol: dict[str, Instrument] = {}
+        self._by_letters: dict[str, list[Instrument]] = {}  # "BTCUSD"
+        for instrument in instruments:
+            if instrument.symbol in self._by_symbol:
+                raise ValueError(f"{instrument.symbol} is defined twice")
+            self._by_symbol[instrument.symbol] = instrument
+            letters = instrument.base + instrument.quote
+            self._by_letters.setdefault(letters, []).append(instrument)
+        if not self._by_symbol:
+            raise ValueError("at least one instrument is needed")
+
+    @classmethod
+    def default(cls) -> Instruments:
+        """The set that comes with the project: `instruments.toml` beside this module."""
+        source = resources.files("exchange").joinpath("instruments.toml")
+        return _parse(source.read_text(encoding="utf-8"), "instruments.toml")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Instruments:
+        """The instruments of a TOML file, which replace the default set as a whole.
+
+        One table each, as in `instruments.toml`: `[BTC-USD]`, `tick = "0.1"`, `lot = "0.00001"`. Steps
+        may be written as text or bare; either way the digits count as written. Raises InstrumentsFileError.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise InstrumentsFileError(f"{path}: cannot be read: {why}") from error
+        return _parse(text, str(path))
+
+    @property
+    def symbols(self) -> list[str]:
+        return list(self._by_symbol)
+
+    def __iter__(self) -> Iterator[Instrument]:
+        return iter(self._by_symbol.values())
+
+    def __len__(self) -> int:
+        return len(self._by_symbol)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.find(name) is not None
+
+    def find(self, name: str) -> Instrument | None:
+        """Like `[]`, with None for an unknown or ambiguous name."""
+        upper = name.strip().upper()
+        exact = self._by_symbol.get(_SEPARATORS.sub("-", upper))
+        if exact is not None:
+            return exact
+        same_letters = self._by_letters.get(upper, [])
+        return same_letters[0] if len(same_letters) == 1 else None
+
+    def __getitem__(self, name: str) -> Instrument:
+        """Look a market up; "btc-usd", "BTC/USD" and (when unambiguous) "BTCUSD" are BTC-USD.
+
+        Raises UnknownInstrument with the known symbols and the closest match.
+        """
+        found = self.find(name)
+        if found is not None:
+            return found
+        shown = name if len(name) <= MAX_TEXT else name[:MAX_TEXT] + "…"
+        same_letters = self._by_letters.get(name.strip().upper(), [])
+        if same_letters:
+            hint = f"; it could be {' or '.join(i.symbol for i in same_letters)}"
+        else:
+            guess = _SEPARATORS.sub("-", name.strip().upper()[:MAX_TEXT])
+            close = difflib.get_close_matches(guess, self.symbols, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+        raise UnknownInstrument(
+            f"no market {shown!r}{hint} (known: {', '.join(sorted(self.symbols))})"
+        )
+
+
+def _parse(text: str, name: str) -> Instruments:
+    try:
+        tables = tomllib.loads(text, parse_float=str)  # the digits as they were written
+    except ValueError as error:
+        raise InstrumentsFileError(f"{name}: not valid TOML: {error}") from error
+    found: list[Instrument] = []
+    for entry, fields in tables.items():
+        where = f"{name}: [{entry}]"
+        if not isinstance(fields, dict):
+            raise InstrumentsFileError(
+                f"{name}: {entry}: expected tables such as [BTC-USD], got {fields!r}"
+            )
+        for field in fields:
+            if field not in ("tick", "lot"):
+                raise InstrumentsFileError(f"{where} {field}: unknown field, expected tick and lot")
+        for field in ("tick", "lot"):
+            if field not in fields:
+                raise InstrumentsFileError(
+                    f"{where} {field}: missing; expected the step of "
+                    + (
+                        'prices, such as "0.01"'
+                        if field == "tick"
+                        else 'quantities, such as "0.001"'
+                    )
+                )
+        try:
+            found.append(Instrument(entry.upper(), _bare(fields["tick"]), _bare(fields["lot"])))
+        except ValueError as error:
+            raise InstrumentsFileError(f"{where} {error}") from error
+    try:
+        return Instruments(found)
+    except ValueError as error:
+        raise InstrumentsFileError(f"{name}: {error}") from error
+
+
+def _bare(value: Any) -> Any:
+    """A whole number of TOML as Decimal; what else it may be is judged where steps are."""
+    return Decimal(value) if type(value) is int and abs(value) < 10**MAX_TEXT else value
+
+
+def _number(what: str, value: str | Decimal) -> Decimal:
+    """Text or Decimal as a finite Decimal of bounded size. Nothing costly is done with what is not."""
+    if isinstance(value, str):
+        shown = repr(value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…")
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"{what}: {shown} is too long, at most {MAX_TEXT} characters")
+        if not _NUMBER.fullmatch(value):
+            raise ValueError(f"{what}: {shown} is not a decimal number such as 30000.5")
+        value = Decimal(value)
+    elif not isinstance(value, Decimal):
+        raise TypeError(
+            f"{what}: expected text or Decimal, which are exact, got {type(value).__name__}"
+        )
+    if not value.is_finite():
+        raise ValueError(f"{what}: {value} is not a finite number")
+    if value and (
+        len(value.as_tuple().digits) > MAX_TEXT or not -MAX_TEXT < value.adjusted() < MAX_TEXT
+    ):
+        raise ValueError(f"{what}: more digits than any {what} has")
+    return value
+
+
+def _step(field: str, value: str | Decimal) -> Decimal:
+    try:
+        step = _number(field, value)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if not Decimal(1).scaleb(-MAX_DECIMALS) <= step <= 10**6 or _decimals(step) > MAX_DECIMALS:
+        raise ValueError(
+            f"{field}: expected a step above 0, at most 1000000, with at most {MAX_DECIMALS} decimals, "
+            f"got {value}"
+        )
+    return Decimal(_text(step))
+
+
+def _to_steps(what: str, value: str | Decimal, step_name: str, step: Decimal, most: int) -> int:
+    number = _number(what, value)
+    if number <= 0:
+        raise ValueError(f"{what} must be more than 0, got {_text(number)}")
+    largest = _EXACT.multiply(Decimal(most), step)
+    if number > largest:
+        raise ValueError(f"{what} {_text(number)} is too large, at most {_text(largest)}")
+    steps = int(_ROUNDING.divide_int(number, step))
+    below = _EXACT.multiply(Decimal(steps), step)
+    if below != number:
+        above = _text(_EXACT.add(below, step))
+        nearest = f"nearest are {_text(below)} and {above}" if steps else f"the least is {above}"
+        raise ValueError(
+            f"{what} {_text(number)} is not a multiple of the {step_name} {_text(step)}; {nearest}"
+        )
+    return steps
+
+
+def _decimals(number: Decimal) -> int:
+    return len(_text(number).partition(".")[2])
+
+
+def _text(number: Decimal) -> str:
+    """Plain digits without exponent or trailing zeros."""
+    if not number:
+        return "0"
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

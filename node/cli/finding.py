@@ -1,0 +1,136 @@
+"""Finds the running node that a client command is meant for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+DEFAULT_DATA_DIR: Final = (
+    "~/.exchange-node"  # the default of DATA_DIR; importing config costs 0.15 s
+)
+RUNTIME_FILE: Final = "node.json"
+
+
+class RuntimeFile(msgspec.Struct, kw_only=True):
+    """DATA_DIR/node.json, written by a running node and removed when it stops."""
+
+    api_url: str
+    node_id: str
+    pid: int
+
+
+class NoNode(Exception):
+    """There is no running node where the command looked. The message says what to do instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a node should answer. `node_id` is None when only a URL was given."""
+
+    url: str
+    node_id: str | None = None
+    pid: int | None = None
+    file: Path | None = None
+
+    def hint(self) -> str:
+        """What to do when nobody, or somebody else, answers there."""
+        if self.file is None:
+            return "is the URL given by --api right, and is the node running?"
+        start = start_command(self.file.parent)
+        if self.pid is not None and not _is_running(self.pid):
+            return (
+                f"{self.file} was left behind by a node that ended without stopping "
+                f"(process {self.pid} is gone); start it again with: {start}"
+            )
+        return f"{self.file} names this address; if the node hangs, stop process {self.pid} and run: {start}"
+
+
+def start_command(data_dir: Path) -> str:
+    """The command that starts a node on `data_dir`."""
+    if data_dir == Path(DEFAULT_DATA_DIR).expanduser():
+        return "exchange-node start"
+    return f"exchange-node start --data-dir {data_dir}"
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it exists, and is somebody else's
+    return True
+
+
+def data_dir_in_force(option: str | None) -> Path:
+    """The data directory as `start` would choose it: option, DATA_DIR, .env, default."""
+    text = option or os.environ.get("DATA_DIR") or _from_env_file() or DEFAULT_DATA_DIR
+    return Path(text).expanduser()
+
+
+def _from_env_file() -> str | None:
+    env_file = Path(".env")
+    try:
+        if not env_file.is_file() or "DATA_DIR" not in env_file.read_text("utf-8"):
+            return None
+    except (OSError, UnicodeDecodeError):
+        return None  # `start` reports what is wrong with it
+    from config import SettingError, load
+
+    try:
+        return str(load(env={}).settings.data_dir)
+    except SettingError:
+        return None
+
+
+def api_url(text: str) -> str:
+    """The URL in `--api`: http:// may be left out.
+
+    Raises:
+        ValueError: it is no URL of an API; the message says why.
+    """
+    url = text if "://" in text else f"http://{text}"
+    parts = urlsplit(url)
+    try:
+        sound = parts.scheme == "http" and parts.hostname and parts.path in ("", "/")
+        sound = sound and not (parts.query or parts.fragment or parts.username)
+        parts.port  # noqa: B018 - raises when it is no port number
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"{text!r} is not the URL of a node, such as http://127.0.0.1:8300")
+    return url.rstrip("/")
+
+
+def find(data_dir: str | None = None, api: str | None = None) -> Found:
+    """The node of `--api`, or the one that runs on the data directory.
+
+    Raises:
+        NoNode: no node runs on the data directory.
+        ValueError: `api` is no URL.
+    """
+    if api is not None:
+        return Found(api_url(api))
+    directory = data_dir_in_force(data_dir)
+    file = directory / RUNTIME_FILE
+    try:
+        running = msgspec.json.decode(file.read_bytes(), type=RuntimeFile)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoNode(
+            f"no node runs on {directory} (there is no {file.name}); start one with: "
+            f"{start_command(directory)}, or name another with --data-dir DIR or --api URL"
+        ) from None
+    except OSError as error:
+        raise NoNode(f"cannot read {file}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NoNode(f"{file} is damaged ({error}); restart the node, or use --api URL") from None
+    try:
+        url = api_url(running.api_url)
+    except ValueError as error:
+        raise NoNode(f"{file} is damaged ({error}); restart the node, or use --api URL") from None
+    return Found(url, running.node_id, running.pid, file)

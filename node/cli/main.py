@@ -1,0 +1,166 @@
+"""`exchange-node`: the entry point, and what all commands share."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+from typing import Any, Final, NoReturn
+
+import click
+
+from node.cli.session import Exit, Failure, print_json
+
+# Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
+COMMANDS: Final = {
+    "start": "node.cli.start:start",
+    "demo": "node.cli.start:demo",
+    "config": "node.cli.configcmd:config",
+    "order": "node.cli.trading:order",
+    "cancel": "node.cli.trading:cancel",
+    "orders": "node.cli.trading:orders",
+    "trades": "node.cli.trading:trades",
+    "book": "node.cli.trading:book",
+    "markets": "node.cli.trading:markets",
+    "status": "node.cli.network:status",
+    "peers": "node.cli.network:peers",
+    "connect": "node.cli.network:connect",
+    "ping": "node.cli.network:ping",
+    "version": "node.cli.main:version",
+}
+
+EPILOG: Final = """\b
+Exit codes:
+  0    done
+  1    the node refused it; the reason is printed
+  2    wrong usage or wrong settings
+  3    no running node found
+  4    unexpected failure
+  130  interrupted
+"""
+
+
+class CommandLine(click.Group):
+    """The group of all commands, with the exit codes of `Exit`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        where = COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, _, name = where.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS:
+            ctx.fail(_unknown_command(name, args[1:]))
+        return name, self.get_command(ctx, name), args[1:]
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Runs a command and exits; never shows a traceback unless EXCHANGE_NODE_DEBUG is set."""
+        kwargs["standalone_mode"] = False
+        try:
+            result = super().main(*args, **kwargs)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(Exit.INTERRUPTED)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.code if isinstance(error, Failure) else error.exit_code)
+        except Exception as error:
+            if os.environ.get("EXCHANGE_NODE_DEBUG"):
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            click.echo(
+                f"exchange-node: unexpected failure: {text} "
+                "(EXCHANGE_NODE_DEBUG=1 shows where it comes from)",
+                err=True,
+            )
+            sys.exit(Exit.UNEXPECTED)
+        sys.exit(result if isinstance(result, int) else Exit.OK)
+
+
+def _unknown_command(name: str, rest: list[str]) -> str:
+    if name.lower() in ("buy", "sell"):
+        return f"There is no command {name!r}. Did you mean: exchange-node order {name.lower()} {' '.join(rest)}".rstrip()
+    close = difflib.get_close_matches(name.lower(), COMMANDS, n=2, cutoff=0.6)
+    if close:
+        return f"There is no command {name!r}. Did you mean {' or '.join(close)}?"
+    return f"There is no command {name!r}. 'exchange-node --help' lists those there are."
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("exchange-node")
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"exchange-node {_version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=CommandLine,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A node of a peer-to-peer exchange, and the commands to trade through it.
+
+    \b
+    First steps:
+      exchange-node start                            run a node (in a terminal of its own)
+      exchange-node order buy BTC-USD 0.5 @ 30000    place an order
+      exchange-node book BTC-USD --watch             watch the order book
+      exchange-node status                           how the node is
+
+    Every command has its own --help with examples. Commands find the node through its data
+    directory (--data-dir or DATA_DIR) or its address (--api). --json prints JSON.
+    """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        ctx.color = False
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def version(as_json: bool) -> None:
+    """Show the version.
+
+    \b
+    Examples:
+      exchange-node version
+      exchange-node version --json
+    """
+    import platform
+
+    if as_json:
+        print_json({"version": _version(), "python": platform.python_version()})
+    else:
+        click.echo(f"exchange-node {_version()} (Python {platform.python_version()})")
+
+
+def main() -> NoReturn:
+    """The entry point of the `exchange-node` script."""
+    cli(prog_name="exchange-node")
+    raise AssertionError("cli exits")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Group commit: what the engine decided becomes durable before anybody hears of it.
+
+One drain at a time: take the engine's records and messages, write the records in a worker thread,
+then let the messages go and wake those who wait for durability. Whatever happens meanwhile is in
+the next drain, so under load one disk flush serves many orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from exchange.engine import Drained, Engine
+from exchange.journal import Journal, JournalError
+
+
+class Committer:
+    """Owns the journal's writing side. `release` gets every drain once it is durable, in order."""
+
+    def __init__(
+        self, engine: Engine, journal: Journal, release: Callable[[Drained], None]
+    ) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._release = release
+        self._loop = asyncio.get_running_loop()
+        self._wanted = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._stopping = False
+        self.commits = 0
+
+    def wake(self) -> None:
+        """Something changed: drain soon."""
+        self._wanted.set()
+
+    async def durable(self) -> None:
+        """Wait until everything done so far is durable and its messages have left.
+
+        Raises:
+            JournalError: the disk failed; the node is stopping.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self.wake()
+        await waiter
+
+    async def run(self) -> None:
+        """Drain whenever woken, until `stop`; the last drain then is complete.
+
+        Raises:
+            JournalError: a commit failed. The node must stop: it cannot keep its promises.
+        """
+        try:
+            stopping = False
+            while not stopping:
+                await self._wanted.wait()
+                self._wanted.clear()
+                stopping = self._stopping
+                await self._step()
+        finally:
+            self._thread.shutdown(wait=True)
+            for waiter in self._waiters:
+                waiter.cancel()
+
+    def stop(self) -> None:
+        """Let `run` end after one more drain."""
+        self._stopping = True
+        self.wake()
+
+    async def _step(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        drained = self._engine.drain(self._loop.time())
+        try:
+            if drained.records:
+                await self._loop.run_in_executor(
+                    self._thread, self._journal.commit, drained.records
+                )
+                self.commits += 1
+        except JournalError as error:
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+            raise
+        self._release(drained)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,328 @@
+"""One node: the exchange's engine on the peer-to-peer overlay, with its journal and its API."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+
+from config import Settings
+from exchange.core import Drained
+from exchange.engine import MESSAGES, Engine
+from exchange.instruments import Instruments
+from exchange.journal import Journal
+from exchange.ports import Send
+from node import VERSION
+from node.api.server import ApiServer
+from node.committer import Committer
+from node.keys import NodeKeys
+from node.service import TradingService
+from node.views import (
+    DiscoveryView,
+    PeerView,
+    PingView,
+    ServiceError,
+    StatusView,
+)
+from p2p.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
+from p2p.hostport import parse_host_port
+from p2p.identity import Identity, is_node_id
+from p2p.overlay import Overlay, OverlaySettings
+from p2p.peers import Peer
+from p2p.router import Received
+
+log = logging.getLogger(__name__)
+
+TICK = 0.05  # seconds between looks at the engine's timers
+PING_TIMEOUT = 5.0
+MAX_WARNINGS = 100
+
+
+class Node(TradingService):
+    """A running node; its service to the API includes what concerns peers. Lives in one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        instruments: Instruments,
+        journal: Journal,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._settings = settings
+        self._started = now
+        self._warnings: list[str] = []
+        engine = Engine(
+            NodeKeys(identity),
+            [instrument.key for instrument in instruments],
+            network=settings.p2p_network,
+            epoch_us=time.time_ns() // 1000 - int(now * 1_000_000),
+            rng=random.Random(),  # noqa: S311 - spreads load, guards nothing
+            recovered=journal.recover(),
+            lease_ms=settings.presence_lease_ms,
+            warn=self._warn,
+        )
+        committer = Committer(engine, journal, self._release)
+        super().__init__(engine, instruments, journal, committer, self._loop.time)
+        self.overlay = Overlay(
+            identity,
+            OverlaySettings(
+                host=settings.p2p_host,
+                network=settings.p2p_network,
+                secure=settings.p2p_security == "tls",
+                agent=f"exchange-node/{VERSION}",
+                storage_path=settings.peers_path,
+                max_peers=settings.max_peers,
+                reconnect_interval=settings.peer_reconnect_interval_s,
+                bootstrap=settings.bootstrap_peers,
+                mdns=settings.discovery_mdns,
+                exchange=settings.discovery_exchange,
+                payloads=MESSAGES,
+            ),
+            on_neighbour=self._on_neighbour,
+        )
+        for message_type in MESSAGES:
+            self.overlay.router.handle(message_type, self._on_message)
+        self.overlay.rpc.serve("ping", self._on_ping)
+        self.api = ApiServer(self)
+
+    # Life
+
+    @property
+    def node_id(self) -> str:
+        return self._engine.node_id
+
+    async def listen_to_peers(self, ports: Sequence[int]) -> None:
+        """Join the network, listening on the first of `ports` that is free.
+
+        Raises:
+            OSError: none is.
+        """
+        await _first_free(ports, self.overlay.listen)
+        await self.overlay.start()
+        self._engine.resume(self._loop.time())
+
+    async def listen_to_clients(self, ports: Sequence[int]) -> None:
+        """Serve the API on the first of `ports` that is free.
+
+        Raises:
+            OSError: none is.
+        """
+        await _first_free(ports, lambda port: self.api.start(self._settings.api_host, port))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Trade until `stop`, then leave in order: clients, presence, journal, peers.
+
+        Raises:
+            ExceptionGroup: a part failed; with `JournalError` the disk did.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._committer.run(), name="committer")
+            ticker = group.create_task(self._tick(), name="engine timers")
+            await stop.wait()
+            self.hub.close()
+            await self.api.stop()
+            ticker.cancel()
+            self._engine.leave(self._loop.time())
+            self._committer.stop()
+        await self.overlay.stop()
+
+    async def abort(self) -> None:
+        """After `run` failed: close what is open, promise nothing."""
+        self.hub.close()
+        await self.api.stop()
+        await self.overlay.stop()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._engine.tick(self._loop.time())
+            self._committer.wake()
+
+    def _warn(self, text: str) -> None:
+        log.warning(text)
+        if len(self._warnings) < MAX_WARNINGS:
+            self._warnings.append(text)
+
+    # Between engine and overlay
+
+    def _on_message(self, received: Received) -> bool:
+        valid = self._engine.receive(
+            received.now, received.type, received.payload, received.origin, received.via
+        )
+        self._committer.wake()
+        return valid
+
+    def _on_neighbour(self, node: str, up: bool) -> None:
+        if up:
+            self._engine.neighbour_up(self._loop.time(), node)
+        else:
+            self._engine.neighbour_down(self._loop.time(), node)
+        self._committer.wake()
+
+    def _release(self, drained: Drained) -> None:
+        for message in drained.messages:
+            if isinstance(message, Send):
+                self.overlay.try_send(message.to, message.type, message.payload)
+            else:
+                self.overlay.broadcast(message.type, message.payload)
+        self.publish(drained)
+
+    # Peers
+
+    def peers(self) -> list[PeerView]:
+        return [self._peer_view(peer) for peer in self.overlay.peers.get_all_peers()]
+
+    async def connect(self, address: str) -> PeerView:
+        try:
+            host, port = parse_host_port(address)
+        except ValueError as error:
+            raise ServiceError(400, "bad_address", str(error)) from error
+        try:
+            return self._peer_view(await self.overlay.peers.connect(host, port))
+        except HandshakeRefused as error:
+            code = "self_connection" if error.code is Code.SELF else "peer_refused"
+            raise ServiceError(502, code, str(error), reason=str(error.code)) from error
+        except ConnectFailed as error:
+            raise ServiceError(502, "connect_failed", str(error)) from error
+
+    async def ping(self, node_id: str) -> PingView:
+        full = self._full_id(node_id)
+        direct = full in self.overlay.peers.links
+        before = self._loop.time()
+        try:
+            answer = await self.overlay.rpc.call(
+                full, "ping", None, timeout=PING_TIMEOUT, result_type=dict[str, str]
+            )
+        except RpcError as error:
+            raise ServiceError(504, "ping_failed", f"node {full}: {error}") from error
+        except P2PError as error:
+            raise ServiceError(502, "unreachable", str(error)) from error
+        return PingView(
+            node_id=full,
+            way="direct" if direct else "relayed",
+            rtt_ms=round((self._loop.time() - before) * 1000, 3),
+            version=answer.get("version", ""),
+        )
+
+    async def _on_ping(self, caller: str, body: object) -> dict[str, str]:
+        return {"version": VERSION}
+
+    def _full_id(self, prefix: str) -> str:
+        prefix = prefix.lower()
+        known = {*self.overlay.peers.links, *self._engine.present}
+        found = sorted(node for node in known if node.startswith(prefix))
+        if prefix and self._engine.node_id.startswith(prefix) and len(prefix) >= 4:
+            raise ServiceError(400, "self_connection", f"{prefix} is this node itself")
+        if len(found) == 1:
+            return found[0]
+        if found:
+            some = ", ".join(node[:12] for node in found[:5])
+            raise ServiceError(400, "ambiguous_node", f"{prefix!r} fits several nodes: {some}")
+        if is_node_id(prefix):
+            return prefix
+        raise ServiceError(
+            404, "unknown_node", f"no node whose id begins with {prefix[:40]!r}; see 'peers'"
+        )
+
+    def _peer_view(self, peer: Peer) -> PeerView:
+        link = peer.connection
+        info = link.peer if link is not None else None
+        stats = peer.stats
+        return PeerView(
+            node_id=peer.node_id,
+            address=peer.address,
+            port=peer.port,
+            status=peer.status,
+            direction=peer.direction,
+            source=peer.source,
+            encrypted=info.encrypted if info else None,
+            version=peer.capabilities.version if peer.capabilities else None,
+            capabilities=peer.capabilities.supported_protocols if peer.capabilities else [],
+            last_seen=_iso(peer.last_seen),
+            last_heartbeat=_iso(peer.last_heartbeat),
+            rtt_ms=None if stats.rtt is None else round(stats.rtt * 1000, 3),
+            failures=peer.failures,
+            last_error=peer.last_error,
+            messages_received=stats.messages_received,
+            messages_sent=stats.messages_sent,
+            bytes_received=stats.bytes_received,
+            bytes_sent=stats.bytes_sent,
+        )
+
+    # Status
+
+    def status(self) -> StatusView:
+        settings = self._settings
+        engine = self._engine
+        host, port = self.overlay.address
+        links = self.overlay.peers.links
+        return StatusView(
+            node_id=engine.node_id,
+            version=VERSION,
+            network=settings.p2p_network,
+            security=settings.p2p_security,
+            uptime_s=round(self._loop.time() - self._started, 1),
+            data_dir=str(settings.data_dir),
+            p2p_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            api_url=self.api.url,
+            discovery=self._discovery_views(),
+            peers_connected=len(links),
+            peers_known=self.overlay.peers.known_addresses,
+            nodes_present=len(engine.present) + 1,
+            markets=[instrument.symbol for instrument in self._instruments],
+            open_orders=len(engine.open_orders),
+            pending_takes=len(engine.pending_takes),
+            feeds=sum(1 for feed in engine.feeds.values() if feed.number),
+            feeds_behind=engine.feeds_behind,
+            warnings=[*self._warnings, *self._disagreements()],
+        )
+
+    def _discovery_views(self) -> list[DiscoveryView]:
+        views = [
+            DiscoveryView(name=s.name, state=s.state, detail=s.detail, found=s.found)
+            for s in (self.overlay.discovery.status() if self.overlay.discovery else [])
+        ]
+        for name, on in (
+            ("mdns", self._settings.discovery_mdns),
+            ("exchange", self._settings.discovery_exchange),
+        ):
+            if not on:
+                views.append(DiscoveryView(name=name, state="off", detail="switched off", found=0))
+        return views
+
+    def _disagreements(self) -> list[str]:
+        """Markets that others define differently: their books cannot be shared."""
+        texts = []
+        for key, node in self._engine.unknown_markets.items():
+            symbol, _, theirs = key.partition("@")
+            ours = self._instruments.find(symbol)
+            if ours is not None:
+                texts.append(
+                    f"node {node[:12]} trades {symbol} with tick/lot {theirs}, this node with "
+                    f"{ours.key.partition('@')[2]}: these books are not shared; use the same "
+                    "instruments file on both"
+                )
+        return texts
+
+
+async def _first_free(ports: Sequence[int], listen: Callable[[int], Awaitable[object]]) -> None:
+    for port in ports:
+        try:
+            await listen(port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                raise
+        else:
+            return
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

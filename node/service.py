@@ -1,0 +1,339 @@
+"""The node's face to its API: decimal texts in and out, refusals as `ServiceError`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+from exchange.core import Drained, Refused
+from exchange.engine import Engine
+from exchange.instruments import Instrument, Instruments, UnknownInstrument
+from exchange.journal import Journal
+from exchange.market import Market, Trade
+from exchange.records import Fill, Order
+from node.committer import Committer
+from node.hub import Hub
+from node.views import (
+    BookReset,
+    BookView,
+    FillView,
+    LevelChange,
+    LevelView,
+    MarketView,
+    OrderEvent,
+    OrderRequest,
+    OrderView,
+    ServiceError,
+    Side,
+    Status,
+    StreamEvent,
+    TradeEvent,
+    TradeView,
+)
+
+BUY, SELL = 1, -1
+MAX_LIMIT = 1000
+MAX_CLIENT_ID = 64  # characters
+
+_STATUS_OF = {
+    "unknown_order": 404,
+    "unknown_market": 404,
+    "client_id_reused": 409,
+    "order_done": 409,
+    "stale_data": 503,
+}
+
+
+def iso(us: int) -> str:
+    """Microseconds since the epoch as ISO 8601 in UTC with milliseconds."""
+    time = datetime.fromtimestamp(us // 1_000_000, UTC)
+    return f"{time:%Y-%m-%dT%H:%M:%S}.{us // 1000 % 1000:03d}Z"
+
+
+def side_word(side: int) -> Side:
+    return "buy" if side == BUY else "sell"
+
+
+class TradingService:
+    """Orders, books, trades and their streams. The engine is called here; `Committer` does the rest."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        instruments: Instruments,
+        journal: Journal,
+        committer: Committer,
+        clock: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._instruments = instruments
+        self._by_key = {instrument.key: instrument for instrument in instruments}
+        self._journal = journal
+        self._committer = committer
+        self._clock = clock
+        self.hub = Hub()
+
+    # Orders
+
+    async def submit(self, request: OrderRequest) -> OrderView:
+        instrument = self._instrument(request.market)
+        if request.side not in ("buy", "sell"):
+            raise ServiceError(400, "bad_side", "side is buy or sell")
+        if request.client_id is not None and not (
+            0 < len(request.client_id) <= MAX_CLIENT_ID and request.client_id.isprintable()
+        ):
+            raise ServiceError(
+                400, "bad_client_id", f"a client id has 1 to {MAX_CLIENT_ID} printable characters"
+            )
+        try:
+            quantity = instrument.to_lots(request.quantity)
+            price = None if request.price is None else instrument.to_ticks(request.price)
+        except (ValueError, TypeError) as error:
+            raise ServiceError(400, "bad_number", str(error)) from error
+        side = BUY if request.side == "buy" else SELL
+        if request.client_id is not None and self._engine.by_client_id(request.client_id) is None:
+            earlier = self._journal.by_client_id(request.client_id)
+            if earlier is not None:
+                same = (earlier.market, earlier.side, earlier.price, earlier.quantity)
+                if same != (instrument.key, side, price, quantity):
+                    raise ServiceError(
+                        409,
+                        "client_id_reused",
+                        f"client id {request.client_id!r} belongs to order {earlier.number}, "
+                        "which is different",
+                    )
+                return self._order_view(earlier)
+        try:
+            order = self._engine.submit(
+                self._clock(), instrument.key, side, price, quantity, request.client_id
+            )
+        except Refused as refused:
+            raise _service_error(refused) from refused
+        await self._committer.durable()
+        return self._order_view(order)
+
+    async def cancel(self, order_id: str) -> OrderView:
+        number = self._number(order_id)
+        try:
+            order = self._engine.cancel(self._clock(), number)
+        except Refused as refused:
+            if refused.code == "unknown_order":
+                stored = self._journal.order(number)
+                if stored is not None:
+                    raise ServiceError(
+                        409, "order_done", f"order {number} is already {_end_of(stored)}"
+                    ) from refused
+            raise _service_error(refused) from refused
+        await self._committer.durable()
+        return self._order_view(order)
+
+    def order(self, order_id: str) -> OrderView:
+        number = self._number(order_id)
+        order = self._engine.order(number) or self._journal.order(number)
+        if order is None:
+            raise ServiceError(404, "unknown_order", f"this node has no order {number}")
+        return self._order_view(order)
+
+    def orders(
+        self, *, market: str | None = None, open_only: bool = True, limit: int = 100
+    ) -> list[OrderView]:
+        key = None if market is None else self._instrument(market).key
+        limit = min(limit, MAX_LIMIT)
+        if not open_only:
+            stored = self._journal.orders(market=key, limit=limit)
+            # What the engine holds is ahead of the disk by at most the commit under way.
+            found = [self._engine.order(order.number) or order for order in stored]
+        else:
+            found = [o for o in self._engine.open_orders if key is None or o.market == key]
+            found = found[::-1][:limit]
+        return [self._order_view(order) for order in found if order.market in self._by_key]
+
+    def fills(self, *, market: str | None = None, limit: int = 100) -> list[FillView]:
+        key = None if market is None else self._instrument(market).key
+        fills = self._journal.fills(market=key, limit=min(limit, MAX_LIMIT))
+        return [self._fill_view(fill) for fill in fills if fill.market in self._by_key]
+
+    # Markets
+
+    def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
+        limit = min(limit, MAX_LIMIT)
+        if market is not None:
+            markets = [self._market(market)]
+        else:
+            markets = list(self._engine.markets.values())
+        trades = [(trade, m) for m in markets for trade in m.tape]
+        trades.sort(key=lambda pair: pair[0].event.time, reverse=True)
+        return [self._trade_view(m.key, trade) for trade, m in trades[:limit]]
+
+    def book(self, market: str, *, depth: int = 25) -> BookView:
+        found = self._market(market)
+        instrument = self._by_key[found.key]
+        own: dict[tuple[int, int], int] = {}
+        for order in self._engine.open_orders:
+            if order.market == found.key and order.price is not None and order.shown:
+                at = (order.side, order.price)
+                own[at] = own.get(at, 0) + order.shown
+
+        def levels(side: int) -> list[LevelView]:
+            return [
+                LevelView(
+                    price=instrument.price_text(price),
+                    quantity=instrument.quantity_text(quantity),
+                    orders=orders,
+                    own=instrument.quantity_text(own.get((side, price), 0)),
+                )
+                for price, quantity, orders in found.book.levels(side, depth)
+            ]
+
+        return BookView(
+            market=instrument.symbol,
+            sequence=found.version,
+            digest=found.digest(),
+            bids=levels(BUY),
+            asks=levels(SELL),
+            time=iso(self._engine.us(self._clock())),
+        )
+
+    def markets(self) -> list[MarketView]:
+        views = []
+        for key, instrument in self._by_key.items():
+            market = self._engine.markets[key]
+            bid, ask = market.book.best(BUY), market.book.best(SELL)
+            last = max(market.tape, key=lambda trade: trade.event.time, default=None)
+            views.append(
+                MarketView(
+                    symbol=instrument.symbol,
+                    base=instrument.base,
+                    quote=instrument.quote,
+                    tick=str(instrument.tick),
+                    lot=str(instrument.lot),
+                    bid=None if bid is None else instrument.price_text(bid),
+                    ask=None if ask is None else instrument.price_text(ask),
+                    last=None if last is None else instrument.price_text(last.event.price),
+                )
+            )
+        return views
+
+    def subscribe(self, market: str) -> AsyncIterator[StreamEvent]:
+        symbol = self._instrument(market).symbol
+        return self.hub.subscribe(
+            symbol, lambda: BookReset(market=symbol, book=self.book(symbol, depth=100))
+        )
+
+    def publish(self, drained: Drained) -> None:
+        """Tell subscribers what became durable."""
+        for key, side, price in drained.levels:
+            instrument = self._by_key[key]
+            if not self.hub.wanted(instrument.symbol):
+                continue
+            market = self._engine.markets[key]
+            _, quantity, orders = market.book.level(side, price)
+            self.hub.publish(
+                instrument.symbol,
+                LevelChange(
+                    market=instrument.symbol,
+                    sequence=market.version,
+                    side=side_word(side),
+                    price=instrument.price_text(price),
+                    quantity=instrument.quantity_text(quantity),
+                    orders=orders,
+                ),
+            )
+        for key, trade in drained.trades:
+            symbol = self._by_key[key].symbol
+            if self.hub.wanted(symbol):
+                view = self._trade_view(key, trade)
+                self.hub.publish(symbol, TradeEvent(market=symbol, trade=view))
+        for order in drained.orders:
+            symbol = self._by_key[order.market].symbol
+            if self.hub.wanted(symbol):
+                self.hub.publish(symbol, OrderEvent(market=symbol, order=self._order_view(order)))
+
+    # Between texts and integers
+
+    def _instrument(self, name: str) -> Instrument:
+        try:
+            return self._instruments[name]
+        except UnknownInstrument as error:
+            raise ServiceError(404, "unknown_market", str(error)) from error
+
+    def _market(self, name: str) -> Market:
+        return self._engine.markets[self._instrument(name).key]
+
+    def _number(self, order_id: str) -> int:
+        node, dash, number = order_id.rpartition("-")
+        if dash and node != self._engine.node_id:
+            raise ServiceError(
+                404,
+                "unknown_order",
+                f"order {order_id} belongs to node {node[:40]}, not to this one",
+            )
+        if not (number.isascii() and number.isdigit()) or len(number) > 12:
+            raise ServiceError(
+                400, "bad_order_id", f"{order_id[:60]!r} is no order id; see 'exchange-node orders'"
+            )
+        return int(number)
+
+    def _order_view(self, order: Order) -> OrderView:
+        instrument = self._by_key[order.market]
+        lots = instrument.quantity_text
+        status: Status = "pending" if order.pending and not order.shown else "open"
+        if order.done:
+            status = _end_of(order)
+        average = None
+        if order.filled:
+            average = instrument.average_price_text(order.value, order.filled)
+        return OrderView(
+            id=f"{self._engine.node_id}-{order.number}",
+            number=order.number,
+            market=instrument.symbol,
+            side=side_word(order.side),
+            type="market" if order.price is None else "limit",
+            price=None if order.price is None else instrument.price_text(order.price),
+            quantity=lots(order.quantity),
+            filled=lots(order.filled),
+            remaining=lots(order.free),
+            pending=lots(order.pending),
+            status=status,
+            average_price=average,
+            created=iso(order.time),
+            client_id=order.client_id,
+        )
+
+    def _fill_view(self, fill: Fill) -> FillView:
+        instrument = self._by_key[fill.market]
+        return FillView(
+            id=f"{fill.taker}:{fill.take}",
+            market=instrument.symbol,
+            order_id=f"{self._engine.node_id}-{fill.order}",
+            role="maker" if fill.role == "maker" else "taker",
+            side=side_word(fill.side),
+            price=instrument.price_text(fill.price),
+            quantity=instrument.quantity_text(fill.quantity),
+            time=iso(fill.time),
+            counterparty=fill.counterparty,
+            counterparty_order_id=f"{fill.counterparty}-{fill.counterparty_order}",
+        )
+
+    def _trade_view(self, key: str, trade: Trade) -> TradeView:
+        instrument = self._by_key[key]
+        event = trade.event
+        return TradeView(
+            id=f"{event.taker}:{event.take}",
+            market=instrument.symbol,
+            side=side_word(-event.side),
+            price=instrument.price_text(event.price),
+            quantity=instrument.quantity_text(event.quantity),
+            time=iso(event.time),
+            maker=trade.maker,
+            taker=event.taker,
+        )
+
+
+def _end_of(order: Order) -> Literal["filled", "cancelled"]:
+    return "filled" if order.filled == order.quantity else "cancelled"
+
+
+def _service_error(refused: Refused) -> ServiceError:
+    return ServiceError(_STATUS_OF.get(refused.code, 422), refused.code, refused.detail)

@@ -1,0 +1,223 @@
+"""The dial loop: calls whoever the address book says is due, and tells it what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, Protocol
+
+from p2p.addresses import Address, AddressBook
+from p2p.discovery.base import describe
+from p2p.errors import Code, ConnectFailed, HandshakeRefused
+from p2p.hostport import normal_host
+from p2p.link import Link, PeerInfo
+from p2p.reconnect import wait_after
+
+log = logging.getLogger(__name__)
+
+MAX_DIALS: Final = 8  # at once
+RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
+RESERVE_SHARE: Final = 4  # one link in so many
+
+
+class Dialer(Protocol):
+    """Makes links; `p2p.direct.DirectConnectionService` over TCP, tests over memory."""
+
+    async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
+        """Returns an established link that the link handler has been told of.
+
+        Raises:
+            ConnectFailed: nobody answered, or not in time.
+            HandshakeRefused: one side ended the handshake.
+        """
+        ...
+
+
+def outbound_limit(max_peers: int) -> int:
+    """How many links a node dials itself; the rest is for those who dial it. In a small network
+    every link counts, so nothing is kept back there."""
+    return max_peers - max_peers // RESERVE_SHARE if max_peers >= RESERVE_FROM else max_peers
+
+
+class DialLoop:
+    """Dials addresses of `book` while there is room, at most `MAX_DIALS` at once.
+
+    Two kinds of dial: to get a link, and, to a peer that is connected already, as a *feeler* that
+    only proves the address. A feeler is answered `duplicate`, which comes after the identity check
+    and so is all the proof there is to have without a second link.
+    """
+
+    def __init__(
+        self,
+        book: AddressBook,
+        links: Mapping[str, Link],
+        *,
+        max_peers: int,
+        rng: random.Random,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        reached: Callable[[str, Address], None],
+        forgotten: Callable[[Address], None],
+    ) -> None:
+        """`links`: a live view of the links in use, by node id. `reached` is told of every address
+        that was proven, `forgotten` of those that failed too often."""
+        self.dialer: Dialer | None = None
+        self.busy: dict[tuple[str, int], Address] = {}  # being dialled
+        self._feeling: set[tuple[str, int]] = set()  # of these: feelers
+        self._met: dict[tuple[str, int], str] = {}  # dialled address: who answered there
+        self._book = book
+        self._links = links
+        self._max_peers = max_peers
+        self._rng = rng
+        self._clock = clock
+        self._wall = wall
+        self._reached = reached
+        self._forgotten = forgotten
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something changed: look again."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Dial whoever is due, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                for address, feeler in self.choose(self._clock()):
+                    self.busy[address.key] = address
+                    if feeler:
+                        self._feeling.add(address.key)
+                    group.create_task(self._attempt_quietly(address), name=f"dial {address}")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._idle_time()):
+                        await self._wake.wait()
+
+    def choose(self, now: float) -> list[tuple[Address, bool]]:
+        """Addresses to dial now, each with whether it is a feeler. Changes nothing."""
+        slots = MAX_DIALS - len(self.busy)
+        if slots <= 0:
+            return []
+        feelers = self._book.feelers(
+            now, unproven=self._unproven(), busy=self.busy, limit=max(slots // 2, 1)
+        )
+        dialling = len(self.busy) - len(self._feeling)
+        room = self._max_peers - len(self._links) - dialling
+        outbound = sum(link.peer.outbound for link in self._links.values()) + dialling
+        own_room = outbound_limit(self._max_peers) - outbound
+        if own_room > 0:
+            room = min(room, own_room)
+        candidates = self._book.candidates(
+            now,
+            self._rng,
+            connected=self._links,
+            busy=self.busy,
+            limit=max(min(slots - len(feelers), room), 0),
+            pinned_only=own_room <= 0,
+        )
+        return [(a, True) for a in feelers] + [(a, False) for a in candidates]
+
+    async def attempt(self, address: Address) -> str:
+        """Dial an address and note the outcome; returns the node id of the peer there, which is
+        connected, if not by this link then by another.
+
+        Raises:
+            ConnectFailed, HandshakeRefused: as `Dialer.dial`.
+        """
+        if self.dialer is None:
+            raise ConnectFailed("this node makes no connections")
+        self._book.attempt(address, self._clock())
+        self.busy[address.key] = address
+        expect = self._expected(address)
+        try:
+            link = await self.dialer.dial(address.host, address.port, expect)
+            node_id = link.peer.node_id
+        except HandshakeRefused as refusal:
+            answered = self._refused(address, expect, refusal)
+            if answered is None:
+                raise
+            node_id = answered
+        except (ConnectFailed, OSError) as error:
+            self._failed(address, describe(error), None)
+            raise ConnectFailed(describe(error)) from error
+        finally:
+            self.busy.pop(address.key, None)
+            self._feeling.discard(address.key)
+            self._met.pop(address.key, None)
+            self.wake()
+        self._book.succeeded(address, node_id, self._wall())
+        if node_id not in self._links:
+            # It closed again before we could look: not at once a second time.
+            self._book.defer(address, self._clock(), self._rng)
+        self._reached(node_id, address)
+        return node_id
+
+    def note_answer(self, info: PeerInfo) -> None:
+        """Remember who answers at the address being dialled: a refusal does not say."""
+        host = normal_host(info.address)
+        here = [key for key in self.busy if key[0] == host]
+        exact = (host, info.listen_port)
+        if exact in here:
+            self._met[exact] = info.node_id
+        elif len(here) == 1:
+            self._met[here[0]] = info.node_id
+
+    def dialled_for(self, info: PeerInfo) -> Address | None:
+        """The address that an outbound link which is just coming up was dialled at."""
+        return next((self.busy[k] for k, node in self._met.items() if node == info.node_id), None)
+
+    async def _attempt_quietly(self, address: Address) -> None:
+        try:
+            await self.attempt(address)
+        except (ConnectFailed, HandshakeRefused) as error:
+            log.debug("dial %s: %s", address, error)
+        except Exception as error:
+            log.exception("dialling %s failed in an unexpected way", address)
+            self._failed(address, describe(error), None)
+
+    def _unproven(self) -> set[str]:
+        return {node_id for node_id in self._links if self._book.proven(node_id) is None}
+
+    def _idle_time(self) -> float | None:
+        now = self._clock()
+        skip = self._links.keys() - self._unproven()
+        due = self._book.next_due(now, skip=skip, busy=self.busy)
+        return None if due is None else max(due - now, 0.0)
+
+    def _expected(self, address: Address) -> str | None:
+        # The operator configured an address, not a node: whoever has it now is meant, unless a
+        # connected peer says that it is there.
+        if address.pinned(self._clock()) and address.node_id not in self._links:
+            return None
+        return address.node_id
+
+    def _refused(
+        self, address: Address, expect: str | None, refusal: HandshakeRefused
+    ) -> str | None:
+        """Note a refusal; returns who refused when it shows that all is well there."""
+        now = self._clock()
+        if refusal.code is Code.DUPLICATE:
+            # The handshake got as far as the admission: the expected node is there.
+            node_id = expect or self._met.get(address.key)
+            if node_id is not None and node_id in self._links:
+                return node_id
+            if node_id is not None:
+                self._failed(address, str(refusal), None)  # it has yet to notice our old link's end
+            elif address.node_id in self._links:
+                address.next_dial = now  # a connected peer says that it is there: prove it
+            else:
+                self._book.is_duplicate(address, now, self._rng)
+        elif refusal.code is Code.SELF:
+            self._book.is_ourselves(address)
+        elif refusal.code is Code.WRONG_IDENTITY and not (address.tried or address.pinned(now)):
+            self._book.remove(address)  # what we were told is wrong; room for who knows better
+        else:
+            self._failed(address, str(refusal), refusal.code)
+        return None
+
+    def _failed(self, address: Address, error: str, code: Code | None) -> None:
+        if self._book.failed(address, self._clock(), self._rng, error, wait_after(code)):
+            self._forgotten(address)

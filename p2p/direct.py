@@ -1,0 +1,308 @@
+"""Links over direct TCP: accepting and dialling, with TLS or without."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+
+from p2p import tls
+from p2p.connection import MSGPACK, Connection
+from p2p.errors import Code, ConnectFailed, HandshakeRefused, P2PError
+from p2p.handshake import NONCE_LENGTH, Role, Terms
+from p2p.identity import Identity
+from p2p.limits import (
+    CONNECT_TIMEOUT,
+    HANDSHAKE_TIMEOUT,
+    MAX_PENDING_HANDSHAKES,
+    PROTOCOL_VERSION,
+)
+from p2p.link import Link, LinkHandler, PeerInfo
+from p2p.messages import Capabilities, Codec
+from p2p.wire import CLOSE_GRACE
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 128  # connections that the operating system holds until they are accepted
+_ACCEPT_PAUSE = 0.5  # seconds, when the process has no file descriptors left
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LEAST_TRY = 1.0  # seconds for each address of a name, of CONNECT_TIMEOUT
+
+
+class DirectConnectionService:
+    """Owns the listening sockets, the handshakes that are under way, and every link made by it.
+
+    `admit` is asked about each proven peer, on the dialling and on the accepting side, just before
+    `handler.link_up`; a code refuses it, and the peer is told.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        network: str,
+        codec: Codec,
+        handler: LinkHandler,
+        secure: bool,
+        agent: str,
+        supported_protocols: Sequence[str],
+        admit: Callable[[PeerInfo], Code | None],
+        clock: Callable[[], float] = time.monotonic,
+        codecs: Sequence[str] = (MSGPACK,),
+    ) -> None:
+        """`clock` is monotonic seconds. `codecs` are those offered besides JSON.
+
+        Raises:
+            OSError: the key could not be given to TLS, which takes keys from files only.
+        """
+        self._identity = identity
+        self._network = network
+        self._codec = codec
+        self._handler = handler
+        self._admit = admit
+        self._clock = clock
+        self._capabilities = Capabilities(
+            version=PROTOCOL_VERSION,
+            supported_protocols=list(supported_protocols),
+            codecs=list(codecs),
+            agent=agent,
+        )
+        self._server_tls = tls.server_context(identity) if secure else None
+        self._client_tls = tls.client_context(identity) if secure else None
+        # asyncio's own limit is longer than ours, so that there is one place that says what happened.
+        self._tls_timeout = HANDSHAKE_TIMEOUT + 1 if secure else None
+        self._tls_grace = CLOSE_GRACE if secure else None
+        self._port = 0
+        self._stopping = False
+        self._listeners: list[socket.socket] = []
+        self._acceptors: list[asyncio.Task[None]] = []
+        self._greetings: dict[
+            asyncio.Task[None], None
+        ] = {}  # handshakes of strangers, oldest first
+        self._connections: set[Connection] = set()
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Accept links at `host` (a name or an address; `::` means IPv6 and IPv4) and `port` (0: any free
+        one). Returns where.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        try:
+            for family, _, _, _, address in dict.fromkeys(infos):
+                # Every address of a name listens on the port that the first one got.
+                bound = (address[0], self._port or port, *address[2:])
+                listener = _listen(family, bound, dual=host == "::")
+                self._listeners.append(listener)
+                self._port = listener.getsockname()[1]
+        except OSError:
+            self._close_listeners()
+            self._port = 0
+            raise
+        self._acceptors = [loop.create_task(self._accept(each)) for each in self._listeners]
+        return self._listeners[0].getsockname()[0], self._port
+
+    async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
+        """A new link to the node at `host` and `port`, which has to be `expect` if given.
+
+        Raises:
+            ConnectFailed: nobody there, not in time, or no node of this kind.
+            HandshakeRefused: a node is there, and it or this one declined.
+        """
+        if self._stopping:
+            raise ConnectFailed("this node is stopping")
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                opened = await _connect(host, port)
+        except TimeoutError:
+            raise ConnectFailed(f"{where} did not answer in {CONNECT_TIMEOUT:g} s") from None
+        except (OSError, UnicodeError, OverflowError) as error:
+            raise ConnectFailed(f"{where}: {error}") from error
+        connection = self._connection(Role.DIAL, expect)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                await loop.create_connection(
+                    lambda: connection,
+                    sock=opened,
+                    ssl=self._client_tls,
+                    server_hostname=None if self._client_tls is None else "",
+                    ssl_handshake_timeout=self._tls_timeout,
+                    ssl_shutdown_timeout=self._tls_grace,
+                )
+                self._track(connection)
+                await connection.established
+        except TimeoutError:
+            connection.expire(HANDSHAKE_TIMEOUT)
+            raise ConnectFailed(
+                f"{where} did not finish the handshake in {HANDSHAKE_TIMEOUT:g} s"
+            ) from None
+        except ConnectFailed as error:
+            raise ConnectFailed(f"{where}: {error}") from error
+        except OSError as error:
+            opened.close()
+            raise ConnectFailed(f"{where}: {_tls_failure(error)}") from error
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        return connection
+
+    async def stop(self) -> None:
+        """Accept no more, say goodbye to every peer, and close, within about `CLOSE_GRACE`."""
+        self._stopping = True
+        tasks = [*self._acceptors, *self._greetings]
+        for task in tasks:
+            task.cancel()
+        self._close_listeners()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._acceptors.clear()
+        open_connections = list(self._connections)
+        for connection in open_connections:
+            connection.close(Code.SHUTDOWN, "the node is stopping")
+        if open_connections:
+            closing = asyncio.gather(*(each.wait_closed() for each in open_connections))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closing, CLOSE_GRACE + 0.5)
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)  # `link_down` of the last ones
+
+    # Accepting
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    logger.warning("cannot accept peers: %s", error)
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            if len(self._greetings) >= MAX_PENDING_HANDSHAKES:
+                # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
+                next(iter(self._greetings)).cancel()
+            task = loop.create_task(self._greet(accepted, str(address[0])))
+            self._greetings[task] = None
+            task.add_done_callback(self._greetings.pop)
+
+    async def _greet(self, accepted: socket.socket, address: str) -> None:
+        connection = self._connection(Role.ACCEPT, None)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                await loop.connect_accepted_socket(
+                    lambda: connection,
+                    accepted,
+                    ssl=self._server_tls,
+                    ssl_handshake_timeout=self._tls_timeout,
+                    ssl_shutdown_timeout=self._tls_grace,
+                )
+                self._track(connection)
+                await connection.established
+        except TimeoutError:
+            connection.expire(HANDSHAKE_TIMEOUT)
+            logger.info("%s: no handshake in %g s", address, HANDSHAKE_TIMEOUT)
+        except HandshakeRefused as error:
+            logger.info("%s: %s", address, error)
+        except P2PError as error:
+            logger.info("%s: no handshake: %s", address, error)
+        except OSError as error:
+            accepted.close()
+            logger.info("%s: %s", address, _tls_failure(error))
+        except asyncio.CancelledError:
+            if not connection.established.done():
+                connection.abort()
+                accepted.close()
+            raise
+
+    # Helpers
+
+    def _connection(self, role: Role, expect: str | None) -> Connection:
+        return Connection(
+            role,
+            Terms(self._identity, self._network, self._port, self._capabilities),
+            self._codec,
+            self._handler,
+            self._admit,
+            nonce=secrets.token_bytes(NONCE_LENGTH),
+            expect=expect,
+            clock=self._clock,
+        )
+
+    def _track(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        connection.on_gone(self._connections.discard)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self._port = 0
+
+
+def _listen(family: int, address: tuple[object, ...], *, dual: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    """A TCP connection to the first address of `host` that answers.
+
+    Raises:
+        OSError: none does; of the first one.
+    """
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    share = max(CONNECT_TIMEOUT / len(infos), _LEAST_TRY)
+    failures: list[OSError] = []
+    for family, kind, protocol, _, address in infos:
+        candidate = socket.socket(family, kind, protocol)
+        try:
+            candidate.setblocking(False)
+            await asyncio.wait_for(loop.sock_connect(candidate, address), share)
+        except OSError as error:  # TimeoutError is one
+            candidate.close()
+            failures.append(error)
+        except BaseException:
+            candidate.close()
+            raise
+        else:
+            return candidate
+    raise failures[0]
+
+
+def _tls_failure(error: OSError) -> str:
+    """Why a TLS handshake failed, in words for the operator."""
+    if isinstance(error, ssl.SSLError) and error.reason in (
+        "WRONG_VERSION_NUMBER",
+        "HTTP_REQUEST",
+        "UNSUPPORTED_PROTOCOL",
+        "RECORD_LAYER_FAILURE",
+        "PACKET_LENGTH_TOO_LONG",
+    ):
+        return "the peer does not speak TLS; is P2P_SECURITY=off there?"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    return f"the connection broke in the TLS handshake: {error}"

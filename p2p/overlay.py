@@ -1,0 +1,212 @@
+"""This node's place in the network: links, peers, discovery, router and RPC, put together.
+
+Whoever uses it registers handlers at `router`, is told of neighbours through `on_neighbour`, and
+sends with `send` and `broadcast`. Sockets and timers end here: what is above sees messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from p2p.direct import DirectConnectionService
+from p2p.discovery.base import Discovery, Strategy
+from p2p.discovery.bootstrap import BootstrapStrategy
+from p2p.discovery.exchange import ExchangeStrategy
+from p2p.discovery.mdns import MdnsStrategy
+from p2p.discovery.persisted import PersistedStrategy
+from p2p.errors import Code, DeliveryError
+from p2p.identity import Identity
+from p2p.limits import PROTOCOL_VERSION
+from p2p.link import Link
+from p2p.messages import Codec, Envelope
+from p2p.peers import PeerManager
+from p2p.router import MessageRouter
+from p2p.rpc import Rpc
+from p2p.storage import PeerStorage
+
+log = logging.getLogger(__name__)
+
+TICK = 0.05  # seconds between looks at the router's timers
+
+
+@dataclass(frozen=True, slots=True)
+class OverlaySettings:
+    """What an overlay is made of. Seconds; `host` is where links are accepted."""
+
+    host: str
+    network: str
+    secure: bool
+    agent: str
+    storage_path: Path
+    max_peers: int = 50
+    reconnect_interval: float = 30.0
+    bootstrap: Sequence[tuple[str, int]] = ()
+    mdns: bool = True
+    exchange: bool = True
+    payloads: dict[str, type[msgspec.Struct]] = field(default_factory=dict)
+
+
+class Overlay:
+    """See the module. Everything belongs to one event loop, whose time is the clock."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: OverlaySettings,
+        *,
+        on_neighbour: Callable[[str, bool], None] = lambda node, up: None,
+    ) -> None:
+        self.node_id = identity.node_id
+        self._identity = identity
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._on_neighbour = on_neighbour
+        self._codec = Codec(settings.payloads)
+        rng = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self.router = MessageRouter(identity, rng=rng, wall_ms=lambda: int(time.time() * 1000))
+        self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
+        self.peers = PeerManager(
+            identity.node_id,
+            listener=self,
+            storage=PeerStorage(settings.storage_path),
+            max_peers=settings.max_peers,
+            reconnect_interval=settings.reconnect_interval,
+            rng=rng,
+        )
+        self._direct = DirectConnectionService(
+            identity,
+            network=settings.network,
+            codec=self._codec,
+            handler=self.peers,
+            secure=settings.secure,
+            agent=settings.agent,
+            supported_protocols=sorted(self._codec.payloads),
+            admit=self.peers.admit,
+            clock=self._loop.time,
+        )
+        self.peers.dialer = self._direct
+        self.discovery: Discovery | None = None
+        self.address: tuple[str, int] = (settings.host, 0)
+        self._flush_due = False
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def listen(self, port: int) -> None:
+        """Accept links on `port` (0: any free one). Call before `start`.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self.address = await self._direct.start(self._settings.host, port)
+
+    async def start(self) -> None:
+        """Start discovery and dialling."""
+        self.discovery = Discovery(self._strategies(), self.peers.found)
+        self._ticker = asyncio.create_task(self._tick(), name="router timers")
+        await self.peers.start()
+        await self.discovery.start()
+
+    def _strategies(self) -> list[Strategy]:
+        settings = self._settings
+        bootstrap = BootstrapStrategy(settings.bootstrap)
+        self.peers.on_peer_down(lambda peer: bootstrap.refresh())
+        strategies: list[Strategy] = [PersistedStrategy(self.peers.load_persisted_peers), bootstrap]
+        if settings.mdns:
+            host, port = self.address
+            strategies.append(
+                MdnsStrategy(self.node_id, settings.network, host, port, PROTOCOL_VERSION)
+            )
+        if settings.exchange:
+            exchange = ExchangeStrategy(self.node_id, self.peers.proven_peers, codec=self._codec)
+            self.peers.follow(exchange)
+            self.peers.handle("peerexchange", exchange.message)
+            strategies.append(exchange)
+        return strategies
+
+    async def stop(self) -> None:
+        """Leave: discovery withdrawn, peers told goodbye and saved. Bounded in time."""
+        if self.discovery is not None:
+            await self.discovery.stop()
+        await self.peers.stop()
+        await self.rpc.close()
+        self._send_now()
+        await self._direct.stop()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+
+    # Sending
+
+    def send(
+        self, to: str, message_type: str, payload: bytes, *, queue_for: float | None = None
+    ) -> None:
+        """As `MessageRouter.send`, and soon on the wire.
+
+        Raises:
+            DeliveryError: no way to the node.
+        """
+        self.router.send(self._loop.time(), to, message_type, payload, queue_for=queue_for)
+        self.flush()
+
+    def try_send(self, to: str, message_type: str, payload: bytes) -> None:
+        """For protocols that repeat: a message that finds no way is dropped."""
+        try:
+            self.send(to, message_type, payload)
+        except DeliveryError as error:
+            log.debug("%s not sent: %s", message_type, error)
+
+    def broadcast(self, message_type: str, payload: bytes) -> None:
+        """To every node of the network, and soon on the wire."""
+        self.router.broadcast(self._loop.time(), message_type, payload)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the router has, once at the end of this turn of the loop."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._send_now)
+
+    def _send_now(self) -> None:
+        self._flush_due = False
+        links = self.peers.links
+        for outgoing in self.router.take_outgoing():
+            reached = [links[peer] for peer in outgoing.peers if peer in links]
+            if len(reached) == 1:
+                reached[0].send(outgoing.envelope)
+            elif reached:
+                packed = self._codec.encode(outgoing.envelope)
+                for link in reached:
+                    link.send_packed(packed)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self.router.tick(self._loop.time())
+            self.flush()
+
+    # LinkHandler, behind the peer manager: one link for each peer
+
+    def link_up(self, link: Link) -> None:
+        node = link.peer.node_id
+        log.info("peer %s connected (%s)", node, link.peer.address)
+        self.router.link_up(self._loop.time(), node)
+        self._on_neighbour(node, True)
+        self.flush()
+
+    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+        node = link.peer.node_id
+        log.info("peer %s gone (%s)", node, reason or code or "connection lost")
+        self.router.link_down(self._loop.time(), node)
+        self._on_neighbour(node, False)
+        self.flush()
+
+    def message(self, link: Link, envelope: Envelope) -> None:
+        self.router.receive(self._loop.time(), link.peer.node_id, envelope)
+        self.flush()

@@ -1,0 +1,525 @@
+# ruff: noqa: A002 - `type` is what the wire and the contract call it
+"""Requests and responses between nodes: `RpcCore` without I/O, and `Rpc`, its asyncio face.
+
+A request carries how long its caller still waits, in ms from arrival: no clock is compared with another.
+It is answered once, or not at all when the caller cancelled or the deadline passed. A response counts only
+from the node that was asked. Ids start at random, so that a late answer to an earlier life of this node
+meets no open request. A request goes out at once or fails at once (it never waits in a queue, where its
+deadline would grow stale); a response may wait as long as its caller does.
+
+Nothing makes a request happen exactly once: after a timeout the caller does not know. What must not be
+done twice carries its own id in the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from p2p import limits
+from p2p.errors import DeliveryError, RpcError, RpcTimeout
+from p2p.messages import Cancel, Codec, Request, Response, pack
+from p2p.router import Handler, Received, Way
+
+log = logging.getLogger(__name__)
+
+MAX_METHOD_LENGTH: Final = 64
+MAX_ERROR_LENGTH: Final = 500  # characters of a message that a stranger chose
+ID_BITS: Final = 62
+
+Outcome = Response | RpcTimeout | DeliveryError
+
+
+class Sender(Protocol):
+    """What this needs of `p2p.router.MessageRouter`."""
+
+    def send(
+        self, now: float, to: str, type: str, payload: bytes, *, queue_for: float | None = None
+    ) -> Way: ...
+
+    def handle(self, type: str, handler: Handler) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that this node serves. `deadline`: seconds, on this node's clock."""
+
+    caller: str
+    id: int
+    method: str
+    body: bytes
+    deadline: float
+
+
+Start = Callable[[float, Call], None]
+"""Begins to serve a call; ends with `RpcCore.respond` or `RpcCore.fail`, at once or later."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    to: str
+    method: str
+    deadline: float
+
+
+@dataclass(slots=True)
+class _Load:
+    """What is being served."""
+
+    calls: int = 0
+    bytes: int = 0
+
+    def add(self, call: Call, sign: int) -> None:
+        self.calls += sign
+        self.bytes += sign * len(call.body)
+
+    def full(self, call: Call, max_calls: int, max_bytes: int) -> bool:
+        # A single call is always let in: its size is bounded by the frame's.
+        return self.calls >= max_calls or bool(
+            self.calls and self.bytes + len(call.body) > max_bytes
+        )
+
+
+class RpcCore:
+    """Both sides of requests, driven by messages and the time. Registers itself with the router.
+
+    `on_abort` hears of calls whose answer nobody waits for any more: cancelled, or past their deadline.
+    After each call of `request`, `receive` or `tick`, `take_results` has what became of requests.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        rng: random.Random,
+        on_abort: Callable[[float, Call], None] | None = None,
+        max_in_flight: int = limits.RPC_MAX_IN_FLIGHT,
+        max_deadline: float = limits.RPC_MAX_DEADLINE,
+    ) -> None:
+        self._sender = sender
+        self._on_abort = on_abort
+        self._max_in_flight = max_in_flight
+        self._max_deadline = max_deadline
+        self._codec = Codec()
+        self.handlers: dict[str, Start] = {}
+        self.closing = False  # new requests are answered "closed"
+        self._next_id = rng.getrandbits(ID_BITS)
+        self._asked: dict[int, _Asked] = {}
+        self._serving: dict[str, dict[int, Call]] = {}
+        self._load: dict[str, _Load] = {}  # per caller, as long as it has calls
+        self._load_all = _Load()
+        self._timers: list[tuple[float, int, str, int]] = []  # (at, number, caller or "", id)
+        self._timer_number = 0
+        self._live = 0  # asked and served now
+        self._results: list[tuple[int, Outcome]] = []
+        self.counters: dict[str, int] = {
+            "requests": 0,
+            "timeouts": 0,
+            "undeliverable": 0,
+            "stray_responses": 0,  # from the wrong node, or to no open request
+            "served": 0,
+            "refused_busy": 0,
+            "refused_unknown": 0,
+            "refused_expired": 0,
+            "duplicates": 0,
+            "aborted": 0,
+            "responses_lost": 0,
+        }
+        sender.handle("request", self.receive)
+        sender.handle("response", self.receive)
+        sender.handle("cancel", self.receive)
+
+    # Asking
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._asked)
+
+    def request(self, now: float, to: str, method: str, body: bytes, timeout: float) -> int:
+        """Ask `to`; the id under which the outcome will be among the results. `timeout`: seconds.
+
+        Raises:
+            ValueError: the request cannot be sent to anyone (too large, no node id, own id).
+        """
+        request_id = self._next_id
+        self._next_id = (self._next_id + 1) % (1 << ID_BITS)
+        request = Request(request_id, method, max(1, round(timeout * 1000)), body)
+        self.counters["requests"] += 1
+        try:
+            self._sender.send(now, to, "request", pack(request))
+        except DeliveryError as error:
+            self.counters["undeliverable"] += 1
+            self._results.append((request_id, error))
+            return request_id
+        self._asked[request_id] = _Asked(to, method, now + timeout)
+        self._time(now + timeout, "", request_id)
+        return request_id
+
+    def cancel(self, now: float, request_id: int) -> None:
+        """The caller does not want the answer any more. No result follows. Safe when it is over."""
+        asked = self._asked.pop(request_id, None)
+        if asked is None:
+            return
+        self._live -= 1
+        # If this is lost, the deadline ends the work over there.
+        with contextlib.suppress(DeliveryError):
+            self._sender.send(now, asked.to, "cancel", pack(Cancel(request_id)))
+
+    def take_results(self) -> list[tuple[int, Outcome]]:
+        """What became of requests since the last call, in order."""
+        taken, self._results = self._results, []
+        return taken
+
+    # Serving
+
+    def in_flight(self, caller: str) -> int:
+        """How many requests of `caller` are being served."""
+        load = self._load.get(caller)
+        return load.calls if load is not None else 0
+
+    def respond(self, now: float, call: Call, body: bytes) -> None:
+        """Answer a call with a msgpack body. Does nothing when the call has ended."""
+        if not self._finish(call):
+            return
+        try:
+            self._reply(now, call, Response(call.id, body=body))
+        except ValueError as error:
+            self._reply(now, call, Response(call.id, error="too_large", message=str(error)))
+
+    def fail(self, now: float, call: Call, code: str, message: str = "") -> None:
+        """Answer a call with an error. Does nothing when the call has ended."""
+        if self._finish(call):
+            text = message[:MAX_ERROR_LENGTH]
+            self._reply(now, call, Response(call.id, error=code[:MAX_METHOD_LENGTH], message=text))
+
+    def _reply(self, now: float, call: Call, response: Response) -> None:
+        try:
+            remaining = max(0.0, call.deadline - now)
+            self._sender.send(
+                now, call.caller, "response", pack(response), queue_for=remaining or None
+            )
+        except DeliveryError:
+            self.counters["responses_lost"] += 1
+
+    def _finish(self, call: Call) -> bool:
+        """Take the call off the list; False when it was not on it."""
+        calls = self._serving.get(call.caller)
+        if calls is None or calls.get(call.id) is not call:
+            return False
+        del calls[call.id]
+        self._load[call.caller].add(call, -1)
+        self._load_all.add(call, -1)
+        if not calls:
+            del self._serving[call.caller]
+            del self._load[call.caller]
+        self._live -= 1
+        return True
+
+    def _abort(self, now: float, caller: str, request_id: int) -> None:
+        call = self._serving.get(caller, {}).get(request_id)
+        if call is not None and self._finish(call):
+            self.counters["aborted"] += 1
+            if self._on_abort is not None:
+                self._on_abort(now, call)
+
+    # Messages and time
+
+    def receive(self, received: Received) -> bool:
+        """The router's handler for requests, responses and cancels."""
+        if received.broadcast:
+            return False
+        message = self._codec.payload(received.type, received.payload)
+        match message:
+            case Request():
+                return self._on_request(received.now, received.origin, message)
+            case Response():
+                self._on_response(received.origin, message)
+            case Cancel():
+                self._abort(received.now, received.origin, message.id)
+        return True
+
+    def _on_request(self, now: float, caller: str, request: Request) -> bool:
+        if not 0 <= request.id < 1 << 63 or len(request.method) > MAX_METHOD_LENGTH:
+            return False
+        if request.deadline <= 0:
+            self.counters["refused_expired"] += 1
+            return True
+        calls = self._serving.get(caller, {})
+        if request.id in calls:
+            self.counters["duplicates"] += 1
+            return True
+        deadline = now + min(request.deadline / 1000, self._max_deadline)
+        call = Call(caller, request.id, request.method, request.body, deadline)
+        start = self.handlers.get(call.method)
+        if self.closing:
+            self._reply(now, call, Response(call.id, error="closed", message="stopping"))
+        elif start is None:
+            self.counters["refused_unknown"] += 1
+            self._reply(now, call, Response(call.id, error="unknown_method", message=call.method))
+        elif self._busy(call):
+            self.counters["refused_busy"] += 1
+            text = f"{len(calls)} of your requests are being served"
+            self._reply(now, call, Response(call.id, error="busy", message=text))
+        else:
+            self.counters["served"] += 1
+            calls[call.id] = call
+            self._serving[caller] = calls
+            self._load.setdefault(caller, _Load()).add(call, 1)
+            self._load_all.add(call, 1)
+            self._time(deadline, caller, call.id)
+            start(now, call)
+        return True
+
+    def _busy(self, call: Call) -> bool:
+        own = self._load.get(call.caller, _Load())
+        return own.full(call, self._max_in_flight, limits.RPC_MAX_BYTES) or self._load_all.full(
+            call, limits.RPC_MAX_IN_FLIGHT_ALL, limits.RPC_MAX_BYTES_ALL
+        )
+
+    def _on_response(self, origin: str, response: Response) -> None:
+        asked = self._asked.get(response.id)
+        if asked is None or asked.to != origin:
+            self.counters["stray_responses"] += 1
+            return
+        del self._asked[response.id]
+        self._live -= 1
+        self._results.append((response.id, response))
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do, None if never."""
+        while self._timers and self._stale(self._timers[0]):
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def tick(self, now: float) -> None:
+        """Give up what is past its deadline, on both sides."""
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)
+            if self._stale(timer):
+                continue
+            _, _, caller, request_id = timer
+            if caller:
+                self._abort(now, caller, request_id)
+                continue
+            asked = self._asked.pop(request_id)
+            self._live -= 1
+            self.counters["timeouts"] += 1
+            error = RpcTimeout(f"{asked.to} did not answer {asked.method} in time")
+            self._results.append((request_id, error))
+
+    def _time(self, at: float, caller: str, request_id: int) -> None:
+        self._live += 1
+        self._timer_number += 1
+        heapq.heappush(self._timers, (at, self._timer_number, caller, request_id))
+        if len(self._timers) > 2 * self._live + 64:  # mostly answered ones: do not let them pile up
+            self._timers = [timer for timer in self._timers if not self._stale(timer)]
+            heapq.heapify(self._timers)
+
+    def _stale(self, timer: tuple[float, int, str, int]) -> bool:
+        at, _, caller, request_id = timer
+        if caller:
+            call = self._serving.get(caller, {}).get(request_id)
+            return call is None or call.deadline != at
+        asked = self._asked.get(request_id)
+        return asked is None or asked.deadline != at
+
+
+ServeHandler = Callable[[str, Any], Awaitable[Any]]
+
+
+class Rpc:
+    """Requests as awaitables, on the running event loop.
+
+    `flush` is called whenever the router may have something to send. Whoever owns this closes it.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        rng: random.Random,
+        flush: Callable[[], None],
+        max_in_flight: int = limits.RPC_MAX_IN_FLIGHT,
+    ) -> None:
+        self._core = RpcCore(
+            _Watched(sender, self._after_message),
+            rng=rng,
+            on_abort=self._on_abort,
+            max_in_flight=max_in_flight,
+        )
+        self._flush = flush
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self._core.counters
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this node that wait for their answer."""
+        return len(self._waiting)
+
+    def serve(self, method: str, handler: ServeHandler, *, body_type: Any = Any) -> None:
+        """Answer `method` with what `handler(caller, body)` returns, or the `RpcError` it raises.
+
+        `body_type`: what the body is decoded to; a body of another shape is answered "bad_request".
+        """
+        decoder = msgspec.msgpack.Decoder(body_type)
+
+        def start(now: float, call: Call) -> None:
+            task = self._loop.create_task(self._serve(call, handler, decoder))
+            key = (call.caller, call.id)
+            self._tasks[key] = task
+            task.add_done_callback(lambda done: self._task_done(key, done))
+
+        self._core.handlers[method] = start
+
+    async def call(
+        self,
+        to: str,
+        method: str,
+        payload: Any = None,
+        *,
+        timeout: float = limits.RPC_TIMEOUT,
+        result_type: Any = Any,
+    ) -> Any:
+        """The answer of `to` to `method`. Cancelling this tells the other side to stop.
+
+        Raises:
+            DeliveryError: no way to the node.
+            RpcTimeout: no answer within `timeout` seconds.
+            RpcError: it answered with an error ("busy", "unknown_method", "internal", or the method's
+                own), the answer is not a `result_type` ("bad_response"), or this was closed ("closed").
+            ValueError: the request is too large, or `to` is no node id or this node's own.
+        """
+        if self._closed:
+            raise RpcError("closed", "this node is stopping")
+        request_id = self._core.request(self._loop.time(), to, method, pack(payload), timeout)
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._waiting[request_id] = future
+        self._settle()
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            self._core.cancel(self._loop.time(), request_id)
+            self._settle()
+            raise
+        finally:
+            self._waiting.pop(request_id, None)
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome.error:
+            raise RpcError(outcome.error[:MAX_METHOD_LENGTH], outcome.message[:MAX_ERROR_LENGTH])
+        try:
+            return msgspec.msgpack.decode(outcome.body, type=result_type)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise RpcError("bad_response", f"{method}: {error}") from error
+
+    async def close(self) -> None:
+        """Stop serving and waiting; every open call ends with `RpcError("closed")`."""
+        self._closed = True
+        self._core.closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for request_id, future in list(self._waiting.items()):
+            self._core.cancel(self._loop.time(), request_id)
+            if not future.done():
+                future.set_exception(RpcError("closed", "this node is stopping"))
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._flush()
+
+    async def _serve(
+        self, call: Call, handler: ServeHandler, decoder: msgspec.msgpack.Decoder[Any]
+    ) -> None:
+        if self._loop.time() >= call.deadline:  # the loop was busy: nobody waits for this any more
+            self._core.tick(self._loop.time())
+            return
+        try:
+            body = decoder.decode(call.body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            self._core.fail(self._loop.time(), call, "bad_request", str(error))
+            self._settle()
+            return
+        try:
+            answer = pack(await handler(call.caller, body))
+        except RpcError as error:
+            self._core.fail(self._loop.time(), call, error.code, error.message)
+        except asyncio.CancelledError:
+            # Told to the caller unless it was the one who ended it; then the call is off the list.
+            self._core.fail(self._loop.time(), call, "closed" if self._closed else "internal")
+            self._settle()
+            raise
+        except Exception as error:
+            log.exception("serving %s failed", call.method)
+            # The type's name and no more: a message may hold what is not the caller's to know.
+            self._core.fail(self._loop.time(), call, "internal", type(error).__name__)
+        else:
+            self._core.respond(self._loop.time(), call, answer)
+        self._settle()
+
+    def _task_done(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+
+    def _on_abort(self, now: float, call: Call) -> None:
+        task = self._tasks.get((call.caller, call.id))
+        if task is not None:
+            task.cancel()
+
+    def _after_message(self) -> None:
+        # The router's driver flushes after every message; doing it here would reenter the router.
+        self._settle(flush=False)
+
+    def _settle(self, *, flush: bool = True) -> None:
+        """Hand out results, set the timer, let the router send."""
+        for request_id, outcome in self._core.take_results():
+            future = self._waiting.get(request_id)
+            if future is not None and not future.done():
+                future.set_result(outcome)
+        deadline = self._core.next_deadline()
+        if self._timer is not None and self._timer.when() != deadline:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and deadline is not None and not self._closed:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+        if flush:
+            self._flush()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._core.tick(self._loop.time())
+        self._settle()
+
+
+class _Watched:
+    """A sender whose handlers are followed by a call: results are handed out as messages arrive."""
+
+    def __init__(self, sender: Sender, after: Callable[[], None]) -> None:
+        self.send = sender.send
+        self._handle = sender.handle
+        self._after = after
+
+    def handle(self, type: str, handler: Handler) -> None:
+        def watched(received: Received) -> bool:
+            try:
+                return handler(received)
+            finally:
+                self._after()
+
+        self._handle(type, watched)

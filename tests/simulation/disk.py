@@ -1,0 +1,176 @@
+"""What survives a crash: tables in memory with the journal's meaning, or the real journal in a file.
+
+`commit` gets the records as they were at the drain. The memory disk keeps them encoded, so nothing on
+it can change with the objects of a node that went on running.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from exchange.events import Batch
+from exchange.feed import Snapshot
+from exchange.journal import Journal
+from exchange.records import (
+    Decision,
+    DropDecisions,
+    DropTake,
+    Fill,
+    Order,
+    PendingTake,
+    PutBatch,
+    PutDecision,
+    PutFill,
+    PutMeta,
+    PutOrder,
+    PutSnapshot,
+    PutTake,
+    Record,
+    Recovered,
+    StoredFeed,
+)
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def _unpack(data: bytes, kind: Any) -> Any:
+    return msgspec.msgpack.decode(data, type=kind)
+
+
+class DiskError(Exception):
+    """A commit that the journal would refuse: the same fill or decision a second time."""
+
+
+class Disk(Protocol):
+    def commit(self, records: list[Record]) -> None: ...
+
+    def recover(self) -> Recovered: ...
+
+    def orders(self) -> list[Order]:
+        """Every order ever written."""
+        ...
+
+    def fills(self) -> list[Fill]:
+        """Every fill ever written."""
+        ...
+
+    def reopen(self) -> None:
+        """The process died: what was committed stays."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MemoryDisk:
+    def __init__(self) -> None:
+        self._meta: dict[str, int] = {}
+        self._orders: dict[int, bytes] = {}
+        self._takes: dict[int, bytes] = {}
+        self._decisions: dict[tuple[str, int], bytes] = {}
+        self._marks: dict[str, int] = {}
+        self._fills: dict[tuple[str, int, str], bytes] = {}
+        self._batches: dict[tuple[str, str], dict[int, bytes]] = {}
+        self._snapshots: dict[tuple[str, str], tuple[int, bytes]] = {}
+
+    def commit(self, records: list[Record]) -> None:
+        for record in records:
+            self._write(record)
+
+    def _write(self, record: Record) -> None:
+        match record:
+            case PutOrder(order):
+                self._orders[order.number] = _pack(order)
+            case PutBatch(owner, batch):
+                self._batches.setdefault((owner, batch.market), {}).setdefault(
+                    batch.first, _pack(batch)
+                )
+            case PutFill(fill):
+                _insert(self._fills, (fill.taker, fill.take, fill.role), _pack(fill))
+            case PutTake(take):
+                self._takes[take.take] = _pack(take)
+            case DropTake(number):
+                self._takes.pop(number, None)
+            case PutDecision(decision):
+                _insert(self._decisions, (decision.taker, decision.take), _pack(decision))
+            case DropDecisions(taker, below):
+                for key in [k for k in self._decisions if k[0] == taker and k[1] < below]:
+                    del self._decisions[key]
+                self._marks[taker] = below
+            case PutMeta(name, value):
+                self._meta[name] = value
+            case PutSnapshot(owner, market, snapshot):
+                last = snapshot.batch.last
+                self._snapshots[owner, market] = last, _pack(snapshot)
+                held = self._batches.get((owner, market), {})
+                for first in [first for first in held if first <= last]:
+                    del held[first]
+
+    def recover(self) -> Recovered:
+        feeds = []
+        for owner, market in sorted({*self._batches, *self._snapshots}):
+            last, data = self._snapshots.get((owner, market), (0, None))
+            held = self._batches.get((owner, market), {})
+            feeds.append(
+                StoredFeed(
+                    owner,
+                    market,
+                    _unpack(data, Snapshot) if data is not None else None,
+                    [_unpack(held[first], Batch) for first in sorted(held) if first > last],
+                )
+            )
+        return Recovered(
+            meta=dict(self._meta),
+            orders=self.orders(),
+            takes=[_unpack(data, PendingTake) for _, data in sorted(self._takes.items())],
+            decisions=[_unpack(data, Decision) for _, data in sorted(self._decisions.items())],
+            marks=dict(self._marks),
+            feeds=feeds,
+        )
+
+    def orders(self) -> list[Order]:
+        return [_unpack(data, Order) for _, data in sorted(self._orders.items())]
+
+    def fills(self) -> list[Fill]:
+        return [_unpack(data, Fill) for data in self._fills.values()]
+
+    def reopen(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _insert(table: dict[Any, bytes], key: Any, value: bytes) -> None:
+    if key in table:
+        raise DiskError(f"{key} is written already")
+    table[key] = value
+
+
+class JournalDisk:
+    """The production journal; a crash closes the file between two commits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._journal = Journal(path, sync="normal")
+
+    def commit(self, records: list[Record]) -> None:
+        self._journal.commit(records)
+
+    def recover(self) -> Recovered:
+        return self._journal.recover()
+
+    def orders(self) -> list[Order]:
+        return self._journal.orders(market=None, limit=10**6)
+
+    def fills(self) -> list[Fill]:
+        return self._journal.fills(market=None, limit=10**6)
+
+    def reopen(self) -> None:
+        self._journal.close()
+        self._journal = Journal(self._path, sync="normal")
+
+    def close(self) -> None:
+        self._journal.close()

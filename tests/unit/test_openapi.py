@@ -1,0 +1,124 @@
+"""The API's description of itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+
+import pytest
+from api_kit import Api, check, running_api
+from fake_service import FakeService
+from jsonschema import ValidationError
+from openapi_spec_validator import validate
+
+from node.api import make_app
+from node.api.openapi import document, page
+from node.api.problems import CODES
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with running_api() as api:
+        yield api
+
+
+async def test_the_document_that_is_served_is_valid_openapi(api: Api) -> None:
+    answer = await api.get("/openapi.json")
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.json == document()
+    assert answer.json["openapi"] == "3.1.0"
+    validate(answer.json)
+
+
+def test_every_route_is_documented_and_every_documented_route_exists() -> None:
+    served = {
+        (route.method, route.resource.canonical)
+        for route in make_app(FakeService()).router.routes()
+        if route.resource is not None and route.resource.canonical.startswith("/v1")
+    }
+    described = {
+        (method.upper(), path)
+        for path, operations in document()["paths"].items()
+        for method in operations
+    }
+    assert {pair for pair in served if pair[0] != "HEAD"} == described
+    assert len(described) == 14
+
+
+def test_every_parameter_in_a_path_is_described() -> None:
+    for path, operations in document()["paths"].items():
+        for operation in operations.values():
+            named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
+            assert named == set(re.findall(r"\{(\w+)\}", path))
+            assert all(p["description"] for p in operation["parameters"])
+
+
+def test_operation_ids_are_unique_and_every_operation_lists_its_problems() -> None:
+    operations = [op for ops in document()["paths"].values() for op in ops.values()]
+    assert len({op["operationId"] for op in operations}) == len(operations)
+    for operation in operations:
+        assert {"400", "403", "421", "500"} <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize("value", ["1e5", "-1", "NaN", "", "1.", ".5", 5, None])
+def test_the_schema_of_an_order_refuses_what_is_no_plain_decimal(value: object) -> None:
+    order = {"market": "BTC-USD", "side": "buy", "quantity": "0.5"}
+    reference = {"$ref": "#/components/schemas/OrderRequest"}
+    check(order, reference)
+    with pytest.raises(ValidationError):
+        check(order | {"quantity": value}, reference)
+
+
+def test_every_event_of_the_stream_is_described() -> None:
+    described = document()["paths"]["/v1/stream"]["get"]["x-websocket"]
+    check({"op": "subscribe", "market": "BTC-USD"}, described["client"])
+    check({"event": "error", "code": "x", "detail": "y"}, described["server"])
+    check({"event": "pong"}, described["server"])
+    for wrong in ({"op": "nonsense"}, {"op": "subscribe"}):
+        with pytest.raises(ValidationError):
+            check(wrong, described["client"])
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in ("meta", "!doctype"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "action"):
+                self.links.add(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+async def test_the_page_is_well_formed_loads_nothing_and_explains_everything(api: Api) -> None:
+    answer = await api.get("/docs")
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    html = _Page()
+    html.feed(answer.body.decode())
+    assert html.open == []
+    assert html.tags.isdisjoint({"script", "link", "img", "iframe", "form"})
+    assert {link for link in html.links if not link.startswith("#")} == {"/openapi.json"}
+    assert {link[1:] for link in html.links if link.startswith("#")} <= set(html.ids)
+    assert len(html.ids) == len(set(html.ids))
+    assert {f"problem-{code}" for code in CODES} <= set(html.ids)
+    for path in document()["paths"]:
+        assert path in page()
+    assert f"{api.url}/v1/orders".encode() in answer.body
+
+
+async def test_the_root_leads_to_the_page(api: Api) -> None:
+    answer = await api.get("/")
+    assert (answer.status, answer.headers["Location"]) == (302, "/docs")
