@@ -13,6 +13,7 @@ import msgspec
 from exchange.core import Core, Refused
 from exchange.events import (
     BUY,
+    MAX_ORDER,
     MAX_PRICE,
     MAX_QUANTITY,
     SELL,
@@ -223,7 +224,9 @@ class Desk:
 
     def uncross(self, now: float, market: Market) -> None:
         """Own resting orders that cross earlier orders of others take them."""
-        crossed = []
+        crossed: list[Order] = []
+        if self._core.stale is not None:
+            return
         for side in (BUY, SELL):
             best = market.book.best(-side)
             if best is None:
@@ -340,8 +343,8 @@ class Desk:
                 self._recent[order.number] = order
                 while len(self._recent) > RECENT_ORDERS:
                     _, old = self._recent.popitem(last=False)
-                    if old.client_id is not None:
-                        self._client_ids.pop(old.client_id, None)
+                    if old.client_id and self._client_ids.get(old.client_id) == old.number:
+                        del self._client_ids[old.client_id]
         elif not order.opened:
             if shown and order.price is not None:
                 order.opened = True
@@ -381,6 +384,7 @@ class Desk:
             order.side,
             price,
             quantity,
+            seen=market.replicas[maker].feed.number,
         )
         order.pending += quantity
         market.reserve(maker, maker_order, quantity)
@@ -404,25 +408,34 @@ class Desk:
             self._fill_taker(
                 order, take.take, maker, take.maker_order, take.price, result.quantity, result.time
             )
-        feed_will_tell = result.reason in ("", "gone", "void")
-        market.release(
-            maker,
-            take.maker_order,
-            take.quantity,
-            Hold(result.quantity if result.quantity == take.quantity else None, result.number, None)
-            if feed_will_tell
-            else Hold(None, None, now + REFUSED_HOLD),
-        )
+        if result.reason == "void":
+            hold = Hold(None, result.number, None)
+        elif result.reason in ("", "gone"):
+            # The order was on show when we asked, so an event that we had not seen has taken it off.
+            # A maker that says otherwise would be asked again without end.
+            left = result.quantity if result.quantity == take.quantity else None
+            hold = Hold(left, max(result.number, take.seen + 1), None)
+        else:
+            hold = Hold(None, None, now + REFUSED_HOLD)
+        market.release(maker, take.maker_order, take.quantity, hold)
         self._continue(now, order)
         return True
 
     # Being taken from
 
     def on_take(self, now: float, taker: str, ask: Take) -> bool:
+        if not (
+            1 <= ask.below <= ask.take < 2**62
+            and 0 < ask.quantity < MAX_QUANTITY
+            and 0 < ask.price < MAX_PRICE
+            and 0 < ask.order < MAX_ORDER
+            and 0 < ask.taker_order < MAX_ORDER
+            and len(ask.market) <= 80
+            and len(taker) <= 64
+        ):
+            return False  # what no feed and no journal could hold
         if self._maker.stale(taker, ask.take):
             return True
-        if ask.take < 1 or ask.quantity < 1 or ask.below < 1 or ask.below > ask.take:
-            return False
         if self._maker.forget(taker, ask.below):
             self._core.records.append(DropDecisions(taker, ask.below))
         decision = self._maker.decided(taker, ask.take)

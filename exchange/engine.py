@@ -134,6 +134,7 @@ class Engine:
 
     def resume(self, now: float) -> None:
         """Call once after the start: unfinished market orders end, limit orders look at the book."""
+        self._follower.resume(now)
         self._desk.resume(now)
 
     def submit(
@@ -167,7 +168,7 @@ class Engine:
         """
         try:
             message = unpack(message_type, payload)
-        except (msgspec.DecodeError, RecursionError, KeyError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return False
         if isinstance(message, Batch):
             return self._follower.on_batch(now, message, via)
@@ -242,14 +243,14 @@ class Engine:
         self._desk.send_due(now)
         levels: list[tuple[str, int, int]] = []
         for market in core.markets.values():
-            for batch in market.writer.flush():
+            for batch in market.writer.flush() if core.stale is None else []:
                 core.records.append(PutBatch(core.node_id, batch))
                 fills = any(isinstance(event, Filled) for event in batch.events)
                 core.messages.append(Broadcast("trade" if fills else "order", pack(batch)))
             core.save_snapshot(market.writer.feed)
             levels.extend((market.key, side, price) for side, price in market.touched)
             market.touched.clear()
-        if self._leases.renewal_due(now):
+        if self._leases.renewal_due(now) and core.stale is None:
             core.messages.append(Broadcast("presence", pack(self._presence(now))))
         core.messages.extend(self._replicator.take_outgoing())
         copies = [msgspec.structs.replace(order) for order in core.orders.values()]

@@ -18,6 +18,7 @@ from exchange.events import (
     InvalidBatch,
     Opened,
     check_batch,
+    check_event,
     sign_batch,
 )
 from exchange.ports import Keys
@@ -109,7 +110,9 @@ class FeedState:
         """The state at a snapshot.
 
         Raises:
-            FeedFault: the pages are not those that the checkpoint names.
+            FeedFault: the pages are not those that the checkpoint names, or their owner put
+                impossible values into them.
+            msgspec.DecodeError: the owner signed pages of another shape.
         """
         last = snapshot.batch.events[-1]
         if not isinstance(last, Checkpoint) or last.state != state_hash(snapshot.pages):
@@ -119,6 +122,12 @@ class FeedState:
         state.head = snapshot.head
         for page in snapshot.pages:
             for number, side, price, shown, time in _page_decoder.decode(page):
+                if number in state.orders:
+                    raise FeedFault(f"order {number} twice in a snapshot")
+                try:
+                    check_event(Opened(number, side, price, shown or 1, time))
+                except InvalidBatch as error:
+                    raise FeedFault(str(error)) from error
                 state.orders[number] = ShownOrder(side, price, shown, time)
         return state
 
@@ -272,17 +281,14 @@ class Replica:
             FeedFault: signed by the owner, but contradicting its feed. The feed is frozen.
         """
         feed = self.feed
-        if feed.fault:
-            return []
         held = feed.batches.get(batch.first)
-        if held is not None and held[0].signature == batch.signature:
-            return []
         early = self._early.get(batch.first)
-        if early is not None and early[0].signature == batch.signature:
+        if (held is not None and held[0] == batch) or (early is not None and early[0] == batch):
             return []
-        if batch.last <= feed.base:
-            return []
+        # Old ones are checked too: what is called valid here is passed on.
         digest = check_batch(self._keys, self._network, batch)
+        if feed.fault or batch.last <= feed.base:
+            return []
         if batch.first <= feed.number:
             if held is not None and held[1] == digest:
                 return []
@@ -306,12 +312,16 @@ class Replica:
         """Jump to a later snapshot; False if it is not later than what is held.
 
         Raises:
-            InvalidBatch, FeedFault: as for `offer`; FeedFault here blames the sender of the pages.
+            InvalidBatch, FeedFault: as for `offer`. The caller has compared the pages with what the
+                checkpoint says of them, so FeedFault blames the owner here too.
         """
         if self.feed.fault or batch.last <= self.feed.number:
             return False
         digest = check_batch(self._keys, self._network, batch)
-        self.feed.adopt(Snapshot(batch, digest, pages))
+        try:
+            self.feed.adopt(Snapshot(batch, digest, pages))
+        except (FeedFault, msgspec.DecodeError) as error:
+            raise self._fault(f"a snapshot that cannot be: {error}") from error
         self._early = {f: b for f, b in self._early.items() if f > self.feed.number}
         return True
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-import msgspec
-
 from exchange.core import MAX_DRIFT_US, Core
 from exchange.events import Batch, Checkpoint, Filled, InvalidBatch, Opened, check_batch
 from exchange.feed import Feed, FeedFault, Replica, Writer
@@ -52,14 +50,18 @@ class Follower:
                     for event in batch.events
                     if isinstance(event, Filled)
                 )
-            for shown in feed.state.orders.values():
-                market.last_time = max(market.last_time, shown.time)
+
+    def resume(self, now: float) -> None:
+        """Call once after the start: own orders come after those that the journal holds."""
+        for (_, key), feed in self._core.feeds.items():
+            for order in feed.state.orders.values():
+                self._saw_time(now, self._core.markets[key], order.time)
 
     def owner_of(self, key: bytes) -> str:
         owner = self._ids.get(key)
         if owner is None:
             owner = self._core.keys.node_id_of(key)
-            if len(self._ids) < MAX_FEEDS:
+            if len(key) == 32 and len(self._ids) < MAX_FEEDS:
                 self._ids[key] = owner
         return owner
 
@@ -67,25 +69,24 @@ class Follower:
         # One's own too: more of it out there than here means that this data directory is an old copy.
         return (
             market in self._core.markets
-            and 0 < len(owner) <= 64
+            and len(owner) == len(self._core.node_id)  # it may be asked: a node id, not `*`
             and not (owner == self._core.node_id and self._core.stale is not None)
         )
 
     def on_batch(self, now: float, batch: Batch, via: str) -> bool:
         owner = self.owner_of(batch.key)
         market = self._core.markets.get(batch.market)
-        if market is None or owner == self._core.node_id:
+        replica = market.replicas.get(owner) if market is not None else None
+        full = replica is None and len(self._core.feeds) >= MAX_FEEDS
+        if market is None or owner == self._core.node_id or full:
             try:
-                check_batch(self._core.keys, self._core.network, batch)
+                digest = check_batch(self._core.keys, self._core.network, batch)
             except InvalidBatch:
                 return False
-            if market is not None and batch.last > market.writer.number:
-                self._gone_stale(market.key, batch.last, market.writer.number)
+            if market is not None and owner == self._core.node_id:
+                self._on_own_batch(market, batch, digest)
             return True
-        replica = market.replicas.get(owner)
         if replica is None:
-            if len(self._core.feeds) >= MAX_FEEDS:
-                return True
             feed = Feed(owner, market.key)
             replica = Replica(feed, self._core.keys, self._core.network)
             try:
@@ -117,6 +118,7 @@ class Follower:
             for event in batch.events:
                 if isinstance(event, Opened):
                     self._saw_time(now, market, event.time)
+                    market.forget(feed.owner, event.order)
                 elif isinstance(event, Filled):
                     self._core.add_trade(market, Trade(feed.owner, event))
                 if not isinstance(event, Checkpoint):
@@ -137,17 +139,23 @@ class Follower:
         self._core.warn(
             f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
         )
-        market.refresh_owner(owner)
+        market.hide(owner)
+        self.replicator.forget(owner, market.key)
 
-    def _gone_stale(self, market: str, theirs: int, ours: int) -> None:
+    def _on_own_batch(self, market: Market, batch: Batch, digest: bytes) -> None:
+        """Something that this node's key signed: is it what this data directory remembers?"""
+        feed = market.writer.feed
+        held = feed.batches.get(batch.first)
+        if batch.last <= feed.base or (held is not None and held[1] == digest):
+            return
         if self._core.stale is None:
             self._core.stale = (
-                f"the network has {theirs} events of this node's feed for {market}, this data "
-                f"directory only {ours}: it is an old copy. Start with the current data directory, "
-                "or with a new one to become a new node"
+                f"the network has event {batch.last} of this node's feed for {market.key}, this data "
+                f"directory does not (it ends at {feed.number}): it is an old copy. Start with the "
+                "current data directory, or with a new one to become a new node"
             )
             self._core.warn(self._core.stale)
-        self.replicator.forget(self._core.node_id, market)
+        self.replicator.forget(self._core.node_id, market.key)
 
     def on_part(self, now: float, node: str, part: FeedPart) -> bool:
         market = self._core.markets.get(part.market)
@@ -158,23 +166,36 @@ class Follower:
                 return False
             if not self.on_batch(now, batch, node):
                 return False
+        checkpoint = part.checkpoint
+        if checkpoint is not None:
+            # Before its pages are kept: they may be large.
+            if checkpoint.market != part.market or self.owner_of(checkpoint.key) != part.owner:
+                return False
+            try:
+                digest = check_batch(self._core.keys, self._core.network, checkpoint)
+            except InvalidBatch:
+                return False
+            if part.owner == self._core.node_id:
+                self._on_own_batch(market, checkpoint, digest)
+                return True
         complete = self.replicator.on_part(now, node, part)
         if complete is None:
             return True
         batch, pages = complete
-        if batch.market != part.market or self.owner_of(batch.key) != part.owner:
-            return False
         replica = market.replicas.get(part.owner)
+        if replica is None and len(self._core.feeds) >= MAX_FEEDS:
+            return True
         if replica is None:
             replica = Replica(Feed(part.owner, part.market), self._core.keys, self._core.network)
         before = list(replica.feed.state.orders)
+        market.replicas[part.owner] = replica
+        self._core.feeds[part.owner, part.market] = replica.feed
         try:
             if not replica.offer_snapshot(batch, pages):
                 return True
-        except (InvalidBatch, FeedFault, msgspec.DecodeError):
-            return False
-        market.replicas[part.owner] = replica
-        self._core.feeds[part.owner, part.market] = replica.feed
+        except FeedFault as fault:
+            self._blame(market, part.owner, fault)
+            return True
         market.replaced(part.owner, before)
         for order in replica.feed.state.orders.values():
             self._saw_time(now, market, order.time)

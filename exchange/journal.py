@@ -130,7 +130,7 @@ class Journal:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise JournalError(f"cannot write the journal {self.path}: {error}") from error
 
     def _write(self, record: Record) -> None:

@@ -112,17 +112,32 @@ class Market:
             book.add(key, order.side, order.price, quantity, order.time, (owner, number))
             self._touch(order.side, order.price)
 
+    def forget(self, owner: str, number: int) -> None:
+        """Take an order off the book: its number may stand for another one now."""
+        key = self.owners.key(owner, number)
+        if key in self.book:
+            self._touch(*self.book.side_price(key))
+            self.book.remove(key)
+
     def refresh_owner(self, owner: str) -> None:
-        """The owner came, went, or was found at fault."""
+        """The owner came or went."""
         feed = self.feed(owner)
         if feed is not None:
             for number in feed.state.orders:
                 self.refresh(owner, number)
 
+    def hide(self, owner: str) -> None:
+        """The owner was found at fault: its feed may have stopped half way through a batch, so what
+        the book shows of it is looked for in the book, not in the feed."""
+        for side in (1, -1):
+            shown = [rank[1] for *_, rank in self.book.orders(side) if rank[0] == owner]
+            for number in shown:
+                self.refresh(owner, number)
+
     def replaced(self, owner: str, before: list[int]) -> None:
         """The owner's feed jumped to a snapshot; `before` are the orders it had."""
         for number in before:
-            self.refresh(owner, number)
+            self.forget(owner, number)
         self.refresh_owner(owner)
 
     def _counts(self, owner: str, feed: Feed | None) -> bool:

@@ -122,7 +122,7 @@ def unpack(message_type: str, payload: bytes) -> msgspec.Struct:
     """The typed message.
 
     Raises:
-        msgspec.DecodeError: it does not have the shape of its type.
+        msgspec.DecodeError, UnicodeDecodeError: it does not have the shape of its type.
     """
     message: msgspec.Struct = _decoders[message_type].decode(payload)
     return message

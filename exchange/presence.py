@@ -15,6 +15,7 @@ from exchange.ports import Keys
 
 MAX_LEASE_MS = 600_000
 MAX_HEADS = 1000
+MAX_KNOWN = 100_000  # owners ever heard of: keys are free to make
 RENEWALS_PER_LEASE = 3  # so that two lost in a row do not end it
 
 _encoder = msgspec.msgpack.Encoder()
@@ -90,14 +91,17 @@ class Leases:
         owner = self._keys.node_id_of(presence.key)
         if not 0 <= presence.lease <= MAX_LEASE_MS or len(presence.heads) > MAX_HEADS:
             return False, owner, False
-        mark = (presence.incarnation, presence.counter)
-        known = self._known.get(owner)
-        if owner == self._keys.node_id or (known is not None and mark <= known):
-            return True, owner, False  # an old one proves nothing new and costs no check
+        # Old ones are checked too: what is called valid here is passed on.
         if not self._keys.verify(
             presence.key, presence.signature, _signed(self._network, presence)
         ):
             return False, owner, False
+        mark = (presence.incarnation, presence.counter)
+        known = self._known.get(owner)
+        if owner == self._keys.node_id or (known is not None and mark <= known):
+            return True, owner, False
+        if known is None and len(self._known) >= MAX_KNOWN:
+            return True, owner, False
         self._known[owner] = mark
         if presence.lease == 0:
             self._until.pop(owner, None)

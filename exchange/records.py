@@ -51,6 +51,7 @@ class PendingTake(msgspec.Struct):
     price: int
     quantity: int
     void: bool = False  # ask that it be refused if it is not decided yet
+    seen: int = 0  # how far the maker's feed was held here when it was asked
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -184,11 +184,8 @@ class Replicator:
     def _ask(self, now: float, owner: str, market: str, want: _Want) -> bool:
         nodes = [n for n in (*want.claims, owner) if n not in want.tried and n != self._node_id]
         if not nodes:
-            # Everybody was tried: start over later, or give up when nobody claims it any more.
-            want.tried = []
-            want.ask_at = now + REQUEST_TIMEOUT
-            if not want.claims:
-                del self._wants[owner, market]
+            # Everybody was tried. Who really holds it says so again with the next digest or presence.
+            del self._wants[owner, market]
             return False
         near = [n for n in nodes if n in self._neighbours]
         node = (near or nodes)[0]
@@ -210,7 +207,8 @@ class Replicator:
 
     def on_request(self, node: str, request: FeedRequest) -> None:
         feed = self._feeds.get((request.owner, request.market))
-        if feed is None or feed.fault or request.after < 0 or request.page < 0:
+        # Also of an owner at fault: what is held here is half of the proof.
+        if feed is None or request.after < 0 or request.page < 0:
             return
         if request.after < feed.base and feed.snapshot is not None:
             pages = feed.snapshot.pages
@@ -239,7 +237,7 @@ class Replicator:
         want = self._wants.get((part.owner, part.market))
         if want is None or want.asked != node:
             return None
-        if part.checkpoint is not None:
+        if part.checkpoint is not None and part.checkpoint.last > want.after:
             return self._on_page(now, node, part, want)
         feed = self._feeds.get((part.owner, part.market))
         if feed is not None and want.after < feed.number < part.number:

@@ -116,7 +116,8 @@ class Taker:
 
     @staticmethod
     def plausible(take: PendingTake, result: TakeResult) -> bool:
-        """Whether a maker may answer this to that take: never more than asked, never another price."""
+        """Whether a maker may answer this to that take: never more than asked, never
+        another price, never void unasked."""
         return (
             result.market == take.market
             and result.order == take.maker_order
@@ -125,6 +126,7 @@ class Taker:
             and 0 <= result.number < 2**62
             and 0 < result.time < 2**62
             and len(result.reason) <= 64
+            and (take.void or result.reason != "void")
         )
 
 

@@ -16,6 +16,7 @@ Errors:
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
@@ -124,8 +125,7 @@ class AiohttpTransport:
             ) as answer:
                 return Reply(answer.status, answer.content_type, await answer.read())
         except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or str(error.os_error)
-            raise NodeUnreachable(f"nobody answers at {_site(url)} ({reason.lower()})") from error
+            raise NodeUnreachable(f"nobody answers at {_site(url)} ({_reason(error)})") from error
         except TimeoutError as error:
             raise NodeUnreachable(f"no answer from {_site(url)} in {self._timeout:g} s") from error
         except aiohttp.ServerConnectionError as error:
@@ -137,6 +137,12 @@ class AiohttpTransport:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection could not be made, in the system's words."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number else str(error)
 
 
 def _site(url: str) -> str:
@@ -287,7 +293,7 @@ class ExchangeClient:
             await self.status()
             raise NotANode(f"{self.url} has no stream (HTTP status {error.status})") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NodeUnreachable(f"nobody answers at {self.url} ({error})") from error
+            raise NodeUnreachable(f"nobody answers at {self.url} ({_reason(error)})") from error
         async with socket:
             for market in markets:
                 await socket.send_str(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -70,6 +71,9 @@ async def _serve(loaded: Loaded, stack: ExitStack) -> int:
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stop.set)
+    # What was recovered lives as long as the node: the collector need not walk it again and again.
+    gc.collect()
+    gc.freeze()
     print(banner(node, settings), flush=True)
     try:
         await node.run(stop)

@@ -73,6 +73,7 @@ class TradingService:
         self._committer = committer
         self._clock = clock
         self.hub = Hub()
+        self.fill_count = 0  # since the start
 
     # Orders
 
@@ -154,6 +155,11 @@ class TradingService:
         fills = self._journal.fills(market=key, limit=min(limit, MAX_LIMIT))
         return [self._fill_view(fill) for fill in fills if fill.market in self._by_key]
 
+    def all_fills(self) -> list[FillView]:
+        """Every own fill on disk, oldest first."""
+        fills = self._journal.fills(market=None, limit=-1)
+        return [self._fill_view(fill) for fill in reversed(fills) if fill.market in self._by_key]
+
     # Markets
 
     def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
@@ -223,6 +229,7 @@ class TradingService:
 
     def publish(self, drained: Drained) -> None:
         """Tell subscribers what became durable."""
+        self.fill_count += len(drained.fills)
         for key, side, price in drained.levels:
             instrument = self._by_key[key]
             if not self.hub.wanted(instrument.symbol):

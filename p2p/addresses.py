@@ -29,6 +29,7 @@ MANUAL: Final = "manual"  # source of an address that the operator asked to conn
 SOURCE_PRIORITY: Final = (MANUAL, "persisted", "bootstrap", "mdns", "grape", "exchange", INBOUND)
 BOOTSTRAP_PIN: Final = 1000.0  # seconds; a name that stops resolving to an address unpins it
 MAX_ADDRESSES_PER_NODE: Final = 4  # a node that restarts on new ports leaves this many behind
+FEELER_DELAY: Final = 0.3  # seconds from a peer's link to a dial back: let its side come up first
 REANNOUNCED_AFTER: Final = 5.0  # seconds between dials that fresh mDNS announcements can cause
 
 
@@ -126,6 +127,8 @@ class AddressBook:
             return self._heard_again(known, found, now)
         fresh = Address(normal_host(found.host), found.port, found.node_id, found.source, found.via)
         fresh.added = fresh.next_dial = now
+        if found.source == INBOUND:
+            fresh.next_dial += FEELER_DELAY
         self._pin(fresh, found.source, now)
         if not self._make_room(fresh, now):
             return None
@@ -155,6 +158,8 @@ class AddressBook:
             elif lives:
                 # Another node has taken over the address (a new key, a reused port).
                 known.node_id, known.tried, known.refused = found.node_id, False, False
+        if found.source == INBOUND and not known.tried:
+            known.next_dial = max(known.next_dial, now + FEELER_DELAY)
         if lives and not known.refused:
             known.next_dial = min(known.next_dial, max(now, known.last_attempt + REANNOUNCED_AFTER))
         return known

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
-from p2p.addresses import Address, AddressBook
+from p2p.addresses import FEELER_DELAY, Address, AddressBook
 from p2p.discovery.base import describe
 from p2p.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.hostport import normal_host
@@ -166,7 +166,9 @@ class DialLoop:
             self._met[here[0]] = info.node_id
 
     def dialled_for(self, info: PeerInfo) -> Address | None:
-        """The address that an outbound link which is just coming up was dialled at."""
+        """The address that a link which is just coming up was dialled at; None if it was not."""
+        if not info.outbound:
+            return None
         return next((self.busy[k] for k, node in self._met.items() if node == info.node_id), None)
 
     async def _attempt_quietly(self, address: Address) -> None:
@@ -207,7 +209,8 @@ class DialLoop:
             if node_id is not None:
                 self._failed(address, str(refusal), None)  # it has yet to notice our old link's end
             elif address.node_id in self._links:
-                address.next_dial = now  # a connected peer says that it is there: prove it
+                # A connected peer says that it is there: prove it.
+                address.next_dial = now + FEELER_DELAY
             else:
                 self._book.is_duplicate(address, now, self._rng)
         elif refusal.code is Code.SELF:

@@ -14,6 +14,10 @@ other side never closes either; it holds both for the round trip until the decis
 goodbye `duplicate` on one of them, or as a message on the new one. Only one side ever closes, so
 both links cannot be lost, whatever each side has seen. If the deciding side has no memory of the
 old link (it restarted), nobody closes that one: it dies of silence, and the held one takes over.
+
+When both dialled at once, the deciding side takes the link that it dialled itself. That one is up on
+the far side already (who accepts is up first), while its own end of the other may still be on its
+way: letting go of what the far side has would leave it without a link for a moment.
 """
 
 from __future__ import annotations
@@ -45,15 +49,18 @@ def decides(own_id: str, peer_id: str) -> bool:
     return own_id < peer_id
 
 
-def second_link(own_id: str, peer_id: str, *, silent_for: float, held: int = 0) -> Verdict:
+def second_link(
+    own_id: str, peer_id: str, *, silent_for: float, held: int = 0, crossed: bool = False
+) -> Verdict:
     """The verdict on a new link while there is an old one.
 
     `silent_for`: seconds since the last byte on the old link (infinite when it is closed).
     `held`: links of this peer that already wait beside the old one.
+    `crossed`: we dialled the new one before the old one came up.
     """
     looks_dead = silent_for >= SUSPECT_AFTER
     if decides(own_id, peer_id):
-        return Verdict.REPLACE if looks_dead else Verdict.REFUSE
+        return Verdict.REPLACE if looks_dead or crossed else Verdict.REFUSE
     if held >= MAX_HELD:
         return Verdict.REFUSE
     return Verdict.SWITCH if looks_dead else Verdict.HOLD
@@ -77,7 +84,8 @@ class LinkTable:
         self._own_id = own_id
         self._used: dict[str, Link] = {}
         self._held: dict[str, list[Link]] = {}  # in the order they came up
-        self._order: dict[int, int] = {}  # id of a registered link: when it came up
+        self._order: dict[int, int] = {}  # id of a registered link: its place in that order
+        self._since: dict[str, float] = {}  # node id: when the used link came up
         self._count = 0
 
     @property
@@ -85,18 +93,28 @@ class LinkTable:
         """By node id. A live view."""
         return MappingProxyType(self._used)
 
-    def verdict(self, peer_id: str, now: float) -> Verdict | None:
-        """What would become of a new link to this peer; None when there is no other."""
+    def verdict(
+        self, peer_id: str, now: float, dialled_at: float | None = None
+    ) -> Verdict | None:
+        """What would become of a new link to this peer; None when there is no other.
+
+        `dialled_at`: when we dialled it, if we did.
+        """
         old = self._used.get(peer_id)
         if old is None:
             return None
-        held = len(self._held.get(peer_id, ()))
-        return second_link(self._own_id, peer_id, silent_for=silent_for(old, now), held=held)
+        return second_link(
+            self._own_id,
+            peer_id,
+            silent_for=silent_for(old, now),
+            held=len(self._held.get(peer_id, ())),
+            crossed=dialled_at is not None and dialled_at < self._since[peer_id],
+        )
 
-    def up(self, link: Link, now: float) -> Change:
+    def up(self, link: Link, now: float, dialled_at: float | None = None) -> Change:
         peer_id = link.peer.node_id
         old = self._used.get(peer_id)
-        verdict = self.verdict(peer_id, now)
+        verdict = self.verdict(peer_id, now, dialled_at)
         if verdict is Verdict.REFUSE:
             return Change(old, old, [link])
         self._count += 1
@@ -105,6 +123,7 @@ class LinkTable:
             self._held.setdefault(peer_id, []).append(link)
             return Change(old, old)
         self._used[peer_id] = link
+        self._since[peer_id] = now
         if old is None:
             return Change(None, link)
         if verdict is Verdict.SWITCH:
@@ -125,7 +144,7 @@ class LinkTable:
             return Change(used, used)
         heir = max((h for h in held if not h.closed), key=self._age, default=None)
         if heir is None:
-            del self._used[peer_id]
+            del self._used[peer_id], self._since[peer_id]
         else:
             self._drop_held(peer_id, heir)
             self._used[peer_id] = heir

@@ -229,7 +229,7 @@ class PeerManager:
             return Code.SELF
         if info.outbound:
             self._dials.note_answer(info)
-        verdict = self._table.verdict(info.node_id, self._now())
+        verdict = self._table.verdict(info.node_id, self._now(), self._dialled_at(info))
         if verdict is Verdict.REFUSE:
             return Code.DUPLICATE
         if verdict is None and len(self._table.used) >= self.max_peers:
@@ -249,7 +249,8 @@ class PeerManager:
         if new:
             self._up_since[node_id] = now
             self._peers[node_id] = self._peer_of(link)
-        self._apply(self._table.up(link, now), Code.DUPLICATE, "another link is used")
+        change = self._table.up(link, now, self._dialled_at(link.peer))
+        self._apply(change, Code.DUPLICATE, "another link is used")
         if new:
             self._tell(self._on_up, self._refreshed(self._peers[node_id]))
         self._dials.wake()
@@ -287,6 +288,10 @@ class PeerManager:
             handler(used, envelope)
         elif self.listener is not None:
             self.listener.message(used, envelope)
+
+    def _dialled_at(self, info: PeerInfo) -> float | None:
+        address = self._dials.dialled_for(info)
+        return None if address is None else address.last_attempt
 
     def _from_peer_itself(self, link: Link, envelope: Envelope) -> bool:
         return (
@@ -400,8 +405,7 @@ class PeerManager:
         """The record of a peer that has just connected. Of an outbound link the dialled address is
         filled in when the dial returns."""
         info = link.peer
-        known = self._dials.dialled_for(info) if info.outbound else None
-        known = known or next(iter(self._book.of(info.node_id)), None)
+        known = self._dials.dialled_for(info) or next(iter(self._book.of(info.node_id)), None)
         peer = self._peers.get(info.node_id) or Peer(
             info.node_id, info.address, info.listen_port, INBOUND
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exchange.engine import Drained, Engine, Refused
@@ -21,9 +20,9 @@ from p2p.messages import Codec
 from p2p.router import MessageRouter, Received
 from tests.simulation.clock import LocalClock, Scheduler, Trace
 from tests.simulation.disk import Disk
-from tests.simulation.invariants import Watch
 from tests.simulation.keys import RealKeys, identity
 from tests.simulation.network import Network
+from tests.simulation.watch import Watch
 
 TICK = 0.05
 NETWORK = "simulation"
@@ -40,7 +39,6 @@ class Habits:
     rate: float  # of the clock
     skew: float  # largest error of the wall clock
     lease_ms: int
-    sloppy: bool = False  # a deliberate bug: messages leave before the commit
 
 
 @dataclass(slots=True)
@@ -298,9 +296,9 @@ class Node:
         if not (drained.records or drained.messages or acknowledgements):
             return
         self._watch.drained(self.number, self.engine, drained)
-        commit = _Commit(drained, acknowledgements)
-        if self._habits.sloppy:
-            self._send(commit)
+        self._commit_soon(_Commit(drained, acknowledgements))
+
+    def _commit_soon(self, commit: _Commit) -> None:
         self._committing.append(commit)
         delay = self._rng.uniform(*self._habits.commit)
         self._durable_at = max(self._durable_at, self._clock.now + delay)
@@ -313,8 +311,7 @@ class Node:
 
     def _finish(self, commit: _Commit) -> None:
         self._write(commit)
-        if not self._habits.sloppy:
-            self._send(commit)
+        self._send(commit)
         for acknowledgement in commit.acknowledgements:
             if acknowledgement.order.client_id is not None:
                 self.client.unanswered.pop(acknowledgement.order.client_id, None)
@@ -335,6 +332,3 @@ class Node:
             else:
                 self.router.broadcast(self.now, message.type, message.payload)
         self._flush()
-
-
-Factory = Callable[[int], Node]

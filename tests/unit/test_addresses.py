@@ -8,6 +8,7 @@ from peer_network import node_id
 
 from p2p.addresses import (
     BOOTSTRAP_PIN,
+    FEELER_DELAY,
     MAX_ADDRESSES_PER_NODE,
     REANNOUNCED_AFTER,
     Address,
@@ -226,7 +227,7 @@ def test_pinned_come_first_then_tried_and_untried_in_turn(book):
 def test_strategies_come_in_their_order_of_priority(book):
     for n, source in enumerate(["inbound", "exchange", "grape", "mdns"], start=1):
         book.add(found(f"192.0.2.{n}", source=source), 0.0)
-    assert [a.source for a in choose(book)] == ["mdns", "grape", "exchange", "inbound"]
+    assert [a.source for a in choose(book, FEELER_DELAY)] == ["mdns", "grape", "exchange", "inbound"]
 
 
 def test_among_equals_the_order_is_drawn(book):
@@ -286,11 +287,16 @@ def test_feelers_go_to_unproven_connected_nodes_only(book):
     proven = book.add(found("192.0.2.2", node=B, source="inbound"), 0.0)
     book.succeeded(proven, B, 5.0)
     book.add(found("192.0.2.3", node=C), 0.0)
-    assert book.feelers(0.0, unproven={A}, busy=set(), limit=5) == [unproven]
-    assert book.feelers(0.0, unproven={A}, busy={unproven.key}, limit=5) == []
-    fail(book, unproven)
-    assert book.feelers(0.5, unproven={A}, busy=set(), limit=5) == []
-    assert book.feelers(1.0, unproven={A}, busy=set(), limit=5) == [unproven]
+
+    def feelers(now, busy=()):
+        return book.feelers(now, unproven={A}, busy=set(busy), limit=5)
+
+    assert feelers(FEELER_DELAY - 0.01) == []  # its own side of the link may not be up yet
+    assert feelers(FEELER_DELAY) == [unproven]
+    assert feelers(FEELER_DELAY, busy=[unproven.key]) == []
+    fail(book, unproven, now=1.0)
+    assert feelers(1.9) == []
+    assert feelers(2.0) == [unproven]
     assert book.proven(A) is None
     assert book.proven(B) is proven
 

@@ -80,12 +80,17 @@ def test_remove_returns_the_quantity_that_was_left() -> None:
     assert book.levels(BUY, 5) == []
 
 
-def test_a_late_arrival_takes_the_place_its_time_gives_it() -> None:
+@pytest.mark.parametrize("method", ["submit", "add"])
+@pytest.mark.parametrize("times", [(10, 30, 20, 5), (5, 8, 6, 7), (1, 2, 3, 0)])
+def test_a_late_arrival_takes_the_place_its_time_gives_it(
+    method: str, times: tuple[int, ...]
+) -> None:
     book = Book()
-    for key, now in ((1, 10), (2, 30), (3, 20), (4, 5)):
-        book.add(key, BUY, 100, 1, now, key)
-    assert keys(book, BUY) == [4, 1, 3, 2]
-    assert [fill[0] for fill in book.match(SELL, 100, 3)] == [4, 1, 3]
+    for key, now in enumerate(times):
+        getattr(book, method)(key, BUY, 100, 1, now, key)
+    by_time = sorted(range(len(times)), key=lambda key: times[key])
+    assert keys(book, BUY) == by_time
+    assert [fill[0] for fill in book.match(SELL, 100, 3)] == by_time[:3]
 
 
 def test_equal_times_go_by_rank_whatever_the_key_or_arrival() -> None:

@@ -16,7 +16,8 @@ from exchange.book import Book
 SIDES = st.sampled_from([1, -1])
 PRICES = st.integers(1, 6)  # few, so that levels fill up and sides cross
 QUANTITIES = st.integers(1, 9)
-TIMES = st.integers(0, 8)  # few and in any order, so that ties and late arrivals are common
+# In any order: few, so that ties are common, or many, so that most arrivals are the latest so far.
+TIMES = st.integers(0, 8) | st.integers(0, 10**6)
 OWNERS = st.sampled_from(["a", "b"])
 PICKS = st.integers(0, 1000)
 

@@ -10,19 +10,21 @@ ALIVE, SILENT = 1.0, SUSPECT_AFTER
 
 
 @pytest.mark.parametrize(
-    ("own", "peer", "silent", "held", "verdict"),
+    ("own", "peer", "silent", "held", "crossed", "verdict"),
     [
-        (LOW, HIGH, ALIVE, 0, Verdict.REFUSE),
-        (LOW, HIGH, SILENT, 0, Verdict.REPLACE),
-        (LOW, HIGH, float("inf"), 0, Verdict.REPLACE),
-        (HIGH, LOW, ALIVE, 0, Verdict.HOLD),
-        (HIGH, LOW, SILENT, 0, Verdict.SWITCH),
-        (HIGH, LOW, ALIVE, MAX_HELD - 1, Verdict.HOLD),
-        (HIGH, LOW, ALIVE, MAX_HELD, Verdict.REFUSE),
+        (LOW, HIGH, ALIVE, 0, False, Verdict.REFUSE),
+        (LOW, HIGH, ALIVE, 0, True, Verdict.REPLACE),
+        (LOW, HIGH, SILENT, 0, False, Verdict.REPLACE),
+        (LOW, HIGH, float("inf"), 0, False, Verdict.REPLACE),
+        (HIGH, LOW, ALIVE, 0, False, Verdict.HOLD),
+        (HIGH, LOW, ALIVE, 0, True, Verdict.HOLD),
+        (HIGH, LOW, SILENT, 0, False, Verdict.SWITCH),
+        (HIGH, LOW, ALIVE, MAX_HELD - 1, False, Verdict.HOLD),
+        (HIGH, LOW, ALIVE, MAX_HELD, False, Verdict.REFUSE),
     ],
 )
-def test_verdicts(own, peer, silent, held, verdict):
-    assert second_link(own, peer, silent_for=silent, held=held) is verdict
+def test_verdicts(own, peer, silent, held, crossed, verdict):
+    assert second_link(own, peer, silent_for=silent, held=held, crossed=crossed) is verdict
 
 
 def test_exactly_one_side_decides():
@@ -32,10 +34,11 @@ def test_exactly_one_side_decides():
 @pytest.mark.parametrize(
     ("low_sees", "high_sees"), list(itertools.product([0.0, ALIVE, SILENT, 1e9], repeat=2))
 )
-def test_whatever_each_side_has_seen_only_one_of_them_closes_a_link(low_sees, high_sees):
+@pytest.mark.parametrize("crossed", [False, True])
+def test_whatever_each_side_has_seen_only_one_of_them_closes_a_link(low_sees, high_sees, crossed):
     closing = {Verdict.REFUSE, Verdict.REPLACE}
-    low = second_link(LOW, HIGH, silent_for=low_sees)
-    high = second_link(HIGH, LOW, silent_for=high_sees)
+    low = second_link(LOW, HIGH, silent_for=low_sees, crossed=crossed)
+    high = second_link(HIGH, LOW, silent_for=high_sees, crossed=crossed)
     assert low in closing
     assert high not in closing
 
@@ -72,6 +75,16 @@ def test_the_deciding_side_takes_the_second_link_when_the_first_is_silent():
     assert (change.before, change.after, change.close) == (first, second, [first])
     table.down(first)
     assert table.used[HIGH] is second
+
+
+def test_of_two_links_that_crossed_the_deciding_side_takes_its_own():
+    table = LinkTable(LOW)
+    theirs, ours = link(HIGH, now=1.0), link(HIGH, now=1.1)
+    table.up(theirs, 1.0)
+    assert table.verdict(HIGH, 1.1, dialled_at=0.9) is Verdict.REPLACE
+    assert table.up(ours, 1.1, dialled_at=0.9).close == [theirs]
+    feeler = link(HIGH, now=1.2)
+    assert table.up(feeler, 1.2, dialled_at=1.15).close == [feeler]
 
 
 def test_the_other_side_holds_the_second_link_until_the_first_is_gone():

@@ -151,6 +151,7 @@ def test_notional_and_average_are_of_the_whole_value() -> None:
     assert BTC.notional(MAX_TICKS, MAX_LOTS) == Decimal(10) ** 12
     assert BTC.average_price_text(300_000 * 3 + 300_001 * 1, 4) == "30000.025"
     assert BTC.average_price_text(10 * 1 + 11 * 2, 3) == "1.066666667"
+    assert BTC.average_price_text(10 * 2 + 11 * 1, 3) == "1.033333333"
     assert BTC.average_price_text(300_000 * 5, 5) == "30000"
 
 

@@ -113,13 +113,12 @@ def test_no_key_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     seen: list[tuple[int, bytes]] = []
     load = ssl.SSLContext.load_cert_chain
 
-    class Watching(ssl.SSLContext):
-        def load_cert_chain(self, certfile, keyfile=None, password=None):  # type: ignore[no-untyped-def,override]
-            path = Path(certfile)
-            seen.append((path.stat().st_mode & 0o777, path.read_bytes()))
-            load(self, certfile, keyfile, password)
+    def watching(context: ssl.SSLContext, certfile: str, password: bytes) -> None:
+        path = Path(certfile)
+        seen.append((path.stat().st_mode & 0o777, path.read_bytes()))
+        load(context, certfile, password=password)
 
-    monkeypatch.setattr(ssl, "SSLContext", Watching)
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", watching)
     tls.server_context(A)
     ((mode, content),) = seen
     assert mode == 0o600

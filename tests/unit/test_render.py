@@ -1,0 +1,365 @@
+"""What a user sees: tables, the ladder, and the book that --watch keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from decimal import Decimal
+
+import pytest
+from fake_service import ME, FakeService
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.cli import render
+from node.cli.network import describe_status, duration
+from node.cli.ordertext import OrderTextError, parse_order
+from node.cli.render import Column, align, bar, ladder, order_table, peer_table, table, to_ansi
+from node.cli.watch import BookTracker, describe_event
+from node.views import BookView, LevelChange, LevelView, OrderRequest
+
+
+def plain(lines: list[render.Line]) -> list[str]:
+    return ["".join(text for text, _ in line).rstrip() for line in lines]
+
+
+def level(price: str, quantity: str, own: str = "0", orders: int = 1) -> LevelView:
+    return LevelView(price=price, quantity=quantity, orders=orders, own=own)
+
+
+def view(bids: list[LevelView], asks: list[LevelView]) -> BookView:
+    return BookView(
+        market="BTC-USD",
+        sequence=42,
+        digest="d",
+        bids=bids,
+        asks=asks,
+        time="2026-01-02T03:04:05.678Z",
+    )
+
+
+# The ladder
+
+
+def test_the_ladder_has_asks_above_bids_with_the_best_prices_in_the_middle() -> None:
+    book = view(
+        bids=[level("30000", "0.5", own="0.25", orders=2), level("29990.5", "2")],
+        asks=[level("30010", "1"), level("30020.25", "0.125")],
+    )
+    assert plain(ladder(book, bar_width=8)) == [
+        "BTC-USD  2026-01-02 03:04:05.678Z  sequence 42",
+        "",
+        "     price  quantity  total  orders",
+        "  30020.25     0.125  1.125       1  ▌",
+        "  30010        1      1           1  ████",
+        "  ── spread 10 (0.033 %) ──────────",
+        "* 30000        0.5    0.5         2  ██       own 0.25",
+        "  29990.5      2      2.5         1  ████████",
+    ]
+
+
+def test_the_ladder_can_do_without_block_characters() -> None:
+    lines = plain(ladder(view([level("1", "2")], [level("2", "1")]), bar_width=8, blocks=False))
+    assert "".join(lines).isascii()
+    assert lines[-1].endswith("########")
+
+
+def test_the_ladder_shows_the_best_levels_when_there_are_too_many() -> None:
+    book = view(
+        [level(str(100 - i), "1") for i in range(9)], [level(str(101 + i), "1") for i in range(9)]
+    )
+    lines = plain(ladder(book, depth=2))
+    assert [line.split()[0] for line in lines[3:]] == ["102", "101", "──", "100", "99"]
+
+
+@pytest.mark.parametrize(
+    ("bids", "asks", "text"),
+    [
+        ([], [], "the book is empty"),
+        ([level("1", "1")], [], "no asks"),
+        ([], [level("1", "1")], "no bids"),
+        ([level("3", "1")], [level("1", "1")], "crossed by 2"),
+        ([level("1", "1")], [level("1", "1")], "crossed by 0"),
+        ([level("0.00000001", "1")], [level("0.00000002", "1")], "spread 0.00000001"),
+    ],
+)
+def test_what_stands_between_asks_and_bids(
+    bids: list[LevelView], asks: list[LevelView], text: str
+) -> None:
+    assert text in "\n".join(plain(ladder(view(bids, asks))))
+
+
+def test_market_names_cannot_steer_the_terminal() -> None:
+    book = view([level("1", "1")], [])
+    book.market = "X\x1b[2J\n"
+    assert "\x1b" not in "".join(plain(ladder(book)))
+    assert "\x1b" not in "".join(plain(table([Column("a")], [["\x1b[2J"]])))
+
+
+@given(st.decimals(0, 10**9, places=4), st.decimals(0, 10**9, places=4), st.integers(1, 40))
+def test_a_bar_fits_its_width_and_is_seen_when_there_is_anything(
+    part: Decimal, whole: Decimal, width: int
+) -> None:
+    for blocks in (True, False):
+        drawn = bar(min(part, whole), whole, width, blocks=blocks)
+        assert len(drawn) <= width
+        assert bool(drawn) == (part > 0 and whole > 0)
+    assert bar(Decimal(1), Decimal(1), width) == "█" * width
+
+
+@given(st.lists(st.decimals(0, 10**6, places=3).map(lambda d: f"{d.normalize():f}"), min_size=1))
+def test_aligned_numbers_are_unchanged_and_equally_wide(numbers: list[str]) -> None:
+    aligned = align(numbers)
+    assert [text.strip() for text in aligned] == numbers
+    assert len({len(text) for text in aligned}) == 1
+    points = {text.index(".") for text in aligned if "." in text}
+    assert len(points) <= 1
+
+
+# Tables
+
+
+def test_columns_are_as_wide_as_their_widest_cell_and_nothing_is_cut() -> None:
+    lines = table(
+        [Column("name"), Column("n", number=True), Column("end")],
+        [["x" * 50, "1.5", "a"], ["y", "10", ("b", "dim")]],
+    )
+    assert plain(lines) == [
+        "name" + " " * 49 + "n  end",
+        "x" * 50 + "   1.5  a",
+        "y" + " " * 49 + "  10    b",
+    ]
+
+
+def test_a_styled_line_has_no_trailing_blanks() -> None:
+    for line in table([Column("a"), Column("b")], [["1", "2"], ["3", "long"]]):
+        assert not to_ansi(line).replace("\x1b[0m", "").endswith(" ")
+
+
+async def test_orders_have_whole_ids_only_where_asked() -> None:
+    service = FakeService()
+    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="2"))
+    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1"))
+    full = plain(order_table(service.orders(open_only=False), full=True))
+    short = plain(order_table(service.orders(open_only=False), full=False))
+    assert full[1].startswith(f"{ME}-2  BTC-USD  buy ")
+    assert short[1].startswith("2      BTC-USD  buy ")
+    assert "market" in short[1]
+
+
+def test_peers_show_address_link_and_failure() -> None:
+    service = FakeService()
+    peer = service.known_peers[0]
+    peer.address, peer.encrypted, peer.last_error = "fe80::1", False, "timed out\x07"
+    peer.node_id = None
+    line = plain(peer_table([peer], full=False))[1]
+    assert line.startswith("?     [fe80::1]:3000  connected")
+    assert "plain" in line
+    assert line.endswith("timed out\ufffd")
+
+
+def test_the_status_says_what_is_not_encrypted_behind_or_warned_of() -> None:
+    status = FakeService().status()
+    status.security, status.feeds_behind = "off", 2
+    text = "\n".join(plain(describe_status(status)))
+    assert "mainnet, NOT encrypted" in text
+    assert "4, 2 behind" in text
+    assert text.endswith("warning: the clock is 3 s behind that of most peers")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (61, "1 min 1 s"),
+        (3600, "1 h 0 min"),
+        (3725.5, "1 h 2 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_rich_gets_the_same_text_and_styles() -> None:
+    lines = ladder(view([level("1", "1", own="1")], [level("2", "1")]))
+    text = render.to_rich(lines)
+    assert [line.rstrip() for line in text.plain.split("\n")] == plain(lines)
+    assert {"green", "red", "bold yellow"} <= {str(span.style) for span in text.spans}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "term", "blocks"),
+    [
+        ("utf-8", "xterm", True),
+        ("UTF8", "", True),
+        ("ascii", "xterm", False),
+        ("utf-8", "dumb", False),
+    ],
+)
+def test_blocks_are_drawn_where_they_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, term: str, blocks: bool
+) -> None:
+    monkeypatch.setitem(os.environ, "TERM", term)
+    monkeypatch.setattr("sys.stdout", type("Out", (), {"encoding": encoding})())
+    assert render.draws_blocks() is blocks
+
+
+# The book that --watch keeps
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["own", "remote", "cancel"]),
+            st.sampled_from(["buy", "sell"]),
+            st.integers(1, 4),
+            st.integers(98, 103),
+        ),
+        max_size=40,
+    ),
+    st.integers(0, 20),
+)
+def test_a_book_kept_from_events_is_the_book_of_the_node(
+    steps: list[tuple[str, str, int, int]], snapshot_after: int
+) -> None:
+    """From any snapshot on, the tracker's levels and own quantities are those the node tells."""
+
+    async def run() -> None:
+        service = FakeService()
+        tracker: BookTracker | None = None
+        events = service.subscribe("BTC-USD")
+        for number, (what, side, quantity, price) in enumerate([*steps, ("end", "buy", 1, 1)]):
+            if number == min(snapshot_after, len(steps)):
+                first = await anext(events)
+                tracker = BookTracker(service.orders(market="BTC-USD", limit=1000))
+                tracker.apply(first)
+            if what == "own":
+                await service.submit(
+                    OrderRequest(
+                        market="BTC-USD",
+                        side=side,  # type: ignore[arg-type]
+                        quantity=str(quantity),
+                        price=str(price),
+                    )
+                )
+            elif what == "remote":
+                service.place_remote("BTC-USD", side, str(quantity), str(price))  # type: ignore[arg-type]
+            elif what == "cancel" and (open_orders := service.orders()):
+                await service.cancel(open_orders[quantity % len(open_orders)].id)
+            while tracker and not service.readers[0].queue.empty():
+                tracker.apply(await anext(events))
+        assert tracker is not None
+        kept, true = tracker.book(), service.book("BTC-USD", depth=1000)
+        assert (kept.bids, kept.asks) == (true.bids, true.asks)
+        assert kept.sequence == true.sequence
+        await events.aclose()  # type: ignore[attr-defined]
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(run())
+
+
+async def test_changes_from_before_a_snapshot_are_left_out() -> None:
+    service = FakeService()
+    tracker = BookTracker([])
+    service.place_remote("BTC-USD", "sell", "1", "10")
+    tracker.apply(await anext(service.subscribe("BTC-USD")))
+    tracker.apply(
+        LevelChange(market="BTC-USD", sequence=0, side="sell", price="10", quantity="0", orders=0)
+    )
+    assert [ask.quantity for ask in tracker.book().asks] == ["1"]
+
+
+async def test_events_are_described_in_one_line() -> None:
+    service = FakeService()
+    stream = service.subscribe("BTC-USD")
+    texts = [describe_event(await anext(stream))]
+    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="10"))
+    service.place_remote("BTC-USD", "sell", "1", "10")
+    texts += [describe_event(await anext(stream)) for _ in range(5)]
+    assert texts[0] == "BTC-USD  book at sequence 0"
+    assert texts[1] == "BTC-USD  level buy 10: 1 in 1 orders"
+    assert texts[2] == "BTC-USD  own order 1 open: filled 0 of 1"
+    assert texts[3] == "BTC-USD  level buy 10: gone"
+    assert texts[4].startswith("BTC-USD  trade sell 1 @ 10  2026")
+    assert texts[5] == "BTC-USD  own order 1 filled: filled 1 of 1"
+
+
+# Orders as they are typed
+
+
+@pytest.mark.parametrize(
+    ("words", "price", "expected"),
+    [
+        (["BTC-USD", "0.5"], None, ("BTC-USD", "0.5", None)),
+        (["BTC-USD", "0.5", "@", "30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5@30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5@", "30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5", "@30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5 @ 30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["btc-usd", ".5"], ".25", ("BTC-USD", "0.5", "0.25")),
+        (["BTC-USD", "00.50"], "30000.10", ("BTC-USD", "00.50", "30000.10")),
+    ],
+)
+def test_an_order_is_read_as_it_is_typed(
+    words: list[str], price: str | None, expected: tuple[str, str, str | None]
+) -> None:
+    assert parse_order("buy", words, price) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "price", "hint"),
+    [
+        ([], None, "which market"),
+        (["BTC-USD"], None, "how much"),
+        (["BTC-USD", "0.5", "30000"], None, "order buy BTC-USD 0.5 @ 30000"),
+        (["0.5", "BTC-USD"], None, "order buy BTC-USD 0.5"),
+        (["0.5", "BTC-USD", "@", "3"], None, "order buy BTC-USD 0.5 @ 3"),
+        (["0.5", "1"], None, "'0.5' is not a market"),
+        (["BTC-USD", "0.5", "@"], None, "leave out the @: exchange-node order buy BTC-USD 0.5"),
+        (["BTC-USD", "@", "30000"], None, "quantity before @ is missing"),
+        (["BTC-USD", "@"], None, "price after @ is missing"),
+        (["BTC-USD", "1", "@", "2", "@", "3"], None, "more than one @"),
+        (["BTC-USD", "1", "@", "2", "3"], None, "'3' is one word too many"),
+        (["BTC-USD", "1", "2", "3"], None, "'2' is one word too many"),
+        (["BTC-USD", "1", "@", "2"], "3", "given twice"),
+        (["BTC-USD", "1", "2"], "3", "'2' is one word too many"),
+        (["BTC-USD", "-1"], None, "quantity -1 is negative"),
+        (["BTC-USD", "1", "@", "-1"], None, "price -1 is negative"),
+        (["BTC-USD", "0"], None, "quantity must be more than 0"),
+        (["BTC-USD", "1"], "0.00", "price must be more than 0"),
+        (["BTC-USD", "1e3"], None, "did you mean 1000?"),
+        (["BTC-USD", "1.5e2"], None, "did you mean 150?"),
+        (["BTC-USD", "1,5"], None, "did you mean 1.5?"),
+        (["BTC-USD", "1"], "30,000", "did you mean 30000?"),
+        (["BTC-USD", "1"], "$30,000.50", "did you mean 30000.50?"),
+        (["BTC-USD", "1"], "30k", "did you mean 30000?"),
+        (["BTC-USD", "1"], "30_000", "did you mean 30000?"),
+        (["BTC-USD", "0.5BTC"], None, "did you mean 0.5?"),
+        (["BTC-USD", "one"], None, "such as 0.5 or 30000"),
+        (["BTC-USD", "nan"], None, "not a plain decimal"),
+        (["BTC-USD", "1."], None, "not a plain decimal"),
+        (["BTC-USD", "\u0661"], None, "not a plain decimal"),
+    ],
+)
+def test_what_is_no_order_is_answered_with_what_to_type(
+    words: list[str], price: str | None, hint: str
+) -> None:
+    with pytest.raises(OrderTextError) as refused:
+        parse_order("buy", words, price)
+    assert hint in str(refused.value)
+
+
+@given(
+    st.lists(st.text(alphabet="BTC-USD0123.,@ekK$-_ ", max_size=8), max_size=5),
+    st.none() | st.text(max_size=6),
+)
+def test_anything_typed_is_an_order_or_a_documented_error(
+    words: list[str], price: str | None
+) -> None:
+    try:
+        order = parse_order("sell", words, price)
+    except OrderTextError:
+        return
+    assert Decimal(order.quantity) > 0
+    assert order.price is None or Decimal(order.price) > 0
