@@ -34,6 +34,7 @@ from node.views import (
 
 BUY, SELL = 1, -1
 MAX_LIMIT = 1000
+MAX_LEVELS = 1_000_000_000  # a stream's snapshot is the whole book
 MAX_CLIENT_ID = 64  # characters
 
 _STATUS_OF = {
@@ -224,7 +225,7 @@ class TradingService:
     def subscribe(self, market: str) -> AsyncIterator[StreamEvent]:
         symbol = self._instrument(market).symbol
         return self.hub.subscribe(
-            symbol, lambda: BookReset(market=symbol, book=self.book(symbol, depth=100))
+            symbol, lambda: BookReset(market=symbol, book=self.book(symbol, depth=MAX_LEVELS))
         )
 
     def publish(self, drained: Drained) -> None:

@@ -84,6 +84,20 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "Client id reused",
         "An earlier order has this client_id, and it was another order.",
     ),
+    "bad_side": ("Bad side", "The side of an order is buy or sell."),
+    "bad_address": ("Bad address", "An address of a peer is HOST:PORT, or [IPv6]:PORT."),
+    "connect_failed": (
+        "Connect failed",
+        "Nobody answered at the address, or not in time. It is the other node's peer port.",
+    ),
+    "unknown_node": ("Unknown node", "No node is known whose id begins so; GET /v1/peers."),
+    "ambiguous_node": ("Ambiguous node", "Several node ids begin so; give more of it."),
+    "self_connection": ("Self connection", "The node meant is this node itself."),
+    "unreachable": (
+        "Unreachable",
+        "There is no way to that node now; the detail says what was tried.",
+    ),
+    "ping_failed": ("Ping failed", "The node did not answer in time."),
     "stale_data": (
         "Stale data",
         "The node cannot vouch for what it knows of the market right now. Try again shortly.",

@@ -22,6 +22,8 @@ from node.cli.render import (
 from node.cli.session import Session, client_options, print_json
 from node.views import OrderRequest, OrderView, Side
 
+OUTCOME_WAIT = 1.0  # seconds: a maker that can be reached answers well within it
+
 
 class _OrderGroup(click.Group):
     def resolve_command(
@@ -65,11 +67,23 @@ def _place(
         price=typed.price,
         client_id=client_id,
     )
-    view = session.ask(lambda client: client.submit(request))
+    view = _outcome(session, session.ask(lambda client: client.submit(request)))
     if session.as_json:
         print_json(view)
     else:
         echo(describe_order(view))
+
+
+def _outcome(session: Session, view: OrderView) -> OrderView:
+    """The order once other nodes have answered what was asked of them, or after a moment."""
+    import time
+
+    deadline = time.monotonic() + OUTCOME_WAIT
+    order_id = view.id
+    while view.pending.strip("0.") and time.monotonic() < deadline:
+        time.sleep(0.02)
+        view = session.ask(lambda client: client.order(order_id))
+    return view
 
 
 def _no_such_option(word: str, ctx: click.Context) -> click.NoSuchOption:

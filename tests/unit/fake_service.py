@@ -401,7 +401,7 @@ class FakeService:
         if len(found) != 1:
             detail = f"{len(found)} nodes begin with {node_id!r}"
             raise ServiceError(
-                409 if found else 404, "ambiguous" if found else "unknown_node", detail
+                400 if found else 404, "ambiguous_node" if found else "unknown_node", detail
             )
         return PingView(node_id=found[0].node_id or "", way="direct", rtt_ms=0.8, version="1.0.0")
 

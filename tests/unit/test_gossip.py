@@ -300,6 +300,17 @@ class TestBounds:
         drain(sent)
         gossip.tick(limits.LAZY_FLUSH)
         assert drain(sent) == [(("b",), IHave([key(1)]))]
+        gossip.tick(limits.REPAIR_INTERVAL)
+        assert drain(sent) == [(("b",), IHave([key(1)]))]
+
+    def test_what_was_pulled_is_not_announced_to_who_pulled_it(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_prune("a")
+        gossip.add(0.0, key(1), "item", 10)
+        gossip.on_pull(0.05, "a", [key(1)])
+        gossip.tick(limits.LAZY_FLUSH)
+        assert drain(sent) == [(("a",), "item")]
 
 
 # Whole networks

@@ -58,6 +58,11 @@ def test_the_ladder_has_asks_above_bids_with_the_best_prices_in_the_middle() -> 
     ]
 
 
+def test_the_sides_of_the_ladder_may_be_of_unequal_length() -> None:
+    book = view([level("9", "1")], [level(price, "1") for price in ("10", "11", "12")])
+    assert [line.split()[0] for line in plain(ladder(book))[3:]] == ["12", "11", "10", "──", "9"]
+
+
 def test_the_ladder_can_do_without_block_characters() -> None:
     lines = plain(ladder(view([level("1", "2")], [level("2", "1")]), bar_width=8, blocks=False))
     assert "".join(lines).isascii()
@@ -125,9 +130,9 @@ def test_columns_are_as_wide_as_their_widest_cell_and_nothing_is_cut() -> None:
         [["x" * 50, "1.5", "a"], ["y", "10", ("b", "dim")]],
     )
     assert plain(lines) == [
-        "name" + " " * 49 + "n  end",
+        "name" + " " * 51 + "n  end",
         "x" * 50 + "   1.5  a",
-        "y" + " " * 49 + "  10    b",
+        "y" + " " * 51 + "10    b",
     ]
 
 
@@ -255,8 +260,11 @@ def test_a_book_kept_from_events_is_the_book_of_the_node(
         assert kept.sequence == true.sequence
         await events.aclose()  # type: ignore[attr-defined]
 
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        runner.run(run())
+    loop = asyncio.new_event_loop()  # not asyncio.run, which takes pytest-asyncio's loop away
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
 
 
 async def test_changes_from_before_a_snapshot_are_left_out() -> None:

@@ -281,6 +281,30 @@ class TestRelaying:
         router.receive(0.0, node(2), signed(2, 9, number=2))
         assert [out.peers for out in router.take_outgoing()] == [(node(1),)]
 
+    def test_it_goes_another_way_when_the_latest_is_where_it_came_from(self):
+        router = self.relay()
+        Inbox(router, NEWS)
+        router.receive(0.0, node(1), news(9, pack(1)))
+        router.receive(0.1, node(3), news(9, pack(2)))
+        router.take_outgoing()
+        router.receive(0.2, node(3), signed(3, 9))
+        assert [out.peers for out in router.take_outgoing()] == [(node(1),)]
+
+    def test_a_message_for_the_very_peer_that_brought_it_is_dropped(self):
+        router = self.relay()
+        router.receive(0.0, node(2), signed(1, 2))
+        assert router.take_outgoing() == []
+        assert router.counters["relay_no_route"] == 1
+
+    def test_a_message_signed_with_another_key_than_its_origin_s_is_forged(self):
+        router = self.relay()
+        inbox = Inbox(router, NOTE)
+        message = msgspec.structs.replace(signed(4, 0), from_=node(1))
+        message.sig = identity(4).sign(signed_bytes(message))
+        router.receive(0.0, node(3), message)
+        assert inbox.received == []
+        assert router.counters["forged"] == 1
+
     def test_one_that_travelled_too_far_is_dropped_without_blame(self):
         router = self.relay()
         for number in range(20):
@@ -413,6 +437,13 @@ class TestBroadcast:
         router.receive(0.0, node(2), news(9, HELLO))
         assert len(inbox.received) == 1
         assert router.gossip.counters["duplicates"] == 1
+
+    def test_hops_are_counted_to_a_bound_that_does_not_end_the_broadcast(self):
+        router, inbox = self.linked()
+        router.receive(0.0, node(1), news(9, HELLO, hops=255))
+        [out] = router.take_outgoing()
+        assert out.envelope.hops == 255
+        assert len(inbox.received) == 1
 
     def test_what_is_not_part_of_a_broadcast_is_not_passed_on(self):
         router, _ = self.linked()
@@ -700,3 +731,37 @@ def test_any_message_is_taken_or_refused_with_a_documented_error_and_can_be_pass
             assert len(pack(out.envelope)) <= limits.MAX_FRAME
             peers.update(out.peers)
         assert all(peer in router.links for peer in peers)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(3, 8))
+def test_under_churn_notes_arrive_at_most_once_and_in_quiet_those_with_a_way_do(seed, n):
+    mesh = VirtualMesh(n, seed=seed)
+    rng = random.Random(seed)
+    for number in range(40):
+        a, b = rng.sample(range(n), 2)
+        (mesh.unlink if rng.random() < 0.3 else mesh.link)(a, b)
+        mesh.broadcast(rng.randrange(n), pack(["I am here", number]))
+        a, b = rng.sample(range(n), 2)
+        try:
+            mesh.send(a, b, pack(number), queue_for=rng.choice([None, 3.0]))
+        except DeliveryError:
+            assert (min(a, b), max(a, b)) not in mesh.links
+        mesh.run(rng.choice([0.0, 0.003, 0.3]))
+    mesh.run(5.0)
+    for origin in range(n):
+        mesh.broadcast(origin, pack(["quiet", origin]))
+    mesh.run(2.0)
+    expected: list[list[bytes]] = [[] for _ in range(n)]
+    for a in range(n):
+        for b in mesh.component(a):
+            if a != b:
+                payload = pack(["final", a, b])
+                assert mesh.send(a, b, payload) in (Way.DIRECT, Way.RELAYED)
+                expected[b].append(payload)
+    mesh.run(2.0)
+    for i, notes in enumerate(mesh.notes):
+        payloads = [note.payload for note in notes]
+        assert len(set(payloads)) == len(payloads)
+        assert set(expected[i]) <= set(payloads)
+    assert mesh.cut == []

@@ -208,6 +208,33 @@ class TestServing:
         assert len(started) == 1
         assert core.counters["duplicates"] == 1
 
+    def test_an_answer_to_an_aborted_call_does_not_end_a_later_one_of_its_id(self):
+        sender = _Nowhere()
+        core = RpcCore(sender, rng=random.Random(0))
+        started: list[Call] = []
+        core.handlers["m"] = lambda now, call: started.append(call)
+        give(core, 0.0, Request(1, "m", 1000, b""))
+        give(core, 0.0, Cancel(1))
+        give(core, 0.0, Request(1, "m", 1000, b""))
+        core.respond(0.1, started[0], b"old")
+        assert sender.sent == []
+        core.respond(0.1, started[1], b"new")
+        assert [msgspec.msgpack.decode(p, type=Response).body for p in sender.sent] == [b"new"]
+
+    def test_all_callers_together_are_bounded_and_what_ended_counts_no_more(self):
+        core = RpcCore(_Nowhere(), rng=random.Random(0))
+        calls: list[Call] = []
+        core.handlers["m"] = lambda now, call: calls.append(call)
+        for caller in range(20):
+            for number in range(500):
+                give(core, 0.0, Request(number, "m", 1000, b""), caller=caller)
+        assert len(calls) == limits.RPC_MAX_IN_FLIGHT_ALL
+        assert core.counters["refused_busy"] == 10_000 - limits.RPC_MAX_IN_FLIGHT_ALL
+        for call in calls:
+            core.respond(0.1, call, b"")
+        assert give(core, 0.2, Request(1, "m", 1000, b""), caller=19)
+        assert len(calls) == limits.RPC_MAX_IN_FLIGHT_ALL + 1
+
     def test_a_cancel_ends_only_the_caller_s_own_request(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         core.handlers["m"] = lambda now, call: None
