@@ -19,6 +19,7 @@ from p2p.reconnect import wait_after
 log = logging.getLogger(__name__)
 
 MAX_DIALS: Final = 8  # at once
+GRAIN: Final = 0.01  # seconds: a timer may fire a hair early, and must not be asked for that hair
 RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
 RESERVE_SHARE: Final = 4  # one link in so many
 
@@ -187,7 +188,7 @@ class DialLoop:
         now = self._clock()
         skip = self._links.keys() - self._unproven()
         due = self._book.next_due(now, skip=skip, busy=self.busy)
-        return None if due is None else max(due - now, 0.0)
+        return None if due is None else max(due - now, GRAIN)
 
     def _expected(self, address: Address) -> str | None:
         # The operator configured an address, not a node: whoever has it now is meant, unless a

@@ -93,9 +93,7 @@ class LinkTable:
         """By node id. A live view."""
         return MappingProxyType(self._used)
 
-    def verdict(
-        self, peer_id: str, now: float, dialled_at: float | None = None
-    ) -> Verdict | None:
+    def verdict(self, peer_id: str, now: float, dialled_at: float | None = None) -> Verdict | None:
         """What would become of a new link to this peer; None when there is no other.
 
         `dialled_at`: when we dialled it, if we did.

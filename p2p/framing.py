@@ -91,7 +91,7 @@ class FrameDecoder:
         self._end += count
 
     def take(self, maximum: int) -> list[bytearray]:
-        """At most `maximum` complete frames, oldest first; fewer than that means that no more are here.
+        """At most `maximum` complete frames, oldest first; none when no more are here.
 
         Raises:
             FrameTooLarge: the next frame is announced as longer than the limit.

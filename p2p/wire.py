@@ -122,14 +122,12 @@ class Wire(asyncio.BufferedProtocol):
         scheduled, self._flush_due = self._flush_due, True  # answers are written below, at once
         try:
             while left > 0 and not self._deaf:
-                batch = min(self._batch, left)
-                frames = self._decoder.take(batch)
-                if frames:
-                    self.stats.messages_received += len(frames)
-                    self.received(frames)
-                if len(frames) < batch:
+                frames = self._decoder.take(min(self._batch, left))
+                if not frames:
                     break
-                left -= batch
+                left -= len(frames)
+                self.stats.messages_received += len(frames)
+                self.received(frames)
         except RemoteProtocolError as error:
             self.refused(error)
         self._flush_due = scheduled
@@ -165,8 +163,6 @@ class Wire(asyncio.BufferedProtocol):
             self._loop.call_soon(self._flush_turn)
         if self._pending_bytes >= WRITE_CHUNK:
             self._flush()
-            if self.outbox_bytes > OUTBOX_LIMIT:
-                self.overflowed()
 
     def _flush_turn(self) -> None:
         self._flush_due = False
@@ -184,6 +180,8 @@ class Wire(asyncio.BufferedProtocol):
         else:
             self._chunks.append(chunk)
             self._chunk_bytes += len(chunk)
+            if self.outbox_bytes > OUTBOX_LIMIT and not self._deaf:
+                self.overflowed()
 
     def _write(self, chunk: bytes) -> None:
         transport = self._transport

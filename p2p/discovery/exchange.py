@@ -30,6 +30,7 @@ from p2p.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
 
 PEX_SECOND_DELAY: Final = 5.0  # seconds after the first push: what a slow feeler has proven since
 PEX_JITTER: Final = 0.1  # of PEX_INTERVAL, so that a network that started together does not pulse
+GRAIN: Final = 0.01  # seconds: a timer may fire a hair early, and must not be asked for that hair
 BURST: Final = 3.0  # lists that may come at any pace
 REFILL: Final = 2.0 / PEX_INTERVAL  # lists per second after that
 MAX_BUDGETS: Final = 1000  # nodes whose spending is remembered after their link is gone
@@ -253,7 +254,7 @@ class ExchangeStrategy(BaseStrategy):
             due = self.core.next_due()
             self._wake.clear()
             try:
-                async with asyncio.timeout(None if due is None else max(due - now, 0.0)):
+                async with asyncio.timeout(None if due is None else max(due - now, GRAIN)):
                     await self._wake.wait()
             except TimeoutError:
                 pass

@@ -227,7 +227,12 @@ def test_pinned_come_first_then_tried_and_untried_in_turn(book):
 def test_strategies_come_in_their_order_of_priority(book):
     for n, source in enumerate(["inbound", "exchange", "grape", "mdns"], start=1):
         book.add(found(f"192.0.2.{n}", source=source), 0.0)
-    assert [a.source for a in choose(book, FEELER_DELAY)] == ["mdns", "grape", "exchange", "inbound"]
+    assert [a.source for a in choose(book, FEELER_DELAY)] == [
+        "mdns",
+        "grape",
+        "exchange",
+        "inbound",
+    ]
 
 
 def test_among_equals_the_order_is_drawn(book):

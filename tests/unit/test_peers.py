@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import random
+from itertools import pairwise
 
 import pytest
 from peer_network import MemoryLink, Network, info, node_id
@@ -347,7 +348,7 @@ async def test_an_address_where_nobody_answers_is_dialled_on_the_ladder(net):
 
     a.dial = noting
     await asyncio.sleep(4000)
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     for gap, expected in zip(gaps, [1, 5, 15, 30, 60, 120, 240, 480, 600, 600], strict=False):
         assert 0.7 * expected < gap < 1.3 * expected + 0.1
     assert len(gaps) >= 10
@@ -612,7 +613,7 @@ async def test_what_is_new_is_saved_soon_without_waiting_for_the_stop(monkeypatc
     await start(a, b)
     a.manager.found(found(b))
     async with asyncio.timeout(5):
-        while not storage.peers:
+        while not storage.peers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert storage.peers[0].node_id == B
     await net.stop()

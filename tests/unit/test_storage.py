@@ -12,7 +12,9 @@ from p2p.identity import is_node_id
 from p2p.storage import MAX_FILE, PeerStorage, StoredPeer, epoch, moment
 
 PEERS = [
-    StoredPeer(node_id("a"), "192.0.2.1", 3000, datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC), 2, "mdns"),
+    StoredPeer(
+        node_id("a"), "192.0.2.1", 3000, datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC), 2, "mdns"
+    ),
     StoredPeer(node_id("b"), "2001:db8::1", 3001),
 ]
 

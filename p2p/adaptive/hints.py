@@ -1,0 +1,193 @@
+"""Hints about peers' health: what others say (advice, bounded) and what we say (first-hand only).
+
+A received hint is aged by its arrival on our own clock: it weighs `decay` to the power of the number
+of sixths of `ttl_s` that have passed, and nothing after `ttl_s`. Each origin has one voice per peer,
+and the voices saturate: each further one closes half of the distance that is left, so a thousand
+origins weigh no more than a handful. All together multiply a peer's cost by at most `MAX_FACTOR`, and
+each recent success of our own with the peer halves that again. So hints decide only where there is no
+experience, and fade where there is; lies cost a bounded detour, never a peer.
+
+The idea of doubting one's own link before accusing others is Lifeguard's (Dadgar et al., 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_FACTOR = 3.0
+VOICE = 0.5  # what one fresh hint says of all that hints can say
+MAX_VOICES = 16  # origins remembered per peer and signal: more would not be heard (2^-16)
+MAX_PEERS = 1024  # peers with hints; the longest unheard goes first
+MAX_PER_ORIGIN = 64  # peers that one origin can have hints about at once
+
+
+class Signal(StrEnum):
+    DEGRADED = "DEGRADED"
+    HEALTHY = "HEALTHY"
+
+
+DEGRADED, HEALTHY = Signal.DEGRADED, Signal.HEALTHY
+
+
+@dataclass(frozen=True)
+class Hint:
+    """An own hint, to be signed and carried by whoever publishes it."""
+
+    peer: Hashable
+    signal: Signal
+    latency_s: float  # as seen here; 0 when never
+    error_rate: float  # decayed share of failures
+    reason: str
+
+
+@dataclass(frozen=True)
+class HintSettings:
+    """`GOSSIP_HINT_TTL`, `GOSSIP_PUBLISH_INTERVAL` (seconds here) and `GOSSIP_DECAY_FACTOR`."""
+
+    ttl_s: float = 60.0
+    publish_interval_s: float = 5.0
+    decay: float = 0.5  # share of a hint's weight that is left after each sixth of its lifetime
+
+    def weight(self, age: float) -> float:
+        if not 0.0 <= age < self.ttl_s:
+            return 0.0
+        return float(self.decay ** (6.0 * age / self.ttl_s))
+
+
+class HintBook:
+    """Hints received, by peer. Bounded in every direction; nothing here depends on a sender's clock."""
+
+    def __init__(self, settings: HintSettings | None = None) -> None:
+        self.settings = settings or HintSettings()
+        self._hints: dict[Hashable, dict[Signal, dict[str, float]]] = {}
+        self._by_origin: dict[str, set[Hashable]] = {}
+
+    def __len__(self) -> int:
+        return len(self._hints)
+
+    def __contains__(self, peer: Hashable) -> bool:
+        return peer in self._hints
+
+    def receive(self, now: float, origin: str, peer: Hashable, signal: Signal) -> bool:
+        """Take a hint that arrived now; False: refused, because the origin says too much."""
+        about = self._by_origin.get(origin)
+        if about is not None and peer not in about and len(about) >= MAX_PER_ORIGIN:
+            return False
+        voices = self._hints.pop(peer, None)  # to the end: order is by being heard
+        if voices is None:
+            if len(self._hints) >= MAX_PEERS:
+                self.forget(next(iter(self._hints)))
+            voices = {DEGRADED: {}, HEALTHY: {}}
+        self._hints[peer] = voices
+        other = HEALTHY if signal is DEGRADED else DEGRADED
+        voices[other].pop(origin, None)  # its last word is what it says
+        said = voices[signal]
+        said.pop(origin, None)
+        if len(said) >= MAX_VOICES:
+            oldest = next(iter(said))
+            del said[oldest]
+            self._unlist(oldest, peer)
+        said[origin] = now
+        self._by_origin.setdefault(origin, set()).add(peer)
+        return True
+
+    def advice(self, now: float, peer: Hashable) -> float:
+        """From -1 (all say HEALTHY) to 1 (all say DEGRADED), faded by age; 0 when nobody says anything."""
+        voices = self._hints.get(peer)
+        if voices is None:
+            return 0.0
+        return self._said(now, voices[DEGRADED]) - self._said(now, voices[HEALTHY])
+
+    def _said(self, now: float, said: dict[str, float]) -> float:
+        silent = 1.0
+        for arrived in said.values():
+            silent *= 1.0 - VOICE * self.settings.weight(now - arrived)
+        return 1.0 - silent
+
+    def factor(self, now: float, peer: Hashable, good: float) -> float:
+        """What the peer's cost is multiplied by, in [1, MAX_FACTOR]; `good`: own recent successes."""
+        advice = self.advice(now, peer)
+        if advice <= 0.0:
+            return 1.0
+        return 1.0 + (MAX_FACTOR - 1.0) * advice * 0.5 ** min(good, 60.0)
+
+    def sweep(self, now: float) -> list[Hashable]:
+        """Forget hints that weigh nothing any more; gives the peers that have none left."""
+        gone = []
+        for peer, voices in list(self._hints.items()):
+            for said in voices.values():
+                for origin in [o for o, t in said.items() if self.settings.weight(now - t) < 0.01]:
+                    del said[origin]
+                    self._unlist(origin, peer)
+            if not any(voices.values()):
+                del self._hints[peer]
+                gone.append(peer)
+        return gone
+
+    def forget(self, peer: Hashable) -> None:
+        for said in self._hints.pop(peer, {}).values():
+            for origin in said:
+                self._unlist(origin, peer)
+
+    def _unlist(self, origin: str, peer: Hashable) -> None:
+        about = self._by_origin.get(origin)
+        if about is not None:
+            about.discard(peer)
+            if not about:
+                del self._by_origin[origin]
+
+    def listed(self, now: float) -> list[tuple[Hashable, str, Signal, float]]:
+        """(peer, origin, signal, weight) of every hint that still weighs something, for people."""
+        return [
+            (peer, origin, signal, self.settings.weight(now - arrived))
+            for peer, voices in self._hints.items()
+            for signal, said in voices.items()
+            for origin, arrived in said.items()
+            if self.settings.weight(now - arrived) > 0.0
+        ]
+
+
+@dataclass
+class _Said:
+    signal: Signal
+    at: float
+
+
+class HintPublisher:
+    """Decides which own hints are due: a pure function of first-hand verdicts, rate-limited.
+
+    A peer that looks bad is DEGRADED, said again once an interval while it lasts; when it looks good
+    again, HEALTHY once. Nothing is said while at least half of the peers that are known look bad:
+    then the observer's own link is the likelier cause.
+    """
+
+    def __init__(self, settings: HintSettings | None = None) -> None:
+        self.settings = settings or HintSettings()
+        self._said: dict[Hashable, _Said] = {}
+
+    def withheld(self, verdicts: dict[Hashable, Hint]) -> bool:
+        bad = sum(hint.signal is DEGRADED for hint in verdicts.values())
+        return bad > 0 and 2 * bad >= len(verdicts)
+
+    def due(self, now: float, verdicts: dict[Hashable, Hint]) -> list[Hint]:
+        """The hints to publish now; `verdicts` are what is seen first-hand of each peer."""
+        for peer in [p for p in self._said if p not in verdicts]:
+            del self._said[peer]
+        if self.withheld(verdicts):
+            return []
+        hints = []
+        for peer, hint in verdicts.items():
+            said = self._said.get(peer)
+            if said is None:
+                if hint.signal is HEALTHY:
+                    continue  # never called bad by us: nothing to take back
+            elif now - said.at < self.settings.publish_interval_s:
+                continue
+            elif hint.signal is HEALTHY and said.signal is HEALTHY:
+                del self._said[peer]
+                continue
+            self._said[peer] = _Said(hint.signal, now)
+            hints.append(hint)
+        return hints
