@@ -298,32 +298,34 @@ class Replica:
             if len(self._early) < MAX_BUFFERED:
                 self._early[batch.first] = (batch, digest)
             return []
-        applied = []
-        following: tuple[Batch, bytes] | None = (batch, digest)
-        while following is not None:
-            self._apply(*following)
-            applied.append(following[0])
-            following = self._early.pop(feed.number + 1, None)
-        if self._early:
-            self._early = {f: b for f, b in self._early.items() if f > feed.number}
-        return applied
+        self._apply(batch, digest)
+        return [batch, *self._apply_early()]
 
-    def offer_snapshot(self, batch: Batch, pages: list[bytes]) -> bool:
-        """Jump to a later snapshot; False if it is not later than what is held.
+    def offer_snapshot(self, batch: Batch, pages: list[bytes]) -> list[Batch] | None:
+        """Jump to a later snapshot; None if it is not later than what is held.
+
+        Returns the batches that were waiting for it and have become part of the feed.
 
         Raises:
             InvalidBatch, FeedFault: as for `offer`. The caller has compared the pages with what the
                 checkpoint says of them, so FeedFault blames the owner here too.
         """
         if self.feed.fault or batch.last <= self.feed.number:
-            return False
+            return None
         digest = check_batch(self._keys, self._network, batch)
         try:
             self.feed.adopt(Snapshot(batch, digest, pages))
         except (FeedFault, msgspec.DecodeError) as error:
             raise self._fault(f"a snapshot that cannot be: {error}") from error
+        return self._apply_early()
+
+    def _apply_early(self) -> list[Batch]:
+        applied = []
+        while (following := self._early.pop(self.feed.number + 1, None)) is not None:
+            self._apply(*following)
+            applied.append(following[0])
         self._early = {f: b for f, b in self._early.items() if f > self.feed.number}
-        return True
+        return applied
 
     def _apply(self, batch: Batch, digest: bytes) -> None:
         state = self.feed.state

@@ -191,15 +191,16 @@ class Follower:
         market.replicas[part.owner] = replica
         self._core.feeds[part.owner, part.market] = replica.feed
         try:
-            if not replica.offer_snapshot(batch, pages):
-                return True
+            applied = replica.offer_snapshot(batch, pages)
         except FeedFault as fault:
             self._blame(market, part.owner, fault)
+            return True
+        if applied is None:
             return True
         market.replaced(part.owner, before)
         for order in replica.feed.state.orders.values():
             self._saw_time(now, market, order.time)
-        self._core.save_snapshot(replica.feed)
+        self._advance(now, market, replica, applied)
         self.replicator.advanced(now, part.owner, part.market, replica.feed.number)
         market.drop_holds(now, part.owner)
         if market.book.crossed:

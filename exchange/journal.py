@@ -8,9 +8,10 @@ it survives the death of the process only.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -73,6 +74,59 @@ _FILL_MARKS = ", ".join("?" * len(_FILL_FIELDS))
 _FILL_COLUMNS = ", ".join('"order"' if f == "order" else f for f in _FILL_FIELDS)
 
 
+_order_values = attrgetter(*(f"order.{name}" for name in _ORDER_FIELDS if name != "value"))
+_ORDER_COLUMNS = ", ".join([name for name in _ORDER_FIELDS if name != "value"] + ["value"])
+
+# What to do for each kind of record, in the order in which the kinds are written: a statement, and
+# its values from a record.
+_WRITES: tuple[tuple[type[Record], str, Callable[[Any], tuple[object, ...]]], ...] = (
+    (PutMeta, "INSERT OR REPLACE INTO meta VALUES (?, ?)", attrgetter("name", "value")),
+    (
+        PutOrder,
+        f"INSERT OR REPLACE INTO orders ({_ORDER_COLUMNS}) VALUES ({_ORDER_MARKS})",  # noqa: S608
+        # A sum of price * quantity can exceed 64 bits, hence the text.
+        lambda r: (*_order_values(r), str(r.order.value)),
+    ),
+    (
+        PutTake,
+        "INSERT OR REPLACE INTO takes VALUES (?, ?)",
+        lambda r: (r.take.take, _pack(r.take)),
+    ),
+    (
+        PutDecision,
+        "INSERT INTO decisions VALUES (?, ?, ?)",
+        lambda r: (r.decision.taker, r.decision.take, _pack(r.decision)),
+    ),
+    (
+        PutFill,
+        f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({_FILL_MARKS})",  # noqa: S608
+        attrgetter(*(f"fill.{name}" for name in _FILL_FIELDS)),
+    ),
+    (
+        PutBatch,
+        "INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?)",
+        lambda r: (r.owner, r.batch.market, r.batch.first, _pack(r.batch)),
+    ),
+    (DropTake, "DELETE FROM takes WHERE take = ?", lambda r: (r.take,)),
+    (
+        DropDecisions,
+        "DELETE FROM decisions WHERE taker = ? AND take < ?",
+        attrgetter("taker", "below"),
+    ),
+    (DropDecisions, "INSERT OR REPLACE INTO marks VALUES (?, ?)", attrgetter("taker", "below")),
+    (
+        PutSnapshot,
+        "DELETE FROM batches WHERE owner = ? AND market = ? AND first <= ?",
+        lambda r: (r.owner, r.market, r.snapshot.batch.last),
+    ),
+    (
+        PutSnapshot,
+        "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)",
+        lambda r: (r.owner, r.market, _pack(r.snapshot)),
+    ),
+)
+
+
 class JournalError(Exception):
     """The journal cannot be opened, read or written. The text says which file and why."""
 
@@ -123,8 +177,7 @@ class Journal:
         try:
             db.execute("BEGIN IMMEDIATE")
             try:
-                for record in records:
-                    self._write(record)
+                self._write(records)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
@@ -133,50 +186,15 @@ class Journal:
         except (sqlite3.Error, OverflowError) as error:
             raise JournalError(f"cannot write the journal {self.path}: {error}") from error
 
-    def _write(self, record: Record) -> None:
-        run = self._db.execute
-        match record:
-            case PutOrder(order):
-                row = [getattr(order, name) for name in _ORDER_FIELDS]
-                row[_ORDER_FIELDS.index("value")] = str(order.value)
-                run(
-                    f"INSERT OR REPLACE INTO orders ({', '.join(_ORDER_FIELDS)}) "  # noqa: S608
-                    f"VALUES ({_ORDER_MARKS})",
-                    row,
-                )
-            case PutBatch(owner, batch):
-                run(
-                    "INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?)",
-                    (owner, batch.market, batch.first, _pack(batch)),
-                )
-            case PutFill(fill):
-                run(
-                    f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({_FILL_MARKS})",  # noqa: S608
-                    [getattr(fill, name) for name in _FILL_FIELDS],
-                )
-            case PutTake(take):
-                run("INSERT OR REPLACE INTO takes VALUES (?, ?)", (take.take, _pack(take)))
-            case DropTake(number):
-                run("DELETE FROM takes WHERE take = ?", (number,))
-            case PutDecision(decision):
-                run(
-                    "INSERT INTO decisions VALUES (?, ?, ?)",
-                    (decision.taker, decision.take, _pack(decision)),
-                )
-            case DropDecisions(taker, below):
-                run("DELETE FROM decisions WHERE taker = ? AND take < ?", (taker, below))
-                run("INSERT OR REPLACE INTO marks VALUES (?, ?)", (taker, below))
-            case PutMeta(name, value):
-                run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-            case PutSnapshot(owner, market, snapshot):
-                run(
-                    "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)",
-                    (owner, market, _pack(snapshot)),
-                )
-                run(
-                    "DELETE FROM batches WHERE owner = ? AND market = ? AND first <= ?",
-                    (owner, market, snapshot.batch.last),
-                )
+    def _write(self, records: Sequence[Record]) -> None:
+        """One statement for all records of a kind. What is put goes before what is dropped, which
+        gives the same as the order of the records: no key that was dropped is ever put again."""
+        by_kind: dict[type[Record], list[Record]] = {}
+        for record in records:
+            by_kind.setdefault(type(record), []).append(record)
+        for kind, statement, values in _WRITES:
+            if kind in by_kind:
+                self._db.executemany(statement, map(values, by_kind[kind]))
 
     def recover(self) -> Recovered:
         """Everything that a restarted node goes on with.

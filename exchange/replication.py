@@ -238,7 +238,7 @@ class Replicator:
         if want is None or want.asked != node:
             return None
         if part.checkpoint is not None and part.checkpoint.last > want.after:
-            return self._on_page(now, node, part, want)
+            return self._on_page(now, node, part, part.checkpoint, want)
         feed = self._feeds.get((part.owner, part.market))
         if feed is not None and want.after < feed.number < part.number:
             want.tried = []
@@ -252,11 +252,8 @@ class Replicator:
         return None
 
     def _on_page(
-        self, now: float, node: str, part: FeedPart, want: _Want
+        self, now: float, node: str, part: FeedPart, checkpoint: Batch, want: _Want
     ) -> tuple[Batch, list[bytes]] | None:
-        checkpoint = part.checkpoint
-        if checkpoint is None:
-            return None
         if want.checkpoint is None or want.checkpoint.signature != checkpoint.signature:
             want.checkpoint, want.page, want.pages = checkpoint, 0, []
         last = checkpoint.events[-1] if checkpoint.events else None
