@@ -6,7 +6,6 @@ The link is over as soon as one side has said goodbye or gone silent; the transp
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import time
 from collections.abc import Callable
@@ -23,8 +22,6 @@ from p2p.link import LinkHandler, PeerInfo
 from p2p.liveness import Liveness
 from p2p.messages import Codec, Envelope, Goodbye, pack
 from p2p.wire import Wire
-
-logger = logging.getLogger(__name__)
 
 MSGPACK = "msgpack"  # in Capabilities.codecs
 
@@ -262,6 +259,12 @@ class Connection(Wire):
             self._end_handshake(self._machine.refusal(error.code, error.reason))
         else:
             self.close(error.code, error.reason)
+
+    def farewell(self, frame: bytearray) -> bool:
+        try:
+            return self._codec.decode(frame).type == "goodbye"
+        except RemoteProtocolError:
+            return False
 
     def overflowed(self) -> None:
         """The peer does not read: drop what waits, so that at least the goodbye fits."""

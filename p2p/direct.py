@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from p2p import tls
 from p2p.connection import MSGPACK, Connection
@@ -85,6 +86,7 @@ class DirectConnectionService:
         self._greetings: dict[
             asyncio.Task[None], None
         ] = {}  # handshakes of strangers, oldest first
+        self._unclaimed: set[socket.socket] = set()  # accepted, greeting not begun
         self._connections: set[Connection] = set()
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -151,7 +153,6 @@ class DirectConnectionService:
         except ConnectFailed as error:
             raise ConnectFailed(f"{where}: {error}") from error
         except OSError as error:
-            opened.close()
             raise ConnectFailed(f"{where}: {_tls_failure(error)}") from error
         except asyncio.CancelledError:
             connection.abort()
@@ -190,14 +191,24 @@ class DirectConnectionService:
                     logger.warning("cannot accept peers: %s", error)
                     await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
-            if len(self._greetings) >= MAX_PENDING_HANDSHAKES:
+            pending = [task for task in self._greetings if not task.cancelling()]
+            if len(pending) >= MAX_PENDING_HANDSHAKES:
                 # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
-                next(iter(self._greetings)).cancel()
+                pending[0].cancel()
+                await asyncio.sleep(0)
             task = loop.create_task(self._greet(accepted, str(address[0])))
             self._greetings[task] = None
-            task.add_done_callback(self._greetings.pop)
+            self._unclaimed.add(accepted)
+            task.add_done_callback(partial(self._greeted, accepted))
+
+    def _greeted(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        del self._greetings[task]
+        if accepted in self._unclaimed:  # cancelled before it began
+            self._unclaimed.remove(accepted)
+            accepted.close()
 
     async def _greet(self, accepted: socket.socket, address: str) -> None:
+        self._unclaimed.remove(accepted)  # from here on the transport owns it
         connection = self._connection(Role.ACCEPT, None)
         loop = asyncio.get_running_loop()
         try:
@@ -219,12 +230,10 @@ class DirectConnectionService:
         except P2PError as error:
             logger.info("%s: no handshake: %s", address, error)
         except OSError as error:
-            accepted.close()
             logger.info("%s: %s", address, _tls_failure(error))
         except asyncio.CancelledError:
             if not connection.established.done():
                 connection.abort()
-                accepted.close()
             raise
 
     # Helpers

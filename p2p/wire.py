@@ -48,7 +48,7 @@ class Wire(asyncio.BufferedProtocol):
         # One frame at a time during the handshake: what follows it falls under other limits.
         self._decoder = FrameDecoder(MAX_HANDSHAKE_FRAME, HEADER + MAX_HANDSHAKE_FRAME)
         self._batch = 1
-        self._deaf = False  # whatever arrives is thrown away
+        self._deaf = False  # whatever arrives is thrown away, but for a farewell
         self._reading = True
         self._pending: list[bytes] = []  # lengths and payloads in turn
         self._pending_bytes = 0
@@ -71,6 +71,10 @@ class Wire(asyncio.BufferedProtocol):
 
     def refused(self, error: RemoteProtocolError) -> None:
         """The bytes are no frames."""
+        raise NotImplementedError
+
+    def farewell(self, frame: bytearray) -> bool:
+        """Whether it says that the peer is leaving too."""
         raise NotImplementedError
 
     def overflowed(self) -> None:
@@ -118,6 +122,9 @@ class Wire(asyncio.BufferedProtocol):
 
     def _hand_on(self) -> bool:
         """Whether complete frames may be left."""
+        if self._deaf:
+            self._overhear()
+            return False
         left = FRAMES_PER_TURN
         scheduled, self._flush_due = self._flush_due, True  # answers are written below, at once
         try:
@@ -132,9 +139,17 @@ class Wire(asyncio.BufferedProtocol):
             self.refused(error)
         self._flush_due = scheduled
         self._flush()
-        if self._deaf:
-            self._decoder.discard()
         return left <= 0 and not self._deaf
+
+    def _overhear(self) -> None:
+        """While lingering only a farewell matters: two sides that part at once need not wait."""
+        try:
+            while frames := self._decoder.take(FRAMES_PER_TURN):
+                if any(map(self.farewell, frames)):
+                    self.hang_up()
+                    return
+        except RemoteProtocolError:
+            self._decoder.discard()
 
     def _widen(self) -> None:
         """The peer is no stranger any more: whole messages, and many at once."""

@@ -114,19 +114,17 @@ def conserved(fills: Mapping[str, Iterable[Fill]]) -> None:
     for node, own in fills.items():
         for fill in own:
             lots = fill.side * fill.quantity
-            other = fill.counterparty
-            sign = 1 if node <= other else -1
-            if node == other:
-                sign = 1  # both halves are this node's: they cancel as they are
-            pair = between.setdefault((fill.market, *sorted((node, other))), [0, 0])
+            first, second = sorted((node, fill.counterparty))
+            pair = between.setdefault((fill.market, first, second), [0, 0])
             sums = total.setdefault(fill.market, [0, 0])
             for position in (sums, pair):
                 position[0] += lots
                 position[1] += lots * fill.price
-            del sign
     for name, (lots, value) in [*total.items(), *between.items()]:
         if lots or value:
-            raise Violation("conserved", f"{name}: {lots} lots and {value} ticks*lots are left over")
+            raise Violation(
+                "conserved", f"{name}: {lots} lots and {value} ticks*lots are left over"
+            )
 
 
 def adds_up(order: Order, filled: int, value: int, pending: int, name: str) -> None:
@@ -205,7 +203,9 @@ def replicas_differ(
             contents = engine.markets[market].contents()
             if contents != expected:
                 odd = set(contents) ^ set(expected)
-                return f"{node} shows another book of {market} than the feeds say: {sorted(odd)[:4]}"
+                return (
+                    f"{node} shows another book of {market} than the feeds say: {sorted(odd)[:4]}"
+                )
             if engine.markets[market].book.crossed:
                 return f"the book of {market} is crossed on {node}"
             for order in engine.open_orders:
@@ -300,9 +300,7 @@ def best_first(
         raise Violation("best_first", f"{name} and leaves too little for better orders that come")
 
 
-def nothing_missed(
-    taker: Order, taker_id: str, offers: list[Offer], *, only_earlier: bool
-) -> None:
+def nothing_missed(taker: Order, taker_id: str, offers: list[Offer], *, only_earlier: bool) -> None:
     """A taker never trades at a worse price while a better reachable order, known to its node, could
     have filled it; equal prices go in time order.
 
@@ -317,7 +315,8 @@ def nothing_missed(
             free -= offer.available
         else:
             raise Violation(
-                "nothing_missed", f"order {taker.number} of {taker_id} has {free} free beside {offer}"
+                "nothing_missed",
+                f"order {taker.number} of {taker_id} has {free} free beside {offer}",
             )
 
 
@@ -355,3 +354,17 @@ def one_event_per_number(
                 "one_event_per_number",
                 f"number {number} of {owner} for {market} is {before} and {event}",
             )
+
+
+def heard_once(
+    known: set[tuple[str, str, bytes]], node: int, kind: str, origin: str, payload: bytes
+) -> None:
+    """Orders and trades reach every node of a connected network even when it is not a full mesh, with
+    few duplicates, and are deduplicated by hash.
+
+    So the exchange is handed each once for as long as its process runs.
+    """
+    key = (kind, origin, payload)
+    if key in known:
+        raise Violation("heard_once", f"node {node} is handed the same {kind} of {origin} again")
+    known.add(key)

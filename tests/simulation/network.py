@@ -55,8 +55,11 @@ class Link:
     edge: Edge
     boots: tuple[int, int]  # the processes that dialled and answered
     open: bool = True  # carries messages
+    muted: int | None = None  # what this end sends does not arrive
     up: set[int] = field(default_factory=set)  # ends that believe in it
-    free_at: dict[int, float] = field(default_factory=dict)  # by sender: arrival of its last message
+    free_at: dict[int, float] = field(
+        default_factory=dict
+    )  # by sender: arrival of its last message
 
 
 class Network:
@@ -155,6 +158,18 @@ class Network:
             delay = self._rng.uniform(*NOTICE_SILENCE) if silently else self._rng.uniform(0.0, 0.05)
             self._clock.after(delay, lambda end=end: self._down(link, end))
 
+    def mute(self, edge: Edge, sender: int) -> None:
+        """From now on nothing arrives of what `sender` sends, until the other end gives the link up."""
+        link = self._links.get(edge)
+        if link is None or not link.open or link.muted is not None:
+            return
+        self._trace.note("mute", *edge, sender)
+        link.muted = sender
+        self._clock.after(
+            self._rng.uniform(*NOTICE_SILENCE),
+            lambda: self._links.get(edge) is link and self.break_link(edge, silently=False),
+        )
+
     def gone(self, end: int, *, silently: bool) -> None:
         """The process of `end` died: its own beliefs are gone, the others learn in their time."""
         for edge in self.edges:
@@ -209,7 +224,7 @@ class Network:
             return
         self._trace.note("send", sender, to, kind, zlib.crc32(packed))
         rng, conditions = self._rng, self._conditions
-        if link.open:
+        if link.open and link.muted != sender:
             delay = self._base[link.edge] + rng.expovariate(1 / conditions.jitter)
             if not conditions.datagrams or self.calm:
                 at = max(link.free_at.get(sender, 0.0), self._clock.now + delay)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from exchange.engine import Drained, Engine, Refused
-from exchange.messages import MESSAGES, TakeResult
+from exchange.core import Drained, Refused
+from exchange.desk import Desk
+from exchange.engine import Engine
+from exchange.messages import MESSAGES
 from exchange.ports import Send
 from exchange.records import Order
 from p2p.errors import DeliveryError
@@ -35,6 +38,7 @@ class Habits:
     """How this node's machine behaves. Seconds."""
 
     commit: tuple[float, float]  # how long until a drain is durable
+    pipelined: bool  # drains while the one before is still being written
     group: float  # inputs are drained together within this time; 0: each at once
     rate: float  # of the clock
     skew: float  # largest error of the wall clock
@@ -62,30 +66,38 @@ class Client:
     unanswered: dict[str, tuple[str, int, int | None, int]] = field(default_factory=dict)
 
 
-class WatchedEngine(Engine):
-    """The production engine; tells the watch of every decision before it is carried out."""
+class WatchedDesk(Desk):
+    """The production desk; tells the watch of every decision before it is carried out."""
 
     watch: Watch
+    engine: Engine
     number: int
 
-    def _ask(self, now, market, order, maker, maker_order, price, quantity):  # type: ignore[no-untyped-def]
-        self.watch.decision(self, self.number, order, maker, maker_order, price, quantity)
+    def _ask(self, now, market, order, maker, maker_order, price, quantity):
+        self.watch.decision(self.engine, self.number, order, maker, maker_order, price, quantity)
         super()._ask(now, market, order, maker, maker_order, price, quantity)
 
-    def _fill_here(self, now, market, taker, maker, price, quantity):  # type: ignore[no-untyped-def]
-        self.watch.decision(
-            self, self.number, taker, self.node_id, maker.number, price, quantity
-        )
+    def _fill_here(self, now, market, taker, maker, price, quantity):
+        own = self.engine.node_id
+        self.watch.decision(self.engine, self.number, taker, own, maker.number, price, quantity)
         super()._fill_here(now, market, taker, maker, price, quantity)
 
-    def _take_liquidity(self, now, order, *, only_earlier):  # type: ignore[no-untyped-def]
+    def _take_liquidity(self, now, order, *, only_earlier):
         self.watch.begin_matching(self.number, only_earlier=only_earlier)
         super()._take_liquidity(now, order, only_earlier=only_earlier)
-        self.watch.matched(self, self.number, order)
+        self.watch.matched(self.engine, self.number, order)
 
-    def _on_result(self, now: float, maker: str, result: TakeResult) -> bool:
-        self.watch.result(self, self.number, now, maker, result)
-        return super()._on_result(now, maker, result)
+    def on_result(self, now, maker, result):
+        self.watch.result(self.engine, self.number, now, maker, result)
+        return super().on_result(now, maker, result)
+
+
+def watched(engine: Engine, number: int, watch: Watch) -> Engine:
+    """`engine`, with its desk under watch. Nothing is decided before `resume`, so it misses nothing."""
+    desk = engine._desk
+    desk.__class__ = WatchedDesk
+    desk.engine, desk.number, desk.watch = engine, number, watch
+    return engine
 
 
 class Node:
@@ -108,9 +120,10 @@ class Node:
         self.markets = markets
         self.disk = disk
         self.running = False
+        self.serving = False  # takes orders
         self.boots = 0
         self.client = Client()
-        self._keys = keys
+        self.keys = keys
         self._habits = habits
         self._clock = clock
         self._trace = trace
@@ -139,8 +152,8 @@ class Node:
         self._acknowledgements = []
         self._drain_due = False
         local = self._local
-        self.engine = WatchedEngine(
-            self._keys,
+        engine = Engine(
+            self.keys,
             self.markets,
             network=NETWORK,
             epoch_us=local.epoch_us,
@@ -149,8 +162,7 @@ class Node:
             lease_ms=self._habits.lease_ms,
             warn=self._watch.warning,
         )
-        self.engine.watch = self._watch
-        self.engine.number = self.number
+        self.engine = watched(engine, self.number, self._watch)
         self.router = MessageRouter(
             identity(self.number),
             rng=random.Random(f"{self._seed} router {self.number} {self.boots}"),
@@ -161,19 +173,27 @@ class Node:
             self.router.handle(kind, self._handle)
         self.running = True
         self._trace.note("start", self.number, self.boots)
+        self.serving = False
         self._watch.started(self.number, self.engine)
-        self.engine.resume(self.now)
-        self._drain()
-        for key, (market, side, price, quantity) in list(self.client.unanswered.items()):
-            self.submit(market, side, price, quantity, key)
         boot = self.boots
         self._clock.after(rng.uniform(0.0, TICK), lambda: self._tick(boot))
+        # Links may come up before the node goes on with its orders.
+        self._clock.after(rng.choice((0.0, 0.2)) * rng.random(), lambda: self._resume(boot))
+
+    def _resume(self, boot: int) -> None:
+        if not self.running or boot != self.boots:
+            return
+        self.engine.resume(self.now)
+        self.serving = True
+        self._changed()
+        for key, (market, side, price, quantity) in list(self.client.unanswered.items()):
+            self.submit(market, side, price, quantity, key)
 
     def crash(self, *, silently: bool) -> None:
         """kill -9. Of the commits under way, some may have reached the disk without anybody knowing."""
         if not self.running:
             return
-        self.running = False
+        self.running = self.serving = False
         landed = self._rng.randint(0, len(self._committing))
         self._trace.note("crash", self.number, landed, len(self._committing))
         for commit in list(self._committing)[:landed]:
@@ -189,10 +209,8 @@ class Node:
             return
         self._trace.note("stop", self.number)
         self.engine.leave(self.now)
-        self._drain()
-        while self._committing:
-            self._finish(self._committing.popleft())
-        self.running = False
+        self.settle()
+        self.running = self.serving = False
         self.disk.reopen()
         self._watch.crashed(self.number)
         self._network.close(self.number)
@@ -225,6 +243,8 @@ class Node:
         self._flush()
 
     def _handle(self, received: Received) -> bool:
+        if received.broadcast:
+            self._watch.heard(self.number, received.type, received.origin, received.payload)
         accepted = self.engine.receive(
             received.now, received.type, received.payload, received.origin, received.via
         )
@@ -237,7 +257,9 @@ class Node:
         for outgoing in self.router.take_outgoing():
             packed = _codec.encode(outgoing.envelope)
             for peer in outgoing.peers:
-                self._network.send(self.number, self._watch.number_of[peer], outgoing.envelope.type, packed)
+                self._network.send(
+                    self.number, self._watch.number_of[peer], outgoing.envelope.type, packed
+                )
 
     # Time
 
@@ -248,7 +270,7 @@ class Node:
         self.router.tick(self.now)
         self._flush()
         self.engine.tick(self.now)
-        self._drain()
+        self._drain(boot)
 
     # From the client
 
@@ -281,33 +303,51 @@ class Node:
 
     def _changed(self) -> None:
         if not self._habits.group:
-            self._drain()
+            self._drain(self.boots)
         elif not self._drain_due:
             self._drain_due = True
             boot = self.boots
             self._clock.after(self._rng.uniform(0.0, self._habits.group), lambda: self._drain(boot))
 
-    def _drain(self, boot: int = 0) -> None:
-        if not self.running or (boot and boot != self.boots):
+    def _drain(self, boot: int) -> None:
+        if not self.running or boot != self.boots:
+            return
+        if self._committing and not self._habits.pipelined:
+            self._drain_due = True  # when the commit under way is done
             return
         self._drain_due = False
+        commit = self._take_drain()
+        if commit is not None:
+            self._commit_soon(commit)
+
+    def _take_drain(self) -> _Commit | None:
         drained = self.engine.drain(self.now)
         acknowledgements, self._acknowledgements = self._acknowledgements, []
         if not (drained.records or drained.messages or acknowledgements):
-            return
+            return None
         self._watch.drained(self.number, self.engine, drained)
-        self._commit_soon(_Commit(drained, acknowledgements))
+        return _Commit(drained, acknowledgements)
 
     def _commit_soon(self, commit: _Commit) -> None:
         self._committing.append(commit)
-        delay = self._rng.uniform(*self._habits.commit)
+        delay = self._rng.uniform(*self._habits.commit) if commit.drained.records else 0.0
         self._durable_at = max(self._durable_at, self._clock.now + delay)
-        this_boot = self.boots
-        self._clock.at(self._durable_at, lambda: self._committed(this_boot))
+        boot = self.boots
+        self._clock.at(self._durable_at, lambda: self._committed(boot))
 
     def _committed(self, boot: int) -> None:
         if self.running and boot == self.boots:
             self._finish(self._committing.popleft())
+            if self._drain_due and not self._habits.pipelined:
+                self._drain(boot)
+
+    def settle(self) -> None:
+        """Everything decided so far is drained, durable and sent."""
+        while self._committing:
+            self._finish(self._committing.popleft())
+        commit = self._take_drain()
+        if commit is not None:
+            self._finish(commit)
 
     def _finish(self, commit: _Commit) -> None:
         self._write(commit)
@@ -325,10 +365,8 @@ class Node:
         for message in commit.drained.messages:
             self._watch.leaves(message)
             if isinstance(message, Send):
-                try:
+                with suppress(DeliveryError):  # the exchange's protocols repeat
                     self.router.send(self.now, message.to, message.type, message.payload)
-                except DeliveryError:
-                    pass  # the exchange's protocols repeat
             else:
                 self.router.broadcast(self.now, message.type, message.payload)
         self._flush()

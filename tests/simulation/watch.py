@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from exchange.engine import Drained, Engine
+from exchange.core import Drained
+from exchange.engine import Engine
 from exchange.events import Batch, Event
 from exchange.messages import FeedPart, TakeResult, unpack
 from exchange.ports import Message
@@ -35,6 +36,7 @@ class Watch:
         self._news: list[dict[tuple[str, str, int], list[tuple[int, int | None]]]] = [
             {} for _ in range(n)
         ]
+        self._heard: list[set[tuple[str, str, bytes]]] = [set() for _ in range(n)]
         self._only_earlier = [False] * n
         self.decisions = 0
         self.grants = 0
@@ -50,7 +52,8 @@ class Watch:
 
     def refused(self, node: int, kind: str, origin: str) -> None:
         raise Violation(
-            "honest_messages_are_valid", f"node {node} refuses a {kind} of node {self.number_of[origin]}"
+            "honest_messages_are_valid",
+            f"node {node} refuses a {kind} of node {self.number_of[origin]}",
         )
 
     # Life
@@ -63,6 +66,13 @@ class Watch:
             self._count(node, fill, -1)
         self.in_memory[node].clear()
         self._news[node].clear()
+        self._heard[node].clear()
+
+    # Broadcasts
+
+    def heard(self, node: int, kind: str, origin: str, payload: bytes) -> None:
+        """The router hands a broadcast to the exchange."""
+        invariants.heard_once(self._heard[node], node, kind, origin, payload)
 
     # Orders and answers
 
@@ -113,9 +123,7 @@ class Watch:
                 only_earlier=self._only_earlier[node],
             )
 
-    def result(
-        self, engine: Engine, node: int, now: float, maker: str, result: TakeResult
-    ) -> None:
+    def result(self, engine: Engine, node: int, now: float, maker: str, result: TakeResult) -> None:
         """Remember what an answer says about the maker's order until the maker's feed says it."""
         take = next((t for t in engine.pending_takes if t.take == result.take), None)
         if take is None or take.maker != maker:

@@ -1,0 +1,32 @@
+"""Nodes for the tests of this directory: stopped after each test, their logs shown when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import NODES, Nodes, show_logs
+
+LOG_TAIL = 8000  # characters
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    found = Nodes(tmp_path)
+    show_logs(request, found)
+    yield found
+    found.cleanup()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    found = item.stash.get(NODES, None)
+    if report.failed and found is not None:
+        for node in found.all:
+            report.sections.append((f"log of node {node.name}", node.log[-LOG_TAIL:]))
+    return report

@@ -1,0 +1,386 @@
+"""Real `exchange-node` processes for tests: started, spoken to, stopped, killed, started again.
+
+Each has a data directory of its own and OS-chosen ports on 127.0.0.1. It is spoken to through
+`ExchangeClient`, the way the command line does it. What it prints is kept and shown when a test
+fails (conftest.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from exchange.journal import Journal
+from exchange.records import Fill, Recovered
+from node.cli.session import BlockingTransport, run_blocking
+from node.client import ClientError, ExchangeClient
+from node.views import (
+    BookView,
+    FillView,
+    OrderRequest,
+    OrderView,
+    PeerView,
+    PingView,
+    Side,
+    StatusView,
+    TradeView,
+)
+
+T = TypeVar("T")
+NODES = pytest.StashKey["Nodes"]()  # of a test: the nodes whose logs are shown when it fails
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKET = "TEST-USD"  # tick 0.01, lot 1
+START_TIMEOUT = 30.0  # seconds; a loaded machine takes its time to import
+WAIT = 20.0  # seconds for what should happen soon; only a failure waits so long
+STOP_TIMEOUT = 8.0
+POLL = 0.02
+
+# Deterministic and quiet: nothing of the surroundings is read, nothing leaves this machine.
+SETTINGS = {
+    "P2P_HOST": "127.0.0.1",
+    "DISCOVERY_MDNS": "false",
+    "LOG_LEVEL": "info",
+    "JOURNAL_SYNC": "normal",  # survives kill -9, which is what these tests do
+}
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """What a process of a test sees: none of the settings of whoever runs the tests."""
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
+
+
+def eventually(
+    predicate: Callable[[], T], timeout: float = WAIT, *, what: str | Callable[[], object] = ""
+) -> T:
+    """The first true value of `predicate`, asked again and again. A node that does not answer yet
+    counts as false.
+
+    Raises:
+        AssertionError: not within `timeout` seconds; `what` says what was waited for, or is called
+            to say how things stand.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            last: object = predicate()
+            if last:
+                return last  # type: ignore[return-value]
+        except ClientError as error:
+            last = error
+        if time.monotonic() >= deadline:
+            text = what() if callable(what) else what
+            raise AssertionError(
+                f"not within {timeout:g} s: {text or 'condition'} (last: {last!r})"
+            )
+        time.sleep(POLL)
+
+
+@dataclass
+class NodeProcess:
+    """One node. `options` are added to `start`, `settings` to the environment; both stay for
+    restarts. `program` is what runs instead of the command line, `prefix` what runs it (`ip netns
+    exec NAME`). A `plain` one gets no settings but its own: it listens to everybody."""
+
+    data_dir: Path
+    options: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    program: Sequence[str] = ("-m", "node.cli.main")
+    prefix: Sequence[str] = ()
+    p2p_port: int | None = 0  # None leaves the option out
+    api_port: int | None = 0
+    plain: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    node_id: str = ""
+    api_url: str = ""
+    p2p_address: str = ""
+
+    # Life
+
+    @property
+    def name(self) -> str:
+        return self.data_dir.name
+
+    @property
+    def log_path(self) -> Path:
+        return self.data_dir.with_name(f"{self.name}.log")
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text("utf-8", "replace") if self.log_path.exists() else ""
+
+    @property
+    def runtime_path(self) -> Path:
+        return self.data_dir / "node.json"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(**{**({} if self.plain else SETTINGS), **self.settings})
+
+    def launch(self, *options: str, **settings: str) -> NodeProcess:
+        """Start the process; `options` and `settings` are for this run only. Does not wait."""
+        assert self.process is None or self.process.poll() is not None, "it runs already"
+        self.runtime_path.unlink(missing_ok=True)  # one left by kill -9 says nothing of this run
+        ports: list[str] = []
+        if self.p2p_port is not None:
+            ports += ["--p2p-port", str(self.p2p_port)]
+        if self.api_port is not None:
+            ports += ["--api-port", str(self.api_port)]
+        command = [
+            *(*self.prefix, sys.executable, *self.program),
+            *("start", "--data-dir", str(self.data_dir), *ports, *self.options, *options),
+        ]
+        with self.log_path.open("ab") as log:
+            log.write(f"--- {' '.join(command[len(self.prefix) :])} {settings or ''}\n".encode())
+            log.flush()
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.data_dir.parent,
+                env={**self.environment, **settings},
+            )
+        return self
+
+    def ready(self) -> NodeProcess:
+        """Wait until it serves; its ports are then fixed for restarts."""
+
+        def written() -> bool:
+            assert self.process is not None
+            code = self.process.poll()
+            assert code is None, f"{self.name} ended with {code} at its start:\n{self.log}"
+            return self.runtime_path.exists()
+
+        eventually(written, START_TIMEOUT, what=lambda: f"{self.name} to start:\n{self.log}")
+        runtime = json.loads(self.runtime_path.read_text("utf-8"))
+        self.node_id, self.api_url = runtime["node_id"], runtime["api_url"]
+        self.p2p_address = runtime["p2p_address"]
+        if self.p2p_port is not None:
+            self.p2p_port = int(self.p2p_address.rpartition(":")[2])
+        if self.api_port is not None:
+            self.api_port = int(self.api_url.rpartition(":")[2])
+        return self
+
+    def start(self, *options: str, **settings: str) -> NodeProcess:
+        return self.launch(*options, **settings).ready()
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def exit_code(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Wait for the end; the exit code (negative: the signal that killed it)."""
+        assert self.process is not None
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} still runs after {timeout:g} s") from None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """The exit code of an orderly stop."""
+        self.send_signal(number)
+        return self.exit_code()
+
+    def kill9(self) -> None:
+        self.send_signal(signal.SIGKILL)
+        assert self.exit_code() == -signal.SIGKILL
+
+    def restart(self, *options: str, **settings: str) -> NodeProcess:
+        """Start again on the same data directory and ports."""
+        return self.start(*options, **settings)
+
+    def cleanup(self) -> None:
+        """Whatever became of the test, nothing is left running."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+    # Speaking to it
+
+    def ask(self, work: Callable[[ExchangeClient], Coroutine[Any, Any, T]]) -> T:
+        """One request. Raises as `ExchangeClient`."""
+        client = ExchangeClient(
+            self.api_url, node_id=self.node_id, transport=BlockingTransport(WAIT)
+        )
+        return run_blocking(work(client))
+
+    def order(
+        self,
+        side: Side,
+        quantity: int | str,
+        price: int | str | None = None,
+        *,
+        market: str = MARKET,
+        client_id: str | None = None,
+    ) -> OrderView:
+        request = OrderRequest(
+            market=market,
+            side=side,
+            quantity=str(quantity),
+            price=None if price is None else str(price),
+            client_id=client_id,
+        )
+        return self.ask(lambda client: client.submit(request))
+
+    def sell(self, quantity: int | str, price: int | str | None = None, **more: Any) -> OrderView:
+        return self.order("sell", quantity, price, **more)
+
+    def buy(self, quantity: int | str, price: int | str | None = None, **more: Any) -> OrderView:
+        return self.order("buy", quantity, price, **more)
+
+    def cancel(self, order_id: str) -> OrderView:
+        return self.ask(lambda client: client.cancel(order_id))
+
+    def get_order(self, order_id: str) -> OrderView:
+        return self.ask(lambda client: client.order(order_id))
+
+    def orders(self, *, open_only: bool = True) -> list[OrderView]:
+        return self.ask(lambda client: client.orders(open_only=open_only))
+
+    def fills(self) -> list[FillView]:
+        return self.ask(lambda client: client.fills())
+
+    def trades(self) -> list[TradeView]:
+        return self.ask(lambda client: client.trades())
+
+    def book(self, market: str = MARKET) -> BookView:
+        return self.ask(lambda client: client.book(market))
+
+    def levels(self, market: str = MARKET) -> tuple[dict[str, str], dict[str, str]]:
+        """(bids, asks): quantity by price."""
+        book = self.book(market)
+        return {b.price: b.quantity for b in book.bids}, {a.price: a.quantity for a in book.asks}
+
+    def asks(self, market: str = MARKET) -> dict[str, str]:
+        return self.levels(market)[1]
+
+    def bids(self, market: str = MARKET) -> dict[str, str]:
+        return self.levels(market)[0]
+
+    def peers(self) -> list[PeerView]:
+        return self.ask(lambda client: client.peers())
+
+    def linked(self) -> set[str]:
+        """Node ids of the peers with a link."""
+        return {p.node_id for p in self.peers() if p.status == "connected" and p.node_id}
+
+    def status(self) -> StatusView:
+        return self.ask(lambda client: client.status())
+
+    def ping(self, node_id: str) -> PingView:
+        return self.ask(lambda client: client.ping(node_id))
+
+    def cli(self, *arguments: str, json_output: bool = True) -> Any:
+        """A client command against this node: the JSON document that it prints."""
+        more = ("--data-dir", str(self.data_dir), *(("--json",) if json_output else ()))
+        done = run_cli(*arguments, *more, prefix=self.prefix)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if json_output else done.stdout
+
+    # What it leaves on the disk
+
+    def journal(self) -> tuple[Recovered, list[Fill]]:
+        """What its journal holds by now."""
+        journal = Journal(self.data_dir / "exchange.sqlite3")
+        try:
+            return journal.recover(), journal.fills(market=None, limit=1000)
+        finally:
+            journal.close()
+
+
+def run_cli(
+    *arguments: str, prefix: Sequence[str] = (), timeout: float = 60.0, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """`exchange-node ARGUMENTS` in a process of its own, to its end."""
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "node.cli.main", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=environment(**{**SETTINGS, **settings}),
+    )
+
+
+class Nodes:
+    """The nodes of one test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.all: list[NodeProcess] = []
+
+    def make(self, name: str, *options: str, bootstrap: str = "", **settings: str) -> NodeProcess:
+        """A node that is not started yet."""
+        more = ("--bootstrap", bootstrap) if bootstrap else ()
+        node = NodeProcess(self.directory / name, (*more, *options), settings)
+        self.all.append(node)
+        return node
+
+    def start(self, name: str, *options: str, bootstrap: str = "", **settings: str) -> NodeProcess:
+        return self.make(name, *options, bootstrap=bootstrap, **settings).start()
+
+    def pair(self, **settings: str) -> tuple[NodeProcess, NodeProcess]:
+        """Two nodes, the second bootstrapped to the first, that are linked and see each other."""
+        a = self.start("a", **settings)
+        b = self.start("b", bootstrap=a.p2p_address, **settings)
+        see_each_other(a, b)
+        return a, b
+
+    def cleanup(self) -> None:
+        for node in self.all:
+            node.cleanup()
+
+
+def show_logs(request: pytest.FixtureRequest, nodes: Nodes) -> None:
+    """When this test fails, show what these nodes have printed."""
+    request.node.stash[NODES] = nodes
+
+
+def see_each_other(*nodes: NodeProcess) -> None:
+    """Wait until every node knows that all of them are present."""
+    for node in nodes:
+        eventually(
+            lambda node=node: node.status().nodes_present == len(nodes),
+            what=lambda node=node: f"{node.name} to see {len(nodes)} nodes: {node.status()}",
+        )
+
+
+def same_books(*nodes: NodeProcess, market: str = MARKET) -> BookView:
+    """Wait until the books of all nodes are the same; one of them."""
+
+    def agreed() -> BookView | None:
+        books = [node.book(market) for node in nodes]
+        digests = {book.digest for book in books}
+        shown = {
+            tuple((level.price, level.quantity, level.orders) for level in (*b.bids, *b.asks))
+            for b in books
+        }
+        return books[0] if len(digests) == len(shown) == 1 else None
+
+    found = eventually(agreed, what=lambda: [(n.name, n.levels(market)) for n in nodes])
+    assert found is not None
+    return found
+
+
+def trade_ids(fills: Sequence[FillView]) -> list[tuple[str, str, str, str]]:
+    """What both sides of a trade must agree on, in order."""
+    return sorted((fill.id, fill.market, fill.price, fill.quantity) for fill in fills)

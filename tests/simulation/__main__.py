@@ -1,0 +1,43 @@
+"""`python -m tests.simulation`: run seeds, print what they came to; exit 1 when one fails."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.simulation.runner import Summary, run_many, run_one
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many (default 200)")
+    parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="run only this one and print everything it does")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--nasty", action="store_true", help="more of every fault")
+    parser.add_argument("--stop", action="store_true", help="end at the first failure")
+    args = parser.parse_args()
+    if args.seed is not None:
+        outcome = run_one(args.seed, nasty=args.nasty, echo=print)
+        print(outcome.trace)
+        if outcome.failed:
+            print(f"FAILED {outcome.failed}: {outcome.detail}")
+        return 1 if outcome.failed else 0
+    began = time.perf_counter()
+    summary = Summary()
+    seeds = range(args.start, args.start + args.seeds)
+    for outcome in run_many(seeds, jobs=args.jobs, nasty=args.nasty):
+        summary.add(outcome)
+        if outcome.failed:
+            print(summary.report(outcome, nasty=args.nasty), flush=True)
+            if args.stop:
+                break
+        if summary.seeds % 50 == 0:
+            print(f"{summary.seeds} of {args.seeds} seeds, {summary.failures} failed", flush=True)
+    print(summary.text(time.perf_counter() - began))
+    return 1 if summary.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

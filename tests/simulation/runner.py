@@ -1,0 +1,94 @@
+"""Running seeds: one, or many in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from tests.simulation.settings import settings_of
+from tests.simulation.world import Outcome, run
+
+SHOWN = 60  # lines of a failure's trace
+
+
+def run_one(
+    seed: int, *, nasty: bool = False, echo: Callable[[str], None] | None = None
+) -> Outcome:
+    settings = settings_of(seed, nasty=nasty)
+    if echo is not None:
+        echo(str(settings))
+    return run(settings, echo)
+
+
+def run_many(seeds: Iterable[int], *, jobs: int, nasty: bool = False) -> Iterator[Outcome]:
+    """In the order of the seeds."""
+    if jobs <= 1:
+        yield from (run_one(seed, nasty=nasty) for seed in seeds)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        try:
+            yield from pool.map(partial(run_one, nasty=nasty), seeds, chunksize=2)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def replay_command(seed: int, *, nasty: bool = False) -> str:
+    return f"python -m tests.simulation --seed {seed}{' --nasty' if nasty else ''}"
+
+
+@dataclass
+class Summary:
+    seeds: int = 0
+    failures: int = 0
+    virtual_seconds: float = 0.0
+    slowest: float = 0.0  # longest time that a run took to settle, virtual seconds
+    messages: int = 0
+    lost: int = 0
+    orders: int = 0
+    decisions: int = 0
+    refusals: int = 0
+    fills: int = 0
+    crashes: int = 0
+    partitions: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.failures += outcome.failed is not None
+        self.slowest = max(self.slowest, outcome.settled_after)
+        for name in (
+            "virtual_seconds",
+            "messages",
+            "lost",
+            "orders",
+            "decisions",
+            "refusals",
+            "fills",
+            "crashes",
+            "partitions",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(outcome, name))
+
+    def text(self, took: float) -> str:
+        return (
+            f"{self.seeds} seeds, {self.failures} failed; {self.virtual_seconds / 3600:.2f} virtual "
+            f"hours in {took:.0f} s ({took / max(self.seeds, 1):.2f} s a seed); {self.messages} messages, "
+            f"{self.lost} lost; {self.orders} orders, {self.decisions} decisions, {self.fills // 2} trades, "
+            f"{self.refusals} refusals; {self.crashes} crashes, {self.partitions} partitions; "
+            f"settled after at most {self.slowest:.0f} s of quiet"
+        )
+
+    @staticmethod
+    def report(outcome: Outcome, *, nasty: bool = False) -> str:
+        """A failure: what is broken, what happened last, how to see it again."""
+        return "\n".join(
+            [
+                f"SEED {outcome.seed} FAILED: {outcome.failed}",
+                f"  {outcome.detail}",
+                *(f"    {line}" for line in outcome.tail[-SHOWN:]),
+                f"  replay: {replay_command(outcome.seed, nasty=nasty)}",
+            ]
+        )

@@ -1,0 +1,143 @@
+"""What a run is like, drawn from its seed alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+MARKETS = ["BTC-USD@0.1/0.00001", "ETH-USD@0.01/0.001"]
+QUIET_MAX = 120.0  # seconds after which everything must have settled
+# Delays of links in seconds: (base from, to, mean of the jitter).
+DELAYS = {
+    "lan": (0.0002, 0.002, 0.0005),
+    "wan": (0.01, 0.12, 0.01),
+    "slow": (0.05, 0.6, 0.15),
+}
+
+
+@dataclass(slots=True)
+class Faults:
+    """How many of each while there is activity, and how likely at each take or answer to one."""
+
+    crashes: int = 0
+    stops: int = 0
+    partitions: int = 0
+    breaks: int = 0
+    massacres: int = 0  # all nodes at once
+    sniper: float = 0.0
+
+
+@dataclass(slots=True)
+class Settings:
+    seed: int
+    nodes: int
+    topology: str
+    datagrams: bool
+    loss: float  # of datagrams, as are the next two
+    doubled: float
+    stragglers: float
+    delay: str
+    real_keys: bool
+    journal: bool
+    markets: int
+    partial: bool  # some nodes trade one of the markets only
+    lease_ms: int
+    commit: tuple[float, float]
+    pipelined: bool
+    group: float
+    skew: float
+    drift: float
+    checkpoint_every: int
+    page_orders: int
+    batch_events: int
+    early_batches: int  # kept, of those that came before the ones they follow
+    orders: int
+    duration: float
+    spread: int  # ticks on each side of the mid price
+    large: float  # part of the orders that are ten times as large, and so are taken from often
+    latecomers: int
+    faults: Faults
+
+    def __str__(self) -> str:
+        faults = self.faults
+        return (
+            f"seed {self.seed}: {self.nodes} nodes, {self.topology}, "
+            f"{'datagrams' if self.datagrams else 'streams'}, {self.delay}, "
+            f"{'journal' if self.journal else 'memory'}, {self.markets} markets, "
+            f"{self.orders} orders in {self.duration:.0f} s, "
+            f"{faults.crashes} crashes, {faults.massacres} massacres, {faults.stops} stops, "
+            f"{faults.partitions} partitions, {faults.breaks} breaks, sniper {faults.sniper}"
+        )
+
+    @contextmanager
+    def limits(self) -> Iterator[None]:
+        """The exchange's sizes made small, so that snapshots and many batches occur in a short run."""
+        with ExitStack() as stack:
+            for name, value in (
+                ("exchange.feed.CHECKPOINT_EVERY", self.checkpoint_every),
+                ("exchange.feed.CHECKPOINT_FACTOR", 1 if self.checkpoint_every < 1000 else 4),
+                ("exchange.feed.PAGE_ORDERS", self.page_orders),
+                ("exchange.feed.MAX_EVENTS", self.batch_events),
+                ("exchange.feed.MAX_BUFFERED", self.early_batches),
+                ("exchange.replication.PART_BYTES", 600 if self.page_orders < 100 else 256 * 1024),
+            ):
+                stack.enter_context(patch(name, value))
+            yield
+
+
+def settings_of(seed: int, *, nasty: bool = False) -> Settings:
+    """The run of a seed. `nasty`: more of every fault, for a hunt."""
+    rng = random.Random(f"settings {seed}{' nasty' if nasty else ''}")
+    crowd = seed % 25 == 24
+    nodes = 20 if crowd else rng.choices((3, 4, 5, 6, 8, 11), (30, 25, 20, 15, 6, 4))[0]
+    small = rng.random() < 0.5
+    markets = 2 if rng.random() < 0.2 else 1
+    scale = 3 if nasty else 1
+    chaos = rng.random()  # a few runs without faults, most with some
+    faults = Faults()
+    if chaos > 0.1:
+        faults = Faults(
+            crashes=rng.randint(0, 4 * scale),
+            stops=rng.randint(0, 1 * scale),
+            partitions=rng.randint(0, 2 * scale),
+            breaks=rng.randint(0, 8 * scale),
+            massacres=int(rng.random() < 0.1 * scale),
+            sniper=rng.choice((0.0, 0.02, 0.06 * scale)),
+        )
+    kind = rng.choices(("mesh", "chain", "ring", "random"), (5, 2, 2, 3))[0]
+    delay = rng.choices(tuple(DELAYS), (3, 4, 3))[0]
+    if nodes > 8 and kind in ("chain", "ring") and delay == "slow":
+        delay = "wan"  # a round trip would take longer than a taker's patience
+    return Settings(
+        seed=seed,
+        nodes=nodes,
+        topology=kind,
+        datagrams=rng.random() < (0.6 if nasty else 0.35),
+        loss=rng.choice((0.01, 0.05, 0.2)),
+        doubled=rng.choice((0.02, 0.2, 0.6)),
+        stragglers=rng.choice((0.0, 0.02, 0.2)),
+        delay=delay,
+        real_keys=seed % 10 == 0,
+        journal=seed % 8 == 3,
+        markets=markets,
+        partial=markets > 1 and rng.random() < 0.5,
+        lease_ms=rng.choice((2000, 4000, 9000)),
+        commit=rng.choice(((0.0, 0.0), (0.0005, 0.005), (0.005, 0.05), (0.02, 0.3))),
+        pipelined=rng.random() < 0.3,
+        group=rng.choice((0.0, 0.0, 0.005, 0.04)),
+        skew=rng.choices((0.0, 0.05, 2.0, 20.0), (1, 3, 4, 1))[0],
+        drift=rng.choice((0.0, 1e-4, 1e-2)),
+        checkpoint_every=rng.choice((6, 15, 40)) if small else 1024,
+        page_orders=rng.choice((2, 5)) if small else 4096,
+        early_batches=rng.choice((0, 2, 256)) if small else 256,
+        batch_events=rng.choice((3, 256)) if small else 256,
+        orders=rng.randint(30, 90) * (2 if nasty else 1),
+        duration=rng.uniform(8.0, 20.0) * (2 if nasty else 1),
+        spread=rng.randint(0, 6),
+        large=rng.choice((0.0, 0.1, 0.4)),
+        latecomers=rng.randint(0, 1) if nodes < 8 else rng.randint(0, 4),
+        faults=faults,
+    )

@@ -1,0 +1,363 @@
+"""A run: nodes, network, clients and faults from one seed, then quiet, then the final checks."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from exchange.engine import Engine
+from exchange.records import Order
+from tests.simulation import invariants
+from tests.simulation.clock import EPOCH_US, Scheduler, Trace
+from tests.simulation.disk import Disk, JournalDisk, MemoryDisk
+from tests.simulation.invariants import Violation
+from tests.simulation.keys import FastKeys, RealKeys, identity
+from tests.simulation.network import Conditions, Network, topology
+from tests.simulation.node import NETWORK, Habits, Node
+from tests.simulation.settings import DELAYS, MARKETS, QUIET_MAX, Settings
+from tests.simulation.watch import Watch
+
+MID = 1000  # ticks
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run came to. `failed` is the violated invariant, None when all hold."""
+
+    seed: int
+    failed: str | None
+    detail: str
+    tail: list[str]
+    trace: str  # hash over everything that happened
+    virtual_seconds: float
+    settled_after: float  # seconds of quiet
+    messages: int
+    lost: int
+    orders: int
+    decisions: int
+    refusals: int
+    fills: int  # both halves counted
+    crashes: int
+    partitions: int
+
+
+class World:
+    def __init__(
+        self, settings: Settings, directory: Path, echo: Callable[[str], None] | None = None
+    ) -> None:
+        self.settings = settings
+        self.clock = Scheduler()
+        self.trace = Trace(self.clock, echo)
+        self.rng = rng = random.Random(f"world {settings.seed}")
+        base_from, base_to, jitter = DELAYS[settings.delay]
+        self.network = Network(
+            self.clock,
+            self.trace,
+            random.Random(f"network {settings.seed}"),
+            Conditions(
+                settings.datagrams,
+                (base_from, base_to),
+                jitter,
+                loss=settings.loss,
+                doubled=settings.doubled,
+                straggler=settings.stragglers,
+            ),
+            topology(settings.topology, settings.nodes, rng),
+        )
+        owners = [identity(i) for i in range(settings.nodes)]
+        self.watch = Watch([o.node_id for o in owners], [o.public_key for o in owners])
+        self.network.on_send = self._snipe
+        self.nodes = [self._make_node(i, directory) for i in range(settings.nodes)]
+        self.active = True
+        self.crashes = 0
+        self.partitions = 0
+        self.orders = 0
+        self._client_ids = 0
+        self._partitioned = 0
+
+    def _make_node(self, number: int, directory: Path) -> Node:
+        settings, rng = self.settings, self.rng
+        markets = MARKETS[: settings.markets]
+        if settings.partial and number % 3 == 2:
+            markets = markets[:1]
+        disk: Disk = JournalDisk(directory / f"{number}.db") if settings.journal else MemoryDisk()
+        return Node(
+            number,
+            keys=(RealKeys if settings.real_keys else FastKeys)(identity(number)),
+            markets=markets,
+            disk=disk,
+            habits=Habits(
+                commit=settings.commit,
+                pipelined=settings.pipelined,
+                group=settings.group,
+                rate=1.0 + rng.uniform(-settings.drift, settings.drift),
+                skew=settings.skew,
+                lease_ms=settings.lease_ms,
+            ),
+            clock=self.clock,
+            trace=self.trace,
+            network=self.network,
+            watch=self.watch,
+            seed=str(settings.seed),
+        )
+
+    # The run
+
+    def run(self) -> float:
+        """Everything, to the final checks. Returns how many seconds of quiet it took to settle.
+
+        Raises:
+            Violation: an invariant does not hold.
+        """
+        settings, rng, clock = self.settings, self.rng, self.clock
+        self.network.start(list(self.nodes))
+        late = set(rng.sample(range(settings.nodes), min(settings.latecomers, settings.nodes - 2)))
+        for node in self.nodes:
+            at = rng.uniform(0.3, 0.8) * settings.duration if node.number in late else 0.0
+            clock.at(at + rng.uniform(0.0, 0.2), lambda node=node: self._start(node))
+        self._plan_orders()
+        self._plan_faults()
+        clock.run_until(settings.duration)
+        self._calm()
+        quiet_from = clock.now
+        while True:
+            clock.run_until(clock.now + 1.0)
+            unsettled = self._unsettled()
+            if unsettled is None:
+                break
+            if clock.now - quiet_from > QUIET_MAX:
+                raise Violation("replicas_identical", unsettled)
+        settled_after = clock.now - quiet_from
+        self._final()
+        return settled_after
+
+    def _calm(self) -> None:
+        """The quiet period begins: the network whole, every node up, no orders."""
+        self.trace.note("quiet")
+        self.active = False
+        self.network.calm = True
+        self.network.heal()
+        for node in self.nodes:
+            self._start(node)
+
+    def _unsettled(self) -> str | None:
+        if not self.network.whole:
+            return "a link is missing"
+        return invariants.replicas_differ(
+            {node.node_id: node.engine for node in self.nodes}, self.watch.events
+        )
+
+    def _final(self) -> None:
+        for node in self.nodes:
+            node.settle()
+        self.watch.final(lambda number: self.nodes[number].engine.order)
+        for node in self.nodes:
+            on_disk = {(f.taker, f.take, f.role): f for f in node.disk.fills()}
+            if on_disk != self.watch.on_disk[node.number]:
+                raise Violation("both_sides", f"the disk of node {node.number} has other fills")
+            clients = [o.client_id for o in node.disk.orders() if o.client_id is not None]
+            if len(clients) != len(set(clients)):
+                raise Violation("survives", f"node {node.number} has two orders of one client id")
+            self._recovers(node)
+
+    def _recovers(self, node: Node) -> None:
+        """What was acknowledged to a client is still there after kill -9: all of it, at the end."""
+        node.disk.reopen()
+        again = Engine(
+            node.keys,
+            node.markets,
+            network=NETWORK,
+            epoch_us=EPOCH_US,
+            rng=random.Random(0),
+            recovered=node.disk.recover(),
+        )
+        now, then = _orders(node.engine), _orders(again)
+        if now != then or again.summary() != node.engine.summary():
+            odd = [key for key in {*now, *then} if now.get(key) != then.get(key)]
+            raise Violation(
+                "survives",
+                f"node {node.number} restarts as another: {[(now.get(k), then.get(k)) for k in sorted(odd)[:2]]}",
+            )
+        node.disk.close()
+
+    # Clients
+
+    def _plan_orders(self) -> None:
+        settings, rng = self.settings, self.rng
+        left = settings.orders
+        while left > 0:
+            at = rng.uniform(0.2, settings.duration)
+            burst = rng.randint(2, 5) if rng.random() < 0.25 else 1
+            left -= burst
+            for _ in range(burst):  # crossing orders on several nodes within a link's delay
+                self.clock.at(at + rng.uniform(0.0, 0.01) * (burst > 1), self._submit)
+            if rng.random() < 0.5:
+                self.clock.at(at + rng.choice((0.0, 0.02, 0.2, 3.0)), self._cancel)
+
+    def _some_node(self) -> Node | None:
+        running = [node for node in self.nodes if node.serving]
+        return self.rng.choice(running) if running and self.active else None
+
+    def _submit(self) -> None:
+        node, rng = self._some_node(), self.rng
+        if node is None:
+            return
+        side = rng.choice((1, -1))
+        price = (
+            None
+            if rng.random() < 0.12
+            else MID + rng.randint(-self.settings.spread, self.settings.spread)
+        )
+        client_id = None
+        if rng.random() < 0.3:
+            self._client_ids += 1
+            client_id = f"client-{self._client_ids}"
+        quantity = rng.randint(1, 20)
+        if rng.random() < self.settings.large:
+            quantity *= 10
+        self.orders += 1
+        node.submit(rng.choice(node.markets), side, price, quantity, client_id)
+
+    def _cancel(self) -> None:
+        node, rng = self._some_node(), self.rng
+        if node is None:
+            return
+        mine = node.engine.open_orders
+        asking = [order for order in mine if order.pending]
+        if asking and rng.random() < 0.5:
+            mine = asking
+        if mine:
+            node.cancel(rng.choice(mine).number)
+
+    # Faults
+
+    def _plan_faults(self) -> None:
+        faults, rng = self.settings.faults, self.rng
+        plan: list[Callable[[], None]] = [
+            *[self._crash_one] * faults.crashes,
+            *[self._stop_one] * faults.stops,
+            *[self._partition] * faults.partitions,
+            *[self._break] * faults.breaks,
+            *[self._massacre] * faults.massacres,
+        ]
+        for fault in plan:
+            self.clock.at(rng.uniform(0.5, self.settings.duration), fault)
+
+    def _start(self, node: Node) -> None:
+        if not node.running:
+            node.start()
+
+    def _crash(self, node: Node) -> None:
+        if node.running and self.active:
+            self.crashes += 1
+            node.crash(silently=self.rng.random() < 0.3)
+            self.clock.after(
+                self.rng.choice((0.05, 0.5, 3.0, 8.0)) * self.rng.uniform(0.5, 1.5),
+                lambda: self._start(node),
+            )
+
+    def _crash_one(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            self._crash(node)
+
+    def _massacre(self) -> None:
+        for node in self.nodes:
+            self._crash(node)
+
+    def _stop_one(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            node.stop()
+            self.clock.after(self.rng.uniform(0.2, 6.0), lambda: self._start(node))
+
+    def _break(self) -> None:
+        edge = self.rng.choice(self.network.edges)
+        if self.active:
+            if self.rng.random() < 0.2:
+                self.network.mute(edge, self.rng.choice(edge))
+            else:
+                self.network.break_link(edge, silently=self.rng.random() < 0.4)
+
+    def _partition(self) -> None:
+        if not self.active:
+            return
+        self.partitions += 1
+        self._partitioned += 1
+        this = self._partitioned
+        kinds = self.rng.choice((2, 2, 3))
+        groups = {node.number: self.rng.randrange(kinds) for node in self.nodes}
+        self.trace.note("partition", groups)
+        self.network.partition(groups, silently=self.rng.random() < 0.5)
+
+        def heal() -> None:
+            if this == self._partitioned:
+                self.trace.note("heal")
+                self.network.heal()
+
+        self.clock.after(self.rng.uniform(0.5, 8.0), heal)
+
+    def _snipe(self, sender: int, to: int, kind: str) -> None:
+        """Kill one side of a take, or both, while it is under way."""
+        if kind not in ("take", "take_result") or not self.active:
+            return
+        if self.rng.random() >= self.settings.faults.sniper:
+            return
+        delay = self.rng.choice((0.0, 0.005, 0.1)) * self.rng.random()
+        victims = self.rng.choice(((sender,), (to,), (sender, to)))
+        for victim in victims:
+            self.clock.after(delay, lambda victim=victim: self._crash(self.nodes[victim]))
+
+
+def _orders(engine: Engine) -> dict[int, bytes]:
+    """Own orders, as comparable values."""
+    orders: list[Order] = [*engine.open_orders, *engine.recent_orders]
+    return {order.number: msgspec.json.encode(order) for order in orders}
+
+
+def run(settings: Settings, echo: Callable[[str], None] | None = None) -> Outcome:
+    """Run a seed. Any exception out of a node fails it, as a broken invariant does."""
+    failed: str | None = None
+    detail = ""
+    settled_after = 0.0
+    with tempfile.TemporaryDirectory(prefix="simulation-") as directory, settings.limits():
+        world = World(settings, Path(directory), echo)
+        try:
+            settled_after = world.run()
+        except Violation as violation:
+            failed, detail = violation.invariant, violation.detail
+        except Exception as error:
+            failed, detail = type(error).__name__, _where(error)
+        finally:
+            for node in world.nodes:
+                node.disk.close()
+    return Outcome(
+        seed=settings.seed,
+        failed=failed,
+        detail=detail,
+        tail=list(world.trace.tail()) if failed else [],
+        trace=world.trace.digest(),
+        virtual_seconds=world.clock.now,
+        settled_after=settled_after,
+        messages=world.network.messages,
+        lost=world.network.lost,
+        orders=world.orders,
+        decisions=world.watch.decisions,
+        refusals=world.watch.refusals,
+        fills=world.watch.fills,
+        crashes=world.crashes,
+        partitions=world.partitions,
+    )
+
+
+def _where(error: Exception) -> str:
+    """The error with the last lines of its traceback."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
+    return f"{error!r} at {places}"
