@@ -168,12 +168,13 @@ async def _act(desk: Desk, mid: Decimal) -> None:
 
 
 async def _settle(desks: list[Desk]) -> bool:
-    """Wait until nothing is pending and all nodes hold the same feeds and the same book."""
+    """Wait until nothing is pending, all nodes hold the same book, and their disks have it all."""
     deadline = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < deadline:
         statuses = [desk.node.status() for desk in desks]
         quiet = not any(status.pending_takes or status.feeds_behind for status in statuses)
         if quiet and len({desk.node.book(MARKET).digest for desk in desks}) == 1:
+            await asyncio.gather(*(desk.node.durable() for desk in desks))
             return True
         await asyncio.sleep(0.05)
     return False

@@ -156,6 +156,10 @@ class TradingService:
         fills = self._journal.fills(market=key, limit=min(limit, MAX_LIMIT))
         return [self._fill_view(fill) for fill in fills if fill.market in self._by_key]
 
+    async def durable(self) -> None:
+        """Wait until the disk has everything that this node shows in memory."""
+        await self._committer.durable()
+
     def all_fills(self) -> list[FillView]:
         """Every own fill on disk, oldest first."""
         fills = self._journal.fills(market=None, limit=-1)
