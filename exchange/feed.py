@@ -168,6 +168,12 @@ class Feed:
         """Batches after this number are held."""
         return self.snapshot.batch.last if self.snapshot else 0
 
+    @property
+    def checkpointed(self) -> int:
+        """The number of the last checkpoint."""
+        last = self._next_snapshot or self.snapshot
+        return last.batch.last if last else 0
+
     def hold(self, batch: Batch, digest: bytes) -> None:
         """Keep a batch whose events have been applied."""
         self.state.head = digest
@@ -226,7 +232,7 @@ class Writer:
         self._network = network
         self._unsigned: list[Event] = []
         self._signed_to = feed.number
-        self._since_checkpoint = feed.number - feed.base
+        self._since_checkpoint = feed.number - feed.checkpointed
 
     @property
     def number(self) -> int:

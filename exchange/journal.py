@@ -135,8 +135,11 @@ class Journal:
     """One node's journal. `commit` may be called from another thread than the constructor, one
     call at a time."""
 
-    def __init__(self, path: Path, *, sync: Literal["full", "normal"] = "full") -> None:
-        """Open or create the journal.
+    def __init__(
+        self, path: Path, *, sync: Literal["full", "normal"] = "full", owner: str = ""
+    ) -> None:
+        """Open or create the journal. Feeds of others than `owner` can be fetched again, so a commit
+        of nothing else does not wait for the disk.
 
         Raises:
             JournalError: not a journal, made by a newer version, or not writable.
@@ -146,7 +149,9 @@ class Journal:
             path.touch(mode=0o600, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if sync == 'full' else 'NORMAL'}")
+            self._sync = sync == "full"
+            self._owner = owner
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._db.executescript(
@@ -174,7 +179,10 @@ class Journal:
         if not records:
             return
         db = self._db
+        relaxed = self._sync and all(self._can_be_fetched(record) for record in records)
         try:
+            if relaxed:
+                db.execute("PRAGMA synchronous = NORMAL")
             db.execute("BEGIN IMMEDIATE")
             try:
                 self._write(records)
@@ -183,8 +191,13 @@ class Journal:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+            if relaxed:
+                db.execute("PRAGMA synchronous = FULL")
         except (sqlite3.Error, OverflowError) as error:
             raise JournalError(f"cannot write the journal {self.path}: {error}") from error
+
+    def _can_be_fetched(self, record: Record) -> bool:
+        return isinstance(record, (PutBatch, PutSnapshot)) and record.owner != self._owner
 
     def _write(self, records: Sequence[Record]) -> None:
         """One statement for all records of a kind. What is put goes before what is dropped, which

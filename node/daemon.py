@@ -117,7 +117,9 @@ async def start_node(
             if settings.instruments_file
             else Instruments.default()
         )
-        journal = Journal(settings.journal_path, sync=settings.journal_sync)
+        journal = Journal(
+            settings.journal_path, sync=settings.journal_sync, owner=identity.node_id
+        )
         stack.callback(journal.close)
         node = Node(settings, identity, instruments, journal)
     except (OSError, ValueError, JournalError, InstrumentsFileError) as error:

@@ -203,6 +203,9 @@ StreamEvent = LevelChange | TradeEvent | OrderEvent | BookReset
 class NodeService(Protocol):
     """What a running node offers to its API. Every refusal is a `ServiceError`."""
 
+    @property
+    def node_id(self) -> str: ...
+
     async def submit(self, request: OrderRequest) -> OrderView:
         """Returns when the order is durable on this node's disk."""
         ...

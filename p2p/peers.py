@@ -30,6 +30,7 @@ from p2p.storage import Storage, StoredPeer, epoch, moment
 
 log = logging.getLogger(__name__)
 
+CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
 SAVE_DELAY: Final = 2.0  # seconds from news to the file, so that a burst is one write
 
 Status = Literal["connected", "connecting", "disconnected"]
@@ -373,14 +374,30 @@ class PeerManager:
             try:
                 node_id = self._connected_at(address) or await self._dials.attempt(address)
             except (ConnectFailed, HandshakeRefused) as error:
-                failure = error
-                continue
+                crossed = await self._crossed(each, port, error)
+                if crossed is None:
+                    failure = error
+                    continue
+                node_id = crossed
             self._book.add(PeerFound(each, port, node_id, MANUAL), self._now())
             peer = self.get_peer(node_id)
             if peer is not None and node_id in self._table.used:
                 return peer
             failure = ConnectFailed(f"the link to {address} closed again at once")
         raise failure
+
+    async def _crossed(self, host: str, port: int, error: Exception) -> str | None:
+        """Refused as a duplicate because the peer was dialling us just then: whom its link, which
+        may still be on its way up, shows to listen at this address."""
+        if not isinstance(error, HandshakeRefused) or error.code is not Code.DUPLICATE:
+            return None
+        deadline = self._now() + CROSSED_WAIT
+        while self._now() < deadline:
+            address = self._book.get(host, port)
+            if address is not None and address.node_id in self._table.used:
+                return address.node_id
+            await asyncio.sleep(0.02)
+        return None
 
     def _connected_at(self, address: Address) -> str | None:
         if address.tried and address.node_id in self._table.used:

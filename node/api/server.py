@@ -68,7 +68,7 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
         return problem(request, 403, "forbidden_origin", detail)
     wanted = request.headers.get(NODE_HEADER)
     if wanted is not None:
-        node_id = request.app[SERVICE].status().node_id
+        node_id = request.app[SERVICE].node_id
         if wanted != node_id:
             detail = f"this is node {node_id}, not {wanted[:64]}"
             return problem(request, 421, "wrong_node", detail, extra={"node_id": node_id})

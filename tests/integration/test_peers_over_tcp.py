@@ -80,6 +80,10 @@ async def until(condition, seconds=15):
             await asyncio.sleep(0.02)
 
 
+def links_of(node):
+    return len(node.direct._connections)
+
+
 def meshed(*nodes):
     ids = {node.id for node in nodes}
     return all(set(node.manager.links) == ids - {node.id} for node in nodes)
@@ -102,11 +106,11 @@ async def test_two_nodes_that_dial_each_other_at_once_keep_one_link(nodes):
         await asyncio.gather(
             a.manager.connect("127.0.0.1", b.port), b.manager.connect("127.0.0.1", a.port)
         )
-        await asyncio.sleep(0.3)
+        # The links that lost linger until both sides have hung up.
+        await until(lambda a=a, b=b: links_of(a) == links_of(b) == 1)
         assert meshed(a, b)
         assert a.manager.links[b.id].peer.outbound != b.manager.links[a.id].peer.outbound
         assert a.downs == b.downs == []
-        assert len(a.direct._connections) == len(b.direct._connections) == 1
 
 
 async def test_a_restarted_node_finds_its_peers_by_its_file_and_is_found_again(nodes):

@@ -112,7 +112,7 @@ def test_orders_that_cross_while_their_owners_cannot_talk_trade_when_they_can(no
     b.restart()
     bought = b.buy(3, 11)
     assert bought.status == "open"
-    a.restart()
+    a.restart("--bootstrap", b.p2p_address)
     eventually(lambda: b.get_order(bought.id).status == "filled", what=lambda: b.book())
     eventually(lambda: a.get_order(sold.id).filled == "3")
     assert [f.price for f in b.fills()] == ["10"]  # the earlier order's price

@@ -420,3 +420,29 @@ def _all_of(recovered: Recovered) -> list[Record]:
 
 def _sorted(recovered: Recovered) -> Recovered:
     return replace(recovered, feeds=sorted(recovered.feeds, key=lambda f: (f.owner, f.market)))
+
+
+def synchronous(journal: Journal) -> int:
+    level: int = journal._db.execute("PRAGMA synchronous").fetchone()[0]
+    return level
+
+
+@pytest.mark.parametrize(("owner", "expected"), [("other", 1), ("me", 2)])
+def test_only_a_commit_of_others_feeds_alone_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, expected: int
+) -> None:
+    journal = Journal(tmp_path / "sync", sync="full", owner="me")
+    levels: list[int] = []
+    write = Journal._write
+
+    def watched(self: Journal, records: Sequence[Record]) -> None:
+        levels.append(synchronous(self))
+        write(self, records)
+
+    monkeypatch.setattr(Journal, "_write", watched)
+    batch = PutBatch(owner, Owner(1).batch(opened(1)))
+    journal.commit([batch])
+    journal.commit([batch, PutMeta("one", 1)])
+    assert levels == [expected, 2]  # 1: NORMAL, 2: FULL
+    assert synchronous(journal) == 2
+    journal.close()
