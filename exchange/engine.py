@@ -51,9 +51,12 @@ class Engine:
         recovered: Recovered | None = None,
         lease_ms: int = 9000,
         warn: Callable[[str], None] = lambda text: None,
+        now: float = 0.0,
     ) -> None:
         past = recovered or Recovered()
-        incarnation = past.meta.get("incarnation", 0) + 1
+        # After a return to an old copy of the journal the wall clock still makes it later than what
+        # the others have heard.
+        incarnation = max(past.meta.get("incarnation", 0) + 1, (epoch_us + int(now * 1e6)) // 10**6)
         self._rng = rng
         self._leases = Leases(keys, network, incarnation=incarnation, lease_ms=lease_ms)
         self._core = Core(

@@ -33,6 +33,7 @@ class Follower:
     def restore(self, past: Recovered) -> None:
         """Rebuild the feeds, the own ones too, from the journal."""
         core = self._core
+        trades: dict[str, list[Trade]] = {}
         for stored in past.feeds:
             market = core.markets.get(stored.market)
             if market is None:
@@ -45,11 +46,14 @@ class Follower:
             else:
                 market.replicas[stored.owner] = Replica(feed, core.keys, core.network)
             for batch in stored.batches:
-                market.tape.extend(
+                trades.setdefault(market.key, []).extend(
                     Trade(stored.owner, event)
                     for event in batch.events
                     if isinstance(event, Filled)
                 )
+        for key, found in trades.items():
+            found.sort(key=lambda trade: trade.event.time)
+            core.markets[key].tape.extend(found)
 
     def resume(self, now: float) -> None:
         """Call once after the start: own orders come after those that the journal holds."""

@@ -145,26 +145,35 @@ class Journal:
             JournalError: not a journal, made by a newer version, or not writable.
         """
         self.path = path
+        self._sync = sync == "full"
+        self._owner = owner
+        opened: list[sqlite3.Connection] = []
         try:
             path.touch(mode=0o600, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._sync = sync == "full"
-            self._owner = owner
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                )
-            elif version != SCHEMA_VERSION:
-                raise JournalError(
-                    f"{path} has journal version {version}; this program reads version {SCHEMA_VERSION}"
-                )
+            opened.append(self._db)
+            self._prepare()
             # Readers of history do not wait for a commit, nor see half of one.
             self._reader = sqlite3.connect(path, isolation_level=None)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, JournalError) as error:
+            for connection in opened:
+                connection.close()
+            if isinstance(error, JournalError):
+                raise
             raise JournalError(f"cannot open the journal {path}: {error}") from error
+
+    def _prepare(self) -> None:
+        db = self._db
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise JournalError(
+                f"{self.path} has journal version {version}; this program reads version "
+                f"{SCHEMA_VERSION}"
+            )
 
     def close(self) -> None:
         self._reader.close()

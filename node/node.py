@@ -8,7 +8,9 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from config import Settings
 from exchange.core import Drained
@@ -20,17 +22,28 @@ from node import VERSION
 from node.api.server import ApiServer
 from node.committer import Committer
 from node.keys import NodeKeys
-from node.service import TradingService
+from node.metrics import exposition
+from node.offers import public_offers
+from node.routing import call_service, mesh_settings, router_view, service_views
+from node.service import BUY, SELL, TradingService, iso, side_word
 from node.views import (
+    CallRequest,
+    CallView,
     DiscoveryView,
     PeerView,
     PingView,
+    RouterView,
     ServiceError,
+    ServiceView,
     StatusView,
 )
+from p2p import mesh as p2p_mesh
+from p2p import serving
 from p2p.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
+from p2p.faults import Faults
 from p2p.hostport import parse_host_port
 from p2p.identity import Identity, is_node_id
+from p2p.mesh import ServiceMesh
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers import Peer
 from p2p.router import Received
@@ -40,6 +53,21 @@ log = logging.getLogger(__name__)
 TICK = 0.05  # seconds between looks at the engine's timers
 PING_TIMEOUT = 5.0
 MAX_WARNINGS = 100
+DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeFigures:
+    """For the metrics. Counts since the start; `books` has (market, side, levels, orders)."""
+
+    orders: int
+    fills: int
+    open_orders: int
+    pending_takes: int
+    feeds: int
+    feeds_behind: int
+    books: list[tuple[str, str, int, int]]
+    committer: Committer
 
 
 class Node(TradingService):
@@ -57,15 +85,17 @@ class Node(TradingService):
         self._settings = settings
         self._started = now
         self._warnings: list[str] = []
+        recovered = journal.recover()
         engine = Engine(
             NodeKeys(identity),
             [instrument.key for instrument in instruments],
             network=settings.p2p_network,
             epoch_us=time.time_ns() // 1000 - int(now * 1_000_000),
             rng=random.Random(),  # noqa: S311 - spreads load, guards nothing
-            recovered=journal.recover(),
+            recovered=recovered,
             lease_ms=settings.presence_lease_ms,
             warn=self._warn,
+            now=now,
         )
         committer = Committer(engine, journal, self._release)
         super().__init__(engine, instruments, journal, committer, self._loop.time)
@@ -82,13 +112,21 @@ class Node(TradingService):
                 bootstrap=settings.bootstrap_peers,
                 mdns=settings.discovery_mdns,
                 exchange=settings.discovery_exchange,
-                payloads=MESSAGES,
+                payloads={**MESSAGES, **p2p_mesh.MESSAGES},
             ),
             on_neighbour=self._on_neighbour,
         )
         for message_type in MESSAGES:
             self.overlay.router.handle(message_type, self._on_message)
         self.overlay.rpc.serve("ping", self._on_ping)
+        self.mesh = ServiceMesh(
+            identity,
+            self.overlay,
+            mesh_settings(settings),
+            incarnation=recovered.meta.get("incarnation", 0) + 1,
+        )
+        for name, handler in public_offers(self).items():
+            self.serve(name, handler, idempotent=True)
         self.api = ApiServer(self)
 
     # Life
@@ -124,19 +162,31 @@ class Node(TradingService):
         async with asyncio.TaskGroup() as group:
             group.create_task(self._committer.run(), name="committer")
             ticker = group.create_task(self._tick(), name="engine timers")
+            services = group.create_task(self.mesh.run(), name="services")
             await stop.wait()
+            services.cancel()
             self.hub.close()
             await self.api.stop()
+            self.mesh.leave()
+            await self._drain_services()
             ticker.cancel()
             self._engine.leave(self._loop.time())
             self._committer.stop()
         await self.overlay.stop()
+        await self.mesh.close()
 
     async def abort(self) -> None:
         """After `run` failed: close what is open, promise nothing."""
         self.hub.close()
         await self.api.stop()
         await self.overlay.stop()
+        await self.mesh.close()
+
+    async def _drain_services(self) -> None:
+        """Let what is being served end, while nothing new is asked for any more."""
+        until = self._loop.time() + DRAIN_TIME
+        while self.mesh.server.in_flight and self._loop.time() < until:
+            await asyncio.sleep(0.02)
 
     async def _tick(self) -> None:
         while True:
@@ -161,6 +211,7 @@ class Node(TradingService):
     def _on_neighbour(self, node: str, up: bool) -> None:
         if up:
             self._engine.neighbour_up(self._loop.time(), node)
+            self.mesh.neighbour_up()
         else:
             self._engine.neighbour_down(self._loop.time(), node)
         self._committer.wake()
@@ -172,6 +223,106 @@ class Node(TradingService):
             else:
                 self.overlay.broadcast(message.type, message.payload)
         self.publish(drained)
+
+    # Services
+
+    def now(self) -> float:
+        """The node's clock: monotonic seconds."""
+        return self._loop.time()
+
+    def serve(
+        self,
+        name: str,
+        handler: serving.Handler,
+        *,
+        workers: int = serving.WORKERS,
+        idempotent: bool = False,
+        faults: Faults | None = None,
+    ) -> None:
+        """Offer a service to the network: `handler(payload)` answers, `workers` requests at once.
+
+        Payload and result are what msgpack holds. The handler is async, or sync and then run in a
+        thread. It refuses by raising `p2p.errors.HandlerError(code, message)`.
+        `idempotent`: own calls to the service are repeated when they get no answer. `faults` are for
+        tests.
+
+        Raises:
+            ValueError: the name cannot be one, or is taken.
+        """
+        self.mesh.server.serve(name, handler, workers=workers, faults=faults)
+        self.mesh.directory.offer(name)
+        if idempotent:
+            self.mesh.caller.mark_idempotent(name)
+
+    def withdraw(self, name: str) -> None:
+        """Offer the service no longer."""
+        self.mesh.directory.withdraw(name)
+        self.mesh.server.remove(name)
+
+    async def call(
+        self,
+        service: str,
+        payload: object = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        idempotency_id: str = "",
+        to: str | None = None,
+    ) -> Any:
+        """What a service of the network answers; see `p2p.calls.Caller.call`.
+
+        Raises:
+            HandlerError: the service refused, with its own code and message.
+            CallError: there is no result; the kind of error says why.
+        """
+        return await self.mesh.caller.call(
+            service,
+            payload,
+            timeout=timeout,
+            idempotent=idempotent,
+            idempotency_id=idempotency_id,
+            to=to,
+        )
+
+    def services(self) -> list[ServiceView]:
+        return service_views(self.mesh)
+
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        to = None if request.node is None else self._full_id(request.node, own=True)
+        return await call_service(self.mesh, service, request, to)
+
+    def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
+        return router_view(
+            self.mesh,
+            self._loop.time(),
+            lambda at: iso(self._engine.us(at)),
+            events=events,
+            kind=kind,
+        )
+
+    def metrics(self) -> bytes:
+        return exposition(self)
+
+    def exchange_figures(self) -> ExchangeFigures:
+        """For the metrics."""
+        engine = self._engine
+        books: list[tuple[str, str, int, int]] = []
+        for key, instrument in self._by_key.items():
+            book = engine.markets[key].book
+            for side in (BUY, SELL):
+                levels = book.levels(side)
+                orders = sum(orders for _, _, orders in levels)
+                books.append((instrument.symbol, side_word(side), len(levels), orders))
+        return ExchangeFigures(
+            orders=self.order_count,
+            fills=self.fill_count,
+            open_orders=len(engine.open_orders),
+            pending_takes=len(engine.pending_takes),
+            feeds=sum(1 for feed in engine.feeds.values() if feed.number),
+            feeds_behind=engine.feeds_behind,
+            books=books,
+            committer=self._committer,
+        )
 
     # Peers
 
@@ -213,11 +364,14 @@ class Node(TradingService):
     async def _on_ping(self, caller: str, body: object) -> dict[str, str]:
         return {"version": VERSION}
 
-    def _full_id(self, prefix: str) -> str:
+    def _full_id(self, prefix: str, *, own: bool = False) -> str:
+        """The node whose id begins so; with `own` it may be this one."""
         prefix = prefix.lower()
         known = {*self.overlay.peers.links, *self._engine.present}
         found = sorted(node for node in known if node.startswith(prefix))
         if prefix and self._engine.node_id.startswith(prefix) and len(prefix) >= 4:
+            if own:
+                return self._engine.node_id
             raise ServiceError(400, "self_connection", f"{prefix} is this node itself")
         if len(found) == 1:
             return found[0]
@@ -280,7 +434,8 @@ class Node(TradingService):
             pending_takes=len(engine.pending_takes),
             feeds=sum(1 for feed in engine.feeds.values() if feed.number),
             feeds_behind=engine.feeds_behind,
-            warnings=[*self._warnings, *self._disagreements()],
+            services=self.mesh.directory.own,
+            warnings=[*self._warnings, *self._faults(), *self._disagreements()],
         )
 
     def _discovery_views(self) -> list[DiscoveryView]:
@@ -295,6 +450,13 @@ class Node(TradingService):
             if not on:
                 views.append(DiscoveryView(name=name, state="off", detail="switched off", found=0))
         return views
+
+    def _faults(self) -> list[str]:
+        return [
+            f"service {row.service} fails on purpose: {row.faults}"
+            for row in self.mesh.server.figures()
+            if row.faults
+        ]
 
     def _disagreements(self) -> list[str]:
         """Markets that others define differently: their books cannot be shared."""

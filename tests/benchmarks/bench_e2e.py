@@ -334,12 +334,13 @@ def syncs(directory: Path, seconds: float) -> Samples:
     with (directory / "sync").open("wb", buffering=0) as file:
         file.write(bytes(1024 * 4096))
         os.fsync(file.fileno())
+        page = os.urandom(4096)
         begin = clock()
         for number in itertools.count():
             now = clock()
             if now - begin > seconds:
                 break
-            os.pwrite(file.fileno(), os.urandom(4096), number % 1024 * 4096)
+            os.pwrite(file.fileno(), page, number % 1024 * 4096)
             os.fdatasync(file.fileno())
             samples.acknowledged.append(clock() - now)
     samples.elapsed = clock() - begin

@@ -960,17 +960,23 @@ def test_a_market_that_is_not_configured_any_more_is_left_in_the_journal() -> No
     net = Network(2, markets=(M, "ETH-USD"))
     net[0].submit(net.now, "ETH-USD", SELL, 100, 5)
     net.settle()
+    net.on_mail = lost("take")
+    net[1].submit(net.now, "ETH-USD", BUY, 100, 2)
+    net.exchange()
+    net.on_mail = lambda mail: [mail]
     net.markets = (M,)
     for i in (0, 1):
         net.restart(i)
     net.settle()
-    assert net[0].open_orders == []
+    assert net[0].open_orders == net[1].open_orders == net[1].pending_takes == []
     net.markets = (M, "ETH-USD")
     for i in (0, 1):
         net.restart(i)
     net.settle()
-    assert len(net[0].open_orders) == 1
+    (order,) = net[0].open_orders
+    assert order.filled == 2
     assert len(net[1].markets["ETH-USD"].contents()) == 1
+    net.check()
 
 
 # An old copy of a data directory
@@ -1094,6 +1100,8 @@ def test_a_batch_of_a_market_that_is_not_traded_here_is_judged_and_not_kept() ->
     batch = Owner(50, market="DOGE-USD").batch(Opened(1, SELL, 100, 5, 1))
     assert net.give(0, batch)
     assert not net.give(0, replace(batch, first=2))
+    assert net.give(0, Owner(1, market="DOGE-USD").batch(Opened(1, SELL, 100, 5, 1)))  # our own key
+    assert net[0].stale is None
     assert len(net[0].feeds) == 1
 
 
@@ -1103,6 +1111,11 @@ def test_a_forged_batch_leaves_nothing() -> None:
     assert not net.give(0, forged)
     assert not net.give(0, replace(forged, key=b"k" * 100_000))
     assert len(net[0].feeds) == 1
+    owner = Owner(50)
+    assert net.give(0, owner.batch(Opened(1, SELL, 100, 5, 1)))
+    more = owner.batch(Opened(2, SELL, 100, 5, 1))
+    assert not net.give(0, replace(more, signature=b"\x01" * 64))
+    assert net[0].feeds[owner.id, M].number == 1
     assert all(len(key) == 32 for key in net[0]._follower._ids)
 
 
@@ -1111,6 +1124,7 @@ def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:
     owner = Owner(50)
     assert net.give(0, owner.lie(1, b"\x00" * 32, Closed(1, "x")))
     assert net[0].feeds[owner.id, M].fault is not None
+    assert len(net.nodes[0].warnings) == 1
     assert net.book(0) == []
 
 

@@ -209,13 +209,12 @@ def test_checkpoints_are_rarer_when_more_orders_are_open(monkeypatch: pytest.Mon
     assert sizes == [1] * 11 + [2]  # 4 open orders want 12 events
 
 
-def test_a_writer_that_is_reloaded_after_every_batch_is_followed_all_the_same(
+def test_a_writer_that_is_reloaded_after_every_batch_writes_the_same_feed(
     checkpoints: None,
 ) -> None:
-    owner, replica = Owner(1), Owner(1).replica()
+    owner, never = Owner(1), Owner(1)
     for i in range(1, 20):
-        batch = owner.batch(opened(i))
-        assert replica.offer(batch) == [batch]
+        assert owner.batch(opened(i)) == never.batch(opened(i))
         held = [b for b, _ in owner.writer.feed.batches.values()]
         feed = Feed(owner.id, M)
         feed.reload(owner.writer.feed.snapshot, held, NETWORK)
@@ -254,6 +253,24 @@ def test_a_snapshot_is_the_state_at_its_checkpoint(checkpoints: None) -> None:
     assert state.orders == owner.writer.feed.state.orders
 
 
+def test_a_checkpoint_that_is_cut_off_into_a_batch_of_its_own_is_held_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed_module, "CHECKPOINT_EVERY", MAX_EVENTS)
+    monkeypatch.setattr(feed_module, "CHECKPOINT_FACTOR", 0)
+    owner, replica = Owner(1), Owner(1).replica()
+    for k in range(3):
+        for i in range(1, MAX_EVENTS + 1):
+            owner.writer.append(opened(k * MAX_EVENTS + i))
+        for batch in owner.writer.flush():
+            assert replica.offer(batch) == [batch]
+            for feed in (owner.writer.feed, replica.feed):
+                held = feed.after(feed.base, 10**9)
+                assert [b.first for b in held] == sorted(feed.batches)
+                assert not held or held[0].first == feed.base + 1
+    assert owner.writer.feed.base == replica.feed.base == 2 * (MAX_EVENTS + 1)
+
+
 def test_a_moved_snapshot_is_reported_once(checkpoints: None) -> None:
     owner = Owner(1)
     feed = owner.writer.feed
@@ -286,6 +303,7 @@ def test_after_serves_consecutive_batches_from_a_border_only() -> None:
     assert feed.after(0, 10**6) == [one, two, three]
     assert feed.after(2, 10**6) == [two, three]
     assert feed.after(1, 10**6) == []
+    assert feed.after(3, 10**6) == [three]
     assert feed.after(4, 10**6) == []
     assert feed.after(9, 10**6) == []
 
@@ -463,8 +481,10 @@ def test_a_false_checkpoint_is_a_fault() -> None:
 
 def test_a_feed_at_fault_is_frozen() -> None:
     owner, replica = Owner(1), Owner(1).replica()
-    batches = chain(owner, 3)
+    batches = chain(owner, 5)
     replica.offer(batches[0])
+    replica.offer(batches[4])
+    assert replica.gap
     faults(replica, owner.lie(1, GENESIS, opened(99)), "under number 1")
     assert replica.offer(batches[1]) == []
     assert replica.offer(batches[2]) == []
@@ -519,6 +539,25 @@ def test_a_replica_jumps_to_a_snapshot_and_goes_on_from_there(checkpoints: None)
         assert replica.offer(batch) == [batch]
     assert replica.feed.state.orders == owner.writer.feed.state.orders
     assert replica.feed.state.head == owner.writer.feed.state.head
+
+
+def test_a_jump_forgets_the_checkpoint_before_it(checkpoints: None) -> None:
+    owner, replica = Owner(1), Owner(1).replica()
+    batches = chain(owner, 5)
+    assert isinstance(batches[3].events[-1], Checkpoint)
+    for batch in batches:
+        replica.offer(batch)
+    batches += [owner.batch(opened(i)) for i in range(6, 14)]
+    snapshot = snapshot_of(owner)
+    assert snapshot.batch.last == 10
+    replica.offer_snapshot(snapshot.batch, snapshot.pages)
+    for batch in batches:
+        replica.offer(batch)
+    for i in range(14, 20):
+        batch = owner.batch(opened(i))
+        replica.offer(batch)
+        assert replica.feed.base in (10, 15)
+    assert replica.feed.base == owner.writer.feed.base == 15
 
 
 def test_a_snapshot_joins_the_batches_that_came_before_it(checkpoints: None) -> None:

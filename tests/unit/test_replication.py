@@ -521,6 +521,20 @@ def count(net: Network, kind: str) -> int:
     return sum(mail.type == kind for mail in net.sent)
 
 
+def test_a_gap_is_asked_about_until_it_is_closed() -> None:
+    net = Network(1)
+    owner = Owner(50)
+    one, two = owner.batch(opened(1)), owner.batch(opened(2))
+    assert net.give(0, two)
+    assert net[0].feeds_behind == 1
+    net[0].tick(net.now + GRACE)
+    sent = [m for m in net[0].drain(net.now).messages if m.type == "feed_request"]
+    assert [unpack(m.type, m.payload) for m in sent] == [FeedRequest(owner.id, M, 0)]
+    assert net.give(0, one)
+    assert net[0].feeds_behind == 0
+    assert net[0].feeds[owner.id, M].number == 2
+
+
 def test_nodes_that_hold_the_same_say_nothing_but_presence_and_summaries() -> None:
     net = Network(3)
     net.sell(0, 100, 5)
@@ -740,11 +754,23 @@ def test_a_part_whose_batches_are_of_another_feed_or_forged_is_refused() -> None
     assert (Keys(51).node_id, M) in net[0].feeds
 
 
-@pytest.mark.parametrize("owner", ["*", "", "x" * 64, Keys(1).node_id[:-1]])
-def test_what_is_no_node_id_is_never_asked(owner: str) -> None:
+@pytest.mark.parametrize(
+    ("owner", "market", "wanted"),
+    [
+        (Keys(50).node_id, M, 1),
+        (Keys(50).node_id, "DOGE-USD", 0),
+        ("*", M, 0),
+        ("", M, 0),
+        ("x" * 64, M, 0),
+        (Keys(50).node_id[:-1], M, 0),
+    ],
+)
+def test_only_feeds_of_nodes_and_of_markets_traded_here_are_wanted(
+    owner: str, market: str, wanted: int
+) -> None:
     net = Network(1)
-    net.give(0, Digest(b"other", [Head(owner, M, 9, b"")]))
-    assert net[0].feeds_behind == 0
+    net.give(0, Digest(b"other", [Head(owner, market, 9, b"")]))
+    assert net[0].feeds_behind == wanted
 
 
 def test_feeds_are_bounded_and_what_does_not_fit_is_still_judged(
@@ -752,11 +778,15 @@ def test_feeds_are_bounded_and_what_does_not_fit_is_still_judged(
 ) -> None:
     monkeypatch.setattr(follower_module, "MAX_FEEDS", 2)  # the own one and one more
     net = Network(1)
-    assert net.give(0, Owner(50).batch(opened(1)))
+    followed = Owner(50)
+    assert net.give(0, followed.batch(opened(1)))
+    assert net.give(0, followed.batch(opened(2)))
+    assert net[0].feeds[followed.id, M].number == 2
     batch = Owner(51).batch(opened(1))
     assert net.give(0, batch)
     assert not net.give(0, replace(batch, signature=b"\x01" * 64))
     assert len(net[0].feeds) == 2
+    assert net[0].stale is None
     stranger = Keys(99).node_id
     net.give(0, Digest(b"other", [Head(Keys(52).node_id, M, 9, b"")]), origin=stranger)
     net[0].tick(net.now)
@@ -765,3 +795,30 @@ def test_feeds_are_bounded_and_what_does_not_fit_is_still_judged(
     snapshot = replace(page_part(late, pages), owner=Keys(52).node_id)
     assert net.give(0, snapshot, origin=stranger)
     assert len(net[0].feeds) == 2
+
+
+def test_a_snapshot_that_the_broadcasts_have_overtaken_is_not_adopted(checkpoints: None) -> None:
+    net = Network(1)
+    owner = Owner(50)
+    batches = [owner.batch(opened(i)) for i in range(1, 10)]
+    _present(net, 50)
+    claim(net, 0, 12)
+    for page in (0, 1):
+        if page == 1:
+            for batch in batches:
+                assert net.give(0, batch)
+        assert net.give(0, answer(owner, FeedRequest(owner.id, M, 0, page)))
+    feed = net[0].feeds[owner.id, M]
+    assert (feed.number, feed.fault) == (11, None)
+    assert feed.state.orders == owner.writer.feed.state.orders
+
+
+def test_an_own_order_takes_what_a_snapshot_brings_across_it() -> None:
+    net = Network(1)
+    _present(net, 50)
+    claim(net, 0, 99)
+    order = net.sell(0, 100, 3)
+    batch = Owner(50).lie(7, GENESIS, Checkpoint(state_hash([PAGE])))
+    assert net.give(0, page_part(batch, [PAGE]))
+    assert [(t.maker, t.quantity) for t in net[0].pending_takes] == [(Keys(50).node_id, 3)]
+    assert order.pending == 3

@@ -63,6 +63,7 @@ def test_a_resolved_take_is_not_asked_again() -> None:
     assert 1 not in taker
     assert taker.get(1) is None
     assert taker.pending == []
+    assert taker._by_maker == {}
     with pytest.raises(KeyError):
         taker.resolve(1)
 
