@@ -17,7 +17,8 @@ from exchange.messages import Digest, FeedPart, FeedRequest, Head, pack
 from exchange.ports import Send
 
 GRACE = 0.3  # seconds: a broadcast may still be on its way
-REQUEST_TIMEOUT = 2.0
+REQUEST_TIMEOUT = 2.0  # of a node that has not shown that it takes longer
+REQUEST_TIMEOUT_MAX = 30.0
 DIGEST_INTERVAL = 5.0
 PART_BYTES = 256 * 1024
 MAX_HEADS = 4096  # in one digest
@@ -34,6 +35,7 @@ class _Want:
     claims: dict[str, int] = field(default_factory=dict)  # node -> number it claims to hold
     ask_at: float = 0.0
     asked: str = ""
+    asked_at: float = 0.0
     after: int = 0  # what was held when it was asked
     tried: list[str] = field(default_factory=list)
     page: int = 0  # next snapshot page to ask for
@@ -57,6 +59,7 @@ class Replicator:
         self._rng = rng
         self._neighbours: dict[str, None] = {}
         self._wants: dict[FeedName, _Want] = {}
+        self._timeouts: dict[str, float] = {}  # node -> seconds: a long way takes longer
         self._next_digest = 0.0
         self._out: list[Send] = []
 
@@ -175,6 +178,10 @@ class Replicator:
                 continue
             if want.asked:  # no answer in time
                 active -= 1
+                if len(self._timeouts) < MAX_CLAIMS or want.asked in self._timeouts:
+                    self._timeouts[want.asked] = min(
+                        2 * self._timeouts.get(want.asked, REQUEST_TIMEOUT), REQUEST_TIMEOUT_MAX
+                    )
                 want.asked = ""
             if active >= MAX_ACTIVE:
                 continue
@@ -197,7 +204,8 @@ class Replicator:
         if want.asked != node:
             want.checkpoint, want.page, want.pages = None, 0, []
         want.asked = node
-        want.ask_at = now + REQUEST_TIMEOUT
+        want.asked_at = now
+        want.ask_at = now + self._timeouts.get(node, REQUEST_TIMEOUT)
         feed = self._feeds.get((owner, market))
         want.after = feed.number if feed else 0
         request = FeedRequest(owner, market, want.after, want.page)
@@ -237,6 +245,12 @@ class Replicator:
         want = self._wants.get((part.owner, part.market))
         if want is None or want.asked != node:
             return None
+        if node in self._timeouts:
+            took = 2 * (now - want.asked_at)
+            if took > REQUEST_TIMEOUT:
+                self._timeouts[node] = min(took, REQUEST_TIMEOUT_MAX)
+            else:
+                del self._timeouts[node]
         if part.checkpoint is not None and part.checkpoint.last > want.after:
             return self._on_page(now, node, part, part.checkpoint, want)
         feed = self._feeds.get((part.owner, part.market))

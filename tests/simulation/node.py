@@ -333,10 +333,10 @@ class Node:
         delay = self._rng.uniform(*self._habits.commit) if commit.drained.records else 0.0
         self._durable_at = max(self._durable_at, self._clock.now + delay)
         boot = self.boots
-        self._clock.at(self._durable_at, lambda: self._committed(boot))
+        self._clock.at(self._durable_at, lambda: self._committed(boot, commit))
 
-    def _committed(self, boot: int) -> None:
-        if self.running and boot == self.boots:
+    def _committed(self, boot: int, commit: _Commit) -> None:
+        if boot == self.boots and self._committing and self._committing[0] is commit:
             self._finish(self._committing.popleft())
             if self._drain_due and not self._habits.pipelined:
                 self._drain(boot)

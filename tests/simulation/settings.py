@@ -124,7 +124,8 @@ def settings_of(seed: int, *, nasty: bool = False) -> Settings:
         journal=seed % 8 == 3,
         markets=markets,
         partial=markets > 1 and rng.random() < 0.5,
-        lease_ms=rng.choice((2000, 4000, 9000)),
+        # A lease must outlast what a presence may take over many slow hops, or it flickers for ever.
+        lease_ms=max(rng.choice((2000, 4000, 9000)), 9000 if nodes > 8 and delay == "slow" else 0),
         commit=rng.choice(((0.0, 0.0), (0.0005, 0.005), (0.005, 0.05), (0.02, 0.3))),
         pipelined=rng.random() < 0.3,
         group=rng.choice((0.0, 0.0, 0.005, 0.04)),
