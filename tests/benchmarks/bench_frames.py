@@ -7,7 +7,6 @@ row has nothing else in it: no loop, no links, no limits. Run: python -m tests.b
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import multiprocessing
 import socket
@@ -27,6 +26,7 @@ from p2p.identity import Identity
 from p2p.limits import MAX_FRAME, READ_BUFFER
 from p2p.link import Link
 from p2p.messages import Codec, Envelope, Request, pack
+from tests.benchmarks.report import Row
 
 SIZE = 202  # bytes of one encoded envelope
 BATCH = 64  # messages per write
@@ -238,34 +238,27 @@ def measure(way: str, secure: bool, seconds: float) -> dict[str, Any]:
     }
 
 
-def run(seconds: float = 3.0) -> list[dict[str, Any]]:
-    """Medians of `ROUNDS` rounds of `seconds` for each way, in turn, so that all see the same machine.
-    `ratio` is the median of the rounds' messages per second over the bare socket's in the same round."""
-    rounds = [[measure(way, secure, seconds) for way, secure in WAYS] for _ in range(ROUNDS)]
-    rows: list[dict[str, Any]] = []
+def run(quick: bool) -> list[Row]:
+    """Medians of rounds in which every way has its turn, so that all see the same machine. The ratio is
+    the median of the rounds' messages per second over the bare socket's in the same round."""
+    seconds, rounds = (0.5, 1) if quick else (2.0, ROUNDS)
+    measured = [[measure(way, secure, seconds) for way, secure in WAYS] for _ in range(rounds)]
+    rows: list[Row] = []
     for way in range(len(WAYS)):
-        row: dict[str, Any] = {"what": rounds[0][way]["what"]}
-        for figure in ("messages_per_second", "round_trip_p50_us", "round_trip_p99_us"):
-            row[figure] = statistics.median(each[way][figure] for each in rounds)
-        rates = [
-            (each[way]["messages_per_second"], each[0]["messages_per_second"]) for each in rounds
-        ]
-        row["ratio"] = round(statistics.median(rate / bare for rate, bare in rates), 2)
-        rows.append(row)
-    return rows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    rows = run(parser.parse_args().seconds)
-    print(f"{'':32} {'msg/s':>10} {'ratio':>6} {'p50 us':>8} {'p99 us':>8}")
-    for row in rows:
-        print(
-            f"{row['what']:32} {row['messages_per_second']:>10,} {row['ratio']:>6.2f}"
-            f" {row['round_trip_p50_us']:>8.1f} {row['round_trip_p99_us']:>8.1f}"
+        figures = [each[way] for each in measured]
+        rates = [figure["messages_per_second"] for figure in figures]
+        bare = [each[0]["messages_per_second"] for each in measured]
+        p50, p99 = (
+            statistics.median(figure[f"round_trip_{name}_us"] for figure in figures)
+            for name in ("p50", "p99")
         )
-
-
-if __name__ == "__main__":
-    main()
+        rows.append(
+            Row(
+                figures[0]["what"],
+                statistics.median(rates),
+                "msg/s",
+                statistics.median(rate / floor for rate, floor in zip(rates, bare, strict=True)),
+                f"round trip p50 {p50:.0f} us, p99 {p99:.0f} us",
+            )
+        )
+    return rows
