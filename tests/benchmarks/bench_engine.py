@@ -6,6 +6,7 @@ A drain follows every 100 operations, as under load in a node: events are signed
 
 from __future__ import annotations
 
+import contextlib
 import random
 import statistics
 import tempfile
@@ -76,10 +77,8 @@ def through_engine(chosen: list[Operation], sync: Literal["full", "normal"] | No
             elif what == "market":
                 engine.submit(now, MARKET, side, None, quantity)
             elif live:
-                try:
+                with contextlib.suppress(Refused):  # it was filled meanwhile
                     engine.cancel(now, live.pop(rng.randrange(len(live))))
-                except Refused:
-                    pass  # it was filled meanwhile
             if number % GROUP == GROUP - 1:
                 drained = engine.drain(now)
                 if journal is not None:
