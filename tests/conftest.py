@@ -8,8 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+# The same examples on every run; `--hypothesis-profile explore` looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("fixed")
 
 # Up to Python 3.13 asyncio.get_event_loop makes a loop when none was ever set, and pytest-asyncio
 # calls it between tests: that loop is never closed. After an explicit None it makes none.

@@ -31,28 +31,34 @@ class State(StrEnum):
 class BreakerSettings:
     """Times in seconds.
 
-    The cooldown starts at `first_cooldown_s`, doubles with every failed probe, and is never longer
-    than `cooldown_s`, jitter included.
+    The cooldown starts at a tenth of `cooldown_s`, doubles with every failed probe, and is never
+    longer than `cooldown_s`, jitter included.
     """
 
     failure_threshold: int = 5
     cooldown_s: float = 10.0
     half_open_max: int = 1
-    first_cooldown_s: float = 1.0
+    first_share: float = 0.1  # the first cooldown as a share of `cooldown_s`
+    longest_share: float = 1.0  # and the longest
     jitter: float = 0.5  # each cooldown is multiplied by 1 +- this
     failure_rate: float = 0.5  # opens at this share of failures ...
     minimum_calls: float = 6.0  # ... among at least so many recent calls
     window_s: float = 5.0  # how fast recent calls are forgotten
     successes_to_close: int = 2
-    lease_s: float = 6.0  # a little over the usual request timeout
+    lease_s: float = 3.0  # a probe that is silent for so long gives its place to another
     slow_start_s: float = 2.0
     forget_s: float = 10.0  # closed for this long: the next cooldown is the first again
 
     def __post_init__(self) -> None:
         if self.failure_threshold < 1 or self.half_open_max < 1 or self.successes_to_close < 1:
             raise ValueError("breaker counts are at least 1")
-        if not (0 < self.first_cooldown_s and 0 < self.cooldown_s and 0 < self.lease_s):
-            raise ValueError("breaker times are positive")
+        if not (
+            0 < self.first_share <= 1
+            and 0 < self.longest_share <= 1
+            and self.cooldown_s > 0
+            and self.lease_s > 0
+        ):
+            raise ValueError("breaker times are positive, shares are at most 1")
         if not 0 <= self.jitter < 1:
             raise ValueError("jitter is at least 0 and below 1")
 
@@ -111,6 +117,11 @@ class Breaker:
         return self._state is State.CLOSED
 
     @property
+    def succeeding(self) -> bool:
+        """Open still, but a first probe has worked."""
+        return self._successes > 0
+
+    @property
     def until(self) -> float:
         """When the cooldown ends; meaningless while closed."""
         return self._until
@@ -158,16 +169,17 @@ class Breaker:
 
     def on_result(self, now: float, tag: int, ok: bool, threshold: int | None = None) -> None:
         """Report an attempt. `threshold` overrides failures in a row (at least 1), by hints."""
-        probe = self._probes.pop(tag, None) is not None
+        probe = bool(self._probes) and self._probes.pop(tag, None) is not None
         if tag < self._generation:
             return  # sent before the last change of state: it says nothing about now
         settings = self._settings
         if self._state is State.CLOSED:
-            if self._calls:
-                keep = exp(min(0.0, self._rates_at - now) / settings.window_s)
+            since = now - self._rates_at
+            if since > 0.0:
+                keep = exp(-since / settings.window_s)
                 self._calls *= keep
                 self._failures *= keep
-            self._rates_at = now
+                self._rates_at = now
             self._calls += 1.0
             if ok:
                 self._row = 0
@@ -199,14 +211,14 @@ class Breaker:
 
     def _open(self, now: float, reason: str) -> None:
         settings = self._settings
-        if self._state is State.CLOSED and self.closed_at is not None:
-            if now - self.closed_at >= settings.forget_s:
-                self._cooldown = 0.0
-        longest = settings.cooldown_s
-        first = min(settings.first_cooldown_s, longest)
+        healthy_since = self.closed_at if self._state is State.CLOSED else None
+        if healthy_since is not None and now - healthy_since >= settings.forget_s:
+            self._cooldown = 0.0
+        longest = settings.longest_share * settings.cooldown_s / (1.0 + settings.jitter)
+        first = min(settings.first_share * settings.cooldown_s, longest)
         self._cooldown = min(longest, self._cooldown * 2 if self._cooldown else first)
         spread = 1.0 + settings.jitter * (2.0 * self._rng.random() - 1.0)
-        self._until = now + min(longest, self._cooldown * spread)
+        self._until = now + self._cooldown * spread
         self._change(now, State.OPEN, reason)
 
     def _close(self, now: float) -> None:

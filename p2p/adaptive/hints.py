@@ -15,8 +15,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import exp, log
 
 MAX_FACTOR = 3.0
+LEAST = 0.05  # an excess below this is none
+LN2 = log(2.0)
 VOICE = 0.5  # what one fresh hint says of all that hints can say
 MAX_VOICES = 16  # origins remembered per peer and signal: more would not be heard (2^-16)
 MAX_PEERS = 1024  # peers with hints; the longest unheard goes first
@@ -101,7 +104,7 @@ class HintBook:
         return self._said(now, voices[DEGRADED]) - self._said(now, voices[HEALTHY])
 
     def _said(self, now: float, said: dict[str, float]) -> float:
-        silent = 1.0
+        silent: float = 1.0
         for arrived in said.values():
             silent *= 1.0 - VOICE * self.settings.weight(now - arrived)
         return 1.0 - silent
@@ -111,7 +114,9 @@ class HintBook:
         advice = self.advice(now, peer)
         if advice <= 0.0:
             return 1.0
-        return 1.0 + (MAX_FACTOR - 1.0) * advice * 0.5 ** min(good, 60.0)
+        excess = (MAX_FACTOR - 1.0) * advice * exp(-LN2 * good)
+        # Between equals the smallest difference would decide every pick: what is left must matter.
+        return 1.0 + excess if excess >= LEAST else 1.0
 
     def sweep(self, now: float) -> list[Hashable]:
         """Forget hints that weigh nothing any more; gives the peers that have none left."""

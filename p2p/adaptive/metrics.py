@@ -15,36 +15,94 @@ Outcome = Literal["ok", "error", "timeout"]
 Load = tuple[float, float, float]  # requests in flight, latency estimate (s), service time (s)
 
 AVERAGE = 0.3  # weight of a new sample in avg_latency_ms, as in the learning guide
+# The next three are BASE over 3, 2 and 6, so that one exponential serves them: see `succeeded`.
+BASE = 12.0
 LATENCY_MEMORY = 4.0  # seconds until a latency without new samples has mostly become the pool's
 SERVICE_MEMORY = 6.0  # the same for the service time
-LOAD_MEMORY = 0.5  # and for the work of others: queues change within a few service times
-FAILURE_MEMORY = 4.3  # seconds; a half-life of 3
+GAP = 2.0  # after a silence of this length a sample counts for most of what is known
+LOAD_MEMORY = 7.5  # and for the work of others, in service times: queues change that fast
+LOAD_SHORTEST, LOAD_LONGEST = 0.02, 2.0  # in seconds, whatever the service time
+FAILURE_MEMORY, FAILURE_CALLS = 2.0, 150.0  # seconds, and own calls: the longer of the two ...
+FAILURE_LONGEST = 8.0  # ... but no longer than this
 FAILURE_WINDOW = 24.0  # and no more than about this many calls: a busy peer's failure must show
 PRIOR = 2.0  # calls without failure that everyone is credited with
+ROW_DOUBT = (
+    0.7  # after n failures in a row, what is believed of the peer is ROW_DOUBT^(n-1) at most
+)
+LONG = 20.0  # pool latencies; a call in flight longer than this is lost rather than slow
+TRY_AGAIN, TRY_CALLS = 2.5, 100.0  # seconds and own calls until a silent peer is asked again
 RISE, FALL = 0.3, 0.1  # weight of a latency sample above and below the estimate
 SERVICE_WEIGHT = 0.1
+POOL_WEIGHT = 0.02
+TRUST_MAX, TRUST_MEMORY = (
+    20.0,
+    30.0,
+)  # successes that are remembered against hints, for how many seconds
+OTHERS_MAX = 1e4  # requests in flight that a report can claim
 LOST_AFTER = 120.0  # a call whose result was never reported is forgotten after this many seconds
 
 
 class Pool:
-    """What is usual: averages over the answers of all peers."""
+    """What is usual: averages over the answers of all peers, and how often this caller sends.
 
-    __slots__ = ("known", "latency", "others", "service")
+    `width` estimates how many requests a peer serves side by side (by Little's law, from how long
+    requests took beside how many were inside; at least 1); `foreign` is the share of the peers' work
+    that is not ours; `memory` is for failures, in seconds.
+    """
+
+    __slots__ = (
+        "_sent_at",
+        "_since",
+        "foreign",
+        "known",
+        "latency",
+        "load_memory",
+        "memory",
+        "others",
+        "pace",
+        "queue",
+        "service",
+        "width",
+    )
 
     def __init__(self) -> None:
         self.known = False
         self.latency = 0.05
         self.service = 0.05
         self.others = 0.0
+        self.queue = 0.0
+        self.width = 1.0
+        self.foreign = 0.0
+        self.pace = 0.02
+        self.memory = FAILURE_MEMORY
+        self.load_memory = 0.15
+        self._since = 0
+        self._sent_at: float | None = None
 
-    def learn(self, latency: float, service: float, others: float) -> None:
+    def on_send(self, now: float) -> None:
+        """Learn how often this caller sends: who sends little must not spend much of it on trying."""
+        if self._sent_at is not None:
+            self.pace += 0.02 * (min(now - self._sent_at, 1.0) - self.pace)
+            self.memory = min(FAILURE_LONGEST, max(FAILURE_MEMORY, FAILURE_CALLS * self.pace))
+        self._sent_at = now
+
+    def learn(self, latency: float, service: float, others: float, queue: float) -> None:
         if not self.known:
             self.known = True
             self.latency, self.service, self.others = latency, service, others
+            self.queue = queue
             return
-        self.latency += 0.02 * (latency - self.latency)
-        self.service += 0.02 * (service - self.service)
-        self.others += 0.02 * (others - self.others)
+        self.latency += POOL_WEIGHT * (latency - self.latency)
+        self.service += POOL_WEIGHT * (service - self.service)
+        self.others += POOL_WEIGHT * (others - self.others)
+        self.queue += POOL_WEIGHT * (queue - self.queue)
+        self._since += 1
+        if self._since < 8:  # what follows is derived from slow averages; it need not be exact
+            return
+        self._since = 0
+        self.width = max(1.0, (self.queue + 1.0) * self.service / max(1e-9, self.latency))
+        self.load_memory = min(LOAD_LONGEST, max(LOAD_SHORTEST, LOAD_MEMORY * self.service))
+        self.foreign = self.others / (self.queue + 0.1)
 
 
 class PeerMetrics:
@@ -56,9 +114,11 @@ class PeerMetrics:
     """
 
     __slots__ = (
+        "answered",
         "avg_latency_ms",
         "calls",
         "error_count",
+        "failed_at",
         "failing",
         "good",
         "hanging",
@@ -68,6 +128,7 @@ class PeerMetrics:
         "others",
         "others_at",
         "rates_at",
+        "row",
         "sends",
         "service",
         "success_count",
@@ -90,16 +151,16 @@ class PeerMetrics:
         self.calls = 0.0
         self.failing = 0.0
         self.hanging = 0.0
-        self.good = 0.0
+        self.good = 0.0  # successes since the last failure, up to TRUST_MAX; see `trust`
         self.rates_at = now
+        self.row = 0  # failures since the last success
+        self.failed_at = -1e9  # when the latest call that failed had been sent
+        self.answered = -1e9  # when the latest call that was answered had been sent
         self.sends: list[tuple[float, int]] = []  # when, breaker's tag; oldest first
 
     @property
     def in_flight(self) -> int:
         return len(self.sends)
-
-    def sent(self, now: float, tag: int) -> None:
-        self.sends.append((now, tag))
 
     def settle(self, sent_at: float) -> tuple[float, int] | None:
         """Take the call that was sent nearest to `sent_at` out of those in flight; None: there is none."""
@@ -117,15 +178,29 @@ class PeerMetrics:
         while sends and now - sends[0][0] > LOST_AFTER:
             del sends[0]
 
-    def fade(self, now: float) -> None:
+    def fade(self, now: float, pool: Pool) -> None:
         """Bring the decayed counts to `now`."""
         if now > self.rates_at:
-            keep = exp((self.rates_at - now) / FAILURE_MEMORY)
+            keep = exp((self.rates_at - now) / pool.memory)
             self.calls *= keep
             self.failing *= keep
             self.hanging *= keep
-            self.good *= keep
             self.rates_at = now
+
+    def oldest(self, now: float, pool: Pool) -> float:
+        """Age of the oldest call in flight, as far as it is evidence: not when a later one was answered,
+        nor when so long ago nothing was sent that it is time to try again."""
+        sends = self.sends
+        patience = min(FAILURE_LONGEST, max(TRY_AGAIN, TRY_CALLS * pool.pace))
+        if now - sends[-1][0] > max(patience, LONG * pool.latency):
+            return 0.0
+        first = sends[0][0]
+        if first <= self.answered and now - first > LONG * pool.latency:
+            i = bisect_left(sends, (self.answered, 1 << 62))
+            if i == len(sends):
+                return 0.0
+            first = sends[i][0]
+        return now - first
 
     def succeeded(self, now: float, latency: float, load: Load | None, pool: Pool) -> None:
         self.total_calls += 1
@@ -134,49 +209,96 @@ class PeerMetrics:
         average = self.avg_latency_ms
         ms = latency * 1e3
         self.avg_latency_ms = ms if average is None else average + AVERAGE * (ms - average)
-        self._count(now)
-        self.good += 1.0
+        # This method is the price of every answer, so it calls little and shares what it can.
+        calls = self.calls
+        since = now - self.rates_at
+        if since > 0.0:
+            keep = exp(-since / pool.memory)
+            calls *= keep
+            if self.failing or self.hanging:
+                self.failing *= keep
+                self.hanging *= keep
+            self.rates_at = now
+        calls += 1.0
+        if calls > FAILURE_WINDOW:
+            keep = FAILURE_WINDOW / calls
+            calls = FAILURE_WINDOW
+            self.failing *= keep
+            self.hanging *= keep
+        self.calls = calls
+        if self.good < TRUST_MAX:
+            self.good += 1.0
+        self.row = 0
+        if now - latency > self.answered:
+            self.answered = now - latency
         own = len(self.sends)
         if load is None:
             others, service = 0.0, latency / (1.0 + own)
         else:
-            others = max(0.0, load[0] - own)
+            others = load[0] - own
+            if not 0.0 <= others <= OTHERS_MAX:  # less than none, absurd, or not a number
+                others = OTHERS_MAX if others > 0.0 else 0.0
             # What the peer claims is bounded by what was seen: nobody looks idle by saying so.
-            service = min(latency, max(load[2], 0.5 * latency / (1.0 + own + others)))
+            service, least = load[2], 0.5 * latency / (1.0 + own + others)
+            if not least <= service <= latency:
+                service = least if service < least else latency
             self.others, self.others_at = others, now
-        # The pool is older evidence of this peer than its own samples, in the measure of their age.
-        pool.learn(latency, service, others)
-        if self.latency is None or self.service is None:
+        usual = 4.0 * pool.others + 4.0  # one peer's claim moves the average little
+        if others < usual:
+            usual = others
+        old_latency, old_service = self.latency, self.service
+        if old_latency is None or old_service is None:
             self.latency, self.service = latency, service
         else:
-            aged = self.aged_latency(now, pool)
+            # What was known has drifted towards the pool's average since (as in aged_latency and
+            # aged_service). A sample after a long silence is most of what is known: without that, a
+            # slow peer that is tried again would be believed average for several more tries.
+            since = now - self.latency_at
+            if since > 0.0:
+                base = exp(-since / BASE)
+                square = base * base
+                cube = square * base
+                gap = cube * cube
+                aged = pool.latency + (old_latency - pool.latency) * cube
+                old_service = pool.service + (old_service - pool.service) * square
+            else:
+                gap, aged = 1.0, old_latency
             weight = RISE if latency > aged else FALL
-            self.latency = aged + weight * (latency - aged)
-            aged = self.aged_service(now, pool)
-            self.service = aged + SERVICE_WEIGHT * (service - aged)
+            self.latency = latency + (1.0 - weight) * gap * (aged - latency)
+            self.service = service + (1.0 - SERVICE_WEIGHT) * gap * (old_service - service)
         self.latency_at = now
+        pool.learn(latency, service, usual, own + usual)
 
-    def failed(self, now: float, timeout: bool) -> None:
+    def trust(self, now: float) -> float:
+        """Own good experience, in recent successes: what hints have to stand against. Changes nothing."""
+        if self.last_seen_ts is None:
+            return 0.0
+        return self.good * exp((self.last_seen_ts - now) / TRUST_MEMORY)
+
+    def failed(self, now: float, latency: float, timeout: bool, pool: Pool) -> None:
         """An error is an answer (it shows the peer is there), a timeout is none; neither has a latency."""
         self.total_calls += 1
-        self._count(now)
+        self._count(now, pool)
+        self.row += 1
+        self.good *= 0.5
+        self.failed_at = max(self.failed_at, now - latency)
         if timeout:
+            # Evidence of when it was sent: the wait was part of being avoided.
             self.timeout_count += 1
-            self.hanging += 1.0
+            self.hanging += exp(-latency / pool.memory)
         else:
             self.error_count += 1
             self.failing += 1.0
             self.last_seen_ts = now
 
-    def _count(self, now: float) -> None:
-        self.fade(now)
+    def _count(self, now: float, pool: Pool) -> None:
+        self.fade(now, pool)
         self.calls += 1.0
         if self.calls > FAILURE_WINDOW:
             keep = FAILURE_WINDOW / self.calls
             self.calls = FAILURE_WINDOW
             self.failing *= keep
             self.hanging *= keep
-            self.good *= keep
 
     def aged_latency(self, now: float, pool: Pool) -> float:
         if self.latency is None:
@@ -191,17 +313,25 @@ class PeerMetrics:
         return pool.service + (self.service - pool.service) * keep
 
     def aged_others(self, now: float, pool: Pool) -> float:
-        keep = exp((self.others_at - now) / LOAD_MEMORY)
+        keep = exp((self.others_at - now) / pool.load_memory)
         return pool.others + (self.others - pool.others) * keep
 
-    def rates(self, now: float) -> tuple[float, float]:
+    def rates(self, now: float, pool: Pool) -> tuple[float, float]:
         """Decayed shares of errors and of timeouts among recent calls, with a prior; changes nothing."""
-        keep = exp((self.rates_at - now) / FAILURE_MEMORY)
+        keep = exp((self.rates_at - now) / pool.memory)
         calls = self.calls * keep + PRIOR
-        return self.failing * keep / calls, self.hanging * keep / calls
+        errors, timeouts = self.failing * keep / calls, self.hanging * keep / calls
+        if self.row > 1:
+            both = errors + timeouts
+            sure = (1.0 - ROW_DOUBT ** (self.row - 1)) * exp((self.failed_at - now) / pool.memory)
+            if sure > both:
+                errors *= sure / both
+                timeouts *= sure / both
+        return errors, timeouts
 
     def forgive(self, now: float) -> None:
         """Forget failures and slowness: the peer proved itself again."""
         self.failing = self.hanging = 0.0
+        self.row = 0
         self.latency = self.service = None
         self.latency_at = self.rates_at = now

@@ -1,0 +1,64 @@
+"""The adaptive router as a toolkit without I/O.
+
+Which peer is asked next, learned from what came back:
+
+    router = Router(rng=random.Random())
+    retry = RetryPolicy(rng=random.Random())
+    failed: list[str] = []
+    peer = router.pick(now, candidates, exclude=failed)
+    router.on_send(now, peer)
+    ...                                     # send the request to `peer` and wait
+    router.on_result(later, peer, later - now, "ok", reply.load)   # or "error", "timeout"
+    delay = retry.next_delay(later, attempts=1, deadline=deadline)  # after a failure
+    for row in router.explain(later, candidates):
+        print(row.peer, row.cost, row.why)
+
+Times are seconds on one monotonic clock, given by the caller; randomness is given too. Each part can be
+used alone: `Breaker`, `RetryPolicy`, `HedgePolicy`, `HintBook`, `HintPublisher`, `WeightedPolicy`.
+"""
+
+from p2p.adaptive.breaker import Breaker, BreakerSettings, State
+from p2p.adaptive.events import Event
+from p2p.adaptive.hedge import HedgePolicy
+from p2p.adaptive.hints import (
+    DEGRADED,
+    HEALTHY,
+    Hint,
+    HintBook,
+    HintPublisher,
+    HintSettings,
+    Signal,
+)
+from p2p.adaptive.metrics import Load, Outcome, PeerMetrics, Pool
+from p2p.adaptive.retry import RetryBudget, RetryPolicy, RetrySettings
+from p2p.adaptive.router import Explained, Router
+from p2p.adaptive.scoring import CostPolicy, Policy
+from p2p.adaptive.weighted import WeightedPolicy, Weights
+
+__all__ = [
+    "DEGRADED",
+    "HEALTHY",
+    "Breaker",
+    "BreakerSettings",
+    "CostPolicy",
+    "Event",
+    "Explained",
+    "HedgePolicy",
+    "Hint",
+    "HintBook",
+    "HintPublisher",
+    "HintSettings",
+    "Load",
+    "Outcome",
+    "PeerMetrics",
+    "Policy",
+    "Pool",
+    "RetryBudget",
+    "RetryPolicy",
+    "RetrySettings",
+    "Router",
+    "Signal",
+    "State",
+    "WeightedPolicy",
+    "Weights",
+]
