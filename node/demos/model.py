@@ -16,7 +16,12 @@ from typing import Any, Protocol
 
 from p2p.flow.load import LoadReport, Outcome
 
-Reply = Callable[[Outcome, LoadReport | None], None]
+Done = Callable[[Outcome, LoadReport | None], None]
+
+
+def seeded(part: str, seed: int) -> random.Random:
+    """The random source of one part of a demo: the same story for the same seed."""
+    return random.Random(f"{part} {seed}")  # noqa: S311 - a simulation
 
 
 class Timeline(Protocol):
@@ -25,7 +30,7 @@ class Timeline(Protocol):
     @property
     def now(self) -> float: ...
 
-    def at(self, when: float, action: Callable[..., None], *arguments: Any) -> None: ...
+    def at(self, when: float, action: Callable[..., None], *arguments: Any) -> object: ...
 
 
 class VirtualTime:
@@ -88,8 +93,8 @@ class Server:
         self._time = time
         self._rng = rng
         self._life = 0
-        self._waiting: deque[tuple[float, Reply]] = deque()
-        self._serving: dict[int, Reply] = {}
+        self._waiting: deque[tuple[float, Done]] = deque()
+        self._serving: dict[int, Done] = {}
         self._number = 0
 
     @property
@@ -100,7 +105,7 @@ class Server:
     def in_flight(self) -> int:
         return len(self._waiting) + len(self._serving)
 
-    def arrive(self, reply: Reply) -> None:
+    def arrive(self, reply: Done) -> None:
         """A request; `reply` is called once: "ok" with the load, or "reset" when the server falls."""
         if not self.up:
             reply("reset", None)
@@ -151,6 +156,45 @@ class Server:
         self.served += 1
         self._start()
         reply("ok", LoadReport(waited, served, self.in_flight))
+
+
+class Network:
+    """The way to a server and back: a delay each way, and a caller's patience."""
+
+    def __init__(
+        self, time: Timeline, server: Server, *, delay_s: float = 0.005, timeout_s: float = 1.0
+    ) -> None:
+        self.time = time
+        self.server = server
+        self.delay_s = delay_s
+        self.timeout_s = timeout_s
+
+    def ask(self, done: Done) -> None:
+        """Send a request; `done` is called once."""
+        _Attempt(self, done)
+
+
+class _Attempt:
+    """One request on its way. Ends with the reply or the timeout, whichever is first."""
+
+    __slots__ = ("done", "network", "over")
+
+    def __init__(self, network: Network, done: Done) -> None:
+        self.network = network
+        self.done = done
+        self.over = False
+        time = network.time
+        time.at(time.now + network.delay_s, network.server.arrive, self.reply)
+        time.at(time.now + network.timeout_s, self.end, "timeout", None)
+
+    def reply(self, outcome: Outcome, load: LoadReport | None) -> None:
+        time = self.network.time
+        time.at(time.now + self.network.delay_s, self.end, outcome, load)
+
+    def end(self, outcome: Outcome, load: LoadReport | None) -> None:
+        if not self.over:
+            self.over = True
+            self.done(outcome, load)
 
 
 @dataclass

@@ -501,7 +501,7 @@ def test_config_shows_every_setting_its_value_and_where_it_came_from(
     assert found["MAX_PEERS"] == ["9", f".env {tmp_path}/.env"]
     assert found["DATA_DIR"] == [str(tmp_path), "command line --data-dir"]
     assert found["API_PORT"] == ["8300", "default"]
-    assert found["WORKER_PORT"] == ["1337", "default, not used yet"]
+    assert found["GRAPE_DHT_PORT"] == ["20001", "default, not used yet"]
     everything = json.loads(run("config", "--json").stdout)["settings"]
     assert {view["name"] for view in everything} >= found.keys() - {"setting"}
     assert next(view for view in everything if view["key"] == "p2p_port")["value"] == "4000"
@@ -660,3 +660,107 @@ def test_client_commands_import_nothing_heavy(node: RunningNode) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+# Services
+
+
+def test_a_service_is_called_with_json_and_answers_json(node: RunningNode) -> None:
+    result = run("call", "job_service", '{"action":"execute"}', "--timeout", "2000", "--idempotent")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"echo": {"action": "execute"}}
+    assert result.stderr == f"node {PEER} answered in 12.5 ms, after 2 requests\n"
+    sent = node.service.last_call
+    assert sent is not None
+    assert (sent.timeout_ms, sent.idempotent, sent.idempotency_id) == (2000, True, "")
+    whole = run_json("call", "job_service", "[1]", "--id", "x", "--node", "abcd")
+    assert (whole["node"], whole["attempts"], whole["result"]) == (PEER, 2, {"echo": [1]})
+    sent = node.service.last_call
+    assert (sent.idempotent, sent.idempotency_id, sent.node) == (None, "x", "abcd")
+    assert json.loads(run("call", "book").stdout) == {"echo": None}
+    assert json.loads(run("call", "book", "-", input='{"a":1}').stdout) == {"echo": {"a": 1}}
+
+
+def test_a_call_that_fails_says_why_and_ends_with_1(node: RunningNode) -> None:
+    refused = run("call", "job_service", '{"refuse":"no work today"}', "--json")
+    assert refused.exit_code == 1
+    assert json.loads(refused.stdout)["service_code"] == "no_job"
+    assert "job_service: no work today (service_refused)" in refused.stderr
+    assert "nobody offers 'nix'" in run("call", "nix").stderr
+
+
+@pytest.mark.parametrize("text", ["{a:1}", "execute", "[1,"])
+def test_a_payload_that_is_no_json_is_wrong_usage(node: RunningNode, text: str) -> None:
+    result = run("call", "job_service", text)
+    assert result.exit_code == 2
+    assert "no valid JSON" in result.stderr
+    assert ("with quotes" in result.stderr) == (text == "execute")
+
+
+def test_services_and_the_router_are_shown(node: RunningNode) -> None:
+    lines = run("services").stdout.splitlines()
+    assert lines[1].split() == ["book", *"5 served, 2 refused as busy 0".split(), f"{ME},", PEER]
+    assert lines[2].split() == ["job_service", "-", "3", PEER]
+    assert run_json("services")[1]["calls"]["outcomes"] == {"ok": 2, "busy": 1}
+    text = run("router").stdout
+    assert "policy adaptive" in text
+    assert "OPEN" in text
+    assert "breaker OPEN, latency_s 0.01" in text
+    assert f"{PEER} is DEGRADED  says {ME}, weight 0.50" in text
+    assert f"breaker job_service {PEER}: CLOSED to OPEN: 5 failures in a row" in text
+    only = run_json("router", "--kind", "breaker", "--events", "1")
+    assert [event["kind"] for event in only["events"]] == ["breaker"]
+
+
+def test_router_watch_goes_on_until_it_is_interrupted(node: RunningNode) -> None:
+    process = subprocess.Popen(
+        [*EXCHANGE_NODE, "router", "--watch", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    process.stdout.close()
+    assert [json.loads(line)["policy"] for line in lines] == ["adaptive"] * 2
+
+
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        ("jobs", "it is written MODULE:FUNCTION"),
+        ("nix_here:f", "there is no module 'nix_here'"),
+        ("jobs_here:nix", "jobs_here has no 'nix'; it has execute"),
+        ("jobs_here:NUMBER", "NUMBER of jobs_here is a int, no function"),
+        ("broken_here:f", "ZeroDivisionError: division by zero ("),
+        ("wrong_here:f", "SyntaxError"),
+        ("needs_here:f", "No module named 'nix_at_all'"),
+    ],
+)
+def test_a_handler_that_cannot_be_used_is_explained(
+    node: RunningNode, tmp_path: Path, handler: str, told: str
+) -> None:
+    (tmp_path / "jobs_here.py").write_text("NUMBER = 1\ndef execute(payload): return payload\n")
+    (tmp_path / "broken_here.py").write_text("1 / 0\n")
+    (tmp_path / "wrong_here.py").write_text("def f(:\n")
+    (tmp_path / "needs_here.py").write_text("import nix_at_all\n")
+    result = run("worker", "--handler", handler)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_worker_has_the_options_of_start_and_more(node: RunningNode) -> None:
+    text = run("worker", "--help").stdout
+    for option in (
+        "--data-dir",
+        "--bootstrap",
+        "--no-mdns",
+        "--service",
+        "--handler",
+        "--error-rate",
+    ):
+        assert option in text
+    assert "no time such as 50ms" in run("worker", "--handler", "a:b", "--latency", "5 min").stderr

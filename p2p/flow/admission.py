@@ -1,0 +1,249 @@
+"""The server's side: work waits for 100 ms at most, and what cannot be served soon is told so at once.
+
+No client alone cures a collapse when the server has a long queue: it keeps working on requests whose
+callers have gone. So the queue is bounded by time, not by count: a request is refused with "busy" and
+when to come back if the wait ahead of it is longer than `max_wait_s`, dropped when it has waited that
+long all the same (the estimate was wrong) or its caller's deadline has passed, and every reply carries
+the load, which is what `Governor` steers by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
+
+from p2p.errors import P2PError
+from p2p.flow.load import LoadReport
+
+_MEMORY = 0.05  # weight of a new service time
+
+
+class Busy(P2PError):
+    """Not served: too much to do. Worth trying again after `retry_after_s` seconds."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"busy; try again in {retry_after_s:.3f} s")
+        self.retry_after_s = retry_after_s
+
+
+class Expired(P2PError):
+    """Not served: its deadline passed while it waited. Nobody waits for the answer."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One request inside. Times on the clock of `now`."""
+
+    arrived: float
+    deadline: float
+    started: float | None = None
+    waiter: asyncio.Future[None] | None = None
+
+
+class AdmissionCore:
+    """Without I/O. `offer` each request; start those that `start` gives; `done` gives the load report.
+
+    `workers` requests are served at once. The service time is learned; `service_s` is the first guess.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        max_wait_s: float = 0.1,
+        service_s: float = 0.01,
+        max_waiting: int = 4096,
+    ) -> None:
+        if workers < 1 or max_wait_s < 0 or service_s <= 0:
+            raise ValueError("workers at least 1, max_wait_s not negative, service_s positive")
+        self.workers = workers
+        self.max_wait_s = max_wait_s
+        self.max_waiting = max_waiting
+        self.service_s = service_s
+        self.serving = 0
+        self._waiting: deque[Ticket] = deque()
+        self._soonest = inf  # no waiting request is overdue before this
+        self.counters = {"served": 0, "busy": 0, "expired": 0}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        return self.serving + len(self._waiting)
+
+    def expected_wait(self) -> float:
+        """Seconds that a request arriving now would wait."""
+        ahead = self.in_flight - self.workers + 1
+        return max(0, ahead) * self.service_s / self.workers
+
+    def offer(self, now: float, deadline: float = inf) -> Ticket:
+        """Let a request in, to be started by `start` (at once when a worker is free).
+
+        Raises:
+            Busy: it would wait for too long.
+            Expired: its deadline has passed, or will have before it can be served.
+        """
+        wait = self.expected_wait()
+        if now >= deadline:
+            self.counters["expired"] += 1
+            raise Expired("the deadline passed before it was served")
+        if wait > self.max_wait_s or self.waiting >= self.max_waiting or now + wait >= deadline:
+            self.counters["busy"] += 1
+            raise Busy(self.retry_after())
+        ticket = Ticket(now, deadline)
+        self._waiting.append(ticket)
+        self._soonest = min(self._soonest, self._limit(ticket))
+        return ticket
+
+    def retry_after(self) -> float:
+        """Seconds after which half of the queue is gone; at least one service time."""
+        return max(self.service_s, self.expected_wait() / 2)
+
+    def start(self, now: float) -> Ticket | None:
+        """The next request to serve, if a worker is free. It ends with `done` or `abandon`."""
+        if self.serving >= self.workers or not self._waiting:
+            return None
+        ticket = self._waiting.popleft()
+        ticket.started = now
+        self.serving += 1
+        return ticket
+
+    def overdue(self, now: float) -> list[Ticket]:
+        """Take out what has waited for `max_wait_s` or past its deadline. Before each `start`."""
+        if now < self._soonest:
+            return []
+        out = [ticket for ticket in self._waiting if now >= self._limit(ticket)]
+        if out:
+            self._waiting = deque(t for t in self._waiting if now < self._limit(t))
+        self._soonest = min(map(self._limit, self._waiting), default=inf)
+        return out
+
+    def refusal(self, now: float, ticket: Ticket) -> Busy | Expired:
+        """What to answer to a request that `overdue` took out, or whose timer says so."""
+        if max(now, self._limit(ticket)) >= ticket.deadline:  # a timer may be early by a rounding
+            self.counters["expired"] += 1
+            return Expired("the deadline passed before it was served")
+        self.counters["busy"] += 1
+        return Busy(self.retry_after())
+
+    def next_overdue(self) -> float:
+        """When to call `overdue` again: nothing is overdue before; inf when nothing waits."""
+        return self._soonest if self._waiting else inf
+
+    def done(self, now: float, ticket: Ticket) -> LoadReport:
+        """It was served: the report for its reply."""
+        if ticket.started is None:
+            raise ValueError("done before start")
+        served = max(0.0, now - ticket.started)
+        self.serving -= 1
+        self.service_s += _MEMORY * (served - self.service_s)
+        self.counters["served"] += 1
+        return LoadReport(ticket.started - ticket.arrived, served, self.in_flight)
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Its caller has gone. Frees its place, be it waiting or in service."""
+        if ticket.started is not None:
+            self.serving -= 1
+        elif ticket in self._waiting:
+            self._waiting.remove(ticket)
+
+    def _limit(self, ticket: Ticket) -> float:
+        return min(ticket.arrived + self.max_wait_s, ticket.deadline)
+
+
+class Admitted:
+    """Inside `Admission.admit`. `load()` is the report for the reply, when the work is done."""
+
+    __slots__ = ("_core", "_loop", "_report", "_ticket")
+
+    def __init__(
+        self, core: AdmissionCore, ticket: Ticket, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._core = core
+        self._ticket = ticket
+        self._loop = loop
+        self._report: LoadReport | None = None
+
+    def load(self) -> LoadReport:
+        """Ends the service and frees the worker; the same report when asked again."""
+        if self._report is None:
+            self._report = self._core.done(self._loop.time(), self._ticket)
+        return self._report
+
+
+class Admission:
+    """The asyncio form.
+
+    admission = Admission(workers=8)
+    async with admission.admit(deadline) as admitted:   # Busy, Expired
+        body = await handler(request)
+        reply(body, admitted.load())
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        max_wait_s: float = 0.1,
+        service_s: float = 0.01,
+        max_waiting: int = 4096,
+    ) -> None:
+        self.core = AdmissionCore(
+            workers, max_wait_s=max_wait_s, service_s=service_s, max_waiting=max_waiting
+        )
+
+    @asynccontextmanager
+    async def admit(self, deadline: float = inf) -> AsyncIterator[Admitted]:
+        """Wait for a worker (at most `max_wait_s`) and hold it. `deadline` on the loop's clock.
+
+        Raises:
+            Busy: refused; `retry_after_s` says when to come back.
+            Expired: the deadline passed.
+        """
+        loop = asyncio.get_running_loop()
+        ticket = self.core.offer(loop.time(), deadline)
+        self._start(loop)
+        if ticket.started is None:
+            await self._wait(loop, ticket)
+        admitted = Admitted(self.core, ticket, loop)
+        try:
+            yield admitted
+        except BaseException:
+            if admitted._report is None:
+                self.core.abandon(ticket)
+                admitted._report = LoadReport(0.0, 0.0, self.core.in_flight)
+            raise
+        else:
+            admitted.load()
+        finally:
+            self._start(loop)
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
+        ticket.waiter = loop.create_future()
+        try:
+            async with asyncio.timeout_at(
+                min(ticket.arrived + self.core.max_wait_s, ticket.deadline)
+            ):
+                await ticket.waiter
+        except TimeoutError:
+            self.core.abandon(ticket)
+            self._start(loop)
+            raise self.core.refusal(loop.time(), ticket) from None
+        except asyncio.CancelledError:
+            self.core.abandon(ticket)
+            self._start(loop)
+            raise
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        for late in self.core.overdue(loop.time()):
+            if late.waiter is not None and not late.waiter.done():
+                late.waiter.set_exception(TimeoutError())
+        while (ticket := self.core.start(loop.time())) is not None:
+            if ticket.waiter is not None and not ticket.waiter.done():
+                ticket.waiter.set_result(None)

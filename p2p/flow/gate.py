@@ -1,0 +1,277 @@
+"""The one gate for everything sent to one peer, first tries and retries alike: `Gate`, for asyncio.
+
+    async with Gate(name=peer_id, rng=random.Random()) as gate:
+        answer = await gate.call(lambda: rpc.call(peer_id, "job", body), ttl_s=30.0)
+
+An action is started when the peer can take it (`Governor`), started again after a backoff when transport
+failed or the peer was busy, and given up when its time is over. What waits is bounded (`Outbox`). One
+gate per peer, kept over reconnects, so that what was learned stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from math import inf
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from p2p.errors import P2PError
+from p2p.flow.governor import FlowEvent, Governor
+from p2p.flow.load import LoadReport, Outcome
+from p2p.flow.outbox import Entry, Outbox, OutboxExpired
+from p2p.flow.outcomes import outcome_of
+
+R = TypeVar("R")
+Mode = Literal["on", "shadow"]
+
+_SHADOW = -inf  # as the time an entry was added: the outbox never had it
+
+
+class GateClosed(P2PError):
+    """The gate was closed while this waited."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """One action: how to start it, and who waits for what comes of it."""
+
+    action: Callable[[], Awaitable[Any]]
+    future: asyncio.Future[Any]
+    error: Exception | None = None  # of the last attempt
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatus:
+    """What the gate shows. `rate` is attempts a second that the pace allows; seconds elsewhere."""
+
+    name: str
+    mode: Mode
+    waiting: int
+    in_flight: int
+    window: float
+    rate: float
+    round_trip_s: float
+    ramping: bool
+    breaker: str
+    counters: dict[str, int]
+
+
+class Gate:
+    """Actions for one peer. `limit`, `ttl_s`: of what waits, see `Outbox`.
+
+    Args:
+        attempt_timeout_s: one attempt is cancelled after this and counts as a timeout; None leaves it
+            to the action.
+        load_of: finds the peer's load report in what an action returned.
+        outcome_of: what an exception means, and how long the peer asked to wait.
+        shadow: start every action at once, and only count what would have waited. It learns as it
+            would, so that switching it on begins from there.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        rng: random.Random,
+        governor: Governor | None = None,
+        limit: int = 2000,
+        ttl_s: float = 60.0,
+        attempt_timeout_s: float | None = 5.0,
+        load_of: Callable[[Any], LoadReport | None] = lambda answer: None,
+        outcome_of: Callable[[Exception], tuple[Outcome, float]] = outcome_of,
+        shadow: bool = False,
+        on_event: Callable[[FlowEvent], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.shadow = shadow
+        self.governor = governor or Governor(rng=rng, on_event=on_event)
+        self.outbox: Outbox[_Job] = Outbox(self.governor, rng=rng, limit=limit, ttl_s=ttl_s)
+        self.would_wait = 0  # actions that shadow mode let pass and the gate would not have
+        self._attempt_timeout_s = attempt_timeout_s
+        self._load_of = load_of
+        self._outcome_of = outcome_of
+        self._running: dict[Entry[_Job], asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Gate:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def call(
+        self, action: Callable[[], Awaitable[R]], *, ttl_s: float | None = None, retry: bool = True
+    ) -> R:
+        """What `action` returns, or raises as an answer. Cancelling this gives the action up.
+
+        `retry=False` is for what must not be sent twice: it waits its turn, and fails as it fails.
+
+        Raises:
+            OutboxFull: too much waits already.
+            OutboxExpired: `ttl_s` seconds were over; the last attempt's error is its cause.
+            GateClosed: the gate was closed.
+        """
+        return await self.post(action, ttl_s=ttl_s, retry=retry)
+
+    def post(
+        self, action: Callable[[], Awaitable[R]], *, ttl_s: float | None = None, retry: bool = True
+    ) -> asyncio.Future[R]:
+        """As `call`, without waiting; cancelling the future gives the action up."""
+        if self._closed:
+            raise GateClosed("the gate is closed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        job = _Job(action, future)
+        if self.shadow:
+            entry = self._pass(loop, job)
+            future.add_done_callback(lambda done: self._given_up(loop, entry))
+            return future
+        entry = self.outbox.add(loop.time(), job, ttl_s=ttl_s, retry=retry)
+        future.add_done_callback(lambda done: self._given_up(loop, entry))
+        self._pump(loop)
+        return future
+
+    def status(self) -> GateStatus:
+        governor = self.governor
+        now = asyncio.get_running_loop().time()
+        return GateStatus(
+            name=self.name,
+            mode="shadow" if self.shadow else "on",
+            waiting=max(0, self.outbox.waiting),
+            in_flight=governor.in_flight,
+            window=governor.window,
+            rate=governor.rate(),
+            round_trip_s=governor.round_trip_s,
+            ramping=governor.ramping,
+            breaker=str(governor.breaker.state(now)),
+            counters=dict(self.outbox.counters, would_wait=self.would_wait),
+        )
+
+    async def close(self) -> None:
+        """Stop what is under way; everybody who waits gets `GateClosed`."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        now = asyncio.get_running_loop().time()
+        for entry in self.outbox.drain(now):
+            self._fail(entry.item, GateClosed("the gate is closed"))
+
+    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start what may start, and come back when something else may."""
+        if self._closed:
+            return
+        now = loop.time()
+        for entry in self.outbox.expire(now):
+            self._expired(entry)
+        while (next_one := self.outbox.next(now)) is not None:
+            self._start(loop, next_one, self._attempt(loop, next_one))
+        at = self.outbox.wake_at(now)
+        if self._timer is not None:
+            if self._timer.when() == at:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at < inf:
+            self._timer = loop.call_at(at, self._woken, loop)
+
+    def _woken(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        self._pump(loop)
+
+    def _start(
+        self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job], work: Coroutine[Any, Any, None]
+    ) -> None:
+        task = loop.create_task(work)
+        self._running[entry] = task
+        task.add_done_callback(lambda done: self._ended(loop, entry))
+
+    def _ended(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job]) -> None:
+        """The task of an attempt is over. It has no outcome if it was cancelled, perhaps before it began."""
+        del self._running[entry]
+        if entry.tag is not None:
+            if entry.added == _SHADOW:  # let pass by shadow mode: the outbox does not know it
+                self.governor.on_cancel(loop.time(), entry.tag)
+            else:
+                self.outbox.cancel(loop.time(), entry)
+            if self._closed:
+                self._fail(entry.item, GateClosed("the gate is closed"))
+            else:
+                entry.item.future.cancel()
+        self._pump(loop)
+
+    async def _attempt(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job]) -> None:
+        job = entry.item
+        try:
+            async with asyncio.timeout(self._attempt_timeout_s):
+                answer = await job.action()
+        except Exception as error:
+            outcome, after = self._outcome_of(error)
+            job.error = error
+            settled = self.outbox.on_result(loop.time(), entry, outcome, retry_after_s=after)
+            if settled and (outcome == "ok" or not entry.retry):
+                self._fail(job, error)
+            elif settled:
+                self._expired(entry)
+        else:
+            self.outbox.on_result(loop.time(), entry, "ok", self._load_of(answer))
+            if not job.future.done():
+                job.future.set_result(answer)
+
+    def _given_up(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job]) -> None:
+        """The future is done. When its caller cancelled it, so is the work."""
+        future = entry.item.future
+        if not future.cancelled():
+            future.exception()  # seen: who posts without waiting has the counters
+        elif entry in self._running:
+            self._running[entry].cancel()
+        else:
+            self.outbox.cancel(loop.time(), entry)
+            self._pump(loop)
+
+    def _pass(self, loop: asyncio.AbstractEventLoop, job: _Job) -> Entry[_Job]:
+        """Shadow mode: count, and let it go."""
+        now = loop.time()
+        if self.governor.ready(now) > 0.0:
+            self.would_wait += 1
+        entry = Entry(job, _SHADOW, inf, False)
+        tag = entry.tag = self.governor.on_send(now)
+        self._start(loop, entry, self._observe(loop, entry, tag))
+        return entry
+
+    async def _observe(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job], tag: int) -> None:
+        job = entry.item
+        try:
+            answer = await job.action()
+        except Exception as error:
+            entry.tag = None
+            self.governor.on_result(loop.time(), tag, self._outcome_of(error)[0])
+            self._fail(job, error)
+        else:
+            entry.tag = None
+            self.governor.on_result(loop.time(), tag, "ok", self._load_of(answer))
+            if not job.future.done():
+                job.future.set_result(answer)
+
+    def _expired(self, entry: Entry[_Job]) -> None:
+        error = OutboxExpired(f"not delivered in time, after {entry.attempts} attempts")
+        error.__cause__ = entry.item.error
+        self._fail(entry.item, error)
+
+    @staticmethod
+    def _fail(job: _Job, error: Exception) -> None:
+        if not job.future.done():
+            job.future.set_exception(error)

@@ -1,0 +1,206 @@
+"""What waits to be sent to one peer: bounded, each with its expiry, through one governor. Without I/O.
+
+Nothing is dropped for a full bucket or an open breaker: a message waits here until it may go, comes back
+after a failed attempt and waits a full-jitter backoff, and passes the same governor again. It leaves when
+it was answered, or when its time is over.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from math import inf
+from typing import Generic, TypeVar
+
+from p2p.errors import P2PError
+from p2p.flow.governor import Governor
+from p2p.flow.load import LoadReport, Outcome
+from p2p.flow.retry import full_jitter
+
+T = TypeVar("T")
+
+
+class OutboxFull(P2PError):
+    """Not taken: too much waits already. The caller is the one to slow down."""
+
+
+class OutboxExpired(P2PError):
+    """Its time was over before it could be delivered."""
+
+
+class Entry(Generic[T]):
+    """One message. `attempts`: how often it was sent. Times on the outbox's clock."""
+
+    __slots__ = ("added", "attempts", "expires", "item", "retry", "sent", "settled", "tag")
+
+    def __init__(self, item: T, added: float, expires: float, retry: bool) -> None:
+        self.item = item
+        self.added = added
+        self.expires = expires
+        self.retry = retry
+        self.attempts = 0
+        self.sent = 0.0  # the last attempt
+        self.tag: int | None = None  # of the attempt under way
+        self.settled = False
+
+
+def _by_time(item: tuple[float, int, object]) -> tuple[float, int]:
+    return item[:2]
+
+
+class Outbox(Generic[T]):
+    """`add` messages, `next` gives one when it is time, `on_result` says how the attempt ended.
+
+    A message that failed is older than one never tried, so it goes first. `limit` counts messages
+    waiting and under way; `ttl_s`, `base_s` and `cap_s` (of the backoff) are seconds.
+    """
+
+    def __init__(
+        self,
+        governor: Governor,
+        *,
+        rng: random.Random,
+        limit: int = 2000,
+        ttl_s: float = 60.0,
+        base_s: float = 0.1,
+        cap_s: float = 5.0,
+    ) -> None:
+        self.governor = governor
+        self.limit = limit
+        self.ttl_s = ttl_s
+        self.base_s = base_s
+        self.cap_s = cap_s
+        self._rng = rng
+        self._fresh: deque[Entry[T]] = deque()
+        self._backoff: list[tuple[float, int, Entry[T]]] = []
+        self._expiries: list[tuple[float, int, Entry[T]]] = []
+        self._number = 0
+        self._live = 0
+        self.counters = {"added": 0, "attempts": 0, "delivered": 0, "failed": 0, "expired": 0}
+
+    def __len__(self) -> int:
+        """Messages waiting and under way."""
+        return self._live
+
+    @property
+    def waiting(self) -> int:
+        return self._live - self.governor.in_flight
+
+    def add(
+        self, now: float, item: T, *, ttl_s: float | None = None, retry: bool = True
+    ) -> Entry[T]:
+        """Take a message. `retry`: whether it is safe to send twice.
+
+        Raises:
+            OutboxFull: there is no room.
+        """
+        if self._live >= self.limit:
+            raise OutboxFull(f"{self._live} messages already wait")
+        entry = Entry(item, now, now + (self.ttl_s if ttl_s is None else ttl_s), retry)
+        self._number += 1
+        if len(self._expiries) > 2 * self._live + 64:  # mostly settled ones: let them go
+            self._expiries = [e for e in self._expiries if not e[2].settled]
+            heapq.heapify(self._expiries)
+        if len(self._fresh) > 2 * self._live + 64:
+            self._fresh = deque(e for e in self._fresh if not e.settled)
+        self._fresh.append(entry)
+        heapq.heappush(self._expiries, (entry.expires, self._number, entry))
+        self._live += 1
+        self.counters["added"] += 1
+        return entry
+
+    def next(self, now: float) -> Entry[T] | None:
+        """The message to send now, if there is one and the governor lets it go. It counts as sent."""
+        entry = self._peek(now)
+        if entry is None or self.governor.ready(now) > 0.0:
+            return None
+        if self._backoff and self._backoff[0][2] is entry:
+            heapq.heappop(self._backoff)
+        else:
+            self._fresh.popleft()
+        entry.tag = self.governor.on_send(now)
+        entry.attempts += 1
+        entry.sent = now
+        self.counters["attempts"] += 1
+        return entry
+
+    def wake_at(self, now: float) -> float:
+        """When to call `next` and `expire` again, if nothing is added and no result comes before."""
+        while self._expiries and self._expiries[0][2].settled:
+            heapq.heappop(self._expiries)
+        at = self._expiries[0][0] if self._expiries else inf
+        if self._peek(now) is not None:
+            ready = self.governor.ready(now)
+            return min(at, ready if ready > 0.0 else now)
+        return min(at, self._backoff[0][0]) if self._backoff else at
+
+    def on_result(
+        self,
+        now: float,
+        entry: Entry[T],
+        outcome: Outcome,
+        load: LoadReport | None = None,
+        *,
+        retry_after_s: float = 0.0,
+    ) -> bool:
+        """An attempt ended. True: the message is settled; False: it will be sent again."""
+        if entry.tag is None:
+            raise ValueError("a result without an attempt under way")
+        self.governor.on_result(now, entry.tag, outcome, load)
+        entry.tag = None
+        if outcome == "ok":
+            self._settle(entry, "delivered")
+            return True
+        delay = retry_after_s + full_jitter(self._rng, entry.attempts, self.base_s, self.cap_s)
+        if not entry.retry or now + delay >= entry.expires:
+            self._settle(entry, "failed" if not entry.retry else "expired")
+            return True
+        self._number += 1
+        if len(self._backoff) > 2 * self._live + 64:
+            self._backoff = [e for e in self._backoff if not e[2].settled]
+            heapq.heapify(self._backoff)
+        heapq.heappush(self._backoff, (now + delay, self._number, entry))
+        return False
+
+    def cancel(self, now: float, entry: Entry[T]) -> None:
+        """Nobody wants it any more, be it waiting or under way."""
+        if entry.settled:
+            return
+        if entry.tag is not None:
+            self.governor.on_cancel(now, entry.tag)
+            entry.tag = None
+        self._settle(entry, None)
+
+    def expire(self, now: float) -> list[Entry[T]]:
+        """Take out what waited too long. What is under way is left to its result."""
+        out: list[Entry[T]] = []
+        while self._expiries and self._expiries[0][0] <= now:
+            entry = heapq.heappop(self._expiries)[2]
+            if not entry.settled and entry.tag is None:
+                self._settle(entry, "expired")
+                out.append(entry)
+        return out
+
+    def drain(self, now: float) -> list[Entry[T]]:
+        """Take out everything that is not under way: the gate closes."""
+        entries = [*self._fresh, *(entry for _, _, entry in sorted(self._backoff, key=_by_time))]
+        left = [entry for entry in entries if not entry.settled]
+        for entry in left:
+            self.cancel(now, entry)
+        return left
+
+    def _peek(self, now: float) -> Entry[T] | None:
+        while self._backoff and self._backoff[0][2].settled:
+            heapq.heappop(self._backoff)
+        if self._backoff and self._backoff[0][0] <= now:
+            return self._backoff[0][2]
+        while self._fresh and self._fresh[0].settled:
+            self._fresh.popleft()
+        return self._fresh[0] if self._fresh else None
+
+    def _settle(self, entry: Entry[T], counter: str | None) -> None:
+        entry.settled = True
+        self._live -= 1
+        if counter is not None:
+            self.counters[counter] += 1

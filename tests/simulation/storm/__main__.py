@@ -1,0 +1,84 @@
+"""`python -m tests.simulation.storm`: every strategy in every storm, medians over seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import asdict, replace
+from math import inf
+
+from tests.simulation.storm.strategies import STRATEGIES
+from tests.simulation.storm.world import SCENARIOS, Scenario, simulate
+
+# These never drain; what they do is clear after a few seconds and costs a great deal to simulate.
+SHORT = {"naive": 12.0, "full jitter": 120.0}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.storm", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each; medians are shown")
+    parser.add_argument("--start", type=int, default=1000, help="the first seed")
+    parser.add_argument("--strategy", action="append", choices=list(STRATEGIES), help="only these")
+    parser.add_argument("--scenario", action="append", help="only those whose name contains this")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    everything: dict[str, dict[str, dict[str, float]]] = {}
+    for scenario in SCENARIOS:
+        if args.scenario and not any(part in scenario.name for part in args.scenario):
+            continue
+        if not args.json:
+            print(head(scenario), flush=True)
+        rows = everything[scenario.name] = {}
+        for strategy in args.strategy or STRATEGIES:
+            horizon = min(scenario.horizon, SHORT.get(strategy, inf)) if scenario.messages else 0.0
+            run = replace(scenario, horizon=horizon) if horizon else scenario
+            runs = [
+                asdict(simulate(run, strategy, args.start + i))
+                for i in range(1 if strategy == "naive" else args.seeds)
+            ]
+            rows[strategy] = {f: statistics.median(r[f] for r in runs) for f in runs[0]}
+            if not args.json:
+                print(row(scenario, strategy, rows[strategy]), flush=True)
+    if args.json:
+        found = {"seeds": args.seeds, "start": args.start, "median": everything}
+        print(json.dumps(finite(found), indent=1))
+    return 0
+
+
+COLUMNS = ("errors %", "others %", "lost", "attempts", "peak", "crashes")
+
+
+def head(scenario: Scenario) -> str:
+    lead = ("drain",) if scenario.messages else ("back s", "clear s")
+    columns = "".join(f"{c:>10}" for c in (*lead, *COLUMNS))
+    return f"\n{scenario.name}\n  {'':20}{columns}"
+
+
+def row(scenario: Scenario, strategy: str, found: dict[str, float]) -> str:
+    """Drain and peak as multiples (of the optimum, of the capacity); attempts per message."""
+    if scenario.messages:
+        cells = ["never" if found["drain"] == inf else f"{found['drain']:.2f}x"]
+    else:
+        cells = ["never" if found[k] == inf else f"{found[k]:.1f}" for k in ("back", "cleared")]
+    cells += [
+        f"{100 * found['errors']:.2f}",
+        f"{100 * found['others_failed']:.2f}",
+        f"{found['lost']:.0f}",
+        f"{found['attempts']:.3f}",
+        f"{found['peak']:.2f}x",
+        f"{found['crashes']:.0f}",
+    ]
+    return f"  {strategy:20}" + "".join(f"{c:>10}" for c in cells)
+
+
+def finite(value: object) -> object:
+    """JSON knows no infinity: null is never."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return None if value == inf else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
