@@ -240,17 +240,21 @@ class GrenacheSection(Section):
 
 
 class WorkerSection(Section):
-    title = "Grenache worker"
-    reserved = True
+    title = "Services"
 
     worker_service_name: Annotated[str, Name(r"[!-~]{1,64}", "1 to 64 visible characters")] = Field(
-        default="job_service", description="Name under which a worker announces itself."
+        default="job_service",
+        description="Name of the service that `exchange-node worker` offers.",
     )
     worker_port: Annotated[int, PORT] = Field(
-        default=1337, description="TCP port on which a worker answers requests."
+        default=1337,
+        description="TCP port for links of a node started by `exchange-node worker`, unless P2P_PORT is "
+        "set; the default gives way to a free port when it is in use.",
     )
     worker_announce_interval: Annotated[int, Whole(100, 3_600_000, unit="ms")] = Field(
-        default=5000, description="Time between a worker's announcements."
+        default=5000,
+        description="Time between a node's announcements of its services; one that falls silent is "
+        "no longer asked after three and a half of them.",
     )
 
     @property
@@ -260,13 +264,14 @@ class WorkerSection(Section):
 
 class RetrySection(Section):
     title = "Retries"
-    reserved = True
 
     client_max_retries: Annotated[int, Whole(0, 100)] = Field(
         default=3, description="Further attempts after a request that failed and is safe to repeat."
     )
     client_retry_delay: Annotated[int, Whole(0, 600_000, unit="ms")] = Field(
-        default=1000, description="Base of the wait before a further attempt."
+        default=1000,
+        description="Base of the growing, random wait before the same node is asked again; another node "
+        "is asked after a few ms.",
     )
 
     @property
@@ -275,32 +280,52 @@ class RetrySection(Section):
 
 
 class MetricsSection(Section):
-    title = "Peer scores"
-    reserved = True
+    title = "Choosing peers"
+
+    router_policy: Annotated[Literal["adaptive", "weighted"], Choice(("adaptive", "weighted"))] = (
+        Field(
+            default="adaptive",
+            description="How the node to ask is chosen: by the expected cost in seconds, or by a score "
+            "of four factors with the weights below.",
+        )
+    )
 
     metrics_latency_weight: Annotated[float, Fraction()] = Field(
-        default=0.4, description="Weight of latency in a peer's score."
+        default=0.4, description="Weight of latency in a peer's score (`weighted` only)."
     )
     metrics_error_weight: Annotated[float, Fraction()] = Field(
-        default=0.3, description="Weight of errors in a peer's score."
+        default=0.3, description="Weight of errors in a peer's score (`weighted` only)."
     )
     metrics_timeout_weight: Annotated[float, Fraction()] = Field(
-        default=0.2, description="Weight of timeouts in a peer's score."
+        default=0.2, description="Weight of timeouts in a peer's score (`weighted` only)."
     )
     metrics_freshness_weight: Annotated[float, Fraction()] = Field(
-        default=0.1, description="Weight of how recently a peer was heard of in its score."
+        default=0.1,
+        description="Weight of how recently a peer has answered in its score (`weighted` only).",
     )
+
+    @field_validator("metrics_freshness_weight")
+    @classmethod
+    def _not_all_zero(cls, value: float, info: ValidationInfo) -> float:
+        names = ("metrics_latency_weight", "metrics_error_weight", "metrics_timeout_weight")
+        # A wrong one is missing from info.data and has its own line.
+        if not value and not any(info.data.get(name, 1.0) for name in names):
+            raise PydanticCustomError(
+                REFUSED, "expected more than 0 for at least one of the METRICS_*_WEIGHT"
+            )
+        return value
 
 
 class BreakerSection(Section):
     title = "Circuit breaker"
-    reserved = True
 
     circuit_breaker_failure_threshold: Annotated[int, Whole(1, 1000)] = Field(
-        default=5, description="Failures that open a peer's breaker."
+        default=5, description="Failures in a row that open a peer's breaker."
     )
     circuit_breaker_cooldown_ms: Annotated[int, Whole(1, 3_600_000, unit="ms")] = Field(
-        default=10_000, description="How long an open breaker waits before it lets a probe through."
+        default=10_000,
+        description="Longest that an open breaker waits before it lets a probe through; the first wait is "
+        "about a tenth of it, and doubles with every failed probe.",
     )
     circuit_breaker_half_open_max_requests: Annotated[int, Whole(1, 1000)] = Field(
         default=1, description="Probes that a half-open breaker lets through at once."
@@ -313,16 +338,16 @@ class BreakerSection(Section):
 
 class GossipSection(Section):
     title = "Gossip"
-    reserved = True
 
     gossip_hint_ttl: Annotated[int, Whole(1, 86_400_000, unit="ms")] = Field(
         default=60_000, description="How long a hint about a peer's health is believed."
     )
     gossip_publish_interval: Annotated[int, Whole(1, 3_600_000, unit="ms")] = Field(
-        default=5000, description="Time between own hints."
+        default=5000, description="Least time between two own hints about the same peer."
     )
     gossip_decay_factor: Annotated[float, Fraction()] = Field(
-        default=0.5, description="How strongly a hint loses weight as it ages."
+        default=0.5,
+        description="Share of a hint's weight that is left after each sixth of its lifetime.",
     )
 
     @property

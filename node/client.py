@@ -26,12 +26,16 @@ import msgspec
 
 from node.views import (
     BookView,
+    CallRequest,
+    CallView,
     FillView,
     MarketView,
     OrderRequest,
     OrderView,
     PeerView,
     PingView,
+    RouterView,
+    ServiceView,
     StatusView,
     StreamEvent,
     TradeView,
@@ -187,6 +191,7 @@ class ExchangeClient:
         kind: type[T],
         method: str,
         path: str,
+        /,
         *,
         body: Any = None,
         **parameters: str | int | bool | None,
@@ -255,6 +260,19 @@ class ExchangeClient:
     async def ping(self, node_id: str) -> PingView:
         """Makes the node ask another one, by id or an unambiguous beginning of it."""
         return await self._call(PingView, "POST", f"/v1/peers/{quote(node_id, safe='')}/ping")
+
+    async def services(self) -> list[ServiceView]:
+        """Services that anybody in the network offers."""
+        return await self._call(list[ServiceView], "GET", "/v1/services")
+
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        """Makes the node call a service. `ApiError` with code "service_refused" is its own refusal."""
+        path = f"/v1/services/{quote(service, safe='')}/call"
+        return await self._call(CallView, "POST", path, body=request)
+
+    async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
+        """How the node chooses whom it asks, and the latest events."""
+        return await self._call(RouterView, "GET", "/v1/router", events=events, kind=kind)
 
     async def status(self) -> StatusView:
         return await self._call(StatusView, "GET", "/v1/status")

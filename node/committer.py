@@ -8,11 +8,15 @@ the next drain, so under load one disk flush serves many orders.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from exchange.engine import Drained, Engine
 from exchange.journal import Journal, JournalError
+
+# Upper bounds in seconds of the bins that the time of commits is counted in.
+COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class Committer:
@@ -30,6 +34,8 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
         self.commits = 0
+        self.commit_seconds = 0.0
+        self.commit_bins = [0] * (len(COMMIT_BOUNDS) + 1)
 
     def wake(self) -> None:
         """Something changed: drain soon."""
@@ -74,10 +80,14 @@ class Committer:
         drained = self._engine.drain(self._loop.time())
         try:
             if drained.records:
+                before = self._loop.time()
                 await self._loop.run_in_executor(
                     self._thread, self._journal.commit, drained.records
                 )
+                took = self._loop.time() - before
                 self.commits += 1
+                self.commit_seconds += took
+                self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
         except JournalError as error:
             for waiter in waiters:
                 if not waiter.done():

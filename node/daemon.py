@@ -23,8 +23,11 @@ from exchange.instruments import Instruments, InstrumentsFileError
 from exchange.journal import Journal, JournalError
 from node import VERSION
 from node.node import Node
+from node.offers import OFFERS
+from p2p.faults import Faults
 from p2p.hostport import format_host_port
 from p2p.identity import Identity
+from p2p.serving import Handler
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +41,37 @@ class StartError(Exception):
 
 def run(loaded: Loaded) -> int:
     """Run a node until SIGTERM or Ctrl-C; returns the exit code."""
+    ports = _ports(loaded.settings.p2p_port, loaded.is_default("p2p_port"))
+    return _run(loaded, ports, lambda node: None)
+
+
+def run_worker(
+    loaded: Loaded, handler: Handler, *, workers: int, faults: Faults | None = None
+) -> int:
+    """As `run`, for a node that also serves `handler` as WORKER_SERVICE_NAME."""
+    settings: Settings = loaded.settings
+    ports = _ports(settings.p2p_port, loaded.is_default("p2p_port"))
+    if loaded.is_default("p2p_port"):
+        ports = _ports(settings.worker_port, loaded.is_default("worker_port"))
+
+    def prepare(node: Node) -> None:
+        name = settings.worker_service_name
+        try:
+            node.serve(name, handler, workers=workers, faults=faults)
+        except ValueError as error:
+            raise StartError(f"cannot serve {name!r}: {error} (--service)") from error
+
+    return _run(loaded, ports, prepare)
+
+
+def _run(loaded: Loaded, p2p_ports: Sequence[int], prepare: Callable[[Node], None]) -> int:
     settings: Settings = loaded.settings
     configure_logging(settings)
     for warning in loaded.warnings:
         print(f"exchange-node: warning: {warning}", file=sys.stderr)
     try:
         with ExitStack() as stack, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(loaded, stack))
+            return runner.run(_serve(loaded, stack, p2p_ports, prepare))
     except StartError as error:
         print(f"exchange-node: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -59,12 +86,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _serve(loaded: Loaded, stack: ExitStack) -> int:
+async def _serve(
+    loaded: Loaded, stack: ExitStack, p2p_ports: Sequence[int], prepare: Callable[[Node], None]
+) -> int:
     settings = loaded.settings
     node = await start_node(
         settings,
         stack,
-        p2p_ports=_ports(settings.p2p_port, loaded.is_default("p2p_port")),
+        prepare=prepare,
+        p2p_ports=p2p_ports,
         api_ports=_ports(settings.api_port, loaded.is_default("api_port")),
     )
     stop = asyncio.Event()
@@ -101,8 +131,10 @@ async def start_node(
     *,
     p2p_ports: Sequence[int],
     api_ports: Sequence[int],
+    prepare: Callable[[Node], None] = lambda node: None,
 ) -> Node:
-    """Open the data directory and start a node on it. `stack` gives back what was taken.
+    """Open the data directory and start a node on it. `stack` gives back what was taken; `prepare` is
+    called before the node joins the network.
 
     Raises:
         StartError: with what is wrong and what to do.
@@ -117,13 +149,12 @@ async def start_node(
             if settings.instruments_file
             else Instruments.default()
         )
-        journal = Journal(
-            settings.journal_path, sync=settings.journal_sync, owner=identity.node_id
-        )
+        journal = Journal(settings.journal_path, sync=settings.journal_sync, owner=identity.node_id)
         stack.callback(journal.close)
         node = Node(settings, identity, instruments, journal)
     except (OSError, ValueError, JournalError, InstrumentsFileError) as error:
         raise StartError(f"cannot use the data directory {data_dir}: {error}") from error
+    prepare(node)
     await _bind(node, settings, p2p_ports, api_ports)
     _write_runtime(settings.runtime_path, node)
     stack.callback(settings.runtime_path.unlink, missing_ok=True)
@@ -213,6 +244,7 @@ def banner(node: Node, settings: Settings) -> str:
         names.get(view.name, view.name) + (" (failed)" if view.state == "failed" else "")
         for view in finding
     )
+    extra = [name for name in status.services if name not in OFFERS]
     default_dir = Path("~/.exchange-node").expanduser()
     where = "" if settings.data_dir == default_dir else f" --data-dir {settings.data_dir}"
     lines = [
@@ -221,6 +253,7 @@ def banner(node: Node, settings: Settings) -> str:
         f"  peers      {status.p2p_address} ({security}, network {settings.p2p_network})",
         f"  clients    {status.api_url} (API documents at /docs)",
         f"  discovery  {discovery or 'none: only nodes that dial this one'}",
+        *([f"  serves     {', '.join(extra)}"] if extra else []),
         f"  data       {settings.data_dir}",
         "Try, in another terminal:",
         f"  exchange-node status{where}",
@@ -238,10 +271,11 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
+        return json.dumps(entry, default=str)
 
 
 def configure_logging(settings: Settings) -> None:

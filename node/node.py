@@ -185,7 +185,7 @@ class Node(TradingService):
     async def _drain_services(self) -> None:
         """Let what is being served end, while nothing new is asked for any more."""
         until = self._loop.time() + DRAIN_TIME
-        while self.mesh.server.in_flight and self._loop.time() < until:
+        while self.mesh.server.in_flight and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     async def _tick(self) -> None:
@@ -211,9 +211,10 @@ class Node(TradingService):
     def _on_neighbour(self, node: str, up: bool) -> None:
         if up:
             self._engine.neighbour_up(self._loop.time(), node)
-            self.mesh.neighbour_up()
+            self.mesh.neighbour_up(node)
         else:
             self._engine.neighbour_down(self._loop.time(), node)
+            self.mesh.neighbour_down(node)
         self._committer.wake()
 
     def _release(self, drained: Drained) -> None:

@@ -75,6 +75,7 @@ class TradingService:
         self._clock = clock
         self.hub = Hub()
         self.fill_count = 0  # since the start
+        self.order_count = 0
 
     # Orders
 
@@ -112,6 +113,7 @@ class TradingService:
             )
         except Refused as refused:
             raise _service_error(refused) from refused
+        self.order_count += 1
         await self._committer.durable()
         return self._order_view(order)
 

@@ -157,6 +157,7 @@ class StatusView(msgspec.Struct, kw_only=True):
     pending_takes: int
     feeds: int
     feeds_behind: int  # feeds of which a newer number is known than is held
+    services: list[str]  # that this node serves
     warnings: list[str]
 
 
@@ -165,6 +166,105 @@ class PingView(msgspec.Struct, kw_only=True):
     way: Literal["direct", "relayed"]
     rtt_ms: float
     version: str
+
+
+class ServingView(msgspec.Struct, kw_only=True):
+    """A service that this node serves. Counts since the start."""
+
+    workers: int  # requests served at once
+    serving: int
+    waiting: int
+    served: int
+    busy: int  # refused because there was too much to do
+    expired: int  # dropped because nobody waited any more
+    service_ms: float  # how long one takes lately, without waiting
+    faults: str  # injected on purpose, for tests; usually empty
+
+
+class CallsView(msgspec.Struct, kw_only=True):
+    """This node's calls to a service since the start."""
+
+    attempts: int  # requests sent: more than calls where some were repeated
+    hedges: int  # of these: sent beside a slow one
+    outcomes: dict[str, int]  # ok, refused (by the service), cancelled, or how the call failed
+    mean_ms: float | None  # of those that were answered
+
+
+class ServiceView(msgspec.Struct, kw_only=True):
+    """A service that somebody in the network offers."""
+
+    name: str
+    nodes: list[str]  # who announces it, this node included
+    serving: ServingView | None  # when this node serves it
+    calls: CallsView | None  # when this node has called it
+
+
+class CallRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A call to a service."""
+
+    payload: Any = None
+    timeout_ms: int | None = None  # for everything; CLIENT_REQUEST_TIMEOUT when it is left out
+    idempotent: bool | None = (
+        None  # safe to be executed twice; what is known of the service if left out
+    )
+    idempotency_id: str = ""  # for the handler, which executes one id once
+    node: str | None = None  # ask this node (its id or the beginning of it) and no other
+
+
+class CallView(msgspec.Struct, kw_only=True):
+    service: str
+    node: str  # who answered
+    attempts: int
+    latency_ms: float
+    result: Any
+
+
+class RouteView(msgspec.Struct, kw_only=True):
+    """A node that a service can be asked of, as the router sees it. The lowest cost is asked next."""
+
+    service: str
+    node: str
+    cost: (
+        float  # by ROUTER_POLICY: expected seconds (adaptive), or falling with the score (weighted)
+    )
+    state: Literal["CLOSED", "OPEN", "HALF_OPEN"]  # of its circuit breaker
+    why: str
+    parts: dict[str, float]  # what the cost is made of
+    hint_factor: float  # what the cost is multiplied by because of others' hints
+    slow_start: float  # share of its usual traffic, below 1 after an outage
+    total_calls: int
+    success_count: int
+    error_count: int
+    timeout_count: int
+    in_flight: int
+    avg_latency_ms: float | None
+
+
+class HintView(msgspec.Struct, kw_only=True):
+    """What another node says about a peer; `weight` fades from 1 to 0."""
+
+    node: str
+    origin: str
+    signal: Literal["DEGRADED", "HEALTHY"]
+    weight: float
+
+
+class RouterEventView(msgspec.Struct, kw_only=True):
+    """Something that the router did or learned, and why."""
+
+    time: str
+    kind: Literal["pick", "breaker", "hint", "panic", "rate"]
+    service: str  # empty for hints, which concern all services
+    node: str
+    reason: str
+    detail: dict[str, Any]
+
+
+class RouterView(msgspec.Struct, kw_only=True):
+    policy: str
+    routes: list[RouteView]  # by service, the next to be asked first
+    hints: list[HintView]
+    events: list[RouterEventView]  # the latest, oldest first
 
 
 class LevelChange(msgspec.Struct, kw_only=True, tag="book", tag_field="event"):
@@ -245,6 +345,22 @@ class NodeService(Protocol):
         ...
 
     def status(self) -> StatusView: ...
+
+    def services(self) -> list[ServiceView]:
+        """Services that anybody offers, in order of their names."""
+        ...
+
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        """Ask whoever answers soonest. What the service itself refuses has code "service_refused"."""
+        ...
+
+    def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
+        """How nodes are chosen now, and at most `events` of the latest events (of a kind)."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Figures in the Prometheus text format."""
+        ...
 
     def subscribe(self, market: str) -> AsyncIterator[StreamEvent]:
         """Snapshot first, then every change. A reader that falls behind gets a new snapshot."""

@@ -12,7 +12,9 @@ from typing import Final, Protocol
 from p2p.addresses import FEELER_DELAY, Address, AddressBook
 from p2p.discovery.base import describe
 from p2p.errors import Code, ConnectFailed, HandshakeRefused
+from p2p.flow.token_bucket import TokenBucket
 from p2p.hostport import normal_host
+from p2p.limits import DIALS_PER_SECOND
 from p2p.link import Link, PeerInfo
 from p2p.reconnect import wait_after
 
@@ -78,6 +80,8 @@ class DialLoop:
         self._reached = reached
         self._forgotten = forgotten
         self._wake = asyncio.Event()
+        # After a network is back, everybody is due at once: a storm for whoever has just started.
+        self._pace = TokenBucket(DIALS_PER_SECOND, burst=MAX_DIALS)
 
     def wake(self) -> None:
         """Something changed: look again."""
@@ -85,16 +89,25 @@ class DialLoop:
 
     async def run(self) -> None:
         """Dial whoever is due, until cancelled."""
+        # Full at the start: a few at once are no storm, and a new node wants to get in.
+        self._pace.set_rate(self._clock() - 1.0, DIALS_PER_SECOND)
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
+                held_back = False
                 for address, feeler in self.choose(self._clock()):
+                    if not self._pace.try_take(self._clock()):
+                        held_back = True
+                        break
                     self.busy[address.key] = address
                     if feeler:
                         self._feeling.add(address.key)
                     group.create_task(self._attempt_quietly(address), name=f"dial {address}")
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._idle_time()):
+                    idle = self._idle_time()
+                    if held_back:
+                        idle = max(self._pace.would_delay(self._clock()), GRAIN)
+                    async with asyncio.timeout(idle):
                         await self._wake.wait()
 
     def choose(self, now: float) -> list[tuple[Address, bool]]:

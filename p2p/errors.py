@@ -8,8 +8,15 @@
     ├── ConnectFailed                  nobody answered there, or not in time
     ├── LinkClosed                     the link went away while it was being used
     ├── DeliveryError(tried)           no way to the recipient; `tried` names every way that was attempted
-    └── RpcError(code)                 the far side answered a request with an error
-        └── RpcTimeout                 no answer within the deadline
+    ├── RpcError(code)                 the far side answered a request with an error
+    │   └── RpcTimeout                 no answer within the deadline
+    └── CallError(code)                a call to a service failed (p2p.calls)
+        ├── NoProvider                 "no_provider": nobody that is known offers the service
+        ├── ServiceBusy(retry_after_s) "busy": who was asked has too much to do; not executed
+        ├── ServiceUnreachable         "unreachable": no way to who offers it; not executed
+        ├── CallTimeout                "timeout": no answer in time; perhaps executed
+        ├── CallLost                   "lost": the link broke, or the worker failed; perhaps executed
+        └── HandlerError               the service's own refusal, with its own code and message
 
 An error that carries a `code` from `Goodbye` is the reply: the code goes on the wire unchanged.
 """
@@ -91,7 +98,24 @@ class DeliveryError(P2PError):
 
 
 class RpcError(P2PError):
-    """The far side answered with an error, or could not be asked."""
+    """The far side answered with an error, or could not be asked. `retry_after_s`: when it is "busy"."""
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class RpcTimeout(RpcError):
+    def __init__(self, message: str) -> None:
+        super().__init__("timeout", message)
+
+
+class CallError(P2PError):
+    """A call to a service did not give a result. `executed` is False when it surely was not executed."""
+
+    executed = True
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -99,6 +123,39 @@ class RpcError(P2PError):
         self.message = message
 
 
-class RpcTimeout(RpcError):
+class NoProvider(CallError):
+    executed = False
+
+    def __init__(self, service: str) -> None:
+        super().__init__("no_provider", f"nobody that this node knows offers {service!r}")
+
+
+class ServiceBusy(CallError):
+    """Worth another try after `retry_after_s` seconds."""
+
+    executed = False
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__("busy", message)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceUnreachable(CallError):
+    executed = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unreachable", message)
+
+
+class CallTimeout(CallError):
     def __init__(self, message: str) -> None:
         super().__init__("timeout", message)
+
+
+class CallLost(CallError):
+    def __init__(self, message: str) -> None:
+        super().__init__("lost", message)
+
+
+class HandlerError(CallError):
+    """Raised by a service's handler, it reaches the caller as it is: an answer, not a failure."""

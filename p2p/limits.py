@@ -33,6 +33,7 @@ PEX_MAX_PEERS: Final = 50
 RECONNECT_LADDER: Final = (1.0, 5.0, 15.0)  # then PEER_RECONNECT_INTERVAL, doubling to the maximum
 RECONNECT_MAX: Final = 600.0
 RECONNECT_JITTER: Final = 0.25  # each wait is multiplied by 1 +- this
+DIALS_PER_SECOND: Final = 20.0  # of one node, whatever is due
 HEALTHY_AFTER: Final = 15.0  # a link this old resets the ladder
 FORGET_AFTER_FAILURES: Final = 20  # a remembered address that failed this often in a row is dropped
 MAX_KNOWN_ADDRESSES: Final = 1000

@@ -106,11 +106,23 @@ class Request(msgspec.Struct, rename="camel"):
     body: bytes  # msgpack
 
 
-class Response(msgspec.Struct, rename="camel"):
+class Load(msgspec.Struct, rename="camel"):
+    """How busy whoever answered is, for whoever chooses whom to ask next. Seconds; advice, not proof."""
+
+    in_flight: float = 0.0  # requests inside when this one was done
+    latency: float = 0.0  # what a request arriving now would take
+    service: float = 0.0  # what one takes without a queue
+    waited: float = 0.0  # this request, in the queue
+    served: float = 0.0  # this request, in service
+
+
+class Response(msgspec.Struct, rename="camel", omit_defaults=True):
     id: int
     body: bytes = b""  # msgpack
     error: str = ""  # a stable code; empty for success
     message: str = ""
+    load: Load | None = None
+    retry_after: int = 0  # ms; with "busy": not before this
 
 
 class Cancel(msgspec.Struct, rename="camel"):

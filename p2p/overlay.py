@@ -204,6 +204,7 @@ class Overlay:
         node = link.peer.node_id
         log.info("peer %s gone (%s)", node, reason or code or "connection lost")
         self.router.link_down(self._loop.time(), node)
+        self.rpc.link_down(node)
         self._on_neighbour(node, False)
         self.flush()
 

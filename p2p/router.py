@@ -81,8 +81,9 @@ class Received:
     broadcast: bool
 
 
-Handler = Callable[[Received], bool]
-"""Takes a message. False (or a `RemoteProtocolError`): the payload is not valid."""
+Handler = Callable[[Received], bool | None]
+"""Takes a message. False (or a `RemoteProtocolError`): the payload is not valid. None: a valid broadcast
+that is not to be passed on, because its origin says too much."""
 
 
 @dataclass(slots=True)
@@ -512,7 +513,7 @@ class MessageRouter:
                 self._flush_waiting(now, origin)
 
     def _deliver(self, received: Received, *, cut_link: bool = True) -> bool | None:
-        """The handler's verdict; None when the handler itself failed."""
+        """The handler's verdict; None too when the handler itself failed."""
         try:
             return self._handlers[received.type](received)
         except RemoteProtocolError:

@@ -20,13 +20,14 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from p2p import limits
-from p2p.errors import DeliveryError, RpcError, RpcTimeout
-from p2p.messages import Cancel, Codec, Request, Response, pack
+from p2p.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
+from p2p.messages import Cancel, Codec, Load, Request, Response, pack
 from p2p.router import Handler, Received, Way
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,15 @@ MAX_METHOD_LENGTH: Final = 64
 MAX_ERROR_LENGTH: Final = 500  # characters of a message that a stranger chose
 ID_BITS: Final = 62
 
-Outcome = Response | RpcTimeout | DeliveryError
+Outcome = Response | RpcTimeout | DeliveryError | LinkClosed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result with what its sender says of its own load. A handler may return one."""
+
+    value: Any
+    load: Load | None = None
 
 
 class Sender(Protocol):
@@ -68,6 +77,7 @@ class _Asked:
     to: str
     method: str
     deadline: float
+    needs_link: bool = False  # given up when the link that it went over is lost
 
 
 @dataclass(slots=True)
@@ -143,8 +153,20 @@ class RpcCore:
     def open_requests(self) -> int:
         return len(self._asked)
 
-    def request(self, now: float, to: str, method: str, body: bytes, timeout: float) -> int:
+    def request(
+        self,
+        now: float,
+        to: str,
+        method: str,
+        body: bytes,
+        timeout: float,
+        *,
+        needs_link: bool = False,
+    ) -> int:
         """Ask `to`; the id under which the outcome will be among the results. `timeout`: seconds.
+
+        `needs_link`: if it goes over a link to `to` and that link is lost, do not wait for an answer
+        that may still come another way.
 
         Raises:
             ValueError: the request cannot be sent to anyone (too large, no node id, own id).
@@ -154,12 +176,14 @@ class RpcCore:
         request = Request(request_id, method, max(1, round(timeout * 1000)), body)
         self.counters["requests"] += 1
         try:
-            self._sender.send(now, to, "request", pack(request))
+            way = self._sender.send(now, to, "request", pack(request))
         except DeliveryError as error:
             self.counters["undeliverable"] += 1
             self._results.append((request_id, error))
             return request_id
-        self._asked[request_id] = _Asked(to, method, now + timeout)
+        self._asked[request_id] = _Asked(
+            to, method, now + timeout, needs_link and way is Way.DIRECT
+        )
         self._time(now + timeout, "", request_id)
         return request_id
 
@@ -173,6 +197,15 @@ class RpcCore:
         with contextlib.suppress(DeliveryError):
             self._sender.send(now, asked.to, "cancel", pack(Cancel(request_id)))
 
+    def link_down(self, peer: str) -> None:
+        """The link to `peer` is gone: requests that need it end with `LinkClosed`."""
+        lost = [i for i, asked in self._asked.items() if asked.needs_link and asked.to == peer]
+        for request_id in lost:
+            asked = self._asked.pop(request_id)
+            self._live -= 1
+            error = LinkClosed(f"the link to {peer} was lost before it answered {asked.method}")
+            self._results.append((request_id, error))
+
     def take_results(self) -> list[tuple[int, Outcome]]:
         """What became of requests since the last call, in order."""
         taken, self._results = self._results, []
@@ -185,20 +218,27 @@ class RpcCore:
         load = self._load.get(caller)
         return load.calls if load is not None else 0
 
-    def respond(self, now: float, call: Call, body: bytes) -> None:
+    def respond(self, now: float, call: Call, body: bytes, load: Load | None = None) -> None:
         """Answer a call with a msgpack body. Does nothing when the call has ended."""
         if not self._finish(call):
             return
         try:
-            self._reply(now, call, Response(call.id, body=body))
+            self._reply(now, call, Response(call.id, body=body, load=load))
         except ValueError as error:
             self._reply(now, call, Response(call.id, error="too_large", message=str(error)))
 
-    def fail(self, now: float, call: Call, code: str, message: str = "") -> None:
+    def fail(
+        self, now: float, call: Call, code: str, message: str = "", retry_after_s: float = 0.0
+    ) -> None:
         """Answer a call with an error. Does nothing when the call has ended."""
         if self._finish(call):
-            text = message[:MAX_ERROR_LENGTH]
-            self._reply(now, call, Response(call.id, error=code[:MAX_METHOD_LENGTH], message=text))
+            response = Response(
+                call.id,
+                error=code[:MAX_METHOD_LENGTH],
+                message=message[:MAX_ERROR_LENGTH],
+                retry_after=ceil(max(0.0, retry_after_s) * 1000),
+            )
+            self._reply(now, call, response)
 
     def _reply(self, now: float, call: Call, response: Response) -> None:
         try:
@@ -333,6 +373,7 @@ class RpcCore:
 
 
 ServeHandler = Callable[[str, Any], Awaitable[Any]]
+CallHandler = Callable[[Call, Any], Awaitable[Any]]
 
 
 class Rpc:
@@ -376,6 +417,15 @@ class Rpc:
 
         `body_type`: what the body is decoded to; a body of another shape is answered "bad_request".
         """
+
+        async def with_caller(call: Call, body: Any) -> Any:
+            return await handler(call.caller, body)
+
+        self.serve_calls(method, with_caller, body_type=body_type)
+
+    def serve_calls(self, method: str, handler: CallHandler, *, body_type: Any = Any) -> None:
+        """As `serve`, for a handler that wants the whole call, its deadline included. It may return an
+        `Answer`, to send its load along."""
         decoder = msgspec.msgpack.Decoder(body_type)
 
         def start(now: float, call: Call) -> None:
@@ -397,7 +447,25 @@ class Rpc:
     ) -> Any:
         """The answer of `to` to `method`. Cancelling this tells the other side to stop.
 
+        Raises: as `ask`.
+        """
+        answer = await self.ask(to, method, payload, timeout=timeout, result_type=result_type)
+        return answer.value
+
+    async def ask(
+        self,
+        to: str,
+        method: str,
+        payload: Any = None,
+        *,
+        timeout: float = limits.RPC_TIMEOUT,
+        result_type: Any = Any,
+        needs_link: bool = False,
+    ) -> Answer:
+        """As `call`, with the load that came with the answer. `needs_link`: see `RpcCore.request`.
+
         Raises:
+            LinkClosed: with `needs_link`, the link was lost.
             DeliveryError: no way to the node.
             RpcTimeout: no answer within `timeout` seconds.
             RpcError: it answered with an error ("busy", "unknown_method", "internal", or the method's
@@ -406,7 +474,9 @@ class Rpc:
         """
         if self._closed:
             raise RpcError("closed", "this node is stopping")
-        request_id = self._core.request(self._loop.time(), to, method, pack(payload), timeout)
+        request_id = self._core.request(
+            self._loop.time(), to, method, pack(payload), timeout, needs_link=needs_link
+        )
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._waiting[request_id] = future
         self._settle()
@@ -421,11 +491,21 @@ class Rpc:
         if isinstance(outcome, Exception):
             raise outcome
         if outcome.error:
-            raise RpcError(outcome.error[:MAX_METHOD_LENGTH], outcome.message[:MAX_ERROR_LENGTH])
+            raise RpcError(
+                outcome.error[:MAX_METHOD_LENGTH],
+                outcome.message[:MAX_ERROR_LENGTH],
+                retry_after_s=max(0, outcome.retry_after) / 1000,
+            )
         try:
-            return msgspec.msgpack.decode(outcome.body, type=result_type)
+            value = msgspec.msgpack.decode(outcome.body, type=result_type)
+            return Answer(value, outcome.load)
         except (msgspec.DecodeError, RecursionError) as error:
             raise RpcError("bad_response", f"{method}: {error}") from error
+
+    def link_down(self, peer: str) -> None:
+        """See `RpcCore.link_down`."""
+        self._core.link_down(peer)
+        self._settle()
 
     async def close(self) -> None:
         """Stop serving and waiting; every open call ends with `RpcError("closed")`."""
@@ -445,7 +525,7 @@ class Rpc:
         self._flush()
 
     async def _serve(
-        self, call: Call, handler: ServeHandler, decoder: msgspec.msgpack.Decoder[Any]
+        self, call: Call, handler: CallHandler, decoder: msgspec.msgpack.Decoder[Any]
     ) -> None:
         if self._loop.time() >= call.deadline:  # the loop was busy: nobody waits for this any more
             self._core.tick(self._loop.time())
@@ -457,9 +537,12 @@ class Rpc:
             self._settle()
             return
         try:
-            answer = pack(await handler(call.caller, body))
+            answer = await handler(call, body)
+            if not isinstance(answer, Answer):
+                answer = Answer(answer)
+            packed = pack(answer.value)
         except RpcError as error:
-            self._core.fail(self._loop.time(), call, error.code, error.message)
+            self._core.fail(self._loop.time(), call, error.code, error.message, error.retry_after_s)
         except asyncio.CancelledError:
             # Told to the caller unless it was the one who ended it; then the call is off the list.
             self._core.fail(self._loop.time(), call, "closed" if self._closed else "internal")
@@ -470,7 +553,7 @@ class Rpc:
             # The type's name and no more: a message may hold what is not the caller's to know.
             self._core.fail(self._loop.time(), call, "internal", type(error).__name__)
         else:
-            self._core.respond(self._loop.time(), call, answer)
+            self._core.respond(self._loop.time(), call, packed, answer.load)
         self._settle()
 
     def _task_done(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
@@ -516,7 +599,7 @@ class _Watched:
         self._after = after
 
     def handle(self, type: str, handler: Handler) -> None:
-        def watched(received: Received) -> bool:
+        def watched(received: Received) -> bool | None:
             try:
                 return handler(received)
             finally:

@@ -13,6 +13,9 @@ DEFAULT_LIMIT: Final = 100  # rows of a list
 MAX_LIMIT: Final = 1000
 DEFAULT_DEPTH: Final = 25  # levels a side
 MAX_DEPTH: Final = 1000
+DEFAULT_EVENTS: Final = 50  # of the router
+GONE_CHECK: Final = 0.5  # how often a long call looks whether its client is still there
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus text format
 
 STREAM_MAX_MESSAGE: Final = 4 * 1024  # a client message is one short JSON object
 STREAM_MAX_CLIENTS: Final = 256  # connections at once

@@ -98,6 +98,27 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "There is no way to that node now; the detail says what was tried.",
     ),
     "ping_failed": ("Ping failed", "The node did not answer in time."),
+    "bad_call": ("Bad call", "The payload cannot be sent, or the timeout is out of bounds."),
+    "no_provider": (
+        "No provider",
+        "No node that is known offers this service; GET /v1/services lists those there are.",
+    ),
+    "service_refused": (
+        "Refused by the service",
+        "The service answered with a refusal of its own; `service_code` is its code.",
+    ),
+    "service_busy": (
+        "Service busy",
+        "Who was asked has too much to do, nothing was executed. Try again after `retry_after_ms`.",
+    ),
+    "call_timeout": (
+        "Call timeout",
+        "No answer in time. It is not known whether the call was executed.",
+    ),
+    "call_lost": (
+        "Call lost",
+        "The link broke or the service failed. It is not known whether the call was executed.",
+    ),
     "stale_data": (
         "Stale data",
         "The node cannot vouch for what it knows of the market right now. Try again shortly.",

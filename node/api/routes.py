@@ -15,6 +15,8 @@ from aiohttp import web
 from node.api import limits
 from node.views import (
     BookView,
+    CallRequest,
+    CallView,
     FillView,
     MarketView,
     NodeService,
@@ -22,11 +24,14 @@ from node.views import (
     OrderView,
     PeerView,
     PingView,
+    RouterView,
     ServiceError,
+    ServiceView,
     StatusView,
     TradeView,
 )
 
+EVENT_KINDS: Final = ("pick", "breaker", "hint", "panic", "rate")
 SERVICE: Final = web.AppKey("service", NodeService)
 T = TypeVar("T")
 
@@ -282,6 +287,42 @@ async def ping_node(request: web.Request) -> web.Response:
     return answer(await finish(request, work, "the ping"))
 
 
+async def list_services(request: web.Request) -> web.Response:
+    query(request)
+    return answer(request.app[SERVICE].services())
+
+
+async def call_service(request: web.Request) -> web.Response:
+    query(request)
+    body = await read_body(request, CallRequest)
+    work = request.app[SERVICE].call_service(request.match_info["service"], body)
+    return answer(await _while_wanted(request, work))
+
+
+async def _while_wanted(request: web.Request, work: Awaitable[T]) -> T:
+    """Waits for `work`, which has a deadline of its own; cancels it when the client has gone."""
+    task = asyncio.ensure_future(work)
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=limits.GONE_CHECK)
+            if done:
+                return task.result()
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+    finally:
+        task.cancel()
+
+
+async def get_router(request: web.Request) -> web.Response:
+    values = query(request, "events", "kind")
+    kind = values.get("kind")
+    if kind is not None and kind not in EVENT_KINDS:
+        known = ", ".join(EVENT_KINDS)
+        raise _bad_parameter("kind", f"kind must be one of {known}, not {kind[:40]!r}")
+    count = number(values, "events", limits.DEFAULT_EVENTS, limits.MAX_LIMIT)
+    return answer(request.app[SERVICE].routing(events=count, kind=kind))
+
+
 async def get_status(request: web.Request) -> web.Response:
     query(request)
     return answer(request.app[SERVICE].status())
@@ -329,6 +370,21 @@ _OPEN = Param(
 _ORDER = Param(
     "id", "path", {"type": "string", "examples": ["12"]}, "The order's full id or its number."
 )
+_SERVICE = Param(
+    "service", "path", {"type": "string", "examples": ["job_service"]}, "The service's name."
+)
+_EVENTS = Param(
+    "events",
+    "query",
+    {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": limits.MAX_LIMIT,
+        "default": limits.DEFAULT_EVENTS,
+    },
+    "At most so many events, the newest.",
+)
+_KIND = Param("kind", "query", {"enum": list(EVENT_KINDS)}, "Only events of this kind.")
 _NODE = Param("node", "path", {"type": "string"}, "A node id, or an unambiguous beginning of one.")
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -457,6 +513,41 @@ ROUTES: Final[tuple[Route, ...]] = (
         params=(_NODE,),
         problems=(404, 409, 502, 503, 504),
     ),
+    Route(
+        "GET",
+        "/v1/services",
+        list_services,
+        "listServices",
+        "services",
+        "Services that nodes of the network offer",
+        list[ServiceView],
+    ),
+    Route(
+        "POST",
+        "/v1/services/{service}/call",
+        call_service,
+        "callService",
+        "services",
+        "Call a service",
+        CallView,
+        "Asks the node that is expected to answer soonest, and another one when that is safe: the "
+        "request was not executed, or is `idempotent`. Answers with the service's result; what the "
+        "service itself refuses has code `service_refused` and the service's own code in "
+        "`service_code`.",
+        body=CallRequest,
+        params=(_SERVICE,),
+        problems=(404, 408, 413, 415, 422, 502, 503, 504),
+    ),
+    Route(
+        "GET",
+        "/v1/router",
+        get_router,
+        "getRouter",
+        "services",
+        "How nodes are chosen: costs, breakers, hints and the latest events",
+        RouterView,
+        params=(_EVENTS, _KIND),
+    ),
     Route("GET", "/v1/status", get_status, "getStatus", "node", "How the node is", StatusView),
     Route(
         "GET", "/v1/health", get_health, "getHealth", "node", "Whether the node answers", HealthView
@@ -464,8 +555,15 @@ ROUTES: Final[tuple[Route, ...]] = (
 )
 
 
+async def get_metrics(request: web.Request) -> web.Response:
+    return web.Response(
+        body=request.app[SERVICE].metrics(), headers={"Content-Type": limits.METRICS_TYPE}
+    )
+
+
 def add_routes(app: web.Application, service: NodeService) -> None:
-    """Puts every route of the table on `app`."""
+    """Puts every route of the table, and /metrics, on `app`."""
+    app.router.add_get("/metrics", get_metrics)
     app[SERVICE] = service
     app[TASKS] = set()
     for route in ROUTES:

@@ -15,6 +15,7 @@ from node.cli.session import Exit, Failure, print_json
 # Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
 COMMANDS: Final = {
     "start": "node.cli.start:start",
+    "worker": "node.cli.worker:worker",
     "demo": "node.cli.start:demo",
     "config": "node.cli.configcmd:config",
     "order": "node.cli.trading:order",
@@ -27,6 +28,9 @@ COMMANDS: Final = {
     "peers": "node.cli.network:peers",
     "connect": "node.cli.network:connect",
     "ping": "node.cli.network:ping",
+    "call": "node.cli.calling:call",
+    "services": "node.cli.calling:services",
+    "router": "node.cli.calling:router",
     "version": "node.cli.main:version",
 }
 

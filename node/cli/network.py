@@ -61,6 +61,7 @@ def describe_status(view: StatusView) -> list[Line]:
         ("markets", ", ".join(view.markets)),
         ("orders", f"{view.open_orders} open, {view.pending_takes} takes pending"),
         ("feeds", f"{view.feeds}{behind}"),
+        ("services", ", ".join(view.services) or "none"),
     ]
     width = max(len(name) for name, _ in rows)
     lines: list[Line] = [

@@ -129,10 +129,17 @@ class Session:
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--api") from None
 
-    def ask(self, work: Callable[[ExchangeClient], Coroutine[Any, Any, T]]) -> T:
+    def ask(
+        self,
+        work: Callable[[ExchangeClient], Coroutine[Any, Any, T]],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> T:
         """Runs one request against the node, with every failure explained."""
         found = self.find()
-        client = ExchangeClient(found.url, node_id=found.node_id, transport=BlockingTransport())
+        client = ExchangeClient(
+            found.url, node_id=found.node_id, transport=BlockingTransport(timeout)
+        )
         try:
             return run_blocking(work(client))
         except ClientError as error:

@@ -265,3 +265,20 @@ def components(seed: int, real: bool, as_json: bool, plot: Path | None) -> int:
       exchange-node demo components --plot parts.svg
     """
     return play("components", seed, real, as_json, plot)
+
+
+@demo.command(short_help="Choosing among slow, flaky and crashing workers.")
+@scene
+def routing(seed: int, real: bool, as_json: bool, plot: Path | None) -> int:
+    """Calls to five workers, of which one gets slow, one fails now and then and one crashes.
+
+    Shows the share of the requests that each gets, its cost and its breaker as they change, and what
+    the same calls would have suffered if each worker were asked in turn.
+
+    \b
+    Examples:
+      exchange-node demo routing
+      exchange-node demo routing --real            nodes in processes, one is killed
+      exchange-node demo routing --plot routing.svg
+    """
+    return play("routing", seed, real, as_json, plot)

@@ -98,6 +98,7 @@ class NodeProcess:
     options: Sequence[str] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     program: Sequence[str] = ("-m", "node.cli.main")
+    command: Sequence[str] = ("start",)
     prefix: Sequence[str] = ()
     p2p_port: int | None = 0  # None leaves the option out
     api_port: int | None = 0
@@ -140,7 +141,7 @@ class NodeProcess:
             ports += ["--api-port", str(self.api_port)]
         command = [
             *(*self.prefix, sys.executable, *self.program),
-            *("start", "--data-dir", str(self.data_dir), *ports, *self.options, *options),
+            *(*self.command, "--data-dir", str(self.data_dir), *ports, *self.options, *options),
         ]
         with self.log_path.open("ab") as log:
             log.write(f"--- {' '.join(command[len(self.prefix) :])} {settings or ''}\n".encode())

@@ -16,8 +16,12 @@ from decimal import Decimal, InvalidOperation
 from node.views import (
     BookReset,
     BookView,
+    CallRequest,
+    CallsView,
+    CallView,
     DiscoveryView,
     FillView,
+    HintView,
     LevelChange,
     LevelView,
     MarketView,
@@ -26,7 +30,12 @@ from node.views import (
     OrderView,
     PeerView,
     PingView,
+    RouterEventView,
+    RouterView,
+    RouteView,
     ServiceError,
+    ServiceView,
+    ServingView,
     Side,
     StatusView,
     StreamEvent,
@@ -118,6 +127,7 @@ class FakeService:
         self.fail_with: Exception | None = None
         self.hold: asyncio.Event | None = None
         self.cancelled_calls = 0
+        self.last_call: CallRequest | None = None
         self._steps = 0
 
     # Time and failures, under the test's control
@@ -427,8 +437,70 @@ class FakeService:
             pending_takes=0,
             feeds=4,
             feeds_behind=0,
+            services=["book", "job_service"],
             warnings=["the clock is 3 s behind that of most peers"],
         )
+
+    # Services
+
+    def services(self) -> list[ServiceView]:
+        return [
+            ServiceView(
+                name="book", nodes=[self.node_id, PEER], serving=self._serving(), calls=None
+            ),
+            ServiceView(
+                name="job_service",
+                nodes=[PEER],
+                serving=None,
+                calls=CallsView(attempts=3, hedges=1, outcomes={"ok": 2, "busy": 1}, mean_ms=1.5),
+            ),
+        ]
+
+    @staticmethod
+    def _serving() -> ServingView:
+        return ServingView(
+            workers=16, serving=1, waiting=0, served=5, busy=2, expired=0, service_ms=0.4, faults=""
+        )
+
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        """Echoes; a payload with "refuse" is refused by the service."""
+        await self._wait()
+        self.last_call = request
+        if service not in ("book", "job_service"):
+            raise ServiceError(404, "no_provider", f"nobody offers {service!r}")
+        if isinstance(request.payload, dict) and "refuse" in request.payload:
+            detail = f"{service}: {request.payload['refuse']}"
+            raise ServiceError(422, "service_refused", detail, service_code="no_job")
+        result = {"echo": request.payload}
+        return CallView(service=service, node=PEER, attempts=2, latency_ms=12.5, result=result)
+
+    def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
+        every = [
+            RouterEventView(
+                time=self._now(), kind="pick", service="job_service", node=PEER, reason="cheapest",
+                detail={"cost": 0.01},
+            ),
+            RouterEventView(
+                time=self._now(), kind="breaker", service="job_service", node=PEER,
+                reason="CLOSED to OPEN: 5 failures in a row", detail={"retry_in_s": 1.2},
+            ),
+        ]  # fmt: skip
+        return RouterView(
+            policy="adaptive",
+            routes=[
+                RouteView(
+                    service="job_service", node=PEER, cost=0.0125, state="OPEN",
+                    why="breaker OPEN, latency_s 0.01", parts={"latency_s": 0.01}, hint_factor=1.5,
+                    slow_start=1.0, total_calls=7, success_count=2, error_count=4, timeout_count=1,
+                    in_flight=0, avg_latency_ms=10.25,
+                )
+            ],
+            hints=[HintView(node=PEER, origin=self.node_id, signal="DEGRADED", weight=0.5)],
+            events=[event for event in every if kind in (None, event.kind)][-events:],
+        )  # fmt: skip
+
+    def metrics(self) -> bytes:
+        return b"# TYPE exchange_node_peers gauge\nexchange_node_peers 1.0\n"
 
     # Stream
 

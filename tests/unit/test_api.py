@@ -491,3 +491,50 @@ def test_every_known_code_has_a_title_and_a_meaning() -> None:
         assert code == code.lower()
         assert title[0].isupper()
         assert meaning.endswith(".")
+
+
+# Services
+
+
+async def test_services_are_listed_and_called(api: Api) -> None:
+    listed = await api.get("/v1/services")
+    assert [service["name"] for service in listed.json] == ["book", "job_service"]
+    answer = await api.post(
+        "/v1/services/job_service/call", {"payload": {"a": [1, None]}, "timeout_ms": 100}
+    )
+    assert answer.status == 200
+    assert answer.json["result"] == {"echo": {"a": [1, None]}}
+    refused = await api.post("/v1/services/job_service/call", {"payload": {"refuse": "why"}})
+    assert (refused.status, refused.json["code"]) == (422, "service_refused")
+    assert refused.json["service_code"] == "no_job"
+    assert (await api.post("/v1/services/nix/call", {})).json["code"] == "no_provider"
+    assert (await api.post("/v1/services/book/call", {"timeout": 1})).json["code"] == "invalid_body"
+
+
+async def test_a_call_is_cancelled_when_its_client_has_gone(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.api.limits.GONE_CHECK", 0.05)
+    api.service.hold = asyncio.Event()
+    with pytest.raises(TimeoutError):
+        await api.post("/v1/services/book/call", {}, timeout=aiohttp.ClientTimeout(total=0.2))
+    async with asyncio.timeout(5):
+        while not api.service.cancelled_calls:  # noqa: ASYNC110 - the fake has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_the_router_is_shown_with_as_many_events_as_are_asked_for(api: Api) -> None:
+    everything = (await api.get("/v1/router")).json
+    assert [event["kind"] for event in everything["events"]] == ["pick", "breaker"]
+    assert [e["kind"] for e in (await api.get("/v1/router?events=1")).json["events"]] == ["breaker"]
+    only = (await api.get("/v1/router?kind=pick")).json["events"]
+    assert [event["kind"] for event in only] == ["pick"]
+    for wrong in ("kind=nix", "events=0", "events=1001", "more=1"):
+        assert (await api.get(f"/v1/router?{wrong}")).json["code"] == "invalid_parameter"
+
+
+async def test_metrics_are_plain_text_for_prometheus(api: Api) -> None:
+    answer = await api.get("/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert b"exchange_node_peers 1.0" in answer.body

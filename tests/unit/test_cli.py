@@ -699,7 +699,12 @@ def test_a_payload_that_is_no_json_is_wrong_usage(node: RunningNode, text: str) 
 
 def test_services_and_the_router_are_shown(node: RunningNode) -> None:
     lines = run("services").stdout.splitlines()
-    assert lines[1].split() == ["book", *"5 served, 2 refused as busy 0".split(), f"{ME},", PEER]
+    assert lines[1].split() == [
+        "book",
+        *["5", "served,", "2", "refused", "as", "busy", "0"],
+        f"{ME},",
+        PEER,
+    ]
     assert lines[2].split() == ["job_service", "-", "3", PEER]
     assert run_json("services")[1]["calls"]["outcomes"] == {"ok": 2, "busy": 1}
     text = run("router").stdout

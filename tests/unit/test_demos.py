@@ -274,3 +274,46 @@ def test_the_components_with_an_async_form_run_on_this_machines_clock(
     parts = json.loads(capsys.readouterr().out)["parts"]
     assert len(parts) == 3
     assert code == 0, parts
+
+
+# Routing
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_no_call_fails_among_slow_flaky_and_crashing_workers(seed: str) -> None:
+    found = figures("routing", "--seed", seed)
+    assert found["failed_calls"] == 0
+    assert found["round_robin"]["failed_calls"] > 20
+    assert found["attempts"] < found["round_robin"]["attempts"]
+    assert found["p99_ms"] < found["round_robin"]["p99_ms"]
+    workers = {row["worker"]: row for row in found["workers"]}
+    assert workers["slow"]["share_when_ill"] < 0.08  # a fifth is fair
+    assert workers["crashing"]["share_when_ill"] < 0.03
+    assert workers["slow"]["route_away_s"] <= 2.0
+    assert workers["crashing"]["route_away_s"] <= 2.0
+    for name in ("slow", "flaky", "crashing"):
+        assert workers[name]["route_back_s"] <= 8.0
+    assert sum(row["share"] for row in found["workers"]) == pytest.approx(1.0, abs=0.001)
+
+
+def test_routing_is_the_same_for_the_same_seed_and_tells_its_story(tmp_path: Path) -> None:
+    first, again = demo("routing", "--seed", "4"), demo("routing", "--seed", "4")
+    assert first.exit_code == 0
+    assert first.stdout == again.stdout
+    assert first.stdout != demo("routing", "--seed", "5").stdout
+    assert "'crashing' crashes in the middle of its work" in first.stdout
+    assert "each in turn:" in first.stdout
+    picture = tmp_path / "r.svg"
+    assert demo("routing", "--plot", str(picture)).exit_code == 0
+    assert (
+        len(ET.parse(picture).getroot().findall(f".//{SVG}polyline")) == 20
+    )  # each line and its legend
+
+
+def test_routing_among_real_processes_survives_the_kill_of_one() -> None:
+    found = figures("routing", "--real")
+    assert found["failed_calls"] == 0
+    assert found["calls"] > 500
+    workers = {row["worker"]: row for row in found["workers"]}
+    assert workers["crashing"]["share_when_ill"] < 0.02
+    assert workers["slow"]["share"] < 0.1

@@ -11,8 +11,8 @@ import pytest
 from virtual_mesh import VirtualMesh, identity
 
 from p2p import limits
-from p2p.errors import DeliveryError, RpcError, RpcTimeout
-from p2p.messages import Cancel, Request, Response, pack
+from p2p.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
+from p2p.messages import Cancel, Load, Request, Response, pack
 from p2p.router import MessageRouter, Received
 from p2p.rpc import Call, Rpc, RpcCore
 
@@ -496,3 +496,40 @@ async def test_a_handler_that_cancels_itself_is_an_error_and_not_silence(pair):
     with pytest.raises(RpcError) as failed:
         await pair.rpcs[0].call(pair.ids[1], "odd")
     assert failed.value.code == "internal"
+
+
+class TestLoadAndLinks:
+    def test_an_answer_carries_its_senders_load_and_busy_a_time_to_come_back(self, net):
+        load = Load(in_flight=3.0, latency=0.25, service=0.1, waited=0.05, served=0.2)
+        first = net.ask(0, 1, "slow")
+        second = net.ask(0, 1, "slow")
+        net.pass_time(0.1)
+        one, two = net.calls[1]
+        net.cores[1].respond(net.now, one, pack("it"), load)
+        net.cores[1].fail(net.now, two, "busy", "later", retry_after_s=0.0123)
+        net.collect()
+        net.pass_time(0.1)
+        results = net.results(0)
+        assert results[first].load == load
+        assert results[second].load is None
+        assert (results[second].error, results[second].retry_after) == ("busy", 13)
+
+    def test_a_response_without_load_is_written_as_before(self):
+        assert msgspec.msgpack.decode(pack(Response(5, body=b"x"))) == {"id": 5, "body": b"x"}
+
+    def test_a_request_that_needs_its_link_ends_with_the_link(self, net):
+        core = net.cores[0]
+        needs = core.request(net.now, net.ids[1], "slow", pack(None), 5.0, needs_link=True)
+        waits = core.request(net.now, net.ids[1], "slow", pack(None), 5.0)
+        relayed = core.request(net.now, net.ids[2], "slow", pack(None), 5.0, needs_link=True)
+        net.collect()
+        net.pass_time(0.1)
+        core.link_down(net.ids[2])  # it did not go over a link to that node
+        core.link_down(net.ids[1])
+        [(found, outcome)] = net.results(0).items()
+        assert found == needs
+        assert isinstance(outcome, LinkClosed)
+        assert core.open_requests == 2
+        net.pass_time(5.0)
+        assert set(net.results(0)) == {waits, relayed}
+        assert core.next_deadline() is None
