@@ -202,6 +202,11 @@ class Breaker:
         elif probe:
             self._open(now, "a probe failed")
 
+    def trip(self, now: float, reason: str) -> None:
+        """Open it for a reason that its own counts do not show; nothing if it is not closed."""
+        if self.closed:
+            self._open(now, reason)
+
     def slow_start(self, now: float) -> float:
         """Share of normal traffic that a peer should get, rising to 1 after the breaker closed."""
         if self.closed_at is None:

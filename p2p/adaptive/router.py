@@ -37,6 +37,9 @@ REFRESH = 0.02  # seconds that a cost is used without looking at the clock's eff
 TIE = 1.05  # costs this near to the lowest are as good: the least recently used is taken
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
+SHUNNED = (
+    1.0  # seconds: a peer that failed twice running and is not asked is the breaker's business
+)
 PROBE_SPACING = 100  # own picks between two probes: trying the sick costs at most so much ...
 PROBE_WAIT = 8.0  # ... but a caller that sends little waits no longer than this many seconds
 LONGEST_SHARE = (
@@ -157,6 +160,8 @@ class Router(Generic[P]):
                 peer = self._add(now, p)
             if peer.stale_at <= now:
                 self._refresh(now, peer)
+                if peer.metrics.row > 1:
+                    self._shunned(now, peer)
             cost = peer.cost
             if cost <= limit:
                 near.append(peer)
@@ -224,6 +229,13 @@ class Router(Generic[P]):
                 self._tell(now, "pick", peer.peer, "probe of a peer that failed", {})
             return peer.peer  # type: ignore[return-value]
         return None
+
+    def _shunned(self, now: float, peer: _Peer) -> None:
+        """A peer that failed and is too dear to be asked again would stay so until its failures are
+        forgotten. The breaker knows when to try it and what to make of the answer."""
+        metrics, breaker = peer.metrics, peer.breaker
+        if breaker.closed and not metrics.sends and now - metrics.failed_at > SHUNNED:
+            breaker.trip(now, f"{metrics.row} failures in a row, and nobody asked since")
 
     def _shift(self, now: float, peer: _Peer) -> float:
         """How others' hints stretch (to 1.5) or shorten (to 0.5) the wait for a probe."""

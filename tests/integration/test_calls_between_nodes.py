@@ -304,7 +304,8 @@ def test_a_node_that_has_no_experience_still_calls_who_is_slandered_and_alone(no
 
 
 def test_what_a_service_refuses_reaches_the_caller_and_busy_is_said_honestly(nodes: Nodes) -> None:
-    network = Network(nodes.start("caller", **FAST))
+    # Without further attempts: the last of them could run out of time instead of being refused.
+    network = Network(nodes.start("caller", **FAST, CLIENT_MAX_RETRIES="0"))
     add_worker(nodes, network, "w", "--concurrency", "1")
     offered(network)
     with pytest.raises(ApiError) as caught:

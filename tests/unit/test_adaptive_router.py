@@ -451,3 +451,31 @@ def test_weights_that_make_no_sense_are_refused():
 def test_the_breaker_of_the_toolkit_is_usable_alone():
     b = Breaker(rng=random.Random(1))
     assert b.allows(0.0)
+
+
+def test_a_peer_that_failed_twice_and_is_shunned_is_probed_and_comes_back() -> None:
+    router: Router[str] = Router(rng=random.Random(1))
+    now = 0.0
+
+    def call(outcome: str = "ok") -> str:
+        nonlocal now
+        peer = router.pick(now, ["good", "bad"])
+        router.on_send(now, peer)
+        now += 0.01
+        router.on_result(now, peer, 0.01, outcome if peer == "bad" else "ok")  # type: ignore[arg-type]
+        return peer
+
+    for _ in range(50):
+        call()
+    for _ in range(2):  # too few for the breaker, too dear for the router
+        router.on_send(now, "bad")
+        router.on_result(now + 1.0, "bad", 1.0, "timeout")
+    assert router.breaker_state(now + 1.0, "bad") is State.CLOSED
+    now += 1.0
+    since = now
+    while (
+        "bad" not in [call() for _ in range(20)]
+        or router.breaker_state(now, "bad") is not State.CLOSED
+    ):
+        assert now - since < 6.0
+    assert [call() for _ in range(400)].count("bad") > 50
