@@ -54,6 +54,7 @@ MAX_PAYLOAD: Final = limits.MAX_FRAME - 1024  # the rest of an envelope is far s
 MAX_TYPE_LENGTH: Final = 64
 BROADCAST_HOPS: Final = 255  # counted to here and no further: duplicates end a broadcast, not hops
 CONTROL: Final = frozenset({"ihave", "graft", "prune"})
+FLUSH_FIRST: Final = 16  # messages that had to wait and go out when their recipient comes back
 FLUSH_BYTES: Final = limits.OUTBOX_HIGH_WATER  # queued messages handed to a link at once
 
 
@@ -164,6 +165,7 @@ class MessageRouter:
         self._flushing: dict[
             str, float
         ] = {}  # recipients with a way and more than one flush to send
+        self._flush_allowed: dict[str, int] = {}  # of those: messages the next time
         # Each takes the message (None) or says why it cannot. A further way is a further line here.
         self._ways: list[tuple[Way, Callable[[float, _ToSend], str | None]]] = [
             (Way.DIRECT, self._send_direct),
@@ -216,6 +218,7 @@ class MessageRouter:
 
     def link_down(self, now: float, peer: str) -> None:
         """The link to `peer` is gone, and the routes through it."""
+        self._flush_allowed.pop(peer, None)
         if self._bad.pop(peer, None) is not None:
             self.gossip.link_down(now, peer)
             self.routes.forget_link(peer)
@@ -327,19 +330,23 @@ class MessageRouter:
         )
 
     def _flush_waiting(self, now: float, to: str) -> None:
-        """Send what waits for `to`, a bounded part at a time so that the link's outbox takes it."""
+        """Send what waits for `to`: a few messages first, twice as many each time, and never more at
+        once than the link's outbox takes. A peer that comes back is warmed up, not flooded."""
         self._flushing.pop(to, None)
-        sent = 0
+        allowed = self._flush_allowed.pop(to, FLUSH_FIRST)
+        count = size = 0
         while (waiting := self.waiting.peek(to)) is not None:
-            if sent >= FLUSH_BYTES:
+            if count >= allowed or size >= FLUSH_BYTES:
                 self._flushing[to] = now + self._flush_interval
+                self._flush_allowed[to] = 2 * allowed
                 return
             message = _ToSend(to, waiting.type, waiting.payload, None)
             ways = (attempt for way, attempt in self._ways if way is not Way.QUEUED)
             if not any(attempt(now, message) is None for attempt in ways):
                 return
             self.waiting.drop_first(to)
-            sent += len(waiting.payload)
+            count += 1
+            size += len(waiting.payload)
 
     # Receiving
 

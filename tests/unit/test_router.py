@@ -242,6 +242,24 @@ class TestWaysToOneNode:
         assert MAX_PAYLOAD < max(sizes) <= limits.MAX_FRAME
 
 
+def test_a_peer_that_comes_back_to_two_thousand_messages_is_warmed_up_and_not_flooded():
+    router = make()
+    for number in range(2000):
+        assert router.send(0.0, node(1), NOTE, pack(number), queue_for=30.0) is Way.QUEUED
+    now, steps, got = 1.0, [], []
+    router.link_up(now, node(1))
+    while len(got) < 2000:
+        sent = [o.envelope.payload for o in router.take_outgoing() if o.envelope.type == NOTE]
+        if sent:
+            steps.append(len(sent))
+            got += sent
+        assert now < 3.0
+        now += 0.05
+        router.tick(now)
+    assert steps == [16, 32, 64, 128, 256, 512, 992]
+    assert [bytes(payload) for payload in got] == [pack(number) for number in range(2000)]
+
+
 class TestRelaying:
     def relay(self) -> MessageRouter:
         """Node 0, linked to 1, 2 and 3."""
