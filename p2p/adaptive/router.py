@@ -37,9 +37,8 @@ REFRESH = 0.02  # seconds that a cost is used without looking at the clock's eff
 TIE = 1.05  # costs this near to the lowest are as good: the least recently used is taken
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
-SHUNNED = (
-    1.0  # seconds: a peer that failed twice running and is not asked is the breaker's business
-)
+# Seconds: a peer that did not answer twice running and is not asked is the breaker's business.
+SHUNNED = 1.0
 PROBE_SPACING = 100  # own picks between two probes: trying the sick costs at most so much ...
 PROBE_WAIT = 8.0  # ... but a caller that sends little waits no longer than this many seconds
 LONGEST_SHARE = (
@@ -231,10 +230,15 @@ class Router(Generic[P]):
         return None
 
     def _shunned(self, now: float, peer: _Peer) -> None:
-        """A peer that failed and is too dear to be asked again would stay so until its failures are
-        forgotten. The breaker knows when to try it and what to make of the answer."""
+        """A peer that timed out is too dear to be asked again until that is forgotten, which takes five
+        times as long as for an error. The breaker knows when to try it and what to make of it."""
         metrics, breaker = peer.metrics, peer.breaker
-        if breaker.closed and not metrics.sends and now - metrics.failed_at > SHUNNED:
+        if (
+            breaker.closed
+            and not metrics.sends
+            and now - metrics.failed_at > SHUNNED
+            and metrics.hanging > metrics.failing
+        ):
             breaker.trip(now, f"{metrics.row} failures in a row, and nobody asked since")
 
     def _shift(self, now: float, peer: _Peer) -> float:
