@@ -119,6 +119,16 @@ class Load:
         pairs = zip(list(self.times), list(self.results), strict=False)
         return Counter(result.node for at, result in pairs if at >= since)
 
+    def report(self, what: str, node: str, ill: float, well: float) -> None:
+        """Prints the caller's errors, when the node was last heard of while ill, and when again (`-s`)."""
+        heard = [
+            at for at, result in zip(self.times, self.results, strict=False) if result.node == node
+        ]
+        away = max((at - ill for at in heard if ill <= at < well), default=0.0)
+        back = min((at - well for at in heard if at >= well), default=float("nan"))
+        calls = f"{len(self.results)} calls, {len(self.errors)} failed"
+        print(f"{what}: {calls}; away after {away:.2f} s, back after {back:.2f} s")
+
     def stop(self) -> None:
         self._stop.set()
         for work in self._work:
@@ -203,7 +213,9 @@ def test_a_worker_killed_mid_call_is_not_noticed_by_callers(nodes: Nodes) -> Non
         eventually(lambda: len(running.results) > 300)
         away = running.shares(killed + 1.0)
         victim.restart()
+        restarted = time.monotonic()
         eventually(lambda: running.shares(time.monotonic() - 1.0)[victim.node_id] > 5)
+    running.report("kill -9", victim.node_id, killed, restarted)
     assert running.errors == []
     assert away[victim.node_id] == 0
     assert len(away) == 2
@@ -219,7 +231,9 @@ def test_a_stopped_worker_costs_callers_no_call_and_comes_back(nodes: Nodes) -> 
         time.sleep(3.0)
         away = running.shares(stopped + 1.0)
         victim.send_signal(signal.SIGCONT)
+        resumed = time.monotonic()
         eventually(lambda: running.shares(time.monotonic() - 1.0)[victim.node_id] > 5)
+    running.report("SIGSTOP", victim.node_id, stopped, resumed)
     assert running.errors == []
     assert away[victim.node_id] == 0
     assert sum(away.values()) > 50
