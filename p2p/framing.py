@@ -51,11 +51,6 @@ class FrameDecoder:
         self._view = memoryview(self._buffer)
 
     @property
-    def buffered(self) -> int:
-        """Bytes received and not yet taken."""
-        return self._end - self._start
-
-    @property
     def capacity(self) -> int:
         """Bytes of memory held."""
         return len(self._buffer)

@@ -162,10 +162,6 @@ class Gossip(Generic[Item]):
 
     # Payloads
 
-    def first_via(self, key: bytes) -> str | None:
-        """The link that brought this id first ("" for an own broadcast), None for a new id."""
-        return self.seen.get(key)
-
     def add(self, now: float, key: bytes, item: Item, size: int, via: str = "") -> None:
         """Take a new, valid broadcast: push it on, remember it. `via` is empty for an own one."""
         self.seen.add(now, key, via)

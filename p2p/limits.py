@@ -58,7 +58,6 @@ ROUTE_TTL: Final = 30.0  # a learned way to a node is believed for this long
 ROUTES_MAX: Final = 10_000  # nodes that a way is remembered to; keys are free to make
 QUEUE_MAX_BYTES: Final = 16 * 1024 * 1024  # over all recipients
 QUEUE_MAX_PER_PEER: Final = 2000  # messages
-QUEUE_TTL: Final = 60.0  # default time that a queued message waits
 
 # RPC
 RPC_TIMEOUT: Final = 5.0

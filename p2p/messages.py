@@ -163,9 +163,6 @@ class Codec:
             name: msgspec.msgpack.Decoder(kind) for name, kind in self.payloads.items()
         }
 
-    def knows(self, message_type: str) -> bool:
-        return message_type in self.payloads
-
     def payload(self, message_type: str, raw: bytes | msgspec.Raw) -> Any:
         """The typed payload of an envelope.
 

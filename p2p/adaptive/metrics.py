@@ -19,7 +19,6 @@ AVERAGE = 0.3  # weight of a new sample in avg_latency_ms, as in the learning gu
 BASE = 12.0
 LATENCY_MEMORY = 4.0  # seconds until a latency without new samples has mostly become the pool's
 SERVICE_MEMORY = 6.0  # the same for the service time
-GAP = 2.0  # after a silence of this length a sample counts for most of what is known
 LOAD_MEMORY = 7.5  # and for the work of others, in service times: queues change that fast
 LOAD_SHORTEST, LOAD_LONGEST = 0.02, 2.0  # in seconds, whatever the service time
 FAILURE_MEMORY, FAILURE_CALLS = 2.0, 150.0  # seconds, and own calls: the longer of the two ...
