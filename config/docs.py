@@ -43,8 +43,6 @@ def settings_page() -> str:
     parts = [_INTRODUCTION]
     for section in SECTIONS:
         parts.append(f"\n## {section.title}\n\n")
-        if section.reserved:
-            parts.append("Read and checked, but not used yet in this version.\n\n")
         parts.append("| variable | default | value | meaning |\n|---|---|---|---|\n")
         parts += [_row(SCHEMA[key]) for key in section.model_fields]
     return "".join(parts)
@@ -66,8 +64,7 @@ def env_example() -> str:
         "# you change. The environment and the command line win over .env. More: docs/settings.md",
     ]
     for section in SECTIONS:
-        unused = " (not used yet in this version)" if section.reserved else ""
-        lines += ["", f"# --- {section.title}{unused} ---"]
+        lines += ["", f"# --- {section.title} ---"]
         for key in section.model_fields:
             info = SCHEMA[key]
             comment = f"{info.description} Takes {info.expected}."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -229,13 +229,43 @@ class HostPorts(Kind):
 
 
 @dataclass(frozen=True)
-class Url(Kind):
-    """An http or https address. It cannot carry credentials; a wrong one is shown without them."""
+class Ipv4(Kind):
+    """An IPv4 address of one machine, or nothing."""
 
-    expected = "an address such as http://127.0.0.1:30001, without user name or query"
+    empty_ok = True
+    expected = "an IPv4 address such as 192.0.2.7, or nothing"
 
     def parse(self, raw: Any) -> str:
-        text = str(raw).strip()
+        if not isinstance(raw, str):
+            raise ValueError
+        text = raw.strip()
+        if text:
+            try:
+                address = IPv4Address(text)
+            except ValueError:
+                raise ValueError from None
+            if address.is_unspecified or address.is_multicast:
+                raise ValueError
+        return text
+
+
+@dataclass(frozen=True)
+class Urls(Kind):
+    """One or more http or https addresses, in order of preference; a repeated one counts once. They
+    cannot carry credentials; wrong ones are shown without them."""
+
+    expected = "an address such as http://127.0.0.1:30001, without user name or query, or several with commas"
+
+    def parse(self, raw: Any) -> tuple[str, ...]:
+        items = [raw] if isinstance(raw, str) else raw
+        if not isinstance(items, list | tuple):
+            raise ValueError
+        texts = [text for item in items for part in str(item).split(",") if (text := part.strip())]
+        if not texts:
+            raise ValueError
+        return tuple(dict.fromkeys(self._one(text) for text in texts))
+
+    def _one(self, text: str) -> str:
         try:
             parts = urlsplit(text)
             usable = parts.scheme in ("http", "https") and bool(_host(parts.hostname or ""))
@@ -246,8 +276,13 @@ class Url(Kind):
             raise ValueError
         return text.rstrip("/")
 
+    def text(self, value: Any) -> str:
+        return ",".join(value)
+
     def shown(self, raw: Any) -> str:
-        text = re.sub(r"^([A-Za-z]+:/+)?.*@", r"\1***@", str(raw), flags=re.DOTALL)
+        text = ",".join(str(item) for item in raw) if isinstance(raw, list | tuple) else str(raw)
+        # Over the whole text, not each address: a password may contain a comma.
+        text = re.sub(r"^([A-Za-z]+:/+)?.*@", r"\1***@", text, flags=re.DOTALL)
         return super().shown(re.sub(r"[?#].*", "?***", text, flags=re.DOTALL))
 
 

@@ -55,6 +55,19 @@ class SettingView(SettingInfo):
     origin: str  # "default", "file PATH", ".env PATH", "environment", "command line --flag"
 
 
+# What does nothing when a switch is off.
+_UNUSED: Final = {
+    "DISCOVERY_GRENACHE=false": (
+        "GRAPE_URL",
+        "GRAPE_EMBEDDED",
+        "GRENACHE_HOST",
+        "GRENACHE_PORT",
+        "GRENACHE_SERVICES",
+    ),
+    "P2P_ENABLED=false": ("P2P_HOST", "P2P_PORT"),
+}
+
+
 def load(
     cli: Mapping[str, object] = MappingProxyType({}),
     *,
@@ -178,12 +191,10 @@ def _advice(settings: Settings, origins: Mapping[str, Origin]) -> list[str]:
         advice.append(
             f"P2P_SECURITY=off ({origins['p2p_security']}): links are neither encrypted nor authenticated"
         )
-    # Only those that differ, so that a .env with all the defaults written out stays quiet.
-    unused = [
-        info.name
-        for key, info in SCHEMA.items()
-        if info.reserved and getattr(settings, key) != Settings.model_fields[key].default
-    ]
-    if unused:
-        advice.append(f"set, but not used yet in this version: {', '.join(unused)}")
+    for off, names in _UNUSED.items():
+        key, _, value = off.lower().partition("=")
+        if KINDS[key].text(getattr(settings, key)) == value:
+            given = [name for name in names if origins[name.lower()] != DEFAULT]
+            if given:
+                advice.append(f"{', '.join(given)}: not used, because of {off}")
     return advice

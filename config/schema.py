@@ -26,7 +26,6 @@ class SettingInfo:
     expected: str
     unit: str  # "ms" or ""
     default: str  # as it would be written in the environment
-    reserved: bool  # read and checked, but not used yet in this version
 
 
 def _kind(section: type[Section], key: str) -> Kind:
@@ -46,7 +45,6 @@ def _info(section: type[Section], key: str) -> SettingInfo:
         expected=kind.expected,
         unit=kind.unit,
         default=kind.text(default),
-        reserved=section.reserved,
     )
 
 

@@ -1,7 +1,7 @@
 """The schema: every setting with its type, range, default and meaning.
 
 A setting's variable is its field's name in capitals. The sections are classes of their own so that code
-can ask for no more than it needs, and so that a section that nothing uses yet can say so (`reserved`).
+can ask for no more than it needs.
 Variables of the original design documents keep their names, units and defaults; durations are whole
 milliseconds, with a property in seconds (`..._s`) beside each.
 """
@@ -23,9 +23,10 @@ from config.kinds import (
     Host,
     HostPort,
     HostPorts,
+    Ipv4,
     Name,
     Switch,
-    Url,
+    Urls,
     Whole,
 )
 
@@ -47,7 +48,6 @@ class Section(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     title: ClassVar[str]
-    reserved: ClassVar[bool] = False  # read and checked, but not used yet in this version
 
     @classmethod
     def settings_customise_sources(
@@ -80,6 +80,14 @@ class NodeSection(Section):
     presence_lease_ms: Annotated[int, Whole(1000, 600_000, unit="ms")] = Field(
         default=9000,
         description="How long other nodes go on showing this node's orders after they last heard of it.",
+    )
+    market_trades_kept: Annotated[int, Whole(1000, 100_000_000)] = Field(
+        default=500_000,
+        description="Public trades of each market that are kept for history queries.",
+    )
+    market_candles_kept: Annotated[int, Whole(1000, 100_000_000)] = Field(
+        default=50_000,
+        description="Candles of each market and length that are kept for history queries.",
     )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Choice(("debug", "info", "warning", "error"))
@@ -118,7 +126,8 @@ class PeerSection(Section):
 
     p2p_enabled: Annotated[bool, Switch()] = Field(
         default=True,
-        description="Direct links between nodes; this version cannot run without them.",
+        description="Direct TCP links between nodes; `false` carries everything over Grenache instead, "
+        "which needs a Grape (GRAPE_URL or GRAPE_EMBEDDED).",
     )
     p2p_port: Annotated[int, PORT] = Field(
         default=3000,
@@ -153,10 +162,12 @@ class PeerSection(Section):
 
     @field_validator("p2p_enabled")
     @classmethod
-    def _links_are_needed(cls, value: bool) -> bool:
-        if not value:
+    def _some_way_to_peers(cls, value: bool, info: ValidationInfo) -> bool:
+        # A wrong discovery_grenache is missing from info.data and has its own line.
+        if not value and not info.data.get("discovery_grenache", True):
             raise PydanticCustomError(
-                REFUSED, "expected true, because running on Grenache alone is not in this version"
+                REFUSED,
+                "expected true, because DISCOVERY_GRENACHE=false leaves no other way to other nodes",
             )
         return value
 
@@ -179,7 +190,9 @@ class DiscoverySection(Section):
         default=True, description="Tell linked peers of each other and learn peers from them."
     )
     bootstrap_peers: Annotated[tuple[HostPort, ...], HostPorts()] = Field(
-        default=(), description="Nodes to link to at the start, each as HOST:PORT."
+        default=(),
+        description="Nodes to link to at the start, each as HOST:PORT; without direct links the port is their "
+        "GRENACHE_PORT.",
     )
 
 
@@ -216,27 +229,82 @@ class ApiSection(Section):
 
 class GrenacheSection(Section):
     title = "Grenache"
-    reserved = True
 
     discovery_grenache: Annotated[bool, Switch()] = Field(
         default=True,
         description="Announce this node and find others through a Grape, when one answers.",
     )
-    grape_url: Annotated[str, Url()] = Field(
-        default="http://127.0.0.1:30001", description="Address of the Grape's HTTP API."
+    grape_url: Annotated[tuple[str, ...], Urls()] = Field(
+        default=("http://127.0.0.1:30001",),
+        description="HTTP API of the Grape to use, or of several; a Grape announces the address that it "
+        "has itself, so one of them should run on this machine.",
     )
-    grape_dht_port: Annotated[int, PORT] = Field(
-        default=20001, description="UDP port of a Grape's DHT that is started here."
+    grenache_host: Annotated[str, Host()] = Field(
+        default="0.0.0.0", description="Address to listen on for Grenache requests of other nodes."
+    )
+    grenache_port: Annotated[int, PORT] = Field(
+        default=3100,
+        description="TCP port for Grenache requests of other nodes, opened once a Grape has answered, at the "
+        "start if there are no direct links; 0 lets the system choose, and the default gives way to a free "
+        "port when it is in use.",
+    )
+    grenache_services: Annotated[bool, Switch()] = Field(
+        default=False,
+        description="Let every Grenache program that reaches GRENACHE_PORT call the services of this node, "
+        "and look for services that no node offers among Grenache workers.",
+    )
+    grenache_announce_interval: Annotated[int, Whole(1000, 600_000, unit="ms")] = Field(
+        default=30_000,
+        description="Time between announcements of this node at the Grape, whose entries fade after about "
+        "two minutes.",
+    )
+
+    @property
+    def grenache_announce_interval_s(self) -> float:
+        return self.grenache_announce_interval / 1000
+
+
+class GrapeSection(Section):
+    title = "Own Grape"
+
+    grape_embedded: Annotated[bool, Switch()] = Field(
+        default=False,
+        description="Run a Grape inside this node; the node uses it, and GRAPE_URL only if that is set too.",
+    )
+    grape_host: Annotated[str, Host()] = Field(
+        default="0.0.0.0", description="Address of the DHT's UDP socket."
+    )
+    grape_dht_port: Annotated[int, PORT] = Field(default=20001, description="UDP port of the DHT.")
+    grape_api_host: Annotated[str, Host()] = Field(
+        default="127.0.0.1",
+        description="Address of the Grape's HTTP API, which whoever reaches it may use.",
     )
     grape_api_port: Annotated[int, PORT] = Field(
-        default=30001, description="TCP port of a Grape's HTTP API that is started here."
+        default=30001, description="TCP port of the Grape's HTTP API."
     )
     grape_bootstrap: Annotated[tuple[HostPort, ...], HostPorts()] = Field(
-        default=(), description="DHT nodes that a Grape started here joins, each as HOST:PORT."
+        default=(), description="DHT nodes to join, each as HOST:PORT; one that is up is enough."
     )
     grape_concurrency: Annotated[int, Whole(1, 1024)] = Field(
-        default=32, description="DHT queries that a Grape has under way at once."
+        default=32, description="DHT queries under way at once for one lookup."
     )
+    grape_peer_max_age: Annotated[int, Whole(1000, 86_400_000, unit="ms")] = Field(
+        default=120_000, description="How long an announcement is kept after it was last made."
+    )
+    grape_public_host: Annotated[str, Ipv4()] = Field(
+        default="",
+        description="IPv4 address under which this Grape records its own announcements; empty for the one "
+        "that others see.",
+    )
+    grape_bep42: Annotated[bool, Switch()] = Field(
+        default=False,
+        description="Derive the DHT node id from the address, and ask it of others outside private "
+        "networks (BEP 42), which real Grapes do not follow.",
+    )
+
+    @property
+    def grape_peer_max_age_s(self) -> float:
+        return self.grape_peer_max_age / 1000
 
 
 class WorkerSection(Section):
@@ -365,6 +433,7 @@ class Settings(
     DiscoverySection,
     ApiSection,
     GrenacheSection,
+    GrapeSection,
     WorkerSection,
     RetrySection,
     MetricsSection,
@@ -387,6 +456,7 @@ SECTIONS: Final[tuple[type[Section], ...]] = (
     DiscoverySection,
     ApiSection,
     GrenacheSection,
+    GrapeSection,
     WorkerSection,
     RetrySection,
     MetricsSection,

@@ -57,6 +57,8 @@ class Core:
         self.epoch_us = epoch_us
         self.warn = warn
         self.stale: str | None = None  # why this node must not write its feeds any more
+        self.listening = False  # after a restart: whether it must not write them yet
+        self.forgotten = range(0)  # takes of this node that the journal knows nothing of, if any
         self.owners = Owners(keys.node_id)
         self.feeds: dict[tuple[str, str], Feed] = {}
         self.markets: dict[str, Market] = {}
@@ -69,6 +71,11 @@ class Core:
         self.fills: list[Fill] = []
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
+
+    @property
+    def writes(self) -> bool:
+        """Whether this node may write its feeds and settle anything."""
+        return self.stale is None and not self.listening
 
     def us(self, now: float) -> int:
         """The wall clock at `now`, in microseconds since the epoch."""

@@ -42,7 +42,6 @@ from exchange.settlement import Maker, Taker, result_of
 
 REFUSED_HOLD = 5.0  # seconds: an order whose owner refuses for a reason its feed will not show
 RECENT_ORDERS = 10_000  # finished orders kept in memory, for answers and for client ids
-MAX_DECISIONS = 10_000  # for one taker that never says what it knows: then it is not answered
 
 
 class Desk:
@@ -58,10 +57,14 @@ class Desk:
         self._recent: OrderedDict[int, Order] = OrderedDict()
         self._client_ids: dict[str, int] = {}
 
-    def restore(self, past: Recovered) -> None:
+    def restore(self, now: float, past: Recovered) -> None:
         """Go on with what the journal holds; the feeds are rebuilt already."""
         self._next_order = past.meta.get("next_order", 1)
-        self._next_take = past.meta.get("next_take", 1)
+        stored = past.meta.get("next_take", 1)
+        # No number twice, also when this is an old copy of the journal: more than a take a
+        # microsecond would be needed to get ahead of the clock.
+        self._next_take = max(stored, self._core.us(now))
+        self._core.forgotten = range(stored, self._next_take)
         for order in past.orders:
             if order.client_id is not None:
                 self._client_ids[order.client_id] = order.number
@@ -153,8 +156,7 @@ class Desk:
                         f"client id {client_id!r} belongs to order {earlier.number}, which is different",
                     )
                 return earlier
-        if self._core.stale is not None:
-            raise Refused("stale_data", self._core.stale)
+        self._check_writes()
         time = max(self._core.us(now), market.last_time + 1)
         market.last_time = time
         order = Order(self._next_order, market_key, side, price, quantity, time, client_id)
@@ -185,19 +187,26 @@ class Desk:
                 "order_done",
                 f"order {number} is being cancelled; {order.pending} lots wait for another node's answer",
             )
-        if self._core.stale is not None:
-            raise Refused("stale_data", self._core.stale)
+        self._check_writes()
         order.cancelled = True
         for take in self._taker.of_order(number):
             self._taker.void(now, take.take)
         self._publish(order)
         return order
 
+    def _check_writes(self) -> None:
+        if self._core.stale is not None:
+            raise Refused("stale_data", self._core.stale)
+        if self._core.listening:
+            raise Refused(
+                "starting", "this node has just started and is still finding others: try again"
+            )
+
     # Matching
 
     def _continue(self, now: float, order: Order) -> None:
         """Fill what is free as far as the book goes; then rest (limit) or end (market) the remainder."""
-        if order.free and self._core.stale is None:
+        if order.free and self._core.writes:
             self._take_liquidity(now, order, only_earlier=False)
         if order.price is None and order.free and not order.pending:
             order.cancelled = True  # nothing left to trade with
@@ -225,7 +234,7 @@ class Desk:
     def uncross(self, now: float, market: Market) -> None:
         """Own resting orders that cross earlier orders of others take them."""
         crossed: list[Order] = []
-        if self._core.stale is not None:
+        if not self._core.writes:
             return
         for side in (BUY, SELL):
             best = market.book.best(-side)
@@ -360,7 +369,7 @@ class Desk:
         """Append to the own feed of a market and show it in the own book."""
         market.writer.append(event)
         if isinstance(event, Filled):
-            self._core.add_trade(market, Trade(self._core.node_id, event))
+            self._core.add_trade(market, Trade(self._core.node_id, event, market.writer.number))
         market.refresh(self._core.node_id, event.order)
 
     # Taking from other owners
@@ -434,13 +443,13 @@ class Desk:
             and len(taker) <= 64
         ):
             return False  # what no feed and no journal could hold
-        if self._maker.stale(taker, ask.take):
+        if self._maker.stale(taker, ask.take) or not self._maker.answers(taker):
             return True
         if self._maker.forget(taker, ask.below):
             self._core.records.append(DropDecisions(taker, ask.below))
         decision = self._maker.decided(taker, ask.take)
         if decision is None:
-            if self._maker.undisclosed(taker) >= MAX_DECISIONS:
+            if not self._maker.decides(taker):
                 return True
             decision = self._decide(now, taker, ask)
             self._maker.record(decision)

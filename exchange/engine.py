@@ -17,6 +17,7 @@ from exchange.desk import Desk
 from exchange.events import Batch, Filled
 from exchange.feed import Feed
 from exchange.follower import Follower
+from exchange.listening import LISTEN, LISTEN_MAX, LISTEN_STRANGER, Listening
 from exchange.market import Market
 from exchange.messages import (
     MESSAGES,
@@ -50,9 +51,12 @@ class Engine:
         rng: random.Random,
         recovered: Recovered | None = None,
         lease_ms: int = 9000,
+        listen_max: float = LISTEN_MAX,
         warn: Callable[[str], None] = lambda text: None,
         now: float = 0.0,
     ) -> None:
+        """`recovered` is what the journal holds: with it the node was here before, and listens for at
+        most `listen_max` seconds before it writes its feeds (see `exchange.listening`)."""
         past = recovered or Recovered()
         # After a return to an old copy of the journal the wall clock still makes it later than what
         # the others have heard.
@@ -73,7 +77,13 @@ class Engine:
         self._replicator = self._follower.replicator
         self.unknown_markets: dict[str, str] = {}  # market -> a node that trades it
         self._follower.restore(past)
-        self._desk.restore(past)
+        self._desk.restore(now, past)
+        knows_others = any(stored.owner != keys.node_id for stored in past.feeds)
+        self._listening = Listening(
+            grace=LISTEN if knows_others else LISTEN_STRANGER, longest=listen_max
+        )
+        self._core.listening = bool(past.meta)
+        self._when_writing: list[Callable[[], None]] = []
 
     # State that readers see
 
@@ -94,6 +104,20 @@ class Engine:
     def stale(self) -> str | None:
         """Why this node must not write its feeds any more; None when all is well."""
         return self._core.stale
+
+    @property
+    def listening(self) -> bool:
+        """Whether this node does not write its feeds yet. Orders and cancels are refused with the
+        code `starting`."""
+        return self._core.listening
+
+    def when_writing(self, call: Callable[[], None]) -> None:
+        """`call` once when this node is done with listening: now, or out of a later `receive` or
+        `tick`."""
+        if self._core.listening:
+            self._when_writing.append(call)
+        else:
+            call()
 
     @property
     def open_orders(self) -> list[Order]:
@@ -136,9 +160,27 @@ class Engine:
     # Commands
 
     def resume(self, now: float) -> None:
-        """Call once after the start: unfinished market orders end, limit orders look at the book."""
+        """Call once after the start. As soon as the own feeds may be written, unfinished market orders
+        end and limit orders look at the book."""
         self._follower.resume(now)
-        self._desk.resume(now)
+        self._listening.begin(now)
+        if self._core.listening:
+            self._stop_listening(now)
+        else:
+            self._desk.resume(now)
+
+    def _stop_listening(self, now: float) -> None:
+        """Go on with the own orders, if it is time."""
+        core = self._core
+        doubt = self._replicator.wants_of(core.node_id)
+        if core.stale is None and not self._listening.over(now, doubt=doubt):
+            return
+        core.listening = False
+        if core.stale is None:
+            self._desk.resume(now)
+        calls, self._when_writing = self._when_writing, []
+        for call in calls:
+            call()
 
     def submit(
         self,
@@ -173,16 +215,28 @@ class Engine:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return False
+        valid = self._take_in(now, message, origin, via)
+        if self._core.listening:
+            self._stop_listening(now)
+        return valid
+
+    def _take_in(self, now: float, message: msgspec.Struct, origin: str, via: str) -> bool:
         if isinstance(message, Batch):
             return self._follower.on_batch(now, message, via)
         if isinstance(message, Presence):
             return self._on_presence(now, message, via)
+        if self._core.listening and isinstance(message, (Take, TakeResult)):
+            return True  # it comes again
         if isinstance(message, Take):
             return self._desk.on_take(now, origin, message)
         if isinstance(message, TakeResult):
             return self._desk.on_result(now, origin, message)
         if isinstance(message, Digest):
             self._replicator.on_digest(now, origin, message)
+            if self._core.listening:
+                own = [head for head in self._replicator.heads() if head.owner == self.node_id]
+                same = message.summary == self._replicator.summary()
+                self._listening.heard(origin, message, own, same=same)
         elif isinstance(message, FeedRequest):
             self._replicator.on_request(origin, message)
         elif isinstance(message, FeedPart):
@@ -192,11 +246,13 @@ class Engine:
     def neighbour_up(self, now: float, node: str) -> None:
         """A link to `node` is there."""
         self._replicator.neighbour_up(now, node)
+        self._listening.neighbour_up(node)
         self._desk.hurry(now, node)
         self._leases.hurry(now, 0.0)
 
     def neighbour_down(self, now: float, node: str) -> None:
         self._replicator.neighbour_down(node)
+        self._listening.neighbour_down(node)
 
     # Presence and time
 
@@ -231,6 +287,8 @@ class Engine:
 
     def tick(self, now: float) -> None:
         """Whatever time brings. Call a few times a second."""
+        if self._core.listening:
+            self._stop_listening(now)
         for owner in self._leases.expire(now):
             self._owner_changed(now, owner)
         self._replicator.tick(now)
@@ -243,7 +301,6 @@ class Engine:
     def drain(self, now: float) -> Drained:
         """Records to make durable, then messages to send."""
         core = self._core
-        self._desk.send_due(now)
         levels: list[tuple[str, int, int]] = []
         for market in core.markets.values():
             for batch in market.writer.flush() if core.stale is None else []:
@@ -256,6 +313,8 @@ class Engine:
         if self._leases.renewal_due(now) and core.stale is None:
             core.messages.append(Broadcast("presence", pack(self._presence(now))))
         core.messages.extend(self._replicator.take_outgoing())
+        if not core.listening:
+            self._desk.send_due(now)  # after the digest that lets a restarted maker decide again
         copies = [msgspec.structs.replace(order) for order in core.orders.values()]
         core.records.extend(PutOrder(copy) for copy in copies)
         core.records.extend(PutMeta(name, value) for name, value in core.meta.items())

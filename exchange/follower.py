@@ -47,8 +47,8 @@ class Follower:
                 market.replicas[stored.owner] = Replica(feed, core.keys, core.network)
             for batch in stored.batches:
                 trades.setdefault(market.key, []).extend(
-                    Trade(stored.owner, event)
-                    for event in batch.events
+                    Trade(stored.owner, event, batch.first + index)
+                    for index, event in enumerate(batch.events)
                     if isinstance(event, Filled)
                 )
         for key, found in trades.items():
@@ -119,12 +119,14 @@ class Follower:
         feed = replica.feed
         for batch in applied:
             self._core.records.append(PutBatch(feed.owner, batch))
-            for event in batch.events:
+            for number, event in enumerate(batch.events, batch.first):
                 if isinstance(event, Opened):
                     self._saw_time(now, market, event.time)
                     market.forget(feed.owner, event.order)
                 elif isinstance(event, Filled):
-                    self._core.add_trade(market, Trade(feed.owner, event))
+                    self._core.add_trade(market, Trade(feed.owner, event, number))
+                    if event.taker == self._core.node_id:
+                        self._check_remembered(feed.owner, event)
                 if not isinstance(event, Checkpoint):
                     market.refresh(feed.owner, event.order)
         self._core.save_snapshot(feed)
@@ -133,6 +135,18 @@ class Follower:
             market.drop_holds(now, feed.owner)
             if market.book.crossed:
                 self._uncross(now, market)
+
+    def _check_remembered(self, owner: str, event: Filled) -> None:
+        """A trade that this node took: warn, once, if its journal has never heard of it. Nothing more
+        than that, for anybody can write such an event."""
+        core = self._core
+        if event.take in core.forgotten:
+            core.forgotten = range(0)
+            core.warn(
+                f"node {owner} says that this node took {event.quantity} lots from its order "
+                f"{event.order}, of which this data directory knows nothing: it is an old copy and "
+                "its fills are incomplete, or that node lies"
+            )
 
     def _saw_time(self, now: float, market: Market, time: int) -> None:
         """Own orders come after every order seen, unless its owner's clock is absurdly far ahead."""

@@ -58,10 +58,11 @@ class Hold:
 
 @dataclass(slots=True, frozen=True)
 class Trade:
-    """A public trade: a `Filled` event in the feed of its maker."""
+    """A public trade: a `Filled` event in the feed of its maker, and its number there."""
 
     maker: str
     event: Filled
+    number: int
 
 
 @dataclass(slots=True)

@@ -8,34 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from exchange.claims import Bringers, FeedName, Standings
 from exchange.events import Batch, Checkpoint
 from exchange.feed import MAX_PAGES, Feed, pages_hash
 from exchange.messages import Digest, FeedPart, FeedRequest, Head, pack
 from exchange.ports import Send
 
 GRACE = 0.3  # seconds: a broadcast may still be on its way
-REQUEST_TIMEOUT = 2.0  # of a node that has not shown that it takes longer
-REQUEST_TIMEOUT_MAX = 30.0
 DIGEST_INTERVAL = 5.0
 PART_BYTES = 256 * 1024
 MAX_HEADS = 4096  # in one digest
 MAX_ACTIVE = 32  # requests under way at once
 MAX_CLAIMS = 10_000  # feeds that others may make us think of
+MAX_NAME = 80  # characters of a market's name
 
-FeedName = tuple[str, str]  # owner, market
+STRANGERS = ""  # all nodes that are no neighbours: keys are free to make, so they share one share
 
 
 @dataclass(slots=True)
 class _Want:
     """A feed of which somebody holds more than we do."""
 
+    bringer: str  # who claimed it first, as `Replicator._claimant` has it
+    ask_at: float
     claims: dict[str, int] = field(default_factory=dict)  # node -> number it claims to hold
-    ask_at: float = 0.0
     asked: str = ""
     asked_at: float = 0.0
+    on_word_of: str = ""  # the claimant because of whom it was asked
     after: int = 0  # what was held when it was asked
     tried: list[str] = field(default_factory=list)
     page: int = 0  # next snapshot page to ask for
@@ -59,7 +62,8 @@ class Replicator:
         self._rng = rng
         self._neighbours: dict[str, None] = {}
         self._wants: dict[FeedName, _Want] = {}
-        self._timeouts: dict[str, float] = {}  # node -> seconds: a long way takes longer
+        self._bringers = Bringers()
+        self._standings = Standings(MAX_ACTIVE)
         self._next_digest = 0.0
         self._out: list[Send] = []
 
@@ -99,10 +103,13 @@ class Replicator:
         return digest.digest()[:16]
 
     def _send_heads(self, node: str, *, answer: bool) -> None:
-        # All heads that fit; where there are more, a random part each time.
+        # All heads that fit; where there are more, the neighbour's own, which it may be waiting for
+        # (exchange.listening), and a random part of the rest each time.
         heads = self.heads()
         if len(heads) > MAX_HEADS:
-            heads = self._rng.sample(heads, MAX_HEADS)
+            theirs = [head for head in heads if head.owner == node][:MAX_HEADS]
+            rest = [head for head in heads if head.owner != node]
+            heads = theirs + self._rng.sample(rest, MAX_HEADS - len(theirs))
         self._out.append(Send(node, "digest", pack(Digest(self.summary(), heads, answer))))
 
     def on_digest(self, now: float, node: str, digest: Digest) -> None:
@@ -146,9 +153,14 @@ class Replicator:
             return
         want = self._wants.get((owner, market))
         if want is None:
+            bringer = self._claimant(node)
             if len(self._wants) >= MAX_CLAIMS:
-                return
-            want = self._wants[owner, market] = _Want(ask_at=now + grace)
+                other = self._bringers.in_favour_of(bringer)
+                if other is None:
+                    return
+                self._drop(other)
+            want = self._wants[owner, market] = _Want(bringer, now + grace)
+            self._bringers.add(bringer, (owner, market))
         want.claims[node] = max(number, want.claims.get(node, 0))
         if not want.asked:
             want.ask_at = min(want.ask_at, now + grace)
@@ -160,11 +172,29 @@ class Replicator:
             return
         want.claims = {node: n for node, n in want.claims.items() if n > number}
         if not want.claims:
-            del self._wants[owner, market]
+            if want.asked:
+                self._helped(now, want)
+            self._drop((owner, market))
+
+    def wants_of(self, owner: str) -> bool:
+        """Whether somebody claims to hold more of one of this owner's feeds."""
+        return any(name[0] == owner for name in self._wants)
 
     def forget(self, owner: str, market: str) -> None:
         """Stop wanting more of a feed."""
-        self._wants.pop((owner, market), None)
+        if (owner, market) in self._wants:
+            self._drop((owner, market))
+
+    def _drop(self, name: FeedName) -> None:
+        self._bringers.remove(self._wants.pop(name).bringer, name)
+
+    def _claimant(self, node: str) -> str:
+        """Under what name a node's claims are judged."""
+        return node if node in self._neighbours else STRANGERS
+
+    def _helped(self, now: float, want: _Want) -> None:
+        self._standings.answered(want.asked, now - want.asked_at)
+        self._standings.helped(want.on_word_of)
 
     def tick(self, now: float) -> None:
         if now >= self._next_digest:
@@ -172,40 +202,49 @@ class Replicator:
             if self._neighbours:
                 node = self._rng.choice(list(self._neighbours))
                 self._out.append(Send(node, "digest", pack(Digest(self.summary()))))
-        active = sum(1 for want in self._wants.values() if want.asked)
-        for (owner, market), want in list(self._wants.items()):
-            if now < want.ask_at:
+        active = Counter(want.on_word_of for want in self._wants.values() if want.asked)
+        full: set[str] = (
+            set()
+        )  # claimants whose share is used up: they may claim thousands of feeds
+        for name, want in list(self._wants.items()):
+            if now < want.ask_at or self._wants.get(name) is not want:
                 continue
             if want.asked:  # no answer in time
-                active -= 1
-                if len(self._timeouts) < MAX_CLAIMS or want.asked in self._timeouts:
-                    self._timeouts[want.asked] = min(
-                        2 * self._timeouts.get(want.asked, REQUEST_TIMEOUT), REQUEST_TIMEOUT_MAX
-                    )
+                active[want.on_word_of] -= 1
+                full.discard(want.on_word_of)
+                self._standings.silent(want.asked, want.ask_at - want.asked_at)
+                self._standings.failed(want.on_word_of, want.asked_at, now)
                 want.asked = ""
-            if active >= MAX_ACTIVE:
+            if active.total() >= MAX_ACTIVE or (want.bringer in full and len(want.claims) == 1):
                 continue
-            if self._ask(now, owner, market, want):
-                active += 1
+            if self._ask(now, name, want, active):
+                active[want.on_word_of] += 1
+            elif active[want.bringer] >= self._standings.share(want.bringer):
+                full.add(want.bringer)
 
-    def _ask(self, now: float, owner: str, market: str, want: _Want) -> bool:
+    def _ask(self, now: float, name: FeedName, want: _Want, active: Counter[str]) -> bool:
+        owner, market = name
         nodes = [n for n in (*want.claims, owner) if n not in want.tried and n != self._node_id]
         if not nodes:
             # Everybody was tried. Who really holds it says so again with the next digest or presence.
-            del self._wants[owner, market]
+            self._drop(name)
             return False
-        near = [n for n in nodes if n in self._neighbours]
-        node = (near or nodes)[0]
-        want.tried.append(node)
-        self._request(now, node, owner, market, want)
-        return True
+        nodes.sort(key=lambda node: node not in self._neighbours)
+        for node in nodes:
+            word = self._claimant(node) if node in want.claims else want.on_word_of or want.bringer
+            if active[word] < self._standings.share(word):
+                want.tried.append(node)
+                want.on_word_of = word
+                self._request(now, node, owner, market, want)
+                return True
+        return False
 
     def _request(self, now: float, node: str, owner: str, market: str, want: _Want) -> None:
         if want.asked != node:
             want.checkpoint, want.page, want.pages = None, 0, []
         want.asked = node
         want.asked_at = now
-        want.ask_at = now + self._timeouts.get(node, REQUEST_TIMEOUT)
+        want.ask_at = now + self._standings.timeout(node)
         feed = self._feeds.get((owner, market))
         want.after = feed.number if feed else 0
         request = FeedRequest(owner, market, want.after, want.page)
@@ -215,9 +254,16 @@ class Replicator:
 
     def on_request(self, node: str, request: FeedRequest) -> None:
         feed = self._feeds.get((request.owner, request.market))
-        # Also of an owner at fault: what is held here is half of the proof.
-        if feed is None or request.after < 0 or request.page < 0:
+        if request.after < 0 or request.page < 0 or len(request.market) > MAX_NAME:
             return
+        if feed is None:
+            # Presence came through this node, so it is thought to hold the feed. Silence would cost
+            # the other a timeout.
+            if len(request.owner) == len(self._node_id):
+                part = FeedPart(request.owner, request.market, 0)
+                self._out.append(Send(node, "feed", pack(part)))
+            return
+        # Also of an owner at fault: what is held here is half of the proof.
         if request.after < feed.base and feed.snapshot is not None:
             pages = feed.snapshot.pages
             if request.page >= len(pages):
@@ -245,15 +291,12 @@ class Replicator:
         want = self._wants.get((part.owner, part.market))
         if want is None or want.asked != node:
             return None
-        if node in self._timeouts:
-            took = 2 * (now - want.asked_at)
-            if took > REQUEST_TIMEOUT:
-                self._timeouts[node] = min(took, REQUEST_TIMEOUT_MAX)
-            else:
-                del self._timeouts[node]
         if part.checkpoint is not None and part.checkpoint.last > want.after:
             return self._on_page(now, node, part, part.checkpoint, want)
         feed = self._feeds.get((part.owner, part.market))
+        brought = feed is not None and want.after < feed.number
+        if brought:
+            self._helped(now, want)
         if feed is not None and want.after < feed.number < part.number:
             want.tried = []
             self._request(now, node, part.owner, part.market, want)
@@ -261,8 +304,11 @@ class Replicator:
             want.asked = ""
             want.claims.pop(node, None)
             want.ask_at = now
-            if not want.claims:
-                del self._wants[part.owner, part.market]
+            if not brought:
+                self._standings.answered(node, now - want.asked_at)
+            # Who does not hold the feed at all has only passed on that there is more: ask the owner.
+            if not want.claims and part.number > 0:
+                self._drop((part.owner, part.market))
         return None
 
     def _on_page(
@@ -281,6 +327,7 @@ class Replicator:
         ):
             want.checkpoint, want.page, want.pages = None, 0, []
             return None  # a moved or a false snapshot: asked again, of another, after the timeout
+        self._helped(now, want)
         want.pages.append(part.orders)
         want.page += 1
         if want.page < len(part.pages):

@@ -16,6 +16,10 @@ from exchange.records import Decision, PendingTake
 
 ASK_AGAIN = 0.5  # seconds after the first ask, doubling
 ASK_AGAIN_MAX = 5.0
+MAX_DECISIONS = 10_000  # kept for one taker that never says what it knows: then it is not answered
+MAX_DECISIONS_ALL = 100_000  # kept for all takers; beyond, a taker gets only
+FEW_DECISIONS = 4
+MAX_TAKERS = 50_000  # ever answered: what they know must be remembered for good
 PATIENCE = 10.0  # after so long without an answer the take is asked to be void if undecided
 
 
@@ -136,11 +140,12 @@ class Maker:
     def __init__(self) -> None:
         self._decisions: dict[str, dict[int, Decision]] = {}
         self._marks: dict[str, int] = {}
+        self._kept = 0  # decisions
 
     def restore(self, decisions: list[Decision], marks: dict[str, int]) -> None:
         self._marks.update(marks)
         for decision in decisions:
-            self._decisions.setdefault(decision.taker, {})[decision.take] = decision
+            self.record(decision)
 
     def forget(self, taker: str, below: int) -> bool:
         """The taker knows every outcome below; True if that is news."""
@@ -149,8 +154,12 @@ class Maker:
         self._marks[taker] = below
         decisions = self._decisions.get(taker)
         if decisions:
-            for number in [n for n in decisions if n < below]:
+            known = [n for n in decisions if n < below]
+            for number in known:
                 del decisions[number]
+            self._kept -= len(known)
+            if not decisions:
+                del self._decisions[taker]
         return True
 
     def stale(self, taker: str, take: int) -> bool:
@@ -160,12 +169,19 @@ class Maker:
     def decided(self, taker: str, take: int) -> Decision | None:
         return self._decisions.get(taker, {}).get(take)
 
-    def undisclosed(self, taker: str) -> int:
-        """How many decisions are kept for this taker."""
-        return len(self._decisions.get(taker, ()))
+    def answers(self, taker: str) -> bool:
+        """Whether this taker is answered at all: strangers are not when there are too many."""
+        return taker in self._marks or len(self._marks) < MAX_TAKERS
+
+    def decides(self, taker: str) -> bool:
+        """Whether one more decision can be kept for this taker. None of another taker's can be dropped
+        for it: a late copy of a take is answered as the take was."""
+        most = MAX_DECISIONS if self._kept < MAX_DECISIONS_ALL else FEW_DECISIONS
+        return len(self._decisions.get(taker, ())) < most
 
     def record(self, decision: Decision) -> None:
         self._decisions.setdefault(decision.taker, {})[decision.take] = decision
+        self._kept += 1
 
 
 def result_of(decision: Decision) -> TakeResult:

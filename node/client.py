@@ -28,6 +28,7 @@ from node.views import (
     BookView,
     CallRequest,
     CallView,
+    CandleView,
     FillView,
     MarketView,
     OrderRequest,
@@ -240,9 +241,48 @@ class ExchangeClient:
         """Own fills, newest first."""
         return await self._call(list[FillView], "GET", "/v1/fills", market=market, limit=limit)
 
-    async def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
-        """Public trades seen by the node, newest first."""
-        return await self._call(list[TradeView], "GET", "/v1/trades", market=market, limit=limit)
+    async def trades(
+        self,
+        *,
+        market: str | None = None,
+        start: str | int | None = None,
+        end: str | int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[TradeView]:
+        """Public trades seen by the node; `start` and `end` are ISO 8601 or milliseconds."""
+        return await self._call(
+            list[TradeView],
+            "GET",
+            "/v1/trades",
+            market=market,
+            start=start,
+            end=end,
+            limit=limit,
+            sort="desc" if newest_first else "asc",
+        )
+
+    async def candles(
+        self,
+        market: str,
+        timeframe: str = "1m",
+        *,
+        start: str | int | None = None,
+        end: str | int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[CandleView]:
+        """Candles that begin from `start` to `end`, which are ISO 8601 or milliseconds."""
+        return await self._call(
+            list[CandleView],
+            "GET",
+            f"/v1/candles/{quote(market, safe='')}",
+            timeframe=timeframe,
+            start=start,
+            end=end,
+            limit=limit,
+            sort="desc" if newest_first else "asc",
+        )
 
     async def book(self, market: str, *, depth: int = 25) -> BookView:
         return await self._call(BookView, "GET", f"/v1/book/{quote(market, safe='')}", depth=depth)

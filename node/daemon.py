@@ -11,19 +11,22 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from config import Loaded, Settings
+from exchange.history import History, HistoryError
 from exchange.instruments import Instruments, InstrumentsFileError
 from exchange.journal import Journal, JournalError
 from node import VERSION
+from node.grapes import PortTaken
 from node.node import Node
 from node.offers import OFFERS
+from node.ports import wanted_ports
+from node.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.views import StatusView
 from p2p.faults import Faults
 from p2p.hostport import format_host_port
 from p2p.identity import Identity
@@ -31,17 +34,10 @@ from p2p.serving import Handler
 
 log = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED = 0, 4
-PORT_FALLBACKS = 20  # consecutive ports tried when the default one is taken and none was asked for
-
-
-class StartError(Exception):
-    """The node cannot start. The text says what is wrong and what to do."""
-
 
 def run(loaded: Loaded) -> int:
     """Run a node until SIGTERM or Ctrl-C; returns the exit code."""
-    ports = _ports(loaded.settings.p2p_port, loaded.is_default("p2p_port"))
+    ports = wanted_ports(loaded.settings.p2p_port, loaded.is_default("p2p_port"))
     return _run(loaded, ports, lambda node: None)
 
 
@@ -50,9 +46,9 @@ def run_worker(
 ) -> int:
     """As `run`, for a node that also serves `handler` as WORKER_SERVICE_NAME."""
     settings: Settings = loaded.settings
-    ports = _ports(settings.p2p_port, loaded.is_default("p2p_port"))
+    ports = wanted_ports(settings.p2p_port, loaded.is_default("p2p_port"))
     if loaded.is_default("p2p_port"):
-        ports = _ports(settings.worker_port, loaded.is_default("worker_port"))
+        ports = wanted_ports(settings.worker_port, loaded.is_default("worker_port"))
 
     def prepare(node: Node) -> None:
         name = settings.worker_service_name
@@ -70,20 +66,11 @@ def _run(loaded: Loaded, p2p_ports: Sequence[int], prepare: Callable[[Node], Non
     for warning in loaded.warnings:
         print(f"exchange-node: warning: {warning}", file=sys.stderr)
     try:
-        with ExitStack() as stack, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(loaded, stack, p2p_ports, prepare))
     except StartError as error:
         print(f"exchange-node: {error}", file=sys.stderr)
         return EXIT_FAILED
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _serve(
@@ -95,7 +82,7 @@ async def _serve(
         stack,
         prepare=prepare,
         p2p_ports=p2p_ports,
-        api_ports=_ports(settings.api_port, loaded.is_default("api_port")),
+        api_ports=wanted_ports(settings.api_port, loaded.is_default("api_port")),
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -151,8 +138,14 @@ async def start_node(
         )
         journal = Journal(settings.journal_path, sync=settings.journal_sync, owner=identity.node_id)
         stack.callback(journal.close)
-        node = Node(settings, identity, instruments, journal)
-    except (OSError, ValueError, JournalError, InstrumentsFileError) as error:
+        history = History(
+            settings.data_dir / "market.sqlite3",
+            trades_kept=settings.market_trades_kept,
+            candles_kept=settings.market_candles_kept,
+        )
+        stack.callback(history.close)
+        node = Node(settings, identity, instruments, journal, history)
+    except (OSError, ValueError, JournalError, HistoryError, InstrumentsFileError) as error:
         raise StartError(f"cannot use the data directory {data_dir}: {error}") from error
     prepare(node)
     await _bind(node, settings, p2p_ports, api_ports)
@@ -166,7 +159,11 @@ async def _bind(
 ) -> None:
     try:
         await node.listen_to_peers(p2p_ports)
+    except PortTaken as error:
+        await node.abort()
+        raise StartError(str(error)) from error
     except OSError as error:
+        await node.abort()
         raise StartError(_bind_text("peers", "P2P", settings.p2p_host, p2p_ports, error)) from error
     try:
         await node.listen_to_clients(api_ports)
@@ -185,11 +182,6 @@ def _bind_text(what: str, prefix: str, host: str, ports: Sequence[int], error: O
             f"--{prefix.lower()}-port, or leave it out for a free one"
         )
     return f"cannot listen for {what} at {where}: {error.strerror or error} ({prefix}_HOST, {prefix}_PORT)"
-
-
-def _ports(port: int, is_default: bool) -> list[int]:
-    """What to try: a port that was asked for is the only one."""
-    return [port, *range(port + 1, port + PORT_FALLBACKS), 0] if is_default else [port]
 
 
 def _lock(path: Path, stack: ExitStack) -> None:
@@ -215,12 +207,11 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 def _write_runtime(path: Path, node: Node) -> None:
     """Where client commands find this node."""
-    host, port = node.overlay.address
     data = {
         "api_url": node.api.url,
         "node_id": node.node_id,
         "pid": os.getpid(),
-        "p2p_address": format_host_port(host, port),
+        "p2p_address": node.peer_address,
     }
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
@@ -238,6 +229,7 @@ def banner(node: Node, settings: Settings) -> str:
         "persisted": "remembered peers",
         "bootstrap": f"bootstrap ({len(settings.bootstrap_peers)})",
         "mdns": "mDNS on the local network",
+        "grape": "Grenache",
         "exchange": "peer exchange",
     }
     discovery = ", ".join(
@@ -250,9 +242,10 @@ def banner(node: Node, settings: Settings) -> str:
     lines = [
         f"exchange-node {VERSION}",
         f"  node       {node.node_id}",
-        f"  peers      {status.p2p_address} ({security}, network {settings.p2p_network})",
+        f"  peers      {status.p2p_address or 'no direct links'} ({security}, network {settings.p2p_network})",
         f"  clients    {status.api_url} (API documents at /docs)",
         f"  discovery  {discovery or 'none: only nodes that dial this one'}",
+        *_grenache_lines(node, status),
         *([f"  serves     {', '.join(extra)}"] if extra else []),
         f"  data       {settings.data_dir}",
         "Try, in another terminal:",
@@ -264,36 +257,14 @@ def banner(node: Node, settings: Settings) -> str:
     return "\n".join(lines)
 
 
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
-
-
-def configure_logging(settings: Settings) -> None:
-    """Log to standard error, in the format and from the level of the settings."""
-    handler = logging.StreamHandler(sys.stderr)
-    if settings.log_format == "json":
-        handler.setFormatter(_JsonFormatter())
-    else:
-        formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        formatter.converter = time.gmtime
-        formatter.default_msec_format = "%s.%03dZ"
-        formatter.default_time_format = "%H:%M:%S"
-        handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
-    level = settings.log_level.upper()
-    for room in ("node", "p2p", "exchange"):
-        logging.getLogger(room).setLevel(level)
-    if level == "ERROR":
-        root.setLevel(level)
+def _grenache_lines(node: Node, status: StatusView) -> list[str]:
+    """What to know of Grenache, if it was asked for."""
+    if node.grapes is None or status.grenache is None or not node.grapes.asked_for:
+        return []
+    own = status.grenache.own
+    if own is None:
+        return [f"  grapes     {node.grapes.where}"]
+    return [
+        f"  grape      DHT {own.dht_address} (UDP), API {own.api_url}; others join with",
+        f"             --grape-bootstrap HOST:{own.dht_address.rpartition(':')[2]}",
+    ]

@@ -25,8 +25,9 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
 from config import Settings
-from node.daemon import StartError, start_node
+from node.daemon import start_node
 from node.node import Node
+from node.process import StartError
 from p2p.errors import CallError, HandlerError, NoProvider, ServiceBusy
 from p2p.serving import current_request
 

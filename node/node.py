@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from config import Settings
 from exchange.core import Drained
 from exchange.engine import MESSAGES, Engine
+from exchange.history import History
 from exchange.instruments import Instruments
 from exchange.journal import Journal
 from exchange.ports import Send
 from node import VERSION
 from node.api.server import ApiServer
 from node.committer import Committer
+from node.grapes import Grapes
 from node.keys import NodeKeys
+from node.market_data import MarketData
 from node.metrics import exposition
-from node.offers import public_offers
+from node.offers import OFFERS, public_offers
+from node.outside import Outside
+from node.ports import first_free
 from node.routing import call_service, mesh_settings, router_view, service_views
 from node.service import BUY, SELL, TradingService, iso, side_word
 from node.views import (
     CallRequest,
     CallView,
     DiscoveryView,
+    GrenacheView,
+    Mode,
     PeerView,
     PingView,
     RouterView,
@@ -39,10 +45,19 @@ from node.views import (
 )
 from p2p import mesh as p2p_mesh
 from p2p import serving
-from p2p.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
+from p2p.calls import CallResult
+from p2p.errors import (
+    Code,
+    ConnectFailed,
+    HandshakeRefused,
+    NoProvider,
+    P2PError,
+    RpcError,
+)
 from p2p.faults import Faults
-from p2p.hostport import parse_host_port
+from p2p.hostport import format_host_port, parse_host_port
 from p2p.identity import Identity, is_node_id
+from p2p.link import Link
 from p2p.mesh import ServiceMesh
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers import Peer
@@ -79,6 +94,7 @@ class Node(TradingService):
         identity: Identity,
         instruments: Instruments,
         journal: Journal,
+        history: History,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
@@ -98,10 +114,21 @@ class Node(TradingService):
             now=now,
         )
         committer = Committer(engine, journal, self._release)
-        super().__init__(engine, instruments, journal, committer, self._loop.time)
+        market_data = MarketData(
+            instruments, engine.markets, history, lambda: engine.us(self._loop.time())
+        )
+        market_data.restore(recovered)
+        if history.replaced is not None:
+            self._warn(
+                f"the market history {history.path} could not be used ({history.replaced}): it is "
+                "begun anew"
+            )
+        super().__init__(engine, instruments, journal, committer, self._loop.time, market_data)
+        self.grapes = Grapes(settings) if settings.discovery_grenache else None
         self.overlay = Overlay(
             identity,
             OverlaySettings(
+                direct=settings.p2p_enabled,
                 host=settings.p2p_host,
                 network=settings.p2p_network,
                 secure=settings.p2p_security == "tls",
@@ -114,6 +141,7 @@ class Node(TradingService):
                 exchange=settings.discovery_exchange,
                 payloads={**MESSAGES, **p2p_mesh.MESSAGES},
             ),
+            grenache=None if self.grapes is None else self.grapes.way,
             on_neighbour=self._on_neighbour,
         )
         for message_type in MESSAGES:
@@ -125,6 +153,9 @@ class Node(TradingService):
             mesh_settings(settings),
             incarnation=recovered.meta.get("incarnation", 0) + 1,
         )
+        self._outside: Outside | None = None
+        if self.grapes is not None and settings.grenache_services:
+            self._outside = Outside(self.mesh.server)
         for name, handler in public_offers(self).items():
             self.serve(name, handler, idempotent=True)
         self.api = ApiServer(self)
@@ -136,13 +167,21 @@ class Node(TradingService):
         return self._engine.node_id
 
     async def listen_to_peers(self, ports: Sequence[int]) -> None:
-        """Join the network, listening on the first of `ports` that is free.
+        """Join the network, listening for direct links on the first of `ports` that is free.
 
         Raises:
             OSError: none is.
+            PortTaken: the Grape inside, or Grenache requests, cannot have theirs.
         """
-        await _first_free(ports, self.overlay.listen)
+        if self.grapes is not None:
+            await self.grapes.start()
+            if self._outside is not None:
+                self._outside.start(self.grapes.directory)
+        if self._settings.p2p_enabled:
+            await first_free(ports, self.overlay.listen)
         await self.overlay.start()
+        if self.grapes is not None and not self._settings.p2p_enabled:
+            await self.grapes.listen()  # at once, not when a Grape answers: there is no other way
         self._engine.resume(self._loop.time())
 
     async def listen_to_clients(self, ports: Sequence[int]) -> None:
@@ -151,7 +190,7 @@ class Node(TradingService):
         Raises:
             OSError: none is.
         """
-        await _first_free(ports, lambda port: self.api.start(self._settings.api_host, port))
+        await first_free(ports, lambda port: self.api.start(self._settings.api_host, port))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Trade until `stop`, then leave in order: clients, presence, journal, peers.
@@ -160,7 +199,8 @@ class Node(TradingService):
             ExceptionGroup: a part failed; with `JournalError` the disk did.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._committer.run(), name="committer")
+            committer = group.create_task(self._committer.run(), name="committer")
+            group.create_task(self.market_data.run(), name="market history")
             ticker = group.create_task(self._tick(), name="engine timers")
             services = group.create_task(self.mesh.run(), name="services")
             await stop.wait()
@@ -172,15 +212,23 @@ class Node(TradingService):
             ticker.cancel()
             self._engine.leave(self._loop.time())
             self._committer.stop()
+            await committer
+            self.market_data.stop()  # with what the last drain told
+        await self._leave_network()
+
+    async def _leave_network(self) -> None:
         await self.overlay.stop()
+        if self._outside is not None:
+            await self._outside.close()
+        if self.grapes is not None:
+            await self.grapes.stop()
         await self.mesh.close()
 
     async def abort(self) -> None:
         """After `run` failed: close what is open, promise nothing."""
         self.hub.close()
         await self.api.stop()
-        await self.overlay.stop()
-        await self.mesh.close()
+        await self._leave_network()
 
     async def _drain_services(self) -> None:
         """Let what is being served end, while nothing new is asked for any more."""
@@ -252,12 +300,16 @@ class Node(TradingService):
         """
         self.mesh.server.serve(name, handler, workers=workers, faults=faults)
         self.mesh.directory.offer(name)
+        if self._outside is not None and self.grapes is not None and name not in OFFERS:
+            self.grapes.way.offer(name, self._outside.handler(name))
         if idempotent:
             self.mesh.caller.mark_idempotent(name)
 
     def withdraw(self, name: str) -> None:
         """Offer the service no longer."""
         self.mesh.directory.withdraw(name)
+        if self.grapes is not None:
+            self.grapes.way.withdraw(name)
         self.mesh.server.remove(name)
 
     async def call(
@@ -276,7 +328,7 @@ class Node(TradingService):
             HandlerError: the service refused, with its own code and message.
             CallError: there is no result; the kind of error says why.
         """
-        return await self.mesh.caller.call(
+        result = await self.ask(
             service,
             payload,
             timeout=timeout,
@@ -284,13 +336,45 @@ class Node(TradingService):
             idempotency_id=idempotency_id,
             to=to,
         )
+        return result.value
+
+    async def ask(
+        self,
+        service: str,
+        payload: object = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        idempotency_id: str = "",
+        to: str | None = None,
+    ) -> CallResult:
+        """As `call`, with the details. What no node offers is looked for among Grenache workers, if
+        GRENACHE_SERVICES is on."""
+        try:
+            return await self.mesh.caller.ask(
+                service,
+                payload,
+                timeout=timeout,
+                idempotent=idempotent,
+                idempotency_id=idempotency_id,
+                to=to,
+            )
+        except NoProvider:
+            if self._outside is None:
+                raise
+        return await self._outside.ask(
+            service,
+            payload,
+            timeout=self._settings.client_request_timeout_s if timeout is None else timeout,
+            idempotent=bool(idempotent) or bool(idempotency_id),
+        )
 
     def services(self) -> list[ServiceView]:
         return service_views(self.mesh)
 
     async def call_service(self, service: str, request: CallRequest) -> CallView:
         to = None if request.node is None else self._full_id(request.node, own=True)
-        return await call_service(self.mesh, service, request, to)
+        return await call_service(self.ask, service, request, to)
 
     def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
         return router_view(
@@ -345,7 +429,7 @@ class Node(TradingService):
 
     async def ping(self, node_id: str) -> PingView:
         full = self._full_id(node_id)
-        direct = full in self.overlay.peers.links
+        link = self.overlay.peers.links.get(full)
         before = self._loop.time()
         try:
             answer = await self.overlay.rpc.call(
@@ -357,7 +441,7 @@ class Node(TradingService):
             raise ServiceError(502, "unreachable", str(error)) from error
         return PingView(
             node_id=full,
-            way="direct" if direct else "relayed",
+            way=_way(link),
             rtt_ms=round((self._loop.time() - before) * 1000, 3),
             version=answer.get("version", ""),
         )
@@ -397,6 +481,7 @@ class Node(TradingService):
             direction=peer.direction,
             source=peer.source,
             encrypted=info.encrypted if info else None,
+            carrier=info.carrier if info else None,
             version=peer.capabilities.version if peer.capabilities else None,
             capabilities=peer.capabilities.supported_protocols if peer.capabilities else [],
             last_seen=_iso(peer.last_seen),
@@ -415,17 +500,18 @@ class Node(TradingService):
     def status(self) -> StatusView:
         settings = self._settings
         engine = self._engine
-        host, port = self.overlay.address
         links = self.overlay.peers.links
         return StatusView(
             node_id=engine.node_id,
             version=VERSION,
             network=settings.p2p_network,
+            mode=self._mode(),
             security=settings.p2p_security,
             uptime_s=round(self._loop.time() - self._started, 1),
             data_dir=str(settings.data_dir),
-            p2p_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            p2p_address=self.peer_address,
             api_url=self.api.url,
+            grenache=self._grenache_view(),
             discovery=self._discovery_views(),
             peers_connected=len(links),
             peers_known=self.overlay.peers.known_addresses,
@@ -436,8 +522,29 @@ class Node(TradingService):
             feeds=sum(1 for feed in engine.feeds.values() if feed.number),
             feeds_behind=engine.feeds_behind,
             services=self.mesh.directory.own,
-            warnings=[*self._warnings, *self._faults(), *self._disagreements()],
+            warnings=[
+                *self._warnings,
+                *([] if self.grapes is None else self.grapes.warnings()),
+                *self._faults(),
+                *self._disagreements(),
+            ],
         )
+
+    @property
+    def peer_address(self) -> str | None:
+        """Where direct links are accepted, as HOST:PORT; None without them."""
+        return format_host_port(*self.overlay.address) if self._settings.p2p_enabled else None
+
+    def _mode(self) -> Mode:
+        if not self._settings.p2p_enabled:
+            return "grenache"
+        return "hybrid" if self._settings.discovery_grenache else "p2p"
+
+    def _grenache_view(self) -> GrenacheView | None:
+        if self.grapes is None:
+            return None
+        links = self.overlay.peers.links.values()
+        return self.grapes.view(sum(link.peer.carrier == "grenache" for link in links))
 
     def _discovery_views(self) -> list[DiscoveryView]:
         views = [
@@ -446,9 +553,10 @@ class Node(TradingService):
         ]
         for name, on in (
             ("mdns", self._settings.discovery_mdns),
+            ("grape", self._settings.discovery_grenache),
             ("exchange", self._settings.discovery_exchange),
         ):
-            if not on:
+            if not on and self._settings.p2p_enabled:
                 views.append(DiscoveryView(name=name, state="off", detail="switched off", found=0))
         return views
 
@@ -474,15 +582,10 @@ class Node(TradingService):
         return texts
 
 
-async def _first_free(ports: Sequence[int], listen: Callable[[int], Awaitable[object]]) -> None:
-    for port in ports:
-        try:
-            await listen(port)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or port == ports[-1]:
-                raise
-        else:
-            return
+def _way(link: Link | None) -> Literal["direct", "grenache", "relayed"]:
+    if link is None:
+        return "relayed"
+    return "grenache" if link.peer.carrier == "grenache" else "direct"
 
 
 def _iso(seconds: float | None) -> str | None:

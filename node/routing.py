@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from node.views import (
     ServingView,
 )
 from p2p.adaptive import BreakerSettings, Explained, HintSettings, PeerMetrics, Weights
-from p2p.calls import CallFigures, CallSettings
+from p2p.calls import CallFigures, CallResult, CallSettings
 from p2p.choosing import ChoosingSettings, Noted
 from p2p.errors import (
     CallError,
@@ -171,9 +171,11 @@ def router_view(
     )
 
 
-async def call_service(
-    mesh: ServiceMesh, service: str, request: CallRequest, to: str | None
-) -> CallView:
+Ask = Callable[..., Awaitable[CallResult]]
+"""As `node.node.Node.ask`."""
+
+
+async def call_service(ask: Ask, service: str, request: CallRequest, to: str | None) -> CallView:
     """A call on behalf of the API. `to`: the full id of the node that is to be asked.
 
     Raises:
@@ -186,7 +188,7 @@ async def call_service(
             raise ServiceError(400, "bad_call", f"timeout_ms is from 1 to {most}")
         timeout = request.timeout_ms / 1000
     try:
-        result = await mesh.caller.ask(
+        result = await ask(
             service,
             request.payload,
             timeout=timeout,

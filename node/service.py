@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Literal
 
+from exchange.candles import LATEST, TIMEFRAMES, Candle, TradeRecord
 from exchange.core import Drained, Refused
 from exchange.engine import Engine
 from exchange.instruments import Instrument, Instruments, UnknownInstrument
 from exchange.journal import Journal
-from exchange.market import Market, Trade
+from exchange.market import Market
 from exchange.records import Fill, Order
 from node.committer import Committer
 from node.hub import Hub
+from node.market_data import MarketData, record_of
 from node.views import (
     BookReset,
     BookView,
+    CandleView,
     FillView,
     LevelChange,
     LevelView,
@@ -47,7 +51,8 @@ _STATUS_OF = {
 
 
 def iso(us: int) -> str:
-    """Microseconds since the epoch as ISO 8601 in UTC with milliseconds."""
+    """Microseconds since the epoch as ISO 8601 in UTC with milliseconds; no later than year 9999."""
+    us = min(us, LATEST)  # others sign what they like
     time = datetime.fromtimestamp(us // 1_000_000, UTC)
     return f"{time:%Y-%m-%dT%H:%M:%S}.{us // 1000 % 1000:03d}Z"
 
@@ -66,13 +71,17 @@ class TradingService:
         journal: Journal,
         committer: Committer,
         clock: Callable[[], float],
+        market_data: MarketData,
     ) -> None:
+        self.market_data = market_data
         self._engine = engine
         self._instruments = instruments
         self._by_key = {instrument.key: instrument for instrument in instruments}
         self._journal = journal
         self._committer = committer
         self._clock = clock
+        self._writing = asyncio.Event()
+        engine.when_writing(self._writing.set)
         self.hub = Hub()
         self.fill_count = 0  # since the start
         self.order_count = 0
@@ -107,6 +116,7 @@ class TradingService:
                         "which is different",
                     )
                 return self._order_view(earlier)
+        await self._writing.wait()  # some seconds at most after a restart: exchange.listening
         try:
             order = self._engine.submit(
                 self._clock(), instrument.key, side, price, quantity, request.client_id
@@ -119,6 +129,7 @@ class TradingService:
 
     async def cancel(self, order_id: str) -> OrderView:
         number = self._number(order_id)
+        await self._writing.wait()
         try:
             order = self._engine.cancel(self._clock(), number)
         except Refused as refused:
@@ -177,7 +188,56 @@ class TradingService:
             markets = list(self._engine.markets.values())
         trades = [(trade, m) for m in markets for trade in m.tape]
         trades.sort(key=lambda pair: pair[0].event.time, reverse=True)
-        return [self._trade_view(m.key, trade) for trade, m in trades[:limit]]
+        return [self._trade_view(m.key, record_of(trade)) for trade, m in trades[:limit]]
+
+    async def trade_history(
+        self,
+        *,
+        market: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[TradeView]:
+        keys = list(self._by_key) if market is None else [self._instrument(market).key]
+        found: list[tuple[tuple[int, str, int], str, TradeRecord]] = []
+        for key in keys:
+            trades = await self.market_data.trades(
+                key,
+                start=start or 0,
+                end=LATEST if end is None else end,
+                limit=min(limit, MAX_LIMIT),
+                newest_first=newest_first,
+            )
+            found += [(trade.key, key, trade) for trade in trades]
+        found.sort(key=lambda row: row[0], reverse=newest_first)
+        return [self._trade_view(key, trade) for _, key, trade in found[:limit]]
+
+    async def candles(
+        self,
+        market: str,
+        timeframe: str,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[CandleView]:
+        instrument = self._instrument(market)
+        if timeframe not in TIMEFRAMES:
+            known = ", ".join(TIMEFRAMES)
+            raise ServiceError(
+                400, "bad_timeframe", f"no candles of {timeframe[:20]!r}; there are {known}"
+            )
+        candles = await self.market_data.candles(
+            instrument.key,
+            timeframe,
+            start=start or 0,
+            end=LATEST if end is None else end,
+            limit=min(limit, MAX_LIMIT),
+            newest_first=newest_first,
+        )
+        return [_candle_view(instrument, candle) for candle in candles]
 
     def book(self, market: str, *, depth: int = 25) -> BookView:
         found = self._market(market)
@@ -211,9 +271,12 @@ class TradingService:
     def markets(self) -> list[MarketView]:
         views = []
         for key, instrument in self._by_key.items():
-            market = self._engine.markets[key]
-            bid, ask = market.book.best(BUY), market.book.best(SELL)
-            last = max(market.tape, key=lambda trade: trade.event.time, default=None)
+            ticker = self.market_data.ticker(key)
+            day = ticker.day
+
+            def price(ticks: int | None, instrument: Instrument = instrument) -> str | None:
+                return None if ticks is None else instrument.price_text(ticks)
+
             views.append(
                 MarketView(
                     symbol=instrument.symbol,
@@ -221,9 +284,15 @@ class TradingService:
                     quote=instrument.quote,
                     tick=str(instrument.tick),
                     lot=str(instrument.lot),
-                    bid=None if bid is None else instrument.price_text(bid),
-                    ask=None if ask is None else instrument.price_text(ask),
-                    last=None if last is None else instrument.price_text(last.event.price),
+                    bid=price(ticker.bid),
+                    bid_quantity=instrument.quantity_text(ticker.bid_quantity),
+                    ask=price(ticker.ask),
+                    ask_quantity=instrument.quantity_text(ticker.ask_quantity),
+                    last=price(day.last),
+                    change=instrument.price_text(day.change),
+                    high=price(day.high),
+                    low=price(day.low),
+                    volume=instrument.quantity_text(day.volume),
                 )
             )
         return views
@@ -237,6 +306,7 @@ class TradingService:
     def publish(self, drained: Drained) -> None:
         """Tell subscribers what became durable."""
         self.fill_count += len(drained.fills)
+        self.market_data.add(drained.levels, drained.trades)
         for key, side, price in drained.levels:
             instrument = self._by_key[key]
             if not self.hub.wanted(instrument.symbol):
@@ -257,7 +327,7 @@ class TradingService:
         for key, trade in drained.trades:
             symbol = self._by_key[key].symbol
             if self.hub.wanted(symbol):
-                view = self._trade_view(key, trade)
+                view = self._trade_view(key, record_of(trade))
                 self.hub.publish(symbol, TradeEvent(market=symbol, trade=view))
         for order in drained.orders:
             symbol = self._by_key[order.market].symbol
@@ -330,19 +400,30 @@ class TradingService:
             counterparty_order_id=f"{fill.counterparty}-{fill.counterparty_order}",
         )
 
-    def _trade_view(self, key: str, trade: Trade) -> TradeView:
+    def _trade_view(self, key: str, trade: TradeRecord) -> TradeView:
         instrument = self._by_key[key]
-        event = trade.event
         return TradeView(
-            id=f"{event.taker}:{event.take}",
+            id=f"{trade.taker}:{trade.take}",
             market=instrument.symbol,
-            side=side_word(-event.side),
-            price=instrument.price_text(event.price),
-            quantity=instrument.quantity_text(event.quantity),
-            time=iso(event.time),
+            side=side_word(trade.side),
+            price=instrument.price_text(trade.price),
+            quantity=instrument.quantity_text(trade.quantity),
+            time=iso(trade.time),
             maker=trade.maker,
-            taker=event.taker,
+            taker=trade.taker,
         )
+
+
+def _candle_view(instrument: Instrument, candle: Candle) -> CandleView:
+    return CandleView(
+        time=iso(candle.start),
+        open=instrument.price_text(candle.open),
+        high=instrument.price_text(candle.high),
+        low=instrument.price_text(candle.low),
+        close=instrument.price_text(candle.close),
+        volume=instrument.quantity_text(candle.volume),
+        trades=candle.trades,
+    )
 
 
 def _end_of(order: Order) -> Literal["filled", "cancelled"]:

@@ -6,11 +6,15 @@ Prices and quantities are exact decimals as strings; times are ISO 8601 in UTC w
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
+if TYPE_CHECKING:
+    from node.market_data import MarketData
+
 Side = Literal["buy", "sell"]
+Mode = Literal["p2p", "hybrid", "grenache"]
 Status = Literal["open", "pending", "filled", "cancelled"]
 
 
@@ -84,6 +88,18 @@ class TradeView(msgspec.Struct, kw_only=True):
     taker: str
 
 
+class CandleView(msgspec.Struct, kw_only=True):
+    """What was traded from `time` on, for the length of the candle."""
+
+    time: str
+    open: str
+    high: str
+    low: str
+    close: str
+    volume: str  # in the base asset
+    trades: int
+
+
 class LevelView(msgspec.Struct, kw_only=True):
     price: str
     quantity: str
@@ -107,8 +123,14 @@ class MarketView(msgspec.Struct, kw_only=True):
     tick: str
     lot: str
     bid: str | None
+    bid_quantity: str  # on show at the best price
     ask: str | None
-    last: str | None
+    ask_quantity: str
+    last: str | None  # price of the last trade
+    change: str  # of the price in the last 24 hours
+    high: str | None  # of the last 24 hours, like those below
+    low: str | None
+    volume: str  # in the base asset
 
 
 class PeerView(msgspec.Struct, kw_only=True):
@@ -117,8 +139,9 @@ class PeerView(msgspec.Struct, kw_only=True):
     port: int
     status: Literal["connected", "connecting", "disconnected"]
     direction: Literal["in", "out"] | None
-    source: str  # the discovery strategy that found it: persisted, bootstrap, mdns, exchange, inbound, manual
+    source: str  # what found it: persisted, bootstrap, mdns, grape, exchange, inbound, manual
     encrypted: bool | None
+    carrier: Literal["tcp", "grenache"] | None  # what brings the link; None without one
     version: str | None
     capabilities: list[str]
     last_seen: str | None
@@ -139,15 +162,43 @@ class DiscoveryView(msgspec.Struct, kw_only=True):
     found: int
 
 
+class GrapeView(msgspec.Struct, kw_only=True):
+    """A Grape that this node uses."""
+
+    url: str
+    answers: bool | None  # None: not asked yet
+    detail: str
+
+
+class OwnGrapeView(msgspec.Struct, kw_only=True):
+    """The Grape inside this node."""
+
+    node_id: str  # of the DHT, 40 hex digits
+    dht_address: str  # host:port, UDP
+    api_url: str
+    nodes: int  # other DHT nodes that are known
+    announcements: int  # held for everybody
+    values: int
+
+
+class GrenacheView(msgspec.Struct, kw_only=True):
+    rpc_address: str | None  # host:port for Grenache requests; None before a Grape has answered
+    links: int  # peers that are reached over Grenache
+    grapes: list[GrapeView]
+    own: OwnGrapeView | None
+
+
 class StatusView(msgspec.Struct, kw_only=True):
     node_id: str
     version: str
     network: str
+    mode: Mode
     security: str  # "tls" or "off"
     uptime_s: float
     data_dir: str
-    p2p_address: str  # host:port
+    p2p_address: str | None  # host:port; None without direct links
     api_url: str
+    grenache: GrenacheView | None  # None in pure P2P mode
     discovery: list[DiscoveryView]
     peers_connected: int
     peers_known: int
@@ -163,7 +214,7 @@ class StatusView(msgspec.Struct, kw_only=True):
 
 class PingView(msgspec.Struct, kw_only=True):
     node_id: str
-    way: Literal["direct", "relayed"]
+    way: Literal["direct", "grenache", "relayed"]
     rtt_ms: float
     version: str
 
@@ -306,6 +357,11 @@ class NodeService(Protocol):
     @property
     def node_id(self) -> str: ...
 
+    @property
+    def market_data(self) -> MarketData:
+        """Books, trades, candles and tickers in integers, and changes as they happen."""
+        ...
+
     async def submit(self, request: OrderRequest) -> OrderView:
         """Returns when the order is durable on this node's disk."""
         ...
@@ -326,8 +382,30 @@ class NodeService(Protocol):
         """Own fills, newest first."""
         ...
 
-    def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
-        """Public trades of the network seen by this node, newest first."""
+    async def trade_history(
+        self,
+        *,
+        market: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[TradeView]:
+        """Public trades of the network seen by this node, from `start` to `end` (us since the epoch,
+        both included)."""
+        ...
+
+    async def candles(
+        self,
+        market: str,
+        timeframe: str,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[CandleView]:
+        """Candles that begin from `start` to `end` (us since the epoch, both included)."""
         ...
 
     def book(self, market: str, *, depth: int = 25) -> BookView: ...

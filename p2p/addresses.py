@@ -5,6 +5,10 @@ can make us hear of addresses, so what is untried is bounded per source and over
 push out what is tried (after Bitcoin Core's new and tried tables, in a simple form). Addresses that
 the operator configured are *pinned*: never forgotten, and dialled first.
 
+An address belongs to one carrier. One for Grenache is a way to a node that has no link yet, and is dialled a
+while after it was found, so that a direct link comes first. A node that is linked over Grenache alone stays
+worth a dial at its TCP addresses.
+
 Times: `now` is in monotonic seconds; `at`, for what is kept over a restart, in seconds since the
 epoch. Node ids are claims while an address is untried, proven once it is tried.
 """
@@ -20,6 +24,7 @@ from typing import Final
 
 from p2p.hostport import Scope, format_host_port, normal_host, scope_of
 from p2p.limits import FORGET_AFTER_FAILURES, MAX_ADDRESSES_PER_SOURCE, MAX_KNOWN_ADDRESSES
+from p2p.link import Carrier
 from p2p.reconnect import Reconnect, Wait, rung_after_link
 
 INBOUND: Final = "inbound"  # source of an address that a peer which dialled us says it listens on
@@ -31,6 +36,10 @@ BOOTSTRAP_PIN: Final = 1000.0  # seconds; a name that stops resolving to an addr
 MAX_ADDRESSES_PER_NODE: Final = 4  # a node that restarts on new ports leaves this many behind
 FEELER_DELAY: Final = 0.3  # seconds from a peer's link to a dial back: let its side come up first
 REANNOUNCED_AFTER: Final = 5.0  # seconds between dials that fresh mDNS announcements can cause
+GRENACHE_DELAY: Final = 4.0  # seconds from when dialling over Grenache is due until it is done
+
+Key = tuple[Carrier, str, int]
+"""Carrier, host and port: what tells addresses apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +51,19 @@ class PeerFound:
     node_id: str | None
     source: str  # name of the strategy
     via: str = ""  # node id of the peer that told us (peer exchange)
+    carrier: Carrier = "tcp"  # how it is dialled
 
 
 @dataclass(slots=True, eq=False)
 class Address:
-    """What is known of one HOST:PORT."""
+    """What is known of one HOST:PORT, of one carrier."""
 
     host: str
     port: int
     node_id: str | None
     source: str
     via: str = ""
+    carrier: Carrier = "tcp"
     tried: bool = False
     pinned_until: float = -math.inf  # monotonic seconds
     added: float = 0.0  # monotonic seconds
@@ -67,14 +78,15 @@ class Address:
     duplicate: bool = False  # it leads to a peer that we have, we do not know which
 
     @property
-    def key(self) -> tuple[str, int]:
-        return (self.host, self.port)
+    def key(self) -> Key:
+        return (self.carrier, self.host, self.port)
 
     def pinned(self, now: float) -> bool:
         return now < self.pinned_until
 
     def __str__(self) -> str:
-        return format_host_port(self.host, self.port)
+        where = format_host_port(self.host, self.port)
+        return where if self.carrier == "tcp" else f"{where} over Grenache"
 
 
 class AddressBook:
@@ -88,11 +100,12 @@ class AddressBook:
         limit: int = MAX_KNOWN_ADDRESSES,
         per_source: int = MAX_ADDRESSES_PER_SOURCE,
     ) -> None:
+        self.grenache_delay = GRENACHE_DELAY  # seconds; 0 where there is nothing but Grenache
         self._own_id = own_id
         self._reconnect = reconnect
         self._limit = limit
         self._per_source = per_source
-        self._all: dict[tuple[str, int], Address] = {}
+        self._all: dict[Key, Address] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -100,8 +113,8 @@ class AddressBook:
     def __iter__(self) -> Iterator[Address]:
         return iter(list(self._all.values()))
 
-    def get(self, host: str, port: int) -> Address | None:
-        return self._all.get((normal_host(host), port))
+    def get(self, host: str, port: int, carrier: Carrier = "tcp") -> Address | None:
+        return self._all.get((carrier, normal_host(host), port))
 
     def of(self, node_id: str) -> list[Address]:
         """Addresses of a node, claimed or proven, the best first."""
@@ -110,9 +123,9 @@ class AddressBook:
             key=_quality,
         )
 
-    def proven(self, node_id: str) -> Address | None:
-        """The address at which the node was last reached, if it ever was."""
-        return next((a for a in self.of(node_id) if a.tried), None)
+    def proven(self, node_id: str, carrier: Carrier = "tcp") -> Address | None:
+        """The address of this carrier at which the node was last reached, if it ever was."""
+        return next((a for a in self.of(node_id) if a.tried and a.carrier == carrier), None)
 
     # -- what was heard ---------------------------------------------------------------------------
 
@@ -122,11 +135,13 @@ class AddressBook:
             return None
         if scope_of(found.host) is Scope.NONE:
             return None
-        known = self.get(found.host, found.port)
+        known = self.get(found.host, found.port, found.carrier)
         if known is not None:
             return self._heard_again(known, found, now)
-        fresh = Address(normal_host(found.host), found.port, found.node_id, found.source, found.via)
-        fresh.added = fresh.next_dial = now
+        host = normal_host(found.host)
+        fresh = Address(host, found.port, found.node_id, found.source, found.via, found.carrier)
+        fresh.added = now
+        fresh.next_dial = now + self._delay(fresh)
         if found.source == INBOUND:
             fresh.next_dial += FEELER_DELAY
         self._pin(fresh, found.source, now)
@@ -135,15 +150,18 @@ class AddressBook:
         self._all[fresh.key] = fresh
         return fresh
 
-    def restore(self, address: Address) -> None:
+    def restore(self, address: Address, now: float) -> None:
         """Put back an address of an earlier run, as tried."""
         if address.node_id != self._own_id and len(self._all) < self._limit:
-            address.tried = True
+            address.tried, address.next_dial = True, now + self._delay(address)
             self._all.setdefault(address.key, address)
 
     def remove(self, address: Address) -> None:
         if self._all.get(address.key) is address:
             del self._all[address.key]
+
+    def _delay(self, address: Address) -> float:
+        return self.grenache_delay if address.carrier == "grenache" else 0.0
 
     def _heard_again(self, known: Address, found: PeerFound, now: float) -> Address | None:
         if known.ourselves:
@@ -174,10 +192,10 @@ class AddressBook:
         if fresh.pinned(now):
             return True  # configured by the operator: a handful, not bounded by us
         if fresh.node_id is not None:
-            same_node = self.of(fresh.node_id)
+            same_node = [a for a in self.of(fresh.node_id) if a.carrier == fresh.carrier]
             if len(same_node) >= MAX_ADDRESSES_PER_NODE and not self._drop_failing(same_node, now):
                 return False
-        mine = [a for a in self._untried(now) if (a.source, a.via) == (fresh.source, fresh.via)]
+        mine = [a for a in self._untried(now) if _origin(a) == _origin(fresh)]
         if len(mine) >= self._per_source and not self._drop_failing(mine, now):
             return False
         if len(self._all) < self._limit:
@@ -191,9 +209,9 @@ class AddressBook:
         return bool(failing)
 
     def _drop_of_largest_source(self, now: float) -> bool:
-        by_source: dict[tuple[str, str], list[Address]] = {}
+        by_source: dict[tuple[Carrier, str, str], list[Address]] = {}
         for address in self._untried(now):
-            by_source.setdefault((address.source, address.via), []).append(address)
+            by_source.setdefault(_origin(address), []).append(address)
         if not by_source:
             return False
         largest = max(by_source.values(), key=len)
@@ -258,19 +276,27 @@ class AddressBook:
         at: float,
         rng: random.Random,
         wait: Wait = Wait.LADDER,
+        carrier: Carrier = "tcp",
     ) -> None:
-        """A link to the node went down after `lasted` seconds."""
+        """A link to the node went down after `lasted` seconds. `wait`: what its end means."""
         for address in self._all.values():
-            if address.node_id == node_id:
+            if address.node_id == node_id and (
+                address.carrier == carrier or wait is not Wait.LADDER
+            ):
                 address.rung = rung_after_link(address.rung, lasted)
                 address.refused = wait is Wait.LONG
-                address.next_dial = now + self._reconnect.wait(address.rung, rng, wait)
-                if address.tried:
+                pause = self._reconnect.wait(address.rung, rng, wait)
+                address.next_dial = now + self._delay(address) + pause
+                if address.tried and address.carrier == carrier:
                     address.last_success = at
-            elif address.duplicate:
-                # It may have been this peer's.
-                address.duplicate, address.rung = False, 1
-                address.next_dial = min(address.next_dial, now + self._reconnect.wait(1, rng))
+            elif address.node_id == node_id or address.duplicate:
+                # Another way to the node, or perhaps one. A ladder that was climbed stays climbed.
+                if address.duplicate:
+                    address.duplicate, address.rung = False, 1
+                soon = now + self._delay(address) + self._reconnect.wait(1, rng)
+                address.next_dial = min(address.next_dial, soon)
+                if address.carrier == "grenache":
+                    address.next_dial = max(address.next_dial, now + self._delay(address))
 
     # -- decisions --------------------------------------------------------------------------------
 
@@ -280,14 +306,16 @@ class AddressBook:
         rng: random.Random,
         *,
         connected: Container[str],
-        busy: Container[tuple[str, int]],
+        busy: Container[Key],
         limit: int,
+        grenache_limit: int | None = None,
         pinned_only: bool = False,
     ) -> list[Address]:
         """Whom to dial now, at most `limit`, one address per node.
 
         Pinned addresses first, then tried and untried in turn, so that neither starves the other.
-        `connected`: node ids that have a link. `busy`: addresses being dialled.
+        `connected`: node ids that have a link. `busy`: addresses being dialled. `grenache_limit`: how
+        many of them over Grenache.
         """
         due = [
             a
@@ -305,35 +333,45 @@ class AddressBook:
             rest = chain.from_iterable(zip_longest(tried, untried))
         dialling = {a.node_id for a in self._all.values() if a.key in busy}
         chosen: list[Address] = []
+        over_grenache = 0
         for address in chain(pinned, rest):
             if len(chosen) >= limit:
                 break
             if address is None or (address.node_id is not None and address.node_id in dialling):
                 continue
+            if address.carrier == "grenache":
+                if over_grenache == grenache_limit:
+                    continue
+                over_grenache += 1
             dialling.add(address.node_id)
             chosen.append(address)
         return chosen
 
     def feelers(
-        self, now: float, *, unproven: Container[str], busy: Container[tuple[str, int]], limit: int
+        self,
+        now: float,
+        *,
+        unproven: Container[str],
+        indirect: Container[str] = (),
+        busy: Container[Key],
+        limit: int,
     ) -> list[Address]:
-        """Addresses of connected nodes that nobody has been seen to answer at: to be dialled only
-        to prove them. `unproven`: connected node ids without a tried address."""
+        """TCP addresses of connected nodes: to be dialled only to prove them, or to get a direct link
+        instead of one over Grenache. `unproven`: connected node ids without a tried address;
+        `indirect`: those without a direct link."""
         due = (
             a
             for a in self._all.values()
             if a.node_id is not None
-            and a.node_id in unproven
-            and not a.tried
+            and a.carrier == "tcp"
+            and ((a.node_id in unproven and not a.tried) or a.node_id in indirect)
             and not a.ourselves
             and a.key not in busy
             and a.next_dial <= now
         )
         return sorted(due, key=_quality)[:limit]
 
-    def next_due(
-        self, now: float, *, skip: Container[str], busy: Container[tuple[str, int]]
-    ) -> float | None:
+    def next_due(self, now: float, *, skip: Container[str], busy: Container[Key]) -> float | None:
         """When the next address comes due (monotonic seconds), later than `now`."""
         times = [
             a.next_dial
@@ -343,9 +381,7 @@ class AddressBook:
         return min(times, default=None)
 
     @staticmethod
-    def _dialable(
-        address: Address, connected: Container[str], busy: Container[tuple[str, int]]
-    ) -> bool:
+    def _dialable(address: Address, connected: Container[str], busy: Container[Key]) -> bool:
         if address.ourselves or address.key in busy:
             return False
         return address.node_id is None or address.node_id not in connected
@@ -355,11 +391,17 @@ def _priority(source: str) -> int:
     return SOURCE_PRIORITY.index(source) if source in SOURCE_PRIORITY else len(SOURCE_PRIORITY)
 
 
-def _quality(address: Address) -> tuple[bool, int, float, int]:
+def _origin(address: Address) -> tuple[Carrier, str, str]:
+    """Whom to thank for it; what one origin makes us remember is bounded."""
+    return (address.carrier, address.source, address.via)
+
+
+def _quality(address: Address) -> tuple[bool, int, bool, float, int]:
     """Lower is better."""
     return (
         not address.tried,
         address.failures,
+        address.carrier != "tcp",
         -(address.last_success or 0.0),
         _priority(address.source),
     )

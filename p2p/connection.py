@@ -1,4 +1,4 @@
-"""A link over TCP or TLS: handshake, messages, heartbeats and goodbyes on top of `p2p.wire`.
+"""A link over a stream of bytes or TLS on it: handshake, messages, heartbeats and goodbyes on top of `p2p.wire`.
 
 The link is over as soon as one side has said goodbye or gone silent; the transport follows (`Wire.linger`).
 """
@@ -9,6 +9,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from p2p import tls
 from p2p.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RemoteProtocolError
 from p2p.handshake import HandshakeMachine, Role, State, Terms, read_goodbye
 from p2p.limits import HEARTBEAT_INTERVAL, MAX_BAD_MESSAGES
-from p2p.link import LinkHandler, PeerInfo
+from p2p.link import Carrier, LinkHandler, PeerInfo
 from p2p.liveness import Liveness
 from p2p.messages import Codec, Envelope, Goodbye, pack
 from p2p.wire import Wire
@@ -28,6 +29,18 @@ MSGPACK = "msgpack"  # in Capabilities.codecs
 _encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the call around it
 
 LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a stream leads, as far as its socket does not show it."""
+
+    dialled: tuple[str, int] | None = None  # host and port, on the dialling side
+    carrier: Carrier = "tcp"
+    address: str = ""  # the peer's IP address; empty: the socket's
+
+
+DIRECT = Route()
 
 
 class Connection(Wire):
@@ -47,6 +60,7 @@ class Connection(Wire):
         *,
         nonce: bytes,
         expect: str | None = None,
+        route: Route = DIRECT,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -55,7 +69,8 @@ class Connection(Wire):
         self.established.add_done_callback(_retrieve)
         self.role = role
         self.bad_messages = 0
-        self.address = ""
+        self.address = route.address
+        self._route = route
         self._terms = terms
         self._codec = codec
         self._handler = handler
@@ -122,7 +137,8 @@ class Connection(Wire):
     def opened(self) -> None:
         transport = self._transport
         assert transport is not None  # noqa: S101 - just set by connection_made
-        self.address = _address(transport.get_extra_info("peername"))
+        if not self.address:
+            self.address = _address(transport.get_extra_info("peername"))
         security: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self._encrypted = security is not None
         try:
@@ -172,6 +188,8 @@ class Connection(Wire):
             listen_port=claims.port,
             outbound=self.role is Role.DIAL,
             encrypted=self._encrypted,
+            carrier=self._route.carrier,
+            dialled=self._route.dialled,
         )
 
     def _bring_up(self, peer: PeerInfo) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
-from p2p.addresses import FEELER_DELAY, Address, AddressBook
+from p2p.addresses import FEELER_DELAY, Address, AddressBook, Key
 from p2p.discovery.base import describe
 from p2p.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.flow.token_bucket import TokenBucket
 from p2p.hostport import normal_host
 from p2p.limits import DIALS_PER_SECOND
-from p2p.link import Link, PeerInfo
+from p2p.link import Carrier, Link, PeerInfo
 from p2p.reconnect import wait_after
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,12 @@ MAX_DIALS: Final = 8  # at once
 GRAIN: Final = 0.01  # seconds: a timer may fire a hair early, and must not be asked for that hair
 RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
 RESERVE_SHARE: Final = 4  # one link in so many
+GRENACHE_SHARE: Final = 4  # one link in so many may be over Grenache, beside direct ones
 
 
 class Dialer(Protocol):
-    """Makes links; `p2p.direct.DirectConnectionService` over TCP, tests over memory."""
+    """Makes links: `p2p.direct.DirectConnectionService` over TCP, `p2p.grenache.carrier.Carrier` over
+    Grenache, tests over memory. They say in `PeerInfo.dialled` what they dialled."""
 
     async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
         """Returns an established link that the link handler has been told of.
@@ -45,12 +47,19 @@ def outbound_limit(max_peers: int) -> int:
     return max_peers - max_peers // RESERVE_SHARE if max_peers >= RESERVE_FROM else max_peers
 
 
+def grenache_limit(max_peers: int) -> int:
+    """How many links may be over Grenache where direct ones are to be had: each costs requests all the
+    time, and a peer that is reached both ways is met first over the one that answers first."""
+    return max(1, max_peers // GRENACHE_SHARE)
+
+
 class DialLoop:
     """Dials addresses of `book` while there is room, at most `MAX_DIALS` at once.
 
     Two kinds of dial: to get a link, and, to a peer that is connected already, as a *feeler* that
     only proves the address. A feeler is answered `duplicate`, which comes after the identity check
-    and so is all the proof there is to have without a second link.
+    and so is all the proof there is to have without a second link; or, when there is none but over
+    Grenache, with a link that replaces it.
     """
 
     def __init__(
@@ -67,10 +76,10 @@ class DialLoop:
     ) -> None:
         """`links`: a live view of the links in use, by node id. `reached` is told of every address
         that was proven, `forgotten` of those that failed too often."""
-        self.dialer: Dialer | None = None
-        self.busy: dict[tuple[str, int], Address] = {}  # being dialled
-        self._feeling: set[tuple[str, int]] = set()  # of these: feelers
-        self._met: dict[tuple[str, int], str] = {}  # dialled address: who answered there
+        self.dialers: dict[Carrier, Dialer] = {}
+        self.busy: dict[Key, Address] = {}  # being dialled
+        self._feeling: set[Key] = set()  # of these: feelers
+        self._met: dict[Key, str] = {}  # dialled address: who answered there
         self._book = book
         self._links = links
         self._max_peers = max_peers
@@ -82,6 +91,14 @@ class DialLoop:
         self._wake = asyncio.Event()
         # After a network is back, everybody is due at once: a storm for whoever has just started.
         self._pace = TokenBucket(DIALS_PER_SECOND, burst=MAX_DIALS)
+
+    @property
+    def grenache_room(self) -> int | None:
+        """How many more links there may be over Grenache; None: as many as there may be at all."""
+        if "tcp" not in self.dialers:
+            return None
+        linked = sum(link.peer.carrier == "grenache" for link in self._links.values())
+        return grenache_limit(self._max_peers) - linked
 
     def wake(self) -> None:
         """Something changed: look again."""
@@ -116,7 +133,11 @@ class DialLoop:
         if slots <= 0:
             return []
         feelers = self._book.feelers(
-            now, unproven=self._unproven(), busy=self.busy, limit=max(slots // 2, 1)
+            now,
+            unproven=self._unproven(),
+            indirect=self._indirect(),
+            busy=self.busy,
+            limit=max(slots // 2, 1),
         )
         dialling = len(self.busy) - len(self._feeling)
         room = self._max_peers - len(self._links) - dialling
@@ -124,12 +145,17 @@ class DialLoop:
         own_room = outbound_limit(self._max_peers) - outbound
         if own_room > 0:
             room = min(room, own_room)
+        grenache_room = self.grenache_room
+        if grenache_room is not None:
+            under_way = sum(address.carrier == "grenache" for address in self.busy.values())
+            grenache_room = max(grenache_room - under_way, 0)
         candidates = self._book.candidates(
             now,
             self._rng,
             connected=self._links,
             busy=self.busy,
             limit=max(min(slots - len(feelers), room), 0),
+            grenache_limit=grenache_room,
             pinned_only=own_room <= 0,
         )
         return [(a, True) for a in feelers] + [(a, False) for a in candidates]
@@ -141,13 +167,14 @@ class DialLoop:
         Raises:
             ConnectFailed, HandshakeRefused: as `Dialer.dial`.
         """
-        if self.dialer is None:
+        dialer = self.dialers.get(address.carrier)
+        if dialer is None:
             raise ConnectFailed("this node makes no connections")
         self._book.attempt(address, self._clock())
         self.busy[address.key] = address
         expect = self._expected(address)
         try:
-            link = await self.dialer.dial(address.host, address.port, expect)
+            link = await dialer.dial(address.host, address.port, expect)
             node_id = link.peer.node_id
         except HandshakeRefused as refusal:
             answered = self._refused(address, expect, refusal)
@@ -163,7 +190,7 @@ class DialLoop:
             self._met.pop(address.key, None)
             self.wake()
         self._book.succeeded(address, node_id, self._wall())
-        if node_id not in self._links:
+        if node_id not in self._links or (address.carrier == "tcp" and node_id in self._indirect()):
             # It closed again before we could look: not at once a second time.
             self._book.defer(address, self._clock(), self._rng)
         self._reached(node_id, address)
@@ -171,19 +198,13 @@ class DialLoop:
 
     def note_answer(self, info: PeerInfo) -> None:
         """Remember who answers at the address being dialled: a refusal does not say."""
-        host = normal_host(info.address)
-        here = [key for key in self.busy if key[0] == host]
-        exact = (host, info.listen_port)
-        if exact in here:
-            self._met[exact] = info.node_id
-        elif len(here) == 1:
-            self._met[here[0]] = info.node_id
+        key = _key_of(info)
+        if key in self.busy:
+            self._met[key] = info.node_id
 
     def dialled_for(self, info: PeerInfo) -> Address | None:
         """The address that a link which is just coming up was dialled at; None if it was not."""
-        if not info.outbound:
-            return None
-        return next((self.busy[k] for k, node in self._met.items() if node == info.node_id), None)
+        return self.busy.get(_key_of(info))
 
     async def _attempt_quietly(self, address: Address) -> None:
         try:
@@ -197,9 +218,15 @@ class DialLoop:
     def _unproven(self) -> set[str]:
         return {node_id for node_id in self._links if self._book.proven(node_id) is None}
 
+    def _indirect(self) -> set[str]:
+        """Nodes that are linked over Grenache alone."""
+        if "tcp" not in self.dialers:
+            return set()
+        return {node_id for node_id, link in self._links.items() if link.peer.carrier == "grenache"}
+
     def _idle_time(self) -> float | None:
         now = self._clock()
-        skip = self._links.keys() - self._unproven()
+        skip = self._links.keys() - self._unproven() - self._indirect()
         due = self._book.next_due(now, skip=skip, busy=self.busy)
         return None if due is None else max(due - now, GRAIN)
 
@@ -238,3 +265,9 @@ class DialLoop:
     def _failed(self, address: Address, error: str, code: Code | None) -> None:
         if self._book.failed(address, self._clock(), self._rng, error, wait_after(code)):
             self._forgotten(address)
+
+
+def _key_of(info: PeerInfo) -> Key:
+    """Of the address that was dialled; one that no address has when the peer dialled."""
+    host, port = info.dialled or ("", 0)
+    return (info.carrier, normal_host(host), port)

@@ -1,4 +1,8 @@
-"""Links over direct TCP: accepting and dialling, with TLS or without."""
+"""Links over direct TCP: accepting and dialling, with TLS or without.
+
+Streams that something else carries (`p2p.grenache.carrier`) become links here too, by the same
+handshake: `dial_over` and `accept_over`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from p2p import tls
-from p2p.connection import MSGPACK, Connection
+from p2p.connection import DIRECT, MSGPACK, Connection, Route
 from p2p.errors import Code, ConnectFailed, HandshakeRefused, P2PError
 from p2p.handshake import NONCE_LENGTH, Role, Terms
+from p2p.hostport import format_host_port
 from p2p.identity import Identity
 from p2p.limits import (
     CONNECT_TIMEOUT,
@@ -38,6 +43,8 @@ _LEAST_TRY = 1.0  # seconds for each address of a name, of CONNECT_TIMEOUT
 
 class DirectConnectionService:
     """Owns the listening sockets, the handshakes that are under way, and every link made by it.
+
+    Without `start` it listens nowhere, and tells peers so.
 
     `admit` is asked about each proven peer, on the dialling and on the accepting side, just before
     `handler.link_up`; a code refuses it, and the peer is told.
@@ -84,7 +91,7 @@ class DirectConnectionService:
         self._listeners: list[socket.socket] = []
         self._acceptors: list[asyncio.Task[None]] = []
         self._greetings: dict[
-            asyncio.Task[None], None
+            asyncio.Task[bool], None
         ] = {}  # handshakes of strangers, oldest first
         self._unclaimed: set[socket.socket] = set()  # accepted, greeting not begun
         self._connections: set[Connection] = set()
@@ -121,9 +128,8 @@ class DirectConnectionService:
             ConnectFailed: nobody there, not in time, or no node of this kind.
             HandshakeRefused: a node is there, and it or this one declined.
         """
-        if self._stopping:
-            raise ConnectFailed("this node is stopping")
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._refuse_when_stopping()
+        where = format_host_port(host, port)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 opened = await _connect(host, port)
@@ -131,7 +137,34 @@ class DirectConnectionService:
             raise ConnectFailed(f"{where} did not answer in {CONNECT_TIMEOUT:g} s") from None
         except (OSError, UnicodeError, OverflowError) as error:
             raise ConnectFailed(f"{where}: {error}") from error
-        connection = self._connection(Role.DIAL, expect)
+        return await self._introduce(opened, where, expect, Route((host, port)))
+
+    async def dial_over(
+        self, sock: socket.socket, address: tuple[str, int], expect: str | None = None
+    ) -> Link:
+        """As `dial`, over a non-blocking stream socket that leads to the node at `address` through
+        Grenache. Takes the socket over, whatever comes of it.
+
+        Raises:
+            ConnectFailed, HandshakeRefused: as `dial`.
+        """
+        try:
+            self._refuse_when_stopping()
+        except ConnectFailed:
+            sock.close()
+            raise
+        where = f"{format_host_port(*address)} over Grenache"
+        return await self._introduce(sock, where, expect, Route(address, "grenache", address[0]))
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise ConnectFailed("this node is stopping")
+
+    async def _introduce(
+        self, opened: socket.socket, where: str, expect: str | None, route: Route
+    ) -> Link:
+        """TLS and handshake as the dialling side."""
+        connection = self._connection(Role.DIAL, expect, route)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
@@ -191,25 +224,39 @@ class DirectConnectionService:
                     logger.warning("cannot accept peers: %s", error)
                     await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
-            pending = [task for task in self._greetings if not task.cancelling()]
-            if len(pending) >= MAX_PENDING_HANDSHAKES:
-                # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
-                pending[0].cancel()
-                await asyncio.sleep(0)
-            task = loop.create_task(self._greet(accepted, str(address[0])))
-            self._greetings[task] = None
-            self._unclaimed.add(accepted)
-            task.add_done_callback(partial(self._greeted, accepted))
+            self._receive(accepted, str(address[0]), DIRECT)
+            await asyncio.sleep(0)  # whoever had to go for it gives its socket back first
 
-    def _greeted(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+    def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]:
+        """Greet a stranger over a non-blocking stream socket that leads to it through Grenache.
+        `address` is its IP address. Takes the socket over. The task tells whether a link came of it; it
+        is cancelled when newer strangers need the place."""
+        task = self._receive(sock, address, Route(carrier="grenache", address=address))
+        if self._stopping:
+            task.cancel()
+        return task
+
+    def _receive(self, accepted: socket.socket, address: str, route: Route) -> asyncio.Task[bool]:
+        pending = [task for task in self._greetings if not task.cancelling()]
+        if len(pending) >= MAX_PENDING_HANDSHAKES:
+            # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
+            pending[0].cancel()
+        task = asyncio.get_running_loop().create_task(self._greet(accepted, address, route))
+        self._greetings[task] = None
+        self._unclaimed.add(accepted)
+        task.add_done_callback(partial(self._greeted, accepted))
+        return task
+
+    def _greeted(self, accepted: socket.socket, task: asyncio.Task[bool]) -> None:
         del self._greetings[task]
         if accepted in self._unclaimed:  # cancelled before it began
             self._unclaimed.remove(accepted)
             accepted.close()
 
-    async def _greet(self, accepted: socket.socket, address: str) -> None:
+    async def _greet(self, accepted: socket.socket, address: str, route: Route) -> bool:
+        """Whether a link came of it."""
         self._unclaimed.remove(accepted)  # from here on the transport owns it
-        connection = self._connection(Role.ACCEPT, None)
+        connection = self._connection(Role.ACCEPT, None, route)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
@@ -222,6 +269,7 @@ class DirectConnectionService:
                 )
                 self._track(connection)
                 await connection.established
+                return True
         except TimeoutError:
             connection.expire(HANDSHAKE_TIMEOUT)
             logger.info("%s: no handshake in %g s", address, HANDSHAKE_TIMEOUT)
@@ -235,10 +283,11 @@ class DirectConnectionService:
             if not connection.established.done():
                 connection.abort()
             raise
+        return False
 
     # Helpers
 
-    def _connection(self, role: Role, expect: str | None) -> Connection:
+    def _connection(self, role: Role, expect: str | None, route: Route) -> Connection:
         return Connection(
             role,
             Terms(self._identity, self._network, self._port, self._capabilities),
@@ -247,6 +296,7 @@ class DirectConnectionService:
             self._admit,
             nonce=secrets.token_bytes(NONCE_LENGTH),
             expect=expect,
+            route=route,
             clock=self._clock,
         )
 

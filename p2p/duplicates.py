@@ -18,6 +18,12 @@ old link (it restarted), nobody closes that one: it dies of silence, and the hel
 When both dialled at once, the deciding side takes the link that it dialled itself. That one is up on
 the far side already (who accepts is up first), while its own end of the other may still be on its
 way: letting go of what the far side has would leave it without a link for a moment.
+
+A direct link outranks one over Grenache, and both sides see which is which. Each uses a direct one as soon
+as it is up there, and holds the other. The deciding side closes that when a message comes over the direct
+link: then the peer has it too, and uses it. It leaves what was sent before a moment to arrive. A link over Grenache that is offered beside a living
+direct one is refused by the deciding side as it accepts it. One that it has dialled, so that it may be all
+that the peer has at the moment, is held until that message as well. Still only one side ever closes.
 """
 
 from __future__ import annotations
@@ -29,10 +35,13 @@ from types import MappingProxyType
 from typing import Final
 
 from p2p.limits import HEARTBEAT_INTERVAL
-from p2p.link import Link
+from p2p.link import Carrier, Link, PeerInfo
 
 SUSPECT_AFTER: Final = 2.5 * HEARTBEAT_INTERVAL  # seconds: two heartbeats and their slack missed
-MAX_HELD: Final = 3  # links of one peer that wait for its decision; an honest peer leaves one
+LEAVE_AFTER: Final = (
+    2.0  # seconds that a direct link is used before one over Grenache is closed for it
+)
+MAX_HELD: Final = 3  # links of one peer that wait for a decision; an honest peer leaves one or two
 
 
 class Verdict(Enum):
@@ -50,20 +59,32 @@ def decides(own_id: str, peer_id: str) -> bool:
 
 
 def second_link(
-    own_id: str, peer_id: str, *, silent_for: float, held: int = 0, crossed: bool = False
+    own_id: str,
+    peer_id: str,
+    *,
+    silent_for: float,
+    held: int = 0,
+    crossed: bool = False,
+    carriers: tuple[Carrier, Carrier] = ("tcp", "tcp"),
+    dialled: bool = False,
 ) -> Verdict:
     """The verdict on a new link while there is an old one.
 
     `silent_for`: seconds since the last byte on the old link (infinite when it is closed).
     `held`: links of this peer that already wait beside the old one.
     `crossed`: we dialled the new one before the old one came up.
+    `carriers`: of the old and of the new one. `dialled`: we dialled the new one.
     """
     looks_dead = silent_for >= SUSPECT_AFTER
-    if decides(own_id, peer_id):
-        return Verdict.REPLACE if looks_dead or crossed else Verdict.REFUSE
-    if held >= MAX_HELD:
+    upgrade, downgrade = carriers == ("grenache", "tcp"), carriers == ("tcp", "grenache")
+    if decides(own_id, peer_id) and not upgrade:
+        if looks_dead or (crossed and not downgrade):
+            return Verdict.REPLACE
+        if not (downgrade and dialled):
+            return Verdict.REFUSE
+    if held >= MAX_HELD and not upgrade:
         return Verdict.REFUSE
-    return Verdict.SWITCH if looks_dead else Verdict.HOLD
+    return Verdict.SWITCH if looks_dead or upgrade else Verdict.HOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +114,30 @@ class LinkTable:
         """By node id. A live view."""
         return MappingProxyType(self._used)
 
-    def verdict(self, peer_id: str, now: float, dialled_at: float | None = None) -> Verdict | None:
-        """What would become of a new link to this peer; None when there is no other.
+    def verdict(
+        self, info: PeerInfo, now: float, dialled_at: float | None = None
+    ) -> Verdict | None:
+        """What would become of a new link to the peer `info`; None when there is no other.
 
         `dialled_at`: when we dialled it, if we did.
         """
-        old = self._used.get(peer_id)
+        old = self._used.get(info.node_id)
         if old is None:
             return None
         return second_link(
             self._own_id,
-            peer_id,
+            info.node_id,
             silent_for=silent_for(old, now),
-            held=len(self._held.get(peer_id, ())),
-            crossed=dialled_at is not None and dialled_at < self._since[peer_id],
+            held=len(self._held.get(info.node_id, ())),
+            crossed=dialled_at is not None and dialled_at < self._since[info.node_id],
+            carriers=(old.peer.carrier, info.carrier),
+            dialled=info.outbound,
         )
 
     def up(self, link: Link, now: float, dialled_at: float | None = None) -> Change:
         peer_id = link.peer.node_id
         old = self._used.get(peer_id)
-        verdict = self.verdict(peer_id, now, dialled_at)
+        verdict = self.verdict(link.peer, now, dialled_at)
         if verdict is Verdict.REFUSE:
             return Change(old, old, [link])
         self._count += 1
@@ -140,7 +165,8 @@ class LinkTable:
         if used is not link:
             self._drop_held(peer_id, link)
             return Change(used, used)
-        heir = max((h for h in held if not h.closed), key=self._age, default=None)
+        alive = (each for each in held if not each.closed)
+        heir = max(alive, key=lambda h: (h.peer.carrier == "tcp", self._age(h)), default=None)
         if heir is None:
             del self._used[peer_id], self._since[peer_id]
         else:
@@ -148,22 +174,37 @@ class LinkTable:
             self._used[peer_id] = heir
         return Change(link, heir)
 
-    def heard(self, link: Link) -> Change | None:
+    def heard(self, link: Link, now: float) -> Change | None:
         """A message came over `link`; None when the link is not registered.
 
         On a held link that is newer than the used one it is the peer's decision: it has let go of
-        the used one. A late message of an older link decides nothing.
+        the used one. A late message of an older link decides nothing, nor does one over Grenache
+        against a direct link. On the used link, if direct, it is the end of those over Grenache.
         """
         peer_id = link.peer.node_id
         if id(link) not in self._order:
             return None
         used = self._used[peer_id]
-        if used is link or self._age(link) < self._age(used):
+        if used is link:
+            waited = peer_id in self._held and now - self._since[peer_id] >= LEAVE_AFTER
+            return Change(used, used, self._needless(used) if waited else [])
+        if self._age(link) < self._age(used) or _outranks(used, link):
             return Change(used, used)
         self._drop_held(peer_id, link)
         self._held.setdefault(peer_id, []).append(used)  # its goodbye is on the way
         self._used[peer_id] = link
         return Change(used, link)
+
+    def _needless(self, used: Link) -> list[Link]:
+        """Take those off that this side has to close now that the peer uses `used` too."""
+        peer_id = used.peer.node_id
+        if not decides(self._own_id, peer_id):
+            return []
+        needless = [held for held in self._held[peer_id] if _outranks(used, held)]
+        for held in needless:
+            self._drop_held(peer_id, held)
+            del self._order[id(held)]
+        return needless
 
     def _age(self, link: Link) -> int:
         return self._order[id(link)]
@@ -174,6 +215,10 @@ class LinkTable:
             self._held[peer_id] = rest
         else:
             self._held.pop(peer_id, None)
+
+
+def _outranks(one: Link, other: Link) -> bool:
+    return one.peer.carrier == "tcp" and other.peer.carrier == "grenache"
 
 
 def silent_for(link: Link, now: float) -> float:

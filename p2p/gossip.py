@@ -10,6 +10,11 @@ Added to the paper:
 - Recent ids are announced again, a few times, to links that have not shown that they hold them (on a tree
   link nothing else would ever repeat a push that was lost).
 - A second copy over the link of the first copy is no reason to prune: that link is the tree.
+- Broadcasts under way at the same time take different trees, and pruning for each of them would leave none.
+  Only one of them counts: the one with the smallest id, which is the same one everywhere, and which came when
+  what was pruned before had taken effect.
+- How long an announced payload is waited for follows each link: a pull that the tree was about to answer itself
+  makes the next wait longer, so that the tree settles where a round trip takes longer than the first wait.
 - Everything that a peer can make this node remember or send is bounded, see `p2p.limits`.
 
 Times are float seconds on any monotonic clock. Iteration is in insertion order throughout, so that equal
@@ -19,6 +24,7 @@ inputs give equal outputs.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -29,6 +35,8 @@ from p2p.seen import SeenWindow
 
 ID_LENGTH: Final = 16
 ITEM_OVERHEAD: Final = 512  # bytes of bookkeeping that a stored item is taken to cost
+PATIENCE_GROWTH: Final = 1.25  # times what would have been long enough
+PATIENCE_DECAY: Final = 0.98  # for each pull that was needed
 
 Item = TypeVar("Item")
 
@@ -45,7 +53,7 @@ class _Stored(Generic[Item]):
 @dataclass(slots=True)
 class _Missing:
     deadline: float
-    sources: dict[str, None] = field(default_factory=dict)  # announcers, the next to ask first
+    sources: dict[str, float] = field(default_factory=dict)  # announcer -> when; next to ask first
     asked: str | None = None
     tries: int = 0
 
@@ -55,8 +63,9 @@ class _Peer:
     bit: int
     allowance: float  # bytes that may be sent in answer to pulls
     allowance_at: float
+    patience: float  # seconds that what it announces, or is asked for, is waited for
     eager: bool = True
-    pruned_at: float | None = None
+    pruned_at: float | None = None  # when it was told, since the link was eager last
     announced: dict[bytes, None] = field(default_factory=dict)  # missing ids it says it has
     asked: dict[bytes, None] = field(default_factory=dict)  # of these, pulled from it now
 
@@ -77,6 +86,7 @@ class Gossip(Generic[Item]):
         store_max_bytes: int = limits.STORE_MAX_BYTES,
         lazy_flush: float = limits.LAZY_FLUSH,
         graft_timeout: float = limits.GRAFT_TIMEOUT,
+        graft_timeout_max: float = limits.GRAFT_TIMEOUT_MAX,
         repair_interval: float = limits.REPAIR_INTERVAL,
     ) -> None:
         self._emit = emit
@@ -89,11 +99,18 @@ class Gossip(Generic[Item]):
         self._store_max_items = max(1, seen_max // 4)
         self._lazy_flush = lazy_flush
         self._graft_timeout = graft_timeout
+        self._graft_timeout_max = max(graft_timeout, graft_timeout_max)
         self._repair_interval = repair_interval
         self._peers: dict[str, _Peer] = {}
         self._missing: dict[bytes, _Missing] = {}
         self._timers: list[tuple[float, int, bytes]] = []  # of the missing; stale ones are skipped
         self._timer_number = 0
+        self._smallest: deque[tuple[bytes, float]] = (
+            deque()
+        )  # recent ids, each below the later ones
+        self._reference = b""  # the broadcast whose copies prune links
+        self._pruned = float("-inf")  # when a link was pruned last, by either side
+        self._latest = float("-inf")  # when a payload came last
         self._unannounced: list[bytes] = []
         self._flush_at: float | None = None
         self._repair_at: float | None = None
@@ -132,7 +149,7 @@ class Gossip(Generic[Item]):
             taken |= peer.bit
         free = ~taken & (taken + 1)  # lowest bit that no link uses
         budget = float(limits.GRAFT_BYTES_PER_SECOND)
-        self._peers[name] = _Peer(bit=free, allowance=budget, allowance_at=now)
+        self._peers[name] = _Peer(free, budget, now, patience=self._graft_timeout)
         self._forget_old(now)
         recent = [
             key
@@ -164,8 +181,11 @@ class Gossip(Generic[Item]):
 
     def add(self, now: float, key: bytes, item: Item, size: int, via: str = "") -> None:
         """Take a new, valid broadcast: push it on, remember it. `via` is empty for an own one."""
+        self._latest = now
         self.seen.add(now, key, via)
+        self._learn(now, key, via)
         self._settle(key)
+        self._note_smallest(now, key)
         source = self._peers.get(via)
         bit = source.bit if source is not None else 0
         stored = _Stored(item, size + ITEM_OVERHEAD, now, holders=bit, pushed=bit)
@@ -192,6 +212,7 @@ class Gossip(Generic[Item]):
 
     def duplicate(self, now: float, key: bytes, via: str) -> None:
         """A payload whose id is already known came over the link `via`."""
+        self._latest = now
         self.counters["duplicates"] += 1
         peer = self._peers.get(via)
         if peer is None:
@@ -201,12 +222,39 @@ class Gossip(Generic[Item]):
             stored.holders |= peer.bit
         if self.seen.get(key) == via:
             return
-        peer.eager = False
+        repeated = not peer.eager and peer.pruned_at is not None
+        if not repeated and stored is not None and not self._may_prune(now, key, stored):
+            return
+        if peer.eager:
+            peer.eager = False
+            self._pruned = now
         # Copies under way arrive for a while after a prune; said again only if it seems lost.
-        if peer.pruned_at is None or now - peer.pruned_at >= self._graft_timeout:
+        if peer.pruned_at is None or now - peer.pruned_at >= peer.patience:
             peer.pruned_at = now
             self.counters["prunes"] += 1
             self._emit((via,), Prune())
+
+    def _may_prune(self, now: float, key: bytes, stored: _Stored[Item]) -> bool:
+        """Whether this is the broadcast whose copies tell which links the tree does not need."""
+        if key == self._reference:
+            return True
+        calm = max((peer.patience for peer in self._peers.values()), default=self._graft_timeout)
+        if stored.at <= self._pruned + calm / 3:
+            return False  # it may have come over links that are gone from the tree
+        while self._smallest and self._smallest[0][1] < now - calm:
+            self._smallest.popleft()
+        if self._smallest and self._smallest[0][0] < key:
+            return False
+        self._reference = key
+        return True
+
+    def _note_smallest(self, now: float, key: bytes) -> None:
+        recent = self._smallest
+        while recent and recent[-1][0] > key:
+            recent.pop()
+        recent.append((key, now))
+        if recent[0][1] < now - self._graft_timeout_max or len(recent) > self._store_max_items:
+            recent.popleft()
 
     # Control messages. Each returns False when the peer broke a bound.
 
@@ -228,8 +276,10 @@ class Gossip(Generic[Item]):
             entry = self._missing.get(key)
             if entry is None:
                 entry = self._missing[key] = _Missing(0.0)
-                self._wait(key, entry, now + self._graft_timeout)
-            entry.sources[via] = None
+                self._wait(key, entry, now + peer.patience)
+            elif entry.tries == 0 and now + peer.patience < entry.deadline:
+                self._wait(key, entry, now + peer.patience)
+            entry.sources[via] = now
             peer.announced[key] = None
         return len(keys) <= limits.ANNOUNCE_MAX_IDS
 
@@ -237,6 +287,7 @@ class Gossip(Generic[Item]):
         """GRAFT: send these, and push from now on."""
         peer = self._peers[via]
         peer.eager = True
+        peer.pruned_at = None
         peer.allowance = min(
             float(limits.GRAFT_BYTES_PER_SECOND),
             peer.allowance + (now - peer.allowance_at) * limits.GRAFT_BYTES_PER_SECOND,
@@ -255,7 +306,10 @@ class Gossip(Generic[Item]):
 
     def on_prune(self, via: str) -> None:
         """PRUNE: the peer has a better way to hear."""
-        self._peers[via].eager = False
+        peer = self._peers[via]
+        if peer.eager:
+            peer.eager = False
+            self._pruned = max(self._pruned, self._latest)
 
     # Time
 
@@ -323,6 +377,18 @@ class Gossip(Generic[Item]):
 
     # What is missing
 
+    def _learn(self, now: float, key: bytes, via: str) -> None:
+        """A payload came: was the pull of it needed?"""
+        entry = self._missing.get(key)
+        if entry is None or entry.asked is None:
+            return
+        peer = self._peers[entry.asked]
+        if via == entry.asked:
+            peer.patience = max(self._graft_timeout, PATIENCE_DECAY * peer.patience)
+        else:  # the tree was faster than the answer
+            enough = PATIENCE_GROWTH * (now - entry.sources[entry.asked])
+            peer.patience = max(peer.patience, min(enough, self._graft_timeout_max))
+
     def _wait(self, key: bytes, entry: _Missing, until: float) -> None:
         entry.deadline = until
         self._timer_number += 1
@@ -348,26 +414,34 @@ class Gossip(Generic[Item]):
                 self.counters["given_up"] += 1
                 self._settle(key)
                 continue
-            name = self._free_source(entry)
+            name = self._free_source(entry, pulls)
             if name is None:  # as much is being pulled from its announcers as may be
                 self._wait(key, entry, now + self._lazy_flush)
                 continue
             entry.tries += 1
             entry.asked = name
             entry.sources[name] = entry.sources.pop(name)  # to the end: asked last next time
-            self._peers[name].asked[key] = None
-            self._wait(key, entry, now + self._graft_timeout)
+            peer = self._peers[name]
+            peer.asked[key] = None
+            self._wait(key, entry, now + peer.patience)
             pulls.setdefault(name, []).append(key)
         for name, keys in pulls.items():
             self._peers[name].eager = True
+            self._peers[name].pruned_at = None
             self.counters["grafts"] += 1
             self._emit((name,), Graft(keys))
 
-    def _free_source(self, entry: _Missing) -> str | None:
-        for name in entry.sources:
-            if len(self._peers[name].asked) < limits.GRAFT_MAX_PER_LINK:
-                return name
-        return None
+    def _free_source(self, entry: _Missing, pulls: dict[str, list[bytes]]) -> str | None:
+        """Whom to pull from: at first a link that is made eager anyway, so that one link that broke is
+        replaced by one link."""
+        free = [
+            name
+            for name in entry.sources
+            if len(self._peers[name].asked) < limits.GRAFT_MAX_PER_LINK
+        ]
+        if not entry.tries:
+            free.sort(key=lambda name: (name not in pulls, not self._peers[name].eager))
+        return free[0] if free else None
 
     def _settle(self, key: bytes) -> None:
         """The id is not waited for any more."""

@@ -46,6 +46,7 @@ STORE_TTL: Final = 30.0  # how long a broadcast can be pulled by a peer that mis
 STORE_MAX_BYTES: Final = 32 * 1024 * 1024
 LAZY_FLUSH: Final = 0.1  # announcements are batched for this long
 GRAFT_TIMEOUT: Final = 0.5  # announced but not received for this long: pull it
+GRAFT_TIMEOUT_MAX: Final = 4.0  # on a link where that has turned out to be too soon
 ANNOUNCE_MAX_IDS: Final = 1000  # ids in one announcement or pull
 MISSING_MAX_PER_LINK: Final = 4000  # ids that one peer can make us wait for
 GRAFT_MAX_PER_LINK: Final = 256  # of these, pulled from it at once

@@ -1,15 +1,18 @@
 """What the rest of the package knows of a link: an established, authenticated connection to a peer.
 
-`p2p.connection` implements it over TCP, tests over memory.
+`p2p.connection` implements it over streams of bytes, tests over memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from p2p.errors import Code
 from p2p.messages import Capabilities, Envelope
+
+Carrier = Literal["tcp", "grenache"]
+"""What brings a link's bytes: a TCP connection, or Grenache RPC requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +24,12 @@ class PeerInfo:
     version: str
     network: str
     capabilities: Capabilities
-    address: str  # the IP address that the socket shows
-    listen_port: int  # where the peer says it accepts links, 0 if it does not
+    address: str  # the IP address that the socket, or the carrier's requests, show
+    listen_port: int  # where the peer says it accepts TCP links, 0 if it does not
     outbound: bool  # we dialled
     encrypted: bool
+    carrier: Carrier = "tcp"
+    dialled: tuple[str, int] | None = None  # the host and port, as they were given, that we dialled
 
 
 @dataclass(slots=True)

@@ -73,10 +73,11 @@ class Heartbeat(msgspec.Struct, rename="camel"):
     echo: int = 0
 
 
-class PeerAddress(msgspec.Struct, rename="camel"):
+class PeerAddress(msgspec.Struct, rename="camel", omit_defaults=True):
     node_id: str
     address: str
     port: int
+    carrier: str = "tcp"  # how it is dialled; a `p2p.link.Carrier`, or one that is not known here
 
 
 class PeerExchange(msgspec.Struct, rename="camel"):

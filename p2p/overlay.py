@@ -1,5 +1,7 @@
 """This node's place in the network: links, peers, discovery, router and RPC, put together.
 
+Links are direct ones over TCP, or carried by Grenache requests, or both (hybrid): see `p2p.grenache.way`.
+
 Whoever uses it registers handlers at `router`, is told of neighbours through `on_neighbour`, and
 sends with `send` and `broadcast`. Sockets and timers end here: what is above sees messages.
 """
@@ -20,15 +22,17 @@ from p2p.direct import DirectConnectionService
 from p2p.discovery.base import Discovery, Strategy
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.exchange import ExchangeStrategy
+from p2p.discovery.grape import GrapeStrategy
 from p2p.discovery.mdns import MdnsStrategy
 from p2p.discovery.persisted import PersistedStrategy
 from p2p.errors import Code, DeliveryError
+from p2p.grenache.way import GrenacheWay
 from p2p.identity import Identity
 from p2p.limits import PROTOCOL_VERSION
-from p2p.link import Link
+from p2p.link import Carrier, Link
 from p2p.messages import Codec, Envelope
 from p2p.peers import PeerManager
-from p2p.router import MessageRouter
+from p2p.router import MessageRouter, Way
 from p2p.rpc import Rpc
 from p2p.storage import PeerStorage
 
@@ -39,7 +43,11 @@ TICK = 0.05  # seconds between looks at the router's timers
 
 @dataclass(frozen=True, slots=True)
 class OverlaySettings:
-    """What an overlay is made of. Seconds; `host` is where links are accepted."""
+    """What an overlay is made of. Seconds; `host` is where links are accepted.
+
+    Without `direct` there are no TCP links: `bootstrap` then names where Grenache requests are taken,
+    and `mdns`, which knows only TCP ports, is not used.
+    """
 
     host: str
     network: str
@@ -51,6 +59,7 @@ class OverlaySettings:
     bootstrap: Sequence[tuple[str, int]] = ()
     mdns: bool = True
     exchange: bool = True
+    direct: bool = True
     payloads: dict[str, type[msgspec.Struct]] = field(default_factory=dict)
 
 
@@ -62,8 +71,10 @@ class Overlay:
         identity: Identity,
         settings: OverlaySettings,
         *,
+        grenache: GrenacheWay | None = None,
         on_neighbour: Callable[[str, bool], None] = lambda node, up: None,
     ) -> None:
+        """`grenache`: the way to use beside direct links, or instead; it is started and stopped here."""
         self.node_id = identity.node_id
         self._identity = identity
         self._settings = settings
@@ -92,14 +103,18 @@ class Overlay:
             admit=self.peers.admit,
             clock=self._loop.time,
         )
-        self.peers.dialer = self._direct
+        if settings.direct:
+            self.peers.dialer = self._direct
+        self.grenache = grenache
+        self._grape: GrapeStrategy | None = None
+        self.router.why_not_grenache = self._why_not_grenache
         self.discovery: Discovery | None = None
         self.address: tuple[str, int] = (settings.host, 0)
         self._flush_due = False
         self._ticker: asyncio.Task[None] | None = None
 
     async def listen(self, port: int) -> None:
-        """Accept links on `port` (0: any free one). Call before `start`.
+        """Accept direct links on `port` (0: any free one). Call before `start`.
 
         Raises:
             OSError: the address cannot be bound.
@@ -108,17 +123,24 @@ class Overlay:
 
     async def start(self) -> None:
         """Start discovery and dialling."""
+        if self.grenache is not None:
+            self.peers.dial_over_grenache(self.grenache.start(self._direct))
         self.discovery = Discovery(self._strategies(), self.peers.found)
         self._ticker = asyncio.create_task(self._tick(), name="router timers")
         await self.peers.start()
         await self.discovery.start()
 
     def _strategies(self) -> list[Strategy]:
+        # Others may exchange peers where this node does not: that is nothing to charge them for.
+        self.peers.handle("peerexchange", lambda link, envelope: None)
         settings = self._settings
-        bootstrap = BootstrapStrategy(settings.bootstrap)
+        if not settings.direct and self.grenache is None:
+            return []  # nobody could be dialled
+        carrier: Carrier = "tcp" if settings.direct else "grenache"
+        bootstrap = BootstrapStrategy(settings.bootstrap, carrier=carrier)
         self.peers.on_peer_down(lambda peer: bootstrap.refresh())
         strategies: list[Strategy] = [PersistedStrategy(self.peers.load_persisted_peers), bootstrap]
-        if settings.mdns:
+        if settings.mdns and settings.direct:
             host, port = self.address
             strategies.append(
                 MdnsStrategy(self.node_id, settings.network, host, port, PROTOCOL_VERSION)
@@ -128,7 +150,40 @@ class Overlay:
             self.peers.follow(exchange)
             self.peers.handle("peerexchange", exchange.message)
             strategies.append(exchange)
+        if self.grenache is not None:
+            strategies.append(self._grape_strategy(self.grenache))
         return strategies
+
+    def _grape_strategy(self, way: GrenacheWay) -> GrapeStrategy:
+        services: dict[str, Carrier] = {way.service: "grenache"}
+        if self._settings.direct:
+            services = {way.direct_service: "tcp", **services}
+
+        async def offers() -> list[tuple[str, int]]:
+            taken = (await way.listen())[1]
+            own = [(service, taken) for service in (way.service, *way.offered)]
+            port = self.address[1]
+            return [(way.direct_service, port), *own] if port else own
+
+        grape = self._grape = GrapeStrategy(
+            way.settings.directory(),
+            services=services,
+            offers=offers,
+            interval=way.settings.interval,
+            alone=lambda: not self.peers.links,
+            where=way.settings.where,
+            asked_for=way.settings.asked_for,
+        )
+        self.peers.on_peer_down(lambda peer: grape.refresh())
+        return grape
+
+    def _why_not_grenache(self, node: str) -> str:
+        if self._grape is None:
+            return "no Grape is used"
+        address = self.peers.grenache_address(node)
+        if address is not None:
+            return f"not connected at {address} ({address.last_error or 'no failure yet'})"
+        return "not found through Grenache" if self._grape.answering else "no Grape answers"
 
     async def stop(self) -> None:
         """Leave: discovery withdrawn, peers told goodbye and saved. Bounded in time."""
@@ -138,6 +193,8 @@ class Overlay:
         await self.rpc.close()
         self._send_now()
         await self._direct.stop()
+        if self.grenache is not None:
+            await self.grenache.stop()
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
@@ -195,8 +252,11 @@ class Overlay:
 
     def link_up(self, link: Link) -> None:
         node = link.peer.node_id
-        log.info("peer %s connected (%s)", node, link.peer.address)
-        self.router.link_up(self._loop.time(), node)
+        over_grenache = link.peer.carrier == "grenache"
+        by = ", over Grenache" if over_grenache else ""
+        log.info("peer %s connected (%s%s)", node, link.peer.address, by)
+        way = Way.GRENACHE if over_grenache else Way.DIRECT
+        self.router.link_up(self._loop.time(), node, way)
         self._on_neighbour(node, True)
         self.flush()
 

@@ -16,14 +16,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from p2p.addresses import INBOUND, MANUAL, Address, AddressBook, PeerFound
+from p2p.addresses import (
+    GRENACHE_DELAY,
+    INBOUND,
+    MANUAL,
+    Address,
+    AddressBook,
+    PeerFound,
+)
 from p2p.dialling import Dialer, DialLoop
 from p2p.discovery.base import describe
 from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.duplicates import SUSPECT_AFTER, Change, LinkTable, Verdict, silent_for
 from p2p.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.hostport import normal_host
-from p2p.link import Link, LinkHandler, LinkStats, PeerInfo
+from p2p.link import Carrier, Link, LinkHandler, LinkStats, PeerInfo
 from p2p.messages import Capabilities, Envelope, PeerAddress
 from p2p.reconnect import Reconnect, wait_after
 from p2p.storage import Storage, StoredPeer, epoch, moment
@@ -85,8 +92,8 @@ class PeerManager:
         clock: Callable[[], float] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`reconnect_interval` is in seconds. `dialer` and `listener` may be set later, before
-        `start`. `clock` gives monotonic seconds, the event loop's by default; `wall` gives seconds
+        """`reconnect_interval` is in seconds. `dialer` (for TCP) and `listener` may be set later,
+        before `start`. `clock` gives monotonic seconds, the event loop's by default; `wall` gives seconds
         since the epoch."""
         self.own_id = own_id
         self.listener = listener
@@ -108,7 +115,7 @@ class PeerManager:
             reached=self._reached,
             forgotten=self._forgotten,
         )
-        self._dials.dialer = dialer
+        self.dialer = dialer
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
         self._peers: dict[str, Peer] = {}  # nodes that had a link, by id
         self._followers: list[LinkFollower] = []
@@ -118,14 +125,24 @@ class PeerManager:
         self._task: asyncio.Task[None] | None = None
         self._unsaved = asyncio.Event()
         self._save_serial = 0
+        # Remembered, and to be kept for a run in another mode: nothing here can dial them.
+        self._other_carriers: list[StoredPeer] = []
 
     @property
     def dialer(self) -> Dialer | None:
-        return self._dials.dialer
+        """For TCP."""
+        return self._dials.dialers.get("tcp")
 
     @dialer.setter
     def dialer(self, dialer: Dialer | None) -> None:
-        self._dials.dialer = dialer
+        self._dials.dialers.pop("tcp", None)
+        if dialer is not None:
+            self._dials.dialers["tcp"] = dialer
+        self._book.grenache_delay = GRENACHE_DELAY if dialer is not None else 0.0
+
+    def dial_over_grenache(self, dialer: Dialer) -> None:
+        """Use Grenache too, or, without a `dialer` for TCP, alone. To be called before `start`."""
+        self._dials.dialers["grenache"] = dialer
 
     # -- wiring -----------------------------------------------------------------------------------
 
@@ -169,6 +186,7 @@ class PeerManager:
         """Close the link to a peer and forget it, configured or not. It may still dial us."""
         for address in self._book.of(node_id):
             self._book.remove(address)
+        self._other_carriers = [s for s in self._other_carriers if s.node_id != node_id]
         link = self._table.used.get(node_id)
         if link is not None:
             link.close(Code.SHUTDOWN, "removed by the operator")
@@ -209,17 +227,34 @@ class PeerManager:
         ]
 
     def proven_peers(self) -> list[PeerAddress]:
-        """Connected peers that were reached at the address given: those fit to be passed on."""
-        return [
-            PeerAddress(node_id, address.host, address.port)
-            for node_id in self._table.used
-            if (address := self._book.proven(node_id)) is not None
-        ]
+        """Connected peers that were reached at the address given: those fit to be passed on.
+
+        One for Grenache only of a peer that is linked over it, and if the last dial to it succeeded:
+        a peer that dialled us does not say where its requests are taken now."""
+        proven = []
+        for node_id, link in self._table.used.items():
+            direct = self._book.proven(node_id)
+            if direct is not None:
+                proven.append(PeerAddress(node_id, direct.host, direct.port))
+            if link.peer.carrier == "grenache":
+                way = self._book.proven(node_id, "grenache")
+                if way is not None and not way.failures:
+                    proven.append(PeerAddress(node_id, way.host, way.port, way.carrier))
+        return proven
+
+    def grenache_address(self, node_id: str) -> Address | None:
+        """Where a node is believed to answer Grenache requests."""
+        return next((a for a in self._book.of(node_id) if a.carrier == "grenache"), None)
 
     def found(self, peer: PeerFound) -> None:
-        """A discovery strategy came across an address."""
+        """A discovery strategy came across an address. One that nothing here can dial is left alone."""
+        if not self._dials_over(peer.carrier):
+            return
         if self._book.add(peer, self._now()) is not None:
             self._dials.wake()
+
+    def _dials_over(self, carrier: Carrier) -> bool:
+        return not self._dials.dialers or carrier in self._dials.dialers
 
     # -- links ------------------------------------------------------------------------------------
 
@@ -230,25 +265,30 @@ class PeerManager:
             return Code.SELF
         if info.outbound:
             self._dials.note_answer(info)
-        verdict = self._table.verdict(info.node_id, self._now(), self._dialled_at(info))
+        verdict = self._table.verdict(info, self._now(), self._dialled_at(info))
         if verdict is Verdict.REFUSE:
             return Code.DUPLICATE
-        if verdict is None and len(self._table.used) >= self.max_peers:
+        if verdict is None and self._full(info):
             return Code.FULL
         return None
+
+    def _full(self, newcomer: PeerInfo) -> bool:
+        if len(self._table.used) >= self.max_peers:
+            return True
+        room = self._dials.grenache_room
+        return newcomer.carrier == "grenache" and room is not None and room <= 0
 
     def link_up(self, link: Link) -> None:
         node_id = link.peer.node_id
         now = self._now()
         new = node_id not in self._table.used
-        if new and len(self._table.used) >= self.max_peers:
+        if new and self._full(link.peer):
             # Two were admitted for one place: only the links that are up count.
             link.close(Code.FULL, "this node has as many peers as it wants")
             return
-        if not link.peer.outbound and link.peer.listen_port:
+        if link.peer.listen_port and (not link.peer.outbound or link.peer.carrier != "tcp"):
             self.found(PeerFound(link.peer.address, link.peer.listen_port, node_id, INBOUND))
         if new:
-            self._up_since[node_id] = now
             self._peers[node_id] = self._peer_of(link)
         change = self._table.up(link, now, self._dialled_at(link.peer))
         self._apply(change, Code.DUPLICATE, "another link is used")
@@ -262,12 +302,13 @@ class PeerManager:
         if peer is not None and self._table.used.get(node_id) is link:
             self._refreshed(peer)  # the last figures of the link stay on the record
         change = self._table.down(link)
-        lost = change.before is link and change.after is None
-        if lost:
+        heir, carrier = change.after, link.peer.carrier
+        lost = change.before is link and heir is None
+        if lost or (change.before is link and heir is not None and heir.peer.carrier != carrier):
             now = self._now()
             lasted = now - self._up_since.pop(node_id)
             wait = wait_after(code)
-            self._book.link_lost(node_id, lasted, now, self._wall(), self._rng, wait)
+            self._book.link_lost(node_id, lasted, now, self._wall(), self._rng, wait, carrier)
         self._apply(change, code, reason)
         if lost and peer is not None:
             peer.connection, peer.status, peer.direction = None, "disconnected", None
@@ -279,7 +320,7 @@ class PeerManager:
         self._dials.wake()
 
     def message(self, link: Link, envelope: Envelope) -> None:
-        change = self._table.heard(link)
+        change = self._table.heard(link, self._now())
         if change is None:
             return
         self._apply(change, Code.DUPLICATE, "another link is used")
@@ -311,6 +352,7 @@ class PeerManager:
                         lambda f, old: f.link_down(old, code, reason), follower, change.before
                     )
             if change.after is not None:
+                self._up_since[change.after.peer.node_id] = self._now()
                 for follower in followers:
                     self._guard(lambda f, new: f.link_up(new), follower, change.after)
         for link in change.close:
@@ -358,7 +400,7 @@ class PeerManager:
 
     async def connect(self, host: str, port: int) -> Peer:
         """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer
-        has answered there. Several addresses of a name are tried in turn.
+        has answered there. Several addresses of a name are tried in turn. Over TCP, if that is used.
 
         Raises:
             ConnectFailed: the name does not resolve, or nobody answered.
@@ -369,31 +411,35 @@ class PeerManager:
         except (OSError, UnicodeError) as error:
             raise ConnectFailed(f"{host} cannot be resolved: {describe(error)}") from error
         failure: ConnectFailed | HandshakeRefused = ConnectFailed(f"{host} has no address")
+        carrier: Carrier = "grenache" if self._dials.dialers.keys() == {"grenache"} else "tcp"
         for each in hosts:
-            address = self._book.get(each, port) or Address(normal_host(each), port, None, MANUAL)
+            address = self._book.get(each, port, carrier) or Address(
+                normal_host(each), port, None, MANUAL, carrier=carrier
+            )
             try:
                 node_id = self._connected_at(address) or await self._dials.attempt(address)
             except (ConnectFailed, HandshakeRefused) as error:
-                crossed = await self._crossed(each, port, error)
+                crossed = await self._crossed(address, error)
                 if crossed is None:
                     failure = error
                     continue
                 node_id = crossed
-            self._book.add(PeerFound(each, port, node_id, MANUAL), self._now())
+            found = PeerFound(each, port, node_id, MANUAL, carrier=carrier)
+            self._book.add(found, self._now())
             peer = self.get_peer(node_id)
             if peer is not None and node_id in self._table.used:
                 return peer
             failure = ConnectFailed(f"the link to {address} closed again at once")
         raise failure
 
-    async def _crossed(self, host: str, port: int, error: Exception) -> str | None:
+    async def _crossed(self, dialled: Address, error: Exception) -> str | None:
         """Refused as a duplicate because the peer was dialling us just then: whom its link, which
         may still be on its way up, shows to listen at this address."""
         if not isinstance(error, HandshakeRefused) or error.code is not Code.DUPLICATE:
             return None
         deadline = self._now() + CROSSED_WAIT
         while self._now() < deadline:
-            address = self._book.get(host, port)
+            address = self._book.get(dialled.host, dialled.port, dialled.carrier)
             if address is not None and address.node_id in self._table.used:
                 return address.node_id
             await asyncio.sleep(0.02)
@@ -464,18 +510,24 @@ class PeerManager:
 
     def load_persisted_peers(self) -> list[PeerFound]:
         """Take in the peers of earlier runs; returns them as found, for the persisted strategy.
+        Those that nothing here can dial stay in the file.
 
         Raises:
             OSError: the file is there but cannot be read.
         """
-        found = []
+        found, others = [], []
         for stored in [] if self._storage is None else self._storage.load():
             if stored.node_id == self.own_id:
                 continue
-            address = Address(stored.address, stored.port, stored.node_id, stored.source)
+            if not self._dials_over(stored.carrier):
+                others.append(stored)
+                continue
+            where = (stored.address, stored.port, stored.node_id)
+            address = Address(*where, stored.source, carrier=stored.carrier)
             address.last_success, address.failures = epoch(stored.last_success), stored.failures
-            self._book.restore(address)
-            found.append(PeerFound(stored.address, stored.port, stored.node_id, "persisted"))
+            self._book.restore(address, self._now())
+            found.append(PeerFound(*where, "persisted", carrier=stored.carrier))
+        self._other_carriers = others
         return found
 
     def persist_peers(self) -> None:
@@ -504,18 +556,24 @@ class PeerManager:
             log.warning("the peers cannot be saved: %s", error)
 
     def _to_store(self) -> list[StoredPeer]:
-        return [
+        proven = [
             StoredPeer(
                 a.node_id,
                 a.host,
                 a.port,
-                moment(self._wall() if a.node_id in self._table.used else a.last_success),
+                moment(self._wall() if self._linked_by(a) else a.last_success),
                 a.failures,
                 a.source,
+                a.carrier,
             )
             for a in self._book
             if a.tried and a.node_id is not None
         ]
+        return proven + self._other_carriers
+
+    def _linked_by(self, address: Address) -> bool:
+        link = self._table.used.get(address.node_id or "")
+        return link is not None and link.peer.carrier == address.carrier
 
 
 def _loop_time() -> float:

@@ -1,11 +1,12 @@
 # ruff: noqa: A002 - `type` is what the wire and the contract call it
 """MessageRouter: brings messages to one node or to all, without I/O.
 
-To one node, in this order: over its link; relayed over the mesh along a learned route; queued until a way
-appears; then `DeliveryError`, which says why each way failed. To all: the broadcast tree of `p2p.gossip`.
+To one node, in this order: over its link, direct or carried by Grenache; relayed over the mesh along a
+learned route; queued until a way appears; then `DeliveryError`, which says why each way failed. To all: the
+broadcast tree of `p2p.gossip`, over every link.
 
 What is proven about a message's origin:
-- direct: the link is authenticated, `from` must be its peer;
+- over a link: the link is authenticated, `from` must be its peer;
 - relayed: the origin signs (`signed_bytes`) with the key that its node id derives from; every node on the
   way checks that once and never for a copy, so a forged message dies at the first honest node and the link
   that brought it is charged;
@@ -62,6 +63,7 @@ class Way(StrEnum):
     """How a message left."""
 
     DIRECT = "direct"
+    GRENACHE = "grenache"
     RELAYED = "relayed"
     QUEUED = "queued"
 
@@ -147,6 +149,9 @@ class MessageRouter:
         self._codec = Codec()
         self._handlers: dict[str, Handler] = {}
         self._bad: dict[str, int] = {}  # linked peers, with their invalid messages
+        self._links: dict[str, Way] = {}  # linked peers, with what their link is
+        # Why a node has no link over Grenache, for whoever reads a `DeliveryError`.
+        self.why_not_grenache: Callable[[str], str] = lambda node: "no Grape is used"
         self._outgoing: list[Outgoing] = []
         self.gossip: Gossip[Envelope] = Gossip(
             self._emit,
@@ -169,6 +174,7 @@ class MessageRouter:
         # Each takes the message (None) or says why it cannot. A further way is a further line here.
         self._ways: list[tuple[Way, Callable[[float, _ToSend], str | None]]] = [
             (Way.DIRECT, self._send_direct),
+            (Way.GRENACHE, self._send_over_grenache),
             (Way.RELAYED, self._send_relayed),
             (Way.QUEUED, self._send_queued),
         ]
@@ -177,6 +183,7 @@ class MessageRouter:
             "broadcasts_delivered": 0,
             "delivered": 0,  # messages to this node
             "sent_direct": 0,
+            "sent_grenache": 0,
             "sent_relayed": 0,
             "queued": 0,
             "expired": 0,  # of the queued
@@ -208,17 +215,19 @@ class MessageRouter:
 
     # Links
 
-    def link_up(self, now: float, peer: str) -> None:
-        """A link to `peer` is established; what waited for it goes out."""
+    def link_up(self, now: float, peer: str, way: Way = Way.DIRECT) -> None:
+        """A link to `peer` is established, directly or over Grenache; what waited for it goes out."""
         if peer in self._bad:
             self.link_down(now, peer)
         self._bad[peer] = 0
+        self._links[peer] = way
         self.gossip.link_up(now, peer)
         self._flush_waiting(now, peer)
 
     def link_down(self, now: float, peer: str) -> None:
         """The link to `peer` is gone, and the routes through it."""
         self._flush_allowed.pop(peer, None)
+        self._links.pop(peer, None)
         if self._bad.pop(peer, None) is not None:
             self.gossip.link_down(now, peer)
             self.routes.forget_link(peer)
@@ -290,9 +299,16 @@ class MessageRouter:
         self._outgoing.append(Outgoing(peers, envelope))
 
     def _send_direct(self, now: float, message: _ToSend) -> str | None:
-        if message.to not in self._bad:
+        if self._links.get(message.to) is not Way.DIRECT:
             return "not connected"
         self.counters["sent_direct"] += 1
+        self._emit((message.to,), self._envelope(message))
+        return None
+
+    def _send_over_grenache(self, now: float, message: _ToSend) -> str | None:
+        if self._links.get(message.to) is not Way.GRENACHE:
+            return self.why_not_grenache(message.to)
+        self.counters["sent_grenache"] += 1
         self._emit((message.to,), self._envelope(message))
         return None
 

@@ -182,7 +182,7 @@ class RpcCore:
             self._results.append((request_id, error))
             return request_id
         self._asked[request_id] = _Asked(
-            to, method, now + timeout, needs_link and way is Way.DIRECT
+            to, method, now + timeout, needs_link and way in (Way.DIRECT, Way.GRENACHE)
         )
         self._time(now + timeout, "", request_id)
         return request_id

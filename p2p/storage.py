@@ -19,6 +19,7 @@ import msgspec
 
 from p2p.hostport import Scope, normal_host, scope_of
 from p2p.identity import is_node_id
+from p2p.link import Carrier
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class StoredPeer(msgspec.Struct, rename="camel", frozen=True):
     last_success: datetime | None = None
     failures: int = 0
     source: str = "persisted"  # the strategy that found it first
+    carrier: Carrier = "tcp"  # how it is dialled
 
 
 class _File(msgspec.Struct):

@@ -21,6 +21,7 @@ from node.views import StreamEvent
 
 _REF: Final = "#/components/schemas/{name}"
 DECIMAL: Final = r"^[0-9]+(\.[0-9]+)?$"
+SIGNED: Final = r"^-?[0-9]+(\.[0-9]+)?$"
 _DECIMALS: Final = frozenset(
     [
         "price",
@@ -35,8 +36,16 @@ _DECIMALS: Final = frozenset(
         "bid",
         "ask",
         "last",
+        "bid_quantity",
+        "ask_quantity",
+        "open",
+        "high",
+        "low",
+        "close",
+        "volume",
     ]
 )
+_SIGNED: Final = frozenset(["change"])
 _TIMES: Final = frozenset(["time", "created", "last_seen", "last_heartbeat"])
 _EVERYWHERE: Final = (400, 403, 421, 500)  # any operation can answer these
 
@@ -48,6 +57,8 @@ Prices and quantities are exact decimals written as strings ("0.5"); a JSON numb
 Times are ISO 8601 in UTC. Errors are problem details (RFC 9457) with a stable `code`. \
 A client that sends the header `X-Exchange-Node` with a node id is answered by that node alone \
 (421 otherwise).
+
+Programs written for Bitfinex v2 find its public part under /v2 and its WebSocket at /ws/2.
 """
 
 STREAM: Final = """\
@@ -76,6 +87,8 @@ def _refine(name: str, schema: dict[str, Any]) -> None:
             continue
         if name in _DECIMALS:
             member["pattern"] = DECIMAL
+        elif name in _SIGNED:
+            member["pattern"] = SIGNED
         elif name in _TIMES:
             member["format"] = "date-time"
 
@@ -216,7 +229,7 @@ def _type_name(schema: dict[str, Any]) -> str:
         return " | ".join(f"<code>{html.escape(str(value))}</code>" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {_type_name(schema['items'])}"
-    if schema.get("pattern") == DECIMAL:
+    if schema.get("pattern") in (DECIMAL, SIGNED):
         return "decimal string"
     return html.escape(str(schema.get("format") or schema.get("type") or "any value"))
 

@@ -85,6 +85,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "An earlier order has this client_id, and it was another order.",
     ),
     "bad_side": ("Bad side", "The side of an order is buy or sell."),
+    "bad_timeframe": ("Bad timeframe", "There are no candles of this length; see listCandles."),
     "bad_address": ("Bad address", "An address of a peer is HOST:PORT, or [IPv6]:PORT."),
     "connect_failed": (
         "Connect failed",
@@ -121,7 +122,8 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "stale_data": (
         "Stale data",
-        "The node cannot vouch for what it knows of the market right now. Try again shortly.",
+        "The node's data directory is an old copy: others hold more of its own feeds than it does. It "
+        "takes no orders until it is started with the current one.",
     ),
     "invalid_message": (
         "Invalid message",

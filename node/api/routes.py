@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, TypedDict, TypeVar
 
 import msgspec
 import orjson
 from aiohttp import web
 
+from exchange.candles import TIMEFRAMES
 from node.api import limits
 from node.views import (
     BookView,
     CallRequest,
     CallView,
+    CandleView,
     FillView,
     MarketView,
     NodeService,
@@ -80,6 +83,7 @@ class Route:
 
 # Reading requests -----------------------------------------------------------------------------
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _MISFIT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
@@ -174,6 +178,33 @@ def flag(values: dict[str, str], name: str, default: bool) -> bool:
     return text == "true"
 
 
+def moment(values: dict[str, str], name: str) -> int | None:
+    """A time, ISO 8601 or milliseconds since the epoch, in microseconds."""
+    text = values.get(name)
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        return int(text) * 1000
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise _bad_parameter(
+            name,
+            f"{name} must be a time such as 2026-01-02T03:04:05Z, or milliseconds since 1970, not "
+            f"{text[:40]!r}",
+        ) from None
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)
+
+
+def newest_first(values: dict[str, str]) -> bool:
+    """What `sort` asks for."""
+    text = values.get("sort", "desc")
+    if text not in ("asc", "desc"):
+        raise _bad_parameter("sort", f"sort must be asc or desc, not {text[:40]!r}")
+    return text == "desc"
+
+
 # Answering ------------------------------------------------------------------------------------
 
 
@@ -254,9 +285,36 @@ async def list_fills(request: web.Request) -> web.Response:
 
 
 async def list_trades(request: web.Request) -> web.Response:
-    values = query(request, "market", "limit")
-    limit = number(values, "limit", limits.DEFAULT_LIMIT, limits.MAX_LIMIT)
-    return answer(request.app[SERVICE].trades(market=values.get("market"), limit=limit))
+    values = query(request, "market", *_SPAN)
+    views = await request.app[SERVICE].trade_history(market=values.get("market"), **_span(values))
+    return answer(views)
+
+
+async def list_candles(request: web.Request) -> web.Response:
+    values = query(request, "timeframe", *_SPAN)
+    views = await request.app[SERVICE].candles(
+        request.match_info["market"], values.get("timeframe", "1m"), **_span(values)
+    )
+    return answer(views)
+
+
+_SPAN: Final = ("start", "end", "limit", "sort")
+
+
+class _Span(TypedDict):
+    start: int | None
+    end: int | None
+    limit: int
+    newest_first: bool
+
+
+def _span(values: dict[str, str]) -> _Span:
+    return {
+        "start": moment(values, "start"),
+        "end": moment(values, "end"),
+        "limit": number(values, "limit", limits.DEFAULT_LIMIT, limits.MAX_LIMIT),
+        "newest_first": newest_first(values),
+    }
 
 
 async def get_book(request: web.Request) -> web.Response:
@@ -349,6 +407,21 @@ _LIMIT = Param(
         "default": limits.DEFAULT_LIMIT,
     },
     "At most so many, the newest.",
+)
+_SPAN_LIMIT = replace(_LIMIT, description="At most so many, from where `sort` begins.")
+_MOMENT: Final = {"type": "string", "examples": ["2026-01-02T03:04:05Z", "1767323045000"]}
+_START = Param(
+    "start", "query", _MOMENT, "Not before this time: ISO 8601 (UTC without an offset), or ms."
+)
+_END = Param("end", "query", _MOMENT, "Not after this time.")
+_SORT = Param(
+    "sort",
+    "query",
+    {"enum": ["asc", "desc"], "default": "desc"},
+    "desc: newest first; asc: oldest first.",
+)
+_TIMEFRAME = Param(
+    "timeframe", "query", {"enum": list(TIMEFRAMES), "default": "1m"}, "The length of a candle."
 )
 _DEPTH = Param(
     "depth",
@@ -454,9 +527,25 @@ ROUTES: Final[tuple[Route, ...]] = (
         list_trades,
         "listTrades",
         "market data",
-        "Public trades of the network seen by this node, newest first",
+        "Public trades of the network seen by this node",
         list[TradeView],
-        params=(_MARKET, _LIMIT),
+        "Trades of other nodes may come to be known late; they are listed by their own time.",
+        params=(_MARKET, _START, _END, _SPAN_LIMIT, _SORT),
+        problems=(404,),
+    ),
+    Route(
+        "GET",
+        "/v1/candles/{market}",
+        list_candles,
+        "listCandles",
+        "market data",
+        "Candles of a market",
+        list[CandleView],
+        "From all trades of the network that this node has seen. There is no candle where nothing "
+        "was traded. `time` is when a candle begins, in UTC: 7D and 14D count from 1970-01-01, a "
+        "Thursday; 1W begins on Mondays; 1M is a calendar month. A trade that comes to be known "
+        "late amends the candle of its own time.",
+        params=(_MARKET_PATH, _TIMEFRAME, _START, _END, _SPAN_LIMIT, _SORT),
         problems=(404,),
     ),
     Route(
@@ -477,7 +566,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         list_markets,
         "listMarkets",
         "market data",
-        "Markets with tick, lot and best prices",
+        "Markets with tick, lot, best prices and figures of the last 24 hours",
         list[MarketView],
     ),
     Route(

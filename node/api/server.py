@@ -16,6 +16,7 @@ from node.api.openapi import add_documents
 from node.api.problems import ProblemConnection, problem, problem_middleware
 from node.api.routes import SERVICE, add_routes
 from node.api.stream import add_stream
+from node.bitfinex import add_bitfinex
 from node.views import NodeService
 
 log = logging.getLogger("node.api")
@@ -90,6 +91,7 @@ def make_app(service: NodeService, *, hosts: Iterable[str] = ()) -> web.Applicat
     app.on_response_prepare.append(_common_headers)
     add_routes(app, service)
     add_stream(app)
+    add_bitfinex(app, service.market_data, service.node_id)
     add_documents(app)
     return app
 

@@ -50,8 +50,7 @@ def config(data_dir: str | None, config_file: str | None, changed: bool, as_json
             section = view.section
             rows.append([(section, "bold")])
         style = "dim" if loaded.is_default(view.key) else ""
-        note = f"{view.origin}, not used yet" if view.reserved else view.origin
-        rows.append([view.name, view.value or "(empty)", (note, style)])
+        rows.append([view.name, view.value or "(empty)", (str(view.origin), style)])
     if rows:
         echo(table([Column("setting"), Column("value"), Column("from")], rows))
     else:

@@ -16,6 +16,7 @@ from node.cli.session import Exit, Failure, print_json
 COMMANDS: Final = {
     "start": "node.cli.start:start",
     "worker": "node.cli.worker:worker",
+    "grape": "node.cli.grape:grape",
     "demo": "node.cli.start:demo",
     "config": "node.cli.configcmd:config",
     "order": "node.cli.trading:order",
@@ -23,6 +24,7 @@ COMMANDS: Final = {
     "orders": "node.cli.trading:orders",
     "trades": "node.cli.trading:trades",
     "book": "node.cli.trading:book",
+    "candles": "node.cli.trading:candles",
     "markets": "node.cli.trading:markets",
     "status": "node.cli.network:status",
     "peers": "node.cli.network:peers",

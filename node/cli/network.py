@@ -6,7 +6,13 @@ import click
 
 from node.cli.render import Line, clean, echo, is_terminal, peer_table
 from node.cli.session import Session, client_options, print_json
-from node.views import StatusView
+from node.views import GrenacheView, StatusView
+
+_MODES = {
+    "p2p": "p2p: direct links only",
+    "hybrid": "hybrid: direct links, and Grenache where a Grape answers",
+    "grenache": "grenache: everything over Grenache requests",
+}
 
 
 @click.command()
@@ -46,7 +52,8 @@ def describe_status(view: StatusView) -> list[Line]:
         ("node", view.node_id),
         ("version", f"{view.version}, up {duration(view.uptime_s)}"),
         ("network", f"{view.network}, {'TLS' if view.security == 'tls' else 'NOT encrypted'}"),
-        ("peer port", view.p2p_address),
+        ("mode", _MODES[view.mode]),
+        ("peer port", view.p2p_address or "none"),
         ("API", view.api_url),
         ("data", view.data_dir),
         (
@@ -58,6 +65,7 @@ def describe_status(view: StatusView) -> list[Line]:
             ("discovery" if not number else "", f"{d.name} {d.state}: {d.detail}, found {d.found}")
             for number, d in enumerate(view.discovery)
         ),
+        *(("grenache" if not n else "", text) for n, text in enumerate(_grenache(view.grenache))),
         ("markets", ", ".join(view.markets)),
         ("orders", f"{view.open_orders} open, {view.pending_takes} takes pending"),
         ("feeds", f"{view.feeds}{behind}"),
@@ -68,6 +76,21 @@ def describe_status(view: StatusView) -> list[Line]:
         [(name.ljust(width), "bold"), ("  ", ""), (clean(text), "")] for name, text in rows
     ]
     lines += [[(f"warning: {clean(text)}", "warn")] for text in view.warnings]
+    return lines
+
+
+def _grenache(view: GrenacheView | None) -> list[str]:
+    if view is None:
+        return []
+    lines = [f"{grape.url}: {grape.detail}" for grape in view.grapes]
+    if view.own is not None:
+        own = view.own
+        lines.append(
+            f"own Grape: DHT {own.dht_address}, API {own.api_url}, {own.nodes} others known, "
+            f"{own.announcements} announcements held"
+        )
+    if view.rpc_address is not None:
+        lines.append(f"requests at {view.rpc_address}, {view.links} peers linked this way")
     return lines
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from node.views import BookView, FillView, LevelView, OrderView, PeerView, TradeView
+from node.views import BookView, CandleView, FillView, LevelView, OrderView, PeerView, TradeView
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -227,12 +227,32 @@ def trade_table(trades: Sequence[TradeView], *, full: bool) -> list[Line]:
     )
 
 
+def candle_table(candles: Sequence[CandleView]) -> list[Line]:
+    """Candles in the order given, coloured by whether the price rose."""
+    titles = ["begins (UTC)", "open", "high", "low", "close", "volume", "trades"]
+    rows: list[list[Cell]] = []
+    for candle in candles:
+        rose = Decimal(candle.close) - Decimal(candle.open)
+        style = "buy" if rose > 0 else "sell" if rose < 0 else ""
+        rows.append(
+            [
+                candle.time[:16].replace("T", " "),
+                *(candle.open, candle.high, candle.low),
+                (candle.close, style),
+                *(candle.volume, str(candle.trades)),
+            ]
+        )
+    return table([Column(title, number=title != titles[0]) for title in titles], rows)
+
+
 def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
     """Known peers, the connected ones first."""
     rows: list[list[Cell]] = []
     for peer in sorted(peers, key=lambda p: (p.status != "connected", p.address, p.port)):
         host = f"[{peer.address}]" if ":" in peer.address else peer.address
         link = {None: "", True: "tls", False: "plain"}[peer.encrypted]
+        if peer.carrier == "grenache":
+            link += " over grenache"
         rows.append(
             [
                 short(peer.node_id, full) if peer.node_id else "?",

@@ -61,6 +61,30 @@ _START_OPTIONS: Final = (
     click.option(
         "--no-mdns", is_flag=True, help="Do not announce or look for nodes on the local network."
     ),
+    click.option(
+        "--mode",
+        type=click.Choice(["p2p", "hybrid", "grenache"]),
+        help="p2p: direct links alone; hybrid: also Grenache, where a Grape answers; grenache: everything "
+        "over Grenache, no direct links.  [default: hybrid]",
+    ),
+    click.option(
+        "--grape",
+        "grape_url",
+        metavar="URL,...",
+        multiple=True,
+        help="Use these Grapes; may be repeated.  [default: http://127.0.0.1:30001]",
+    ),
+    click.option(
+        "--embed-grape",
+        is_flag=True,
+        help="Run a Grape inside this node; no Grape server is needed then.",
+    ),
+    click.option(
+        "--grape-bootstrap",
+        metavar="HOST:PORT,...",
+        multiple=True,
+        help="DHT nodes that the Grape inside joins; implies --embed-grape; may be repeated.",
+    ),
     click.option("--max-peers", metavar="N", help="Most links at once.  [default: 50]"),
     click.option(
         "--instruments",
@@ -87,12 +111,24 @@ def start_options(command: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(command)
     def with_values(
-        *args: Any, bootstrap_peers: tuple[str, ...], no_mdns: bool, **values: Any
+        *args: Any,
+        bootstrap_peers: tuple[str, ...],
+        no_mdns: bool,
+        mode: str | None,
+        grape_url: tuple[str, ...],
+        embed_grape: bool,
+        grape_bootstrap: tuple[str, ...],
+        **values: Any,
     ) -> T:
         return command(
             *args,
-            bootstrap_peers=",".join(bootstrap_peers) if bootstrap_peers else None,
+            bootstrap_peers=",".join(bootstrap_peers) or None,
             discovery_mdns=False if no_mdns else None,
+            p2p_enabled=None if mode is None else mode != "grenache",
+            discovery_grenache=None if mode is None else mode != "p2p",
+            grape_url=",".join(grape_url) or None,
+            grape_embedded=True if embed_grape or grape_bootstrap else None,
+            grape_bootstrap=",".join(grape_bootstrap) or None,
             **values,
         )
 
@@ -116,6 +152,9 @@ def start(config_file: str | None, **values: object) -> int:
       exchange-node start --data-dir /tmp/second        another node on the same machine
       exchange-node start --bootstrap 192.168.1.20:3000
       exchange-node start --p2p-port 4000 --api-port 8400 --no-mdns
+      exchange-node start --grape http://127.0.0.1:30001    use a Grape that runs here
+      exchange-node start --grape-bootstrap 203.0.113.5:20001    be a Grape oneself
+      exchange-node start --mode grenache               no direct links at all
     """
     loaded = load_settings(config_file, **values)
     daemon = importlib.import_module("node.daemon")

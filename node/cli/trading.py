@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from exchange.candles import TIMEFRAMES
 from node.cli.render import (
     Cell,
     Column,
     Line,
+    candle_table,
     draws_blocks,
     echo,
     fill_table,
@@ -278,9 +280,48 @@ def book(session: Session, market: str, depth: int, watch: bool) -> None:
 
 
 @click.command()
+@click.argument("market")
+@click.option(
+    "--tf",
+    "timeframe",
+    type=click.Choice(list(TIMEFRAMES)),
+    default="1h",
+    show_default=True,
+    help="The length of a candle.",
+)
+@click.option("--start", metavar="TIME", help="Not before: 2026-01-02T03:04:05Z, or milliseconds.")
+@click.option("--end", metavar="TIME", help="Not after.")
+@_limit
+@client_options
+def candles(
+    session: Session, market: str, timeframe: str, start: str | None, end: str | None, limit: int
+) -> None:
+    """Show a market's candles, the newest last.
+
+    From the trades of the whole network that the node has seen. A stretch without trades has none.
+
+    \b
+    Examples:
+      exchange-node candles BTC-USD
+      exchange-node candles BTC-USD --tf 5m --limit 20
+      exchange-node candles BTC-USD --tf 1D --json | jq -r '.[].close'
+    """
+    name = market.upper()
+    views = session.ask(
+        lambda client: client.candles(name, timeframe, start=start, end=end, limit=limit)
+    )[::-1]
+    if session.as_json:
+        print_json(views)
+    elif views:
+        echo(candle_table(views))
+    else:
+        click.echo("no trades there", err=True)
+
+
+@click.command()
 @client_options
 def markets(session: Session) -> None:
-    """List the markets with tick, lot and best prices.
+    """List the markets: steps, best prices, the last 24 hours.
 
     \b
     Examples:
@@ -290,7 +331,7 @@ def markets(session: Session) -> None:
     if session.as_json:
         print_json(views)
         return
-    titles = ["market", "tick", "lot", "bid", "ask", "last"]
+    titles = ["market", "tick", "lot", "bid", "ask", "last", "change", "volume"]
     rows: list[list[Cell]] = [
         [
             (view.symbol, "bold"),
@@ -299,6 +340,8 @@ def markets(session: Session) -> None:
             (view.bid or "-", "buy"),
             (view.ask or "-", "sell"),
             view.last or "-",
+            (view.change, "sell" if view.change.startswith("-") else "buy"),
+            view.volume,
         ]
         for view in views
     ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from p2p.addresses import SOURCE_PRIORITY, PeerFound
+from p2p.link import Carrier
 
 log = logging.getLogger(__name__)
 
@@ -124,10 +125,18 @@ class BaseStrategy:
     async def _close(self) -> None:
         """Let go of everything. Called after a failed `_open` and by every `stop`."""
 
-    def _report(self, host: str, port: int, node_id: str | None, via: str = "") -> None:
+    def _report(
+        self,
+        host: str,
+        port: int,
+        node_id: str | None,
+        via: str = "",
+        *,
+        carrier: Carrier = "tcp",
+    ) -> None:
         if self._found is not None:
             self._seen.add((host, port, node_id))
-            self._found(PeerFound(host, port, node_id, self.name, via))
+            self._found(PeerFound(host, port, node_id, self.name, via, carrier))
 
     def _fail(self, error: BaseException) -> None:
         self._state = "failed"

@@ -11,6 +11,7 @@ from typing import Final
 
 from p2p.discovery.base import BaseStrategy, describe
 from p2p.hostport import format_host_port, is_ip, normal_host
+from p2p.link import Carrier
 from p2p.reconnect import Reconnect
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,14 @@ class BootstrapStrategy(BaseStrategy):
         self,
         peers: Sequence[tuple[str, int]],
         *,
+        carrier: Carrier = "tcp",
         resolver: Resolve = resolve,
         rng: random.Random | None = None,
     ) -> None:
+        """`carrier`: how the addresses are dialled; the ports are those for Grenache requests if over it."""
         super().__init__()
         self.peers = list(dict.fromkeys(peers))
+        self._carrier = carrier
         self._resolver = resolver
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._retry = Reconnect(30.0, maximum=RESOLVE_INTERVAL)
@@ -72,7 +76,7 @@ class BootstrapStrategy(BaseStrategy):
         # Addresses need no resolver: they are there at once, whatever names are beside them.
         for host, port in self.peers:
             if is_ip(host):
-                self._report(normal_host(host), port, None)
+                self._report(normal_host(host), port, None, carrier=self._carrier)
         self._describe()
 
     async def _run(self) -> None:
@@ -122,7 +126,7 @@ class BootstrapStrategy(BaseStrategy):
             return False
         self._unresolved.pop(peer, None)
         for address in addresses:
-            self._report(address, port, None)
+            self._report(address, port, None, carrier=self._carrier)
         self._describe()
         return True
 

@@ -13,9 +13,9 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -25,7 +25,7 @@ from p2p.errors import Code, MalformedMessage
 from p2p.hostport import Scope, is_ip, normal_host, scope_of
 from p2p.identity import is_node_id
 from p2p.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS
-from p2p.link import Link
+from p2p.link import Carrier, Link
 from p2p.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
 
 PEX_SECOND_DELAY: Final = 5.0  # seconds after the first push: what a slow feeler has proven since
@@ -34,6 +34,7 @@ GRAIN: Final = 0.01  # seconds: a timer may fire a hair early, and must not be a
 BURST: Final = 3.0  # lists that may come at any pace
 REFILL: Final = 2.0 / PEX_INTERVAL  # lists per second after that
 MAX_BUDGETS: Final = 1000  # nodes whose spending is remembered after their link is gone
+CARRIERS: Final[Mapping[str, Carrier]] = {name: name for name in get_args(Carrier)}
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class _Partner:
     address: str
     next_push: float
     pushes: int = 0
-    told: set[tuple[str, str, int]] = field(default_factory=set)
+    told: set[tuple[str, str, int, str]] = field(default_factory=set)
 
 
 class PeerExchangeCore:
@@ -122,13 +123,16 @@ class PeerExchangeCore:
             return []
         candidates = []
         for peer in message.peers:
-            if peer.node_id == self._own_id:
-                continue
+            carrier = CARRIERS.get(peer.carrier)
+            if peer.node_id == self._own_id or carrier is None:
+                continue  # a way that this version does not know is no fault of the sender
             host = _believable(partner.address, peer)
             if host is None:
                 self.invalid += 1
             else:
-                candidates.append(PeerFound(host, peer.port, peer.node_id, "exchange", node_id))
+                candidates.append(
+                    PeerFound(host, peer.port, peer.node_id, "exchange", node_id, carrier)
+                )
         return candidates
 
     def _spend(self, node_id: str, now: float) -> bool:
@@ -161,7 +165,7 @@ def _for(receiver: str, peer: PeerAddress) -> PeerAddress | None:
     if not may_pass(receiver, peer.address):
         return None
     # The zone of a link-local IPv6 address is the number of an interface of ours.
-    return PeerAddress(peer.node_id, peer.address.partition("%")[0], peer.port)
+    return PeerAddress(peer.node_id, peer.address.partition("%")[0], peer.port, peer.carrier)
 
 
 def _believable(sender: str, peer: PeerAddress) -> str | None:
@@ -178,8 +182,8 @@ def _believable(sender: str, peer: PeerAddress) -> str | None:
     return host
 
 
-def _key(peer: PeerAddress) -> tuple[str, str, int]:
-    return (peer.node_id, peer.address, peer.port)
+def _key(peer: PeerAddress) -> tuple[str, str, int, str]:
+    return (peer.node_id, peer.address, peer.port, peer.carrier)
 
 
 class ExchangeStrategy(BaseStrategy):
@@ -232,8 +236,8 @@ class ExchangeStrategy(BaseStrategy):
             return
         message = self._codec.payload("peerexchange", envelope.payload)
         ignored = self.core.ignored
-        for candidate in self.core.received(link.peer.node_id, message, self._now()):
-            self._report(candidate.host, candidate.port, candidate.node_id, candidate.via)
+        for each in self.core.received(link.peer.node_id, message, self._now()):
+            self._report(each.host, each.port, each.node_id, each.via, carrier=each.carrier)
         if self.core.ignored > ignored:
             extra = link.stats.extra
             extra["peerexchange_ignored"] = extra.get("peerexchange_ignored", 0) + 1

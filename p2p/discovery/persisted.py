@@ -22,6 +22,6 @@ class PersistedStrategy(BaseStrategy):
 
     async def _open(self) -> None:
         for peer in self._load():
-            self._report(peer.host, peer.port, peer.node_id)
+            self._report(peer.host, peer.port, peer.node_id, carrier=peer.carrier)
         count = self.found_count
         self._detail = f"{count} remembered address{'' if count == 1 else 'es'}"

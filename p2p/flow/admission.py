@@ -40,6 +40,7 @@ class Ticket:
 
     arrived: float
     deadline: float
+    limit: float  # when it has waited for too long
     started: float | None = None
     waiter: asyncio.Future[None] | None = None
 
@@ -48,6 +49,7 @@ class AdmissionCore:
     """Without I/O. `offer` each request; start those that `start` gives; `done` gives the load report.
 
     `workers` requests are served at once. The service time is learned; `service_s` is the first guess.
+    With `max_wait_s` 0 nothing waits: a request is served if a worker is free, and refused if not.
     """
 
     def __init__(
@@ -96,9 +98,10 @@ class AdmissionCore:
         if wait > self.max_wait_s or self.waiting >= self.max_waiting or now + wait >= deadline:
             self.counters["busy"] += 1
             raise Busy(self.retry_after())
-        ticket = Ticket(now, deadline)
+        # A worker is there for it, if it does not wait: it cannot be late for anything but its caller.
+        ticket = Ticket(now, deadline, min(now + self.max_wait_s, deadline) if wait else deadline)
         self._waiting.append(ticket)
-        self._soonest = min(self._soonest, self._limit(ticket))
+        self._soonest = min(self._soonest, ticket.limit)
         return ticket
 
     def retry_after(self) -> float:
@@ -118,15 +121,15 @@ class AdmissionCore:
         """Take out what has waited for `max_wait_s` or past its deadline. Before each `start`."""
         if now < self._soonest:
             return []
-        out = [ticket for ticket in self._waiting if now >= self._limit(ticket)]
+        out = [ticket for ticket in self._waiting if now >= ticket.limit]
         if out:
-            self._waiting = deque(t for t in self._waiting if now < self._limit(t))
-        self._soonest = min(map(self._limit, self._waiting), default=inf)
+            self._waiting = deque(t for t in self._waiting if now < t.limit)
+        self._soonest = min((t.limit for t in self._waiting), default=inf)
         return out
 
     def refusal(self, now: float, ticket: Ticket) -> Busy | Expired:
         """What to answer to a request that `overdue` took out, or whose timer says so."""
-        if max(now, self._limit(ticket)) >= ticket.deadline:  # a timer may be early by a rounding
+        if max(now, ticket.limit) >= ticket.deadline:  # a timer may be early by a rounding
             self.counters["expired"] += 1
             return Expired("the deadline passed before it was served")
         self.counters["busy"] += 1
@@ -152,9 +155,6 @@ class AdmissionCore:
             self.serving -= 1
         elif ticket in self._waiting:
             self._waiting.remove(ticket)
-
-    def _limit(self, ticket: Ticket) -> float:
-        return min(ticket.arrived + self.max_wait_s, ticket.deadline)
 
 
 class Admitted:
@@ -200,7 +200,8 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self, deadline: float = inf) -> AsyncIterator[Admitted]:
-        """Wait for a worker (at most `max_wait_s`) and hold it. `deadline` on the loop's clock.
+        """Wait for a worker (at most `max_wait_s`; 0: not at all) and hold it. `deadline` on the
+        loop's clock.
 
         Raises:
             Busy: refused; `retry_after_s` says when to come back.
@@ -227,9 +228,7 @@ class Admission:
     async def _wait(self, loop: asyncio.AbstractEventLoop, ticket: Ticket) -> None:
         ticket.waiter = loop.create_future()
         try:
-            async with asyncio.timeout_at(
-                min(ticket.arrived + self.core.max_wait_s, ticket.deadline)
-            ):
+            async with asyncio.timeout_at(ticket.limit):
                 await ticket.waiter
         except TimeoutError:
             self.core.abandon(ticket)

@@ -14,7 +14,8 @@ LOG_TAIL = 8000  # characters
 
 @pytest.fixture
 def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
-    found = Nodes(tmp_path)
+    """`in_both_modes` makes a test run a second time, over Grenache alone."""
+    found = Nodes(tmp_path, getattr(request, "param", "p2p"))
     show_logs(request, found)
     yield found
     found.cleanup()

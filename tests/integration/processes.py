@@ -37,6 +37,7 @@ from node.views import (
 )
 
 T = TypeVar("T")
+in_both_modes = pytest.mark.parametrize("nodes", ["p2p", "grenache"], indirect=True)
 NODES = pytest.StashKey["Nodes"]()  # of a test: the nodes whose logs are shown when it fails
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,8 +51,17 @@ POLL = 0.02
 SETTINGS = {
     "P2P_HOST": "127.0.0.1",
     "DISCOVERY_MDNS": "false",
+    "DISCOVERY_GRENACHE": "false",
     "LOG_LEVEL": "info",
     "JOURNAL_SYNC": "normal",  # survives kill -9, which is what these tests do
+}
+# For nodes that use Grapes.
+GRENACHE = {
+    "DISCOVERY_GRENACHE": "true",
+    "GRENACHE_HOST": "127.0.0.1",
+    "GRENACHE_PORT": "0",
+    "GRENACHE_ANNOUNCE_INTERVAL": "1000",
+    "GRAPE_HOST": "127.0.0.1",
 }
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
 
@@ -168,8 +178,8 @@ class NodeProcess:
         eventually(written, START_TIMEOUT, what=lambda: f"{self.name} to start:\n{self.log}")
         runtime = json.loads(self.runtime_path.read_text("utf-8"))
         self.node_id, self.api_url = runtime["node_id"], runtime["api_url"]
-        self.p2p_address = runtime["p2p_address"]
-        if self.p2p_port is not None:
+        self.p2p_address = runtime["p2p_address"] or ""
+        if self.p2p_port is not None and self.p2p_address:
             self.p2p_port = int(self.p2p_address.rpartition(":")[2])
         if self.api_port is not None:
             self.api_port = int(self.api_url.rpartition(":")[2])
@@ -322,16 +332,74 @@ def run_cli(
     )
 
 
-class Nodes:
-    """The nodes of one test."""
+class GrapeProcess:
+    """`exchange-node grape` on free ports of 127.0.0.1. A restart keeps the ports."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str, bootstrap: str = "") -> None:
+        self.log_path = directory / f"{name}.log"
+        self.bootstrap = bootstrap
+        self.dht_port = self.api_port = 0
+        self.url = self.dht_address = ""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> GrapeProcess:
+        """Start it and wait until it says where it serves."""
+        begin = self.log_path.stat().st_size if self.log_path.exists() else 0
+        options = ["--dp", self.dht_port, "--aph", self.api_port, "--bn", self.bootstrap]
+        command = [sys.executable, "-m", "node.cli.main", "grape", *map(str, options), "--json"]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--bind", "127.0.0.1"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
+            )
+
+        def said() -> dict[str, Any]:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log_path.read_text("utf-8")
+            lines = self.log_path.read_text("utf-8")[begin:].splitlines(keepends=True)
+            return next((json.loads(t) for t in lines if t[0] == "{" and t[-1] == "\n"), {})
+
+        ready = eventually(said, START_TIMEOUT, what="the Grape to start")
+        self.url, self.dht_address = ready["api_url"], ready["dht_address"]
+        self.api_port = int(self.url.rpartition(":")[2])
+        self.dht_port = int(self.dht_address.rpartition(":")[2])
+        return self
+
+    def kill9(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def cleanup(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill9()
+
+
+class Nodes:
+    """The nodes of one test, and its Grapes. In `grenache` mode every node goes without direct links:
+    it finds the others through a Grape, and what a test says of bootstrap peers is left out."""
+
+    def __init__(self, directory: Path, mode: str = "p2p") -> None:
         self.directory = directory
+        self.mode = mode
         self.all: list[NodeProcess] = []
+        self.grapes: list[GrapeProcess] = []
+
+    def grape(self, bootstrap: str = "") -> GrapeProcess:
+        """A Grape that runs."""
+        grape = GrapeProcess(self.directory, f"grape{len(self.grapes)}", bootstrap)
+        self.grapes.append(grape)
+        return grape.start()
 
     def make(self, name: str, *options: str, bootstrap: str = "", **settings: str) -> NodeProcess:
         """A node that is not started yet."""
         more = ("--bootstrap", bootstrap) if bootstrap else ()
+        if self.mode == "grenache":
+            grape = self.grapes[0] if self.grapes else self.grape()
+            settings = {**GRENACHE, "P2P_ENABLED": "false", "GRAPE_URL": grape.url, **settings}
         node = NodeProcess(self.directory / name, (*more, *options), settings)
         self.all.append(node)
         return node
@@ -347,8 +415,13 @@ class Nodes:
         return a, b
 
     def cleanup(self) -> None:
-        for node in self.all:
-            node.cleanup()
+        for started in (*self.all, *self.grapes):
+            started.cleanup()
+
+
+def bootstrap_options(address: str) -> tuple[str, ...]:
+    """Command-line options that name a peer; none for a node without direct links."""
+    return ("--bootstrap", address) if address else ()
 
 
 def show_logs(request: pytest.FixtureRequest, nodes: Nodes) -> None:

@@ -7,11 +7,12 @@ import socket
 import time
 
 import pytest
-from processes import Nodes, eventually, run_cli, trade_ids
+from processes import Nodes, eventually, in_both_modes, run_cli, trade_ids
 
 FAILED = 4  # exit code of a start that cannot be
 
 
+@in_both_modes
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_stop_is_orderly_and_the_others_know_at_once(nodes: Nodes, how: signal.Signals) -> None:
     a, b = nodes.pair(PRESENCE_LEASE_MS="60000")  # no lease runs out during this test
@@ -93,6 +94,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(nodes: Node
     assert "many" in line
 
 
+@in_both_modes
 def test_a_node_that_freezes_is_not_shown_and_is_back_when_it_thaws(nodes: Nodes) -> None:
     a, b = nodes.pair(PRESENCE_LEASE_MS="1500")
     sold = a.sell(5, 10)
@@ -112,6 +114,7 @@ def test_a_node_that_freezes_is_not_shown_and_is_back_when_it_thaws(nodes: Nodes
     eventually(lambda: trade_ids(a.fills()) == trade_ids(b.fills()))
 
 
+@in_both_modes
 def test_a_take_of_a_frozen_owner_is_pending_and_settles_when_it_thaws(nodes: Nodes) -> None:
     a, b = nodes.pair()  # the lease is long: the order is still shown
     sold = a.sell(5, 10)

@@ -6,7 +6,16 @@ import json
 import signal
 
 import pytest
-from processes import NodeProcess, Nodes, eventually, same_books, see_each_other, trade_ids
+from processes import (
+    NodeProcess,
+    Nodes,
+    bootstrap_options,
+    eventually,
+    in_both_modes,
+    same_books,
+    see_each_other,
+    trade_ids,
+)
 
 from node.client import ApiError
 
@@ -42,6 +51,7 @@ def test_a_damaged_peers_file_is_set_aside_and_the_node_starts(nodes: Nodes) -> 
     assert json.loads(path.read_text("utf-8"))
 
 
+@in_both_modes
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "kill -9"])
 def test_orders_and_cancels_outlive_the_process(nodes: Nodes, how: signal.Signals) -> None:
     a, b = nodes.pair()
@@ -60,7 +70,7 @@ def test_orders_and_cancels_outlive_the_process(nodes: Nodes, how: signal.Signal
     a.send_signal(how)
     assert a.exit_code() == (-how if how == signal.SIGKILL else 0)
     assert late_cancel.status == "cancelled"
-    a.restart("--bootstrap", b.p2p_address)
+    a.restart(*bootstrap_options(b.p2p_address))
     see_each_other(a, b)
 
     orders = {order.id: order for order in a.orders(open_only=False)}
@@ -90,6 +100,7 @@ def test_orders_and_cancels_outlive_the_process(nodes: Nodes, how: signal.Signal
     assert a.sell(1, 20).number > late.number
 
 
+@in_both_modes
 def test_what_happened_while_a_node_was_away_reaches_it_when_it_is_back(nodes: Nodes) -> None:
     a, b = nodes.pair()
     first = a.sell(3, 10)
@@ -104,6 +115,7 @@ def test_what_happened_while_a_node_was_away_reaches_it_when_it_is_back(nodes: N
     assert b.status().feeds_behind == 0
 
 
+@in_both_modes
 def test_orders_that_cross_while_their_owners_cannot_talk_trade_when_they_can(nodes: Nodes) -> None:
     a, b = nodes.pair()
     assert b.stop() == 0
@@ -112,7 +124,7 @@ def test_orders_that_cross_while_their_owners_cannot_talk_trade_when_they_can(no
     b.restart()
     bought = b.buy(3, 11)
     assert bought.status == "open"
-    a.restart("--bootstrap", b.p2p_address)
+    a.restart(*bootstrap_options(b.p2p_address))
     eventually(lambda: b.get_order(bought.id).status == "filled", what=lambda: b.book())
     eventually(lambda: a.get_order(sold.id).filled == "3")
     assert [f.price for f in b.fills()] == ["10"]  # the earlier order's price

@@ -8,9 +8,10 @@ from decimal import Decimal
 
 import pytest
 from netns import Namespace, namespace_pair, why_no_namespaces
-from processes import Nodes, eventually, same_books, see_each_other, trade_ids
+from processes import Nodes, eventually, in_both_modes, same_books, see_each_other, trade_ids
 
 
+@in_both_modes
 def test_an_order_on_one_node_fills_an_order_on_the_other(nodes: Nodes) -> None:
     a, b = nodes.pair()
     assert a.linked() == {b.node_id}

@@ -1,7 +1,8 @@
 """What survives a crash: tables in memory with the journal's meaning, or the real journal in a file.
 
 `commit` gets the records as they were at the drain. The memory disk keeps them encoded, so nothing on
-it can change with the objects of a node that went on running.
+it can change with the objects of a node that went on running. It is compared with the journal in
+tests/unit/test_journal.py, and stands for it in the unit tests of engines.
 """
 
 from __future__ import annotations

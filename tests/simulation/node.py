@@ -184,8 +184,14 @@ class Node:
         if not self.running or boot != self.boots:
             return
         self.engine.resume(self.now)
-        self.serving = True
         self._changed()
+        self.engine.when_writing(lambda: self._clock.after(0.0, lambda: self._serve(boot)))
+
+    def _serve(self, boot: int) -> None:
+        """The node takes orders: first those that clients repeat, having heard no answer."""
+        if not self.running or boot != self.boots:
+            return
+        self.serving = True
         for key, (market, side, price, quantity) in list(self.client.unanswered.items()):
             self.submit(market, side, price, quantity, key)
 

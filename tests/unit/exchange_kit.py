@@ -21,28 +21,14 @@ from exchange.feed import Feed, Replica, Writer
 from exchange.journal import Journal
 from exchange.messages import MESSAGES, pack, unpack
 from exchange.ports import Broadcast, Send
-from exchange.records import (
-    Decision,
-    DropDecisions,
-    DropTake,
-    Fill,
-    Order,
-    PendingTake,
-    PutBatch,
-    PutDecision,
-    PutFill,
-    PutMeta,
-    PutOrder,
-    PutSnapshot,
-    PutTake,
-    Record,
-    Recovered,
-    StoredFeed,
-)
+from exchange.records import Fill, Order, Record, Recovered
+from tests.simulation.disk import MemoryDisk
 
 NETWORK = "test"
 M = "BTC-USD"
 EPOCH_US = 1_700_000_000_000_000
+STARTED = 1000.0  # when a network begins
+FIRST_TAKE = EPOCH_US + 1_000_000_000  # of a node that started then
 
 
 class Keys:
@@ -103,77 +89,6 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-class MemoryJournal:
-    """What a journal must do, in the plainest way; checked against `Journal` in test_journal.py."""
-
-    def __init__(self) -> None:
-        self.meta: dict[str, int] = {}
-        self.orders: dict[int, Order] = {}
-        self.takes: dict[int, PendingTake] = {}
-        self.decisions: dict[tuple[str, int], Decision] = {}
-        self.marks: dict[str, int] = {}
-        self.fills: dict[tuple[str, int, str], Fill] = {}
-        self.batches: dict[tuple[str, str], dict[int, Batch]] = {}
-        self.snapshots: dict[tuple[str, str], Any] = {}
-
-    def commit(self, records: Iterable[Record]) -> None:
-        for record in records:
-            self._put(record)
-
-    def _put(self, record: Record) -> None:
-        match record:
-            case PutMeta(name, value):
-                self.meta[name] = value
-            case PutOrder(order):
-                self.orders[order.number] = order
-            case PutTake(take):
-                self.takes[take.take] = take
-            case DropTake(number):
-                self.takes.pop(number, None)
-            case PutDecision(decision):
-                key = (decision.taker, decision.take)
-                assert key not in self.decisions, "decided twice"
-                self.decisions[key] = decision
-            case DropDecisions(taker, below):
-                self.marks[taker] = below
-                for key in [k for k in self.decisions if k[0] == taker and k[1] < below]:
-                    del self.decisions[key]
-            case PutFill(fill):
-                name = (fill.taker, fill.take, fill.role)
-                assert name not in self.fills, "recorded twice"
-                self.fills[name] = fill
-            case PutBatch(owner, batch):
-                self.batches.setdefault((owner, batch.market), {}).setdefault(batch.first, batch)
-            case PutSnapshot(owner, market, snapshot):
-                self.snapshots[owner, market] = snapshot
-                held = self.batches.setdefault((owner, market), {})
-                for first in [f for f in held if f <= snapshot.batch.last]:
-                    del held[first]
-
-    def recover(self) -> Recovered:
-        """Copies, so that a restarted engine shares nothing with the one before."""
-        copy = msgspec.structs.replace
-        names = sorted({*self.snapshots, *(n for n, held in self.batches.items() if held)})
-        return Recovered(
-            meta=dict(self.meta),
-            orders=[copy(self.orders[n]) for n in sorted(self.orders)],
-            takes=[copy(self.takes[n]) for n in sorted(self.takes)],
-            decisions=[self.decisions[k] for k in sorted(self.decisions)],
-            marks=dict(self.marks),
-            feeds=[
-                StoredFeed(
-                    *name,
-                    self.snapshots.get(name),
-                    [b for _, b in sorted(self.batches.get(name, {}).items())],
-                )
-                for name in names
-            ],
-        )
-
-    def close(self) -> None:
-        pass
-
-
 @dataclass(frozen=True)
 class Mail:
     """A message under way."""
@@ -216,8 +131,11 @@ class Network:
         markets: Iterable[str] = (M,),
         skew_us: dict[int, int] | None = None,
         linked: bool = True,
+        listen_max: float = 0.0,
     ) -> None:
-        self.now = 1000.0
+        """`listen_max`: as `Engine`'s; none by default, so that a restarted node is there at once."""
+        self.now = STARTED
+        self.listen_max = listen_max
         self.markets = tuple(markets)
         self.path = path
         self.fragile = True
@@ -238,7 +156,7 @@ class Network:
             self.settle()
 
     def _open(self, i: int) -> Store:
-        return MemoryJournal() if self.path is None else Journal(self._file(i), sync="normal")
+        return MemoryDisk() if self.path is None else Journal(self._file(i), sync="normal")
 
     def _file(self, i: int) -> Path:
         assert self.path is not None
@@ -253,7 +171,9 @@ class Network:
             epoch_us=node.epoch_us,
             rng=random.Random(i),
             recovered=node.store.recover(),
+            listen_max=self.listen_max,
             warn=node.warnings.append,
+            now=self.now,
         )
         node.engine.resume(self.now)
 
@@ -395,15 +315,15 @@ class Network:
         store = self.nodes[i].store
         if isinstance(store, Journal):
             return store.fills(market=None, limit=10**6)[::-1]
-        assert isinstance(store, MemoryJournal)
-        return list(store.fills.values())
+        assert isinstance(store, MemoryDisk)
+        return store.fills()
 
     def orders(self, i: int) -> list[Order]:
         store = self.nodes[i].store
         if isinstance(store, Journal):
             return store.orders(market=None, limit=10**6)
-        assert isinstance(store, MemoryJournal)
-        return list(store.orders.values())
+        assert isinstance(store, MemoryDisk)
+        return store.orders()
 
     def check(self) -> None:
         """The invariants that hold once everybody can talk: see docs/architecture.md."""

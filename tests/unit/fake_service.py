@@ -13,14 +13,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
+from market_kit import FakeMarkets
+
 from node.views import (
     BookReset,
     BookView,
     CallRequest,
     CallsView,
     CallView,
+    CandleView,
     DiscoveryView,
     FillView,
+    GrapeView,
+    GrenacheView,
     HintView,
     LevelChange,
     LevelView,
@@ -28,6 +33,7 @@ from node.views import (
     OrderEvent,
     OrderRequest,
     OrderView,
+    OwnGrapeView,
     PeerView,
     PingView,
     RouterEventView,
@@ -111,6 +117,8 @@ class FakeService:
 
     def __init__(self, node_id: str = ME) -> None:
         self.node_id = node_id
+        self.shown = FakeMarkets()  # what the Bitfinex dialect reads
+        self.market_data = self.shown.data
         self.known = {
             symbol: Market(symbol, Decimal(tick), Decimal(lot))
             for symbol, tick, lot in (
@@ -314,8 +322,47 @@ class FakeService:
     def fills(self, *, market: str | None = None, limit: int = 100) -> list[FillView]:
         return [f for f in reversed(self.own_fills) if market in (None, f.market)][:limit]
 
-    def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
-        return [t for t in reversed(self.tape) if market in (None, t.market)][:limit]
+    async def trade_history(
+        self,
+        *,
+        market: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[TradeView]:
+        chosen = [
+            t
+            for t in (reversed(self.tape) if newest_first else self.tape)
+            if market in (None, t.market) and _within(t.time, start, end)
+        ]
+        return chosen[:limit]
+
+    async def candles(
+        self,
+        market: str,
+        timeframe: str,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[CandleView]:
+        """One candle for each trade, whatever the timeframe."""
+        trades = await self.trade_history(
+            market=self._market(market).symbol,
+            start=start,
+            end=end,
+            limit=limit,
+            newest_first=newest_first,
+        )
+        return [
+            CandleView(
+                time=t.time, open=t.price, high=t.price, low=t.price, close=t.price,
+                volume=t.quantity, trades=1,
+            )
+            for t in trades
+        ]  # fmt: skip
 
     # Market data
 
@@ -361,8 +408,14 @@ class FakeService:
                     tick=str(market.tick),
                     lot=str(market.lot),
                     bid=None if bid is None else str(bid.price),
+                    bid_quantity="0" if bid is None else str(bid.remaining),
                     ask=None if ask is None else str(ask.price),
+                    ask_quantity="0" if ask is None else str(ask.remaining),
                     last=None if market.last is None else str(market.last),
+                    change="-0.5",
+                    high=None if market.last is None else str(market.last),
+                    low=None if market.last is None else str(market.last),
+                    volume="0",
                 )
             )
         return views
@@ -378,6 +431,7 @@ class FakeService:
             direction="out",
             source=source,
             encrypted=True,
+            carrier="tcp",
             version="1.0.0",
             capabilities=["order", "trade"],
             last_seen="2026-01-02T03:04:05.678Z",
@@ -420,11 +474,27 @@ class FakeService:
             node_id=self.node_id,
             version="0.1.0",
             network="mainnet",
+            mode="hybrid",
             security="tls",
             uptime_s=3725.5,
             data_dir="/var/lib/exchange-node",
             p2p_address="0.0.0.0:3000",
             api_url="http://127.0.0.1:8080",
+            grenache=GrenacheView(
+                rpc_address="0.0.0.0:3100",
+                links=1,
+                grapes=[
+                    GrapeView(url="http://127.0.0.1:30001", answers=True, detail="answers in 2 ms")
+                ],
+                own=OwnGrapeView(
+                    node_id="0f" * 20,
+                    dht_address="0.0.0.0:20001",
+                    api_url="http://127.0.0.1:30001",
+                    nodes=3,
+                    announcements=5,
+                    values=0,
+                ),
+            ),
             discovery=[
                 DiscoveryView(name="mdns", state="on", detail="announcing", found=1),
                 DiscoveryView(name="bootstrap", state="off", detail="no addresses", found=0),
@@ -545,3 +615,8 @@ class FakeService:
                 yield event
         finally:
             self.readers.remove(reader)
+
+
+def _within(time: str, start: int | None, end: int | None) -> bool:
+    at = int(datetime.fromisoformat(time).timestamp() * 1_000_000)
+    return (start is None or at >= start) and (end is None or at <= end)

@@ -19,7 +19,10 @@ def node_id(letter):
     return letter * 32
 
 
-def info(peer_id, *, address="192.0.2.1", port=3000, outbound=True):
+WORKER = 3100  # port for Grenache requests
+
+
+def info(peer_id, *, address="192.0.2.1", port=3000, outbound=True, carrier="tcp", dialled=None):
     return PeerInfo(
         node_id=peer_id,
         public_key=b"",
@@ -30,6 +33,8 @@ def info(peer_id, *, address="192.0.2.1", port=3000, outbound=True):
         listen_port=port,
         outbound=outbound,
         encrypted=True,
+        carrier=carrier,
+        dialled=dialled,
     )
 
 
@@ -91,7 +96,7 @@ class MemoryLink:
 
 
 class Node:
-    def __init__(self, net, letter, host, port, **settings):
+    def __init__(self, net, letter, host, port, over=("tcp",), **settings):
         self.net = net
         self.id = node_id(letter)
         self.host, self.port = host, port
@@ -99,13 +104,15 @@ class Node:
         self.heard = []
         self.manager = PeerManager(
             self.id,
-            dialer=self,
+            dialer=self if "tcp" in over else None,
             listener=self,
             rng=random.Random(letter),
             resolver=net.resolve,
             wall=lambda: 1_700_000_000.0 + asyncio.get_running_loop().time(),
             **settings,
         )
+        if "grenache" in over:
+            self.manager.dial_over_grenache(GrenacheDialer(self))
         self.exchange = ExchangeStrategy(
             self.id, self.manager.proven_peers, rng=random.Random(letter)
         )
@@ -130,24 +137,35 @@ class Node:
         return "".join(sorted(peer_id[0] for peer_id in self.manager.links))
 
 
+class GrenacheDialer:
+    def __init__(self, node):
+        self.node = node
+
+    async def dial(self, host, port, expect=None):
+        return await self.node.net.dial(self.node, host, port, expect, "grenache")
+
+
 class Network:
     """Dials take `latency` seconds. `dials` records (from, to host, to port, expected id)."""
 
     def __init__(self, latency=0.01):
         self.latency = latency
         self.names = {}
-        self.nodes = {}
+        self.nodes = {}  # by TCP address
+        self.workers = {}  # by the address for Grenache requests
         self.dials = []
         self.all = []
         self.running = 0
         self.most_running = 0
 
-    def node(self, letter, host=None, port=3000, *, listens=True, **settings):
+    def node(self, letter, host=None, port=3000, *, listens=True, over=("tcp",), **settings):
         host = host or f"192.0.2.{ord(letter)}"
-        node = Node(self, letter, host, port, **settings)
+        node = Node(self, letter, host, port, over, **settings)
         self.all.append(node)
-        if listens:
+        if listens and "tcp" in over:
             self.nodes[host, port] = node
+        if listens and "grenache" in over:
+            self.workers[host, WORKER] = node
         return node
 
     async def resolve(self, host, port):
@@ -157,7 +175,7 @@ class Network:
             return [host]
         raise OSError("name not known")
 
-    async def dial(self, caller, host, port, expect):
+    async def dial(self, caller, host, port, expect, carrier="tcp"):
         loop = asyncio.get_running_loop()
         self.dials.append((caller.id[0], host, port, expect))
         self.running += 1
@@ -166,7 +184,7 @@ class Network:
             await asyncio.sleep(self.latency)
         finally:
             self.running -= 1
-        called = self.nodes.get((host, port))
+        called = (self.nodes if carrier == "tcp" else self.workers).get((host, port))
         if called is None:
             raise ConnectFailed(f"{host}:{port}: nobody there")
 
@@ -180,11 +198,20 @@ class Network:
         if expect is not None and called.id != expect:
             refuse(Code.WRONG_IDENTITY, True)
         listens = (caller.host, caller.port) in self.nodes
-        near = MemoryLink(
-            info(called.id, address=host, port=called.port), now=loop.time(), owner=caller.manager
+        near_info = info(
+            called.id,
+            address=host,
+            port=called.port if (called.host, called.port) in self.nodes else 0,
+            carrier=carrier,
+            dialled=(host, port),
         )
+        near = MemoryLink(near_info, now=loop.time(), owner=caller.manager)
         far_info = info(
-            caller.id, address=caller.host, port=caller.port if listens else 0, outbound=False
+            caller.id,
+            address=caller.host,
+            port=caller.port if listens else 0,
+            outbound=False,
+            carrier=carrier,
         )
         far = MemoryLink(far_info, now=loop.time(), owner=called.manager)
         near.other, far.other = far, near

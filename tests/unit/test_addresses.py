@@ -9,6 +9,7 @@ from peer_network import node_id
 from p2p.addresses import (
     BOOTSTRAP_PIN,
     FEELER_DELAY,
+    GRENACHE_DELAY,
     MAX_ADDRESSES_PER_NODE,
     REANNOUNCED_AFTER,
     Address,
@@ -318,11 +319,142 @@ def test_the_next_due_time_skips_what_would_not_be_dialled(book):
 
 def test_restored_addresses_are_tried_and_keep_their_failures(book):
     address = Address("192.0.2.1", 3000, A, "exchange", failures=3, last_success=5.0)
-    book.restore(address)
+    book.restore(address, 0.0)
     assert book.proven(A) is address
     again = book.add(found(source="persisted", node=A), 0.0)
     assert again is address
     assert (again.tried, again.failures, again.source) == (True, 3, "persisted")
-    book.restore(Address("192.0.2.9", 3000, OWN, "exchange"))
+    book.restore(Address("192.0.2.9", 3000, OWN, "exchange"), 0.0)
     assert len(book) == 1
     assert math.isinf(-address.last_attempt)
+
+
+# Addresses for Grenache
+
+
+def over_grenache(host="192.0.2.1", port=3100, node=None, source="grape"):
+    return PeerFound(host, port, node, source, carrier="grenache")
+
+
+def test_one_host_and_port_is_an_address_for_each_carrier(book):
+    direct = book.add(found("192.0.2.1", 3000), 0.0)
+    indirect = book.add(over_grenache("192.0.2.1", 3000), 0.0)
+    assert direct is not indirect
+    assert book.get("192.0.2.1", 3000) is direct
+    assert book.get("192.0.2.1", 3000, "grenache") is indirect
+    assert (str(direct), str(indirect)) == ("192.0.2.1:3000", "192.0.2.1:3000 over Grenache")
+    assert choose(book, GRENACHE_DELAY, busy=[direct.key]) == [indirect]
+
+
+def test_a_direct_dial_gets_a_head_start(book):
+    indirect = book.add(over_grenache(), 10.0)
+    direct = book.add(found(), 10.0)
+    assert choose(book, 10.0) == [direct]
+    assert choose(book, 10.0 + GRENACHE_DELAY - 0.01, busy=[direct.key]) == []
+    assert book.next_due(10.0, skip=set(), busy=set()) == 10.0 + GRENACHE_DELAY
+    assert choose(book, 10.0 + GRENACHE_DELAY, busy=[direct.key]) == [indirect]
+
+
+def test_where_there_is_nothing_but_grenache_it_is_dialled_at_once(book):
+    book.grenache_delay = 0.0
+    indirect = book.add(over_grenache(), 10.0)
+    assert choose(book, 10.0) == [indirect]
+
+
+def test_only_so_many_are_dialled_over_grenache(book):
+    direct = [book.add(found(f"192.0.2.{n}"), 0.0) for n in (1, 2, 3)]
+    indirect = [book.add(over_grenache(f"192.0.2.{n}"), 0.0) for n in (1, 2, 3)]
+
+    def chosen(limit):
+        return book.candidates(
+            GRENACHE_DELAY,
+            random.Random(1),
+            connected=set(),
+            busy=set(),
+            limit=100,
+            grenache_limit=limit,
+        )
+
+    assert set(map(str, chosen(0))) == set(map(str, direct))
+    assert sum(a.carrier == "grenache" for a in chosen(2)) == 2
+    assert len(chosen(None)) == len(direct + indirect)
+
+
+def test_what_is_proven_over_grenache_proves_no_tcp_address_and_is_never_a_feeler(book):
+    indirect = book.add(over_grenache(node=A), 0.0)
+    assert book.feelers(100.0, unproven={A}, busy=set(), limit=5) == []
+    assert book.proven(A, "grenache") is None
+    book.succeeded(indirect, A, 5.0)
+    assert book.proven(A) is None
+    assert book.proven(A, "grenache") is indirect
+    assert book.of(A) == [indirect]
+
+
+def test_a_restored_address_for_grenache_waits_as_a_found_one_does(book):
+    direct = Address("192.0.2.1", 3000, A, "mdns")
+    indirect = Address("192.0.2.2", 3100, B, "grape", carrier="grenache")
+    book.restore(direct, 10.0)
+    book.restore(indirect, 10.0)
+    book.add(over_grenache("192.0.2.2", node=B, source="persisted"), 10.0)
+    assert choose(book, 10.0) == [direct]
+    assert choose(book, 10.0 + GRENACHE_DELAY, busy=[direct.key]) == [indirect]
+
+
+def test_a_node_without_a_direct_link_is_tried_at_its_direct_addresses(book):
+    direct = book.add(found(node=A), 0.0)
+    indirect = book.add(over_grenache(node=A), 0.0)
+    for address in (direct, indirect):
+        book.succeeded(address, A, 5.0)
+
+    def upgrades(now):
+        return book.feelers(now, unproven=set(), indirect={A}, busy=set(), limit=5)
+
+    assert choose(book, 100.0, connected=[A]) == []
+    assert upgrades(100.0) == [direct]
+    fail(book, direct, now=100.0, times=3)
+    assert upgrades(114.0) == []
+    assert upgrades(115.0) == [direct]
+
+
+def test_after_a_direct_link_grenache_waits_for_the_next_direct_one(book):
+    direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
+    book.succeeded(direct, A, 5.0)
+    book.link_lost(A, HEALTHY_AFTER, 100.0, 9.0, random.Random(1))
+    assert direct.next_dial == 101.0
+    assert indirect.next_dial == 100.0 + GRENACHE_DELAY
+    fail(book, indirect, now=200.0, times=8)
+    book.link_lost(A, HEALTHY_AFTER, 201.0, 9.0, random.Random(1))
+    assert indirect.next_dial == 201.0 + GRENACHE_DELAY + 1.0
+    assert indirect.rung == 8
+
+
+def test_after_a_link_over_grenache_the_direct_ladder_stays_climbed(book):
+    direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
+    fail(book, direct, times=8)
+    book.succeeded(indirect, A, 5.0)
+    book.link_lost(A, HEALTHY_AFTER, 10.0, 9.0, random.Random(1), carrier="grenache")
+    assert (direct.rung, direct.next_dial, direct.last_success) == (8, 11.0, None)
+    assert (indirect.rung, indirect.next_dial) == (1, 10.0 + GRENACHE_DELAY + 1.0)
+    assert indirect.last_success == 9.0
+
+
+def test_a_node_that_wants_no_link_wants_none_of_any_kind(book):
+    direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
+    book.succeeded(direct, A, 5.0)
+    book.link_lost(A, 60.0, 10.0, 9.0, random.Random(1), Wait.LONG)
+    assert min(direct.next_dial, indirect.next_dial) >= 10.0 + RECONNECT_MAX
+
+
+def test_what_grapes_tell_of_one_carrier_leaves_the_share_of_the_other():
+    book = make(per_source=2)
+    for n in range(5):
+        book.add(found(f"192.0.2.{n + 1}", source="grape"), 0.0)
+        book.add(over_grenache(f"192.0.2.{n + 1}"), 0.0)
+    assert len(book) == 4
+
+
+def test_a_nodes_addresses_for_grenache_do_not_push_out_its_direct_ones(book):
+    for n in range(MAX_ADDRESSES_PER_NODE):
+        assert book.add(over_grenache(port=3100 + n, node=A), 0.0) is not None
+    assert book.add(over_grenache(port=3200, node=A), 0.0) is None
+    assert book.add(found(node=A), 0.0) is not None

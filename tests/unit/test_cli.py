@@ -149,6 +149,20 @@ def test_fills_and_public_trades_are_listed(node: RunningNode) -> None:
     assert run_json("trades", "ETH-USD") == []
 
 
+def test_candles_are_listed_the_newest_last(node: RunningNode) -> None:
+    for price in ("30000", "30001"):
+        run("order", "buy", "BTC-USD", "0.5", "@", price)
+        node.do(lambda price=price: node.service.place_remote("BTC-USD", "sell", "0.5", price))
+    title, *rows = run("candles", "btc-usd", "--tf", "5m").stdout.splitlines()
+    assert title.split() == ["begins", "(UTC)", "open", "high", "low", "close", "volume", "trades"]
+    assert [row.split()[2] for row in rows] == ["30000", "30001"]
+    assert [c["close"] for c in run_json("candles", "BTC-USD")] == ["30000", "30001"]
+    assert [c["close"] for c in run_json("candles", "BTC-USD", "--limit", "1")] == ["30001"]
+    assert "no trades" in run("candles", "ETH-USD").stderr
+    assert run_json("candles", "BTC-USD", "--end", "2020-01-01T00:00:00Z") == []
+    assert run("candles", "BTC-USD", "--tf", "2m").exit_code == 2
+
+
 def test_the_book_marks_own_orders_and_depth_limits_it(node: RunningNode) -> None:
     run("order", "buy", "BTC-USD", "0.5", "@", "30000")
     node.do(lambda: node.service.place_remote("BTC-USD", "sell", "1", "30010"))
@@ -181,6 +195,7 @@ def test_markets_peers_status_connect_and_ping(node: RunningNode) -> None:
         ("trades",),
         ("trades", "--public"),
         ("book", "BTC-USD"),
+        ("candles", "BTC-USD"),
         ("markets",),
         ("peers",),
         ("status",),
@@ -501,7 +516,7 @@ def test_config_shows_every_setting_its_value_and_where_it_came_from(
     assert found["MAX_PEERS"] == ["9", f".env {tmp_path}/.env"]
     assert found["DATA_DIR"] == [str(tmp_path), "command line --data-dir"]
     assert found["API_PORT"] == ["8300", "default"]
-    assert found["GRAPE_DHT_PORT"] == ["20001", "default, not used yet"]
+    assert found["GRAPE_DHT_PORT"] == ["20001", "default"]
     everything = json.loads(run("config", "--json").stdout)["settings"]
     assert {view["name"] for view in everything} >= found.keys() - {"setting"}
     assert next(view for view in everything if view["key"] == "p2p_port")["value"] == "4000"

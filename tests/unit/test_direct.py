@@ -342,3 +342,66 @@ def test_secrets_stay_out_of_representations() -> None:
         admit=lambda peer: None,
     )
     assert identity.private_key.private_bytes_raw().hex() not in repr(vars(service))
+
+
+# Streams that something else carries
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    other.setblocking(False)
+    return one, other
+
+
+@on_every_way
+async def test_a_link_over_a_stream_that_is_there_already(made: Nodes) -> None:
+    a, b = await made.node(1, listen=None), await made.node(2)
+    near, far = socket_pair()
+    greeting = b.service.accept_over(far, "192.0.2.1")
+    link = await a.service.dial_over(near, ("192.0.2.2", 3100), expect=b.node_id)
+    assert await greeting
+    assert link.peer.dialled == ("192.0.2.2", 3100)
+    assert (link.peer.carrier, link.peer.address) == ("grenache", "192.0.2.2")
+    other = b.handler.up[0].peer
+    assert (other.carrier, other.address, other.dialled) == ("grenache", "192.0.2.1", None)
+    # Where each accepts TCP links, if anywhere, is told over any carrier.
+    assert (link.peer.listen_port, other.listen_port) == (b.address[1], 0)
+    link.send(a.envelope())
+    await until(lambda: b.handler.messages)
+
+
+@on_every_way
+async def test_a_dialled_address_is_on_the_record_of_a_direct_link(made: Nodes) -> None:
+    a, b = await made.node(1), await made.node(2)
+    link = await a.service.dial(*b.address)
+    assert (link.peer.dialled, link.peer.carrier) == (b.address, "tcp")
+
+
+@on_every_way
+async def test_a_stranger_over_a_stream_that_says_nothing_is_told_from_a_link(made: Nodes) -> None:
+    a = await made.node(1)
+    ours, theirs = socket_pair()
+    with ours:
+        greeting = a.service.accept_over(theirs, "192.0.2.1")
+        await asyncio.sleep(0)
+        ours.shutdown(socket.SHUT_WR)
+        assert not await greeting
+    assert a.handler.up == []
+
+
+@on_every_way
+async def test_streams_are_closed_when_the_node_stops(made: Nodes) -> None:
+    a = await made.node(1)
+    await a.service.stop()
+    for accepts in (True, False):
+        ours, theirs = socket_pair()
+        with ours:
+            if accepts:
+                greeting = a.service.accept_over(theirs, "192.0.2.1")
+                with pytest.raises(asyncio.CancelledError):
+                    await greeting
+            else:
+                with pytest.raises(ConnectFailed, match="stopping"):
+                    await a.service.dial_over(theirs, ("192.0.2.2", 3100))
+            assert theirs.fileno() == -1

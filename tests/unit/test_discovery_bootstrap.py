@@ -73,6 +73,19 @@ async def test_addresses_are_there_at_once_whatever_a_name_takes():
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize("carrier", ["tcp", "grenache"])
+async def test_addresses_and_names_are_found_for_the_carrier_they_are_configured_for(carrier):
+    found = []
+    resolver = Resolver(**{"peer": ["192.0.2.2"], "192.0.2.1": ["192.0.2.1"]})
+    peers = [("192.0.2.1", 3100), ("peer", 3100)]
+    strategy = BootstrapStrategy(peers, carrier=carrier, resolver=resolver)
+    await strategy.start(found.append)
+    await asyncio.sleep(1)
+    assert {(p.host, p.carrier) for p in found} == {("192.0.2.1", carrier), ("192.0.2.2", carrier)}
+    await strategy.stop()
+
+
+@pytest.mark.looptime
 async def test_every_address_of_a_name_is_found_and_the_name_is_asked_again_from_time_to_time():
     resolver = Resolver(peer=["192.0.2.1", "2001:db8::1"])
     found = []

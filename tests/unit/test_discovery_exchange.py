@@ -6,7 +6,7 @@ import pytest
 from discovery_conformance import StrategyConformance
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_network import MemoryLink, Network, info, node_id
+from peer_network import WORKER, MemoryLink, Network, info, node_id
 
 from p2p.addresses import PeerFound
 from p2p.discovery.exchange import BURST, ExchangeStrategy, PeerExchangeCore, may_pass
@@ -22,8 +22,8 @@ def core():
     return PeerExchangeCore(OWN, random.Random(1))
 
 
-def address(node, host="192.0.2.1", port=3000):
-    return PeerAddress(node, host, port)
+def address(node, host="192.0.2.1", port=3000, carrier="tcp"):
+    return PeerAddress(node, host, port, carrier)
 
 
 def many(count):
@@ -101,6 +101,22 @@ def test_a_zone_is_not_passed_on_and_the_senders_is_used():
     assert found.host == "fe80::2%3"
 
 
+def test_how_an_address_is_dialled_is_passed_on_and_two_ways_are_two_addresses():
+    pex = core()
+    pex.link_up(A, "192.0.2.9", 0.0)
+    direct, indirect = address(B), address(B, carrier="grenache")
+    assert pex.push(A, [direct], 1.0).peers == [direct]
+    assert pex.push(A, [direct, indirect], 6.0).peers == [indirect]
+
+
+def test_on_the_wire_only_an_address_that_is_not_for_tcp_names_its_carrier():
+    names = {"nodeId": B, "address": "192.0.2.1", "port": 3000}
+    assert msgspec.msgpack.decode(pack(address(B))) == names
+    packed = pack(address(B, carrier="grenache"))
+    assert msgspec.msgpack.decode(packed) == {**names, "carrier": "grenache"}
+    assert msgspec.msgpack.decode(pack(names), type=PeerAddress) == address(B)
+
+
 # Receiving
 
 
@@ -109,6 +125,15 @@ def test_what_is_received_is_a_candidate_that_names_its_source():
     pex.link_up(A, "192.0.2.9", 0.0)
     found = pex.received(A, PeerExchange([address(B), address(OWN, "192.0.2.2")]), 1.0)
     assert found == [PeerFound("192.0.2.1", 3000, B, "exchange", A)]
+
+
+def test_an_address_for_grenache_is_a_candidate_for_it_and_an_unknown_carrier_is_nothing():
+    pex = core()
+    pex.link_up(A, "192.0.2.9", 0.0)
+    entries = [address(B, carrier="grenache"), address(C, carrier="pigeon"), address(C, carrier="")]
+    found = pex.received(A, PeerExchange(entries), 1.0)
+    assert found == [PeerFound("192.0.2.1", 3000, B, "exchange", A, "grenache")]
+    assert pex.invalid == 0
 
 
 def test_lists_that_come_too_often_are_ignored_and_counted():
@@ -184,6 +209,7 @@ def test_entries_that_make_no_sense_are_left_out_and_counted(entry):
             st.one_of(st.text(max_size=40), st.sampled_from([A, B, OWN])),
             st.one_of(st.text(max_size=40), st.ip_addresses().map(str)),
             st.integers(),
+            st.one_of(st.text(max_size=10), st.sampled_from(["tcp", "grenache"])),
         ),
         max_size=PEX_MAX_PEERS,
     )
@@ -194,6 +220,7 @@ def test_whatever_a_peer_sends_only_dialable_addresses_come_out(entries):
     for found in pex.received(A, PeerExchange(entries), 1.0):
         assert scope_of(found.host) is Scope.ROUTED
         assert 1 <= found.port <= 65535
+        assert found.carrier in ("tcp", "grenache")
         assert found.node_id != OWN
 
 
@@ -278,6 +305,48 @@ async def test_nodes_that_know_one_bootstrap_node_know_each_other_within_seconds
         for letter, node in nodes.items():
             assert node.connected() == letters.replace(letter, "")
         await each.stop()
+    await net.stop()
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("over", "learns"),
+    [(["grenache"], True), (["tcp", "grenache"], True), (["tcp"], False)],
+)
+async def test_a_peer_linked_over_grenache_is_passed_on_to_those_who_can_dial_it(over, learns):
+    net = Network(0.02)
+    a, b = net.node("a", over=["tcp", "grenache"]), net.node("b", over=["grenache"])
+    c = net.node("c", over=over)
+    for node in (a, b, c):
+        await node.manager.start()
+        await node.exchange.start(node.manager.found)
+    a.manager.found(PeerFound(b.host, WORKER, None, "grape", carrier="grenache"))
+    carrier = "tcp" if "tcp" in over else "grenache"
+    port = a.port if carrier == "tcp" else WORKER
+    c.manager.found(PeerFound(a.host, port, None, "bootstrap", carrier=carrier))
+    await asyncio.sleep(100)
+    assert c.connected() == ("ab" if learns else "a")
+    assert b.connected() == ("ac" if learns else "a")
+    if learns:
+        assert c.manager.links[B].peer.carrier == "grenache"
+        assert c.manager.get_peer(B).source == "exchange"
+    assert not any(port == WORKER for who, _, port, _ in net.dials if who == "c") or learns
+    await net.stop()
+
+
+@pytest.mark.looptime
+async def test_tcp_addresses_are_nothing_to_a_node_without_direct_links():
+    net = Network(0.02)
+    a, b = net.node("a", over=["tcp", "grenache"]), net.node("b")
+    c = net.node("c", over=["grenache"])
+    for node in (a, b, c):
+        await node.manager.start()
+        await node.exchange.start(node.manager.found)
+    a.manager.found(PeerFound(b.host, b.port, None, "bootstrap"))
+    c.manager.found(PeerFound(a.host, WORKER, None, "bootstrap", carrier="grenache"))
+    await asyncio.sleep(100)
+    assert a.connected() == "bc"
+    assert (c.connected(), c.manager.get_peer(B)) == ("a", None)
     await net.stop()
 
 

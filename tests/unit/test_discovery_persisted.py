@@ -25,7 +25,10 @@ class TestPersistedConformance(StartFailureConformance):
 
 
 async def test_it_says_how_many_it_knows():
-    peers = [PeerFound(f"192.0.2.{n}", 3000, A, "persisted") for n in (1, 2)]
+    peers = [
+        PeerFound("192.0.2.1", 3000, A, "persisted"),
+        PeerFound("192.0.2.1", 3100, A, "persisted", carrier="grenache"),
+    ]
     found = []
     strategy = PersistedStrategy(lambda: peers)
     await strategy.start(found.append)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from exchange_kit import EPOCH_US, NETWORK, Crash, Keys, M, Mail, Network, Owner
+from exchange_kit import EPOCH_US, FIRST_TAKE, NETWORK, Crash, Keys, M, Mail, Network, Owner
 
 from exchange import desk as desk_module
 from exchange import feed as feed_module
+from exchange import settlement as settlement_module
 from exchange.core import MAX_DRIFT_US
 from exchange.desk import REFUSED_HOLD
 from exchange.engine import MAX_UNKNOWN_MARKETS, Refused
@@ -99,19 +101,18 @@ def test_a_limit_order_with_nothing_to_meet_rests() -> None:
 
 
 def test_the_largest_order_there_can_be_is_traded_everywhere(tmp_path: Path) -> None:
-    net = Network(2, path=tmp_path)
-    net.sell(0, MAX_PRICE - 1, MAX_QUANTITY - 1)
-    net.settle()
-    order = net.buy(1, MAX_PRICE - 1, MAX_QUANTITY - 1)
-    net.settle()
-    assert order.value == (MAX_PRICE - 1) * (MAX_QUANTITY - 1)
-    net.check()
-    for i in (0, 1):
-        net.restart(i)
-    net.settle()
-    net.check()
-    assert {order.value for i in (0, 1) for order in net.orders(i)} == {order.value}
-    net.close()
+    with closing(Network(2, path=tmp_path)) as net:
+        net.sell(0, MAX_PRICE - 1, MAX_QUANTITY - 1)
+        net.settle()
+        order = net.buy(1, MAX_PRICE - 1, MAX_QUANTITY - 1)
+        net.settle()
+        assert order.value == (MAX_PRICE - 1) * (MAX_QUANTITY - 1)
+        net.check()
+        for i in (0, 1):
+            net.restart(i)
+        net.settle()
+        net.check()
+        assert {order.value for i in (0, 1) for order in net.orders(i)} == {order.value}
 
 
 def test_a_market_order_takes_what_there_is_and_ends() -> None:
@@ -307,7 +308,7 @@ def test_a_take_is_asked_granted_and_recorded_on_both_sides() -> None:
     assert [net.book(i) for i in range(3)] == [[(SELL, 100, 0, 1, 2)]] * 3
     maker, taker = net.fills(0)[0], net.fills(1)[0]
     assert (maker.role, taker.role) == ("maker", "taker")
-    assert (maker.taker, maker.take) == (taker.taker, taker.take) == (net.id(1), 1)
+    assert (maker.taker, maker.take) == (taker.taker, taker.take) == (net.id(1), FIRST_TAKE)
     assert (maker.counterparty, taker.counterparty) == (net.id(1), net.id(0))
     assert [len(net[i].markets[M].tape) for i in range(3)] == [1, 1, 1]
     net.check()
@@ -595,25 +596,35 @@ def test_a_take_that_no_feed_or_journal_could_hold_is_invalid(change: dict[str, 
 
 
 def test_the_largest_take_there_can_be_is_answered(tmp_path: Path) -> None:
-    net = Network(1, path=tmp_path)
-    net.sell(0, 100, 10)
-    net.exchange()
-    top = 2**62 - 1
-    result = asked(net, ask(take=top, below=top, taker_order=MAX_ORDER - 1))
-    assert result is not None
-    assert result.quantity == 5
-    net.close()
+    with closing(Network(1, path=tmp_path)) as net:
+        net.sell(0, 100, 10)
+        net.exchange()
+        top = 2**62 - 1
+        result = asked(net, ask(take=top, below=top, taker_order=MAX_ORDER - 1))
+        assert result is not None
+        assert result.quantity == 5
 
 
 def test_a_taker_that_never_says_what_it_knows_is_not_answered_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(desk_module, "MAX_DECISIONS", 3)
+    monkeypatch.setattr(settlement_module, "MAX_DECISIONS", 3)
     net = maker()
     answers = [asked(net, ask(take=i, quantity=1)) for i in range(1, 6)]
     assert [a is not None for a in answers] == [True, True, True, False, False]
     assert asked(net, ask(take=1, quantity=1)) == answers[0]
     assert asked(net, ask(take=5, below=5, quantity=1)) is not None
+
+
+def test_takers_beyond_the_limit_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settlement_module, "MAX_TAKERS", 1)
+    net = maker()
+    first, second = Keys(97).node_id, Keys(98).node_id
+    assert asked(net, ask(take=1, quantity=1), taker=first) is not None
+    net.round()
+    assert asked(net, ask(take=1, quantity=1), taker=second) is None
+    assert net[0].drain(net.now).records == []
+    assert asked(net, ask(take=2, quantity=1), taker=first) is not None
 
 
 # Answers that cannot be
@@ -633,7 +644,7 @@ def pending() -> tuple[Network, Order, PutTake]:
 
 def result(**change: Any) -> TakeResult:
     values = {"quantity": 5, "price": 100, "number": 2, "reason": "", "order": 1, **change}
-    return TakeResult(take=1, market=M, time=EPOCH_US, **values)
+    return TakeResult(take=FIRST_TAKE, market=M, time=EPOCH_US, **values)
 
 
 @pytest.mark.parametrize(
@@ -704,7 +715,7 @@ def test_a_void_that_was_asked_for_frees_the_order_to_ask_again() -> None:
     assert net[0].pending_takes[0].void
     assert net.give(0, result(quantity=0, reason="void", number=1), origin=Keys(50).node_id)
     (take,) = net[0].pending_takes
-    assert (take.take, take.void) == (2, False)
+    assert (take.take, take.void) == (FIRST_TAKE + 1, False)
     assert state(order) == (0, 5, 0, False, False)
 
 
@@ -724,7 +735,7 @@ def test_after_patience_an_undecided_take_is_void_and_its_late_copy_is_not_grant
     order = net.buy(1, 100, 5)
     net.run(14.0)
     assert late
-    assert {mail.message.take for mail in late} >= {1}
+    assert {mail.message.take for mail in late} >= {FIRST_TAKE}
     net.on_mail = lambda mail: [mail]
     for mail in late:
         net.deliver(mail)
@@ -732,7 +743,7 @@ def test_after_patience_an_undecided_take_is_void_and_its_late_copy_is_not_grant
     net.settle()
     assert order.filled == 5
     assert len(net.fills(1)) == 1
-    assert net.fills(1)[0].take > 1
+    assert net.fills(1)[0].take > FIRST_TAKE
     net.check()
 
 
@@ -874,22 +885,21 @@ def test_a_node_killed_at_any_step_of_a_take_never_overfills_and_both_sides_agre
 
 
 def test_a_node_killed_on_a_real_disk_goes_on(tmp_path: Path) -> None:
-    net = Network(2, path=tmp_path)
-    net.sell(0, 100, 10)
-    net.settle()
-    net.on_mail = lost("take_result")
-    net.buy(1, 100, 4, "mine")
-    net.exchange()
-    for i in (0, 1):
-        net.kill(i)
-    net.on_mail = lambda mail: [mail]
-    for i in (0, 1):
-        net.restart(i)
-    net.run(12.0)
-    assert net.book(0) == net.book(1) == [(SELL, 100, 0, 1, 6)]
-    assert net.buy(1, 100, 4, "mine").filled == 4
-    net.check()
-    net.close()
+    with closing(Network(2, path=tmp_path)) as net:
+        net.sell(0, 100, 10)
+        net.settle()
+        net.on_mail = lost("take_result")
+        net.buy(1, 100, 4, "mine")
+        net.exchange()
+        for i in (0, 1):
+            net.kill(i)
+        net.on_mail = lambda mail: [mail]
+        for i in (0, 1):
+            net.restart(i)
+        net.run(12.0)
+        assert net.book(0) == net.book(1) == [(SELL, 100, 0, 1, 6)]
+        assert net.buy(1, 100, 4, "mine").filled == 4
+        net.check()
 
 
 def test_a_restarted_taker_asks_for_the_outcome_and_not_for_a_new_fill() -> None:
@@ -906,7 +916,7 @@ def test_a_restarted_taker_asks_for_the_outcome_and_not_for_a_new_fill() -> None
     assert net.book(1) == []
     net.exchange()
     first = next(mail.message for mail in net.sent if mail.type == "take")
-    assert (first.take, first.void) == (1, True)
+    assert (first.take, first.void) == (FIRST_TAKE, True)
     net.settle()
     assert net.order(1, 1).filled == 5  # asked anew, as take 2
     net.check()
@@ -939,7 +949,8 @@ def test_numbers_go_on_after_a_restart() -> None:
     assert net.sell(0, 105, 1).number == 2
     net.buy(1, 100, 1)
     net.settle()
-    assert [fill.take for fill in net.fills(1)] == [1, 2]
+    first, second = (fill.take for fill in net.fills(1))
+    assert second > first
     net.check()
 
 

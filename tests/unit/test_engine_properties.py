@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 import msgspec
-from exchange_kit import EPOCH_US, NETWORK, Keys, M, Mail, MemoryJournal, Network, Owner
+from exchange_kit import EPOCH_US, NETWORK, Keys, M, Mail, Network, Owner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -31,6 +31,7 @@ from exchange.events import (
     sign_batch,
 )
 from exchange.feed import Feed, pages_hash
+from exchange.listening import LISTEN_MAX
 from exchange.messages import (
     MESSAGES,
     Digest,
@@ -43,6 +44,7 @@ from exchange.messages import (
     pack,
 )
 from exchange.presence import Leases
+from tests.simulation.disk import MemoryDisk
 
 # Messages: well-formed, and as odd as the wire allows
 
@@ -251,11 +253,14 @@ class Trading(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = Network(3)
+        self.net = Network(3, listen_max=LISTEN_MAX)
         self.mail: list[Mail] = []
 
     def alive(self, i: int) -> bool:
         return self.net.nodes[i].engine is not None
+
+    def writes(self, i: int) -> bool:
+        return self.alive(i) and not self.net[i].listening
 
     @rule(
         i=st.integers(0, 2),
@@ -264,12 +269,12 @@ class Trading(RuleBasedStateMachine):
         quantity=st.integers(1, 5),
     )
     def submit(self, i: int, side: int, price: int | None, quantity: int) -> None:
-        if self.alive(i):
+        if self.writes(i):
             self.net[i].submit(self.net.now, M, side, price, quantity)
 
     @rule(i=st.integers(0, 2), pick=st.integers(0, 99))
     def cancel(self, i: int, pick: int) -> None:
-        if self.alive(i):
+        if self.writes(i):
             numbers = [o.number for o in self.net[i].open_orders if not o.cancelled]
             if numbers:
                 self.net[i].cancel(self.net.now, numbers[pick % len(numbers)])
@@ -370,7 +375,7 @@ class Trading(RuleBasedStateMachine):
     def _rebuilt(self, i: int) -> None:
         """A replica is a pure function of the feeds: from the journal alone comes the same."""
         store = self.net.nodes[i].store
-        assert isinstance(store, MemoryJournal)
+        assert isinstance(store, MemoryDisk)
         for stored in store.recover().feeds:
             feed = Feed(stored.owner, stored.market)
             feed.reload(stored.snapshot, stored.batches, NETWORK)

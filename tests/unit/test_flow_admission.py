@@ -181,9 +181,29 @@ async def test_after_a_stall_of_the_loop_what_waited_too_long_is_not_started() -
     tasks = [asyncio.create_task(request(n)) for n in range(2)]
     await asyncio.sleep(0.01)
     late = admission.core._waiting[0]
-    late.arrived -= 10.0  # as if the loop had stood still, and its timer were yet to run
-    admission.core._soonest = late.arrived
+    late.limit -= 10.0  # as if the loop had stood still, and its timer were yet to run
+    admission.core._soonest = late.limit
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert served == [0]
     assert isinstance(results[1], Busy)
     assert admission.core.in_flight == 0
+
+
+@pytest.mark.looptime
+async def test_with_no_wait_a_request_is_served_if_a_worker_is_free_and_refused_if_not() -> None:
+    admission = Admission(workers=2, max_wait_s=0)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    ends: list[float] = []
+
+    async def request() -> None:
+        async with admission.admit(loop.time() + 5.0):
+            await asyncio.sleep(0.5)
+            ends.append(loop.time() - began)
+
+    for _ in range(3):  # again when the workers are free again
+        results = await asyncio.gather(*(request() for _ in range(5)), return_exceptions=True)
+        assert [type(r) for r in results] == [type(None)] * 2 + [Busy] * 3
+    assert ends == pytest.approx([0.5, 0.5, 1.0, 1.0, 1.5, 1.5])
+    assert admission.core.in_flight == 0
+    assert admission.core.counters == {"served": 6, "busy": 9, "expired": 0}

@@ -102,6 +102,38 @@ class TestTree:
         assert gossip.eager == ["a"]
         assert gossip.counters["duplicates"] == 1
 
+    def test_of_broadcasts_under_way_together_only_the_one_with_the_smallest_id_prunes(self):
+        gossip, sent = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+        gossip.add(0.00, key(2), "item", 10, "a")
+        gossip.add(0.01, key(1), "item", 10, "b")
+        gossip.add(0.02, key(3), "item", 10, "c")
+        drain(sent)
+        gossip.duplicate(0.03, key(2), "b")
+        gossip.duplicate(0.03, key(3), "a")
+        assert drain(sent) == []
+        gossip.duplicate(0.03, key(1), "a")
+        gossip.duplicate(0.03, key(1), "c")
+        assert drain(sent) == [(("a",), Prune()), (("c",), Prune())]
+        gossip.duplicate(0.04, key(2), "b")  # pruned for every tree, no tree would be left
+        assert drain(sent) == []
+        assert gossip.eager == ["b"]
+
+    def test_what_was_under_way_when_a_link_was_pruned_prunes_no_other(self):
+        gossip, _ = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+        gossip.add(0.0, key(2), "item", 10, "a")
+        gossip.duplicate(0.01, key(2), "b")
+        gossip.add(0.02, key(1), "item", 10, "c")
+        gossip.duplicate(0.03, key(1), "a")
+        assert gossip.eager == ["a", "c"]
+        later = 0.02 + limits.GRAFT_TIMEOUT
+        gossip.add(later, key(0), "item", 10, "c")
+        gossip.duplicate(later + 0.01, key(0), "a")
+        assert gossip.eager == ["c"]
+
     def test_a_prune_is_obeyed(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
@@ -128,6 +160,63 @@ class TestPulling:
         gossip.tick(2 * limits.GRAFT_TIMEOUT)
         pulls = [entry for entry in drain(sent) if isinstance(entry[1], Graft)]
         assert pulls == [(("b",), Graft([key(1)]))]
+
+    def test_a_pull_that_the_tree_overtakes_makes_the_next_wait_on_that_link_longer(self):
+        gossip, sent = make()
+        for name in ("a", "b"):
+            gossip.link_up(0.0, name)
+        gossip.on_announcement(0.0, "a", [key(1)])
+        gossip.tick(limits.GRAFT_TIMEOUT)
+        gossip.add(0.8, key(1), "item", 10, "b")  # while the answer of "a" is under way
+        drain(sent)
+
+        def pulled(at: float, number: int, *announcers: str) -> bool:
+            """Whether what they announced just now is pulled by `at` seconds later."""
+            now = 10.0 * number
+            for name in announcers:
+                gossip.on_announcement(now, name, [key(number)])
+            gossip.tick(now + at)
+            return any(isinstance(item, Graft) for _, item in drain(sent))
+
+        assert not pulled(0.99, 2, "a")
+        assert pulled(1.01, 3, "a")
+        assert pulled(0.51, 4, "b")  # nothing was learned of that link
+        assert pulled(0.51, 5, "a", "b")
+
+    def test_the_wait_is_bounded_and_shrinks_when_pulls_are_needed(self):
+        gossip, sent = make()
+        for name in ("a", "b"):
+            gossip.link_up(0.0, name)
+
+        def wait(now: float, number: int) -> float:
+            gossip.on_announcement(now, "a", [key(number)])
+            at = now
+            while not any(isinstance(item, Graft) for _, item in drain(sent)):
+                at = gossip.next_deadline() or 0.0
+                gossip.tick(at)
+            return at - now
+
+        for number in range(20):
+            now = 100.0 * number
+            took = wait(now, number)
+            gossip.add(now + took + 1.0, key(number), "item", 10, "b")
+        assert took == pytest.approx(limits.GRAFT_TIMEOUT_MAX)
+        for number in range(20, 300):
+            now = 100.0 * number
+            took = wait(now, number)
+            gossip.add(now + took + 0.01, key(number), "item", 10, "a")
+        assert took == pytest.approx(limits.GRAFT_TIMEOUT)
+
+    def test_what_one_broken_link_would_have_brought_is_pulled_over_one_link(self):
+        gossip, sent = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+            gossip.on_prune(name)
+        for number, first in enumerate(("a", "b", "c", "b")):
+            for name in (first, "a", "b", "c"):
+                gossip.on_announcement(0.01 * number, name, [key(number)])
+        gossip.tick(0.6)
+        assert drain(sent) == [(("a",), Graft([key(n) for n in range(4)]))]
 
     def test_an_item_that_comes_in_time_is_not_pulled(self):
         gossip, sent = make()
@@ -358,6 +447,33 @@ def test_a_full_mesh_of_20_costs_about_one_copy_a_node_after_warm_up(seed):
     mesh.run(10.0)
     assert_all_heard_once(mesh, sent)
     assert mesh.payload_copies < 1.5 * 19 * 50
+
+
+def settled_copies(mesh: VirtualMesh, *, every: float, first: int, count: int = 30) -> float:
+    """Payload copies for each node that is to hear a broadcast, from here on."""
+    mesh.payload_copies = 0
+    chatter(mesh, count, every=every, first=first)
+    mesh.run(30.0)
+    return mesh.payload_copies / count / (len(mesh.ids) - 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tree_settles_where_a_round_trip_takes_longer_than_the_first_wait(seed):
+    mesh = VirtualMesh(12, seed=seed, latency=(0.3, 0.35))
+    random_graph(mesh, extra=12)
+    chatter(mesh, 30, every=3.0)
+    assert settled_copies(mesh, every=3.0, first=30) < 1.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tree_settles_under_many_broadcasts_at_once_after_a_node_has_joined(seed):
+    mesh = VirtualMesh(12, seed=seed, latency=(0.01, 0.02))
+    random_graph(mesh, extra=12)
+    chatter(mesh, 200, every=0.01)
+    for node in range(11):
+        mesh.link(11, node)
+    chatter(mesh, 400, every=0.01, first=200)
+    assert settled_copies(mesh, every=0.01, first=600, count=200) < 1.1
 
 
 def test_simultaneous_broadcasts_from_all_nodes_of_a_fresh_mesh_arrive_once_and_settle():

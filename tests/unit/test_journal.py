@@ -6,11 +6,12 @@ import random
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
-from exchange_kit import M, MemoryJournal, Network, Owner
+from exchange_kit import M, Network, Owner
 
 from exchange import feed as feed_module
 from exchange.engine import Engine
@@ -34,6 +35,7 @@ from exchange.records import (
     Recovered,
     StoredFeed,
 )
+from tests.simulation.disk import MemoryDisk
 
 ORDER = Order(1, M, BUY, 100, 10, 1000, "mine", 3, 2, True, True, 5, 300, False)
 TAKE = PendingTake(7, M, 1, "maker", 9, BUY, 100, 5, True, 44)
@@ -50,18 +52,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def journal(path: Path) -> Iterator[Journal]:
-    opened = Journal(path)
-    yield opened
-    opened.close()
+    with closing(Journal(path)) as opened:
+        yield opened
 
 
 def reopened(path: Path) -> Recovered:
     """What another process finds."""
-    journal = Journal(path)
-    try:
+    with closing(Journal(path)) as journal:
         return journal.recover()
-    finally:
-        journal.close()
 
 
 def opened(number: int) -> Opened:
@@ -177,10 +175,10 @@ def test_a_snapshot_drops_the_batches_that_it_stands_for_and_no_others(
     snapshot = owner.writer.feed.snapshot
     assert snapshot is not None
     journal.commit([PutSnapshot(owner.id, M, snapshot)])
-    rows = sqlite3.connect(path)
-    firsts = rows.execute("SELECT first FROM batches WHERE owner = ? AND market = ?", (owner.id, M))
+    query = "SELECT first FROM batches WHERE owner = ? AND market = ?"
+    with closing(sqlite3.connect(path)) as rows:
+        firsts = rows.execute(query, (owner.id, M)).fetchall()
     assert sorted(first for (first,) in firsts) == sorted(owner.writer.feed.batches)
-    rows.close()
     feeds = {(f.owner, f.market): f for f in reopened(path).feeds}
     assert feeds[owner.id, M].snapshot == snapshot
     held = [b for b, _ in owner.writer.feed.batches.values()]
@@ -253,21 +251,19 @@ def test_the_same_fill_on_both_sides_of_one_node_is_two_records(journal: Journal
 def test_nothing_to_commit_writes_nothing(
     journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")  # a write would have to wait for this
-    journal.commit([])
-    other.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # a write would have to wait for this
+        journal.commit([])
 
 
 def test_a_journal_that_another_process_holds_is_a_journal_error(
     journal: Journal, path: Path
 ) -> None:
     journal._db.execute("PRAGMA busy_timeout = 1")
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(JournalError, match="locked"):
-        journal.commit([PutMeta("one", 1)])
-    other.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError, match="locked"):
+            journal.commit([PutMeta("one", 1)])
 
 
 # The file
@@ -284,17 +280,15 @@ def test_the_journal_and_what_belongs_to_it_are_for_the_owner_alone(
 
 def test_the_write_ahead_log_and_the_level_of_syncing(path: Path) -> None:
     for sync, level in (("full", 2), ("normal", 1)):
-        journal = Journal(path, sync=sync)  # type: ignore[arg-type]
-        assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert journal._db.execute("PRAGMA synchronous").fetchone() == (level,)
-        journal.close()
+        with closing(Journal(path, sync=sync)) as journal:  # type: ignore[arg-type]
+            assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            assert journal._db.execute("PRAGMA synchronous").fetchone() == (level,)
 
 
 def test_a_journal_of_another_version_is_refused_by_name(path: Path) -> None:
     Journal(path).close()
-    other = sqlite3.connect(path)
-    other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    other.close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(
         JournalError, match=rf"journal\.db has journal version {SCHEMA_VERSION + 1}"
     ):
@@ -314,24 +308,22 @@ def test_a_directory_that_is_not_there_is_refused_by_name(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("table", ["takes", "decisions", "batches", "snapshots"])
 def test_a_damaged_row_is_refused_by_the_files_name(table: str, path: Path) -> None:
-    journal = Journal(path)
     columns = {"takes": 2, "decisions": 3, "batches": 4, "snapshots": 3}[table]
     values = ", ".join(["1"] * (columns - 1) + ["x'c1c1'"])
-    journal._db.execute(f"INSERT INTO {table} VALUES ({values})")
-    with pytest.raises(JournalError, match=r"cannot read the journal .*journal\.db"):
-        journal.recover()
-    journal.close()
+    with closing(Journal(path)) as journal:
+        journal._db.execute(f"INSERT INTO {table} VALUES ({values})")
+        with pytest.raises(JournalError, match=r"cannot read the journal .*journal\.db"):
+            journal.recover()
 
 
 def test_a_damaged_page_is_refused_by_the_files_name(path: Path) -> None:
-    journal = Journal(path)
-    journal.commit([PutOrder(replace(ORDER, number=i)) for i in range(1, 500)])
-    journal.close()
+    with closing(Journal(path)) as journal:
+        journal.commit([PutOrder(replace(ORDER, number=i)) for i in range(1, 500)])
     data = bytearray(path.read_bytes())
     data[8192:] = b"\xff" * (len(data) - 8192)
     path.write_bytes(data)
-    with pytest.raises(JournalError, match=r"journal\.db"):
-        Journal(path).recover()
+    with pytest.raises(JournalError, match=r"journal\.db"):  # at once, or when it is read
+        reopened(path)
 
 
 # History
@@ -384,24 +376,23 @@ def test_the_journal_holds_what_the_plain_one_holds(
     monkeypatch.setattr(feed_module, "CHECKPOINT_EVERY", 10)
     monkeypatch.setattr(feed_module, "CHECKPOINT_FACTOR", 0)
     rng = random.Random(seed)
-    net = Network(2, path=tmp_path)
-    plain = [MemoryJournal() for _ in net.nodes]
-    for node, memory in zip(net.nodes, plain, strict=True):
-        memory.commit(_all_of(node.store.recover()))
-        monkeypatch.setattr(node.store, "commit", _both(node.store.commit, memory.commit))
-    for _ in range(60):
-        i = rng.randrange(2)
-        engine: Engine = net[i]
-        open_orders = [o for o in engine.open_orders if not o.cancelled]
-        if open_orders and rng.random() < 0.3:
-            engine.cancel(net.now, rng.choice(open_orders).number)
-        else:
-            side, price = rng.choice((BUY, SELL)), rng.choice((None, 99, 100, 101))
-            engine.submit(net.now, M, side, price, rng.randint(1, 9))
-        net.run(0.1)
-    for node, memory in zip(net.nodes, plain, strict=True):
-        assert _sorted(node.store.recover()) == _sorted(memory.recover())
-    net.close()
+    with closing(Network(2, path=tmp_path)) as net:
+        plain = [MemoryDisk() for _ in net.nodes]
+        for node, memory in zip(net.nodes, plain, strict=True):
+            memory.commit(_all_of(node.store.recover()))
+            monkeypatch.setattr(node.store, "commit", _both(node.store.commit, memory.commit))
+        for _ in range(60):
+            i = rng.randrange(2)
+            engine: Engine = net[i]
+            open_orders = [o for o in engine.open_orders if not o.cancelled]
+            if open_orders and rng.random() < 0.3:
+                engine.cancel(net.now, rng.choice(open_orders).number)
+            else:
+                side, price = rng.choice((BUY, SELL)), rng.choice((None, 99, 100, 101))
+                engine.submit(net.now, M, side, price, rng.randint(1, 9))
+            net.run(0.1)
+        for node, memory in zip(net.nodes, plain, strict=True):
+            assert _sorted(node.store.recover()) == _sorted(memory.recover())
 
 
 def _both(*commits: Callable[[list[Record]], None]) -> Callable[[list[Record]], None]:
@@ -431,7 +422,6 @@ def synchronous(journal: Journal) -> int:
 def test_only_a_commit_of_others_feeds_alone_does_not_wait_for_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, expected: int
 ) -> None:
-    journal = Journal(tmp_path / "sync", sync="full", owner="me")
     levels: list[int] = []
     write = Journal._write
 
@@ -441,8 +431,8 @@ def test_only_a_commit_of_others_feeds_alone_does_not_wait_for_the_disk(
 
     monkeypatch.setattr(Journal, "_write", watched)
     batch = PutBatch(owner, Owner(1).batch(opened(1)))
-    journal.commit([batch])
-    journal.commit([batch, PutMeta("one", 1)])
-    assert levels == [expected, 2]  # 1: NORMAL, 2: FULL
-    assert synchronous(journal) == 2
-    journal.close()
+    with closing(Journal(tmp_path / "sync", sync="full", owner="me")) as journal:
+        journal.commit([batch])
+        journal.commit([batch, PutMeta("one", 1)])
+        assert levels == [expected, 2]  # 1: NORMAL, 2: FULL
+        assert synchronous(journal) == 2

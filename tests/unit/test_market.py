@@ -284,6 +284,6 @@ def test_the_tape_keeps_the_latest_trades_only() -> None:
     keys = Keys(5)
     market = Market(M, Owners(ME), Writer(Feed(ME, M), keys, "t"), lambda owner: True)
     for take in range(1, TAPE + 3):
-        market.tape.append(Trade(A, Filled(1, BUY, 1, 100, 0, 0, "t", take, 1)))
+        market.tape.append(Trade(A, Filled(1, BUY, 1, 100, 0, 0, "t", take, 1), take))
     assert len(market.tape) == TAPE
     assert market.tape[0].event.take == 3

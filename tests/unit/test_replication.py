@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,17 @@ import msgspec
 import pytest
 from exchange_kit import NETWORK, Keys, M, Mail, Network, Owner
 
+from exchange import claims as claims_module
 from exchange import feed as feed_module
 from exchange import follower as follower_module
 from exchange import replication as replication_module
+from exchange.claims import FIRST_SHARE, REQUEST_TIMEOUT, REQUEST_TIMEOUT_MAX, Standings
 from exchange.events import BUY, GENESIS, Amended, Batch, Checkpoint, Closed, Opened
 from exchange.feed import Feed, state_hash
 from exchange.messages import Digest, FeedPart, FeedRequest, Head, unpack
 from exchange.presence import Leases
 from exchange.records import PutSnapshot
-from exchange.replication import GRACE, REQUEST_TIMEOUT, Replicator
+from exchange.replication import GRACE, Replicator
 
 replace = msgspec.structs.replace
 ME, A, B, OWNER = (Keys(i).node_id for i in (10, 11, 12, 1))
@@ -184,7 +187,138 @@ def test_requests_under_way_are_bounded_and_a_timeout_frees_a_place(
     assert desk.ticked(1.0) == []
     desk.it.advanced(1.0, Keys(20).node_id, M, 1)
     assert [r.owner for _, r in desk.ticked(1.0)] == [Keys(23).node_id]
-    assert len(desk.ticked(REQUEST_TIMEOUT)) == 2
+    for seed in (27, 28):
+        desk.it.claimed(1.0, B, Keys(seed).node_id, M, 1, grace=0.0)
+    assert [to for to, _ in desk.ticked(REQUEST_TIMEOUT)] == [B, B]
+
+
+# Who claims what does not exist
+
+
+def fakes(count: int, first: int = 0) -> list[str]:
+    """Ids that nobody has, or of whom nobody has heard."""
+    return [f"node{n:028d}" for n in range(first, first + count)]
+
+
+def claim_all(desk: Desk, now: float, node: str, owners: list[str]) -> None:
+    for owner in owners:
+        desk.it.claimed(now, node, owner, M, 1, grace=0.0)
+
+
+def test_who_claims_feeds_that_do_not_exist_leaves_the_requests_of_others_alone() -> None:
+    desk = Desk(A, B)
+    real, late = fakes(20, first=5000), 0
+    claim_all(desk, 0.0, A, fakes(4000))
+    assert [to for to, _ in desk.ticked(0.0)] == [A] * FIRST_SHARE
+    claim_all(desk, 0.0, B, real)
+    held = 0
+    for step in range(1, 30):
+        now = step / 10
+        asked = [r.owner for to, r in desk.ticked(now) if to == B]
+        for owner in asked:
+            desk.it.advanced(now, owner, M, 1)
+        held += len(asked)
+        late = late or (step if held == len(real) else 0)
+    assert 0 < late <= 5
+
+
+def test_a_silent_claimant_gets_ever_fewer_requests_at_once() -> None:
+    desk = Desk(A)
+    claim_all(desk, 0.0, A, fakes(200))
+    sent = [len(desk.ticked(step / 10)) for step in range(1000)]
+    rounds = [count for count in sent if count]
+    assert rounds[:4] == [8, 4, 2, 1]
+    assert set(rounds[4:]) == {1}
+    assert sum(rounds) < 40
+
+
+def test_who_does_not_hold_the_feed_says_so_and_the_owner_is_asked_at_once() -> None:
+    """Presence comes through nodes that do not trade the market: they are thought to hold the feed."""
+    desk, other = Desk(A), Desk(A)
+    for step in range(20):
+        now = float(step)
+        desk.it.claimed(now, A, OWNER, M, 5, grace=0.0)
+        assert desk.ticked(now) == [(A, request())]
+        other.it.on_request(ME, request())
+        ((_, negative),) = other.sent()
+        assert desk.it.on_part(now + 0.1, A, negative) is None
+        assert desk.ticked(now + 0.1) == [(OWNER, request())]
+        desk.it.advanced(now + 0.2, OWNER, M, 5)
+    assert desk.it.behind == 0
+
+
+def test_the_owner_is_asked_in_the_end_though_its_claimant_was_ever_silent() -> None:
+    """Found by the simulation: with the claimant's last place its claims went too, again and again."""
+    desk = Desk(A)
+    claim_all(desk, 0.0, A, fakes(50))
+    for step in range(1000):  # down to one request at a time, and half a minute for each
+        desk.ticked(step / 10)
+    for owner in fakes(50):
+        desk.it.forget(owner, M)
+    desk.it.claimed(100.0, A, OWNER, M, 5, grace=0.0)
+    asked = [to for step in range(400) for to, _ in desk.ticked(100.0 + step / 10)]
+    assert asked == [A, OWNER]
+
+
+def test_a_claimant_that_delivers_gets_more_requests_at_once() -> None:
+    desk = Desk(A)
+    owners = fakes(500)
+    claim_all(desk, 0.0, A, owners)
+    rounds = []
+    now = 0.0
+    while desk.it.behind:
+        asked = [r.owner for _, r in desk.ticked(now)]
+        rounds.append(len(asked))
+        now += 0.05
+        for name in asked:
+            desk.it.advanced(now, name, M, 1)
+    assert rounds[:4] == [8, 16, 32, 32]
+
+
+def test_nodes_that_are_no_neighbours_share_one_share() -> None:
+    desk = Desk(A)
+    for stranger, owner in zip(fakes(50), fakes(50, first=100), strict=True):
+        desk.it.claimed(0.0, stranger, owner, M, 1, grace=0.0)
+    assert len(desk.ticked(0.0)) == FIRST_SHARE
+
+
+def test_when_no_more_claims_are_remembered_who_claims_most_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replication_module, "MAX_CLAIMS", 100)
+    desk = Desk(A, B)
+    claim_all(desk, 0.0, A, fakes(1000))
+    claim_all(desk, 0.0, B, fakes(1000, first=5000))
+    assert desk.it.behind == 100
+    brought = Counter(want.bringer for want in desk.it._wants.values())
+    assert brought == {A: 50, B: 50}
+    desk.it.forget(*next(iter(desk.it._wants)))
+    assert desk.it.behind == 99
+
+
+def test_a_long_way_is_waited_for_and_a_short_one_again_when_it_is_back() -> None:
+    standings = Standings(most=32)
+    assert standings.timeout(A) == REQUEST_TIMEOUT
+    for _ in range(8):  # sent together, silent together: one doubling
+        standings.silent(A, REQUEST_TIMEOUT)
+    assert standings.timeout(A) == 2 * REQUEST_TIMEOUT
+    for _ in range(8):
+        standings.silent(A, standings.timeout(A))
+    assert standings.timeout(A) == REQUEST_TIMEOUT_MAX
+    standings.answered(A, 3.0)
+    assert standings.timeout(A) == 6.0
+    standings.answered(A, 0.1)
+    assert standings.timeout(A) == REQUEST_TIMEOUT
+    standings.answered(B, 0.1)
+    assert standings.timeout(B) == REQUEST_TIMEOUT
+
+
+def test_standings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims_module, "MAX_STANDINGS", 3)
+    standings = Standings(most=32)
+    for name in "abcd":
+        standings.failed(name, 0.0, 1.0)
+    assert [standings.share(name) for name in "abcd"] == [8, 4, 4, 4]
 
 
 def test_feeds_that_others_make_us_think_of_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,17 +520,24 @@ def test_one_answer_is_bounded_and_the_rest_is_asked_for(monkeypatch: pytest.Mon
     assert desk.sent() == [(A, part(owner, 5, batches[:2]))]
 
 
+@pytest.mark.parametrize("asked", [FeedRequest(A, M, 0), FeedRequest(OWNER, "ETH-USD", 0)])
+def test_a_request_for_a_feed_that_is_not_held_is_answered_so(asked: FeedRequest) -> None:
+    desk = Desk(A)
+    desk.it.on_request(A, asked)
+    assert desk.sent() == [(A, FeedPart(asked.owner, asked.market, 0))]
+
+
 @pytest.mark.parametrize(
     "asked",
     [
-        FeedRequest(A, M, 0),
-        FeedRequest(OWNER, "ETH-USD", 0),
+        FeedRequest("nobody", M, 0),
+        FeedRequest(OWNER, "m" * 81, 0),
         request(-1),
         request(0, -1),
         request(0, 2),
     ],
 )
-def test_a_request_for_what_is_not_there_is_not_answered(
+def test_a_request_that_makes_no_sense_is_not_answered(
     asked: FeedRequest, checkpoints: None
 ) -> None:
     desk = Desk(A)

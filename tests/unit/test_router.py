@@ -118,10 +118,62 @@ class TestWaysToOneNode:
         router = make()
         with pytest.raises(DeliveryError) as caught:
             router.send(0.0, node(1), NOTE, HELLO)
-        assert [way for way, _ in caught.value.tried] == ["direct", "relayed", "queued"]
+        ways = ["direct", "grenache", "relayed", "queued"]
+        assert [way for way, _ in caught.value.tried] == ways
         assert dict(caught.value.tried)["direct"] == "not connected"
+        assert dict(caught.value.tried)["grenache"] == "no Grape is used"
         assert "not to wait" in dict(caught.value.tried)["queued"]
         assert router.take_outgoing() == []
+
+    def test_a_node_that_is_linked_over_grenache_is_sent_to_that_way(self):
+        router = make()
+        router.link_up(0.0, node(1), Way.GRENACHE)
+        assert router.send(0.0, node(1), NOTE, HELLO) is Way.GRENACHE
+        [outgoing] = router.take_outgoing()
+        assert outgoing.peers == (node(1),)
+        assert (router.counters["sent_grenache"], router.counters["sent_direct"]) == (1, 0)
+
+    def test_a_direct_link_in_its_place_is_used_at_once_and_back(self):
+        router = make()
+        router.link_up(0.0, node(1), Way.GRENACHE)
+        router.link_down(1.0, node(1))
+        router.link_up(1.0, node(1), Way.DIRECT)
+        assert router.send(1.0, node(1), NOTE, HELLO) is Way.DIRECT
+        router.link_up(2.0, node(1), Way.GRENACHE)
+        assert router.send(2.0, node(1), NOTE, HELLO) is Way.GRENACHE
+        router.link_down(3.0, node(1))
+        with pytest.raises(DeliveryError):
+            router.send(3.0, node(1), NOTE, HELLO)
+
+    def test_a_link_over_grenache_comes_before_relaying(self):
+        mesh = VirtualMesh(3)
+        mesh.chain()
+        mesh.broadcast(2, pack("I am here"))
+        mesh.run(1.0)
+        assert mesh.send(0, 2, HELLO) == Way.RELAYED
+        mesh.routers[0].link_up(mesh.now, mesh.ids[2], Way.GRENACHE)
+        assert mesh.routers[0].send(mesh.now, mesh.ids[2], NOTE, HELLO) is Way.GRENACHE
+
+    def test_broadcasts_take_links_of_both_kinds(self):
+        router = make()
+        router.link_up(0.0, node(1), Way.GRENACHE)
+        router.link_up(0.0, node(2), Way.DIRECT)
+        router.broadcast(0.0, NOTE, HELLO)
+        reached = {peer for outgoing in router.take_outgoing() for peer in outgoing.peers}
+        assert reached == {node(1), node(2)}
+
+    def test_the_error_says_why_grenache_was_no_way(self):
+        router = make()
+        router.why_not_grenache = lambda to: f"{to[:1]} was not found"
+        with pytest.raises(DeliveryError) as caught:
+            router.send(0.0, node(1), NOTE, HELLO)
+        assert dict(caught.value.tried)["grenache"] == f"{node(1)[:1]} was not found"
+
+    def test_what_waited_leaves_over_grenache_too(self):
+        router = make()
+        assert router.send(0.0, node(1), NOTE, HELLO, queue_for=10.0) is Way.QUEUED
+        router.link_up(1.0, node(1), Way.GRENACHE)
+        assert router.counters["sent_grenache"] == 1
 
     def test_a_queued_message_leaves_when_the_peer_is_linked(self):
         mesh = VirtualMesh(2)

@@ -106,7 +106,7 @@ class TestAsking:
         [(found, outcome)] = net.results(1).items()
         assert found == number
         assert isinstance(outcome, DeliveryError)
-        assert [way for way, _ in outcome.tried] == ["direct", "relayed", "queued"]
+        assert [way for way, _ in outcome.tried] == ["direct", "grenache", "relayed", "queued"]
         assert net.cores[1].open_requests == 0
 
     def test_cancelling_ends_the_work_over_there_and_gives_no_result(self, net):

@@ -360,13 +360,18 @@ WHOLE = {
     "WORKER_ANNOUNCE_INTERVAL": (100, 3_600_000), "CIRCUIT_BREAKER_FAILURE_THRESHOLD": (1, 1000),
     "CIRCUIT_BREAKER_COOLDOWN_MS": (1, 3_600_000),
     "CIRCUIT_BREAKER_HALF_OPEN_MAX_REQUESTS": (1, 1000), "GOSSIP_HINT_TTL": (1, 86_400_000),
-    "GOSSIP_PUBLISH_INTERVAL": (1, 3_600_000),
+    "GOSSIP_PUBLISH_INTERVAL": (1, 3_600_000), "GRENACHE_PORT": (0, 65535),
+    "GRENACHE_ANNOUNCE_INTERVAL": (1000, 600_000), "GRAPE_PEER_MAX_AGE": (1000, 86_400_000),
+    "MARKET_TRADES_KEPT": (1000, 100_000_000), "MARKET_CANDLES_KEPT": (1000, 100_000_000),
 }  # fmt: skip
 FRACTIONS = (
     "METRICS_LATENCY_WEIGHT", "METRICS_ERROR_WEIGHT", "METRICS_TIMEOUT_WEIGHT",
     "METRICS_FRESHNESS_WEIGHT", "GOSSIP_DECAY_FACTOR",
 )  # fmt: skip
-SWITCHES = ("DISCOVERY_MDNS", "DISCOVERY_EXCHANGE", "DISCOVERY_GRENACHE", "API_ALLOW_REMOTE")
+SWITCHES = (
+    "DISCOVERY_MDNS", "DISCOVERY_EXCHANGE", "DISCOVERY_GRENACHE", "API_ALLOW_REMOTE",
+    "P2P_ENABLED", "GRAPE_EMBEDDED", "GRAPE_BEP42", "GRENACHE_SERVICES",
+)  # fmt: skip
 CHOICES = {
     "P2P_SECURITY": "tls, off",
     "LOG_LEVEL": "debug, info, warning, error",
@@ -375,7 +380,9 @@ CHOICES = {
 }
 ADDRESSES = ("BOOTSTRAP_PEERS", "GRAPE_BOOTSTRAP")
 LIST = "comma-separated HOST:PORT, IPv6 addresses in brackets"
-URL = "an address such as http://127.0.0.1:30001, without user name or query"
+URL = (
+    "an address such as http://127.0.0.1:30001, without user name or query, or several with commas"
+)
 NETWORK = "1 to 32 of a-z, 0-9 and -"
 
 WRONG = [
@@ -395,12 +402,6 @@ WRONG = [
         for bad in ("-0.1", "1.01", "nan", "inf", "x", "0_0.5", "1e999", "٠")
     ),
     *((name, bad, "expected true or false") for name in SWITCHES for bad in ("2", "tru", "none")),
-    ("P2P_ENABLED", "maybe", "expected true or false"),
-    (
-        "P2P_ENABLED",
-        "false",
-        "expected true, because running on Grenache alone is not in this version",
-    ),
     *((name, bad, f"expected one of {words}") for name, words in CHOICES.items() for bad in ("x", "1")),
     *(
         (name, bad, f"expected {LIST} ({detail})")
@@ -422,14 +423,16 @@ WRONG = [
         )
     ),
     *((name, bad, "expected an IP address or host name")
-      for name in ("P2P_HOST", "API_HOST") for bad in ("1.2.3", "a b", "-a", "a..b", "x" * 64)),
+      for name in ("P2P_HOST", "API_HOST", "GRENACHE_HOST", "GRAPE_HOST", "GRAPE_API_HOST") for bad in ("1.2.3", "a b", "-a", "a..b", "x" * 64)),
     *(("P2P_NETWORK", bad, f"expected {NETWORK}") for bad in ("Main", "a_b", "a b", "x" * 33)),
     *(("WORKER_SERVICE_NAME", bad, "expected 1 to 64 visible characters")
       for bad in ("a b", "x" * 65, "é")),
     ("ROUTER_POLICY", "greedy", "expected one of adaptive, weighted"),
     *(("GRAPE_URL", bad, f"expected {URL}")
       for bad in ("127.0.0.1:30001", "ftp://a", "http://", "http://a:70000", "http://a:0", "http://a b",
-                  "http://[::1")),
+                  "http://[::1", "http://a,b", ",")),
+    *(("GRAPE_PUBLIC_HOST", bad, "expected an IPv4 address such as 192.0.2.7, or nothing")
+      for bad in ("a", "::1", "10.0.0", "0.0.0.0", "224.0.0.1")),
     ("DATA_DIR", "a\0b", "expected a directory"),
     ("DATA_DIR", "~no-such-user-here/x", "expected a directory (there is no home directory to put in place of ~)"),
     ("PEER_STORAGE_PATH", "a\0b", "expected a file, absolute or relative to the data directory"),
@@ -574,10 +577,9 @@ def test_a_host_loses_its_brackets() -> None:
 
 
 def test_a_url_loses_its_final_slash() -> None:
-    assert (
-        from_env(GRAPE_URL="https://grape.example/x/").settings.grape_url
-        == "https://grape.example/x"
-    )
+    assert from_env(
+        GRAPE_URL="https://grape.example/x/, http://b:1,http://b:1"
+    ).settings.grape_url == ("https://grape.example/x", "http://b:1")
 
 
 def test_durations_in_the_environment_are_milliseconds_and_have_a_property_in_seconds() -> None:
@@ -711,11 +713,21 @@ def test_plain_links_give_a_warning() -> None:
     assert warning.startswith("P2P_SECURITY=off (environment)")
 
 
-def test_setting_something_that_is_not_used_yet_gives_a_warning_unless_it_is_the_default() -> None:
-    assert from_env(GRAPE_URL="http://127.0.0.1:30001").warnings == ()
-    assert from_env(GRAPE_URL="http://h:1", GRAPE_CONCURRENCY="9").warnings == (
-        "set, but not used yet in this version: GRAPE_URL, GRAPE_CONCURRENCY",
+def test_without_direct_links_grenache_has_to_stay_on() -> None:
+    assert not from_env(P2P_ENABLED="false").settings.p2p_enabled
+    (line,) = problems(env={"P2P_ENABLED": "false", "DISCOVERY_GRENACHE": "off"})
+    assert line == (
+        "P2P_ENABLED=false (environment): expected true, because DISCOVERY_GRENACHE=false leaves no "
+        "other way to other nodes"
     )
+
+
+def test_settings_that_a_switch_makes_useless_are_told() -> None:
+    told = from_env(DISCOVERY_GRENACHE="off", GRAPE_URL="http://h:1", GRAPE_EMBEDDED="on").warnings
+    assert told == ("GRAPE_URL, GRAPE_EMBEDDED: not used, because of DISCOVERY_GRENACHE=false",)
+    told = from_env(P2P_ENABLED="no", P2P_PORT="3000").warnings
+    assert told == ("P2P_PORT: not used, because of P2P_ENABLED=false",)
+    assert from_env(GRAPE_URL="http://h:1", P2P_PORT="3000").warnings == ()
 
 
 # --- The schema and what is written from it
@@ -739,17 +751,15 @@ OWN = {
     "API_HOST": "127.0.0.1", "API_PORT": "8300", "API_ALLOW_REMOTE": "false",
     "DISCOVERY_EXCHANGE": "true", "INSTRUMENTS_FILE": "", "LOG_LEVEL": "warning",
     "LOG_FORMAT": "text", "JOURNAL_SYNC": "full", "PRESENCE_LEASE_MS": "9000",
-    "ROUTER_POLICY": "adaptive",
+    "ROUTER_POLICY": "adaptive", "GRENACHE_HOST": "0.0.0.0", "GRENACHE_PORT": "3100",
+    "GRENACHE_ANNOUNCE_INTERVAL": "30000", "GRAPE_EMBEDDED": "false", "GRAPE_HOST": "0.0.0.0",
+    "GRAPE_API_HOST": "127.0.0.1", "GRAPE_PEER_MAX_AGE": "120000", "GRAPE_PUBLIC_HOST": "",
+    "GRAPE_BEP42": "false", "GRENACHE_SERVICES": "false", "MARKET_TRADES_KEPT": "500000", "MARKET_CANDLES_KEPT": "50000",
 }  # fmt: skip
 
 
 def test_names_and_defaults_are_those_agreed() -> None:
     assert {info.name: info.default for info in SCHEMA.values()} == SEEDS | OWN
-
-
-def test_exactly_the_groups_without_a_user_are_marked_as_not_used_yet() -> None:
-    for info in SCHEMA.values():
-        assert info.reserved == ("GRAPE_" in info.name or "GRENACHE" in info.name), info.name
 
 
 def test_weights_that_are_all_zero_are_refused() -> None:
@@ -797,8 +807,6 @@ def test_describe_shows_each_setting_as_it_would_be_written_and_where_it_came_fr
     assert views["DATA_DIR"].value == "/srv/n"
     assert views["DATA_DIR"].default == "~/.exchange-node"
     assert views["INSTRUMENTS_FILE"].value == ""
-    assert views["GRAPE_URL"].reserved
-    assert not views["P2P_PORT"].reserved
     assert views["PRESENCE_LEASE_MS"].unit == "ms"
     assert json.loads(json.dumps(asdict(views["P2P_PORT"])))["value"] == "3000"
 

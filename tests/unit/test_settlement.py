@@ -8,9 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from exchange import settlement as settlement_module
 from exchange.messages import Take, TakeResult
 from exchange.records import Decision, PendingTake
-from exchange.settlement import ASK_AGAIN, ASK_AGAIN_MAX, PATIENCE, Maker, Taker, result_of
+from exchange.settlement import (
+    ASK_AGAIN,
+    ASK_AGAIN_MAX,
+    FEW_DECISIONS,
+    PATIENCE,
+    Maker,
+    Taker,
+    result_of,
+)
 
 replace = msgspec.structs.replace
 
@@ -226,7 +235,6 @@ def test_a_decision_is_remembered_by_taker_and_take() -> None:
     assert maker.decided("a", 1) == decision("a", 1)
     assert maker.decided("a", 2) is None
     assert maker.decided("b", 1) is None
-    assert (maker.undisclosed("a"), maker.undisclosed("b")) == (1, 0)
 
 
 def test_below_forgets_what_the_taker_knows_and_keeps_the_rest() -> None:
@@ -236,7 +244,7 @@ def test_below_forgets_what_the_taker_knows_and_keeps_the_rest() -> None:
         maker.record(decision("b", number))
     assert maker.forget("a", 3)
     assert [maker.decided("a", n) is not None for n in (1, 2, 3)] == [False, False, True]
-    assert maker.undisclosed("b") == 3
+    assert all(maker.decided("b", n) is not None for n in (1, 2, 3))
     assert [maker.stale("a", n) for n in (1, 2, 3, 4)] == [True, True, False, False]
     assert not maker.stale("b", 1)
 
@@ -254,10 +262,47 @@ def test_decisions_and_marks_are_restored() -> None:
     maker = Maker()
     maker.restore([decision("a", 5), decision("a", 6), decision("b", 1)], {"a": 5})
     assert maker.decided("a", 6) == decision("a", 6)
-    assert maker.undisclosed("a") == 2
+    assert maker.decided("a", 5) is not None
     assert maker.stale("a", 4)
     assert not maker.stale("a", 5)
     assert not maker.forget("a", 5)
+
+
+def test_decisions_for_all_takers_are_bounded_and_everybody_still_gets_a_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settlement_module, "MAX_DECISIONS_ALL", 20)
+    maker = Maker()
+
+    def hoard(taker: str) -> int:
+        """How many decisions a taker gets that never says what it knows."""
+        number = 0
+        while maker.answers(taker) and maker.decides(taker):
+            number += 1
+            maker.forget(taker, 1)
+            maker.record(decision(taker, number))
+        return number
+
+    assert hoard("a") == 20
+    assert [hoard(taker) for taker in "bcd"] == [FEW_DECISIONS] * 3
+    assert not maker.decides("a")
+    again = Maker()
+    again.restore([decision("a", n) for n in range(1, 21)], {"a": 1})
+    assert not again.decides("a")
+    again.forget("a", 19)  # it says what it knows, and there is room for everybody
+    assert again.decides("a")
+    assert again.decides("b")
+
+
+def test_takers_are_bounded_and_those_known_are_still_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settlement_module, "MAX_TAKERS", 2)
+    maker = Maker()
+    for taker in "ab":
+        assert maker.answers(taker)
+        maker.forget(taker, 1)
+    assert [maker.answers(taker) for taker in "abc"] == [True, True, False]
 
 
 def test_the_answer_carries_the_decision() -> None:

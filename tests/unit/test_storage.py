@@ -16,6 +16,7 @@ PEERS = [
         node_id("a"), "192.0.2.1", 3000, datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC), 2, "mdns"
     ),
     StoredPeer(node_id("b"), "2001:db8::1", 3001),
+    StoredPeer(node_id("b"), "2001:db8::1", 3100, carrier="grenache"),
 ]
 
 
@@ -60,6 +61,7 @@ def test_the_file_is_readable_json_with_a_version(storage):
         "lastSuccess": "2025-01-02T03:04:05Z",
         "failures": 2,
         "source": "mdns",
+        "carrier": "tcp",
     }
     assert len(text.splitlines()) > 10
 
@@ -127,6 +129,7 @@ def test_two_damaged_files_are_both_kept(storage):
         ({"address": ""}, "not the address"),
         ({"address": "0.0.0.0"}, "not the address"),
         ({"lastSuccess": "yesterday"}, "lastSuccess"),
+        ({"carrier": "pigeon"}, "pigeon"),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_left_out_and_the_others_are_kept(
@@ -139,6 +142,14 @@ def test_an_entry_that_makes_no_sense_is_left_out_and_the_others_are_kept(
     assert storage.load() == PEERS[1:]
     assert "entry 1" in caplog.text
     assert words in caplog.text
+
+
+def test_an_entry_without_a_carrier_is_for_tcp(storage):
+    storage.save(PEERS)
+    file = json.loads(storage.path.read_text())
+    del file["peers"][0]["carrier"]
+    storage.path.write_text(json.dumps(file))
+    assert storage.load() == PEERS
 
 
 def test_a_file_that_cannot_be_read_is_an_error_and_stays(storage):

@@ -1,0 +1,109 @@
+"""Puts the Bitfinex dialect on the API's application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from aiohttp import web
+
+from node.bitfinex.books import Books
+from node.bitfinex.channels import TooSlow
+from node.bitfinex.limits import BUFFER, CONNECTIONS, MAX_MESSAGE, PING, RateLimit
+from node.bitfinex.rest import Rest
+from node.bitfinex.socket import Connection, Stalled
+from node.bitfinex.symbols import Symbols
+from node.market_data import MarketData
+
+log = logging.getLogger("node.api")
+
+STOP_TIMEOUT: Final = 3.0  # seconds that all goodbyes together get
+
+
+class _Sockets:
+    """The WebSocket connections of one application."""
+
+    def __init__(
+        self,
+        market_data: MarketData,
+        symbols: Symbols,
+        books: Books,
+        rate: RateLimit,
+        server_id: str,
+    ) -> None:
+        self._market_data = market_data
+        self._symbols = symbols
+        self._books = books
+        self._rate = rate
+        self._server_id = server_id
+        self._open: dict[Connection, None] = {}
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """One connection until either side ends it."""
+        loop = asyncio.get_running_loop()
+        socket = web.WebSocketResponse(
+            max_msg_size=MAX_MESSAGE, writer_limit=BUFFER, compress=False, heartbeat=PING
+        )
+        if not socket.can_prepare(request).ok:
+            return web.Response(status=426, text="/ws/2 speaks WebSocket", headers=_UPGRADE)
+        if len(self._open) >= CONNECTIONS or not self._rate.allows(
+            request.remote or "", loop.time()
+        ):
+            return web.Response(status=429, text="too many connections")
+        await socket.prepare(request)
+        connection = Connection(
+            socket, self._market_data, self._symbols, self._books, self._server_id, loop.time
+        )
+        self._open[connection] = None
+        writer = asyncio.create_task(self._write(connection, request))
+        try:
+            await connection.read()
+        except (Stalled, ConnectionError):
+            _cut(request)
+        finally:
+            del self._open[connection]
+            writer.cancel()
+            await asyncio.wait({writer})
+            connection.close()
+        return socket
+
+    async def _write(self, connection: Connection, request: web.Request) -> None:
+        try:
+            await connection.write()
+        except (Stalled, TooSlow, ConnectionError):
+            _cut(request)
+        except Exception:
+            log.exception("a connection of the Bitfinex WebSocket failed")
+            _cut(request)
+
+    async def close(self, _app: web.Application) -> None:
+        """Tell everyone that the node stops."""
+        goodbyes = [asyncio.create_task(connection.goodbye()) for connection in self._open]
+        if goodbyes:
+            _, late = await asyncio.wait(goodbyes, timeout=STOP_TIMEOUT)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*goodbyes, return_exceptions=True)
+
+
+_UPGRADE: Final = {"Upgrade": "websocket"}
+
+
+def _cut(request: web.Request) -> None:
+    """End a connection whose reader is gone or does not read: a close frame would wait too."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def add_bitfinex(app: web.Application, market_data: MarketData, server_id: str) -> None:
+    """Serve /v2 and /ws/2."""
+    symbols = Symbols(market_data.instruments)
+    books = Books(market_data)
+    rate = RateLimit()
+    Rest(market_data, symbols, books, rate).add_to(
+        app.router, lambda: asyncio.get_running_loop().time()
+    )
+    sockets = _Sockets(market_data, symbols, books, rate, server_id)
+    app.router.add_get("/ws/2", sockets.serve, allow_head=False)
+    app.on_shutdown.append(sockets.close)

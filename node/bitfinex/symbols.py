@@ -1,0 +1,67 @@
+"""Names of markets: BTC-USD here is tBTCUSD there, and TEST-USD is tTEST:USD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from exchange.instruments import Instrument
+from node.bitfinex.errors import bad_symbol
+from node.bitfinex.numbers import Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One market under its Bitfinex name."""
+
+    instrument: Instrument
+    name: str  # "BTCUSD", "TEST:USD"
+    scale: Scale
+
+    @property
+    def symbol(self) -> str:
+        return f"t{self.name}"
+
+    @property
+    def key(self) -> str:
+        return self.instrument.key
+
+
+def pair_name(instrument: Instrument) -> str:
+    """Two names of three letters are written together, others with a colon."""
+    base, quote = instrument.base, instrument.quote
+    return base + quote if len(base) == len(quote) == 3 else f"{base}:{quote}"
+
+
+class Symbols:
+    """The markets by their Bitfinex symbols, in the order of the instruments."""
+
+    def __init__(self, instruments: Iterable[Instrument]) -> None:
+        self._pairs: dict[str, Pair] = {}
+        self._colons: dict[str, Pair] = {}  # with a colon where none is needed
+        for instrument in instruments:
+            pair = Pair(instrument, pair_name(instrument), Scale(instrument))
+            self._pairs[pair.symbol] = pair
+            self._colons[f"t{instrument.base}:{instrument.quote}"] = pair
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self._pairs.values())
+
+    def __getitem__(self, symbol: object) -> Pair:
+        """The market called `symbol`; tBTC:USD is as good as tBTCUSD.
+
+        Raises:
+            BitfinexError: there is none.
+        """
+        if isinstance(symbol, str):
+            pair = self._pairs.get(symbol) or self._colons.get(symbol)
+            if pair is not None:
+                return pair
+        raise bad_symbol()
+
+    @property
+    def currencies(self) -> list[str]:
+        names = {
+            name for p in self._pairs.values() for name in (p.instrument.base, p.instrument.quote)
+        }
+        return sorted(names)

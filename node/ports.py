@@ -1,0 +1,29 @@
+"""Which ports are tried: one that was asked for is a demand, a default is a preference."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Sequence
+
+PORT_FALLBACKS = 20  # consecutive ports tried when the default one is taken and none was asked for
+
+
+def wanted_ports(port: int, is_default: bool) -> list[int]:
+    """What to try, in order; 0 is any free port."""
+    return [port, *range(port + 1, port + PORT_FALLBACKS), 0] if is_default else [port]
+
+
+async def first_free(ports: Sequence[int], listen: Callable[[int], Awaitable[object]]) -> None:
+    """Listen on the first of `ports` that is free.
+
+    Raises:
+        OSError: none is, or another reason.
+    """
+    for port in ports:
+        try:
+            await listen(port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                raise
+        else:
+            return

@@ -1,0 +1,69 @@
+"""What every program of the package does around its event loop: exit codes, log lines, the loop itself.
+
+It imports no part of a node, so that a program without one (`exchange-node grape`) stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from config import Settings
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 4
+
+
+class StartError(Exception):
+    """The program cannot start. The text says what is wrong and what to do."""
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """For `asyncio.Runner`: uvloop where it is installed, None for the loop of asyncio."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def configure_logging(settings: Settings) -> None:
+    """Log to standard error, in the format and from the level of the settings."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        formatter.converter = time.gmtime
+        formatter.default_msec_format = "%s.%03dZ"
+        formatter.default_time_format = "%H:%M:%S"
+        handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    level = settings.log_level.upper()
+    for room in ("node", "p2p", "exchange"):
+        logging.getLogger(room).setLevel(level)
+    if level == "ERROR":
+        root.setLevel(level)

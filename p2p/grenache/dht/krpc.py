@@ -1,0 +1,450 @@
+"""KRPC, the messages of the DHT (BEP 5, BEP 44), as bytes and as typed values. IPv4.
+
+A message is a bencoded dictionary: `t` is the asker's mark for the transaction, `y` says whether it is
+a query (`q` its method, `a` its arguments), a reply (`r`) or an error (`e`). The `info_hash` is a
+service name as it is, of any length up to MAX_NAME: Grapes do not hash it.
+
+    query           arguments (all have `id`)                         a reply has (besides `id`)
+    ping
+    find_node       target                                            nodes
+    get_peers       info_hash                                         token, values and/or nodes
+    announce_peer   info_hash, port, token [, implied_port]
+    get             target [, seq]                                    token, nodes [, v [, k, seq, sig]]
+    put             token, v [, k, seq, sig, salt, cas]
+
+Two additions that others ignore, in `announce_peer` between Grapes of this kind (see `KIND`):
+`host`, 4 bytes, the address to record instead of the sender's; `gone`, 1 to forget the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple, TypeAlias
+
+from p2p.grenache.bep44 import MAX_SEQ
+from p2p.grenache.dht import bencode
+from p2p.grenache.dht.net import pack, unpack
+from p2p.grenache.ports import MAX_NAME, MAX_SALT, MAX_VALUE, Address
+
+ID_BYTES: Final = 20
+NODE_BYTES: Final = ID_BYTES + 6
+KIND: Final = b"XN\x00\x01"  # `v` of our messages: client and version, as BEP 5 has it
+MAX_TRANSACTION: Final = 32  # bytes; usual are 2 to 8
+MAX_TOKEN: Final = 255
+MAX_BENCODED: Final = (
+    MAX_VALUE + 5
+)  # what a Node.js Grape takes: 1000 bytes of text with their length
+MAX_NODES: Final = 64  # read of one reply; 20 is what others send
+MAX_PEERS: Final = 2_000  # read of one reply; a Node.js Grape sends all that it has
+
+PROTOCOL_ERROR: Final = 203
+METHOD_UNKNOWN: Final = 204
+TOO_LARGE: Final = 205
+BAD_SIGNATURE: Final = 206
+CAS_MISMATCH: Final = 301
+SEQ_TOO_LOW: Final = 302
+
+
+class KrpcError(ValueError):
+    """No message that can be answered: to be dropped."""
+
+
+class BadQuery(KrpcError):
+    """A query that is to be answered with an error."""
+
+    def __init__(self, transaction: bytes, code: int, text: str) -> None:
+        super().__init__(f"{code} {text}")
+        self.transaction = transaction
+        self.code = code
+        self.text = text
+
+
+class Node(NamedTuple):
+    """A DHT node as others tell of it. Nothing of it is proven."""
+
+    id: bytes
+    address: Address
+
+    def compact(self) -> bytes:
+        """26 bytes."""
+        return self.id + pack(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    method: ClassVar[bytes] = b"ping"
+
+    def arguments(self) -> dict[bytes, bencode.Value]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class FindNode:
+    """Which nodes are closest to a node id?"""
+
+    target: bytes
+    method: ClassVar[bytes] = b"find_node"
+
+    def arguments(self) -> dict[bytes, bencode.Value]:
+        return {b"target": self.target}
+
+
+@dataclass(frozen=True, slots=True)
+class GetPeers:
+    """Who serves `target`, a service name?"""
+
+    target: bytes
+    method: ClassVar[bytes] = b"get_peers"
+
+    def arguments(self) -> dict[bytes, bencode.Value]:
+        return {b"info_hash": self.target}
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncePeer:
+    """Record that `target` is served at `port` of the sender. `port` 0: at the sender's own UDP port."""
+
+    target: bytes
+    port: int
+    token: bytes
+    host: bytes | None = None  # 4 bytes: record this address; only to nodes of KIND
+    gone: bool = False  # forget it; only to nodes of KIND
+    method: ClassVar[bytes] = b"announce_peer"
+
+    def arguments(self) -> dict[bytes, bencode.Value]:
+        arguments: dict[bytes, bencode.Value] = {
+            b"implied_port": int(not self.port),
+            b"info_hash": self.target,
+            b"port": self.port,
+            b"token": self.token,
+        }
+        if self.host is not None:
+            arguments[b"host"] = self.host
+        if self.gone:
+            arguments[b"gone"] = 1
+        return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """The value under `target`. `seq`: only if it is newer than that version."""
+
+    target: bytes
+    seq: int | None = None
+    method: ClassVar[bytes] = b"get"
+
+    def arguments(self) -> dict[bytes, bencode.Value]:
+        if self.seq is None:
+            return {b"target": self.target}
+        return {b"seq": self.seq, b"target": self.target}
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Store a value: immutable, or signed when there is a `public_key`. `value` is canonical bencode."""
+
+    token: bytes
+    value: bytes
+    public_key: bytes | None = None
+    seq: int = 0
+    signature: bytes = b""
+    salt: bytes = b""
+    cas: int | None = None
+    method: ClassVar[bytes] = b"put"
+
+    def arguments(self) -> dict[bytes, bencode.Value]:
+        arguments: dict[bytes, bencode.Value] = {
+            b"token": self.token,
+            b"v": bencode.decode(self.value),
+        }
+        if self.public_key is not None:
+            arguments |= {b"k": self.public_key, b"seq": self.seq, b"sig": self.signature}
+            if self.salt:
+                arguments[b"salt"] = self.salt
+            if self.cas is not None:
+                arguments[b"cas"] = self.cas
+        return arguments
+
+
+Ask: TypeAlias = Ping | FindNode | GetPeers | AnnouncePeer | Get | Put
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query. `sender` is a node id if it has 20 bytes; otherwise a client asks, which is no node."""
+
+    transaction: bytes
+    sender: bytes
+    ask: Ask
+    read_only: bool = False  # BEP 43: do not ask back
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply, to whichever query. `value` is canonical bencode; `compact_nodes` has 26 bytes per node."""
+
+    transaction: bytes
+    sender: bytes
+    token: bytes | None = None
+    compact_nodes: bytes = b""
+    peers: tuple[bytes, ...] | None = None  # compact, 6 bytes each
+    value: bytes | None = None
+    public_key: bytes | None = None
+    seq: int | None = None
+    signature: bytes | None = None
+    seen_as: Address | None = None  # the asker, as the replier sees it (BEP 42)
+    kind: bytes = b""
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that it tells of."""
+        compact = self.compact_nodes
+        return [
+            Node(compact[at : at + ID_BYTES], unpack(compact[at + ID_BYTES : at + NODE_BYTES]))
+            for at in range(0, len(compact), NODE_BYTES)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error in answer to a query."""
+
+    transaction: bytes
+    code: int
+    text: str
+
+
+Message: TypeAlias = Query | Reply | Failure
+
+
+def encode_query(transaction: bytes, sender: bytes, ask: Ask) -> bytes:
+    arguments = ask.arguments()
+    arguments[b"id"] = sender
+    return bencode.encode(
+        {b"a": arguments, b"q": ask.method, b"t": transaction, b"v": KIND, b"y": b"q"}
+    )
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """A reply of ours; `kind` is always KIND."""
+    r: dict[bytes, bencode.Value] = {b"id": reply.sender}
+    if reply.token is not None:
+        r[b"token"] = reply.token
+    if reply.compact_nodes:
+        r[b"nodes"] = reply.compact_nodes
+    if reply.peers:
+        r[b"values"] = list(reply.peers)
+    if reply.value is not None:
+        r[b"v"] = bencode.decode(reply.value)
+    if reply.public_key is not None:
+        r[b"k"] = reply.public_key
+    if reply.seq is not None:
+        r[b"seq"] = reply.seq
+    if reply.signature is not None:
+        r[b"sig"] = reply.signature
+    message: dict[bytes, bencode.Value] = {
+        b"r": r,
+        b"t": reply.transaction,
+        b"v": KIND,
+        b"y": b"r",
+    }
+    if reply.seen_as is not None:
+        message[b"ip"] = pack(reply.seen_as)
+    return bencode.encode(message)
+
+
+def encode_failure(failure: Failure) -> bytes:
+    return bencode.encode(
+        {
+            b"e": [failure.code, failure.text.encode()],
+            b"t": failure.transaction,
+            b"v": KIND,
+            b"y": b"e",
+        }
+    )
+
+
+def decode(data: bytes) -> Message:
+    """The message in a datagram.
+
+    Raises:
+        BadQuery: a query that lacks something; its sender is to be told.
+        KrpcError: nothing that can be answered.
+    """
+    try:
+        message = bencode.decode(data)
+    except bencode.BencodeError as error:
+        raise KrpcError(str(error)) from None
+    if not isinstance(message, dict):
+        raise KrpcError("no dictionary")
+    transaction = message.get(b"t")
+    if not isinstance(transaction, bytes) or len(transaction) > MAX_TRANSACTION:
+        raise KrpcError("no transaction")
+    kind = message.get(b"y")
+    if kind == b"q":
+        return _query(message, transaction)
+    if kind == b"r":
+        return _reply(message, transaction)
+    if kind == b"e":
+        return _failure(message, transaction)
+    raise KrpcError("neither query nor reply nor error")
+
+
+class _Arguments:
+    """Reads the arguments of a query; what is wrong becomes a BadQuery."""
+
+    def __init__(
+        self, transaction: bytes, method: bytes, values: dict[bytes, bencode.Value]
+    ) -> None:
+        self._transaction = transaction
+        self._method = method.decode("ascii", "replace")
+        self.values = values
+
+    def bad(self, what: str, code: int = PROTOCOL_ERROR) -> BadQuery:
+        return BadQuery(self._transaction, code, f"`{self._method}` {what}")
+
+    def text(self, key: bytes, low: int, high: int) -> bytes:
+        value = self.values.get(key)
+        if not isinstance(value, bytes):
+            raise self.bad(f"missing required `a.{key.decode()}` field")
+        if not low <= len(value) <= high:
+            size = f"{low}" if low == high else f"{low} to {high}"
+            raise self.bad(f"`a.{key.decode()}` has {len(value)} bytes, expected {size}")
+        return value
+
+    def number(self, key: bytes, low: int, high: int) -> int:
+        value = self.values.get(key)
+        if not isinstance(value, int) or not low <= value <= high:
+            raise self.bad(f"`a.{key.decode()}` must be a number from {low} to {high}")
+        return value
+
+    def version(self, key: bytes) -> int | None:
+        return self.number(key, 0, MAX_SEQ) if key in self.values else None
+
+
+def _query(message: dict[bytes, bencode.Value], transaction: bytes) -> Query:
+    method, values = message.get(b"q"), message.get(b"a")
+    if not isinstance(method, bytes):
+        raise BadQuery(transaction, PROTOCOL_ERROR, "a query has a method `q`")
+    if not isinstance(values, dict):
+        raise BadQuery(transaction, PROTOCOL_ERROR, "a query has arguments `a`")
+    read = _READERS.get(method)
+    if read is None:
+        raise BadQuery(transaction, METHOD_UNKNOWN, "Method Unknown")
+    sender = values.get(b"id")
+    if not isinstance(sender, bytes):
+        raise BadQuery(transaction, PROTOCOL_ERROR, "a query has the `a.id` of its sender")
+    ask = read(_Arguments(transaction, method, values))
+    return Query(transaction, sender, ask, message.get(b"ro") == 1)
+
+
+def _read_ping(arguments: _Arguments) -> Ping:
+    return Ping()
+
+
+def _read_find_node(arguments: _Arguments) -> FindNode:
+    return FindNode(arguments.text(b"target", ID_BYTES, ID_BYTES))
+
+
+def _read_get_peers(arguments: _Arguments) -> GetPeers:
+    return GetPeers(arguments.text(b"info_hash", 1, MAX_NAME))
+
+
+def _read_announce_peer(arguments: _Arguments) -> AnnouncePeer:
+    implied = arguments.values.get(b"implied_port") not in (None, 0)
+    return AnnouncePeer(
+        target=arguments.text(b"info_hash", 1, MAX_NAME),
+        port=0 if implied else arguments.number(b"port", 1, 65535),
+        token=arguments.text(b"token", 1, MAX_TOKEN),
+        host=arguments.text(b"host", 4, 4) if b"host" in arguments.values else None,
+        gone=arguments.values.get(b"gone") == 1,
+    )
+
+
+def _read_get(arguments: _Arguments) -> Get:
+    return Get(arguments.text(b"target", ID_BYTES, ID_BYTES), arguments.version(b"seq"))
+
+
+def _read_put(arguments: _Arguments) -> Put:
+    token = arguments.text(b"token", 1, MAX_TOKEN)
+    if b"v" not in arguments.values:
+        raise arguments.bad("missing required `a.v` field")
+    value = bencode.encode(arguments.values[b"v"])
+    if len(value) > MAX_BENCODED:
+        raise arguments.bad("data payload too large", TOO_LARGE)
+    if not arguments.values.keys() & {b"k", b"sig"}:
+        return Put(token, value)
+    return Put(
+        token,
+        value,
+        public_key=arguments.text(b"k", 32, 32),
+        seq=arguments.number(b"seq", 0, MAX_SEQ),
+        signature=arguments.text(b"sig", 64, 64),
+        salt=arguments.text(b"salt", 0, MAX_SALT) if b"salt" in arguments.values else b"",
+        cas=arguments.version(b"cas"),
+    )
+
+
+_READERS: Final[dict[bytes, Callable[[_Arguments], Ask]]] = {
+    b"ping": _read_ping,
+    b"find_node": _read_find_node,
+    b"get_peers": _read_get_peers,
+    b"announce_peer": _read_announce_peer,
+    b"get": _read_get,
+    b"put": _read_put,
+}
+
+
+def _reply(message: dict[bytes, bencode.Value], transaction: bytes) -> Reply:
+    """Fields of the wrong shape are read as absent: what else is there may serve."""
+    r = message.get(b"r")
+    if not isinstance(r, dict):
+        raise KrpcError("a reply without `r`")
+    sender = r.get(b"id")
+    if not isinstance(sender, bytes):
+        raise KrpcError("a reply without `r.id`")
+    token = _sized(r.get(b"token"), 1, MAX_TOKEN)
+    value = bencode.encode(r[b"v"]) if b"v" in r else None
+    seq = r.get(b"seq")
+    seen_as = _sized(message.get(b"ip"), 6, 6)
+    return Reply(
+        transaction,
+        sender,
+        token,
+        _nodes(r.get(b"nodes")),
+        _peers(r.get(b"values")),
+        value if value is not None and len(value) <= MAX_BENCODED else None,
+        _sized(r.get(b"k"), 32, 32),
+        seq if isinstance(seq, int) and 0 <= seq <= MAX_SEQ else None,
+        _sized(r.get(b"sig"), 64, 64),
+        unpack(seen_as) if seen_as else None,
+        _sized(message.get(b"v"), 1, 16) or b"",
+    )
+
+
+def _sized(value: bencode.Value | None, low: int, high: int) -> bytes | None:
+    return value if isinstance(value, bytes) and low <= len(value) <= high else None
+
+
+def _nodes(compact: bencode.Value | None) -> bytes:
+    """Whole ones only, and not too many."""
+    if not isinstance(compact, bytes):
+        return b""
+    return compact[: min(len(compact) // NODE_BYTES, MAX_NODES) * NODE_BYTES]
+
+
+def _peers(values: bencode.Value | None) -> tuple[bytes, ...] | None:
+    if not isinstance(values, list):
+        return None
+    return tuple([v for v in values[:MAX_PEERS] if isinstance(v, bytes) and len(v) == 6])
+
+
+def _failure(message: dict[bytes, bencode.Value], transaction: bytes) -> Failure:
+    e = message.get(b"e")
+    code, text = (e[0], e[1]) if isinstance(e, list) and len(e) >= 2 else (0, b"")
+    return Failure(
+        transaction,
+        code if isinstance(code, int) else 0,
+        text[:200].decode("utf-8", "replace") if isinstance(text, bytes) else "",
+    )

@@ -1,0 +1,260 @@
+"""Queries that we sent: matched with their answers, sent again when one gets lost, given up in time.
+
+A fixed timeout of two seconds makes every search wait two seconds for every dead node. Here each
+address has its own estimate of how long an answer takes (RFC 6298), and a query becomes
+
+    slow       after one timeout: sent again; whoever asked asks somebody else as well
+    stalled    after two more: sent again; nobody waits for it, but its answer is still taken
+    failed     after a second at least
+
+An address whose last query stalled is not waited for until it has been heard of again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+from p2p.grenache.dht.krpc import Ask, Failure, Reply, encode_query
+from p2p.grenache.dht.timers import Timer, Timers
+from p2p.grenache.ports import Address
+
+INITIAL_TIMEOUT: Final = 0.1  # seconds, before anything was measured
+DEVIATIONS: Final = 4.0  # above the mean: a path's own answers vary little
+DEVIATIONS_OF_ALL: Final = 2.0  # those of all paths together do
+MIN_TIMEOUT: Final = 0.025  # a busy process may pause for as long
+MAX_TIMEOUT: Final = 1.0
+GIVE_UP: Final = (1.0, 4.0)  # seconds, at least and at most, until a query has failed
+TRIES: Final = 4  # datagrams per query
+MAX_PATHS: Final = 4096
+MAX_PENDING: Final = 4096
+TRANSACTION_BYTES: Final = 4  # random: whoever cannot read our queries cannot answer them
+
+Replied = Callable[[float, Reply], None]
+Failed = Callable[
+    [float, "Failure | None"], None
+]  # the error that came instead, None: nothing came
+
+
+class Late(IntEnum):
+    """How late the answer to a query is."""
+
+    NO = 0
+    SLOW = 1
+    STALLED = 2
+
+
+class Rtt:
+    """Smoothed round-trip time and its deviation, in seconds."""
+
+    __slots__ = ("_deviation", "_mean")
+
+    def __init__(self) -> None:
+        self._mean: float | None = None
+        self._deviation = 0.0
+
+    def sample(self, rtt: float) -> None:
+        if self._mean is None:
+            self._mean, self._deviation = rtt, rtt / 4
+        else:
+            self._deviation += (abs(rtt - self._mean) - self._deviation) / 4
+            self._mean += (rtt - self._mean) / 8
+
+    def timeout(self, deviations: float) -> float | None:
+        """When to worry about an answer; None before the first sample."""
+        if self._mean is None:
+            return None
+        return min(max(self._mean + deviations * self._deviation, MIN_TIMEOUT), MAX_TIMEOUT)
+
+
+class Path:
+    """What is known of an address: its round-trip time, and how it did lately."""
+
+    __slots__ = ("answered", "failures", "rtt", "stalled")
+
+    def __init__(self) -> None:
+        self.rtt = Rtt()
+        self.stalled = False  # its last query did, and nothing was heard since
+        self.answered = False  # ever
+        self.failures = 0  # queries in a row
+
+    @property
+    def hopeless(self) -> bool:
+        """Nobody waits for it, even if there is nobody else."""
+        return self.failures >= (2 if self.answered else 1)
+
+
+class Query:
+    """One query under way."""
+
+    __slots__ = (
+        "address",
+        "ask",
+        "failed",
+        "late",
+        "on_late",
+        "path",
+        "replied",
+        "sent",
+        "started",
+        "timeout",
+        "timer",
+        "transactions",
+        "tries",
+    )
+
+    def __init__(
+        self,
+        address: Address,
+        ask: Ask,
+        path: Path,
+        tries: int,
+        replied: Replied,
+        failed: Failed,
+        on_late: Callable[[float], None] | None,
+    ) -> None:
+        self.address = address
+        self.ask = ask
+        self.path = path
+        self.tries = tries
+        self.replied = replied
+        self.failed = failed
+        self.on_late = on_late
+        self.late = Late.STALLED if path.stalled else Late.NO
+        self.sent = 0
+        self.started = 0.0
+        self.timeout = 0.0
+        self.transactions: list[bytes] = []
+        self.timer: Timer | None = None
+
+
+class Queries:
+    """All queries under way.
+
+    `answered(now, address, reply)` hears of every reply before the asker does; `unanswered(now,
+    address)` of every address that stayed silent to the end. Each datagram has a transaction of its own, so
+    that the answer to a repeated query is measured from the right one.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        timers: Timers,
+        send: Callable[[bytes, Address], None],
+        answered: Callable[[float, Address, Reply], None],
+        unanswered: Callable[[float, Address], None],
+    ) -> None:
+        self._rng = rng
+        self._timers = timers
+        self._send = send
+        self._answered = answered
+        self._unanswered = unanswered
+        self._pending: dict[bytes, tuple[Query, float]] = {}
+        self._paths: OrderedDict[Address, Path] = OrderedDict()
+        self._usual = Rtt()  # of all addresses, for those that are new
+        self.under_way = 0
+
+    def path(self, address: Address) -> Path:
+        """What is known of an address."""
+        path = self._paths.get(address)
+        if path is None:
+            path = self._paths[address] = Path()
+            if len(self._paths) > MAX_PATHS:
+                self._paths.popitem(last=False)
+        else:
+            self._paths.move_to_end(address)
+        return path
+
+    def alive(self, address: Address) -> None:
+        """Something came from there (perhaps forged): it may be waited for again."""
+        path = self._paths.get(address)
+        if path is not None:
+            path.stalled = False
+
+    def ask(
+        self,
+        now: float,
+        address: Address,
+        sender: bytes,
+        ask: Ask,
+        *,
+        replied: Replied,
+        failed: Failed,
+        on_late: Callable[[float], None] | None = None,
+        tries: int = TRIES,
+    ) -> Query | None:
+        """Send a query. Exactly one of `replied` and `failed` is called, later; before that `on_late`,
+        whenever `late` of the query has changed. None: too many are under way already."""
+        if self.under_way >= MAX_PENDING:
+            return None
+        path = self.path(address)
+        query = Query(address, ask, path, tries, replied, failed, on_late)
+        query.started = now
+        query.timeout = (
+            path.rtt.timeout(DEVIATIONS)
+            or self._usual.timeout(DEVIATIONS_OF_ALL)
+            or INITIAL_TIMEOUT
+        )
+        self.under_way += 1
+        self._transmit(now, query, sender)
+        return query
+
+    def _transmit(self, now: float, query: Query, sender: bytes) -> None:
+        transaction = self._rng.randbytes(TRANSACTION_BYTES)
+        while transaction in self._pending:
+            transaction = self._rng.randbytes(TRANSACTION_BYTES)
+        self._pending[transaction] = (query, now)
+        query.transactions.append(transaction)
+        self._send(encode_query(transaction, sender, query.ask), query.address)
+        wait = query.timeout * 2**query.sent
+        query.sent += 1
+        query.timer = self._timers.at(now + wait, lambda now: self._late(now, query, sender))
+
+    def _late(self, now: float, query: Query, sender: bytes) -> None:
+        late = Late.SLOW if query.sent < min(2, query.tries) else Late.STALLED
+        if late > query.late:
+            query.late = late
+            query.path.stalled = late is Late.STALLED
+            if query.on_late is not None:
+                query.on_late(now)
+        if query.sent < query.tries:
+            self._transmit(now, query, sender)
+            return
+        end = query.started + min(max(15 * query.timeout, GIVE_UP[0]), GIVE_UP[1])
+        if now < end:
+            query.timer = self._timers.at(end, lambda now: self._late(now, query, sender))
+            return
+        self._close(query)
+        query.path.failures += 1
+        query.path.stalled = True
+        self._unanswered(now, query.address)
+        query.failed(now, None)
+
+    def message(self, now: float, source: Address, message: Reply | Failure) -> bool:
+        """An answer came in. Whether it answers a query of ours to that address."""
+        query, sent_at = self._pending.get(message.transaction, (None, 0.0))
+        if query is None or query.address != source:
+            return False
+        self._close(query)
+        path = query.path
+        path.rtt.sample(now - sent_at)
+        self._usual.sample(now - sent_at)
+        path.stalled = False
+        path.answered = True
+        path.failures = 0
+        if isinstance(message, Reply):
+            self._answered(now, source, message)
+            query.replied(now, message)
+        else:
+            query.failed(now, message)
+        return True
+
+    def _close(self, query: Query) -> None:
+        self.under_way -= 1
+        for transaction in query.transactions:
+            del self._pending[transaction]
+        if query.timer is not None:
+            query.timer.cancel()

@@ -1,0 +1,144 @@
+"""Which Grape to ask next: what is known of each, without I/O.
+
+Grapes are kept in the order in which they were given, and that is the order of preference: one that is
+up before one that was slow lately before one that is down. Requests leave a Grape that is down alone, up
+to one a second when there is nothing else; probes look for its return, with growing, jittered waits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+PROBE_FIRST: Final = 1.0  # seconds to the first probe of a Grape that went down, doubling
+PROBE_MAX: Final = 15.0
+PROBE_SPREAD: Final = 0.2  # waits vary by this share: clients that lost a Grape together spread
+SLOW_FOR: Final = 10.0  # seconds for which a Grape that was too slow is asked after the others
+DESPERATE: Final = 1.0  # seconds between requests to a Grape that is down, when all are
+_SMOOTHING: Final = 0.2  # weight of the newest latency
+
+
+@dataclass(frozen=True, slots=True)
+class GrapeStatus:
+    """One Grape as a Link sees it. `up` is None until it was asked; `seconds`: for how long it has been
+    so; `latency`: of its recent answers, in seconds, smoothed; `error`: the last one, if any."""
+
+    url: str
+    up: bool | None
+    seconds: float
+    latency: float | None
+    error: str
+
+    @property
+    def detail(self) -> str:
+        """One phrase for people."""
+        if self.up is None:
+            return "not asked yet"
+        if self.up:
+            return f"answers in {1000 * self.latency:.1f} ms" if self.latency else "answers"
+        return self.error
+
+
+@dataclass(slots=True)
+class _Known:
+    up: bool | None
+    since: float
+    asked: float
+    heard: float
+    latency: float | None = None
+    error: str = ""
+    slow_until: float = float("-inf")
+    probe_at: float | None = None  # None: nothing to find out
+    wait: float = PROBE_FIRST
+
+
+class Health:
+    """Report what happened with `asking`, `answered`, `failed`, `slow`; ask `order`, `resort`, `probe_at`.
+    Times are seconds of one clock, Grapes are numbers."""
+
+    def __init__(self, urls: Sequence[str], rng: random.Random, now: float) -> None:
+        self._urls = tuple(urls)
+        self._rng = rng
+        never = float("-inf")
+        self._known = [
+            _Known(None, now, asked=never, heard=never, probe_at=now) for _ in self._urls
+        ]
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+    # What happened
+
+    def asking(self, grape: int, now: float) -> None:
+        """A request or a probe goes out."""
+        self._known[grape].asked = now
+
+    def answered(self, grape: int, latency: float | None, now: float) -> bool:
+        """It answered, if only with a refusal; whether that is news. `latency`: seconds; None for what
+        says nothing about requests, such as a probe."""
+        known = self._known[grape]
+        if latency is not None:
+            old = known.latency
+            known.latency = latency if old is None else old + _SMOOTHING * (latency - old)
+        known.heard = now
+        known.probe_at, known.wait = None, PROBE_FIRST
+        if known.up:
+            return False
+        known.up, known.since = True, now
+        return True
+
+    def failed(self, grape: int, error: str, now: float) -> bool:
+        """It cannot be reached; whether that is news."""
+        known = self._known[grape]
+        known.error = error
+        if known.up is False and known.probe_at is not None and known.probe_at > now:
+            return False  # a request found out what the next probe will look into
+        known.probe_at = now + known.wait * self._rng.uniform(1 - PROBE_SPREAD, 1 + PROBE_SPREAD)
+        known.wait = min(2 * known.wait, PROBE_MAX)
+        if known.up is False:
+            return False
+        known.up, known.since = False, now
+        return True
+
+    def slow(self, grape: int, now: float) -> None:
+        """It has not answered in the time in which another did, or in any. A probe is due: it may be gone."""
+        known = self._known[grape]
+        known.slow_until = now + SLOW_FOR * self._rng.uniform(1 - PROBE_SPREAD, 1 + PROBE_SPREAD)
+        if known.up is not False and known.probe_at is None:
+            known.probe_at = now
+
+    # What to do
+
+    def order(self, now: float) -> list[int]:
+        """The Grapes that are not known to be down, the best first."""
+        usable = [grape for grape, known in enumerate(self._known) if known.up is not False]
+        return sorted(usable, key=lambda grape: self._known[grape].slow_until > now)
+
+    def resort(self, now: float) -> list[int]:
+        """The Grapes that are down, but may be asked when there is no other."""
+        return [
+            grape
+            for grape, known in enumerate(self._known)
+            if known.up is False and now - known.asked >= DESPERATE
+        ]
+
+    def heard_since(self, grape: int, when: float) -> bool:
+        """Whether it has answered anything since `when`."""
+        return self._known[grape].heard > when
+
+    def is_down(self, grape: int) -> bool:
+        return self._known[grape].up is False
+
+    def probe_at(self, grape: int) -> float | None:
+        """When to probe it next; None: no need to."""
+        return self._known[grape].probe_at
+
+    # For people
+
+    def status(self, now: float) -> list[GrapeStatus]:
+        return [
+            GrapeStatus(url, known.up, now - known.since, known.latency, known.error)
+            for url, known in zip(self._urls, self._known, strict=True)
+        ]

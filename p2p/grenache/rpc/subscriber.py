@@ -1,0 +1,245 @@
+"""Receiving what a Grenache publisher publishes (`PeerPub` of grenache-nodejs-ws, or our `Publisher`).
+
+    async with Link(["http://127.0.0.1:30001"]) as link, Subscriber(link, "prices") as prices:
+        async for message in prices:
+            print(message)
+
+It connects to one of the publishers of the name. When that one is gone it turns to another, then waits
+for growing, jittered times; it never gives up. Nothing is sent, nothing is acknowledged, and what is
+published while it is not connected is not seen: `status().connects` counts how often that can have been.
+
+Messages wait in a buffer for whoever iterates. When it is full the oldest give way (`status().dropped`):
+who falls behind wants to know what is, not what was, and a publisher cuts off those who do not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+
+from p2p.grenache.errors import GrenacheError, LookupEmpty, RequestFailed
+from p2p.grenache.names import check_service
+from p2p.grenache.ports import Address, Directory
+from p2p.grenache.rpc.transports import CONNECT_TIMEOUT, MAX_REPLY, where
+from p2p.grenache.rpc.ws_transport import Socket, open_session, open_socket
+
+log = logging.getLogger(__name__)
+
+BUFFER: Final = 1000  # messages
+MAX_BUFFERED: Final = 16 << 20  # bytes of all of them; one alone may be larger
+FIRST_WAIT: Final = 0.1  # seconds; the longest that the first wait can be, then doubling ...
+LONGEST_WAIT: Final = 10.0  # ... to this
+HEALTHY: Final = 5.0  # seconds that a connection lasts to be taken for a good one
+TRIES: Final = 8  # publishers tried between two lookups
+
+Message = str | bytes
+"""A text frame or a binary one, as it was published."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberStatus:
+    """`publisher`: None while there is no connection; `trouble` says why, as far as is known."""
+
+    publisher: Address | None
+    connects: int
+    received: int
+    dropped: int
+    waiting: int
+    trouble: str
+
+
+class Subscriber:
+    """See the module. An asynchronous iterator of messages; ends when it is closed and empty.
+
+    Args:
+        tls: for publishers with TLS; those of Node.js have none.
+        buffer: messages that wait for whoever iterates.
+        max_message: bytes; a larger one ends the connection.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        service: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        buffer: int = BUFFER,
+        max_message: int = MAX_REPLY,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        rng: random.Random | None = None,
+    ) -> None:
+        if buffer < 1:
+            raise ValueError("the buffer holds one message at least")
+        self._directory = directory
+        self._service = check_service(service)
+        self._tls = tls
+        self._room = buffer
+        self._max_message = max_message
+        self._connect_timeout = connect_timeout
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self._buffer: deque[Message] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+        self._open = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._publisher: Address | None = None
+        self._last: Address | None = None  # the one that was lost
+        self._trouble = ""
+        self._connects = self._received = self._dropped = 0
+
+    async def start(self) -> None:
+        """Begin to connect; does not wait for it."""
+        if self._task is None and not self._closed:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def connected(self) -> Address:
+        """Wait until there is a connection; the publisher's address.
+
+        Raises:
+            RuntimeError: there will be none: not started, or closed.
+        """
+        while self._publisher is None:
+            if self._closed:
+                raise RuntimeError("this Subscriber was closed")
+            self._check_started()
+            await self._open.wait()
+        return self._publisher
+
+    async def close(self) -> None:
+        """Disconnect. Messages that wait can still be had."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._arrived.set()
+        self._open.set()  # who waits for a connection is told
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        while not self._buffer:
+            if self._closed:
+                raise StopAsyncIteration
+            self._check_started()
+            self._arrived.clear()
+            await self._arrived.wait()
+        message = self._buffer.popleft()
+        self._bytes -= len(message)
+        return message
+
+    def _check_started(self) -> None:
+        if self._task is None:
+            raise RuntimeError(
+                "the Subscriber is not started: use `async with Subscriber(...)`, or `start()`"
+            )
+
+    def status(self) -> SubscriberStatus:
+        return SubscriberStatus(
+            self._publisher,
+            self._connects,
+            self._received,
+            self._dropped,
+            len(self._buffer),
+            self._trouble,
+        )
+
+    async def _run(self) -> None:
+        """Stay connected."""
+        waits, fresh = 0, False
+        async with open_session() as session:
+            while True:
+                lasted = 0.0
+                try:
+                    lasted = await self._connect_and_read(session, fresh=fresh)
+                except GrenacheError as error:
+                    self._note(str(error))
+                except Exception as error:  # whatever it is, it must not end the subscription
+                    log.exception("subscription to %s", self._service)
+                    self._note(repr(error))
+                waits, fresh = (0 if lasted >= HEALTHY else waits + 1), True
+                longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(waits, 30))
+                await asyncio.sleep(self._rng.random() * longest)
+
+    async def _connect_and_read(self, session: aiohttp.ClientSession, *, fresh: bool) -> float:
+        """Of the publishers there are, read from the first that can be connected to, until that ends.
+        Returns for how many seconds."""
+        found = await self._directory.lookup(self._service, fresh=fresh)
+        if not found:
+            raise LookupEmpty(self._service)
+        order = self._rng.sample(found, len(found))
+        order.sort(key=lambda address: address == self._last)  # that one again after the others
+        for address in order[:TRIES]:
+            try:
+                socket = await open_socket(
+                    session,
+                    address,
+                    tls=self._tls,
+                    max_frame=self._max_message,
+                    timeout=self._connect_timeout,
+                )
+            except RequestFailed as error:
+                self._note(str(error))
+                continue
+            return await self._read(address, socket)
+        return 0.0
+
+    async def _read(self, address: Address, socket: Socket) -> float:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._publisher = self._last = address
+        self._connects += 1
+        self._trouble = ""
+        self._open.set()
+        log.info("subscribed to %s at %s", self._service, where(address))
+        try:
+            async for message in socket:
+                if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    break
+                self._add(message.data)
+            error = socket.exception()
+            self._note(f"{where(address)}: the connection ended{f': {error}' if error else ''}")
+        finally:
+            self._publisher = None
+            self._open.clear()
+            with contextlib.suppress(Exception):
+                await socket.close()
+        return loop.time() - began
+
+    def _add(self, message: Message) -> None:
+        self._received += 1
+        self._buffer.append(message)
+        self._bytes += len(message)
+        while len(self._buffer) > self._room or (
+            self._bytes > MAX_BUFFERED and len(self._buffer) > 1
+        ):
+            self._bytes -= len(self._buffer.popleft())
+            self._dropped += 1
+        self._arrived.set()
+
+    def _note(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.info("subscription to %s: %s", self._service, trouble)
+        self._trouble = trouble

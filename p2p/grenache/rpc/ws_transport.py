@@ -1,0 +1,309 @@
+"""RPC over WebSocket: one connection to each worker, many requests under way on it, matched by rid.
+
+A connection is made when it is first needed and again after it was lost; all who wait for it share the
+attempt. Pings find a worker that vanished without a word. What is under way when a connection ends fails
+at once, and every request has a timeout of its own. A connection without requests is closed after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections import deque
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiohttp
+
+from p2p.grenache.errors import RequestFailed, RequestTimeout
+from p2p.grenache.ports import Address
+from p2p.grenache.rpc.transports import (
+    CLOSE_TIMEOUT,
+    CLOSED,
+    CONNECT_TIMEOUT,
+    GENERIC,
+    MAX_REPLY,
+    BadReply,
+    TransportStatus,
+    refused,
+    where,
+)
+from p2p.grenache.rpc.wire import Malformed, Reply, decode_reply, encode_request
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT: Final = 10.0  # seconds without a frame until a ping; the pong has half of that
+IDLE: Final = 90.0  # seconds without a request; the Node.js client takes 120
+SWEEP: Final = 5.0  # seconds between looks for idle connections
+MAX_UNDER_WAY: Final = 1024  # requests on one connection
+PATH: Final = "/ws"
+
+Socket = aiohttp.ClientWebSocketResponse
+
+
+async def _no_redirect(session: Any, context: SimpleNamespace, params: Any) -> None:
+    raise aiohttp.ClientError("it answered with a redirect")
+
+
+def open_session() -> aiohttp.ClientSession:
+    """For `open_socket`: no cookies, no proxies, no redirects."""
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_no_redirect)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[trace],
+    )
+
+
+async def open_socket(
+    session: aiohttp.ClientSession,
+    address: Address,
+    *,
+    tls: ssl.SSLContext | None,
+    max_frame: int,
+    timeout: float,
+) -> Socket:
+    """A WebSocket to the worker or publisher at `address`.
+
+    Raises:
+        RequestFailed: there is none; `sent` is False.
+        RequestTimeout: not within `timeout` seconds.
+    """
+    scheme = "http" if tls is None else "https"
+    try:
+        async with asyncio.timeout(timeout):
+            return await session.ws_connect(
+                f"{scheme}://{where(address)}{PATH}",
+                ssl=tls if tls is not None else True,
+                heartbeat=HEARTBEAT,
+                max_msg_size=max_frame,
+                compress=0,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+            )
+    except TimeoutError:
+        raise RequestTimeout(f"no connection to {where(address)} in time", sent=False) from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise refused(address, error) from None
+
+
+class _Waiting:
+    """A request under way. `sent`: some of it may have left."""
+
+    __slots__ = ("body", "reply", "sent")
+
+    def __init__(self, body: bytes, reply: asyncio.Future[Reply]) -> None:
+        self.body = body
+        self.reply = reply
+        self.sent = False
+
+    def fail(self, code: str, detail: str) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(RequestFailed(code, detail, sent=self.sent))
+
+
+def _expire(address: Address, waiting: _Waiting) -> None:
+    if not waiting.reply.done():
+        text = f"no reply from {where(address)} in time"
+        waiting.reply.set_exception(RequestTimeout(text, sent=waiting.sent))
+
+
+class _Link:
+    """The connection to one worker, from the attempt to make it until it is gone.
+
+    Requests are sent by one task, `write`, and not by who makes them: a timeout must not cancel a send that
+    a worker which does not read holds up, because in aiohttp that fails every later send.
+    """
+
+    __slots__ = ("failed", "filled", "queue", "ready", "socket", "task", "under_way", "used")
+
+    def __init__(self, now: float) -> None:
+        self.socket: Socket | None = None
+        self.failed: RequestFailed | None = None  # why it is gone
+        self.ready = asyncio.Event()  # the attempt is over
+        self.queue: deque[_Waiting] = deque()  # to be sent; `filled`: there is something
+        self.filled = asyncio.Event()
+        self.under_way: dict[str, _Waiting] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.used = now
+
+    async def write(self, socket: Socket) -> None:
+        """Send what is queued, as fast as the worker reads. What timed out meanwhile is not sent."""
+        while True:
+            while self.queue:
+                waiting = self.queue.popleft()
+                if not waiting.reply.done():
+                    waiting.sent = True
+                    await socket.send_frame(waiting.body, aiohttp.WSMsgType.TEXT)
+            self.filled.clear()
+            await self.filled.wait()
+
+
+class WsTransport:
+    """See the module. `tls`: for wss, as in `HttpTransport`."""
+
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        max_reply: int = MAX_REPLY,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        idle: float = IDLE,
+    ) -> None:
+        self._tls = tls
+        self._max_reply = max_reply
+        self._connect_timeout = connect_timeout
+        self._idle_for = idle
+        self._loop = asyncio.get_running_loop()
+        self._session = open_session()
+        self._links: dict[Address, _Link] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._requests = self._connects = 0
+        self.strays = 0  # frames that answered no request: late ones, wrong ones
+
+    def encode(self, rid: str, key: str, payload: Any) -> bytes:
+        return encode_request(rid, key, payload)
+
+    def status(self) -> TransportStatus:
+        busy = sum(1 for link in self._links.values() if link.under_way)
+        idle = len(self._links) - busy
+        return TransportStatus("ws", busy, idle, self._requests, self._connects)
+
+    async def request(
+        self,
+        address: Address,
+        rid: str,
+        body: bytes,
+        *,
+        timeout: float,
+        connect_timeout: float | None = None,
+        idempotent: bool = False,
+    ) -> Reply:
+        deadline = self._loop.time() + timeout
+        self._requests += 1
+        link = self._links.get(address) or self._open(address)
+        if link.socket is None:
+            await self._connected(link, address, min(timeout, connect_timeout or timeout))
+        if link.failed is not None:
+            raise RequestFailed(link.failed.code, link.failed.detail, sent=False)
+        under_way = link.under_way
+        held = max(len(under_way), len(link.queue))  # given up ones stay in the queue
+        if held >= MAX_UNDER_WAY or rid in under_way:
+            text = f"{where(address)}: {held} requests are under way, or this one is"
+            raise RequestFailed(GENERIC, text, sent=False)
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        under_way[rid] = waiting = _Waiting(body, reply)
+        link.queue.append(waiting)
+        link.filled.set()
+        timer = self._loop.call_at(deadline, _expire, address, waiting)
+        try:
+            return await reply
+        finally:
+            timer.cancel()
+            del under_way[rid]
+            if reply.done() and not reply.cancelled():
+                reply.exception()  # seen, should a cancellation have come first
+            link.used = self._loop.time()
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._session.close()
+
+    def _open(self, address: Address) -> _Link:
+        if self._closed:
+            raise RequestFailed(CLOSED, "this client was closed", sent=False)
+        self._connects += 1
+        link = self._links[address] = _Link(self._loop.time())
+        link.task = self._loop.create_task(self._run(address, link))
+        self._tasks.add(link.task)
+        link.task.add_done_callback(self._tasks.discard)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+        return link
+
+    async def _connected(self, link: _Link, address: Address, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await link.ready.wait()
+        except TimeoutError:
+            raise RequestTimeout(f"no connection to {where(address)} in time", sent=False) from None
+
+    async def _run(self, address: Address, link: _Link) -> None:
+        """Connect, and read until the connection ends, for whatever reason."""
+        why = "this client was closed"
+        try:
+            link.socket = await open_socket(
+                self._session,
+                address,
+                tls=self._tls,
+                max_frame=self._max_reply,
+                timeout=self._connect_timeout,
+            )
+            link.ready.set()
+            writer = self._loop.create_task(link.write(link.socket))
+            try:
+                await self._read(link, link.socket)
+            finally:
+                writer.cancel()
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await writer
+            error = link.socket.exception()
+            why = f"the connection ended{f': {error}' if error else ''}"
+        except RequestFailed as failed:
+            link.failed = failed
+        except (
+            Exception
+        ) as error:  # whatever it is, it is told to those who wait, and to nobody else
+            why = f"the connection failed: {error!r}"
+            log.debug("WebSocket to %s: %r", where(address), error)
+        finally:
+            if link.failed is None:
+                link.failed = RequestFailed(CLOSED, f"{where(address)}: {why}", sent=False)
+            link.ready.set()
+            if self._links.get(address) is link:
+                del self._links[address]
+            for waiting in link.under_way.values():
+                waiting.fail(CLOSED, f"{where(address)}: {why}")
+            if link.socket is not None:
+                with contextlib.suppress(Exception):
+                    await link.socket.close()
+
+    async def _read(self, link: _Link, socket: Socket) -> None:
+        under_way = link.under_way
+        async for message in socket:
+            if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                return
+            try:
+                said = decode_reply(message.data)
+            except Malformed as error:
+                if len(under_way) == 1:  # it is meant for this one; of several, nobody can tell
+                    for only in under_way.values():
+                        if not only.reply.done():
+                            only.reply.set_exception(BadReply(error.code, error.detail))
+                else:
+                    self.strays += 1
+                continue
+            waiting = under_way.get(said.rid) if isinstance(said.rid, str) else None
+            if waiting is None or waiting.reply.done():
+                self.strays += 1
+            else:
+                waiting.reply.set_result(said)
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for address, link in list(self._links.items()):
+            if link.socket is not None and not link.under_way and now - link.used > self._idle_for:
+                del self._links[address]
+                if link.task is not None:
+                    link.task.cancel()
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep) if self._links else None

@@ -1,0 +1,73 @@
+"""A DHT of our Grapes' nodes in virtual time: lookups succeed while nodes come and go, and it heals.
+
+A short form of `python -m tests.simulation.dht`, which prints more figures of more lookups.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from tests.simulation.dht import scenarios
+
+
+def test_of_200_nodes_a_fifth_leaves_and_as_many_join_and_lookups_succeed():
+    result = scenarios.churn(200, 5, services=30, lookups=100, seconds=8.0, window=2.0, quiet=0.1)
+    assert result.left == 40
+    for lookups in (result.steady, result.churning, result.after):
+        assert len(lookups.hops) > 90  # some askers left
+        assert lookups.success > 0.99, lookups.wrong[:3]
+        assert statistics.fmean(lookups.hops) < 4
+        assert statistics.fmean(lookups.messages) < 45
+        assert statistics.fmean(lookups.seconds) < 1.0
+
+
+def test_the_same_seed_gives_the_same_run():
+    first, second = (scenarios.churn(12, 9, services=5, lookups=10, seconds=3.0) for _ in range(2))
+    assert first == second
+
+
+def test_searches_find_the_nodes_that_are_really_closest():
+    assert scenarios.closest_found(60, 3, targets=20) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_that_restarts_with_a_new_id_is_healed_within_seconds(seed: int):
+    figures = scenarios.restart(seed)
+    assert figures["healed_after"] < 3
+    assert figures["lookups"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_so_is_one_that_says_nothing_by_itself(seed: int):
+    assert scenarios.silent_restart(seed) < 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dead_node_costs_lookups_tens_of_milliseconds_and_then_nothing(seed: int):
+    figures = scenarios.dead_node(seed)
+    assert figures["at_once"] < figures["before"] + 0.1
+    assert figures["later"] < figures["before"] + 0.01
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_partition_leaves_both_sides_working_and_heals(seed: int):
+    figures = scenarios.partition(seed)
+    assert figures["inside"] == 1.0
+    assert (
+        figures["joined_after"] < 65
+    )  # the longest wait between looks at one that does not answer
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lone_node_is_of_use_and_gains_a_neighbour(seed: int):
+    figures = scenarios.lone_node(seed)
+    assert figures["alone"] == 1.0
+    assert figures["holders_alone"] == 1
+    assert figures["met_after"] < 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bootstrap_node_that_comes_late_is_found_within_seconds(seed: int):
+    assert scenarios.bootstrap_down(seed) < 10

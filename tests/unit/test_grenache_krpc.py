@@ -1,0 +1,263 @@
+"""KRPC: the datagrams of real Grapes are read, ours are as theirs, and nothing else gets through."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.grenache.dht import bencode
+from p2p.grenache.dht.krpc import (
+    MAX_PEERS,
+    AnnouncePeer,
+    BadQuery,
+    Failure,
+    FindNode,
+    Get,
+    GetPeers,
+    KrpcError,
+    Node,
+    Ping,
+    Put,
+    Query,
+    Reply,
+    decode,
+    encode_failure,
+    encode_query,
+    encode_reply,
+)
+
+ID = b"i" * 20
+ASKS = [
+    Ping(),
+    FindNode(b"t" * 20),
+    GetPeers(b"rpc_cap"),
+    GetPeers("übersetzung".encode()),
+    GetPeers(b"n" * 256),
+    AnnouncePeer(b"rpc_cap", 1337, b"token"),
+    AnnouncePeer(b"rpc_cap", 0, b"token"),
+    AnnouncePeer(b"rpc_cap", 1337, b"token", host=b"\x0a\x01\x02\x03"),
+    AnnouncePeer(b"rpc_cap", 1337, b"token", gone=True),
+    Get(b"t" * 20),
+    Get(b"t" * 20, seq=3),
+    Put(b"token", b"5:value"),
+    Put(b"token", b"li1e1:ae", b"k" * 32, 7, b"s" * 64),
+    Put(b"token", b"5:value", b"k" * 32, 7, b"s" * 64, b"salt", 6),
+]
+REPLIES = [
+    Reply(b"tt", ID),
+    Reply(b"tt", ID, token=b"token", compact_nodes=Node(b"n" * 20, ("10.0.0.1", 20001)).compact()),
+    Reply(b"tt", ID, token=b"token", peers=(b"\x7f\0\0\x01\x059", b"\x7f\0\0\x02\x059")),
+    Reply(b"tt", ID, value=b"5:value", public_key=b"k" * 32, seq=0, signature=b"s" * 64),
+    Reply(b"tt", ID, seen_as=("10.0.0.2", 20001)),
+]
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=str)
+def test_a_query_comes_back_as_it_was(ask):
+    assert decode(encode_query(b"tt", ID, ask)) == Query(b"tt", ID, ask)
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=str)
+def test_a_reply_comes_back_as_it_was(reply):
+    read = decode(encode_reply(reply))
+    assert isinstance(read, Reply)
+    assert read.kind == b"XN\x00\x01"
+    assert Reply(*[getattr(read, name) for name in Reply.__slots__[:-1]]) == reply
+
+
+def test_nodes_are_read_of_their_compact_form():
+    nodes = [Node(bytes([n]) * 20, (f"10.0.0.{n}", 20000 + n)) for n in range(1, 4)]
+    reply = Reply(b"tt", ID, compact_nodes=b"".join(node.compact() for node in nodes))
+    assert reply.nodes == nodes
+
+
+def test_an_error_comes_back_as_it_was():
+    failure = Failure(b"tt", 203, "cannot `put` with bad token")
+    assert decode(encode_failure(failure)) == failure
+
+
+def test_datagrams_of_real_grapes_are_read():
+    """As captured from grenache-grape 1.0.0."""
+    asked = b"d1:ad2:id20:" + ID + b"9:info_hash8:rpc_cap2e1:q9:get_peers1:t2:ab1:y1:qe"
+    assert decode(asked) == Query(b"ab", ID, GetPeers(b"rpc_cap2"))
+    announced = (
+        b"d1:ad2:id20:" + ID + b"12:implied_porti0e9:info_hash8:rpc_cap24:porti1337e"
+        b"5:token20:" + b"T" * 20 + b"e1:q13:announce_peer1:t2:ab1:y1:qe"
+    )
+    assert decode(announced) == Query(b"ab", ID, AnnouncePeer(b"rpc_cap2", 1337, b"T" * 20))
+    peers = (
+        b"d1:rd2:id20:" + ID + b"5:token20:" + b"T" * 20 + b"6:valuesl6:\x7f\x00\x00\x01\x059ee"
+        b"1:t2:ab1:y1:re"
+    )
+    assert decode(peers) == Reply(b"ab", ID, b"T" * 20, peers=(b"\x7f\x00\x00\x01\x059",))
+    put = (
+        b"d1:ad2:id20:" + ID + b"5:token20:" + b"T" * 20 + b"1:v10:cap value2e"
+        b"1:q3:put1:t2:ab1:y1:qe"
+    )
+    assert decode(put) == Query(b"ab", ID, Put(b"T" * 20, b"10:cap value2"))
+
+
+def test_our_announcement_is_what_a_real_grape_sends_but_for_the_version():
+    ours = encode_query(b"ab", ID, AnnouncePeer(b"rpc_cap2", 1337, b"T" * 20))
+    assert ours.replace(b"1:v4:XN\x00\x01", b"") == (
+        b"d1:ad2:id20:" + ID + b"12:implied_porti0e9:info_hash8:rpc_cap24:porti1337e"
+        b"5:token20:" + b"T" * 20 + b"e1:q13:announce_peer1:t2:ab1:y1:qe"
+    )
+
+
+def test_an_implied_port_wins_over_a_given_one():
+    data = (
+        b"d1:ad2:id20:" + ID + b"12:implied_porti1e9:info_hash1:a4:porti1337e5:token1:Te"
+        b"1:q13:announce_peer1:t2:ab1:y1:qe"
+    )
+    assert decode(data) == Query(b"ab", ID, AnnouncePeer(b"a", 0, b"T"))
+
+
+def arguments(method: bytes, **changes):
+    """A valid query with arguments changed; None takes one away."""
+    valid = {
+        b"find_node": {b"target": b"t" * 20},
+        b"get_peers": {b"info_hash": b"a"},
+        b"announce_peer": {b"info_hash": b"a", b"port": 1, b"token": b"T"},
+        b"get": {b"target": b"t" * 20},
+        b"put": {
+            b"token": b"T",
+            b"v": b"v",
+            b"k": b"k" * 32,
+            b"seq": 1,
+            b"sig": b"s" * 64,
+        },
+    }[method]
+    a = {b"id": ID, **valid, **{key.encode(): value for key, value in changes.items()}}
+    a = {key: value for key, value in a.items() if value is not None}
+    return bencode.encode({b"a": a, b"q": method, b"t": b"tt", b"y": b"q"})
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "code"),
+    [
+        (b"find_node", {"target": None}, 203),
+        (b"find_node", {"target": b"short"}, 203),
+        (b"find_node", {"id": None}, 203),
+        (b"find_node", {"id": 5}, 203),
+        (b"get_peers", {"info_hash": None}, 203),
+        (b"get_peers", {"info_hash": b""}, 203),  # kills a real Grape, in pairs
+        (b"get_peers", {"info_hash": b"n" * 257}, 203),
+        (b"get_peers", {"info_hash": 7}, 203),
+        (b"announce_peer", {"port": 0}, 203),
+        (b"announce_peer", {"port": 65536}, 203),
+        (b"announce_peer", {"port": b"80"}, 203),
+        (b"announce_peer", {"port": None}, 203),
+        (b"announce_peer", {"token": None}, 203),
+        (b"announce_peer", {"token": b""}, 203),
+        (b"announce_peer", {"host": b"10.1.2.3"}, 203),
+        (b"get", {"target": b"x"}, 203),
+        (b"get", {"seq": -1}, 203),
+        (b"put", {"v": None}, 203),
+        (b"put", {"v": bytes(1001)}, 205),
+        (b"put", {"k": None}, 203),
+        (b"put", {"sig": None}, 203),
+        (b"put", {"seq": None}, 203),
+        (b"put", {"seq": 2**63}, 203),
+        (b"put", {"salt": bytes(65)}, 203),
+        (b"put", {"cas": b"1"}, 203),
+    ],
+)
+def test_a_query_that_lacks_something_is_to_be_answered_with_an_error(method, changes, code):
+    with pytest.raises(BadQuery) as caught:
+        decode(arguments(method, **changes))
+    assert caught.value.code == code
+    assert caught.value.transaction == b"tt"
+    assert len(caught.value.text) < 100
+
+
+def test_an_unknown_method_is_to_be_answered_with_204():
+    with pytest.raises(BadQuery) as caught:
+        decode(b"d1:ad2:id20:" + ID + b"e1:q4:vote1:t2:tt1:y1:qe")
+    assert caught.value.code == 204
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage",
+        b"i1e",
+        b"de",
+        b"d1:t2:tte",
+        b"d1:t2:tt1:y1:xe",
+        b"d1:y1:qe",
+        b"d1:ti1e1:y1:qe",
+        b"d1:t33:" + b"t" * 33 + b"1:y1:qe",
+        b"d1:t2:tt1:y1:re",
+        b"d1:rde1:t2:tt1:y1:re",
+        b"d1:rd2:idi1ee1:t2:tt1:y1:re",
+    ],
+)
+def test_what_cannot_be_answered_is_dropped(data):
+    with pytest.raises(KrpcError) as caught:
+        decode(data)
+    assert not isinstance(caught.value, BadQuery)
+
+
+def test_odd_parts_of_a_reply_are_read_as_absent():
+    r = {
+        b"id": ID,
+        b"nodes": b"n" * 25,
+        b"values": [b"short", 7, b"\x7f\0\0\x01\x059"],
+        b"token": 5,
+        b"seq": -1,
+        b"sig": b"short",
+    }
+    data = bencode.encode({b"r": r, b"t": b"tt", b"y": b"r", b"v": 8, b"ip": b"odd"})
+    assert decode(data) == Reply(b"tt", ID, peers=(b"\x7f\0\0\x01\x059",))
+
+
+def test_what_is_read_of_a_reply_is_bounded():
+    r = {b"id": ID, b"nodes": b"n" * 26 * 100, b"values": [b"123456"] * (MAX_PEERS + 1)}
+    read = decode(bencode.encode({b"r": r, b"t": b"tt", b"y": b"r"}))
+    assert isinstance(read, Reply)
+    assert len(read.nodes) == 64
+    assert read.peers is not None
+    assert len(read.peers) == MAX_PEERS
+
+
+@pytest.mark.parametrize("e", [None, [], [b"x"], [b"a", b"b"], [203], [203, 5], {b"a": 1}, 5])
+def test_odd_errors_are_errors_still(e):
+    message = {b"t": b"tt", b"y": b"e"}
+    if e is not None:
+        message[b"e"] = e
+    assert isinstance(decode(bencode.encode(message)), Failure)
+
+
+VALID = [encode_query(b"tt", ID, ask) for ask in ASKS] + [encode_reply(r) for r in REPLIES]
+
+
+@given(st.sampled_from(VALID), st.randoms(use_true_random=False))
+def test_damaged_datagrams_are_read_or_refused(data: bytes, rng: random.Random):
+    damaged = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        kind, at = rng.randrange(3), rng.randrange(len(damaged))
+        if kind == 0:
+            damaged[at] = rng.randrange(256)
+        elif kind == 1:
+            del damaged[at : at + rng.randint(1, 5)]
+        else:
+            damaged[at:at] = rng.randbytes(rng.randint(1, 5))
+        if not damaged:
+            break
+    try:
+        decode(bytes(damaged))
+    except KrpcError:
+        return
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_read_or_refused(data: bytes):
+    try:
+        decode(data)
+    except KrpcError:
+        return
