@@ -6,23 +6,31 @@ from them leaves the node.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from exchange.commands import HOUSE, Kind, SelfTrade, TimeInForce
 from exchange.events import Batch
 from exchange.feed import Snapshot
+
+TakePhase = Literal["", "reserve", "granted", "commit"]
+Permission = Literal["read", "trade"]
+PostingKind = Literal["deposit", "withdrawal", "trade", "fee", "settlement", "transfer"]
 
 
 class Order(msgspec.Struct):
     """An own order. Integers: ticks, lots, microseconds since the epoch.
 
-    At all times `filled + pending <= quantity`; what is neither filled, pending nor cancelled is
-    free, and a limit order's free quantity is what its feed shows.
+    At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is cancelled
+    or armed, and of a limit order that is not hidden the free quantity (`display` of it at most) is what
+    its feed shows.
     """
 
     number: int
     market: str
     side: int
-    price: int | None  # None: market order
+    price: int | None  # None: at the market
     quantity: int
     time: int
     client_id: str | None = None
@@ -33,10 +41,38 @@ class Order(msgspec.Struct):
     shown: int = 0  # the quantity that the feed shows
     value: int = 0  # sum of price * quantity over its fills (ticks * lots)
     done: bool = False
+    account: int = HOUSE
+    kind: Kind = "limit"  # as it was placed
+    tif: TimeInForce = "gtc"
+    expires: int = 0  # us; 0: never
+    post_only: bool = False
+    hidden: bool = False
+    display: int = 0  # iceberg: lots on show at a time; 0: all
+    reduce_only: bool = False
+    stop: int = 0  # trigger price; 0: not conditional
+    trail: int = 0  # distance of a trailing stop, ticks
+    armed: bool = False  # conditional and not triggered yet: neither matched nor shown
+    sibling: int = 0  # one cancels the other: the other's number
+    group: int = 0
+    self_trade: SelfTrade = "none"
+    worst: int = 0  # market order: the worst price it may trade at; 0: any
+    reserved: int = 0  # promised to fill-or-kill takers: off show, neither filled nor free
+    priority: int = 0  # us: its time in the book once it lost its place; 0: `time`
+    reason: str = ""  # why it ended, or is about to: filled, cancelled, ioc, expired, ...
+    updated: int = 0  # us: its last change
 
     @property
     def free(self) -> int:
-        return 0 if self.cancelled else self.quantity - self.filled - self.pending
+        if self.cancelled or self.armed:
+            return 0
+        return self.quantity - self.filled - self.pending - self.reserved
+
+    @property
+    def left(self) -> int:
+        """What may still be filled: of a cancelled order only what others decide about."""
+        if self.cancelled:
+            return self.pending + self.reserved
+        return self.quantity - self.filled
 
 
 class PendingTake(msgspec.Struct):
@@ -52,6 +88,7 @@ class PendingTake(msgspec.Struct):
     quantity: int
     void: bool = False  # ask that it be refused if it is not decided yet
     seen: int = 0  # how far the maker's feed was held here when it was asked
+    phase: TakePhase = ""  # of a fill-or-kill order's take: reserve, granted, commit
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -65,7 +102,8 @@ class Decision(msgspec.Struct, frozen=True):
     quantity: int
     time: int
     number: int
-    reason: str
+    reason: str  # "" filled, "reserved", or why not
+    until: int = 0  # us: a reservation ends then
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -82,6 +120,52 @@ class Fill(msgspec.Struct, frozen=True):
     time: int
     counterparty: str
     counterparty_order: int
+    account: int = HOUSE  # our order's
+    fee: int = 0  # what the account paid, in units of `fee_asset`; negative: a rebate
+    fee_asset: str = ""
+
+
+class Account(msgspec.Struct, frozen=True):
+    """Who may trade on this node. Number 0 is the house."""
+
+    number: int
+    name: str
+    created: int  # us
+    frozen: bool = False  # may look and cancel, not trade or withdraw
+    max_open_orders: int = 1000
+    orders_per_minute: int = 6000
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A key of an account. `secret` is what the signatures of its requests are verified with."""
+
+    key: str
+    secret: str
+    account: int
+    permissions: frozenset[Permission]
+    created: int  # us
+    label: str = ""
+    revoked: int = 0  # us; 0: valid
+
+    def __repr__(self) -> str:  # without the secret: reprs end up in logs
+        return f"ApiKey({self.key}, account {self.account})"
+
+
+class Posting(msgspec.Struct, frozen=True):
+    """One line of the ledger. The amounts of one transaction sum to zero for each asset.
+
+    Holders: "account:<number>" (what the node owes the account), "peer:<node id>" (what it owes that
+    node; negative: is owed), "fees", "outside" (what came in or left). Amounts in the asset's units.
+    """
+
+    transaction: int
+    holder: str
+    asset: str
+    amount: int
+    balance: int  # of the holder in the asset, after it
+    time: int  # us
+    kind: PostingKind
+    reference: str  # what it is about: a trade's id, a note
 
 
 class PutMeta(msgspec.Struct, frozen=True):
@@ -116,6 +200,34 @@ class PutFill(msgspec.Struct, frozen=True):
     fill: Fill
 
 
+class PutPosting(msgspec.Struct, frozen=True):
+    posting: Posting
+
+
+class PutAccount(msgspec.Struct, frozen=True):
+    account: Account
+
+
+class PutKey(msgspec.Struct, frozen=True):
+    key: ApiKey
+
+
+class PutNonce(msgspec.Struct, frozen=True):
+    """The greatest nonce used with a key, for each number of digits: clients count in ms or in us."""
+
+    key: str
+    digits: int
+    nonce: int
+
+
+class PutCredit(msgspec.Struct, frozen=True):
+    """How much a peer ("" for every other one) may owe in an asset; None: no limit."""
+
+    peer: str
+    asset: str
+    limit: int | None
+
+
 class PutBatch(msgspec.Struct, frozen=True):
     owner: str
     batch: Batch
@@ -137,6 +249,11 @@ Record = (
     | PutDecision
     | DropDecisions
     | PutFill
+    | PutPosting
+    | PutAccount
+    | PutKey
+    | PutNonce
+    | PutCredit
     | PutBatch
     | PutSnapshot
 )
@@ -158,3 +275,8 @@ class Recovered(msgspec.Struct):
     decisions: list[Decision] = []
     marks: dict[str, int] = {}  # taker -> takes below are forgotten
     feeds: list[StoredFeed] = []
+    balances: dict[tuple[str, str], int] = {}  # (holder, asset) -> the last posting's balance
+    accounts: list[Account] = []
+    keys: list[ApiKey] = []
+    nonces: dict[tuple[str, int], int] = {}  # (key, digits)
+    credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)

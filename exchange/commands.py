@@ -1,0 +1,67 @@
+"""What can be asked of a desk: a new order, changes to one, and which orders are meant."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+HOUSE = 0  # the account of the node's own operator: it may owe, others may not
+
+TimeInForce = Literal["gtc", "ioc", "fok", "gtd"]
+SelfTrade = Literal["none", "cancel_newest", "cancel_oldest", "cancel_both", "decrement"]
+Kind = Literal["limit", "market", "stop", "stop_limit", "trailing_stop"]
+
+
+class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An order to be placed. Prices in ticks, quantities in lots, times in us since the epoch.
+
+    `stop` makes it conditional: it enters the book, or trades at the market when `price` is None, once
+    a trade of the market is at `stop` or beyond (above for a buy, below for a sell). With `trail` the
+    stop follows the market at that distance. With `oco_stop` a second order of the same side and
+    quantity is placed, a stop at that price; when one of the two trades or is triggered, the other is
+    cancelled.
+    """
+
+    market: str
+    side: int
+    quantity: int
+    price: int | None = None  # None: at the market
+    account: int = HOUSE
+    tif: TimeInForce = "gtc"
+    expires: int | None = None  # good till date: with `tif` "gtd"
+    post_only: bool = False
+    hidden: bool = False
+    display: int | None = None  # iceberg: so many lots on show at a time
+    reduce_only: bool = False
+    stop: int | None = None
+    trail: int | None = None
+    oco_stop: int | None = None
+    self_trade: SelfTrade | None = None  # None: "none" for the house, "cancel_newest" for others
+    worst: int | None = None  # of a market order: the worst price; None: the market's protection
+    client_id: str | None = None  # idempotent per account
+    group: int = 0
+
+
+class Amend(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes to an open order; None leaves as it is. A smaller quantity keeps the order's priority,
+    another price or a greater quantity does not."""
+
+    price: int | None = None
+    quantity: int | None = None  # in all, what is filled included
+    change: int | None = None  # of the quantity, instead of `quantity`
+    stop: int | None = None
+    trail: int | None = None
+    display: int | None = None
+    expires: int | None = None
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which open orders of an account: all that fit everything that is given."""
+
+    account: int = HOUSE
+    numbers: frozenset[int] | None = None
+    client_ids: frozenset[str] | None = None
+    groups: frozenset[int] | None = None
+    market: str | None = None
+    side: int | None = None
