@@ -182,10 +182,12 @@ def _wrong(key: str, raw: Mapping[str, Any], origin: Origin, detail: Mapping[str
 
 def _advice(settings: Settings, origins: Mapping[str, Origin]) -> list[str]:
     advice = []
-    if not is_loopback(settings.api_host):
+    if not is_loopback(settings.api_host) and not settings.api_has_tls:
+        risk = "API keys from other machines are refused; API_TLS_SELF_SIGNED=true is a way"
+        if settings.api_plain_keys:
+            risk = "whoever is on the way can read its clients' API keys (API_PLAIN_KEYS)"
         advice.append(
-            f"API_HOST={settings.api_host} ({origins['api_host']}): the API has no authentication in this "
-            "version, so whoever reaches it can trade as this node"
+            f"API_HOST={settings.api_host} ({origins['api_host']}): the API is served without TLS, so {risk}"
         )
     if settings.p2p_security == "off":
         advice.append(

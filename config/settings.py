@@ -104,7 +104,7 @@ class NodeSection(Section):
 
     @property
     def journal_path(self) -> Path:
-        return self.data_dir / "exchange.sqlite3"
+        return self.data_dir / "journal"
 
     @property
     def lock_path(self) -> Path:
@@ -202,8 +202,8 @@ class ApiSection(Section):
     # Before api_host, whose check reads it.
     api_allow_remote: Annotated[bool, Switch()] = Field(
         default=False,
-        description="Allow an API_HOST that other machines can reach; the API has no authentication in "
-        "this version, so whoever reaches it can trade as this node.",
+        description="Allow an API_HOST that other machines can reach; whoever trades there needs an API key, "
+        "and the operator's commands work on this machine only.",
     )
     api_host: Annotated[str, Host()] = Field(
         default="127.0.0.1", description="Address to listen on for the HTTP API."
@@ -213,6 +213,35 @@ class ApiSection(Section):
         description="TCP port of the HTTP API; 0 lets the system choose, and the default gives way to a free "
         "port when it is in use.",
     )
+    api_auth: Annotated[Literal["optional", "required"], Choice(("optional", "required"))] = Field(
+        default="optional",
+        description="`optional`: on a loopback API_HOST, requests without an API key are the operator's; "
+        "`required`: they see public market data only, as always on another API_HOST.",
+    )
+    api_tls_cert: Annotated[Path | None, FilePath(what="a file", empty_ok=True)] = Field(
+        default=None,
+        description="Certificate, with its chain if there is one, in PEM form: the API is then served "
+        "over TLS.",
+    )
+    api_tls_key: Annotated[Path | None, FilePath(what="a file", empty_ok=True)] = Field(
+        default=None,
+        description="Private key of API_TLS_CERT in PEM form, without a password; empty when it is in that file.",
+    )
+    api_tls_self_signed: Annotated[bool, Switch()] = Field(
+        default=False,
+        description="Serve the API over TLS with a certificate that the node makes itself, "
+        "DATA_DIR/api-cert.pem; clients are given that file.",
+    )
+    api_plain_keys: Annotated[bool, Switch()] = Field(
+        default=False,
+        description="Take API keys over plain HTTP from other machines too, for networks where nobody "
+        "listens.",
+    )
+    api_rate_limit: Annotated[int, Whole(0, 1_000_000)] = Field(
+        default=6000,
+        description="Requests a minute to /v1 for each API key, and for each address without one; 0 is no "
+        "limit, and the operator has none.",
+    )
 
     @field_validator("api_host")
     @classmethod
@@ -221,10 +250,34 @@ class ApiSection(Section):
         if not is_loopback(value) and not info.data.get("api_allow_remote", True):
             raise PydanticCustomError(
                 REFUSED,
-                "expected a loopback address such as 127.0.0.1, because the API has no authentication in "
-                "this version; API_ALLOW_REMOTE=true allows others",
+                "expected a loopback address such as 127.0.0.1; API_ALLOW_REMOTE=true allows others",
             )
         return value
+
+    @field_validator("api_tls_key")
+    @classmethod
+    def _key_of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("api_tls_cert", value) is None:
+            raise PydanticCustomError(REFUSED, "expected nothing, because API_TLS_CERT is empty")
+        return value
+
+    @field_validator("api_tls_self_signed")
+    @classmethod
+    def _one_certificate(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("api_tls_cert") is not None:
+            raise PydanticCustomError(
+                REFUSED, "expected false, because API_TLS_CERT is the certificate to use"
+            )
+        return value
+
+    @property
+    def api_keys_required(self) -> bool:
+        """Whether nobody is taken for the operator without the operator's token."""
+        return self.api_auth == "required" or not is_loopback(self.api_host)
+
+    @property
+    def api_has_tls(self) -> bool:
+        return self.api_tls_cert is not None or self.api_tls_self_signed
 
 
 class GrenacheSection(Section):

@@ -192,10 +192,20 @@ class Book:
         signed = self._orders[key][0]
         return (1, signed) if signed > 0 else (-1, -signed)
 
+    def place(self, key: int) -> tuple[int, int, int]:
+        """(side, price, time)"""
+        signed, time, _ = self._orders[key]
+        return (1, signed, time) if signed > 0 else (-1, -signed, time)
+
     def best(self, side: int) -> int | None:
         """The best price of a side, None when it is empty."""
         prices = self._prices(side)
         return abs(prices[-1]) if prices else None
+
+    def meets(self, side: int, price: int | None) -> bool:
+        """Whether a taker at `price` would meet anything."""
+        opposite = self._prices(-side)
+        return bool(opposite) and (price is None or opposite[-1] + side * price >= 0)
 
     @property
     def crossed(self) -> bool:
@@ -225,6 +235,15 @@ class Book:
             prices = prices[-depth:] if depth > 0 else []
         queues = self._queues
         return [(abs(s), queues[s].total, len(queues[s].orders)) for s in reversed(prices)]
+
+    def at(self, side: int, price: int) -> Iterator[tuple[int, int, int, Any]]:
+        """Key, quantity, time and rank of every order of one level, in priority order. Same rule as for
+        `crossing` on changing the book."""
+        queue = self._queues.get(side * price)
+        if queue is not None:
+            for key, quantity in queue.orders.items():
+                _, time, rank = self._orders[key]
+                yield key, quantity, time, rank
 
     def orders(self, side: int) -> Iterator[Resting]:
         """Every order of a side in priority order. Same rule as for `crossing` on changing the book."""

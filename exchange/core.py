@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import msgspec
 
+from exchange.accounts import Accounts
 from exchange.feed import Feed, Writer
+from exchange.ledger import Ledger
 from exchange.market import Market, Owners, Trade
 from exchange.ports import Keys, Message
-from exchange.records import Fill, Order, PutSnapshot, Record
+from exchange.records import Fill, Order, PutSnapshot, Record, Recovered
+from exchange.rules import Halts
+from exchange.terms import Terms
 
 MAX_DRIFT_US = 5_000_000  # others' order times further ahead than this do not move ours
+
+
+_TRANSACTION = "next_transaction"  # names in the journal
+_DECIMALS = "decimals:"  # before an asset: in which units it is counted
+
+
+def stored_decimals(past: Recovered) -> dict[str, int]:
+    """In which units the journal counts each asset."""
+    return {
+        name.removeprefix(_DECIMALS): value
+        for name, value in past.meta.items()
+        if name.startswith(_DECIMALS)
+    }
 
 
 class Refused(Exception):
@@ -26,8 +44,8 @@ class Refused(Exception):
 class Drained(msgspec.Struct):
     """What came of the calls since the last `drain`.
 
-    `records` first, all of them, then `messages` in order; `levels`, `trades`, `orders` and `fills`
-    tell readers what changed.
+    `records` first, all of them, then `messages` in order; `levels`, `trades`, `orders`, `fills` and
+    `balances` tell readers what changed.
     """
 
     records: list[Record]
@@ -36,6 +54,7 @@ class Drained(msgspec.Struct):
     trades: list[tuple[str, Trade]]
     orders: list[Order]  # copies
     fills: list[Fill]
+    balances: list[tuple[int, str, int, int]] = []  # (account, asset, total, held) as they are now
 
 
 class Core:
@@ -50,6 +69,7 @@ class Core:
         epoch_us: int,
         visible: Callable[[str], bool],
         warn: Callable[[str], None],
+        terms: Terms,
     ) -> None:
         self.keys = keys
         self.node_id = keys.node_id
@@ -59,6 +79,10 @@ class Core:
         self.stale: str | None = None  # why this node must not write its feeds any more
         self.listening = False  # after a restart: whether it must not write them yet
         self.forgotten = range(0)  # takes of this node that the journal knows nothing of, if any
+        self.terms = terms
+        self.ledger = Ledger(terms.decimals)
+        self.accounts = Accounts()
+        self.halts = Halts()
         self.owners = Owners(keys.node_id)
         self.feeds: dict[tuple[str, str], Feed] = {}
         self.markets: dict[str, Market] = {}
@@ -71,6 +95,43 @@ class Core:
         self.fills: list[Fill] = []
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
+        self._transaction = 1  # of the ledger, as it was last drained
+        self.watched: set[str] = set()  # markets with orders that wait for a trade
+        self.unseen: deque[tuple[Market, Trade]] = deque()  # trades of those, still to be looked at
+
+    def restore_money(self, now: float, past: Recovered) -> None:
+        """Balances, limits and accounts of the journal. Balances are counted in smaller units from now
+        on where an instrument asks for it."""
+        self.ledger.restore(past.balances, past.credit, past.meta.get(_TRANSACTION, 1))
+        self.accounts.restore(past.accounts, past.keys, past.nonces)
+        stored = stored_decimals(past)
+        for asset, digits in self.terms.decimals.items():
+            if asset in stored and stored[asset] < digits:
+                self.ledger.rescale(self.us(now), asset, stored[asset], digits)
+            if stored.get(asset) != digits:
+                self.meta[_DECIMALS + asset] = digits
+        self._transaction = past.meta.get(_TRANSACTION, 1)
+
+    def drain_money(self) -> list[tuple[int, str, int, int]]:
+        """Take over the records of ledger and accounts. (account, asset, total, held) that changed."""
+        ledger, accounts = self.ledger, self.accounts
+        if ledger.next_transaction != self._transaction:
+            self._transaction = self.meta[_TRANSACTION] = ledger.next_transaction
+        for source in (ledger.records, accounts.records):
+            if source:
+                self.records.extend(source)
+                source.clear()
+        balances = [
+            (
+                account,
+                asset,
+                ledger.balance(f"account:{account}", asset),
+                ledger.held(account, asset),
+            )
+            for account, asset in ledger.changed
+        ]
+        ledger.changed.clear()
+        return balances
 
     @property
     def writes(self) -> bool:
@@ -84,6 +145,8 @@ class Core:
     def add_trade(self, market: Market, trade: Trade) -> None:
         market.tape.append(trade)
         self.trades.append((market.key, trade))
+        if market.key in self.watched:
+            self.unseen.append((market, trade))
 
     def save_snapshot(self, feed: Feed) -> None:
         """Record a feed's snapshot if it has moved."""

@@ -1,47 +1,33 @@
-"""This node's own orders: entry, matching, takes of others' orders and by others, cancels.
+"""This node's own orders: commands on them, takes of others' orders and by others, and time.
 
-Only this node writes them. Matching uses the market's book; a crossing order of another owner is
-asked for, and until its owner has answered that quantity is pending: neither free nor filled.
+Only this node writes them. The parts: `entry` and `amending` accept commands, `orders` keeps the orders
+and shows them, `matching` meets the book, `fills` puts trades down, `asking` and `making` are the two
+sides of trades between nodes, `all_or_none` is fill-or-kill, `conditional` what waits for a trade,
+`reducing` reduce-only, `credit` the limits of peers. What one of them finds is to be gone on with goes
+into a queue (`Orders.work`), which is empty again at the end of each call: nothing recurses.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
-import msgspec
-
+from exchange.all_or_none import AllOrNone
+from exchange.amending import Amending
+from exchange.asking import Asking
+from exchange.commands import HOUSE, Amend, NewOrder, Selection
+from exchange.conditional import Conditional
 from exchange.core import Core, Refused
-from exchange.events import (
-    BUY,
-    MAX_ORDER,
-    MAX_PRICE,
-    MAX_QUANTITY,
-    SELL,
-    Amended,
-    Closed,
-    Filled,
-    Opened,
-    OrderEvent,
-)
-from exchange.market import NUMBER_BITS, Hold, Market, Trade
-from exchange.messages import Take, TakeResult, pack
-from exchange.ports import Send
-from exchange.records import (
-    Decision,
-    DropDecisions,
-    DropTake,
-    Fill,
-    Order,
-    PendingTake,
-    PutDecision,
-    PutFill,
-    PutTake,
-    Recovered,
-)
-from exchange.settlement import Maker, Taker, result_of
+from exchange.credit import Credit
+from exchange.entry import Entry
+from exchange.fills import Fills
+from exchange.making import Making
+from exchange.market import Market
+from exchange.matching import Matching
+from exchange.messages import Take, TakeResult
+from exchange.orders import Orders, at_once
+from exchange.records import Order, PendingTake, Recovered
+from exchange.reducing import Reducing
+from exchange.settlement import Maker, Taker
 
-REFUSED_HOLD = 5.0  # seconds: an order whose owner refuses for a reason its feed will not show
-RECENT_ORDERS = 10_000  # finished orders kept in memory, for answers and for client ids
+_HALTED = "halted:"  # before a market's key, in the journal
 
 
 class Desk:
@@ -51,133 +37,180 @@ class Desk:
         self._core = core
         self._taker = Taker()
         self._maker = Maker()
-        self._next_order = 1
-        self._next_take = 1
-        self._open: dict[int, Order] = {}
-        self._recent: OrderedDict[int, Order] = OrderedDict()
-        self._client_ids: dict[str, int] = {}
+        self.orders = Orders(core, self._taker)
+        self.fills = Fills(core, self.orders)
+        credit = Credit(core, self.orders, self._taker, self._maker)
+        self._reducing = Reducing(core, self.orders)
+        self.asking = Asking(core, self.orders, self.fills, self._taker)
+        self.matching = Matching(core, self.orders, self.fills, self.asking, self._reducing, credit)
+        self.making = Making(core, self.orders, self.fills, self._maker, credit, self._reducing)
+        self._all_or_none = AllOrNone(
+            core, self.orders, self.fills, self._taker, self.asking, self.matching
+        )
+        self._conditional = Conditional(core, self.orders)
+        self._entry = Entry(core, self.orders, self._reducing, self._conditional)
+        self._amending = Amending(core, self.orders, self._entry, self._conditional, self._reducing)
 
     def restore(self, now: float, past: Recovered) -> None:
-        """Go on with what the journal holds; the feeds are rebuilt already."""
-        self._next_order = past.meta.get("next_order", 1)
+        """Go on with what the journal holds; the feeds and the ledger are rebuilt already."""
+        core = self._core
         stored = past.meta.get("next_take", 1)
         # No number twice, also when this is an old copy of the journal: more than a take a
         # microsecond would be needed to get ahead of the clock.
-        self._next_take = max(stored, self._core.us(now))
-        self._core.forgotten = range(stored, self._next_take)
-        for order in past.orders:
-            if order.client_id is not None:
-                self._client_ids[order.client_id] = order.number
-            if order.done:
-                self._recent[order.number] = order
-            elif order.market in self._core.markets:
-                self._open[order.number] = order
+        next_take = max(stored, core.us(now))
+        core.forgotten = range(stored, next_take)
+        self.fills.begin(next_take)
         self._maker.restore(past.decisions, past.marks)
-        for take in sorted(past.takes, key=lambda t: t.take):
-            market = self._core.markets.get(take.market)
-            if market is not None:
-                # The world has moved on since it was asked: the outcome is wanted, not a new fill.
-                take.void = True
-                self._taker.add(0.0, take)
-                market.reserve(take.maker, take.maker_order, take.quantity)
-        for market in self._core.markets.values():
-            market.refresh_owner(self._core.node_id)
+        reserved: dict[int, int] = {}
+        for decision in self._maker.reservations:
+            reserved[decision.order] = reserved.get(decision.order, 0) + decision.quantity
+        self.orders.restore(past.meta.get("next_order", 1), past.orders, reserved)
+        self.asking.restore(past.takes)
+        self._conditional.restore()
+        for name, halted in past.meta.items():
+            if halted and name.startswith(_HALTED):
+                self._set_halted(name.removeprefix(_HALTED), "")
+        for market in core.markets.values():
+            market.refresh_owner(core.node_id)
+
+    # Looking
 
     @property
     def open_orders(self) -> list[Order]:
         """Own orders that are not done, oldest first."""
-        return list(self._open.values())
+        return list(self.orders.open.values())
+
+    def open_orders_of(self, account: int) -> list[Order]:
+        """Those of one account."""
+        if account != HOUSE:
+            return list(self.orders.of_account(account))
+        return [order for order in self.orders.open.values() if order.account == HOUSE]
 
     @property
     def recent_orders(self) -> list[Order]:
         """Own finished orders still in memory, oldest first."""
-        return list(self._recent.values())
+        return list(self.orders.recent.values())
 
     def order(self, number: int) -> Order | None:
-        return self._open.get(number) or self._recent.get(number)
+        return self.orders.get(number)
 
-    def by_client_id(self, client_id: str) -> Order | None:
-        number = self._client_ids.get(client_id)
-        return None if number is None else self.order(number)
+    def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
+        return self.orders.by_client_id(account, client_id)
 
     @property
     def pending_takes(self) -> list[PendingTake]:
         return self._taker.pending
 
-    def hurry(self, now: float, maker: str) -> None:
-        """This owner can be reached again: ask it now what is still open with it."""
-        self._taker.hurry(now, maker)
-
-    def send_due(self, now: float) -> None:
-        """Ask, or ask again, whatever is due."""
-        for maker, ask in self._taker.due(now):
-            self._core.messages.append(Send(maker, "take", pack(ask)))
-
-    def resume(self, now: float) -> None:
-        """Call once after the start: unfinished market orders end, limit orders look at the book."""
-        for order in list(self._open.values()):
-            self._continue(now, order)
-
     # Commands
 
-    def submit(
-        self,
-        now: float,
-        market_key: str,
-        side: int,
-        price: int | None,
-        quantity: int,
-        client_id: str | None = None,
-    ) -> Order:
-        """A new order in ticks and lots; `price` None for a market order.
+    def place(self, now: float, new: NewOrder) -> list[Order]:
+        """A new order in ticks and lots, and with `oco_stop` the second one of the pair.
 
         Acknowledge it to the client only when the records of the next `drain` are durable. With a
-        `client_id` that was used before, the earlier order is returned and nothing is done.
+        `client_id` that the account used before, the earlier order is returned and nothing is done.
 
         Raises:
             Refused: not accepted; nothing was changed.
         """
-        market = self._core.markets.get(market_key)
-        if market is None:
-            raise Refused("unknown_market", f"this node does not trade {market_key}")
-        if side not in (BUY, SELL):
-            raise Refused("bad_side", "side is buy or sell")
-        if not 0 < quantity < MAX_QUANTITY or (price is not None and not 0 < price < MAX_PRICE):
-            raise Refused(
-                "out_of_range", "price and quantity must be positive and not absurdly large"
-            )
-        if client_id is not None and client_id in self._client_ids:
-            earlier = self.order(self._client_ids[client_id])
+        if new.client_id is not None:
+            earlier = self._entry.earlier(new, new.client_id)
             if earlier is not None:
-                same = (earlier.market, earlier.side, earlier.price, earlier.quantity)
-                if same != (market_key, side, price, quantity):
-                    raise Refused(
-                        "client_id_reused",
-                        f"client id {client_id!r} belongs to order {earlier.number}, which is different",
-                    )
-                return earlier
+                sibling = self.orders.get(earlier.sibling) if earlier.sibling else None
+                return [earlier] if sibling is None else [earlier, sibling]
         self._check_writes()
-        time = max(self._core.us(now), market.last_time + 1)
-        market.last_time = time
-        order = Order(self._next_order, market_key, side, price, quantity, time, client_id)
-        self._next_order += 1
-        self._core.meta["next_order"] = self._next_order
-        self._open[order.number] = order
-        if client_id is not None:
-            self._client_ids[client_id] = order.number
-        self._continue(now, order)
+        placed = self._entry.accept(now, new)
+        self._continue(now, placed[0])
+        self.settle(now)
+        return placed
+
+    def amend(self, now: float, number: int, changes: Amend) -> Order:
+        """Change an open order, see `exchange.amending`.
+
+        Raises:
+            Refused: nothing was changed.
+        """
+        order = self._changeable(number)
+        self._check_writes()
+        if self._amending.amend(now, order, changes):
+            if order.free:
+                self._match(now, order)
+            self.orders.publish(now, order, moved=not order.done)
+        self.settle(now)
         return order
 
-    def cancel(self, now: float, number: int) -> Order:
+    def cancel(self, now: float, number: int, reason: str = "cancelled") -> Order:
         """Cancel what is not filled. What is pending with another owner is decided by that owner:
         it is asked at once to refuse what it has not granted yet.
 
         Raises:
             Refused: no such order, or nothing left to cancel.
         """
-        order = self._open.get(number)
+        order = self._changeable(number)
+        self._check_writes()
+        self.orders.cancel(now, order, reason)
+        self.settle(now)
+        return order
+
+    def cancel_many(self, now: float, which: Selection, reason: str = "cancelled") -> list[Order]:
+        """Cancel all open orders that fit; those that were. `reason`: why they end, `dead_man` when a
+        session died.
+
+        Raises:
+            Refused: this node must not write now; nothing was changed.
+        """
+        self._check_writes()
+        found = self.orders.selected(which)
+        for order in found:
+            self.orders.cancel(now, order, reason)
+        self.settle(now)
+        return found
+
+    def halt(self, market: str, reason: str) -> None:
+        """Stop trading in a market, until it is resumed, over restarts too: no new orders, no takes.
+        Orders stay where they are and can be cancelled.
+
+        Raises:
+            Refused: unknown_market.
+        """
+        self._known(market)
+        self._set_halted(market, reason)
+        self._core.meta[_HALTED + market] = 1
+
+    def _set_halted(self, key: str, reason: str) -> None:
+        market = self._core.markets.get(key)
+        if market is not None:
+            market.halted = True
+            self._core.halts.halt(key, reason)
+
+    def resume_market(self, now: float, market: str) -> bool:
+        """Go on with a halted market's orders; False when it was not halted.
+
+        Raises:
+            Refused: unknown_market.
+        """
+        place = self._known(market)
+        if not self._core.halts.resume(market):
+            return False
+        place.halted = False
+        self._core.meta[_HALTED + market] = 0
+        self._conditional.resume(now, place)
+        for order in [o for o in self.orders.open.values() if o.market == market]:
+            if not order.opened:
+                self.orders.work.append(order.number)
+        self.uncross(now, place)
+        self.settle(now)
+        return True
+
+    def _known(self, market: str) -> Market:
+        found = self._core.markets.get(market)
+        if found is None:
+            raise Refused("unknown_market", f"this node does not trade {market}")
+        return found
+
+    def _changeable(self, number: int) -> Order:
+        order = self.orders.open.get(number)
         if order is None:
-            finished = self._recent.get(number)
+            finished = self.orders.recent.get(number)
             if finished is None:
                 raise Refused("unknown_order", f"this node has no order {number}")
             how = "filled" if finished.filled == finished.quantity else "cancelled"
@@ -185,13 +218,8 @@ class Desk:
         if order.cancelled:
             raise Refused(
                 "order_done",
-                f"order {number} is being cancelled; {order.pending} lots wait for another node's answer",
+                f"order {number} is being cancelled; {order.left} lots wait for another node's answer",
             )
-        self._check_writes()
-        order.cancelled = True
-        for take in self._taker.of_order(number):
-            self._taker.void(now, take.take)
-        self._publish(order)
         return order
 
     def _check_writes(self) -> None:
@@ -202,286 +230,99 @@ class Desk:
                 "starting", "this node has just started and is still finding others: try again"
             )
 
-    # Matching
+    # Going on
+
+    def resume(self, now: float) -> None:
+        """Call once after the start: orders that trade at once end, others look at the book."""
+        for market in self._core.markets.values():
+            if not market.halted:
+                self._conditional.resume(now, market)
+        for order in list(self.orders.open.values()):
+            if order.done:
+                continue
+            if order.tif == "fok" and not order.armed and not order.cancelled:
+                self.orders.cancel(now, order, "fok")  # but for what is committed
+            else:
+                self._continue(now, order)
+        self.settle(now)
 
     def _continue(self, now: float, order: Order) -> None:
-        """Fill what is free as far as the book goes; then rest (limit) or end (market) the remainder."""
-        if order.free and self._core.writes:
-            self._take_liquidity(now, order, only_earlier=False)
-        if order.price is None and order.free and not order.pending:
-            order.cancelled = True  # nothing left to trade with
-        self._publish(order)
+        """Fill what is free as far as the book goes; then rest the remainder, or end it."""
+        if order.armed:
+            self._conditional.look(now, order)
+        elif order.tif == "fok":
+            self._all_or_none.go_on(now, order)
+        elif order.free:
+            self._match(now, order)
+        if not order.done:
+            self.orders.publish(now, order)
 
-    def _take_liquidity(self, now: float, order: Order, *, only_earlier: bool) -> None:
-        market = self._core.markets[order.market]
-        mine = (order.time, self._core.node_id, order.number)
-        wanted = order.free
-        plan = []
-        for key, price, quantity in market.book.crossing(order.side, order.price):
-            # Of two crossed orders the later one takes: a later one's owner will ask us.
-            if not only_earlier or market.priority(key) < mine:
-                plan.append((key, price, min(quantity, wanted)))
-            wanted -= min(quantity, wanted)
-            if not wanted:
-                break
-        for key, price, quantity in plan:
-            owner, number = self._core.owners.split(key)
-            if owner == self._core.node_id:
-                self._fill_here(now, market, order, self._open[number], price, quantity)
-            else:
-                self._ask(now, market, order, owner, number, price, quantity)
+    def _match(self, now: float, order: Order) -> None:
+        core = self._core
+        halted = core.markets[order.market].halted
+        if order.reduce_only and not self._reducing.fit(now, order):
+            return
+        if not halted and core.stale is None and not core.listening:
+            if order.post_only:
+                if self.matching.would_take(order):
+                    order.cancelled = True
+                    order.reason = "post_only"
+                return
+            self.matching.take_liquidity(now, order, only_earlier=False)
+        if at_once(order) and order.free and not order.pending:
+            order.cancelled = True  # nothing left to trade with
+            if halted:
+                order.reason = "halted"
+            elif order.reason != "credit":
+                order.reason = "ioc" if order.price is not None else "no_liquidity"
 
     def uncross(self, now: float, market: Market) -> None:
-        """Own resting orders that cross earlier orders of others take them."""
-        crossed: list[Order] = []
+        """Own resting orders that cross others' are matched, see `Matching.uncross`."""
+        self.matching.uncross(now, market)
+
+    def settle(self, now: float) -> None:
+        """Go on with whatever the last step gave rise to, until there is nothing more. Call it when the
+        feeds have brought something: trades may have triggered orders."""
+        orders = self.orders
+        work, unseen = orders.work, self._core.unseen
+        while work or (unseen and self._conditional.see_trades(now)):
+            while work:
+                order = orders.open.get(work.popleft())
+                if order is not None:
+                    self._continue(now, order)
+
+    def tick(self, now: float) -> None:
+        """Orders that have come to their date, reservations whose time is over, stops that follow."""
         if not self._core.writes:
             return
-        for side in (BUY, SELL):
-            best = market.book.best(-side)
-            if best is None:
-                continue
-            for key, price, *_ in market.book.orders(side):
-                if side * price < side * best:
-                    break
-                if key >> NUMBER_BITS == 0:
-                    crossed.append(self._open[key])
-        for order in crossed:
-            if order.free:
-                self._take_liquidity(now, order, only_earlier=True)
-                self._publish(order)
+        orders = self.orders
+        for number in orders.expiry.due(self._core.us(now)):
+            order = orders.open.get(number)
+            if order is not None and not order.cancelled:
+                orders.cancel(now, order, "expired")
+        self.making.tick(now)
+        self._all_or_none.tick()
+        self._conditional.follow(now)
+        self.settle(now)
 
-    def _fill_here(
-        self, now: float, market: Market, taker: Order, maker: Order, price: int, quantity: int
-    ) -> None:
-        """A trade between two of this node's own orders."""
-        take = self._new_take()
-        time = max(self._core.us(now), 1)
-        self._fill_maker(
-            market, maker, self._core.node_id, take, taker.number, price, quantity, time
-        )
-        self._fill_taker(taker, take, self._core.node_id, maker.number, price, quantity, time)
+    # Other nodes
 
-    def _fill_maker(
-        self,
-        market: Market,
-        order: Order,
-        taker: str,
-        take: int,
-        taker_order: int,
-        price: int,
-        quantity: int,
-        time: int,
-    ) -> None:
-        order.filled += quantity
-        order.value += price * quantity
-        order.shown = order.free
-        left = order.free + order.pending
-        self._write(
-            market,
-            Filled(order.number, order.side, quantity, price, order.shown, left, taker, take, time),
-        )
-        self._add_fill(
-            Fill(
-                taker,
-                take,
-                "maker",
-                order.market,
-                order.number,
-                order.side,
-                price,
-                quantity,
-                time,
-                taker,
-                taker_order,
-            )
-        )
-        self._publish(order)
+    def hurry(self, now: float, maker: str) -> None:
+        """This owner can be reached again: ask it now what is still open with it."""
+        self._taker.hurry(now, maker)
 
-    def _fill_taker(
-        self,
-        order: Order,
-        take: int,
-        maker: str,
-        maker_order: int,
-        price: int,
-        quantity: int,
-        time: int,
-    ) -> None:
-        order.filled += quantity
-        order.value += price * quantity
-        self._add_fill(
-            Fill(
-                self._core.node_id,
-                take,
-                "taker",
-                order.market,
-                order.number,
-                order.side,
-                price,
-                quantity,
-                time,
-                maker,
-                maker_order,
-            )
-        )
-        self._core.orders[order.number] = order
-
-    def _add_fill(self, fill: Fill) -> None:
-        self._core.records.append(PutFill(fill))
-        self._core.fills.append(fill)
-
-    def _new_take(self) -> int:
-        take = self._next_take
-        self._next_take += 1
-        self._core.meta["next_take"] = self._next_take
-        return take
-
-    def _publish(self, order: Order) -> None:
-        """Make the feed show what is free, and end the order when nothing more can happen to it."""
-        self._core.orders[order.number] = order
-        market = self._core.markets[order.market]
-        shown = order.free if order.price is not None else 0
-        finished = not order.pending and (order.cancelled or order.filled == order.quantity)
-        if finished:
-            order.done = True
-            order.shown = 0
-            if order.opened and order.number in market.writer.feed.state.orders:
-                reason = "filled" if order.filled == order.quantity else "cancelled"
-                self._write(market, Closed(order.number, reason))
-            if self._open.pop(order.number, None) is not None:
-                self._recent[order.number] = order
-                while len(self._recent) > RECENT_ORDERS:
-                    _, old = self._recent.popitem(last=False)
-                    if old.client_id and self._client_ids.get(old.client_id) == old.number:
-                        del self._client_ids[old.client_id]
-        elif not order.opened:
-            if shown and order.price is not None:
-                order.opened = True
-                order.shown = shown
-                self._write(
-                    market, Opened(order.number, order.side, order.price, shown, order.time)
-                )
-        elif shown != order.shown:
-            order.shown = shown
-            self._write(market, Amended(order.number, shown))
-
-    def _write(self, market: Market, event: OrderEvent) -> None:
-        """Append to the own feed of a market and show it in the own book."""
-        market.writer.append(event)
-        if isinstance(event, Filled):
-            self._core.add_trade(market, Trade(self._core.node_id, event, market.writer.number))
-        market.refresh(self._core.node_id, event.order)
-
-    # Taking from other owners
-
-    def _ask(
-        self,
-        now: float,
-        market: Market,
-        order: Order,
-        maker: str,
-        maker_order: int,
-        price: int,
-        quantity: int,
-    ) -> None:
-        take = PendingTake(
-            self._new_take(),
-            market.key,
-            order.number,
-            maker,
-            maker_order,
-            order.side,
-            price,
-            quantity,
-            seen=market.replicas[maker].feed.number,
-        )
-        order.pending += quantity
-        market.reserve(maker, maker_order, quantity)
-        self._taker.add(now, take)
-        self._core.records.append(PutTake(msgspec.structs.replace(take)))
-        self._core.orders[order.number] = order
+    def send_due(self, now: float) -> None:
+        """Ask, or ask again, whatever is due."""
+        self.asking.send_due(now)
 
     def on_result(self, now: float, maker: str, result: TakeResult) -> bool:
-        take = self._taker.get(result.take)
-        if take is None or take.maker != maker:
-            return True  # answered before, or nothing of ours
-        if not self._taker.plausible(take, result):
-            self._core.warn(f"node {maker} answered take {result.take} with something impossible")
-            return False
-        self._taker.resolve(take.take)
-        self._core.records.append(DropTake(take.take))
-        market = self._core.markets[take.market]
-        order = self._open[take.order]
-        order.pending -= take.quantity
-        if result.quantity:
-            self._fill_taker(
-                order, take.take, maker, take.maker_order, take.price, result.quantity, result.time
-            )
-        if result.reason == "void":
-            hold = Hold(None, result.number, None)
-        elif result.reason in ("", "gone"):
-            # The order was on show when we asked, so an event that we had not seen has taken it off.
-            # A maker that says otherwise would be asked again without end.
-            left = result.quantity if result.quantity == take.quantity else None
-            hold = Hold(left, max(result.number, take.seen + 1), None)
-        else:
-            hold = Hold(None, None, now + REFUSED_HOLD)
-        market.release(maker, take.maker_order, take.quantity, hold)
-        self._continue(now, order)
-        return True
-
-    # Being taken from
+        """See `Asking.on_result`."""
+        valid = self.asking.on_result(now, maker, result)
+        self.settle(now)
+        return valid
 
     def on_take(self, now: float, taker: str, ask: Take) -> bool:
-        if not (
-            1 <= ask.below <= ask.take < 2**62
-            and 0 < ask.quantity < MAX_QUANTITY
-            and 0 < ask.price < MAX_PRICE
-            and 0 < ask.order < MAX_ORDER
-            and 0 < ask.taker_order < MAX_ORDER
-            and len(ask.market) <= 80
-            and len(taker) <= 64
-        ):
-            return False  # what no feed and no journal could hold
-        if self._maker.stale(taker, ask.take) or not self._maker.answers(taker):
-            return True
-        if self._maker.forget(taker, ask.below):
-            self._core.records.append(DropDecisions(taker, ask.below))
-        decision = self._maker.decided(taker, ask.take)
-        if decision is None:
-            if not self._maker.decides(taker):
-                return True
-            decision = self._decide(now, taker, ask)
-            self._maker.record(decision)
-            self._core.records.append(PutDecision(decision))
-        self._core.messages.append(Send(taker, "take_result", pack(result_of(decision))))
-        return True
-
-    def _decide(self, now: float, taker: str, ask: Take) -> Decision:
-        market = self._core.markets.get(ask.market)
-        order = self._open.get(ask.order)
-        quantity = 0
-        time = max(self._core.us(now), 1)
-        if market is None:
-            reason = "unknown_market"
-        elif self._core.stale is not None:
-            reason = "stale_data"
-        elif ask.void:
-            reason = "void"
-        elif (
-            order is None
-            or order.market != ask.market
-            or order.price != ask.price
-            or not order.shown
-        ):
-            reason = "gone"
-        else:
-            quantity = min(ask.quantity, order.shown)
-            reason = ""
-            self._fill_maker(
-                market, order, taker, ask.take, ask.taker_order, ask.price, quantity, time
-            )
-        number = market.writer.number if market is not None else 0
-        return Decision(
-            taker, ask.take, ask.market, ask.order, ask.price, quantity, time, number, reason
-        )
+        """See `Making.on_take`."""
+        valid = self.making.on_take(now, taker, ask)
+        self.settle(now)
+        return valid

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from copy import copy
 
 import msgspec
 
-from exchange.core import Core, Drained, Refused
+from exchange.accounts import Accounts
+from exchange.commands import HOUSE, Amend, NewOrder, Selection
+from exchange.core import Core, Drained, Refused, stored_decimals
 from exchange.desk import Desk
 from exchange.events import Batch, Filled
 from exchange.feed import Feed
 from exchange.follower import Follower
+from exchange.instruments import Instrument
+from exchange.ledger import Ledger
 from exchange.listening import LISTEN, LISTEN_MAX, LISTEN_STRANGER, Listening
 from exchange.market import Market
 from exchange.messages import (
@@ -33,6 +38,7 @@ from exchange.messages import (
 from exchange.ports import Broadcast, Keys
 from exchange.presence import Leases
 from exchange.records import Order, PendingTake, PutBatch, PutMeta, PutOrder, Recovered
+from exchange.terms import Terms
 
 MAX_UNKNOWN_MARKETS = 1000
 
@@ -49,15 +55,21 @@ class Engine:
         network: str,
         epoch_us: int,
         rng: random.Random,
+        instruments: Iterable[Instrument] = (),
         recovered: Recovered | None = None,
         lease_ms: int = 9000,
         listen_max: float = LISTEN_MAX,
         warn: Callable[[str], None] = lambda text: None,
         now: float = 0.0,
     ) -> None:
-        """`recovered` is what the journal holds: with it the node was here before, and listens for at
+        """`markets` are instrument keys; `instruments` say what their ticks and lots are worth, what
+        trading costs, and which orders are accepted (see `exchange.terms` for markets without).
+
+        `recovered` is what the journal holds: with it the node was here before, and listens for at
         most `listen_max` seconds before it writes its feeds (see `exchange.listening`)."""
         past = recovered or Recovered()
+        markets = list(markets)
+        terms = Terms(markets, instruments, stored_decimals(past))
         # After a return to an old copy of the journal the wall clock still makes it later than what
         # the others have heard.
         incarnation = max(past.meta.get("incarnation", 0) + 1, (epoch_us + int(now * 1e6)) // 10**6)
@@ -70,8 +82,10 @@ class Engine:
             epoch_us=epoch_us,
             visible=self._leases.present,
             warn=warn,
+            terms=terms,
         )
         self._core.meta["incarnation"] = incarnation
+        self._core.restore_money(now, past)
         self._desk = Desk(self._core)
         self._follower = Follower(self._core, rng, self._desk.uncross)
         self._replicator = self._follower.replicator
@@ -86,6 +100,20 @@ class Engine:
         self._when_writing: list[Callable[[], None]] = []
 
     # State that readers see
+
+    @property
+    def ledger(self) -> Ledger:
+        """Deposits, withdrawals, settlements and limits are made durable by the next `drain`."""
+        return self._core.ledger
+
+    @property
+    def accounts(self) -> Accounts:
+        """Changes are made durable by the next `drain`."""
+        return self._core.accounts
+
+    @property
+    def terms(self) -> Terms:
+        return self._core.terms
 
     @property
     def node_id(self) -> str:
@@ -124,6 +152,10 @@ class Engine:
         """Own orders that are not done, oldest first."""
         return self._desk.open_orders
 
+    def open_orders_of(self, account: int) -> list[Order]:
+        """Those of one account; of a client's, others' do not cost anything."""
+        return self._desk.open_orders_of(account)
+
     @property
     def recent_orders(self) -> list[Order]:
         """Own finished orders still in memory, oldest first."""
@@ -132,9 +164,9 @@ class Engine:
     def order(self, number: int) -> Order | None:
         return self._desk.order(number)
 
-    def by_client_id(self, client_id: str) -> Order | None:
-        """The order that was submitted with this client id, if it is still in memory."""
-        return self._desk.by_client_id(client_id)
+    def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
+        """The order that was placed with this client id, if it is still in memory."""
+        return self._desk.by_client_id(client_id, account)
 
     def us(self, now: float) -> int:
         """The wall clock at `now`, in microseconds since the epoch."""
@@ -191,12 +223,43 @@ class Engine:
         quantity: int,
         client_id: str | None = None,
     ) -> Order:
-        """See `Desk.submit`."""
-        return self._desk.submit(now, market, side, price, quantity, client_id)
+        """`place` in short, for limit and market orders of the house."""
+        new = NewOrder(
+            market=market, side=side, price=price, quantity=quantity, client_id=client_id
+        )
+        return self._desk.place(now, new)[0]
+
+    def place(self, now: float, order: NewOrder) -> list[Order]:
+        """See `Desk.place`."""
+        return self._desk.place(now, order)
+
+    def amend(self, now: float, number: int, changes: Amend) -> Order:
+        """See `Desk.amend`."""
+        return self._desk.amend(now, number, changes)
+
+    def cancel_many(self, now: float, which: Selection, reason: str = "cancelled") -> list[Order]:
+        """See `Desk.cancel_many`."""
+        return self._desk.cancel_many(now, which, reason)
 
     def cancel(self, now: float, number: int) -> Order:
         """See `Desk.cancel`."""
         return self._desk.cancel(now, number)
+
+    def halt(self, market: str, reason: str = "") -> None:
+        """See `Desk.halt`."""
+        self._desk.halt(market, reason)
+
+    def resume_market(self, now: float, market: str) -> bool:
+        """See `Desk.resume_market`."""
+        return self._desk.resume_market(now, market)
+
+    def halted(self, market: str) -> str | None:
+        """Why a market is halted; None when it is not."""
+        return self._core.halts.reason(market)
+
+    def remember(self, name: str, value: int) -> None:
+        """Keep a number of the shell's in the journal; `Recovered.meta` has it after a restart."""
+        self._core.meta[name] = value
 
     def leave(self, now: float) -> None:
         """Say goodbye: replicas stop showing this node's orders at once."""
@@ -216,6 +279,7 @@ class Engine:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return False
         valid = self._take_in(now, message, origin, via)
+        self._desk.settle(now)
         if self._core.listening:
             self._stop_listening(now)
         return valid
@@ -282,7 +346,7 @@ class Engine:
         for market in self.markets.values():
             if owner in market.replicas:
                 market.refresh_owner(owner)
-                if market.book.crossed:
+                if market.crossed:
                     self._desk.uncross(now, market)
 
     def tick(self, now: float) -> None:
@@ -295,8 +359,9 @@ class Engine:
         for market in self.markets.values():
             for owner in market.held_owners:
                 market.drop_holds(now, owner)
-            if market.book.crossed:
+            if market.crossed:
                 self._desk.uncross(now, market)
+        self._desk.tick(now)
 
     def drain(self, now: float) -> Drained:
         """Records to make durable, then messages to send."""
@@ -315,10 +380,12 @@ class Engine:
         core.messages.extend(self._replicator.take_outgoing())
         if not core.listening:
             self._desk.send_due(now)  # after the digest that lets a restarted maker decide again
-        copies = [msgspec.structs.replace(order) for order in core.orders.values()]
-        core.records.extend(PutOrder(copy) for copy in copies)
-        core.records.extend(PutMeta(name, value) for name, value in core.meta.items())
-        drained = Drained(core.records, core.messages, levels, core.trades, copies, core.fills)
+        balances = core.drain_money()
+        copies = [copy(order) for order in core.orders.values()]
+        records = core.records
+        records.extend(map(PutOrder, copies))
+        records.extend(PutMeta(name, value) for name, value in core.meta.items())
+        drained = Drained(records, core.messages, levels, core.trades, copies, core.fills, balances)
         core.records, core.messages, core.trades, core.fills = [], [], [], []
         core.orders, core.meta = {}, {}
         return drained

@@ -3,7 +3,9 @@
 A feed is one owner's append-only, gap-free, numbered list of events for one market. Every event
 about an order carries the quantity that is on show after it, so a replica has nothing to compute.
 One trade is one `Filled` event, in its maker's feed; the taker's order, if it was on show, is
-`Amended` or `Closed` in the taker's own feed.
+`Amended` or `Closed` in the taker's own feed. What an owner does not show (hidden orders, the rest of
+an iceberg) is in no event before it trades: a hidden order that does is opened for the traded quantity
+and filled at once.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Opened(msgspec.Struct, tag="opened", array_like=True, frozen=True, gc=Fals
 
 
 class Filled(msgspec.Struct, tag="filled", array_like=True, frozen=True, gc=False):
-    """A trade against the order. `left` is what is neither filled nor cancelled; 0 ends the order.
+    """A trade against the order. `left` is what is neither filled nor cancelled; 0 ends the order. Of
+    an iceberg it is only as much as is on show, or 1 when more will come.
 
     (`taker`, `take`) is the id of the trade, the same on both sides.
     """
@@ -59,6 +62,16 @@ class Amended(msgspec.Struct, tag="amended", array_like=True, frozen=True, gc=Fa
     shown: int
 
 
+class Moved(msgspec.Struct, tag="moved", array_like=True, frozen=True, gc=False):
+    """The order stands elsewhere in the book: at another price, or at the end of the queue of its own.
+    `time` takes the place of the time it was opened with, and is later."""
+
+    order: int
+    price: int
+    shown: int
+    time: int
+
+
 class Closed(msgspec.Struct, tag="closed", array_like=True, frozen=True, gc=False):
     """The order has left the book for good."""
 
@@ -73,7 +86,7 @@ class Checkpoint(msgspec.Struct, tag="checkpoint", array_like=True, frozen=True,
     state: bytes
 
 
-OrderEvent = Opened | Filled | Amended | Closed
+OrderEvent = Opened | Filled | Amended | Moved | Closed
 Event = OrderEvent | Checkpoint
 
 _encoder = msgspec.msgpack.Encoder()
@@ -173,6 +186,13 @@ def check_event(event: Event) -> None:
         )
     elif isinstance(event, Amended):
         ok = 0 < event.order < MAX_ORDER and 0 <= event.shown < MAX_QUANTITY
+    elif isinstance(event, Moved):
+        ok = (
+            0 < event.order < MAX_ORDER
+            and 0 < event.price < MAX_PRICE
+            and 0 <= event.shown < MAX_QUANTITY
+            and 0 < event.time < _LIMIT
+        )
     elif isinstance(event, Closed):
         ok = 0 < event.order < MAX_ORDER and len(event.reason) <= 32
     else:

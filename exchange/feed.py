@@ -16,6 +16,7 @@ from exchange.events import (
     Event,
     Filled,
     InvalidBatch,
+    Moved,
     Opened,
     check_batch,
     check_event,
@@ -71,25 +72,29 @@ class FeedState:
             FeedFault: the event contradicts the events before it.
         """
         orders = self.orders
-        if isinstance(event, Opened):
+        if isinstance(event, Checkpoint):
+            if event.state != state_hash(self.pages()):
+                raise FeedFault("a checkpoint that does not match the events before it")
+        elif isinstance(event, Opened):
             if event.order in orders:
                 raise FeedFault(f"order {event.order} opened twice")
             orders[event.order] = ShownOrder(event.side, event.price, event.shown, event.time)
-        elif isinstance(event, Checkpoint):
-            if event.state != state_hash(self.pages()):
-                raise FeedFault("a checkpoint that does not match the events before it")
         else:
             order = orders.get(event.order)
             if order is None:
                 raise FeedFault(f"order {event.order} changed without being open")
             if isinstance(event, Filled):
-                if (event.price, event.side) != (order.price, order.side):
+                if event.price != order.price or event.side != order.side:
                     raise FeedFault(f"order {event.order} filled at another price than its own")
                 order.shown = event.shown
                 if event.left == 0:
                     del orders[event.order]
             elif isinstance(event, Amended):
                 order.shown = event.shown
+            elif isinstance(event, Moved):
+                if event.time <= order.time:
+                    raise FeedFault(f"order {event.order} moved to a time before its own")
+                order.price, order.shown, order.time = event.price, event.shown, event.time
             else:
                 del orders[event.order]
         self.number += 1

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from exchange.core import MAX_DRIFT_US, Core
-from exchange.events import Batch, Checkpoint, Filled, InvalidBatch, Opened, check_batch
+from exchange.events import Batch, Checkpoint, Filled, InvalidBatch, Moved, Opened, check_batch
 from exchange.feed import Feed, FeedFault, Replica, Writer
 from exchange.market import Market, Trade
 from exchange.messages import FeedPart
@@ -120,7 +120,7 @@ class Follower:
         for batch in applied:
             self._core.records.append(PutBatch(feed.owner, batch))
             for number, event in enumerate(batch.events, batch.first):
-                if isinstance(event, Opened):
+                if isinstance(event, (Opened, Moved)):
                     self._saw_time(now, market, event.time)
                     market.forget(feed.owner, event.order)
                 elif isinstance(event, Filled):
@@ -133,7 +133,7 @@ class Follower:
         if applied:
             self.replicator.advanced(now, feed.owner, market.key, feed.number)
             market.drop_holds(now, feed.owner)
-            if market.book.crossed:
+            if market.crossed:
                 self._uncross(now, market)
 
     def _check_remembered(self, owner: str, event: Filled) -> None:
@@ -221,6 +221,6 @@ class Follower:
         self._advance(now, market, replica, applied)
         self.replicator.advanced(now, part.owner, part.market, replica.feed.number)
         market.drop_holds(now, part.owner)
-        if market.book.crossed:
+        if market.crossed:
             self._uncross(now, market)
         return True

@@ -13,7 +13,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 from importlib import resources
 from pathlib import Path
@@ -23,9 +23,18 @@ MAX_TICKS: Final = 10**9  # price * quantity of one order is then at most 10**18
 MAX_LOTS: Final = 10**9  # signed 64-bit column of SQLite holds
 MAX_TEXT: Final = 40  # characters of a number that are looked at; the longest acceptable one has 25
 MAX_DECIMALS: Final = 12  # of a tick or a lot; no asset in wide use is divided further in a price
+PPM: Final = 10**6  # fractions are kept in parts per million
 
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{2,12}-[A-Z0-9]{2,12}")
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+# The least and the most that a fraction may be. Protection of 1 lets a market order buy at twice the
+# best price and sell at any.
+_FRACTIONS: Final = {
+    "maker_fee": (Decimal("-0.01"), Decimal("0.1")),
+    "taker_fee": (Decimal(0), Decimal("0.1")),
+    "price_band": (Decimal("0.000001"), Decimal(1)),
+    "protection": (Decimal("0.000001"), Decimal(1)),
+}
 _SEPARATORS: Final = re.compile(r"[-/_: ]")
 # Every result that is not exact raises: no rounding can happen unseen.
 _EXACT: Final = Context(prec=60, traps=[Inexact, InvalidOperation])
@@ -45,11 +54,27 @@ class UnknownInstrument(KeyError):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One market. ValueError when the symbol or a step is not acceptable."""
+    """One market. ValueError, which names the field, when one is not acceptable.
+
+    Symbol and steps define it and must be the same on all nodes. The rest is what this node asks of
+    orders that are placed with it. Fees are of what the side receives, and negative they are a rebate;
+    client accounts pay them, the house does not.
+    """
 
     symbol: str  # "BTC-USD": base, then quote
     tick: Decimal  # step of prices, in the quote asset
     lot: Decimal  # step of quantities, in the base asset
+    _: KW_ONLY
+    min_quantity: Decimal | None = None  # of an order, in the base asset
+    max_quantity: Decimal | None = None
+    min_notional: Decimal | None = None  # price * quantity of an order, in the quote asset
+    max_notional: Decimal | None = None
+    maker_fee: Decimal = Decimal(0)  # fraction, whole parts per million
+    taker_fee: Decimal = Decimal(0)
+    price_band: Decimal | None = (
+        None  # how far from the reference price an order's may be: fraction
+    )
+    protection: Decimal = Decimal("0.05")  # how far from the best price a market order may trade
 
     def __post_init__(self) -> None:
         if not _SYMBOL.fullmatch(self.symbol) or self.base == self.quote:
@@ -60,6 +85,25 @@ class Instrument:
         for field in ("tick", "lot"):
             step = _step(field, getattr(self, field))
             object.__setattr__(self, field, step)
+        for field, (least, most) in _FRACTIONS.items():
+            if (given := getattr(self, field)) is not None:
+                object.__setattr__(self, field, _fraction(field, given, least, most))
+        if self.maker_fee + self.taker_fee < 0:
+            raise ValueError(
+                f"maker_fee: a rebate is paid out of the taker's fee: expected {_text(-self.taker_fee)} "
+                f"or more, got {_text(self.maker_fee)}"
+            )
+        self._check_bounds("quantity", self.lot, _EXACT.multiply(MAX_LOTS, self.lot))
+        self._check_bounds("notional", self.notional(1, 1), self.notional(MAX_TICKS, MAX_LOTS))
+        for field in ("min_quantity", "max_quantity"):
+            if (given := getattr(self, field)) is not None:
+                _to_steps(field, given, "lot", self.lot, MAX_LOTS)
+
+    def _check_bounds(self, what: str, least: Decimal, most: Decimal) -> None:
+        for field in (f"min_{what}", f"max_{what}"):
+            if (given := getattr(self, field)) is not None:
+                least = _bounded(field, given, least, most)
+                object.__setattr__(self, field, least)
 
     @property
     def base(self) -> str:
@@ -74,6 +118,23 @@ class Instrument:
         """The name on the wire. It pins the definition: other steps are another key, so the books of
         nodes that define a symbol differently never mix."""
         return f"{self.symbol}@{_text(self.tick)}/{_text(self.lot)}"
+
+    @property
+    def maker_ppm(self) -> int:
+        """The maker's fee in parts per million; negative is a rebate."""
+        return int(self.maker_fee * PPM)
+
+    @property
+    def taker_ppm(self) -> int:
+        return int(self.taker_fee * PPM)
+
+    @property
+    def price_band_ppm(self) -> int | None:
+        return None if self.price_band is None else int(self.price_band * PPM)
+
+    @property
+    def protection_ppm(self) -> int:
+        return int(self.protection * PPM)
 
     @property
     def price_decimals(self) -> int:
@@ -115,6 +176,11 @@ class Instrument:
         )
 
 
+_FIELDS: Final = tuple(field.name for field in fields(Instrument))[
+    1:
+]  # in a file, symbol is the name
+
+
 class Instruments:
     """The markets of a node. Iterating gives them in the order they were defined."""
 
@@ -140,8 +206,9 @@ class Instruments:
     def load(cls, path: Path | str) -> Instruments:
         """The instruments of a TOML file, which replace the default set as a whole.
 
-        One table each, as in `instruments.toml`: `[BTC-USD]`, `tick = "0.1"`, `lot = "0.00001"`. Steps
-        may be written as text or bare; either way the digits count as written. Raises InstrumentsFileError.
+        One table each, as in `instruments.toml`: `[BTC-USD]`, `tick = "0.1"`, `lot = "0.00001"`, and any
+        of the other fields of `Instrument`. Numbers may be written as text or bare; either way the
+        digits count as written. Raises InstrumentsFileError.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -199,17 +266,20 @@ def _parse(text: str, name: str) -> Instruments:
     except ValueError as error:
         raise InstrumentsFileError(f"{name}: not valid TOML: {error}") from error
     found: list[Instrument] = []
-    for entry, fields in tables.items():
+    for entry, table in tables.items():
         where = f"{name}: [{entry}]"
-        if not isinstance(fields, dict):
+        if not isinstance(table, dict):
             raise InstrumentsFileError(
-                f"{name}: {entry}: expected tables such as [BTC-USD], got {fields!r}"
+                f"{name}: {entry}: expected tables such as [BTC-USD], got {table!r}"
             )
-        for field in fields:
-            if field not in ("tick", "lot"):
-                raise InstrumentsFileError(f"{where} {field}: unknown field, expected tick and lot")
+        for field in table:
+            if field not in _FIELDS:
+                raise InstrumentsFileError(
+                    f"{where} {field}: unknown field, expected tick and lot, and maybe "
+                    + ", ".join(_FIELDS[2:])
+                )
         for field in ("tick", "lot"):
-            if field not in fields:
+            if field not in table:
                 raise InstrumentsFileError(
                     f"{where} {field}: missing; expected the step of "
                     + (
@@ -219,7 +289,9 @@ def _parse(text: str, name: str) -> Instruments:
                     )
                 )
         try:
-            found.append(Instrument(entry.upper(), _bare(fields["tick"]), _bare(fields["lot"])))
+            found.append(
+                Instrument(entry.upper(), **{field: _bare(value) for field, value in table.items()})
+            )
         except ValueError as error:
             raise InstrumentsFileError(f"{where} {error}") from error
     try:
@@ -255,11 +327,33 @@ def _number(what: str, value: str | Decimal) -> Decimal:
     return value
 
 
-def _step(field: str, value: str | Decimal) -> Decimal:
+def _field(field: str, value: str | Decimal) -> Decimal:
     try:
-        step = _number(field, value)
+        return _number(field, value)
     except TypeError as error:
         raise ValueError(str(error)) from error
+
+
+def _fraction(field: str, value: str | Decimal, least: Decimal, most: Decimal) -> Decimal:
+    fraction = _bounded(field, value, least, most)
+    if _decimals(fraction) > 6:
+        raise ValueError(
+            f"{field}: expected whole parts per million, which are 6 decimals, got {_text(fraction)}"
+        )
+    return fraction
+
+
+def _bounded(field: str, value: str | Decimal, least: Decimal, most: Decimal) -> Decimal:
+    number = _field(field, value)
+    if not least <= number <= most:
+        raise ValueError(
+            f"{field}: expected from {_text(least)} to {_text(most)}, got {_text(number)}"
+        )
+    return Decimal(_text(number))
+
+
+def _step(field: str, value: str | Decimal) -> Decimal:
+    step = _field(field, value)
     if not Decimal(1).scaleb(-MAX_DECIMALS) <= step <= 10**6 or _decimals(step) > MAX_DECIMALS:
         raise ValueError(
             f"{field}: expected a step above 0, at most 1000000, with at most {MAX_DECIMALS} decimals, "

@@ -1,301 +1,383 @@
-"""The journal: everything an acknowledged order depends on, in one SQLite file.
+"""The journal: everything an acknowledged order depends on, in one directory.
 
-Write-ahead log, one transaction for all records of a drain (group commit). With `sync="full"` a
-commit is on the disk when it returns, so an acknowledged order survives power loss; with "normal"
-it survives the death of the process only.
+    NUMBER.log        the log: every commit is one frame (exchange.log); the truth
+    NUMBER.state      the state after a frame, so that earlier ones need not be read (exchange.snapshots)
+    archive.sqlite3   finished orders, fills and postings for queries, made from the log (exchange.archive)
+    lock              held by the process that writes
+
+With `sync="full"` a commit is on the disk when it returns, so an acknowledged order survives power
+loss; with "normal" it survives the death of the process only. Archive and snapshots are written by a
+thread of their own, never on the way to an acknowledgement.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+import fcntl
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Final, Literal
 
 import msgspec
 
-from exchange.events import Batch
-from exchange.feed import Snapshot
+from exchange import snapshots
+from exchange.archive import Archive
+from exchange.coding import pack, unpacker
+from exchange.commands import HOUSE
+from exchange.frames import JournalError
+from exchange.log import SEGMENT_BYTES, Log, Tail, flush_directory
 from exchange.records import (
-    Decision,
-    DropDecisions,
-    DropTake,
     Fill,
     Order,
-    PendingTake,
+    Posting,
     PutBatch,
-    PutDecision,
     PutFill,
-    PutMeta,
     PutOrder,
+    PutPosting,
     PutSnapshot,
-    PutTake,
     Record,
     Recovered,
-    StoredFeed,
 )
+from exchange.state import RECENT, State
 
-SCHEMA_VERSION = 1
-RECENT = 10_000  # finished orders read back at the start
+__all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
 
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE orders (
-    number INTEGER PRIMARY KEY, market TEXT NOT NULL, side INTEGER NOT NULL, price INTEGER,
-    quantity INTEGER NOT NULL, time INTEGER NOT NULL, client_id TEXT, filled INTEGER NOT NULL,
-    pending INTEGER NOT NULL, cancelled INTEGER NOT NULL, opened INTEGER NOT NULL,
-    shown INTEGER NOT NULL, value TEXT NOT NULL, done INTEGER NOT NULL);
-CREATE INDEX orders_open ON orders (number) WHERE done = 0;
-CREATE INDEX orders_client_id ON orders (client_id) WHERE client_id IS NOT NULL;
-CREATE TABLE takes (take INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE decisions (
-    taker TEXT NOT NULL, take INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (taker, take)) WITHOUT ROWID;
-CREATE TABLE marks (taker TEXT PRIMARY KEY, below INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE fills (
-    id INTEGER PRIMARY KEY, taker TEXT NOT NULL, take INTEGER NOT NULL, role TEXT NOT NULL,
-    market TEXT NOT NULL, "order" INTEGER NOT NULL, side INTEGER NOT NULL, price INTEGER NOT NULL,
-    quantity INTEGER NOT NULL, time INTEGER NOT NULL, counterparty TEXT NOT NULL,
-    counterparty_order INTEGER NOT NULL, UNIQUE (taker, take, role));
-CREATE TABLE batches (
-    owner TEXT NOT NULL, market TEXT NOT NULL, first INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (owner, market, first)) WITHOUT ROWID;
-CREATE TABLE snapshots (
-    owner TEXT NOT NULL, market TEXT NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (owner, market)) WITHOUT ROWID;
-"""
+SCHEMA_VERSION: Final = 2  # of the records too: raise it when their fields change
+SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # of log at least before the next snapshot
+SNAPSHOT_FACTOR: Final = 3  # and so many times the size of the last one
+BEHIND: Final = 16  # segments of log that the archive may lack; then commits wait for it
+ARCHIVE_BYTES: Final = 256 * 1024  # of log in one transaction of the archive
+GATHER: Final = 0.02  # s, from a commit to its archiving: what comes meanwhile goes along
+PAUSE_MAX: Final = 0.1  # s; the thread rests as long as it worked, so trading has the processor
+RETRY: Final = 1.0  # s after the archive could not be written
 
-_pack = msgspec.msgpack.Encoder().encode
-_ORDER_FIELDS = Order.__struct_fields__
-_FILL_FIELDS = Fill.__struct_fields__
-_ORDER_MARKS = ", ".join("?" * len(_ORDER_FIELDS))
-_FILL_MARKS = ", ".join("?" * len(_FILL_FIELDS))
-_FILL_COLUMNS = ", ".join('"order"' if f == "order" else f for f in _FILL_FIELDS)
-
-
-_order_values = attrgetter(*(f"order.{name}" for name in _ORDER_FIELDS if name != "value"))
-_ORDER_COLUMNS = ", ".join([name for name in _ORDER_FIELDS if name != "value"] + ["value"])
-
-# What to do for each kind of record, in the order in which the kinds are written: a statement, and
-# its values from a record.
-_WRITES: tuple[tuple[type[Record], str, Callable[[Any], tuple[object, ...]]], ...] = (
-    (PutMeta, "INSERT OR REPLACE INTO meta VALUES (?, ?)", attrgetter("name", "value")),
-    (
-        PutOrder,
-        f"INSERT OR REPLACE INTO orders ({_ORDER_COLUMNS}) VALUES ({_ORDER_MARKS})",  # noqa: S608
-        # A sum of price * quantity can exceed 64 bits, hence the text.
-        lambda r: (*_order_values(r), str(r.order.value)),
-    ),
-    (
-        PutTake,
-        "INSERT OR REPLACE INTO takes VALUES (?, ?)",
-        lambda r: (r.take.take, _pack(r.take)),
-    ),
-    (
-        PutDecision,
-        "INSERT INTO decisions VALUES (?, ?, ?)",
-        lambda r: (r.decision.taker, r.decision.take, _pack(r.decision)),
-    ),
-    (
-        PutFill,
-        f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({_FILL_MARKS})",  # noqa: S608
-        attrgetter(*(f"fill.{name}" for name in _FILL_FIELDS)),
-    ),
-    (
-        PutBatch,
-        "INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?)",
-        lambda r: (r.owner, r.batch.market, r.batch.first, _pack(r.batch)),
-    ),
-    (DropTake, "DELETE FROM takes WHERE take = ?", lambda r: (r.take,)),
-    (
-        DropDecisions,
-        "DELETE FROM decisions WHERE taker = ? AND take < ?",
-        attrgetter("taker", "below"),
-    ),
-    (DropDecisions, "INSERT OR REPLACE INTO marks VALUES (?, ?)", attrgetter("taker", "below")),
-    (
-        PutSnapshot,
-        "DELETE FROM batches WHERE owner = ? AND market = ? AND first <= ?",
-        lambda r: (r.owner, r.market, r.snapshot.batch.last),
-    ),
-    (
-        PutSnapshot,
-        "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)",
-        lambda r: (r.owner, r.market, _pack(r.snapshot)),
-    ),
-)
-
-
-class JournalError(Exception):
-    """The journal cannot be opened, read or written. The text says which file and why."""
+_records_of = unpacker(list[Record]).decode
 
 
 class Journal:
-    """One node's journal. `commit` may be called from another thread than the constructor, one
-    call at a time."""
+    """One node's journal. `commit` may be called from another thread than the constructor, one call at
+    a time. `history` may be called from any thread, and blocks until the archive has what was
+    committed before: `await asyncio.to_thread(lambda: journal.history().fills_of(account))`."""
 
     def __init__(
-        self, path: Path, *, sync: Literal["full", "normal"] = "full", owner: str = ""
+        self,
+        path: Path,
+        *,
+        sync: Literal["full", "normal"] = "full",
+        owner: str = "",
+        background: bool = True,
+        segment_bytes: int = SEGMENT_BYTES,
+        snapshot_bytes: int = SNAPSHOT_BYTES,
     ) -> None:
-        """Open or create the journal. Feeds of others than `owner` can be fetched again, so a commit
-        of nothing else does not wait for the disk.
+        """Open or create the journal in the directory `path`. Feeds of others than `owner` can be
+        fetched again, so a commit of nothing else does not wait for the disk. Without `background`
+        nothing is archived but by queries, and nothing done about snapshots but by `work`.
 
         Raises:
-            JournalError: not a journal, made by a newer version, or not writable.
+            JournalError: not a journal, damaged, of another version, in use, or not writable.
         """
         self.path = path
+        self.note: str | None = None  # what a user should know about the archive
+        self.trouble: str | None = None  # why archive or snapshot could not be written lately
         self._sync = sync == "full"
         self._owner = owner
-        opened: list[sqlite3.Connection] = []
+        self._snapshot_bytes = snapshot_bytes
+        self._failed: str | None = None
+        self._closing = threading.Event()
+        self._wake = threading.Event()
+        self._archiving = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._background = background
+        self._making: Iterator[None] | None = None  # a snapshot, step by step
+        self._lock = -1
         try:
-            path.touch(mode=0o600, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            opened.append(self._db)
-            self._prepare()
-            # Readers of history do not wait for a commit, nor see half of one.
-            self._reader = sqlite3.connect(path, isolation_level=None)
-        except (sqlite3.Error, OSError, JournalError) as error:
-            for connection in opened:
-                connection.close()
-            if isinstance(error, JournalError):
-                raise
-            raise JournalError(f"cannot open the journal {path}: {error}") from error
+            self._open(segment_bytes)
+        except BaseException as error:
+            self._release()
+            if isinstance(error, (OSError, ValueError)):
+                raise JournalError(f"cannot open the journal {path}: {error}") from error
+            raise
 
-    def _prepare(self) -> None:
-        db = self._db
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+    def _open(self, segment_bytes: int) -> None:
+        path = self.path
+        earlier = path if path.is_file() else path.with_name("exchange.sqlite3")
+        if earlier.exists():
             raise JournalError(
-                f"{self.path} has journal version {version}; this program reads version "
-                f"{SCHEMA_VERSION}"
+                f"{earlier} has journal version 1; this program reads version {SCHEMA_VERSION}, "
+                "and cannot convert it"
             )
+        if not path.exists():
+            path.mkdir(mode=0o700)
+            flush_directory(path.parent)
+        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(f"the journal {path} is in use by another process") from error
+        snapshots.tidy(path)
+        self._snapshot = max(snapshots.numbers(path), default=0)
+        archived = path / "archive.sqlite3"
+        if archived.exists() and not any(path.glob("*.log")):
+            raise JournalError(f"{path} has an archive and no log: what came last is lost")
+        self._log = Log(
+            path, version=SCHEMA_VERSION, start=self._snapshot + 1, segment_bytes=segment_bytes
+        )
+        if self._log.last < self._snapshot or self._log.segments[0] > self._snapshot + 1:
+            raise JournalError(f"{path} lacks the segment of frame {self._snapshot + 1}")
+        self._committed = self._found = self._log.last
+        self._records = self._archived = 0  # since the start: committed; of them in the archive
+        self._segments = self._log.segments
+        self._archive = Archive(archived)
+        self._match_archive()
+        self._tail = Tail(self._log, self._archive.at)
+
+    def _match_archive(self) -> None:
+        """Begin where the archive is, or have it where the log is."""
+        archive, log = self._archive, self._log
+        if archive.put_aside is not None:
+            self.note = f"the archive {archive.path} could not be used ({archive.put_aside})"
+        if archive.at > log.last:
+            archive.forget_after(log.last)
+        first = log.segments[0]
+        if archive.at + 1 < first:
+            lost = f"history from before frame {first} of the log is lost"
+            self.note = lost if self.note is None else f"{self.note}: {lost}"
+            orders = [
+                (first - 1, order) for order in self._state().recovered().orders if order.done
+            ]
+            archive.add(orders, [], [], first - 1)
 
     def close(self) -> None:
-        self._reader.close()
-        self._db.close()
+        """What the archive lacks is read from the log at the next start."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
+        for name in ("_archive", "_tail", "_log"):
+            if hasattr(self, name):
+                getattr(self, name).close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # Writing
 
     def commit(self, records: Sequence[Record]) -> None:
         """Make `records` durable, all or none.
 
         Raises:
-            JournalError: nothing was written; the node must stop, for it cannot keep its promises.
+            JournalError: they may be durable or not; the node must stop, for it cannot keep its
+                promises. Nothing more can be committed.
         """
+        if self._failed is not None:
+            raise JournalError(self._failed)
         if not records:
             return
-        db = self._db
-        relaxed = self._sync and all(self._can_be_fetched(record) for record in records)
+        sync = self._sync and not all(self._can_be_fetched(record) for record in records)
         try:
-            if relaxed:
-                db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                self._write(records)
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-            if relaxed:
-                db.execute("PRAGMA synchronous = FULL")
-        except (sqlite3.Error, OverflowError) as error:
-            raise JournalError(f"cannot write the journal {self.path}: {error}") from error
+            self._committed = self._log.append(pack(records), sync=sync)
+        except BaseException as error:
+            # What is on the disk is unknown, and a second flush would not tell.
+            self._failed = f"cannot write the journal {self.path}: {error}"
+            if isinstance(error, (OSError, ValueError, TypeError)):
+                raise JournalError(self._failed) from error
+            raise
+        self._records += len(records)
+        if self._log.segments is not self._segments:
+            self._segments = segments = self._log.segments
+            if len(segments) > BEHIND:
+                self._archive_to(segments[-BEHIND] - 1)
+        if self._background and not self._wake.is_set():
+            self._start()
 
     def _can_be_fetched(self, record: Record) -> bool:
         return isinstance(record, (PutBatch, PutSnapshot)) and record.owner != self._owner
 
-    def _write(self, records: Sequence[Record]) -> None:
-        """One statement for all records of a kind. What is put goes before what is dropped, which
-        gives the same as the order of the records: no key that was dropped is ever put again."""
-        by_kind: dict[type[Record], list[Record]] = {}
-        for record in records:
-            by_kind.setdefault(type(record), []).append(record)
-        for kind, statement, values in _WRITES:
-            if kind in by_kind:
-                self._db.executemany(statement, map(values, by_kind[kind]))
+    # Reading it all
 
     def recover(self) -> Recovered:
-        """Everything that a restarted node goes on with.
+        """Everything that a restarted node goes on with. The archive then has what was found.
 
         Raises:
-            JournalError: the file is damaged.
+            JournalError: a file is damaged, or the archive cannot be written.
         """
+        collecting = gc.isenabled()
+        gc.disable()  # nothing that is read is garbage, and the collector would look at it many times
         try:
-            return self._recover()
-        except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
+            recovered = self._state(self._committed).recovered()
+        finally:
+            if collecting:
+                gc.enable()
+        self._archive_to(self._found)
+        if self._background:
+            self._start()
+        return recovered
+
+    def _state(self, upto: int = 0) -> State:
+        """The state after frame `upto`, or the snapshot's if that is later."""
+        state = State()
+        for _ in self._fold(state, upto):
+            pass
+        return state
+
+    def _fold(self, state: State, upto: int) -> Iterator[None]:
+        snapshot = self._snapshot
+        tail = Tail(self._log, snapshot)
+        try:
+            if snapshot:
+                path = snapshots.path_of(self.path, snapshot)
+                yield from snapshots.load(path, SCHEMA_VERSION, state)
+            while tail.at < upto:
+                for number, payload in tail.take(upto):
+                    state.apply(self._decoded(number, payload))
+                    yield
+        except OSError as error:
             raise JournalError(f"cannot read the journal {self.path}: {error}") from error
+        finally:
+            tail.close()
 
-    def _recover(self) -> Recovered:
-        run = self._reader.execute
-        feeds: dict[tuple[str, str], StoredFeed] = {}
-        for owner, market, data in run("SELECT owner, market, data FROM snapshots"):
-            snapshot = msgspec.msgpack.decode(data, type=Snapshot)
-            feeds[owner, market] = StoredFeed(owner, market, snapshot)
-        batch_of = msgspec.msgpack.Decoder(Batch)
-        rows = run("SELECT owner, market, data FROM batches ORDER BY owner, market, first")
-        for owner, market, data in rows:
-            stored = feeds.get((owner, market))
-            if stored is None:
-                stored = feeds[owner, market] = StoredFeed(owner, market)
-            batch = batch_of.decode(data)
-            if stored.snapshot is None or batch.first > stored.snapshot.batch.last:
-                stored.batches.append(batch)
-        open_orders = self._orders("done = 0")
-        done = self._orders(f"done = 1 ORDER BY number DESC LIMIT {RECENT}")
-        return Recovered(
-            meta=dict(run("SELECT name, value FROM meta").fetchall()),
-            orders=sorted(open_orders + done, key=lambda order: order.number),
-            takes=[
-                msgspec.msgpack.decode(data, type=PendingTake)
-                for (data,) in run("SELECT data FROM takes ORDER BY take")
-            ],
-            decisions=[
-                msgspec.msgpack.decode(data, type=Decision)
-                for (data,) in run("SELECT data FROM decisions ORDER BY taker, take")
-            ],
-            marks=dict(run("SELECT taker, below FROM marks").fetchall()),
-            feeds=list(feeds.values()),
-        )
+    def _decoded(self, number: int, payload: bytes) -> list[Record]:
+        try:
+            records: list[Record] = _records_of(payload)
+        except msgspec.DecodeError as error:
+            raise JournalError(f"{self.path}, frame {number}: {error}") from error
+        return records
 
-    def _orders(self, condition: str, values: Sequence[object] = ()) -> list[Order]:
-        rows = self._reader.execute(
-            f"SELECT {', '.join(_ORDER_FIELDS)} FROM orders WHERE {condition}",  # noqa: S608
-            values,
-        )
-        return [_order_of(row) for row in rows]
+    # Behind the commits: archive and snapshots
 
-    # History, newest first
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
+            self._thread.start()
+        self._wake.set()
 
-    def orders(self, *, market: str | None, limit: int) -> list[Order]:
-        """Own orders, finished ones too."""
-        return self._orders(
-            "(?1 IS NULL OR market = ?1) ORDER BY number DESC LIMIT ?2", (market, limit)
-        )
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(GATHER)
+            self._wake.clear()
+            more = True
+            while more and not self._closing.is_set():
+                began = time.monotonic()
+                try:
+                    more = self.work()
+                    self.trouble = None
+                except (JournalError, OSError) as error:
+                    self.trouble = str(error)
+                    self._closing.wait(RETRY)
+                self._closing.wait(min(time.monotonic() - began, PAUSE_MAX))
+
+    def work(self) -> bool:
+        """One step of what is done behind the commits. Whether there is more to do.
+
+        Raises:
+            JournalError, OSError: the archive or a snapshot cannot be written; try again later.
+        """
+        if self._archive.at < self._committed:
+            self._archive_some(self._committed)
+        if self._making is None and self._snapshot_due():
+            self._making = self._make_snapshot(self._log.segments[-1] - 1)
+        if self._making is not None:
+            try:
+                if next(self._making, self) is self:
+                    self._making = None
+            except BaseException:
+                self._making = None
+                raise
+        return self._archive.at < self._committed or self._making is not None
+
+    def _snapshot_due(self) -> bool:
+        *sealed, newest = self._log.segments
+        if newest - 1 <= self._snapshot:
+            return False
+        since = sum(_size(self._log.path(s)) for s in sealed if s > self._snapshot)
+        last = _size(snapshots.path_of(self.path, self._snapshot))
+        return since >= max(self._snapshot_bytes, SNAPSHOT_FACTOR * last)
+
+    def _make_snapshot(self, number: int) -> Iterator[None]:
+        """Of closed segments only: nobody waits for it."""
+        state = State()
+        yield from self._fold(state, number)
+        yield from snapshots.save(self.path, number, state, SCHEMA_VERSION)
+        yield from state.release()
+        self._snapshot = number
+        yield
+        snapshots.tidy(self.path)
+        yield
+        self._log.drop(min(number, self._archive.flush()))
+
+    def _archive_some(self, upto: int) -> None:
+        """The next part of the log into the archive."""
+        with self._archiving:
+            if self._archive.at >= upto:
+                return
+            try:
+                frames = self._tail.take(upto, ARCHIVE_BYTES)
+                orders: list[tuple[int, Order]] = []
+                fills: list[tuple[int, Fill]] = []
+                postings: list[tuple[int, Posting]] = []
+                count = 0
+                for number, payload in frames:
+                    records = self._decoded(number, payload)
+                    for record in records:
+                        if isinstance(record, PutOrder):
+                            if record.order.done:
+                                orders.append((number, record.order))
+                        elif isinstance(record, PutFill):
+                            fills.append((number, record.fill))
+                        elif isinstance(record, PutPosting):
+                            postings.append((number, record.posting))
+                    count += len(records) if number > self._found else 0
+                self._archive.add(orders, fills, postings, self._tail.at)
+                self._archived += count
+            except BaseException as error:
+                self._tail.close()
+                self._tail = Tail(self._log, self._archive.at)
+                if isinstance(error, OSError):
+                    raise JournalError(f"cannot read the journal {self.path}: {error}") from error
+                raise
+
+    def _archive_to(self, upto: int) -> None:
+        while self._archive.at < upto:
+            self._archive_some(upto)
+
+    # History
+
+    def history(self) -> Archive:
+        """What can be asked about the past, with everything that was committed before this call.
+
+        Raises:
+            JournalError: the archive cannot be written, or the log not read.
+        """
+        self._archive_to(self._committed)
+        return self._archive
 
     def order(self, number: int) -> Order | None:
-        found = self._orders("number = ?", (number,))
-        return found[0] if found else None
+        """A finished order. One of the latest may be missed: see `behind`."""
+        return self._look_up().order(number)
 
-    def by_client_id(self, client_id: str) -> Order | None:
-        """The latest order with this client id."""
-        found = self._orders("client_id = ? ORDER BY number DESC LIMIT 1", (client_id,))
-        return found[0] if found else None
+    def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
+        """The latest finished order of the account with this client id. See `behind`."""
+        return self._look_up().by_client_id(client_id, account)
 
-    def fills(self, *, market: str | None, limit: int) -> list[Fill]:
-        """Own fills."""
-        rows = self._reader.execute(
-            f"SELECT {_FILL_COLUMNS} FROM fills WHERE (?1 IS NULL OR market = ?1) "  # noqa: S608
-            "ORDER BY id DESC LIMIT ?2",
-            (market, limit),
-        )
-        return [Fill(*row) for row in rows]
+    @property
+    def behind(self) -> bool:
+        """Whether looking up an order has to wait for the archive. It does not while the archive lacks
+        no more than the engine has in memory: the latest `RECENT` orders to finish."""
+        return self._records - self._archived > RECENT
+
+    def _look_up(self) -> Archive:
+        return self.history() if self.behind else self._archive
 
 
-def _order_of(row: Sequence[object]) -> Order:
-    values = dict(zip(_ORDER_FIELDS, row, strict=True))
-    values["value"] = int(str(values["value"]))
-    return msgspec.convert(values, Order, strict=False)
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

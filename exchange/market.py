@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from exchange.book import Book
-from exchange.events import Filled
+from exchange.events import Closed, Filled, Moved, Opened, OrderEvent
 from exchange.feed import Feed, Replica, Writer
 
 TAPE = 1000  # public trades kept in memory for each market
@@ -72,8 +72,10 @@ class Market:
     writer: Writer
     visible: Callable[[str], bool]  # whether an owner's presence lease runs
     book: Book = field(default_factory=Book)
+    hidden: Book = field(default_factory=Book)  # own orders that no feed shows; key: order number
     replicas: dict[str, Replica] = field(default_factory=dict)
     tape: deque[Trade] = field(default_factory=lambda: deque(maxlen=TAPE))
+    halted: bool = False  # no trading here for now, see `Desk.halt`
     last_time: int = 0  # latest order time seen, us: own orders come after it
     version: int = 0
     touched: dict[tuple[int, int], None] = field(default_factory=dict)  # (side, price), this drain
@@ -112,6 +114,61 @@ class Market:
         elif order is not None and quantity > 0:
             book.add(key, order.side, order.price, quantity, order.time, (owner, number))
             self._touch(order.side, order.price)
+
+    def write(self, event: OrderEvent) -> None:
+        """Append to the own feed, and show it in the book. As `refresh` does, of which nothing but the
+        feed itself matters for an own order: nothing of it is asked for, and it is always there."""
+        self.writer.append(event)
+        number = event.order
+        book = self.book
+        kind = type(event)
+        if kind is Opened or (kind is Moved and number not in book):
+            order = self.writer.feed.state.orders[number]
+            if order.shown:
+                rank = (self.writer.feed.owner, number)
+                book.add(number, order.side, order.price, order.shown, order.time, rank)
+                self._touch(order.side, order.price)
+            return
+        if kind is Moved:
+            self._touch(*book.side_price(number))
+            book.remove(number)
+            self.refresh(self.writer.feed.owner, number)
+            return
+        shown = 0 if kind is Closed else event.shown  # type: ignore[union-attr]
+        if number not in book:
+            if shown:
+                self.refresh(self.writer.feed.owner, number)
+        else:
+            self._touch(*book.side_price(number))
+            if shown:
+                book.set_quantity(number, shown)
+            else:
+                book.remove(number)
+
+    def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
+        """Bring an own hidden order up to date; `quantity` 0 takes it out."""
+        hidden = self.hidden
+        if number in hidden:
+            if quantity and hidden.place(number) == (side, price, time):
+                hidden.set_quantity(number, quantity)
+                return
+            hidden.remove(number)
+        if quantity:
+            hidden.add(number, side, price, quantity, time, number)
+
+    @property
+    def crossed(self) -> bool:
+        """Whether resting orders could trade with each other, own hidden ones included."""
+        if self.book.crossed:
+            return True
+        hidden = self.hidden
+        if not len(hidden):
+            return False
+        for side in (1, -1):
+            own, best = hidden.best(side), self.book.best(-side)
+            if own is not None and best is not None and side * own >= side * best:
+                return True
+        return False
 
     def forget(self, owner: str, number: int) -> None:
         """Take an order off the book: its number may stand for another one now."""
@@ -198,12 +255,11 @@ class Market:
 
     # Views
 
-    def priority(self, key: int) -> tuple[int, str, int]:
-        """(time, owner, number): earlier is smaller, the same on every node."""
-        owner, number = self.owners.split(key)
+    def priority(self, owner: str, number: int) -> tuple[int, str, int]:
+        """(time, owner, number) of a visible order: earlier is smaller, the same on every node."""
         feed = self.feed(owner)
         if feed is None:
-            raise KeyError(key)
+            raise KeyError(owner)
         return feed.state.orders[number].time, owner, number
 
     def contents(self) -> list[tuple[int, int, int, str, int, int]]:

@@ -3,6 +3,8 @@ both carry a `Batch` of feed events (`trade` when there is a fill among them).""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from exchange.events import Batch
@@ -69,7 +71,11 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     """The taker asks the owner of `order` to fill it. Idempotent by (taker, `take`).
 
     Every take of this taker with this maker below `below` is known to the taker; the maker may
-    forget them and must ignore them. `void`: if this take is not decided yet, refuse it.
+    forget them and must ignore them. `void`: if this take is not decided yet, refuse it; if it is
+    reserved, give the reservation up.
+
+    A fill-or-kill order's take comes twice: with `phase` "reserve" the whole quantity is to be kept for
+    it, or nothing; with "commit" what was kept is to be filled.
     """
 
     take: int
@@ -80,10 +86,12 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     quantity: int
     below: int
     void: bool = False
+    phase: Literal["", "reserve", "commit"] = ""
 
 
 class TakeResult(msgspec.Struct, frozen=True, rename="camel"):
-    """The owner's decision, durable when sent. `quantity` 0 is a refusal with a `reason`.
+    """The owner's decision, durable when sent. `quantity` 0 is a refusal with a `reason`. With the
+    reason "reserved" nothing is filled yet: `quantity` is kept for the taker, for a time.
 
     `number` is the owner's last feed number at the decision: a replica that has reached it shows
     what the decision left.

@@ -2,6 +2,10 @@
 
 Records of one `drain` are committed together, before any message or acknowledgement that follows
 from them leaves the node.
+
+They are journaled as arrays: another order of fields, or another field that is not the last one with
+a default, is another format (`exchange.journal.SCHEMA_VERSION`). None of them can be part of a cycle,
+so the collector need not look at them, of which there may be millions.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ Permission = Literal["read", "trade"]
 PostingKind = Literal["deposit", "withdrawal", "trade", "fee", "settlement", "transfer"]
 
 
-class Order(msgspec.Struct):
+class Order(msgspec.Struct, array_like=True, gc=False):
     """An own order. Integers: ticks, lots, microseconds since the epoch.
 
     At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is cancelled
@@ -60,6 +64,7 @@ class Order(msgspec.Struct):
     priority: int = 0  # us: its time in the book once it lost its place; 0: `time`
     reason: str = ""  # why it ended, or is about to: filled, cancelled, ioc, expired, ...
     updated: int = 0  # us: its last change
+    altered: bool = False  # price or quantity are not what they were when it was placed
 
     @property
     def free(self) -> int:
@@ -75,7 +80,7 @@ class Order(msgspec.Struct):
         return self.quantity - self.filled
 
 
-class PendingTake(msgspec.Struct):
+class PendingTake(msgspec.Struct, array_like=True, gc=False):
     """A take that was asked of another owner (or is about to be) and is not resolved."""
 
     take: int
@@ -91,7 +96,7 @@ class PendingTake(msgspec.Struct):
     phase: TakePhase = ""  # of a fill-or-kill order's take: reserve, granted, commit
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What this node, as owner, answered to a take. `quantity` 0 is a refusal."""
 
     taker: str
@@ -106,7 +111,7 @@ class Decision(msgspec.Struct, frozen=True):
     until: int = 0  # us: a reservation ends then
 
 
-class Fill(msgspec.Struct, frozen=True):
+class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One own side of a trade. (`taker`, `take`, `role`) is unique."""
 
     taker: str
@@ -125,7 +130,7 @@ class Fill(msgspec.Struct, frozen=True):
     fee_asset: str = ""
 
 
-class Account(msgspec.Struct, frozen=True):
+class Account(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who may trade on this node. Number 0 is the house."""
 
     number: int
@@ -136,7 +141,7 @@ class Account(msgspec.Struct, frozen=True):
     orders_per_minute: int = 6000
 
 
-class ApiKey(msgspec.Struct, frozen=True):
+class ApiKey(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A key of an account. `secret` is what the signatures of its requests are verified with."""
 
     key: str
@@ -151,7 +156,7 @@ class ApiKey(msgspec.Struct, frozen=True):
         return f"ApiKey({self.key}, account {self.account})"
 
 
-class Posting(msgspec.Struct, frozen=True):
+class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line of the ledger. The amounts of one transaction sum to zero for each asset.
 
     Holders: "account:<number>" (what the node owes the account), "peer:<node id>" (what it owes that
@@ -168,51 +173,51 @@ class Posting(msgspec.Struct, frozen=True):
     reference: str  # what it is about: a trade's id, a note
 
 
-class PutMeta(msgspec.Struct, frozen=True):
+class PutMeta(msgspec.Struct, frozen=True, array_like=True, tag="meta", gc=False):
     name: str
     value: int
 
 
-class PutOrder(msgspec.Struct, frozen=True):
+class PutOrder(msgspec.Struct, frozen=True, array_like=True, tag="order", gc=False):
     order: Order  # a copy
 
 
-class PutTake(msgspec.Struct, frozen=True):
+class PutTake(msgspec.Struct, frozen=True, array_like=True, tag="take", gc=False):
     take: PendingTake  # a copy
 
 
-class DropTake(msgspec.Struct, frozen=True):
+class DropTake(msgspec.Struct, frozen=True, array_like=True, tag="drop_take", gc=False):
     take: int
 
 
-class PutDecision(msgspec.Struct, frozen=True):
+class PutDecision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=False):
     decision: Decision
 
 
-class DropDecisions(msgspec.Struct, frozen=True):
+class DropDecisions(msgspec.Struct, frozen=True, array_like=True, tag="drop_decisions", gc=False):
     """Forget decisions for `taker` below `below`, and remember the mark itself."""
 
     taker: str
     below: int
 
 
-class PutFill(msgspec.Struct, frozen=True):
+class PutFill(msgspec.Struct, frozen=True, array_like=True, tag="fill", gc=False):
     fill: Fill
 
 
-class PutPosting(msgspec.Struct, frozen=True):
+class PutPosting(msgspec.Struct, frozen=True, array_like=True, tag="posting", gc=False):
     posting: Posting
 
 
-class PutAccount(msgspec.Struct, frozen=True):
+class PutAccount(msgspec.Struct, frozen=True, array_like=True, tag="account", gc=False):
     account: Account
 
 
-class PutKey(msgspec.Struct, frozen=True):
+class PutKey(msgspec.Struct, frozen=True, array_like=True, tag="key", gc=False):
     key: ApiKey
 
 
-class PutNonce(msgspec.Struct, frozen=True):
+class PutNonce(msgspec.Struct, frozen=True, array_like=True, tag="nonce", gc=False):
     """The greatest nonce used with a key, for each number of digits: clients count in ms or in us."""
 
     key: str
@@ -220,7 +225,7 @@ class PutNonce(msgspec.Struct, frozen=True):
     nonce: int
 
 
-class PutCredit(msgspec.Struct, frozen=True):
+class PutCredit(msgspec.Struct, frozen=True, array_like=True, tag="credit", gc=False):
     """How much a peer ("" for every other one) may owe in an asset; None: no limit."""
 
     peer: str
@@ -228,12 +233,12 @@ class PutCredit(msgspec.Struct, frozen=True):
     limit: int | None
 
 
-class PutBatch(msgspec.Struct, frozen=True):
+class PutBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     owner: str
     batch: Batch
 
 
-class PutSnapshot(msgspec.Struct, frozen=True):
+class PutSnapshot(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
     """The feed can be rebuilt from here: batches up to the snapshot's are dropped."""
 
     owner: str

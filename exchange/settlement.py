@@ -4,12 +4,17 @@ The taker journals its intent before it asks and asks again until it knows. The 
 per (taker, take), journals the decision, then answers; asked again it gives the same answer. A
 refusal is a decision too: otherwise a late copy of a take that was refused, and whose quantity was
 filled elsewhere since, could be granted.
+
+Takes of a fill-or-kill order are decided twice. The first decision, "reserved", keeps the quantity for
+the taker until a time; the second, on "commit", on `void` or when that time has come, is final.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 from exchange.messages import Take, TakeResult
 from exchange.records import Decision, PendingTake
@@ -20,7 +25,13 @@ MAX_DECISIONS = 10_000  # kept for one taker that never says what it knows: then
 MAX_DECISIONS_ALL = 100_000  # kept for all takers; beyond, a taker gets only
 FEW_DECISIONS = 4
 MAX_TAKERS = 50_000  # ever answered: what they know must be remembered for good
+RESERVED = "reserved"  # the reason of a decision that is not final
+RESERVATION_US = 60_000_000  # how long a maker keeps what it has reserved
+MAX_RESERVATIONS = 100  # of one taker at a time
 PATIENCE = 10.0  # after so long without an answer the take is asked to be void if undecided
+
+
+_Key = TypeVar("_Key", str, int)
 
 
 @dataclass(slots=True)
@@ -31,11 +42,19 @@ class _Asking:
     next: float
 
 
+def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
+    numbers = index[key]
+    del numbers[number]
+    if not numbers:
+        del index[key]
+
+
 class Taker:
     """Takes of this node that are not resolved: when to ask whom."""
 
     def __init__(self) -> None:
         self._asking: dict[int, _Asking] = {}
+        self._by_order: dict[int, dict[int, None]] = {}
         self._by_maker: dict[str, dict[int, None]] = {}  # take numbers, ascending
         self._agenda: list[tuple[float, int]] = []  # heap of (when, take); outdated entries stay
 
@@ -54,37 +73,55 @@ class Taker:
         return [asking.take for asking in self._asking.values()]
 
     def of_order(self, order: int) -> list[PendingTake]:
-        return [a.take for a in self._asking.values() if a.take.order == order]
+        return [self._asking[number].take for number in self._by_order.get(order, ())]
+
+    def of_maker(self, maker: str) -> list[PendingTake]:
+        return [self._asking[number].take for number in self._by_maker.get(maker, ())]
 
     def add(self, now: float, take: PendingTake) -> None:
         """A take to be asked from now on. Numbers must grow."""
         self._asking[take.take] = _Asking(take, now, ASK_AGAIN, now)
         self._by_maker.setdefault(take.maker, {})[take.take] = None
+        self._by_order.setdefault(take.order, {})[take.take] = None
         heapq.heappush(self._agenda, (now, take.take))
 
     def hurry(self, now: float, maker: str) -> None:
         """The maker is back: ask it now."""
         for number in self._by_maker.get(maker, ()):
             asking = self._asking[number]
-            asking.next = now
-            asking.wait = ASK_AGAIN
-            heapq.heappush(self._agenda, (now, number))
+            if asking.next != math.inf:
+                asking.next = now
+                asking.wait = ASK_AGAIN
+                heapq.heappush(self._agenda, (now, number))
+
+    def granted(self, take: int) -> None:
+        """The quantity is reserved: nothing more to ask before it is committed or given up."""
+        asking = self._asking[take]
+        asking.take.phase = "granted"
+        asking.next = math.inf
+
+    def commit(self, now: float, take: int) -> None:
+        """Ask from now on that what is reserved be filled. There is no way back."""
+        asking = self._asking[take]
+        asking.take.phase = "commit"
+        asking.next = now
+        asking.wait = ASK_AGAIN
+        heapq.heappush(self._agenda, (now, take))
 
     def void(self, now: float, take: int) -> None:
         """Ask at once that this take be refused unless it is decided."""
         asking = self._asking[take]
-        if not asking.take.void:
+        if not asking.take.void and asking.take.phase != "commit":
             asking.take.void = True
+            asking.wait = ASK_AGAIN
             asking.next = now
             heapq.heappush(self._agenda, (now, take))
 
     def resolve(self, take: int) -> PendingTake:
         """The outcome is known: stop asking."""
         asking = self._asking.pop(take)
-        numbers = self._by_maker[asking.take.maker]
-        del numbers[take]
-        if not numbers:
-            del self._by_maker[asking.take.maker]
+        _remove(self._by_maker, asking.take.maker, take)
+        _remove(self._by_order, asking.take.order, take)
         return asking.take
 
     def due(self, now: float) -> list[tuple[str, Take]]:
@@ -100,7 +137,7 @@ class Taker:
             asking.next = now + asking.wait
             asking.wait = min(2 * asking.wait, ASK_AGAIN_MAX)
             heapq.heappush(agenda, (asking.next, number))
-            if now - asking.since >= PATIENCE:
+            if now - asking.since >= PATIENCE and take.phase != "commit":
                 take.void = True
             asks.append((take.maker, self._message(take)))
         return asks
@@ -116,12 +153,18 @@ class Taker:
             take.quantity,
             below,
             take.void,
+            "reserve" if take.phase == "granted" else take.phase,
         )
 
     @staticmethod
     def plausible(take: PendingTake, result: TakeResult) -> bool:
-        """Whether a maker may answer this to that take: never more than asked, never
-        another price, never void unasked."""
+        """Whether a maker may answer this to that take: never more than asked, never another price,
+        never void or reserved unasked, and never filled while only a reservation was asked for."""
+        if result.reason == RESERVED:
+            if not take.phase or result.quantity != take.quantity:
+                return False
+        elif result.quantity and take.phase in ("reserve", "granted"):
+            return False
         return (
             result.market == take.market
             and result.order == take.maker_order
@@ -141,10 +184,11 @@ class Maker:
         self._decisions: dict[str, dict[int, Decision]] = {}
         self._marks: dict[str, int] = {}
         self._kept = 0  # decisions
+        self._reserved: dict[tuple[str, int], Decision] = {}  # by (taker, take), first to end first
 
     def restore(self, decisions: list[Decision], marks: dict[str, int]) -> None:
         self._marks.update(marks)
-        for decision in decisions:
+        for decision in sorted(decisions, key=lambda d: (d.until, d.taker, d.take)):
             self.record(decision)
 
     def forget(self, taker: str, below: int) -> bool:
@@ -154,7 +198,8 @@ class Maker:
         self._marks[taker] = below
         decisions = self._decisions.get(taker)
         if decisions:
-            known = [n for n in decisions if n < below]
+            # A reservation is kept until it ends: the order must get its quantity back.
+            known = [n for n in decisions if n < below and (taker, n) not in self._reserved]
             for number in known:
                 del decisions[number]
             self._kept -= len(known)
@@ -180,8 +225,46 @@ class Maker:
         return len(self._decisions.get(taker, ())) < most
 
     def record(self, decision: Decision) -> None:
-        self._decisions.setdefault(decision.taker, {})[decision.take] = decision
-        self._kept += 1
+        """Keep a decision. It replaces the reservation of the same take, if there is one."""
+        key = (decision.taker, decision.take)
+        decisions = self._decisions.setdefault(decision.taker, {})
+        if decision.take not in decisions:
+            self._kept += 1
+        decisions[decision.take] = decision
+        if decision.reason == RESERVED:
+            self._reserved[key] = decision
+        else:
+            self._reserved.pop(key, None)
+
+    def drop(self, reserved: Decision) -> None:
+        """A reservation is over, and the taker has said that it knows its outcome."""
+        self._reserved.pop((reserved.taker, reserved.take), None)
+        decisions = self._decisions.get(reserved.taker, {})
+        if decisions.pop(reserved.take, None) is not None:
+            self._kept -= 1
+            if not decisions:
+                del self._decisions[reserved.taker]
+
+    @property
+    def reservations(self) -> list[Decision]:
+        """Those that are neither filled nor given up."""
+        return list(self._reserved.values())
+
+    def reserves(self, taker: str) -> bool:
+        """Whether one more reservation is made for this taker: they cost it nothing."""
+        return (
+            len(self._reserved) < MAX_RESERVATIONS
+            or sum(key[0] == taker for key in self._reserved) < MAX_RESERVATIONS
+        )
+
+    def ended(self, now_us: int) -> list[Decision]:
+        """Reservations whose time is over and that are still to be decided."""
+        found = []
+        for decision in self._reserved.values():  # in the order in which they end
+            if decision.until > now_us:
+                break
+            found.append(decision)
+        return found
 
 
 def result_of(decision: Decision) -> TakeResult:

@@ -2,43 +2,40 @@
 
     async with ExchangeClient("http://127.0.0.1:8300") as client:
         order = await client.submit(OrderRequest(market="BTC-USD", side="buy", quantity="0.5"))
-        async for event in client.subscribe("BTC-USD"):
-            ...
 
-Errors:
+What streams is in `node.streaming_client`. Errors:
 
     ClientError
     ├── ApiError(status, code, detail)   the node refused the request; `problem` is the whole document
     ├── NodeUnreachable                  nobody answers at the URL, or not in time
     ├── NotANode                         something answers there, but it is not a node's API
+    │   └── UntrustedNode                its certificate is not trusted
     └── StreamClosed                     the stream ended: the node stopped or cut it
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
+from node.client_calls import OperatorCalls, OrderCalls
+from node.trust import Trust
 from node.views import (
     BookView,
     CallRequest,
     CallView,
     CandleView,
-    FillView,
     MarketView,
-    OrderRequest,
-    OrderView,
     PeerView,
     PingView,
     RouterView,
     ServiceView,
     StatusView,
-    StreamEvent,
     TradeView,
 )
 
@@ -74,6 +71,14 @@ class NotANode(ClientError):
     """Something answers at the URL that is not a node's API."""
 
 
+class UntrustedNode(NotANode):
+    """The certificate at the URL is not one that the client was told to trust."""
+
+    def __init__(self, site: str, error: Exception | None = None) -> None:
+        why = f" ({error})" if error is not None else ""
+        super().__init__(f"the certificate of {site} is not trusted{why}")
+
+
 class StreamClosed(ClientError):
     """The stream ended; `code` is the WebSocket close code, None without a closing handshake."""
 
@@ -104,8 +109,9 @@ class Transport(Protocol):
 class AiohttpTransport:
     """The usual transport: keeps its connections, serves any number of requests at once."""
 
-    def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
         self._timeout = timeout
+        self._trust = trust or Trust()
         self._session: aiohttp.ClientSession | None = None
 
     def session(self) -> aiohttp.ClientSession:
@@ -114,7 +120,8 @@ class AiohttpTransport:
             import aiohttp  # costs 0.1 s and more, which a short command need not pay
 
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._timeout)
+                connector=aiohttp.TCPConnector(ssl=self._trust.for_aiohttp()),
+                timeout=aiohttp.ClientTimeout(total=self._timeout),
             )
         return self._session
 
@@ -129,6 +136,8 @@ class AiohttpTransport:
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 return Reply(answer.status, answer.content_type, await answer.read())
+        except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
+            raise UntrustedNode(_site(url), error) from error
         except aiohttp.ClientConnectorError as error:
             raise NodeUnreachable(f"nobody answers at {_site(url)} ({_reason(error)})") from error
         except TimeoutError as error:
@@ -154,21 +163,33 @@ def _site(url: str) -> str:
     return "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
 
-class ExchangeClient:
+class ExchangeClient(OrderCalls, OperatorCalls):
     """Talks to one node. Methods mirror `node.views.NodeService`.
 
-    `node_id`, when given, is sent along, so that a node of another id that took over the address
-    refuses instead of trading.
+    `key` and `secret` are an account's; without them the client is the operator, where the node takes
+    keys as optional, or sees public data. `node_id`, when given, is sent along, so that a node of another
+    id that took over the address refuses instead of trading.
     """
 
     def __init__(
-        self, url: str, *, node_id: str | None = None, transport: Transport | None = None
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        secret: str | None = None,
+        node_id: str | None = None,
+        trust: Trust | None = None,
+        transport: Transport | None = None,
     ) -> None:
+        """`trust` says whose certificate is accepted at an https URL; a `transport` knows that itself."""
         self.url = url.rstrip("/")
-        if urlsplit(self.url).scheme != "http" or not urlsplit(self.url).hostname:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
         self._headers = {NODE_HEADER: node_id} if node_id else {}
-        self._transport: Transport = transport or AiohttpTransport()
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}:{secret}"
+        self._transport: Transport = transport or AiohttpTransport(trust=trust)
 
     async def __aenter__(self) -> Self:
         return self
@@ -217,29 +238,6 @@ class ExchangeClient:
         except (msgspec.DecodeError, ValueError) as error:
             raise NotANode(f"{self.url} does not answer like a node: {error}") from error
         raise NotANode(f"{self.url} does not answer like a node (HTTP status {reply.status})")
-
-    async def submit(self, request: OrderRequest) -> OrderView:
-        """Places an order; returns when it is durable on the node's disk."""
-        return await self._call(OrderView, "POST", "/v1/orders", body=request)
-
-    async def cancel(self, order_id: str) -> OrderView:
-        """Cancels an own order, by its full id or its number."""
-        return await self._call(OrderView, "DELETE", f"/v1/orders/{quote(order_id, safe='')}")
-
-    async def order(self, order_id: str) -> OrderView:
-        return await self._call(OrderView, "GET", f"/v1/orders/{quote(order_id, safe='')}")
-
-    async def orders(
-        self, *, market: str | None = None, open_only: bool = True, limit: int = 100
-    ) -> list[OrderView]:
-        """Own orders, newest first."""
-        return await self._call(
-            list[OrderView], "GET", "/v1/orders", market=market, open=open_only, limit=limit
-        )
-
-    async def fills(self, *, market: str | None = None, limit: int = 100) -> list[FillView]:
-        """Own fills, newest first."""
-        return await self._call(list[FillView], "GET", "/v1/fills", market=market, limit=limit)
 
     async def trades(
         self,
@@ -316,61 +314,3 @@ class ExchangeClient:
 
     async def status(self) -> StatusView:
         return await self._call(StatusView, "GET", "/v1/status")
-
-    # Stream
-
-    async def subscribe(self, *markets: str) -> AsyncGenerator[StreamEvent, None]:
-        """The events of one or more markets: of each its snapshot first, then every change.
-
-        Raises:
-            ApiError: the node refused a market.
-            StreamClosed: the node stopped or cut the stream; it does not end otherwise.
-        """
-        if not markets:
-            raise ValueError("subscribe to one market at least")
-        transport = self._transport
-        carrier = transport if isinstance(transport, AiohttpTransport) else AiohttpTransport()
-        try:
-            async for event in self._events(carrier.session(), markets):
-                yield event
-        finally:
-            if carrier is not transport:
-                await carrier.close()
-
-    async def _events(
-        self, session: aiohttp.ClientSession, markets: tuple[str, ...]
-    ) -> AsyncGenerator[StreamEvent, None]:
-        import aiohttp
-
-        try:
-            socket = await session.ws_connect(
-                f"{self.url}/v1/stream", headers=self._headers, heartbeat=20.0, max_msg_size=0
-            )
-        except aiohttp.WSServerHandshakeError as error:
-            # The answer's body is not kept, so ask in the way that tells the reason.
-            await self.status()
-            raise NotANode(f"{self.url} has no stream (HTTP status {error.status})") from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NodeUnreachable(f"nobody answers at {self.url} ({_reason(error)})") from error
-        async with socket:
-            for market in markets:
-                await socket.send_str(
-                    msgspec.json.encode({"op": "subscribe", "market": market}).decode()
-                )
-            async for message in socket:
-                if message.type is aiohttp.WSMsgType.TEXT:
-                    yield _event(message.data)
-            raise StreamClosed(socket.close_code)
-
-
-_stream_event: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
-
-
-def _event(text: str) -> StreamEvent:
-    try:
-        return _stream_event.decode(text)
-    except msgspec.ValidationError:
-        other = msgspec.json.decode(text, type=dict[str, Any])
-        if other.get("event") == "error":
-            raise ApiError(other | {"status": 0}) from None
-        raise NotANode(f"unknown event {text[:200]}") from None

@@ -21,6 +21,7 @@ from exchange.history import History, HistoryError
 from exchange.instruments import Instruments, InstrumentsFileError
 from exchange.journal import Journal, JournalError
 from node import VERSION
+from node.api.tls import Tls, TlsError, load_tls, self_signed
 from node.grapes import PortTaken
 from node.node import Node
 from node.offers import OFFERS
@@ -144,7 +145,9 @@ async def start_node(
             candles_kept=settings.market_candles_kept,
         )
         stack.callback(history.close)
-        node = Node(settings, identity, instruments, journal, history)
+        node = Node(settings, identity, instruments, journal, history, _api_tls(settings))
+    except TlsError as error:
+        raise StartError(f"cannot serve the API over TLS: {error}") from error
     except (OSError, ValueError, JournalError, HistoryError, InstrumentsFileError) as error:
         raise StartError(f"cannot use the data directory {data_dir}: {error}") from error
     prepare(node)
@@ -152,6 +155,15 @@ async def start_node(
     _write_runtime(settings.runtime_path, node)
     stack.callback(settings.runtime_path.unlink, missing_ok=True)
     return node
+
+
+def _api_tls(settings: Settings) -> Tls | None:
+    """Raises `TlsError` when the certificate cannot be used."""
+    if settings.api_tls_cert is not None:
+        return load_tls(settings.api_tls_cert, settings.api_tls_key)
+    if settings.api_tls_self_signed:
+        return self_signed(settings.data_dir, [settings.api_host.strip("[]")])
+    return None
 
 
 async def _bind(
@@ -206,9 +218,11 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 
 def _write_runtime(path: Path, node: Node) -> None:
-    """Where client commands find this node."""
+    """Where client commands of this user find this node, and what makes them the operator's."""
     data = {
         "api_url": node.api.url,
+        "api_fingerprint": node.api.fingerprint,
+        "operator_token": node.operator_token,
         "node_id": node.node_id,
         "pid": os.getpid(),
         "p2p_address": node.peer_address,

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config import HostPort, Settings
+from exchange.commands import HOUSE
 from node.daemon import start_node
 from node.node import Node
 from node.views import OrderRequest, ServiceError
@@ -143,7 +144,7 @@ async def _act(desk: Desk, mid: Decimal) -> None:
     rng, node = desk.rng, desk.node
     dice = rng.random()
     if dice < 0.25:
-        resting = node.orders(market=MARKET, limit=50)
+        resting = await node.orders(market=MARKET)
         if resting:
             try:
                 await node.cancel(rng.choice(resting).id)
@@ -198,7 +199,7 @@ def _summary(desks: list[Desk], elapsed: float, seed: int, agreed: bool) -> dict
                 "cancels": desk.counts["cancels"],
                 "fills": len(fills),
                 "position": format(bought - sold, "f"),
-                "resting": len(desk.node.orders(market=MARKET, limit=1000)),
+                "resting": len(desk.node.trading.open_orders_of(HOUSE)),
                 "bid": book.bids[0].price if book.bids else None,
                 "ask": book.asks[0].price if book.asks else None,
                 "book": book.digest,

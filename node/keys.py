@@ -5,13 +5,8 @@ from __future__ import annotations
 from p2p.identity import Identity, node_id_of, verify
 
 
-class NodeKeys:
-    """`exchange.ports.Keys` on top of `p2p.identity`."""
-
-    def __init__(self, identity: Identity) -> None:
-        self.node_id = identity.node_id
-        self.public_key = identity.public_key
-        self.sign = identity.sign
+class Checking:
+    """The checking of others' keys, without an own one."""
 
     @staticmethod
     def node_id_of(public_key: bytes) -> str:
@@ -20,3 +15,12 @@ class NodeKeys:
     @staticmethod
     def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
         return verify(public_key, signature, message)
+
+
+class NodeKeys(Checking):
+    """`exchange.ports.Keys` on top of `p2p.identity`."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.node_id = identity.node_id
+        self.public_key = identity.public_key
+        self.sign = identity.sign

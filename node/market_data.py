@@ -73,7 +73,12 @@ class Change(NamedTuple):
 
     trades: Sequence[TradeRecord]
     candles: Sequence[tuple[str, Candle]]  # (timeframe, candle): changed, and changing on
-    book: bool  # whether levels changed
+    levels: Sequence[tuple[int, int]]  # (side, price) of levels that may have changed
+
+    @property
+    def book(self) -> bool:
+        """Whether levels changed."""
+        return bool(self.levels)
 
 
 Listener = Callable[[Change], None]
@@ -156,7 +161,7 @@ class MarketData:
                     for index, event in enumerate(batch.events)
                     if isinstance(event, Filled)
                 ]
-                self._add(stored.market, trades, book=False)
+                self._add(stored.market, trades, ())
 
     # What happens
 
@@ -167,11 +172,13 @@ class MarketData:
         by_market: dict[str, list[Trade]] = {}
         for key, trade in trades:
             by_market.setdefault(key, []).append(trade)
-        touched = {level[0] for level in levels}
-        for key in touched | by_market.keys():
-            self._add(key, by_market.get(key, ()), book=key in touched)
+        touched: dict[str, list[tuple[int, int]]] = {}
+        for key, side, price in levels:
+            touched.setdefault(key, []).append((side, price))
+        for key in touched.keys() | by_market.keys():
+            self._add(key, by_market.get(key, ()), touched.get(key, ()))
 
-    def _add(self, key: str, trades: Sequence[Trade], *, book: bool) -> None:
+    def _add(self, key: str, trades: Sequence[Trade], levels: Sequence[tuple[int, int]]) -> None:
         line = self._lines[key]
         fresh: list[TradeRecord] = []
         latest = self._now()
@@ -192,9 +199,9 @@ class MarketData:
                 self._fail("the disk is too slow for the trades that come in")
         if trades:
             self._wanted.set()
-        if line.listeners and (fresh or book):
-            change = Change(fresh, line.candles.settle() if fresh else [], book)
-            for listener in line.listeners:
+        if line.listeners and (fresh or levels):
+            change = Change(fresh, line.candles.settle() if fresh else [], levels)
+            for listener in list(line.listeners):
                 listener(change)
 
     def listen(self, key: str, listener: Listener) -> None:
@@ -205,6 +212,10 @@ class MarketData:
         self._lines[key].listeners.pop(listener, None)
 
     # What there is
+
+    def now(self) -> int:
+        """The wall clock, in microseconds since the epoch."""
+        return self._now()
 
     def shown(self, key: str) -> Shown:
         return self._lines[key].shown

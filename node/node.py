@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from exchange.instruments import Instruments
 from exchange.journal import Journal
 from exchange.ports import Send
 from node import VERSION
+from node.api.auth import AccessRules
 from node.api.server import ApiServer
+from node.api.tls import Tls
 from node.committer import Committer
 from node.grapes import Grapes
 from node.keys import NodeKeys
@@ -29,7 +32,11 @@ from node.offers import OFFERS, public_offers
 from node.outside import Outside
 from node.ports import first_free
 from node.routing import call_service, mesh_settings, router_view, service_views
-from node.service import BUY, SELL, TradingService, iso, side_word
+from node.service import TradingService
+from node.statement_views import ReconciliationView
+from node.statements import Statements
+from node.texts import BUY, SELL, side_word
+from node.times import iso
 from node.views import (
     CallRequest,
     CallView,
@@ -95,7 +102,9 @@ class Node(TradingService):
         instruments: Instruments,
         journal: Journal,
         history: History,
+        tls: Tls | None = None,
     ) -> None:
+        """`tls` is for the API, which is plain HTTP without it."""
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._settings = settings
@@ -108,6 +117,7 @@ class Node(TradingService):
             network=settings.p2p_network,
             epoch_us=time.time_ns() // 1000 - int(now * 1_000_000),
             rng=random.Random(),  # noqa: S311 - spreads load, guards nothing
+            instruments=instruments,
             recovered=recovered,
             lease_ms=settings.presence_lease_ms,
             warn=self._warn,
@@ -118,12 +128,16 @@ class Node(TradingService):
             instruments, engine.markets, history, lambda: engine.us(self._loop.time())
         )
         market_data.restore(recovered)
+        if journal.note is not None:
+            self._warn(journal.note)
         if history.replaced is not None:
             self._warn(
                 f"the market history {history.path} could not be used ({history.replaced}): it is "
                 "begun anew"
             )
-        super().__init__(engine, instruments, journal, committer, self._loop.time, market_data)
+        super().__init__(
+            engine, instruments, journal, committer, self._loop.time, market_data, recovered.meta
+        )
         self.grapes = Grapes(settings) if settings.discovery_grenache else None
         self.overlay = Overlay(
             identity,
@@ -147,6 +161,15 @@ class Node(TradingService):
         for message_type in MESSAGES:
             self.overlay.router.handle(message_type, self._on_message)
         self.overlay.rpc.serve("ping", self._on_ping)
+        self._statements = Statements(
+            engine,
+            journal,
+            committer,
+            self._loop.time,
+            NodeKeys(identity),
+            settings.p2p_network,
+            self.overlay.rpc,
+        )
         self.mesh = ServiceMesh(
             identity,
             self.overlay,
@@ -158,7 +181,14 @@ class Node(TradingService):
             self._outside = Outside(self.mesh.server)
         for name, handler in public_offers(self).items():
             self.serve(name, handler, idempotent=True)
-        self.api = ApiServer(self)
+        self.operator_token = secrets.token_urlsafe(32)  # of this run; node.json has it
+        rules = AccessRules(
+            keys_required=settings.api_keys_required,
+            plain_keys=settings.api_plain_keys,
+            rate_limit=settings.api_rate_limit,
+            operator_token=self.operator_token,
+        )
+        self.api = ApiServer(self, rules=rules, tls=tls)
 
     # Life
 
@@ -240,6 +270,7 @@ class Node(TradingService):
         while True:
             await asyncio.sleep(TICK)
             self._engine.tick(self._loop.time())
+            self.trading.tick()
             self._committer.wake()
 
     def _warn(self, text: str) -> None:
@@ -399,7 +430,7 @@ class Node(TradingService):
                 orders = sum(orders for _, _, orders in levels)
                 books.append((instrument.symbol, side_word(side), len(levels), orders))
         return ExchangeFigures(
-            orders=self.order_count,
+            orders=self.trading.order_count,
             fills=self.fill_count,
             open_orders=len(engine.open_orders),
             pending_takes=len(engine.pending_takes),
@@ -448,6 +479,9 @@ class Node(TradingService):
 
     async def _on_ping(self, caller: str, body: object) -> dict[str, str]:
         return {"version": VERSION}
+
+    async def reconcile(self, peer: str) -> ReconciliationView:
+        return await self._statements.reconcile(self.operations.positions.peer(peer))
 
     def _full_id(self, prefix: str, *, own: bool = False) -> str:
         """The node whose id begins so; with `own` it may be this one."""
@@ -527,6 +561,7 @@ class Node(TradingService):
                 *([] if self.grapes is None else self.grapes.warnings()),
                 *self._faults(),
                 *self._disagreements(),
+                *([] if self._journal.trouble is None else [self._journal.trouble]),
             ],
         )
 

@@ -5,17 +5,25 @@ Prices and quantities are exact decimals as strings; times are ISO 8601 in UTC w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
+from exchange.commands import HOUSE, SelfTrade, TimeInForce
+
 if TYPE_CHECKING:
+    from exchange.accounts import Accounts
+    from node.account_views import CancelAfterView
+    from node.hub import Hub
     from node.market_data import MarketData
+    from node.operations import Operations
+    from node.statement_views import ReconciliationView
+    from node.trading import Span, Trading
 
 Side = Literal["buy", "sell"]
 Mode = Literal["p2p", "hybrid", "grenache"]
-Status = Literal["open", "pending", "filled", "cancelled"]
+Status = Literal["open", "pending", "armed", "filled", "cancelled"]
+OrderType = Literal["limit", "market", "stop", "stop_limit", "trailing_stop"]
 
 
 class ServiceError(Exception):
@@ -34,13 +42,42 @@ class ServiceError(Exception):
 
 
 class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new order. Without `price` it is a market order."""
+    """A new order. Without `price` it is a market order, or with `stop` or `trail` becomes one.
+
+    Prices and quantities are decimal strings.
+    """
 
     market: str
     side: Side
     quantity: str
     price: str | None = None
     client_id: str | None = None  # makes the submission idempotent
+    tif: TimeInForce = "gtc"  # ioc: what does not trade at once ends; fok: all at once or nothing
+    expires: str | None = None  # good till date: ISO 8601, or milliseconds since 1970
+    post_only: bool = False  # cancelled instead of trading at once
+    hidden: bool = False  # matched, and shown to nobody
+    display: str | None = None  # iceberg: so much on show at a time
+    reduce_only: bool = False  # never more than the balance of what is sold
+    stop: str | None = None  # waits until the market has traded there or beyond
+    trail: str | None = None  # the stop follows the market at this distance
+    oco_stop: str | None = None  # a second order, a stop at this price: one cancels the other
+    self_trade: SelfTrade | None = None  # when it would trade with an order of the same account
+    worst: str | None = None  # of a market order: the worst price it may trade at
+    group: int = 0  # for cancelling together
+
+
+class AmendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Changes to an open order; what is left out stays as it is.
+
+    A smaller quantity keeps the order's place in the book, a greater one or another price does not.
+    """
+
+    price: str | None = None
+    quantity: str | None = None  # in all, what is filled included
+    stop: str | None = None
+    trail: str | None = None
+    display: str | None = None
+    expires: str | None = None
 
 
 class OrderView(msgspec.Struct, kw_only=True):
@@ -48,7 +85,7 @@ class OrderView(msgspec.Struct, kw_only=True):
     number: int
     market: str
     side: Side
-    type: Literal["limit", "market"]
+    type: OrderType
     price: str | None
     quantity: str
     filled: str
@@ -58,6 +95,21 @@ class OrderView(msgspec.Struct, kw_only=True):
     average_price: str | None
     created: str
     client_id: str | None = None
+    # Why it ended: filled, cancelled, ioc, fok, post_only, expired, oco, ... Of an open one "credit": it
+    # is not filled for what another node may come to owe, here or there.
+    reason: str = ""
+    account: int = 0  # 0 is the house
+    tif: TimeInForce = "gtc"
+    expires: str | None = None
+    post_only: bool = False
+    hidden: bool = False
+    display: str | None = None
+    reduce_only: bool = False
+    stop: str | None = None
+    trail: str | None = None
+    sibling: str | None = None  # id of the order that ends when this one trades, and this with it
+    group: int = 0
+    updated: str | None = None  # its last change
 
 
 class FillView(msgspec.Struct, kw_only=True):
@@ -73,6 +125,18 @@ class FillView(msgspec.Struct, kw_only=True):
     time: str
     counterparty: str  # node id; our own for a trade between two of our orders
     counterparty_order_id: str
+    account: int = 0
+    fee: str = "0"  # what the account paid of what it received
+    fee_asset: str = ""
+
+
+class BalanceView(msgspec.Struct, kw_only=True):
+    """What an account has of an asset."""
+
+    asset: str
+    total: str
+    held: str  # for open orders
+    available: str
 
 
 class TradeView(msgspec.Struct, kw_only=True):
@@ -318,39 +382,6 @@ class RouterView(msgspec.Struct, kw_only=True):
     events: list[RouterEventView]  # the latest, oldest first
 
 
-class LevelChange(msgspec.Struct, kw_only=True, tag="book", tag_field="event"):
-    """A level of a book changed; quantity "0" means that it is gone."""
-
-    market: str
-    sequence: int
-    side: Side
-    price: str
-    quantity: str
-    orders: int
-
-
-class TradeEvent(msgspec.Struct, kw_only=True, tag="trade", tag_field="event"):
-    market: str
-    trade: TradeView
-
-
-class OrderEvent(msgspec.Struct, kw_only=True, tag="order", tag_field="event"):
-    """One of our own orders changed."""
-
-    market: str
-    order: OrderView
-
-
-class BookReset(msgspec.Struct, kw_only=True, tag="snapshot", tag_field="event"):
-    """First event of a subscription, and again after the reader fell behind: the whole book."""
-
-    market: str
-    book: BookView
-
-
-StreamEvent = LevelChange | TradeEvent | OrderEvent | BookReset
-
-
 class NodeService(Protocol):
     """What a running node offers to its API. Every refusal is a `ServiceError`."""
 
@@ -358,28 +389,89 @@ class NodeService(Protocol):
     def node_id(self) -> str: ...
 
     @property
+    def hub(self) -> Hub:
+        """The streams of all that."""
+        ...
+
+    @property
     def market_data(self) -> MarketData:
         """Books, trades, candles and tickers in integers, and changes as they happen."""
         ...
 
-    async def submit(self, request: OrderRequest) -> OrderView:
+    @property
+    def trading(self) -> Trading:
+        """Trading in integers, for any account."""
+        ...
+
+    @property
+    def operations(self) -> Operations:
+        """Accounts, keys, money and halts: what is the operator's."""
+        ...
+
+    @property
+    def accounts(self) -> Accounts:
+        """Accounts and their keys."""
+        ...
+
+    async def reconcile(self, peer: str) -> ReconciliationView:
+        """Compare what this node and a peer say of each other."""
+        ...
+
+    async def submit(self, request: OrderRequest, *, account: int = HOUSE) -> OrderView:
         """Returns when the order is durable on this node's disk."""
         ...
 
-    async def cancel(self, order_id: str) -> OrderView:
+    async def amend(
+        self, order_id: str, request: AmendRequest, *, account: int = HOUSE
+    ) -> OrderView:
+        """Returns when durable."""
+        ...
+
+    async def cancel(self, order_id: str, *, account: int = HOUSE) -> OrderView:
         """`order_id` is the full id or the number alone. Returns when durable."""
         ...
 
-    def order(self, order_id: str) -> OrderView: ...
-
-    def orders(
-        self, *, market: str | None = None, open_only: bool = True, limit: int = 100
+    async def cancel_many(
+        self,
+        *,
+        account: int = HOUSE,
+        market: str | None = None,
+        group: int | None = None,
+        client_id: str | None = None,
     ) -> list[OrderView]:
-        """Own orders, newest first."""
+        """Cancel the account's open orders that fit all that is given."""
         ...
 
-    def fills(self, *, market: str | None = None, limit: int = 100) -> list[FillView]:
-        """Own fills, newest first."""
+    async def cancel_after(self, timeout_ms: int, *, account: int = HOUSE) -> CancelAfterView:
+        """The dead man's switch: cancel all after so long, unless this is called again; 0 ends it."""
+        ...
+
+    def order(self, order_id: str, *, account: int = HOUSE) -> OrderView: ...
+
+    def order_by_client_id(self, client_id: str, *, account: int = HOUSE) -> OrderView:
+        """The latest one with this client id."""
+        ...
+
+    async def orders(
+        self,
+        *,
+        account: int = HOUSE,
+        market: str | None = None,
+        open_only: bool = True,
+        span: Span | None = None,
+    ) -> list[OrderView]:
+        """An account's orders by the time they were placed; without `span` the newest 100."""
+        ...
+
+    async def fills(
+        self,
+        *,
+        account: int = HOUSE,
+        market: str | None = None,
+        order: str | None = None,
+        span: Span | None = None,
+    ) -> list[FillView]:
+        """An account's fills; without `span` the newest 100."""
         ...
 
     async def trade_history(
@@ -408,7 +500,9 @@ class NodeService(Protocol):
         """Candles that begin from `start` to `end` (us since the epoch, both included)."""
         ...
 
-    def book(self, market: str, *, depth: int = 25) -> BookView: ...
+    def book(self, market: str, *, depth: int = 25, account: int | None = HOUSE) -> BookView:
+        """`own` in it is what the account has there."""
+        ...
 
     def markets(self) -> list[MarketView]: ...
 
@@ -438,8 +532,4 @@ class NodeService(Protocol):
 
     def metrics(self) -> bytes:
         """Figures in the Prometheus text format."""
-        ...
-
-    def subscribe(self, market: str) -> AsyncIterator[StreamEvent]:
-        """Snapshot first, then every change. A reader that falls behind gets a new snapshot."""
         ...

@@ -400,7 +400,8 @@ class Rpc:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[Outcome]] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle for a time that is now does not know it
         self._closed = False
 
     @property
@@ -576,11 +577,12 @@ class Rpc:
             if future is not None and not future.done():
                 future.set_result(outcome)
         deadline = self._core.next_deadline()
-        if self._timer is not None and self._timer.when() != deadline:
+        if self._timer is not None and self._timer_at != deadline:
             self._timer.cancel()
             self._timer = None
         if self._timer is None and deadline is not None and not self._closed:
             self._timer = self._loop.call_at(deadline, self._on_timer)
+            self._timer_at = deadline
         if flush:
             self._flush()
 

@@ -9,6 +9,7 @@ READ_TIMEOUT: Final = 10.0  # a body that trickles in slower than this is given 
 HANDLER_TIMEOUT: Final = 30.0  # longer than any dial, ping or take; then 504, and the work goes on
 KEEPALIVE: Final = 75.0  # an idle connection is closed after this
 SHUTDOWN_TIMEOUT: Final = 3.0  # requests in progress get this long when the node stops
+RATE_CLIENTS: Final = 10_000  # keys and addresses whose rate is remembered; about 2 MB
 DEFAULT_LIMIT: Final = 100  # rows of a list
 MAX_LIMIT: Final = 1000
 DEFAULT_DEPTH: Final = 25  # levels a side
@@ -19,9 +20,9 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus t
 
 STREAM_MAX_MESSAGE: Final = 4 * 1024  # a client message is one short JSON object
 STREAM_MAX_CLIENTS: Final = 256  # connections at once
-STREAM_MAX_MARKETS: Final = 64  # subscriptions of one connection
+STREAM_MAX_SUBSCRIPTIONS: Final = 64  # of one connection
 STREAM_HEARTBEAT: Final = 20.0  # WebSocket ping; without a pong for half of this the reader is cut
-STREAM_SEND_TIMEOUT: Final = 20.0  # one event that a reader does not take for this long: cut
-STREAM_BUFFER: Final = (
-    64 * 1024
-)  # bytes written ahead of a reader; the subscription waits behind it
+STREAM_SEND_TIMEOUT: Final = 20.0  # one message that a reader does not take for this long: cut
+STREAM_CLOSE_TIMEOUT: Final = 2.0  # then it has this long to see the reason
+STREAM_SWEEP: Final = 10.0  # how often streams that nobody reads are looked for
+STREAM_BUFFER: Final = 64 * 1024  # bytes written ahead of a reader; the rest waits, as a number

@@ -14,10 +14,9 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from node.api.auth import Access
 from node.api.problems import CODES, CONTENT_TYPE, Problem
 from node.api.routes import ROUTES, Param, Route
-from node.api.stream import ClientMessage, ServerReply
-from node.views import StreamEvent
 
 _REF: Final = "#/components/schemas/{name}"
 DECIMAL: Final = r"^[0-9]+(\.[0-9]+)?$"
@@ -43,33 +42,71 @@ _DECIMALS: Final = frozenset(
         "low",
         "close",
         "volume",
+        "display",
+        "stop",
+        "trail",
+        "oco_stop",
+        "worst",
+        "held",
     ]
 )
-_SIGNED: Final = frozenset(["change"])
-_TIMES: Final = frozenset(["time", "created", "last_seen", "last_heartbeat"])
-_EVERYWHERE: Final = (400, 403, 421, 500)  # any operation can answer these
+_SIGNED: Final = frozenset(
+    ["change", "total", "available", "balance", "amount", "fee", "maker_fee", "taker_fee", "room"]
+)
+_TIMES: Final = frozenset(
+    ["time", "created", "updated", "revoked", "at", "last_seen", "last_heartbeat"]
+)
+_EVERYWHERE: Final = (400, 401, 403, 421, 429, 500)  # any operation can answer these
 
 INTRODUCTION: Final = """\
-The API of one exchange-node, on loopback unless configured otherwise. It has no accounts: whoever \
-reaches it trades as this node.
+The API of one exchange-node, on loopback unless configured otherwise. Programs of its accounts send \
+`Authorization: Bearer KEY:SECRET`. On loopback a request without a key is the operator's, who trades \
+for the house and manages accounts; unless `API_AUTH=required`, and then only public market data is \
+shown without one.
 
 Prices and quantities are exact decimals written as strings ("0.5"); a JSON number is refused. \
 Times are ISO 8601 in UTC. Errors are problem details (RFC 9457) with a stable `code`. \
 A client that sends the header `X-Exchange-Node` with a node id is answered by that node alone \
 (421 otherwise).
 
-Programs written for Bitfinex v2 find its public part under /v2 and its WebSocket at /ws/2.
+Programs written for Bitfinex v2 find that under /v2 and its WebSocket at /ws/2.
 """
 
 STREAM: Final = """\
-A WebSocket (RFC 6455) of JSON text messages. Send `{"op":"subscribe","market":"BTC-USD"}`; several \
-markets may be subscribed to on one connection. The first event of a market is its `snapshot`, then \
-`book`, `trade` and `order` events follow as they happen. A `book` event gives the new quantity of \
-one price level, "0" when the level is gone. A reader that falls behind gets a new `snapshot` in \
-place of what it missed. `{"op":"unsubscribe","market":...}` is answered by `unsubscribed`, \
-`{"op":"ping"}` by `pong`, a message that cannot be served by `error`; the connection stays open. \
-The node sends WebSocket pings and closes with code 1001 when it stops.
+A WebSocket (RFC 6455) of JSON text messages: books by level and by order with checksums, trades, tickers, \
+candles, and an account's orders, fills and balances; with snapshots, then changes, and resuming. Send \
+e.g. `{"op":"subscribe","channel":"book","market":"BTC-USD"}`. Its messages are described by \
+/asyncapi.json (AsyncAPI 3.0) and docs/api.md.
 """
+
+
+# Of an operation, by the access that it asks for.
+_KEY: Final[dict[str, list[str]]] = {"key": []}
+_OPERATOR: Final[dict[str, list[str]]] = {"operator": []}
+_SECURITY: Final[dict[Access, list[dict[str, list[str]]]]] = {
+    "public": [{}, _KEY, _OPERATOR],
+    "read": [_KEY, _OPERATOR],
+    "trade": [_KEY, _OPERATOR],
+    "node": [_KEY, _OPERATOR],
+    "operator": [_OPERATOR],
+}
+_WHO: Final = {1: "the operator", 2: "the operator or an API key", 3: "everybody"}
+_SCHEMES: Final = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "KEY:SECRET",
+        "description": "An API key of an account, with the permission read or trade. On loopback "
+        "without API_AUTH=required a request without it is the operator's.",
+    },
+    "operator": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "operator:TOKEN",
+        "description": "The operator, by the token in the node's DATA_DIR/node.json; on loopback "
+        "without API_AUTH=required it is not needed.",
+    },
+}
 
 
 def version() -> str:
@@ -80,7 +117,7 @@ def version() -> str:
         return "0"
 
 
-def _refine(name: str, schema: dict[str, Any]) -> None:
+def refine(name: str, schema: dict[str, Any]) -> None:
     """Adds what the type `str` does not say: decimals and times."""
     for member in schema.get("anyOf", [schema]):
         if member.get("type") != "string":
@@ -123,6 +160,7 @@ def _operation(route: Route, schemas: dict[Any, dict[str, Any]]) -> dict[str, An
         "parameters": [_parameter(param) for param in route.params],
         "responses": responses,
     }
+    operation["security"] = _SECURITY[route.access]
     if route.description:
         operation["description"] = route.description
     if route.body is not None:
@@ -133,11 +171,12 @@ def _operation(route: Route, schemas: dict[Any, dict[str, Any]]) -> dict[str, An
     return operation
 
 
-def _stream_operation(schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def _stream_operation() -> dict[str, Any]:
     return {
         "operationId": "openStream",
         "tags": ["market data"],
         "summary": "Books, trades and own orders as they change (WebSocket)",
+        "security": _SECURITY["public"],
         "description": STREAM,
         "parameters": [],
         "responses": {
@@ -147,31 +186,26 @@ def _stream_operation(schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
                 for status in sorted({*_EVERYWHERE, 426, 503})
             },
         },
-        # OpenAPI has no words for what follows the upgrade.
-        "x-websocket": {
-            "client": schemas[ClientMessage],
-            "server": {"anyOf": [schemas[StreamEvent], schemas[ServerReply]]},
-        },
     }
 
 
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    types: list[Any] = [Problem, ClientMessage, ServerReply, StreamEvent]
+    types: list[Any] = [Problem]
     for route in ROUTES:
         types += [kind for kind in (route.answer, route.body) if kind not in (None, *types)]
     described, components = msgspec.json.schema_components(types, ref_template=_REF)
     schemas = dict(zip(types, described, strict=True))
     for schema in components.values():
         for name, member in schema.get("properties", {}).items():
-            _refine(name, member)
+            refine(name, member)
     components["Problem"]["additionalProperties"] = True
 
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
-    paths["/v1/stream"] = {"get": _stream_operation(schemas)}
+    paths["/v1/stream"] = {"get": _stream_operation()}
 
     statuses = {*_EVERYWHERE, 426, 503, *(status for route in ROUTES for status in route.problems)}
     return {
@@ -186,6 +220,7 @@ def document() -> dict[str, Any]:
         "tags": [{"name": name} for name in dict.fromkeys(route.tag for route in ROUTES)],
         "paths": paths,
         "components": {
+            "securitySchemes": _SCHEMES,
             "schemas": components,
             "responses": {
                 f"Problem{status}": {
@@ -227,6 +262,8 @@ def _type_name(schema: dict[str, Any]) -> str:
         return " or ".join(_type_name(option) for option in options)
     if "enum" in schema:
         return " | ".join(f"<code>{html.escape(str(value))}</code>" for value in schema["enum"])
+    if parts := schema.get("prefixItems"):
+        return f"list of {' and '.join(map(_type_name, parts))}"
     if schema.get("type") == "array":
         return f"list of {_type_name(schema['items'])}"
     if schema.get("pattern") in (DECIMAL, SIGNED):
@@ -268,6 +305,8 @@ def _operation_html(method: str, path: str, operation: dict[str, Any]) -> str:
     if body := operation.get("requestBody"):
         schema = body["content"]["application/json"]["schema"]
         parts.append(f"<p>Body: {_type_name(schema)}</p>")
+    if "security" in operation:
+        parts.append(f"<p>For {_WHO[len(operation['security'])]}.</p>")
     answers = []
     for status, response in operation["responses"].items():
         content = response.get("content", {}).get("application/json")
@@ -325,7 +364,8 @@ def page() -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>exchange-node API</title><style>{_STYLE}</style></head><body>"
         f"<h1>exchange-node API {html.escape(described['info']['version'])}</h1>{introduction}"
-        '<p>For programs: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1).</p>'
+        '<p>For programs: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1), and '
+        '<a href="/asyncapi.json">asyncapi.json</a> (AsyncAPI 3.0) for the stream.</p>'
         f"<pre>{html.escape(_EXAMPLES)}</pre>"
         f"<h2>Operations</h2>{''.join(operations)}"
         f"<h2>Shapes</h2>{''.join(schemas)}"

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from node.api.codes import TRADING_CODES
 from node.views import ServiceError
 
 log = logging.getLogger("node.api")
@@ -127,13 +128,16 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "invalid_message": (
         "Invalid message",
-        'On the stream: send one JSON object with "op" subscribe, unsubscribe or ping.',
+        'On the stream: send one JSON object with "op" subscribe, unsubscribe, auth or ping.',
     ),
-    "already_subscribed": ("Already subscribed", "On the stream: this market is coming already."),
-    "not_subscribed": ("Not subscribed", "On the stream: this market was not subscribed to."),
-    "too_many_markets": ("Too many markets", "On the stream: open a second connection."),
-    "subscription_ended": ("Subscription ended", "On the stream: subscribe again."),
-}
+    "already_subscribed": ("Already subscribed", "On the stream: this is coming already."),
+    "not_subscribed": ("Not subscribed", "On the stream: this was not subscribed to."),
+    "too_many_subscriptions": (
+        "Too many subscriptions",
+        "On the stream: open a second connection.",
+    ),
+    "book_too_large": ("Book too large", "On the stream: subscribe to a book with a depth."),
+} | TRADING_CODES
 
 _BY_STATUS: Final[dict[int, str]] = {
     400: "bad_request",
@@ -191,6 +195,10 @@ def problem(
 ) -> web.Response:
     """A response with problem details."""
     instance = request.rel_url.raw_path[:200] if request is not None else "/"
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"} | (headers or {})
+    elif status == 429:
+        headers = {"Retry-After": "1"} | (headers or {})
     return web.Response(
         status=status,
         body=orjson.dumps(problem_members(status, code, detail, instance, extra), default=str),

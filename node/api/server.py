@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
@@ -12,18 +12,23 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from node.api import limits
+from node.api.asyncapi import add_asyncapi
+from node.api.auth import DOORKEEPER, AccessRules, Doorkeeper, is_loopback, set_caller
 from node.api.openapi import add_documents
 from node.api.problems import ProblemConnection, problem, problem_middleware
+from node.api.rates import Verdict
 from node.api.routes import SERVICE, add_routes
 from node.api.stream import add_stream
+from node.api.tls import Tls
 from node.bitfinex import add_bitfinex
-from node.views import NodeService
+from node.views import NodeService, ServiceError
 
 log = logging.getLogger("node.api")
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 NODE_HEADER: Final = "X-Exchange-Node"  # a client's expectation: answer only as this node
 HOSTS: Final = web.AppKey("hosts", frozenset[str])
+_VERDICT: Final = web.RequestKey("verdict", Verdict)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -46,6 +51,11 @@ def _own_address(request: web.Request) -> str | None:
     return str(name[0]).lower() if isinstance(name, tuple) else None
 
 
+def _named(host: str | None, names: frozenset[str]) -> bool:
+    """Whether `names`, some of which may be wildcards of a certificate, have this host."""
+    return host is not None and (host in names or f"*.{host.partition('.')[2]}" in names)
+
+
 @web.middleware
 async def guard_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Refuses what a page in somebody's browser could send.
@@ -55,7 +65,7 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
     """
     header = request.headers.get("Host", "")
     host = host_of(header)
-    if host not in request.app[HOSTS] and (host is None or host != _own_address(request)):
+    if not _named(host, request.app[HOSTS]) and (host is None or host != _own_address(request)):
         detail = (
             f"the Host header {header[:100]!r} is not an address of this node's API; "
             "use the URL that the node printed at its start"
@@ -76,23 +86,71 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
     return await handler(request)
 
 
-async def _common_headers(_request: web.Request, response: web.StreamResponse) -> None:
+@web.middleware
+async def auth_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Finds out who asks, and counts the request. The Bitfinex dialect does that itself."""
+    if not request.path.startswith(("/v1/", "/metrics")):
+        return await handler(request)
+    door, remote = request.app[DOORKEEPER], request.remote or ""
+    caller, failure = None, None
+    try:
+        caller = door.identify(
+            request.headers.get("Authorization"), secure=request.secure, remote=remote
+        )
+    except ServiceError as error:
+        failure = error
+    verdict = door.count(caller, remote, _monotonic())
+    request[_VERDICT] = verdict
+    if not verdict.allowed:
+        detail = f"more than {verdict.limit} requests a minute; wait {verdict.reset} s"
+        headers = {"Retry-After": str(verdict.reset)}
+        return problem(request, 429, "rate_limited", detail, headers=headers)
+    if caller is None:
+        raise failure or RuntimeError("nobody")
+    set_caller(request, caller)
+    return await handler(request)
+
+
+async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    verdict = request.get(_VERDICT)
+    if verdict is not None and verdict.limit:
+        response.headers["RateLimit-Limit"] = str(verdict.limit)
+        response.headers["RateLimit-Remaining"] = str(verdict.remaining)
+        response.headers["RateLimit-Reset"] = str(verdict.reset)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = "exchange-node"
 
 
-def make_app(service: NodeService, *, hosts: Iterable[str] = ()) -> web.Application:
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def make_app(
+    service: NodeService, *, hosts: Iterable[str] = (), rules: AccessRules | None = None
+) -> web.Application:
     """The API of `service`. `hosts` are names besides the loopback ones that clients may use."""
+    rules = rules or AccessRules()
     app = web.Application(
-        middlewares=[problem_middleware, guard_middleware], client_max_size=limits.MAX_BODY
+        middlewares=[problem_middleware, guard_middleware, auth_middleware],
+        client_max_size=limits.MAX_BODY,
     )
+    app[DOORKEEPER] = Doorkeeper(service.accounts, rules, _monotonic)
     app[HOSTS] = LOOPBACK_NAMES | {host.lower().strip("[]") for host in hosts}
     app.on_response_prepare.append(_common_headers)
     add_routes(app, service)
-    add_stream(app)
-    add_bitfinex(app, service.market_data, service.node_id)
+    add_stream(app, service.hub)
+    add_bitfinex(
+        app,
+        service.market_data,
+        service.node_id,
+        trading=service.trading,
+        keys=service.accounts,
+        plain_keys=rules.plain_keys,
+        rate_limit=rules.rate_limit,
+    )
     add_documents(app)
+    add_asyncapi(app)
     return app
 
 
@@ -126,10 +184,19 @@ class _Runner(web.AppRunner):
 class ApiServer:
     """Serves one node's API until it is stopped."""
 
-    def __init__(self, service: NodeService) -> None:
+    def __init__(
+        self, service: NodeService, *, rules: AccessRules | None = None, tls: Tls | None = None
+    ) -> None:
         self._service = service
+        self._rules = rules or AccessRules()
+        self._tls = tls
         self._runner: _Runner | None = None
         self.url = ""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the certificate, hex; None without TLS."""
+        return None if self._tls is None else self._tls.fingerprint
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listens on `host`:`port` (0: a free port) and returns the URL for clients on this machine.
@@ -142,8 +209,9 @@ class ApiServer:
         host = host.strip("[]")
         if host.lower() == "localhost":
             host = "127.0.0.1"  # one socket, one port: port 0 would get another for each family
+        names = frozenset[str]() if self._tls is None else self._tls.names
         runner = _Runner(
-            make_app(self._service, hosts=[host]),
+            make_app(self._service, hosts=[host, *names], rules=self._rules),
             access_log=log,
             access_log_class=DebugAccessLog,
             keepalive_timeout=limits.KEEPALIVE,
@@ -151,15 +219,23 @@ class ApiServer:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            context = None if self._tls is None else self._tls.context
+            await web.TCPSite(runner, host, port, ssl_context=context).start()
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
         bound = runner.addresses[0]
-        self.url = f"http://{_reachable(host, str(bound[0]))}:{bound[1]}"
-        if not _is_loopback(str(bound[0])):
-            log.warning("the API listens on %s: anyone who reaches it can trade as this node", host)
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://{_reachable(host, str(bound[0]))}:{bound[1]}"
+        if not is_loopback(str(bound[0])) and self._tls is None:
+            log.warning(
+                "the API listens on %s without TLS: %s",
+                host,
+                "whoever is on the way can read its clients' keys"
+                if self._rules.plain_keys
+                else "keys from other machines are refused",
+            )
         return self.url
 
     async def stop(self) -> None:
@@ -167,10 +243,6 @@ class ApiServer:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _reachable(host: str, bound: str) -> str:

@@ -106,5 +106,9 @@ def configuration(label: str, symbols: Symbols) -> Any:
 
 
 def _pair_info(pair: Pair) -> list[str | None]:
-    least, most = pair.scale.amount(1), pair.scale.amount(MAX_LOTS)
+    instrument = pair.instrument
+    least, most = (
+        pair.scale.amount(lots if limit is None else instrument.to_lots(limit))
+        for lots, limit in ((1, instrument.min_quantity), (MAX_LOTS, instrument.max_quantity))
+    )
     return [None, None, None, least, most, *[None] * 7]

@@ -40,15 +40,12 @@ class TooSlow(Exception):
     """The reader has left too much."""
 
 
-class Channel:
-    """One subscription. `wake` is called when there is something to write."""
+class Stream:
+    """What one connection is told about one thing. `wake` is called when there is something to write."""
 
-    name = ""
     pace = PACE  # seconds between two messages
 
-    def __init__(self, market_data: MarketData, pair: Pair, wake: Callable[[], None]) -> None:
-        self.market_data = market_data
-        self.pair = pair
+    def __init__(self, wake: Callable[[], None]) -> None:
         self.due = 0.0  # not before this time, monotonic seconds
         self.ready = True  # whether there may be something to write; at first the snapshot
         self._wake = wake
@@ -56,6 +53,38 @@ class Channel:
     @property
     def identity(self) -> tuple[object, ...]:
         """The same for two subscriptions to one thing."""
+        raise NotImplementedError
+
+    def write(self, flags: int) -> list[str]:
+        """Messages without their channel id, as JSON text: `[...]`, or `"te",[...]`."""
+        raise NotImplementedError
+
+    def number(self, body: str) -> str:
+        """What stands behind the sequence number of one of these messages."""
+        return ""
+
+    def close(self) -> None:
+        """Listen no longer."""
+        raise NotImplementedError
+
+    def mark(self) -> None:
+        if not self.ready:
+            self.ready = True
+            self._wake()
+
+
+class Channel(Stream):
+    """One subscription to a market."""
+
+    name = ""
+
+    def __init__(self, market_data: MarketData, pair: Pair, wake: Callable[[], None]) -> None:
+        super().__init__(wake)
+        self.market_data = market_data
+        self.pair = pair
+
+    @property
+    def identity(self) -> tuple[object, ...]:
         return self.name, self.pair.symbol
 
     def echo(self) -> dict[str, Any]:
@@ -72,15 +101,6 @@ class Channel:
     def offer(self, change: Change) -> None:
         """Something happened in the market."""
         raise NotImplementedError
-
-    def write(self, flags: int) -> list[str]:
-        """Messages without their channel id, as JSON text: `[...]`, or `"te",[...]`."""
-        raise NotImplementedError
-
-    def mark(self) -> None:
-        if not self.ready:
-            self.ready = True
-            self._wake()
 
 
 class TickerChannel(Channel):

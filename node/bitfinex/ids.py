@@ -30,6 +30,11 @@ def own_order_id(number: int) -> int:
     return OWN + number
 
 
+def own_number(order_id: int) -> int:
+    """The number of this node's order with that id; below 1 or above `MAX_ORDER` if there is none."""
+    return order_id - OWN
+
+
 class OrderIds:
     """Ids of the orders of one market's book, by their keys in it.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-RATE: Final = 100.0  # requests and connections a second from one address, lastingly
-BURST: Final = 1000.0  # and at once: a bot that starts reads everything there is
-REMOTES: Final = 4096  # addresses remembered; the one not seen longest is forgotten
+RATE: Final = 6000  # requests a minute of one key, and of one address without one; API_RATE_LIMIT
+BURST: Final = (
+    10.0  # seconds' worth that may come at once: a bot that starts reads everything there is
+)
+CLIENTS: Final = 4096  # keys and addresses remembered; the one not seen longest is forgotten
 
+READ_TIMEOUT: Final = 10.0  # a body that trickles in slower than this is given up
 TRADES_DEFAULT: Final = 120  # rows, as Bitfinex has them
 ROWS_MAX: Final = 10_000
 CANDLES_DEFAULT: Final = 100
@@ -18,7 +21,8 @@ BOOK_DEFAULT: Final = 25
 
 CHANNELS: Final = 25  # subscriptions of one connection; clients open a second one then
 CONNECTIONS: Final = 256
-MAX_MESSAGE: Final = 4 * 1024  # of a client: one short JSON object
+MAX_MESSAGE: Final = 64 * 1024  # of a client: 75 operations of some hundred bytes
+MULTI_MAX: Final = 75  # operations in one request, as Bitfinex has it
 MAX_ID: Final = 200  # characters of a client's own name for a subscription
 HEARTBEAT: Final = 15.0
 PING: Final = 20.0  # WebSocket ping; without a pong for half of this the reader is cut
@@ -28,25 +32,49 @@ PACE: Final = 0.02  # changes within this time go out together
 PACE_SLOW: Final = 2.0  # the same for books with freq F1
 PACE_FIGURES: Final = 0.2  # and for tickers and candles
 TRADES_WAITING: Final = 1000  # trades that one reader has not taken; then it is cut
+ORDERS_DEFAULT: Final = (
+    25  # rows of the histories of orders and of the ledger, as Bitfinex has them
+)
+ORDERS_MAX: Final = 2500
+SNAPSHOTS_AFTER: Final = (
+    0.1  # the answer to `auth`; ccxt begins to wait for them when it has seen that
+)
+PRIVATE_WAITING: Final = (
+    10_000  # events of its account that one reader has not taken; then it is cut
+)
+INPUTS_WAITING: Final = (
+    200  # inputs of one connection that are being carried out; then reading waits
+)
+FILTERS_MAX: Final = 100  # words in the filter of an authentication
 SNAPSHOT_TRADES: Final = 30
 SNAPSHOT_CANDLES: Final = 240
 
 
 class RateLimit:
-    """How often one address may ask: `RATE` a second, `BURST` at once."""
+    """How often one client (an address, a key) may ask: so many requests a minute, of which those of
+    `BURST` seconds may come at once; 0: any number. Times are monotonic seconds."""
 
-    def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._remotes: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when
+    def __init__(self, per_minute: int = RATE) -> None:
+        self._rate = per_minute / 60
+        self._burst = max(1.0, self._rate * BURST)
+        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when
 
-    def allows(self, remote: str, now: float) -> bool:
-        """Whether a request from `remote` may be served at `now` (monotonic seconds)."""
-        tokens, at = self._remotes.get(remote, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - at) * self._rate)
+    def left(self, client: str, now: float) -> bool:
+        """Whether a request of `client` would be served; it is not counted."""
+        return not self._rate or self._tokens(client, now) >= 1.0
+
+    def allows(self, client: str, now: float) -> bool:
+        """Whether a request of `client` may be served; if so, it is counted."""
+        if not self._rate:
+            return True
+        tokens = self._tokens(client, now)
         allowed = tokens >= 1.0
-        self._remotes[remote] = (tokens - 1.0 if allowed else tokens, now)
-        self._remotes.move_to_end(remote)
-        if len(self._remotes) > REMOTES:
-            self._remotes.popitem(last=False)
+        self._clients[client] = (tokens - 1.0 if allowed else tokens, now)
+        self._clients.move_to_end(client)
+        if len(self._clients) > CLIENTS:
+            self._clients.popitem(last=False)
         return allowed
+
+    def _tokens(self, client: str, now: float) -> float:
+        tokens, at = self._clients.get(client, (self._burst, now))
+        return min(self._burst, tokens + (now - at) * self._rate)

@@ -1,4 +1,4 @@
-"""The public REST paths under /v2, and what all others there answer."""
+"""The public REST paths under /v2, and the form of all answers there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp import web
 from exchange.candles import LATEST, TIMEFRAMES, Timeframe
 from node.bitfinex import answers
 from node.bitfinex.books import Books, check_length, check_precision
-from node.bitfinex.errors import BAD_AUTH, BAD_PARAMETER, RATE_LIMIT, UNKNOWN, BitfinexError
+from node.bitfinex.errors import BAD_PARAMETER, UNKNOWN, BitfinexError, rate_limited, unknown_path
 from node.bitfinex.limits import (
     BOOK_DEFAULT,
     CANDLES_DEFAULT,
@@ -46,40 +46,23 @@ def candle_key(key: object, symbols: Symbols) -> tuple[Timeframe, Pair]:
     return frame, symbols[parts[2]]
 
 
-class Rest:
-    """The handlers. Each returns the JSON text of an array, or raises BitfinexError."""
+class Form:
+    """Answers and errors as Bitfinex writes them. `clock` is monotonic seconds."""
 
-    def __init__(
-        self, market_data: MarketData, symbols: Symbols, books: Books, rate: RateLimit
-    ) -> None:
-        self._market_data = market_data
-        self._symbols = symbols
-        self._books = books
-        self._rate = rate
+    def __init__(self, rate: RateLimit, clock: Callable[[], float]) -> None:
+        self.rate = rate
+        self.clock = clock
 
-    def add_to(self, router: web.UrlDispatcher, clock: Callable[[], float]) -> None:
-        """Serve them. `clock` is monotonic seconds."""
-        for path, respond in (
-            ("/v2/platform/status", self._status),
-            ("/v2/conf/{labels}", self._conf),
-            ("/v2/tickers", self._tickers),
-            ("/v2/ticker/{symbol}", self._ticker),
-            ("/v2/trades/{symbol}/hist", self._trades),
-            ("/v2/book/{symbol}/{precision}", self._book),
-            ("/v2/candles/{key}/{section}", self._candles),
-        ):
-            router.add_get(path, self._in_form(respond, clock))
-        router.add_route("*", "/v2/{path:.*}", self._in_form(_nothing, clock))
-
-    def _in_form(
-        self, respond: Respond, clock: Callable[[], float]
+    def of(
+        self, respond: Respond, *, counted: bool = True
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """Answers and errors as Bitfinex writes them."""
+        """A handler of what `respond` answers with the JSON text of an array. Unless it counts requests
+        itself, they are counted by address."""
 
         async def handler(request: web.Request) -> web.Response:
             try:
-                if not self._rate.allows(request.remote or "", clock()):
-                    raise BitfinexError(RATE_LIMIT, "ratelimit: error", 429)
+                if counted and not self.rate.allows(request.remote or "", self.clock()):
+                    raise rate_limited()
                 return _json(await respond(request))
             except BitfinexError as error:
                 return _json(orjson.dumps(["error", error.code, error.text]), error.status)
@@ -92,6 +75,29 @@ class Rest:
                 return _json(orjson.dumps(["error", UNKNOWN, text]), 500)
 
         return handler
+
+
+class Rest:
+    """The handlers. Each returns the JSON text of an array, or raises BitfinexError."""
+
+    def __init__(self, market_data: MarketData, symbols: Symbols, books: Books, form: Form) -> None:
+        self._market_data = market_data
+        self._symbols = symbols
+        self._books = books
+        self._form = form
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        for path, respond in (
+            ("/v2/platform/status", self._status),
+            ("/v2/conf/{labels}", self._conf),
+            ("/v2/tickers", self._tickers),
+            ("/v2/ticker/{symbol}", self._ticker),
+            ("/v2/trades/{symbol}/hist", self._trades),
+            ("/v2/book/{symbol}/{precision}", self._book),
+            ("/v2/candles/{key}/{section}", self._candles),
+        ):
+            router.add_get(path, self._form.of(respond))
+        router.add_route("*", "/v2/{path:.*}", self._form.of(_nothing))
 
     async def _status(self, _request: web.Request) -> str:
         return "[1]"
@@ -154,10 +160,8 @@ class Rest:
         return answers.array(answers.candle(pair, candle) for candle in candles)
 
 
-async def _nothing(request: web.Request) -> str:
-    if request.match_info["path"].startswith("auth/"):
-        raise BitfinexError(BAD_AUTH, "apikey: invalid")
-    raise BitfinexError(UNKNOWN, "path: unknown", 404)
+async def _nothing(_request: web.Request) -> str:
+    raise unknown_path()
 
 
 def _json(body: str | bytes, status: int = 200) -> web.Response:

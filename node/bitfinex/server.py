@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 from aiohttp import web
 
+from node.bitfinex.account import Accountant
+from node.bitfinex.account_inputs import PrivateSide
+from node.bitfinex.account_stream import AccountFeeds
+from node.bitfinex.auth import Gate, Keys
 from node.bitfinex.books import Books
 from node.bitfinex.channels import TooSlow
-from node.bitfinex.limits import BUFFER, CONNECTIONS, MAX_MESSAGE, PING, RateLimit
-from node.bitfinex.rest import Rest
+from node.bitfinex.errors import BAD_AUTH, BitfinexError
+from node.bitfinex.limits import BUFFER, CONNECTIONS, MAX_MESSAGE, PING, RATE, RateLimit
+from node.bitfinex.operations import Operations
+from node.bitfinex.rest import Form, Rest
+from node.bitfinex.rest_private import PrivateRest
 from node.bitfinex.socket import Connection, Stalled
 from node.bitfinex.symbols import Symbols
 from node.market_data import MarketData
+from node.trading import Trading
 
 log = logging.getLogger("node.api")
 
@@ -31,12 +40,14 @@ class _Sockets:
         books: Books,
         rate: RateLimit,
         server_id: str,
+        private: PrivateSide | None,
     ) -> None:
         self._market_data = market_data
         self._symbols = symbols
         self._books = books
         self._rate = rate
         self._server_id = server_id
+        self._private = private
         self._open: dict[Connection, None] = {}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -53,7 +64,15 @@ class _Sockets:
             return web.Response(status=429, text="too many connections")
         await socket.prepare(request)
         connection = Connection(
-            socket, self._market_data, self._symbols, self._books, self._server_id, loop.time
+            socket,
+            self._market_data,
+            self._symbols,
+            self._books,
+            self._server_id,
+            loop.time,
+            self._private,
+            secure=request.secure,
+            remote=request.remote or "",
         )
         self._open[connection] = None
         writer = asyncio.create_task(self._write(connection, request))
@@ -64,8 +83,11 @@ class _Sockets:
         finally:
             del self._open[connection]
             writer.cancel()
-            await asyncio.wait({writer})
-            connection.close()
+            try:
+                await asyncio.wait({writer})
+            finally:
+                connection.close()
+                await connection.leave()
         return socket
 
     async def _write(self, connection: Connection, request: web.Request) -> None:
@@ -96,14 +118,49 @@ def _cut(request: web.Request) -> None:
         request.transport.abort()
 
 
-def add_bitfinex(app: web.Application, market_data: MarketData, server_id: str) -> None:
-    """Serve /v2 and /ws/2."""
+def add_bitfinex(
+    app: web.Application,
+    market_data: MarketData,
+    server_id: str,
+    *,
+    trading: Trading | None = None,
+    keys: Keys | None = None,
+    plain_keys: bool = False,
+    rate_limit: int = RATE,
+) -> None:
+    """Serve /v2 and /ws/2.
+
+    With `trading` and `keys` (the node's accounts) the authenticated part too; without, it knows no key.
+    `plain_keys` takes keys over plain HTTP from other machines. `rate_limit` is requests a minute of a
+    key, or of an address without one; 0: any number.
+    """
     symbols = Symbols(market_data.instruments)
     books = Books(market_data)
-    rate = RateLimit()
-    Rest(market_data, symbols, books, rate).add_to(
-        app.router, lambda: asyncio.get_running_loop().time()
-    )
-    sockets = _Sockets(market_data, symbols, books, rate, server_id)
+    rate = RateLimit(rate_limit)
+    form = Form(rate, _monotonic)
+    private: PrivateSide | None = None
+    if trading is not None and keys is not None:
+        gate = Gate(keys, _monotonic, plain_keys=plain_keys)
+        operations = Operations(trading, symbols, _now)
+        accountant = Accountant(trading, symbols, market_data)
+        PrivateRest(gate, keys, operations, accountant, symbols, _now).add_to(app.router, form)
+        feeds = AccountFeeds(trading, symbols, market_data)
+        private = PrivateSide(gate, feeds, operations, trading, _now)
+    else:
+        app.router.add_route("*", "/v2/auth/{path:.*}", form.of(_no_keys))
+    Rest(market_data, symbols, books, form).add_to(app.router)
+    sockets = _Sockets(market_data, symbols, books, rate, server_id, private)
     app.router.add_get("/ws/2", sockets.serve, allow_head=False)
     app.on_shutdown.append(sockets.close)
+
+
+async def _no_keys(_request: web.Request) -> str:
+    raise BitfinexError(BAD_AUTH, "apikey: invalid")
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

@@ -9,8 +9,15 @@
     {"event":"unsubscribe","chanId":1}            ->
                                                   <-   {"event":"unsubscribed","status":"OK","chanId":1}
 
+    {"event":"auth","apiKey":...}                 ->
+                                                  <-   {"event":"auth","status":"OK","chanId":0,...}
+                                                  <-   [0,"ps",[]]  [0,"ws",[...]]  [0,"os",[...]]
+    [0,"on",null,{"type":"EXCHANGE LIMIT",...}]   ->
+                                                  <-   [0,"on",[ORDER]]  [0,"n",[...,"SUCCESS",...]]
+
 The reader's messages are answered by the task that reads them; what channels have to say is written by
-another. Both take turns, so an answer never lands between a snapshot and its checksum.
+another. Both take turns, so an answer never lands between a snapshot and its checksum. Inputs about
+orders are begun in the order they come and may end in another one.
 """
 
 from __future__ import annotations
@@ -19,12 +26,15 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
+from uuid import uuid4
 
 import orjson
 from aiohttp import WSMsgType, web
 
+from node.bitfinex import inputs
+from node.bitfinex.account_inputs import DEAD_MAN, AccountInputs, PrivateSide
 from node.bitfinex.books import Books
-from node.bitfinex.channels import Channel, make_channel
+from node.bitfinex.channels import Stream, make_channel
 from node.bitfinex.errors import (
     ALREADY_SUBSCRIBED,
     BAD_AUTH,
@@ -34,12 +44,13 @@ from node.bitfinex.errors import (
     UNKNOWN,
     BitfinexError,
 )
-from node.bitfinex.limits import CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT
+from node.bitfinex.limits import CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT, SNAPSHOTS_AFTER
 from node.bitfinex.symbols import Symbols
 from node.market_data import MarketData
 
 TIMESTAMPS: Final = 32_768
 SEQUENCE: Final = 65_536
+BEAT: Final = '"hb"'
 _MAX_FLAGS: Final = 2**53
 _MAX_CHANNEL: Final = 2**31
 
@@ -59,6 +70,10 @@ class Connection:
         books: Books,
         server_id: str,
         clock: Callable[[], float],
+        private: PrivateSide | None = None,
+        *,
+        secure: bool = False,
+        remote: str = "",
     ) -> None:
         self._socket = socket
         self._market_data = market_data
@@ -66,7 +81,11 @@ class Connection:
         self._books = books
         self._server_id = server_id
         self._clock = clock
-        self._channels: dict[int, Channel] = {}
+        self._channels: dict[int, Stream] = {}
+        self._private = private
+        self._secure = secure
+        self._remote = remote
+        self._account: AccountInputs | None = None
         self._next = 1
         self._flags = 0
         self._sequence = 0
@@ -117,7 +136,7 @@ class Connection:
                 if now >= beat:
                     beat = now + HEARTBEAT
                     for number in self._channels:
-                        await self._send(number, ['"hb"'])
+                        await self._send(number, [BEAT])
 
     async def _woken(self, timeout: float) -> None:
         """Wait until a channel has something new, or for the time."""
@@ -140,10 +159,15 @@ class Connection:
         await self._socket.close(code=1012, message=b"the node is stopping")
 
     def close(self) -> None:
-        """Listen to no market any more."""
+        """Listen to nothing any more."""
         for channel in self._channels.values():
             channel.close()
         self._channels.clear()
+
+    async def leave(self) -> None:
+        """Leave the account; its orders are cancelled if that was asked for."""
+        if self._account is not None:
+            await self._account.close()
 
     # Writing
 
@@ -164,6 +188,8 @@ class Connection:
             if self._flags & SEQUENCE:
                 self._sequence += 1
                 text = f"{text},{self._sequence}"
+                if body != BEAT and number in self._channels:
+                    text += self._channels[number].number(body)
             if self._flags & TIMESTAMPS:
                 text = f"{text},{time.time_ns() // 1_000_000}"
             await self._text(f"{text}]")
@@ -171,13 +197,13 @@ class Connection:
     # Reading
 
     async def _handle(self, text: str) -> None:
+        if text.lstrip().startswith("["):  # an input of channel 0
+            await self._on_input(text)
+            return
         try:
             message = orjson.loads(text)
         except orjson.JSONDecodeError:
             await self._tell(_error("json: invalid", UNKNOWN))
-            return
-        if isinstance(message, list):  # an input of channel 0
-            await self._tell(_error("auth: required", BAD_AUTH))
             return
         event = message.get("event") if isinstance(message, dict) else None
         answer = self._answers.get(event) if isinstance(event, str) else None
@@ -185,13 +211,11 @@ class Connection:
             await self._tell(_error("event: invalid", UNKNOWN))
             return
         # What is told back goes through an encoder that does not nest as deeply as the decoder.
-        message = {
-            key: value for key, value in message.items() if not isinstance(value, list | dict)
-        }
+        flat = {key: value for key, value in message.items() if not isinstance(value, list | dict)}
         try:
-            await answer(message)
+            await answer(message if event == "auth" else flat)
         except BitfinexError as error:
-            await self._tell({**message, **_error(error.text, error.code)})
+            await self._tell({**flat, **_error(error.text, error.code)})
 
     async def _on_ping(self, message: dict[str, Any]) -> None:
         cid = {"cid": message["cid"]} if "cid" in message else {}
@@ -207,8 +231,55 @@ class Connection:
             await self._text(orjson.dumps(told).decode())
 
     async def _on_auth(self, message: dict[str, Any]) -> None:
-        failed = {"status": "FAILED", "chanId": 0, "code": BAD_AUTH, "msg": "apikey: invalid"}
-        await self._tell({"event": "auth", **failed})
+        try:
+            if self._private is None:
+                raise BitfinexError(BAD_AUTH, "apikey: invalid")
+            if self._account is not None:
+                raise BitfinexError(BAD_AUTH, "auth: dup")
+            dead_man = message.get("dms") == DEAD_MAN
+            account = await self._private.enter(
+                message,
+                self._wake.set,
+                dead_man=dead_man,
+                secure=self._secure,
+                remote=self._remote,
+            )
+        except BitfinexError as error:
+            told = {"status": "FAILED", "chanId": 0, "code": error.code, "msg": error.text}
+            await self._tell({"event": "auth", **told})
+            return
+        self._account = account
+        session = account.session
+        write = int(session.may_trade)
+        told = {
+            "event": "auth",
+            "status": "OK",
+            "chanId": 0,
+            "userId": session.account,
+            "auth_id": str(uuid4()),
+            "dms": DEAD_MAN if dead_man else 0,
+            "caps": {
+                "orders": {"read": 1, "write": write},
+                "account": {"read": 1, "write": 0},
+                "history": {"read": 1, "write": 0},
+                "positions": {"read": 1, "write": 0},
+                "wallets": {"read": 1, "write": 0},
+            },
+        }
+        async with self._turn:
+            await self._text(orjson.dumps(told).decode())
+            account.stream.due = self._clock() + SNAPSHOTS_AFTER
+            self._channels[0] = account.stream
+        self._wake.set()
+
+    async def _on_input(self, text: str) -> None:
+        if self._account is None:
+            await self._tell(_error("auth: required", BAD_AUTH))
+            return
+        try:
+            await self._account.take(inputs.decode(text))
+        except BitfinexError as error:
+            await self._tell(_error(error.text, error.code))
 
     async def _on_subscribe(self, message: dict[str, Any]) -> None:
         channel = make_channel(
@@ -218,7 +289,7 @@ class Connection:
             raise BitfinexError(UNKNOWN, "subId: invalid")
         if any(channel.identity == other.identity for other in self._channels.values()):
             raise BitfinexError(ALREADY_SUBSCRIBED, "subscribe: dup")
-        if len(self._channels) >= CHANNELS:
+        if len(self._channels.keys() - {0}) >= CHANNELS:
             raise BitfinexError(TOO_MANY_CHANNELS, "subscribe: limit")
         try:
             await channel.open()
@@ -237,7 +308,7 @@ class Connection:
         text = str(message.get("chanId"))
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
         async with self._turn:
-            channel = self._channels.pop(number, None)
+            channel = self._channels.pop(number, None) if number else None
             if channel is not None:
                 channel.close()
                 told = {"event": "unsubscribed", "status": "OK", "chanId": number}

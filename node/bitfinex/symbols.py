@@ -43,6 +43,7 @@ class Symbols:
             pair = Pair(instrument, pair_name(instrument), Scale(instrument))
             self._pairs[pair.symbol] = pair
             self._colons[f"t{instrument.base}:{instrument.quote}"] = pair
+        self._keys = {pair.key: pair for pair in self._pairs.values()}
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._pairs.values())
@@ -58,6 +59,10 @@ class Symbols:
             if pair is not None:
                 return pair
         raise bad_symbol()
+
+    def find(self, key: str) -> Pair | None:
+        """The market with that key (`Instrument.key`), if it is still served."""
+        return self._keys.get(key)
 
     @property
     def currencies(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,6 +22,11 @@ class RuntimeFile(msgspec.Struct, kw_only=True):
     api_url: str
     node_id: str
     pid: int
+    operator_token: str = ""
+    api_fingerprint: str | None = None  # SHA-256 of the certificate, hex
+
+    def __repr__(self) -> str:  # without the token: reprs end up in logs
+        return f"RuntimeFile({self.api_url}, {self.node_id})"
 
 
 class NoNode(Exception):
@@ -36,6 +41,8 @@ class Found:
     node_id: str | None = None
     pid: int | None = None
     file: Path | None = None
+    operator_token: str = field(default="", repr=False)
+    fingerprint: str | None = None
 
     def hint(self) -> str:
         """What to do when nobody, or somebody else, answers there."""
@@ -97,7 +104,7 @@ def api_url(text: str) -> str:
     url = text if "://" in text else f"http://{text}"
     parts = urlsplit(url)
     try:
-        sound = parts.scheme == "http" and parts.hostname and parts.path in ("", "/")
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/")
         sound = sound and not (parts.query or parts.fragment or parts.username)
         parts.port  # noqa: B018 - raises when it is no port number
     except ValueError:
@@ -133,4 +140,11 @@ def find(data_dir: str | None = None, api: str | None = None) -> Found:
         url = api_url(running.api_url)
     except ValueError as error:
         raise NoNode(f"{file} is damaged ({error}); restart the node, or use --api URL") from None
-    return Found(url, running.node_id, running.pid, file)
+    return Found(
+        url,
+        running.node_id,
+        running.pid,
+        file,
+        operator_token=running.operator_token,
+        fingerprint=running.api_fingerprint,
+    )

@@ -1,4 +1,4 @@
-"""Reads an order as it is typed: MARKET QTY [@ PRICE]."""
+"""Reads what people type: an order (MARKET QTY [@ PRICE]), an amount of money, a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import re
 from typing import NamedTuple
 
 _DECIMAL = re.compile(r"(\d+(\.\d+)?|\.\d+)", re.ASCII)
+_ASSET = re.compile(r"[A-Za-z][A-Za-z0-9]{1,11}", re.ASCII)
+_DURATION = re.compile(r"(\d{1,9})([smhdSMHD])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MARKET = re.compile(r"[A-Za-z][A-Za-z0-9]*([-/_.:]?[A-Za-z0-9]+)*", re.ASCII)
 
 
@@ -32,9 +36,8 @@ def decimal(text: str, name: str) -> str:
             raise OrderTextError(f"the {name} must be more than 0")
         return f"0{text}" if text.startswith(".") else text
     if text.startswith("-"):
-        raise OrderTextError(
-            f"the {name} {text} is negative; 'buy' and 'sell' say the direction, the {name} is above 0"
-        )
+        why = "'buy' and 'sell' say the direction, " if name in ("price", "quantity") else ""
+        raise OrderTextError(f"the {name} {text} is negative; {why}the {name} is above 0")
     meant = _meant(text)
     hint = f"; did you mean {meant}?" if meant else ", such as 0.5 or 30000"
     raise OrderTextError(f"the {name} {text!r} is not a plain decimal number{hint}")
@@ -105,4 +108,44 @@ def parse_order(side: str, words: list[str], price: str | None = None) -> OrderT
         market.upper(),
         decimal(numbers[0], "quantity"),
         None if typed_price is None else decimal(typed_price, "price"),
+    )
+
+
+def parse_amount(words: list[str], usage: str) -> tuple[str, str]:
+    """Amount and asset of AMOUNT ASSET.
+
+    Raises:
+        OrderTextError: with what to type instead.
+    """
+    if len(words) != 2:
+        wrong = ("the amount and the asset are missing", "the amount or the asset is missing")
+        what = wrong[len(words)] if len(words) < 2 else f"{words[2]!r} is one word too many"
+        raise OrderTextError(f"{what}; for example: {usage}")
+    amount, asset = words
+    if _ASSET.fullmatch(amount) and not _ASSET.fullmatch(asset):
+        raise OrderTextError(f"the amount comes first: {asset} {amount}")
+    if amount.startswith("-"):
+        raise OrderTextError(
+            f"the amount {amount} is negative; 'deposit' and 'withdraw' say the direction"
+        )
+    if not _ASSET.fullmatch(asset):
+        raise OrderTextError(f"{asset!r} is not an asset; for example: {usage}")
+    return decimal(amount, "amount"), asset.upper()
+
+
+def parse_expiry(text: str, now_ms: int) -> str:
+    """When an order ends: a time as the API takes it. `30s`, `10m`, `2h` and `1d` are from now on.
+
+    Raises:
+        OrderTextError: with what to type instead.
+    """
+    match = _DURATION.fullmatch(text)
+    if match:
+        seconds = int(match[1]) * _SECONDS[match[2].lower()]
+        return str(now_ms + seconds * 1000)
+    if _MOMENT.match(text) or (text.isascii() and text.isdigit() and len(text) >= 12):
+        return text
+    raise OrderTextError(
+        f"--expires {text!r} is no time; write 30s, 10m, 2h, 1d, or a time such as "
+        "2026-01-02T03:04:05Z"
     )

@@ -161,12 +161,18 @@ def order_table(orders: Sequence[OrderView], *, full: bool) -> list[Line]:
                 order.price or "market",
                 order.filled,
                 order.pending,
-                (order.status, "bold" if order.status in ("open", "pending") else "dim"),
+                _order_status(order),
                 clock(order.created),
             ]
             for order in orders
         ],
     )
+
+
+def _order_status(order: OrderView) -> Piece:
+    if order.status == "armed":
+        return f"armed at {order.stop}", "bold"
+    return order.status, "bold" if order.status in ("open", "pending") else "dim"
 
 
 def fill_table(fills: Sequence[FillView], own: str | None, *, full: bool) -> list[Line]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import os
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -23,9 +26,12 @@ from node.client import (
     NodeUnreachable,
     NotANode,
     Reply,
+    UntrustedNode,
 )
+from node.trust import Trust
 
 T = TypeVar("T")
+KEY_VARIABLE: Final = "EXCHANGE_NODE_KEY"  # not an option: other users see command lines
 
 
 class Exit(IntEnum):
@@ -68,8 +74,24 @@ def print_json_line(value: Any) -> None:
 class BlockingTransport:
     """One request per connection by the standard library: imports in a tenth of aiohttp's time."""
 
-    def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
         self._timeout = timeout
+        self._trust = trust or Trust()
+
+    def _connect(self, site: str) -> http.client.HTTPConnection:
+        """Raises as connecting does, and `UntrustedNode`."""
+        parts = urlsplit(site)
+        host = parts.hostname or ""
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(host, parts.port, timeout=self._timeout)
+        connection = http.client.HTTPSConnection(
+            host, parts.port, timeout=self._timeout, context=self._trust.context()
+        )
+        connection.connect()
+        if not self._trust.is_right(connection.sock.getpeercert(binary_form=True)):
+            connection.close()
+            raise UntrustedNode(site)
+        return connection
 
     async def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
@@ -77,25 +99,33 @@ class BlockingTransport:
         parts = urlsplit(url)
         site = f"{parts.scheme}://{parts.netloc}"
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        connection = http.client.HTTPConnection(
-            parts.hostname or "", parts.port, timeout=self._timeout
-        )
+        connection: http.client.HTTPConnection | None = None
         try:
+            connection = self._connect(site)
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             kind = answer.headers.get_content_type()
             return Reply(answer.status, kind, answer.read())
+        except ssl.SSLCertVerificationError as error:
+            raise UntrustedNode(site, ValueError(error.verify_message)) from error
+        except ssl.SSLError as error:
+            reason = (error.reason or str(error)).replace("_", " ").lower()
+            raise NotANode(f"no TLS with {site} ({reason})") from error
         except TimeoutError as error:
             raise NodeUnreachable(f"no answer from {site} in {self._timeout:g} s") from error
         except (ConnectionResetError, http.client.RemoteDisconnected) as error:
-            raise NodeUnreachable(f"{site} closed the connection without an answer") from error
+            hint = "; if it serves TLS, write https://" if parts.scheme == "http" else ""
+            raise NodeUnreachable(
+                f"{site} closed the connection without an answer{hint}"
+            ) from error
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise NodeUnreachable(f"nobody answers at {site} ({reason})") from error
         except http.client.HTTPException as error:
             raise NotANode(f"what answers at {site} is not a node ({error!r})") from error
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     async def close(self) -> None:
         """Nothing is kept."""
@@ -119,6 +149,7 @@ class Session:
     as_json: bool
     data_dir: str | None
     api: str | None
+    ca_file: Path | None = None
 
     def find(self) -> Found:
         """Where the node is. Fails with exit code 3 when there is none."""
@@ -137,13 +168,43 @@ class Session:
     ) -> T:
         """Runs one request against the node, with every failure explained."""
         found = self.find()
+        key, secret = self.credentials(found)
         client = ExchangeClient(
-            found.url, node_id=found.node_id, transport=BlockingTransport(timeout)
+            found.url,
+            key=key,
+            secret=secret,
+            node_id=found.node_id,
+            transport=BlockingTransport(timeout, trust=self.trust(found)),
         )
         try:
             return run_blocking(work(client))
         except ClientError as error:
             raise self.explain(error, found) from error
+
+    def credentials(self, found: Found) -> tuple[str | None, str | None]:
+        """Key and secret: those in EXCHANGE_NODE_KEY, else the operator's of the node on this machine."""
+        text = os.environ.get(KEY_VARIABLE, "")
+        if text:
+            key, colon, secret = text.partition(":")
+            if not (key and colon and secret):
+                raise click.UsageError(
+                    f"{KEY_VARIABLE} is to be KEY:SECRET, as 'exchange-node account keys create' printed it."
+                )
+            return key, secret
+        return ("operator", found.operator_token) if found.operator_token else (None, None)
+
+    def trust(self, found: Found) -> Trust:
+        """Whose certificate is accepted: --api-cafile, else the one that the node wrote down."""
+        if self.ca_file is not None:
+            trust = Trust(ca_file=self.ca_file)
+            try:
+                trust.context()
+            except (OSError, ValueError):
+                raise click.BadParameter(
+                    f"{self.ca_file} is no certificate in PEM form", param_hint="--api-cafile"
+                ) from None
+            return trust
+        return Trust(fingerprint=found.fingerprint)
 
     def explain(self, error: ClientError, found: Found) -> Failure:
         """The failure of a command whose request failed."""
@@ -151,9 +212,15 @@ class Session:
             if error.code == "wrong_node":
                 text = f"another node answers at {found.url}: {error.detail}; {found.hint()}"
                 return self.failure(text, Exit.NO_NODE, "wrong_node")
+            if error.code == "key_required":
+                text = f"this needs an API key: {KEY_VARIABLE}=KEY:SECRET exchange-node ..."
+                return Failure(text, Exit.REFUSED, document=error.problem if self.as_json else None)
             code = Exit.UNEXPECTED if error.code == "internal_error" else Exit.REFUSED
             document = error.problem if self.as_json else None
             return Failure(f"{error.detail} ({error.code})", code, document=document)
+        if isinstance(error, UntrustedNode):
+            text = f"{error}; give the node's certificate with --api-cafile FILE"
+            return self.failure(text, Exit.NO_NODE, "untrusted")
         if isinstance(error, NodeUnreachable | NotANode):
             return self.failure(f"{error}; {found.hint()}", Exit.NO_NODE, "no_node")
         return self.failure(str(error), Exit.NO_NODE, "stream_closed")
@@ -173,12 +240,24 @@ def client_options(command: Callable[..., T]) -> Callable[..., T]:
         help="Talk to the node that runs on this directory.  [default: DATA_DIR, or ~/.exchange-node]",
     )
     @click.option("--api", metavar="URL", help="Talk to the node whose API is at this URL.")
+    @click.option(
+        "--api-cafile",
+        "ca_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Certificate (PEM) that the node at an https URL is known by.",
+    )
     @wraps(command)
     def with_session(
-        *args: Any, as_json: bool, data_dir: str | None, api: str | None, **kwargs: Any
+        *args: Any,
+        as_json: bool,
+        data_dir: str | None,
+        api: str | None,
+        ca_file: Path | None,
+        **kwargs: Any,
     ) -> T:
         if data_dir is not None and api is not None:
             raise click.UsageError("--data-dir and --api both name a node; give one of them.")
-        return command(Session(as_json, data_dir, api), *args, **kwargs)
+        return command(Session(as_json, data_dir, api, ca_file), *args, **kwargs)
 
     return with_session

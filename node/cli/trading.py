@@ -1,29 +1,21 @@
-"""Commands for orders, fills and books."""
+"""Commands about orders and fills."""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
 
 import click
 
-from exchange.candles import TIMEFRAMES
-from node.cli.render import (
-    Cell,
-    Column,
-    Line,
-    candle_table,
-    draws_blocks,
-    echo,
-    fill_table,
-    is_terminal,
-    ladder,
-    order_table,
-    table,
-    trade_table,
-)
+from exchange.commands import SelfTrade
+from node.cli.groups import LENIENT, account_option, check_words, limit_option, upper
+from node.cli.ordertext import OrderTextError, decimal, parse_expiry, parse_order
+from node.cli.render import Line, echo, fill_table, is_terminal, order_table, trade_table
 from node.cli.session import Session, client_options, print_json
-from node.views import OrderRequest, OrderView, Side
+from node.views import AmendRequest, OrderRequest, OrderView, Side
 
+T = TypeVar("T")
 OUTCOME_WAIT = 1.0  # seconds: a maker that can be reached answers well within it
 
 
@@ -51,54 +43,73 @@ def order() -> None:
 
 
 def _place(
-    session: Session, side: Side, words: tuple[str, ...], price: str | None, client_id: str | None
+    session: Session,
+    side: Side,
+    words: tuple[str, ...],
+    price: str | None,
+    account: str | None,
+    **options: Any,
 ) -> None:
-    from node.cli.ordertext import OrderTextError, parse_order
-
-    for word in words:
-        if word.startswith("--"):  # unknown options pass the parser, so that it lets -0.5 through
-            raise _no_such_option(word, click.get_current_context())
+    check_words(words)
     try:
         typed = parse_order(side, list(words), price)
+        request = _request(side, typed.market, typed.quantity, typed.price, options)
     except OrderTextError as error:
         raise click.UsageError(str(error), ctx=click.get_current_context()) from None
-    request = OrderRequest(
-        market=typed.market,
-        side=side,
-        quantity=typed.quantity,
-        price=typed.price,
-        client_id=client_id,
-    )
-    view = _outcome(session, session.ask(lambda client: client.submit(request)))
+    view = session.ask(lambda client: client.submit(request, account=account))
+    view = _outcome(session, view, account)
     if session.as_json:
         print_json(view)
     else:
         echo(describe_order(view))
 
 
-def _outcome(session: Session, view: OrderView) -> OrderView:
-    """The order once other nodes have answered what was asked of them, or after a moment."""
-    import time
+def _request(
+    side: Side, market: str, quantity: str, price: str | None, options: dict[str, Any]
+) -> OrderRequest:
+    """Raises `OrderTextError` for numbers and times that are none."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("display", "stop", "trail", "oco_stop", "worst"):
+        if name in given:
+            given[name] = decimal(given[name], name.replace("_", "-"))
+    if "expires" in given:
+        given["expires"] = parse_expiry(given["expires"], int(time.time() * 1000))
+        given.setdefault("tif", "gtd")
+    return OrderRequest(market=market, side=side, quantity=quantity, price=price, **given)
 
+
+def _outcome(session: Session, view: OrderView, account: str | None) -> OrderView:
+    """The order once other nodes have answered what was asked of them, or after a moment."""
     deadline = time.monotonic() + OUTCOME_WAIT
     order_id = view.id
     while view.pending.strip("0.") and time.monotonic() < deadline:
         time.sleep(0.02)
-        view = session.ask(lambda client: client.order(order_id))
+        view = session.ask(lambda client: client.order(order_id, account=account))
     return view
 
 
-def _no_such_option(word: str, ctx: click.Context) -> click.NoSuchOption:
-    import difflib
-
-    known = [name for param in ctx.command.params for name in param.opts if name.startswith("--")]
-    close = difflib.get_close_matches(word.partition("=")[0], known, n=2)
-    return click.NoSuchOption(word, possibilities=close, ctx=ctx)
+# Why an order ended, where its status does not say it.
+_REASONS = {
+    "ioc": "what did not trade at once is cancelled (ioc)",
+    "fok": "not all of it could be traded at once (fok)",
+    "post_only": "it would have traded at once (post-only)",
+    "self_trade": "it would have traded with an order of the same account",
+    "expired": "its time is over",
+    "oco": "the other order of the pair traded",
+    "reduce_only": "nothing is left to reduce",
+    "insufficient_balance": "the balance did not suffice any more",
+    "halted": "the market was halted",
+    "dead_man": "its account had fallen silent",
+}
 
 
 def describe_order(view: OrderView) -> list[Line]:
     """What became of an order, in a line or two."""
     price = f"@ {view.price}" if view.price is not None else "at market"
+    if view.trail is not None:
+        price += f", trailing by {view.trail}"
+    elif view.stop is not None:
+        price += f", stop {view.stop}"
     name = view.number if is_terminal() else view.id
     lines: list[Line] = [
         [
@@ -113,23 +124,89 @@ def describe_order(view: OrderView) -> list[Line]:
         parts.append(f"filled {view.filled} at {view.average_price} on average")
     if view.status == "pending":
         parts.append(f"{view.pending} asked of other nodes, outcome not known yet")
+    if view.status == "armed":
+        way = "rises to" if view.side == "buy" else "falls to"
+        parts.append(f"waits until the market {way} {view.stop}")
     if view.status in ("open", "pending") and view.remaining.strip("0."):
-        parts.append(f"{view.remaining} rests in the book")
+        parts.append(f"{view.remaining} rests in the book" + (", hidden" if view.hidden else ""))
     if view.status == "cancelled":
         parts.append("the rest is cancelled" if view.average_price else "nothing was filled")
+        if why := _REASONS.get(view.reason):
+            parts.append(why)
+    if view.sibling is not None:
+        sibling = view.sibling.rpartition("-")[2] if is_terminal() else view.sibling
+        parts.append(f"paired with order {sibling}: one cancels the other")
     if parts:
         lines.append([("  " + ", ".join(parts), "")])
     return lines
 
 
+def _order_options(command: Callable[..., T]) -> Callable[..., T]:
+    """What an order may say beside market, quantity and price."""
+    for option in reversed(
+        (
+            click.option("--price", metavar="PRICE", help="The same as @ PRICE."),
+            click.option(
+                "--tif",
+                type=click.Choice(["gtc", "ioc", "fok", "gtd"], case_sensitive=False),
+                help="gtc: until cancelled (default); ioc: what does not trade at once is "
+                "cancelled; fok: all at once or nothing; gtd: until --expires.",
+            ),
+            click.option(
+                "--expires", metavar="TIME", help="Ends then: 30s, 10m, 2h, 1d, or an ISO time."
+            ),
+            click.option(
+                "--post-only", is_flag=True, default=None, help="Never trade at once, only rest."
+            ),
+            click.option(
+                "--hidden", is_flag=True, default=None, help="Rest without being shown to anybody."
+            ),
+            click.option("--display", metavar="QTY", help="Iceberg: show so much at a time."),
+            click.option(
+                "--stop",
+                metavar="PRICE",
+                help="Wait until the market trades there; then limit order, or market order "
+                "without @ PRICE.",
+            ),
+            click.option("--trail", metavar="DISTANCE", help="A stop that follows the market."),
+            click.option(
+                "--oco-stop",
+                metavar="PRICE",
+                help="Place a stop order there too: one cancels the other.",
+            ),
+            click.option(
+                "--reduce-only", is_flag=True, default=None, help="Never open a position."
+            ),
+            click.option(
+                "--worst", metavar="PRICE", help="Of a market order: the worst price it accepts."
+            ),
+            click.option(
+                "--self-trade",
+                type=click.Choice(get_args(SelfTrade)),
+                help="When it would trade with an order of the same account.",
+            ),
+            click.option(
+                "--client-id",
+                metavar="ID",
+                help="Your own id: the same one again places nothing new.",
+            ),
+            click.option(
+                "--group", type=click.IntRange(0), metavar="N", help="For cancelling together."
+            ),
+            account_option,
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def _order_command(side: Side) -> click.Command:
     other = "ask" if side == "buy" else "bid"
+    beyond = ("29500", "31000") if side == "buy" else ("31000", "29500")
 
     @client_options
-    def place(
-        session: Session, words: tuple[str, ...], price: str | None, client_id: str | None
-    ) -> None:
-        _place(session, side, words, price, client_id)
+    def place(session: Session, words: tuple[str, ...], **options: Any) -> None:
+        _place(session, side, words, **options)
 
     place.__doc__ = f"""{side.capitalize()} QTY in MARKET, at PRICE or better.
 
@@ -143,68 +220,142 @@ def _order_command(side: Side) -> click.Command:
       exchange-node order {side} BTC-USD 0.5 --price 30000
       exchange-node order {side} BTC-USD 0.5                        market order
       exchange-node order {side} BTC-USD 1 @ 29000 --client-id a1   safe to repeat
+      exchange-node order {side} BTC-USD 1 @ 30000 --tif ioc --account alice
+      exchange-node order {side} BTC-USD 1 --stop {beyond[1]}             stop order
+      exchange-node order {side} BTC-USD 1 @ {beyond[0]} --oco-stop {beyond[1]}
+      exchange-node order {side} BTC-USD 9 @ 30000 --display 1 --expires 2h
     """
-    place = click.option(
-        "--client-id", metavar="ID", help="Your own id: the same one again places nothing new."
-    )(place)
-    place = click.option("--price", metavar="PRICE", help="The same as @ PRICE.")(place)
+    place = _order_options(place)
     place = click.argument("words", nargs=-1, metavar="MARKET QTY [@ PRICE]")(place)
-    return click.command(side, context_settings={"ignore_unknown_options": True})(place)
+    return click.command(side, context_settings=LENIENT)(place)
 
 
 order.add_command(_order_command("buy"))
 order.add_command(_order_command("sell"))
 
 
-@click.command()
+@click.command(context_settings=LENIENT)
 @click.argument("order_id", metavar="ID|NUMBER")
+@click.option("--price", metavar="PRICE")
+@click.option("--quantity", metavar="QTY", help="In all, what is filled included.")
+@click.option("--stop", metavar="PRICE")
+@click.option("--trail", metavar="DISTANCE")
+@click.option("--display", metavar="QTY")
+@click.option("--expires", metavar="TIME", help="30s, 10m, 2h, 1d from now, or an ISO time.")
+@account_option
 @client_options
-def cancel(session: Session, order_id: str) -> None:
-    """Cancel an order.
+def amend(session: Session, order_id: str, account: str | None, **options: str | None) -> None:
+    """Change an open order.
 
-    By its number or its full id, as 'orders' shows them. What is already filled stays filled.
+    A smaller quantity keeps the order's place in the book; a greater one or another price does not.
 
     \b
     Examples:
-      exchange-node cancel 12
+      exchange-node amend 12 --price 29900
+      exchange-node amend 12 --quantity 0.25
     """
-    view = session.ask(lambda client: client.cancel(order_id))
+    check_words([order_id])
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        raise click.UsageError(
+            "What is to change? For example: --price 29900, or --quantity 0.25.",
+            ctx=click.get_current_context(),
+        )
+    try:
+        for name, value in given.items():
+            if name == "expires":
+                given[name] = parse_expiry(value, int(time.time() * 1000))
+            else:
+                given[name] = decimal(value, name)
+    except OrderTextError as error:
+        raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+    changes = AmendRequest(**given)
+    view = session.ask(lambda client: client.amend(order_id, changes, account=account))
+    view = _outcome(session, view, account)
     if session.as_json:
         print_json(view)
     else:
         echo(describe_order(view))
 
 
-def _limit(command: Any) -> Any:
-    return click.option(
-        "--limit",
-        type=click.IntRange(1, 1000),
-        default=100,
-        show_default=True,
-        help="At most so many, the newest.",
-    )(command)
+@click.command()
+@click.argument("order_id", metavar="[ID|NUMBER]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every open order.")
+@click.option("--market", metavar="MARKET", help="Those of this market.")
+@click.option("--group", type=click.IntRange(0), metavar="N", help="Those of this group.")
+@click.option("--client-id", metavar="ID", help="The one with this id of your own.")
+@account_option
+@client_options
+def cancel(
+    session: Session,
+    order_id: str | None,
+    everything: bool,
+    market: str | None,
+    group: int | None,
+    client_id: str | None,
+    account: str | None,
+) -> None:
+    """Cancel an order, or several.
 
+    By its number or its full id, as 'orders' shows them. What is already filled stays filled.
 
-def _upper(market: str | None) -> str | None:
-    return None if market is None else market.upper()
+    \b
+    Examples:
+      exchange-node cancel 12
+      exchange-node cancel --market BTC-USD
+      exchange-node cancel --group 7 --account alice
+      exchange-node cancel --all
+    """
+    some = everything or market is not None or group is not None or client_id is not None
+    if (order_id is None) is not some:
+        what = "Which order?" if order_id is None else "One order, or several?"
+        raise click.UsageError(
+            f"{what} Give its number, or one of --all, --market, --group and --client-id.",
+            ctx=click.get_current_context(),
+        )
+    if order_id is not None:
+        number = order_id
+        view = session.ask(lambda client: client.cancel(number, account=account))
+        if session.as_json:
+            print_json(view)
+        else:
+            echo(describe_order(view))
+        return
+    views = session.ask(
+        lambda client: client.cancel_many(
+            market=upper(market), group=group, client_id=client_id, account=account
+        )
+    )
+    if session.as_json:
+        print_json(views)
+    elif views:
+        echo([line for view in views for line in describe_order(view)])
+    else:
+        click.echo("no open order fits", err=True)
 
 
 @click.command()
 @click.argument("market", required=False)
 @click.option("--all", "everything", is_flag=True, help="Filled and cancelled ones too.")
-@_limit
+@limit_option
+@account_option
 @client_options
-def orders(session: Session, market: str | None, everything: bool, limit: int) -> None:
-    """List this node's orders, newest first.
+def orders(
+    session: Session, market: str | None, everything: bool, limit: int, account: str | None
+) -> None:
+    """List the orders of the house or of an account.
 
     \b
     Examples:
       exchange-node orders
       exchange-node orders BTC-USD --all
+      exchange-node orders --account alice
       exchange-node orders --json | jq -r '.[].id'
     """
     views = session.ask(
-        lambda client: client.orders(market=_upper(market), open_only=not everything, limit=limit)
+        lambda client: client.orders(
+            market=upper(market), open_only=not everything, limit=limit, account=account
+        )
     )
     if session.as_json:
         print_json(views)
@@ -219,23 +370,26 @@ def orders(session: Session, market: str | None, everything: bool, limit: int) -
 @click.command()
 @click.argument("market", required=False)
 @click.option("--public", is_flag=True, help="All trades of the network, not only own fills.")
-@_limit
+@limit_option
+@account_option
 @client_options
-def trades(session: Session, market: str | None, public: bool, limit: int) -> None:
-    """List this node's fills, or all public trades, newest first.
+def trades(
+    session: Session, market: str | None, public: bool, limit: int, account: str | None
+) -> None:
+    """List fills, or all public trades, newest first.
 
     \b
     Examples:
       exchange-node trades
       exchange-node trades BTC-USD --public
     """
-    name = _upper(market)
+    name = upper(market)
     if public:
         tape = session.ask(lambda client: client.trades(market=name, limit=limit))
         empty, lines = not tape, trade_table(tape, full=not is_terminal())
         document: Any = tape
     else:
-        fills = session.ask(lambda client: client.fills(market=name, limit=limit))
+        fills = session.ask(lambda client: client.fills(market=name, limit=limit, account=account))
         own = next((fill.order_id.rpartition("-")[0] for fill in fills), None)
         empty, lines = not fills, fill_table(fills, own, full=not is_terminal())
         document = fills
@@ -245,104 +399,3 @@ def trades(session: Session, market: str | None, public: bool, limit: int) -> No
         click.echo("no trades" if public else "no fills (--public shows others' trades)", err=True)
     else:
         echo(lines)
-
-
-@click.command()
-@click.argument("market")
-@click.option(
-    "--depth", type=click.IntRange(1, 1000), default=10, show_default=True, help="Levels a side."
-)
-@click.option("--watch", is_flag=True, help="Stay and show changes as they happen; Ctrl-C ends.")
-@client_options
-def book(session: Session, market: str, depth: int, watch: bool) -> None:
-    """Show a market's order book.
-
-    Asks are above, bids below, levels with own orders are marked with *. 'total' is the quantity up to that level. With --watch it updates in place; with --watch --json
-    every event of the stream is printed as one line of JSON.
-
-    \b
-    Examples:
-      exchange-node book BTC-USD
-      exchange-node book BTC-USD --watch --depth 15
-      exchange-node book BTC-USD --watch --json | jq 'select(.event == "trade")'
-    """
-    name = market.upper()
-    if watch:
-        from node.cli.watch import watch_book
-
-        watch_book(session, name, depth)
-        return
-    view = session.ask(lambda client: client.book(name, depth=depth))
-    if session.as_json:
-        print_json(view)
-    else:
-        echo(ladder(view, blocks=draws_blocks()))
-
-
-@click.command()
-@click.argument("market")
-@click.option(
-    "--tf",
-    "timeframe",
-    type=click.Choice(list(TIMEFRAMES)),
-    default="1h",
-    show_default=True,
-    help="The length of a candle.",
-)
-@click.option("--start", metavar="TIME", help="Not before: 2026-01-02T03:04:05Z, or milliseconds.")
-@click.option("--end", metavar="TIME", help="Not after.")
-@_limit
-@client_options
-def candles(
-    session: Session, market: str, timeframe: str, start: str | None, end: str | None, limit: int
-) -> None:
-    """Show a market's candles, the newest last.
-
-    From the trades of the whole network that the node has seen. A stretch without trades has none.
-
-    \b
-    Examples:
-      exchange-node candles BTC-USD
-      exchange-node candles BTC-USD --tf 5m --limit 20
-      exchange-node candles BTC-USD --tf 1D --json | jq -r '.[].close'
-    """
-    name = market.upper()
-    views = session.ask(
-        lambda client: client.candles(name, timeframe, start=start, end=end, limit=limit)
-    )[::-1]
-    if session.as_json:
-        print_json(views)
-    elif views:
-        echo(candle_table(views))
-    else:
-        click.echo("no trades there", err=True)
-
-
-@click.command()
-@client_options
-def markets(session: Session) -> None:
-    """List the markets: steps, best prices, the last 24 hours.
-
-    \b
-    Examples:
-      exchange-node markets
-    """
-    views = session.ask(lambda client: client.markets())
-    if session.as_json:
-        print_json(views)
-        return
-    titles = ["market", "tick", "lot", "bid", "ask", "last", "change", "volume"]
-    rows: list[list[Cell]] = [
-        [
-            (view.symbol, "bold"),
-            view.tick,
-            view.lot,
-            (view.bid or "-", "buy"),
-            (view.ask or "-", "sell"),
-            view.last or "-",
-            (view.change, "sell" if view.change.startswith("-") else "buy"),
-            view.volume,
-        ]
-        for view in views
-    ]
-    echo(table([Column(title, number=title != "market") for title in titles], rows))

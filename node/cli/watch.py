@@ -1,217 +1,265 @@
-"""`book --watch`: a book kept current from the stream, and its display."""
+"""`book --watch` and `stream`: what a node's streams say, as it happens."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncGenerator
-from decimal import Decimal
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import UNSET
 
 from node.cli.render import clean, clock, draws_blocks, echo, ladder, to_rich
-from node.cli.session import Session, print_json_line
-from node.client import ClientError, ExchangeClient
-from node.views import (
-    BookReset,
-    BookView,
-    LevelChange,
-    LevelView,
-    OrderEvent,
-    OrderView,
-    Side,
-    StreamEvent,
-    TradeEvent,
-    TradeView,
+from node.cli.session import Session, client_options, print_json_line
+from node.client import ClientError
+from node.streams.messages import (
+    BookL2,
+    BookL2Snapshot,
+    Level,
+    Subscribe,
+    Trades,
+    TradesSnapshot,
 )
+from node.streams.replica import BookReplica
+from node.views import BookView, LevelView, Side, TradeView
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+
+    from node.cli.finding import Found
+    from node.streaming_client import BookFeed, Feed, StreamingClient
 
 FRAME = 0.1  # seconds between two frames at most
 TRADES = 5  # latest trades below the ladder
 
 
-class BookTracker:
-    """A market's book, kept current from the events of its stream."""
+def book_view(
+    market: str, book: BookReplica[Level], own: BookReplica[Level] | None = None
+) -> BookView:
+    """A book as it is drawn. Its digest is empty: only the node can tell it."""
 
-    def __init__(self, orders: list[OrderView]) -> None:
-        self._orders: dict[str, OrderView] = {}
-        self._sides: dict[Side, dict[Decimal, LevelChange]] = {"buy": {}, "sell": {}}
-        self._market = ""
-        self._sequence = -1
-        self.time = ""
-        self.trades: list[TradeView] = []  # newest first
-        for order in orders:
-            self._own(order)
-
-    def apply(self, event: StreamEvent) -> None:
-        """Takes one event over."""
-        if isinstance(event, BookReset):
-            self._reset(event.book)
-        elif isinstance(event, LevelChange):
-            self._change(event)
-        elif isinstance(event, OrderEvent):
-            self._own(event.order)
-        elif isinstance(event, TradeEvent):
-            self.time = max(self.time, event.trade.time)
-            self.trades = [event.trade, *self.trades][:TRADES]
-
-    def _reset(self, book: BookView) -> None:
-        self._market, self._sequence, self.time = book.market, book.sequence, book.time
-        sides: list[tuple[Side, list[LevelView]]] = [("buy", book.bids), ("sell", book.asks)]
-        for side, levels in sides:
-            self._sides[side] = {
-                Decimal(level.price): LevelChange(
-                    market=book.market,
-                    sequence=book.sequence,
-                    side=side,
-                    price=level.price,
-                    quantity=level.quantity,
-                    orders=level.orders,
-                )
-                for level in levels
-            }
-
-    def _change(self, change: LevelChange) -> None:
-        if change.sequence < self._sequence:
-            return  # from before the snapshot
-        self._sequence = change.sequence
-        levels = self._sides[change.side]
-        if Decimal(change.quantity):
-            levels[Decimal(change.price)] = change
-        else:
-            levels.pop(Decimal(change.price), None)
-
-    def _own(self, order: OrderView) -> None:
-        if order.price is not None and order.status in ("open", "pending"):
-            self._orders[order.id] = order
-        else:
-            self._orders.pop(order.id, None)
-
-    def book(self) -> BookView:
-        """The book now. Its digest is empty: only the node can tell it."""
-        return BookView(
-            market=self._market,
-            sequence=self._sequence,
-            digest="",
-            bids=self._levels("buy"),
-            asks=self._levels("sell"),
-            time=self.time,
-        )
-
-    def _levels(self, side: Side) -> list[LevelView]:
-        own: dict[Decimal, Decimal] = {}
-        for order in self._orders.values():
-            if order.side == side and order.price is not None:
-                price = Decimal(order.price)
-                own[price] = own.get(price, Decimal(0)) + Decimal(order.remaining)
+    def levels(side: Side) -> list[LevelView]:
+        ours = {}
+        if own is not None:
+            entries = own.bids() if side == "buy" else own.asks()
+            ours = {level.price: level.quantity for level in entries}
         return [
             LevelView(
-                price=change.price,
-                quantity=change.quantity,
-                orders=change.orders,
-                own=f"{own.get(price, Decimal(0)):f}",
+                price=level.price,
+                quantity=level.quantity,
+                orders=level.orders,
+                own=ours.get(level.price, "0"),
             )
-            for price, change in sorted(self._sides[side].items(), reverse=side == "buy")
+            for level in (book.bids() if side == "buy" else book.asks())
         ]
 
-
-def describe_event(event: StreamEvent) -> str:
-    """One event as one line of text."""
-    if isinstance(event, LevelChange):
-        what = f"{event.quantity} in {event.orders} orders" if Decimal(event.quantity) else "gone"
-        return f"{event.market}  level {event.side} {event.price}: {what}"
-    if isinstance(event, TradeEvent):
-        trade = event.trade
-        return f"{event.market}  trade {trade.side} {trade.quantity} @ {trade.price}  {clock(trade.time)}"
-    if isinstance(event, OrderEvent):
-        order = event.order
-        return (
-            f"{event.market}  own order {order.number} {order.status}: "
-            f"filled {order.filled} of {order.quantity}"
-        )
-    return f"{event.market}  book at sequence {event.book.sequence}"
+    return BookView(
+        market=market,
+        sequence=book.sequence or 0,
+        digest="",
+        bids=levels("buy"),
+        asks=levels("sell"),
+        time=book.time,
+    )
 
 
-def watch_book(session: Session, market: str, depth: int) -> None:
-    """Shows a market until Ctrl-C, or until the node stops."""
+def describe(
+    market: str, message: BookL2 | BookL2Snapshot | Trades | TradesSnapshot
+) -> Iterator[str]:
+    """A message as lines of text, a snapshot as none."""
+    if isinstance(message, BookL2):
+        sides: list[tuple[Side, list[Level]]] = [("buy", message.bids), ("sell", message.asks)]
+        for side, levels in sides:
+            for level in levels:
+                what = f"{level.quantity} in {level.orders} orders" if level.orders else "gone"
+                yield f"{market}  level {side} {level.price}: {what}"
+    elif isinstance(message, Trades):
+        for trade in message.trades:
+            yield (
+                f"{market}  trade {trade.side} {trade.quantity} @ {trade.price}  "
+                f"{clock(trade.time)}"
+            )
+
+
+def _run(session: Session, work: Callable[[StreamingClient], Awaitable[None]]) -> None:
+    """Until Ctrl-C, or until the node stops."""
     found = session.find()
 
     async def run() -> None:
-        async with ExchangeClient(found.url, node_id=found.node_id) as client:
-            stream = client.subscribe(market)
-            async with contextlib.aclosing(stream):
-                if session.as_json:
-                    async for event in stream:
-                        print_json_line(event)
-                elif sys.stdout.isatty():
-                    await _live(client, stream, market, depth)
-                else:
-                    await _lines(stream, depth)
+        async with _client(session, found) as client:
+            await work(client)
 
     try:
         asyncio.run(run())
     except ClientError as error:
         raise session.explain(error, found) from error
+    except ExceptionGroup as group:  # several feeds fail of one cause
+        first = group.exceptions[0]
+        if not isinstance(first, ClientError):
+            raise
+        raise session.explain(first, found) from first
 
 
-async def _lines(stream: AsyncGenerator[StreamEvent, None], depth: int) -> None:
-    async for event in stream:
-        if isinstance(event, BookReset):
-            echo(ladder(event.book, depth=depth, blocks=draws_blocks()))
+@asynccontextmanager
+async def _client(session: Session, found: Found) -> AsyncIterator[StreamingClient]:
+    from node.streaming_client import StreamingClient
+
+    key, secret = session.credentials(found)
+    async with StreamingClient(
+        found.url,
+        node_id=found.node_id,
+        key=key,
+        secret=secret,
+        patience=0,
+        ssl=session.trust(found).for_aiohttp(),
+    ) as client:
+        yield client
+
+
+def watch_book(session: Session, market: str, depth: int) -> None:
+    """Shows a market's book and trades until Ctrl-C, or until the node stops."""
+
+    async def watch(client: StreamingClient) -> None:
+        if not session.as_json and sys.stdout.isatty():
+            await _live(client, market, depth)
+            return
+        book = client.book(market, depth=25 if depth <= 25 else "full")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_print(session, book, market, depth))
+            tasks.create_task(_print(session, client.trades(market), market, depth))
+
+    _run(session, watch)
+
+
+async def _print(session: Session, feed: Feed[Any], market: str, depth: int) -> None:
+    async for message in feed:
+        if session.as_json:
+            print_json_line(message)
+        elif isinstance(message, BookL2Snapshot):
+            book = BookReplica[Level]()
+            book.apply(message)
+            echo(ladder(book_view(market, book), depth=depth, blocks=draws_blocks()))
         else:
-            click.echo(clean(describe_event(event)))
+            for line in describe(market, message):
+                click.echo(clean(line))
         sys.stdout.flush()
 
 
-async def _live(
-    client: ExchangeClient,
-    stream: AsyncGenerator[StreamEvent, None],
-    market: str,
-    depth: int,
-) -> None:
-    """Redraws in place, at most every `FRAME`, however many events arrive."""
+async def _live(client: StreamingClient, market: str, depth: int) -> None:
+    """Redraws in place, at most every `FRAME`, however much happens."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
 
-    first = await anext(stream)  # subscribed before the orders are read, so that none is missed
-    tracker = BookTracker(await client.orders(market=market, limit=1000))
-    tracker.apply(first)
+    most: Any = 25 if depth <= 25 else "full"
+    book = client.book(market, depth=most, conflate_ms=int(FRAME * 500))
+    own = client.book(market, depth="full", scope="own", conflate_ms=int(FRAME * 500))
+    trades = client.trades(market)
+    tape: list[TradeView] = []  # newest first
     changed = asyncio.Event()
-    changed.set()
-
     console = Console()
     blocks = draws_blocks()
 
     def frame() -> Group:
-        fits = max(1, (console.size.height - 6 - len(tracker.trades)) // 2)
-        lines = ladder(tracker.book(), depth=min(depth, fits), blocks=blocks)
-        tape = [
-            [
-                ("trade ", "dim"),
-                (f"{trade.side:4} {trade.quantity} @ {trade.price}", trade.side),
-                (f"  {clock(trade.time)}", "dim"),
-            ]
-            for trade in tracker.trades
-        ]
-        return Group(to_rich([*lines, *tape]), Text("Ctrl-C ends", "dim"))
+        fits = max(1, (console.size.height - 6 - len(tape)) // 2)
+        view = book_view(market, book.book, own.book)
+        lines = ladder(view, depth=min(depth, fits), blocks=blocks)
+        for trade in tape:
+            what = (f"{trade.side:4} {trade.quantity} @ {trade.price}", trade.side)
+            lines.append([("trade ", "dim"), what, (f"  {clock(trade.time)}", "dim")])
+        return Group(to_rich(lines), Text("Ctrl-C ends", "dim"))
 
-    async def follow() -> None:
-        async for event in stream:
-            tracker.apply(event)
+    async def follow(feed: BookFeed[Any, Level]) -> None:
+        async for _ in feed:
             changed.set()
 
-    with Live(frame(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        follower = asyncio.create_task(follow())
-        try:
-            while not follower.done():
-                waiter = asyncio.create_task(changed.wait())
-                await asyncio.wait({waiter, follower}, return_when=asyncio.FIRST_COMPLETED)
-                waiter.cancel()
+    async def follow_trades() -> None:
+        async for message in trades:
+            if isinstance(message, Trades):
+                tape[:] = [*reversed(message.trades), *tape][:TRADES]
+            changed.set()
+
+    async def draw() -> None:
+        await changed.wait()
+        with Live(frame(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                await changed.wait()
                 changed.clear()
                 live.update(frame(), refresh=True)
                 await asyncio.sleep(FRAME)
-            follower.result()
-        finally:
-            follower.cancel()
-            await asyncio.wait({follower})
+
+    async with asyncio.TaskGroup() as tasks:
+        for work in (follow(book), follow(own), follow_trades(), draw()):
+            tasks.create_task(work)
+
+
+@click.command()
+@click.argument("market", required=False)
+@click.option(
+    "--channel",
+    type=click.Choice(["book", "trades", "ticker", "candles", "orders", "fills", "balances"]),
+    default="book",
+    show_default=True,
+    help="What to follow; the last three are the account's and have no market.",
+)
+@click.option("--level", type=click.Choice(["L1", "L2", "L3"]), help="Of a book.  [default: L2]")
+@click.option(
+    "--depth",
+    type=click.Choice(["25", "100", "full"]),
+    help="Levels or orders of a book, a side.  [default: 25]",
+)
+@click.option("--own", is_flag=True, help="The book of this node's own orders.")
+@click.option("--tf", "timeframe", metavar="LENGTH", help="Of candles.  [default: 1m]")
+@click.option(
+    "--conflate",
+    type=click.IntRange(0, 60_000),
+    default=0,
+    metavar="MS",
+    help="At most one message in so many milliseconds, with their outcome.",
+)
+@client_options
+def stream(
+    session: Session,
+    market: str | None,
+    channel: Any,
+    level: Any,
+    depth: str | None,
+    own: bool,
+    timeframe: str | None,
+    conflate: int,
+) -> None:
+    """Print a stream's messages, one JSON document a line.
+
+    Books are verified: when a message is missing, or the checksum is not that of the book, the
+    command fails.
+
+    \b
+    Examples:
+      exchange-node stream BTC-USD
+      exchange-node stream BTC-USD --level L3 --depth full --own
+      exchange-node stream BTC-USD --channel candles --tf 5m
+      exchange-node stream --channel balances
+    """
+    request = Subscribe(
+        channel=channel,
+        market=market.upper() if market else UNSET,
+        level=level or UNSET,
+        depth=_depth(depth),
+        scope="own" if own else UNSET,
+        timeframe=timeframe or UNSET,
+        conflate_ms=conflate,
+    )
+
+    async def show(client: StreamingClient) -> None:
+        async for message in client.subscribe(request):
+            print_json_line(message)
+
+    _run(session, show)
+
+
+def _depth(text: str | None) -> Any:
+    if text is None:
+        return UNSET
+    return text if text == "full" else int(text)

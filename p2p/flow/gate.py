@@ -94,7 +94,8 @@ class Gate:
         self._load_of = load_of
         self._outcome_of = outcome_of
         self._running: dict[Entry[_Job], asyncio.Task[None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle for a time that is now does not know it
         self._closed = False
 
     async def __aenter__(self) -> Gate:
@@ -181,12 +182,13 @@ class Gate:
             self._start(loop, next_one, self._attempt(loop, next_one))
         at = self.outbox.wake_at(now)
         if self._timer is not None:
-            if self._timer.when() == at:
+            if self._timer_at == at:
                 return
             self._timer.cancel()
             self._timer = None
         if at < inf:
             self._timer = loop.call_at(at, self._woken, loop)
+            self._timer_at = at
 
     def _woken(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None

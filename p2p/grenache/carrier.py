@@ -230,7 +230,8 @@ class _Tunnel:
         self._reading = self._writing = False  # whether the loop watches the socket for it
         self._shut = False  # the link has been told that nothing more comes
         self._silent = False  # nothing more comes from the link
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle for a time that is now does not know it
         self._linger: asyncio.TimerHandle | None = None
 
     def act(self, now: float) -> float | None:
@@ -249,10 +250,11 @@ class _Tunnel:
             return
         self._watch()
         timer = self._timer
-        if later is not None and (timer is None or later < timer.when()):
+        if later is not None and (timer is None or later < self._timer_at):
             if timer is not None:
                 timer.cancel()
             self._timer = self._loop.call_at(later, self._timed)
+            self._timer_at = later
 
     def _timed(self) -> None:
         self._timer = None

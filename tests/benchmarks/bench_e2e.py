@@ -146,19 +146,27 @@ class Market:
         """Note when prices appear in the second node's book, and when its own orders are filled."""
         clock = time.perf_counter
         async with session.ws_connect(f"{self.second.api_url}/v1/stream", max_msg_size=0) as stream:
-            await stream.send_str(json.dumps({"op": "subscribe", "market": MARKET}))
+            for what in (
+                {"channel": "book", "market": MARKET, "depth": "full"},
+                {"channel": "orders"},
+            ):
+                await stream.send_str(json.dumps({"op": "subscribe", **what}))
             async for message in stream:
                 event = json.loads(message.data)
                 kind = event["event"]
-                if kind == "book":
-                    begun, waiter = self.waiting.pop(event["price"], (0.0, None))
-                    if waiter is not None:
-                        self.last = clock()
-                        self.seen.append(self.last - begun)
-                        waiter.set_result(None)
-                elif kind == "order" and event["order"]["status"] == "filled":
-                    self.fill_of(event["order"]["number"]).set_result(None)
-                elif kind == "snapshot":
+                if kind == "book_l2":
+                    for price, *_ in (*event["bids"], *event["asks"]):
+                        begun, waiter = self.waiting.pop(price, (0.0, None))
+                        if waiter is not None:
+                            self.last = clock()
+                            self.seen.append(self.last - begun)
+                            waiter.set_result(None)
+                elif kind == "orders":
+                    for told in event["orders"]:
+                        filled = self.fill_of(told["number"])
+                        if told["status"] == "filled" and not filled.done():
+                            filled.set_result(None)
+                elif kind == "book_l2_snapshot":
                     self.snapshots += 1
                     ready.set()
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
@@ -309,12 +312,14 @@ class NodeProcess:
     # What it leaves on the disk
 
     def journal(self) -> tuple[Recovered, list[Fill]]:
-        """What its journal holds by now."""
-        journal = Journal(self.data_dir / "exchange.sqlite3")
-        try:
-            return journal.recover(), journal.fills(market=None, limit=1000)
-        finally:
-            journal.close()
+        """What its journal holds by now: a copy of the log, for a running node holds the journal."""
+        with TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "journal"
+            shutil.copytree(
+                self.data_dir / "journal", copy, ignore=shutil.ignore_patterns("archive*", "*.tmp")
+            )
+            with closing(Journal(copy)) as journal:
+                return journal.recover(), journal.history().fills(limit=1000)
 
 
 def run_cli(

@@ -60,15 +60,22 @@ class Network:
         return {row.node: row for row in view.routes if row.service == SERVICE}
 
 
-def add_worker(
+def launch_worker(
     nodes: Nodes, network: Network, name: str, *options: str, handler: str = "jobs:execute"
 ) -> NodeProcess:
-    (nodes.directory / "jobs.py").write_text(JOBS)
+    if not network.workers:  # later ones must not find it half written
+        (nodes.directory / "jobs.py").write_text(JOBS)
     worker = nodes.make(name, *options, bootstrap=network.caller.p2p_address, **FAST)
     worker.command = ("worker", "--service", SERVICE, "--handler", handler)
-    worker.start()
+    worker.launch()
     network.workers.append(worker)
     return worker
+
+
+def add_worker(
+    nodes: Nodes, network: Network, name: str, *options: str, **more: str
+) -> NodeProcess:
+    return launch_worker(nodes, network, name, *options, **more).ready()
 
 
 def offered(network: Network, asked: NodeProcess | None = None) -> None:
@@ -85,7 +92,9 @@ def offered(network: Network, asked: NodeProcess | None = None) -> None:
 def three(nodes: Nodes, *options: tuple[str, ...], **settings: str) -> Network:
     network = Network(nodes.start("caller", **FAST, **settings))
     for number, more in enumerate(options or ((), (), ())):
-        add_worker(nodes, network, f"w{number}", *more)
+        launch_worker(nodes, network, f"w{number}", *more)
+    for worker in network.workers:
+        worker.ready()
     offered(network)
     return network
 

@@ -80,7 +80,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "both" in metafunc.fixturenames:
         cases = [("p2p", False), ("p2p", True), ("grenache", False)]
         metafunc.parametrize(
-            ("pairs", "both"), cases, indirect=["pairs"], ids=["one", "both", "one over Grenache"]
+            ("pairs", "both"),
+            cases,
+            indirect=["pairs"],
+            ids=["one", "both", "one over Grenache"],
+            scope="module",  # or each case would get a new pair, because `both` is no fixture
         )
     elif "pair" in metafunc.fixturenames:
         metafunc.parametrize("pairs", ["p2p", "grenache"], indirect=True)

@@ -30,7 +30,7 @@ from node.client import ApiError, ExchangeClient
 from node.views import OrderRequest
 
 MARKET, SYMBOL, BFX = "BTC-USD", "BTC/USD", "tBTCUSD"
-STORM = 6.0  # seconds
+STORM = 4.0  # seconds
 pytestmark = [
     # The clients' own: sockets that they leave to the collector, interfaces of yesterday.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

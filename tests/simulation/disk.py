@@ -16,17 +16,25 @@ from exchange.events import Batch
 from exchange.feed import Snapshot
 from exchange.journal import Journal
 from exchange.records import (
+    Account,
+    ApiKey,
     Decision,
     DropDecisions,
     DropTake,
     Fill,
     Order,
     PendingTake,
+    Posting,
+    PutAccount,
     PutBatch,
+    PutCredit,
     PutDecision,
     PutFill,
+    PutKey,
     PutMeta,
+    PutNonce,
     PutOrder,
+    PutPosting,
     PutSnapshot,
     PutTake,
     Record,
@@ -34,15 +42,17 @@ from exchange.records import (
     StoredFeed,
 )
 
-_pack = msgspec.msgpack.Encoder().encode
+WORK_EVERY = 20  # commits to a step of what the journal does behind them
+
+_pack = msgspec.json.Encoder().encode  # not the journal's own way
 
 
 def _unpack(data: bytes, kind: Any) -> Any:
-    return msgspec.msgpack.decode(data, type=kind)
+    return msgspec.json.decode(data, type=kind)
 
 
 class DiskError(Exception):
-    """A commit that the journal would refuse: the same fill or decision a second time."""
+    """What no engine may put: the same fill twice, or another decision in place of a final one."""
 
 
 class Disk(Protocol):
@@ -56,6 +66,10 @@ class Disk(Protocol):
 
     def fills(self) -> list[Fill]:
         """Every fill ever written."""
+        ...
+
+    def postings(self) -> list[Posting]:
+        """Every line of the ledger ever written."""
         ...
 
     def reopen(self) -> None:
@@ -75,6 +89,12 @@ class MemoryDisk:
         self._fills: dict[tuple[str, int, str], bytes] = {}
         self._batches: dict[tuple[str, str], dict[int, bytes]] = {}
         self._snapshots: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._postings: list[bytes] = []
+        self._balances: dict[tuple[str, str], int] = {}
+        self._accounts: dict[int, bytes] = {}
+        self._keys: dict[str, bytes] = {}
+        self._nonces: dict[tuple[str, int], int] = {}
+        self._credit: dict[tuple[str, str], int | None] = {}
 
     def commit(self, records: list[Record]) -> None:
         for record in records:
@@ -95,19 +115,38 @@ class MemoryDisk:
             case DropTake(number):
                 self._takes.pop(number, None)
             case PutDecision(decision):
-                _insert(self._decisions, (decision.taker, decision.take), _pack(decision))
+                self._decide(decision)
             case DropDecisions(taker, below):
                 for key in [k for k in self._decisions if k[0] == taker and k[1] < below]:
                     del self._decisions[key]
                 self._marks[taker] = below
             case PutMeta(name, value):
                 self._meta[name] = value
+            case PutPosting(posting):
+                self._postings.append(_pack(posting))
+                self._balances[posting.holder, posting.asset] = posting.balance
+            case PutAccount(account):
+                self._accounts[account.number] = _pack(account)
+            case PutKey(key):
+                self._keys[key.key] = _pack(key)
+            case PutNonce(key, digits, nonce):
+                self._nonces[key, digits] = nonce
+            case PutCredit(peer, asset, limit):
+                self._credit[peer, asset] = limit
             case PutSnapshot(owner, market, snapshot):
                 last = snapshot.batch.last
                 self._snapshots[owner, market] = last, _pack(snapshot)
                 held = self._batches.get((owner, market), {})
                 for first in [first for first in held if first <= last]:
                     del held[first]
+
+    def _decide(self, decision: Decision) -> None:
+        """A reservation alone may be decided again."""
+        key = decision.taker, decision.take
+        held = self._decisions.get(key)
+        if held is not None and not _unpack(held, Decision).until:
+            raise DiskError(f"{key} is decided already")
+        self._decisions[key] = _pack(decision)
 
     def recover(self) -> Recovered:
         feeds = []
@@ -129,6 +168,11 @@ class MemoryDisk:
             decisions=[_unpack(data, Decision) for _, data in sorted(self._decisions.items())],
             marks=dict(self._marks),
             feeds=feeds,
+            balances=dict(self._balances),
+            accounts=[_unpack(data, Account) for _, data in sorted(self._accounts.items())],
+            keys=[_unpack(data, ApiKey) for _, data in sorted(self._keys.items())],
+            nonces=dict(self._nonces),
+            credit=dict(self._credit),
         )
 
     def orders(self) -> list[Order]:
@@ -136,6 +180,9 @@ class MemoryDisk:
 
     def fills(self) -> list[Fill]:
         return [_unpack(data, Fill) for data in self._fills.values()]
+
+    def postings(self) -> list[Posting]:
+        return [_unpack(data, Posting) for data in self._postings]
 
     def reopen(self) -> None:
         pass
@@ -155,23 +202,37 @@ class JournalDisk:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._journal = Journal(path, sync="normal")
+        self._commits = 0
+        self._open()
+
+    def _open(self) -> None:
+        # Small segments, so that short runs see snapshots too; no thread, so that runs repeat.
+        self._journal = Journal(
+            self._path, sync="normal", background=False, segment_bytes=4096, snapshot_bytes=8192
+        )
 
     def commit(self, records: list[Record]) -> None:
         self._journal.commit(records)
+        self._commits += 1
+        if self._commits % WORK_EVERY == 0:
+            self._journal.work()
 
     def recover(self) -> Recovered:
         return self._journal.recover()
 
     def orders(self) -> list[Order]:
-        return self._journal.orders(market=None, limit=10**6)
+        found = self._journal.history().orders(limit=-1) + self._journal.recover().orders
+        return sorted({order.number: order for order in found}.values(), key=lambda o: o.number)
 
     def fills(self) -> list[Fill]:
-        return self._journal.fills(market=None, limit=10**6)
+        return self._journal.history().fills(limit=-1)[::-1]
+
+    def postings(self) -> list[Posting]:
+        return self._journal.history().ledger(limit=-1)[::-1]
 
     def reopen(self) -> None:
         self._journal.close()
-        self._journal = Journal(self._path, sync="normal")
+        self._open()
 
     def close(self) -> None:
         self._journal.close()

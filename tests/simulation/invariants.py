@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exchange.events import Amended, Closed, Event, Filled, Opened
+from exchange.events import Amended, Closed, Event, Filled, Moved, Opened
 from exchange.records import Fill, Order
 
 if TYPE_CHECKING:
@@ -156,6 +156,9 @@ def replayed(owner: str, events: Iterable[Event]) -> list[tuple[int, int, int, s
                 shown[event.order] = event.shown
                 if event.left == 0:
                     del shown[event.order]
+            case Moved(order, price, quantity, time):
+                rows[order] = (rows[order][0], price, time)
+                shown[order] = quantity
             case Amended(order, quantity):
                 shown[order] = quantity
             case Closed(order):

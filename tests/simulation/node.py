@@ -12,9 +12,10 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from exchange.asking import Asking
 from exchange.core import Drained, Refused
-from exchange.desk import Desk
 from exchange.engine import Engine
+from exchange.matching import Matching
 from exchange.messages import MESSAGES
 from exchange.ports import Send
 from exchange.records import Order
@@ -66,26 +67,34 @@ class Client:
     unanswered: dict[str, tuple[str, int, int | None, int]] = field(default_factory=dict)
 
 
-class WatchedDesk(Desk):
-    """The production desk; tells the watch of every decision before it is carried out."""
+class WatchedMatching(Matching):
+    """The production matching; tells the watch of every decision before it is carried out."""
 
     watch: Watch
     engine: Engine
     number: int
 
-    def _ask(self, now, market, order, maker, maker_order, price, quantity):
-        self.watch.decision(self.engine, self.number, order, maker, maker_order, price, quantity)
-        super()._ask(now, market, order, maker, maker_order, price, quantity)
+    def ask(self, now, order, owner, number, price, quantity, phase=""):
+        self.watch.decision(self.engine, self.number, order, owner, number, price, quantity)
+        super().ask(now, order, owner, number, price, quantity, phase)
 
-    def _fill_here(self, now, market, taker, maker, price, quantity):
+    def fill_here(self, now, taker, maker, price, quantity):
         own = self.engine.node_id
         self.watch.decision(self.engine, self.number, taker, own, maker.number, price, quantity)
-        super()._fill_here(now, market, taker, maker, price, quantity)
+        super().fill_here(now, taker, maker, price, quantity)
 
-    def _take_liquidity(self, now, order, *, only_earlier):
+    def take_liquidity(self, now, order, *, only_earlier):
         self.watch.begin_matching(self.number, only_earlier=only_earlier)
-        super()._take_liquidity(now, order, only_earlier=only_earlier)
+        super().take_liquidity(now, order, only_earlier=only_earlier)
         self.watch.matched(self.engine, self.number, order)
+
+
+class WatchedAsking(Asking):
+    """The production side of the taker; tells the watch of every answer before it counts."""
+
+    watch: Watch
+    engine: Engine
+    number: int
 
     def on_result(self, now, maker, result):
         self.watch.result(self.engine, self.number, now, maker, result)
@@ -95,8 +104,10 @@ class WatchedDesk(Desk):
 def watched(engine: Engine, number: int, watch: Watch) -> Engine:
     """`engine`, with its desk under watch. Nothing is decided before `resume`, so it misses nothing."""
     desk = engine._desk
-    desk.__class__ = WatchedDesk
-    desk.engine, desk.number, desk.watch = engine, number, watch
+    desk.matching.__class__ = WatchedMatching
+    desk.asking.__class__ = WatchedAsking
+    for part in (desk.matching, desk.asking):
+        part.engine, part.number, part.watch = engine, number, watch
     return engine
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import p2p.seen
-from exchange import book, desk, market, replication, settlement
+from exchange import asking, book, making, market, replication, settlement
 from exchange.records import DropTake, PutTake
 from tests.simulation import disk, node
 from tests.simulation.runner import run_one
@@ -40,42 +40,42 @@ def forgets_refusals(patch: Patch) -> None:
         lambda self, decision: record(self, decision) if decision.quantity else None,
     )
     # Nor does it reach the disk, which would refuse the second decision.
-    put = desk.PutDecision
+    put = making.PutDecision
     patch.setattr(
-        desk, "PutDecision", lambda decision: put(decision) if decision.quantity else DropTake(0)
+        making, "PutDecision", lambda decision: put(decision) if decision.quantity else DropTake(0)
     )
 
 
 def grants_what_is_asked(patch: Patch) -> None:
     """The maker does not look at how much is left."""
-    decide = desk.Desk._decide
+    decide = making.Making._decide
 
     def generous(self: Any, now: float, taker: str, ask: Any) -> Any:
-        order = self._open.get(ask.order)
+        order = self._orders.open.get(ask.order)
         if order is not None and order.shown:
             order.shown = max(order.shown, ask.quantity)
         return decide(self, now, taker, ask)
 
-    patch.setattr(desk.Desk, "_decide", generous)
+    patch.setattr(making.Making, "_decide", generous)
 
 
 def gives_up(patch: Patch) -> None:
     """The taker releases what it asked for when no answer came for a second."""
-    send_due = desk.Desk.send_due
+    send_due = asking.Asking.send_due
 
     def hasty(self: Any, now: float) -> None:
         for take in self._taker.pending:
             if now - self._taker._asking[take.take].since > 1.0:
                 self._taker.resolve(take.take)
                 self._core.records.append(DropTake(take.take))
-                order = self._open[take.order]
+                order = self._orders.open[take.order]
                 order.pending -= take.quantity
                 place = self._core.markets[take.market]
                 place.release(take.maker, take.maker_order, take.quantity, None)
-                self._continue(now, order)
+                self._orders.work.append(order.number)
         send_due(self, now)
 
-    patch.setattr(desk.Desk, "send_due", hasty)
+    patch.setattr(asking.Asking, "send_due", hasty)
 
 
 def does_not_reserve(patch: Patch) -> None:
@@ -83,10 +83,11 @@ def does_not_reserve(patch: Patch) -> None:
 
     def nothing_pending(self: Any, now: float, *args: Any) -> None:
         ask(self, now, *args)
-        args[1].pending -= args[-1]
+        order, quantity = args[0], args[4]
+        order.pending -= quantity
 
-    ask = desk.Desk._ask
-    patch.setattr(desk.Desk, "_ask", nothing_pending)
+    ask = asking.Asking.ask
+    patch.setattr(asking.Asking, "ask", nothing_pending)
 
 
 def counts_an_answer_twice(patch: Patch) -> None:
@@ -116,13 +117,13 @@ def hears_twice(patch: Patch) -> None:
 
 def asks_before_writing(patch: Patch) -> None:
     """A take is not in the journal before its maker is asked."""
-    ask = desk.Desk._ask
+    ask = asking.Asking.ask
 
     def forgetful(self: Any, *args: Any) -> None:
         ask(self, *args)
         self._core.records[:] = [r for r in self._core.records if not isinstance(r, PutTake)]
 
-    patch.setattr(desk.Desk, "_ask", forgetful)
+    patch.setattr(asking.Asking, "ask", forgetful)
 
 
 def loses_decisions(patch: Patch) -> None:

@@ -5,7 +5,10 @@ A short form of `python -m tests.simulation.routing`, which shows the same besid
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
 import pytest
@@ -17,10 +20,26 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 @cache
+def pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(len(SEEDS), mp_context=multiprocessing.get_context("spawn"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pool() -> Iterator[None]:
+    yield
+    pool().shutdown()
+    pool.cache_clear()
+
+
+def run(name: str, policy: str, seed: int) -> dict[str, float]:
+    return simulate(BY_NAME[name], policy, seed)
+
+
+@cache
 def median(name: str, policy: str) -> dict[str, float]:
-    scenario = BY_NAME[name]
-    runs = [simulate(scenario, policy, seed) for seed in SEEDS]
-    return {figure: statistics.median(run[figure] for run in runs) for figure in scenario.figures}
+    runs = list(pool().map(run, *zip(*((name, policy, seed) for seed in SEEDS), strict=True)))
+    figures = BY_NAME[name].figures
+    return {figure: statistics.median(run[figure] for run in runs) for figure in figures}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulation.runner import Summary, run_many, run_one
 
-CHUNK = 25
+CHUNK = 100
 ROOT = Path(__file__).parents[2]
 
 

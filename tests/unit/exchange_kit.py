@@ -18,11 +18,11 @@ import msgspec
 from exchange.engine import Drained, Engine
 from exchange.events import BUY, SELL, Batch, Event, sign_batch
 from exchange.feed import Feed, Replica, Writer
-from exchange.journal import Journal
+from exchange.instruments import Instrument
 from exchange.messages import MESSAGES, pack, unpack
 from exchange.ports import Broadcast, Send
 from exchange.records import Fill, Order, Record, Recovered
-from tests.simulation.disk import MemoryDisk
+from tests.simulation.disk import JournalDisk, MemoryDisk
 
 NETWORK = "test"
 M = "BTC-USD"
@@ -86,6 +86,8 @@ class Owner:
 class Store(Protocol):
     def commit(self, records: list[Record]) -> None: ...
     def recover(self) -> Recovered: ...
+    def fills(self) -> list[Fill]: ...
+    def orders(self) -> list[Order]: ...
     def close(self) -> None: ...
 
 
@@ -132,11 +134,13 @@ class Network:
         skew_us: dict[int, int] | None = None,
         linked: bool = True,
         listen_max: float = 0.0,
+        instruments: Iterable[Instrument] = (),
     ) -> None:
-        """`listen_max`: as `Engine`'s; none by default, so that a restarted node is there at once."""
+        """`instruments`: as `Engine`'s, none by default. `listen_max`: as `Engine`'s; none by default, so that a restarted node is there at once."""
         self.now = STARTED
         self.listen_max = listen_max
         self.markets = tuple(markets)
+        self.instruments = tuple(instruments)
         self.path = path
         self.fragile = True
         self.on_mail: Callable[[Mail], list[Mail]] = lambda mail: [mail]
@@ -156,7 +160,7 @@ class Network:
             self.settle()
 
     def _open(self, i: int) -> Store:
-        return MemoryDisk() if self.path is None else Journal(self._file(i), sync="normal")
+        return JournalDisk(self._file(i)) if self.path is not None else MemoryDisk()
 
     def _file(self, i: int) -> Path:
         assert self.path is not None
@@ -170,6 +174,7 @@ class Network:
             network=NETWORK,
             epoch_us=node.epoch_us,
             rng=random.Random(i),
+            instruments=self.instruments,
             recovered=node.store.recover(),
             listen_max=self.listen_max,
             warn=node.warnings.append,
@@ -312,18 +317,10 @@ class Network:
 
     def fills(self, i: int) -> list[Fill]:
         """Own fills of node i, oldest first."""
-        store = self.nodes[i].store
-        if isinstance(store, Journal):
-            return store.fills(market=None, limit=10**6)[::-1]
-        assert isinstance(store, MemoryDisk)
-        return store.fills()
+        return self.nodes[i].store.fills()
 
     def orders(self, i: int) -> list[Order]:
-        store = self.nodes[i].store
-        if isinstance(store, Journal):
-            return store.orders(market=None, limit=10**6)
-        assert isinstance(store, MemoryDisk)
-        return store.orders()
+        return self.nodes[i].store.orders()
 
     def check(self) -> None:
         """The invariants that hold once everybody can talk: see docs/architecture.md."""
@@ -346,6 +343,8 @@ class Network:
             assert (a.price, a.quantity, a.time, a.side) == (b.price, b.quantity, b.time, -b.side)
             maker_side = a if a.role == "maker" else b
             assert maker_side.counterparty == taker
-        assert len({self[i].markets[m].digest() for i in range(len(self.nodes)) for m in [M]}) == 1
+        for key in self.markets:
+            markets = [self[i].markets[key] for i in range(len(self.nodes))]
+            assert len({market.digest() for market in markets}) == 1
+            assert not markets[0].book.crossed
         assert len({self[i].summary() for i in range(len(self.nodes))}) == 1
-        assert not self[0].markets[M].book.crossed

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
-from market_kit import FakeMarkets
+from market_kit import FakeMarkets, FakeTrading
 
+from exchange.accounts import Accounts
+from exchange.instruments import Instrument, Instruments
+from node.account_views import CancelAfterView
+from node.hub import Hub
+from node.operations import Operations
+from node.statement_views import ReconciliationView
+from node.texts import Texts
+from node.trading import Span
 from node.views import (
-    BookReset,
+    AmendRequest,
     BookView,
     CallRequest,
     CallsView,
@@ -27,10 +35,8 @@ from node.views import (
     GrapeView,
     GrenacheView,
     HintView,
-    LevelChange,
     LevelView,
     MarketView,
-    OrderEvent,
     OrderRequest,
     OrderView,
     OwnGrapeView,
@@ -44,15 +50,12 @@ from node.views import (
     ServingView,
     Side,
     StatusView,
-    StreamEvent,
-    TradeEvent,
     TradeView,
 )
 
 ME = "a2b3c4d5e6f7g2h3i4j5k6l7m2n3o4p5"
 PEER = "z7y6x5w4v3u2t7s6r5q4p3o2n7m6l5k4"
 START = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-QUEUE = 64  # events that a subscription holds before it starts again with a snapshot
 
 
 @dataclass
@@ -105,20 +108,11 @@ class Order:
         )
 
 
-@dataclass
-class Reader:
-    market: str
-    queue: asyncio.Queue[StreamEvent] = field(default_factory=lambda: asyncio.Queue(QUEUE))
-    behind: bool = False
-
-
 class FakeService:
     """One node of a network of two, without a network."""
 
     def __init__(self, node_id: str = ME) -> None:
         self.node_id = node_id
-        self.shown = FakeMarkets()  # what the Bitfinex dialect reads
-        self.market_data = self.shown.data
         self.known = {
             symbol: Market(symbol, Decimal(tick), Decimal(lot))
             for symbol, tick, lot in (
@@ -126,12 +120,24 @@ class FakeService:
                 ("ETH-USD", "0.01", "0.001"),
             )
         }
+        steps = {i.symbol: i for i in Instruments.default()} | {
+            m.symbol: Instrument(m.symbol, m.tick, m.lot) for m in self.known.values()
+        }
+        self.shown = FakeMarkets(Instruments(steps.values()), node_id=node_id)  # what streams read
+        self.market_data = self.shown.data
+        self.trading = FakeTrading()
+        self.accounts = Accounts()
+        self.hub = Hub(
+            self.market_data,
+            Texts(self.shown.instruments, node_id, self.trading.decimals),
+            self.trading,
+            lambda delay, call: asyncio.get_running_loop().call_later(delay, call),
+        )
         self.own: list[Order] = []
         self.remote: list[Order] = []
         self.own_fills: list[FillView] = []
         self.tape: list[TradeView] = []
         self.known_peers = [self._peer(PEER, "192.168.1.20", 3000)]
-        self.readers: list[Reader] = []
         self.fail_with: Exception | None = None
         self.hold: asyncio.Event | None = None
         self.cancelled_calls = 0
@@ -184,7 +190,7 @@ class FakeService:
             raise ServiceError(400, "bad_number", detail, **{step_name: str(step)})
         return value
 
-    async def submit(self, request: OrderRequest) -> OrderView:
+    async def submit(self, request: OrderRequest, *, account: int = 0) -> OrderView:
         await self._wait()
         market = self._market(request.market)
         for order in self.own:
@@ -206,7 +212,6 @@ class FakeService:
         self._match(order)
         if order.price is None and order.remaining:
             order.cancelled = True  # what a market order does not fill does not rest
-        self._tell(OrderEvent(market=market.symbol, order=order.view()))
         return order.view()
 
     def place_remote(
@@ -279,9 +284,14 @@ class FakeService:
                     )
                 )
         self._level_changed(maker.market, maker.side, price)
-        self._tell(TradeEvent(market=maker.market, trade=trade))
-        if maker.owner == self.node_id:
-            self._tell(OrderEvent(market=maker.market, order=maker.view()))
+        self.shown.trade(
+            maker.market,
+            1 if taker.side == "buy" else -1,
+            str(price),
+            str(quantity),
+            maker=maker.owner,
+            taker=taker.owner,
+        )
 
     def _find(self, order_id: str) -> Order:
         for order in self.own:
@@ -289,7 +299,7 @@ class FakeService:
                 return order
         raise ServiceError(404, "unknown_order", f"this node has no order {order_id!r}")
 
-    async def cancel(self, order_id: str) -> OrderView:
+    async def cancel(self, order_id: str, *, account: int = 0) -> OrderView:
         await self._wait()
         order = self._find(order_id)
         if not order.remaining:
@@ -300,14 +310,18 @@ class FakeService:
         order.cancelled = True
         assert order.price is not None
         self._level_changed(order.market, order.side, order.price)
-        self._tell(OrderEvent(market=order.market, order=order.view()))
         return order.view()
 
-    def order(self, order_id: str) -> OrderView:
+    def order(self, order_id: str, *, account: int = 0) -> OrderView:
         return self._find(order_id).view()
 
-    def orders(
-        self, *, market: str | None = None, open_only: bool = True, limit: int = 100
+    async def orders(
+        self,
+        *,
+        account: int = 0,
+        market: str | None = None,
+        open_only: bool = True,
+        span: Span | None = None,
     ) -> list[OrderView]:
         self._maybe_fail()
         if market is not None:
@@ -317,10 +331,46 @@ class FakeService:
             for o in reversed(self.own)
             if market in (None, o.market) and (o.remaining or not open_only)
         ]
-        return chosen[:limit]
+        return chosen[: (span or Span()).limit]
 
-    def fills(self, *, market: str | None = None, limit: int = 100) -> list[FillView]:
-        return [f for f in reversed(self.own_fills) if market in (None, f.market)][:limit]
+    async def fills(
+        self,
+        *,
+        account: int = 0,
+        market: str | None = None,
+        order: str | None = None,
+        span: Span | None = None,
+    ) -> list[FillView]:
+        found = [f for f in reversed(self.own_fills) if market in (None, f.market)]
+        return found[: (span or Span()).limit]
+
+    # What is tried on a real engine instead (test_accounts_api)
+
+    @property
+    def operations(self) -> Operations:
+        raise NotImplementedError
+
+    async def reconcile(self, peer: str) -> ReconciliationView:
+        raise NotImplementedError
+
+    async def amend(self, order_id: str, request: AmendRequest, *, account: int = 0) -> OrderView:
+        raise NotImplementedError
+
+    async def cancel_many(
+        self,
+        *,
+        account: int = 0,
+        market: str | None = None,
+        group: int | None = None,
+        client_id: str | None = None,
+    ) -> list[OrderView]:
+        raise NotImplementedError
+
+    async def cancel_after(self, timeout_ms: int, *, account: int = 0) -> CancelAfterView:
+        raise NotImplementedError
+
+    def order_by_client_id(self, client_id: str, *, account: int = 0) -> OrderView:
+        raise NotImplementedError
 
     async def trade_history(
         self,
@@ -380,7 +430,7 @@ class FakeService:
         prices = dict.fromkeys(o.price for o in self._resting(market, side) if o.price is not None)
         return [self._level(market, side, price) for price in prices]
 
-    def book(self, market: str, *, depth: int = 25) -> BookView:
+    def book(self, market: str, *, depth: int = 25, account: int | None = 0) -> BookView:
         self._maybe_fail()
         found = self._market(market)
         bids, asks = self._levels(market, "buy"), self._levels(market, "sell")
@@ -572,49 +622,17 @@ class FakeService:
     def metrics(self) -> bytes:
         return b"# TYPE exchange_node_peers gauge\nexchange_node_peers 1.0\n"
 
-    # Stream
+    # Streams
 
     def _level_changed(self, market: str, side: Side, price: Decimal) -> None:
         self.known[market].sequence += 1
-        level = self._level(market, side, price)
-        self._tell(
-            LevelChange(
-                market=market,
-                sequence=self.known[market].sequence,
-                side=side,
-                price=level.price,
-                quantity=level.quantity,
-                orders=level.orders,
-            )
+        orders = [o for o in self._resting(market, side) if o.price == price]
+        self.shown.hold(
+            market,
+            1 if side == "buy" else -1,
+            str(price),
+            [(order.owner, order.number, str(order.remaining)) for order in orders],
         )
-
-    def _tell(self, event: StreamEvent) -> None:
-        for reader in self.readers:
-            if reader.market == event.market and not reader.behind:
-                try:
-                    reader.queue.put_nowait(event)
-                except asyncio.QueueFull:
-                    reader.behind = True
-
-    def subscribe(self, market: str) -> AsyncIterator[StreamEvent]:
-        self._market(market)
-        return self._events(market)
-
-    async def _events(self, market: str) -> AsyncIterator[StreamEvent]:
-        reader = Reader(market)
-        self.readers.append(reader)
-        try:
-            yield BookReset(market=market, book=self.book(market, depth=1000))
-            while True:
-                if reader.behind:
-                    reader.behind = False
-                    reader.queue = asyncio.Queue(QUEUE)
-                    yield BookReset(market=market, book=self.book(market, depth=1000))
-                event = await reader.queue.get()
-                self._maybe_fail()
-                yield event
-        finally:
-            self.readers.remove(reader)
 
 
 def _within(time: str, start: int | None, end: int | None) -> bool:

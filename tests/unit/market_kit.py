@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from exchange.book import Book
@@ -12,7 +12,9 @@ from exchange.events import Filled
 from exchange.history import Addition
 from exchange.instruments import Instruments
 from exchange.market import Owners, Trade
+from exchange.records import Fill, Order
 from node.market_data import MarketData
+from node.trading import AccountNews, Balance, Span
 
 ME, PEER = "m" * 32, "p" * 32
 NOW = 1_767_323_045_678_000  # 2026-01-02T03:04:05.678Z
@@ -67,9 +69,9 @@ class MemoryHistory:
 class FakeMarket:
     """A market that shows what a test puts into its book."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_id: str = ME) -> None:
         self.book = Book()
-        self.owners = Owners(ME)
+        self.owners = Owners(node_id)
         self.version = 0
 
 
@@ -77,10 +79,13 @@ class FakeMarkets:
     """Market data of a few markets, filled by hand. Prices and quantities as texts."""
 
     def __init__(
-        self, instruments: Instruments | None = None, now: Callable[[], int] = lambda: NOW
+        self,
+        instruments: Instruments | None = None,
+        now: Callable[[], int] = lambda: NOW,
+        node_id: str = ME,
     ) -> None:
         self.instruments = instruments or Instruments.default()
-        self.markets = {i.key: FakeMarket() for i in self.instruments}
+        self.markets = {i.key: FakeMarket(node_id) for i in self.instruments}
         self.history = MemoryHistory()
         self.data = MarketData(self.instruments, self.markets, self.history, now)  # type: ignore[arg-type]
         self._numbers = itertools.count(1)
@@ -105,6 +110,33 @@ class FakeMarkets:
         market.book.set_quantity(key, 0 if quantity == "0" else instrument.to_lots(quantity))
         self._changed(instrument.key, side, ticks)
 
+    def move(self, symbol: str, key: int, price: str, *, time: int) -> None:
+        """An order goes to another price, or to the end of its own."""
+        instrument = self.instruments[symbol]
+        book = self.markets[instrument.key].book
+        side, before = book.side_price(key)
+        quantity = book.remove(key)
+        ticks = instrument.to_ticks(price)
+        owner, number = self.markets[instrument.key].owners.split(key)
+        book.add(key, side, ticks, quantity, time, (owner, number))
+        self._changed(instrument.key, side, before, ticks)
+
+    def hold(self, symbol: str, side: int, price: str, orders: list[tuple[str, int, str]]) -> None:
+        """What rests at a price from now on: (owner, number, quantity), oldest first."""
+        instrument = self.instruments[symbol]
+        market = self.markets[instrument.key]
+        book, ticks = market.book, instrument.to_ticks(price)
+        now = {market.owners.key(owner, n): instrument.to_lots(q) for owner, n, q in orders}
+        for key, *_ in list(book.at(side, ticks)):
+            if key not in now:
+                book.remove(key)
+        for time, (key, lots) in enumerate(now.items(), 1):
+            if key in book:
+                book.set_quantity(key, lots)
+            else:
+                book.add(key, side, ticks, lots, time, market.owners.split(key))
+        self._changed(instrument.key, side, ticks)
+
     def trade(
         self,
         symbol: str,
@@ -114,15 +146,58 @@ class FakeMarkets:
         *,
         time: int = NOW,
         maker: str = PEER,
+        taker: str = ME,
     ) -> Trade:
         """Somebody's taker traded on `side`."""
         instrument = self.instruments[symbol]
         number = next(self._numbers)
         ticks, lots = instrument.to_ticks(price), instrument.to_lots(quantity)
-        trade = Trade(maker, Filled(1, -side, lots, ticks, 0, 0, ME, number, time), number)
+        trade = Trade(maker, Filled(1, -side, lots, ticks, 0, 0, taker, number, time), number)
         self.data.add([], [(instrument.key, trade)])
         return trade
 
-    def _changed(self, key: str, side: int, ticks: int) -> None:
+    def _changed(self, key: str, side: int, *ticks: int) -> None:
         self.markets[key].version += 1
-        self.data.add([(key, side, ticks)], [])
+        self.data.add([(key, side, price) for price in ticks], [])
+
+
+class FakeTrading:
+    """The part of `node.trading.Trading` that streams need, filled by hand."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, list[Order]] = {}
+        self.filled: dict[int, list[Fill]] = {}
+        self.balances: dict[int, list[Balance]] = {}
+        self.listeners: list[tuple[int, Callable[[AccountNews], None]]] = []
+
+    def listen(self, account: int, call: Callable[[AccountNews], None]) -> Callable[[], None]:
+        self.listeners.append((account, call))
+        return lambda: self.listeners.remove((account, call))
+
+    def tell(
+        self,
+        account: int,
+        *,
+        orders: Sequence[Order] = (),
+        fills: Sequence[Fill] = (),
+        balances: Sequence[Balance] = (),
+    ) -> None:
+        """This became durable."""
+        self.filled.setdefault(account, []).extend(fills)
+        for listener, call in list(self.listeners):
+            if listener == account:
+                call(AccountNews(orders, fills, balances))
+
+    def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
+        return self.open.get(account, [])
+
+    async def fills_of(
+        self, account: int, span: Span, *, market: str | None = None, order: int | None = None
+    ) -> list[Fill]:
+        return self.filled.get(account, [])[::-1][: span.limit]
+
+    def balances_of(self, account: int) -> list[Balance]:
+        return self.balances.get(account, [])
+
+    def decimals(self, asset: str) -> int:
+        return 8

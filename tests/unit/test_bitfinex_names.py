@@ -16,7 +16,7 @@ from exchange.market import Owners
 from node.bitfinex import ids as ids_module
 from node.bitfinex.errors import BitfinexError
 from node.bitfinex.ids import OWN, OrderIds, own_order_id, trade_id
-from node.bitfinex.limits import BURST, REMOTES, RateLimit
+from node.bitfinex.limits import CLIENTS, RateLimit
 from node.bitfinex.numbers import Scale, javascript, plain, rounded
 from node.bitfinex.symbols import Symbols, pair_name
 
@@ -161,18 +161,25 @@ def test_trade_ids_depend_on_taker_and_take_alone() -> None:
 # Rate limit
 
 
-def test_a_remote_may_ask_often_but_not_endlessly() -> None:
-    rate = RateLimit(rate=10.0, burst=5.0)
+def test_a_client_may_ask_often_but_not_endlessly() -> None:
+    rate = RateLimit(30)  # one in two seconds, five at once
     assert [rate.allows("a", 0.0) for _ in range(6)] == [True] * 5 + [False]
     assert rate.allows("b", 0.0)
-    assert rate.allows("a", 0.11)
-    assert not rate.allows("a", 0.11)
+    assert rate.left("b", 0.0)
+    assert not rate.left("a", 0.0)
+    assert rate.allows("a", 2.1)
+    assert not rate.allows("a", 2.1)
     assert [rate.allows("a", 100.0) for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_the_table_of_remotes_is_bounded() -> None:
+def test_without_a_limit_anybody_may_ask() -> None:
+    rate = RateLimit(0)
+    assert all(rate.allows("a", 0.0) for _ in range(10_000))
+    assert rate.left("a", 0.0)
+
+
+def test_the_table_of_clients_is_bounded() -> None:
     rate = RateLimit()
-    for number in range(REMOTES + 100):
+    for number in range(CLIENTS + 100):
         rate.allows(str(number), 0.0)
-    assert len(rate._remotes) == REMOTES
-    assert BURST > 1
+    assert len(rate._clients) == CLIENTS

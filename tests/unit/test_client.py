@@ -19,10 +19,9 @@ from node.client import (
     ExchangeClient,
     NodeUnreachable,
     NotANode,
-    StreamClosed,
     Transport,
 )
-from node.views import BookReset, LevelChange, OrderEvent, OrderRequest, TradeEvent
+from node.views import OrderRequest
 
 BUY = OrderRequest(market="BTC-USD", side="buy", quantity="0.5", price="30000")
 
@@ -181,76 +180,10 @@ async def test_a_node_that_does_not_answer_in_time_is_unreachable(make: MakeTran
             await client.status()
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8300", "ftp://x", "http://", "https://127.0.0.1:1"])
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8300", "ftp://x", "http://"])
 def test_a_wrong_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="looks like http"):
         ExchangeClient(url)
-
-
-async def test_the_stream_yields_typed_events(api: Api) -> None:
-    async with (
-        ExchangeClient(api.url, transport=AiohttpTransport(timeout=0.3)) as client,
-        contextlib.aclosing(client.subscribe("BTC-USD")) as stream,
-    ):
-        assert isinstance(await anext(stream), BookReset)
-        await asyncio.sleep(0.5)  # the timeout is for requests: a quiet stream goes on
-        await api.service.submit(BUY)
-        api.service.place_remote("BTC-USD", "sell", "0.2", "30000")
-        kinds = [type(await anext(stream)) for _ in range(5)]
-    assert kinds == [LevelChange, OrderEvent, LevelChange, TradeEvent, OrderEvent]
-    assert api.service.readers == [] or await no_readers(api)
-
-
-async def no_readers(api: Api) -> bool:
-    await asyncio.sleep(0.05)
-    return not api.service.readers
-
-
-async def test_a_refused_market_ends_the_stream_with_the_reason(api: Api) -> None:
-    async with ExchangeClient(api.url) as client:
-        with pytest.raises(ApiError, match="no market 'XX'"):
-            await anext(client.subscribe("XX"))
-
-
-async def test_the_stream_of_another_node_is_refused_with_the_reason(api: Api) -> None:
-    async with ExchangeClient(api.url, node_id=PEER) as client:
-        with pytest.raises(ApiError, match=ME):
-            await anext(client.subscribe("BTC-USD"))
-
-
-async def test_the_stream_ends_with_a_reason_when_the_node_stops() -> None:
-    server = ApiServer(FakeService())
-    url = await server.start()
-    async with (
-        ExchangeClient(url) as client,
-        contextlib.aclosing(client.subscribe("BTC-USD", "ETH-USD")) as stream,
-    ):
-        assert {(await anext(stream)).market for _ in range(2)} == {"BTC-USD", "ETH-USD"}
-        stopping = asyncio.ensure_future(server.stop())
-        with pytest.raises(StreamClosed, match="the node is stopping"):
-            await anext(stream)
-        await stopping
-
-
-async def test_the_stream_of_no_node_is_unreachable() -> None:
-    server = ApiServer(FakeService())
-    url = await server.start()
-    await server.stop()
-    async with ExchangeClient(url) as client:
-        with pytest.raises(NodeUnreachable, match="nobody answers"):
-            await anext(client.subscribe("BTC-USD"))
-
-
-async def test_the_stream_of_another_server_is_no_node() -> None:
-    async with answering(http(b"hello")) as url, ExchangeClient(url) as client:
-        with pytest.raises(NotANode):
-            await anext(client.subscribe("BTC-USD"))
-
-
-async def test_a_stream_without_market_is_a_mistake(api: Api) -> None:
-    async with ExchangeClient(api.url) as client:
-        with pytest.raises(ValueError, match="one market at least"):
-            await anext(client.subscribe())
 
 
 async def test_many_requests_at_once_are_served(api: Api) -> None:

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from exchange_kit import EPOCH_US, FIRST_TAKE, NETWORK, Crash, Keys, M, Mail, Network, Owner
 
-from exchange import desk as desk_module
 from exchange import feed as feed_module
+from exchange import orders as orders_module
 from exchange import settlement as settlement_module
+from exchange.asking import REFUSED_HOLD
 from exchange.core import MAX_DRIFT_US
-from exchange.desk import REFUSED_HOLD
 from exchange.engine import MAX_UNKNOWN_MARKETS, Refused
 from exchange.events import (
     BUY,
@@ -213,7 +213,7 @@ def test_a_client_id_is_remembered_when_the_order_is_done_and_over_a_restart() -
 def test_orders_that_are_forgotten_free_their_client_ids_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(desk_module, "RECENT_ORDERS", 2)
+    monkeypatch.setattr(orders_module, "RECENT_ORDERS", 2)
     net = Network(1)
     for name in ("a", "b", "c"):
         net.buy(0, None, 5, name)
@@ -227,7 +227,7 @@ def test_orders_that_are_forgotten_free_their_client_ids_and_no_others(
 def test_a_client_id_used_anew_is_not_lost_with_the_order_that_had_it_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(desk_module, "RECENT_ORDERS", 2)
+    monkeypatch.setattr(orders_module, "RECENT_ORDERS", 2)
     net = Network(1)
     old = Order(1, M, BUY, None, 5, 1, "a", cancelled=True, done=True)
     new = Order(2, M, BUY, 100, 5, 2, "a")

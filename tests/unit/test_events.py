@@ -24,6 +24,7 @@ from exchange.events import (
     Event,
     Filled,
     InvalidBatch,
+    Moved,
     Opened,
     check_batch,
     check_event,
@@ -33,6 +34,7 @@ from exchange.events import (
 OPENED = Opened(1, BUY, 100, 5, 1000)
 FILLED = Filled(1, BUY, 2, 100, 3, 3, "taker", 7, 2000)
 AMENDED = Amended(1, 4)
+MOVED = Moved(1, 101, 5, 2_000)
 CLOSED = Closed(1, "cancelled")
 CHECKPOINT = Checkpoint(b"\x07" * 32)
 
@@ -166,6 +168,10 @@ LIMIT = 2**62
         (FILLED, "time", [0, -1, LIMIT], [1, LIMIT - 1]),
         (AMENDED, "order", [0, -1, MAX_ORDER], [1, MAX_ORDER - 1]),
         (AMENDED, "shown", [-1, MAX_QUANTITY], [0, MAX_QUANTITY - 1]),
+        (MOVED, "order", [0, -1, MAX_ORDER], [1, MAX_ORDER - 1]),
+        (MOVED, "price", [0, -1, MAX_PRICE], [1, MAX_PRICE - 1]),
+        (MOVED, "shown", [-1, MAX_QUANTITY], [0, MAX_QUANTITY - 1]),
+        (MOVED, "time", [0, -1, LIMIT], [1, LIMIT - 1]),
         (CLOSED, "order", [0, -1, MAX_ORDER], [1, MAX_ORDER - 1]),
         (CLOSED, "reason", ["r" * 33], ["", "r" * 32]),
         (CHECKPOINT, "state", [b"", b"\x00" * 31, b"\x00" * 33], [b"\x00" * 32]),
@@ -189,5 +195,5 @@ def test_the_text_of_a_refusal_is_short_whatever_a_stranger_wrote() -> None:
 
 
 def test_the_table_above_covers_every_kind_of_event() -> None:
-    kinds = {Opened, Filled, Amended, Closed, Checkpoint}
+    kinds = {Opened, Filled, Amended, Moved, Closed, Checkpoint}
     assert set(events.Event.__args__) == kinds

@@ -23,6 +23,7 @@ from exchange.events import (
     Event,
     Filled,
     InvalidBatch,
+    Moved,
     Opened,
     check_batch,
     sign_batch,
@@ -88,6 +89,8 @@ def filled(order: int, shown: int, left: int, price: int = 100, side: int = BUY)
         ([opened(1), filled(1, 3, 3)], {1: 3}),
         ([opened(1), filled(1, 0, 3)], {1: 0}),
         ([opened(1), filled(1, 0, 0)], {}),
+        ([opened(1), Moved(1, 101, 7, 5000)], {1: 7}),
+        ([opened(1), Moved(1, 101, 0, 5000)], {1: 0}),
         ([opened(1), opened(2), Closed(1, "cancelled")], {2: 5}),
     ],
 )
@@ -99,6 +102,22 @@ def test_what_a_sequence_of_events_leaves_on_show(
     assert state.number == len(events)
 
 
+def test_a_moved_order_has_another_price_and_a_later_time() -> None:
+    state = state_after(Opened(3, SELL, 70, 8, 12345), Moved(3, 71, 6, 12346))
+    assert state.orders == {3: ShownOrder(SELL, 71, 6, 12346)}
+    state.apply(filled(3, 0, 0, price=71, side=SELL))
+    assert state.orders == {}
+
+
+def test_a_moved_order_is_in_a_snapshot_as_it_is_now() -> None:
+    owner = Owner(1)
+    owner.batch(opened(1), Moved(1, 105, 4, 9000))
+    batch = owner.batch(Checkpoint(state_hash(owner.writer.feed.state.pages())))
+    pages = owner.writer.feed.state.pages()
+    restored = FeedState.restore(Snapshot(batch, batch.digest(NETWORK), pages))
+    assert restored.orders == {1: ShownOrder(BUY, 105, 4, 9000)}
+
+
 def test_an_opened_order_is_as_its_event_says() -> None:
     state = state_after(Opened(3, SELL, 70, 8, 12345))
     assert state.orders == {3: ShownOrder(SELL, 70, 8, 12345)}
@@ -108,6 +127,10 @@ def test_an_opened_order_is_as_its_event_says() -> None:
     ("events", "why"),
     [
         ([opened(1), opened(1)], "opened twice"),
+        ([Moved(1, 101, 5, 5000)], "without being open"),
+        ([opened(1), Moved(1, 101, 5, 1001)], "a time before its own"),
+        ([opened(1), Moved(1, 101, 5, 1000)], "a time before its own"),
+        ([opened(1), Moved(1, 101, 5, 5000), filled(1, 0, 0)], "another price"),
         ([Amended(1, 3)], "without being open"),
         ([Closed(1, "cancelled")], "without being open"),
         ([filled(1, 3, 3)], "without being open"),

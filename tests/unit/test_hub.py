@@ -1,90 +1,85 @@
-"""Subscriptions: snapshot first, every change after it, bounded, ended in order."""
+"""The streams of a node: what a subscription means, shared streams, and how long they last."""
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
+from stream_kit import BTC, Place, reading
 
-from node.hub import MAX_WAITING, Hub
-from node.views import BookReset, BookView, LevelChange, TradeEvent, TradeView
-
-
-def snapshot(sequence=0):
-    book = BookView(market="M", sequence=sequence, digest="", bids=[], asks=[], time="")
-    return BookReset(market="M", book=book)
-
-
-def level(sequence):
-    return LevelChange(market="M", sequence=sequence, side="buy", price="1", quantity="1", orders=1)
+from exchange.book import BUY
+from node.hub import LINGER
+from node.market_data import Change
+from node.streams.messages import Subscribe
+from node.streams.stream import Ended
+from node.views import ServiceError
 
 
-def trade(number):
-    view = TradeView(
-        id=str(number),
-        market="M",
-        side="buy",
-        price="1",
-        quantity="1",
-        time="",
-        maker="a",
-        taker="b",
-    )
-    return TradeEvent(market="M", trade=view)
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (Subscribe(channel="book"), "invalid_message"),
+        (Subscribe(channel="book", market="XX-USD"), "unknown_market"),
+        (Subscribe(channel="book", market=BTC, timeframe="1m"), "invalid_message"),
+        (Subscribe(channel="book", market=BTC, level="L1", depth=25), "invalid_message"),
+        (Subscribe(channel="trades", market=BTC, depth=25), "invalid_message"),
+        (Subscribe(channel="candles", market=BTC, timeframe="2m"), "bad_timeframe"),
+        (Subscribe(channel="ticker", market=BTC, scope="own"), "invalid_message"),
+        (Subscribe(channel="orders", market=BTC), "invalid_message"),
+    ],
+)
+async def test_what_there_is_not_is_refused(request_: Subscribe, code: str) -> None:
+    with pytest.raises(ServiceError) as refused:
+        await Place().hub.find(request_, 0)
+    assert refused.value.code == code
 
 
-async def next_event(events):
-    return await asyncio.wait_for(anext(events), 1)
+async def test_a_stream_is_shared_and_outlives_its_readers_for_a_while() -> None:
+    place = Place()
+    first = await reading(place, "trades", market="btc/usd")
+    second = await reading(place, "trades")
+    assert first.reader is not None
+    assert second.reader is not None
+    stream = first.reader.stream
+    assert second.reader.stream is stream
+    place.hub.sweep(0.0)
+    first.leave()
+    second.leave()
+    place.hub.sweep(10.0)
+    place.hub.sweep(9.0 + LINGER)
+    assert len(place.hub) == 1
+    again = await reading(place, "trades")
+    place.hub.sweep(11.0 + LINGER)
+    assert again.reader is not None
+    assert again.reader.stream is stream
+    again.leave()
+    place.hub.sweep(12.0 + LINGER)
+    place.hub.sweep(12.0 + 2 * LINGER)
+    assert len(place.hub) == 0
+    line = place.fake.data._lines[place.fake.instruments[BTC].key]
+    assert not line.listeners
+    anew = await reading(place, "trades")
+    assert anew.reader is not None
+    assert anew.reader.stream.epoch != stream.epoch
 
 
-async def test_the_snapshot_comes_first_and_then_every_change_in_order():
-    hub = Hub()
-    events = hub.subscribe("M", snapshot)
-    assert await next_event(events) == snapshot()
-    hub.publish("M", level(1))
-    hub.publish("M", trade(7))
-    assert await next_event(events) == level(1)
-    assert await next_event(events) == trade(7)
-    await events.aclose()
+async def test_a_failure_ends_the_stream_and_nothing_else(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place()
+    trades, book = await reading(place, "trades"), await reading(place, "book")
+    trades.take()
+    book.take()
+    assert trades.reader is not None
 
+    def fail(change: Change) -> None:
+        raise RuntimeError("secret")
 
-async def test_changes_of_other_markets_are_not_heard():
-    hub = Hub()
-    events = hub.subscribe("M", snapshot)
-    await next_event(events)
-    hub.publish("OTHER", level(1))
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(anext(events), 0.01)
-
-
-async def test_a_reader_that_falls_behind_gets_a_new_snapshot_instead_of_a_growing_queue():
-    hub = Hub()
-    versions = iter(range(10))
-    events = hub.subscribe("M", lambda: snapshot(next(versions)))
-    assert (await next_event(events)).book.sequence == 0
-    for number in range(MAX_WAITING + 1):
-        hub.publish("M", level(number))
-    hub.publish("M", level(99_999))  # before the snapshot is read: it will be in it
-    assert (await next_event(events)).book.sequence == 1
-    hub.publish("M", level(100_000))
-    assert await next_event(events) == level(100_000)
-    await events.aclose()
-
-
-async def test_a_closed_subscription_is_forgotten():
-    hub = Hub()
-    events = hub.subscribe("M", snapshot)
-    await next_event(events)
-    assert hub.wanted("M")
-    await events.aclose()
-    assert not hub.wanted("M")
-
-
-async def test_closing_the_hub_ends_waiting_readers():
-    hub = Hub()
-    events = hub.subscribe("M", snapshot)
-    await next_event(events)
-    waiting = asyncio.ensure_future(anext(events, None))
-    await asyncio.sleep(0)
-    hub.close()
-    assert await asyncio.wait_for(waiting, 1) is None
+    monkeypatch.setattr(trades.reader.stream, "offer", fail)
+    place.fake.trade(BTC, BUY, "30000", "1")
+    with pytest.raises(Ended) as ended:
+        trades.take()
+    assert ended.value.code == "internal_error"
+    assert "secret" not in ended.value.detail
+    assert "secret" in caplog.text
+    place.step()
+    assert book.take()
+    assert (await reading(place, "trades")).take()[0].trades

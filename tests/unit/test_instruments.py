@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,24 @@ def test_notional_and_average_are_of_the_whole_value() -> None:
     assert BTC.average_price_text(300_000 * 5, 5) == "30000"
 
 
+def test_rules_for_orders_are_no_part_of_the_key_and_absent_they_allow_everything() -> None:
+    ruled = replace(
+        BTC,
+        min_quantity=Decimal("0.0010"),
+        price_band=Decimal("0.2"),
+        maker_fee=Decimal("-0.0001"),
+        taker_fee=Decimal("0.002"),
+        max_notional=Decimal("1E+6"),
+    )
+    assert ruled.key == BTC.key
+    assert str(ruled.min_quantity) == "0.001"
+    assert str(ruled.max_notional) == "1000000"
+    assert (ruled.maker_ppm, ruled.taker_ppm, ruled.price_band_ppm) == (-100, 2000, 200_000)
+    assert (BTC.maker_ppm, BTC.taker_ppm, BTC.price_band_ppm) == (0, 0, None)
+    assert BTC.protection_ppm == 50_000
+    assert (BTC.min_quantity, BTC.max_quantity, BTC.min_notional, BTC.max_notional) == (None,) * 4
+
+
 @given(STEPS, st.integers(1, MAX_TICKS))
 def test_text_and_integers_are_each_others_inverse(step: Decimal, count: int) -> None:
     market = Instrument("AA-BB", step, step)
@@ -228,6 +247,71 @@ def written(directory: Path, text: str) -> Path:
     path = directory / "markets.toml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_the_default_set_has_fees() -> None:
+    assert {(i.maker_ppm, i.taker_ppm) for i in Instruments.default()} == {(1000, 2000)}
+
+
+def test_rules_in_a_file_are_exact_whether_text_or_bare(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        '[AA-BB]\ntick = 0.1\nlot = 2\nmin_quantity = 4\nmax_quantity = "1e3"\nmin_notional = 0.25\n'
+        "max_notional = 5000\nmaker_fee = -0.000001\ntaker_fee = 0.0015\nprice_band = 1\n"
+        'protection = "0.1"\n',
+    )
+    (instrument,) = Instruments.load(path)
+    assert instrument == Instrument(
+        "AA-BB",
+        Decimal("0.1"),
+        Decimal(2),
+        min_quantity=Decimal(4),
+        max_quantity=Decimal(1000),
+        min_notional=Decimal("0.25"),
+        max_notional=Decimal(5000),
+        maker_fee=Decimal("-0.000001"),
+        taker_fee=Decimal("0.0015"),
+        price_band=Decimal(1),
+        protection=Decimal("0.1"),
+    )
+    assert (instrument.maker_ppm, instrument.taker_ppm) == (-1, 1500)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (
+            "maker_fee = 0.0000001",
+            "maker_fee: expected whole parts per million, which are 6 decimals",
+        ),
+        ("maker_fee = -0.02", "maker_fee: expected from -0.01 to 0.1, got -0.02"),
+        (
+            "maker_fee = -0.002\ntaker_fee = 0.001",
+            "maker_fee: a rebate is paid out of the taker's fee: expected -0.001 or more, got -0.002",
+        ),
+        ("taker_fee = -0.001", "taker_fee: expected from 0 to 0.1, got -0.001"),
+        ("taker_fee = true", "taker_fee: expected text or Decimal, which are exact, got bool"),
+        ("taker_fee = [1]", "taker_fee: expected text or Decimal, which are exact, got list"),
+        ("protection = 0", "protection: expected from 0.000001 to 1, got 0"),
+        ('price_band = "5 %"', "price_band: '5 %' is not a decimal number"),
+        ("price_band = 2", "price_band: expected from 0.000001 to 1, got 2"),
+        ("min_quantity = 3", "min_quantity 3 is not a multiple of the lot 2; nearest are 2 and 4"),
+        ("min_quantity = 0", "min_quantity: expected from 2 to 2000000000, got 0"),
+        (
+            "min_quantity = 8\nmax_quantity = 6",
+            "max_quantity: expected from 8 to 2000000000, got 6",
+        ),
+        ("max_notional = 0.1", "max_notional: expected from 0.2 to 200000000000000000, got 0.1"),
+        ("min_notional = inf", "min_notional: 'inf' is not a decimal number"),
+    ],
+)
+def test_a_wrong_rule_in_a_file_is_refused_naming_the_field(
+    tmp_path: Path, line: str, complaint: str
+) -> None:
+    path = written(tmp_path, f"[AA-BB]\ntick = 0.1\nlot = 2\n{line}\n")
+    with pytest.raises(InstrumentsFileError) as caught:
+        Instruments.load(path)
+    assert str(caught.value).startswith(f"{path}: [AA-BB] {complaint}")
 
 
 def test_a_file_replaces_the_default_set_and_bare_numbers_are_exact(tmp_path: Path) -> None:

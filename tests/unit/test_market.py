@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from exchange_kit import Keys, M, Owner
 
-from exchange.events import BUY, SELL, Amended, Closed, Filled, Opened
+from exchange.events import BUY, SELL, Amended, Closed, Event, Filled, Moved, Opened
 from exchange.feed import Feed, Writer
 from exchange.market import NUMBER_BITS, TAPE, Hold, Market, Owners, Trade
 
@@ -68,7 +68,7 @@ def test_equal_prices_go_by_time_then_node_then_number_wherever_they_came_first(
         here.show(owner, number)
     assert list(here.quantities) == [(A, 1), (A, 2), (ME, 1), (B, 1), (B, 2)]
     keys = [here.market.owners.key(*rank) for rank in here.quantities]
-    priorities = [here.market.priority(key) for key in keys]
+    priorities = [here.market.priority(*here.market.owners.split(key)) for key in keys]
     assert priorities == sorted(priorities)
     assert priorities[0] == (1000, A, 1)
 
@@ -76,7 +76,7 @@ def test_equal_prices_go_by_time_then_node_then_number_wherever_they_came_first(
 def test_a_priority_of_what_is_not_here_is_an_error() -> None:
     here = Here()
     with pytest.raises(KeyError):
-        here.market.priority(here.market.owners.key(Keys(77).node_id, 1))
+        here.market.priority(Keys(77).node_id, 1)
 
 
 def test_the_book_follows_the_feed() -> None:
@@ -287,3 +287,65 @@ def test_the_tape_keeps_the_latest_trades_only() -> None:
         market.tape.append(Trade(A, Filled(1, BUY, 1, 100, 0, 0, "t", take, 1), take))
     assert len(market.tape) == TAPE
     assert market.tape[0].event.take == 3
+
+
+# Own events, and own orders that no feed shows
+
+
+def test_what_is_written_is_in_the_book_as_a_refresh_would_have_it() -> None:
+    """`write` takes a shorter way than `refresh`, to the same end."""
+    short, long = Here(), Here()
+    events: list[Event] = [
+        Opened(1, SELL, 100, 10, 1000),
+        Opened(2, SELL, 100, 10, 1001),
+        Opened(3, BUY, 90, 10, 1002),
+        Amended(1, 4),
+        Filled(1, SELL, 2, 100, 2, 2, "t", 1, 1),
+        Moved(1, 100, 2, 1003),
+        Moved(2, 95, 1, 1004),
+        Amended(2, 0),
+        Moved(2, 96, 0, 1005),
+        Moved(2, 97, 3, 1006),
+        Amended(2, 0),
+        Amended(2, 5),
+        Filled(3, BUY, 10, 90, 0, 5, "t", 2, 1),
+        Moved(3, 90, 5, 1007),
+        Closed(1, "cancelled"),
+        Filled(3, BUY, 5, 90, 0, 0, "t", 3, 1),
+    ]
+    for event in events:
+        for here in (short, long):
+            here.market.touched.clear()
+        short.market.write(event)  # type: ignore[arg-type]
+        long.own.writer.append(event)
+        if isinstance(event, Moved):
+            long.market.forget(ME, event.order)
+        long.market.refresh(ME, event.order)  # type: ignore[union-attr]
+        assert short.market.contents() == long.market.contents(), event
+        assert short.market.touched.keys() == long.market.touched.keys(), event
+    assert short.quantities == {(ME, 2): 5}
+
+
+def test_hidden_orders_are_in_no_view_and_can_cross_the_book() -> None:
+    here = Here()
+    here.show(A, 1, side=SELL, price=100)
+    market = here.market
+    market.hide_order(7, BUY, 99, 5, 2000)
+    assert not market.crossed
+    assert list(here.quantities) == [(A, 1)]
+    market.hide_order(7, BUY, 100, 5, 2000)
+    assert market.crossed
+    market.hide_order(7, BUY, 100, 3, 2000)
+    assert market.hidden.quantity(7) == 3
+    market.hide_order(7, BUY, 100, 0, 2000)
+    assert not market.crossed
+    market.hide_order(7, BUY, 100, 0, 2000)
+    assert len(market.hidden) == 0
+
+
+def test_a_hidden_order_that_is_moved_goes_to_the_end() -> None:
+    market = Here().market
+    for number in (1, 2):
+        market.hide_order(number, BUY, 100, 5, 1000 + number)
+    market.hide_order(1, BUY, 100, 5, 2000)
+    assert [key for key, *_ in market.hidden.orders(BUY)] == [2, 1]

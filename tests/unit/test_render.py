@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from decimal import Decimal
 
@@ -15,8 +14,13 @@ from node.cli import render
 from node.cli.network import describe_status, duration
 from node.cli.ordertext import OrderTextError, parse_order
 from node.cli.render import Column, align, bar, ladder, order_table, peer_table, table, to_ansi
-from node.cli.watch import BookTracker, describe_event
-from node.views import BookView, LevelChange, LevelView, OrderRequest
+from node.cli.watch import book_view, describe
+from node.streams.checks import MODULUS, level_check
+from node.streams.messages import BookL2, BookL2Snapshot, Level, Trades
+from node.streams.replica import BookReplica
+from node.views import BookView, LevelView, OrderRequest, TradeView
+
+TIME = "2026-01-02T03:04:05.678Z"
 
 
 def plain(lines: list[render.Line]) -> list[str]:
@@ -145,8 +149,8 @@ async def test_orders_have_whole_ids_only_where_asked() -> None:
     service = FakeService()
     await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="2"))
     await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1"))
-    full = plain(order_table(service.orders(open_only=False), full=True))
-    short = plain(order_table(service.orders(open_only=False), full=False))
+    full = plain(order_table(await service.orders(open_only=False), full=True))
+    short = plain(order_table(await service.orders(open_only=False), full=False))
     assert full[1].startswith(f"{ME}-2  BTC-USD  buy ")
     assert short[1].startswith("2      BTC-USD  buy ")
     assert "market" in short[1]
@@ -213,84 +217,51 @@ def test_blocks_are_drawn_where_they_can_be_shown(
 # The book that --watch keeps
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["own", "remote", "cancel"]),
-            st.sampled_from(["buy", "sell"]),
-            st.integers(1, 4),
-            st.integers(98, 103),
-        ),
-        max_size=40,
-    ),
-    st.integers(0, 20),
-)
-def test_a_book_kept_from_events_is_the_book_of_the_node(
-    steps: list[tuple[str, str, int, int]], snapshot_after: int
-) -> None:
-    """From any snapshot on, the tracker's levels and own quantities are those the node tells."""
-
-    async def run() -> None:
-        service = FakeService()
-        tracker: BookTracker | None = None
-        events = service.subscribe("BTC-USD")
-        for number, (what, side, quantity, price) in enumerate([*steps, ("end", "buy", 1, 1)]):
-            if number == min(snapshot_after, len(steps)):
-                first = await anext(events)
-                tracker = BookTracker(service.orders(market="BTC-USD", limit=1000))
-                tracker.apply(first)
-            if what == "own":
-                await service.submit(
-                    OrderRequest(
-                        market="BTC-USD",
-                        side=side,  # type: ignore[arg-type]
-                        quantity=str(quantity),
-                        price=str(price),
-                    )
-                )
-            elif what == "remote":
-                service.place_remote("BTC-USD", side, str(quantity), str(price))  # type: ignore[arg-type]
-            elif what == "cancel" and (open_orders := service.orders()):
-                await service.cancel(open_orders[quantity % len(open_orders)].id)
-            while tracker and not service.readers[0].queue.empty():
-                tracker.apply(await anext(events))
-        assert tracker is not None
-        kept, true = tracker.book(), service.book("BTC-USD", depth=1000)
-        assert (kept.bids, kept.asks) == (true.bids, true.asks)
-        assert kept.sequence == true.sequence
-        await events.aclose()  # type: ignore[attr-defined]
-
-    loop = asyncio.new_event_loop()  # not asyncio.run, which takes pytest-asyncio's loop away
-    try:
-        loop.run_until_complete(run())
-    finally:
-        loop.close()
+def held(*levels: Level) -> BookReplica[Level]:
+    check = sum(level_check("buy", level) for level in levels) % MODULUS
+    book: BookReplica[Level] = BookReplica()
+    book.apply(
+        BookL2Snapshot(
+            stream="s", reason="subscribed", epoch="e", sequence=3, checksum=check, time=TIME,
+            bids=list(levels), asks=[],
+        )
+    )  # fmt: skip
+    return book
 
 
-async def test_changes_from_before_a_snapshot_are_left_out() -> None:
-    service = FakeService()
-    tracker = BookTracker([])
-    service.place_remote("BTC-USD", "sell", "1", "10")
-    tracker.apply(await anext(service.subscribe("BTC-USD")))
-    tracker.apply(
-        LevelChange(market="BTC-USD", sequence=0, side="sell", price="10", quantity="0", orders=0)
+def test_a_book_is_drawn_with_what_of_it_is_own() -> None:
+    network = held(Level("10", "3", 2), Level("9", "1", 1))
+    view = book_view("BTC-USD", network, held(Level("10", "2", 1)))
+    assert (view.market, view.sequence, view.time, view.asks) == ("BTC-USD", 3, TIME, [])
+    assert [(bid.price, bid.quantity, bid.orders, bid.own) for bid in view.bids] == [
+        ("10", "3", 2, "2"),
+        ("9", "1", 1, "0"),
+    ]
+    assert [bid.own for bid in book_view("BTC-USD", network).bids] == ["0", "0"]
+
+
+def test_messages_are_described_in_one_line_a_change() -> None:
+    place = {"stream": "s", "epoch": "e", "sequence": 2, "previous": 1}
+    book = BookL2(
+        **place, checksum=0, time=TIME,  # type: ignore[arg-type]
+        bids=[Level("10", "1.5", 2)], asks=[Level("11", "0", 0)],
+    )  # fmt: skip
+    view = TradeView(
+        id="t:1", market="BTC-USD", side="sell", price="10", quantity="1", time=TIME,
+        maker="m", taker="t",
+    )  # fmt: skip
+    trades = Trades(**place, trades=[view, view])  # type: ignore[arg-type]
+    assert list(describe("BTC-USD", book)) == [
+        "BTC-USD  level buy 10: 1.5 in 2 orders",
+        "BTC-USD  level sell 11: gone",
+    ]
+    lines = list(describe("BTC-USD", trades))
+    assert len(lines) == 2
+    assert all(line.startswith("BTC-USD  trade sell 1 @ 10  2026") for line in lines)
+    snapshot = BookL2Snapshot(
+        stream="s", reason="behind", epoch="e", sequence=1, checksum=0, time=TIME, bids=[], asks=[]
     )
-    assert [ask.quantity for ask in tracker.book().asks] == ["1"]
-
-
-async def test_events_are_described_in_one_line() -> None:
-    service = FakeService()
-    stream = service.subscribe("BTC-USD")
-    texts = [describe_event(await anext(stream))]
-    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="10"))
-    service.place_remote("BTC-USD", "sell", "1", "10")
-    texts += [describe_event(await anext(stream)) for _ in range(5)]
-    assert texts[0] == "BTC-USD  book at sequence 0"
-    assert texts[1] == "BTC-USD  level buy 10: 1 in 1 orders"
-    assert texts[2] == "BTC-USD  own order 1 open: filled 0 of 1"
-    assert texts[3] == "BTC-USD  level buy 10: gone"
-    assert texts[4].startswith("BTC-USD  trade sell 1 @ 10  2026")
-    assert texts[5] == "BTC-USD  own order 1 filled: filled 1 of 1"
+    assert list(describe("BTC-USD", snapshot)) == []
 
 
 # Orders as they are typed

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 from virtual_mesh import VirtualMesh, identity
 
 from p2p import limits
@@ -351,6 +352,22 @@ async def pair() -> AsyncIterator[Pair]:
     for rpc in pair.rpcs:
         await rpc.close()
     assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_deadline_that_is_as_good_as_now_is_one_like_any_other(runner: Any) -> None:
+    """uvloop makes no timer of a time within half a millisecond, but a callback without a time."""
+
+    async def main() -> None:
+        pair = Pair(2)
+        await pair.introduce()
+        calls = [pair.rpcs[0].ask(pair.ids[1], "nothing", timeout=1e-4) for _ in range(20)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {RpcTimeout}
+        for rpc in pair.rpcs:
+            await rpc.close()
+
+    runner(main())
 
 
 class Sum(msgspec.Struct):

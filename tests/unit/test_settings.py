@@ -362,7 +362,7 @@ WHOLE = {
     "CIRCUIT_BREAKER_HALF_OPEN_MAX_REQUESTS": (1, 1000), "GOSSIP_HINT_TTL": (1, 86_400_000),
     "GOSSIP_PUBLISH_INTERVAL": (1, 3_600_000), "GRENACHE_PORT": (0, 65535),
     "GRENACHE_ANNOUNCE_INTERVAL": (1000, 600_000), "GRAPE_PEER_MAX_AGE": (1000, 86_400_000),
-    "MARKET_TRADES_KEPT": (1000, 100_000_000), "MARKET_CANDLES_KEPT": (1000, 100_000_000),
+    "API_RATE_LIMIT": (0, 1_000_000), "MARKET_TRADES_KEPT": (1000, 100_000_000), "MARKET_CANDLES_KEPT": (1000, 100_000_000),
 }  # fmt: skip
 FRACTIONS = (
     "METRICS_LATENCY_WEIGHT", "METRICS_ERROR_WEIGHT", "METRICS_TIMEOUT_WEIGHT",
@@ -371,12 +371,14 @@ FRACTIONS = (
 SWITCHES = (
     "DISCOVERY_MDNS", "DISCOVERY_EXCHANGE", "DISCOVERY_GRENACHE", "API_ALLOW_REMOTE",
     "P2P_ENABLED", "GRAPE_EMBEDDED", "GRAPE_BEP42", "GRENACHE_SERVICES",
+    "API_TLS_SELF_SIGNED", "API_PLAIN_KEYS",
 )  # fmt: skip
 CHOICES = {
     "P2P_SECURITY": "tls, off",
     "LOG_LEVEL": "debug, info, warning, error",
     "LOG_FORMAT": "text, json",
     "JOURNAL_SYNC": "full, normal",
+    "API_AUTH": "optional, required",
 }
 ADDRESSES = ("BOOTSTRAP_PEERS", "GRAPE_BOOTSTRAP")
 LIST = "comma-separated HOST:PORT, IPv6 addresses in brackets"
@@ -437,8 +439,11 @@ WRONG = [
     ("DATA_DIR", "~no-such-user-here/x", "expected a directory (there is no home directory to put in place of ~)"),
     ("PEER_STORAGE_PATH", "a\0b", "expected a file, absolute or relative to the data directory"),
     ("INSTRUMENTS_FILE", "a\0b", "expected a file, or nothing"),
-    ("API_HOST", "0.0.0.0", "expected a loopback address such as 127.0.0.1, because the API has no "
-     "authentication in this version; API_ALLOW_REMOTE=true allows others"),
+    ("API_TLS_CERT", "a\0b", "expected a file, or nothing"),
+    ("API_TLS_KEY", "a\0b", "expected a file, or nothing"),
+    ("API_TLS_KEY", "key.pem", "expected nothing, because API_TLS_CERT is empty"),
+    ("API_HOST", "0.0.0.0", "expected a loopback address such as 127.0.0.1; API_ALLOW_REMOTE=true "
+     "allows others"),
 ]  # fmt: skip
 
 
@@ -615,7 +620,7 @@ def test_every_duration_has_its_property_in_seconds() -> None:
 def test_paths_are_derived_from_the_data_directory() -> None:
     settings = from_env(DATA_DIR="/srv/node").settings
     assert settings.key_path == Path("/srv/node/node.key")
-    assert settings.journal_path == Path("/srv/node/exchange.sqlite3")
+    assert settings.journal_path == Path("/srv/node/journal")
     assert settings.peers_path == Path("/srv/node/.peers.json")
     assert settings.lock_path == Path("/srv/node/node.lock")
     assert settings.runtime_path == Path("/srv/node/node.json")
@@ -690,7 +695,33 @@ def test_an_api_open_to_other_machines_is_possible_when_allowed_and_gives_a_warn
     loaded = from_env(API_HOST="0.0.0.0", API_ALLOW_REMOTE="true")
     assert loaded.settings.api_host == "0.0.0.0"
     (warning,) = loaded.warnings
-    assert warning.startswith("API_HOST=0.0.0.0 (environment): the API has no authentication")
+    assert warning.startswith(
+        "API_HOST=0.0.0.0 (environment): the API is served without TLS, so API k"
+    )
+    assert loaded.settings.api_keys_required
+
+
+def test_an_open_api_with_tls_gives_no_warning_and_plain_keys_another_one() -> None:
+    remote = {"API_HOST": "0.0.0.0", "API_ALLOW_REMOTE": "true"}
+    assert from_env(**remote, API_TLS_SELF_SIGNED="true").warnings == ()
+    assert from_env(**remote, API_TLS_CERT="/c.pem").warnings == ()
+    (warning,) = from_env(**remote, API_PLAIN_KEYS="true").warnings
+    assert "can read its clients' API keys" in warning
+
+
+def test_keys_are_optional_on_loopback_only() -> None:
+    assert not from_env().settings.api_keys_required
+    assert from_env(API_AUTH="required").settings.api_keys_required
+    remote = from_env(API_HOST="10.0.0.1", API_ALLOW_REMOTE="true", API_AUTH="optional")
+    assert remote.settings.api_keys_required
+
+
+def test_there_is_one_certificate() -> None:
+    (line,) = problems(env={"API_TLS_CERT": "/c.pem", "API_TLS_SELF_SIGNED": "true"})
+    assert line == (
+        "API_TLS_SELF_SIGNED=true (environment): expected false, because API_TLS_CERT is the "
+        "certificate to use"
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "[::1]", "localhost"])
@@ -755,6 +786,8 @@ OWN = {
     "GRENACHE_ANNOUNCE_INTERVAL": "30000", "GRAPE_EMBEDDED": "false", "GRAPE_HOST": "0.0.0.0",
     "GRAPE_API_HOST": "127.0.0.1", "GRAPE_PEER_MAX_AGE": "120000", "GRAPE_PUBLIC_HOST": "",
     "GRAPE_BEP42": "false", "GRENACHE_SERVICES": "false", "MARKET_TRADES_KEPT": "500000", "MARKET_CANDLES_KEPT": "50000",
+    "API_AUTH": "optional", "API_TLS_CERT": "", "API_TLS_KEY": "", "API_TLS_SELF_SIGNED": "false",
+    "API_PLAIN_KEYS": "false", "API_RATE_LIMIT": "6000",
 }  # fmt: skip
 
 

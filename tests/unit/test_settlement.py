@@ -15,7 +15,9 @@ from exchange.settlement import (
     ASK_AGAIN,
     ASK_AGAIN_MAX,
     FEW_DECISIONS,
+    MAX_RESERVATIONS,
     PATIENCE,
+    RESERVED,
     Maker,
     Taker,
     result_of,
@@ -308,3 +310,119 @@ def test_takers_are_bounded_and_those_known_are_still_answered(
 def test_the_answer_carries_the_decision() -> None:
     made = Decision("t", 7, "M", 57, 100, 3, 1234, 88, "why")
     assert result_of(made) == TakeResult(7, "M", 57, 100, 3, 1234, 88, "why")
+
+
+# Fill-or-kill: the taker
+
+
+def reserving(number: int) -> PendingTake:
+    return replace(take(number), phase="reserve")
+
+
+def test_a_reservation_is_asked_for_then_nothing_and_then_the_commit_without_end() -> None:
+    taker = Taker()
+    taker.add(0.0, reserving(1))
+    ((_, ask),) = taker.due(0.0)
+    assert ask.phase == "reserve"
+    taker.granted(1)
+    taker.hurry(1.0, "maker")
+    assert taker.due(100.0) == []
+    taker.commit(100.0, 1)
+    taker.void(100.0, 1)  # too late
+    for now in (100.0, 200.0, 300.0):
+        ((_, ask),) = taker.due(now)
+        assert (ask.phase, ask.void) == ("commit", False)
+
+
+def test_a_reservation_that_is_granted_can_be_given_up() -> None:
+    taker = Taker()
+    taker.add(0.0, reserving(1))
+    taker.due(0.0)
+    taker.granted(1)
+    taker.void(5.0, 1)
+    ((_, ask),) = taker.due(5.0)
+    assert (ask.phase, ask.void) == ("reserve", True)
+
+
+@pytest.mark.parametrize(
+    ("phase", "quantity", "reason", "plausible"),
+    [
+        ("", 10, RESERVED, False),
+        ("", 10, "", True),
+        ("reserve", 10, RESERVED, True),
+        ("reserve", 9, RESERVED, False),
+        ("reserve", 10, "", False),
+        ("granted", 10, "", False),
+        ("granted", 0, "expired", True),
+        ("commit", 10, RESERVED, True),
+        ("commit", 10, "", True),
+        ("commit", 0, "expired", True),
+        ("commit", 11, "", False),
+    ],
+)
+def test_what_may_be_answered_in_each_phase(
+    phase: Any, quantity: int, reason: str, plausible: bool
+) -> None:
+    pending = replace(take(1), phase=phase)
+    answer = TakeResult(1, "M", 51, 100, quantity, 1, 1, reason)
+    assert Taker.plausible(pending, answer) == plausible
+
+
+def test_takes_are_found_by_order_and_by_maker() -> None:
+    taker = Taker()
+    for number, order, maker in ((1, 5, "a"), (2, 6, "a"), (3, 5, "b")):
+        taker.add(0.0, take(number, maker, order))
+    assert [t.take for t in taker.of_order(5)] == [1, 3]
+    assert [t.take for t in taker.of_maker("a")] == [1, 2]
+    taker.resolve(1)
+    assert [t.take for t in taker.of_order(5)] == [3]
+    taker.resolve(3)
+    assert (taker.of_order(5), taker.of_maker("b")) == ([], [])
+
+
+# Fill-or-kill: the maker
+
+
+def reserved(number: int, until: int, taker: str = "taker") -> Decision:
+    return Decision(taker, number, "M", 1, 100, 10, 1, 1, RESERVED, until)
+
+
+def test_reservations_end_in_time_unless_they_are_decided() -> None:
+    maker = Maker()
+    for number in (1, 2, 3):
+        maker.record(reserved(number, 100 * number))
+    maker.record(replace(reserved(1, 100), reason=""))
+    assert maker.ended(199) == []
+    assert [d.take for d in maker.ended(200)] == [2]
+    assert [d.take for d in maker.ended(300)] == [2, 3]  # until they are decided
+    maker.record(replace(reserved(2, 200), quantity=0, reason="expired"))
+    assert [d.take for d in maker.reservations] == [3]
+    decision = maker.decided("taker", 2)
+    assert decision is not None
+    assert decision.reason == "expired"
+
+
+def test_reservations_end_in_the_same_order_after_a_restart() -> None:
+    maker = Maker()
+    maker.restore([reserved(1, 300), reserved(2, 100), reserved(3, 200)], {})
+    assert [d.take for d in maker.ended(250)] == [2, 3]
+
+
+def test_a_reservation_outlives_what_its_taker_claims_to_know() -> None:
+    maker = Maker()
+    maker.record(reserved(1, 100))
+    maker.forget("taker", 50)
+    assert [d.take for d in maker.ended(100)] == [1]
+    maker.drop(reserved(1, 100))
+    assert maker.reservations == []
+    assert maker.decided("taker", 1) is None
+    maker.drop(reserved(1, 100))
+
+
+def test_one_taker_has_so_many_reservations_and_others_have_theirs() -> None:
+    maker = Maker()
+    for number in range(MAX_RESERVATIONS):
+        assert maker.reserves("greedy")
+        maker.record(reserved(number + 1, 100, "greedy"))
+    assert not maker.reserves("greedy")
+    assert maker.reserves("other")

@@ -1,0 +1,146 @@
+"""Orders that wait for a trade: stops, trailing stops, and pairs of which one cancels the other.
+
+A trade of the market, whoever made it, triggers what it reaches; the order then enters as if it had just
+been placed. Trades that are told of late, when a node catches up, trigger nothing: the market may be
+elsewhere by now, and its next trade will say so. In a halted market nothing is triggered; when it is
+resumed, and after a restart, the last trade counts.
+
+Of a pair (`sibling`) only one trades. When the stop is triggered while the other order waits for the
+answer of another node, the stop stays armed until that is known, and is cancelled if it was a fill.
+"""
+
+from __future__ import annotations
+
+from exchange.commands import HOUSE
+from exchange.core import Core
+from exchange.ledger import InsufficientBalance
+from exchange.market import Market
+from exchange.orders import Orders
+from exchange.records import Order
+from exchange.triggers import Triggers
+
+LATE_US = 10_000_000  # a trade told of so long after it took place triggers nothing
+
+
+class Conditional:
+    def __init__(self, core: Core, orders: Orders) -> None:
+        self._core = core
+        self._orders = orders
+        self._waiting: set[int] = set()  # triggered, while the sibling's outcome is not known
+
+    def restore(self) -> None:
+        """Once the own orders are there."""
+        for order in self._orders.open.values():
+            if order.armed and not order.cancelled:
+                sibling = self._orders.sibling(order)
+                if sibling is not None and sibling.cancelled and sibling.reason == "oco":
+                    self._waiting.add(order.number)
+                else:
+                    self.arm(order)
+
+    def arm(self, order: Order) -> None:
+        """The order waits from now on."""
+        triggers = self._orders.triggers.get(order.market)
+        if triggers is None:
+            triggers = self._orders.triggers[order.market] = Triggers()
+        if order.kind == "trailing_stop":
+            last = order.stop - order.side * order.trail if order.stop else None
+            triggers.add_trailing(order.number, order.side, order.trail, last)
+        else:
+            triggers.add(order.number, order.side, order.stop)
+        self._core.watched.add(order.market)
+
+    def amend(self, order: Order) -> None:
+        """Its stop or distance has changed."""
+        triggers = self._orders.triggers[order.market]
+        if order.number in triggers:
+            triggers.remove(order.number)
+            self.arm(order)
+
+    def look(self, now: float, order: Order) -> None:
+        """Something happened to an armed order or to its sibling."""
+        if order.number in self._waiting and self._orders.sibling(order) is None:
+            self._waiting.discard(order.number)
+            self._enter(now, order)
+
+    # Triggering
+
+    def see_trades(self, now: float) -> bool:
+        """Trigger what the next trade that was not looked at reaches. False when there is none."""
+        core = self._core
+        if core.stale is not None:
+            core.unseen.clear()
+        if not core.unseen or core.listening:
+            return False
+        market, trade = core.unseen.popleft()
+        if not market.halted and core.us(now) - trade.event.time < LATE_US:
+            triggers = self._orders.triggers[market.key]
+            for number in triggers.on_trade(trade.event.price):
+                self._trigger(now, self._orders.open[number])
+            if not len(triggers):
+                core.watched.discard(market.key)
+        return True
+
+    def resume(self, now: float, market: Market) -> None:
+        """After a halt, and after a restart: the last trade triggers what waited for it when it took
+        place."""
+        triggers = self._orders.triggers.get(market.key)
+        if triggers is None or not market.tape:
+            return
+        last = market.tape[-1].event
+        for order in [o for o in self._orders.open.values() if o.number in triggers]:
+            stop = triggers.stop_of(order.number)
+            if stop is None or order.time > last.time:
+                continue
+            if order.side * last.price >= order.side * stop:
+                triggers.remove(order.number)
+                self._trigger(now, order)
+
+    def follow(self, now: float) -> None:
+        """Write down where the trailing stops are. Call now and then."""
+        for key in self._core.watched:
+            for number, stop in self._orders.triggers[key].trailing().items():
+                order = self._orders.open[number]
+                if order.stop != stop:
+                    order.stop = stop
+                    self._orders.publish(now, order)
+
+    def _trigger(self, now: float, order: Order) -> None:
+        sibling = self._orders.sibling(order)
+        if sibling is not None:
+            if not sibling.cancelled:
+                self._orders.cancel(now, sibling, "oco")
+            if not sibling.done:
+                self._waiting.add(order.number)
+                return
+        self._enter(now, order)
+
+    def _enter(self, now: float, order: Order) -> None:
+        if order.cancelled:
+            return  # its sibling traded after all
+        market = self._core.markets[order.market]
+        order.priority = self._orders.new_time(now, market)
+        if order.price is None and not order.worst:
+            self._protect(market, order)
+        order.armed = False
+        if not self._covered(order):
+            self._orders.cancel(now, order, "insufficient_balance")
+            return
+        self._core.orders[order.number] = order
+        self._orders.work.append(order.number)
+
+    def _protect(self, market: Market, order: Order) -> None:
+        """The worst price of a market order is a matter of where the market is when it enters."""
+        if order.account == HOUSE and order.market not in self._core.terms.rules:
+            return
+        bests = [b for b in (market.book.best(-order.side), market.hidden.best(-order.side)) if b]
+        if bests:
+            best = min(bests) if order.side > 0 else max(bests)
+            order.worst = self._core.terms.protected(order.market, order.side, best)
+
+    def _covered(self, order: Order) -> bool:
+        try:
+            self._orders.hold(order)
+        except InsufficientBalance:
+            return False
+        return True

@@ -1,0 +1,153 @@
+"""What an authenticated connection asks on channel 0, and what it is told there.
+
+    [0, "on"|"ou"|"oc"|"oc_multi"|"ox_multi", null, PAYLOAD]     about orders, see `operations`
+    [0, "calc", null, [["wallet_exchange_BTC"], ["balance"]]]    tell these again
+
+With the dead man's switch all open orders of the account are cancelled when the connection ends,
+however it ends. (A node that is killed cannot do that; its orders are there again when it is.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from exchange.commands import Selection
+from exchange.core import Refused
+from node.bitfinex.account_stream import AccountFeeds, AccountStream
+from node.bitfinex.auth import Gate, Session
+from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad
+from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
+from node.bitfinex.operations import KINDS, Operations, refused
+from node.trading import Trading
+
+log = logging.getLogger("node.api")
+
+DEAD_MAN: Final = 4  # the value of `dms`
+
+
+class PrivateSide:
+    """Lets connections in to their accounts. `now` is us since the epoch."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        feeds: AccountFeeds,
+        operations: Operations,
+        trading: Trading,
+        now: Callable[[], int],
+    ) -> None:
+        self._gate = gate
+        self.feeds = feeds
+        self.operations = operations
+        self.trading = trading
+        self.now = now
+
+    async def enter(
+        self,
+        event: Mapping[str, Any],
+        wake: Callable[[], None],
+        *,
+        dead_man: bool,
+        secure: bool,
+        remote: str,
+    ) -> AccountInputs:
+        """Check an `auth` event and open the account.
+
+        Raises:
+            BitfinexError: the connection is not let in.
+        """
+        words = event.get("filter")
+        if words is None:
+            words = []
+        if not (
+            isinstance(words, list)
+            and len(words) <= FILTERS_MAX
+            and all(isinstance(word, str) for word in words)
+        ):
+            raise bad("filter", f"a list of at most {FILTERS_MAX} words is expected")
+        session = self._gate.of_event(event, secure=secure, remote=remote)
+        if dead_man and not session.may_trade:
+            raise BitfinexError(BAD_AUTH, "dms: permission invalid: this key may only read")
+        stream = await self.feeds.attach(session.account, words, wake)
+        return AccountInputs(self, session, stream, dead_man=dead_man)
+
+
+class AccountInputs:
+    """One connection's way to its account."""
+
+    def __init__(
+        self, side: PrivateSide, session: Session, stream: AccountStream, *, dead_man: bool
+    ) -> None:
+        self._side = side
+        self.session = session
+        self.stream = stream
+        self._dead_man = dead_man
+        self._room = asyncio.Semaphore(INPUTS_WAITING)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def take(self, message: Any) -> None:
+        """Begin what an input asks for; waits while too many are under way.
+
+        Raises:
+            BitfinexError: it is no input.
+        """
+        if not (isinstance(message, list) and len(message) >= 4 and message[0] == 0):
+            raise BitfinexError(UNKNOWN, "input: invalid")
+        kind, payload = message[1], message[3]
+        if kind == "calc":
+            self._calculate(payload)
+            return
+        if kind not in KINDS:
+            raise BitfinexError(UNKNOWN, "input: unknown")
+        await self._room.acquire()
+        task = asyncio.create_task(self._carry_out(kind, payload))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room.release()
+
+    def _calculate(self, payload: Any) -> None:
+        if not isinstance(payload, list) or len(payload) > FILTERS_MAX:
+            raise BitfinexError(UNKNOWN, "calc: invalid")
+        names = [each[0] for each in payload if isinstance(each, list) and each]
+        self.stream.calculate([name for name in names if isinstance(name, str)])
+
+    async def _carry_out(self, kind: str, payload: Any) -> None:
+        side = self._side
+        try:
+            done = await side.operations.carry_out(self.session, kind, payload, listed=False)
+        except BitfinexError as error:
+            self._refuse(kind, payload, error)
+        except Exception:
+            incident = secrets.token_hex(4)
+            log.exception("incident %s: input %r failed", incident, kind)
+            text = f"the node failed to answer; its log has incident {incident}"
+            self._refuse(kind, payload, BitfinexError(UNKNOWN, text))
+        else:
+            told = done.notification(side.now() // 1000, listed=False)
+            self.stream.notify(told, failed=False)
+
+    def _refuse(self, kind: str, payload: Any, error: BitfinexError) -> None:
+        told = refused(kind, payload, error, self._side.now() // 1000)
+        self.stream.notify(told, failed=True)
+
+    async def close(self) -> None:
+        """The connection has ended. What is under way goes on; nobody hears how it went."""
+        self._side.feeds.detach(self.session.account, self.stream)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._dead_man:
+            try:
+                await self._side.trading.cancel_many(Selection(account=self.session.account))
+            except Refused as error:
+                log.warning(
+                    "account %d: its connection ended and its orders were not cancelled: %s",
+                    self.session.account,
+                    error.detail,
+                )

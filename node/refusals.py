@@ -1,0 +1,43 @@
+"""The exchange's refusals as the API's: the HTTP status of each stable code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from exchange.core import Refused
+from node.views import ServiceError
+
+# What is not here is 422: the request was understood, and cannot be done as it is.
+_STATUS_OF: Final = {
+    "unknown_order": 404,
+    "unknown_market": 404,
+    "unknown_account": 404,
+    "unknown_key": 404,
+    "client_id_reused": 409,
+    "order_done": 409,
+    "name_taken": 409,
+    "halted": 409,
+    "account_frozen": 403,
+    "rate_limited": 429,
+    "stale_data": 503,
+    "starting": 503,
+}
+
+
+def status_of(code: str) -> int:
+    return _STATUS_OF.get(code, 422)
+
+
+def service_error(refused: Refused) -> ServiceError:
+    return ServiceError(status_of(refused.code), refused.code, refused.detail)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the exchange refuses inside is refused by the API."""
+    try:
+        yield
+    except Refused as refused:
+        raise service_error(refused) from refused

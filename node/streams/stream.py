@@ -1,0 +1,211 @@
+"""One stream: its numbers, its history, and what a reader of it still lacks.
+
+A reader is a number, not a queue: how far it has been told. What it lacks is made from the stream's
+history when it is ready to take it, single messages while it keeps up, one that says the same in short
+when it is far behind. So a slow reader costs nothing, and readers at the same place share their bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from node.streams.messages import Reason, Resume
+
+MAX_HISTORY: Final = 1000  # messages of a stream that are kept for those who resume
+MAX_CHANGES: Final = 50_000  # changes in all of them
+CONFLATE_BEHIND: Final = 64  # messages; a reader further behind gets their outcome in one
+
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+
+class TooSlow(Exception):
+    """The reader is further behind than the history goes, and nothing may be left out."""
+
+
+class Ended(Exception):
+    """The stream has ended."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class _Step(NamedTuple):
+    changes: Mapping[object, Any]
+    message: bytes
+
+
+class Stream:
+    """See the module's docstring. What changes goes by a key; of changes to one key the last counts."""
+
+    complete = False  # whether each change is wanted, so that none may be left out for a snapshot
+
+    def __init__(self, name: str, epoch: str) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.sequence = 0
+        self.latest: list[bytes] = []  # the last message, for readers that have all before it
+        self.readers: dict[Reader, None] = {}
+        self.idle_since: float | None = None  # when the last reader left, monotonic seconds
+        self._history: dict[int, _Step] = {}  # by sequence
+        self._changes = 0
+        self._made: dict[int | Reason, bytes] = {}  # at this sequence, by previous or reason
+        self._end: Ended | None = None
+
+    # For those who make one
+
+    async def open(self) -> None:
+        """Begin to follow what the stream is about."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Follow it no more."""
+        raise NotImplementedError
+
+    def encode_snapshot(self, reason: Reason) -> bytes:
+        """What there is now."""
+        raise NotImplementedError
+
+    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
+        """Changes since `previous`, up to what there is now."""
+        raise NotImplementedError
+
+    def publish(self, changes: Mapping[object, Any]) -> None:
+        """Number changes and wake the readers."""
+        if not changes:
+            return
+        previous, self.sequence = self.sequence, self.sequence + 1
+        self._made.clear()
+        message = self.encode_changes(previous, changes)
+        self.latest = [message]
+        self._history[self.sequence] = _Step(changes, message)
+        self._changes += len(changes)
+        while len(self._history) > MAX_HISTORY or (
+            self._changes > MAX_CHANGES and len(self._history) > 1
+        ):
+            self._changes -= len(self._history.pop(next(iter(self._history))).changes)
+        for reader in self.readers:
+            reader.wake()
+
+    def end(self, code: str, detail: str) -> None:
+        """Nothing more can be told; readers learn why."""
+        self.close()
+        self._end = Ended(code, detail)
+        for reader in self.readers:
+            reader.wake()
+
+    # For readers
+
+    @property
+    def ended(self) -> bool:
+        return self._end is not None
+
+    def position(self, resume: Resume | None) -> int | Reason:
+        """Where a new reader goes on, or why it gets a snapshot."""
+        if resume is None:
+            return "subscribed"
+        if resume.epoch != self.epoch or resume.sequence > self.sequence:
+            return "restarted"
+        return resume.sequence if resume.sequence >= self._oldest else "too_old"
+
+    @property
+    def _oldest(self) -> int:
+        """Who has been told this much can be told the rest."""
+        return self.sequence - len(self._history)
+
+    def snapshot(self, reason: Reason) -> bytes:
+        """
+        Raises:
+            Ended: the stream has ended.
+        """
+        self._check()
+        made = self._made.get(reason)
+        if made is None:
+            made = self._made[reason] = self.encode_snapshot(reason)
+        return made
+
+    def since(self, told: int, *, singly: bool) -> list[bytes]:
+        """The messages that follow `told`: each that was sent, or one that says what they come to.
+
+        Raises:
+            TooSlow: they are not held any more, and a snapshot would leave something out.
+            Ended: the stream has ended.
+        """
+        self._check()
+        if told < self._oldest:
+            if self.complete:
+                raise TooSlow
+            return [self.snapshot("behind")]
+        if singly or self.sequence - told <= 1:
+            return [self._history[number].message for number in range(told + 1, self.sequence + 1)]
+        made = self._made.get(told)
+        if made is None:
+            changes: dict[object, Any] = {}
+            for number in range(told + 1, self.sequence + 1):
+                changes.update(self._history[number].changes)
+            made = self._made[told] = self.encode_changes(told, changes)
+        return [made]
+
+    def _check(self) -> None:
+        if self._end is not None:
+            raise self._end
+
+
+class Reader:
+    """One subscription. `woken` is called when there is something to take."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        woken: Callable[[Reader], None],
+        conflate_ms: int,
+        resume: Resume | None,
+    ) -> None:
+        self.stream = stream
+        self.due = 0.0  # not before this time, monotonic seconds
+        self.waiting = False  # whether `woken` was called since the last `take`
+        self._woken = woken
+        self._conflate = conflate_ms / 1000
+        self._position = stream.position(resume)
+        self._replay = stream.sequence  # what is missed up to here is told as it was
+        self.resumed = isinstance(self._position, int)
+
+    def begin(self) -> None:
+        """Hear of the stream from now on; there is something to take already."""
+        self.stream.readers[self] = None
+        self.wake()
+
+    def stop(self) -> None:
+        self.stream.readers.pop(self, None)
+
+    def wake(self) -> None:
+        if not self.waiting:
+            self.waiting = True
+            self._woken(self)
+
+    def take(self, now: float) -> list[bytes]:
+        """What is to be sent now. Call when `due` has come.
+
+        Raises:
+            TooSlow, Ended: as `Stream.since`.
+        """
+        self.waiting = False
+        stream, position = self.stream, self._position
+        if self._conflate:  # readers of the same pace have the same times, and share messages
+            self.due = (now // self._conflate + 1) * self._conflate
+        if position == stream.sequence - 1 and not stream.ended:
+            messages = stream.latest
+        elif isinstance(position, int):
+            singly = position < self._replay or (
+                not self._conflate and stream.sequence - position <= CONFLATE_BEHIND
+            )
+            messages = stream.since(position, singly=singly)
+        else:
+            messages = [stream.snapshot(position)]
+        self._position = stream.sequence
+        return messages

@@ -1,0 +1,250 @@
+"""The end of a soak: wait until it is quiet, then hold the nodes to what their clients were told.
+
+First over the nodes' APIs: books, positions, statements, sums of the ledger, orders. Then the nodes are
+stopped, and what their journals hold is compared: with each other, with itself, with the clients' records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from node.client import ClientError, ExchangeClient
+from tests.soak.bots import Bot
+from tests.soak.disk import Disk, between, read
+from tests.soak.report import percentiles
+from tests.soak.told import State, Unanswered
+
+if TYPE_CHECKING:
+    from tests.soak.operator import Operators
+    from tests.soak.world import Soak
+
+QUIET: Final = 90.0  # seconds until everything has to be settled
+STILL: Final = 1.0  # seconds that it has to stay so
+SAMPLE: Final = 40  # orders of each bot that are looked at over its API
+LOUD: Final = ("Traceback", "incident ", "Task exception", "never awaited", "never retrieved")
+
+
+class Judge:
+    def __init__(self, soak: Soak, operators: Operators) -> None:
+        self._soak = soak
+        self._report = soak.report
+        self._nodes = soak.nodes.all
+        self._operators = operators
+        self._clients = operators.clients
+
+    async def run(self) -> None:
+        await self._ask_to_cancel()
+        if not await self._quiet():
+            await self._differences()
+        await self._sums()
+        await self._positions()
+        await self._statements()
+        await self._over_the_apis()
+        await self._stop()
+        disks = [await asyncio.to_thread(read, node.data_dir) for node in self._nodes]
+        self._journals(disks)
+        self._records(disks)
+        self._logs()
+        self._count()
+
+    def _fail(self, text: str) -> None:
+        self._report.failures.append(text)
+
+    # Until it is quiet
+
+    async def _ask_to_cancel(self) -> None:
+        """Every other bot leaves what it has in the book."""
+        for bot in self._soak.bots[::2]:
+            await bot.cancel_all()
+
+    async def _quiet(self) -> bool:
+        """Whether all nodes agreed in time, and went on doing so."""
+        began = time.monotonic()
+        since: float | None = None
+        before: object = None
+        while time.monotonic() < began + QUIET:
+            now = await self._snapshot()
+            if now is None or now != before:
+                since, before = None, now
+            elif since is None:
+                since = time.monotonic()
+            elif time.monotonic() > since + STILL:
+                self._report.quiet_after = since - began
+                return True
+            await asyncio.sleep(0.2)
+        return False
+
+    async def _snapshot(self) -> object:
+        """The digests of all books, where all nodes have the same and nothing is under way."""
+        found = set()
+        for client in self._clients:
+            try:
+                status = await client.status()
+                if status.pending_takes or status.feeds_behind:
+                    return None
+                if status.nodes_present != len(self._nodes):
+                    return None
+                books = [await client.book(market, depth=1) for market in status.markets]
+            except ClientError:
+                return None
+            found.add(tuple((book.market, book.digest) for book in books))
+        return found if len(found) == 1 else None
+
+    async def _differences(self) -> None:
+        """Why it is not quiet."""
+        self._fail(f"the nodes do not agree {QUIET:g} s after the storm")
+        for node, client in zip(self._nodes, self._clients, strict=True):
+            status = await client.status()
+            digests = [(await client.book(m, depth=1)).digest[:8] for m in status.markets]
+            self._fail(
+                f"{node.name}: {status.nodes_present} present, {status.pending_takes} takes pending, "
+                f"{status.feeds_behind} feeds behind, books {digests}, {status.warnings}"
+            )
+
+    # Over the APIs
+
+    async def _sums(self) -> None:
+        """Per node and asset all holders together have nothing; over all nodes the clients, the houses and
+        the fees have what was deposited."""
+        everywhere: Counter[str] = Counter()
+        for node, client in zip(self._nodes, self._clients, strict=True):
+            sums: Counter[str] = Counter()
+            for account in await client.accounts():
+                for view in await client.balances(account=account.name):
+                    sums[view.asset] += _units(view.total)
+                    if account.number and _units(view.available) < 0:
+                        self._fail(f"{node.name}: {account.name} has {view.available} {view.asset}")
+                    self._report.checked["balances"] += 1
+            for asset in sums:
+                sums[asset] += await last_balance(client, "fees", asset)
+            everywhere.update(sums)
+            for position in await client.positions():
+                sums[position.asset] += _units(position.balance)
+            for asset in sums:
+                sums[asset] += await last_balance(client, "outside", asset)
+            if any(sums.values()):
+                self._fail(f"{node.name}: the holders together do not have nothing: {dict(+sums)}")
+        if {a: u for a, u in everywhere.items() if u} != dict(self._operators.deposited):
+            self._fail(f"deposited {self._operators.deposited}, there is {everywhere}")
+        self._report.checked["assets conserved"] += len(everywhere)
+
+    async def _positions(self) -> None:
+        """What one node owes another is what that one is owed."""
+        owed: dict[tuple[str, str, str], int] = {}
+        for node, client in zip(self._nodes, self._clients, strict=True):
+            for position in await client.positions():
+                owed[node.node_id, position.peer, position.asset] = _units(position.balance)
+        for (node_id, peer, asset), amount in owed.items():
+            back = owed.get((peer, node_id, asset), 0)
+            if amount + back:
+                self._fail(f"{node_id} owes {peer} {amount} {asset}, which says {back}")
+        self._report.checked["positions"] += len(owed)
+
+    async def _statements(self) -> None:
+        """The signed statements of every pair agree."""
+        for first, second in itertools.permutations(range(len(self._nodes)), 2):
+            name = f"{self._nodes[first].name} with {self._nodes[second].name}"
+            try:
+                found = await self._clients[first].reconcile(self._nodes[second].node_id)
+            except ClientError as error:
+                self._fail(f"no reconciliation of {name}: {error}")
+                continue
+            if not found.agree or found.pending or found.trades:
+                self._fail(f"the statements of {name} do not agree: {found.assets} {found.trades[:3]}")
+            self._report.checked["statements"] += 1
+            self._report.checked["trades in statements"] += found.trades_count
+
+    async def _over_the_apis(self) -> None:
+        """What clients were told is what they are told now: of a sample, and of all that is open."""
+        rng = random.Random(self._soak.plan.seed)
+        for bot in self._soak.bots:
+            numbers = {known.first.number for known in bot.record.open}
+            numbers |= set(rng.sample(sorted(bot.record.orders), min(SAMPLE, len(bot.record.orders))))
+            for number in sorted(numbers):
+                try:
+                    await self._compare(bot, number)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the order was not found
+                    self._fail(f"{bot.record.name}: order {number} is not found: {error!r}")
+                self._report.checked["orders over their API"] += 1
+
+    async def _compare(self, bot: Bot, number: int) -> None:
+        known = bot.record.orders[number]
+        for _ in range(10):
+            try:
+                found: State = await bot.api.look(number)
+                break
+            except Unanswered:
+                await asyncio.sleep(0.3)
+        else:
+            raise TimeoutError("no answer")
+        bot.record.told(found)
+        if found.filled < known.filled:
+            self._fail(f"{bot.record.name}: order {number} was told as {known}, is {found}")
+
+    # On the disks
+
+    async def _stop(self) -> None:
+        for node in self._nodes:
+            code = await asyncio.to_thread(node.stop)
+            if code != 0:
+                self._fail(f"{node.name} ended with {code}")
+
+    def _journals(self, disks: list[Disk]) -> None:
+        names = {node.node_id: disk for node, disk in zip(self._nodes, disks, strict=True)}
+        for node, disk in zip(self._nodes, disks, strict=True):
+            for text in disk.contradictions():
+                self._fail(f"journal of {node.name}: {text}")
+            self._report.checked["orders in journals"] += len(disk.orders)
+            self._report.checked["fills in journals"] += len(disk.fills)
+            self._report.checked["ledger lines"] += len(disk.postings)
+        for text in between(names):
+            self._fail(text)
+
+    def _records(self, disks: list[Disk]) -> None:
+        for bot, home in zip(self._soak.bots, self._soak.homes, strict=True):
+            for text in disks[home].against(bot.record):
+                self._fail(text)
+            for text in bot.record.faults:
+                self._fail(text)
+            self._report.checked["orders told"] += len(bot.record.orders)
+            self._report.checked["fills told"] += len(bot.record.fills)
+
+    def _logs(self) -> None:
+        for node in self._nodes:
+            for line in node.log.splitlines():
+                if any(word in line for word in LOUD):
+                    self._fail(f"log of {node.name}: {line[:300]}")
+
+    def _count(self) -> None:
+        report = self._report
+        latencies: dict[str, list[float]] = {}
+        for bot in self._soak.bots:
+            counts = report.apis.setdefault(bot.api.name, Counter())
+            counts["bots"] += 1
+            counts["orders"] += len(bot.record.orders)
+            counts["acts"] += bot.acts
+            counts["messages"] += bot.api.heard
+            counts["unanswered"] += bot.record.unanswered
+            counts["silences ended"] += bot.silences
+            report.refused.update(bot.record.refused)
+            latencies.setdefault(bot.api.name, []).extend(bot.latencies)
+        report.latency_ms = {name: percentiles(found) for name, found in latencies.items()}
+
+
+async def last_balance(client: ExchangeClient, holder: str, asset: str) -> int:
+    """What a holder has, by the last line of the ledger about it."""
+    lines = await client.postings(holder, asset=asset, limit=1)
+    return _units(lines[0].balance) if lines else 0
+
+
+def _units(text: str) -> int:
+    """Of 10**-8."""
+    value = Decimal(text).scaleb(8)
+    assert value == int(value), text
+    return int(value)
