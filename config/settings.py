@@ -239,8 +239,8 @@ class ApiSection(Section):
     )
     api_rate_limit: Annotated[int, Whole(0, 1_000_000)] = Field(
         default=6000,
-        description="Requests a minute to /v1 for each API key, and for each address without one; 0 is no "
-        "limit, and the operator has none.",
+        description="Requests a minute for each API key, and for each address without one; 0 is no limit, and "
+        "the operator has none.",
     )
 
     @field_validator("api_host")

@@ -310,9 +310,9 @@ class Archive:
         at = (first, 0)
         while True:
             rows = self._ask(
-                "SELECT take, id, data FROM fills WHERE peer = ? AND (take, id) > (?, ?) "
-                "AND take <= ? AND id <= ? ORDER BY take, id LIMIT ?",
-                (self._names.get(counterparty, 0), *at, last, upto, page),
+                "SELECT take, id, data FROM fills WHERE peer = ? AND take BETWEEN ? AND ? "
+                "AND (take, id) > (?, ?) AND id <= ? ORDER BY take, id LIMIT ?",
+                (self._names.get(counterparty, 0), at[0], last, *at, upto, page),
             )
             for take, number, data in rows:
                 yield _fill_of(data)

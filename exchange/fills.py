@@ -104,10 +104,10 @@ class Fills:
         quantity: int,
         time: int,
     ) -> None:
-        """Another node granted our take. `time` is its own."""
+        """Another node granted our take. `time` is its own, the ledger goes by ours."""
         core = self._core
         fee = core.ledger.trade_with(
-            time,
+            core.us(now),
             f"{core.node_id}/{take}",
             core.terms.units[order.market],
             order.side,

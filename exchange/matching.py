@@ -49,18 +49,20 @@ class Matching:
     def counterparts(self, order: Order, *, hidden: bool = True) -> Iterator[Meeting]:
         """Whom the order would meet if it wanted everything, in that order, with or without own hidden
         orders. The book must not be changed while this is being iterated."""
+        split = self._core.owners.split
         market = self._core.markets[order.market]
+        for key, price, quantity in self._found(market, order, hidden=hidden):
+            yield *split(key), price, quantity
+
+    @staticmethod
+    def _found(market: Market, order: Order, *, hidden: bool) -> Iterator[tuple[int, int, int]]:
+        """The same as (key, price, quantity)."""
         side = order.side
         limit = order.price if order.price is not None else order.worst or None
-        split = self._core.owners.split
         found = market.book.crossing(side, limit)
-        if hidden and len(market.hidden):
-            found = merge(
-                found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1]
-            )
-        for key, price, quantity in found:
-            owner, number = split(key)
-            yield owner, number, price, quantity
+        if not hidden or not len(market.hidden):
+            return found
+        return merge(found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1])
 
     def affordable(
         self, order: Order, owner: str, price: int, quantity: int, plan: list[Meeting]
@@ -92,35 +94,42 @@ class Matching:
 
         With `only_earlier` later resting orders are left to their owners, who will ask us; enough is
         kept for those that are better."""
-        node = self._core.node_id
         market = self._core.markets[order.market]
+        split = self._core.owners.split
         mine = self._priority(order)
         wanted = order.free
         plan: list[Meeting] = []
-        for owner, number, price, quantity in self.counterparts(order, hidden=not only_earlier):
+        for key, price, quantity in self._found(market, order, hidden=not only_earlier):
+            owner, number = split(key)
             if quantity > wanted:
                 quantity = wanted
             if only_earlier and market.priority(owner, number) > mine:
                 wanted -= quantity
-            elif owner != node:
-                quantity = self.affordable(order, owner, price, quantity, plan)
+            elif key != number:
+                able = self.affordable(order, owner, price, quantity, plan)
+                if able < quantity:
+                    order.reason = "credit"  # its owner sees it, and that it ended so if it does
+                    quantity = able
                 if quantity:
                     plan.append((owner, number, price, quantity))
                     wanted -= quantity
             else:
                 plan.append((owner, number, price, quantity))
                 wanted -= quantity
-                maker = self._orders.open[number]
-                if maker.display or maker.reduce_only or self._is_own(order, maker):
+                if self._is_special(order, self._orders.open[number]):
                     break
             if not wanted:
                 break
         return plan
 
     @staticmethod
-    def _is_own(taker: Order, maker: Order) -> bool:
-        """Whether the two must not trade with each other."""
-        return taker.self_trade != "none" and maker.account == taker.account
+    def _is_special(taker: Order, maker: Order) -> bool:
+        """Whether the book may look different after the two have met."""
+        return (
+            maker.display > 0
+            or maker.reduce_only
+            or (taker.self_trade != "none" and maker.account == taker.account)
+        )
 
     # Matching
 
@@ -138,9 +147,10 @@ class Matching:
                     self.ask(now, order, owner, number, price, quantity)
                     continue
                 maker = self._orders.open[number]
-                # Only the last one of a plan is of these.
-                again = bool(maker.display) or maker.reduce_only or self._is_own(order, maker)
-                if self._is_own(order, maker):
+                again = self._is_special(order, maker)  # which only the last one of a plan is
+                if not again:
+                    self.fill_here(now, order, maker, price, quantity)
+                elif order.self_trade != "none" and maker.account == order.account:
                     self._prevent(now, order, maker, quantity)
                 elif not maker.reduce_only or self._reducing.fit(now, maker):
                     self.fill_here(now, order, maker, price, min(quantity, maker.free))

@@ -192,14 +192,14 @@ class Maker:
             self.record(decision)
 
     def forget(self, taker: str, below: int) -> bool:
-        """The taker knows every outcome below; True if that is news."""
+        """The taker knows every outcome below; True if that is news. What is reserved stays so until it
+        ends, for the order must get its quantity back."""
         if below <= self._marks.get(taker, 0):
             return False
         self._marks[taker] = below
         decisions = self._decisions.get(taker)
         if decisions:
-            # A reservation is kept until it ends: the order must get its quantity back.
-            known = [n for n in decisions if n < below and (taker, n) not in self._reserved]
+            known = [n for n in decisions if n < below]
             for number in known:
                 del decisions[number]
             self._kept -= len(known)
@@ -239,11 +239,6 @@ class Maker:
     def drop(self, reserved: Decision) -> None:
         """A reservation is over, and the taker has said that it knows its outcome."""
         self._reserved.pop((reserved.taker, reserved.take), None)
-        decisions = self._decisions.get(reserved.taker, {})
-        if decisions.pop(reserved.take, None) is not None:
-            self._kept -= 1
-            if not decisions:
-                del self._decisions[reserved.taker]
 
     @property
     def reservations(self) -> list[Decision]:

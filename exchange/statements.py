@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ MAX_BODY: Final = 768 * 1024  # bytes, of one document: it has to fit a message 
 MAX_POSITIONS: Final = 1000  # assets
 MAX_SETTLEMENTS: Final = 2000  # in one statement, the latest; beyond, sums are compared alone
 MAX_ASKED: Final = 1000  # takes without an answer, in one statement
-MAX_TRADES: Final = 512  # in one part
+MAX_TRADES: Final = 256  # in one part
 CHILD_BITS: Final = 6  # a table has 64 rows at most
 ROOT_BITS: Final = 62
 LIMIT: Final = 2**62  # of numbers and times
@@ -176,6 +177,7 @@ def text_of(amount: int, decimals: int = DECIMALS) -> str:
     return f"{sign}{whole}.{part}" if part else f"{sign}{whole}"
 
 
+@lru_cache(256)
 def market_of(key: str) -> tuple[str, str, int, int]:
     """Base, quote, tick and lot (units of 10 ** -DECIMALS) of a market by its name on the wire.
 
@@ -211,13 +213,25 @@ def amounts(trade: Trade, node: str) -> dict[str, int]:
 
     ValueError when its market's steps are finer than that.
     """
-    base, quote, tick, lot = market_of(trade.market)
+    lots, value = bought(trade, node)
+    return worth(trade.market, lots, value)
+
+
+def bought(trade: Trade, node: str) -> tuple[int, int]:
+    """What `node` got: lots, and ticks * lots; below zero what it gave."""
     sign = trade.side if node == trade.taker else -trade.side
-    value, rest = divmod(trade.price * trade.quantity * tick * lot, 10**DECIMALS)
+    return sign * trade.quantity, -sign * trade.price * trade.quantity
+
+
+def worth(market: str, lots: int, value: int) -> dict[str, int]:
+    """What is added to what a node owes another one when it gets so much from it: it owes less of what
+    it is yet to get. `value`: ticks * lots. Units and errors as in `amounts`."""
+    base, quote, tick, lot = market_of(market)
+    value, rest = divmod(value * tick * lot, 10**DECIMALS)
     if rest:
-        raise ValueError(f"{trade.market[:80]!r} has steps that are too fine")
-    found = {base: -sign * trade.quantity * lot}
-    found[quote] = found.get(quote, 0) + sign * value
+        raise ValueError(f"{market[:80]!r} has steps that are too fine")
+    found = {base: -lots * lot}
+    found[quote] = found.get(quote, 0) - value
     return found
 
 

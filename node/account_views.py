@@ -29,9 +29,11 @@ class AccountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class AccountChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A frozen account may look and cancel, not trade or withdraw."""
+    """What is left out stays. A frozen account may look and cancel, not trade or withdraw."""
 
-    frozen: bool
+    frozen: bool | None = None
+    max_open_orders: int | None = None
+    orders_per_minute: int | None = None
 
 
 class MoneyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

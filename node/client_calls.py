@@ -211,8 +211,12 @@ class OperatorCalls(Calls):
 
     async def freeze(self, account: str, frozen: bool = True) -> AccountView:
         """A frozen account may look and cancel, not trade or withdraw."""
+        return await self.change_account(account, AccountChange(frozen=frozen))
+
+    async def change_account(self, account: str, change: AccountChange) -> AccountView:
+        """Freezes, thaws or limits; what is None in `change` stays."""
         path = f"/v1/accounts/{_in_path(account)}"
-        return await self._call(AccountView, "PATCH", path, body=AccountChange(frozen=frozen))
+        return await self._call(AccountView, "PATCH", path, body=change)
 
     async def deposit(
         self, account: str, asset: str, amount: str, *, note: str = ""

@@ -107,6 +107,7 @@ class Node(TradingService):
         """`tls` is for the API, which is plain HTTP without it."""
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
+        epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
         self._settings = settings
         self._started = now
         self._warnings: list[str] = []
@@ -115,7 +116,7 @@ class Node(TradingService):
             NodeKeys(identity),
             [instrument.key for instrument in instruments],
             network=settings.p2p_network,
-            epoch_us=time.time_ns() // 1000 - int(now * 1_000_000),
+            epoch_us=epoch_us,
             rng=random.Random(),  # noqa: S311 - spreads load, guards nothing
             instruments=instruments,
             recovered=recovered,

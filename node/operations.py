@@ -18,6 +18,7 @@ from exchange.engine import Engine
 from exchange.records import Account, ApiKey
 from node.account_trading import AccountTrading
 from node.account_views import (
+    AccountChange,
     AccountRequest,
     AccountView,
     FeesView,
@@ -104,10 +105,18 @@ class Operations:
         await self._committer.durable()
         return _account_view(account)
 
-    async def set_frozen(self, name: str, frozen: bool) -> AccountView:
-        number = self.account(name).number
-        with _refusals():
-            account = self._accounts.freeze(number) if frozen else self._accounts.thaw(number)
+    async def change(self, name: str, request: AccountChange) -> AccountView:
+        account = self.account(name)
+        with _refusals():  # limits first: they may be refused when nothing has changed yet
+            if request.max_open_orders is not None or request.orders_per_minute is not None:
+                account = self._accounts.set_limits(
+                    account.number,
+                    max_open_orders=request.max_open_orders,
+                    orders_per_minute=request.orders_per_minute,
+                )
+            if request.frozen is not None:
+                change = self._accounts.freeze if request.frozen else self._accounts.thaw
+                account = change(account.number)
         await self._committer.durable()
         return _account_view(account)
 

@@ -34,12 +34,13 @@ from exchange.statements import (
     Signed,
     Statement,
     StatementError,
-    amounts,
     answer,
+    bought,
     sign,
     text_of,
     trade_of,
     units,
+    worth,
 )
 from node.committer import Committer
 from node.statement_views import ReconciliationView, reconciliation
@@ -50,7 +51,9 @@ T = TypeVar("T")
 
 STATEMENT: Final = "statement"
 PART: Final = "statement_part"
-TIMEOUT: Final = 30.0  # s, for one answer: there may be many trades to go through
+TIMEOUT: Final = 60.0  # s, for one answer: a million trades take some seconds to go through
+LONGEST: Final = 240.0  # s, for a comparison with all its questions
+REST_MAX: Final = 1.0  # s; work on statements is followed by a rest as long as it was, at most this
 MAX_WAITING: Final = 32  # nodes that wait for theirs; more are told that this one is busy
 _DECIMALS: Final = re.compile(r"decimals (\d+) to \d+", re.ASCII)
 
@@ -156,7 +159,7 @@ class Statements:
         return await self._read(make)
 
     async def _read(self, make: Callable[[Archive], T]) -> T:
-        """In a thread, one at a time, and then a rest as long as the work was: trading goes on."""
+        """In a thread, one at a time, and then a rest: trading goes on."""
         async with self._reading:
             began = self._clock()
             if began < self._rest_until:
@@ -166,7 +169,7 @@ class Statements:
                 return await asyncio.to_thread(lambda: make(self._journal.history()))
             finally:
                 now = self._clock()
-                self._rest_until = now + (now - began)
+                self._rest_until = now + min(now - began, REST_MAX)
 
     # Comparing
 
@@ -177,8 +180,14 @@ class Statements:
             ServiceError: it does not answer, or not as an honest node does.
         """
         try:
-            evidence = await self._evidence(peer)
-            return reconciliation(judge(self._keys, evidence), evidence)
+            async with asyncio.timeout(LONGEST):
+                evidence = await self._evidence(peer)
+            found = await asyncio.to_thread(judge, self._keys, evidence)
+            return reconciliation(found, evidence)
+        except TimeoutError:
+            raise ServiceError(
+                504, "no_answer", f"the comparison took longer than {LONGEST:g} s; try again"
+            ) from None
         except StatementError as error:
             raise ServiceError(
                 502,
@@ -251,11 +260,16 @@ def _statement(
     """What `node` says about `peer`. `decimals` are those of its ledger."""
     cut = past.cut()
     digests = {node: Folding(), peer: Folding()}
-    traded: dict[str, int] = {}
+    got: dict[str, tuple[int, int]] = {}  # by market: lots, ticks * lots
     for fill in past.fills_with(peer, cut[0]):
         trade = trade_of(fill)
         digests[trade.taker].add(trade)
-        for asset, amount in amounts(trade, node).items():
+        lots, value = bought(trade, node)
+        before = got.get(trade.market, (0, 0))
+        got[trade.market] = (before[0] + lots, before[1] + value)
+    traded: dict[str, int] = {}
+    for market, (lots, value) in got.items():
+        for asset, amount in worth(market, lots, value).items():
             traded[asset] = traded.get(asset, 0) + amount
     settlements, settled = _settlements(past.moves_of(PEER + peer, cut[1]), decimals)
     balances = {

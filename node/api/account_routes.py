@@ -72,7 +72,7 @@ async def get_account(request: web.Request) -> web.Response:
 async def change_account(request: web.Request) -> web.Response:
     query(request)
     body = await read_body(request, AccountChange)
-    work = _operations(request).set_frozen(request.match_info["account"], body.frozen)
+    work = _operations(request).change(request.match_info["account"], body)
     return answer(await finish(request, work, "changing the account"))
 
 
@@ -153,7 +153,9 @@ async def settle(request: web.Request) -> web.Response:
 async def reconcile(request: web.Request) -> web.Response:
     query(request)
     peer = request.match_info["peer"]
-    return answer(await finish(request, request.app[SERVICE].reconcile(peer), "the comparison"))
+    return answer(
+        await request.app[SERVICE].reconcile(peer)
+    )  # it changes nothing, and has its own limit
 
 
 async def list_credit(request: web.Request) -> web.Response:
@@ -220,7 +222,7 @@ ACCOUNT_ROUTES: Final[tuple[Route, ...]] = (
         change_account,
         "changeAccount",
         "accounts",
-        "Freeze an account, or thaw it",
+        "Freeze an account or thaw it, or change its limits",
         AccountView,
         "A frozen account may look and cancel, not trade or withdraw. Its open orders stay.",
         body=AccountChange,

@@ -170,8 +170,8 @@ EXAMPLES: Final[tuple[msgspec.Struct, ...]] = (
     Authenticated(account=1),
     Pong(id="7"),
     StreamError(code="unknown_market", detail="no market 'XX-USD' (known: BTC-USD)", id="1"),
-    BookL1(**_book("book/BTC-USD/L1/network", 3251632046), previous=17, bid=_BIDS[0], ask=None),
-    BookL2Snapshot(**_book(_BOOK, 3251632046), reason="subscribed", bids=_BIDS, asks=[]),
+    BookL1(**_book("book/BTC-USD/L1/network", 1876585526), previous=17, bid=_BIDS[0], ask=None),
+    BookL2Snapshot(**_book(_BOOK, 1876585526), reason="subscribed", bids=_BIDS, asks=[]),
     BookL2(**_book(_BOOK, 0), previous=17, bids=[Level("30000", "0", 0)], asks=[]),
     BookL3Snapshot(
         **_book("book/BTC-USD/L3/25/network", 123), reason="too_old", bids=_ORDERS, asks=[]
@@ -216,8 +216,8 @@ also of one that was never seen. `depth` counts entries a side; a book of more t
 {MAX_ORDERS} orders is not had in `full`. `scope` is the book of the whole `network`, or what this node's `own` orders are of \
 it.
 
-**Checksums.** Every message of a book has the checksum of the book after it: the sum modulo 2^32 of the \
-CRC-32 of one line for each entry: `buy:30000:0.5:2` (side, price, quantity, orders) for L1 and L2, \
+**Checksums.** Every message of a book has the checksum of the book after it: one line for each entry, \
+c its CRC-32, and the sum of c * (2 * c + 1) over all lines, modulo 2^32; the lines are `buy:30000:0.5:2` (side, price, quantity, orders) for L1 and L2, \
 `buy:<id>:30000:0.5:2026-01-02T03:04:05.678901Z` (side, id, price, quantity, time) for L3, sides `buy` and \
 `sell`, texts as in the message. An empty book has 0.
 

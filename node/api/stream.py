@@ -200,15 +200,6 @@ class _Session:
 
     def _woken(self, reader: Reader) -> None:
         """A stream has something: look soon, out of reach of whoever told it."""
-        if not reader.due and not self._ready and not self._full.is_set() and self._transport.get_write_buffer_size() < limits.STREAM_BUFFER:
-            try:
-                messages = reader.take(0.0)
-                if len(messages) == 1:
-                    self._write_now(messages[0])
-                    return
-                self._waiting.extend(messages)
-            except Exception:
-                raise
         self._ready[reader] = None
         if not self._full.is_set():
             self._plan(reader.due)

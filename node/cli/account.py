@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from exchange.records import Permission
-from node.account_views import AccountRequest, AccountView, KeyView, PostingView, TransferView
+from node.account_views import (
+    AccountChange,
+    AccountRequest,
+    AccountView,
+    KeyView,
+    PostingView,
+    TransferView,
+)
 from node.cli.groups import LENIENT, Group, check_words, span_options, upper
 from node.cli.ordertext import OrderTextError, parse_amount
 from node.cli.render import Cell, Column, Line, clock, echo, table
@@ -208,6 +215,37 @@ _freeze_command(
     "It can neither trade nor withdraw. Its open orders stay in the book.",
 )
 _freeze_command("thaw", False, "Let a frozen account trade again.", "It can withdraw again, too.")
+
+
+@account.command()
+@click.argument("name")
+@click.option("--max-open-orders", type=click.IntRange(0, 1_000_000), metavar="N")
+@click.option("--orders-per-minute", type=click.IntRange(0, 1_000_000), metavar="N")
+@client_options
+def limits(
+    session: Session, name: str, max_open_orders: int | None, orders_per_minute: int | None
+) -> None:
+    """Change how many orders an account may have open, and place in a minute.
+
+    \b
+    Examples:
+      exchange-node account limits alice --max-open-orders 5000
+      exchange-node account limits alice --orders-per-minute 60000
+    """
+    if max_open_orders is None and orders_per_minute is None:
+        raise click.UsageError(
+            "Which limit? Give --max-open-orders, --orders-per-minute, or both.",
+            ctx=click.get_current_context(),
+        )
+    change = AccountChange(max_open_orders=max_open_orders, orders_per_minute=orders_per_minute)
+    view = session.ask(lambda client: client.change_account(name, change))
+    if session.as_json:
+        print_json(view)
+    else:
+        click.echo(
+            f"account {view.number}: {view.name} may have {view.max_open_orders} open orders and "
+            f"place {view.orders_per_minute} a minute"
+        )
 
 
 @account.group(cls=Group)

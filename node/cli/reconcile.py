@@ -22,7 +22,7 @@ from node.statement_views import (
     view_of,
 )
 
-WAIT: Final = 35.0  # s; the node waits for the other one, and says so when that takes too long
+WAIT: Final = 250.0  # s; the node says before that if the other one takes too long
 MAX_FILE: Final = 512 * 1024 * 1024  # bytes of evidence
 
 
@@ -147,7 +147,7 @@ def comparison_lines(view: ComparisonView, *, full: bool) -> list[Line]:
 
 def _trades(view: ComparisonView) -> str:
     if view.trades_count == view.peer_trades_count:
-        return f"{view.trades_count} trades"
+        return f"{view.trades_count} trade{'' if view.trades_count == 1 else 's'}"
     return f"{view.trades_count} trades here, {view.peer_trades_count} there"
 
 

@@ -100,6 +100,7 @@ _REASONS = {
     "insufficient_balance": "the balance did not suffice any more",
     "halted": "the market was halted",
     "dead_man": "its account had fallen silent",
+    "credit": "a node would have come to owe more than its credit limit",
 }
 
 
@@ -131,6 +132,7 @@ def describe_order(view: OrderView) -> list[Line]:
         parts.append(f"{view.remaining} rests in the book" + (", hidden" if view.hidden else ""))
     if view.status == "cancelled":
         parts.append("the rest is cancelled" if view.average_price else "nothing was filled")
+    if view.status == "cancelled" or view.reason == "credit":
         if why := _REASONS.get(view.reason):
             parts.append(why)
     if view.sibling is not None:

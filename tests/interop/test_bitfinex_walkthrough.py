@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from bitfinex_world import IGNORED
 from processes import ROOT, SETTINGS, environment, eventually
 from real import free_port
@@ -34,14 +34,15 @@ def test_a_bot_in_ten_lines(tmp_path: Path) -> None:
     assert len(bot.splitlines()) == 10
     for port in ("3000", "8300", "3100", "8400"):  # what is free here
         free = str(free_port())
-        commands, bot = commands.replace(port, free), bot.replace(port, free)
+        commands, bot = (re.sub(rf"\b{port}\b", free, text) for text in (commands, bot))
     (tmp_path / "bot.py").write_text(bot)
-    program = tmp_path / "bin" / "exchange-node"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m node.cli.main "$@"\n')
-    program.chmod(0o755)
-    (program.parent / "python").symlink_to(sys.executable)
-    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, options in (("exchange-node", "-m node.cli.main "), ("python", "")):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {options}"$@"\n')
+        program.chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     surroundings = {**environment(**SETTINGS), "PATH": path}
     log = (tmp_path / "nodes.log").open("wb")
     nodes: list[subprocess.Popen[bytes]] = []

@@ -50,10 +50,16 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--bots", type=int, default=20)
     parser.add_argument(
-        "--intensity", type=float, default=1.0, help="faults in a time (default 1; 0.01: hardly any)"
+        "--intensity",
+        type=float,
+        default=1.0,
+        help="faults in a time (default 1; 0.01: hardly any)",
     )
     parser.add_argument(
-        "--pause", type=float, default=PAUSE, help=f"seconds between acts of a bot (default {PAUSE})"
+        "--pause",
+        type=float,
+        default=PAUSE,
+        help=f"seconds between acts of a bot (default {PAUSE})",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--verbose", action="store_true", help="tell every fault")

@@ -83,9 +83,7 @@ class BitfinexRestApi:
         told = await self._post("w/order/submit", payload_of(wish))
         return state_of(told[4][0])
 
-    async def amend(
-        self, number: int, quantity: Decimal | None, price: Decimal | None
-    ) -> State:
+    async def amend(self, number: int, quantity: Decimal | None, price: Decimal | None) -> State:
         known = self._record.orders[number]
         body = change_of(number, known.first, known.filled, quantity, price)
         told = await self._post("w/order/update", body)

@@ -68,7 +68,7 @@ class BitfinexSocketApi:
     async def drop(self) -> None:
         """Break the connection without a word."""
         if self._socket is not None:
-            transport = self._socket._response.connection  # type: ignore[attr-defined]
+            transport = self._socket._response.connection
             if transport is not None and transport.transport is not None:
                 transport.transport.abort()
 
@@ -173,9 +173,7 @@ class BitfinexSocketApi:
     async def place(self, wish: Wish) -> State:
         return state_of(await self._input("on", payload_of(wish), wish.client))
 
-    async def amend(
-        self, number: int, quantity: Decimal | None, price: Decimal | None
-    ) -> State:
+    async def amend(self, number: int, quantity: Decimal | None, price: Decimal | None) -> State:
         known = self._record.orders[number]
         body = change_of(number, known.first, known.filled, quantity, price)
         return state_of(await self._input("ou", body, order_id(number)))

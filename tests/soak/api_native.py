@@ -81,9 +81,7 @@ class NativeApi:
         )
         return await self._one(self._client.submit(request))
 
-    async def amend(
-        self, number: int, quantity: Decimal | None, price: Decimal | None
-    ) -> State:
+    async def amend(self, number: int, quantity: Decimal | None, price: Decimal | None) -> State:
         changes = AmendRequest(price=_text(price), quantity=_text(quantity))
         return await self._one(self._client.amend(str(number), changes))
 

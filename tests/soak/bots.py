@@ -26,7 +26,7 @@ SILENCE: Final = 8.0  # seconds: how long after a shorter one was armed all has 
 EXPECTED: Final = frozenset(
     {
         *("insufficient_balance", "order_done", "halted", "account_frozen", "reduce_only"),
-        *("too_many_orders", "price_band", "bad_order", "10001", "10000", "10020"),
+        *("too_many_orders", "price_band", "bad_order", "out_of_range", "10001", "10000", "10020"),
     }
 )
 
@@ -241,7 +241,7 @@ async def take(bot: Bot) -> None:
     elif chance < 0.95:
         await bot.place(bot.wish(ground, side, lots, price))
     else:
-        await bot.api.fills()
+        await bot.insist(bot.api.fills)
     if len(bot.record.open) > 10:
         await bot.cancel_all()
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from exchange.instruments import Instrument, default_instruments
+from exchange.instruments import Instrument, Instruments
 from exchange.journal import Journal
+from exchange.ledger import decimals_of
 from exchange.records import Fill, Order, Posting, Recovered
 from node.bitfinex.ids import trade_id
 from tests.simulation.invariants import FillKey, Violation, both_sides, conserved
@@ -76,6 +77,14 @@ class Disk:
             if client and balance < 0:
                 yield f"{holder} has {balance} {asset}"
 
+    def balances(self, decimals: int) -> dict[tuple[str, str], int]:
+        """By holder and asset, in units of 10 ** -`decimals`."""
+        of = decimals_of(self.instruments.values())
+        return {
+            (holder, asset): units * 10 ** (decimals - of[asset])
+            for (holder, asset), units in self.recovered.balances.items()
+        }
+
     # What was told
 
     def against(self, record: Record) -> Iterator[str]:
@@ -86,7 +95,9 @@ class Disk:
             if order is None:
                 yield f"{name}: an acknowledged order vanished: {known}"
             else:
-                yield from (f"{name}: {text}: {known}, {order}" for text in self._differs(known, order))
+                yield from (
+                    f"{name}: {text}: {known}, {order}" for text in self._differs(known, order)
+                )
         by_trade: dict[tuple[str | int, int], Fill] = {}
         for (taker, take, _), fill in self.fills.items():
             by_trade[f"{taker}:{take}", fill.order] = fill
@@ -176,5 +187,5 @@ def read(data_dir: Path) -> Disk:
                 doubled.append(fill)
             fills[key] = fill
         postings = past.ledger(limit=-1)[::-1]
-    by_key = {instrument.key: instrument for instrument in default_instruments()}
+    by_key = {instrument.key: instrument for instrument in Instruments.default()}
     return Disk(recovered, orders, fills, doubled, postings, by_key)

@@ -28,6 +28,7 @@ class Faults:
     links: Links
     rng: random.Random
     note: Note
+    longest: float  # seconds of one fault
     intensity: float = 1.0
     counts: Counter[str] = field(default_factory=Counter)
     active: int = 0
@@ -73,7 +74,9 @@ class Faults:
         number = rng.randrange(len(self.nodes))
         kind = rng.choices(("kill", "two", "stop", "freeze", "nap"), (5, 1, 2, 1, 2))[0]
         if kind == "two":
-            numbers = sorted({number, (number + rng.randrange(1, len(self.nodes))) % len(self.nodes)})
+            numbers = sorted(
+                {number, (number + rng.randrange(1, len(self.nodes))) % len(self.nodes)}
+            )
             self._begin("kill -9 two", *numbers)
             for each in numbers:
                 await asyncio.to_thread(self.nodes[each].kill9)
@@ -82,7 +85,7 @@ class Faults:
         elif kind == "kill":
             self._begin("kill -9", number)
             await asyncio.to_thread(self.nodes[number].kill9)
-            await asyncio.sleep(rng.choice((0.0, rng.uniform(0.0, 4.0), 12.0)))
+            await asyncio.sleep(min(self.longest, rng.choice((0.0, rng.uniform(0.0, 4.0), 12.0))))
             await self._start(number)
         elif kind == "stop":
             self._begin("orderly restart", number)
@@ -95,7 +98,8 @@ class Faults:
             self._begin("freeze" if kind == "freeze" else "nap", number)
             self.nodes[number].send_signal(signal.SIGSTOP)
             try:
-                await asyncio.sleep(12.0 if kind == "freeze" else rng.uniform(0.3, 4.0))
+                seconds = 12.0 if kind == "freeze" else rng.uniform(0.3, 4.0)
+                await asyncio.sleep(min(self.longest, seconds))
             finally:
                 self.nodes[number].send_signal(signal.SIGCONT)
 
@@ -142,7 +146,7 @@ class Faults:
                 link.heal()
                 await asyncio.sleep(0.6)
         try:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(min(self.longest, seconds))
         finally:
             self.links.heal()
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import time
 from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from node.client import ClientError, ExchangeClient
+from node.client import ClientError
 from tests.soak.bots import Bot
 from tests.soak.disk import Disk, between, read
 from tests.soak.report import percentiles
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
     from tests.soak.world import Soak
 
 QUIET: Final = 90.0  # seconds until everything has to be settled
+DECIMALS: Final = 12  # in which amounts are compared
 STILL: Final = 1.0  # seconds that it has to stay so
-SAMPLE: Final = 40  # orders of each bot that are looked at over its API
+SAMPLE: Final = 15  # orders of each bot that are looked at over its API
 LOUD: Final = ("Traceback", "incident ", "Task exception", "never awaited", "never retrieved")
 
 
@@ -42,13 +42,14 @@ class Judge:
         await self._ask_to_cancel()
         if not await self._quiet():
             await self._differences()
-        await self._sums()
+        told = await self._balances()
         await self._positions()
         await self._statements()
         await self._over_the_apis()
         await self._stop()
         disks = [await asyncio.to_thread(read, node.data_dir) for node in self._nodes]
         self._journals(disks)
+        self._sums(disks, told)
         self._records(disks)
         self._logs()
         self._count()
@@ -109,30 +110,16 @@ class Judge:
 
     # Over the APIs
 
-    async def _sums(self) -> None:
-        """Per node and asset all holders together have nothing; over all nodes the clients, the houses and
-        the fees have what was deposited."""
-        everywhere: Counter[str] = Counter()
-        for node, client in zip(self._nodes, self._clients, strict=True):
-            sums: Counter[str] = Counter()
+    async def _balances(self) -> list[dict[tuple[int, str], int]]:
+        """By node: what its accounts have, by number and asset."""
+        found = []
+        for client in self._clients:
+            has: dict[tuple[int, str], int] = {}
             for account in await client.accounts():
                 for view in await client.balances(account=account.name):
-                    sums[view.asset] += _units(view.total)
-                    if account.number and _units(view.available) < 0:
-                        self._fail(f"{node.name}: {account.name} has {view.available} {view.asset}")
-                    self._report.checked["balances"] += 1
-            for asset in sums:
-                sums[asset] += await last_balance(client, "fees", asset)
-            everywhere.update(sums)
-            for position in await client.positions():
-                sums[position.asset] += _units(position.balance)
-            for asset in sums:
-                sums[asset] += await last_balance(client, "outside", asset)
-            if any(sums.values()):
-                self._fail(f"{node.name}: the holders together do not have nothing: {dict(+sums)}")
-        if {a: u for a, u in everywhere.items() if u} != dict(self._operators.deposited):
-            self._fail(f"deposited {self._operators.deposited}, there is {everywhere}")
-        self._report.checked["assets conserved"] += len(everywhere)
+                    has[account.number, view.asset] = _units(view.total)
+            found.append(has)
+        return found
 
     async def _positions(self) -> None:
         """What one node owes another is what that one is owed."""
@@ -156,22 +143,27 @@ class Judge:
                 self._fail(f"no reconciliation of {name}: {error}")
                 continue
             if not found.agree or found.pending or found.trades:
-                self._fail(f"the statements of {name} do not agree: {found.assets} {found.trades[:3]}")
+                self._fail(
+                    f"the statements of {name} do not agree: {found.assets} {found.trades[:3]}"
+                )
             self._report.checked["statements"] += 1
             self._report.checked["trades in statements"] += found.trades_count
 
     async def _over_the_apis(self) -> None:
         """What clients were told is what they are told now: of a sample, and of all that is open."""
-        rng = random.Random(self._soak.plan.seed)
-        for bot in self._soak.bots:
-            numbers = {known.first.number for known in bot.record.open}
-            numbers |= set(rng.sample(sorted(bot.record.orders), min(SAMPLE, len(bot.record.orders))))
-            for number in sorted(numbers):
-                try:
-                    await self._compare(bot, number)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the order was not found
-                    self._fail(f"{bot.record.name}: order {number} is not found: {error!r}")
-                self._report.checked["orders over their API"] += 1
+        await asyncio.gather(*(self._bot_over_its_api(bot) for bot in self._soak.bots))
+
+    async def _bot_over_its_api(self, bot: Bot) -> None:
+        numbers = {known.first.number for known in bot.record.open}
+        numbers |= set(
+            bot.rng.sample(sorted(bot.record.orders), min(SAMPLE, len(bot.record.orders)))
+        )
+        for number in sorted(numbers):
+            try:
+                await self._compare(bot, number)
+            except Exception as error:  # whatever it is, the order was not found
+                self._fail(f"{bot.record.name}: order {number} is not found: {error!r}")
+            self._report.checked["orders over their API"] += 1
 
     async def _compare(self, bot: Bot, number: int) -> None:
         known = bot.record.orders[number]
@@ -206,6 +198,29 @@ class Judge:
         for text in between(names):
             self._fail(text)
 
+    def _sums(self, disks: list[Disk], told: list[dict[tuple[int, str], int]]) -> None:
+        """Per node and asset all holders together have nothing; over all nodes clients, houses and fees
+        have what was deposited; and the APIs told just that."""
+        everywhere: Counter[str] = Counter()
+        for node, disk, said in zip(self._nodes, disks, told, strict=True):
+            sums: Counter[str] = Counter()
+            for (holder, asset), units in disk.balances(DECIMALS).items():
+                sums[asset] += units
+                kind, _, name = holder.partition(":")
+                if kind in ("account", "fees"):
+                    everywhere[asset] += units
+                if kind == "account" and said.get((int(name), asset), 0) != units:
+                    self._fail(f"{node.name} told {said} of {holder}, which has {units} {asset}")
+                self._report.checked["balances"] += 1
+            if any(sums.values()):
+                self._fail(f"{node.name}: the holders together do not have nothing: {sums}")
+        deposited = {
+            asset: _units(str(amount)) for asset, amount in self._operators.deposited.items()
+        }
+        if {asset: units for asset, units in everywhere.items() if units} != deposited:
+            self._fail(f"deposited {deposited}, there is {everywhere}")
+        self._report.checked["assets conserved"] += len(everywhere)
+
     def _records(self, disks: list[Disk]) -> None:
         for bot, home in zip(self._soak.bots, self._soak.homes, strict=True):
             for text in disks[home].against(bot.record):
@@ -237,14 +252,8 @@ class Judge:
         report.latency_ms = {name: percentiles(found) for name, found in latencies.items()}
 
 
-async def last_balance(client: ExchangeClient, holder: str, asset: str) -> int:
-    """What a holder has, by the last line of the ledger about it."""
-    lines = await client.postings(holder, asset=asset, limit=1)
-    return _units(lines[0].balance) if lines else 0
-
-
 def _units(text: str) -> int:
-    """Of 10**-8."""
-    value = Decimal(text).scaleb(8)
+    """Of 10**-DECIMALS."""
+    value = Decimal(text).scaleb(DECIMALS)
     assert value == int(value), text
     return int(value)

@@ -173,9 +173,7 @@ class Links:
 
     def between(self, group: Sequence[int]) -> list[Link]:
         """Links that lead out of a group."""
-        return [
-            link for (a, b), link in self.all.items() if (a in group) != (b in group)
-        ]
+        return [link for (a, b), link in self.all.items() if (a in group) != (b in group)]
 
     def heal(self) -> None:
         for link in self.all.values():

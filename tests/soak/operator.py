@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TypeVar
+from functools import partial
+from typing import Literal, TypeVar
 
 from node.client import AiohttpTransport, ApiError, ClientError, ExchangeClient
 from tests.integration.processes import NodeProcess
@@ -33,7 +34,7 @@ class Operators:
     nodes: Sequence[NodeProcess]
     rng: random.Random
     note: Callable[[str], None]
-    deposited: Counter[str] = field(default_factory=Counter)  # asset -> units of 10**-8
+    deposited: dict[str, Decimal] = field(default_factory=dict)  # by asset
     counts: Counter[str] = field(default_factory=Counter)
     clients: list[ExchangeClient] = field(default_factory=list)
     _notes: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -51,7 +52,7 @@ class Operators:
     async def run(self, stop: asyncio.Event, accounts: Sequence[tuple[int, str]]) -> None:
         """Act now and then until `stop`. `accounts`: node and name."""
         for asset, limit in LIMIT.items():
-            await self.insist(lambda a=asset, m=limit: self.clients[LIMITED].set_credit(a, m))
+            await self.insist(partial(self.clients[LIMITED].set_credit, asset, limit))
         while not stop.is_set():
             chance = self.rng.random()
             if chance < 0.4:
@@ -73,7 +74,7 @@ class Operators:
             *(node, f"account:{account}", name),
             lambda: client.deposit(account, asset, amount, note=name),
         )
-        self.deposited[asset] += int(Decimal(amount).scaleb(8))
+        self.deposited[asset] = self.deposited.get(asset, Decimal(0)) + Decimal(amount)
         self.counts["deposits"] += 1
 
     async def _settle(self) -> None:
@@ -92,14 +93,12 @@ class Operators:
         name = f"soak {next(self._notes)}"
         for payer, other in ((first, second), (second, first)):
             pays = (payer == first) == (owed > 0)
-            client, them = self.clients[payer], self.nodes[other].node_id
-            direction = "paid" if pays else "received"
-            await self._once(
-                *(payer, f"peer:{them}", name),
-                lambda c=client, t=them, d=direction: c.settle(
-                    t, position.asset, amount, d, note=name
-                ),
+            them = self.nodes[other].node_id
+            direction: Literal["paid", "received"] = "paid" if pays else "received"
+            settle = partial(
+                self.clients[payer].settle, them, position.asset, amount, direction, note=name
             )
+            await self._once(payer, f"peer:{them}", name, settle)
         self.counts["payments between nodes"] += 1
 
     async def _freeze(self, node: int, account: str) -> None:
@@ -135,8 +134,7 @@ class Operators:
             except ClientError:
                 pass
             await asyncio.sleep(RETRY)
-            client = self.clients[node]
-            lines = await self.insist(lambda c=client: c.postings(holder, limit=1000))
+            lines = await self.insist(partial(self.clients[node].postings, holder, limit=1000))
             if any(line.reference == note for line in lines):
                 return
 

@@ -37,18 +37,29 @@ class Report:
 
     def lines(self) -> list[str]:
         rows = [
-            ("storm", f"{self.stormed:.0f} s, {self.nodes} nodes, {self.bots} bots, seed {self.seed}"),
+            (
+                "storm",
+                f"{self.stormed:.0f} s, {self.nodes} nodes, {self.bots} bots, seed {self.seed}",
+            ),
             ("faults", f"{self.faults.total()}: {_counts(self.faults)}"),
             ("operators", _counts(self.operator)),
         ]
         for name, counts in sorted(self.apis.items()):
             p50, p99, most = self.latency_ms.get(name, [0.0, 0.0, 0.0])
-            rows.append((name, f"{_counts(counts)}; ms to place: p50 {p50:.1f}, p99 {p99:.0f}, max {most:.0f}"))
+            rows.append(
+                (
+                    name,
+                    f"{_counts(counts)}; ms to place: p50 {p50:.1f}, p99 {p99:.0f}, max {most:.0f}",
+                )
+            )
         rows += [
             ("refusals", _counts(self.refused)),
             ("quiet after", f"{self.quiet_after:.1f} s"),
             ("checked", _counts(self.checked)),
-            ("memory", f"{_megabytes(self.memory_start)} MB, at the end {_megabytes(self.memory_end)} MB"),
+            (
+                "memory",
+                f"{_megabytes(self.memory_start)} MB, at the end {_megabytes(self.memory_end)} MB",
+            ),
         ]
         found = [f"{name + ':':16}{text}" for name, text in rows]
         if self.ok:

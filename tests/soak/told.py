@@ -77,7 +77,7 @@ class Known:
     wish: Wish | None  # None: the second one of a pair, which nobody asked for by itself
     first: State
     filled: Decimal
-    quantities: set[Decimal]  # that were asked for, one after the other
+    quantities: set[Decimal]  # that were asked for, or told as the outcome of a change
     prices: list[Decimal]  # limits that it ever had
     ended: State | None = None
     cancelled: bool = False  # the client asked for that, and it was granted
@@ -124,13 +124,16 @@ class Record:
         if state.filled > state.quantity:
             self.fault(f"order {state.number} is overfilled: {state}")
         known.filled = max(known.filled, state.filled)
+        known.quantities.add(state.quantity)
         if known.ended is None:
             if state.ended:
                 known.ended = state
         elif state.ended and state.filled != known.ended.filled:
             self.fault(f"order {state.number} ended twice: {known.ended}, then {state}")
         if known.ended is not None and known.filled > known.ended.filled:
-            self.fault(f"order {state.number} was filled after its end: {known.ended}, then {state}")
+            self.fault(
+                f"order {state.number} was filled after its end: {known.ended}, then {state}"
+            )
         return known
 
     def asked(self, number: int, quantity: Decimal | None, price: Decimal | None) -> None:

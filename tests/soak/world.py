@@ -43,6 +43,7 @@ CAST: Final = (
 )
 MONEY: Final = {"USD": "400000", "BTC": "10", "ETH": "150", "TEST": "20000"}
 POOR: Final = {"USD": "2000", "BTC": "0.05", "ETH": "1", "TEST": "100"}
+LONGEST: Final = 12.0  # seconds of one fault: longer than a lease
 PAUSE: Final = 0.12  # seconds, mean, between two acts of a bot
 
 
@@ -119,20 +120,24 @@ class Soak:
         for viewer, node in enumerate(every):
             node.options = ("--bootstrap", self.links.addresses(viewer))
         await asyncio.gather(
-            *(
-                asyncio.to_thread(every[b].ask, lambda c, where=link.address(b, a): c.connect(where))
-                for (a, b) in self.links.all
-                for link in (self.links,)
-            )
+            *(asyncio.to_thread(self._connect, viewer, target) for viewer, target in self.links.all)
         )
 
-    async def _hire(self, operators: Operators) -> None:
-        for number in range(self.plan.bots):
-            await self._hire_one(number, operators)
+    def _connect(self, viewer: int, target: int) -> None:
+        assert self.links is not None
+        where = self.links.address(viewer, target)
+        self.nodes.all[viewer].ask(lambda client: client.connect(where))
 
-    async def _hire_one(self, number: int, operators: Operators) -> None:
+    async def _hire(self, operators: Operators) -> None:
+        numbers = range(self.plan.bots)
+        self.homes = [number % self.plan.nodes for number in numbers]
+        self.bots = await asyncio.gather(*(self._hired(number, operators) for number in numbers))
+        for bot in self.bots:
+            await bot.api.open()
+
+    async def _hired(self, number: int, operators: Operators) -> Bot:
         kind, habit = CAST[number % len(CAST)]
-        home = number % self.plan.nodes
+        home = self.homes[number]
         node, client = self.nodes.all[home], operators.clients[home]
         name = f"b{number + 1}-{habit}"
         await client.create_account(AccountRequest(name=name))
@@ -152,8 +157,7 @@ class Soak:
                 api = BitfinexSocketApi(
                     *(node.api_url, own.key, own.secret, record, rest), dead_man=dead_man
                 )
-        assert self.faults is None
-        bot = Bot(
+        return Bot(
             api,
             record,
             self._rngs[number],
@@ -162,9 +166,6 @@ class Soak:
             self.plan.pause,
             self._calm_since,
         )
-        self.bots.append(bot)
-        self.homes.append(home)
-        await api.open()
 
     def _calm_since(self, moment: float) -> bool:
         return self.faults is None or self.faults.calm_since(moment)
@@ -172,8 +173,10 @@ class Soak:
     async def _storm(self, operators: Operators) -> None:
         assert self.links is not None
         plan = self.plan
-        self.report = Report(plan.seed, plan.nodes, plan.bots)
-        faults = Faults(self.nodes.all, self.links, self._rngs[-2], self.tell, plan.intensity)
+        longest = min(LONGEST, max(3.0, plan.seconds / 12))
+        faults = Faults(
+            *(self.nodes.all, self.links, self._rngs[-2], self.tell, longest, plan.intensity)
+        )
         self.faults = faults
         self.report.memory_start = self.memory()
         began = self.now

@@ -146,8 +146,10 @@ class ReferenceDesk:
         """Of a pair only the greater need counts."""
         total = Decimal(0)
         for order in self.orders:
+            if account == HOUSE or order.account != account or not order.left:
+                continue
             its_asset, amount = self.need(order)
-            if account == HOUSE or order.account != account or its_asset != asset:
+            if its_asset != asset:
                 continue
             if order.sibling is not None and order.sibling.left:
                 other = self.need(order.sibling)[1]

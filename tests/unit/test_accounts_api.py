@@ -148,6 +148,22 @@ async def test_a_frozen_account_looks_and_cancels_only(desk: Desk) -> None:
     assert_problem(await desk.patch("/v1/accounts/0", {"frozen": True}), 404, "unknown_account")
 
 
+async def test_the_limits_of_an_account_bind_it_and_are_changed(desk: Desk) -> None:
+    key = await desk.account("alice", USD="100000")
+    changed = await desk.patch("/v1/accounts/alice", {"max_open_orders": 2})
+    assert (changed.json["max_open_orders"], changed.json["orders_per_minute"]) == (2, 6000)
+    for _ in range(2):
+        assert (await desk.post("/v1/orders", BUY, key=key)).status == 201
+    assert_problem(await desk.post("/v1/orders", BUY, key=key), 422, "too_many_orders")
+    await desk.patch("/v1/accounts/alice", {"max_open_orders": 10, "orders_per_minute": 0})
+    answer = await desk.post("/v1/orders", BUY, key=key)
+    assert_problem(answer, 429, "rate_limited")
+    assert answer.headers["Retry-After"] == "1"
+    answer = await desk.patch("/v1/accounts/alice", {"frozen": True, "max_open_orders": -1})
+    assert_problem(answer, 422, "bad_limit")
+    assert not (await desk.get("/v1/accounts/alice")).json["frozen"]
+
+
 # Keys
 
 

@@ -108,6 +108,9 @@ def test_an_account_is_made_funded_and_shown(desk: RunningDesk) -> None:
     assert done("account", "freeze", "alice") == "account 1: alice is frozen\n"
     assert "FROZEN" in done("account", "show", "alice")
     assert done("account", "thaw", "alice") == "account 1: alice is active\n"
+    assert "7 open orders and place 6000 a minute" in done(
+        "account", "limits", "alice", "--max-open-orders", "7"
+    )
 
 
 def test_the_secret_of_a_key_is_printed_once(desk: RunningDesk) -> None:
@@ -140,6 +143,7 @@ def test_the_secret_of_a_key_is_printed_once(desk: RunningDesk) -> None:
         (("account", "deposit", "alice", "5", "USD", "--nte", "x"), 2, "Did you mean '--note'?"),
         (("account", "deposit", "alice", "5", "EUR"), 1, "no asset 'EUR'"),
         (("account", "withdraw", "alice", "5", "USD"), 1, "has 0 USD available"),
+        (("account", "limits", "alice"), 2, "Which limit?"),
         (("account", "keys", "revoke", "0123456789abcdef"), 1, "no such key"),
         (("ledger", "credit", "USD"), 2, "how much?"),
         (("ledger", "credit", "USD", "-1"), 2, "the limit -1 is negative; the limit is above 0"),
@@ -240,7 +244,7 @@ def test_the_books_are_shown(desk: RunningDesk) -> None:
     "words",
     [
         *(("account", name) for name in ("create", "list", "show", "deposit", "withdraw")),
-        *(("account", name) for name in ("freeze", "thaw", "ledger", "keys")),
+        *(("account", name) for name in ("freeze", "thaw", "limits", "ledger", "keys")),
         *(("account", "keys", name) for name in ("create", "list", "revoke")),
         *(("ledger", name) for name in ("entries", "positions", "obligations", "settle", "credit")),
         *(("market", name) for name in ("halt", "resume", "list")),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
-from stream_kit import BTC, Place, reading
+from hypothesis import given
+from hypothesis import strategies as st
+from stream_kit import BTC, Client, Place, reading
 
 from exchange.book import BUY
 from node.hub import LINGER
 from node.market_data import Change
-from node.streams.messages import Subscribe
+from node.streams.messages import Resume, Subscribe
 from node.streams.stream import Ended
 from node.views import ServiceError
 
@@ -83,3 +88,46 @@ async def test_a_failure_ends_the_stream_and_nothing_else(
     place.step()
     assert book.take()
     assert (await reading(place, "trades")).take()[0].trades
+
+
+REFUSALS = {"invalid_message", "unknown_market", "bad_timeframe", "key_required"}
+words = st.sampled_from(["book", "trades", "ticker", "candles", "orders", "fills", "balances"])
+optional = {
+    "market": st.sampled_from([BTC, "eth/usd", "XX-USD", "", "\u0000", "x" * 500]),
+    "level": st.sampled_from(["L1", "L2", "L3"]),
+    "depth": st.sampled_from([25, 100, "full"]),
+    "scope": st.sampled_from(["network", "own"]),
+    "timeframe": st.sampled_from(["1m", "1M", "2m", "", "x" * 500]),
+}
+
+
+@given(
+    st.fixed_dictionaries({"channel": words}, optional=optional),
+    st.none() | st.integers(0, 2),
+    st.none() | st.builds(Resume, epoch=st.text(max_size=5), sequence=st.integers()),
+)
+def test_any_subscription_is_served_or_refused_with_a_reason(
+    fields: dict[str, Any], account: int | None, resume: Resume | None
+) -> None:
+    refusals: list[ServiceError] = []
+
+    async def run() -> None:
+        place = Place()
+        place.step()
+        try:
+            client = await Client(place, Subscribe(**fields, resume=resume)).open(account)
+        except ServiceError as error:
+            refusals.append(error)
+            return
+        (first,) = client.take()
+        assert first.stream.startswith(fields["channel"])
+        assert getattr(first, "reason", "restarted") in ("subscribed", "restarted")
+
+    loop = asyncio.new_event_loop()  # not asyncio.run, which takes pytest-asyncio's loop away
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+    for refused in refusals:
+        assert refused.code in REFUSALS
+        assert len(refused.detail) < 500

@@ -182,6 +182,29 @@ def test_a_reduce_only_order_ends_with_the_position() -> None:
     desks.check_money()
 
 
+def test_what_is_asked_of_others_counts_as_reducing() -> None:
+    desks = Desks(2)
+    bob = desks.account(0, usd=10_000, coin=5)
+    desks.ask(0, 100, 5, account=bob)
+    desks.bid(0, 100, 5)  # the house is long 5
+    desks.bid(1, 90, 3)
+    desks.exchange()
+    ask = desks.ask(0, 90, 5, reduce_only=True)
+    other = desks.ask(0, 95, 5, reduce_only=True)
+    assert (ask.pending, ask.shown, other.shown) == (3, 2, 2)
+    for mail in desks.drain(0):
+        desks.deliver(mail)  # granted, and not known here
+    desks.bid(0, 80, 2, account=bob)
+    desks.ask(0, 80, 2)  # long 3, which the answer may take
+    assert (ask.cancelled, ask.pending, ask.shown, other.reason) == (True, 3, 0, "reduce_only")
+    desks.exchange()
+    assert (ask.filled, ask.reason) == (3, "reduce_only")
+    assert desks[0].ledger.balance("account:0", "COIN") == 0
+    desks.settle()
+    desks.check()
+    desks.check_money()
+
+
 def test_a_client_reduces_what_it_has() -> None:
     desks = Desks()
     alice = desks.account(0, usd=1000, coin=3)

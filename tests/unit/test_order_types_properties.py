@@ -209,67 +209,64 @@ LOTS = st.integers(1, 45)
 
 
 def sometimes(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.integers(0, 3).flatmap(lambda n: strategy if n == 3 else st.none())
+    return st.one_of(st.none(), st.none(), strategy)
+
+
+# Made once: making a strategy costs more than drawing from it.
+SIDES = st.sampled_from([1, -1])
+SMALL = st.integers(1, 8)
+ONE_IN_SIX = st.sampled_from([False] * 5 + [True])
+SOMETIMES_PRICE = sometimes(PRICES)
+SOMETIMES_ID = sometimes(st.sampled_from("abc"))
+SELF_TRADES = sometimes(
+    st.sampled_from(["none", "cancel_newest", "cancel_oldest", "cancel_both", "decrement"])
+)
+ACCOUNT = st.sampled_from(ACCOUNTS)
+GROUPS = st.integers(0, 1)
+FORCES = st.sampled_from(["gtc", "ioc", "fok"])
+VISIBLE = st.sampled_from(["", "", "", "hidden", "display", "display", "post_only"])
+ORDER_KINDS = st.sampled_from(
+    ["limit", "limit", "limit", "market", "ioc", "fok", "stop", "stop_limit", "trail", "oco"]
+)
 
 
 @st.composite
 def new_orders(draw: st.DrawFn) -> dict[str, Any]:
     """The terms of an order that contradict each other in nothing."""
     terms: dict[str, Any] = {
-        "side": draw(st.sampled_from([1, -1])),
-        "quantity": draw(LOTS if draw(st.integers(0, 9)) == 9 else QUANTITIES),
-        "account": draw(st.sampled_from(ACCOUNTS)),
-        "group": draw(st.integers(0, 1)),
-        "client_id": draw(sometimes(st.sampled_from("abc"))),
-        "self_trade": draw(
-            sometimes(
-                st.sampled_from(
-                    ["none", "cancel_newest", "cancel_oldest", "cancel_both", "decrement"]
-                )
-            )
-        ),
-        "reduce_only": draw(st.integers(0, 5)) == 5,
+        "side": draw(SIDES),
+        "quantity": draw(LOTS if draw(ONE_IN_SIX) else QUANTITIES),
+        "account": draw(ACCOUNT),
+        "group": draw(GROUPS),
+        "client_id": draw(SOMETIMES_ID),
+        "self_trade": draw(SELF_TRADES),
+        "reduce_only": draw(ONE_IN_SIX),
     }
-    kind = draw(
-        st.sampled_from(
-            [
-                "limit",
-                "limit",
-                "limit",
-                "market",
-                "ioc",
-                "fok",
-                "stop",
-                "stop_limit",
-                "trail",
-                "oco",
-            ]
-        )
-    )
+    kind = draw(ORDER_KINDS)
     if kind in ("limit", "ioc", "fok", "stop_limit", "oco"):
         terms["price"] = draw(PRICES)
     else:
-        terms["worst"] = draw(sometimes(PRICES))
+        terms["worst"] = draw(SOMETIMES_PRICE)
     if kind in ("ioc", "fok"):
         terms["tif"] = kind
     if kind in ("stop", "stop_limit"):
         terms["stop"] = draw(PRICES)
     if kind == "stop_limit":
-        terms["tif"] = draw(st.sampled_from(["gtc", "ioc", "fok"]))
+        terms["tif"] = draw(FORCES)
     if kind == "trail":
-        terms["trail"] = draw(st.integers(1, 8))
-        terms["stop"] = draw(sometimes(PRICES))
+        terms["trail"] = draw(SMALL)
+        terms["stop"] = draw(SOMETIMES_PRICE)
     if kind == "oco":
-        terms["oco_stop"] = terms["price"] + terms["side"] * draw(st.integers(1, 8))
+        terms["oco_stop"] = terms["price"] + terms["side"] * draw(SMALL)
     if kind in ("limit", "oco", "stop_limit") and terms.get("tif", "gtc") == "gtc":
-        how = draw(st.sampled_from(["", "", "", "hidden", "display", "display", "post_only"]))
+        how = draw(VISIBLE)
         if how == "display":
-            terms["display"] = draw(st.integers(1, 4))
+            terms["display"] = draw(SMALL)
         elif how:
             terms[how] = True
-        if draw(st.integers(0, 5)) == 5:
+        if draw(ONE_IN_SIX):
             terms["tif"] = "gtd"
-            terms["expires"] = draw(st.integers(1, 6))  # seconds from now
+            terms["expires"] = draw(SMALL)  # seconds from now
     return terms
 
 
@@ -310,9 +307,16 @@ KINDS = {
     "halt": (1, st.booleans()),
     "resume": (1, st.none()),
 }
-COMMANDS = st.sampled_from(
-    [what for what, (weight, _) in KINDS.items() for _ in range(weight)]
-).flatmap(lambda what: st.tuples(st.just(what), KINDS[what][1]))
+WHAT = st.sampled_from([what for what, (weight, _) in KINDS.items() for _ in range(weight)])
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> tuple[str, Any]:
+    what = draw(WHAT)
+    return what, draw(KINDS[what][1])
+
+
+COMMANDS = st.lists(commands(), max_size=40)
 
 
 def apply(pair: Pair, what: str, with_: Any) -> None:
@@ -345,9 +349,7 @@ def dated(terms: dict[str, Any], now_us: int) -> dict[str, Any]:
     return {**terms, "expires": now_us + terms["expires"] * 1_000_000}
 
 
-def run(
-    commands: list[tuple[str, Any]], market: Instrument = MARKET, funds: Decimal = FUNDS
-) -> Pair:
+def run(given_: list[tuple[str, Any]], market: Instrument = MARKET, funds: Decimal = FUNDS) -> Pair:
     """On a book that has something of everything, so that most commands meet something."""
     pair = Pair(market, funds)
     kinds: list[tuple[int, dict[str, Any]]] = [
@@ -359,7 +361,7 @@ def run(
     for price, kind in kinds:
         pair.place(side=-1, price=price, quantity=7, **kind)
         pair.place(side=1, price=200 - price, quantity=7, **kind)
-    for what, with_ in commands:
+    for what, with_ in given_:
         apply(pair, what, with_)
     return pair
 
@@ -374,8 +376,54 @@ def test_any_commands_do_as_on_the_slow_desk(
     they are others each time."""
 
     @settings(max_examples=pytestconfig.getoption("--seeds") // 2)
-    @given(st.lists(COMMANDS, max_size=40))
-    def any_commands(commands: list[tuple[str, Any]]) -> None:
-        run(commands, market, funds)
+    @given(COMMANDS)
+    def any_commands(given_: list[tuple[str, Any]]) -> None:
+        run(given_, market, funds)
 
     any_commands()
+
+
+# What such runs have found once
+
+
+def test_an_iceberg_is_eaten_slice_by_slice_before_a_worse_price() -> None:
+    pair = Pair(LOOSE, FUNDS)
+    pair.place(side=-1, price=101, quantity=8)
+    pair.place(side=-1, price=100, quantity=10, display=2)
+    pair.place(side=1, price=101, quantity=11, account=1)
+    assert [fill.quantity for fill in pair.slow.fills] == [2, 2, 2, 2, 2, 1]
+    pair.place(side=-1, price=100, quantity=10, display=2)
+    pair.place(side=1, price=100, quantity=10, tif="fok", account=1)
+    assert pair.slow.orders[-1].reason == "filled"
+
+
+def test_an_iceberg_and_its_decremented_taker_lose_the_whole_of_the_smaller() -> None:
+    pair = Pair(LOOSE, FUNDS)
+    pair.place(side=1, price=99, quantity=7, display=2)
+    pair.place(side=-1, price=99, quantity=3, self_trade="decrement")
+    assert (pair.slow.orders[0].quantity, pair.slow.orders[1].quantity) == (4, 3)
+
+
+def test_a_post_only_order_is_not_amended_onto_a_hidden_one() -> None:
+    pair = Pair(LOOSE, FUNDS)
+    pair.place(side=-1, price=101, quantity=5, hidden=True)
+    pair.place(side=1, price=99, quantity=5, post_only=True)
+    pair.amend(2, price=102)
+    assert pair.slow.orders[1].reason == "post_only"
+
+
+def test_a_triggered_market_order_keeps_to_the_price_band() -> None:
+    pair = Pair(MARKET, FUNDS)
+    for price in (100, 104, 106):
+        pair.place(side=-1, price=price, quantity=2)
+    pair.place(side=1, stop=100, quantity=4, account=1)
+    pair.place(side=1, price=100, quantity=2, account=2)
+    assert [fill.price for fill in pair.slow.fills] == [100, 104]
+    assert pair.slow.orders[3].reason == "no_liquidity"
+
+
+def test_a_fill_or_kill_order_that_is_killed_leaves_the_account_its_other_orders() -> None:
+    pair = Pair(LOOSE, FUNDS)
+    pair.place(side=-1, price=100, quantity=5, account=1)
+    pair.place(side=1, price=100, quantity=5, account=1, tif="fok", self_trade="cancel_oldest")
+    assert [order.reason for order in pair.slow.orders] == ["", "fok"]
