@@ -81,6 +81,7 @@ class AccountStream(Stream):
         self._wanted = wanted
         self._waiting: deque[str] = deque()
         self._overrun = False
+        self._worth_changed = False
         self._numbered = 0
 
     @property
@@ -99,6 +100,9 @@ class AccountStream(Stream):
             raise TooSlow
         bodies = list(self._waiting)
         self._waiting.clear()
+        if self._worth_changed:
+            self._worth_changed = False
+            bodies.append(f'"bu",{self._feed.worth()}')
         return bodies
 
     def number(self, body: str) -> str:
@@ -112,9 +116,7 @@ class AccountStream(Stream):
             if self._wanted.wants(event.kind, event.about):
                 self._add(f'"{event.kind}",{event.text}')
 
-    def begin(
-        self, orders: Sequence[Event], wallets: Sequence[Event], worth: Sequence[Event]
-    ) -> None:
+    def begin(self, orders: Sequence[Event], wallets: Sequence[Event]) -> None:
         """The snapshots."""
         if self._wanted.wants("ps", ""):
             self._add('"ps",[]')
@@ -122,7 +124,13 @@ class AccountStream(Stream):
             texts = [e.text for e in events if self._wanted.wants(kind, e.about)]
             if texts or self._wanted.wants(kind, ""):
                 self._add(f'"{kind}",{array(texts)}')
-        self.tell(worth)
+        self.tell_worth()
+
+    def tell_worth(self) -> None:
+        """With the next messages, as it is then: it is made of all wallets, so once is enough."""
+        if self._wanted.wants("bu", ""):
+            self._worth_changed = True
+            self.mark()
 
     def notify(self, notification: str, *, failed: bool) -> None:
         """How an input went."""
@@ -133,7 +141,7 @@ class AccountStream(Stream):
     def calculate(self, names: Collection[str]) -> None:
         """Tell again what is asked for: `balance`, `wallet_exchange_BTC`. It is always up to date."""
         if "balance" in names:
-            self.tell(self._feed.worth())
+            self.tell_worth()
         wallets = {f"wallet_exchange_{event.about}": event for event in self._feed.wallets()}
         self.tell(
             wallets[name]._replace(kind="wu") for name in dict.fromkeys(names) if name in wallets
@@ -183,7 +191,7 @@ class AccountFeed:
             for order in self._trading.open_orders_of(self._account)
             if (pair := self._symbols.find(order.market)) is not None
         ]
-        stream.begin(orders, self.wallets(), self.worth())
+        stream.begin(orders, self.wallets())
         return stream
 
     def detach(self, stream: AccountStream) -> None:
@@ -201,9 +209,9 @@ class AccountFeed:
         texts = wallet_texts(self._trading, self._account)
         return [Event("ws", b.asset, text) for b, text in zip(balances, texts, strict=True)]
 
-    def worth(self) -> list[Event]:
-        """The value of all wallets: each at the last price of its market against VALUED_IN. What has
-        no such market or price counts for nothing."""
+    def worth(self) -> str:
+        """The value of all wallets, as JSON text: each at the last price of its market against VALUED_IN.
+        What has no such market or price counts for nothing."""
         total = Decimal(0)
         lasts = self._last_prices()
         for balance in self._trading.balances_of(self._account):
@@ -212,7 +220,7 @@ class AccountFeed:
                 decimals = self._trading.decimals(balance.asset)
                 total += price * Decimal(plain(balance.total, decimals))
         text = f"{total.quantize(_CENT, context=_WIDE):f}"
-        return [Event("bu", "", f"[{text},{text}]")]
+        return f"[{text},{text}]"
 
     def _last_prices(self) -> Mapping[str, Decimal]:
         found = {VALUED_IN: Decimal(1)}
@@ -229,6 +237,8 @@ class AccountFeed:
         events = list(self._events(news))
         for stream in self._streams:
             stream.tell(events)
+            if news.balances:
+                stream.tell_worth()
 
     def _events(self, news: AccountNews) -> Iterable[Event]:
         fills: dict[int, list[Fill]] = {}
@@ -239,11 +249,9 @@ class AccountFeed:
             yield from self._order_events(order, fills.pop(order.number, []))
         for late in fills.values():
             yield from self._trade_events(late)
-        if news.balances:
-            for balance in {balance.asset: balance for balance in news.balances}.values():
-                decimals = self._trading.decimals(balance.asset)
-                yield Event("wu", balance.asset, wallet_text(balance, decimals))
-            yield from self.worth()
+        for balance in {balance.asset: balance for balance in news.balances}.values():
+            decimals = self._trading.decimals(balance.asset)
+            yield Event("wu", balance.asset, wallet_text(balance, decimals))
 
     def _order_events(self, order: Order, fills: list[Fill]) -> Iterable[Event]:
         pair = self._symbols.find(order.market)

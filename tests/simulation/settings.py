@@ -31,6 +31,22 @@ class Faults:
 
 
 @dataclass(slots=True)
+class Trading:
+    """What is traded with and how, beyond limit and market orders of the house in bare lots."""
+
+    instruments: bool = False  # with fees, and amounts in units of the assets
+    finer: float = 0.0  # chance at each start that a node counts its assets in smaller units from now on
+    band: bool = False  # some nodes refuse prices far from the market
+    accounts: int = 0  # clients of a node, at most
+    funds: int = 0  # lots that a client can buy, and sell, at first
+    credit: float = 0.0  # part of the nodes that limit what others may come to owe
+    special: float = 0.0  # part of the orders that are more than limit or market
+    changes: float = 0.0  # amends and cancels of many for each order
+    money: int = 0  # deposits and withdrawals
+    halts: int = 0
+
+
+@dataclass(slots=True)
 class Settings:
     seed: int
     nodes: int
@@ -60,16 +76,19 @@ class Settings:
     large: float  # part of the orders that are ten times as large, and so are taken from often
     latecomers: int
     faults: Faults
+    trading: Trading
 
     def __str__(self) -> str:
-        faults = self.faults
+        faults, trading = self.faults, self.trading
         return (
             f"seed {self.seed}: {self.nodes} nodes, {self.topology}, "
             f"{'datagrams' if self.datagrams else 'streams'}, {self.delay}, "
             f"{'journal' if self.journal else 'memory'}, {self.markets} markets, "
             f"{self.orders} orders in {self.duration:.0f} s, "
             f"{faults.crashes} crashes, {faults.massacres} massacres, {faults.stops} stops, "
-            f"{faults.partitions} partitions, {faults.breaks} breaks, sniper {faults.sniper}"
+            f"{faults.partitions} partitions, {faults.breaks} breaks, sniper {faults.sniper}, "
+            f"{'instruments' if trading.instruments else 'lots'}, {trading.accounts} accounts, "
+            f"special {trading.special}, credit {trading.credit}, {trading.halts} halts"
         )
 
     @contextmanager
@@ -141,4 +160,26 @@ def settings_of(seed: int, *, nasty: bool = False) -> Settings:
         large=rng.choice((0.0, 0.1, 0.4)),
         latecomers=rng.randint(0, 1) if nodes < 8 else rng.randint(0, 4),
         faults=faults,
+        trading=_trading_of(seed, nasty=nasty),
+    )
+
+
+def _trading_of(seed: int, *, nasty: bool) -> Trading:
+    """Drawn apart from the rest: without all of it a seed is the run that it was before."""
+    rng = random.Random(f"trading {seed}{' nasty' if nasty else ''}")
+    if rng.random() < 0.1:
+        return Trading()
+    instruments = rng.random() < 0.85
+    scale = 2 if nasty else 1
+    return Trading(
+        instruments=instruments,
+        finer=rng.choice((0.0, 0.0, 0.3)) if instruments else 0.0,
+        band=instruments and rng.random() < 0.15,
+        accounts=rng.choice((0, 1, 2, 4)),
+        funds=rng.choice((60, 300, 3000)),
+        credit=rng.choice((0.0, 0.0, 0.0, 0.5)),
+        special=rng.choice((0.2, 0.5, 0.8)),
+        changes=rng.choice((0.1, 0.5)),
+        money=rng.choice((0, 2, 8)) * scale,
+        halts=rng.choice((0, 0, 0, 1, 3)) * scale,
     )

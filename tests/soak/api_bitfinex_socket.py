@@ -50,6 +50,9 @@ class BitfinexSocketApi:
         self.heard = 0
         self.connections = 0
 
+    def heard_all(self, restarted: bool) -> bool:
+        return not restarted and self.connections == 1
+
     async def open(self) -> None:
         await self._rest.open()
         self._session = aiohttp.ClientSession()

@@ -32,6 +32,9 @@ class NativeApi:
         self._tasks: list[asyncio.Task[None]] = []
         self.heard = 0  # messages of the stream
 
+    def heard_all(self, restarted: bool) -> bool:
+        return not restarted  # a stream goes on where it was
+
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._orders()), loop.create_task(self._fills())]

@@ -67,6 +67,10 @@ class Api(Protocol):
     name: str
     heard: int  # messages that came by themselves
 
+    def heard_all(self, restarted: bool) -> bool:
+        """Whether it must have been told of every end by itself, given that its node was restarted."""
+        ...
+
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def place(self, wish: Wish) -> State: ...
@@ -90,7 +94,7 @@ class Bot:
     clock: Callable[[], float]
     pause: float
     calm_since: Callable[[float], bool]  # whether there was no fault since then (monotonic seconds)
-    latencies: list[float] = field(default_factory=list)  # seconds: of answered submissions
+    latencies: list[float] = field(default_factory=list)  # seconds: of submissions answered at once
     acts: int = 0
     retries: int = 0
     silences: int = 0  # that a dead man's switch ended
@@ -125,13 +129,14 @@ class Bot:
 
     async def place(self, wish: Wish) -> Known:
         self.record.wishes[wish.client] = wish
-        began = time.perf_counter()
+        began, retries = time.perf_counter(), self.retries
         try:
             state = await self.insist(lambda: self.api.place(wish))
         except Refusal:
             self.record.wishes.pop(wish.client, None)
             raise
-        self.latencies.append(time.perf_counter() - began)
+        if self.retries == retries:
+            self.latencies.append(time.perf_counter() - began)
         return self.record.acknowledged(wish, state)
 
     async def amend(

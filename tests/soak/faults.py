@@ -33,7 +33,7 @@ class Faults:
     counts: Counter[str] = field(default_factory=Counter)
     active: int = 0
     last: float = 0.0  # monotonic seconds: the end of the last one
-    busy: set[int] = field(default_factory=set)  # nodes whose process is being played with
+    restarted: set[int] = field(default_factory=set)  # nodes
     failures: list[str] = field(default_factory=list)
 
     def calm_since(self, moment: float) -> bool:
@@ -109,6 +109,7 @@ class Faults:
         return node.exit_code(30.0)
 
     async def _start(self, number: int) -> None:
+        self.restarted.add(number)
         await asyncio.to_thread(self.nodes[number].restart)
 
     # Links

@@ -175,9 +175,18 @@ class Judge:
                 await asyncio.sleep(0.3)
         else:
             raise TimeoutError("no answer")
+        if found.ended and known.ended is None:
+            self._report.checked[f"ends unheard of, {bot.api.name}"] += 1
+            if bot.api.heard_all(self._restarted(bot)):
+                self._fail(f"{bot.record.name}: nobody told it of the end of {known}")
         bot.record.told(found)
         if found.filled < known.filled:
             self._fail(f"{bot.record.name}: order {number} was told as {known}, is {found}")
+
+    def _restarted(self, bot: Bot) -> bool:
+        soak = self._soak
+        home = soak.homes[soak.bots.index(bot)]
+        return soak.faults is not None and home in soak.faults.restarted
 
     # On the disks
 

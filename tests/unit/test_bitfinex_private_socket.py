@@ -249,7 +249,9 @@ async def test_the_value_of_all_wallets_is_at_the_last_prices(
     exchange.desk.set_balance(ALICE, "BTC", "1.5")
     exchange.desk.set_balance(ALICE, "ETH", "9")  # nobody has traded it
     exchange.desk.set_balance(ALICE, "USD", "10.5")
-    assert (await trader.until_quiet())[-1][2] == [45010.5, 45010.5]
+    heard = await trader.until_quiet()
+    assert [m[1] for m in heard] == ["wu", "wu", "wu", "bu"]  # once for what comes together
+    assert heard[-1][2] == [45010.5, 45010.5]
 
 
 async def test_an_order_is_updated_and_cancelled(exchange: Exchange, trader: Reader) -> None:
@@ -323,7 +325,7 @@ async def test_calculations_are_told_again(exchange: Exchange, trader: Reader) -
     await trader.until_quiet()
     names = [["wallet_exchange_USD"], ["balance"], ["position_tBTCUSD"], [7], "x", []]
     await trader.say([0, "calc", None, names])
-    assert [m[1] for m in await trader.until_quiet()] == ["bu", "wu"]
+    assert [m[1] for m in await trader.until_quiet()] == ["wu", "bu"]
 
 
 @pytest.mark.parametrize(

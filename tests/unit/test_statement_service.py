@@ -258,6 +258,22 @@ def test_payments_in_coarser_units_of_the_past_keep_their_amount(bench: Bench) -
     assert positions(view) == {"COIN": ("1", "1"), "USD": ("3", "3")}
 
 
+def test_what_is_owed_in_a_market_that_is_no_longer_traded_is_still_owed(bench: Bench) -> None:
+    desks = bench.desks
+    bench.trade(100, 2)
+    other = Instrument("ABC-XYZ", Decimal(1), Decimal(1))
+    desks.markets, desks.instruments = (other.key,), (other,)
+    desks.restart(0)
+    bench.statements[0] = bench.service(0)
+    view = bench.reconcile()
+    assert view.agree
+    assert positions(view) == {"COIN": ("-2", "-2"), "USD": ("200", "200")}
+    time = desks[0].us(desks.now)
+    desks[0].ledger.settle(time, desks.id(1), "USD", -200 * UNIT, "")
+    desks[1].ledger.settle(time, desks.id(0), "USD", 200 * UNIT, "")
+    assert positions(bench.reconcile())["USD"] == ("0", "0")
+
+
 # Who may ask what
 
 
