@@ -136,7 +136,9 @@ class Conditional:
         bests = [b for b in (market.book.best(-order.side), market.hidden.best(-order.side)) if b]
         if bests:
             best = min(bests) if order.side > 0 else max(bests)
-            order.worst = self._core.terms.protected(order.market, order.side, best)
+            terms = self._core.terms
+            reference = terms.reference(market)
+            order.worst = terms.protected(order.market, order.side, best, reference)
 
     def _covered(self, order: Order) -> bool:
         try:

@@ -311,7 +311,9 @@ class Journal:
         yield
         snapshots.tidy(self.path)
         yield
-        self._log.drop(min(number, self._archive.flush()))
+        with self._archiving:  # a committing thread may be writing the archive too
+            flushed = self._archive.flush()
+        self._log.drop(min(number, flushed))
 
     def _archive_some(self, upto: int) -> None:
         """The next part of the log into the archive."""

@@ -74,15 +74,16 @@ class Matching:
         lots = self._credit.lots(owner, order.market, order.side, price, planned)
         return quantity if lots is None else min(quantity, lots)
 
-    def would_take(self, order: Order) -> bool:
-        """Whether the order meets anything; once it rests, anything earlier."""
+    def would_take(self, order: Order, *, hidden: bool = True) -> bool:
+        """Whether the order meets anything; once it rests, anything earlier. `hidden`: own hidden
+        orders too, which take for themselves from what rests."""
         if not order.opened:
             return any(True for _ in self.counterparts(order))
         market = self._core.markets[order.market]
         mine = self._priority(order)
         return any(
-            market.priority(owner, number) < mine
-            for owner, number, *_ in self.counterparts(order, hidden=False)
+            (owner == mine[1] and number in market.hidden) or market.priority(owner, number) < mine
+            for owner, number, *_ in self.counterparts(order, hidden=hidden)
         )
 
     def _priority(self, order: Order) -> tuple[int, str, int]:
@@ -151,7 +152,7 @@ class Matching:
                 if not again:
                     self.fill_here(now, order, maker, price, quantity)
                 elif order.self_trade != "none" and maker.account == order.account:
-                    self._prevent(now, order, maker, quantity)
+                    self._prevent(now, order, maker)
                 elif not maker.reduce_only or self._reducing.fit(now, maker):
                     self.fill_here(now, order, maker, price, min(quantity, maker.free))
             if not again:
@@ -172,7 +173,7 @@ class Matching:
     ) -> None:
         self._asking.ask(now, order, owner, number, price, quantity, phase)
 
-    def _prevent(self, now: float, taker: Order, maker: Order, quantity: int) -> None:
+    def _prevent(self, now: float, taker: Order, maker: Order) -> None:
         """Instead of a trade of an account with itself."""
         mode = taker.self_trade
         if mode in ("cancel_oldest", "cancel_both"):
@@ -181,6 +182,7 @@ class Matching:
             taker.cancelled = True
             taker.reason = "self_trade"
         if mode == "decrement":
+            quantity = min(taker.free, maker.free)
             if taker.free == quantity:
                 taker.cancelled = True
                 taker.reason = "self_trade"
@@ -206,7 +208,7 @@ class Matching:
                 continue
             if not order.post_only:
                 self.take_liquidity(now, order, only_earlier=not order.hidden)
-            elif self.would_take(order):
+            elif self.would_take(order, hidden=False):
                 orders.cancel(now, order, "post_only")
                 continue
             orders.publish(now, order)

@@ -132,9 +132,9 @@ def describe_order(view: OrderView) -> list[Line]:
         parts.append(f"{view.remaining} rests in the book" + (", hidden" if view.hidden else ""))
     if view.status == "cancelled":
         parts.append("the rest is cancelled" if view.average_price else "nothing was filled")
-    if view.status == "cancelled" or view.reason == "credit":
-        if why := _REASONS.get(view.reason):
-            parts.append(why)
+    why = _REASONS.get(view.reason)
+    if why and (view.status == "cancelled" or view.reason == "credit"):
+        parts.append(why)
     if view.sibling is not None:
         sibling = view.sibling.rpartition("-")[2] if is_terminal() else view.sibling
         parts.append(f"paired with order {sibling}: one cancels the other")

@@ -20,7 +20,7 @@ from tests.soak.report import percentiles
 from tests.soak.told import State, Unanswered
 
 if TYPE_CHECKING:
-    from tests.soak.operator import Operators
+    from tests.soak.operators import Operators
     from tests.soak.world import Soak
 
 QUIET: Final = 90.0  # seconds until everything has to be settled

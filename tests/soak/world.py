@@ -21,7 +21,7 @@ from tests.soak.bots import Api, Bot
 from tests.soak.faults import Faults
 from tests.soak.judge import Judge
 from tests.soak.links import Links
-from tests.soak.operator import Operators
+from tests.soak.operators import Operators
 from tests.soak.report import Report
 from tests.soak.told import Record
 
