@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -15,18 +16,44 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from node.committer import COMMIT_BOUNDS
+from node.committer import COMMIT_BOUNDS, Committer
 from node.routing import route_views
+from node.views import StatusView
 from p2p.calls import LATENCY_BOUNDS
-
-if TYPE_CHECKING:
-    from node.node import Node
+from p2p.mesh import ServiceMesh
+from p2p.overlay import Overlay
 
 PREFIX = "exchange_node_"
 STATES = ("CLOSED", "HALF_OPEN", "OPEN")
 
 
-def exposition(node: Node) -> bytes:
+@dataclass(frozen=True, slots=True)
+class ExchangeFigures:
+    """Counts since the start; `books` has (market, side, levels, orders)."""
+
+    orders: int
+    fills: int
+    open_orders: int
+    pending_takes: int
+    feeds: int
+    feeds_behind: int
+    books: list[tuple[str, str, int, int]]
+    committer: Committer
+
+
+class Source(Protocol):
+    """What is read; `node.node.Node` is one."""
+
+    @property
+    def overlay(self) -> Overlay: ...
+    @property
+    def mesh(self) -> ServiceMesh: ...
+    def status(self) -> StatusView: ...
+    def now(self) -> float: ...
+    def exchange_figures(self) -> ExchangeFigures: ...
+
+
+def exposition(node: Source) -> bytes:
     """Everything in the Prometheus text format."""
     registry = CollectorRegistry()
     registry.register(NodeCollector(node))
@@ -49,7 +76,7 @@ def _counter(name: str, text: str, value: float) -> Metric:
 class NodeCollector(Collector):
     """Reads a node in its own event loop; one scrape sees one moment."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Source) -> None:
         self._node = node
 
     def collect(self) -> Iterable[Metric]:

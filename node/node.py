@@ -8,7 +8,6 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from node.committer import Committer
 from node.grapes import Grapes
 from node.keys import NodeKeys
 from node.market_data import MarketData
-from node.metrics import exposition
+from node.metrics import ExchangeFigures, exposition
 from node.offers import OFFERS, public_offers
 from node.outside import Outside
 from node.ports import first_free
@@ -76,20 +75,6 @@ TICK = 0.05  # seconds between looks at the engine's timers
 PING_TIMEOUT = 5.0
 MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeFigures:
-    """For the metrics. Counts since the start; `books` has (market, side, levels, orders)."""
-
-    orders: int
-    fills: int
-    open_orders: int
-    pending_takes: int
-    feeds: int
-    feeds_behind: int
-    books: list[tuple[str, str, int, int]]
-    committer: Committer
 
 
 class Node(TradingService):

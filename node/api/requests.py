@@ -15,9 +15,10 @@ from aiohttp import web
 from exchange.commands import HOUSE
 from node.api import limits
 from node.api.auth import Access, caller_of
+from node.api.service import NodeService
 from node.times import time_of
 from node.trading import Span
-from node.views import NodeService, ServiceError
+from node.views import ServiceError
 
 SERVICE: Final = web.AppKey("service", NodeService)
 T = TypeVar("T")

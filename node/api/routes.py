@@ -32,13 +32,13 @@ from node.api.requests import (
     read_body,
     span,
 )
+from node.api.service import NodeService
 from node.views import (
     BookView,
     CallRequest,
     CallView,
     CandleView,
     MarketView,
-    NodeService,
     PeerView,
     PingView,
     RouterView,
@@ -382,7 +382,11 @@ def _guarded(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
 
     async def handler(request: web.Request) -> web.StreamResponse:
         admit(request, route.access)
-        return await route.handler(request)
+        response = await route.handler(request)
+        if route.method == "GET" and route.access in ("read", "operator"):
+            # It may say what was decided just now: nobody is told before that is on the disk.
+            await request.app[SERVICE].trading.durable()
+        return response
 
     return handler
 

@@ -18,10 +18,11 @@ from node.api.openapi import add_documents
 from node.api.problems import ProblemConnection, problem, problem_middleware
 from node.api.rates import Verdict
 from node.api.routes import SERVICE, add_routes
+from node.api.service import NodeService
 from node.api.stream import add_stream
 from node.api.tls import Tls
 from node.bitfinex import add_bitfinex
-from node.views import NodeService, ServiceError
+from node.views import ServiceError
 
 log = logging.getLogger("node.api")
 

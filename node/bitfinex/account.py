@@ -27,6 +27,10 @@ class Accountant:
         self._symbols = symbols
         self._market_data = market_data
 
+    async def durable(self) -> None:
+        """Wait until all that was answered so far is on the disk."""
+        await self._trading.durable()
+
     async def open_orders(self, account: int, body: Body, pair: Pair | None) -> str:
         """All, or those with the ids that are asked for."""
         wanted = inputs.wanted_ids(body)

@@ -313,7 +313,13 @@ class AccountFeeds:
             if other is not feed:  # made meanwhile
                 feed.close()
                 feed = other
-        return feed.attach(words, wake)
+        stream = feed.attach(words, wake)
+        try:
+            await self._trading.durable()  # the snapshots may say what was decided just now
+        except BaseException:
+            self.detach(account, stream)
+            raise
+        return stream
 
     def detach(self, account: int, stream: AccountStream) -> None:
         stream.close()

@@ -76,6 +76,8 @@ class PrivateRest:
             ("w/order/multi", self._operation("ox_multi")),
         )
         for path, answer in answers:
+            if path.startswith("r/"):
+                answer = self._durable(answer)
             router.add_post(f"/v2/auth/{path}", form.of(self._signed(answer, form), counted=False))
         nothing = form.of(self._signed(_nothing, form), counted=False)
         router.add_route("*", "/v2/auth/{path:.*}", nothing)
@@ -114,6 +116,16 @@ class PrivateRest:
             return done.notification(self._now() // 1000, listed=True)
 
         return answer
+
+    def _durable(self, answer: Answer) -> Answer:
+        """It may say what was decided just now: nobody is told before that is on the disk."""
+
+        async def durable(session: Session, request: web.Request, body: Body) -> str:
+            told = await answer(session, request, body)
+            await self._accountant.durable()
+            return told
+
+        return durable
 
     def _pair(self, request: web.Request) -> Pair | None:
         """The market of the path, if it names one."""

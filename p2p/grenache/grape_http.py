@@ -35,6 +35,7 @@ from p2p.grenache import grape_data as data
 from p2p.grenache.errors import BadInput, GrenacheError
 from p2p.grenache.ports import Address, Directory
 from p2p.grenache.rpc import server
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.web_guard import HostGuard
 from p2p.hostport import format_host_port
 
@@ -86,11 +87,11 @@ class GrapeApi:
         grape: LocalGrape,
         *,
         max_payload: int = MAX_PAYLOAD,
-        limits: server.Limits | None = None,
+        limits: Limits | None = None,
         time_limit: float = TIME_LIMIT,
     ) -> None:
         self._grape = grape
-        self._limits = dataclasses.replace(limits or server.Limits(), max_payload=max_payload)
+        self._limits = dataclasses.replace(limits or Limits(), max_payload=max_payload)
         self._time_limit = time_limit
         self._server = server.Server(self._on_http, None, limits=self._limits, origins=None)
         self._guard = HostGuard()
@@ -222,7 +223,7 @@ class GrapeApi:
         }
 
 
-def _refusal_text(refusal: server.Refused, limits: server.Limits) -> str:
+def _refusal_text(refusal: server.Refused, limits: Limits) -> str:
     """What is wrong; clients compare the whole text of the one for what is too large."""
     if refusal.status == 413:
         return "ERR_GRAPE_PAYLOAD_SIZE"

@@ -13,8 +13,8 @@ from real import NodeProgram, RealGrape, eventually
 
 from p2p.grenache.errors import RemoteError
 from p2p.grenache.link import Link
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.publisher import Publisher
-from p2p.grenache.rpc.server import Limits
 from p2p.grenache.rpc.worker import Request, Worker
 from tests.unit.grenache_kit import Pair, make_certificates, server_context
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 
-from exchange.asking import Asking
+from exchange.commands import Amend, NewOrder, Selection
 from exchange.core import Drained, Refused
 from exchange.engine import Engine
-from exchange.matching import Matching
+from exchange.ledger import InsufficientBalance
 from exchange.messages import MESSAGES
 from exchange.ports import Send
 from exchange.records import Order
@@ -26,10 +27,24 @@ from tests.simulation.clock import LocalClock, Scheduler, Trace
 from tests.simulation.disk import Disk
 from tests.simulation.keys import RealKeys, identity
 from tests.simulation.network import Network
+from tests.simulation.observed import watched
+from tests.simulation.operators import Operator
 from tests.simulation.watch import Watch
 
 TICK = 0.05
 NETWORK = "simulation"
+
+# With what a desk may refuse a client that asks for the possible.
+REFUSALS = {
+    "order_done",
+    "bad_order",
+    "out_of_range",
+    "price_band",
+    "halted",
+    "insufficient_balance",
+    "unknown_order",
+    "reduce_only",
+}
 
 _codec = Codec()
 
@@ -50,65 +65,28 @@ class Habits:
 class Acknowledgement:
     """What the client is told when the drain is durable."""
 
-    command: str  # submit, cancel
+    command: str  # submit, amend, cancel
     order: Order  # a copy
+
+
+@dataclass(slots=True)
+class Receipt:
+    """The same, of money."""
+
+    note: str
 
 
 @dataclass(slots=True)
 class _Commit:
     drained: Drained
-    acknowledgements: list[Acknowledgement]
+    acknowledgements: list[Acknowledgement | Receipt]
 
 
 @dataclass(slots=True)
 class Client:
     """Who gives this node orders: remembers what it has not been told."""
 
-    unanswered: dict[str, tuple[str, int, int | None, int]] = field(default_factory=dict)
-
-
-class WatchedMatching(Matching):
-    """The production matching; tells the watch of every decision before it is carried out."""
-
-    watch: Watch
-    engine: Engine
-    number: int
-
-    def ask(self, now, order, owner, number, price, quantity, phase=""):
-        self.watch.decision(self.engine, self.number, order, owner, number, price, quantity)
-        super().ask(now, order, owner, number, price, quantity, phase)
-
-    def fill_here(self, now, taker, maker, price, quantity):
-        own = self.engine.node_id
-        self.watch.decision(self.engine, self.number, taker, own, maker.number, price, quantity)
-        super().fill_here(now, taker, maker, price, quantity)
-
-    def take_liquidity(self, now, order, *, only_earlier):
-        self.watch.begin_matching(self.number, only_earlier=only_earlier)
-        super().take_liquidity(now, order, only_earlier=only_earlier)
-        self.watch.matched(self.engine, self.number, order)
-
-
-class WatchedAsking(Asking):
-    """The production side of the taker; tells the watch of every answer before it counts."""
-
-    watch: Watch
-    engine: Engine
-    number: int
-
-    def on_result(self, now, maker, result):
-        self.watch.result(self.engine, self.number, now, maker, result)
-        return super().on_result(now, maker, result)
-
-
-def watched(engine: Engine, number: int, watch: Watch) -> Engine:
-    """`engine`, with its desk under watch. Nothing is decided before `resume`, so it misses nothing."""
-    desk = engine._desk
-    desk.matching.__class__ = WatchedMatching
-    desk.asking.__class__ = WatchedAsking
-    for part in (desk.matching, desk.asking):
-        part.engine, part.number, part.watch = engine, number, watch
-    return engine
+    unanswered: dict[tuple[int, str], NewOrder] = field(default_factory=dict)
 
 
 class Node:
@@ -124,6 +102,7 @@ class Node:
         trace: Trace,
         network: Network,
         watch: Watch,
+        operator: Operator,
         seed: str,
     ) -> None:
         self.number = number
@@ -135,6 +114,8 @@ class Node:
         self.boots = 0
         self.client = Client()
         self.keys = keys
+        self.operator = operator
+        self._notes = 0
         self._habits = habits
         self._clock = clock
         self._trace = trace
@@ -144,7 +125,7 @@ class Node:
         self._rng = random.Random(f"{seed} node {number}")
         self._committing: deque[_Commit] = deque()
         self._durable_at = 0.0
-        self._acknowledgements: list[Acknowledgement] = []
+        self._acknowledgements: list[Acknowledgement | Receipt] = []
         self._drain_due = False
 
     # Life
@@ -163,12 +144,14 @@ class Node:
         self._acknowledgements = []
         self._drain_due = False
         local = self._local
+        self.operator.before_start()
         engine = Engine(
             self.keys,
             self.markets,
             network=NETWORK,
             epoch_us=local.epoch_us,
             rng=random.Random(f"{self._seed} engine {self.number} {self.boots}"),
+            instruments=self.operator.instruments,
             recovered=self.disk.recover(),
             lease_ms=self._habits.lease_ms,
             warn=self._watch.warning,
@@ -186,6 +169,7 @@ class Node:
         self._trace.note("start", self.number, self.boots)
         self.serving = False
         self._watch.started(self.number, self.engine)
+        self.operator.set_up(self.engine, self.engine.us(self.now))
         boot = self.boots
         self._clock.after(rng.uniform(0.0, TICK), lambda: self._tick(boot))
         # Links may come up before the node goes on with its orders.
@@ -203,8 +187,26 @@ class Node:
         if not self.running or boot != self.boots:
             return
         self.serving = True
-        for key, (market, side, price, quantity) in list(self.client.unanswered.items()):
-            self.submit(market, side, price, quantity, key)
+        self._endow()
+        for new in list(self.client.unanswered.values()):
+            self.place(new)
+        if self.operator.opened:
+            self.open_up()
+
+    def _endow(self) -> None:
+        """Clients that have nothing yet bring what they begin with."""
+        for account in range(1, self.operator.accounts + 1):
+            for market in self.markets:
+                for asset, amount in self.operator.first_deposit(market):
+                    if not self.engine.ledger.balance(f"account:{account}", asset):
+                        self.move_money(account, asset, amount)
+
+    def open_up(self) -> None:
+        """The end begins: nothing keeps orders from trading any more."""
+        self.operator.opened = True
+        if self.serving:
+            self.operator.open_up(self.engine, self.now)
+            self._changed()
 
     def crash(self, *, silently: bool) -> None:
         """kill -9. Of the commits under way, some may have reached the disk without anybody knowing."""
@@ -291,29 +293,79 @@ class Node:
 
     # From the client
 
-    def submit(
-        self, market: str, side: int, price: int | None, quantity: int, client_id: str | None
-    ) -> None:
-        self._trace.note("submit", self.number, market, side, price, quantity, client_id)
-        if client_id is not None:
-            self.client.unanswered[client_id] = (market, side, price, quantity)
-        order = self.engine.submit(self.now, market, side, price, quantity, client_id)
-        self._watch.submitted(self.number, order)
-        self._acknowledge("submit", order)
+    def place(self, new: NewOrder) -> list[Order]:
+        """An order of a client, or what it repeats. Those that came of it, none when it is refused."""
+        self._trace.note("place", self.number, new)
+        if new.client_id is not None:
+            self.client.unanswered[new.account, new.client_id] = new
+        try:
+            orders = self.engine.place(self.now, new)
+        except Refused as refusal:
+            self._refused(refusal)
+            self.client.unanswered.pop((new.account, new.client_id or ""), None)
+            return []
+        self._watch.submitted(self.number, new, orders)
+        self._acknowledge("submit", orders)
+        return orders
+
+    def amend(self, number: int, changes: Amend) -> None:
+        self._trace.note("amend", self.number, number, changes)
+        try:
+            order = self.engine.amend(self.now, number, changes)
+        except Refused as refusal:
+            self._refused(refusal)
+            return
+        self._watch.amended(self.number, order)
+        self._acknowledge("amend", [order])
 
     def cancel(self, number: int) -> None:
         try:
             order = self.engine.cancel(self.now, number)
         except Refused as refusal:
-            if refusal.code != "order_done":
-                raise
+            self._refused(refusal)
             return
         self._trace.note("cancel", self.number, number)
-        self._acknowledge("cancel", order)
+        self._acknowledge("cancel", [order])
 
-    def _acknowledge(self, command: str, order: Order) -> None:
-        copy = Order(**{name: getattr(order, name) for name in Order.__struct_fields__})
-        self._acknowledgements.append(Acknowledgement(command, copy))
+    def cancel_many(self, which: Selection) -> None:
+        orders = self.engine.cancel_many(self.now, which)
+        self._trace.note("cancel", self.number, sorted(order.number for order in orders))
+        self._acknowledge("cancel", orders)
+
+    def halt(self, market: str) -> None:
+        self._trace.note("halt", self.number, market)
+        self.engine.halt(market)
+        self._changed()
+
+    def resume_market(self, market: str) -> None:
+        self._trace.note("resume", self.number, market)
+        self.engine.resume_market(self.now, market)
+        self._changed()
+
+    def move_money(self, account: int, asset: str, amount: int) -> None:
+        """A deposit, or a withdrawal when it is below zero."""
+        self._notes += 1
+        note = f"money {self.number} {self._notes}"
+        ledger, time = self.engine.ledger, self.engine.us(self.now)
+        self._watch.books[self.number].commanded(note, account, asset, amount)
+        try:
+            if amount > 0:
+                ledger.deposit(time, account, asset, amount, note)
+            else:
+                ledger.withdraw(time, account, asset, -amount, note)
+        except InsufficientBalance:
+            return
+        self._trace.note("money", self.number, account, asset, amount)
+        self._acknowledgements.append(Receipt(note))
+        self._changed()
+
+    def _refused(self, refusal: Refused) -> None:
+        self._trace.note("refused", self.number, refusal.code)
+        if refusal.code not in REFUSALS:
+            raise refusal
+
+    def _acknowledge(self, command: str, orders: list[Order]) -> None:
+        self._acknowledgements += [Acknowledgement(command, copy(order)) for order in orders]
         self._changed()
 
     # Draining and committing
@@ -369,10 +421,14 @@ class Node:
     def _finish(self, commit: _Commit) -> None:
         self._write(commit)
         self._send(commit)
-        for acknowledgement in commit.acknowledgements:
-            if acknowledgement.order.client_id is not None:
-                self.client.unanswered.pop(acknowledgement.order.client_id, None)
-            self._watch.acknowledged(self.number, acknowledgement.command, acknowledgement.order)
+        for told in commit.acknowledgements:
+            if isinstance(told, Receipt):
+                self._watch.books[self.number].acknowledged(told.note)
+                continue
+            order = told.order
+            if order.client_id is not None:
+                self.client.unanswered.pop((order.account, order.client_id), None)
+            self._watch.acknowledged(self.number, told.command, order)
 
     def _write(self, commit: _Commit) -> None:
         self.disk.commit(commit.drained.records)

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from exchange.commands import NewOrder
 from exchange.core import Drained
 from exchange.listening import Listening
 from exchange.records import PutBatch, Recovered
+from tests.simulation.bots import MID
 from tests.simulation.invariants import Violation
 from tests.simulation.node import Node
-from tests.simulation.settings import Faults, Settings, settings_of
-from tests.simulation.world import MID, World
+from tests.simulation.settings import Faults, Settings, Trading, settings_of
+from tests.simulation.world import World
 
 WATCHED = 20.0  # seconds from the start of the old copy
 EVERY = 0.1  # seconds between orders of a client that does not wait
@@ -41,6 +43,7 @@ def start_old_copy(settings: Settings, directory: Path, *, busy: bool) -> Start:
     `busy`: a client gives it orders from the first moment.
     """
     settings.faults = Faults()
+    settings.trading = Trading()
     settings.latecomers = 0
     settings.journal = False
     warnings: list[str] = []
@@ -97,13 +100,22 @@ def _judge_events_only(world: World) -> None:
                 watch._saw(record.batch)  # raises if a number is written a second time
 
     watch.durable = durable
-    for name in ("drained", "acknowledged_is_there", "decision", "matched", "result"):
+    for name in (
+        "drained",
+        "acknowledged_is_there",
+        "money_is_there",
+        "decision",
+        "matched",
+        "result",
+    ):
         setattr(watch, name, lambda *args: None)
 
 
 def _submit(node: Node, step: int) -> None:
     if node.serving and node.engine.stale is None:
-        node.submit(node.markets[0], 1 if step % 2 else -1, MID + step % 5 - 2, 3, None)
+        side = 1 if step % 2 else -1
+        price = MID + step % 5 - 2
+        node.place(NewOrder(market=node.markets[0], side=side, price=price, quantity=3))
 
 
 def writes_at_once() -> AbstractContextManager[object]:

@@ -96,7 +96,7 @@ class Operator:
     def decimals(self, asset: str) -> int:
         if not self.trading.instruments:
             return 0
-        return {"BTC": 10, "USD": 11, "ETH": 8}[asset] if self.finer else 8
+        return {"BTC": 10, "USD": 11}.get(asset, 8) if self.finer else 8
 
     # What is done with an engine
 

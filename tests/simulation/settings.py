@@ -35,7 +35,9 @@ class Trading:
     """What is traded with and how, beyond limit and market orders of the house in bare lots."""
 
     instruments: bool = False  # with fees, and amounts in units of the assets
-    finer: float = 0.0  # chance at each start that a node counts its assets in smaller units from now on
+    finer: float = (
+        0.0  # chance at each start that a node counts its assets in smaller units from now on
+    )
     band: bool = False  # some nodes refuse prices far from the market
     accounts: int = 0  # clients of a node, at most
     funds: int = 0  # lots that a client can buy, and sell, at first

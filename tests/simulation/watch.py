@@ -7,20 +7,44 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from fractions import Fraction
 
+from exchange.commands import NewOrder
 from exchange.core import Drained
 from exchange.engine import Engine
 from exchange.events import Batch, Event
 from exchange.messages import FeedPart, TakeResult, unpack
 from exchange.ports import Message
-from exchange.records import Fill, Order, PutBatch, PutFill
-from tests.simulation import invariants
-from tests.simulation.invariants import FillKey, Offer, Spec, Violation
+from exchange.records import Fill, Order, PutBatch, PutDecision, PutFill
+from tests.simulation import invariants, money, promises
+from tests.simulation.books import Books
+from tests.simulation.invariants import FillKey, Offer, Violation
+from tests.simulation.operators import Operator
+from tests.simulation.promises import Spec, Version
+
+REFUSED = 5.1  # seconds for which an order whose owner refused may be left alone
 
 
 class Watch:
-    def __init__(self, node_ids: list[str], public_keys: list[bytes]) -> None:
+    """`patient`: nobody is cut off from anybody for as long as a reservation is kept."""
+
+    def __init__(
+        self,
+        node_ids: list[str],
+        public_keys: list[bytes],
+        operators: list[Operator],
+        *,
+        patient: bool = True,
+    ) -> None:
         self.node_ids = node_ids
+        self.books = [
+            Books(node, node_id, operator)
+            for node, (node_id, operator) in enumerate(zip(node_ids, operators, strict=True))
+        ]
+        self._patient = patient
+        self._given_up: set[tuple[str, int]] = set()  # takes of which a reservation ran out
+        # (market, price, trade) of what each node saw, in that order
+        self._trades: list[list[tuple[str, int, tuple[str, int]]]] = [[] for _ in node_ids]
         self.number_of = {node_id: i for i, node_id in enumerate(node_ids)}
         self._owner_of = dict(zip(public_keys, node_ids, strict=True))
         self.specs: dict[tuple[str, int], Spec] = {}
@@ -36,6 +60,7 @@ class Watch:
         self._news: list[dict[tuple[str, str, int], list[tuple[int, int | None]]]] = [
             {} for _ in range(n)
         ]
+        self._refused: list[dict[tuple[str, str, int], float]] = [{} for _ in range(n)]
         self._heard: list[set[tuple[str, str, bytes]]] = [set() for _ in range(n)]
         self._only_earlier = [False] * n
         self.decisions = 0
@@ -60,8 +85,14 @@ class Watch:
 
     def started(self, node: int, engine: Engine) -> None:
         self.acknowledged_is_there(node, engine.order)
+        self.money_is_there(node, engine)
+
+    def money_is_there(self, node: int, engine: Engine) -> None:
+        self.books[node].started(engine)
 
     def crashed(self, node: int) -> None:
+        self.books[node].crashed()
+        self._refused[node].clear()
         for fill in self.in_memory[node].values():
             self._count(node, fill, -1)
         self.in_memory[node].clear()
@@ -76,17 +107,37 @@ class Watch:
 
     # Orders and answers
 
-    def submitted(self, node: int, order: Order) -> None:
-        self.specs[self.node_ids[node], order.number] = Spec(
-            order.market, order.side, order.price, order.quantity
-        )
+    def submitted(self, node: int, new: NewOrder, placed: list[Order]) -> None:
+        """Accepted: one order, or the two of a pair."""
+        for order in placed:
+            known = self.specs.get((self.node_ids[node], order.number))
+            if known is not None and known.time == order.time:
+                continue  # it was submitted a second time
+            seen = [price for market, price, _ in self._trades[node] if market == order.market]
+            self.specs[self.node_ids[node], order.number] = Spec(
+                new,
+                order.number,
+                order.time,
+                order.sibling,
+                order is not placed[0],
+                seen[-1:],
+                len(self._trades[node]),
+                [Version.of(order)],
+            )
+
+    def amended(self, node: int, order: Order) -> None:
+        self.specs[self.node_ids[node], order.number].amended(order)
 
     def acknowledged(self, node: int, command: str, order: Order) -> None:
+        self.specs[self.node_ids[node], order.number].settled(order)
+        if command == "amend":
+            self._acknowledged[node].pop((command, order.number), None)
         self._acknowledged[node].setdefault((command, order.number), order)
 
     def acknowledged_is_there(self, node: int, find: Callable[[int], Order | None]) -> None:
         for (command, number), order in self._acknowledged[node].items():
-            invariants.survives(order, command, find(number), self._name(node, number))
+            spec = self.specs[self.node_ids[node], number]
+            promises.survives(order, command, find(number), spec, self._name(node, number))
 
     # Decisions
 
@@ -97,6 +148,7 @@ class Watch:
         self,
         engine: Engine,
         node: int,
+        now: float,
         taker: Order,
         maker: str,
         maker_order: int,
@@ -104,42 +156,64 @@ class Watch:
         quantity: int,
     ) -> None:
         self.decisions += 1
+        own = self.node_ids[node]
+        spec = self.specs.get((own, taker.number))  # none yet: it is being placed
+        if spec is not None:
+            promises.good_till_date(engine.us(now), spec, f"{quantity} at {price} of {maker}")
+        if taker.reduce_only and not taker.account and maker != own:
+            self._fits_position(engine, node, taker, quantity)
         invariants.best_first(
             taker,
             self.node_ids[node],
-            self._offers(engine, node, taker),
+            self._offers(engine, node, now, taker),
             (maker, maker_order),
             price,
             quantity,
             only_earlier=self._only_earlier[node],
         )
 
-    def matched(self, engine: Engine, node: int, taker: Order) -> None:
+    def _fits_position(self, engine: Engine, node: int, taker: Order, quantity: int) -> None:
+        operator = self.books[node].operator
+        worth = operator.worth(taker.market)
+        under_way = 0
+        for order in engine.open_orders:
+            its = operator.worth(order.market)
+            same = order.reduce_only and order.side == taker.side and its.base == worth.base
+            if same and not order.account:
+                under_way += (order.pending + order.reserved) * its.base_units
+        position = engine.ledger.balance(money.HOUSE, worth.base)
+        money.fits_position(node, taker, quantity * worth.base_units, position, under_way)
+
+    def matched(self, engine: Engine, node: int, now: float, taker: Order) -> None:
         if taker.free:
             invariants.nothing_missed(
                 taker,
                 self.node_ids[node],
-                self._offers(engine, node, taker),
+                self._offers(engine, node, now, taker),
                 only_earlier=self._only_earlier[node],
             )
 
     def result(self, engine: Engine, node: int, now: float, maker: str, result: TakeResult) -> None:
         """Remember what an answer says about the maker's order until the maker's feed says it."""
         take = next((t for t in engine.pending_takes if t.take == result.take), None)
-        if take is None or take.maker != maker:
+        if take is None or take.maker != maker or result.reason == "reserved":
             return
+        order = (take.market, maker, take.maker_order)
+        if result.reason not in ("", "gone", "void"):
+            self._refused[node][order] = now + REFUSED
         if result.quantity:
             self.grants += 1
         else:
             self.refusals += 1
         left = result.quantity if result.quantity == take.quantity else None
-        self._news[node].setdefault((take.market, maker, take.maker_order), []).append(
-            (result.number, left)
-        )
+        self._news[node].setdefault(order, []).append((result.number, left))
 
-    def _offers(self, engine: Engine, node: int, taker: Order) -> list[Offer]:
+    def _offers(self, engine: Engine, node: int, now: float, taker: Order) -> list[Offer]:
         """What crosses `taker`, worked out from feeds, leases, own takes and answers."""
         own = self.node_ids[node]
+        limit = taker.price if taker.price is not None else taker.worst or None
+        limited = bool(engine.ledger.credit)
+        refused = self._refused[node]
         present = {own, *engine.present}
         asked: Counter[tuple[str, int]] = Counter()
         for take in engine.pending_takes:
@@ -151,7 +225,7 @@ class Watch:
                 continue
             for number, order in feed.state.orders.items():
                 if order.side == taker.side or (
-                    taker.price is not None and taker.side * order.price > taker.side * taker.price
+                    limit is not None and taker.side * order.price > taker.side * limit
                 ):
                     continue
                 available = order.shown - asked[owner, number]
@@ -159,9 +233,22 @@ class Watch:
                     if feed.number < at:
                         available = 0 if gone is None else available - gone
                 if available > 0:
-                    offers.append(
-                        Offer(order.side, order.price, order.time, owner, number, available)
+                    doubtful = (limited and owner != own) or now < refused.get(
+                        (market, owner, number), 0.0
                     )
+                    offers.append(
+                        Offer(
+                            order.side,
+                            order.price,
+                            order.time,
+                            owner,
+                            number,
+                            available,
+                            doubtful=doubtful,
+                        )
+                    )
+        if not self._only_earlier[node]:
+            offers += _hidden(engine, taker, limit, own)
         return offers
 
     # Draining and committing
@@ -170,8 +257,15 @@ class Watch:
         written = [record.fill for record in drained.records if isinstance(record, PutFill)]
         if written != drained.fills:
             raise Violation("recorded_once", f"told {drained.fills}, wrote {written}")
+        for market, trade in drained.trades:
+            event = trade.event
+            self._trades[node].append((market, event.price, (event.taker, event.take)))
+        for record in drained.records:
+            if isinstance(record, PutDecision) and record.decision.reason == "expired":
+                self._given_up.add((record.decision.taker, record.decision.take))
         for fill in drained.fills:
-            self._new_fill(node, fill)
+            self._new_fill(node, fill, drained)
+        self.books[node].drained(engine, drained)
         if drained.orders:
             pending: Counter[int] = Counter()
             for take in engine.pending_takes:
@@ -186,24 +280,54 @@ class Watch:
                     pending[order.number],
                     self._name(node, order.number),
                 )
+                if order.tif == "fok":
+                    promises.all_or_nothing(order, order.quantity, given_up=self._cut_off(own))
 
-    def _new_fill(self, node: int, fill: Fill) -> None:
+    def _cut_off(self, own: str) -> bool:
+        return not self._patient and any(taker == own for taker, _ in self._given_up)
+
+    def _new_fill(self, node: int, fill: Fill, drained: Drained) -> None:
         own = self.node_ids[node]
         invariants.recorded_once((self.on_disk[node], self.in_memory[node]), fill)
         self.in_memory[node][fill.taker, fill.take, fill.role] = fill
         self._count(node, fill, 1)
         spec = self.specs[own, fill.order]
-        invariants.within_limit(fill, spec)
+        self._as_promised(node, fill, spec)
+        if fill.role == "maker" or fill.counterparty == own:
+            promises.good_till_date(fill.time, spec, fill)
+            if spec.new.reduce_only and not fill.account:
+                posting = self.books[node].house_posting(drained, fill)
+                if posting is not None:
+                    money.reduces_only(node, fill, posting)
         if fill.role == "taker" and fill.counterparty != own:
             invariants.maker_first(self.on_disk[self.number_of[fill.counterparty]], own, fill)
         for key in ((own, fill.order), (fill.counterparty, fill.counterparty_order)):
             if key in self.specs:
                 invariants.never_overfilled(
-                    self.specs[key],
+                    self.specs[key].quantity,
                     self._filled[key],
                     self._filled_by_others[key],
                     self._name(self.number_of[key[0]], key[1]),
                 )
+
+    def _as_promised(self, node: int, fill: Fill, spec: Spec) -> None:
+        own = self.node_ids[node]
+        promises.within_limit(fill, spec)
+        promises.post_only_rests(fill, spec)
+        promises.one_of_a_pair(fill, spec, self._filled[own, spec.sibling])
+        if spec.new.stop is not None or spec.new.trail is not None or spec.stop_of_pair:
+            by_itself = {
+                (f.taker, f.take)
+                for fills in (self.on_disk[node], self.in_memory[node])
+                for f in fills.values()
+                if f.order == fill.order
+            }
+            prices = [
+                price
+                for market, price, trade in self._trades[node][spec.seen_from :]
+                if market == fill.market and trade not in by_itself
+            ]
+            promises.stop_waits(fill, spec, prices)
 
     def _count(self, node: int, fill: Fill, sign: int) -> None:
         own = (self.node_ids[node], fill.order)
@@ -212,6 +336,7 @@ class Watch:
         self._filled_by_others[fill.counterparty, fill.counterparty_order] += sign * fill.quantity
 
     def durable(self, node: int, drained: Drained) -> None:
+        self.books[node].durable(drained)
         for record in drained.records:
             if isinstance(record, PutFill):
                 fill = record.fill
@@ -240,6 +365,10 @@ class Watch:
             return
         self._seen_batches.add(key)
         owner = self._owner_of[batch.key]
+        for event in batch.events:
+            spec = self.specs.get((owner, getattr(event, "order", 0)))
+            if spec is not None:
+                promises.shown_as_promised(event, spec)
         invariants.one_event_per_number(
             self.events[owner, batch.market], owner, batch.market, batch.first, batch.events
         )
@@ -257,3 +386,50 @@ class Watch:
         invariants.conserved({node: own.values() for node, own in fills.items()})
         for node in range(len(self.node_ids)):
             self.acknowledged_is_there(node, find(node))
+        self._final_feeds()
+        for books in self.books:
+            books.final()
+        balances = {books.node_id: books.balances() for books in self.books}
+        money.positions_mirror(balances)
+        deposited: dict[str, Fraction] = {}
+        for books in self.books:
+            for asset, amount in books.deposited().items():
+                deposited[asset] = deposited.get(asset, Fraction(0)) + amount
+        money.accounts_hold_the_deposits(balances, deposited)
+
+    def _final_feeds(self) -> None:
+        for (owner, market), events in self.events.items():
+            hidden = {
+                number: spec
+                for (node, number), spec in self.specs.items()
+                if node == owner and spec.new.hidden
+            }
+            promises.hidden_trades_only(events, hidden)
+            made = [
+                fill
+                for fill in self.on_disk[self.number_of[owner]].values()
+                if fill.role == "maker" and fill.market == market
+            ]
+            promises.feeds_tell_the_trades(owner, events, made)
+
+
+def _hidden(engine: Engine, taker: Order, limit: int | None, own: str) -> list[Offer]:
+    """Own hidden orders that `taker` crosses."""
+    return [
+        Offer(
+            order.side,
+            order.price,
+            order.priority or order.time,
+            own,
+            order.number,
+            order.free,
+            hidden=True,
+        )
+        for order in engine.open_orders
+        if order.hidden
+        and order.price is not None
+        and order.free
+        and order.side != taker.side
+        and order.market == taker.market
+        and (limit is None or taker.side * order.price <= taker.side * limit)
+    ]

@@ -11,19 +11,22 @@ from pathlib import Path
 
 import msgspec
 
+from exchange.commands import NewOrder
 from exchange.engine import Engine
 from exchange.records import Order
 from tests.simulation import invariants
+from tests.simulation.bots import MID, Bots
 from tests.simulation.clock import EPOCH_US, Scheduler, Trace
 from tests.simulation.disk import Disk, JournalDisk, MemoryDisk
 from tests.simulation.invariants import Violation
 from tests.simulation.keys import FastKeys, RealKeys, identity
 from tests.simulation.network import Conditions, Network, topology
 from tests.simulation.node import NETWORK, Habits, Node
+from tests.simulation.operators import Operator
 from tests.simulation.settings import DELAYS, MARKETS, QUIET_MAX, Settings
 from tests.simulation.watch import Watch
 
-MID = 1000  # ticks
+PATIENT_SKEW = 2.0  # seconds; a clock that is set further may end a reservation early
 
 
 @dataclass(slots=True)
@@ -71,7 +74,14 @@ class World:
             topology(settings.topology, settings.nodes, rng),
         )
         owners = [identity(i) for i in range(settings.nodes)]
-        self.watch = Watch([o.node_id for o in owners], [o.public_key for o in owners])
+        self.bots = Bots(settings)
+        operators = [self._operator(i) for i in range(settings.nodes)]
+        self.watch = Watch(
+            [o.node_id for o in owners],
+            [o.public_key for o in owners],
+            operators,
+            patient=settings.skew <= PATIENT_SKEW,
+        )
         self.network.on_send = self._snipe
         self.nodes = [self._make_node(i, directory) for i in range(settings.nodes)]
         self.active = True
@@ -81,16 +91,21 @@ class World:
         self._client_ids = 0
         self._partitioned = 0
 
+    def _markets(self, number: int) -> list[str]:
+        markets = MARKETS[: self.settings.markets]
+        return markets[:1] if self.settings.partial and number % 3 == 2 else markets
+
+    def _operator(self, number: int) -> Operator:
+        rng = random.Random(f"operator {self.settings.seed} {number}")
+        return Operator(self.settings.trading, rng, self._markets(number))
+
     def _make_node(self, number: int, directory: Path) -> Node:
         settings, rng = self.settings, self.rng
-        markets = MARKETS[: settings.markets]
-        if settings.partial and number % 3 == 2:
-            markets = markets[:1]
         disk: Disk = JournalDisk(directory / f"{number}.db") if settings.journal else MemoryDisk()
         return Node(
             number,
             keys=(RealKeys if settings.real_keys else FastKeys)(identity(number)),
-            markets=markets,
+            markets=self._markets(number),
             disk=disk,
             habits=Habits(
                 commit=settings.commit,
@@ -104,6 +119,7 @@ class World:
             trace=self.trace,
             network=self.network,
             watch=self.watch,
+            operator=self.watch.books[number].operator,
             seed=str(settings.seed),
         )
 
@@ -122,6 +138,7 @@ class World:
             at = rng.uniform(0.3, 0.8) * settings.duration if node.number in late else 0.0
             clock.at(at + rng.uniform(0.0, 0.2), lambda node=node: self._start(node))
         self._plan_orders()
+        self._plan_trading()
         self._plan_faults()
         clock.run_until(settings.duration)
         self._calm()
@@ -144,6 +161,7 @@ class World:
         self.network.calm = True
         self.network.heal()
         for node in self.nodes:
+            node.open_up()
             self._start(node)
 
     def _unsettled(self) -> str | None:
@@ -161,7 +179,7 @@ class World:
             on_disk = {(f.taker, f.take, f.role): f for f in node.disk.fills()}
             if on_disk != self.watch.on_disk[node.number]:
                 raise Violation("both_sides", f"the disk of node {node.number} has other fills")
-            clients = [o.client_id for o in node.disk.orders() if o.client_id is not None]
+            clients = [(o.account, o.client_id) for o in node.disk.orders() if o.client_id]
             if len(clients) != len(set(clients)):
                 raise Violation("survives", f"node {node.number} has two orders of one client id")
             self._recovers(node)
@@ -175,6 +193,7 @@ class World:
             network=NETWORK,
             epoch_us=EPOCH_US,
             rng=random.Random(0),
+            instruments=node.operator.instruments,
             recovered=node.disk.recover(),
         )
         now, then = _orders(node.engine), _orders(again)
@@ -184,6 +203,12 @@ class World:
                 "survives",
                 f"node {node.number} restarts as another: {[(now.get(k), then.get(k)) for k in sorted(odd)[:2]]}",
             )
+        self.watch.money_is_there(node.number, again)
+        for account in range(node.operator.accounts + 1):
+            if node.engine.ledger.holdings(account) != again.ledger.holdings(account):
+                raise Violation(
+                    "survives", f"node {node.number}: account {account} has another balance"
+                )
         node.disk.close()
 
     # Clients
@@ -204,9 +229,50 @@ class World:
         running = [node for node in self.nodes if node.serving]
         return self.rng.choice(running) if running and self.active else None
 
+    def _plan_trading(self) -> None:
+        """Changes of orders, money and halts, apart from the rest."""
+        settings = self.settings
+        trading = settings.trading
+        rng = random.Random(f"trading of world {settings.seed}")
+        plan = [
+            *[self._change] * int(trading.changes * settings.orders),
+            *[self._move_money] * trading.money,
+            *[self._halt] * trading.halts,
+        ]
+        for action in plan:
+            self.clock.at(rng.uniform(0.2, settings.duration), action)
+
+    def _change(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            self.bots.change(node)
+
+    def _move_money(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            self.bots.move_money(node)
+
+    def _halt(self) -> None:
+        node = self._some_node()
+        if node is None:
+            return
+        market = self.rng.choice(node.markets)
+        node.halt(market)
+
+        def resume() -> None:
+            if node.serving:
+                node.resume_market(market)
+
+        self.clock.after(self.rng.uniform(0.1, 4.0), resume)
+
     def _submit(self) -> None:
         node, rng = self._some_node(), self.rng
         if node is None:
+            return
+        special = self.settings.trading.special
+        if special and rng.random() < special:
+            self.orders += 1
+            self.bots.place(node)
             return
         side = rng.choice((1, -1))
         price = (
@@ -222,7 +288,15 @@ class World:
         if rng.random() < self.settings.large:
             quantity *= 10
         self.orders += 1
-        node.submit(rng.choice(node.markets), side, price, quantity, client_id)
+        node.place(
+            NewOrder(
+                market=rng.choice(node.markets),
+                side=side,
+                price=price,
+                quantity=quantity,
+                client_id=client_id,
+            )
+        )
 
     def _cancel(self) -> None:
         node, rng = self._some_node(), self.rng

@@ -250,6 +250,9 @@ class FakeDesk:
                 return order
         return None
 
+    async def durable(self) -> None:
+        pass
+
     def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
         return [
             order

@@ -188,6 +188,9 @@ class FakeTrading:
             if listener == account:
                 call(AccountNews(orders, fills, balances))
 
+    async def durable(self) -> None:
+        pass
+
     def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
         return self.open.get(account, [])
 

@@ -21,7 +21,7 @@ from p2p.grenache import bep44
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable, GrenacheError
 from p2p.grenache.grape_data import announcement, key_to_get, octets, value_to_put
 from p2p.grenache.grape_http import TIME_LIMIT, GrapeApi, LocalGrape
-from p2p.grenache.rpc.server import Limits
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.web_guard import HostGuard, is_local_host
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -11,8 +11,8 @@ import pytest
 from grenache_kit import MemoryDirectory, RawConnection, until
 
 from p2p.grenache.errors import BadInput
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.publisher import Publisher
-from p2p.grenache.rpc.server import Limits
 
 pytestmark = pytest.mark.timeout(30)
 

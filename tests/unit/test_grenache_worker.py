@@ -38,8 +38,8 @@ from p2p.grenache.errors import BadInput, RemoteError
 from p2p.grenache.link import Link
 from p2p.grenache.rpc import wire
 from p2p.grenache.rpc.dispatch import Dispatcher
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.places import Places, host_of
-from p2p.grenache.rpc.server import Limits
 from p2p.grenache.rpc.worker import Request, Worker
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

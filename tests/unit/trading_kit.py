@@ -20,12 +20,12 @@ from exchange.instruments import Instruments
 from exchange.journal import Journal
 from node.api import ApiServer
 from node.api.auth import AccessRules
+from node.api.service import NodeService
 from node.api.tls import Tls
 from node.client import ExchangeClient
 from node.committer import Committer
 from node.market_data import MarketData
 from node.service import TradingService
-from node.views import NodeService
 
 TOKEN = "the-operators-token"
 

@@ -6,15 +6,13 @@ import asyncio
 import logging
 import math
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.places import Places, host_of
-
-if TYPE_CHECKING:
-    from p2p.grenache.rpc.server import Limits
 
 log = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from p2p.grenache.announcing import INTERVAL, Announcer
 from p2p.grenache.names import check_service
 from p2p.grenache.ports import Address, Directory
 from p2p.grenache.rpc import server
+from p2p.grenache.rpc.limits import Limits
 
 MAX_HEARD: Final = 1 << 12  # bytes of a message from a subscriber, which has nothing to say
 MAX_BACKLOG: Final = 4 << 20
@@ -62,11 +63,11 @@ class Publisher:
         directory: Directory | None = None,
         tls: ssl.SSLContext | None = None,
         origins: Collection[str] = (),
-        limits: server.Limits | None = None,
+        limits: Limits | None = None,
         announce_interval: float = INTERVAL,
     ) -> None:
         self._service = check_service(service)
-        limits = limits or server.Limits(max_payload=MAX_HEARD, max_backlog=MAX_BACKLOG)
+        limits = limits or Limits(max_payload=MAX_HEARD, max_backlog=MAX_BACKLOG)
         self._server = server.Server(_on_http, _on_socket, tls=tls, limits=limits, origins=origins)
         self._announcer: Announcer | None = None
         if directory is not None:

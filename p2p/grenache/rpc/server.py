@@ -24,14 +24,14 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from p2p.grenache.ports import Address
 from p2p.grenache.rpc.connections import WebServer, heard
-from p2p.grenache.rpc.wire import MAX_PAYLOAD, encode_reply
+from p2p.grenache.rpc.limits import Limits
+from p2p.grenache.rpc.wire import encode_reply
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +39,6 @@ TLS_HANDSHAKE: Final = 10.0  # seconds
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the far sides have for their part of closing
 _TEXT: Final = (WSMsgType.TEXT, WSMsgType.BINARY)
 JSON: Final = "application/json"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one port. Bytes and seconds; see the module."""
-
-    max_payload: int = MAX_PAYLOAD
-    max_connections: int = 512
-    max_per_host: int = 128  # connections of one IPv4 address, also loopback, or /64 of IPv6
-    max_backlog: int = 16 * MAX_PAYLOAD
-    heartbeat: float = 30.0
-    first_head: float = 10.0  # after connecting, with TLS after its handshake
-    idle: float = 75.0
-    body_timeout: float = 30.0
-    stall: float = 20.0
-    linger: float = 2.0  # for the rest of a refused body, which is read so that its sender sees why
 
 
 class Refused(Exception):

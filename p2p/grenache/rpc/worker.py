@@ -32,7 +32,7 @@ as `[rid, error, null]` with HTTP status 200, and for what is no request as `[nu
     500    ERR_HEADER_PARSE_GR: the header `_gr` is not JSON
 
 Node.js clients show the body of such an answer after "ERR_REQUEST_GENERIC: ". What strangers can make a worker
-hold is limited by `p2p.grenache.rpc.server.Limits`: about `max_connections` times `max_payload` of what they send, and
+hold is limited by `p2p.grenache.rpc.limits.Limits`: about `max_connections` times `max_payload` of what they send, and
 times `max_backlog` of what they do not read.
 
 HTTP without TLS tells anyone on the way what is asked and answered, and any caller may ask: pass `tls`, with a
@@ -55,6 +55,7 @@ from p2p.grenache.names import check_service
 from p2p.grenache.ports import Address, Directory
 from p2p.grenache.rpc import server, wire
 from p2p.grenache.rpc.dispatch import WORKERS, DispatchCounts, Dispatcher, Handler, Request
+from p2p.grenache.rpc.limits import Limits
 
 __all__ = ["Handler", "Request", "Worker", "WorkerStatus"]
 
@@ -103,11 +104,11 @@ class Worker:
         workers: int = WORKERS,
         time_limit: float | None = None,
         origins: Collection[str] = (),
-        limits: server.Limits | None = None,
+        limits: Limits | None = None,
         announce_interval: float = INTERVAL,
         on_gone: Callable[[Address], object] = lambda remote: None,
     ) -> None:
-        limits = replace(limits or server.Limits(), max_payload=max_payload)
+        limits = replace(limits or Limits(), max_payload=max_payload)
         self._max_payload = max_payload
         self._secure = tls is not None
         self._dispatcher = Dispatcher(workers=workers, time_limit=time_limit)

@@ -1,0 +1,54 @@
+"""The production desk under watch: what it decides is told before it is carried out."""
+
+from __future__ import annotations
+
+from exchange.asking import Asking
+from exchange.engine import Engine
+from exchange.matching import Matching
+from tests.simulation.watch import Watch
+
+
+class WatchedMatching(Matching):
+    """The production matching; tells the watch of every decision before it is carried out."""
+
+    watch: Watch
+    engine: Engine
+    number: int
+
+    def ask(self, now, order, owner, number, price, quantity, phase=""):
+        self.watch.decision(self.engine, self.number, now, order, owner, number, price, quantity)
+        super().ask(now, order, owner, number, price, quantity, phase)
+
+    def fill_here(self, now, taker, maker, price, quantity):
+        own = self.engine.node_id
+        self.watch.decision(
+            self.engine, self.number, now, taker, own, maker.number, price, quantity
+        )
+        super().fill_here(now, taker, maker, price, quantity)
+
+    def take_liquidity(self, now, order, *, only_earlier):
+        self.watch.begin_matching(self.number, only_earlier=only_earlier)
+        super().take_liquidity(now, order, only_earlier=only_earlier)
+        self.watch.matched(self.engine, self.number, now, order)
+
+
+class WatchedAsking(Asking):
+    """The production side of the taker; tells the watch of every answer before it counts."""
+
+    watch: Watch
+    engine: Engine
+    number: int
+
+    def on_result(self, now, maker, result):
+        self.watch.result(self.engine, self.number, now, maker, result)
+        return super().on_result(now, maker, result)
+
+
+def watched(engine: Engine, number: int, watch: Watch) -> Engine:
+    """`engine`, with its desk under watch. Nothing is decided before `resume`, so it misses nothing."""
+    desk = engine._desk
+    desk.matching.__class__ = WatchedMatching
+    desk.asking.__class__ = WatchedAsking
+    for part in (desk.matching, desk.asking):
+        part.engine, part.number, part.watch = engine, number, watch
+    return engine
