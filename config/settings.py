@@ -45,7 +45,10 @@ def is_loopback(host: str) -> bool:
 class Section(BaseSettings):
     """A group of settings. Built directly it reads nothing but its arguments; see `config.load`."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Deferred: only the class that is made into an object needs pydantic's checks built.
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", validate_default=True, defer_build=True
+    )
 
     title: ClassVar[str]
 

@@ -79,7 +79,7 @@ class AllOrNone:
         if order.pending:
             return
         if order.free and (number not in self._tried or order.filled or now >= until):
-            self._orders.cancel(now, order, "fok")
+            self._orders.cancel(now, order, "credit" if order.reason == "credit" else "fok")
         if not order.free:
             del self._until[number]
             self._tried.discard(number)
@@ -89,14 +89,17 @@ class AllOrNone:
         self._orders.work.extend(self._until)
 
     def _try(self, now: float, order: Order) -> None:
-        plan, in_the_way = self._plan(order)
+        plan, in_the_way, withheld = self._plan(order)
         if in_the_way and order.self_trade != "cancel_oldest":
             if order.self_trade == "cancel_both":
                 for maker in in_the_way:
                     self._orders.cancel(now, maker, "self_trade")
             self._orders.cancel(now, order, "self_trade")
             return
-        if sum(meeting[3] for meeting in plan) < order.free:
+        found = sum(meeting[3] for meeting in plan)
+        if found < order.free:
+            if found + withheld >= order.free:
+                order.reason = "credit"
             return
         for maker in in_the_way:
             self._orders.cancel(now, maker, "self_trade")
@@ -114,17 +117,21 @@ class AllOrNone:
             self._matching.ask(now, order, owner, number, price, quantity, "reserve")
         self._attempts[order.number] = _Attempt(here, len(others))
 
-    def _plan(self, order: Order) -> tuple[list[Meeting], list[Order]]:
-        """With whom the order would trade, and the orders of its own account that it must not trade
-        with and meets on the way."""
+    def _plan(self, order: Order) -> tuple[list[Meeting], list[Order], int]:
+        """With whom the order would trade, the orders of its own account that it must not trade
+        with and meets on the way, and how many lots are there beyond what the credit of their owners
+        allows."""
         node = self._core.node_id
         wanted = order.free
+        withheld = 0
         plan: list[Meeting] = []
         in_the_way: dict[int, Order] = {}
         for owner, number, price, quantity in self._offers(order):
             quantity = min(quantity, wanted)
             if owner != node:
-                quantity = self._matching.affordable(order, owner, price, quantity, plan)
+                able = self._matching.affordable(order, owner, price, quantity, plan)
+                withheld += quantity - able
+                quantity = able
             else:
                 maker = self._orders.open[number]
                 if order.self_trade != "none" and maker.account == order.account:
@@ -138,7 +145,7 @@ class AllOrNone:
                 wanted -= quantity
             if not wanted:
                 break
-        return plan, list(in_the_way.values())
+        return plan, list(in_the_way.values()), withheld
 
     def _offers(self, order: Order) -> Iterator[Meeting]:
         """What the order meets, and what own icebergs do not show: at one price after all that is on

@@ -70,7 +70,7 @@ class Amending:
         worse = (
             after.price != order.price
             or after.quantity > order.quantity
-            or (bool(order.display) and not 0 < after.display <= order.display)
+            or (order.display > 0 and _shows_more(order, after))
         )
         if (order.price, order.quantity) != (after.price, after.quantity):
             order.altered = True
@@ -82,7 +82,7 @@ class Amending:
             order.stop, order.trail = after.stop, after.trail
             self._conditional.amend(order)
         if worse and not order.armed:
-            order.priority = self._orders.new_time(now, market)
+            order.priority = self._orders.new_time(now, market, order)
             return True
         self._orders.publish(now, order)
         return False
@@ -164,6 +164,13 @@ class Amending:
         if stop is not None:
             after.stop = stop + order.side * (changes.trail - order.trail)
         after.trail = changes.trail
+
+
+def _shows_more(before: Order, after: Order) -> bool:
+    """Of an iceberg: whether more of it is to be on show than there was."""
+    if after.display:
+        return after.display > before.display
+    return after.free > before.shown
 
 
 def _check(number: int, limit: int) -> None:

@@ -1,12 +1,12 @@
 """The order book of one market: what rests, best first, and what a taker would meet.
 
 Prices are integers (ticks), quantities integers (lots), and an order is an integer key of the caller's.
-The book holds no order objects: a side is a sorted list of signed prices with the best last (bids as
-+price, asks as -price), a level is a dict from key to quantity in priority order, and one dict finds an
-order by its key. Cancelling is then O(1), so is taking the best, and there is little for the cyclic
-collector to follow (tests/benchmarks/bench_book.py has the figures).
+A side is a sorted list of signed prices with the best last (bids as +price, asks as -price), a level is a
+dict from key to quantity in priority order, and one dict finds an order's place by its key. Cancelling
+is then O(1), so is taking the best, and of an order there is nothing for the cyclic collector to follow
+(tests/benchmarks/bench_book.py has the figures).
 
-Priority inside a level is (time, rank), earlier first. Orders nearly always arrive in that order, which
+Priority inside a level is (time, rank, key), earlier first. Orders nearly always arrive in that order, which
 costs one comparison; a late one is put in its place by moving the orders behind it.
 """
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Any, Final
+
+import msgspec
 
 BUY: Final = 1
 SELL: Final = -1
@@ -27,6 +29,14 @@ Resting = tuple[int, int, int, int, Any]  # key, price, quantity, time, rank
 # over the gaps. Levels of this many orders and more are rebuilt now and then, so that eating through a
 # deep level from its head stays cheap; smaller ones cannot gather enough gaps to matter.
 _DEEP: Final = 512
+
+
+class _Place(msgspec.Struct, frozen=True, gc=False):
+    """Where an order rests. Unlike a tuple, nothing that the cyclic collector would look at."""
+
+    signed: int  # price
+    time: int
+    rank: Any
 
 
 class _Queue:
@@ -54,8 +64,8 @@ class _Queue:
 class Book:
     """One market's resting orders, merged from all their owners.
 
-    `side` is BUY or SELL, `time` microseconds, `rank` anything comparable that breaks ties of time the
-    same way on every node. A method given a key raises KeyError when no such order rests, ValueError
+    `side` is BUY or SELL, `time` microseconds, `rank` anything comparable and immutable that breaks ties
+    of time the same way on every node; among equal ranks the key does. A method given a key raises KeyError when no such order rests, ValueError
     when an argument makes no sense; the book is then unchanged.
     """
 
@@ -65,7 +75,7 @@ class Book:
         self._bids: list[int] = []  # +price, ascending: the best is last
         self._asks: list[int] = []  # -price, ascending: the best is last
         self._queues: dict[int, _Queue] = {}  # by signed price
-        self._orders: dict[int, tuple[int, int, Any]] = {}  # key -> (signed price, time, rank)
+        self._orders: dict[int, _Place] = {}
         self._newest = -1  # no order was ever added with a later time
 
     # Changing the book
@@ -105,9 +115,9 @@ class Book:
                 self._newest = time
                 queue.orders[key] = quantity
             else:
-                self._place(queue.orders, key, quantity, (time, rank))
+                self._insert(queue.orders, key, quantity, (time, rank, key))
             queue.total += quantity
-        orders[key] = (signed, time, rank)
+        orders[key] = _Place(signed, time, rank)
         return fills
 
     def match(self, side: int, price: int | None, quantity: int) -> list[Fill]:
@@ -137,20 +147,35 @@ class Book:
                 self._newest = time
                 queue.orders[key] = quantity
             else:
-                self._place(queue.orders, key, quantity, (time, rank))
+                self._insert(queue.orders, key, quantity, (time, rank, key))
             queue.total += quantity
-        self._orders[key] = (signed, time, rank)
+        self._orders[key] = _Place(signed, time, rank)
 
     def set_quantity(self, key: int, quantity: int) -> None:
         """Change what is left of an order; its priority stays. 0 removes it."""
         if quantity < 0:
             raise ValueError(f"a quantity cannot be negative, got {quantity}")
-        queue = self._queues[self._orders[key][0]]
+        queue = self._queues[self._orders[key].signed]
         if quantity == 0:
             self.remove(key)
         else:
             queue.total += quantity - queue.orders[key]
             queue.orders[key] = quantity
+
+    def change(self, key: int, quantity: int) -> tuple[int, int] | None:
+        """As `set_quantity`, without an error for an order that does not rest. (side, price) of the
+        order, or None."""
+        place = self._orders.get(key)
+        if place is None:
+            return None
+        signed = place.signed
+        if quantity > 0:
+            queue = self._queues[signed]
+            queue.total += quantity - queue.orders[key]
+            queue.orders[key] = quantity
+        else:
+            self.remove(key)
+        return (1, signed) if signed > 0 else (-1, -signed)
 
     def reduce(self, key: int, quantity: int) -> int:
         """Take `quantity` off an order and return what is left of it; at 0 it is removed."""
@@ -162,7 +187,7 @@ class Book:
 
     def remove(self, key: int) -> int:
         """Take an order out and return the quantity it had."""
-        signed = self._orders.pop(key)[0]
+        signed = self._orders.pop(key).signed
         queue = self._queues[signed]
         orders = queue.orders
         quantity = orders.pop(key)
@@ -186,16 +211,17 @@ class Book:
         return len(self._orders)
 
     def quantity(self, key: int) -> int:
-        return self._queues[self._orders[key][0]].orders[key]
+        return self._queues[self._orders[key].signed].orders[key]
 
     def side_price(self, key: int) -> tuple[int, int]:
-        signed = self._orders[key][0]
+        signed = self._orders[key].signed
         return (1, signed) if signed > 0 else (-1, -signed)
 
     def place(self, key: int) -> tuple[int, int, int]:
         """(side, price, time)"""
-        signed, time, _ = self._orders[key]
-        return (1, signed, time) if signed > 0 else (-1, -signed, time)
+        found = self._orders[key]
+        signed = found.signed
+        return (1, signed, found.time) if signed > 0 else (-1, -signed, found.time)
 
     def best(self, side: int) -> int | None:
         """The best price of a side, None when it is empty."""
@@ -223,6 +249,20 @@ class Book:
             for key, quantity in self._queues[signed].orders.items():
                 yield key, abs(signed), quantity
 
+    def reach(self, side: int, price: int | None, quantity: int) -> list[Fill]:
+        """What `match` would give, and the book stays as it is."""
+        found: list[Fill] = []
+        for signed in reversed(self._asks if side == 1 else self._bids):
+            if price is not None and signed < -side * price:
+                break
+            for key, resting in self._queues[signed].orders.items():
+                if resting >= quantity:
+                    found.append((key, -side * signed, quantity))
+                    return found
+                found.append((key, -side * signed, resting))
+                quantity -= resting
+        return found
+
     def level(self, side: int, price: int) -> Level:
         """One price level, in O(1); quantity and count are 0 when nothing rests there."""
         queue = self._queues.get(side * price)
@@ -242,15 +282,15 @@ class Book:
         queue = self._queues.get(side * price)
         if queue is not None:
             for key, quantity in queue.orders.items():
-                _, time, rank = self._orders[key]
-                yield key, quantity, time, rank
+                found = self._orders[key]
+                yield key, quantity, found.time, found.rank
 
     def orders(self, side: int) -> Iterator[Resting]:
         """Every order of a side in priority order. Same rule as for `crossing` on changing the book."""
         for signed in reversed(self._prices(side)):
             for key, quantity in self._queues[signed].orders.items():
-                _, time, rank = self._orders[key]
-                yield key, abs(signed), quantity, time, rank
+                found = self._orders[key]
+                yield key, abs(signed), quantity, found.time, found.rank
 
     # Inside
 
@@ -267,13 +307,17 @@ class Book:
         if time > self._newest:
             self._newest = time
 
-    def _place(
-        self, queue: dict[int, int], key: int, quantity: int, priority: tuple[int, Any]
+    def _insert(
+        self, queue: dict[int, int], key: int, quantity: int, priority: tuple[int, Any, int]
     ) -> None:
         """Put an order where its priority belongs. The cost is the number of orders behind it."""
         orders = self._orders
         behind: list[tuple[int, int]] = []
-        while queue and orders[next(reversed(queue))][1:] > priority:
+        while queue:
+            last = next(reversed(queue))
+            found = orders[last]
+            if (found.time, found.rank, last) <= priority:
+                break
             behind.append(queue.popitem())
         queue[key] = quantity
         while behind:

@@ -20,6 +20,7 @@ from exchange.records import Order
 from exchange.triggers import Triggers
 
 LATE_US = 10_000_000  # a trade told of so long after it took place triggers nothing
+FOLLOW = 2.0  # seconds at least from writing trailing stops down to doing so again
 
 
 class Conditional:
@@ -27,6 +28,8 @@ class Conditional:
         self._core = core
         self._orders = orders
         self._waiting: set[int] = set()  # triggered, while the sibling's outcome is not known
+        self._traded: set[str] = set()  # markets with trades since the stops were written down
+        self._written = 0.0  # when that was
 
     def restore(self) -> None:
         """Once the own orders are there."""
@@ -77,6 +80,7 @@ class Conditional:
             triggers = self._orders.triggers[market.key]
             for number in triggers.on_trade(trade.event.price):
                 self._trigger(now, self._orders.open[number])
+            self._traded.add(market.key)
             if not len(triggers):
                 core.watched.discard(market.key)
         return True
@@ -97,13 +101,17 @@ class Conditional:
                 self._trigger(now, order)
 
     def follow(self, now: float) -> None:
-        """Write down where the trailing stops are. Call now and then."""
-        for key in self._core.watched:
+        """Write down where the trailing stops are, if it is time. Call now and then."""
+        if not self._traded or now < self._written + FOLLOW:
+            return
+        self._written = now
+        for key in self._traded:
             for number, stop in self._orders.triggers[key].trailing().items():
                 order = self._orders.open[number]
                 if order.stop != stop:
                     order.stop = stop
                     self._orders.publish(now, order)
+        self._traded.clear()
 
     def _trigger(self, now: float, order: Order) -> None:
         sibling = self._orders.sibling(order)
@@ -119,7 +127,7 @@ class Conditional:
         if order.cancelled:
             return  # its sibling traded after all
         market = self._core.markets[order.market]
-        order.priority = self._orders.new_time(now, market)
+        order.priority = self._orders.new_time(now, market, order)
         if order.price is None and not order.worst:
             self._protect(market, order)
         order.armed = False

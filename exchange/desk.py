@@ -9,6 +9,8 @@ into a queue (`Orders.work`), which is empty again at the end of each call: noth
 
 from __future__ import annotations
 
+from copy import copy
+
 from exchange.all_or_none import AllOrNone
 from exchange.amending import Amending
 from exchange.asking import Asking
@@ -23,11 +25,9 @@ from exchange.market import Market
 from exchange.matching import Matching
 from exchange.messages import Take, TakeResult
 from exchange.orders import Orders, at_once
-from exchange.records import Order, PendingTake, Recovered
+from exchange.records import Order, PendingTake, PutHalt, Recovered
 from exchange.reducing import Reducing
 from exchange.settlement import Maker, Taker
-
-_HALTED = "halted:"  # before a market's key, in the journal
 
 
 class Desk:
@@ -67,9 +67,8 @@ class Desk:
         self.orders.restore(past.meta.get("next_order", 1), past.orders, reserved)
         self.asking.restore(past.takes)
         self._conditional.restore()
-        for name, halted in past.meta.items():
-            if halted and name.startswith(_HALTED):
-                self._set_halted(name.removeprefix(_HALTED), "")
+        for key, reason in past.halts.items():
+            self._set_halted(key, reason)
         for market in core.markets.values():
             market.refresh_owner(core.node_id)
 
@@ -119,7 +118,11 @@ class Desk:
                 return [earlier] if sibling is None else [earlier, sibling]
         self._check_writes()
         placed = self._entry.accept(now, new)
-        self._continue(now, placed[0])
+        first = placed[0]
+        self._continue(now, first)
+        for other in placed[1:]:
+            if first.cancelled and not other.cancelled:
+                self.orders.cancel(now, other, first.reason)  # the pair never came to be
         self.settle(now)
         return placed
 
@@ -165,6 +168,22 @@ class Desk:
         self.settle(now)
         return found
 
+    def freeze(self, now: float, account: int) -> list[Order]:
+        """Freeze an account and cancel its open orders; those that were. While this node does not
+        write its feeds nobody can trade with them: then they are cancelled when it does.
+
+        Raises:
+            AccountError: unknown_account.
+        """
+        self._core.accounts.freeze(account)
+        if not self._core.writes:
+            return []
+        found = self.orders.selected(Selection(account=account))
+        for order in found:
+            self.orders.cancel(now, order, "frozen")
+        self.settle(now)
+        return found
+
     def halt(self, market: str, reason: str) -> None:
         """Stop trading in a market, until it is resumed, over restarts too: no new orders, no takes.
         Orders stay where they are and can be cancelled.
@@ -174,7 +193,7 @@ class Desk:
         """
         self._known(market)
         self._set_halted(market, reason)
-        self._core.meta[_HALTED + market] = 1
+        self._core.records.append(PutHalt(market, reason))
 
     def _set_halted(self, key: str, reason: str) -> None:
         market = self._core.markets.get(key)
@@ -192,7 +211,7 @@ class Desk:
         if not self._core.halts.resume(market):
             return False
         place.halted = False
-        self._core.meta[_HALTED + market] = 0
+        self._core.records.append(PutHalt(market, None))
         self._conditional.resume(now, place)
         for order in [o for o in self.orders.open.values() if o.market == market]:
             if not order.opened:
@@ -200,6 +219,10 @@ class Desk:
         self.uncross(now, place)
         self.settle(now)
         return True
+
+    def _is_frozen(self, order: Order) -> bool:
+        account = self._core.accounts.get(order.account) if order.account != HOUSE else None
+        return account is not None and account.frozen
 
     def _known(self, market: str) -> Market:
         found = self._core.markets.get(market)
@@ -240,22 +263,31 @@ class Desk:
         for order in list(self.orders.open.values()):
             if order.done:
                 continue
+            if self._is_frozen(order) and not order.cancelled:
+                self.orders.cancel(now, order, "frozen")
+                continue
             if order.tif == "fok" and not order.armed and not order.cancelled:
                 self.orders.cancel(now, order, "fok")  # but for what is committed
-            else:
-                self._continue(now, order)
+                continue
+            before = copy(order)
+            self._go_on(now, order)
+            if not order.done and (order != before or not self.orders.is_shown(order)):
+                self.orders.publish(now, order)
         self.settle(now)
 
     def _continue(self, now: float, order: Order) -> None:
         """Fill what is free as far as the book goes; then rest the remainder, or end it."""
+        self._go_on(now, order)
+        if not order.done:
+            self.orders.publish(now, order)
+
+    def _go_on(self, now: float, order: Order) -> None:
         if order.armed:
             self._conditional.look(now, order)
         elif order.tif == "fok":
             self._all_or_none.go_on(now, order)
         elif order.free:
             self._match(now, order)
-        if not order.done:
-            self.orders.publish(now, order)
 
     def _match(self, now: float, order: Order) -> None:
         core = self._core

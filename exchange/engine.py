@@ -245,6 +245,10 @@ class Engine:
         """See `Desk.cancel`."""
         return self._desk.cancel(now, number)
 
+    def freeze(self, now: float, account: int) -> list[Order]:
+        """See `Desk.freeze`."""
+        return self._desk.freeze(now, account)
+
     def halt(self, market: str, reason: str = "") -> None:
         """See `Desk.halt`."""
         self._desk.halt(market, reason)

@@ -58,12 +58,14 @@ class Snapshot(msgspec.Struct, frozen=True):
 class FeedState:
     """What a feed says so far: a pure function of its events."""
 
-    __slots__ = ("head", "number", "orders")
+    __slots__ = ("_paged", "_pages", "head", "number", "orders")
 
     def __init__(self) -> None:
         self.number = 0
         self.head = GENESIS
         self.orders: dict[int, ShownOrder] = {}
+        self._pages: list[bytes] = []  # as they were last asked for ...
+        self._paged = -1  # ... at this number
 
     def apply(self, event: Event) -> None:
         """Advance by one event.
@@ -72,13 +74,15 @@ class FeedState:
             FeedFault: the event contradicts the events before it.
         """
         orders = self.orders
-        if isinstance(event, Checkpoint):
+        if isinstance(event, Opened):
+            number = event.order
+            if number in orders:
+                raise FeedFault(f"order {number} opened twice")
+            orders[number] = ShownOrder(event.side, event.price, event.shown, event.time)
+        elif isinstance(event, Checkpoint):
             if event.state != state_hash(self.pages()):
                 raise FeedFault("a checkpoint that does not match the events before it")
-        elif isinstance(event, Opened):
-            if event.order in orders:
-                raise FeedFault(f"order {event.order} opened twice")
-            orders[event.order] = ShownOrder(event.side, event.price, event.shown, event.time)
+            self._paged += 1  # it changes no order
         else:
             order = orders.get(event.order)
             if order is None:
@@ -100,15 +104,19 @@ class FeedState:
         self.number += 1
 
     def pages(self) -> list[bytes]:
-        """The open orders by number, packed in pages of `PAGE_ORDERS`."""
+        """The open orders by number, packed in pages of `PAGE_ORDERS`. Not to be changed."""
+        if self._paged == self.number:
+            return self._pages
         rows = [
             (number, order.side, order.price, order.shown, order.time)
             for number, order in sorted(self.orders.items())
         ]
-        return [
+        self._pages = [
             _encoder.encode(rows[start : start + PAGE_ORDERS])
             for start in range(0, max(len(rows), 1), PAGE_ORDERS)
         ]
+        self._paged = self.number
+        return self._pages
 
     @classmethod
     def restore(cls, snapshot: Snapshot) -> FeedState:

@@ -60,10 +60,10 @@ class Fills:
             taker_fee, maker_fee = (
                 (buyer_fee, seller_fee) if taker is buyer else (seller_fee, buyer_fee)
             )
-        self._maker(
-            now, maker, core.node_id, take, taker.number, price, quantity, time, maker_fee, reserved
-        )
-        self._taker(now, taker, take, core.node_id, maker.number, price, quantity, time, taker_fee)
+        node = core.node_id
+        number = taker.number
+        self._maker(now, maker, node, take, number, price, quantity, time, maker_fee, reserved)
+        self._taker(now, taker, take, node, maker.number, price, quantity, time, taker_fee)
 
     def as_maker(
         self,
@@ -143,14 +143,16 @@ class Fills:
         if order.hidden:
             self._show_trade(market, order, price, quantity, taker, take, time)
         else:
-            left = order.left
+            left = order.pending + order.reserved
+            if not order.cancelled:
+                left = order.quantity - order.filled
             if order.display and left:
                 left = order.shown or 1  # how much more there is stays here
             event = Filled(
                 order.number, order.side, quantity, price, order.shown, left, taker, take, time
             )
             market.write(event)
-            core.add_trade(market, Trade(core.node_id, event, market.writer.number))
+            core.add_trade(market, Trade(core.node_id, event, market.writer.feed.state.number))
         self._add(order, taker, take, "maker", price, quantity, time, taker, taker_order, fee)
         if order.sibling or self._orders.reducing:
             self._after(now, order)
@@ -189,14 +191,16 @@ class Fills:
         counterparty_order: int,
         fee: int,
     ) -> None:
-        units = self._core.terms.units[order.market]
+        core = self._core
+        market, side = order.market, order.side
+        units = core.terms.units[market]
         fill = Fill(
             taker,
             take,
             role,
-            order.market,
+            market,
             order.number,
-            order.side,
+            side,
             price,
             quantity,
             time,
@@ -204,10 +208,10 @@ class Fills:
             counterparty_order,
             order.account,
             fee,
-            units.base if order.side == BUY else units.quote,
+            units.base if side == BUY else units.quote,
         )
-        self._core.records.append(PutFill(fill))
-        self._core.fills.append(fill)
+        core.records.append(PutFill(fill))
+        core.fills.append(fill)
 
     def _after(self, now: float, order: Order) -> None:
         """Of a pair, the other one is cancelled; what only reduces may do so by less now."""

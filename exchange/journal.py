@@ -46,7 +46,7 @@ from exchange.state import RECENT, State
 
 __all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
 
-SCHEMA_VERSION: Final = 2  # of the records too: raise it when their fields change
+SCHEMA_VERSION: Final = 3  # of the records too: raise it when their fields change
 SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # of log at least before the next snapshot
 SNAPSHOT_FACTOR: Final = 3  # and so many times the size of the last one
 BEHIND: Final = 16  # segments of log that the archive may lack; then commits wait for it

@@ -56,8 +56,7 @@ class Hold:
     until: float | None  # ... or until this time
 
 
-@dataclass(slots=True, frozen=True)
-class Trade:
+class Trade(msgspec.Struct, frozen=True, gc=False):
     """A public trade: a `Filled` event in the feed of its maker, and its number there."""
 
     maker: str
@@ -112,38 +111,28 @@ class Market:
             else:
                 book.remove(key)
         elif order is not None and quantity > 0:
-            book.add(key, order.side, order.price, quantity, order.time, (owner, number))
+            book.add(key, order.side, order.price, quantity, order.time, owner)
             self._touch(order.side, order.price)
 
     def write(self, event: OrderEvent) -> None:
         """Append to the own feed, and show it in the book. As `refresh` does, of which nothing but the
         feed itself matters for an own order: nothing of it is asked for, and it is always there."""
-        self.writer.append(event)
+        writer = self.writer
+        writer.append(event)
         number = event.order
-        book = self.book
-        kind = type(event)
-        if kind is Opened or (kind is Moved and number not in book):
-            order = self.writer.feed.state.orders[number]
-            if order.shown:
-                rank = (self.writer.feed.owner, number)
-                book.add(number, order.side, order.price, order.shown, order.time, rank)
-                self._touch(order.side, order.price)
-            return
-        if kind is Moved:
-            self._touch(*book.side_price(number))
-            book.remove(number)
-            self.refresh(self.writer.feed.owner, number)
-            return
-        shown = 0 if kind is Closed else event.shown  # type: ignore[union-attr]
-        if number not in book:
-            if shown:
-                self.refresh(self.writer.feed.owner, number)
+        if isinstance(event, Opened):
+            side, price = event.side, event.price
+            self.book.add(number, side, price, event.shown, event.time, writer.feed.owner)
         else:
-            self._touch(*book.side_price(number))
-            if shown:
-                book.set_quantity(number, shown)
-            else:
-                book.remove(number)
+            shown = 0 if isinstance(event, (Closed, Moved)) else event.shown
+            place = self.book.change(number, shown)
+            if place is None or isinstance(event, Moved):
+                self.refresh(writer.feed.owner, number)  # it was not there, or is elsewhere now
+            if place is None:
+                return
+            side, price = place
+        self.version += 1
+        self.touched[side, price] = None
 
     def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
         """Bring an own hidden order up to date; `quantity` 0 takes it out."""
@@ -188,7 +177,11 @@ class Market:
         """The owner was found at fault: its feed may have stopped half way through a batch, so what
         the book shows of it is looked for in the book, not in the feed."""
         for side in (1, -1):
-            shown = [rank[1] for *_, rank in self.book.orders(side) if rank[0] == owner]
+            shown = [
+                self.owners.split(key)[1]
+                for key, *_, rank in self.book.orders(side)
+                if rank == owner
+            ]
             for number in shown:
                 self.refresh(owner, number)
 
@@ -266,9 +259,9 @@ class Market:
         """(side, price, time, owner, number, quantity) of every order in the book, bids first, best
         first. Equal on nodes that hold the same feeds, see everybody and have nothing pending."""
         return [
-            (side, price, time, *rank, quantity)
+            (side, price, time, *self.owners.split(key), quantity)
             for side in (1, -1)
-            for _, price, quantity, time, rank in self.book.orders(side)
+            for key, price, quantity, time, _ in self.book.orders(side)
         ]
 
     def digest(self) -> str:

@@ -140,6 +140,12 @@ class Matching:
         limit = order.price if order.price is not None else order.worst or None
         if not market.book.meets(order.side, limit) and not len(market.hidden):
             return
+        if (
+            not only_earlier
+            and not len(market.hidden)
+            and self._take_own(now, market, order, limit)
+        ):
+            return
         node = self._core.node_id
         while order.free:
             again = False
@@ -157,6 +163,20 @@ class Matching:
                     self.fill_here(now, order, maker, price, min(quantity, maker.free))
             if not again:
                 break
+
+    def _take_own(self, now: float, market: Market, order: Order, limit: int | None) -> bool:
+        """Fill an order that takes whatever comes with this node's own orders, as long as they come
+        first and nothing is special about them. Whether that is all there was to do."""
+        own = self._orders.open
+        wanted = order.free
+        if not wanted:
+            return True
+        for number, price, quantity in market.book.reach(order.side, limit, wanted):
+            maker = own.get(number)  # keys of others' orders are greater than any number
+            if maker is None or self._is_special(order, maker):
+                return False
+            self._fills.here(now, order, maker, price, quantity)
+        return True
 
     def fill_here(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
         self._fills.here(now, taker, maker, price, quantity)

@@ -28,6 +28,16 @@ def at_once(order: Order) -> bool:
     return order.price is None or order.tif == "ioc" or order.tif == "fok"
 
 
+def _on_show(order: Order, *, moved: bool) -> int:
+    """How many lots the feed is to show."""
+    shown = order.free
+    if order.display:
+        # A slice is not filled up: when it is gone the next one goes to the end of the queue.
+        had = 0 if moved else min(order.shown, shown, order.display)
+        shown = had or min(order.display, shown)
+    return shown
+
+
 class Orders:
     """See the module's docstring. `now` is monotonic seconds."""
 
@@ -104,11 +114,15 @@ class Orders:
 
     # Changing
 
-    def new_time(self, now: float, market: Market) -> int:
-        """A time in us after that of every order seen in the market."""
+    def new_time(self, now: float, market: Market, order: Order | None = None) -> int:
+        """A time in us after that of every order seen in the market; for an `order` that loses its
+        place after its own too, whatever the clock was set to since."""
         time = self._core.us(now)
-        if time <= market.last_time:
-            time = market.last_time + 1
+        last = market.last_time
+        if order is not None:
+            last = max(last, order.priority or order.time)
+        if time <= last:
+            time = last + 1
         market.last_time = time
         return time
 
@@ -156,11 +170,7 @@ class Orders:
 
     def _show(self, now: float, market: Market, order: Order, price: int, moved: bool) -> None:
         """Bring the feed up to date."""
-        shown = order.free
-        if order.display:
-            # A slice is not filled up: when it is gone the next one goes to the end of the queue.
-            had = 0 if moved else min(order.shown, shown, order.display)
-            shown = had or min(order.display, shown)
+        shown = _on_show(order, moved=moved)
         if not order.opened:
             if shown:
                 order.opened = True
@@ -170,12 +180,16 @@ class Orders:
                 )
         elif moved or (order.display and shown > order.shown):
             if not moved:
-                order.priority = self.new_time(now, market)
+                order.priority = self.new_time(now, market, order)
             order.shown = shown
             market.write(Moved(order.number, price, shown, order.priority))
         elif shown != order.shown:
             order.shown = shown
             market.write(Amended(order.number, shown))
+
+    def is_shown(self, order: Order) -> bool:
+        """Whether the feed says of the order what it should."""
+        return order.hidden or at_once(order) or order.shown == _on_show(order, moved=False)
 
     def _show_hidden(self, market: Market, order: Order) -> None:
         if order.hidden and order.price is not None:

@@ -233,6 +233,13 @@ class PutCredit(msgspec.Struct, frozen=True, array_like=True, tag="credit", gc=F
     limit: int | None
 
 
+class PutHalt(msgspec.Struct, frozen=True, array_like=True, tag="halt", gc=False):
+    """A market is halted, and why; `reason` None: not any more."""
+
+    market: str
+    reason: str | None
+
+
 class PutBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     owner: str
     batch: Batch
@@ -259,6 +266,7 @@ Record = (
     | PutKey
     | PutNonce
     | PutCredit
+    | PutHalt
     | PutBatch
     | PutSnapshot
 )
@@ -285,3 +293,4 @@ class Recovered(msgspec.Struct):
     keys: list[ApiKey] = []
     nonces: dict[tuple[str, int], int] = {}  # (key, digits)
     credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)
+    halts: dict[str, str] = {}  # market -> why

@@ -24,6 +24,7 @@ from exchange.records import (
     PutCredit,
     PutDecision,
     PutFill,
+    PutHalt,
     PutKey,
     PutMeta,
     PutNonce,
@@ -74,6 +75,7 @@ class State:
         self._keys: dict[str, ApiKey] = {}
         self._nonces: dict[tuple[str, int], int] = {}
         self._credit: dict[tuple[str, str], int | None] = {}
+        self._halts: dict[str, str] = {}
         self._how: dict[type, Callable[[Any], None]] = {
             PutOrder: self._order,
             PutFill: lambda record: None,  # history: the order that it filled comes too
@@ -89,6 +91,7 @@ class State:
             PutKey: self._key,
             PutNonce: self._nonce,
             PutCredit: self._put_credit,
+            PutHalt: self._halt,
             PutBalance: self._balance,
         }
 
@@ -169,6 +172,12 @@ class State:
     def _put_credit(self, record: PutCredit) -> None:
         self._credit[record.peer, record.asset] = record.limit
 
+    def _halt(self, record: PutHalt) -> None:
+        if record.reason is None:
+            self._halts.pop(record.market, None)
+        else:
+            self._halts[record.market] = record.reason
+
     # The whole of it
 
     def recovered(self) -> Recovered:
@@ -193,6 +202,7 @@ class State:
             keys=[key for _, key in sorted(self._keys.items())],
             nonces=self._nonces,
             credit=self._credit,
+            halts=self._halts,
         )
 
     @staticmethod
@@ -213,6 +223,8 @@ class State:
             yield PutNonce(key_name, digits, nonce)
         for (peer, asset), limit in self._credit.items():
             yield PutCredit(peer, asset, limit)
+        for market, reason in self._halts.items():
+            yield PutHalt(market, reason)
         for (holder, asset), balance in self._balances.items():
             yield PutBalance(holder, asset, balance)
         for order in chain(self._done.values(), self._open.values()):

@@ -80,9 +80,9 @@ class AccountTrading:
         (order,) = await self._durable([self._engine.cancel(self._clock(), number)])
         return order
 
-    async def cancel_many(self, which: Selection) -> list[Order]:
+    async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
         await self._writing.wait()
-        return await self._durable(self._engine.cancel_many(self._clock(), which))
+        return await self._durable(self._engine.cancel_many(self._clock(), which, reason))
 
     async def cancel_after(self, account: int, timeout_ms: int) -> int | None:
         """Cancel the account's open orders after so long unless this is called again; 0 ends it.

@@ -20,6 +20,12 @@ class AccountView(msgspec.Struct, kw_only=True):
     orders_per_minute: int
 
 
+class ChangedAccountView(AccountView, kw_only=True):
+    """An account that was changed. `cancelled_orders`: how many open ones were, because it was frozen."""
+
+    cancelled_orders: int
+
+
 class AccountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A new account."""
 

@@ -14,6 +14,7 @@ from node.account_views import (
     AccountChange,
     AccountRequest,
     AccountView,
+    ChangedAccountView,
     CancelAfterRequest,
     CancelAfterView,
     CreditRequest,
@@ -209,14 +210,14 @@ class OperatorCalls(Calls):
     async def create_account(self, request: AccountRequest) -> AccountView:
         return await self._call(AccountView, "POST", "/v1/accounts", body=request)
 
-    async def freeze(self, account: str, frozen: bool = True) -> AccountView:
-        """A frozen account may look and cancel, not trade or withdraw."""
+    async def freeze(self, account: str, frozen: bool = True) -> ChangedAccountView:
+        """A frozen account may look and cancel, not trade or withdraw; its open orders are cancelled."""
         return await self.change_account(account, AccountChange(frozen=frozen))
 
-    async def change_account(self, account: str, change: AccountChange) -> AccountView:
+    async def change_account(self, account: str, change: AccountChange) -> ChangedAccountView:
         """Freezes, thaws or limits; what is None in `change` stays."""
         path = f"/v1/accounts/{_in_path(account)}"
-        return await self._call(AccountView, "PATCH", path, body=change)
+        return await self._call(ChangedAccountView, "PATCH", path, body=change)
 
     async def deposit(
         self, account: str, asset: str, amount: str, *, note: str = ""

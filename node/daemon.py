@@ -20,13 +20,12 @@ from config import Loaded, Settings
 from exchange.history import History, HistoryError
 from exchange.instruments import Instruments, InstrumentsFileError
 from exchange.journal import Journal, JournalError
-from node import VERSION
 from node.api.tls import Tls, TlsError, load_tls, self_signed
-from node.grapes import PortTaken
 from node.node import Node
 from node.offers import OFFERS
-from node.ports import wanted_ports
+from node.ports import PortTaken, wanted_ports
 from node.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.version import VERSION
 from node.views import StatusView
 from p2p.faults import Faults
 from p2p.hostport import format_host_port

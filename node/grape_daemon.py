@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 
 from config import Loaded, Settings, is_loopback
-from node import VERSION
 from node.grape_settings import grape_settings
 from node.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.version import VERSION
 from p2p.grenache.grape import Grape
 from p2p.grenache.grape_http import GrapeApi
 from p2p.hostport import format_host_port

@@ -7,7 +7,7 @@ import logging
 
 from config import Settings
 from node.grape_settings import grape_settings
-from node.ports import first_free, wanted_ports
+from node.ports import PortTaken, first_free, wanted_ports
 from node.views import GrapeView, GrenacheView, OwnGrapeView
 from p2p.grenache.grape import Grape
 from p2p.grenache.grape_http import GrapeApi
@@ -19,10 +19,6 @@ from p2p.hostport import format_host_port
 log = logging.getLogger(__name__)
 
 BOOTSTRAP_CHECK = 5.0  # seconds between looks at whether the Grape inside knows another
-
-
-class PortTaken(Exception):
-    """Something of Grenache cannot listen; the text says what, where, and what to do."""
 
 
 class Grapes:

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from config import Settings
 from exchange.core import Drained
@@ -18,17 +18,14 @@ from exchange.history import History
 from exchange.instruments import Instruments
 from exchange.journal import Journal
 from exchange.ports import Send
-from node import VERSION
 from node.api.auth import AccessRules
 from node.api.server import ApiServer
 from node.api.tls import Tls
 from node.committer import Committer
-from node.grapes import Grapes
 from node.keys import NodeKeys
 from node.market_data import MarketData
 from node.metrics import ExchangeFigures, exposition
 from node.offers import OFFERS, public_offers
-from node.outside import Outside
 from node.ports import first_free
 from node.routing import call_service, mesh_settings, router_view, service_views
 from node.service import TradingService
@@ -36,6 +33,7 @@ from node.statement_views import ReconciliationView
 from node.statements import Statements
 from node.texts import BUY, SELL, side_word
 from node.times import iso
+from node.version import VERSION
 from node.views import (
     CallRequest,
     CallView,
@@ -68,6 +66,10 @@ from p2p.mesh import ServiceMesh
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers import Peer
 from p2p.router import Received
+
+if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
+    from node.grapes import Grapes
+    from node.outside import Outside
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +126,11 @@ class Node(TradingService):
         super().__init__(
             engine, instruments, journal, committer, self._loop.time, market_data, recovered.meta
         )
-        self.grapes = Grapes(settings) if settings.discovery_grenache else None
+        self.grapes: Grapes | None = None
+        if settings.discovery_grenache:
+            from node.grapes import Grapes
+
+            self.grapes = Grapes(settings)
         self.overlay = Overlay(
             identity,
             OverlaySettings(
@@ -164,6 +170,8 @@ class Node(TradingService):
         )
         self._outside: Outside | None = None
         if self.grapes is not None and settings.grenache_services:
+            from node.outside import Outside
+
             self._outside = Outside(self.mesh.server)
         for name, handler in public_offers(self).items():
             self.serve(name, handler, idempotent=True)

@@ -21,6 +21,7 @@ from node.account_views import (
     AccountChange,
     AccountRequest,
     AccountView,
+    ChangedAccountView,
     FeesView,
     HaltView,
     KeyRequest,
@@ -105,20 +106,23 @@ class Operations:
         await self._committer.durable()
         return _account_view(account)
 
-    async def change(self, name: str, request: AccountChange) -> AccountView:
+    async def change(self, name: str, request: AccountChange) -> ChangedAccountView:
         account = self.account(name)
+        cancelled = 0
         with _refusals():  # limits first: they may be refused when nothing has changed yet
             if request.max_open_orders is not None or request.orders_per_minute is not None:
-                account = self._accounts.set_limits(
+                self._accounts.set_limits(
                     account.number,
                     max_open_orders=request.max_open_orders,
                     orders_per_minute=request.orders_per_minute,
                 )
-            if request.frozen is not None:
-                change = self._accounts.freeze if request.frozen else self._accounts.thaw
-                account = change(account.number)
+            if request.frozen:
+                cancelled = len(self._engine.freeze(self._clock(), account.number))
+            elif request.frozen is not None:
+                self._accounts.thaw(account.number)
+        view = _account_view(self.account(name))
         await self._committer.durable()
-        return _account_view(account)
+        return ChangedAccountView(**msgspec.structs.asdict(view), cancelled_orders=cancelled)
 
     # Money
 
@@ -244,7 +248,9 @@ class Operations:
     async def resume(self, market: str) -> HaltView:
         key = self._texts.instrument(market).key
         with refusals():
-            self._engine.resume_market(self._clock(), key)
+            resumed = self._engine.resume_market(self._clock(), key)
+        if not resumed:
+            raise ServiceError(409, "not_halted", f"{self._texts.by_key[key].symbol} is not halted")
         await self._committer.durable()
         return self._halt_view(key)
 

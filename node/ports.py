@@ -13,6 +13,10 @@ def wanted_ports(port: int, is_default: bool) -> list[int]:
     return [port, *range(port + 1, port + PORT_FALLBACKS), 0] if is_default else [port]
 
 
+class PortTaken(Exception):
+    """Something of Grenache cannot listen; the text says what, where, and what to do."""
+
+
 async def first_free(ports: Sequence[int], listen: Callable[[int], Awaitable[object]]) -> None:
     """Listen on the first of `ports` that is free.
 

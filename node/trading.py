@@ -52,8 +52,8 @@ class Trading(Protocol):
 
     async def cancel(self, account: int, number: int) -> Order: ...
 
-    async def cancel_many(self, which: Selection) -> list[Order]:
-        """Cancel all open orders that fit; those that were."""
+    async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
+        """Cancel all open orders that fit; those that were. `reason`: why they end."""
         ...
 
     async def durable(self) -> None:

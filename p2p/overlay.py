@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,11 +23,8 @@ from p2p.direct import DirectConnectionService
 from p2p.discovery.base import Discovery, Strategy
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.exchange import ExchangeStrategy
-from p2p.discovery.grape import GrapeStrategy
-from p2p.discovery.mdns import MdnsStrategy
 from p2p.discovery.persisted import PersistedStrategy
 from p2p.errors import Code, DeliveryError
-from p2p.grenache.way import GrenacheWay
 from p2p.identity import Identity
 from p2p.limits import PROTOCOL_VERSION
 from p2p.link import Carrier, Link
@@ -35,6 +33,10 @@ from p2p.peers import PeerManager
 from p2p.router import MessageRouter, Way
 from p2p.rpc import Rpc
 from p2p.storage import PeerStorage
+
+if TYPE_CHECKING:  # loaded where it is used
+    from p2p.discovery.grape import GrapeStrategy
+    from p2p.grenache.way import GrenacheWay
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +143,8 @@ class Overlay:
         self.peers.on_peer_down(lambda peer: bootstrap.refresh())
         strategies: list[Strategy] = [PersistedStrategy(self.peers.load_persisted_peers), bootstrap]
         if settings.mdns and settings.direct:
+            from p2p.discovery.mdns import MdnsStrategy
+
             host, port = self.address
             strategies.append(
                 MdnsStrategy(self.node_id, settings.network, host, port, PROTOCOL_VERSION)
@@ -155,6 +159,8 @@ class Overlay:
         return strategies
 
     def _grape_strategy(self, way: GrenacheWay) -> GrapeStrategy:
+        from p2p.discovery.grape import GrapeStrategy
+
         services: dict[str, Carrier] = {way.service: "grenache"}
         if self._settings.direct:
             services = {way.direct_service: "tcp", **services}

@@ -144,7 +144,8 @@ class AccountInputs:
             await asyncio.wait(self._tasks)
         if self._dead_man:
             try:
-                await self._side.trading.cancel_many(Selection(account=self.session.account))
+                every = Selection(account=self.session.account)
+                await self._side.trading.cancel_many(every, reason="dead_man")
             except Refused as error:
                 log.warning(
                     "account %d: its connection ended and its orders were not cancelled: %s",

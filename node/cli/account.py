@@ -195,7 +195,10 @@ def _freeze_command(verb: str, frozen: bool, summary: str, text: str) -> None:
         if session.as_json:
             print_json(view)
         else:
-            click.echo(f"account {view.number}: {view.name} is {'frozen' if frozen else 'active'}")
+            state = "frozen" if frozen else "active"
+            click.echo(
+                f"account {view.number}: {view.name} is {state}{_ended(view.cancelled_orders)}"
+            )
 
     change.__doc__ = f"""{summary}
 
@@ -208,11 +211,17 @@ def _freeze_command(verb: str, frozen: bool, summary: str, text: str) -> None:
     account.add_command(click.command(verb)(change))
 
 
+def _ended(orders: int) -> str:
+    if not orders:
+        return ""
+    return f"; {orders} open {'order was' if orders == 1 else 'orders were'} cancelled"
+
+
 _freeze_command(
     "freeze",
     True,
     "Freeze an account: it may only look and cancel.",
-    "It can neither trade nor withdraw. Its open orders stay in the book.",
+    "It can neither trade nor withdraw. Its open orders are cancelled.",
 )
 _freeze_command("thaw", False, "Let a frozen account trade again.", "It can withdraw again, too.")
 

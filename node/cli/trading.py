@@ -92,6 +92,7 @@ def _outcome(session: Session, view: OrderView, account: str | None) -> OrderVie
 _REASONS = {
     "ioc": "what did not trade at once is cancelled (ioc)",
     "fok": "not all of it could be traded at once (fok)",
+    "no_liquidity": "the book had nothing more for it",
     "post_only": "it would have traded at once (post-only)",
     "self_trade": "it would have traded with an order of the same account",
     "expired": "its time is over",
@@ -100,6 +101,7 @@ _REASONS = {
     "insufficient_balance": "the balance did not suffice any more",
     "halted": "the market was halted",
     "dead_man": "its account had fallen silent",
+    "frozen": "its account was frozen",
     "credit": "a node would have come to owe more than its credit limit",
 }
 
@@ -135,7 +137,9 @@ def describe_order(view: OrderView) -> list[Line]:
     why = _REASONS.get(view.reason)
     if why and (view.status == "cancelled" or view.reason == "credit"):
         parts.append(why)
-    if view.sibling is not None:
+    # When a part of it traded, the other one is cancelled.
+    waits = view.status in ("open", "pending", "armed") and view.average_price is None
+    if view.sibling is not None and waits:
         sibling = view.sibling.rpartition("-")[2] if is_terminal() else view.sibling
         parts.append(f"paired with order {sibling}: one cancels the other")
     if parts:

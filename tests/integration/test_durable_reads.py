@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
 from processes import NodeProcess, Nodes
 from test_accounts import make_account, money, place
 
@@ -57,17 +56,18 @@ def bitfinex(node: NodeProcess, key: NewKeyView, path: str) -> Any:
         return json.loads(answer.read(), parse_float=Decimal)
 
 
-@pytest.mark.parametrize(
-    "read", [order_by_id, open_orders, balances, bitfinex_orders, bitfinex_wallets]
+READS: tuple[Callable[[NodeProcess, NewKeyView, int], Decimal], ...] = (
+    *(order_by_id, open_orders, balances, bitfinex_orders, bitfinex_wallets),
 )
-def test_nobody_is_told_of_a_trade_that_kill_9_undoes(
-    nodes: Nodes, tmp_path: Path, read: Callable[[NodeProcess, NewKeyView, int], Decimal]
-) -> None:
+
+
+def test_nobody_is_told_of_a_trade_that_kill_9_undoes(nodes: Nodes, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
     node = nodes.make("a", SLOW_FILE=str(slow), COMMIT_SECONDS=str(COMMIT))
     node.program = LAUNCHER
     node.start()
     alice, bob = make_account(node, "alice", USD="100000"), make_account(node, "bob", BTC="2")
+    keys = [make_key(node) for _ in READS]  # nonces of one key would overtake each other
     resting = place(node, bob, "sell", "0.1", "30000")
     slow.touch()
 
@@ -75,12 +75,21 @@ def test_nobody_is_told_of_a_trade_that_kill_9_undoes(
         with suppress(ClientError):  # it is killed over it
             place(node, alice, "buy", "0.1", "30000")
 
-    buying = threading.Thread(target=buy)
-    buying.start()
-    time.sleep(COMMIT / 4)  # the trade is made, and its commit is under way
-    told = read(node, bob, resting.number)
-    node.kill9()
-    buying.join()
+    with ThreadPoolExecutor(len(READS) + 1) as threads:
+        buying = threads.submit(buy)
+        time.sleep(COMMIT / 4)  # the trade is made, and its commit is under way
+        asked = [
+            threads.submit(read, node, key, resting.number)
+            for read, key in zip(READS, keys, strict=True)
+        ]
+        told = [each.result() for each in asked]
+        node.kill9()
+        buying.result()
     slow.unlink()
     node.restart()
-    assert read(node, bob, resting.number) == told
+    found = [read(node, key, resting.number) for read, key in zip(READS, keys, strict=True)]
+    assert [*zip(READS, found, strict=True)] == [*zip(READS, told, strict=True)]
+
+
+def make_key(node: NodeProcess) -> NewKeyView:
+    return node.ask(lambda client: client.create_key("bob"))

@@ -88,6 +88,7 @@ class Books:
         factors = {
             asset: 10 ** (operator.decimals(asset) - digits)
             for asset, digits in disk.decimals.items()
+            if asset != "FINE"  # nobody has any
         }
         finer = operator.finer  # the holds on the disk are in the units of their time
         operator.finer = finer and all(factor == 1 for factor in factors.values())

@@ -30,6 +30,7 @@ from exchange.records import (
     PutCredit,
     PutDecision,
     PutFill,
+    PutHalt,
     PutKey,
     PutMeta,
     PutNonce,
@@ -95,6 +96,7 @@ class MemoryDisk:
         self._keys: dict[str, bytes] = {}
         self._nonces: dict[tuple[str, int], int] = {}
         self._credit: dict[tuple[str, str], int | None] = {}
+        self._halts: dict[str, str] = {}
 
     def commit(self, records: list[Record]) -> None:
         for record in records:
@@ -133,6 +135,10 @@ class MemoryDisk:
                 self._nonces[key, digits] = nonce
             case PutCredit(peer, asset, limit):
                 self._credit[peer, asset] = limit
+            case PutHalt(market, None):
+                self._halts.pop(market, None)
+            case PutHalt(market, str() as reason):
+                self._halts[market] = reason
             case PutSnapshot(owner, market, snapshot):
                 last = snapshot.batch.last
                 self._snapshots[owner, market] = last, _pack(snapshot)
@@ -173,6 +179,7 @@ class MemoryDisk:
             keys=[_unpack(data, ApiKey) for _, data in sorted(self._keys.items())],
             nonces=dict(self._nonces),
             credit=dict(self._credit),
+            halts=dict(self._halts),
         )
 
     def orders(self) -> list[Order]:

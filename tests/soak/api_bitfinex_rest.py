@@ -32,6 +32,7 @@ def loads(text: str | bytes) -> Any:
 
 class BitfinexRestApi:
     name = "bitfinex-rest"
+    streams = False
 
     def __init__(self, url: str, key: str, secret: str, record: Record) -> None:
         self._url = url

@@ -24,6 +24,7 @@ class BitfinexSocketApi:
     REST (`rest`, with a key of its own), which this dialect's WebSocket has no messages for."""
 
     name = "bitfinex-ws"
+    streams = True
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ class NativeApi:
     """`told` and what comes over the stream go into the record."""
 
     name = "native"
+    streams = True
 
     def __init__(self, url: str, node_id: str, key: str, secret: str, record: Record) -> None:
         self._client = ExchangeClient(

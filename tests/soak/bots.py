@@ -65,7 +65,8 @@ class Api(Protocol):
     """One client of one account. Requests raise `Refusal` or `Unanswered`."""
 
     name: str
-    heard: int  # messages that came by themselves
+    streams: bool  # whether news come by themselves
+    heard: int  # messages that did
 
     def heard_all(self, restarted: bool) -> bool:
         """Whether it must have been told of every end by itself, given that its node was restarted."""
@@ -105,6 +106,7 @@ class Bot:
         while not stop.is_set():
             try:
                 await self.habit(self)
+                await self._catch_up()
             except Refusal as refusal:
                 self.record.refused[refusal.code] += 1
                 if refusal.code not in EXPECTED:
@@ -143,12 +145,31 @@ class Bot:
         self, number: int, quantity: Decimal | None = None, price: Decimal | None = None
     ) -> None:
         self.record.asked(number, quantity, price)
-        self.record.told(await self.insist(lambda: self.api.amend(number, quantity, price)))
+        try:
+            state = await self.insist(lambda: self.api.amend(number, quantity, price))
+        except Refusal as refusal:
+            await self._refused(number, refusal)
+            raise
+        self.record.told(state)
 
     async def cancel(self, number: int) -> None:
-        known = self.record.orders[number]
-        self.record.told(await self.insist(lambda: self.api.cancel(number)))
-        known.cancelled = True
+        try:
+            state = await self.insist(lambda: self.api.cancel(number))
+        except Refusal as refusal:
+            await self._refused(number, refusal)
+            raise
+        self.record.told(state).cancelled = True
+
+    async def _refused(self, number: int, refusal: Refusal) -> None:
+        """An order that cannot be changed has ended, or ends when other nodes have answered: ask which."""
+        if refusal.code == "order_done":
+            await self.look(number)
+
+    async def _catch_up(self) -> None:
+        """Who is told nothing asks."""
+        if not self.api.streams:
+            for known in self.record.open[:3]:
+                await self.look(known.first.number)
 
     async def cancel_all(self, group: int | None = None) -> None:
         for state in await self.insist(lambda: self.api.cancel_all(group)):

@@ -90,13 +90,17 @@ class Disk:
     def against(self, record: Record) -> Iterator[str]:
         """In what the journal is not what this client was told."""
         name = record.name
+        paid: dict[int, list[int]] = {}  # prices by order
+        for fill in self.fills.values():
+            paid.setdefault(fill.order, []).append(fill.price)
         for number, known in record.orders.items():
             order = self.orders.get(number)
             if order is None:
                 yield f"{name}: an acknowledged order vanished: {known}"
             else:
                 yield from (
-                    f"{name}: {text}: {known}, {order}" for text in self._differs(known, order)
+                    f"{name}: {text}: {known}, {order}"
+                    for text in self._differs(known, order, paid)
                 )
         by_trade: dict[tuple[str | int, int], Fill] = {}
         for (taker, take, _), fill in self.fills.items():
@@ -119,7 +123,7 @@ class Disk:
             Decimal(instrument.price_text(fill.price)),
         )
 
-    def _differs(self, known: Known, order: Order) -> Iterator[str]:
+    def _differs(self, known: Known, order: Order, paid_for: dict[int, list[int]]) -> Iterator[str]:
         instrument = self.instruments[order.market]
         filled = Decimal(instrument.quantity_text(order.filled))
         quantity = Decimal(instrument.quantity_text(order.quantity))
@@ -139,8 +143,7 @@ class Disk:
         if known.prices and order.filled and order.price is not None:
             limit = max(known.prices) if order.side > 0 else min(known.prices)
             worst = max if order.side > 0 else min
-            prices = [f.price for f in self.fills.values() if f.order == order.number]
-            paid = Decimal(instrument.price_text(worst(prices)))
+            paid = Decimal(instrument.price_text(worst(paid_for[order.number])))
             if order.side * (paid - limit) > 0:
                 yield f"it paid {paid}"
 

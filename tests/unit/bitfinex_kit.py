@@ -230,10 +230,10 @@ class FakeDesk:
         self._own(account, number)
         return msgspec.structs.replace(self.end(number, "cancelled"))
 
-    async def cancel_many(self, which: Selection) -> list[Order]:
+    async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
         self._check()
         return [
-            msgspec.structs.replace(self.end(order.number, "cancelled"))
+            msgspec.structs.replace(self.end(order.number, reason))
             for order in self.open_orders_of(which.account)
             if (which.numbers is None or order.number in which.numbers)
             and (which.groups is None or order.group in which.groups)

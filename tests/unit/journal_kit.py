@@ -25,6 +25,7 @@ from exchange.records import (
     PutCredit,
     PutDecision,
     PutFill,
+    PutHalt,
     PutKey,
     PutMeta,
     PutNonce,
@@ -62,6 +63,7 @@ RECORDS: list[Record] = [
     PutKey(KEY),
     PutNonce("key", 13, 1_700_000_000_000),
     PutCredit("peer", "BTC", 100),
+    PutHalt(M, "a reason"),
     PutBatch("other", BATCHES[0]),
     PutSnapshot(OWNER.id, M, SNAPSHOT),
 ]
@@ -126,6 +128,7 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
         lambda: PutKey(replace(KEY, key=rng.choice("xyz"), revoked=rng.randrange(3))),
         lambda: PutNonce(rng.choice("xyz"), rng.choice((13, 16)), rng.randrange(2**70)),
         lambda: PutCredit(rng.choice(("", "p")), "BTC", rng.choice((None, 0, 5))),
+        lambda: PutHalt(rng.choice((M, "ETH-USD")), rng.choice((None, "", "why"))),
         lambda: PutBatch(OWNER.id, rng.choice(BATCHES)),
         lambda: PutBatch("other", rng.choice(BATCHES)),
         lambda: PutSnapshot(OWNER.id, M, SNAPSHOT),

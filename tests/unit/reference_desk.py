@@ -18,6 +18,7 @@ from exchange.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.instruments import Instrument
 
 UNIT = Decimal(1).scaleb(-8)
+FOLLOW_US = 2_000_000  # trailing stops are written down no more often
 
 
 class Objection(Exception):
@@ -124,6 +125,8 @@ class ReferenceDesk:
     halted: bool = False
     places: int = 0
     untold: list[int] = field(default_factory=list)  # prices of trades that triggered nothing yet
+    traded: bool = False  # since trailing stops were written down
+    written: int = 0  # when that was
 
     # Money
 
@@ -247,6 +250,8 @@ class ReferenceDesk:
         if not placed[0].armed:
             placed[0].place = self._last_place()
             self._start(placed[0])
+        if placed[0].reason and len(placed) == 2 and placed[1].left:
+            placed[1].reason = placed[0].reason
         self._go_on()
         return placed
 
@@ -296,7 +301,9 @@ class ReferenceDesk:
         if (order.price, order.quantity) != (before.price, before.quantity):
             order.altered = True
         order.slice = min(order.slice or order.left, order.display, order.left)
-        more_shown = before.display and not 0 < order.display <= before.display
+        more_shown = before.display and (
+            order.display > before.display or (not order.display and order.left > before.slice)
+        )
         if not order.armed and (
             order.price != before.price or order.quantity > before.quantity or more_shown
         ):
@@ -331,6 +338,9 @@ class ReferenceDesk:
         for order in self.orders:
             if order.left and 0 < order.expires <= now:
                 order.reason = "expired"
+        if not self.traded or now < self.written + FOLLOW_US:
+            return
+        self.traded, self.written = False, now
         for order in self.orders:
             if order.armed and order.left and order.trail and order.extreme is not None:
                 order.stop = order.extreme + order.side * order.trail
@@ -542,6 +552,8 @@ class ReferenceDesk:
             )
         )
         self.untold.append(maker.price)
+        if any(order.armed and order.left for order in self.orders):
+            self.traded = True
         for order in (maker, taker):
             if order.sibling is not None and order.sibling.left:
                 order.sibling.reason = "oco"

@@ -33,6 +33,30 @@ def test_a_smaller_quantity_keeps_its_place() -> None:
     desks.check()
 
 
+def test_an_iceberg_keeps_its_place_when_all_that_is_left_is_what_was_on_show() -> None:
+    desks = Desks(2)
+    iceberg = desks.ask(0, 100, 6, display=2)
+    other = desks.ask(0, 100, 2)
+    desks.amend(0, iceberg, quantity=2)
+    assert iceberg.display == 0
+    desks.exchange()
+    assert queue(desks, 1) == [(iceberg.number, 100, 2), (other.number, 100, 2)]
+    desks.bid(0, 100, 2)
+    assert (iceberg.filled, other.filled) == (2, 0)
+    desks.check()
+
+
+def test_an_iceberg_that_shows_more_goes_to_the_end_of_the_queue() -> None:
+    desks = Desks(2)
+    iceberg = desks.ask(0, 100, 6, display=2)
+    other = desks.ask(0, 100, 2)
+    desks.bid(0, 100, 1)
+    desks.amend(0, iceberg, quantity=4, display=4)
+    desks.exchange()
+    assert queue(desks, 1) == [(other.number, 100, 2), (iceberg.number, 100, 3)]
+    desks.check()
+
+
 def test_a_greater_quantity_goes_to_the_end_of_the_queue() -> None:
     desks = Desks(2)
     first = desks.bid(0, 100, 5)

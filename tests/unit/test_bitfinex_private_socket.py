@@ -472,7 +472,8 @@ async def test_the_dead_mans_switch_cancels_when_the_connection_ends(
         await eventually(lambda: exchange.desk.orders[2].done)
     else:
         await eventually(lambda: not exchange.desk.listeners[ALICE])
-    assert [order.done for order in exchange.desk.orders.values()] == [bool(dms)] * 2 + [False]
+    died = "dead_man" if dms else ""
+    assert [order.reason for order in exchange.desk.orders.values()] == [died, died, ""]
 
 
 async def test_the_dead_man_needs_a_key_that_may_trade(exchange: Exchange, reader: Reader) -> None:

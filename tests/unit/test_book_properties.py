@@ -29,6 +29,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("match"), st.tuples(SIDES, st.none() | PRICES, QUANTITIES)),
     st.tuples(st.just("remove"), PICKS),
     st.tuples(st.just("set_quantity"), st.tuples(PICKS, st.integers(0, 9))),
+    st.tuples(st.just("change"), st.tuples(PICKS, st.integers(0, 9))),
     st.tuples(st.just("reduce"), st.tuples(PICKS, QUANTITIES)),
 )
 
@@ -59,14 +60,22 @@ class Pair:
             side, price, _ = args
             ahead = list(self.fast.crossing(side, price))
             assert ahead == list(self.slow.crossing(side, price))
+            reached = self.fast.reach(*args)
             fills = self.both(name, *args)
+            assert fills == reached
             assert [key for key, _, _ in fills] == [key for key, _, _ in ahead[: len(fills)]]
         elif self.slow.all:
             pick, *rest = args if isinstance(args, tuple) else (args,)
             order = self.slow.all[pick % len(self.slow.all)]
             if name == "reduce":
                 rest = [min(rest[0], order.quantity)]
-            self.both(name, order.key, *rest)
+            if name == "change":
+                place = self.fast.side_price(order.key)
+                assert self.fast.change(order.key, *rest) == place
+                assert self.fast.change(self.made + 1, *rest) is None
+                self.slow.set_quantity(order.key, *rest)
+            else:
+                self.both(name, order.key, *rest)
 
     def compare(self) -> None:
         assert len(self.fast) == len(self.slow)

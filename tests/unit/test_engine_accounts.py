@@ -139,6 +139,54 @@ def test_accounts_that_may_not_trade_are_refused() -> None:
     assert desks[0].open_orders == []
 
 
+def test_freezing_an_account_cancels_its_open_orders() -> None:
+    desks = Desks(2)
+    alice, bob = (desks.account(0, usd=1000, coin=5) for _ in range(2))
+    bid = desks.bid(0, 90, 5, account=alice)
+    stop = desks.ask(0, None, 5, stop=80, account=alice)
+    others = [desks.bid(0, 90, 1, account=bob), desks.bid(0, 89, 1)]
+    desks.exchange()
+    assert desks[0].freeze(desks.now, alice) == [bid, stop]
+    assert {(o.done, o.reason) for o in (bid, stop)} == {(True, "frozen")}
+    assert desks.money(0, alice) == {"COIN": (5, 0), "USD": (1000, 0)}
+    assert desks[0].freeze(desks.now, alice) == []
+    desks.exchange()
+    assert [order.number for order in desks[0].open_orders] == [o.number for o in others]
+    assert desks.shown(1) == [(BUY, 90, 1), (BUY, 89, 1)]
+    desks.check()
+
+
+def test_an_account_frozen_before_the_node_may_write_has_its_orders_cancelled_then() -> None:
+    desks = Desks(2)
+    alice = desks.account(0, usd=1000)
+    bid = desks.bid(0, 90, 5, account=alice)
+    desks.settle()
+    desks.listen_max = 5.0
+    desks.restart(0)
+    assert desks[0].listening
+    assert desks[0].freeze(desks.now, alice) == []
+    desks.run(8.0)
+    bid = desks.order(0, bid.number)
+    assert (bid.done, bid.reason) == (True, "frozen")
+    assert desks.shown(1) == []
+
+
+def test_a_restart_changes_nothing_of_orders_that_rest() -> None:
+    desks = Desks()
+    alice = desks.account(0, usd=1000, coin=9)
+    desks.bid(0, 90, 5, account=alice)
+    desks.ask(0, 110, 5, account=alice, display=2)
+    desks.ask(0, 111, 2, hidden=True)
+    desks.ask(0, None, 2, stop=80)
+    desks.bid(0, 110, 1)
+    desks.drain(0)
+    before = desks[0].open_orders
+    desks.run(10.0)
+    desks.restart(0)
+    assert desks[0].open_orders == before
+    assert desks[0].drain(desks.now).orders == []
+
+
 def test_open_orders_of_an_account_are_limited() -> None:
     desks = Desks()
     alice = desks.account(0, usd=1000, max_open_orders=2)

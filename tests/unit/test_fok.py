@@ -284,11 +284,20 @@ def test_a_plain_take_is_not_answered_with_a_reservation() -> None:
 def test_credit_limits_hold_for_it() -> None:
     desks, _ = across()
     desks[0].ledger.set_credit("", "COIN", 2 * 10**8)
-    assert ended(desks.bid(0, 102, 8, tif="fok")) == (True, 0, "fok")
+    assert ended(desks.bid(0, 102, 8, tif="fok")) == (True, 0, "credit")
+    assert ended(desks.bid(0, 102, 10, tif="fok")) == (True, 0, "fok")  # nor is so much there
     bid = desks.bid(0, 102, 7, tif="fok")
     desks.exchange()
     assert ended(bid) == (True, 7, "filled")
     desks.check_money()
+
+
+def test_it_says_so_when_the_owner_finds_that_credit_does_not_suffice() -> None:
+    desks, _ = across()
+    desks[1].ledger.set_credit("", "USD", 100 * 10**8)
+    bid = desks.bid(0, 102, 8, tif="fok")
+    desks.run(3.0)
+    assert ended(bid) == (True, 0, "credit")
 
 
 # Restarts at every step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from order_kit import KEY, Desks, with_fees
 
+from exchange.conditional import FOLLOW
 from exchange.core import Refused
 from exchange.events import BUY, SELL
 
@@ -393,6 +394,25 @@ def test_a_trailing_stop_follows_the_market_and_never_goes_back() -> None:
     assert (stop.armed, stop.reason, stop.value) == (False, "filled", 218)
 
 
+def test_trailing_stops_are_written_down_after_trades_and_not_at_every_tick() -> None:
+    desks = Desks()
+    desks.trade(0, 100)
+    stop = desks.ask(0, None, 2, trail=10)
+    desks.trade(0, 101)
+    desks.run(0.1)
+    assert stop.stop == 91
+    desks.trade(0, 102)
+    desks.run(FOLLOW / 2)
+    assert stop.stop == 91
+    desks.run(FOLLOW)
+    assert stop.stop == 92
+    before = stop.updated
+    desks.run(2 * FOLLOW)
+    assert stop.updated == before
+    desks.restart(0)  # what was written down is durable
+    assert desks.order(0, stop.number).stop == 92
+
+
 def test_a_trailing_stop_begins_with_the_first_trade() -> None:
     desks = Desks()
     stop = desks.bid(0, None, 2, trail=10)
@@ -444,6 +464,28 @@ def test_a_pair_shares_one_hold_and_ends_with_a_fill_of_one() -> None:
     desks.trade(0, 80)
     assert stop.filled == 0
     desks.check_money()
+
+
+@pytest.mark.parametrize(
+    ("reason", "more"), [("post_only", {"post_only": True}), ("self_trade", {})]
+)
+def test_a_pair_whose_limit_order_ends_at_once_never_comes_to_be(
+    reason: str, more: dict[str, object]
+) -> None:
+    desks = Desks()
+    alice = desks.account(0, coin=5, usd=1000)
+    desks.bid(0, 120, 1, account=alice if reason == "self_trade" else 0)
+    limit, stop = desks.place_all(
+        0, SELL, 120, 5, account=alice, oco_stop=90, client_id="c", **more
+    )
+    assert (limit.done, limit.reason) == (stop.done, stop.reason) == (True, reason)
+    assert desks.money(0, alice)["COIN"] == (5, 0)
+    assert desks.place_all(0, SELL, 120, 5, account=alice, oco_stop=90, client_id="c", **more) == [
+        limit,
+        stop,
+    ]
+    desks.trade(0, 90)
+    assert stop.filled == 0
 
 
 def test_the_stop_of_a_pair_cancels_the_other_order() -> None:
@@ -535,6 +577,7 @@ def test_a_halted_market_takes_no_orders_and_fills_none() -> None:
     ask = desks.ask(0, 100, 5)
     bid = desks.bid(0, 90, 5)
     desks.exchange()
+    desks[0].halt(KEY, "upgrade")
     desks[0].halt(KEY, "maintenance")
     assert refusal(desks.bid, 0, 100, 1) == "halted"
     assert refusal(desks.amend, 0, bid, price=91) == "halted"
@@ -544,10 +587,13 @@ def test_a_halted_market_takes_no_orders_and_fills_none() -> None:
     desks[0].cancel(desks.now, bid.number)
     desks.drain(0)
     desks.restart(0)
-    assert desks[0].halted(KEY) is not None
+    assert desks[0].halted(KEY) == "maintenance"
     assert refusal(desks.bid, 0, 100, 1) == "halted"
     assert desks[0].resume_market(desks.now, KEY)
     assert not desks[0].resume_market(desks.now, KEY)
+    desks.drain(0)
+    desks.restart(0)
+    assert desks[0].halted(KEY) is None
     desks.run(8.0)
     assert taker.filled == 2
     desks.check()
