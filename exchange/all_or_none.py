@@ -110,9 +110,7 @@ class AllOrNone:
             self._matching.take_liquidity(now, order, only_earlier=False)
             return
         for _, number, _, quantity in here:
-            maker = self._orders.open[number]
-            maker.reserved += quantity
-            self._orders.publish(now, maker)
+            self._orders.reserve(now, self._orders.open[number], quantity)
         for owner, number, price, quantity in others:
             self._matching.ask(now, order, owner, number, price, quantity, "reserve")
         self._attempts[order.number] = _Attempt(here, len(others))

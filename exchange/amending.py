@@ -12,7 +12,7 @@ from copy import copy
 from exchange.commands import HOUSE, Amend
 from exchange.conditional import Conditional
 from exchange.core import Core, Refused
-from exchange.entry import MAX_SLICES, Entry
+from exchange.entry import MAX_SLICES, Entry, check_trailing
 from exchange.events import MAX_PRICE, MAX_QUANTITY
 from exchange.ledger import InsufficientBalance
 from exchange.orders import Orders, at_once
@@ -103,8 +103,8 @@ class Amending:
                 raise _bad("the order has no price: it trades at the market")
             if changes.price != order.price and (order.pending or order.reserved):
                 raise _bad(
-                    f"{order.pending + order.reserved} lots are being settled with another node at "
-                    "the price that the order has: try again"
+                    f"{self._text(order, order.pending + order.reserved)} are being settled with "
+                    "another node at the price that the order has: try again"
                 )
             after.price = changes.price
         if changes.stop is not None or changes.trail is not None:
@@ -139,14 +139,19 @@ class Amending:
         if quantity < settled or quantity == order.filled:
             raise Refused(
                 "out_of_range",
-                f"{settled} lots of the order are filled or being settled: the quantity must be more, "
-                "or cancel the order",
+                f"{self._text(order, settled)} of the order are filled or being settled: the quantity "
+                "must be more, or cancel the order",
             )
         if quantity > order.quantity and order.reduce_only:
             room = self._reducing.room(order.account, order.market, order.side, order.number)
             own = order.left if order.account != HOUSE else 0  # a client's is held already
             quantity = max(order.quantity, min(quantity, settled + room + own))
         return quantity
+
+    def _text(self, order: Order, lots: int) -> str:
+        terms = self._core.terms
+        units = terms.units[order.market]
+        return terms.text(units.base, lots * units.base_units)
 
     def _change_stop(self, order: Order, after: Order, changes: Amend) -> None:
         if not order.armed:
@@ -163,6 +168,7 @@ class Amending:
         stop = self._orders.triggers[order.market].stop_of(order.number)
         if stop is not None:
             after.stop = stop + order.side * (changes.trail - order.trail)
+            check_trailing(after.stop)
         after.trail = changes.trail
 
 

@@ -18,7 +18,8 @@ from exchange.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.conditional import Conditional
 from exchange.core import Core, Refused
 from exchange.credit import Credit
-from exchange.entry import Entry
+from exchange.entry import Entry, is_plain
+from exchange.events import Opened
 from exchange.fills import Fills
 from exchange.making import Making
 from exchange.market import Market
@@ -117,8 +118,12 @@ class Desk:
                 sibling = self.orders.get(earlier.sibling) if earlier.sibling else None
                 return [earlier] if sibling is None else [earlier, sibling]
         self._check_writes()
-        placed = self._entry.accept(now, new)
+        self.expire(now)
+        plain = is_plain(new)
+        placed = self._entry.accept(now, new, plain=plain)
         first = placed[0]
+        if plain and self._rest(first):
+            return placed
         self._continue(now, first)
         for other in placed[1:]:
             if first.cancelled and not other.cancelled:
@@ -126,14 +131,27 @@ class Desk:
         self.settle(now)
         return placed
 
+    def _rest(self, order: Order) -> bool:
+        """Show a new plain order if it is a limit order that meets nothing, as most are: what
+        `_continue` comes to for it, sooner."""
+        market = self._core.markets[order.market]
+        price, quantity = order.price, order.quantity
+        if price is None or len(market.hidden) or market.book.meets(order.side, price):
+            return False
+        order.opened = True
+        order.shown = quantity
+        market.write(Opened(order.number, order.side, price, quantity, order.time))
+        return True
+
     def amend(self, now: float, number: int, changes: Amend) -> Order:
         """Change an open order, see `exchange.amending`.
 
         Raises:
             Refused: nothing was changed.
         """
-        order = self._changeable(number)
         self._check_writes()
+        self.expire(now)
+        order = self._changeable(number)
         if self._amending.amend(now, order, changes):
             if order.free:
                 self._match(now, order)
@@ -212,6 +230,7 @@ class Desk:
             return False
         place.halted = False
         self._core.records.append(PutHalt(market, None))
+        self.expire(now)
         self._conditional.resume(now, place)
         for order in [o for o in self.orders.open.values() if o.market == market]:
             if not order.opened:
@@ -257,6 +276,7 @@ class Desk:
 
     def resume(self, now: float) -> None:
         """Call once after the start: orders that trade at once end, others look at the book."""
+        self.expire(now)
         for market in self._core.markets.values():
             if not market.halted:
                 self._conditional.resume(now, market)
@@ -301,7 +321,7 @@ class Desk:
                     order.reason = "post_only"
                 return
             self.matching.take_liquidity(now, order, only_earlier=False)
-        if at_once(order) and order.free and not order.pending:
+        if at_once(order) and not order.pending and order.free:
             order.cancelled = True  # nothing left to trade with
             if halted:
                 order.reason = "halted"
@@ -323,15 +343,21 @@ class Desk:
                 if order is not None:
                     self._continue(now, order)
 
-    def tick(self, now: float) -> None:
-        """Orders that have come to their date, reservations whose time is over, stops that follow."""
-        if not self._core.writes:
-            return
+    def expire(self, now: float) -> None:
+        """Cancel the orders that have come to their date. Before anything that may fill one of them."""
         orders = self.orders
+        if not len(orders.expiry) or not self._core.writes:
+            return
         for number in orders.expiry.due(self._core.us(now)):
             order = orders.open.get(number)
             if order is not None and not order.cancelled:
                 orders.cancel(now, order, "expired")
+
+    def tick(self, now: float) -> None:
+        """Orders that have come to their date, reservations whose time is over, stops that follow."""
+        if not self._core.writes:
+            return
+        self.expire(now)
         self.making.tick(now)
         self._all_or_none.tick()
         self._conditional.follow(now)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from copy import copy
 
 import msgspec
 
@@ -168,6 +167,13 @@ class Engine:
         """The order that was placed with this client id, if it is still in memory."""
         return self._desk.by_client_id(client_id, account)
 
+    def undrained(self, account: int) -> bool:
+        """Whether orders or money of an account changed since the last `drain`."""
+        core = self._core
+        return any(order.account == account for order in core.orders.values()) or any(
+            number == account for number, _ in core.ledger.changed
+        )
+
     def us(self, now: float) -> int:
         """The wall clock at `now`, in microseconds since the epoch."""
         return self._core.us(now)
@@ -282,6 +288,7 @@ class Engine:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return False
+        self._desk.expire(now)
         valid = self._take_in(now, message, origin, via)
         self._desk.settle(now)
         if self._core.listening:
@@ -357,6 +364,7 @@ class Engine:
         """Whatever time brings. Call a few times a second."""
         if self._core.listening:
             self._stop_listening(now)
+        self._desk.expire(now)
         for owner in self._leases.expire(now):
             self._owner_changed(now, owner)
         self._replicator.tick(now)
@@ -374,7 +382,7 @@ class Engine:
         for market in core.markets.values():
             for batch in market.writer.flush() if core.stale is None else []:
                 core.records.append(PutBatch(core.node_id, batch))
-                fills = any(isinstance(event, Filled) for event in batch.events)
+                fills = Filled in map(type, batch.events)
                 core.messages.append(Broadcast("trade" if fills else "order", pack(batch)))
             core.save_snapshot(market.writer.feed)
             levels.extend((market.key, side, price) for side, price in market.touched)
@@ -385,7 +393,8 @@ class Engine:
         if not core.listening:
             self._desk.send_due(now)  # after the digest that lets a restarted maker decide again
         balances = core.drain_money()
-        copies = [copy(order) for order in core.orders.values()]
+        # What copy.copy comes to, without its searching for it.
+        copies = [order.__copy__() for order in core.orders.values()]  # type: ignore[attr-defined]
         records = core.records
         records.extend(map(PutOrder, copies))
         records.extend(PutMeta(name, value) for name, value in core.meta.items())

@@ -16,7 +16,7 @@ from exchange.records import Order
 from exchange.reducing import Reducing
 from exchange.rules import RuleError
 
-MAX_CLIENT_ID = 128  # characters
+MAX_CLIENT_ID = 64  # characters
 MAX_SLICES = (
     1000  # of an iceberg: each is matched by itself, so one taker can make for as many trades
 )
@@ -48,8 +48,9 @@ class Entry:
             )
         return order
 
-    def accept(self, now: float, new: NewOrder) -> list[Order]:
-        """The new order, and the stop that makes a pair with it (`oco_stop`); both are added.
+    def accept(self, now: float, new: NewOrder, *, plain: bool) -> list[Order]:
+        """The new order, and the stop that makes a pair with it (`oco_stop`); both are added. `plain`
+        is what `is_plain` says of it.
 
         Raises:
             Refused: nothing was changed.
@@ -61,7 +62,6 @@ class Entry:
         if new.side != BUY and new.side != SELL:
             raise Refused("bad_side", "side is buy or sell")
         _check_numbers(new)
-        plain = _is_plain(new)
         if not plain:
             _check_combination(new, core.us(now))
         if new.account != HOUSE:
@@ -167,7 +167,9 @@ class Entry:
         if new.trail is None:
             return 0
         if market.tape:
-            return market.tape[-1].event.price + new.side * new.trail
+            stop = market.tape[-1].event.price + new.side * new.trail
+            check_trailing(stop)
+            return stop
         if new.account != HOUSE and new.side == BUY:
             raise Refused(
                 "bad_order",
@@ -284,6 +286,12 @@ class Entry:
             )
 
 
+def check_trailing(stop: int) -> None:
+    """Whether a trailing stop may begin there: no trade is ever at zero or below."""
+    if stop <= 0:
+        raise Refused("out_of_range", "the distance is no less than the price that it is from")
+
+
 def is_same(order: Order, new: NewOrder) -> bool:
     """Whether `order` can be what became of `new`, which came a second time."""
     return (order.market, order.side, order.kind) == (new.market, new.side, kind_of(new)) and (
@@ -299,7 +307,7 @@ def kind_of(new: NewOrder) -> Kind:
     return "limit" if new.price is not None else "market"
 
 
-def _is_plain(new: NewOrder) -> bool:
+def is_plain(new: NewOrder) -> bool:
     """Most orders are: a price or none, a quantity, and nothing to combine."""
     return (
         new.tif == "gtc"

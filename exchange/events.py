@@ -11,6 +11,7 @@ and filled at once.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -96,7 +97,7 @@ class InvalidBatch(ValueError):
     """A batch that no honest owner signs: wrong shape, wrong signature, impossible values."""
 
 
-class Batch(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Events `first` .. `first + len(events) - 1` of the feed of `key`'s owner for `market`.
 
     `previous` is the hash of the batch before (`GENESIS` for the first). The signature covers the
@@ -107,7 +108,7 @@ class Batch(msgspec.Struct, frozen=True):
     market: str
     first: int
     previous: bytes
-    events: list[Event]
+    events: tuple[Event, ...]  # unlike a list nothing that the cyclic collector looks at for long
     signature: bytes
 
     @property
@@ -120,7 +121,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def batch_digest(
-    network: str, key: bytes, market: str, first: int, previous: bytes, events: list[Event]
+    network: str, key: bytes, market: str, first: int, previous: bytes, events: Sequence[Event]
 ) -> bytes:
     """SHA-256 over the canonical msgpack form of a batch without its signature."""
     return hashlib.sha256(
@@ -129,11 +130,12 @@ def batch_digest(
 
 
 def sign_batch(
-    keys: Keys, network: str, market: str, first: int, previous: bytes, events: list[Event]
+    keys: Keys, network: str, market: str, first: int, previous: bytes, events: Sequence[Event]
 ) -> tuple[Batch, bytes]:
     """A signed batch of this node, and its hash."""
-    digest = batch_digest(network, keys.public_key, market, first, previous, events)
-    return Batch(keys.public_key, market, first, previous, events, keys.sign(digest)), digest
+    key = keys.public_key
+    digest = batch_digest(network, key, market, first, previous, events)
+    return Batch(key, market, first, previous, tuple(events), keys.sign(digest)), digest
 
 
 def check_batch(keys: Keys, network: str, batch: Batch) -> bytes:

@@ -202,7 +202,7 @@ class Ledger:
         """
         self._check(asset, amount, note)
         if self.balance(f"{ACCOUNT}{account}", asset) + amount > MAX_BALANCE:
-            raise ValueError(f"{asset}: a balance is at most {MAX_BALANCE} units")
+            raise ValueError(f"an account has at most {self._most(asset)} {asset}")
         purse = self._purses.account(account, asset)
         return self._move(time, self._purses.outside(asset), purse, amount, "deposit", note)
 
@@ -215,7 +215,7 @@ class Ledger:
         available = self.available(account, asset)
         if account == HOUSE:
             if available - amount < -MAX_BALANCE:
-                raise ValueError(f"{asset}: a balance is at least -{MAX_BALANCE} units")
+                raise ValueError(f"an account has at least -{self._most(asset)} {asset}")
         elif amount > available:
             raise InsufficientBalance(asset, amount, available)
         purse = self._purses.account(account, asset)
@@ -419,6 +419,9 @@ class Ledger:
     def _limit(self, peer: str, asset: str) -> int | None:
         key = (peer, asset)
         return self.credit[key] if key in self.credit else self.credit.get(("", asset))
+
+    def _most(self, asset: str) -> str:
+        return format(Decimal(MAX_BALANCE).scaleb(-self.decimals[asset]), "f")
 
     def _known(self, asset: str) -> None:
         if asset not in self.decimals:

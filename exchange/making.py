@@ -102,7 +102,7 @@ class Making:
             if quantity and ask.phase == "reserve":
                 reason = RESERVED
                 until = time + RESERVATION_US
-                self._reserve(now, order, quantity)
+                self._orders.reserve(now, order, quantity)
             elif quantity:
                 self._fills.as_maker(
                     now, order, taker, ask.take, ask.taker_order, ask.price, quantity, time
@@ -140,10 +140,6 @@ class Making:
         return ""
 
     # Reservations
-
-    def _reserve(self, now: float, order: Order, quantity: int) -> None:
-        order.reserved += quantity
-        self._orders.publish(now, order)
 
     def _decide_reserved(self, now: float, decision: Decision, ask: Take) -> Decision:
         if self._core.us(now) >= decision.until:

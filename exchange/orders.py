@@ -154,19 +154,28 @@ class Orders:
         core.orders[order.number] = order
         order.updated = core.us(now)
         market = core.markets[order.market]
-        if (
-            (order.cancelled or order.filled == order.quantity)
-            and not order.pending
-            and not order.reserved
-        ):
+        busy = order.pending + order.reserved  # what others decide about
+        left = 0 if order.cancelled else order.quantity - order.filled - busy
+        if not left and not busy:
             self._end(market, order)
             return
         if order.hidden:
             self._show_hidden(market, order)
+        elif left == order.shown and order.opened and not moved and not order.display:
+            pass  # the feed says so already
         elif order.price is not None and order.tif != "ioc" and order.tif != "fok":
             self._show(now, market, order, order.price, moved)
         if order.account != HOUSE:
             self.hold(order)
+
+    def reserve(self, now: float, order: Order, quantity: int) -> None:
+        """Keep a part of an order for a fill-or-kill taker: off show, neither filled nor free. From an
+        iceberg's slice it is taken as a fill would be: the next one goes to the end of the queue."""
+        order.reserved += quantity
+        if order.display:
+            order.shown -= min(quantity, order.shown)
+            self._core.markets[order.market].write(Amended(order.number, order.shown))
+        self.publish(now, order)
 
     def _show(self, now: float, market: Market, order: Order, price: int, moved: bool) -> None:
         """Bring the feed up to date."""

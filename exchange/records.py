@@ -240,7 +240,7 @@ class PutHalt(msgspec.Struct, frozen=True, array_like=True, tag="halt", gc=False
     reason: str | None
 
 
-class PutBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
+class PutBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch", gc=False):
     owner: str
     batch: Batch
 

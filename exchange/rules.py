@@ -27,9 +27,16 @@ class RuleError(Exception):
 
 
 def reference_price(last: int | None, bid: int | None, ask: int | None) -> int | None:
-    """The price that bands are around, in ticks: the last trade's, else the middle of the book (rounded
-    down), else none."""
+    """The price that bands are around, in ticks: the last trade's, but not outside of the book; else the
+    middle of the book (rounded down), else none.
+
+    A trade is its maker's word alone. Were it not held against the book, one node's invention would have
+    every honest price refused, so no trade could put it right.
+    """
     if last is not None:
+        if bid is None or ask is None or bid <= ask:  # else the book is crossed and says nothing
+            last = last if bid is None else max(last, bid)
+            last = last if ask is None else min(last, ask)
         return last
     if bid is None or ask is None:
         return None

@@ -104,8 +104,11 @@ class AccountTrading:
             self._engine.cancel_many(now, Selection(account=account), "dead_man")
             self._engine.remember(*self._dead_man.set(account, None))
 
-    async def durable(self) -> None:
-        await self._committer.durable()
+    async def durable(self, account: int | None = None) -> None:
+        if account is None:
+            await self._committer.durable()
+        else:
+            await self._committer.durable_of(account)
 
     async def _durable(self, orders: Iterable[Order]) -> list[Order]:
         """The orders as they are now, once that is on the disk."""

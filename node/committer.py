@@ -33,6 +33,7 @@ class Committer:
         self._waiters: list[asyncio.Future[None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
+        self._writing: Drained | None = None  # what is on its way to the disk
         self.commits = 0
         self.commit_seconds = 0.0
         self.commit_bins = [0] * (len(COMMIT_BOUNDS) + 1)
@@ -51,6 +52,23 @@ class Committer:
         self._waiters.append(waiter)
         self.wake()
         await waiter
+
+    async def durable_of(self, account: int) -> None:
+        """Wait until all that was done so far to the orders and the money of an account is durable; not
+        at all when it is.
+
+        Raises:
+            JournalError: the disk failed; the node is stopping.
+        """
+        writing = self._writing
+        if self._engine.undrained(account) or (
+            writing is not None
+            and (
+                any(order.account == account for order in writing.orders)
+                or any(balance[0] == account for balance in writing.balances)
+            )
+        ):
+            await self.durable()
 
     async def run(self) -> None:
         """Drain whenever woken, until `stop`; the last drain then is complete.
@@ -81,6 +99,7 @@ class Committer:
         try:
             if drained.records:
                 before = self._loop.time()
+                self._writing = drained
                 await self._loop.run_in_executor(
                     self._thread, self._journal.commit, drained.records
                 )
@@ -93,6 +112,7 @@ class Committer:
                 if not waiter.done():
                     waiter.set_exception(error)
             raise
+        self._writing = None
         self._release(drained)
         for waiter in waiters:
             if not waiter.done():

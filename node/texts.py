@@ -10,6 +10,7 @@ from typing import Final
 
 from exchange.candles import Candle, TradeRecord
 from exchange.commands import Amend, NewOrder
+from exchange.entry import MAX_CLIENT_ID
 from exchange.instruments import Instrument, Instruments, UnknownInstrument
 from exchange.records import Fill, Order
 from node.money import money as money
@@ -28,7 +29,6 @@ from node.views import (
 )
 
 BUY, SELL = 1, -1
-MAX_CLIENT_ID: Final = 64  # characters
 MAX_GROUP: Final = 2**53  # what every JSON reader holds exactly
 
 
@@ -66,13 +66,14 @@ class Texts:
     def number(self, order_id: str) -> int:
         """The number of an own order, from its full id or the number alone."""
         node, dash, number = order_id.rpartition("-")
-        if dash and node != self._node_id:
+        if node and node != self._node_id:
             raise ServiceError(
                 404,
                 "unknown_order",
                 f"order {order_id[:60]} belongs to node {node[:40]}, not to this one",
             )
-        if not (number.isascii() and number.isdigit()) or len(number) > 12:
+        said = number if node or not dash else order_id  # of `-1` nothing is a number
+        if not (said.isascii() and said.isdigit()) or len(said) > 12:
             raise ServiceError(
                 400, "bad_order_id", f"{order_id[:60]!r} is no order id; see 'exchange-node orders'"
             )

@@ -56,9 +56,9 @@ class Trading(Protocol):
         """Cancel all open orders that fit; those that were. `reason`: why they end."""
         ...
 
-    async def durable(self) -> None:
-        """Returns when all that was decided so far is on the disk. What is read below may be newer than
-        that: wait for it before it is told."""
+    async def durable(self, account: int | None = None) -> None:
+        """Returns when all that was decided so far is on the disk, or what concerns an account. What is
+        read below may be newer than that: wait for it before it is told."""
         ...
 
     def order_of(self, account: int, number: int) -> Order | None: ...

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from node.api.codes import TRADING_CODES
 from node.views import ServiceError
+from p2p.answering import AnsweringConnection
 
 log = logging.getLogger("node.api")
 
@@ -259,24 +260,15 @@ async def problem_middleware(
         return internal(request, error)
 
 
-class ProblemConnection(web.RequestHandler):
+class ProblemConnection(AnsweringConnection):
     """aiohttp's connection, answering what is not even HTTP with problem details too."""
 
     __slots__ = ()
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request.writer is not None and request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun, an error cannot follow")
+    def error_response(
+        self, request: web.BaseRequest, status: int, error: BaseException
+    ) -> web.Response:
         if status < 500:
-            log.debug("refused a request from %s: %s", request.remote, exc)
-            response = problem(None, status, "bad_request", "the request is not valid HTTP/1.1")
-        else:
-            response = internal(request, exc or RuntimeError(message))
-        response.force_close()
-        return response
+            log.debug("refused a request from %s: %s", request.remote, error)
+            return problem(None, status, "bad_request", "the request is not valid HTTP/1.1")
+        return internal(request, error)

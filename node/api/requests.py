@@ -21,6 +21,9 @@ from node.trading import Span
 from node.views import ServiceError
 
 SERVICE: Final = web.AppKey("service", NodeService)
+ABOUT: Final = web.RequestKey(
+    "about", int
+)  # whose orders and money are meant, if it is one account's
 T = TypeVar("T")
 
 
@@ -72,12 +75,12 @@ def decode_body(raw: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
-        raise _misfit(error) from None
+        raise _misfit(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(400, "invalid_json", f"the body is not valid JSON: {error}") from None
 
 
-def _misfit(error: msgspec.ValidationError) -> ServiceError:
+def _misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:
     match = _MISFIT.match(str(error))
     what, path = (match["what"], match["path"] or "$") if match else (str(error), "$")
     pointer = path.removeprefix("$").replace(".", "/")
@@ -91,9 +94,26 @@ def _misfit(error: msgspec.ValidationError) -> ServiceError:
     if unknown := _UNKNOWN_FIELD.search(what):
         pointer = f"{pointer}/{unknown['name']}"
     where = f" at {pointer}" if field else ""
+    words = _words(kind, field) if what.startswith("Invalid enum value") else []
+    instead = f"; it is one of {', '.join(words)}" if words else ""
     return ServiceError(
-        400, "invalid_body", f"{what[:1].lower()}{what[1:]}{where}", pointer=pointer
+        400, "invalid_body", f"{what[:1].lower()}{what[1:]}{where}{instead}", pointer=pointer
     )
+
+
+def _words(kind: type, field: str) -> list[str]:
+    """What a field of a body may say, if it is one of a few words."""
+    info = msgspec.inspect.type_info(kind)
+    if not isinstance(info, msgspec.inspect.StructType):
+        return []
+    return [
+        str(word)
+        for each in info.fields
+        if each.encode_name == field
+        for choice in getattr(each.type, "types", (each.type,))
+        if isinstance(choice, msgspec.inspect.LiteralType)
+        for word in choice.values
+    ]
 
 
 async def read_body(request: web.Request, kind: type[T]) -> T:
@@ -188,6 +208,11 @@ def span(values: dict[str, str]) -> Span:
 
 def account_of(request: web.Request, values: dict[str, str]) -> int:
     """Whose orders and money are meant: the caller's, or of the operator any account's (`account`)."""
+    request[ABOUT] = account = _account_of(request, values)
+    return account
+
+
+def _account_of(request: web.Request, values: dict[str, str]) -> int:
     caller = caller_of(request)
     name = values.get("account")
     if name is None:

@@ -15,6 +15,7 @@ from node.api.account_routes import ACCOUNT_ROUTES
 from node.api.auth import admit, caller_of
 from node.api.order_routes import ORDER_ROUTES
 from node.api.requests import (
+    ABOUT,
     MARKET,
     MARKET_PATH,
     SERVICE,
@@ -385,7 +386,7 @@ def _guarded(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         response = await route.handler(request)
         if route.method == "GET" and route.access in ("read", "operator"):
             # It may say what was decided just now: nobody is told before that is on the disk.
-            await request.app[SERVICE].trading.durable()
+            await request.app[SERVICE].trading.durable(request.get(ABOUT))
         return response
 
     return handler

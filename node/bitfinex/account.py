@@ -27,9 +27,9 @@ class Accountant:
         self._symbols = symbols
         self._market_data = market_data
 
-    async def durable(self) -> None:
-        """Wait until all that was answered so far is on the disk."""
-        await self._trading.durable()
+    async def durable(self, account: int) -> None:
+        """Wait until all that was answered so far about an account is on the disk."""
+        await self._trading.durable(account)
 
     async def open_orders(self, account: int, body: Body, pair: Pair | None) -> str:
         """All, or those with the ids that are asked for."""

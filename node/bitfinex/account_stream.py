@@ -315,7 +315,7 @@ class AccountFeeds:
                 feed = other
         stream = feed.attach(words, wake)
         try:
-            await self._trading.durable()  # the snapshots may say what was decided just now
+            await self._trading.durable(account)  # the snapshots may say what was decided just now
         except BaseException:
             self.detach(account, stream)
             raise

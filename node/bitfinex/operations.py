@@ -110,8 +110,12 @@ class Operations:
 
     async def _cancel(self, session: Session, body: Body) -> Done:
         order, pair = self._named(session, body)
-        cancelled = await self._trading.cancel(session.account, order.number)
-        return Done("oc", order_text(cancelled, pair), "Submitted for cancellation.")
+        if order.cancelled and not order.done:  # said again, while another node's answer is awaited
+            told = order_text(order, pair)
+            await self._trading.durable(session.account)
+        else:
+            told = order_text(await self._trading.cancel(session.account, order.number), pair)
+        return Done("oc", told, "Submitted for cancellation.")
 
     async def _cancel_many(self, session: Session, body: Body) -> Done:
         cancelled: list[Order] = []

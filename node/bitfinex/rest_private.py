@@ -122,7 +122,7 @@ class PrivateRest:
 
         async def durable(session: Session, request: web.Request, body: Body) -> str:
             told = await answer(session, request, body)
-            await self._accountant.durable()
+            await self._accountant.durable(session.account)
             return told
 
         return durable

@@ -142,7 +142,7 @@ def _money_command(verb: str, summary: str, text: str) -> None:
     def move(session: Session, name: str, words: tuple[str, ...], note: str) -> None:
         check_words(words)
         try:
-            amount, asset = parse_amount(list(words), usage)
+            amount, asset = parse_amount(list(words), usage, "'deposit' and 'withdraw'")
         except OrderTextError as error:
             raise click.UsageError(str(error), ctx=click.get_current_context()) from None
         if verb == "deposit":

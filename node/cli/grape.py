@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from node.cli.session import Exit, Failure
-from node.cli.start import load_settings
+from node.cli.start import load_settings, no_collections
 
 _UNSHOWN: Final = re.compile(r"--grape-.*|.*_.*|--b")
 
@@ -242,7 +242,8 @@ def grape(
             "address with --bind or --dht-host (the API may have another with --api-host)",
             Exit.USAGE,
         )
-    daemon = importlib.import_module("node.grape_daemon")
+    with no_collections():
+        daemon = importlib.import_module("node.grape_daemon")
     code: int = daemon.run(
         loaded,
         node_liveness=node_liveness / 1000,

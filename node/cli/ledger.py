@@ -274,7 +274,7 @@ def settle(
     check_words(words)
     try:
         usage = f"exchange-node ledger settle {peer} {direction} 1200.50 USD"
-        amount, asset = parse_amount(list(words), usage)
+        amount, asset = parse_amount(list(words), usage, "'paid' and 'received'")
     except OrderTextError as error:
         raise click.UsageError(str(error), ctx=click.get_current_context()) from None
     view = session.ask(lambda client: client.settle(peer, asset, amount, direction, note=note))

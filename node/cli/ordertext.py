@@ -111,8 +111,8 @@ def parse_order(side: str, words: list[str], price: str | None = None) -> OrderT
     )
 
 
-def parse_amount(words: list[str], usage: str) -> tuple[str, str]:
-    """Amount and asset of AMOUNT ASSET.
+def parse_amount(words: list[str], usage: str, directions: str) -> tuple[str, str]:
+    """Amount and asset of AMOUNT ASSET. `directions`: the two words that say which way it goes.
 
     Raises:
         OrderTextError: with what to type instead.
@@ -125,9 +125,7 @@ def parse_amount(words: list[str], usage: str) -> tuple[str, str]:
     if _ASSET.fullmatch(amount) and not _ASSET.fullmatch(asset):
         raise OrderTextError(f"the amount comes first: {asset} {amount}")
     if amount.startswith("-"):
-        raise OrderTextError(
-            f"the amount {amount} is negative; 'deposit' and 'withdraw' say the direction"
-        )
+        raise OrderTextError(f"the amount {amount} is negative; {directions} say the direction")
     if not _ASSET.fullmatch(asset):
         raise OrderTextError(f"{asset!r} is not an asset; for example: {usage}")
     return decimal(amount, "amount"), asset.upper()

@@ -171,7 +171,8 @@ def order_table(orders: Sequence[OrderView], *, full: bool) -> list[Line]:
 
 def _order_status(order: OrderView) -> Piece:
     if order.status == "armed":
-        return f"armed at {order.stop}", "bold"
+        # A trailing stop that has seen no trade yet is nowhere.
+        return "armed" if order.stop is None else f"armed at {order.stop}", "bold"
     return order.status, "bold" if order.status in ("open", "pending") else "dim"
 
 

@@ -127,10 +127,13 @@ def describe_order(view: OrderView) -> list[Line]:
         parts.append(f"filled {view.filled} at {view.average_price} on average")
     if view.status == "pending":
         parts.append(f"{view.pending} asked of other nodes, outcome not known yet")
-    if view.status == "armed":
+    if view.status == "armed" and view.stop is None:
+        parts.append("waits for the market's first trade, which it then follows")
+    elif view.status == "armed":
         way = "rises to" if view.side == "buy" else "falls to"
         parts.append(f"waits until the market {way} {view.stop}")
-    if view.status in ("open", "pending") and view.remaining.strip("0."):
+    at_once = view.price is None or view.tif in ("ioc", "fok")
+    if view.status in ("open", "pending") and not at_once and view.remaining.strip("0."):
         parts.append(f"{view.remaining} rests in the book" + (", hidden" if view.hidden else ""))
     if view.status == "cancelled":
         parts.append("the rest is cancelled" if view.average_price else "nothing was filled")

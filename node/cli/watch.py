@@ -15,6 +15,7 @@ from node.cli.render import clean, clock, draws_blocks, echo, ladder, to_rich
 from node.cli.session import Session, client_options, print_json_line
 from node.client import ClientError
 from node.streams.messages import (
+    FIELDS,
     BookL2,
     BookL2Snapshot,
     Level,
@@ -242,6 +243,8 @@ def stream(
       exchange-node stream BTC-USD --channel candles --tf 5m
       exchange-node stream --channel balances
     """
+    if market is None and "market" in FIELDS[channel]:
+        raise click.UsageError(f"which market? For example: {_example(channel)}")
     request = Subscribe(
         channel=channel,
         market=market.upper() if market else UNSET,
@@ -257,6 +260,11 @@ def stream(
             print_json_line(message)
 
     _run(session, show)
+
+
+def _example(channel: str) -> str:
+    flag = "" if channel == "book" else f" --channel {channel}"
+    return f"exchange-node stream BTC-USD{flag}"
 
 
 def _depth(text: str | None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from node.cli.session import Exit, Failure
-from node.cli.start import load_settings, start_options
+from node.cli.start import load_settings, no_collections, start_options
 
 _UNITS: Final = {"": 0.001, "ms": 0.001, "s": 1.0}
 
@@ -116,7 +116,8 @@ def worker(
         crash_rate=crash_rate,
         flap_s=flap,
     )
-    daemon = importlib.import_module("node.daemon")
+    with no_collections():
+        daemon = importlib.import_module("node.daemon")
     code: int = daemon.run_worker(loaded, function, workers=concurrency, faults=faults or None)
     return code
 

@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from exchange.records import Fill
+import msgspec
+
+from exchange.records import Fill, Order
 from node.streams.messages import (
     Balances,
     BalancesSnapshot,
@@ -63,12 +65,26 @@ class AccountStream(Stream):
 
 
 class OrdersStream(AccountStream):
+    def __init__(self, name: str, epoch: str, trading: Trading, texts: Texts, account: int) -> None:
+        super().__init__(name, epoch, trading, texts, account)
+        self._open: dict[int, Order] = {}  # as they are on the disk, once this is open
+
+    async def open(self) -> None:
+        await super().open()
+        found = self.trading.open_orders_of(self.account)
+        self._open = {order.number: msgspec.structs.replace(order) for order in found}
+        await self.trading.durable(self.account)  # and what comes until then is no older than that
+
     def offer(self, news: AccountNews) -> None:
+        for order in news.orders:
+            if order.done:
+                self._open.pop(order.number, None)
+            else:
+                self._open[order.number] = order
         self.publish({order.number: self.texts.order(order) for order in news.orders})
 
     def encode_snapshot(self, reason: Reason) -> bytes:
-        found = self.trading.open_orders_of(self.account)
-        orders = [self.texts.order(order) for order in found]
+        orders = [self.texts.order(order) for _, order in sorted(self._open.items())]
         return encode(OrdersSnapshot(reason=reason, orders=orders, **self._fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
@@ -104,7 +120,18 @@ class FillsStream(AccountStream):
 
 
 class BalancesStream(AccountStream):
+    def __init__(self, name: str, epoch: str, trading: Trading, texts: Texts, account: int) -> None:
+        super().__init__(name, epoch, trading, texts, account)
+        self._balances: dict[str, Balance] = {}  # as they are on the disk, once this is open
+
+    async def open(self) -> None:
+        await super().open()
+        found = self.trading.balances_of(self.account)
+        self._balances = {balance.asset: balance for balance in found}
+        await self.trading.durable(self.account)
+
     def offer(self, news: AccountNews) -> None:
+        self._balances.update((balance.asset, balance) for balance in news.balances)
         self.publish({balance.asset: self._view(balance) for balance in news.balances})
 
     def _view(self, balance: Balance) -> BalanceView:
@@ -117,7 +144,7 @@ class BalancesStream(AccountStream):
         )
 
     def encode_snapshot(self, reason: Reason) -> bytes:
-        balances = [self._view(balance) for balance in self.trading.balances_of(self.account)]
+        balances = [self._view(balance) for _, balance in sorted(self._balances.items())]
         return encode(BalancesSnapshot(reason=reason, balances=balances, **self._fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:

@@ -160,7 +160,7 @@ def at_rest(quick: bool) -> list[Row]:
 
 
 def full_book(count: int, book: Book | None = None) -> Book:
-    """Keys, times and ranks as a node has them: 64-bit keys, microseconds, (owner, number)."""
+    """Keys, times and ranks as a node has them: 64-bit keys, microseconds, the owner."""
     rng = random.Random(2)
     book = book or Book()
     had = len(book)
@@ -169,7 +169,7 @@ def full_book(count: int, book: Book | None = None) -> Book:
         owner = rng.randrange(10)
         key, now = (owner << 48) + number, 1_700_000_000_000_000 + number
         price, quantity = rng.randint(9_900, 10_000), rng.randint(1, 100)
-        book.add(key, BUY, price, quantity, now, (owners[owner], number))
+        book.add(key, BUY, price, quantity, now, owners[owner])
     return book
 
 

@@ -2,22 +2,30 @@
 
 The operations are those of the book benchmark: 60 % limit orders, 30 % cancels, 10 % market orders.
 A drain follows every 100 operations, as under load in a node: events are signed, records committed.
+Rates are of processor time of the process, which other work on the machine moves less than the clock,
+but where a disk is waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
 from exchange.book import Book
+from exchange.commands import HOUSE, NewOrder
 from exchange.engine import Engine, Refused
+from exchange.instruments import Instrument
 from exchange.journal import Journal
+from exchange.records import Recovered
 from node.keys import NodeKeys
 from p2p.identity import Identity
 from tests.benchmarks.report import Row
@@ -25,8 +33,11 @@ from tests.benchmarks.report import Row
 MARKET = "BTC-USD@0.1/0.00001"
 GROUP = 100  # operations to a drain
 ROUNDS = 3
+CLIENTS = 20
+FORTUNE = 10**17  # units of each asset that a client has: more than its orders can hold
 
 Operation = tuple[str, int, int, int]  # what, side, price, quantity
+Sync = Literal["full", "normal"]
 
 
 def operations(count: int) -> list[Operation]:
@@ -43,7 +54,7 @@ def through_book(chosen: list[Operation]) -> float:
     book = Book()
     live: list[int] = []
     rng = random.Random(2)
-    began = time.perf_counter()
+    began = time.process_time()
     for number, (what, side, price, quantity) in enumerate(chosen):
         if what == "limit":
             book.submit(number, side, price, quantity, number, number)
@@ -54,51 +65,190 @@ def through_book(chosen: list[Operation]) -> float:
             key = live.pop(rng.randrange(len(live)))
             if key in book:
                 book.remove(key)
-    return len(chosen) / (time.perf_counter() - began)
+    return len(chosen) / (time.process_time() - began)
 
 
-def through_engine(chosen: list[Operation], sync: Literal["full", "normal"] | None) -> float:
-    with tempfile.TemporaryDirectory() as scratch:
-        journal = None if sync is None else Journal(Path(scratch) / "journal", sync=sync)
-        engine = Engine(
-            NodeKeys(Identity.from_seed(b"b" * 32)),
-            [MARKET],
-            network="bench",
-            epoch_us=1_700_000_000_000_000,
-            rng=random.Random(3),
+def new_engine(recovered: Recovered | None = None, *, fees: bool = False) -> Engine:
+    fee = Decimal("0.001") if fees else Decimal(0)
+    listed = Instrument(
+        "BTC-USD", Decimal("0.1"), Decimal("0.00001"), maker_fee=fee, taker_fee=fee, price_band=None
+    )
+    return Engine(
+        NodeKeys(Identity.from_seed(b"b" * 32)),
+        [MARKET],
+        network="bench",
+        epoch_us=1_700_000_000_000_000,
+        rng=random.Random(3),
+        instruments=[listed] if fees else [],
+        recovered=recovered,
+    )
+
+
+def with_clients(engine: Engine) -> None:
+    for name in range(CLIENTS):
+        account = engine.accounts.create(
+            1, f"client-{name}", max_open_orders=10**6, orders_per_minute=10**6
         )
-        live: list[int] = []
-        rng = random.Random(2)
-        began = time.perf_counter()
-        for number, (what, side, price, quantity) in enumerate(chosen):
-            now = number * 1e-5
-            if what == "limit":
-                live.append(engine.submit(now, MARKET, side, price, quantity).number)
-            elif what == "market":
-                engine.submit(now, MARKET, side, None, quantity)
-            elif live:
+        for asset in ("BTC", "USD"):
+            engine.ledger.deposit(1, account.number, asset, FORTUNE, "for the benchmark")
+
+
+def play(engine: Engine, chosen: list[Operation], commit: Callable[[Engine, float], None]) -> None:
+    """All the operations, by accounts in turn if there are any. `commit` drains."""
+    accounts = [account.number for account in engine.accounts.all()][1:] or [HOUSE]
+    live: list[int] = []
+    rng = random.Random(2)
+    for number, (what, side, price, quantity) in enumerate(chosen):
+        now = number * 1e-5
+        if what == "cancel":
+            if live:
                 with contextlib.suppress(Refused):  # it was filled meanwhile
                     engine.cancel(now, live.pop(rng.randrange(len(live))))
-            if number % GROUP == GROUP - 1:
-                drained = engine.drain(now)
-                if journal is not None:
-                    journal.commit(drained.records)
-        rate = len(chosen) / (time.perf_counter() - began)
-        if journal is not None:
-            journal.close()
-        return rate
+        else:
+            new = NewOrder(
+                market=MARKET,
+                side=side,
+                price=price if what == "limit" else None,
+                quantity=quantity,
+                account=accounts[number % len(accounts)],
+            )
+            with contextlib.suppress(Refused):  # a market order without anything to trade with
+                placed = engine.place(now, new)
+                if what == "limit":
+                    live.append(placed[0].number)
+        if number % GROUP == GROUP - 1:
+            commit(engine, now)
+
+
+def through_engine(
+    chosen: list[Operation], sync: Sync | None = None, *, clients: bool = False
+) -> float:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        journal = None
+        if sync is not None:
+            journal = stack.enter_context(
+                contextlib.closing(Journal(Path(scratch) / "journal", sync=sync, background=False))
+            )
+
+        def commit(engine: Engine, now: float) -> None:
+            records = engine.drain(now).records
+            if journal is not None:
+                journal.commit(records)
+
+        engine = new_engine(fees=clients)
+        if clients:
+            with_clients(engine)
+        clock = time.perf_counter if sync == "full" else time.process_time
+        began = clock()
+        play(engine, chosen, commit)
+        return len(chosen) / (clock() - began)
+
+
+def replay(chosen: list[Operation]) -> tuple[float, float]:
+    """Records and operations a second when the journal is read and an engine begins with it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "journal"
+        count = 0
+        with contextlib.closing(Journal(path, sync="normal", background=False)) as journal:
+
+            def commit(engine: Engine, now: float) -> None:
+                nonlocal count
+                records = engine.drain(now).records
+                count += len(records)
+                journal.commit(records)
+
+            play(new_engine(), chosen, commit)
+            journal.history()  # the archive is not what is measured
+        began = time.process_time()
+        with contextlib.closing(Journal(path, sync="normal", background=False)) as journal:
+            new_engine(journal.recover())
+            took = time.process_time() - began
+    return count / took, len(chosen) / took
+
+
+def rest(engine: Engine, count: int, began: int = 0) -> None:
+    rng = random.Random(4)
+    for number in range(began, began + count):
+        engine.submit(
+            number * 1e-5, MARKET, 1, 9_999 - int(rng.expovariate(0.01)), rng.randint(1, 100)
+        )
+        if number % GROUP == GROUP - 1:
+            engine.drain(number * 1e-5)
+
+
+def memory(count: int) -> Row:
+    gc.collect()
+    tracemalloc.start()
+    engine = new_engine()
+    rest(engine, count)
+    gc.collect()
+    traced = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    note = f"{count:,} orders at about 500 prices: book, feed, order, indexes"
+    return Row("memory of a resting order", traced / count, "bytes", note=note)
+
+
+def pauses(count: int) -> list[Row]:
+    """What the cyclic collector stops for while a node with many orders, all placed after its start,
+    goes on trading; and what its greatest pass would take."""
+    took: list[float] = []
+    began = 0.0
+
+    def watch(phase: str, _: dict[str, int]) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.thread_time()
+        else:
+            took.append(time.thread_time() - began)
+
+    engine = new_engine()
+    gc.collect()
+    gc.freeze()  # as a node does
+    before = resident()
+    gc.callbacks.append(watch)
+    try:
+        rest(engine, count)
+        grown = resident() - before
+        for number in range(count, count + 20_000):
+            engine.submit(number * 1e-5, MARKET, -1, None, 20)
+            engine.submit(number * 1e-5, MARKET, 1, 9_999, 20)
+            if number % GROUP == 0:
+                engine.drain(number * 1e-5)
+        passes, greatest = len(took), max(took, default=0.0)
+        gc.collect()
+    finally:
+        gc.callbacks.remove(watch)
+        gc.unfreeze()
+    return [
+        Row("resident memory of it", grown / count, "bytes", note=f"with {count:,} orders"),
+        Row(
+            "greatest collector pause",
+            greatest * 1e3,
+            "ms",
+            note=f"{count:,} orders resting, 40,000 more trading; {passes:,} passes",
+        ),
+        Row("a full pass", took[-1] * 1e3, "ms", note="which did not come by itself"),
+    ]
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    with Path("/proc/self/status").open(encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
 
 
 def run(quick: bool) -> list[Row]:
     chosen = operations(10_000 if quick else 50_000)
     ways: list[tuple[str, Callable[[], float]]] = [
         ("order book alone", lambda: through_book(chosen)),
-        ("engine: checks, matching, signed feed", lambda: through_engine(chosen, None)),
+        ("engine: checks, matching, signed feed", lambda: through_engine(chosen)),
+        ("the same for clients: ledger, holds, fees", lambda: through_engine(chosen, clients=True)),
         ("engine and journal, normal", lambda: through_engine(chosen, "normal")),
-        ("engine and journal, full", lambda: through_engine(chosen, "full")),
+        ("clients and journal, normal", lambda: through_engine(chosen, "normal", clients=True)),
+        ("engine and journal, full (by the clock)", lambda: through_engine(chosen, "full")),
     ]
     rounds = [[measure() for _, measure in ways] for _ in range(1 if quick else ROUNDS)]
-    return [
+    rows = [
         Row(
             name,
             statistics.median(each[index] for each in rounds),
@@ -107,3 +257,8 @@ def run(quick: bool) -> list[Row]:
         )
         for index, (name, _) in enumerate(ways)
     ]
+    replays = [replay(chosen) for _ in rounds]
+    records, done = (statistics.median(part) for part in zip(*replays, strict=True))
+    rows.append(Row("restart from the journal", records, "records/s", note=f"{done:,.0f} op/s"))
+    rows.append(memory(20_000 if quick else 100_000))
+    return rows + pauses(200_000 if quick else 1_000_000)

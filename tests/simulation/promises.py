@@ -116,11 +116,12 @@ def one_of_a_pair(fill: Fill, spec: Spec, filled_by_sibling: int) -> None:
 def good_till_date(time: int, spec: Spec, what: object) -> None:
     """A good-till-date order is not filled, nor asks anybody, after its date by its owner's clock.
 
-    What was asked before the date is for the one who was asked to decide, and may be filled after it.
+    What was asked before the date is for the one who was asked to decide, and may be filled after it; so
+    may what was kept before it for a fill-or-kill order.
     """
-    expires = max(version.expires for version in spec.versions)
-    if expires and time > expires:
-        raise Violation("good_till_date", f"{time - expires} us late: {what} of {spec}")
+    dates = [version.expires for version in spec.versions]  # 0: none
+    if all(dates) and time > max(dates):
+        raise Violation("good_till_date", f"{time - max(dates)} us late: {what} of {spec}")
 
 
 def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int]) -> None:

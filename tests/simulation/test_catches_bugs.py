@@ -11,7 +11,23 @@ from typing import Any
 import pytest
 
 import p2p.seen
-from exchange import asking, book, making, market, replication, settlement
+from exchange import (
+    asking,
+    book,
+    desk,
+    engine,
+    expiry,
+    fills,
+    ledger,
+    making,
+    market,
+    matching,
+    orders,
+    reducing,
+    replication,
+    settlement,
+    triggers,
+)
 from exchange.records import DropTake, PutTake
 from tests.simulation import disk, node
 from tests.simulation.runner import run_one
@@ -213,6 +229,177 @@ def never_catches_up(patch: Patch) -> None:
     patch.setattr(replication.Replicator, "claimed", lambda *args, **kwargs: None)
 
 
+# Money
+
+
+def posts_one_leg_short(patch: Patch) -> None:
+    """A fee is taken from the account and given to nobody."""
+    patch.setattr(ledger.Ledger, "_add_fee", _fee_to_nobody)
+
+
+def _fee_to_nobody(self: Any, legs: list[Any], account: int, asset: str, fee: int) -> None:
+    legs.append((self._purses.account(account, asset), -fee, "fee"))
+
+
+def rounds_fees_down(patch: Patch) -> None:
+    """What is left of a unit is the client's."""
+    patch.setattr(ledger, "PPM", _Floor(ledger.PPM))
+
+
+class _Floor(int):
+    """Added to or taken from, it is nothing: so `(x + PPM - 1) // PPM` is `x // PPM`."""
+
+    def __radd__(self, other: int) -> int:
+        return other + 1
+
+
+def pays_the_taker_the_makers_fee(patch: Patch) -> None:
+    """With another node everybody trades at the maker's rate."""
+    trade_with = ledger.Ledger.trade_with
+
+    def cheap(self: Any, *args: Any) -> int:
+        return trade_with(self, *args[:-1], "maker")
+
+    patch.setattr(ledger.Ledger, "trade_with", cheap)
+
+
+def owes_the_wrong_node(patch: Patch) -> None:
+    """What a maker comes to owe is put down to itself."""
+    as_maker = fills.Fills.as_maker
+
+    def mistaken(self: Any, now: float, order: Any, taker: str, *args: Any, **more: Any) -> None:
+        real = self._core.ledger.trade_with
+
+        def other(*given: Any) -> int:
+            return real(*given[:7], self._core.node_id, given[8])
+
+        with patch.context() as inner:
+            inner.setattr(self._core.ledger, "trade_with", other)
+            as_maker(self, now, order, taker, *args, **more)
+
+    patch.setattr(fills.Fills, "as_maker", mistaken)
+
+
+def keeps_the_hold(patch: Patch) -> None:
+    """An order that ends does not release what it held."""
+    hold = orders.Orders.hold
+
+    def never_released(self: Any, order: Any) -> None:
+        if not order.done:
+            hold(self, order)
+
+    patch.setattr(orders.Orders, "hold", never_released)
+
+
+def forgets_holds(patch: Patch) -> None:
+    """After a restart nothing is held for the orders that are open."""
+    restore = orders.Orders.restore
+
+    def without(self: Any, *args: Any) -> None:
+        with patch.context() as inner:
+            inner.setattr(orders.Orders, "hold", lambda self, order: None)
+            restore(self, *args)
+
+    patch.setattr(orders.Orders, "restore", without)
+
+
+def forgets_what_is_under_way(patch: Patch) -> None:
+    """A credit limit is compared with what is owed, without what was asked for already."""
+    patch.setattr(settlement.Taker, "of_maker", lambda self, maker: [])
+
+
+# Kinds of orders
+
+
+def commits_too_soon(patch: Patch) -> None:
+    """A fill-or-kill order asks for fills at once, and reserves nothing."""
+    ask = matching.Matching.ask
+
+    def eager(self: Any, *args: Any) -> None:
+        ask(self, *args[:6])
+
+    patch.setattr(matching.Matching, "ask", eager)
+
+
+def keeps_reservations_for_a_moment(patch: Patch) -> None:
+    """A reservation ends before its taker can have committed."""
+    patch.setattr(making, "RESERVATION_US", 20_000)
+
+
+def leaves_the_sibling(patch: Patch) -> None:
+    """When one of a pair trades, the other one stays."""
+    patch.setattr(fills.Fills, "_after", lambda self, now, order: None)
+
+
+def triggers_too_early(patch: Patch) -> None:
+    """A stop is triggered by a trade that is a tick short of it."""
+    on_trade = triggers.Triggers.on_trade
+
+    def both_sides(self: Any, price: int) -> list[int]:
+        return [*on_trade(self, price + 1), *on_trade(self, price - 1)]
+
+    patch.setattr(triggers.Triggers, "on_trade", both_sides)
+
+
+def post_only_takes(patch: Patch) -> None:
+    """A post-only order that meets something is not cancelled."""
+    patch.setattr(matching.Matching, "would_take", lambda self, order, **more: False)
+    match_ = desk.Desk._match
+
+    def greedy(self: Any, now: float, order: Any) -> None:
+        post_only, order.post_only = order.post_only, False
+        match_(self, now, order)
+        order.post_only = post_only
+
+    patch.setattr(desk.Desk, "_match", greedy)
+
+
+def shows_the_whole_iceberg(patch: Patch) -> None:
+    """A slice that is gone is followed by all that is left."""
+    show = orders.Orders._show
+
+    def all_of_it(self: Any, now: float, market: Any, order: Any, *args: Any) -> None:
+        display, order.display = order.display, 0 if order.filled else order.display
+        show(self, now, market, order, *args)
+        order.display = display
+
+    patch.setattr(orders.Orders, "_show", all_of_it)
+
+
+def shows_hidden_orders(patch: Patch) -> None:
+    """A hidden order is in its owner's feed."""
+    publish = orders.Orders.publish
+
+    def openly(self: Any, now: float, order: Any, *, moved: bool = False) -> None:
+        hidden, order.hidden = order.hidden, False
+        publish(self, now, order, moved=moved)
+        order.hidden = hidden
+
+    patch.setattr(orders.Orders, "publish", openly)
+
+
+def goes_through_nothing(patch: Patch) -> None:
+    """A reduce-only order is not cut to the position."""
+    patch.setattr(reducing.Reducing, "room", lambda self, *args: 2**40)
+
+
+def never_expires(patch: Patch) -> None:
+    """Dates are written down and not looked at."""
+    patch.setattr(expiry.Expiry, "due", lambda self, now_us: [])
+
+
+def forgets_amends(patch: Patch) -> None:
+    """A change of an order is not in the journal."""
+    amend = engine.Engine.amend
+
+    def unwritten(self: Any, now: float, number: int, changes: Any) -> Any:
+        order = amend(self, now, number, changes)
+        self._core.orders.pop(number, None)
+        return order
+
+    patch.setattr(engine.Engine, "amend", unwritten)
+
+
 # The invariants that such a bug breaks first, depending on the seed.
 BUGS: list[tuple[Bug, set[str]]] = [
     (decides_again, {"recorded_once", "DiskError", "never_overfilled"}),
@@ -233,6 +420,23 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (takes_the_youngest, {"best_first"}),
     (shows_the_absent, {"best_first"}),
     (never_catches_up, {"replicas_identical"}),
+    (posts_one_leg_short, {"sums_to_zero"}),
+    (rounds_fees_down, {"fee_is_exact"}),
+    (pays_the_taker_the_makers_fee, {"fee_is_exact"}),
+    (owes_the_wrong_node, {"balances_follow"}),
+    (keeps_the_hold, {"covered"}),
+    (forgets_holds, {"money_survives"}),
+    (forgets_what_is_under_way, {"within_credit"}),
+    (commits_too_soon, {"all_or_nothing"}),
+    (keeps_reservations_for_a_moment, {"all_or_nothing"}),
+    (leaves_the_sibling, {"one_of_a_pair"}),
+    (triggers_too_early, {"stop_waits"}),
+    (post_only_takes, {"post_only_rests"}),
+    (shows_the_whole_iceberg, {"shown_as_promised"}),
+    (shows_hidden_orders, {"shown_as_promised", "FeedFault"}),
+    (goes_through_nothing, {"reduces_only"}),
+    (never_expires, {"good_till_date"}),
+    (forgets_amends, {"survives"}),
 ]
 
 

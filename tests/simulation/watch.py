@@ -200,7 +200,9 @@ class Watch:
             return
         order = (take.market, maker, take.maker_order)
         if result.reason not in ("", "gone", "void"):
-            self._refused[node][order] = now + REFUSED
+            self._refused[node][order] = now + REFUSED  # its feed says nothing of that
+            self.refusals += 1
+            return
         if result.quantity:
             self.grants += 1
         else:
@@ -294,7 +296,9 @@ class Watch:
         spec = self.specs[own, fill.order]
         self._as_promised(node, fill, spec)
         if fill.role == "maker" or fill.counterparty == own:
-            promises.good_till_date(fill.time, spec, fill)
+            taker = self.specs.get((fill.taker, fill.counterparty_order))
+            if taker is None or taker.new.tif != "fok":  # for that it may have been kept in time
+                promises.good_till_date(fill.time, spec, fill)
             if spec.new.reduce_only and not fill.account:
                 posting = self.books[node].house_posting(drained, fill)
                 if posting is not None:

@@ -12,6 +12,7 @@ from node.views import AmendRequest, FillView, OrderRequest, OrderView
 from tests.soak.told import Record, Refusal, State, ToldFill, Unanswered, Wish
 
 TIMEOUT = 8.0  # seconds
+OPEN = 30.0  # seconds until the stream has begun
 # Refusals that say nothing about the order: it is asked for again.
 PASSING = {"no_answer", "starting", "stopping", "rate_limited", "internal_error", "stale_data"}
 
@@ -31,6 +32,7 @@ class NativeApi:
         )
         self._record = record
         self._tasks: list[asyncio.Task[None]] = []
+        self._listening = asyncio.Event()
         self.heard = 0  # messages of the stream
 
     def heard_all(self, restarted: bool) -> bool:
@@ -39,6 +41,8 @@ class NativeApi:
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._orders()), loop.create_task(self._fills())]
+        async with asyncio.timeout(OPEN):
+            await self._listening.wait()
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -53,6 +57,7 @@ class NativeApi:
         async for message in self._stream.orders():
             assert isinstance(message, Orders | OrdersSnapshot)
             self.heard += 1
+            self._listening.set()
             for view in message.orders:
                 self._record.told(state_of(view))
 

@@ -22,6 +22,7 @@ T = TypeVar("T")
 RETRY: Final = 0.3  # seconds
 SWITCH_MS: Final = 4000  # of a dead man's switch
 SILENCE: Final = 8.0  # seconds: how long after a shorter one was armed all has to be over
+RESTARTED: Final = 25.0  # the same for a switch that is in the journal, with a restart in it
 # Refusals that a bot with these habits may get. Any other is a fault.
 EXPECTED: Final = frozenset(
     {
@@ -367,8 +368,9 @@ async def die(bot: Bot) -> None:
 
 
 async def _fall_silent(bot: Bot) -> None:
-    """Say nothing until the switch has ended all orders. What counts is a silence without faults: a node
-    that was killed cannot see a connection end, and one that is cut off waits for others' answers."""
+    """Say nothing until the switch has ended all orders. A node that was killed cannot see a connection
+    end, so there only a silence without faults counts. The native switch is in the journal and has to act
+    in any case; what waits for other nodes' answers is not counted."""
     mine = [known.first.number for known in bot.record.open]
     drop = getattr(bot.api, "drop", None)
     arm = getattr(bot.api, "cancel_after", None)
@@ -380,12 +382,13 @@ async def _fall_silent(bot: Bot) -> None:
         return
     began = time.monotonic()
     left: list[State] = []
-    while time.monotonic() < began + SILENCE:
+    while time.monotonic() < began + (SILENCE if drop is not None else RESTARTED):
         await asyncio.sleep(0.5)
         left = [state for n in mine if not (state := await bot.look(n)).ended]
         if not left:
             bot.silences += 1
             return
-    if bot.calm_since(began):
+    free = [state for state in left if not state.how.startswith("pending")]
+    if bot.calm_since(began) or (arm is not None and free):
         bot.record.fault(f"the dead man's switch left these open: {left}")
     await bot.cancel_all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -90,9 +90,9 @@ class Disk:
     def against(self, record: Record) -> Iterator[str]:
         """In what the journal is not what this client was told."""
         name = record.name
-        paid: dict[int, list[int]] = {}  # prices by order
+        fills_of: dict[int, list[Fill]] = defaultdict(list)
         for fill in self.fills.values():
-            paid.setdefault(fill.order, []).append(fill.price)
+            fills_of[fill.order].append(fill)
         for number, known in record.orders.items():
             order = self.orders.get(number)
             if order is None:
@@ -100,7 +100,7 @@ class Disk:
             else:
                 yield from (
                     f"{name}: {text}: {known}, {order}"
-                    for text in self._differs(known, order, paid)
+                    for text in self._differs(known, order, fills_of)
                 )
         by_trade: dict[tuple[str | int, int], Fill] = {}
         for (taker, take, _), fill in self.fills.items():
@@ -123,7 +123,9 @@ class Disk:
             Decimal(instrument.price_text(fill.price)),
         )
 
-    def _differs(self, known: Known, order: Order, paid_for: dict[int, list[int]]) -> Iterator[str]:
+    def _differs(
+        self, known: Known, order: Order, fills_of: dict[int, list[Fill]]
+    ) -> Iterator[str]:
         instrument = self.instruments[order.market]
         filled = Decimal(instrument.quantity_text(order.filled))
         quantity = Decimal(instrument.quantity_text(order.quantity))
@@ -140,10 +142,17 @@ class Disk:
         reducible = order.reduce_only or order.sibling
         if quantity not in known.quantities and not reducible:
             yield "a quantity that nobody asked for"
+        roles = {fill.role for fill in fills_of[order.number]}
+        if known.wish is not None and known.wish.post_only and "taker" in roles:
+            yield "a post-only order took"
+        if known.wish is not None and known.wish.tif == "fok" and filled not in (0, quantity):
+            yield "fill-or-kill filled in part"
         if known.prices and order.filled and order.price is not None:
             limit = max(known.prices) if order.side > 0 else min(known.prices)
             worst = max if order.side > 0 else min
-            paid = Decimal(instrument.price_text(worst(paid_for[order.number])))
+            paid = Decimal(
+                instrument.price_text(worst(fill.price for fill in fills_of[order.number]))
+            )
             if order.side * (paid - limit) > 0:
                 yield f"it paid {paid}"
 

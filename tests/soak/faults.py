@@ -22,7 +22,7 @@ Note = Callable[[str], None]
 
 @dataclass
 class Faults:
-    """`intensity` 1 is a fault of each kind about every seven seconds."""
+    """`intensity` 1: each hand begins a fault 1 to 6 s after its last one was undone."""
 
     nodes: Sequence[NodeProcess]
     links: Links
@@ -33,6 +33,7 @@ class Faults:
     counts: Counter[str] = field(default_factory=Counter)
     active: int = 0
     last: float = 0.0  # monotonic seconds: the end of the last one
+    down: set[int] = field(default_factory=set)  # nodes that do not run on purpose
     restarted: set[int] = field(default_factory=set)  # nodes
     failures: list[str] = field(default_factory=list)
 
@@ -68,27 +69,43 @@ class Faults:
                 self.active -= 1
                 self.last = time.monotonic()
 
+    async def watch(self) -> None:
+        """A node that ends by itself is a failure; it is started again, so that the rest can go on."""
+        while True:
+            await asyncio.sleep(0.5)
+            for number, node in enumerate(self.nodes):
+                if node.running or number in self.down:
+                    continue
+                self.failures.append(f"{node.name} ended by itself with {node.exit_code()}")
+                self.down.add(number)
+                await self._start(number)
+
     # Processes
 
     async def _process_fault(self, rng: random.Random) -> None:
         number = rng.randrange(len(self.nodes))
         kind = rng.choices(("kill", "two", "stop", "freeze", "nap"), (5, 1, 2, 1, 2))[0]
+        if self.down:  # one ended by itself
+            return
         if kind == "two":
             numbers = sorted(
                 {number, (number + rng.randrange(1, len(self.nodes))) % len(self.nodes)}
             )
             self._begin("kill -9 two", *numbers)
+            self.down.update(numbers)
             for each in numbers:
                 await asyncio.to_thread(self.nodes[each].kill9)
             await asyncio.sleep(rng.uniform(0.0, 3.0))
             await asyncio.gather(*(self._start(each) for each in numbers))
         elif kind == "kill":
             self._begin("kill -9", number)
+            self.down.add(number)
             await asyncio.to_thread(self.nodes[number].kill9)
             await asyncio.sleep(min(self.longest, rng.choice((0.0, rng.uniform(0.0, 4.0), 12.0))))
             await self._start(number)
         elif kind == "stop":
             self._begin("orderly restart", number)
+            self.down.add(number)
             code = await asyncio.to_thread(self._end, number)
             if code != 0:
                 self.failures.append(f"{self.nodes[number].name} ended with {code} on SIGTERM")
@@ -111,6 +128,7 @@ class Faults:
     async def _start(self, number: int) -> None:
         self.restarted.add(number)
         await asyncio.to_thread(self.nodes[number].restart)
+        self.down.discard(number)
 
     # Links
 

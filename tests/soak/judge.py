@@ -17,7 +17,7 @@ from node.client import ClientError
 from tests.soak.bots import Bot
 from tests.soak.disk import Disk, between, read
 from tests.soak.report import percentiles
-from tests.soak.told import State, Unanswered
+from tests.soak.told import Refusal, State, Unanswered
 
 if TYPE_CHECKING:
     from tests.soak.operators import Operators
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 QUIET: Final = 90.0  # seconds until everything has to be settled
 DECIMALS: Final = 12  # in which amounts are compared
+CANCEL: Final = 30.0  # seconds
 STILL: Final = 1.0  # seconds that it has to stay so
 SAMPLE: Final = 15  # orders of each bot that are looked at over its API
 LOUD: Final = ("Traceback", "incident ", "Task exception", "never awaited", "never retrieved")
@@ -62,7 +63,11 @@ class Judge:
     async def _ask_to_cancel(self) -> None:
         """Every other bot leaves what it has in the book."""
         for bot in self._soak.bots[::2]:
-            await bot.cancel_all()
+            try:
+                async with asyncio.timeout(CANCEL):
+                    await bot.cancel_all()
+            except (TimeoutError, Refusal) as error:
+                self._fail(f"{bot.record.name} cannot cancel its orders: {error!r}")
 
     async def _quiet(self) -> bool:
         """Whether all nodes agreed in time, and went on doing so."""

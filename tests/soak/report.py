@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -33,7 +33,7 @@ class Report:
         return not self.failures
 
     def document(self) -> dict[str, Any]:
-        return {"ok": self.ok, **asdict(self)}
+        return {"ok": self.ok, **{each.name: getattr(self, each.name) for each in fields(self)}}
 
     def lines(self) -> list[str]:
         rows = [

@@ -49,18 +49,13 @@ def disk(found: Order | None = None, *fills: Fill, postings: tuple[Posting, ...]
     return Disk(recovered, {found.number: found}, keyed, [], list(postings), INSTRUMENTS)
 
 
-def record(**changes: Any) -> Record:
+def record(wish: dict[str, Any] | None = None, **changes: Any) -> Record:
     """Of a client that was told of the order, and of its fill."""
     told = Record("bot")
-    wish = Wish(client=7, market="TEST-USD", side="buy", quantity=Decimal(5), price=Decimal("0.10"))
-    fields: dict[str, Any] = {
-        "filled": Decimal(2),
-        "ended": False,
-        "quantity": Decimal(5),
-    } | changes
-    told.acknowledged(
-        wish, State(number=1, client=7, market="TEST-USD", side="buy", how="", **fields)
-    )
+    about: dict[str, Any] = {"market": "TEST-USD", "side": "buy", "quantity": Decimal(5)}
+    asked = Wish(client=7, **about | {"price": Decimal("0.10")} | (wish or {}))
+    fields = about | {"filled": Decimal(2), "ended": False} | changes
+    told.acknowledged(asked, State(number=1, client=7, how="", **fields))
     told.told_fill(ToldFill(f"{NODE}:1", 1, Decimal(2), Decimal("0.10")))
     return told
 
@@ -112,6 +107,8 @@ def test_a_journal_that_contradicts_itself_is_noticed(lie: Callable[[], Disk], w
         (lambda: (disk(order(), fill(price=11)), record()), "was told"),
         (lambda: (disk(order(filled=2), fill(price=11)), record()), "it paid 0.11"),
         (lambda: (disk(), Record("bot")), "nobody asked for"),
+        (lambda: (disk(), record(wish={"post_only": True})), "post-only order took"),
+        (lambda: (disk(), record(wish={"tif": "fok"})), "filled in part"),
     ],
 )
 def test_a_journal_that_is_not_what_was_told_is_noticed(

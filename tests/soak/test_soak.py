@@ -14,15 +14,17 @@ from tests.soak.told import Record, State, ToldFill, Wish
 from tests.soak.world import Plan
 
 pytestmark = pytest.mark.skipif(not can_be_used(), reason="there are no addresses 127.77.x.y")
-STORM = 15.0  # seconds
+STORM = 12.0  # seconds
+SEED = 0  # its first fault of a process is a kill
 
 
 async def test_what_clients_were_told_holds_through_kills_and_cuts(tmp_path: Path) -> None:
-    plan = Plan(tmp_path, STORM, seed=5, intensity=2.0)
+    plan = Plan(tmp_path, STORM, seed=SEED, intensity=3.0)
     report = await soak(plan, verbose=False, progress=False)
-    text = "\n".join(report.lines())
+    text = "\n".join([*report.lines(), f"journals and logs: {tmp_path}"])
     assert report.ok, text
-    assert report.faults.total() >= 4, text
+    assert report.faults["kill -9"], text
+    assert report.faults.total() > 1, text
     assert report.checked["orders told"] > 100, text
     assert report.checked["fills told"] > 50, text
     assert report.checked["statements"] == 20, text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ CAST: Final = (
 )
 MONEY: Final = {"USD": "400000", "BTC": "10", "ETH": "150", "TEST": "20000"}
 POOR: Final = {"USD": "2000", "BTC": "0.05", "ETH": "1", "TEST": "100"}
+PATIENCE: Final = 60.0  # seconds in which all is answered once there are no more faults
 LONGEST: Final = 12.0  # seconds of one fault: longer than a lease
 PAUSE: Final = 0.12  # seconds, mean, between two acts of a bot
 
@@ -99,6 +101,9 @@ class Soak:
             await self._storm(operators)
             self.phase = "judging"
             await Judge(self, operators).run()
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error))
+            self.report.failures.append(f"the soak could not go on ({self.phase}):\n{trace}")
         finally:
             self.phase = "ending"
             for bot in self.bots:
@@ -185,9 +190,9 @@ class Soak:
             (home, bot.record.name) for home, bot in zip(self.homes, self.bots, strict=True)
         ]
         async with asyncio.TaskGroup() as tasks:
-            for bot in self.bots:
-                tasks.create_task(bot.run(stop))
-            tasks.create_task(operators.run(stop, accounts))
+            acting = [tasks.create_task(bot.run(stop), name=bot.record.name) for bot in self.bots]
+            acting.append(tasks.create_task(operators.run(stop, accounts), name="the operators"))
+            watching = tasks.create_task(faults.watch())
             hands = tasks.create_task(faults.run(calm))
             # The last tenth is without faults: what was cut off catches up under load.
             await asyncio.sleep(plan.seconds * 0.9)
@@ -195,6 +200,11 @@ class Soak:
             await hands
             await asyncio.sleep(max(0.0, began + plan.seconds - self.now))
             stop.set()
+            _, late = await asyncio.wait(acting, timeout=PATIENCE)
+            for task in late:
+                self.report.failures.append(f"{task.get_name()} got no answer in {PATIENCE:g} s")
+            for task in (watching, *late):
+                task.cancel()
         self.report.stormed = self.now - began
         self.report.faults = faults.counts
         self.report.operator = operators.counts

@@ -250,7 +250,7 @@ class FakeDesk:
                 return order
         return None
 
-    async def durable(self) -> None:
+    async def durable(self, account: int | None = None) -> None:
         pass
 
     def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:

@@ -188,7 +188,7 @@ class FakeTrading:
             if listener == account:
                 call(AccountNews(orders, fills, balances))
 
-    async def durable(self) -> None:
+    async def durable(self, account: int | None = None) -> None:
         pass
 
     def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:

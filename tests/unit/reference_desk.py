@@ -216,9 +216,10 @@ class ReferenceDesk:
 
     def reference(self) -> int | None:
         bid, ask = self.best(1), self.best(-1)
-        if self.last is not None:
-            return self.last
-        return None if bid is None or ask is None else (bid + ask) // 2
+        if self.last is None:
+            return None if bid is None or ask is None else (bid + ask) // 2
+        last = self.last if bid is None else max(self.last, bid)
+        return last if ask is None else min(last, ask)
 
     # Commands
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from exchange.commands import Amend, NewOrder, Selection
 from exchange.core import Refused
 from exchange.instruments import Instruments
 from exchange.journal import Journal
-from exchange.records import Order
+from exchange.records import Order, Record
+from node.streams.private import BalancesStream, OrdersStream
+from node.texts import Texts
 from node.trading import AccountNews, Span
 
 BTC = Instruments.default()["BTC-USD"].key
@@ -130,6 +134,23 @@ async def test_a_client_id_is_known_when_only_the_disk_remembers_it(
     assert bobs.number == 4
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_an_amended_order_placed_again_is_found_in_memory_and_on_disk(
+    house: House, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    monkeypatch.setattr(exchange.orders, "RECENT_ORDERS", 1 if forgotten else 10)
+    for name in "ab":
+        (order,) = await house.trading.place(buy(ALICE, client_id=name))
+        await house.trading.amend(ALICE, order.number, Amend(price=999, quantity=5))
+        await house.trading.cancel(ALICE, order.number)
+    assert (house.engine.order(1) is None) is forgotten
+    await house.trading.past_orders(ALICE, Span())  # the archive has caught up
+    (again,) = await house.trading.place(buy(ALICE, client_id="a"))
+    assert (again.number, again.price, again.done) == (1, 999, True)
+    with pytest.raises(Refused, match="belongs to order 1, which is different"):
+        await house.trading.place(buy(ALICE, side=-1, client_id="a"))
+
+
 async def test_open_orders_are_found_by_account_and_market_after_a_restart_too(
     tmp_path: Path,
 ) -> None:
@@ -156,3 +177,55 @@ async def test_open_orders_are_found_by_account_and_market_after_a_restart_too(
         past = await trading.all_orders(ALICE, Span(newest_first=False))
         assert numbers(past)[0] == 1
         assert sorted(numbers(past)) == [1, 3, 5, 6]
+
+
+async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: House) -> None:
+    texts = Texts(house.instruments, house.node_id, house.trading.decimals)
+    orders = OrdersStream("orders", "e", house.trading, texts, ALICE)
+    balances = BalancesStream("balances", "e", house.trading, texts, ALICE)
+    (resting,) = await house.trading.place(sell(ALICE, 1000, 10))
+    bid = house.engine.place(house.now, buy(BOB, 1000, 4))  # not drained yet
+    for stream in (orders, balances):
+        await stream.open()
+    assert bid[0].done
+    before = [stream.snapshot("subscribed") for stream in (orders, balances)]
+    assert json.loads(before[0])["orders"][0]["filled"].strip("0.")
+    house.engine.place(house.now, buy(BOB, 1000, 6))
+    assert resting.number not in [o.number for o in house.engine.open_orders]
+    assert [stream.snapshot("restarted") for stream in (orders, balances)] == [
+        text.replace(b"subscribed", b"restarted") for text in before
+    ]
+    await house.committer.durable()
+    after = [stream.snapshot("restarted") for stream in (orders, balances)]
+    assert b'"orders":[]' in after[0]
+    assert after[1] != before[1]
+    for stream in (orders, balances):
+        stream.close()
+
+
+async def test_who_reads_waits_for_what_concerns_its_account_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trading, gate, begun = house.trading, threading.Event(), threading.Event()
+    commit = Journal.commit
+
+    def slowly(journal: Journal, records: Sequence[Record]) -> None:
+        begun.set()
+        assert gate.wait(10)
+        commit(journal, records)
+
+    monkeypatch.setattr(Journal, "commit", slowly)
+    house.engine.place(house.now, buy(ALICE))  # not drained
+    await asyncio.wait_for(trading.durable(BOB), 5)
+    reading = asyncio.create_task(trading.durable(ALICE))
+    await asyncio.to_thread(begun.wait, 10)  # on its way to the disk
+    await asyncio.wait_for(trading.durable(BOB), 5)
+    second = asyncio.create_task(trading.durable(ALICE))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    assert not second.done()
+    gate.set()
+    await asyncio.wait_for(asyncio.gather(reading, second), 5)
+    begun.clear()
+    await asyncio.wait_for(trading.durable(ALICE), 5)
+    assert not begun.is_set()  # there was nothing to wait for

@@ -136,14 +136,20 @@ async def test_no_more_is_withdrawn_than_is_available(desk: Desk) -> None:
 async def test_a_frozen_account_looks_and_cancels_only(desk: Desk) -> None:
     key = await desk.account("alice", USD="6000")
     order = (await desk.post("/v1/orders", BUY, key=key)).json["id"]
-    assert (await desk.patch("/v1/accounts/alice", {"frozen": True})).json["frozen"]
+    await desk.post("/v1/orders", BUY | {"price": "1"}, key=key)
+    await desk.delete(f"/v1/orders/{order}", key=key)
+    frozen = (await desk.patch("/v1/accounts/alice", {"frozen": True})).json
+    assert (frozen["frozen"], frozen["cancelled_orders"]) == (True, 1)
+    ended = (await desk.get("/v1/orders?open=false", key=key)).json
+    assert [order["reason"] for order in ended] == ["frozen", "cancelled"]
     assert_problem(await desk.post("/v1/orders", BUY, key=key), 403, "account_frozen")
     money = {"asset": "USD", "amount": "1"}
     answer = await desk.post("/v1/accounts/alice/withdrawals", money)
     assert_problem(answer, 403, "account_frozen", "account thaw alice")
     assert (await desk.get("/v1/balances", key=key)).status == 200
-    assert (await desk.delete(f"/v1/orders/{order}", key=key)).json["status"] == "cancelled"
-    assert not (await desk.patch("/v1/accounts/alice", {"frozen": False})).json["frozen"]
+    assert_problem(await desk.delete(f"/v1/orders/{order}", key=key), 409, "order_done")
+    thawed = (await desk.patch("/v1/accounts/alice", {"frozen": False})).json
+    assert (thawed["frozen"], thawed["cancelled_orders"]) == (False, 0)
     assert (await desk.post("/v1/orders", BUY, key=key)).status == 201
     assert_problem(await desk.patch("/v1/accounts/0", {"frozen": True}), 404, "unknown_account")
 
@@ -531,6 +537,7 @@ async def test_a_halted_market_takes_no_orders_and_lets_cancel(desk: Desk) -> No
     assert (await desk.post("/v1/orders", BUY | {"market": "ETH-USD"})).status == 201
     assert (await desk.delete(f"/v1/orders/{order}")).status == 200
     assert not (await desk.post("/v1/markets/BTC-USD/resume")).json["halted"]
+    assert_problem(await desk.post("/v1/markets/BTC-USD/resume"), 409, "not_halted")
     assert (await desk.post("/v1/orders", BUY)).status == 201
     answer = await desk.post("/v1/markets/BTC-USD/halt", {"reason": ""})
     assert_problem(answer, 400, "bad_reason")
@@ -561,12 +568,15 @@ async def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
         key = await desk.account("alice", USD="6000")
         order = (await desk.post("/v1/orders", BUY | {"client_id": "a"}, key=key)).json
         await desk.post("/v1/orders/cancel-after", {"timeout_ms": 10_000}, key=key)
-        await desk.patch("/v1/accounts/alice", {"frozen": True})
+        await desk.account("bob")
+        await desk.patch("/v1/accounts/bob", {"frozen": True})
+        await desk.post("/v1/markets/ETH-USD/halt", {"reason": "in doubt"})
     async with running_desk(path, now=2.0) as desk:
         desk.house.tick()
-        assert (await desk.get("/v1/accounts/alice")).json["frozen"]
-        (found,) = (await desk.get("/v1/orders", key=key)).json
-        assert found | {"updated": order["updated"]} == order
+        assert (await desk.get("/v1/accounts/bob")).json["frozen"]
+        halt = next(h for h in (await desk.get("/v1/halts")).json if h["halted"])
+        assert halt == {"market": "ETH-USD", "halted": True, "reason": "in doubt"}
+        assert (await desk.get("/v1/orders", key=key)).json == [order]
         assert await desk.balances("alice") == {"USD": ("6000", "3000")}
         desk.house.tick(10.0)
         found = await desk.get("/v1/orders/by-client-id/a", key=key)

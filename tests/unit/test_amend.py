@@ -43,6 +43,7 @@ def test_an_iceberg_keeps_its_place_when_all_that_is_left_is_what_was_on_show() 
     assert queue(desks, 1) == [(iceberg.number, 100, 2), (other.number, 100, 2)]
     desks.bid(0, 100, 2)
     assert (iceberg.filled, other.filled) == (2, 0)
+    desks.exchange()
     desks.check()
 
 
@@ -80,7 +81,7 @@ def test_another_price_moves_the_order_in_one_event() -> None:
     before = desks[0].markets[KEY].writer.number
     desks.amend(0, first, price=101)
     (mail,) = [m for m in desks.drain(0) if m.type == "order"]
-    assert mail.message.events == [Moved(1, 101, 5, first.priority)]
+    assert mail.message.events == (Moved(1, 101, 5, first.priority),)
     assert desks[0].markets[KEY].writer.number == before + 1
     desks.deliver(mail)
     assert queue(desks, 1) == queue(desks, 0) == [(2, 101, 5), (1, 101, 5)]
@@ -167,6 +168,14 @@ def test_changes_that_cannot_be_are_refused(changes: dict[str, int], code: str) 
     assert refusal(desks.amend, 0, bid, **changes) == code
     assert (bid.price, bid.quantity, bid.shown) == (100, 5, 3)
     assert desks[0].drain(desks.now).records == []
+
+
+def test_what_is_filled_already_is_said_in_the_asset() -> None:
+    desks = Desks()
+    bid = desks.bid(0, 100, 5)
+    desks.ask(0, 100, 2)
+    with pytest.raises(Refused, match="2 COIN of the order are filled"):
+        desks.amend(0, bid, quantity=1)
 
 
 def test_what_is_done_or_unknown_is_not_amended() -> None:
@@ -262,4 +271,4 @@ def test_no_feed_says_what_did_not_change() -> None:
     desks.drain(0)
     desks.amend(0, bid, quantity=4)
     (record,) = [r for r in desks[0].drain(desks.now).records if hasattr(r, "batch")]
-    assert record.batch.events == [Amended(1, 4)]
+    assert record.batch.events == (Amended(1, 4),)

@@ -136,7 +136,9 @@ async def test_a_json_number_is_refused_with_what_to_send_instead(
     ("body", "words", "pointer"),
     [
         ({"side": "buy", "quantity": "1"}, ["missing required field `market`"], ""),
-        (BUY | {"side": "hold"}, ["hold", "/side"], "/side"),
+        (BUY | {"side": "hold"}, ["'hold' at /side; it is one of buy, sell"], "/side"),
+        (BUY | {"tif": "GTC"}, ["'GTC' at /tif; it is one of", "gtc", "ioc"], "/tif"),
+        (BUY | {"self_trade": "no"}, ["'no' at /self_trade; it is", "decrement"], "/self_trade"),
         (BUY | {"market": 1}, ["expected `str`, got `int`", "/market"], "/market"),
         (BUY | {"price": True}, ["expected", "got `bool`"], "/price"),
         (BUY | {"prcie": "1"}, ["unknown field `prcie`"], "/prcie"),

@@ -111,6 +111,10 @@ async def test_an_order_is_cancelled_by_id_and_by_cid(exchange: Exchange, key: C
         "CANCELED",
         "SUCCESS",
     )
+    exchange.desk.orders[1].done = False  # as while another node's answer is awaited
+    told = await ask(exchange, key, "w/order/cancel", {"id": order_id})
+    assert (told[6], told[4][0]) == ("SUCCESS", order_id)
+    exchange.desk.orders[1].done = True
     code, text = await refused(exchange, key, "w/order/cancel", {"id": order_id})
     assert code == 10001
     assert text.startswith("Order not found.")

@@ -205,10 +205,10 @@ def test_eating_through_a_deep_level_stays_cheap() -> None:
         book = Book()
         for key in range(depth):
             book.add(key, BUY, 100, 1, key, key)
-        start = time.perf_counter()
+        start = time.process_time()  # other work on the machine does not count
         for _ in range(depth):
             book.match(SELL, 100, 1)
-        return (time.perf_counter() - start) / depth
+        return (time.process_time() - start) / depth
 
     shallow = min(seconds_per_order(2_500) for _ in range(3))
     deep = min(seconds_per_order(50_000) for _ in range(3))

@@ -13,10 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 from trading_kit import TOKEN, running_desk
 
+from exchange.commands import TimeInForce
 from node.api.auth import AccessRules
 from node.api.tls import Tls, self_signed
 from node.cli.main import cli
 from node.cli.ordertext import OrderTextError, parse_amount, parse_expiry
+from node.cli.trading import describe_order
+from node.views import OrderView
 
 
 class RunningDesk:
@@ -105,7 +108,10 @@ def test_an_account_is_made_funded_and_shown(desk: RunningDesk) -> None:
     assert "USD    900.5     0" in shown
     assert "no keys" in shown
     assert document("account", "show", "alice")["balances"][0]["available"] == "900.5"
-    assert done("account", "freeze", "alice") == "account 1: alice is frozen\n"
+    done("order", "buy", "BTC-USD", "0.1", "@", "100", "--account", "alice")
+    assert done("account", "freeze", "alice") == (
+        "account 1: alice is frozen; 1 open order was cancelled\n"
+    )
     assert "FROZEN" in done("account", "show", "alice")
     assert done("account", "thaw", "alice") == "account 1: alice is active\n"
     assert "7 open orders and place 6000 a minute" in done(
@@ -136,7 +142,7 @@ def test_the_secret_of_a_key_is_printed_once(desk: RunningDesk) -> None:
         (("account", "deposit", "alice"), 2, "the amount and the asset are missing"),
         (("account", "deposit", "alice", "5"), 2, "the amount or the asset is missing"),
         (("account", "deposit", "alice", "USD", "5"), 2, "the amount comes first: 5 USD"),
-        (("account", "deposit", "alice", "-5", "USD"), 2, "is negative"),
+        (("account", "deposit", "alice", "-5", "USD"), 2, "'deposit' and 'withdraw' say"),
         (("account", "deposit", "alice", "1,000", "USD"), 2, "did you mean 1000?"),
         (("account", "deposit", "alice", "0", "USD"), 2, "more than 0"),
         (("account", "deposit", "alice", "5", "USD", "now"), 2, "'now' is one word too many"),
@@ -149,6 +155,10 @@ def test_the_secret_of_a_key_is_printed_once(desk: RunningDesk) -> None:
         (("ledger", "credit", "USD", "-1"), 2, "the limit -1 is negative; the limit is above 0"),
         (("ledger", "settle", "abc", "paid", "5", "USD"), 1, "has an id that begins with 'abc'"),
         (("ledger", "settle", "abc", "got", "5", "USD"), 2, "'got' is not one of"),
+        (("ledger", "settle", "abc", "paid", "-5", "USD"), 2, "'paid' and 'received' say"),
+        (("stream",), 2, "which market? For example: exchange-node stream BTC-USD"),
+        (("stream", "--channel", "trades"), 2, "stream BTC-USD --channel trades"),
+        (("cancel", "--", "-5"), 1, "'-5' is no order id"),
         (("ledger", "entries", "alice"), 1, "'alice' is no holder"),
         (("market", "halt", "BTC-USD"), 2, "Missing option '--reason'"),
         (("market", "halt", "BTC-EUR", "--reason", "x"), 1, "BTC-EUR"),
@@ -222,12 +232,28 @@ def test_every_kind_of_order_says_what_became_of_it(
         assert text in said
 
 
+def test_a_pair_is_told_of_while_it_is_one_and_an_empty_book_is_named(desk: RunningDesk) -> None:
+    make_account("alice", "1 BTC")
+    pair = ("sell", "BTC-USD", "0.1", "@", "31000", "--oco-stop", "29000", "--account", "alice")
+    assert "one cancels the other" in done("order", *pair)
+    assert "one cancels the other" not in done("cancel", "1", "--account", "alice")
+    assert "nothing more for it" in done("order", "buy", "BTC-USD", "0.1")
+
+
+def test_a_trailing_stop_without_a_trade_waits_for_the_first_one(desk: RunningDesk) -> None:
+    said = done("order", "sell", "ETH-USD", "1", "--trail", "10")
+    assert "waits for the market's first trade" in said
+    assert "None" not in said + done("orders")
+
+
 def test_a_market_is_halted_and_resumed(desk: RunningDesk) -> None:
     assert done("market", "halt", "btc-usd", "--reason", "doubt") == "BTC-USD is halted: doubt\n"
     refused = run("order", "buy", "BTC-USD", "1", "@", "1")
     assert (refused.exit_code, "doubt" in refused.stderr) == (1, True)
     assert "halted  doubt" in done("market", "list")
     assert done("market", "resume", "BTC-USD") == "BTC-USD is open\n"
+    again = run("market", "resume", "BTC-USD")
+    assert (again.exit_code, "BTC-USD is not halted" in again.stderr) == (1, True)
 
 
 def test_the_books_are_shown(desk: RunningDesk) -> None:
@@ -299,8 +325,8 @@ def test_a_node_with_a_certificate_of_its_own_is_known_by_it(
 
 
 def test_amounts_and_times_are_read() -> None:
-    assert parse_amount(["1000.50", "usd"], "") == ("1000.50", "USD")
-    assert parse_amount([".5", "BTC"], "") == ("0.5", "BTC")
+    assert parse_amount(["1000.50", "usd"], "", "") == ("1000.50", "USD")
+    assert parse_amount([".5", "BTC"], "", "") == ("0.5", "BTC")
     assert parse_expiry("30s", 1000) == "31000"
     assert parse_expiry("1D", 0) == "86400000"
     assert parse_expiry("2026-01-02T03:04:05Z", 0) == "2026-01-02T03:04:05Z"
@@ -308,3 +334,26 @@ def test_amounts_and_times_are_read() -> None:
     for wrong in ("", "5", "1x", "-1h", "tomorrow", "1.5h"):
         with pytest.raises(OrderTextError, match="30s, 10m"):
             parse_expiry(wrong, 0)
+
+
+@pytest.mark.parametrize(("tif", "rests"), [("gtc", True), ("ioc", False), ("fok", False)])
+def test_only_what_may_rest_is_said_to(tif: TimeInForce, rests: bool) -> None:
+    view = OrderView(
+        id="n-1",
+        number=1,
+        market="BTC-USD",
+        side="buy",
+        type="limit",
+        price="100",
+        quantity="3",
+        filled="0",
+        remaining="2",
+        pending="1",
+        status="pending",
+        average_price=None,
+        created="",
+        tif=tif,
+    )
+    said = "".join(text for line in describe_order(view) for text, _ in line)
+    assert "1 asked of other nodes" in said
+    assert ("rests in the book" in said) is rests

@@ -401,3 +401,20 @@ def test_never_in_part_under_loss_doubles_disorder_and_kills(seed: int) -> None:
     assert all(order.reserved == 0 for i in range(3) for order in desks[i].open_orders)
     desks.check()
     desks.check_money()
+
+
+def test_a_slice_that_is_reserved_loses_its_place() -> None:
+    desks = Desks(3)
+    iceberg = desks.ask(0, 100, 10, display=2)
+    desks.ask(1, 100, 2)
+    desks.settle()
+    other = desks.ask(0, 100, 3)  # behind the slice
+    desks.settle()
+    desks.bid(2, 100, 4, tif="fok")
+    desks.exchange()
+    desks.settle()
+    assert (iceberg.filled, iceberg.reserved, iceberg.shown) == (2, 0, 2)
+    desks.bid(2, 100, 3)
+    desks.settle()
+    assert (other.filled, iceberg.filled) == (3, 2)
+    desks.check()

@@ -256,7 +256,7 @@ def test_an_order_good_till_a_date_ends_then() -> None:
         {"oco_stop": 110, "stop": 90},
         {"price": None, "oco_stop": 110},
         {"client_id": ""},
-        {"client_id": "c" * 129},
+        {"client_id": "c" * 65},
     ],
 )
 def test_orders_that_contradict_themselves_are_refused(more: dict[str, object]) -> None:
@@ -392,6 +392,18 @@ def test_a_trailing_stop_follows_the_market_and_never_goes_back() -> None:
     stop = desks.order(0, stop.number)
     desks.trade(0, 110)
     assert (stop.armed, stop.reason, stop.value) == (False, "filled", 218)
+
+
+def test_a_trailing_stop_is_above_zero() -> None:
+    desks = Desks()
+    desks.trade(0, 100)
+    with pytest.raises(Refused, match="no less than the price") as refused:
+        desks.ask(0, None, 2, trail=100)
+    assert refused.value.code == "out_of_range"
+    stop = desks.ask(0, None, 2, trail=99)
+    with pytest.raises(Refused, match="no less than the price"):
+        desks.amend(0, stop, trail=100)
+    assert (stop.stop, stop.trail) == (1, 99)
 
 
 def test_trailing_stops_are_written_down_after_trades_and_not_at_every_tick() -> None:

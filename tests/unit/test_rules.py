@@ -148,9 +148,20 @@ def test_a_protected_price_is_never_refused_by_the_band(
 
 @pytest.mark.parametrize(
     ("last", "bid", "ask", "reference"),
-    [(7, 1, 3, 7), (None, 1, 4, 2), (None, 1, None, None), (None, None, 4, None)],
+    [
+        (7, 1, 9, 7),
+        (7, None, None, 7),
+        (7, 1, 3, 3),
+        (7, 8, 9, 8),
+        (7, 8, None, 8),
+        (7, None, 6, 6),
+        (7, 9, 8, 7),  # crossed
+        (None, 1, 4, 2),
+        (None, 1, None, None),
+        (None, None, 4, None),
+    ],
 )
-def test_the_reference_is_the_last_trade_else_the_middle_else_none(
+def test_the_reference_is_the_last_trade_within_the_book_else_the_middle_else_none(
     last: int | None, bid: int | None, ask: int | None, reference: int | None
 ) -> None:
     assert reference_price(last, bid, ask) == reference

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
+from p2p.answering import AnsweringConnection
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.places import Places, host_of
 
@@ -20,7 +21,7 @@ MAX_HEADERS: Final = 64  # of one request
 MAX_HEADS: Final = 1 << 19  # bytes of the heads that wait behind one request
 
 
-class Connection(web.RequestHandler):
+class Connection(AnsweringConnection):
     """aiohttp's connection; what is no HTTP gets one line, and no traceback in the log. aiohttp bounds how
     many requests wait behind the one at work, but with heads of any size: here their bytes are bounded."""
 
@@ -81,22 +82,14 @@ class Connection(web.RequestHandler):
                 return
         super().data_received(data)
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request.writer is not None and request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun, an error cannot follow")
+    def error_response(
+        self, request: web.BaseRequest, status: int, error: BaseException
+    ) -> web.Response:
         if status < 500:
-            log.debug("no HTTP from %s: %s", request.remote, exc)
+            log.debug("no HTTP from %s: %s", request.remote, error)
         else:
-            log.error("a request failed", exc_info=exc)
-        response = web.Response(status=status, text=HTTPStatus(status).phrase)
-        response.force_close()
-        return response
+            log.error("a request failed", exc_info=error)
+        return web.Response(status=status, text=HTTPStatus(status).phrase)
 
 
 def _bytes_of(request: object, body: StreamReader) -> float:

@@ -29,6 +29,7 @@ from p2p.grenache.rpc.transports import (
     GENERIC,
     MAX_REPLY,
     BadReply,
+    Connecting,
     TransportStatus,
     refused,
     where,
@@ -183,9 +184,8 @@ class _Worker:
         self.users = 0
 
 
-class HttpTransport:
-    """See the module. `tls`: for HTTPS, with a client certificate if workers ask for one; whether the
-    worker's certificate is for its address is up to the context (`check_hostname`)."""
+class HttpTransport(Connecting):
+    """See the module."""
 
     def __init__(
         self,
@@ -196,21 +196,14 @@ class HttpTransport:
         connect_timeout: float = CONNECT_TIMEOUT,
         idle: float = IDLE,
     ) -> None:
-        self._tls = tls
+        super().__init__(tls, max_reply, connect_timeout, idle)
         self._compress = compress
-        self._max_reply = max_reply
-        self._connect_timeout = connect_timeout
-        self._idle_for = idle
-        self._loop = asyncio.get_running_loop()
         self._workers: dict[Address, _Worker] = {}
         self._open: set[_Connection] = set()
         self._idle = 0
-        self._sweeper: asyncio.TimerHandle | None = None
         self._poll = select.poll()
         self._connecting: set[asyncio.Timeout] = set()
         self._all_lost = asyncio.Event()
-        self._closed = False
-        self._requests = self._connects = 0
 
     def encode(self, rid: str, key: str, payload: Any) -> bytes:
         body = encode_request(rid, key, payload)

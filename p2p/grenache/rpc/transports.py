@@ -15,6 +15,8 @@ A worker's own error is a reply like any other: it is in `Reply.error`.
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -87,6 +89,24 @@ class Transport(Protocol):
     async def close(self) -> None:
         """End all connections; what is under way fails with ERR_TRANSPORT_CLOSE."""
         ...
+
+
+class Connecting:
+    """What both transports keep: how they connect, and what they have done. `tls`: for HTTPS and wss, with
+    a client certificate if workers ask for one; whether the worker's certificate is for its address is up
+    to the context (`check_hostname`). `connect_timeout` and `idle` are seconds, `max_reply` bytes."""
+
+    def __init__(
+        self, tls: ssl.SSLContext | None, max_reply: int, connect_timeout: float, idle: float
+    ) -> None:
+        self._tls = tls
+        self._max_reply = max_reply
+        self._connect_timeout = connect_timeout
+        self._idle_for = idle
+        self._loop = asyncio.get_running_loop()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._requests = self._connects = 0
 
 
 def where(address: Address) -> str:

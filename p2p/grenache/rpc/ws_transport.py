@@ -26,6 +26,7 @@ from p2p.grenache.rpc.transports import (
     GENERIC,
     MAX_REPLY,
     BadReply,
+    Connecting,
     TransportStatus,
     refused,
     where,
@@ -141,8 +142,8 @@ class _Link:
             await self.filled.wait()
 
 
-class WsTransport:
-    """See the module. `tls`: for wss, as in `HttpTransport`."""
+class WsTransport(Connecting):
+    """See the module."""
 
     def __init__(
         self,
@@ -152,17 +153,10 @@ class WsTransport:
         connect_timeout: float = CONNECT_TIMEOUT,
         idle: float = IDLE,
     ) -> None:
-        self._tls = tls
-        self._max_reply = max_reply
-        self._connect_timeout = connect_timeout
-        self._idle_for = idle
-        self._loop = asyncio.get_running_loop()
+        super().__init__(tls, max_reply, connect_timeout, idle)
         self._session = open_session()
         self._links: dict[Address, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._closed = False
-        self._requests = self._connects = 0
         self.strays = 0  # frames that answered no request: late ones, wrong ones
 
     def encode(self, rid: str, key: str, payload: Any) -> bytes:
