@@ -113,10 +113,9 @@ class Amending:
             _check(changes.display, MAX_QUANTITY)
             if order.hidden or at_once(order):
                 raise _bad("the order is not on show")
-            after.display = changes.display
-        if after.display >= after.quantity:
-            after.display = 0
-        elif after.display and after.display * MAX_SLICES < after.quantity:
+            # All on show is no iceberg; one that has become small shows as much when it grows again.
+            after.display = changes.display if changes.display < after.quantity else 0
+        if after.display and after.display * MAX_SLICES < after.quantity:
             raise _bad(f"an iceberg has at most {MAX_SLICES} slices")
         if changes.expires is not None:
             if not self._core.us(now) < changes.expires < 2**62:

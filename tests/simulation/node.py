@@ -204,8 +204,7 @@ class Node:
     def open_up(self) -> None:
         """The end begins: nothing keeps orders from trading any more."""
         self.operator.opened = True
-        if self.serving:
-            self.operator.open_up(self.engine, self.now)
+        if self.serving and self.operator.open_up(self.engine, self.now):
             self._changed()
 
     def crash(self, *, silently: bool) -> None:

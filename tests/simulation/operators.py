@@ -115,13 +115,13 @@ class Operator:
                 engine.ledger.set_credit("", worth.base, lots * worth.base_units)
                 engine.ledger.set_credit("", worth.quote, lots * 1000 * worth.quote_units)
 
-    def open_up(self, engine: Engine, now: float) -> None:
-        """The end begins: whatever could keep orders from trading is lifted."""
-        self.opened = True
-        for peer, asset in list(engine.ledger.credit):
+    def open_up(self, engine: Engine, now: float) -> bool:
+        """The end begins: whatever could keep orders from trading is lifted. False: there was nothing."""
+        limits = list(engine.ledger.credit)
+        for peer, asset in limits:
             engine.ledger.set_credit(peer, asset, None)
-        for market in self.markets:
-            engine.resume_market(now, market)
+        resumed = [engine.resume_market(now, market) for market in self.markets]
+        return bool(limits) or any(resumed)
 
     def first_deposit(self, market: str) -> list[tuple[str, int]]:
         """(asset, amount) of what a client begins with."""

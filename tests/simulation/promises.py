@@ -44,6 +44,7 @@ class Spec:
     stop_of_pair: bool  # the second order of a pair
     reach: list[int]  # prices of trades that its node saw before it, the last one only
     seen_from: int  # how many it had seen
+    boot: int  # how often its node had started
     versions: list[Version] = field(default_factory=list)
 
     @property
@@ -124,11 +125,12 @@ def good_till_date(time: int, spec: Spec, what: object) -> None:
         raise Violation("good_till_date", f"{time - max(dates)} us late: {what} of {spec}")
 
 
-def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int]) -> None:
+def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int], *, restarted: bool) -> None:
     """A stop never trades before a trade at its stop or beyond, in its market, that its node has seen.
 
     `prices` are those trades since it was placed, but for its own. A trailing stop follows the most
-    favourable of them.
+    favourable of them. With `restarted` they are all that its node has ever seen, in any order: a node
+    that starts sorts the trades of its journal by their makers' clocks.
     """
     new = spec.new
     if new.stop is None and new.trail is None and not spec.stop_of_pair:
@@ -143,6 +145,8 @@ def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int]) -> None:
         extremes = list(spec.reach)
         if new.stop is not None:
             extremes = [new.stop - side * new.trail]
+        if restarted:
+            extremes += prices
         for price in prices:
             extremes.append(price)
             best = min(extremes) if side > 0 else max(extremes)

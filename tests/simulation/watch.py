@@ -63,6 +63,7 @@ class Watch:
         self._refused: list[dict[tuple[str, str, int], float]] = [{} for _ in range(n)]
         self._heard: list[set[tuple[str, str, bytes]]] = [set() for _ in range(n)]
         self._only_earlier = [False] * n
+        self._boots = [0] * n
         self.decisions = 0
         self.grants = 0
         self.refusals = 0
@@ -84,6 +85,7 @@ class Watch:
     # Life
 
     def started(self, node: int, engine: Engine) -> None:
+        self._boots[node] += 1
         self.acknowledged_is_there(node, engine.order)
         self.money_is_there(node, engine)
 
@@ -122,6 +124,7 @@ class Watch:
                 order is not placed[0],
                 seen[-1:],
                 len(self._trades[node]),
+                self._boots[node],
                 [Version.of(order)],
             )
 
@@ -326,12 +329,13 @@ class Watch:
                 for f in fills.values()
                 if f.order == fill.order
             }
+            restarted = spec.boot != self._boots[node]
             prices = [
                 price
-                for market, price, trade in self._trades[node][spec.seen_from :]
+                for market, price, trade in self._trades[node][0 if restarted else spec.seen_from :]
                 if market == fill.market and trade not in by_itself
             ]
-            promises.stop_waits(fill, spec, prices)
+            promises.stop_waits(fill, spec, prices, restarted=restarted)
 
     def _count(self, node: int, fill: Fill, sign: int) -> None:
         own = (self.node_ids[node], fill.order)

@@ -281,8 +281,7 @@ class ReferenceDesk:
         if changes.display is not None:
             order.display = changes.display
             codes |= {"bad_order"} if order.new.hidden or order.at_once else set()
-        if order.display >= order.quantity:
-            order.display = 0
+            order.display = order.display if order.display < order.quantity else 0
         if changes.expires is not None:
             order.expires = changes.expires
             codes |= {"bad_order"} if changes.expires <= now else set()

@@ -38,12 +38,24 @@ def test_an_iceberg_keeps_its_place_when_all_that_is_left_is_what_was_on_show() 
     iceberg = desks.ask(0, 100, 6, display=2)
     other = desks.ask(0, 100, 2)
     desks.amend(0, iceberg, quantity=2)
-    assert iceberg.display == 0
     desks.exchange()
     assert queue(desks, 1) == [(iceberg.number, 100, 2), (other.number, 100, 2)]
     desks.bid(0, 100, 2)
     assert (iceberg.filled, other.filled) == (2, 0)
     desks.exchange()
+    desks.check()
+
+
+def test_an_iceberg_that_became_small_is_one_again_when_it_grows() -> None:
+    desks = Desks(2)
+    iceberg = desks.ask(0, 100, 6, display=2)
+    desks.amend(0, iceberg, quantity=1)
+    desks.amend(0, iceberg, quantity=8)
+    desks.exchange()
+    assert queue(desks, 1) == [(iceberg.number, 100, 2)]
+    desks.amend(0, iceberg, display=8)
+    desks.exchange()
+    assert queue(desks, 1) == [(iceberg.number, 100, 8)]
     desks.check()
 
 
