@@ -12,8 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from node_accounts import make_account, money, place
 from processes import NodeProcess, Nodes
-from test_accounts import make_account, money, place
 
 from node.account_views import NewKeyView
 from node.client import ClientError

@@ -129,14 +129,28 @@ class Operators:
                 await ask()
                 return
             except ApiError as error:
-                if error.code not in ("no_answer", "internal_error"):
+                # A node knows those that are here, or that it has a position with: it may have to wait for
+                # the answer that makes one.
+                if error.code not in ("no_answer", "internal_error", "unknown_node"):
                     raise
             except ClientError:
                 pass
             await asyncio.sleep(RETRY)
+            if not await self._knows(node, holder):
+                continue
             lines = await self.insist(partial(self.clients[node].postings, holder, limit=1000))
             if any(line.reference == note for line in lines):
                 return
+
+    async def _knows(self, node: int, holder: str) -> bool:
+        """Whether the node has such a holder in its ledger, or can have."""
+        try:
+            await self.insist(partial(self.clients[node].postings, holder, limit=1))
+        except ApiError as error:
+            if error.code != "unknown_node":
+                raise
+            return False
+        return True
 
     async def insist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until there is an answer; what is asked may happen twice."""
