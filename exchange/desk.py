@@ -291,7 +291,8 @@ class Desk:
                 continue
             before = copy(order)
             self._go_on(now, order)
-            if not order.done and (order != before or not self.orders.is_shown(order)):
+            ends = not order.left  # what kept a cancelled order open went with the process
+            if not order.done and (ends or order != before or not self.orders.is_shown(order)):
                 self.orders.publish(now, order)
         self.settle(now)
 

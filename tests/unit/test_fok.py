@@ -196,6 +196,19 @@ def test_a_makers_own_cancel_does_not_take_back_what_it_has_reserved() -> None:
     desks.check()
 
 
+def test_an_own_order_cancelled_while_it_is_reserved_ends_when_a_restart_frees_it() -> None:
+    desks, _ = across()
+    desks.bid(0, 102, 9, tif="fok")
+    own = desks[0].cancel(desks.now, 1)
+    assert (own.done, own.left) == (False, 3)
+    desks.drain(0)
+    desks.restart(0)
+    desks.run(20.0)
+    assert ended(desks.order(0, own.number)) == (True, 0, "cancelled")
+    assert desks[0].open_orders == []
+    desks.check()
+
+
 def test_what_is_reserved_is_nobody_elses() -> None:
     desks, _ = across()
     desks.bid(0, 102, 9, tif="fok")

@@ -223,7 +223,7 @@ def test_amending_an_iceberg() -> None:
     desks.amend(0, ice, display=3)
     assert (ice.shown, bool(ice.priority)) == (3, True)
     desks.amend(0, ice, quantity=2)
-    assert (ice.shown, ice.display) == (2, 0)
+    assert (ice.shown, ice.display) == (2, 3)  # and shows three again should it grow
     desks.amend(0, ice, display=1)
     assert (ice.shown, ice.display) == (1, 1)
     desks.settle()
