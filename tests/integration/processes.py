@@ -66,7 +66,16 @@ GRENACHE = {
     "GRENACHE_ANNOUNCE_INTERVAL": "1000",
     "GRAPE_HOST": "127.0.0.1",
 }
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+_INHERITED = (
+    "EXCHANGE_NODE_DEBUG",
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "COVERAGE_PROCESS_START",
+)
 
 
 def environment(**settings: str) -> dict[str, str]:

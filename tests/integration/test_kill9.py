@@ -132,7 +132,10 @@ def test_a_take_is_settled_once_whoever_is_killed_at_whatever_step(
     eventually(taker.asks)
 
     pid = other.process.pid if both and other.process else 0
-    Path(armed.settings["CRASH_FILE"]).write_text(f"{point} {pid}", "ascii")
+    crash_file = Path(armed.settings["CRASH_FILE"])
+    draft = crash_file.with_suffix(".draft")
+    draft.write_text(f"{point} {pid}", "ascii")
+    draft.rename(crash_file)  # the node may look at any moment, and must find all of it or nothing
     answer = submit(taker, TAKEN, price, f"{price} first")
     assert armed.exit_code(20) == -signal.SIGKILL, "the point was not reached"
     if both:
