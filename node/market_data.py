@@ -40,7 +40,6 @@ SAVE_EVERY: Final = 0.2  # seconds, at least, between two saves
 TAPE: Final = 1000  # trades of each market in memory
 MAX_UNSAVED: Final = 200_000  # trades that wait for the disk; then new ones are only in memory
 MAX_AHEAD: Final = 5 * MINUTE  # trades further in the future than this are left out
-MAX_ROWS: Final = 10_000  # of one query
 
 
 class Shown(Protocol):

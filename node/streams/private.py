@@ -19,7 +19,7 @@ from node.streams.messages import (
     OrdersSnapshot,
     Reason,
 )
-from node.streams.stream import Stream, encode
+from node.streams.stream import FAILED, Stream, encode
 from node.texts import Texts, money
 from node.trading import AccountNews, Balance, Span, Trading
 from node.views import BalanceView
@@ -57,11 +57,7 @@ class AccountStream(Stream):
             self.offer(news)
         except Exception:
             log.exception("the stream %s of account %d failed", self.name, self.account)
-            detail = "the node failed; its log has the details; subscribe again"
-            self.end("internal_error", detail)
-
-    def _fields(self) -> dict[str, Any]:
-        return {"stream": self.name, "epoch": self.epoch, "sequence": self.sequence}
+            self.end(*FAILED)
 
 
 class OrdersStream(AccountStream):
@@ -85,11 +81,11 @@ class OrdersStream(AccountStream):
 
     def encode_snapshot(self, reason: Reason) -> bytes:
         orders = [self.texts.order(order) for _, order in sorted(self._open.items())]
-        return encode(OrdersSnapshot(reason=reason, orders=orders, **self._fields()))
+        return encode(OrdersSnapshot(reason=reason, orders=orders, **self.fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
         orders = list(changes.values())
-        return encode(Orders(previous=previous, orders=orders, **self._fields()))
+        return encode(Orders(previous=previous, orders=orders, **self.fields()))
 
 
 class FillsStream(AccountStream):
@@ -112,11 +108,11 @@ class FillsStream(AccountStream):
 
     def encode_snapshot(self, reason: Reason) -> bytes:
         fills = [self.texts.fill(fill) for fill in reversed(self._newest)]
-        return encode(FillsSnapshot(reason=reason, fills=fills, **self._fields()))
+        return encode(FillsSnapshot(reason=reason, fills=fills, **self.fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
         fills = list(changes.values())
-        return encode(Fills(previous=previous, fills=fills, **self._fields()))
+        return encode(Fills(previous=previous, fills=fills, **self.fields()))
 
 
 class BalancesStream(AccountStream):
@@ -145,11 +141,11 @@ class BalancesStream(AccountStream):
 
     def encode_snapshot(self, reason: Reason) -> bytes:
         balances = [self._view(balance) for _, balance in sorted(self._balances.items())]
-        return encode(BalancesSnapshot(reason=reason, balances=balances, **self._fields()))
+        return encode(BalancesSnapshot(reason=reason, balances=balances, **self.fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
         balances = list(changes.values())
-        return encode(Balances(previous=previous, balances=balances, **self._fields()))
+        return encode(Balances(previous=previous, balances=balances, **self.fields()))
 
 
 def _key(fill: Fill) -> tuple[str, int, str]:

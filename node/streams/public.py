@@ -25,7 +25,7 @@ from node.streams.messages import (
     Trades,
     TradesSnapshot,
 )
-from node.streams.stream import Stream, encode
+from node.streams.stream import FAILED, Stream, encode
 from node.streams.views import BookTooLarge, LevelsView, OrdersView, OwnBook, Source
 from node.texts import Texts, candle_view, iso
 
@@ -71,8 +71,7 @@ class MarketStream(Stream):
             self.end(*TOO_LARGE)
         except Exception:
             log.exception("the stream %s failed", self.name)
-            detail = "the node failed; its log has the details; subscribe again"
-            self.end("internal_error", detail)
+            self.end(*FAILED)
 
     @property
     def time(self) -> str:
@@ -121,14 +120,8 @@ class _BookStream(MarketStream):
                 self._own.follow(change.levels)
             self.publish(self.view.update(change.levels))
 
-    def _fields(self) -> dict[str, Any]:
-        return {
-            "stream": self.name,
-            "epoch": self.epoch,
-            "sequence": self.sequence,
-            "checksum": self.view.checksum,
-            "time": self.time,
-        }
+    def fields(self) -> dict[str, Any]:
+        return super().fields() | {"checksum": self.view.checksum, "time": self.time}
 
     def _sides(self) -> dict[str, Any]:
         return {"bids": self.view.entries(BUY), "asks": self.view.entries(SELL)}
@@ -156,7 +149,7 @@ class BookL1Stream(_BookStream):
 
     def _encode(self, previous: int | None) -> bytes:
         bid, ask = self.view.best(BUY), self.view.best(SELL)
-        return encode(BookL1(previous=previous, bid=bid, ask=ask, **self._fields()))
+        return encode(BookL1(previous=previous, bid=bid, ask=ask, **self.fields()))
 
 
 class BookL2Stream(_BookStream):
@@ -164,10 +157,10 @@ class BookL2Stream(_BookStream):
         return LevelsView(source, self.instrument, depth)
 
     def encode_snapshot(self, reason: Reason) -> bytes:
-        return encode(BookL2Snapshot(reason=reason, **self._sides(), **self._fields()))
+        return encode(BookL2Snapshot(reason=reason, **self._sides(), **self.fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        return encode(BookL2(previous=previous, **_changes(changes), **self._fields()))
+        return encode(BookL2(previous=previous, **_changes(changes), **self.fields()))
 
 
 class BookL3Stream(_BookStream):
@@ -175,10 +168,10 @@ class BookL3Stream(_BookStream):
         return OrdersView(source, self.instrument, depth)
 
     def encode_snapshot(self, reason: Reason) -> bytes:
-        return encode(BookL3Snapshot(reason=reason, **self._sides(), **self._fields()))
+        return encode(BookL3Snapshot(reason=reason, **self._sides(), **self.fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        return encode(BookL3(previous=previous, **_changes(changes), **self._fields()))
+        return encode(BookL3(previous=previous, **_changes(changes), **self.fields()))
 
 
 class TradesStream(MarketStream):
@@ -201,26 +194,11 @@ class TradesStream(MarketStream):
     def encode_snapshot(self, reason: Reason) -> bytes:
         tape = self.market_data.tape(self.key, SNAPSHOT_TRADES)
         trades = [self._texts.trade(self.key, trade) for trade in tape]
-        return encode(
-            TradesSnapshot(
-                stream=self.name,
-                reason=reason,
-                epoch=self.epoch,
-                sequence=self.sequence,
-                trades=trades,
-            )
-        )
+        return encode(TradesSnapshot(reason=reason, trades=trades, **self.fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        return encode(
-            Trades(
-                stream=self.name,
-                epoch=self.epoch,
-                sequence=self.sequence,
-                previous=previous,
-                trades=list(changes.values()),
-            )
-        )
+        trades = list(changes.values())
+        return encode(Trades(previous=previous, trades=trades, **self.fields()))
 
 
 class TickerStream(MarketStream):
@@ -291,15 +269,7 @@ class TickerStream(MarketStream):
         return self._encode(previous)
 
     def _encode(self, previous: int | None) -> bytes:
-        return encode(
-            Ticker(
-                stream=self.name,
-                epoch=self.epoch,
-                sequence=self.sequence,
-                previous=previous,
-                ticker=self._told,
-            )
-        )
+        return encode(Ticker(previous=previous, ticker=self._told, **self.fields()))
 
 
 class CandlesStream(MarketStream):
@@ -330,23 +300,9 @@ class CandlesStream(MarketStream):
 
     def encode_snapshot(self, reason: Reason) -> bytes:
         newest = islice(sorted(self._candles, reverse=True), SNAPSHOT_CANDLES)
-        return encode(
-            CandlesSnapshot(
-                stream=self.name,
-                reason=reason,
-                epoch=self.epoch,
-                sequence=self.sequence,
-                candles=[candle_view(self.instrument, self._candles[at]) for at in newest],
-            )
-        )
+        candles = [candle_view(self.instrument, self._candles[at]) for at in newest]
+        return encode(CandlesSnapshot(reason=reason, candles=candles, **self.fields()))
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        return encode(
-            Candles(
-                stream=self.name,
-                epoch=self.epoch,
-                sequence=self.sequence,
-                previous=previous,
-                candles=[changes[start] for start in sorted(changes)],  # type: ignore[type-var]
-            )
-        )
+        candles = [changes[start] for start in sorted(changes)]  # type: ignore[type-var]
+        return encode(Candles(previous=previous, candles=candles, **self.fields()))

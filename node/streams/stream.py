@@ -18,6 +18,11 @@ MAX_HISTORY: Final = 1000  # messages of a stream that are kept for those who re
 MAX_CHANGES: Final = 50_000  # changes in all of them
 CONFLATE_BEHIND: Final = 64  # messages; a reader further behind gets their outcome in one
 
+FAILED: Final = (
+    "internal_error",
+    "the node failed; its log has the details; subscribe again",
+)
+
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
@@ -74,6 +79,10 @@ class Stream:
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
         """Changes since `previous`, up to what there is now."""
         raise NotImplementedError
+
+    def fields(self) -> dict[str, Any]:
+        """What every message says of the stream and its place in it."""
+        return {"stream": self.name, "epoch": self.epoch, "sequence": self.sequence}
 
     def publish(self, changes: Mapping[object, Any]) -> None:
         """Number changes and wake the readers."""

@@ -1,4 +1,5 @@
-"""Nodes for the tests of this directory: stopped after each test, their logs shown when it fails."""
+"""Nodes for the tests of this directory: stopped after each test, their logs shown when it fails. And
+machines of their own, where network namespaces can be made."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from netns import Namespace, namespace_pair, why_no_namespaces
 from processes import NODES, Nodes, show_logs
 
 LOG_TAIL = 8000  # characters
@@ -19,6 +21,20 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
     show_logs(request, found)
     yield found
     found.cleanup()
+
+
+@pytest.fixture
+def needs_namespaces() -> None:
+    reason = why_no_namespaces()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def machines(needs_namespaces: None) -> Iterator[tuple[Namespace, Namespace]]:
+    """Two, on one cable."""
+    with namespace_pair() as both:
+        yield both
 
 
 @pytest.hookimpl(wrapper=True)

@@ -42,13 +42,6 @@ class Namespace:
         self._processes.append(process)
         return process
 
-    def unplug(self) -> None:
-        """Pull the cable: both ends lose their carrier, addresses stay."""
-        _ip("-n", self.name, "link", "set", self.interface, "down")
-
-    def plug_in(self) -> None:
-        _ip("-n", self.name, "link", "set", self.interface, "up")
-
     def end_processes(self) -> None:
         """SIGTERM, then SIGKILL, to what was started here and still runs."""
         for process in self._processes:

@@ -7,7 +7,7 @@ import textwrap
 import time
 
 import pytest
-from netns import namespace_pair, why_no_namespaces
+from netns import namespace_pair
 
 from p2p.identity import Identity
 
@@ -40,15 +40,6 @@ PROGRAM = textwrap.dedent(
 )
 
 
-@pytest.fixture
-def pair():
-    reason = why_no_namespaces()
-    if reason is not None:
-        pytest.skip(reason)
-    with namespace_pair() as both:
-        yield both
-
-
 def start(namespace, node_id, host, port):
     return namespace.popen(
         [sys.executable, "-c", PROGRAM, node_id, host, str(port)],
@@ -72,12 +63,12 @@ def until(process, wanted, seconds=20.0):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("host", ["0.0.0.0", "own address"])
-def test_nodes_on_two_machines_find_each_other_and_see_each_other_leave(pair, host):
-    left, right = pair
-    ids = [Identity.generate().node_id for _ in pair]
+def test_nodes_on_two_machines_find_each_other_and_see_each_other_leave(machines, host):
+    left, right = machines
+    ids = [Identity.generate().node_id for _ in machines]
     a, b = (
         start(end, node_id, end.address if host == "own address" else host, 4000 + n)
-        for n, (end, node_id) in enumerate(zip(pair, ids, strict=True))
+        for n, (end, node_id) in enumerate(zip(machines, ids, strict=True))
     )
     seen = until(a, lambda told: told.get("node_id") == ids[1])
     assert (seen["host"], seen["port"]) == (right.address, 4001)
@@ -94,10 +85,8 @@ def test_nodes_on_two_machines_find_each_other_and_see_each_other_leave(pair, ho
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("needs_namespaces")
 def test_nothing_is_left_of_the_namespaces_and_their_programs():
-    reason = why_no_namespaces()
-    if reason is not None:
-        pytest.skip(reason)
     with namespace_pair() as (left, _):
         process = left.popen([sys.executable, "-c", "import time; time.sleep(1000)"])
         listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-from netns import Namespace, namespace_pair, why_no_namespaces
+from netns import Namespace
 from processes import Nodes, eventually, in_both_modes, same_books, see_each_other, trade_ids
 
 
@@ -84,15 +83,6 @@ def test_two_nodes_find_each_other_by_mdns_alone_on_loopback(nodes: Nodes) -> No
     bought = b.buy(4, 25)
     eventually(lambda: b.get_order(bought.id).status == "filled")
     eventually(lambda: trade_ids(a.fills()) == trade_ids(b.fills()))
-
-
-@pytest.fixture
-def machines() -> Iterator[tuple[Namespace, Namespace]]:
-    reason = why_no_namespaces()
-    if reason is not None:
-        pytest.skip(reason)
-    with namespace_pair() as both:
-        yield both
 
 
 @pytest.mark.namespaces

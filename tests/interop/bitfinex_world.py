@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,46 @@ def pointed_at(exchange: Any, node: NodeProcess) -> Any:
         "ws": {"public": ws, "private": ws},
     }
     return exchange
+
+
+async def checked_book(
+    exchange: Any, precision: str, storm: Coroutine[Any, Any, dict[str, int]]
+) -> tuple[dict[str, int], int]:
+    """Watch the book with a ccxt.pro exchange during the storm: a wrong checksum ends `watch_order_book`
+    with ChecksumError. In the end it has to be the book that the node gives.
+
+    Returns:
+        What the storm did, and how many checksums were verified.
+    """
+    checked = itertools.count()
+    exchange.options["watchOrderBook"] = {"prec": precision, "checksum": True}
+    await exchange.load_markets()
+    handle = exchange.handle_checksum
+
+    def counted(*arguments: Any) -> None:
+        next(checked)
+        handle(*arguments)
+
+    exchange.handle_checksum = counted
+    await exchange.watch_order_book(SYMBOL, 25)
+    socket = exchange.client(exchange.urls["api"]["ws"]["public"])
+    await socket.send({"event": "conf", "flags": 131_072})
+
+    async def watch() -> Any:
+        while True:
+            await exchange.watch_order_book(SYMBOL, 25)
+
+    watching = asyncio.create_task(watch())
+    done = await storm
+    await asyncio.sleep(0.5)
+    assert not watching.done(), watching.exception()
+    watching.cancel()
+    await asyncio.wait({watching})
+    seen = exchange.orderbooks[SYMBOL]
+    fresh = await exchange.fetch_order_book(SYMBOL, 25, {"precision": precision})
+    assert [row[:2] for row in seen["bids"]][:25] == [row[:2] for row in fresh["bids"]]
+    assert [row[:2] for row in seen["asks"]][:25] == [row[:2] for row in fresh["asks"]]
+    return done, next(checked)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,16 @@ import ccxt
 import ccxt.async_support
 import ccxt.pro
 import pytest
-from bitfinex_world import IGNORED, SYMBOL, TAKER_FEE, Owner, World, linked_pair, world_of
+from bitfinex_world import (
+    IGNORED,
+    SYMBOL,
+    TAKER_FEE,
+    Owner,
+    World,
+    checked_book,
+    linked_pair,
+    world_of,
+)
 from processes import NodeProcess, Nodes, eventually, show_logs
 
 STORM = 3.0  # seconds
@@ -127,39 +135,11 @@ async def test_ccxt_pro_watches_orders_trades_and_balance(world: World) -> None:
 async def test_ccxt_pro_verifies_every_checksum_while_accounts_trade(
     world: World, precision: str
 ) -> None:
-    """A wrong checksum ends `watch_order_book` with ChecksumError."""
     owners = [world.maker(), world.taker(), world.maker()]
-    checked = itertools.count()
     async with owners[0].opened(ccxt.pro.bitfinex) as exchange:
-        exchange.options["watchOrderBook"] = {"prec": precision, "checksum": True}
-        await exchange.load_markets()
-        handle = exchange.handle_checksum
-
-        def counted(*arguments: Any) -> None:
-            next(checked)
-            handle(*arguments)
-
-        exchange.handle_checksum = counted
-        await exchange.watch_order_book(SYMBOL, 25)
-        socket = exchange.client(exchange.urls["api"]["ws"]["public"])
-        await socket.send({"event": "conf", "flags": 131_072})
-
-        async def watch() -> Any:
-            while True:
-                await exchange.watch_order_book(SYMBOL, 25)
-
-        watching = asyncio.create_task(watch())
-        done = await storm(owners)
-        await asyncio.sleep(0.5)
-        assert not watching.done(), watching.exception()
-        watching.cancel()
-        await asyncio.wait({watching})
-        seen = exchange.orderbooks[SYMBOL]
-        fresh = await exchange.fetch_order_book(SYMBOL, 25, {"precision": precision})
-        assert [row[:2] for row in seen["bids"]][:25] == [row[:2] for row in fresh["bids"]]
-        assert [row[:2] for row in seen["asks"]][:25] == [row[:2] for row in fresh["asks"]]
+        done, checked = await checked_book(exchange, precision, storm(owners))
     assert min(done.values()) > 5, done
-    assert next(checked) > 30
+    assert checked > 30
 
 
 async def storm(owners: list[Owner]) -> dict[str, int]:

@@ -6,9 +6,7 @@ Two linked nodes in processes of their own; orders and trades come through the n
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -21,22 +19,15 @@ import ccxt.pro
 import pytest
 from bfxapi import Client
 from bfxapi.rest.exceptions import RequestParameterError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-
+from bitfinex_world import BFX, IGNORED, SYMBOL, checked_book, pointed_at
 from processes import NodeProcess, Nodes, eventually, same_books, show_logs
 
 from node.client import ApiError, ExchangeClient
 from node.views import OrderRequest
 
-MARKET, SYMBOL, BFX = "BTC-USD", "BTC/USD", "tBTCUSD"
+MARKET = "BTC-USD"
 STORM = 4.0  # seconds
-pytestmark = [
-    # The clients' own: sockets that they leave to the collector, interfaces of yesterday.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*IGNORED]
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +64,6 @@ def logs(pair: tuple[NodeProcess, NodeProcess], request: pytest.FixtureRequest) 
 def node(pair: tuple[NodeProcess, NodeProcess], request: pytest.FixtureRequest) -> NodeProcess:
     """Each of the two."""
     return pair[request.param]
-
-
-def pointed_at(exchange: Any, node: NodeProcess) -> Any:
-    base, ws = node.api_url, node.api_url.replace("http", "ws", 1) + "/ws/2"
-    exchange.urls["api"] = {
-        "v1": base,
-        "public": base,
-        "private": base,
-        "ws": {"public": ws, "private": ws},
-    }
-    return exchange
 
 
 @pytest.fixture
@@ -283,38 +263,10 @@ async def storm(pair: tuple[NodeProcess, NodeProcess], seed: int, seconds: float
 async def test_ccxt_pro_verifies_every_checksum_during_a_storm(
     pair: tuple[NodeProcess, NodeProcess], precision: str
 ) -> None:
-    """A wrong checksum ends `watch_order_book` with ChecksumError."""
-    checked = itertools.count()
     async with opened(ccxt.pro.bitfinex, pair[0]) as exchange:
-        exchange.options["watchOrderBook"] = {"prec": precision, "checksum": True}
-        await exchange.load_markets()
-        handle = exchange.handle_checksum
-
-        def counted(*arguments: Any) -> None:
-            next(checked)
-            handle(*arguments)
-
-        exchange.handle_checksum = counted
-        await exchange.watch_order_book(SYMBOL, 25)
-        socket = exchange.client(exchange.urls["api"]["ws"]["public"])
-        await socket.send({"event": "conf", "flags": 131_072})
-
-        async def watch() -> Any:
-            while True:
-                await exchange.watch_order_book(SYMBOL, 25)
-
-        watching = asyncio.create_task(watch())
-        done = await storm(pair, 5, STORM)
-        await asyncio.sleep(0.3)
-        assert not watching.done(), watching.exception()
-        watching.cancel()
-        await asyncio.wait({watching})
-        seen = exchange.orderbooks[SYMBOL]
-        fresh = await exchange.fetch_order_book(SYMBOL, 25, {"precision": precision})
-        assert [row[:2] for row in seen["bids"]][:25] == [row[:2] for row in fresh["bids"]]
-        assert [row[:2] for row in seen["asks"]][:25] == [row[:2] for row in fresh["asks"]]
+        done, checked = await checked_book(exchange, precision, storm(pair, 5, STORM))
     assert min(done.values()) > 10, done
-    assert next(checked) > 50
+    assert checked > 50
 
 
 async def test_ccxt_pro_watches_trades_ticker_and_candles(

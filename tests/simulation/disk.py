@@ -1,8 +1,9 @@
 """What survives a crash: tables in memory with the journal's meaning, or the real journal in a file.
 
 `commit` gets the records as they were at the drain. The memory disk keeps them encoded, so nothing on
-it can change with the objects of a node that went on running. It is compared with the journal in
-tests/unit/test_journal.py, and stands for it in the unit tests of engines.
+it can change with the objects of a node that went on running. It folds the records by itself: what it is
+compared with are the journal and its State, in tests/unit/test_journal.py and test_journal_state.py. It
+stands for the journal in the unit tests of engines.
 """
 
 from __future__ import annotations
