@@ -18,7 +18,7 @@ from typing import Final, get_args
 import msgspec
 
 from exchange.commands import HOUSE
-from exchange.records import Account, ApiKey, Permission, PutAccount, PutKey, PutNonce, Record
+from exchange.records import Account, ApiKey, Permission, PutNonce, Record
 
 MAX_ACCOUNTS = 10_000
 MAX_KEYS = 1000  # of one account; revoked ones count, for they are remembered
@@ -49,7 +49,7 @@ class AuthError(Exception):
     """A request that is not let in. `code` is stable, the text is a sentence; neither tells somebody
     without the secret whether there is such a key.
 
-    Codes: bad_signature (an unknown key as well), revoked, nonce_too_small, no_permission.
+    Codes: bad_signature (an unknown key as well), revoked, nonce_too_small.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -78,7 +78,6 @@ class Accounts:
         self._keys: dict[str, ApiKey] = {}
         self._keys_of: dict[int, dict[str, None]] = {}
         self._nonces: dict[tuple[str, int], int] = {}  # (key, digits): the greatest
-        self._used: dict[str, float] = {}  # key -> when it last let a request in
         self._buckets: dict[int, _Bucket] = {}
 
     def restore(
@@ -251,14 +250,10 @@ class Accounts:
         """In the order they were made, revoked ones included."""
         return [self._keys[key] for key in self._keys_of.get(account, ())]
 
-    def last_used(self, key: str) -> float | None:
-        """When it last let a request in since the node started, as `now` of that request."""
-        return self._used.get(key)
-
     # Who is asking
 
     def authenticate(
-        self, key: str, nonce: int, message: bytes, signature_hex: str, *, now: float
+        self, key: str, nonce: int, message: bytes, signature_hex: str
     ) -> tuple[Account, ApiKey]:
         """The account and key of a signed request. The nonce is used up.
 
@@ -281,25 +276,16 @@ class Accounts:
             )
         self._nonces[key, digits] = nonce
         self.records.append(PutNonce(key, digits, nonce))
-        self._used[key] = now
         return account, known
 
-    def authenticate_bearer(self, key: str, secret: str, *, now: float) -> tuple[Account, ApiKey]:
+    def authenticate_bearer(self, key: str, secret: str) -> tuple[Account, ApiKey]:
         """The account and key of a request that shows the secret itself. AuthError: bad_signature,
         revoked."""
         known = self._keys.get(key)
         expected = _NO_SECRET.decode() if known is None else known.secret
         if not _same(expected, secret) or known is None:
             raise AuthError("bad_signature", _WRONG)
-        account = self._let_in(known)
-        self._used[key] = now
-        return account, known
-
-    @staticmethod
-    def require(key: ApiKey, permission: Permission) -> None:
-        """AuthError: no_permission."""
-        if permission not in key.permissions:
-            raise AuthError("no_permission", f"The API key has no permission to {permission}.")
+        return self._let_in(known), known
 
     # Inside
 
@@ -316,7 +302,7 @@ class Accounts:
 
     def _put(self, account: Account) -> Account:
         self._keep(account)
-        self.records.append(PutAccount(account))
+        self.records.append(account)
         return account
 
     def _keep(self, account: Account) -> None:
@@ -325,7 +311,7 @@ class Accounts:
 
     def _put_key(self, key: ApiKey) -> ApiKey:
         self._keep_key(key)
-        self.records.append(PutKey(key))
+        self.records.append(key)
         return key
 
     def _keep_key(self, key: ApiKey) -> None:

@@ -11,7 +11,7 @@ from exchange.market import Hold
 from exchange.messages import TakeResult, pack
 from exchange.orders import Orders
 from exchange.ports import Send
-from exchange.records import DropTake, Order, PendingTake, PutTake
+from exchange.records import DropTake, Order, PendingTake
 from exchange.settlement import RESERVED, Taker
 
 REFUSED_HOLD = 5.0  # seconds: an order whose owner refuses for a reason its feed will not show
@@ -63,13 +63,13 @@ class Asking:
         order.pending += quantity
         market.reserve(maker, maker_order, quantity)
         self._taker.add(now, take)
-        self._core.records.append(PutTake(copy(take)))
+        self._core.records.append(copy(take))
         self._core.orders[order.number] = order
 
     def commit(self, now: float, take: PendingTake) -> None:
         """Of a fill-or-kill order: what is reserved is to be filled. There is no way back."""
         self._taker.commit(now, take.take)
-        self._core.records.append(PutTake(copy(take)))
+        self._core.records.append(copy(take))
 
     def send_due(self, now: float) -> None:
         """Ask, or ask again, whatever is due."""
@@ -87,7 +87,7 @@ class Asking:
         if result.reason == RESERVED:
             if take.phase == "reserve" and not take.void:
                 self._taker.granted(take.take)
-                self._core.records.append(PutTake(copy(take)))
+                self._core.records.append(copy(take))
                 self._orders.work.append(take.order)
             return True
         self._taker.resolve(take.take)

@@ -36,7 +36,7 @@ from exchange.messages import (
 )
 from exchange.ports import Broadcast, Keys
 from exchange.presence import Leases
-from exchange.records import Order, PendingTake, PutBatch, PutMeta, PutOrder, Recovered
+from exchange.records import Order, PendingTake, PutBatch, PutMeta, Recovered
 from exchange.terms import Terms
 
 MAX_UNKNOWN_MARKETS = 1000
@@ -396,7 +396,7 @@ class Engine:
         # What copy.copy comes to, without its searching for it.
         copies = [order.__copy__() for order in core.orders.values()]  # type: ignore[attr-defined]
         records = core.records
-        records.extend(map(PutOrder, copies))
+        records.extend(copies)
         records.extend(PutMeta(name, value) for name, value in core.meta.items())
         drained = Drained(records, core.messages, levels, core.trades, copies, core.fills, balances)
         core.records, core.messages, core.trades, core.fills = [], [], [], []

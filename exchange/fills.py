@@ -10,7 +10,7 @@ from exchange.core import Core
 from exchange.events import BUY, Filled, Opened
 from exchange.market import Market, Trade
 from exchange.orders import Orders
-from exchange.records import Fill, Order, PutFill
+from exchange.records import Fill, Order
 
 
 class Fills:
@@ -210,7 +210,7 @@ class Fills:
             fee,
             units.base if side == BUY else units.quote,
         )
-        core.records.append(PutFill(fill))
+        core.records.append(fill)
         core.fills.append(fill)
 
     def _after(self, now: float, order: Order) -> None:

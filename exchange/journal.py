@@ -35,9 +35,6 @@ from exchange.records import (
     Order,
     Posting,
     PutBatch,
-    PutFill,
-    PutOrder,
-    PutPosting,
     PutSnapshot,
     Record,
     Recovered,
@@ -46,7 +43,7 @@ from exchange.state import RECENT, State
 
 __all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
 
-SCHEMA_VERSION: Final = 3  # of the records too: raise it when their fields change
+SCHEMA_VERSION: Final = 4  # of the records too: raise it when their fields change
 SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # of log at least before the next snapshot
 SNAPSHOT_FACTOR: Final = 3  # and so many times the size of the last one
 BEHIND: Final = 16  # segments of log that the archive may lack; then commits wait for it
@@ -329,13 +326,13 @@ class Journal:
                 for number, payload in frames:
                     records = self._decoded(number, payload)
                     for record in records:
-                        if isinstance(record, PutOrder):
-                            if record.order.done:
-                                orders.append((number, record.order))
-                        elif isinstance(record, PutFill):
-                            fills.append((number, record.fill))
-                        elif isinstance(record, PutPosting):
-                            postings.append((number, record.posting))
+                        if isinstance(record, Order):
+                            if record.done:
+                                orders.append((number, record))
+                        elif isinstance(record, Fill):
+                            fills.append((number, record))
+                        elif isinstance(record, Posting):
+                            postings.append((number, record))
                     count += len(records) if number > self._found else 0
                 self._archive.add(orders, fills, postings, self._tail.at)
                 self._archived += count

@@ -28,7 +28,7 @@ from exchange.commands import HOUSE
 from exchange.events import BUY
 from exchange.instruments import Instrument
 from exchange.purses import ACCOUNT, PEER, AccountPurse, LedgerError, Purse, Purses
-from exchange.records import Posting, PostingKind, PutCredit, PutPosting, Record
+from exchange.records import Posting, PostingKind, PutCredit, Record
 
 MIN_DECIMALS = 8  # of every asset: what most exchanges account in, so few instruments need more
 MAX_BALANCE = 2**62  # that a deposit may lead to
@@ -407,13 +407,7 @@ class Ledger:
         add = self.records.append
         for purse, amount, kind in legs:
             purse.balance = balance = purse.balance + amount
-            add(
-                PutPosting(
-                    Posting(
-                        number, purse.holder, purse.asset, amount, balance, time, kind, reference
-                    )
-                )
-            )
+            add(Posting(number, purse.holder, purse.asset, amount, balance, time, kind, reference))
         return number
 
     def _limit(self, peer: str, asset: str) -> int | None:

@@ -14,7 +14,7 @@ from exchange.fills import Fills
 from exchange.messages import Take, pack
 from exchange.orders import Orders
 from exchange.ports import Send
-from exchange.records import Decision, DropDecisions, Order, PutDecision
+from exchange.records import Decision, DropDecisions, Order
 from exchange.reducing import Reducing
 from exchange.settlement import RESERVATION_US, RESERVED, Maker, result_of
 
@@ -72,7 +72,7 @@ class Making:
 
     def _put(self, decision: Decision) -> None:
         self._maker.record(decision)
-        self._core.records.append(PutDecision(decision))
+        self._core.records.append(decision)
 
     def _decide(self, now: float, taker: str, ask: Take) -> Decision:
         core = self._core

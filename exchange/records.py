@@ -23,7 +23,7 @@ Permission = Literal["read", "trade"]
 PostingKind = Literal["deposit", "withdrawal", "trade", "fee", "settlement", "transfer"]
 
 
-class Order(msgspec.Struct, array_like=True, gc=False):
+class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     """An own order. Integers: ticks, lots, microseconds since the epoch.
 
     At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is cancelled
@@ -80,7 +80,7 @@ class Order(msgspec.Struct, array_like=True, gc=False):
         return self.quantity - self.filled
 
 
-class PendingTake(msgspec.Struct, array_like=True, gc=False):
+class PendingTake(msgspec.Struct, array_like=True, tag="take", gc=False):
     """A take that was asked of another owner (or is about to be) and is not resolved."""
 
     take: int
@@ -96,7 +96,7 @@ class PendingTake(msgspec.Struct, array_like=True, gc=False):
     phase: TakePhase = ""  # of a fill-or-kill order's take: reserve, granted, commit
 
 
-class Decision(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Decision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=False):
     """What this node, as owner, answered to a take. `quantity` 0 is a refusal."""
 
     taker: str
@@ -111,7 +111,7 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, gc=False):
     until: int = 0  # us: a reservation ends then
 
 
-class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Fill(msgspec.Struct, frozen=True, array_like=True, tag="fill", gc=False):
     """One own side of a trade. (`taker`, `take`, `role`) is unique."""
 
     taker: str
@@ -130,7 +130,7 @@ class Fill(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fee_asset: str = ""
 
 
-class Account(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Account(msgspec.Struct, frozen=True, array_like=True, tag="account", gc=False):
     """Who may trade on this node. Number 0 is the house."""
 
     number: int
@@ -141,7 +141,7 @@ class Account(msgspec.Struct, frozen=True, array_like=True, gc=False):
     orders_per_minute: int = 6000
 
 
-class ApiKey(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ApiKey(msgspec.Struct, frozen=True, array_like=True, tag="key", gc=False):
     """A key of an account. `secret` is what the signatures of its requests are verified with."""
 
     key: str
@@ -156,7 +156,7 @@ class ApiKey(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return f"ApiKey({self.key}, account {self.account})"
 
 
-class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Posting(msgspec.Struct, frozen=True, array_like=True, tag="posting", gc=False):
     """One line of the ledger. The amounts of one transaction sum to zero for each asset.
 
     Holders: "account:<number>" (what the node owes the account), "peer:<node id>" (what it owes that
@@ -178,20 +178,8 @@ class PutMeta(msgspec.Struct, frozen=True, array_like=True, tag="meta", gc=False
     value: int
 
 
-class PutOrder(msgspec.Struct, frozen=True, array_like=True, tag="order", gc=False):
-    order: Order  # a copy
-
-
-class PutTake(msgspec.Struct, frozen=True, array_like=True, tag="take", gc=False):
-    take: PendingTake  # a copy
-
-
 class DropTake(msgspec.Struct, frozen=True, array_like=True, tag="drop_take", gc=False):
     take: int
-
-
-class PutDecision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=False):
-    decision: Decision
 
 
 class DropDecisions(msgspec.Struct, frozen=True, array_like=True, tag="drop_decisions", gc=False):
@@ -199,22 +187,6 @@ class DropDecisions(msgspec.Struct, frozen=True, array_like=True, tag="drop_deci
 
     taker: str
     below: int
-
-
-class PutFill(msgspec.Struct, frozen=True, array_like=True, tag="fill", gc=False):
-    fill: Fill
-
-
-class PutPosting(msgspec.Struct, frozen=True, array_like=True, tag="posting", gc=False):
-    posting: Posting
-
-
-class PutAccount(msgspec.Struct, frozen=True, array_like=True, tag="account", gc=False):
-    account: Account
-
-
-class PutKey(msgspec.Struct, frozen=True, array_like=True, tag="key", gc=False):
-    key: ApiKey
 
 
 class PutNonce(msgspec.Struct, frozen=True, array_like=True, tag="nonce", gc=False):
@@ -255,15 +227,15 @@ class PutSnapshot(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
 
 Record = (
     PutMeta
-    | PutOrder
-    | PutTake
+    | Order
+    | PendingTake
     | DropTake
-    | PutDecision
+    | Decision
     | DropDecisions
-    | PutFill
-    | PutPosting
-    | PutAccount
-    | PutKey
+    | Fill
+    | Posting
+    | Account
+    | ApiKey
     | PutNonce
     | PutCredit
     | PutHalt

@@ -17,21 +17,16 @@ from exchange.records import (
     Decision,
     DropDecisions,
     DropTake,
+    Fill,
     Order,
     PendingTake,
-    PutAccount,
+    Posting,
     PutBatch,
     PutCredit,
-    PutDecision,
-    PutFill,
     PutHalt,
-    PutKey,
     PutMeta,
     PutNonce,
-    PutOrder,
-    PutPosting,
     PutSnapshot,
-    PutTake,
     Record,
     Recovered,
     StoredFeed,
@@ -77,18 +72,18 @@ class State:
         self._credit: dict[tuple[str, str], int | None] = {}
         self._halts: dict[str, str] = {}
         self._how: dict[type, Callable[[Any], None]] = {
-            PutOrder: self._order,
-            PutFill: lambda record: None,  # history: the order that it filled comes too
-            PutPosting: self._posting,
+            Order: self._order,
+            Fill: lambda record: None,  # history: the order that it filled comes too
+            Posting: self._posting,
             PutBatch: self._batch,
             PutSnapshot: self._snapshot,
-            PutDecision: self._decision,
+            Decision: self._decision,
             DropDecisions: self._drop_decisions,
-            PutTake: self._take,
+            PendingTake: self._take,
             DropTake: self._drop_take,
             PutMeta: self._put_meta,
-            PutAccount: self._account,
-            PutKey: self._key,
+            Account: self._account,
+            ApiKey: self._key,
             PutNonce: self._nonce,
             PutCredit: self._put_credit,
             PutHalt: self._halt,
@@ -107,16 +102,14 @@ class State:
         for number in list(islice(self._done, max(len(self._done) - RECENT, 0))):
             del self._done[number]
 
-    def _order(self, record: PutOrder) -> None:
-        order = record.order
+    def _order(self, order: Order) -> None:
         if order.done:
             self._open.pop(order.number, None)
             self._done[order.number] = order
         else:
             self._open[order.number] = order
 
-    def _posting(self, record: PutPosting) -> None:
-        posting = record.posting
+    def _posting(self, posting: Posting) -> None:
         self._balances[posting.holder, posting.asset] = posting.balance
 
     def _balance(self, record: PutBalance) -> None:
@@ -139,8 +132,7 @@ class State:
             feed = self._feeds[owner, market] = _Feed()
         return feed
 
-    def _decision(self, record: PutDecision) -> None:
-        decision = record.decision
+    def _decision(self, decision: Decision) -> None:
         self._decisions.setdefault(decision.taker, {})[decision.take] = decision
 
     def _drop_decisions(self, record: DropDecisions) -> None:
@@ -151,8 +143,8 @@ class State:
             self._decisions.pop(record.taker, None)
         self._marks[record.taker] = record.below
 
-    def _take(self, record: PutTake) -> None:
-        self._takes[record.take.take] = record.take
+    def _take(self, take: PendingTake) -> None:
+        self._takes[take.take] = take
 
     def _drop_take(self, record: DropTake) -> None:
         self._takes.pop(record.take, None)
@@ -160,11 +152,11 @@ class State:
     def _put_meta(self, record: PutMeta) -> None:
         self._meta[record.name] = record.value
 
-    def _account(self, record: PutAccount) -> None:
-        self._accounts[record.account.number] = record.account
+    def _account(self, account: Account) -> None:
+        self._accounts[account.number] = account
 
-    def _key(self, record: PutKey) -> None:
-        self._keys[record.key.key] = record.key
+    def _key(self, key: ApiKey) -> None:
+        self._keys[key.key] = key
 
     def _nonce(self, record: PutNonce) -> None:
         self._nonces[record.key, record.digits] = record.nonce
@@ -215,10 +207,8 @@ class State:
         self._trim()
         for name, value in self._meta.items():
             yield PutMeta(name, value)
-        for account in self._accounts.values():
-            yield PutAccount(account)
-        for key in self._keys.values():
-            yield PutKey(key)
+        yield from self._accounts.values()
+        yield from self._keys.values()
         for (key_name, digits), nonce in self._nonces.items():
             yield PutNonce(key_name, digits, nonce)
         for (peer, asset), limit in self._credit.items():
@@ -227,15 +217,12 @@ class State:
             yield PutHalt(market, reason)
         for (holder, asset), balance in self._balances.items():
             yield PutBalance(holder, asset, balance)
-        for order in chain(self._done.values(), self._open.values()):
-            yield PutOrder(order)
-        for take in self._takes.values():
-            yield PutTake(take)
+        yield from chain(self._done.values(), self._open.values())
+        yield from self._takes.values()
         for taker, below in self._marks.items():
             yield DropDecisions(taker, below)
         for decisions in self._decisions.values():
-            for decision in decisions.values():
-                yield PutDecision(decision)
+            yield from decisions.values()
         for (owner, market), feed in self._feeds.items():
             if feed.snapshot is not None:
                 yield PutSnapshot(owner, market, feed.snapshot)

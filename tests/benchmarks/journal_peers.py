@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from exchange.records import PutBatch, PutFill, PutMeta, PutOrder, PutPosting, PutSnapshot, Record
+from exchange.records import Fill, Order, Posting, PutBatch, PutMeta, PutSnapshot, Record
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -30,20 +30,20 @@ CREATE TABLE snapshots (owner TEXT, market TEXT, data BLOB, PRIMARY KEY (owner, 
 """
 _WRITES: dict[type, tuple[str, Callable[[Any], tuple[object, ...]]]] = {
     PutMeta: ("INSERT OR REPLACE INTO meta VALUES (?, ?)", lambda r: (r.name, r.value)),
-    PutOrder: (
+    Order: (
         "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?)",
         lambda r: (
-            *(r.order.number, r.order.market, r.order.client_id, r.order.done),
-            _pack(r.order),
+            *(r.number, r.market, r.client_id, r.done),
+            _pack(r),
         ),
     ),
-    PutFill: (
+    Fill: (
         "INSERT INTO fills VALUES (NULL, ?, ?, ?, ?, ?)",
-        lambda r: (r.fill.taker, r.fill.take, r.fill.role, r.fill.market, _pack(r.fill)),
+        lambda r: (r.taker, r.take, r.role, r.market, _pack(r)),
     ),
-    PutPosting: (
+    Posting: (
         "INSERT INTO postings VALUES (NULL, ?, ?, ?, ?)",
-        lambda r: (r.posting.holder, r.posting.asset, r.posting.time, _pack(r.posting)),
+        lambda r: (r.holder, r.asset, r.time, _pack(r)),
     ),
     PutBatch: (
         "INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?)",

@@ -31,12 +31,12 @@ LAUNCHER = (str(Path(__file__).with_name("crashing_node.py")),)
 
 # The steps of a take in order, and who is killed there.
 STEPS = [
-    ("taker", "before-commit:PutTake"),  # the taker's order and its intent: never acknowledged
-    ("taker", "after-commit:PutTake"),  # the intent is durable, the maker was not asked
+    ("taker", "before-commit:PendingTake"),  # the taker's order and its intent: never acknowledged
+    ("taker", "after-commit:PendingTake"),  # the intent is durable, the maker was not asked
     ("taker", "after-send:take"),  # asked; the answer finds nobody
     ("maker", "before-receive:take"),
-    ("maker", "before-commit:PutDecision"),  # decided in memory only
-    ("maker", "after-commit:PutDecision"),  # decided for good, not answered
+    ("maker", "before-commit:Decision"),  # decided in memory only
+    ("maker", "after-commit:Decision"),  # decided for good, not answered
     ("maker", "after-send:take_result"),  # answered, and gone
     ("taker", "before-receive:take_result"),
     ("taker", "before-commit:DropTake"),  # knows, and forgets that it knew

@@ -19,11 +19,7 @@ from exchange.records import (
     Order,
     Posting,
     PutCredit,
-    PutDecision,
-    PutFill,
     PutMeta,
-    PutOrder,
-    PutPosting,
 )
 from tests.simulation import money
 from tests.simulation.invariants import Violation
@@ -123,19 +119,19 @@ class Books:
         transactions: dict[int, list[Posting]] = {}
         for record in drained.records:
             match record:
-                case PutPosting(posting):
+                case Posting() as posting:
                     transactions.setdefault(posting.transaction, []).append(posting)
                     self._post(sheet, posting, first=len(transactions[posting.transaction]) == 1)
                     if judge and posting.kind == "trade" and posting.holder.startswith("peer:"):
                         money.within_credit(self.node, posting, _limit(sheet, posting))
-                case PutFill(fill):
+                case Fill() as fill:
                     self._fill(sheet, fill, judge=judge)
-                case PutOrder(order):
+                case Order() as order:
                     if order.account:
                         sheet.orders[order.number] = copy.copy(order)
                         if order.done:
                             del sheet.orders[order.number]
-                case PutDecision(decision):
+                case Decision() as decision:
                     key = decision.taker, decision.take
                     sheet.kept.pop(key, None)
                     if decision.until:
@@ -195,8 +191,8 @@ class Books:
         """What a fill did to the house's balance of the base asset; None: nothing."""
         base = self.operator.worth(fill.market).base
         for record in drained.records:
-            if isinstance(record, PutPosting):
-                posting = record.posting
+            if isinstance(record, Posting):
+                posting = record
                 if (posting.holder, posting.asset) == (HOUSE, base) and posting.reference == (
                     f"{fill.taker}/{fill.take}"
                 ):

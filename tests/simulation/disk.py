@@ -26,19 +26,12 @@ from exchange.records import (
     Order,
     PendingTake,
     Posting,
-    PutAccount,
     PutBatch,
     PutCredit,
-    PutDecision,
-    PutFill,
     PutHalt,
-    PutKey,
     PutMeta,
     PutNonce,
-    PutOrder,
-    PutPosting,
     PutSnapshot,
-    PutTake,
     Record,
     Recovered,
     StoredFeed,
@@ -105,19 +98,19 @@ class MemoryDisk:
 
     def _write(self, record: Record) -> None:
         match record:
-            case PutOrder(order):
+            case Order() as order:
                 self._orders[order.number] = _pack(order)
             case PutBatch(owner, batch):
                 self._batches.setdefault((owner, batch.market), {}).setdefault(
                     batch.first, _pack(batch)
                 )
-            case PutFill(fill):
+            case Fill() as fill:
                 _insert(self._fills, (fill.taker, fill.take, fill.role), _pack(fill))
-            case PutTake(take):
+            case PendingTake() as take:
                 self._takes[take.take] = _pack(take)
             case DropTake(number):
                 self._takes.pop(number, None)
-            case PutDecision(decision):
+            case Decision() as decision:
                 self._decide(decision)
             case DropDecisions(taker, below):
                 for key in [k for k in self._decisions if k[0] == taker and k[1] < below]:
@@ -125,12 +118,12 @@ class MemoryDisk:
                 self._marks[taker] = below
             case PutMeta(name, value):
                 self._meta[name] = value
-            case PutPosting(posting):
+            case Posting() as posting:
                 self._postings.append(_pack(posting))
                 self._balances[posting.holder, posting.asset] = posting.balance
-            case PutAccount(account):
+            case Account() as account:
                 self._accounts[account.number] = _pack(account)
-            case PutKey(key):
+            case ApiKey() as key:
                 self._keys[key.key] = _pack(key)
             case PutNonce(key, digits, nonce):
                 self._nonces[key, digits] = nonce

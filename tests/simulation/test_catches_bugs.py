@@ -28,7 +28,7 @@ from exchange import (
     settlement,
     triggers,
 )
-from exchange.records import DropTake, PutTake
+from exchange.records import DropTake, PendingTake
 from tests.simulation import disk, node
 from tests.simulation.runner import run_one
 from tests.simulation.settings import Trading, settings_of
@@ -51,16 +51,11 @@ def decides_again(patch: Patch) -> None:
 
 def forgets_refusals(patch: Patch) -> None:
     """A refusal is no decision: a late copy of a refused take may be granted."""
-    record = settlement.Maker.record
+    put = making.Making._put
     patch.setattr(
-        settlement.Maker,
-        "record",
-        lambda self, decision: record(self, decision) if decision.quantity else None,
-    )
-    # Nor does it reach the disk, which would refuse the second decision.
-    put = making.PutDecision
-    patch.setattr(
-        making, "PutDecision", lambda decision: put(decision) if decision.quantity else DropTake(0)
+        making.Making,
+        "_put",
+        lambda self, decision: put(self, decision) if decision.quantity else None,
     )
 
 
@@ -139,7 +134,7 @@ def asks_before_writing(patch: Patch) -> None:
 
     def forgetful(self: Any, *args: Any) -> None:
         ask(self, *args)
-        self._core.records[:] = [r for r in self._core.records if not isinstance(r, PutTake)]
+        self._core.records[:] = [r for r in self._core.records if not isinstance(r, PendingTake)]
 
     patch.setattr(asking.Asking, "ask", forgetful)
 

@@ -15,7 +15,7 @@ from exchange.engine import Engine
 from exchange.events import Batch, Event
 from exchange.messages import FeedPart, TakeResult, unpack
 from exchange.ports import Message
-from exchange.records import Fill, Order, PutBatch, PutDecision, PutFill
+from exchange.records import Decision, Fill, Order, PutBatch
 from tests.simulation import invariants, money, promises
 from tests.simulation.books import Books
 from tests.simulation.invariants import FillKey, Offer, Violation
@@ -259,15 +259,15 @@ class Watch:
     # Draining and committing
 
     def drained(self, node: int, engine: Engine, drained: Drained) -> None:
-        written = [record.fill for record in drained.records if isinstance(record, PutFill)]
+        written = [record for record in drained.records if isinstance(record, Fill)]
         if written != drained.fills:
             raise Violation("recorded_once", f"told {drained.fills}, wrote {written}")
         for market, trade in drained.trades:
             event = trade.event
             self._trades[node].append((market, event.price, (event.taker, event.take)))
         for record in drained.records:
-            if isinstance(record, PutDecision) and record.decision.reason == "expired":
-                self._given_up.add((record.decision.taker, record.decision.take))
+            if isinstance(record, Decision) and record.reason == "expired":
+                self._given_up.add((record.taker, record.take))
         for fill in drained.fills:
             self._new_fill(node, fill, drained)
         self.books[node].drained(engine, drained)
@@ -346,8 +346,8 @@ class Watch:
     def durable(self, node: int, drained: Drained) -> None:
         self.books[node].durable(drained)
         for record in drained.records:
-            if isinstance(record, PutFill):
-                fill = record.fill
+            if isinstance(record, Fill):
+                fill = record
                 key = (fill.taker, fill.take, fill.role)
                 self.on_disk[node][key] = self.in_memory[node].pop(key)
             elif isinstance(record, PutBatch) and record.owner == self.node_ids[node]:

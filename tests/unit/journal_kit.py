@@ -20,19 +20,12 @@ from exchange.records import (
     Order,
     PendingTake,
     Posting,
-    PutAccount,
     PutBatch,
     PutCredit,
-    PutDecision,
-    PutFill,
     PutHalt,
-    PutKey,
     PutMeta,
     PutNonce,
-    PutOrder,
-    PutPosting,
     PutSnapshot,
-    PutTake,
     Record,
 )
 
@@ -52,15 +45,15 @@ SNAPSHOT = Snapshot(BATCHES[3], b"h" * 32, [b"page", b"another"])  # nothing her
 
 RECORDS: list[Record] = [
     PutMeta("next_order", 5),
-    PutOrder(ORDER),
-    PutTake(TAKE),
+    ORDER,
+    TAKE,
     DropTake(8),
-    PutDecision(DECISION),
+    DECISION,
     DropDecisions("other", 9),
-    PutFill(FILL),
-    PutPosting(POSTING),
-    PutAccount(ACCOUNT),
-    PutKey(KEY),
+    FILL,
+    POSTING,
+    ACCOUNT,
+    KEY,
     PutNonce("key", 13, 1_700_000_000_000),
     PutCredit("peer", "BTC", 100),
     PutHalt(M, "a reason"),
@@ -74,43 +67,37 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
     fresh = iter(range(10**9))
 
     def order() -> Record:
-        return PutOrder(
-            replace(
-                ORDER,
-                number=rng.randrange(1, 40),
-                market=rng.choice((M, "ETH-USD")),
-                side=rng.choice((BUY, SELL)),
-                client_id=rng.choice((None, "a", "b")),
-                filled=rng.randrange(5),
-                done=rng.random() < 0.4,
-                account=rng.randrange(3),
-                updated=rng.randrange(1000),
-                value=rng.choice((5, 2**80)),
-            )
+        return replace(
+            ORDER,
+            number=rng.randrange(1, 40),
+            market=rng.choice((M, "ETH-USD")),
+            side=rng.choice((BUY, SELL)),
+            client_id=rng.choice((None, "a", "b")),
+            filled=rng.randrange(5),
+            done=rng.random() < 0.4,
+            account=rng.randrange(3),
+            updated=rng.randrange(1000),
+            value=rng.choice((5, 2**80)),
         )
 
     def fill() -> Record:
-        return PutFill(
-            replace(
-                FILL,
-                take=next(fresh),
-                market=rng.choice((M, "ETH-USD")),
-                order=rng.randrange(1, 40),
-                account=rng.randrange(3),
-                time=rng.randrange(1000),
-            )
+        return replace(
+            FILL,
+            take=next(fresh),
+            market=rng.choice((M, "ETH-USD")),
+            order=rng.randrange(1, 40),
+            account=rng.randrange(3),
+            time=rng.randrange(1000),
         )
 
     def posting() -> Record:
-        return PutPosting(
-            replace(
-                POSTING,
-                transaction=next(fresh),
-                holder=rng.choice(("account:1", "account:2", "fees")),
-                asset=rng.choice(("BTC", "USD")),
-                balance=rng.choice((7, -(2**90))),
-                time=rng.randrange(1000),
-            )
+        return replace(
+            POSTING,
+            transaction=next(fresh),
+            holder=rng.choice(("account:1", "account:2", "fees")),
+            asset=rng.choice(("BTC", "USD")),
+            balance=rng.choice((7, -(2**90))),
+            time=rng.randrange(1000),
         )
 
     kinds: list[Callable[[], Record]] = [
@@ -119,13 +106,13 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
         order,
         fill,
         posting,
-        lambda: PutTake(replace(TAKE, take=rng.randrange(9))),
+        lambda: replace(TAKE, take=rng.randrange(9)),
         lambda: DropTake(rng.randrange(9)),
-        lambda: PutDecision(replace(DECISION, take=rng.randrange(9))),
+        lambda: replace(DECISION, take=rng.randrange(9)),
         lambda: DropDecisions("taker", rng.randrange(9)),
         lambda: PutMeta(rng.choice("abc"), rng.randrange(9)),
-        lambda: PutAccount(replace(ACCOUNT, number=rng.randrange(4), frozen=rng.random() < 0.5)),
-        lambda: PutKey(replace(KEY, key=rng.choice("xyz"), revoked=rng.randrange(3))),
+        lambda: replace(ACCOUNT, number=rng.randrange(4), frozen=rng.random() < 0.5),
+        lambda: replace(KEY, key=rng.choice("xyz"), revoked=rng.randrange(3)),
         lambda: PutNonce(rng.choice("xyz"), rng.choice((13, 16)), rng.randrange(2**70)),
         lambda: PutCredit(rng.choice(("", "p")), "BTC", rng.choice((None, 0, 5))),
         lambda: PutHalt(rng.choice((M, "ETH-USD")), rng.choice((None, "", "why"))),

@@ -20,7 +20,7 @@ from exchange.accounts import (
     AuthError,
 )
 from exchange.commands import HOUSE
-from exchange.records import Account, ApiKey, PutAccount, PutKey, PutNonce
+from exchange.records import Account, ApiKey, PutNonce
 
 KEY, SECRET = "key-0123456789abcdef", "secret-0123456789abcdef"
 MESSAGE = b"/api/v2/auth/r/wallets1{}"
@@ -41,14 +41,14 @@ def sign(message: bytes = MESSAGE, secret: str = SECRET) -> str:
 
 def ask(made: Accounts, nonce: int, key: str = KEY, signature: str | None = None) -> Account:
     signature = sign() if signature is None else signature
-    return made.authenticate(key, nonce, MESSAGE, signature, now=1.0)[0]
+    return made.authenticate(key, nonce, MESSAGE, signature)[0]
 
 
 def restarted(made: Accounts) -> Accounts:
     again = Accounts()
     again.restore(
-        {r.account.number: r.account for r in made.records if isinstance(r, PutAccount)}.values(),
-        {r.key.key: r.key for r in made.records if isinstance(r, PutKey)}.values(),
+        {r.number: r for r in made.records if isinstance(r, Account)}.values(),
+        {r.key: r for r in made.records if isinstance(r, ApiKey)}.values(),
         {(r.key, r.digits): r.nonce for r in made.records if isinstance(r, PutNonce)},
     )
     return again
@@ -68,7 +68,7 @@ def test_accounts_are_numbered_after_the_house():
     made = Accounts()
     assert [made.create(5, name).number for name in ("alice", "bob")] == [1, 2]
     assert [account.name for account in made.all()] == ["house", "alice", "bob"]
-    assert made.records == [PutAccount(Account(1, "alice", 5)), PutAccount(Account(2, "bob", 5))]
+    assert made.records == [Account(1, "alice", 5), Account(2, "bob", 5)]
     assert made.get(1) == made.by_name("alice") == Account(1, "alice", 5)
     assert (made.get(3), made.by_name("carol")) == (None, None)
 
@@ -182,7 +182,7 @@ def test_in_any_time_an_account_places_at_most_a_minutes_worth_and_its_rate(
 def test_a_key_is_of_an_account_and_keeps_what_signatures_are_verified_with():
     made = with_key()
     key = ApiKey(KEY, SECRET, 1, frozenset({"read", "trade"}), 6, "bot")
-    assert made.records[-1] == PutKey(key)
+    assert made.records[-1] == key
     assert made.keys_of(1) == [key]
     assert made.key(KEY) == key
     assert (made.keys_of(HOUSE), made.key("other")) == ([], None)
@@ -245,16 +245,9 @@ def test_a_revoked_key_lets_nobody_in_and_is_never_given_again():
     assert made.revoke(9, KEY) == revoked
     assert made.records == []
     assert code_of(lambda: ask(made, MS)) == "revoked"
-    assert code_of(lambda: made.authenticate_bearer(KEY, SECRET, now=1.0)) == "revoked"
+    assert code_of(lambda: made.authenticate_bearer(KEY, SECRET)) == "revoked"
     assert code_of(lambda: made.create_key(9, 1, {"read"}, "", KEY, SECRET)) == "key_taken"
     assert code_of(lambda: made.revoke(9, "other")) == "unknown_key"
-
-
-def test_a_key_does_only_what_it_is_permitted():
-    made = Accounts()
-    key = made.create_key(6, HOUSE, {"read"}, "", KEY, SECRET)
-    made.require(key, "read")
-    assert code_of(lambda: made.require(key, "trade")) == "no_permission"
 
 
 # Who is asking
@@ -262,10 +255,9 @@ def test_a_key_does_only_what_it_is_permitted():
 
 def test_a_signed_request_gives_its_account_and_key():
     made = with_key()
-    account, key = made.authenticate(KEY, MS, MESSAGE, sign().upper(), now=7.5)
+    account, key = made.authenticate(KEY, MS, MESSAGE, sign().upper())
     assert (account, key) == (made.get(1), made.key(KEY))
     assert made.records[-1] == PutNonce(KEY, 13, MS)
-    assert made.last_used(KEY) == 7.5
 
 
 @pytest.mark.parametrize(
@@ -286,7 +278,6 @@ def test_a_wrong_signature_is_refused_and_uses_up_no_nonce(signature: str):
     made.records.clear()
     assert code_of(lambda: ask(made, MAX_NONCE, signature=signature)) == "bad_signature"
     assert made.records == []
-    assert made.last_used(KEY) is None
     assert ask(made, MAX_NONCE).name == "alice"
 
 
@@ -299,7 +290,7 @@ def test_nobody_learns_whether_there_is_a_key():
     for key in (KEY, "revoked-0123456789", "unknown-0123456789"):
         for call in (
             lambda key=key: ask(made, MS, key, "0" * 96),
-            lambda key=key: made.authenticate_bearer(key, "wrong", now=1.0),
+            lambda key=key: made.authenticate_bearer(key, "wrong"),
         ):
             with pytest.raises(AuthError) as refused:
                 call()
@@ -312,7 +303,7 @@ def test_the_stand_in_secret_of_unknown_keys_opens_nothing():
     stand_in = "compared with when there is no such key, so that this takes as long"
     signature = sign(secret=stand_in)
     assert code_of(lambda: ask(made, MS, "unknown", signature)) == "bad_signature"
-    bearer = code_of(lambda: made.authenticate_bearer("unknown", stand_in, now=1.0))
+    bearer = code_of(lambda: made.authenticate_bearer("unknown", stand_in))
     assert bearer == "bad_signature"
 
 
@@ -360,11 +351,11 @@ def test_a_nonce_of_an_absurd_size_is_refused(nonce: int):
 def test_the_bearer_of_a_secret_is_let_in_without_a_nonce():
     made = with_key()
     made.records.clear()
-    account, key = made.authenticate_bearer(KEY, SECRET, now=9.0)
-    assert (account.name, key.key, made.last_used(KEY)) == ("alice", KEY, 9.0)
+    account, key = made.authenticate_bearer(KEY, SECRET)
+    assert (account.name, key.key) == ("alice", KEY)
     assert made.records == []
     for wrong in ("", SECRET[:-1], SECRET.upper(), "é", "\ud800"):
-        code = code_of(lambda wrong=wrong: made.authenticate_bearer(KEY, wrong, now=9.0))
+        code = code_of(lambda wrong=wrong: made.authenticate_bearer(KEY, wrong))
         assert code == "bad_signature"
 
 

@@ -17,7 +17,7 @@ from journal_kit import FILL, ORDER, POSTING, random_records, replace
 
 from exchange.archive import Archive
 from exchange.frames import JournalError
-from exchange.records import Fill, Order, Posting, PutFill, PutOrder, PutPosting
+from exchange.records import Fill, Order, Posting
 
 MARKETS = (None, M, "ETH-USD", "unknown")
 
@@ -30,9 +30,9 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 def random_history(seed: int) -> tuple[list[Order], list[Fill], list[Posting]]:
     records = random_records(random.Random(seed), 2000)
-    orders = {r.order.number: r.order for r in records if isinstance(r, PutOrder) and r.order.done}
-    fills = [r.fill for r in records if isinstance(r, PutFill)]
-    postings = [r.posting for r in records if isinstance(r, PutPosting)]
+    orders = {r.number: r for r in records if isinstance(r, Order) and r.done}
+    fills = [r for r in records if isinstance(r, Fill)]
+    postings = [r for r in records if isinstance(r, Posting)]
     return list(orders.values()), fills, postings
 
 

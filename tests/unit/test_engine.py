@@ -33,13 +33,12 @@ from exchange.messages import Take, TakeResult, pack
 from exchange.ports import Broadcast, Send
 from exchange.presence import Leases
 from exchange.records import (
+    Fill,
     Order,
+    PendingTake,
     PutBatch,
-    PutFill,
     PutMeta,
-    PutOrder,
     PutSnapshot,
-    PutTake,
     Recovered,
 )
 
@@ -156,7 +155,7 @@ def test_a_trade_between_own_orders_is_one_fill_on_each_side_and_one_public_trad
     net.sell(0, 100, 5)
     net.buy(0, 100, 3)
     drained = net[0].drain(net.now)
-    fills = [r.fill for r in drained.records if isinstance(r, PutFill)]
+    fills = [r for r in drained.records if isinstance(r, Fill)]
     assert [(f.role, f.order, f.counterparty_order) for f in fills] == [
         ("maker", 1, 2),
         ("taker", 2, 1),
@@ -231,7 +230,7 @@ def test_a_client_id_used_anew_is_not_lost_with_the_order_that_had_it_first(
     net = Network(1)
     old = Order(1, M, BUY, None, 5, 1, "a", cancelled=True, done=True)
     new = Order(2, M, BUY, 100, 5, 2, "a")
-    net.nodes[0].store.commit([PutOrder(old), PutOrder(new)])
+    net.nodes[0].store.commit([old, new])
     net.restart(0)
     for _ in range(3):
         net.buy(0, None, 5)
@@ -321,13 +320,13 @@ def test_an_intent_is_durable_before_it_is_asked_and_a_decision_before_it_is_tol
     net.buy(1, 100, 5)
     drained = net[1].drain(net.now)
     asks = [m for m in drained.messages if isinstance(m, Send) and m.type == "take"]
-    puts = [r.take for r in drained.records if isinstance(r, PutTake)]
+    puts = [r for r in drained.records if isinstance(r, PendingTake)]
     assert len(asks) == len(puts) == 1
     for mail in net.mail(1, drained):
         net.deliver(mail)
     drained = net[0].drain(net.now)
     kinds = [type(record).__name__ for record in drained.records]
-    assert {"PutDecision", "PutFill", "PutBatch", "PutOrder"} <= set(kinds)
+    assert {"Decision", "Fill", "PutBatch", "Order"} <= set(kinds)
     assert "take_result" in [message.type for message in drained.messages]
 
 
@@ -630,7 +629,7 @@ def test_takers_beyond_the_limit_leave_nothing_behind(monkeypatch: pytest.Monkey
 # Answers that cannot be
 
 
-def pending() -> tuple[Network, Order, PutTake]:
+def pending() -> tuple[Network, Order, PendingTake]:
     """Node 0 (no other is up) has asked the owner with seed 50 for 5 at 100."""
     net = Network(1)
     owner = Owner(50)
@@ -638,7 +637,7 @@ def pending() -> tuple[Network, Order, PutTake]:
     assert net.give(0, leases.make(net.now, []))
     assert net.give(0, owner.batch(Opened(1, SELL, 100, 5, EPOCH_US)))
     order = net.buy(0, 100, 5)
-    (put,) = [r for r in net[0].drain(net.now).records if isinstance(r, PutTake)]
+    (put,) = [r for r in net[0].drain(net.now).records if isinstance(r, PendingTake)]
     return net, order, put
 
 
@@ -1013,7 +1012,7 @@ def old_copy(events: int, *, later: int = 3) -> Network:
 def _put_all(net: Network, past: Recovered) -> None:
     store = net.nodes[0].store
     store.commit([PutMeta(name, value) for name, value in past.meta.items()])
-    store.commit([PutOrder(order) for order in past.orders])
+    store.commit(list(past.orders))
     for feed in past.feeds:
         if feed.snapshot is not None:
             store.commit([PutSnapshot(feed.owner, feed.market, feed.snapshot)])

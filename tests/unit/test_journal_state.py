@@ -16,14 +16,13 @@ from exchange.coding import pack, unpacker
 from exchange.events import Opened
 from exchange.frames import JournalError
 from exchange.records import (
+    Decision,
     DropDecisions,
+    Fill,
     Order,
+    Posting,
     PutBatch,
     PutCredit,
-    PutDecision,
-    PutFill,
-    PutOrder,
-    PutPosting,
     PutSnapshot,
     Record,
     Recovered,
@@ -58,13 +57,13 @@ def test_integers_of_any_size_come_back(value: int) -> None:
     wide: list[Record] = []
     for record in RECORDS:
         match record:
-            case PutOrder(order):
-                wide.append(PutOrder(msgspec.structs.replace(order, value=value)))
-            case PutPosting(posting):
+            case Order() as order:
+                wide.append(msgspec.structs.replace(order, value=value))
+            case Posting() as posting:
                 replaced = msgspec.structs.replace(posting, amount=value, balance=-value)
-                wide.append(PutPosting(replaced))
-            case PutFill(fill):
-                wide.append(PutFill(msgspec.structs.replace(fill, fee=value)))
+                wide.append(replaced)
+            case Fill() as fill:
+                wide.append(msgspec.structs.replace(fill, fee=value))
             case PutCredit(peer, asset):
                 wide.append(PutCredit(peer, asset, value))
             case _:
@@ -75,7 +74,7 @@ def test_integers_of_any_size_come_back(value: int) -> None:
 @pytest.mark.parametrize("text", ["", "null", "17", "true", "1e9", "-0", "\u00fc", "\0"])
 def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
     order = Order(1, text, 1, None, 5, 5, text, value=2**70)
-    assert unpack(pack([PutOrder(order)])) == [PutOrder(order)]
+    assert unpack(pack([order])) == [order]
 
 
 # Folding
@@ -98,11 +97,9 @@ def test_the_latest_orders_to_finish_are_kept(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(state, "RECENT", 3)
     orders = [Order(number, M, 1, 100, 5, 1000) for number in range(1, 21)]
     found = State()
-    found.apply(PutOrder(order) for order in orders)
+    found.apply(order for order in orders)
     finish = [7, 3, 20, 11, 5, 1, 2]
-    found.apply(
-        PutOrder(msgspec.structs.replace(orders[number - 1], done=True)) for number in finish
-    )
+    found.apply(msgspec.structs.replace(orders[number - 1], done=True) for number in finish)
     left = [order for order in found.recovered().orders if order.done]
     assert [order.number for order in left] == [1, 2, 5]
     assert len(found.recovered().orders) == 20 - len(finish) + 3
@@ -110,19 +107,19 @@ def test_the_latest_orders_to_finish_are_kept(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_state_is_released_in_steps() -> None:
     found = State()
-    found.apply(PutOrder(Order(number, M, 1, 100, 5, 1000)) for number in range(1, 2502))
+    found.apply(Order(number, M, 1, 100, 5, 1000) for number in range(1, 2502))
     assert run(found.release()) == 3
     assert found.recovered().orders == []
 
 
 def test_dropping_decisions_keeps_later_ones_and_other_takers() -> None:
-    decision = next(r.decision for r in RECORDS if isinstance(r, PutDecision))
+    decision = next(r for r in RECORDS if isinstance(r, Decision))
     made = [
         msgspec.structs.replace(decision, taker=taker, take=take)
         for taker in ("a", "b")
         for take in (1, 2, 3)
     ]
-    found = folded([*map(PutDecision, made), DropDecisions("a", 3), DropDecisions("b", 1)])
+    found = folded([*made, DropDecisions("a", 3), DropDecisions("b", 1)])
     assert [(d.taker, d.take) for d in found.decisions] == [("a", 3), ("b", 1), ("b", 2), ("b", 3)]
     assert found.marks == {"a": 3, "b": 1}
 

@@ -20,7 +20,7 @@ from exchange.ledger import (
     units_of,
 )
 from exchange.purses import LedgerError
-from exchange.records import Posting, PutCredit, PutPosting
+from exchange.records import Posting, PutCredit
 
 ALICE, BOB = 1, 2
 PEER = "nodepeer"
@@ -37,7 +37,7 @@ def ledger(**deposits: int) -> Ledger:
 
 
 def postings(made: Ledger) -> list[Posting]:
-    return [record.posting for record in made.records if isinstance(record, PutPosting)]
+    return [record for record in made.records if isinstance(record, Posting)]
 
 
 def lines(made: Ledger) -> list[tuple[str, str, int, str]]:

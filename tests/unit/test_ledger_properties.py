@@ -17,7 +17,7 @@ from exchange.commands import HOUSE
 from exchange.events import BUY, SELL
 from exchange.instruments import Instrument
 from exchange.ledger import InsufficientBalance, Ledger, Units, decimals_of, units_of
-from exchange.records import PutCredit, PutPosting, Record
+from exchange.records import Posting, PutCredit, Record
 
 MARKETS = {
     "BTC-USD": Instrument("BTC-USD", Decimal("0.1"), Decimal("0.00001")),
@@ -376,9 +376,9 @@ class Desk(RuleBasedStateMachine):
         start = 0
         for commit in self.commits:
             part = {
-                record.posting.transaction
+                record.transaction
                 for record in self.journal[start : commit.records]
-                if isinstance(record, PutPosting)
+                if isinstance(record, Posting)
             }
             assert not part & seen, "a transaction in two drains"
             seen |= part
@@ -390,8 +390,8 @@ class Desk(RuleBasedStateMachine):
         credit: dict[tuple[str, str], int | None] = {}
         last = 0
         for record in self.journal[: commit.records]:
-            if isinstance(record, PutPosting):
-                posting = record.posting
+            if isinstance(record, Posting):
+                posting = record
                 balances[posting.holder, posting.asset] = posting.balance
                 last = max(last, posting.transaction)
             elif isinstance(record, PutCredit):
@@ -413,8 +413,8 @@ def _transactions(records: list[Record]) -> list[tuple[int, str, int, bool]]:
     sums: dict[tuple[int, str], int] = {}
     places: dict[int, list[int]] = {}
     for place, record in enumerate(records):
-        if isinstance(record, PutPosting):
-            posting = record.posting
+        if isinstance(record, Posting):
+            posting = record
             key = (posting.transaction, posting.asset)
             sums[key] = sums.get(key, 0) + posting.amount
             places.setdefault(posting.transaction, []).append(place)
