@@ -58,14 +58,7 @@ class AuthError(Exception):
         self.detail = detail
 
 
-class _Bucket:
-    """Orders that an account may still place. Filled over time, a minute's worth at most."""
-
-    __slots__ = ("at", "tokens")
-
-    def __init__(self, tokens: float, at: float) -> None:
-        self.tokens = tokens
-        self.at = at
+_MINUTE: Final = 60.000001  # s; sums of fractions come out a little more
 
 
 class Accounts:
@@ -78,7 +71,7 @@ class Accounts:
         self._keys: dict[str, ApiKey] = {}
         self._keys_of: dict[int, dict[str, None]] = {}
         self._nonces: dict[tuple[str, int], int] = {}  # (key, digits): the greatest
-        self._buckets: dict[int, _Bucket] = {}
+        self._paced: dict[int, float] = {}  # `now` by which what was placed is worked off
 
     def restore(
         self,
@@ -188,20 +181,26 @@ class Accounts:
         if number == HOUSE:
             return True
         account = self._accounts.get(number)
-        if account is None:
+        return account is not None and self._pace(now, account)
+
+    def admits(self, now: float, number: int, open_orders: int) -> bool:
+        """Whether an account with so many open orders may place another one now; if so, it is counted."""
+        account = self._accounts.get(number)
+        if account is None or account.frozen or open_orders >= account.max_open_orders:
             return False
+        return self._pace(now, account)
+
+    def _pace(self, now: float, account: Account) -> bool:
         most = account.orders_per_minute
-        bucket = self._buckets.get(number)
-        if bucket is None:
-            bucket = self._buckets[number] = _Bucket(most, now)
-        if now > bucket.at:
-            bucket.tokens += (now - bucket.at) * most / 60
-            bucket.at = now
-        if bucket.tokens > most:  # after a lower limit was set, too
-            bucket.tokens = most
-        if bucket.tokens < 1:
+        if not most:
             return False
-        bucket.tokens -= 1
+        at = self._paced.get(account.number, now)
+        if at < now:
+            at = now
+        at += 60.0 / most
+        if at > now + _MINUTE:
+            return False
+        self._paced[account.number] = at
         return True
 
     # Keys

@@ -10,7 +10,9 @@ What it promises: nothing of the order is filled before all is granted; once it 
 fills, whatever is lost, doubled, late or restarted. What it cannot promise: an owner that the commit does
 not reach within its minute gives the reservation up, and then the order was filled in part.
 
-A restart before the commit gives all up. After it the takes go on (`exchange.asking`).
+A restart before the commit gives all up. After it the takes go on (`exchange.asking`). What is given up
+is journaled as such and never committed, and no owner fills what is not committed: so the order is free
+of it at once, however long its owner is silent.
 """
 
 from __future__ import annotations
@@ -72,6 +74,10 @@ class AllOrNone:
                 self._give_up(now, order, attempt)
             elif granted:
                 self._commit(now, order, attempt)
+        if number not in self._attempts:
+            for take in self._taker.of_order(number):
+                if take.phase in ("reserve", "granted"):
+                    self._asking.give_up(now, take)
         if order.pending:
             return  # for answers
         if order.free and not order.filled and now < until:
@@ -176,6 +182,4 @@ class AllOrNone:
             maker.reserved -= quantity
             self._orders.publish(now, maker)
             self._orders.work.append(number)
-        for take in self._taker.of_order(order.number):
-            self._taker.void(now, take.take)
         self._tried.add(order.number)

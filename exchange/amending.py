@@ -72,8 +72,7 @@ class Amending:
             or after.quantity > order.quantity
             or (order.display > 0 and _shows_more(order, after))
         )
-        if (order.price, order.quantity) != (after.price, after.quantity):
-            order.altered = True
+        order.altered |= _figures(order) != _figures(after)
         order.price, order.quantity, order.display = after.price, after.quantity, after.display
         order.tif, order.expires = after.tif, after.expires
         if order.expires:
@@ -169,6 +168,12 @@ class Amending:
             after.stop = stop + order.side * (changes.trail - order.trail)
             check_trailing(after.stop)
         after.trail = changes.trail
+
+
+def _figures(order: Order) -> tuple[int | str | None, ...]:
+    """What can be amended, of which the stop of a trailing order follows the distance."""
+    stop = order.trail or order.stop
+    return order.price, order.quantity, order.display, order.tif, order.expires, stop
 
 
 def _shows_more(before: Order, after: Order) -> bool:

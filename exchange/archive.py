@@ -17,6 +17,7 @@ from typing import Any, Final
 from exchange.coding import pack, unpacker
 from exchange.frames import JournalError
 from exchange.records import Fill, Order, Posting
+from exchange.sqlite import opened
 
 SCHEMA_VERSION: Final = 1
 ROWS: Final = (500, 50, 5, 1)  # rows written by one statement
@@ -67,7 +68,7 @@ class Archive:
         try:
             try:
                 self._open()
-            except (sqlite3.DatabaseError, JournalError) as error:
+            except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
                 self.put_aside = str(error)
@@ -75,30 +76,15 @@ class Archive:
                     path.with_name(path.name + end).unlink(missing_ok=True)
                 path.replace(path.with_name(f"{path.name}.damaged"))
                 self._open()
-        except (sqlite3.Error, OSError, JournalError) as error:
+        except (sqlite3.Error, OSError) as error:
             raise JournalError(f"cannot open the archive {path}: {error}") from error
 
     def _open(self) -> None:
-        opened: list[sqlite3.Connection] = []
-        try:
-            self.path.touch(mode=0o600, exist_ok=True)
-            for _ in range(2):
-                db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-                opened.append(db)
-            self._writer, self._reader = opened
+        with opened(self.path, _SCHEMA, SCHEMA_VERSION, 2) as connections:
+            self._writer, self._reader = connections
             db = self._writer
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                )
-            elif version != SCHEMA_VERSION:
-                raise JournalError(f"version {version}, this program writes {SCHEMA_VERSION}")
-            self.at: int = db.execute("SELECT frame FROM place").fetchone()[
-                0
-            ]  # the last frame in it
+            (at,) = db.execute("SELECT frame FROM place").fetchone()
+            self.at: int = at  # the last frame in it
             self._names: dict[str, int] = dict(
                 db.execute("SELECT name, id FROM names ORDER BY id").fetchall()
             )
@@ -107,10 +93,6 @@ class Archive:
                 table: db.execute(f"SELECT ifnull(max(id), 0) + 1 FROM {table}").fetchone()[0]  # noqa: S608
                 for table in ("fills", "postings")
             }
-        except BaseException:
-            for connection in opened:
-                connection.close()
-            raise
 
     def close(self) -> None:
         with self._reading:

@@ -71,6 +71,15 @@ class Asking:
         self._taker.commit(now, take.take)
         self._core.records.append(copy(take))
 
+    def give_up(self, now: float, take: PendingTake) -> None:
+        """Of a fill-or-kill order: what was asked for will never be committed, so nothing of it can be
+        filled, whatever its owner does: the order is free of it."""
+        self._taker.give_up(now, take.take)
+        self._core.records.append(copy(take))
+        order = self._orders.open[take.order]
+        order.pending -= take.quantity
+        self._core.orders[order.number] = order
+
     def send_due(self, now: float) -> None:
         """Ask, or ask again, whatever is due."""
         for maker, ask in self._taker.due(now):
@@ -92,19 +101,8 @@ class Asking:
             return True
         self._taker.resolve(take.take)
         self._core.records.append(DropTake(take.take))
-        order = self._orders.open[take.order]
-        order.pending -= take.quantity
-        if result.quantity:
-            self._fills.as_taker(
-                now,
-                order,
-                take.take,
-                maker,
-                take.maker_order,
-                take.price,
-                result.quantity,
-                result.time,
-            )
+        if take.phase != "given_up":
+            self._settle(now, take, result)
         if result.reason == "void":
             hold = Hold(None, result.number, None)
         elif result.reason in ("", "gone"):
@@ -116,7 +114,23 @@ class Asking:
             hold = Hold(None, None, now + REFUSED_HOLD)
         market = self._core.markets[take.market]
         market.release(maker, take.maker_order, take.quantity, hold)
+        self._orders.work.append(take.order)
+        return True
+
+    def _settle(self, now: float, take: PendingTake, result: TakeResult) -> None:
+        """What the answer means for the order that asked."""
+        order = self._orders.open[take.order]
+        order.pending -= take.quantity
+        if result.quantity:
+            self._fills.as_taker(
+                now,
+                order,
+                take.take,
+                take.maker,
+                take.maker_order,
+                take.price,
+                result.quantity,
+                result.time,
+            )
         if result.reason == "credit":
             order.reason = "credit"
-        self._orders.work.append(order.number)
-        return True

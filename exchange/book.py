@@ -69,13 +69,13 @@ class Book:
     when an argument makes no sense; the book is then unchanged.
     """
 
-    __slots__ = ("_asks", "_bids", "_newest", "_orders", "_queues")
+    __slots__ = ("_newest", "_queues", "asks", "bids", "resting")
 
     def __init__(self) -> None:
-        self._bids: list[int] = []  # +price, ascending: the best is last
-        self._asks: list[int] = []  # -price, ascending: the best is last
+        self.bids: list[int] = []  # +price, ascending: the best is last; to be looked at only, ...
+        self.asks: list[int] = []  # -price, the same; ...
         self._queues: dict[int, _Queue] = {}  # by signed price
-        self._orders: dict[int, _Place] = {}
+        self.resting: dict[int, _Place] = {}  # ... by key
         self._newest = -1  # no order was ever added with a later time
 
     # Changing the book
@@ -84,7 +84,7 @@ class Book:
         self, key: int, side: int, price: int | None, quantity: int, time: int, rank: Any
     ) -> list[Fill]:
         """Match, then rest what is left of a limit order. A market order (price None) never rests."""
-        orders = self._orders
+        orders = self.resting
         if key in orders:
             raise ValueError(f"order {key} is already in the book")
         if price is None:
@@ -92,9 +92,9 @@ class Book:
         if quantity <= 0 or price <= 0:
             raise _refusal(side, price, quantity)
         if side == 1:
-            opposite = self._asks
+            opposite = self.asks
         elif side == -1:
-            opposite = self._bids
+            opposite = self.bids
         else:
             raise _refusal(side, price, quantity)
         signed = side * price
@@ -106,18 +106,7 @@ class Book:
                 return fills
         else:
             fills = []
-        # From here as in add(), spelled out again because this is the path that has to be short.
-        queue = self._queues.get(signed)
-        if queue is None:
-            self._open(signed, key, quantity, time)
-        else:
-            if time > self._newest:
-                self._newest = time
-                queue.orders[key] = quantity
-            else:
-                self._insert(queue.orders, key, quantity, (time, rank, key))
-            queue.total += quantity
-        orders[key] = _Place(signed, time, rank)
+        self.append(key, signed, quantity, time, rank)
         return fills
 
     def match(self, side: int, price: int | None, quantity: int) -> list[Fill]:
@@ -127,35 +116,38 @@ class Book:
         """
         if quantity <= 0 or (side != 1 and side != -1) or (price is not None and price <= 0):
             raise _refusal(side, price, quantity)
-        opposite = self._asks if side == 1 else self._bids
+        opposite = self.asks if side == 1 else self.bids
         if not opposite:
             return []
         return self._take(opposite, opposite[0] if price is None else -side * price, side, quantity)
 
     def add(self, key: int, side: int, price: int, quantity: int, time: int, rank: Any) -> None:
         """Rest an order without matching it; the book may be crossed afterwards."""
-        if key in self._orders:
+        if key in self.resting:
             raise ValueError(f"order {key} is already in the book")
         if quantity <= 0 or price <= 0 or (side != 1 and side != -1):
             raise _refusal(side, price, quantity)
-        signed = side * price
+        self.append(key, side * price, quantity, time, rank)
+
+    def append(self, key: int, signed: int, quantity: int, time: int, rank: Any) -> None:
+        """As `add`, of an order at +price or -price whose arguments need no checking."""
         queue = self._queues.get(signed)
         if queue is None:
             self._open(signed, key, quantity, time)
         else:
-            if time > self._newest:  # later than every order ever added: last in its level
+            if time > self._newest:
                 self._newest = time
-                queue.orders[key] = quantity
+                queue.orders[key] = quantity  # later than every order ever added: last in its level
             else:
                 self._insert(queue.orders, key, quantity, (time, rank, key))
             queue.total += quantity
-        self._orders[key] = _Place(signed, time, rank)
+        self.resting[key] = _Place(signed, time, rank)
 
     def set_quantity(self, key: int, quantity: int) -> None:
         """Change what is left of an order; its priority stays. 0 removes it."""
         if quantity < 0:
             raise ValueError(f"a quantity cannot be negative, got {quantity}")
-        queue = self._queues[self._orders[key].signed]
+        queue = self._queues[self.resting[key].signed]
         if quantity == 0:
             self.remove(key)
         else:
@@ -165,7 +157,7 @@ class Book:
     def change(self, key: int, quantity: int) -> tuple[int, int] | None:
         """As `set_quantity`, without an error for an order that does not rest. (side, price) of the
         order, or None."""
-        place = self._orders.get(key)
+        place = self.resting.get(key)
         if place is None:
             return None
         signed = place.signed
@@ -177,17 +169,9 @@ class Book:
             self.remove(key)
         return (1, signed) if signed > 0 else (-1, -signed)
 
-    def reduce(self, key: int, quantity: int) -> int:
-        """Take `quantity` off an order and return what is left of it; at 0 it is removed."""
-        had = self.quantity(key)
-        if not 0 < quantity <= had:
-            raise ValueError(f"cannot take {quantity} off order {key}, which has {had}")
-        self.set_quantity(key, had - quantity)
-        return had - quantity
-
     def remove(self, key: int) -> int:
         """Take an order out and return the quantity it had."""
-        signed = self._orders.pop(key).signed
+        signed = self.resting.pop(key).signed
         queue = self._queues[signed]
         orders = queue.orders
         quantity = orders.pop(key)
@@ -196,7 +180,7 @@ class Book:
             if len(orders) >= _DEEP:
                 queue.close_gaps(1)
         else:
-            side = self._bids if signed > 0 else self._asks
+            side = self.bids if signed > 0 else self.asks
             del side[bisect_left(side, signed)]
             del self._queues[signed]
         return quantity
@@ -204,22 +188,22 @@ class Book:
     # Looking
 
     def __contains__(self, key: int) -> bool:
-        return key in self._orders
+        return key in self.resting
 
     def __len__(self) -> int:
         """How many orders rest."""
-        return len(self._orders)
+        return len(self.resting)
 
     def quantity(self, key: int) -> int:
-        return self._queues[self._orders[key].signed].orders[key]
+        return self._queues[self.resting[key].signed].orders[key]
 
     def side_price(self, key: int) -> tuple[int, int]:
-        signed = self._orders[key].signed
+        signed = self.resting[key].signed
         return (1, signed) if signed > 0 else (-1, -signed)
 
     def place(self, key: int) -> tuple[int, int, int]:
         """(side, price, time)"""
-        found = self._orders[key]
+        found = self.resting[key]
         signed = found.signed
         return (1, signed, found.time) if signed > 0 else (-1, -signed, found.time)
 
@@ -236,7 +220,7 @@ class Book:
     @property
     def crossed(self) -> bool:
         """Whether the best bid and the best ask could trade."""
-        return bool(self._bids and self._asks) and self._bids[-1] + self._asks[-1] >= 0
+        return bool(self.bids and self.asks) and self.bids[-1] + self.asks[-1] >= 0
 
     def crossing(self, side: int, price: int | None) -> Iterator[Fill]:
         """The orders that a taker at `price` would meet, in the order it would meet them.
@@ -252,7 +236,7 @@ class Book:
     def reach(self, side: int, price: int | None, quantity: int) -> list[Fill]:
         """What `match` would give, and the book stays as it is."""
         found: list[Fill] = []
-        for signed in reversed(self._asks if side == 1 else self._bids):
+        for signed in reversed(self.asks if side == 1 else self.bids):
             if price is not None and signed < -side * price:
                 break
             for key, resting in self._queues[signed].orders.items():
@@ -282,27 +266,27 @@ class Book:
         queue = self._queues.get(side * price)
         if queue is not None:
             for key, quantity in queue.orders.items():
-                found = self._orders[key]
+                found = self.resting[key]
                 yield key, quantity, found.time, found.rank
 
     def orders(self, side: int) -> Iterator[Resting]:
         """Every order of a side in priority order. Same rule as for `crossing` on changing the book."""
         for signed in reversed(self._prices(side)):
             for key, quantity in self._queues[signed].orders.items():
-                found = self._orders[key]
+                found = self.resting[key]
                 yield key, abs(signed), quantity, found.time, found.rank
 
     # Inside
 
     def _prices(self, side: int) -> list[int]:
         if side == 1:
-            return self._bids
+            return self.bids
         if side == -1:
-            return self._asks
+            return self.asks
         raise ValueError(f"a side is 1 (buy) or -1 (sell), got {side!r}")
 
     def _open(self, signed: int, key: int, quantity: int, time: int) -> None:
-        insort(self._bids if signed > 0 else self._asks, signed)
+        insort(self.bids if signed > 0 else self.asks, signed)
         self._queues[signed] = _Queue(key, quantity)
         if time > self._newest:
             self._newest = time
@@ -311,7 +295,7 @@ class Book:
         self, queue: dict[int, int], key: int, quantity: int, priority: tuple[int, Any, int]
     ) -> None:
         """Put an order where its priority belongs. The cost is the number of orders behind it."""
-        orders = self._orders
+        orders = self.resting
         behind: list[tuple[int, int]] = []
         while queue:
             last = next(reversed(queue))
@@ -326,7 +310,7 @@ class Book:
 
     def _take(self, opposite: list[int], limit: int, side: int, quantity: int) -> list[Fill]:
         """Match against the levels whose signed price is at least `limit`."""
-        orders = self._orders
+        orders = self.resting
         fills: list[Fill] = []
         while opposite and (signed := opposite[-1]) >= limit:
             queue = self._queues[signed]

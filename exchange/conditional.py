@@ -2,14 +2,21 @@
 
 A trade of the market, whoever made it, triggers what it reaches; the order then enters as if it had just
 been placed. Trades that are told of late, when a node catches up, trigger nothing: the market may be
-elsewhere by now, and its next trade will say so. In a halted market nothing is triggered; when it is
-resumed, and after a restart, the last trade counts.
+elsewhere by now, and its next trade will say so.
+
+What counts is the order in which this node sees things: a stop is triggered by trades seen after it was
+placed, and no clocks of two nodes are compared. Nothing is triggered in a halted market, nor while a
+restarted node does not write its feeds. But nothing is placed then either, so every stop that waits was
+there before the trades that come meanwhile. They are put aside and looked at afterwards: of a halt the
+last one, for it may have been long. The last one is in the journal too, and a crash does not forget it.
 
 Of a pair (`sibling`) only one trades. When the stop is triggered while the other order waits for the
 answer of another node, the stop stays armed until that is known, and is cancelled if it was a fill.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from exchange.commands import HOUSE
 from exchange.core import Core
@@ -21,6 +28,9 @@ from exchange.triggers import Triggers
 
 LATE_US = 10_000_000  # a trade told of so long after it took place triggers nothing
 FOLLOW = 2.0  # seconds at least from writing trailing stops down to doing so again
+_MISSED = (
+    "missed:"  # in the journal, before a market: the price of the last trade put aside; 0: none
+)
 
 
 class Conditional:
@@ -28,11 +38,16 @@ class Conditional:
         self._core = core
         self._orders = orders
         self._waiting: set[int] = set()  # triggered, while the sibling's outcome is not known
+        self._missed: dict[str, list[int]] = {}  # market -> prices of trades put aside
         self._traded: set[str] = set()  # markets with trades since the stops were written down
         self._written = 0.0  # when that was
 
-    def restore(self) -> None:
+    def restore(self, meta: Mapping[str, int]) -> None:
         """Once the own orders are there."""
+        for key in self._core.markets:
+            price = meta.get(_MISSED + key)
+            if price:
+                self._missed[key] = [price]
         for order in self._orders.open.values():
             if order.armed and not order.cancelled:
                 sibling = self._orders.sibling(order)
@@ -73,32 +88,40 @@ class Conditional:
         core = self._core
         if core.stale is not None:
             core.unseen.clear()
-        if not core.unseen or core.listening:
+        if not core.unseen:
             return False
         market, trade = core.unseen.popleft()
-        if not market.halted and core.us(now) - trade.event.time < LATE_US:
-            triggers = self._orders.triggers[market.key]
-            for number in triggers.on_trade(trade.event.price):
-                self._trigger(now, self._orders.open[number])
-            self._traded.add(market.key)
-            if not len(triggers):
-                core.watched.discard(market.key)
+        if core.us(now) - trade.event.time < LATE_US:
+            if market.halted or core.listening:
+                self._put_aside(market, trade.event.price)
+            else:
+                self._look_at(now, market, trade.event.price)
         return True
 
+    def _put_aside(self, market: Market, price: int) -> None:
+        prices = self._missed.setdefault(market.key, [])
+        if market.halted:
+            prices.clear()
+        prices.append(price)
+        self._core.meta[_MISSED + market.key] = price
+
     def resume(self, now: float, market: Market) -> None:
-        """After a halt, and after a restart: the last trade triggers what waited for it when it took
-        place."""
+        """After a halt, and after a restart: look at the trades that were put aside."""
+        prices = self._missed.pop(market.key, None)
+        if prices is not None:
+            self._core.meta[_MISSED + market.key] = 0
+            for price in prices:
+                self._look_at(now, market, price)
+
+    def _look_at(self, now: float, market: Market, price: int) -> None:
         triggers = self._orders.triggers.get(market.key)
-        if triggers is None or not market.tape:
+        if triggers is None:
             return
-        last = market.tape[-1].event
-        for order in [o for o in self._orders.open.values() if o.number in triggers]:
-            stop = triggers.stop_of(order.number)
-            if stop is None or order.time > last.time:
-                continue
-            if order.side * last.price >= order.side * stop:
-                triggers.remove(order.number)
-                self._trigger(now, order)
+        for number in triggers.on_trade(price):
+            self._trigger(now, self._orders.open[number])
+        self._traded.add(market.key)
+        if not len(triggers):
+            self._core.watched.discard(market.key)
 
     def follow(self, now: float) -> None:
         """Write down where the trailing stops are, if it is time. Call now and then."""
@@ -145,7 +168,7 @@ class Conditional:
         if bests:
             best = min(bests) if order.side > 0 else max(bests)
             terms = self._core.terms
-            reference = terms.reference(market)
+            reference = market.reference
             order.worst = terms.protected(order.market, order.side, best, reference)
 
     def _covered(self, order: Order) -> bool:

@@ -88,14 +88,16 @@ class Core:
         self.markets: dict[str, Market] = {}
         for key in markets:
             feed = self.feeds[self.node_id, key] = Feed(self.node_id, key)
-            self.markets[key] = Market(key, self.owners, Writer(feed, keys, network), visible)
+            writer = Writer(feed, keys, network)
+            units, rules = terms.units[key], terms.rules.get(key)
+            self.markets[key] = Market(key, self.owners, writer, visible, units, rules)
         self.records: list[Record] = []
         self.messages: list[Message] = []
         self.trades: list[tuple[str, Trade]] = []
         self.fills: list[Fill] = []
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
-        self._transaction = 1  # of the ledger, as it was last drained
+        self.counters: dict[str, int] = {}  # numbers that only grow, as they were last drained
         self.watched: set[str] = set()  # markets with orders that wait for a trade
         self.unseen: deque[tuple[Market, Trade]] = deque()  # trades of those, still to be looked at
 
@@ -110,26 +112,22 @@ class Core:
                 self.ledger.rescale(self.us(now), asset, stored[asset], digits)
             if stored.get(asset) != digits:
                 self.meta[_DECIMALS + asset] = digits
-        self._transaction = past.meta.get(_TRANSACTION, 1)
+        self.counters[_TRANSACTION] = self.ledger.next_transaction
+
+    def count(self, name: str, value: int) -> None:
+        """Make a counter durable if it has moved."""
+        if self.counters.get(name) != value:
+            self.counters[name] = self.meta[name] = value
 
     def drain_money(self) -> list[tuple[int, str, int, int]]:
         """Take over the records of ledger and accounts. (account, asset, total, held) that changed."""
         ledger, accounts = self.ledger, self.accounts
-        if ledger.next_transaction != self._transaction:
-            self._transaction = self.meta[_TRANSACTION] = ledger.next_transaction
+        self.count(_TRANSACTION, ledger.next_transaction)
         for source in (ledger.records, accounts.records):
             if source:
                 self.records.extend(source)
                 source.clear()
-        balances = [
-            (
-                account,
-                asset,
-                ledger.balance(f"account:{account}", asset),
-                ledger.held(account, asset),
-            )
-            for account, asset in ledger.changed
-        ]
+        balances = [(*purse.key, purse.balance, purse.held) for purse in ledger.changed]
         ledger.changed.clear()
         return balances
 

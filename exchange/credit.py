@@ -37,6 +37,7 @@ class Credit:
         under_way = [
             (take.market, take.side, take.price, take.quantity)
             for take in self._taker.of_maker(peer)
+            if take.phase != "given_up"
         ]
         for decision in self._maker.reservations:
             order = self._orders.open.get(decision.order)

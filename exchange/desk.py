@@ -18,8 +18,8 @@ from exchange.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.conditional import Conditional
 from exchange.core import Core, Refused
 from exchange.credit import Credit
-from exchange.entry import Entry, is_plain
-from exchange.events import Opened
+from exchange.entry import Entry
+from exchange.express import Express
 from exchange.fills import Fills
 from exchange.making import Making
 from exchange.market import Market
@@ -50,6 +50,7 @@ class Desk:
         )
         self._conditional = Conditional(core, self.orders)
         self._entry = Entry(core, self.orders, self._reducing, self._conditional)
+        self._express = Express(core, self.orders, self.fills)
         self._amending = Amending(core, self.orders, self._entry, self._conditional, self._reducing)
 
     def restore(self, now: float, past: Recovered) -> None:
@@ -60,14 +61,15 @@ class Desk:
         # microsecond would be needed to get ahead of the clock.
         next_take = max(stored, core.us(now))
         core.forgotten = range(stored, next_take)
-        self.fills.begin(next_take)
+        self.fills.next_take = next_take
         self._maker.restore(past.decisions, past.marks)
         reserved: dict[int, int] = {}
         for decision in self._maker.reservations:
             reserved[decision.order] = reserved.get(decision.order, 0) + decision.quantity
         self.orders.restore(past.meta.get("next_order", 1), past.orders, reserved)
+        core.counters.update(next_take=next_take, next_order=self.orders.next_number)
         self.asking.restore(past.takes)
-        self._conditional.restore()
+        self._conditional.restore(past.meta)
         for key, reason in past.halts.items():
             self._set_halted(key, reason)
         for market in core.markets.values():
@@ -117,31 +119,24 @@ class Desk:
             if earlier is not None:
                 sibling = self.orders.get(earlier.sibling) if earlier.sibling else None
                 return [earlier] if sibling is None else [earlier, sibling]
-        self._check_writes()
-        self.expire(now)
-        plain = is_plain(new)
-        placed = self._entry.accept(now, new, plain=plain)
-        first = placed[0]
-        if plain and self._rest(first):
-            return placed
-        self._continue(now, first)
-        for other in placed[1:]:
-            if first.cancelled and not other.cancelled:
-                self.orders.cancel(now, other, first.reason)  # the pair never came to be
-        self.settle(now)
+        core, orders = self._core, self.orders
+        if core.stale is not None or core.listening:
+            self._check_writes()
+        if orders.expiry.times:
+            self.expire(now)
+        order = self._express.place(now, new)
+        if order is None:
+            placed = self._entry.accept(now, new)
+            first = placed[0]
+            self._continue(now, first)
+            for other in placed[1:]:
+                if first.cancelled and not other.cancelled:
+                    self.orders.cancel(now, other, first.reason)  # the pair never came to be
+        else:
+            placed = [order]
+        if orders.work or core.unseen:
+            self.settle(now)
         return placed
-
-    def _rest(self, order: Order) -> bool:
-        """Show a new plain order if it is a limit order that meets nothing, as most are: what
-        `_continue` comes to for it, sooner."""
-        market = self._core.markets[order.market]
-        price, quantity = order.price, order.quantity
-        if price is None or len(market.hidden) or market.book.meets(order.side, price):
-            return False
-        order.opened = True
-        order.shown = quantity
-        market.write(Opened(order.number, order.side, price, quantity, order.time))
-        return True
 
     def amend(self, now: float, number: int, changes: Amend) -> Order:
         """Change an open order, see `exchange.amending`.
@@ -168,8 +163,9 @@ class Desk:
         """
         order = self._changeable(number)
         self._check_writes()
-        self.orders.cancel(now, order, reason)
-        self.settle(now)
+        if not self._express.cancel(now, order, reason):
+            self.orders.cancel(now, order, reason)
+            self.settle(now)
         return order
 
     def cancel_many(self, now: float, which: Selection, reason: str = "cancelled") -> list[Order]:
@@ -230,6 +226,8 @@ class Desk:
             return False
         place.halted = False
         self._core.records.append(PutHalt(market, None))
+        if not self._core.writes:
+            return True  # a restarted node goes on with all of its orders when it writes
         self.expire(now)
         self._conditional.resume(now, place)
         for order in [o for o in self.orders.open.values() if o.market == market]:
@@ -260,7 +258,7 @@ class Desk:
         if order.cancelled:
             raise Refused(
                 "order_done",
-                f"order {number} is being cancelled; {order.left} lots wait for another node's answer",
+                f"order {number} is being cancelled; part of it waits for another node's answer",
             )
         return order
 
@@ -333,6 +331,12 @@ class Desk:
         """Own resting orders that cross others' are matched, see `Matching.uncross`."""
         self.matching.uncross(now, market)
 
+    def count(self) -> None:
+        """Before a drain: the numbers given away become durable, and old orders are forgotten."""
+        self._core.count("next_order", self.orders.next_number)
+        self._core.count("next_take", self.fills.next_take)
+        self.orders.trim()
+
     def settle(self, now: float) -> None:
         """Go on with whatever the last step gave rise to, until there is nothing more. Call it when the
         feeds have brought something: trades may have triggered orders."""
@@ -347,7 +351,7 @@ class Desk:
     def expire(self, now: float) -> None:
         """Cancel the orders that have come to their date. Before anything that may fill one of them."""
         orders = self.orders
-        if not len(orders.expiry) or not self._core.writes:
+        if not orders.expiry.times or not self._core.writes:
             return
         for number in orders.expiry.due(self._core.us(now)):
             order = orders.open.get(number)

@@ -171,7 +171,7 @@ class Engine:
         """Whether orders or money of an account changed since the last `drain`."""
         core = self._core
         return any(order.account == account for order in core.orders.values()) or any(
-            number == account for number, _ in core.ledger.changed
+            purse.key[0] == account for purse in core.ledger.changed
         )
 
     def us(self, now: float) -> int:
@@ -385,8 +385,12 @@ class Engine:
                 fills = Filled in map(type, batch.events)
                 core.messages.append(Broadcast("trade" if fills else "order", pack(batch)))
             core.save_snapshot(market.writer.feed)
-            levels.extend((market.key, side, price) for side, price in market.touched)
-            market.touched.clear()
+            if market.touched:
+                levels += [
+                    (market.key, 1, signed) if signed > 0 else (market.key, -1, -signed)
+                    for signed in market.touched
+                ]
+                market.touched.clear()
         if self._leases.renewal_due(now) and core.stale is None:
             core.messages.append(Broadcast("presence", pack(self._presence(now))))
         core.messages.extend(self._replicator.take_outgoing())
@@ -395,8 +399,10 @@ class Engine:
         balances = core.drain_money()
         # What copy.copy comes to, without its searching for it.
         copies = [order.__copy__() for order in core.orders.values()]  # type: ignore[attr-defined]
+        self._desk.count()
         records = core.records
-        records.extend(copies)
+        records += core.fills
+        records += copies
         records.extend(PutMeta(name, value) for name, value in core.meta.items())
         drained = Drained(records, core.messages, levels, core.trades, copies, core.fills, balances)
         core.records, core.messages, core.trades, core.fills = [], [], [], []

@@ -5,7 +5,7 @@ Everything is checked before anything is changed: a refused order leaves no trac
 
 from __future__ import annotations
 
-from exchange.commands import HOUSE, Kind, NewOrder
+from exchange.commands import HOUSE, Kind, NewOrder, SelfTrade
 from exchange.conditional import Conditional
 from exchange.core import Core, Refused
 from exchange.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
@@ -20,7 +20,8 @@ MAX_CLIENT_ID = 64  # characters
 MAX_SLICES = (
     1000  # of an iceberg: each is matched by itself, so one taker can make for as many trades
 )
-_MAX_INTEGER = 2**62  # what a journal and anybody's signed 64 bits hold
+_MAX_TIME = 2**62  # us
+MAX_GROUP = 2**62  # what a journal and anybody's signed 64 bits hold, with room
 
 
 class Entry:
@@ -41,16 +42,15 @@ class Entry:
         order = self._orders.by_client_id(new.account, client_id)
         if order is None:
             return None
-        if not is_same(order, new):
+        if not is_same(order, new, self._orders.get(order.sibling)):
             raise Refused(
                 "client_id_reused",
                 f"client id {client_id!r} belongs to order {order.number}, which is different",
             )
         return order
 
-    def accept(self, now: float, new: NewOrder, *, plain: bool) -> list[Order]:
-        """The new order, and the stop that makes a pair with it (`oco_stop`); both are added. `plain`
-        is what `is_plain` says of it.
+    def accept(self, now: float, new: NewOrder) -> list[Order]:
+        """The new order, and the stop that makes a pair with it (`oco_stop`); both are added.
 
         Raises:
             Refused: nothing was changed.
@@ -62,25 +62,18 @@ class Entry:
         if new.side != BUY and new.side != SELL:
             raise Refused("bad_side", "side is buy or sell")
         _check_numbers(new)
-        if not plain:
-            _check_combination(new, core.us(now))
+        _check_combination(new, core.us(now))
         if new.account != HOUSE:
             self._check_account(new.account, 1 if new.oco_stop is None else 2)
         if market.halted:
             raise self.halted(market)
-        if plain:
-            worst = self._worst(market, new) if new.price is None else 0
-            if market.key in core.terms.rules:
-                self.check_rules(market, new.side, new.price, new.quantity, 0, worst)
-            orders = [self._plain(now, market, new, worst)]
-        else:
-            quantity = self._reduced(new) if new.reduce_only else new.quantity
-            stop = self._stop(market, new)
-            worst = self._worst(market, new)
-            self.check_rules(market, new.side, new.price, quantity, stop, worst)
-            orders = [self._special(now, market, new, quantity, stop, worst)]
-            if new.oco_stop is not None:
-                orders.append(self._other(orders[0], new.oco_stop))
+        quantity = self._reduced(new) if new.reduce_only else new.quantity
+        stop = self._stop(market, new)
+        worst = self.worst(market, new)
+        self.check_rules(market, new.side, new.price, quantity, stop, worst)
+        orders = [self._order(now, market, new, quantity, stop, worst)]
+        if new.oco_stop is not None:
+            orders.append(self._other(orders[0], new.oco_stop))
         if new.account != HOUSE:
             self._hold(now, orders)
         for each in orders:
@@ -127,10 +120,10 @@ class Entry:
         Raises:
             Refused: they do not allow it.
         """
-        rules = self._core.terms.rules.get(market.key)
+        rules = market.rules
         if rules is None:
             return
-        reference = stop if stop > 0 else self._core.terms.reference(market)
+        reference = stop if stop > 0 else market.reference
         try:
             rules.check(side, price, quantity, reference, worst or None)
         except RuleError as error:
@@ -177,8 +170,8 @@ class Entry:
             )
         return 0
 
-    def _worst(self, market: Market, new: NewOrder) -> int:
-        """Of a market order: the worst price; 0: any."""
+    def worst(self, market: Market, new: NewOrder) -> int:
+        """Of a new market order: the worst price; 0: any."""
         if new.price is not None:
             return 0
         if new.worst is not None:
@@ -186,36 +179,16 @@ class Entry:
         if new.stop is not None or new.trail is not None:
             return 0  # known when it enters
         terms = self._core.terms
-        if new.account == HOUSE and market.key not in terms.rules:
+        if new.account == HOUSE and market.rules is None:
             return 0
         side = new.side
         bests = [b for b in (market.book.best(-side), market.hidden.best(-side)) if b is not None]
         if not bests:
             return 0  # there is nothing to trade with
         best = min(bests) if side == BUY else max(bests)
-        return terms.protected(market.key, side, best, terms.reference(market))
+        return terms.protected(market.key, side, best, market.reference)
 
-    def _plain(self, now: float, market: Market, new: NewOrder, worst: int) -> Order:
-        """What `_special` gives for a plain order, sooner."""
-        order = Order(
-            self._orders.next_number,
-            market.key,
-            new.side,
-            new.price,
-            new.quantity,
-            self._orders.new_time(now, market),
-            new.client_id,
-        )
-        if new.price is None:
-            order.kind = "market"
-            order.worst = worst
-        order.group = new.group
-        if new.account != HOUSE:
-            order.account = new.account
-            order.self_trade = "cancel_newest"
-        return order
-
-    def _special(
+    def _order(
         self, now: float, market: Market, new: NewOrder, quantity: int, stop: int, worst: int
     ) -> Order:
         display = new.display or 0
@@ -239,7 +212,7 @@ class Entry:
             trail=new.trail or 0,
             armed=new.stop is not None or new.trail is not None,
             group=new.group,
-            self_trade=new.self_trade or ("none" if new.account == HOUSE else "cancel_newest"),
+            self_trade=_self_trade(new),
             worst=worst,
             altered=quantity != new.quantity,
         )
@@ -292,11 +265,38 @@ def check_trailing(stop: int) -> None:
         raise Refused("out_of_range", "the distance is no less than the price that it is from")
 
 
-def is_same(order: Order, new: NewOrder) -> bool:
-    """Whether `order` can be what became of `new`, which came a second time."""
-    return (order.market, order.side, order.kind) == (new.market, new.side, kind_of(new)) and (
-        order.altered or (order.price, order.quantity) == (new.price, new.quantity)
+def is_same(order: Order, new: NewOrder, sibling: Order | None) -> bool:
+    """Whether `order` can be what became of `new`, which came a second time. `sibling`: the other one of
+    its pair, as far as it is known.
+
+    What can be amended is not compared once it was. Nor is a date, for "in an hour" is another one each
+    time, and of a market order the worst price when the market's protection has set it.
+    """
+    pair = new.oco_stop is not None
+    if (
+        (order.market, order.side, order.kind) != (new.market, new.side, kind_of(new))
+        or (order.post_only, order.hidden) != (new.post_only, new.hidden)
+        or (order.reduce_only, order.group) != (new.reduce_only, new.group)
+        or order.self_trade != _self_trade(new)
+        or (new.worst is not None and order.worst != new.worst)
+        or (order.sibling != 0) != pair
+        or (pair and sibling is not None and sibling.stop != new.oco_stop and not sibling.altered)
+    ):
+        return False
+    if order.altered:
+        return True
+    display = new.display or 0
+    followed = order.trail > 0  # its stop is not where it was
+    return (
+        (order.price, order.quantity, order.tif) == (new.price, new.quantity, new.tif)
+        and order.display == (display if display < new.quantity else 0)
+        and order.trail == (new.trail or 0)
+        and (followed or order.stop == (new.stop or 0))
     )
+
+
+def _self_trade(new: NewOrder) -> SelfTrade:
+    return new.self_trade or ("none" if new.account == HOUSE else "cancel_newest")
 
 
 def kind_of(new: NewOrder) -> Kind:
@@ -307,26 +307,11 @@ def kind_of(new: NewOrder) -> Kind:
     return "limit" if new.price is not None else "market"
 
 
-def is_plain(new: NewOrder) -> bool:
-    """Most orders are: a price or none, a quantity, and nothing to combine."""
-    return (
-        new.tif == "gtc"
-        and not (new.post_only or new.hidden or new.reduce_only)
-        and new.display is None
-        and new.stop is None
-        and new.trail is None
-        and new.oco_stop is None
-        and new.worst is None
-        and new.expires is None
-        and new.self_trade is None
-    )
-
-
 def _check_numbers(new: NewOrder) -> None:
     price = new.price
     if not 0 < new.quantity < MAX_QUANTITY or (price is not None and not 0 < price < MAX_PRICE):
         raise _out_of_range()
-    if not -_MAX_INTEGER < new.group < _MAX_INTEGER:
+    if not -MAX_GROUP < new.group < MAX_GROUP:
         raise _out_of_range()
     if new.client_id is not None and not 0 < len(new.client_id) <= MAX_CLIENT_ID:
         raise Refused("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
@@ -342,7 +327,7 @@ def _check_combination(new: NewOrder, now_us: int) -> None:
     conditional = new.stop is not None or new.trail is not None
     immediate = new.price is None or new.tif in ("ioc", "fok")
     if new.tif == "gtd":
-        if new.expires is None or not now_us < new.expires < _MAX_INTEGER:
+        if new.expires is None or not now_us < new.expires < _MAX_TIME:
             raise _bad("an order that is good till a date needs one that is to come")
         if new.price is None and not conditional:
             raise _bad("a market order trades at once: it has no date")

@@ -15,23 +15,23 @@ class Expiry:
     """
 
     def __init__(self) -> None:
-        self._times: dict[int, int] = {}
+        self.times: dict[int, int] = {}  # by order; to be looked at only
         self._heap: list[tuple[int, int]] = []  # (time, number)
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self.times)
 
     def set(self, number: int, time_us: int) -> None:
         """The order ends at `time_us`; an earlier setting is replaced."""
-        self._times[number] = time_us
+        self.times[number] = time_us
         heappush(self._heap, (time_us, number))
-        if len(self._heap) > 2 * len(self._times) + _SLACK:
-            self._heap = [(time, number) for number, time in self._times.items()]
+        if len(self._heap) > 2 * len(self.times) + _SLACK:
+            self._heap = [(time, number) for number, time in self.times.items()]
             heapify(self._heap)
 
     def remove(self, number: int) -> None:
         """It does not end by time (any more): nothing happens when it never did."""
-        self._times.pop(number, None)
+        self.times.pop(number, None)
 
     def due(self, now_us: int) -> list[int]:
         """Orders whose time has come, by time, then number. They are removed."""
@@ -39,7 +39,7 @@ class Expiry:
         heap = self._heap
         while heap and heap[0][0] <= now_us:
             time, number = heappop(heap)
-            if self._times.get(number) == time:
-                del self._times[number]
+            if self.times.get(number) == time:
+                del self.times[number]
                 found.append(number)
         return found

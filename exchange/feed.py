@@ -243,7 +243,7 @@ class Writer:
         self.feed = feed
         self._keys = keys
         self._network = network
-        self._unsigned: list[Event] = []
+        self.unsigned: list[Event] = []  # applied, and not in a batch yet
         self._signed_to = feed.number
         self._since_checkpoint = feed.number - feed.checkpointed
 
@@ -254,27 +254,27 @@ class Writer:
 
     def append(self, event: Event) -> None:
         self.feed.state.apply(event)
-        self._unsigned.append(event)
+        self.unsigned.append(event)
 
     def flush(self) -> list[Batch]:
         """Sign what was appended since the last call."""
-        if not self._unsigned:
+        if not self.unsigned:
             return []
         state = self.feed.state
-        self._since_checkpoint += len(self._unsigned)
+        self._since_checkpoint += len(self.unsigned)
         if self._since_checkpoint >= max(CHECKPOINT_EVERY, CHECKPOINT_FACTOR * len(state.orders)):
             self.append(Checkpoint(state_hash(state.pages())))
             self._since_checkpoint = 0
         batches = []
-        for start in range(0, len(self._unsigned), MAX_EVENTS):
-            events = self._unsigned[start : start + MAX_EVENTS]
+        for start in range(0, len(self.unsigned), MAX_EVENTS):
+            events = self.unsigned[start : start + MAX_EVENTS]
             batch, digest = sign_batch(
                 self._keys, self._network, self.feed.market, self._signed_to + 1, state.head, events
             )
             self._signed_to = batch.last
             self.feed.hold(batch, digest)
             batches.append(batch)
-        self._unsigned = []
+        self.unsigned = []
         return batches
 
 

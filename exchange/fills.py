@@ -19,14 +19,11 @@ class Fills:
     def __init__(self, core: Core, orders: Orders) -> None:
         self._core = core
         self._orders = orders
-        self._next_take = 1
-
-    def begin(self, next_take: int) -> None:
-        self._next_take = next_take
+        self.next_take = 1
 
     def new_take(self) -> int:
-        take = self._next_take
-        self._next_take = self._core.meta["next_take"] = take + 1
+        take = self.next_take
+        self.next_take = take + 1
         return take
 
     def here(
@@ -210,7 +207,6 @@ class Fills:
             fee,
             units.base if side == BUY else units.quote,
         )
-        core.records.append(fill)
         core.fills.append(fill)
 
     def _after(self, now: float, order: Order) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from exchange.candles import TIMEFRAMES, Candle, TradeRecord
+from exchange.sqlite import opened
 
 SCHEMA_VERSION: Final = 1
 TRADES_KEPT: Final = 500_000  # of each market, the newest; about 60 MB
@@ -81,39 +82,22 @@ class History:
         try:
             try:
                 self._open()
-            except (sqlite3.DatabaseError, HistoryError) as error:
+            except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
                 self.replaced = str(error)
                 for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                     path.with_name(name).unlink(missing_ok=True)
                 self._open()
-        except (sqlite3.Error, OSError, HistoryError) as error:
+        except (sqlite3.Error, OSError) as error:
             raise HistoryError(f"cannot open the market history {path}: {error}") from error
 
     def _open(self) -> None:
-        opened: list[sqlite3.Connection] = []
-        try:
-            self.path.touch(mode=0o600, exist_ok=True)
-            for _ in range(3):  # the saving thread's, the readers', the constructor's
-                db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-                opened.append(db)
-            self._writer, self._reader, self._own = opened
-            db = self._writer
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                )
-            elif version != SCHEMA_VERSION:
-                raise HistoryError(f"version {version}, this program writes {SCHEMA_VERSION}")
-            self._ids: dict[str, int] = dict(db.execute("SELECT key, id FROM markets").fetchall())
-        except BaseException:
-            for connection in opened:
-                connection.close()
-            raise
+        with opened(self.path, _SCHEMA, SCHEMA_VERSION, 3) as connections:
+            # The saving thread's, the readers', the constructor's.
+            self._writer, self._reader, self._own = connections
+            rows = self._own.execute("SELECT key, id FROM markets").fetchall()
+            self._ids: dict[str, int] = dict(rows)
 
     def close(self) -> None:
         for connection in (self._own, self._reader, self._writer):

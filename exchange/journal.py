@@ -38,6 +38,7 @@ from exchange.records import (
     PutSnapshot,
     Record,
     Recovered,
+    Transaction,
 )
 from exchange.state import RECENT, State
 
@@ -331,8 +332,8 @@ class Journal:
                                 orders.append((number, record))
                         elif isinstance(record, Fill):
                             fills.append((number, record))
-                        elif isinstance(record, Posting):
-                            postings.append((number, record))
+                        elif isinstance(record, Transaction):
+                            postings += [(number, posting) for posting in record.postings()]
                     count += len(records) if number > self._found else 0
                 self._archive.add(orders, fills, postings, self._tail.at)
                 self._archived += count

@@ -27,8 +27,8 @@ import msgspec
 from exchange.commands import HOUSE
 from exchange.events import BUY
 from exchange.instruments import Instrument
-from exchange.purses import ACCOUNT, PEER, AccountPurse, LedgerError, Purse, Purses
-from exchange.records import Posting, PostingKind, PutCredit, Record
+from exchange.purses import ACCOUNT, FEES, PEER, AccountPurse, LedgerError, Purse, Purses
+from exchange.records import Line, PostingKind, PutCredit, Record, Transaction
 
 MIN_DECIMALS = 8  # of every asset: what most exchanges account in, so few instruments need more
 MAX_BALANCE = 2**62  # that a deposit may lead to
@@ -114,10 +114,11 @@ class Ledger:
     def __init__(self, decimals: Mapping[str, int]) -> None:
         self.decimals = dict(decimals)
         self.records: list[Record] = []  # to be made durable, until they are drained
-        self.changed: dict[tuple[int, str], None] = {}  # (account, asset): until they are read
+        self.changed: dict[AccountPurse, None] = {}  # until they are read
         self.credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)
         self.next_transaction = 1
         self._purses = Purses()
+        self.accounts = self._purses.accounts  # purses that were ever touched; to be looked at only
 
     def restore(
         self,
@@ -260,7 +261,6 @@ class Ledger:
                 continue
             legs.append((purse, purse.balance * (factor - 1), "transfer"))
             if isinstance(purse, AccountPurse):
-                self.changed[purse.key] = None
                 purse.held *= factor
                 purse.holds = {order: held * factor for order, held in purse.holds.items()}
         if legs:
@@ -297,7 +297,7 @@ class Ledger:
             holds[order] = amount
         else:
             del holds[order]
-        self.changed[purse.key] = None
+        self.changed[purse] = None
 
     def trade_here(
         self,
@@ -326,25 +326,42 @@ class Ledger:
             buyer_fee = (base_amount * buyer_ppm + PPM - 1) // PPM  # rounded up
         if seller_ppm and seller != HOUSE:
             seller_fee = (quote_amount * seller_ppm + PPM - 1) // PPM
-        legs: list[_Leg] = []
+        if buyer == seller and not (buyer_fee or seller_fee):
+            return 0, 0
+        base, quote = units.base, units.quote
+        bought, paid = self._pair(buyer, base, quote)
+        sold, earned = (bought, paid) if buyer == seller else self._pair(seller, base, quote)
+        # What `_post` does, spelled out: this is most of what a trade costs.
+        changed = self.changed
+        lines: list[Line] = []
         if buyer != seller:  # else only fees move
-            purse_of = self._purses.account
-            bought, paid = purse_of(buyer, units.base), purse_of(buyer, units.quote)
-            sold, earned = purse_of(seller, units.base), purse_of(seller, units.quote)
-            legs = [
-                (bought, base_amount, "trade"),
-                (sold, -base_amount, "trade"),
-                (paid, -quote_amount, "trade"),
-                (earned, quote_amount, "trade"),
+            bought.balance += base_amount
+            sold.balance -= base_amount
+            paid.balance -= quote_amount
+            earned.balance += quote_amount
+            lines = [
+                Line(bought.holder, base, base_amount, bought.balance, "trade"),
+                Line(sold.holder, base, -base_amount, sold.balance, "trade"),
+                Line(paid.holder, quote, -quote_amount, paid.balance, "trade"),
+                Line(earned.holder, quote, quote_amount, earned.balance, "trade"),
             ]
-            changed = self.changed
-            changed[bought.key] = changed[sold.key] = changed[paid.key] = changed[earned.key] = None
+            changed[sold] = changed[paid] = None
         if buyer_fee:
-            self._add_fee(legs, buyer, units.base, buyer_fee)
+            fees = self._purses.fees(base)
+            bought.balance -= buyer_fee
+            fees.balance += buyer_fee
+            lines.append(Line(bought.holder, base, -buyer_fee, bought.balance, "fee"))
+            lines.append(Line(FEES, base, buyer_fee, fees.balance, "fee"))
         if seller_fee:
-            self._add_fee(legs, seller, units.quote, seller_fee)
-        if legs:
-            self._post(time, reference, legs)
+            fees = self._purses.fees(quote)
+            earned.balance -= seller_fee
+            fees.balance += seller_fee
+            lines.append(Line(earned.holder, quote, -seller_fee, earned.balance, "fee"))
+            lines.append(Line(FEES, quote, seller_fee, fees.balance, "fee"))
+        changed[bought] = changed[earned] = None
+        number = self.next_transaction
+        self.next_transaction = number + 1
+        self.records.append(Transaction(number, time, reference, tuple(lines)))
         return buyer_fee, seller_fee
 
     def trade_with(
@@ -378,7 +395,6 @@ class Ledger:
             (gave, -loss, "trade"),
             (self._purses.peer(peer, given), loss, "trade"),
         ]
-        self.changed[got.key] = self.changed[gave.key] = None
         if fee:
             self._add_fee(legs, account, received, fee)
         self._post(time, reference, legs)
@@ -386,28 +402,36 @@ class Ledger:
 
     # Inside
 
+    def _pair(self, account: int, base: str, quote: str) -> tuple[AccountPurse, AccountPurse]:
+        """An account's purses of two assets."""
+        try:
+            purses = self._purses.accounts[account]
+            return purses[base], purses[quote]
+        except KeyError:
+            return self._purses.account(account, base), self._purses.account(account, quote)
+
     def _add_fee(self, legs: list[_Leg], account: int, asset: str, fee: int) -> None:
         purse = self._purses.account(account, asset)
         legs.append((purse, -fee, "fee"))
         legs.append((self._purses.fees(asset), fee, "fee"))
-        self.changed[purse.key] = None
 
     def _move(
         self, time: int, source: Purse, target: Purse, amount: int, kind: PostingKind, note: str
     ) -> int:
-        for purse in (source, target):
-            if isinstance(purse, AccountPurse):
-                self.changed[purse.key] = None
         return self._post(time, note, [(source, -amount, kind), (target, amount, kind)])
 
     def _post(self, time: int, reference: str, legs: list[_Leg]) -> int:
         """The only place where a balance changes."""
         number = self.next_transaction
         self.next_transaction = number + 1
-        add = self.records.append
+        changed = self.changed
+        lines = []
         for purse, amount, kind in legs:
             purse.balance = balance = purse.balance + amount
-            add(Posting(number, purse.holder, purse.asset, amount, balance, time, kind, reference))
+            lines.append(Line(purse.holder, purse.asset, amount, balance, kind))
+            if type(purse) is AccountPurse:
+                changed[purse] = None
+        self.records.append(Transaction(number, time, reference, tuple(lines)))
         return number
 
     def _limit(self, peer: str, asset: str) -> int | None:

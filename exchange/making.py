@@ -11,6 +11,7 @@ from exchange.core import Core
 from exchange.credit import Credit
 from exchange.events import MAX_ORDER, MAX_PRICE, MAX_QUANTITY
 from exchange.fills import Fills
+from exchange.lending import Lending
 from exchange.messages import Take, pack
 from exchange.orders import Orders
 from exchange.ports import Send
@@ -35,6 +36,7 @@ class Making:
         self._maker = maker
         self._credit = credit
         self._reducing = reducing
+        self._lending = Lending()
 
     def on_take(self, now: float, taker: str, ask: Take) -> bool:
         """Another node asks; False when no honest node asks so."""
@@ -58,6 +60,8 @@ class Making:
                 return True
             decision = self._decide(now, taker, ask)
             self._put(decision)
+            if decision.reason == RESERVED:
+                self._lending.begin(decision)
         elif decision.reason == RESERVED:
             if self._core.stale is not None:
                 return True
@@ -123,7 +127,7 @@ class Making:
 
     def _objection(self, now: float, taker: str, ask: Take, order: Order) -> str:
         """Why an order that is there is not given; "" when it is."""
-        if ask.phase == "reserve" and not self._maker.reserves(taker):
+        if ask.phase == "reserve" and not self._lending.lends(self._core.us(now), taker):
             return "too_many"
         if order.reduce_only:
             if ask.phase:
@@ -177,6 +181,7 @@ class Making:
         return self._final(reserved, 0, self._core.us(now), reason)
 
     def _final(self, reserved: Decision, quantity: int, time: int, reason: str) -> Decision:
+        self._lending.end(time, reserved, taken=quantity > 0)
         market = self._core.markets.get(reserved.market)
         decision = Decision(
             reserved.taker,

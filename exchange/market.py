@@ -17,6 +17,8 @@ import msgspec
 from exchange.book import Book
 from exchange.events import Closed, Filled, Moved, Opened, OrderEvent
 from exchange.feed import Feed, Replica, Writer
+from exchange.ledger import Units
+from exchange.rules import MarketRules, reference_price
 
 TAPE = 1000  # public trades kept in memory for each market
 NUMBER_BITS = 40
@@ -70,6 +72,8 @@ class Market:
     owners: Owners
     writer: Writer
     visible: Callable[[str], bool]  # whether an owner's presence lease runs
+    units: Units  # what its ticks and lots are worth
+    rules: MarketRules | None = None
     book: Book = field(default_factory=Book)
     hidden: Book = field(default_factory=Book)  # own orders that no feed shows; key: order number
     replicas: dict[str, Replica] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class Market:
     halted: bool = False  # no trading here for now, see `Desk.halt`
     last_time: int = 0  # latest order time seen, us: own orders come after it
     version: int = 0
-    touched: dict[tuple[int, int], None] = field(default_factory=dict)  # (side, price), this drain
+    touched: dict[int, None] = field(default_factory=dict)  # side * price, this drain
     _reserved: dict[int, int] = field(default_factory=dict)  # key -> asked of its owner
     _holds: dict[str, dict[int, list[Hold]]] = field(default_factory=dict)  # owner -> number -> ...
 
@@ -132,7 +136,7 @@ class Market:
                 return
             side, price = place
         self.version += 1
-        self.touched[side, price] = None
+        self.touched[side * price] = None
 
     def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
         """Bring an own hidden order up to date; `quantity` 0 takes it out."""
@@ -151,7 +155,7 @@ class Market:
         if self.book.crossed:
             return True
         hidden = self.hidden
-        if not len(hidden):
+        if not hidden.resting:
             return False
         for side in (1, -1):
             own, best = hidden.best(side), self.book.best(-side)
@@ -196,7 +200,7 @@ class Market:
 
     def _touch(self, side: int, price: int) -> None:
         self.version += 1
-        self.touched[side, price] = None
+        self.touched[side * price] = None
 
     # Deductions
 
@@ -247,6 +251,12 @@ class Market:
         return list(self._holds)
 
     # Views
+
+    @property
+    def reference(self) -> int | None:
+        """The price that bands are around."""
+        last = self.tape[-1].event.price if self.tape else None
+        return reference_price(last, self.book.best(1), self.book.best(-1))
 
     def priority(self, owner: str, number: int) -> tuple[int, str, int]:
         """(time, owner, number) of a visible order: earlier is smaller, the same on every node."""

@@ -60,7 +60,7 @@ class Matching:
         side = order.side
         limit = order.price if order.price is not None else order.worst or None
         found = market.book.crossing(side, limit)
-        if not hidden or not len(market.hidden):
+        if not hidden or not market.hidden.resting:
             return found
         return merge(found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1])
 
@@ -138,13 +138,7 @@ class Matching:
         """Fill what is free of an order as far as the book goes."""
         market = self._core.markets[order.market]
         limit = order.price if order.price is not None else order.worst or None
-        if not market.book.meets(order.side, limit) and not len(market.hidden):
-            return
-        if (
-            not only_earlier
-            and not len(market.hidden)
-            and self._take_own(now, market, order, limit)
-        ):
+        if not market.book.meets(order.side, limit) and not market.hidden.resting:
             return
         node = self._core.node_id
         while order.free:
@@ -163,20 +157,6 @@ class Matching:
                     self.fill_here(now, order, maker, price, min(quantity, maker.free))
             if not again:
                 break
-
-    def _take_own(self, now: float, market: Market, order: Order, limit: int | None) -> bool:
-        """Fill an order that takes whatever comes with this node's own orders, as long as they come
-        first and nothing is special about them. Whether that is all there was to do."""
-        own = self._orders.open
-        wanted = order.free
-        if not wanted:
-            return True
-        for number, price, quantity in market.book.reach(order.side, limit, wanted):
-            maker = own.get(number)  # keys of others' orders are greater than any number
-            if maker is None or self._is_special(order, maker):
-                return False
-            self._fills.here(now, order, maker, price, quantity)
-        return True
 
     def fill_here(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
         self._fills.here(now, taker, maker, price, quantity)

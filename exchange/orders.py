@@ -6,8 +6,9 @@ what it may still cost, keeps the indexes, and ends the order when nothing more 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Mapping
+from itertools import islice
 
 from exchange.commands import HOUSE, Selection
 from exchange.core import Core
@@ -20,7 +21,7 @@ from exchange.settlement import Taker
 from exchange.triggers import Triggers
 
 _NONE: dict[int, Order] = {}
-RECENT_ORDERS = 10_000  # finished orders kept in memory, for answers and for client ids
+RECENT_ORDERS = 10_000  # finished orders kept in memory at least, for answers and client ids
 
 
 def at_once(order: Order) -> bool:
@@ -45,13 +46,13 @@ class Orders:
         self._core = core
         self._taker = taker
         self.open: dict[int, Order] = {}  # not done, oldest first
-        self.recent: OrderedDict[int, Order] = OrderedDict()
+        self.recent: dict[int, Order] = {}  # done, as they ended
         self.work: deque[int] = deque()  # numbers of orders to go on with, see `exchange.desk`
         self.expiry = Expiry()
         self.triggers: dict[str, Triggers] = {}  # by market, of orders that wait for a trade
         self.reducing: dict[int, Order] = {}  # open reduce-only orders of the house
-        self._client_ids: dict[tuple[int, str], int] = {}  # (account, client id) -> latest order
-        self._of_account: dict[int, dict[int, Order]] = {}  # open orders of clients, oldest first
+        self.client_ids: dict[tuple[int, str], int] = {}  # (account, client id) -> latest order
+        self.by_account: dict[int, dict[int, Order]] = {}  # open orders of clients, oldest first
         self.next_number = 1
 
     def restore(self, next_order: int, orders: list[Order], reserved: Mapping[int, int]) -> None:
@@ -59,7 +60,7 @@ class Orders:
         self.next_number = next_order
         for order in orders:
             if order.client_id is not None:
-                self._client_ids[order.account, order.client_id] = order.number
+                self.client_ids[order.account, order.client_id] = order.number
             if order.done:
                 self.recent[order.number] = order
             elif order.market in self._core.markets:
@@ -81,12 +82,12 @@ class Orders:
         return self.open.get(number) or self.recent.get(number)
 
     def by_client_id(self, account: int, client_id: str) -> Order | None:
-        number = self._client_ids.get((account, client_id))
+        number = self.client_ids.get((account, client_id))
         return None if number is None else self.get(number)
 
     def of_account(self, account: int) -> Collection[Order]:
         """Open orders of a client account, oldest first."""
-        return self._of_account.get(account, _NONE).values()
+        return self.by_account.get(account, _NONE).values()
 
     def sibling(self, order: Order) -> Order | None:
         """The other order of a pair, while it is open."""
@@ -128,11 +129,11 @@ class Orders:
 
     def add(self, order: Order) -> None:
         """A new order, with `next_number`. Its hold is set already."""
-        self.next_number = self._core.meta["next_order"] = order.number + 1
+        self.next_number = order.number + 1
         order.updated = order.time
         self.open[order.number] = order
         if order.client_id is not None:
-            self._client_ids[order.account, order.client_id] = order.number
+            self.client_ids[order.account, order.client_id] = order.number
         if order.account != HOUSE or order.expires or order.reduce_only:
             self._index(order)
         self._core.orders[order.number] = order
@@ -152,7 +153,7 @@ class Orders:
         """The order has changed. `moved`: it has a new price, or a new `priority`."""
         core = self._core
         core.orders[order.number] = order
-        order.updated = core.us(now)
+        order.updated = max(core.us(now), order.updated)
         market = core.markets[order.market]
         busy = order.pending + order.reserved  # what others decide about
         left = 0 if order.cancelled else order.quantity - order.filled - busy
@@ -216,20 +217,31 @@ class Orders:
         number = order.number
         if order.opened and number in market.writer.feed.state.orders:
             market.write(Closed(number, "filled" if filled else "cancelled"))
+        self.finish(market, order)
+
+    def finish(self, market: Market, order: Order) -> None:
+        """An order that is done leaves the open ones."""
+        number = order.number
         if self.open.pop(number, None) is None:
             return
         if order.account != HOUSE:
-            del self._of_account[order.account][number]
+            del self.by_account[order.account][number]
             self.hold(order)
         if order.hidden or order.reduce_only or order.expires or order.armed or order.sibling:
             self._remove_special(market, order)
         self.recent[number] = order
-        if len(self.recent) > RECENT_ORDERS:
-            _, old = self.recent.popitem(last=False)
+
+    def trim(self) -> None:
+        """Forget the oldest finished orders once there are many, so that each costs little."""
+        recent = self.recent
+        if len(recent) <= 2 * RECENT_ORDERS:
+            return
+        for number in list(islice(recent, len(recent) - RECENT_ORDERS)):
+            old = recent.pop(number)
             if old.client_id is not None:
                 name = (old.account, old.client_id)
-                if self._client_ids.get(name) == old.number:
-                    del self._client_ids[name]
+                if self.client_ids.get(name) == number:
+                    del self.client_ids[name]
 
     # Holds
 
@@ -259,7 +271,7 @@ class Orders:
 
     def _index(self, order: Order) -> None:
         if order.account != HOUSE:
-            self._of_account.setdefault(order.account, {})[order.number] = order
+            self.by_account.setdefault(order.account, {})[order.number] = order
         elif order.reduce_only:
             self.reducing[order.number] = order
         if order.expires:

@@ -18,7 +18,7 @@ from exchange.commands import HOUSE, Kind, SelfTrade, TimeInForce
 from exchange.events import Batch
 from exchange.feed import Snapshot
 
-TakePhase = Literal["", "reserve", "granted", "commit"]
+TakePhase = Literal["", "reserve", "granted", "commit", "given_up"]
 Permission = Literal["read", "trade"]
 PostingKind = Literal["deposit", "withdrawal", "trade", "fee", "settlement", "transfer"]
 
@@ -38,15 +38,22 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     quantity: int
     time: int
     client_id: str | None = None
-    filled: int = 0
-    pending: int = 0  # asked of other owners, outcome unknown
-    cancelled: bool = False  # nothing more may be filled but what is pending
+    account: int = HOUSE
+    group: int = 0
+    kind: Kind = "limit"  # as it was placed
+    self_trade: SelfTrade = "none"
+    worst: int = 0  # market order: the worst price it may trade at; 0: any
     opened: bool = False  # the feed has an `Opened` for it
     shown: int = 0  # the quantity that the feed shows
+    filled: int = 0
     value: int = 0  # sum of price * quantity over its fills (ticks * lots)
+    cancelled: bool = False  # nothing more may be filled but what is pending
     done: bool = False
-    account: int = HOUSE
-    kind: Kind = "limit"  # as it was placed
+    reason: str = ""  # why it ended, or is about to: filled, cancelled, ioc, expired, ...
+    updated: int = 0  # us: its last change
+    pending: int = 0  # asked of other owners, outcome unknown
+    reserved: int = 0  # promised to fill-or-kill takers: off show, neither filled nor free
+    priority: int = 0  # us: its time in the book once it lost its place; 0: `time`
     tif: TimeInForce = "gtc"
     expires: int = 0  # us; 0: never
     post_only: bool = False
@@ -57,14 +64,7 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     trail: int = 0  # distance of a trailing stop, ticks
     armed: bool = False  # conditional and not triggered yet: neither matched nor shown
     sibling: int = 0  # one cancels the other: the other's number
-    group: int = 0
-    self_trade: SelfTrade = "none"
-    worst: int = 0  # market order: the worst price it may trade at; 0: any
-    reserved: int = 0  # promised to fill-or-kill takers: off show, neither filled nor free
-    priority: int = 0  # us: its time in the book once it lost its place; 0: `time`
-    reason: str = ""  # why it ended, or is about to: filled, cancelled, ioc, expired, ...
-    updated: int = 0  # us: its last change
-    altered: bool = False  # price or quantity are not what they were when it was placed
+    altered: bool = False  # what can be amended is not what it was when it was placed
 
     @property
     def free(self) -> int:
@@ -93,7 +93,9 @@ class PendingTake(msgspec.Struct, array_like=True, tag="take", gc=False):
     quantity: int
     void: bool = False  # ask that it be refused if it is not decided yet
     seen: int = 0  # how far the maker's feed was held here when it was asked
-    phase: TakePhase = ""  # of a fill-or-kill order's take: reserve, granted, commit
+    phase: TakePhase = (
+        ""  # of a fill-or-kill order's take: reserve, granted, then commit or given_up
+    )
 
 
 class Decision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=False):
@@ -156,8 +158,8 @@ class ApiKey(msgspec.Struct, frozen=True, array_like=True, tag="key", gc=False):
         return f"ApiKey({self.key}, account {self.account})"
 
 
-class Posting(msgspec.Struct, frozen=True, array_like=True, tag="posting", gc=False):
-    """One line of the ledger. The amounts of one transaction sum to zero for each asset.
+class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One line of the ledger, by itself. The amounts of one transaction sum to zero for each asset.
 
     Holders: "account:<number>" (what the node owes the account), "peer:<node id>" (what it owes that
     node; negative: is owed), "fees", "outside" (what came in or left). Amounts in the asset's units.
@@ -171,6 +173,41 @@ class Posting(msgspec.Struct, frozen=True, array_like=True, tag="posting", gc=Fa
     time: int  # us
     kind: PostingKind
     reference: str  # what it is about: a trade's id, a note
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a `Posting` has of its own."""
+
+    holder: str
+    asset: str
+    amount: int
+    balance: int
+    kind: PostingKind
+
+
+class Transaction(msgspec.Struct, frozen=True, array_like=True, tag="transaction", gc=False):
+    """What moved at once in the ledger."""
+
+    number: int
+    time: int  # us
+    reference: str
+    lines: tuple[Line, ...]
+
+    def postings(self) -> list[Posting]:
+        number, time, reference = self.number, self.time, self.reference
+        return [
+            Posting(
+                number,
+                line.holder,
+                line.asset,
+                line.amount,
+                line.balance,
+                time,
+                line.kind,
+                reference,
+            )
+            for line in self.lines
+        ]
 
 
 class PutMeta(msgspec.Struct, frozen=True, array_like=True, tag="meta", gc=False):
@@ -233,7 +270,7 @@ Record = (
     | Decision
     | DropDecisions
     | Fill
-    | Posting
+    | Transaction
     | Account
     | ApiKey
     | PutNonce

@@ -108,6 +108,18 @@ class MarketRules:
         if at is not None and not self.min_notional <= at * quantity <= self.max_notional:
             raise self._value(at, quantity)
 
+    def accepts(self, price: int, quantity: int, reference: int | None) -> bool:
+        """Whether `check` has nothing against a limit order; without a band any reference will do."""
+        if not (
+            self.min_lots <= quantity <= self.max_lots
+            and self.min_notional <= price * quantity <= self.max_notional
+        ):
+            return False
+        band = self.band
+        if band is None or reference is None:
+            return True
+        return abs(price - reference) * PPM <= band * reference
+
     def protect(self, side: int, best: int, reference: int | None = None) -> int:
         """The worst price in ticks that a market order may trade at, when the best one on the other side
         of the book is `best`; within the band around `reference` if there is one.

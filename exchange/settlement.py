@@ -27,7 +27,6 @@ FEW_DECISIONS = 4
 MAX_TAKERS = 50_000  # ever answered: what they know must be remembered for good
 RESERVED = "reserved"  # the reason of a decision that is not final
 RESERVATION_US = 60_000_000  # how long a maker keeps what it has reserved
-MAX_RESERVATIONS = 100  # of one taker at a time
 PATIENCE = 10.0  # after so long without an answer the take is asked to be void if undecided
 
 
@@ -82,7 +81,8 @@ class Taker:
         """A take to be asked from now on. Numbers must grow."""
         self._asking[take.take] = _Asking(take, now, ASK_AGAIN, now)
         self._by_maker.setdefault(take.maker, {})[take.take] = None
-        self._by_order.setdefault(take.order, {})[take.take] = None
+        if take.phase != "given_up":
+            self._by_order.setdefault(take.order, {})[take.take] = None
         heapq.heappush(self._agenda, (now, take.take))
 
     def hurry(self, now: float, maker: str) -> None:
@@ -117,12 +117,21 @@ class Taker:
             asking.next = now
             heapq.heappush(self._agenda, (now, take))
 
+    def give_up(self, now: float, take: int) -> None:
+        """A reservation that will never be committed: its order waits for it no more. Its owner is asked
+        to give it up too, until it has said that it did."""
+        self.void(now, take)
+        asked = self._asking[take].take
+        asked.phase = "given_up"
+        _remove(self._by_order, asked.order, take)
+
     def resolve(self, take: int) -> PendingTake:
         """The outcome is known: stop asking."""
-        asking = self._asking.pop(take)
-        _remove(self._by_maker, asking.take.maker, take)
-        _remove(self._by_order, asking.take.order, take)
-        return asking.take
+        asked = self._asking.pop(take).take
+        _remove(self._by_maker, asked.maker, take)
+        if asked.phase != "given_up":
+            _remove(self._by_order, asked.order, take)
+        return asked
 
     def due(self, now: float) -> list[tuple[str, Take]]:
         """(maker, message) for every take to be asked now."""
@@ -153,7 +162,7 @@ class Taker:
             take.quantity,
             below,
             take.void,
-            "reserve" if take.phase == "granted" else take.phase,
+            "commit" if take.phase == "commit" else "reserve" if take.phase else "",
         )
 
     @staticmethod
@@ -163,7 +172,7 @@ class Taker:
         if result.reason == RESERVED:
             if not take.phase or result.quantity != take.quantity:
                 return False
-        elif result.quantity and take.phase in ("reserve", "granted"):
+        elif result.quantity and take.phase in ("reserve", "granted", "given_up"):
             return False
         return (
             result.market == take.market
@@ -244,13 +253,6 @@ class Maker:
     def reservations(self) -> list[Decision]:
         """Those that are neither filled nor given up."""
         return list(self._reserved.values())
-
-    def reserves(self, taker: str) -> bool:
-        """Whether one more reservation is made for this taker: they cost it nothing."""
-        return (
-            len(self._reserved) < MAX_RESERVATIONS
-            or sum(key[0] == taker for key in self._reserved) < MAX_RESERVATIONS
-        )
 
     def ended(self, now_us: int) -> list[Decision]:
         """Reservations whose time is over and that are still to be decided."""

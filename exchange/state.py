@@ -20,7 +20,6 @@ from exchange.records import (
     Fill,
     Order,
     PendingTake,
-    Posting,
     PutBatch,
     PutCredit,
     PutHalt,
@@ -30,6 +29,7 @@ from exchange.records import (
     Record,
     Recovered,
     StoredFeed,
+    Transaction,
 )
 
 RECENT = 10_000  # finished orders kept, the latest to finish
@@ -74,7 +74,7 @@ class State:
         self._how: dict[type, Callable[[Any], None]] = {
             Order: self._order,
             Fill: lambda record: None,  # history: the order that it filled comes too
-            Posting: self._posting,
+            Transaction: self._transaction,
             PutBatch: self._batch,
             PutSnapshot: self._snapshot,
             Decision: self._decision,
@@ -109,8 +109,9 @@ class State:
         else:
             self._open[order.number] = order
 
-    def _posting(self, posting: Posting) -> None:
-        self._balances[posting.holder, posting.asset] = posting.balance
+    def _transaction(self, record: Transaction) -> None:
+        for line in record.lines:
+            self._balances[line.holder, line.asset] = line.balance
 
     def _balance(self, record: PutBalance) -> None:
         self._balances[record.holder, record.asset] = record.balance

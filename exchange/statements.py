@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from exchange.decimals import plain
 from exchange.ports import Keys
 from exchange.records import Fill
 
@@ -170,11 +171,9 @@ def units(text: str) -> int:
     return int(whole + part.ljust(DECIMALS, "0"))
 
 
-def text_of(amount: int, decimals: int = DECIMALS) -> str:
-    """An amount in units of 10 ** -decimals as a plain decimal."""
-    sign, digits = ("-" if amount < 0 else ""), str(abs(amount)).rjust(decimals + 1, "0")
-    whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :].rstrip("0")
-    return f"{sign}{whole}.{part}" if part else f"{sign}{whole}"
+def text_of(amount: int) -> str:
+    """An amount in units of 10 ** -DECIMALS as a plain decimal."""
+    return plain(amount, DECIMALS)
 
 
 @lru_cache(256)

@@ -12,9 +12,8 @@ from decimal import Decimal
 from exchange.events import BUY
 from exchange.instruments import PPM, Instrument
 from exchange.ledger import Units, decimals_of, units_of
-from exchange.market import Market
 from exchange.records import Order
-from exchange.rules import MarketRules, reference_price
+from exchange.rules import MarketRules
 
 PROTECTION_PPM = 50_000  # of a market without rules: 5 %
 
@@ -87,9 +86,3 @@ class Terms:
         if rules is not None:
             return rules.protect(side, best, reference)
         return max(best + side * (best * PROTECTION_PPM // PPM), 1)
-
-    @staticmethod
-    def reference(market: Market) -> int | None:
-        """The price that bands are around."""
-        last = market.tape[-1].event.price if market.tape else None
-        return reference_price(last, market.book.best(1), market.book.best(-1))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from exchange.records import Fill, Order, Posting, PutBatch, PutMeta, PutSnapshot, Record
+from exchange.records import Fill, Order, PutBatch, PutMeta, PutSnapshot, Record, Transaction
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -22,7 +22,7 @@ CREATE INDEX orders_client_id ON orders (client_id) WHERE client_id IS NOT NULL;
 CREATE TABLE fills (
     id INTEGER PRIMARY KEY, taker TEXT, take INTEGER, role TEXT, market TEXT, data BLOB,
     UNIQUE (taker, take, role));
-CREATE TABLE postings (id INTEGER PRIMARY KEY, holder TEXT, asset TEXT, time INTEGER, data BLOB);
+CREATE TABLE transactions (number INTEGER PRIMARY KEY, time INTEGER, data BLOB);
 CREATE TABLE batches (
     owner TEXT, market TEXT, first INTEGER, data BLOB, PRIMARY KEY (owner, market, first)
     ) WITHOUT ROWID;
@@ -41,9 +41,9 @@ _WRITES: dict[type, tuple[str, Callable[[Any], tuple[object, ...]]]] = {
         "INSERT INTO fills VALUES (NULL, ?, ?, ?, ?, ?)",
         lambda r: (r.taker, r.take, r.role, r.market, _pack(r)),
     ),
-    Posting: (
-        "INSERT INTO postings VALUES (NULL, ?, ?, ?, ?)",
-        lambda r: (r.holder, r.asset, r.time, _pack(r)),
+    Transaction: (
+        "INSERT INTO transactions VALUES (?, ?, ?)",
+        lambda r: (r.number, r.time, _pack(r)),
     ),
     PutBatch: (
         "INSERT OR IGNORE INTO batches VALUES (?, ?, ?, ?)",

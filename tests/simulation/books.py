@@ -13,14 +13,7 @@ from fractions import Fraction
 
 from exchange.core import Drained
 from exchange.engine import Engine
-from exchange.records import (
-    Decision,
-    Fill,
-    Order,
-    Posting,
-    PutCredit,
-    PutMeta,
-)
+from exchange.records import Decision, Fill, Order, Posting, PutCredit, PutMeta, Transaction
 from tests.simulation import money
 from tests.simulation.invariants import Violation
 from tests.simulation.money import HOUSE, Key
@@ -44,9 +37,9 @@ class _Sheet:
 
 @dataclass(slots=True, frozen=True)
 class Command:
-    """Money that came in (above zero) or left."""
+    """Money that came in (above zero) or left: of an account, or as a payment of another node."""
 
-    account: int
+    holder: str
     asset: str
     amount: Fraction
 
@@ -65,7 +58,11 @@ class Books:
 
     def commanded(self, note: str, account: int, asset: str, amount: int) -> None:
         scale = 10 ** self.operator.decimals(asset)
-        self.commands[note] = Command(account, asset, Fraction(amount, scale))
+        self.commands[note] = Command(f"account:{account}", asset, Fraction(amount, scale))
+
+    def settled(self, note: str, peer: str, asset: str, amount: Fraction) -> None:
+        """A payment is about to be written down, in whole assets: above zero the peer has paid."""
+        self.commands[note] = Command(f"peer:{peer}", asset, amount)
 
     def acknowledged(self, note: str) -> None:
         self._told.add(note)
@@ -116,14 +113,16 @@ class Books:
         self._apply(self.disk, drained, judge=False)
 
     def _apply(self, sheet: _Sheet, drained: Drained, *, judge: bool) -> None:
-        transactions: dict[int, list[Posting]] = {}
         for record in drained.records:
             match record:
-                case Posting() as posting:
-                    transactions.setdefault(posting.transaction, []).append(posting)
-                    self._post(sheet, posting, first=len(transactions[posting.transaction]) == 1)
-                    if judge and posting.kind == "trade" and posting.holder.startswith("peer:"):
-                        money.within_credit(self.node, posting, _limit(sheet, posting))
+                case Transaction() as transaction:
+                    for place, posting in enumerate(transaction.postings()):
+                        self._post(sheet, posting, first=place == 0)
+                        if judge and posting.kind == "trade" and posting.holder.startswith("peer:"):
+                            money.within_credit(self.node, posting, _limit(sheet, posting))
+                    if judge:
+                        lines = ((line.asset, line.amount) for line in transaction.lines)
+                        money.sums_to_zero(self.node, f"transaction {transaction.number}", lines)
                 case Fill() as fill:
                     self._fill(sheet, fill, judge=judge)
                 case Order() as order:
@@ -140,10 +139,6 @@ class Books:
                     sheet.credit[peer, asset] = limit
                 case PutMeta(name, value) if name.startswith("decimals:"):
                     sheet.decimals[name.removeprefix("decimals:")] = value
-        if judge:
-            for number, postings in transactions.items():
-                lines = ((posting.asset, posting.amount) for posting in postings)
-                money.sums_to_zero(self.node, f"transaction {number}", lines)
 
     def _post(self, sheet: _Sheet, posting: Posting, *, first: bool) -> None:
         key = posting.holder, posting.asset
@@ -153,7 +148,7 @@ class Books:
         sheet.balances[key] = balance
         if posting.kind == "transfer" and first:
             self._rescale(sheet, posting)
-        elif posting.kind in ("deposit", "withdrawal") and first:
+        elif posting.kind in ("deposit", "withdrawal", "settlement") and first:
             self._moved(sheet, posting)
 
     @staticmethod
@@ -170,7 +165,7 @@ class Books:
             raise Violation("balances_follow", f"node {self.node} was not told to do {posting}")
         sheet.notes.add(note)
         amount = int(command.amount * 10 ** self.operator.decimals(asset))
-        sheet.expected[f"account:{command.account}", asset] += amount
+        sheet.expected[command.holder, asset] += amount
         sheet.expected["outside", asset] -= amount
 
     def _fill(self, sheet: _Sheet, fill: Fill, *, judge: bool) -> None:
@@ -190,9 +185,9 @@ class Books:
     def house_posting(self, drained: Drained, fill: Fill) -> Posting | None:
         """What a fill did to the house's balance of the base asset; None: nothing."""
         base = self.operator.worth(fill.market).base
-        for record in drained.records:
-            if isinstance(record, Posting):
-                posting = record
+        transactions = [r for r in drained.records if isinstance(r, Transaction)]
+        for transaction in transactions:
+            for posting in transaction.postings():
                 if (posting.holder, posting.asset) == (HOUSE, base) and posting.reference == (
                     f"{fill.taker}/{fill.take}"
                 ):
@@ -218,6 +213,8 @@ class Books:
         sums: dict[str, Fraction] = {}
         for note in self.disk.notes:
             command = self.commands[note]
+            if command.holder.startswith("peer:"):
+                continue
             sums[command.asset] = sums.get(command.asset, Fraction(0)) + command.amount
         return sums
 

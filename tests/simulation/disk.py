@@ -35,7 +35,9 @@ from exchange.records import (
     Record,
     Recovered,
     StoredFeed,
+    Transaction,
 )
+from tests.simulation.statements import Listed, Past
 
 WORK_EVERY = 20  # commits to a step of what the journal does behind them
 
@@ -65,6 +67,10 @@ class Disk(Protocol):
 
     def postings(self) -> list[Posting]:
         """Every line of the ledger ever written."""
+        ...
+
+    def past(self) -> Past:
+        """What statements are made of."""
         ...
 
     def reopen(self) -> None:
@@ -118,9 +124,10 @@ class MemoryDisk:
                 self._marks[taker] = below
             case PutMeta(name, value):
                 self._meta[name] = value
-            case Posting() as posting:
-                self._postings.append(_pack(posting))
-                self._balances[posting.holder, posting.asset] = posting.balance
+            case Transaction() as transaction:
+                for posting in transaction.postings():
+                    self._postings.append(_pack(posting))
+                    self._balances[posting.holder, posting.asset] = posting.balance
             case Account() as account:
                 self._accounts[account.number] = _pack(account)
             case ApiKey() as key:
@@ -185,6 +192,9 @@ class MemoryDisk:
     def postings(self) -> list[Posting]:
         return [_unpack(data, Posting) for data in self._postings]
 
+    def past(self) -> Past:
+        return Listed(self.fills(), self.postings())
+
     def reopen(self) -> None:
         pass
 
@@ -230,6 +240,9 @@ class JournalDisk:
 
     def postings(self) -> list[Posting]:
         return self._journal.history().ledger(limit=-1)[::-1]
+
+    def past(self) -> Past:
+        return self._journal.history()
 
     def reopen(self) -> None:
         self._journal.close()

@@ -238,7 +238,8 @@ class Offer:
     number: int
     available: int
     hidden: bool = False  # behind everything on show at its price
-    doubtful: bool = False  # it may be left alone: refused lately, or its owner has a credit limit
+    # It may be left alone: refused lately, its owner has a credit limit, or it came after the plan.
+    doubtful: bool = False
 
     @property
     def rank(self) -> tuple[int, bool, int, str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ REFUSALS = {
     "price_band",
     "halted",
     "insufficient_balance",
+    "account_frozen",
     "unknown_order",
     "reduce_only",
 }
@@ -71,9 +73,9 @@ class Acknowledgement:
 
 @dataclass(slots=True)
 class Receipt:
-    """The same, of money."""
+    """The same, of what is no order: `tell` is called."""
 
-    note: str
+    tell: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -342,7 +344,10 @@ class Node:
         self._changed()
 
     def move_money(self, account: int, asset: str, amount: int) -> None:
-        """A deposit, or a withdrawal when it is below zero."""
+        """A deposit, or a withdrawal when it is below zero, which a frozen account may not make."""
+        known = self.engine.accounts.get(account)
+        if amount < 0 and known is not None and known.frozen:
+            return
         self._notes += 1
         note = f"money {self.number} {self._notes}"
         ledger, time = self.engine.ledger, self.engine.us(self.now)
@@ -355,7 +360,11 @@ class Node:
         except InsufficientBalance:
             return
         self._trace.note("money", self.number, account, asset, amount)
-        self._acknowledgements.append(Receipt(note))
+        self.promise(lambda: self._watch.books[self.number].acknowledged(note))
+
+    def promise(self, tell: Callable[[], None]) -> None:
+        """Something was changed in the engine: call `tell` when that is durable."""
+        self._acknowledgements.append(Receipt(tell))
         self._changed()
 
     def _refused(self, refusal: Refused) -> None:
@@ -422,7 +431,7 @@ class Node:
         self._send(commit)
         for told in commit.acknowledgements:
             if isinstance(told, Receipt):
-                self._watch.books[self.number].acknowledged(told.note)
+                told.tell()
                 continue
             order = told.order
             if order.client_id is not None:

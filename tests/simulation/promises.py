@@ -42,9 +42,8 @@ class Spec:
     time: int
     sibling: int
     stop_of_pair: bool  # the second order of a pair
-    reach: list[int]  # prices of trades that its node saw before it, the last one only
-    seen_from: int  # how many it had seen
-    boot: int  # how often its node had started
+    reach: list[int]  # of a trailing stop: the price that it begins with, if there is one
+    seen_from: int  # how many trades its node had seen
     versions: list[Version] = field(default_factory=list)
 
     @property
@@ -125,12 +124,11 @@ def good_till_date(time: int, spec: Spec, what: object) -> None:
         raise Violation("good_till_date", f"{time - max(dates)} us late: {what} of {spec}")
 
 
-def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int], *, restarted: bool) -> None:
+def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int]) -> None:
     """A stop never trades before a trade at its stop or beyond, in its market, that its node has seen.
 
-    `prices` are those trades since it was placed, but for its own. A trailing stop follows the most
-    favourable of them. With `restarted` they are all that its node has ever seen, in any order: a node
-    that starts sorts the trades of its journal by their makers' clocks.
+    `prices` are those trades that its node has seen since it was placed, over restarts, but for its own.
+    A trailing stop follows the most favourable of them.
     """
     new = spec.new
     if new.stop is None and new.trail is None and not spec.stop_of_pair:
@@ -143,10 +141,6 @@ def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int], *, restarted: bool
     else:
         trail = min(version.trail for version in spec.versions)
         extremes = list(spec.reach)
-        if new.stop is not None:
-            extremes = [new.stop - side * new.trail]
-        if restarted:
-            extremes += prices
         for price in prices:
             extremes.append(price)
             best = min(extremes) if side > 0 else max(extremes)
@@ -162,6 +156,12 @@ def all_or_nothing(order: Order, quantity: int, *, given_up: bool) -> None:
     """
     if order.done and order.filled not in (0, quantity) and not given_up:
         raise Violation("all_or_nothing", f"{order.filled} of {quantity} filled: {order}")
+
+
+def given_up_at_once(order: Order, reserving: int) -> None:
+    """A fill-or-kill order that ends waits for what is committed, and not for what was to be reserved."""
+    if order.cancelled and reserving:
+        raise Violation("given_up_at_once", f"{reserving} still to be reserved: {order}")
 
 
 def shown_as_promised(event: Event, spec: Spec) -> None:

@@ -54,6 +54,9 @@ class Summary:
     fills: int = 0
     crashes: int = 0
     partitions: int = 0
+    payments: int = 0
+    freezes: int = 0
+    requests: int = 0
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
@@ -69,6 +72,9 @@ class Summary:
             "fills",
             "crashes",
             "partitions",
+            "payments",
+            "freezes",
+            "requests",
         ):
             setattr(self, name, getattr(self, name) + getattr(outcome, name))
 
@@ -77,7 +83,8 @@ class Summary:
             f"{self.seeds} seeds, {self.failures} failed; {self.virtual_seconds / 3600:.2f} virtual "
             f"hours in {took:.0f} s ({took / max(self.seeds, 1):.2f} s a seed); {self.messages} messages, "
             f"{self.lost} lost; {self.orders} orders, {self.decisions} decisions, {self.fills // 2} trades, "
-            f"{self.refusals} refusals; {self.crashes} crashes, {self.partitions} partitions; "
+            f"{self.refusals} refusals; {self.payments} payments, {self.freezes} freezes, "
+            f"{self.requests} signed requests; {self.crashes} crashes, {self.partitions} partitions; "
             f"settled after at most {self.slowest:.0f} s of quiet"
         )
 

@@ -46,6 +46,9 @@ class Trading:
     changes: float = 0.0  # amends and cancels of many for each order
     money: int = 0  # deposits and withdrawals
     halts: int = 0
+    payments: int = 0  # between nodes
+    freezes: int = 0  # of accounts
+    keys: int = 0  # requests with keys, and what is done to keys
 
 
 @dataclass(slots=True)
@@ -90,7 +93,8 @@ class Settings:
             f"{faults.crashes} crashes, {faults.massacres} massacres, {faults.stops} stops, "
             f"{faults.partitions} partitions, {faults.breaks} breaks, sniper {faults.sniper}, "
             f"{'instruments' if trading.instruments else 'lots'}, {trading.accounts} accounts, "
-            f"special {trading.special}, credit {trading.credit}, {trading.halts} halts"
+            f"special {trading.special}, credit {trading.credit}, {trading.halts} halts, "
+            f"{trading.payments} payments, {trading.freezes} freezes, {trading.keys} key acts"
         )
 
     @contextmanager
@@ -184,4 +188,7 @@ def _trading_of(seed: int, *, nasty: bool) -> Trading:
         changes=rng.choice((0.1, 0.5)),
         money=rng.choice((0, 2, 8)) * scale,
         halts=rng.choice((0, 0, 0, 1, 3)) * scale,
+        payments=rng.choice((0, 3, 8)) * scale,
+        freezes=rng.choice((0, 0, 1, 3)) * scale,
+        keys=rng.choice((0, 8, 24)) * scale,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 import p2p.seen
@@ -321,8 +322,36 @@ def commits_too_soon(patch: Patch) -> None:
 
 
 def keeps_reservations_for_a_moment(patch: Patch) -> None:
-    """A reservation ends before its taker can have committed."""
-    patch.setattr(making, "RESERVATION_US", 20_000)
+    """Every second reservation ends before its taker can have committed."""
+    decide = making.Making._decide
+
+    def hasty(self: Any, now: float, taker: str, ask: Any) -> Any:
+        decision = decide(self, now, taker, ask)
+        if decision.reason != settlement.RESERVED or ask.take % 2:
+            return decision
+        return msgspec.structs.replace(decision, until=decision.time + 1)
+
+    patch.setattr(making.Making, "_decide", hasty)
+
+
+def waits_for_the_silent(patch: Patch) -> None:
+    """A fill-or-kill order that is given up waits until the owners have said that they heard of it."""
+    patch.setattr(
+        asking.Asking, "give_up", lambda self, now, take: self._taker.void(now, take.take)
+    )
+
+
+def commits_what_it_gave_up(patch: Patch) -> None:
+    """Owners are asked to fill what a fill-or-kill order waits for no more."""
+    message = settlement.Taker._message
+
+    def confused(self: Any, take: Any) -> Any:
+        ask = message(self, take)
+        if take.phase != "given_up":
+            return ask
+        return msgspec.structs.replace(ask, phase="commit", void=False)
+
+    patch.setattr(settlement.Taker, "_message", confused)
 
 
 def leaves_the_sibling(patch: Patch) -> None:
@@ -431,6 +460,8 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (forgets_what_is_under_way, {"within_credit"}),
     (commits_too_soon, {"all_or_nothing"}),
     (keeps_reservations_for_a_moment, {"all_or_nothing"}),
+    (waits_for_the_silent, {"given_up_at_once"}),
+    (commits_what_it_gave_up, {"both_sides", "one_event_per_number", "never_overfilled"}),
     (leaves_the_sibling, {"one_of_a_pair"}),
     (triggers_too_early, {"stop_waits"}),
     (post_only_takes, {"post_only_rests"}),

@@ -21,6 +21,7 @@ from tests.simulation.books import Books
 from tests.simulation.invariants import FillKey, Offer, Violation
 from tests.simulation.operators import Operator
 from tests.simulation.promises import Spec, Version
+from tests.simulation.register import Register
 
 REFUSED = 5.1  # seconds for which an order whose owner refused may be left alone
 
@@ -41,6 +42,7 @@ class Watch:
             Books(node, node_id, operator)
             for node, (node_id, operator) in enumerate(zip(node_ids, operators, strict=True))
         ]
+        self.registers = [Register(node) for node in range(len(node_ids))]
         self._patient = patient
         self._given_up: set[tuple[str, int]] = set()  # takes of which a reservation ran out
         # (market, price, trade) of what each node saw, in that order
@@ -63,7 +65,6 @@ class Watch:
         self._refused: list[dict[tuple[str, str, int], float]] = [{} for _ in range(n)]
         self._heard: list[set[tuple[str, str, bytes]]] = [set() for _ in range(n)]
         self._only_earlier = [False] * n
-        self._boots = [0] * n
         self.decisions = 0
         self.grants = 0
         self.refusals = 0
@@ -85,12 +86,13 @@ class Watch:
     # Life
 
     def started(self, node: int, engine: Engine) -> None:
-        self._boots[node] += 1
         self.acknowledged_is_there(node, engine.order)
         self.money_is_there(node, engine)
 
     def money_is_there(self, node: int, engine: Engine) -> None:
+        """Money, and who may do what with it."""
         self.books[node].started(engine)
+        self.registers[node].started(engine)
 
     def crashed(self, node: int) -> None:
         self.books[node].crashed()
@@ -115,16 +117,16 @@ class Watch:
             known = self.specs.get((self.node_ids[node], order.number))
             if known is not None and known.time == order.time:
                 continue  # it was submitted a second time
-            seen = [price for market, price, _ in self._trades[node] if market == order.market]
+            self.registers[node].accepted(order)
+            begins = order.stop - order.side * order.trail
             self.specs[self.node_ids[node], order.number] = Spec(
                 new,
                 order.number,
                 order.time,
                 order.sibling,
                 order is not placed[0],
-                seen[-1:],
+                [begins] if order.trail and order.stop else [],
                 len(self._trades[node]),
-                self._boots[node],
                 [Version.of(order)],
             )
 
@@ -160,8 +162,9 @@ class Watch:
     ) -> None:
         self.decisions += 1
         own = self.node_ids[node]
-        spec = self.specs.get((own, taker.number))  # none yet: it is being placed
-        if spec is not None:
+        # None yet while it is being placed, or that of one whose number a crash has freed.
+        spec = self.specs.get((own, taker.number))
+        if spec is not None and spec.time == taker.time:
             promises.good_till_date(engine.us(now), spec, f"{quantity} at {price} of {maker}")
         if taker.reduce_only and not taker.account and maker != own:
             self._fits_position(engine, node, taker, quantity)
@@ -238,8 +241,10 @@ class Watch:
                     if feed.number < at:
                         available = 0 if gone is None else available - gone
                 if available > 0:
-                    doubtful = (limited and owner != own) or now < refused.get(
-                        (market, owner, number), 0.0
+                    doubtful = (
+                        (limited and owner != own)
+                        or (owner == own and _next_slice(engine, number, taker))
+                        or now < refused.get((market, owner, number), 0.0)
                     )
                     offers.append(
                         Offer(
@@ -273,8 +278,12 @@ class Watch:
         self.books[node].drained(engine, drained)
         if drained.orders:
             pending: Counter[int] = Counter()
+            reserving: Counter[int] = Counter()
             for take in engine.pending_takes:
-                pending[take.order] += take.quantity
+                if take.phase != "given_up":
+                    pending[take.order] += take.quantity
+                if take.phase in ("reserve", "granted"):
+                    reserving[take.order] += take.quantity
             own = self.node_ids[node]
             for order in drained.orders:
                 key = (own, order.number)
@@ -287,6 +296,7 @@ class Watch:
                 )
                 if order.tif == "fok":
                     promises.all_or_nothing(order, order.quantity, given_up=self._cut_off(own))
+                    promises.given_up_at_once(order, reserving[order.number])
 
     def _cut_off(self, own: str) -> bool:
         return not self._patient and any(taker == own for taker, _ in self._given_up)
@@ -298,6 +308,7 @@ class Watch:
         self._count(node, fill, 1)
         spec = self.specs[own, fill.order]
         self._as_promised(node, fill, spec)
+        self.registers[node].traded(fill, self._filled[own, fill.order])
         if fill.role == "maker" or fill.counterparty == own:
             taker = self.specs.get((fill.taker, fill.counterparty_order))
             if taker is None or taker.new.tif != "fok":  # for that it may have been kept in time
@@ -329,13 +340,12 @@ class Watch:
                 for f in fills.values()
                 if f.order == fill.order
             }
-            restarted = spec.boot != self._boots[node]
             prices = [
                 price
-                for market, price, trade in self._trades[node][0 if restarted else spec.seen_from :]
+                for market, price, trade in self._trades[node][spec.seen_from :]
                 if market == fill.market and trade not in by_itself
             ]
-            promises.stop_waits(fill, spec, prices, restarted=restarted)
+            promises.stop_waits(fill, spec, prices)
 
     def _count(self, node: int, fill: Fill, sign: int) -> None:
         own = (self.node_ids[node], fill.order)
@@ -419,6 +429,15 @@ class Watch:
                 if fill.role == "maker" and fill.market == market
             ]
             promises.feeds_tell_the_trades(owner, events, made)
+
+
+def _next_slice(engine: Engine, number: int, taker: Order) -> bool:
+    """Whether an own iceberg shows what it shows since `taker`, a fill-or-kill order that had planned by
+    then with whom it trades. That slice is behind all others at its price, but for those of clocks that
+    are far ahead."""
+    found = engine.order(number)
+    shown = 0 if found is None or not found.display else found.priority or found.time
+    return taker.tif == "fok" and shown > taker.time
 
 
 def _hidden(engine: Engine, taker: Order, limit: int | None, own: str) -> list[Offer]:

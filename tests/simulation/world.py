@@ -16,6 +16,7 @@ from exchange.engine import Engine
 from exchange.records import Order
 from tests.simulation import invariants
 from tests.simulation.bots import MID, Bots
+from tests.simulation.clerks import Clerks
 from tests.simulation.clock import EPOCH_US, Scheduler, Trace
 from tests.simulation.disk import Disk, JournalDisk, MemoryDisk
 from tests.simulation.invariants import Violation
@@ -24,6 +25,7 @@ from tests.simulation.network import Conditions, Network, topology
 from tests.simulation.node import NETWORK, Habits, Node
 from tests.simulation.operators import Operator
 from tests.simulation.settings import DELAYS, MARKETS, QUIET_MAX, Settings
+from tests.simulation.statements import Side, all_agree
 from tests.simulation.watch import Watch
 
 PATIENT_SKEW = 2.0  # seconds; a clock that is set further may end a reservation early
@@ -48,6 +50,9 @@ class Outcome:
     fills: int  # both halves counted
     crashes: int
     partitions: int
+    payments: int  # that both nodes have written down
+    freezes: int
+    requests: int  # signed ones that were let in
 
 
 class World:
@@ -90,6 +95,9 @@ class World:
         self.orders = 0
         self._client_ids = 0
         self._partitioned = 0
+        self.clerks = Clerks(
+            *(settings, self.nodes, self.clock, self.trace, self.watch, lambda: self.active)
+        )
 
     def _markets(self, number: int) -> list[str]:
         markets = MARKETS[: self.settings.markets]
@@ -139,6 +147,7 @@ class World:
             clock.at(at + rng.uniform(0.0, 0.2), lambda node=node: self._start(node))
         self._plan_orders()
         self._plan_trading()
+        self.clerks.plan()
         self._plan_faults()
         clock.run_until(settings.duration)
         self._calm()
@@ -167,6 +176,8 @@ class World:
     def _unsettled(self) -> str | None:
         if not self.network.whole:
             return "a link is missing"
+        if not self.clerks.done:
+            return "a payment is not written down by both"
         return invariants.replicas_differ(
             {node.node_id: node.engine for node in self.nodes}, self.watch.events
         )
@@ -182,7 +193,17 @@ class World:
             clients = [(o.account, o.client_id) for o in node.disk.orders() if o.client_id]
             if len(clients) != len(set(clients)):
                 raise Violation("survives", f"node {node.number} has two orders of one client id")
+            self.watch.registers[node.number].final(node.engine)
+        if self.settings.trading.instruments:  # else amounts are not what the markets' names say
+            all_agree(NETWORK, [self._side(node) for node in self.nodes])
+        for node in self.nodes:
             self._recovers(node)
+
+    def _side(self, node: Node) -> Side:
+        engine, disk = node.engine, node.disk
+        took = disk.recover().takes
+        decimals = dict(engine.ledger.decimals)
+        return Side(node.keys, disk.past(), took, decimals, engine.us(node.now))
 
     def _recovers(self, node: Node) -> None:
         """What was acknowledged to a client is still there after kill -9: all of it, at the end."""
@@ -427,6 +448,9 @@ def run(settings: Settings, echo: Callable[[str], None] | None = None) -> Outcom
         fills=world.watch.fills,
         crashes=world.crashes,
         partitions=world.partitions,
+        payments=world.clerks.payments,
+        freezes=world.clerks.freezes,
+        requests=world.clerks.requests,
     )
 
 

@@ -17,9 +17,9 @@ from exchange.records import (
     DropDecisions,
     DropTake,
     Fill,
+    Line,
     Order,
     PendingTake,
-    Posting,
     PutBatch,
     PutCredit,
     PutHalt,
@@ -27,15 +27,21 @@ from exchange.records import (
     PutNonce,
     PutSnapshot,
     Record,
+    Transaction,
 )
 
 replace = msgspec.structs.replace
 
-ORDER = Order(1, M, BUY, 100, 10, 1000, "mine", 3, 2, True, True, 5, 300, False)
+ORDER = Order(
+    *(1, M, BUY, 100, 10, 1000, "mine"),
+    **{"filled": 3, "pending": 2, "cancelled": True, "opened": True, "shown": 5, "value": 300},
+)
 TAKE = PendingTake(7, M, 1, "maker", 9, BUY, 100, 5, True, 44, "commit")
 DECISION = Decision("taker", 7, M, 1, 100, 5, 1000, 44, "why", 60)
 FILL = Fill("taker", 7, "maker", M, 1, BUY, 100, 5, 1000, "taker", 3, 2, 17, "BTC")
-POSTING = Posting(5, "account:2", "BTC", 500, 1500, 1000, "trade", "taker:7")
+LINE = Line("account:2", "BTC", 500, 1500, "trade")
+TRANSACTION = Transaction(5, 1000, "taker:7", (LINE, Line("fees", "BTC", -500, 70, "fee")))
+POSTING = TRANSACTION.postings()[0]
 ACCOUNT = Account(2, "desk", 1000, True, 5, 60)
 KEY = ApiKey("key", "secret", 2, frozenset({"read", "trade"}), 1000, "bot", 2000)
 
@@ -51,7 +57,7 @@ RECORDS: list[Record] = [
     DECISION,
     DropDecisions("other", 9),
     FILL,
-    POSTING,
+    TRANSACTION,
     ACCOUNT,
     KEY,
     PutNonce("key", 13, 1_700_000_000_000),
@@ -90,22 +96,25 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
             time=rng.randrange(1000),
         )
 
-    def posting() -> Record:
-        return replace(
-            POSTING,
-            transaction=next(fresh),
-            holder=rng.choice(("account:1", "account:2", "fees")),
-            asset=rng.choice(("BTC", "USD")),
-            balance=rng.choice((7, -(2**90))),
-            time=rng.randrange(1000),
-        )
+    def transaction() -> Record:
+        lines = [
+            replace(
+                LINE,
+                holder=rng.choice(("account:1", "account:2", "fees")),
+                asset=rng.choice(("BTC", "USD")),
+                balance=rng.choice((7, -(2**90))),
+            )
+            for _ in range(rng.randint(1, 2))
+        ]
+        time = rng.randrange(1000)
+        return replace(TRANSACTION, number=next(fresh), time=time, lines=tuple(lines))
 
     kinds: list[Callable[[], Record]] = [
         order,
         order,
         order,
         fill,
-        posting,
+        transaction,
         lambda: replace(TAKE, take=rng.randrange(9)),
         lambda: DropTake(rng.randrange(9)),
         lambda: replace(DECISION, take=rng.randrange(9)),

@@ -67,11 +67,6 @@ class ReferenceBook:
         self.find(key).quantity = quantity
         self.all = [o for o in self.all if o.quantity > 0]
 
-    def reduce(self, key: int, quantity: int) -> int:
-        left = self.find(key).quantity - quantity
-        self.set_quantity(key, left)
-        return left
-
     def remove(self, key: int) -> int:
         quantity = self.find(key).quantity
         self.set_quantity(key, 0)

@@ -50,7 +50,7 @@ class RefOrder:
     sibling: RefOrder | None = None
     reason: str = ""  # "" while it is open
     self_trade: str = "none"
-    altered: bool = False  # price or quantity were changed
+    altered: bool = False  # something that can be amended was changed
 
     @property
     def account(self) -> int:
@@ -298,8 +298,9 @@ class ReferenceDesk:
         if codes:
             vars(order).update(vars(before))
             raise Objection(*codes)
-        if (order.price, order.quantity) != (before.price, before.quantity):
-            order.altered = True
+        for name in ("price", "quantity", "display", "expires", "trail"):
+            order.altered |= getattr(order, name) != getattr(before, name)
+        order.altered |= not order.trail and order.stop != before.stop
         order.slice = min(order.slice or order.left, order.display, order.left)
         more_shown = before.display and (
             order.display > before.display or (not order.display and order.left > before.slice)
@@ -357,15 +358,35 @@ class ReferenceDesk:
 
     @staticmethod
     def _same(order: RefOrder, new: NewOrder) -> bool:
-        """What an altered order was is forgotten."""
+        """What an altered order was is forgotten. A date is another one each time it is said."""
         old = order.new
-        if (new.market, new.side) != (old.market, old.side):
-            return False
         if (new.stop is None, new.trail is None) != (old.stop is None, old.trail is None):
             return False
         if (new.price is None) != (old.price is None):
             return False
-        return order.altered or (new.price, new.quantity) == (old.price, old.quantity)
+        for name in ("market", "side", "post_only", "hidden", "reduce_only", "group"):
+            if getattr(new, name) != getattr(old, name):
+                return False
+        if order.self_trade != (new.self_trade or ("none" if not new.account else "cancel_newest")):
+            return False
+        if new.worst is not None and new.worst != order.worst:
+            return False
+        if new.oco_stop != old.oco_stop:
+            other = order.sibling
+            if other is None or new.oco_stop is None or not other.altered:
+                return False
+        if order.altered:
+            return True
+        if new.trail is None and new.stop != old.stop:
+            return False
+        shown = [each.display or each.quantity for each in (new, old)]
+        return (new.price, new.quantity, new.tif, new.trail, min(shown[0], new.quantity)) == (
+            old.price,
+            old.quantity,
+            old.tif,
+            old.trail,
+            min(shown[1], old.quantity),
+        )
 
     def _made(self, new: NewOrder, number: int) -> RefOrder:
         order = RefOrder(number, new, new.side, new.price, new.quantity)

@@ -139,7 +139,7 @@ async def test_an_amended_order_placed_again_is_found_in_memory_and_on_disk(
     house: House, monkeypatch: pytest.MonkeyPatch, forgotten: bool
 ) -> None:
     monkeypatch.setattr(exchange.orders, "RECENT_ORDERS", 1 if forgotten else 10)
-    for name in "ab":
+    for name in "abc":
         (order,) = await house.trading.place(buy(ALICE, client_id=name))
         await house.trading.amend(ALICE, order.number, Amend(price=999, quantity=5))
         await house.trading.cancel(ALICE, order.number)

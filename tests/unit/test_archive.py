@@ -17,7 +17,7 @@ from journal_kit import FILL, ORDER, POSTING, random_records, replace
 
 from exchange.archive import Archive
 from exchange.frames import JournalError
-from exchange.records import Fill, Order, Posting
+from exchange.records import Fill, Order, Posting, Transaction
 
 MARKETS = (None, M, "ETH-USD", "unknown")
 
@@ -32,7 +32,7 @@ def random_history(seed: int) -> tuple[list[Order], list[Fill], list[Posting]]:
     records = random_records(random.Random(seed), 2000)
     orders = {r.number: r for r in records if isinstance(r, Order) and r.done}
     fills = [r for r in records if isinstance(r, Fill)]
-    postings = [r for r in records if isinstance(r, Posting)]
+    postings = [p for r in records if isinstance(r, Transaction) for p in r.postings()]
     return list(orders.values()), fills, postings
 
 
@@ -51,7 +51,9 @@ def cut(rows: list[Any], time: str, then: str, part: dict[str, Any]) -> list[Any
     """What a query for `part` of `rows` must give, with rows of one time in the order of `then`."""
     end = 2**62 if part["end"] is None else part["end"]
     found = [row for row in rows if part["start"] <= getattr(row, time) <= end]
-    found.sort(key=attrgetter(time, then), reverse=part["newest_first"])
+    found.sort(key=attrgetter(time, then))
+    if part["newest_first"]:
+        found.reverse()
     return found[: part["limit"]]
 
 

@@ -65,14 +65,6 @@ def test_an_amended_quantity_keeps_its_place_and_the_level_its_total() -> None:
     assert book.levels(BUY, 1) == [(100, 5, 1)]
 
 
-def test_reduce_returns_what_is_left_and_removes_at_zero() -> None:
-    book = book_of((1, BUY, 100, 5))
-    assert book.reduce(1, 2) == 3
-    assert book.reduce(1, 3) == 0
-    assert 1 not in book
-    assert book.best(BUY) is None
-
-
 def test_remove_returns_the_quantity_that_was_left() -> None:
     book = book_of((1, BUY, 100, 5))
     book.match(SELL, None, 2)
@@ -178,11 +170,8 @@ def test_a_market_order_under_a_key_that_rests_is_refused() -> None:
         book_of((1, BUY, 100, 5)).submit(1, SELL, None, 5, 9, 9)
 
 
-@pytest.mark.parametrize("quantity", [0, -1, 6])
-def test_reducing_by_less_than_one_or_more_than_there_is_is_refused(quantity: int) -> None:
+def test_a_negative_quantity_is_refused() -> None:
     book = book_of((1, BUY, 100, 5))
-    with pytest.raises(ValueError, match="which has 5"):
-        book.reduce(1, quantity)
     with pytest.raises(ValueError, match="negative"):
         book.set_quantity(1, -1)
     assert book.quantity(1) == 5
@@ -193,9 +182,8 @@ def test_an_unknown_key_is_a_key_error_everywhere() -> None:
     for call in (book.remove, book.quantity, book.side_price):
         with pytest.raises(KeyError):
             call(7)
-    for change in (book.reduce, book.set_quantity):
-        with pytest.raises(KeyError):
-            change(7, 0)
+    with pytest.raises(KeyError):
+        book.set_quantity(7, 0)
 
 
 def test_eating_through_a_deep_level_stays_cheap() -> None:

@@ -30,7 +30,6 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("remove"), PICKS),
     st.tuples(st.just("set_quantity"), st.tuples(PICKS, st.integers(0, 9))),
     st.tuples(st.just("change"), st.tuples(PICKS, st.integers(0, 9))),
-    st.tuples(st.just("reduce"), st.tuples(PICKS, QUANTITIES)),
 )
 
 
@@ -67,8 +66,6 @@ class Pair:
         elif self.slow.all:
             pick, *rest = args if isinstance(args, tuple) else (args,)
             order = self.slow.all[pick % len(self.slow.all)]
-            if name == "reduce":
-                rest = [min(rest[0], order.quantity)]
             if name == "change":
                 place = self.fast.side_price(order.key)
                 assert self.fast.change(order.key, *rest) == place
@@ -95,7 +92,7 @@ class Pair:
 
 
 def holds_nothing(book: Book) -> bool:
-    return not (book._bids or book._asks or book._queues or book._orders)
+    return not (book.bids or book.asks or book._queues or book.resting)
 
 
 @settings(max_examples=300, deadline=None)

@@ -19,14 +19,15 @@ from exchange.records import (
     Decision,
     DropDecisions,
     Fill,
+    Line,
     Order,
-    Posting,
     PutBatch,
     PutCredit,
     PutSnapshot,
     Record,
     Recovered,
     StoredFeed,
+    Transaction,
 )
 from exchange.state import State
 from tests.simulation.disk import MemoryDisk
@@ -59,9 +60,9 @@ def test_integers_of_any_size_come_back(value: int) -> None:
         match record:
             case Order() as order:
                 wide.append(msgspec.structs.replace(order, value=value))
-            case Posting() as posting:
-                replaced = msgspec.structs.replace(posting, amount=value, balance=-value)
-                wide.append(replaced)
+            case Transaction() as transaction:
+                line = Line("fees", "BTC", value, -value, "fee")
+                wide.append(msgspec.structs.replace(transaction, lines=(line,)))
             case Fill() as fill:
                 wide.append(msgspec.structs.replace(fill, fee=value))
             case PutCredit(peer, asset):

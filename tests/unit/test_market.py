@@ -7,8 +7,10 @@ from exchange_kit import Keys, M, Owner
 
 from exchange.events import BUY, SELL, Amended, Closed, Event, Filled, Moved, Opened
 from exchange.feed import Feed, Writer
+from exchange.ledger import Units
 from exchange.market import NUMBER_BITS, TAPE, Hold, Market, Owners, Trade
 
+UNITS = Units("BTC", "USD", 1, 1, 0, 0)
 ME, A, B = (Keys(i).node_id for i in (5, 1, 9))  # A sorts before us, B after
 
 
@@ -19,7 +21,7 @@ class Here:
         self.present = {A, B}
         self.own = Owner(5)
         self.owners = {A: Owner(1), B: Owner(9)}
-        self.market = Market(M, Owners(ME), self.own.writer, self.present.__contains__)
+        self.market = Market(M, Owners(ME), self.own.writer, self.present.__contains__, UNITS)
         for owner_id, owner in self.owners.items():
             self.market.replicas[owner_id] = owner.replica(5)
 
@@ -239,7 +241,7 @@ def test_every_change_of_a_level_is_reported_and_nothing_else() -> None:
     here = Here()
 
     def touched() -> list[tuple[int, int]]:
-        levels = list(here.market.touched)
+        levels = [(BUY if at > 0 else SELL, abs(at)) for at in here.market.touched]
         here.market.touched.clear()
         return levels
 
@@ -282,7 +284,7 @@ def test_contents_list_bids_first_and_best_first_and_the_digest_is_theirs() -> N
 
 def test_the_tape_keeps_the_latest_trades_only() -> None:
     keys = Keys(5)
-    market = Market(M, Owners(ME), Writer(Feed(ME, M), keys, "t"), lambda owner: True)
+    market = Market(M, Owners(ME), Writer(Feed(ME, M), keys, "t"), lambda owner: True, UNITS)
     for take in range(1, TAPE + 3):
         market.tape.append(Trade(A, Filled(1, BUY, 1, 100, 0, 0, "t", take, 1), take))
     assert len(market.tape) == TAPE

@@ -1,0 +1,197 @@
+"""That the simulation can fail: deliberate bugs in payments between nodes, statements, frozen accounts, keys.
+
+As in test_catches_bugs.py, which has those of orders, takes, feeds and the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from exchange import accounts, desk, entry, fills, ledger
+from exchange.records import ApiKey, PutNonce
+from tests.simulation import disk
+from tests.simulation.runner import run_one
+
+HUNT = range(64)
+
+Patch = pytest.MonkeyPatch
+Bug = Callable[[Patch], None]
+
+
+# Payments
+
+
+def pays_twice(patch: Patch) -> None:
+    """A payment is written down a second time."""
+    settle = ledger.Ledger.settle
+
+    def twice(self: Any, *args: Any) -> int:
+        settle(self, *args)
+        return settle(self, *args)
+
+    patch.setattr(ledger.Ledger, "settle", twice)
+
+
+def pays_again_at_the_start(patch: Patch) -> None:
+    """A restart posts the last payment of the journal once more."""
+    recover = disk.MemoryDisk.recover
+
+    def again(self: Any) -> Any:
+        recovered = recover(self)
+        last = [posting for posting in self.postings() if posting.kind == "settlement"][-2:]
+        for posting in last:
+            recovered.balances[posting.holder, posting.asset] += posting.amount
+        return recovered
+
+    patch.setattr(disk.MemoryDisk, "recover", again)
+
+
+def takes_paid_for_received(patch: Patch) -> None:
+    """What a node has paid is put down as what it was paid."""
+    settle = ledger.Ledger.settle
+
+    def wrongly(self: Any, time: int, peer: str, asset: str, amount: int, note: str) -> int:
+        return settle(self, time, peer, asset, abs(amount), note)
+
+    patch.setattr(ledger.Ledger, "settle", wrongly)
+
+
+def does_not_write_payments(patch: Patch) -> None:
+    """A payment changes the balance, and is not in the journal."""
+    settle = ledger.Ledger.settle
+
+    def unwritten(self: Any, *args: Any) -> int:
+        before = len(self.records)
+        number = settle(self, *args)
+        del self.records[before:]
+        return number
+
+    patch.setattr(ledger.Ledger, "settle", unwritten)
+
+
+# Statements
+
+
+def goes_by_its_own_clock(patch: Patch) -> None:
+    """The taker of a trade writes down when it heard of it, not when it was."""
+    as_taker = fills.Fills.as_taker
+
+    def later(self: Any, now: float, *args: Any) -> None:
+        as_taker(self, now, *args[:-1], self._core.us(now))
+
+    patch.setattr(fills.Fills, "as_taker", later)
+
+
+# Frozen accounts
+
+
+def thaws_at_the_start(patch: Patch) -> None:
+    """A restarted node knows its accounts, and not that they are frozen."""
+    restore = accounts.Accounts.restore
+
+    def thawed(self: Any, known: Any, *args: Any) -> None:
+        restore(self, [msgspec.structs.replace(each, frozen=False) for each in known], *args)
+
+    patch.setattr(accounts.Accounts, "restore", thawed)
+
+
+def does_not_write_freezes(patch: Patch) -> None:
+    """That an account is frozen is not in the journal."""
+
+    def unwritten(self: Any, number: int) -> Any:
+        account = msgspec.structs.replace(self._known(number), frozen=True)
+        self._keep(account)
+        return account
+
+    patch.setattr(accounts.Accounts, "freeze", unwritten)
+
+
+def leaves_the_orders_of_the_frozen(patch: Patch) -> None:
+    """The open orders of an account that is frozen stay in the book."""
+    patch.setattr(desk.Desk, "freeze", lambda self, now, number: self._core.accounts.freeze(number))
+
+
+def lets_the_frozen_trade(patch: Patch) -> None:
+    """Orders of frozen accounts are accepted."""
+    patch.setattr(entry.Entry, "check_active", lambda self, number: None)
+
+
+# Keys
+
+
+def _keeps_out(patch: Patch, name: str, kind: type[Any]) -> None:
+    """A method of `Accounts` does what it does, and its records of this kind are not written."""
+    method = getattr(accounts.Accounts, name)
+
+    def quiet(self: Any, *args: Any) -> Any:
+        result = method(self, *args)
+        self.records[:] = [record for record in self.records if not isinstance(record, kind)]
+        return result
+
+    patch.setattr(accounts.Accounts, name, quiet)
+
+
+def does_not_write_nonces(patch: Patch) -> None:
+    """That a nonce was used is not in the journal."""
+    _keeps_out(patch, "authenticate", PutNonce)
+
+
+def does_not_write_revocations(patch: Patch) -> None:
+    """That a key was revoked is not in the journal."""
+    _keeps_out(patch, "revoke", ApiKey)
+
+
+def does_not_write_keys(patch: Patch) -> None:
+    """A new key is not in the journal."""
+    _keeps_out(patch, "create_key", ApiKey)
+
+
+def takes_a_nonce_again(patch: Patch) -> None:
+    """A nonce may be as great as the last one."""
+    authenticate = accounts.Accounts.authenticate
+
+    def generous(self: Any, key: str, nonce: int, *args: Any) -> Any:
+        used = self._nonces
+        kind = (key, len(str(nonce)))
+        if used.get(kind) == nonce:
+            used[kind] -= 1
+        return authenticate(self, key, nonce, *args)
+
+    patch.setattr(accounts.Accounts, "authenticate", generous)
+
+
+def lets_revoked_keys_in(patch: Patch) -> None:
+    """A revoked key is a key."""
+    patch.setattr(accounts.Accounts, "_let_in", lambda self, key: self._accounts[key.account])
+
+
+BUGS: list[tuple[Bug, set[str]]] = [
+    (pays_twice, {"balances_follow"}),
+    (pays_again_at_the_start, {"money_survives"}),
+    (takes_paid_for_received, {"balances_follow"}),
+    (does_not_write_payments, {"balances_follow"}),
+    (goes_by_its_own_clock, {"statements_agree"}),
+    (thaws_at_the_start, {"frozen_stays"}),
+    (does_not_write_freezes, {"frozen_stays"}),
+    (leaves_the_orders_of_the_frozen, {"frozen_stays"}),
+    (lets_the_frozen_trade, {"frozen_stays"}),
+    (does_not_write_nonces, {"nonce_stays"}),
+    (does_not_write_revocations, {"key_stays"}),
+    (does_not_write_keys, {"key_stays"}),
+    (takes_a_nonce_again, {"nonce_stays"}),
+    (lets_revoked_keys_in, {"key_stays"}),
+]
+
+
+@pytest.mark.parametrize(("bug", "expected"), BUGS, ids=[bug.__name__ for bug, _ in BUGS])
+def test_a_bug_is_caught(bug: Bug, expected: set[str], monkeypatch: Patch) -> None:
+    bug(monkeypatch)
+    outcomes = (run_one(seed, nasty=True) for seed in HUNT)
+    outcome = next((o for o in outcomes if o.failed), None)
+    assert outcome is not None, f"{bug.__doc__} No seed of {HUNT} shows it."
+    assert outcome.failed in expected, f"seed {outcome.seed}: {outcome.failed}: {outcome.detail}"
+    assert outcome.tail
