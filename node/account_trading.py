@@ -7,10 +7,10 @@ durable when it is told, and nothing that came in the meantime.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import TypedDict, TypeVar
-
-import msgspec
 
 from exchange.archive import Archive
 from exchange.candles import LATEST
@@ -63,7 +63,8 @@ class AccountTrading:
             earlier = self._before(order, order.client_id)
             if earlier is not None:
                 return [earlier, *self._sibling(earlier)]
-        await self._writing.wait()  # some seconds at most after a restart: exchange.listening
+        if not self._writing.is_set():
+            await self._writing.wait()  # some seconds at most after a restart: exchange.listening
         placed = self._engine.place(self._clock(), order)
         self.order_count += len(placed)
         return await self._durable(placed)
@@ -112,7 +113,7 @@ class AccountTrading:
 
     async def _durable(self, orders: Iterable[Order]) -> list[Order]:
         """The orders as they are now, once that is on the disk."""
-        copies = [msgspec.structs.replace(order) for order in orders]
+        copies = [copy(order) for order in orders]
         await self._committer.durable()
         return copies
 
@@ -127,7 +128,7 @@ class AccountTrading:
         earlier = self._journal.by_client_id(client_id, order.account)
         if earlier is None:
             return None
-        if not is_same(earlier, order):
+        if not is_same(earlier, order, next(iter(self._sibling(earlier)), None)):
             raise Refused(
                 "client_id_reused",
                 f"client id {client_id!r} belongs to order {earlier.number}, which is different",
@@ -248,25 +249,22 @@ class AccountTrading:
     def publish(self, drained: Drained) -> None:
         """Tell listeners what became durable."""
         self._keep_open(drained.orders)
-        if not self._listeners:
+        listeners = self._listeners
+        if not listeners:
             return
-        news: dict[int, tuple[list[Order], list[Fill], list[Balance]]] = {
-            account: ([], [], []) for account in self._listeners
-        }
+        news: defaultdict[int, AccountNews] = defaultdict(lambda: AccountNews([], [], []))
         for order in drained.orders:
-            if order.account in news:
-                news[order.account][0].append(order)
+            if order.account in listeners:
+                news[order.account].orders.append(order)
         for fill in drained.fills:
-            if fill.account in news:
-                news[fill.account][1].append(fill)
+            if fill.account in listeners:
+                news[fill.account].fills.append(fill)
         for account, asset, total, held in drained.balances:
-            if account in news:
-                news[account][2].append(Balance(asset, total, held))
-        for account, (orders, fills, balances) in news.items():
-            if orders or fills or balances:
-                told = AccountNews(orders, fills, balances)
-                for call in list(self._listeners.get(account, ())):
-                    call(told)
+            if account in listeners:
+                news[account].balances.append(Balance(asset, total, held))
+        for account, told in news.items():
+            for call in list(listeners.get(account, ())):
+                call(told)
 
 
 class _Part(TypedDict):

@@ -160,7 +160,7 @@ class CreditRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     its own; without `limit` there is none."""
 
     asset: str
-    peer: str | None = None
+    peer: str | None = None  # the beginning of its id; the whole one, if it was never met
     limit: str | None = None
 
 

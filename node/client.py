@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -86,6 +85,26 @@ class StreamClosed(ClientError):
         why = {1001: "the node is stopping", 1006: None, None: None}.get(code, f"code {code}")
         super().__init__(f"the stream ended: {why or 'the connection was lost'}")
         self.code = code
+
+
+def checked_url(url: str) -> str:
+    """A node's URL without its final slash.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
+    return url.rstrip("/")
+
+
+def client_headers(key: str | None, secret: str | None, node_id: str | None) -> dict[str, str]:
+    """What says who asks, and whom."""
+    headers = {NODE_HEADER: node_id} if node_id else {}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}:{secret}"
+    return headers
 
 
 class Reply(NamedTuple):
@@ -182,24 +201,14 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         transport: Transport | None = None,
     ) -> None:
         """`trust` says whose certificate is accepted at an https URL; a `transport` knows that itself."""
-        self.url = url.rstrip("/")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
-        self._headers = {NODE_HEADER: node_id} if node_id else {}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}:{secret}"
+        self.url = checked_url(url)
+        self._headers = client_headers(key, secret, node_id)
         self._transport: Transport = transport or AiohttpTransport(trust=trust)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     async def close(self) -> None:

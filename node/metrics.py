@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from node.committer import COMMIT_BOUNDS, Committer
 from node.routing import route_views
 from node.views import StatusView
-from p2p.calls import LATENCY_BOUNDS
+from p2p.call_figures import LATENCY_BOUNDS
 from p2p.mesh import ServiceMesh
 from p2p.overlay import Overlay
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from exchange.decimals import plain
 from exchange.ledger import InsufficientBalance
 from exchange.records import Posting
 from node.account_views import PostingView
@@ -17,13 +18,6 @@ from node.views import BalanceView, ServiceError
 MAX_DIGITS: Final = 30  # before the point, and after it; nothing real has more
 MAX_NOTE: Final = 200  # characters
 _AMOUNT: Final = re.compile(rf"\d{{1,{MAX_DIGITS}}}(\.\d{{1,{MAX_DIGITS}}})?", re.ASCII)
-
-
-def money(units: int, decimals: int) -> str:
-    """An amount in units of 10 ** -decimals as a plain decimal."""
-    sign, digits = ("-" if units < 0 else ""), str(abs(units)).rjust(decimals + 1, "0")
-    whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :].rstrip("0")
-    return f"{sign}{whole}.{part}" if part else f"{sign}{whole}"
 
 
 def units_of(
@@ -44,7 +38,7 @@ def units_of(
         raise wrong("it is not a plain decimal number such as 0.5 or 1000")
     whole, _, part = text.partition(".")
     if len(part.rstrip("0")) > decimals:
-        nearest = money(int(whole + part[:decimals].ljust(decimals, "0")), decimals)
+        nearest = plain(int(whole + part[:decimals].ljust(decimals, "0")), decimals)
         raise wrong(f"{asset} has {decimals} decimals; the nearest below is {nearest}")
     units = int(whole + part[:decimals].ljust(decimals, "0"))
     if not units and not zero:
@@ -76,7 +70,7 @@ class Money:
         return units_of(text, asset, self._decimals[asset], name=name, zero=zero)
 
     def text(self, asset: str, units: int) -> str:
-        return money(units, self._decimals[asset])
+        return plain(units, self._decimals[asset])
 
     @contextmanager
     def refusals(self, whose: str) -> Iterator[None]:

@@ -8,8 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 from config import Settings
 from exchange.core import Drained
@@ -26,45 +25,33 @@ from node.keys import NodeKeys
 from node.market_data import MarketData
 from node.metrics import ExchangeFigures, exposition
 from node.offers import OFFERS, public_offers
+from node.peering import Peering
 from node.ports import first_free
 from node.routing import call_service, mesh_settings, router_view, service_views
 from node.service import TradingService
 from node.statement_views import ReconciliationView
 from node.statements import Statements
+from node.status import NodeStatus
 from node.texts import BUY, SELL, side_word
 from node.times import iso
 from node.version import VERSION
 from node.views import (
     CallRequest,
     CallView,
-    DiscoveryView,
-    GrenacheView,
-    Mode,
     PeerView,
     PingView,
     RouterView,
-    ServiceError,
     ServiceView,
     StatusView,
 )
 from p2p import mesh as p2p_mesh
 from p2p import serving
-from p2p.calls import CallResult
-from p2p.errors import (
-    Code,
-    ConnectFailed,
-    HandshakeRefused,
-    NoProvider,
-    P2PError,
-    RpcError,
-)
+from p2p.calls import CallOptions, CallResult
+from p2p.errors import NoProvider
 from p2p.faults import Faults
-from p2p.hostport import format_host_port, parse_host_port
-from p2p.identity import Identity, is_node_id
-from p2p.link import Link
+from p2p.identity import Identity
 from p2p.mesh import ServiceMesh
 from p2p.overlay import Overlay, OverlaySettings
-from p2p.peers import Peer
 from p2p.router import Received
 
 if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
@@ -74,7 +61,6 @@ if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
 log = logging.getLogger(__name__)
 
 TICK = 0.05  # seconds between looks at the engine's timers
-PING_TIMEOUT = 5.0
 MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
 
@@ -96,7 +82,6 @@ class Node(TradingService):
         now = self._loop.time()
         epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
         self._settings = settings
-        self._started = now
         self._warnings: list[str] = []
         recovered = journal.recover()
         engine = Engine(
@@ -152,7 +137,7 @@ class Node(TradingService):
         )
         for message_type in MESSAGES:
             self.overlay.router.handle(message_type, self._on_message)
-        self.overlay.rpc.serve("ping", self._on_ping)
+        self._peering = Peering(self.overlay, engine, self._loop.time)
         self._statements = Statements(
             engine,
             journal,
@@ -167,6 +152,17 @@ class Node(TradingService):
             self.overlay,
             mesh_settings(settings),
             incarnation=recovered.meta.get("incarnation", 0) + 1,
+        )
+        self._status = NodeStatus(
+            settings,
+            engine,
+            instruments,
+            journal,
+            self.overlay,
+            self.mesh,
+            self.grapes,
+            self._warnings,
+            started=now,
         )
         self._outside: Outside | None = None
         if self.grapes is not None and settings.grenache_services:
@@ -338,67 +334,39 @@ class Node(TradingService):
         self.mesh.server.remove(name)
 
     async def call(
-        self,
-        service: str,
-        payload: object = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
-        idempotency_id: str = "",
-        to: str | None = None,
+        self, service: str, payload: object = None, **options: Unpack[CallOptions]
     ) -> Any:
-        """What a service of the network answers; see `p2p.calls.Caller.call`.
+        """What a service of the network answers; see `p2p.calls.Caller.ask`.
 
         Raises:
             HandlerError: the service refused, with its own code and message.
             CallError: there is no result; the kind of error says why.
         """
-        result = await self.ask(
-            service,
-            payload,
-            timeout=timeout,
-            idempotent=idempotent,
-            idempotency_id=idempotency_id,
-            to=to,
-        )
-        return result.value
+        return (await self.ask(service, payload, **options)).value
 
     async def ask(
-        self,
-        service: str,
-        payload: object = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
-        idempotency_id: str = "",
-        to: str | None = None,
+        self, service: str, payload: object = None, **options: Unpack[CallOptions]
     ) -> CallResult:
         """As `call`, with the details. What no node offers is looked for among Grenache workers, if
         GRENACHE_SERVICES is on."""
         try:
-            return await self.mesh.caller.ask(
-                service,
-                payload,
-                timeout=timeout,
-                idempotent=idempotent,
-                idempotency_id=idempotency_id,
-                to=to,
-            )
+            return await self.mesh.caller.ask(service, payload, **options)
         except NoProvider:
             if self._outside is None:
                 raise
+        timeout = options.get("timeout")
         return await self._outside.ask(
             service,
             payload,
             timeout=self._settings.client_request_timeout_s if timeout is None else timeout,
-            idempotent=bool(idempotent) or bool(idempotency_id),
+            idempotent=bool(options.get("idempotent") or options.get("idempotency_id")),
         )
 
     def services(self) -> list[ServiceView]:
         return service_views(self.mesh)
 
     async def call_service(self, service: str, request: CallRequest) -> CallView:
-        to = None if request.node is None else self._full_id(request.node, own=True)
+        to = None if request.node is None else self._peering.full_id(request.node, own=True)
         return await call_service(self.ask, service, request, to)
 
     def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
@@ -437,187 +405,23 @@ class Node(TradingService):
     # Peers
 
     def peers(self) -> list[PeerView]:
-        return [self._peer_view(peer) for peer in self.overlay.peers.get_all_peers()]
+        return self._peering.peers()
 
     async def connect(self, address: str) -> PeerView:
-        try:
-            host, port = parse_host_port(address)
-        except ValueError as error:
-            raise ServiceError(400, "bad_address", str(error)) from error
-        try:
-            return self._peer_view(await self.overlay.peers.connect(host, port))
-        except HandshakeRefused as error:
-            code = "self_connection" if error.code is Code.SELF else "peer_refused"
-            raise ServiceError(502, code, str(error), reason=str(error.code)) from error
-        except ConnectFailed as error:
-            raise ServiceError(502, "connect_failed", str(error)) from error
+        return await self._peering.connect(address)
 
     async def ping(self, node_id: str) -> PingView:
-        full = self._full_id(node_id)
-        link = self.overlay.peers.links.get(full)
-        before = self._loop.time()
-        try:
-            answer = await self.overlay.rpc.call(
-                full, "ping", None, timeout=PING_TIMEOUT, result_type=dict[str, str]
-            )
-        except RpcError as error:
-            raise ServiceError(504, "ping_failed", f"node {full}: {error}") from error
-        except P2PError as error:
-            raise ServiceError(502, "unreachable", str(error)) from error
-        return PingView(
-            node_id=full,
-            way=_way(link),
-            rtt_ms=round((self._loop.time() - before) * 1000, 3),
-            version=answer.get("version", ""),
-        )
-
-    async def _on_ping(self, caller: str, body: object) -> dict[str, str]:
-        return {"version": VERSION}
+        return await self._peering.ping(node_id)
 
     async def reconcile(self, peer: str) -> ReconciliationView:
         return await self._statements.reconcile(self.operations.positions.peer(peer))
 
-    def _full_id(self, prefix: str, *, own: bool = False) -> str:
-        """The node whose id begins so; with `own` it may be this one."""
-        prefix = prefix.lower()
-        known = {*self.overlay.peers.links, *self._engine.present}
-        found = sorted(node for node in known if node.startswith(prefix))
-        if prefix and self._engine.node_id.startswith(prefix) and len(prefix) >= 4:
-            if own:
-                return self._engine.node_id
-            raise ServiceError(400, "self_connection", f"{prefix} is this node itself")
-        if len(found) == 1:
-            return found[0]
-        if found:
-            some = ", ".join(node[:12] for node in found[:5])
-            raise ServiceError(400, "ambiguous_node", f"{prefix!r} fits several nodes: {some}")
-        if is_node_id(prefix):
-            return prefix
-        raise ServiceError(
-            404, "unknown_node", f"no node whose id begins with {prefix[:40]!r}; see 'peers'"
-        )
-
-    def _peer_view(self, peer: Peer) -> PeerView:
-        link = peer.connection
-        info = link.peer if link is not None else None
-        stats = peer.stats
-        return PeerView(
-            node_id=peer.node_id,
-            address=peer.address,
-            port=peer.port,
-            status=peer.status,
-            direction=peer.direction,
-            source=peer.source,
-            encrypted=info.encrypted if info else None,
-            carrier=info.carrier if info else None,
-            version=peer.capabilities.version if peer.capabilities else None,
-            capabilities=peer.capabilities.supported_protocols if peer.capabilities else [],
-            last_seen=_iso(peer.last_seen),
-            last_heartbeat=_iso(peer.last_heartbeat),
-            rtt_ms=None if stats.rtt is None else round(stats.rtt * 1000, 3),
-            failures=peer.failures,
-            last_error=peer.last_error,
-            messages_received=stats.messages_received,
-            messages_sent=stats.messages_sent,
-            bytes_received=stats.bytes_received,
-            bytes_sent=stats.bytes_sent,
-        )
-
     # Status
 
     def status(self) -> StatusView:
-        settings = self._settings
-        engine = self._engine
-        links = self.overlay.peers.links
-        return StatusView(
-            node_id=engine.node_id,
-            version=VERSION,
-            network=settings.p2p_network,
-            mode=self._mode(),
-            security=settings.p2p_security,
-            uptime_s=round(self._loop.time() - self._started, 1),
-            data_dir=str(settings.data_dir),
-            p2p_address=self.peer_address,
-            api_url=self.api.url,
-            grenache=self._grenache_view(),
-            discovery=self._discovery_views(),
-            peers_connected=len(links),
-            peers_known=self.overlay.peers.known_addresses,
-            nodes_present=len(engine.present) + 1,
-            markets=[instrument.symbol for instrument in self._instruments],
-            open_orders=len(engine.open_orders),
-            pending_takes=len(engine.pending_takes),
-            feeds=sum(1 for feed in engine.feeds.values() if feed.number),
-            feeds_behind=engine.feeds_behind,
-            services=self.mesh.directory.own,
-            warnings=[
-                *self._warnings,
-                *([] if self.grapes is None else self.grapes.warnings()),
-                *self._faults(),
-                *self._disagreements(),
-                *([] if self._journal.trouble is None else [self._journal.trouble]),
-            ],
-        )
+        return self._status.view(self._loop.time(), self.api.url)
 
     @property
     def peer_address(self) -> str | None:
         """Where direct links are accepted, as HOST:PORT; None without them."""
-        return format_host_port(*self.overlay.address) if self._settings.p2p_enabled else None
-
-    def _mode(self) -> Mode:
-        if not self._settings.p2p_enabled:
-            return "grenache"
-        return "hybrid" if self._settings.discovery_grenache else "p2p"
-
-    def _grenache_view(self) -> GrenacheView | None:
-        if self.grapes is None:
-            return None
-        links = self.overlay.peers.links.values()
-        return self.grapes.view(sum(link.peer.carrier == "grenache" for link in links))
-
-    def _discovery_views(self) -> list[DiscoveryView]:
-        views = [
-            DiscoveryView(name=s.name, state=s.state, detail=s.detail, found=s.found)
-            for s in (self.overlay.discovery.status() if self.overlay.discovery else [])
-        ]
-        for name, on in (
-            ("mdns", self._settings.discovery_mdns),
-            ("grape", self._settings.discovery_grenache),
-            ("exchange", self._settings.discovery_exchange),
-        ):
-            if not on and self._settings.p2p_enabled:
-                views.append(DiscoveryView(name=name, state="off", detail="switched off", found=0))
-        return views
-
-    def _faults(self) -> list[str]:
-        return [
-            f"service {row.service} fails on purpose: {row.faults}"
-            for row in self.mesh.server.figures()
-            if row.faults
-        ]
-
-    def _disagreements(self) -> list[str]:
-        """Markets that others define differently: their books cannot be shared."""
-        texts = []
-        for key, node in self._engine.unknown_markets.items():
-            symbol, _, theirs = key.partition("@")
-            ours = self._instruments.find(symbol)
-            if ours is not None:
-                texts.append(
-                    f"node {node[:12]} trades {symbol} with tick/lot {theirs}, this node with "
-                    f"{ours.key.partition('@')[2]}: these books are not shared; use the same "
-                    "instruments file on both"
-                )
-        return texts
-
-
-def _way(link: Link | None) -> Literal["direct", "grenache", "relayed"]:
-    if link is None:
-        return "relayed"
-    return "grenache" if link.peer.carrier == "grenache" else "direct"
-
-
-def _iso(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+        return self._status.peer_address

@@ -14,6 +14,7 @@ import msgspec
 
 from exchange.accounts import AccountError
 from exchange.commands import HOUSE
+from exchange.decimals import plain
 from exchange.engine import Engine
 from exchange.records import Account, ApiKey
 from node.account_trading import AccountTrading
@@ -32,7 +33,7 @@ from node.account_views import (
     TransferView,
 )
 from node.committer import Committer
-from node.money import Money, money, note
+from node.money import Money, note
 from node.positions import Positions
 from node.refusals import refusals, status_of
 from node.texts import Texts
@@ -198,8 +199,8 @@ class Operations:
         return [
             FeesView(
                 market=instrument.symbol,
-                maker_fee="0" if account == HOUSE else money(instrument.maker_ppm, 6),
-                taker_fee="0" if account == HOUSE else money(instrument.taker_ppm, 6),
+                maker_fee="0" if account == HOUSE else plain(instrument.maker_ppm, 6),
+                taker_fee="0" if account == HOUSE else plain(instrument.taker_ppm, 6),
             )
             for instrument in self._texts.by_key.values()
         ]

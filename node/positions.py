@@ -15,7 +15,9 @@ from node.account_views import (
 )
 from node.committer import Committer
 from node.money import Money, note
+from node.prefixes import only_fit
 from node.views import ServiceError
+from p2p.identity import is_node_id
 
 
 class Positions:
@@ -85,7 +87,7 @@ class Positions:
 
     async def set_credit(self, request: CreditRequest) -> CreditView:
         asset = self._money.asset(request.asset)
-        peer = "" if request.peer is None else self.peer(request.peer)
+        peer = "" if request.peer is None else self.peer(request.peer, unmet=True)
         limit = None
         if request.limit is not None:
             limit = self._money.amount(asset, request.limit, name="limit", zero=True)
@@ -100,16 +102,16 @@ class Positions:
     def _limit(self, asset: str, limit: int | None) -> str | None:
         return None if limit is None else self._money.text(asset, limit)
 
-    def peer(self, node: str) -> str:
-        """The full id of another node, from the beginning of it."""
+    def peer(self, node: str, *, unmet: bool = False) -> str:
+        """The full id of another node, from the beginning of it. With `unmet` a whole id may be that of
+        a node that was never heard of."""
         known = {peer for peer, _ in self._ledger.credit if peer}
         known |= {*self._engine.present, *self._ledger.positions()}
-        found = sorted(peer for peer in known if node and peer.startswith(node.lower()))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            some = ", ".join(peer[:12] for peer in found[:5])
-            raise ServiceError(400, "ambiguous_node", f"{node[:40]!r} fits several nodes: {some}")
+        found = only_fit(node, known)
+        if found is not None:
+            return found
+        if unmet and is_node_id(node.lower()) and node.lower() != self._engine.node_id:
+            return node.lower()
         raise ServiceError(
             404,
             "unknown_node",

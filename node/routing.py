@@ -21,7 +21,8 @@ from node.views import (
     ServingView,
 )
 from p2p.adaptive import BreakerSettings, Explained, HintSettings, PeerMetrics, Weights
-from p2p.calls import CallFigures, CallResult, CallSettings
+from p2p.call_figures import CallFigures
+from p2p.calls import CallResult, CallSettings
 from p2p.choosing import ChoosingSettings, Noted
 from p2p.errors import (
     CallError,

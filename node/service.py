@@ -22,7 +22,7 @@ from node.market_data import MarketData, record_of
 from node.operations import Operations
 from node.refusals import refusals
 from node.texts import BUY, SELL, Texts, candle_view
-from node.times import iso as iso
+from node.times import iso
 from node.trading import Span
 from node.views import (
     AmendRequest,

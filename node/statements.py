@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from exchange.archive import Archive
+from exchange.decimals import plain
 from exchange.engine import Engine
 from exchange.journal import Journal
 from exchange.ports import Keys
@@ -273,7 +274,7 @@ def _statement(
             traded[asset] = traded.get(asset, 0) + amount
     settlements, settled = _settlements(past.moves_of(PEER + peer, cut[1]), decimals)
     balances = {
-        posting.asset: text_of(posting.balance, decimals[posting.asset])
+        posting.asset: plain(posting.balance, decimals[posting.asset])
         for posting in past.last_postings(PEER + peer, cut[1])
         if posting.asset in decimals
     }
@@ -322,7 +323,7 @@ def _settlements(
         if match := _DECIMALS.fullmatch(move.reference) if move.kind == "transfer" else None:
             scale[asset] = int(match[1])
         elif move.kind == "settlement" and asset in scale:
-            text = text_of(move.amount, scale[asset])
+            text = plain(move.amount, scale[asset])
             found.append(Settlement(asset, text, move.time))
             sums[asset] = sums.get(asset, 0) + units(text)
     return found, sums

@@ -20,21 +20,20 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final, Literal, Self, overload
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 from msgspec import UNSET
 
 from node.client import (
-    NODE_HEADER,
     ApiError,
     ClientError,
     NodeUnreachable,
     NotANode,
     StreamClosed,
+    checked_url,
+    client_headers,
 )
 from node.streams.feeds import BookFeed, Feed
 from node.streams.messages import (
@@ -96,12 +95,8 @@ class StreamingClient:
         ssl: Any = True,
     ) -> None:
         """`ssl` is what aiohttp takes: True, False, a context or a fingerprint."""
-        self.url = url.rstrip("/")
-        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
-            raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
-        self._headers = {NODE_HEADER: node_id} if node_id else {}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}:{secret}"
+        self.url = checked_url(url)
+        self._headers = client_headers(key, secret, node_id)
         self._patience = patience
         self._ssl = ssl
         self._feeds: dict[str, Feed[Any]] = {}  # by the id of their request
@@ -115,12 +110,7 @@ class StreamingClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -10,12 +10,12 @@ from typing import Final
 
 from exchange.candles import Candle, TradeRecord
 from exchange.commands import Amend, NewOrder
+from exchange.decimals import plain
 from exchange.entry import MAX_CLIENT_ID
 from exchange.instruments import Instrument, Instruments, UnknownInstrument
 from exchange.records import Fill, Order
-from node.money import money as money
-from node.times import iso as iso
-from node.times import time_of
+from node.scales import Scale
+from node.times import iso, time_of
 from node.views import (
     AmendRequest,
     CandleView,
@@ -51,6 +51,8 @@ class Texts:
         self._node_id = node_id
         self._decimals = decimals
         self.by_key = {instrument.key: instrument for instrument in instruments}
+        self._scales = {key: Scale(instrument) for key, instrument in self.by_key.items()}
+        self._by_symbol = {scale.symbol: scale for scale in self._scales.values()}
 
     # In
 
@@ -59,6 +61,10 @@ class Texts:
             return self._instruments[name]
         except UnknownInstrument as error:
             raise ServiceError(404, "unknown_market", str(error)) from error
+
+    def _scale(self, name: str) -> Scale:
+        found = self._by_symbol.get(name)  # as it is spelled nearly always
+        return self._scales[self.instrument(name).key] if found is None else found
 
     def key(self, name: str | None) -> str | None:
         return None if name is None else self.instrument(name).key
@@ -80,7 +86,7 @@ class Texts:
         return int(number)
 
     def new_order(self, request: OrderRequest, account: int) -> NewOrder:
-        instrument = self.instrument(request.market)
+        scale = self._scale(request.market)
         if request.side not in ("buy", "sell"):
             raise ServiceError(400, "bad_side", "side is buy or sell")
         if request.client_id is not None:
@@ -88,36 +94,36 @@ class Texts:
         check_group(request.group)
         side = BUY if request.side == "buy" else SELL
         return NewOrder(
-            market=instrument.key,
+            market=scale.key,
             side=side,
-            quantity=_lots(instrument, "quantity", request.quantity),
-            price=_price(instrument, "price", request.price),
+            quantity=_lots(scale, "quantity", request.quantity),
+            price=_price(scale, "price", request.price),
             account=account,
             tif=request.tif,
-            expires=_moment(request.expires),
+            expires=None if request.expires is None else _moment(request.expires),
             post_only=request.post_only,
             hidden=request.hidden,
-            display=_display(instrument, request.display),
+            display=_display(scale, request.display),
             reduce_only=request.reduce_only,
-            stop=_price(instrument, "stop", request.stop),
-            trail=_price(instrument, "trail", request.trail),
-            oco_stop=_price(instrument, "oco_stop", request.oco_stop),
+            stop=_price(scale, "stop", request.stop),
+            trail=_price(scale, "trail", request.trail),
+            oco_stop=_price(scale, "oco_stop", request.oco_stop),
             self_trade=request.self_trade,
-            worst=_price(instrument, "worst", request.worst),
+            worst=_price(scale, "worst", request.worst),
             client_id=request.client_id,
             group=request.group,
         )
 
     def changes(self, market: str, request: AmendRequest) -> Amend:
         """Changes to an order of the market with this key."""
-        instrument = self.by_key[market]
+        scale = self._scales[market]
         quantity = request.quantity
         changes = Amend(
-            price=_price(instrument, "price", request.price),
-            quantity=None if quantity is None else _lots(instrument, "quantity", quantity),
-            stop=_price(instrument, "stop", request.stop),
-            trail=_price(instrument, "trail", request.trail),
-            display=_display(instrument, request.display),
+            price=_price(scale, "price", request.price),
+            quantity=None if quantity is None else _lots(scale, "quantity", quantity),
+            stop=_price(scale, "stop", request.stop),
+            trail=_price(scale, "trail", request.trail),
+            display=_display(scale, request.display),
             expires=_moment(request.expires),
         )
         if changes == Amend():
@@ -140,8 +146,9 @@ class Texts:
         return f"{self._node_id}-{number}"
 
     def order(self, order: Order) -> OrderView:
-        instrument = self.by_key[order.market]
-        lots, price = instrument.quantity_text, instrument.price_text
+        scale = self._scales[order.market]
+        lots, price = scale.amount, scale.price
+        created, quantity = iso(order.time), lots(order.quantity)
         status: Status = "pending" if order.pending and not order.shown else "open"
         if order.done:
             status = end_of(order)
@@ -150,21 +157,21 @@ class Texts:
         remaining = order.quantity - order.filled if order.armed else order.free
         average = None
         if order.filled:
-            average = instrument.average_price_text(order.value, order.filled)
+            average = scale.instrument.average_price_text(order.value, order.filled)
         return OrderView(
             id=self.order_id(order.number),
             number=order.number,
-            market=instrument.symbol,
+            market=scale.symbol,
             side=side_word(order.side),
             type="market" if order.kind == "limit" and order.price is None else order.kind,
             price=None if order.price is None else price(order.price),
-            quantity=lots(order.quantity),
-            filled=lots(order.filled),
-            remaining=lots(remaining),
-            pending=lots(order.pending),
+            quantity=quantity,
+            filled=lots(order.filled) if order.filled else "0",
+            remaining=quantity if remaining == order.quantity else lots(remaining),
+            pending=lots(order.pending) if order.pending else "0",
             status=status,
             average_price=average,
-            created=iso(order.time),
+            created=created,
             client_id=order.client_id,
             reason=order.reason
             if order.done or order.cancelled or order.reason == "credit"
@@ -180,22 +187,22 @@ class Texts:
             trail=price(order.trail) if order.trail else None,
             sibling=self.order_id(order.sibling) if order.sibling else None,
             group=order.group,
-            updated=iso(order.updated or order.time),
+            updated=iso(order.updated) if order.updated not in (0, order.time) else created,
         )
 
     def fill(self, fill: Fill) -> FillView:
-        instrument = self.by_key[fill.market]
+        scale = self._scales[fill.market]
         fee = "0"
         if fill.fee_asset:
-            fee = money(fill.fee, self._decimals(fill.fee_asset))
+            fee = plain(fill.fee, self._decimals(fill.fee_asset))
         return FillView(
             id=f"{fill.taker}:{fill.take}",
-            market=instrument.symbol,
+            market=scale.symbol,
             order_id=self.order_id(fill.order),
             role="maker" if fill.role == "maker" else "taker",
             side=side_word(fill.side),
-            price=instrument.price_text(fill.price),
-            quantity=instrument.quantity_text(fill.quantity),
+            price=scale.price(fill.price),
+            quantity=scale.amount(fill.quantity),
             time=iso(fill.time),
             counterparty=fill.counterparty,
             counterparty_order_id=f"{fill.counterparty}-{fill.counterparty_order}",
@@ -205,13 +212,13 @@ class Texts:
         )
 
     def trade(self, key: str, trade: TradeRecord) -> TradeView:
-        instrument = self.by_key[key]
+        scale = self._scales[key]
         return TradeView(
             id=f"{trade.taker}:{trade.take}",
-            market=instrument.symbol,
+            market=scale.symbol,
             side=side_word(trade.side),
-            price=instrument.price_text(trade.price),
-            quantity=instrument.quantity_text(trade.quantity),
+            price=scale.price(trade.price),
+            quantity=scale.amount(trade.quantity),
             time=iso(trade.time),
             maker=trade.maker,
             taker=trade.taker,
@@ -243,22 +250,22 @@ def _bad_number(name: str, error: Exception) -> ServiceError:
     return ServiceError(400, "bad_number", text, pointer=f"/{name}")
 
 
-def _lots(instrument: Instrument, name: str, text: str) -> int:
+def _lots(scale: Scale, name: str, text: str) -> int:
     try:
-        return instrument.to_lots(text)
+        return scale.lots(text)
     except (ValueError, TypeError) as error:
         raise _bad_number(name, error) from error
 
 
-def _display(instrument: Instrument, text: str | None) -> int | None:
-    return None if text is None else _lots(instrument, "display", text)
+def _display(scale: Scale, text: str | None) -> int | None:
+    return None if text is None else _lots(scale, "display", text)
 
 
-def _price(instrument: Instrument, name: str, text: str | None) -> int | None:
+def _price(scale: Scale, name: str, text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return instrument.to_ticks(text)
+        return scale.ticks(text)
     except (ValueError, TypeError) as error:
         raise _bad_number(name, error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from exchange.candles import LATEST
@@ -13,8 +14,14 @@ _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 def iso(us: int) -> str:
     """Microseconds since the epoch as ISO 8601 in UTC with milliseconds; no later than year 9999."""
     us = min(us, LATEST)  # others sign what they like
-    time = datetime.fromtimestamp(us // 1_000_000, UTC)
-    return f"{time:%Y-%m-%dT%H:%M:%S}.{us // 1000 % 1000:03d}Z"
+    second, rest = divmod(us, 1_000_000)
+    return f"{_second(second)}.{rest // 1000:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    """What many times in a row have in common."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def time_of(text: str) -> int:

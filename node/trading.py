@@ -7,7 +7,7 @@ done; then nothing was changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -27,9 +27,9 @@ class Balance(msgspec.Struct, frozen=True):
 class AccountNews(msgspec.Struct, frozen=True):
     """What became durable for one account, in the order it happened."""
 
-    orders: Sequence[Order]
-    fills: Sequence[Fill]
-    balances: Sequence[Balance]  # those that changed, holds included
+    orders: list[Order]
+    fills: list[Fill]
+    balances: list[Balance]  # those that changed, holds included
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ class OrderView(msgspec.Struct, kw_only=True):
     reduce_only: bool = False
     stop: str | None = None
     trail: str | None = None
-    sibling: str | None = None  # id of the order that ends when this one trades, and this with it
+    sibling: str | None = None  # id of the other one of a pair: what trades first ends the other
     group: int = 0
     updated: str | None = None  # its last change
 

@@ -23,77 +23,34 @@ many under way as its replies show no queue for. When no node can take one, the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import random
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypedDict, Unpack
 
 import msgspec
 
 from p2p.adaptive import HedgePolicy, Router, State
-from p2p.adaptive import Load as LoadTuple
 from p2p.adaptive.retry import RetryBudget, RetryPolicy, RetrySettings
+from p2p.asking import Asking, load_report, load_tuple
+from p2p.call_figures import CallFigures
 from p2p.choosing import MAX_ROUTERS, Choosing, Noted
-from p2p.errors import (
-    CallError,
-    CallLost,
-    CallTimeout,
-    DeliveryError,
-    HandlerError,
-    LinkClosed,
-    NoProvider,
-    RpcError,
-    RpcTimeout,
-    ServiceBusy,
-    ServiceUnreachable,
-)
-from p2p.flow.governor import FlowEvent, Governor, GovernorSettings
-from p2p.flow.load import LoadReport
+from p2p.errors import CallError, CallTimeout, HandlerError, NoProvider, ServiceBusy
+from p2p.flow.governor import FlowEvent, Governor
 from p2p.limits import RPC_MAX_DEADLINE
-from p2p.messages import Load, pack
-from p2p.rpc import Answer, Rpc
-from p2p.serving import METHOD, ServiceCall, ServiceReply, ServiceServer
-
-log = logging.getLogger(__name__)
+from p2p.messages import pack
+from p2p.rpc import Rpc
+from p2p.serving import ServiceCall, ServiceReply, ServiceServer
+from p2p.turns import MAX_GOVERNORS, Turns
 
 QUICK_BASE: Final = 0.01  # seconds; upper end of the first wait before another node is asked
 QUICK_CAP: Final = 0.1
 RETRY_RESERVE: Final = 100.0  # a node that dies takes all that was under way to it along, at once
 LEAST_HEDGE: Final = 0.005  # seconds; below this the loop's own delays would look like a slow node
-MAX_WAITING: Final = 2000  # calls to one service that wait for their turn
-LOOK_AGAIN: Final = 0.25  # seconds; while they wait, others may have begun to offer the service
-GRAIN: Final = 0.001  # seconds; timers are no finer
 SHORT_WAIT: Final = 0.01  # seconds; a better node that is paced is waited for so long
-MAX_GOVERNORS: Final = 256  # nodes of one service
-# Generous at the start: the router spreads the load already, this is for when there is too much.
-GOVERNOR: Final = GovernorSettings(
-    first_window=16.0,
-    first_round_trip_s=0.01,
-    failures_in_a_row=1_000_000,  # whether to ask at all is the router's breaker's to say
-)
 LOST_HEDGES: Final = 3  # so many without an answer in between, and ...
 SILENT: Final = 1.0  # ... for so many seconds: the node counts as not answering. Less is a hiccup.
-MAX_LOAD: Final = 1e6  # what a node says of itself is cut to this
-
-# Upper bounds in seconds of the bins that latencies are counted in.
-LATENCY_BOUNDS: Final = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)
 
 
 @dataclass(frozen=True)
@@ -116,24 +73,14 @@ class CallResult:
     latency_s: float
 
 
-class CallFigures:
-    """Of the calls to one service since the start: by how they ended, and how long the good ones took."""
+class CallOptions(TypedDict, total=False):
+    """How a service is called; see `Caller.ask`."""
 
-    __slots__ = ("attempts", "bins", "hedges", "outcomes", "seconds")
-
-    def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {}  # "ok", "refused" (by the handler) or the error's code
-        self.attempts = 0
-        self.hedges = 0
-        self.seconds = 0.0
-        self.bins = [0] * (len(LATENCY_BOUNDS) + 1)
-
-    def ended(self, outcome: str) -> None:
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-
-    def took(self, latency_s: float) -> None:
-        self.seconds += latency_s
-        self.bins[bisect_left(LATENCY_BOUNDS, latency_s)] += 1
+    timeout: float | None
+    idempotent: bool | None
+    idempotency_id: str
+    to: str | None
+    hedge: bool | None
 
 
 class _Service:
@@ -157,28 +104,7 @@ class _Service:
         self.hedge = HedgePolicy()
         self.figures = CallFigures()
         self.lost_hedges: dict[str, list[float]] = {}  # when, by node, since its last answer
-        self.governors: dict[str, Governor] = {}
-        self.turn = (
-            asyncio.Lock()
-        )  # fair: who waits for a node to have room, first come first served
-        self.waiting = 0
-        self.freed = asyncio.Event()
-        self._rng = rng
-        self._on_rate = on_rate
-
-    def governor(self, node: str) -> Governor:
-        """How much may be under way to `node`."""
-        governor = self.governors.get(node)
-        if governor is None:
-            if len(self.governors) >= MAX_GOVERNORS:
-                idle = [n for n, g in self.governors.items() if not g.in_flight]
-                for old in idle[: MAX_GOVERNORS // 16]:
-                    del self.governors[old]
-            governor = Governor(
-                GOVERNOR, rng=self._rng, on_event=lambda event: self._on_rate(node, event)
-            )
-            self.governors[node] = governor
-        return governor
+        self.turns = Turns(rng, on_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +150,7 @@ class Caller:
         rng: random.Random,
     ) -> None:
         self.settings = settings or CallSettings()
-        self._node_id = node_id
-        self._rpc = rpc
-        self._server = server
+        self._asking = Asking(node_id, rpc, server)
         self._choosing = choosing
         self._providers = providers
         self._rng = rng
@@ -242,7 +166,11 @@ class Caller:
         """By service."""
         return {name: service.figures for name, service in sorted(self._services.items())}
 
-    async def call(
+    async def call(self, service: str, payload: Any = None, **options: Unpack[CallOptions]) -> Any:
+        """What the service's handler returned; for the rest see `ask`."""
+        return (await self.ask(service, payload, **options)).value
+
+    async def ask(
         self,
         service: str,
         payload: Any = None,
@@ -252,8 +180,8 @@ class Caller:
         idempotency_id: str = "",
         to: str | None = None,
         hedge: bool | None = None,
-    ) -> Any:
-        """What the service's handler returned. Cancelling this cancels the work.
+    ) -> CallResult:
+        """What the service's handler returned, and how it came. Cancelling this cancels the work.
 
         Args:
             payload: anything that msgpack holds.
@@ -269,29 +197,6 @@ class Caller:
             CallError: no result (the other kinds of it; see `p2p.errors`).
             ValueError: the payload cannot be sent.
         """
-        result = await self.ask(
-            service,
-            payload,
-            timeout=timeout,
-            idempotent=idempotent,
-            idempotency_id=idempotency_id,
-            to=to,
-            hedge=hedge,
-        )
-        return result.value
-
-    async def ask(
-        self,
-        service: str,
-        payload: Any = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
-        idempotency_id: str = "",
-        to: str | None = None,
-        hedge: bool | None = None,
-    ) -> CallResult:
-        """As `call`, with the details."""
         if to is None and not self._providers(service):
             raise NoProvider(service)
         try:
@@ -356,7 +261,8 @@ class Caller:
                 raise NoProvider(job.request.service)
             before = job.attempts
             try:
-                node = await self._turn(job, failed)
+                pick = partial(self._pick, job, failed)
+                node = await job.service.turns.turn(pick, job.deadline)
                 if job.hedged and job.others([*failed, node]):
                     return await self._hedged(job, node, failed)
                 return await self._once(job, self._begin(job, node), failed)
@@ -383,7 +289,7 @@ class Caller:
     def _pick(self, job: _Job, failed: Sequence[str]) -> tuple[str | None, float]:
         """The node to ask now; or none, and when to look again."""
         now = self._loop.time()
-        governor = job.service.governor
+        governor = job.service.turns.governor
         candidates = job.candidates()
         if job.to is not None:
             return job.to, now
@@ -395,37 +301,6 @@ class Caller:
             return None, min(at.values(), default=now)
         best = job.router.pick(now, room, failed)
         return (best, now) if at[best] <= now else (None, at[best])
-
-    async def _turn(self, job: _Job, failed: Sequence[str]) -> str:
-        """As `_pick`, waiting for it. To be sent to at once, before anything else is awaited.
-
-        Raises:
-            ServiceBusy: too many calls wait already, or it is not its turn in time.
-        """
-        service = job.service
-        if not service.turn.locked():
-            node, _ = self._pick(job, failed)
-            if node is not None:
-                return node
-        if service.waiting >= MAX_WAITING:
-            raise ServiceBusy(f"{MAX_WAITING} calls already wait for their turn here", 1.0)
-        service.waiting += 1
-        try:
-            async with asyncio.timeout_at(job.deadline), service.turn:
-                while True:
-                    node, at = self._pick(job, failed)
-                    if node is not None:
-                        return node
-                    service.freed.clear()
-                    now = self._loop.time()
-                    at = min(max(at, now + GRAIN), now + LOOK_AGAIN)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout_at(at):
-                            await service.freed.wait()
-        except TimeoutError:
-            raise ServiceBusy("no node could take the call in time", 0.0) from None
-        finally:
-            service.waiting -= 1
 
     # Attempts
 
@@ -462,7 +337,7 @@ class Caller:
             for node in job.candidates()
             if node not in without
             and job.router.breaker_state(now, node) is State.CLOSED
-            and job.service.governor(node).ready(now) <= now
+            and job.service.turns.governor(node).ready(now) <= now
         ]
         return job.router.pick(now, well) if well else None
 
@@ -494,16 +369,18 @@ class Caller:
         job.attempts += 1
         job.service.figures.attempts += 1
         job.router.on_send(now, node)
-        return _Attempt(
-            node, now, job.service.governor(node), job.service.governor(node).on_send(now)
-        )
+        governor = job.service.turns.governor(node)
+        return _Attempt(node, now, governor, governor.on_send(now))
 
     async def _once(self, job: _Job, attempt: _Attempt, failed: list[str]) -> CallResult:
         """One attempt. A node that fails is added to `failed`."""
         router = job.router
         node, sent, governor, tag = attempt.node, attempt.sent, attempt.governor, attempt.tag
         try:
-            answer = await self._exchange(job, node, sent, failed)
+            timeout = self._attempt_time(job, node, sent, failed)
+            answer = await self._asking.ask(
+                node, job.request, timeout, sent, needs_link=job.idempotent
+            )
         except asyncio.CancelledError:
             now = self._loop.time()
             governor.on_cancel(now, tag)
@@ -526,10 +403,10 @@ class Caller:
             failed.append(node)
             raise
         finally:
-            job.service.freed.set()
+            job.service.turns.freed()
         now = self._loop.time()
-        router.on_result(now, node, now - sent, "ok", _load_tuple(answer.load))
-        governor.on_result(now, tag, "ok", _load_report(answer.load))
+        router.on_result(now, node, now - sent, "ok", load_tuple(answer.load))
+        governor.on_result(now, tag, "ok", load_report(answer.load))
         job.service.lost_hedges.pop(node, None)
         reply: ServiceReply = answer.value
         if reply.error:
@@ -541,36 +418,6 @@ class Caller:
             raise CallError("bad_response", f"node {node}: {error}") from None
         return CallResult(value, node, job.attempts, now - job.started)
 
-    async def _exchange(self, job: _Job, node: str, now: float, failed: list[str]) -> Answer:
-        """The reply of `node`.
-
-        Raises:
-            CallError: there is none.
-        """
-        timeout = self._attempt_time(job, node, now, failed)
-        try:
-            if node == self._node_id:
-                async with asyncio.timeout(timeout):
-                    return await self._server.execute(job.request, node, now + timeout)
-            return await self._rpc.ask(
-                node,
-                METHOD,
-                job.request,
-                timeout=timeout,
-                result_type=ServiceReply,
-                needs_link=job.idempotent,
-            )
-        except (RpcTimeout, TimeoutError):
-            raise CallTimeout(
-                f"node {node} did not answer {job.request.service} in {timeout:.3g} s"
-            ) from None
-        except DeliveryError as error:
-            raise ServiceUnreachable(str(error)) from None
-        except LinkClosed as error:
-            raise CallLost(str(error)) from None
-        except RpcError as error:
-            raise _call_error(node, error) from None
-
     def _attempt_time(self, job: _Job, node: str, now: float, failed: list[str]) -> float:
         """Half of what is left, where a further attempt could use the rest; never less than the answers
         lately took."""
@@ -579,32 +426,3 @@ class Caller:
         if not job.idempotent or job.attempts > retries or not job.others([*failed, node]):
             return left
         return min(left, max(left / 2, 2.0 * (job.service.hedge.delay() or 0.0)))
-
-
-def _call_error(node: str, error: RpcError) -> CallError:
-    text = f"node {node}: {error.message or error.code}"
-    if error.code == "busy":
-        return ServiceBusy(text, error.retry_after_s)
-    if error.code == "expired":
-        return CallTimeout(text)
-    if error.code in ("unknown_service", "unknown_method"):
-        return ServiceUnreachable(text)
-    if error.code in ("internal", "closed"):
-        return CallLost(text)
-    return CallError(error.code, text)
-
-
-def _load_tuple(load: Load | None) -> LoadTuple | None:
-    """What a reply says of its sender, if it can be true."""
-    if load is None:
-        return None
-    values = (load.in_flight, load.latency, load.service)
-    if not all(0.0 <= value <= MAX_LOAD for value in values):  # not for nan either
-        return None
-    return values
-
-
-def _load_report(load: Load | None) -> LoadReport | None:
-    if load is None or not (0.0 <= load.waited <= MAX_LOAD and 0.0 <= load.served <= MAX_LOAD):
-        return None
-    return LoadReport(load.waited, load.served, round(min(max(load.in_flight, 0.0), MAX_LOAD)))

@@ -92,7 +92,6 @@ class Choosing:
         self.events = EventRing()
         self.book = HintBook(self.settings.hints)
         self.breaker_changes: dict[str, int] = {}  # by new state
-        self.hints_taken = 0
         self._rng = rng
         self._routers: dict[str, Router[str]] = {}
 
@@ -144,7 +143,6 @@ class Choosing:
         """A hint from `origin`, proven to be its own."""
         taken = self.book.receive(now, origin, peer, signal)
         if taken:
-            self.hints_taken += 1
             for router in self._routers.values():
                 router.on_hint(now, origin, peer, signal, latency_s, error_rate)
         detail: dict[str, object] = {"latency_s": latency_s, "error_rate": error_rate}

@@ -7,7 +7,6 @@ must not change with the next read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import repeat
 from struct import Struct
 
@@ -20,17 +19,6 @@ pack_length = _LENGTH.pack
 _unpack_length = _LENGTH.unpack_from
 
 _HTTP = (b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI", b"DELE", b"CONN", b"HTTP")
-
-
-def encode_frame(payload: bytes) -> bytes:
-    """`payload` with its length in front.
-
-    Raises:
-        ValueError: it is empty or longer than `MAX_FRAME`; every peer would refuse it.
-    """
-    if not 0 < len(payload) <= MAX_FRAME:
-        raise ValueError(f"a frame holds 1 to {MAX_FRAME} bytes, not {len(payload)}")
-    return pack_length(len(payload)) + payload
 
 
 class FrameDecoder:
@@ -116,18 +104,6 @@ class FrameDecoder:
             start = self._end = 0
         self._start = start
         return frames
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the frames that `data` completes; raises as `take` does, after the frames before the fault."""
-        rest = memoryview(data)
-        while rest:
-            space = self.writable()
-            count = min(len(space), len(rest))
-            space[:count] = rest[:count]
-            rest = rest[count:]
-            self.wrote(count)
-            while frames := self.take(64):
-                yield from map(bytes, frames)
 
     def discard(self) -> None:
         """Forget everything received."""

@@ -130,11 +130,6 @@ class Gossip(Generic[Item]):
         return [name for name, peer in self._peers.items() if peer.eager]
 
     @property
-    def lazy(self) -> list[str]:
-        """Peers that are told ids only."""
-        return [name for name, peer in self._peers.items() if not peer.eager]
-
-    @property
     def missing(self) -> int:
         """How many announced broadcasts have not come yet."""
         return len(self._missing)

@@ -18,16 +18,9 @@ from math import isfinite
 import msgspec
 
 from p2p.adaptive import Hint, Signal
-from p2p.identity import (
-    NODE_ID_LENGTH,
-    PUBLIC_KEY_LENGTH,
-    SIGNATURE_LENGTH,
-    Identity,
-    node_id_of,
-    verify,
-)
+from p2p.identity import NODE_ID_LENGTH, Identity
 from p2p.messages import pack
-from p2p.origins import MAX_MARK, OriginLog, Verdict
+from p2p.origins import OriginLog, Verdict, proven_origin
 
 MAX_HINTS = 32  # in one message
 
@@ -110,11 +103,11 @@ class HintExchange:
             said = _decoder.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
             return False
-        if not _well_formed(said) or not verify(
-            said.key, said.signature, _signed(self._network, said)
-        ):
+        if not _well_formed(said):
             return False
-        origin = node_id_of(said.key)
+        origin = proven_origin(said, _signed(self._network, said))
+        if origin is None:
+            return False
         if origin == self.node_id:
             return True
         verdict = self._origins.hear(now, origin, said.incarnation, said.counter)
@@ -129,17 +122,10 @@ class HintExchange:
 
 
 def _well_formed(said: HintMessage) -> bool:
-    return (
-        len(said.key) == PUBLIC_KEY_LENGTH
-        and len(said.signature) == SIGNATURE_LENGTH
-        and 0 <= said.incarnation < MAX_MARK
-        and 0 <= said.counter < MAX_MARK
-        and 1 <= len(said.hints) <= MAX_HINTS
-        and all(
-            len(item.peer) == NODE_ID_LENGTH
-            and isfinite(item.latency_ms)
-            and item.latency_ms >= 0.0
-            and 0.0 <= item.error_rate <= 1.0
-            for item in said.hints
-        )
+    return 1 <= len(said.hints) <= MAX_HINTS and all(
+        len(item.peer) == NODE_ID_LENGTH
+        and isfinite(item.latency_ms)
+        and item.latency_ms >= 0.0
+        and 0.0 <= item.error_rate <= 1.0
+        for item in said.hints
     )

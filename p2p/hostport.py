@@ -63,16 +63,6 @@ def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str,
     return normal_host(host), int(port_text)
 
 
-def parse_host_ports(text: str, *, default_port: int | None = None) -> list[tuple[str, int]]:
-    """A comma-separated list, as in `BOOTSTRAP_PEERS`. Empty entries are skipped, repeats dropped.
-
-    Raises:
-        ValueError: an entry is not HOST:PORT.
-    """
-    entries = (part for part in text.split(",") if part.strip())
-    return list(dict.fromkeys(parse_host_port(part, default_port=default_port) for part in entries))
-
-
 def format_host_port(host: str, port: int) -> str:
     """HOST:PORT; an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""What was heard last from each origin of signed broadcasts: nothing old counts again, nobody says too much.
+"""Signed broadcasts: whose word each is, that nothing old counts again, and that nobody says too much.
 
 A signed message carries (`incarnation`, `counter`), which grows with every message of its origin, over
 restarts too. So a copy that is played again later is recognised, however long ago it was.
@@ -7,9 +7,34 @@ restarts too. So a copy that is played again later is recognised, however long a
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Protocol
+
+from p2p.allowance import Allowance
+from p2p.identity import node_id_of, verify
 
 MAX_ORIGINS = 10_000  # keys are free to make
 MAX_MARK = 2**63
+
+
+class Said(Protocol):
+    """What every signed broadcast carries."""
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def incarnation(self) -> int: ...
+    @property
+    def counter(self) -> int: ...
+    @property
+    def signature(self) -> bytes: ...
+
+
+def proven_origin(said: Said, signed: bytes) -> str | None:
+    """The node whose word it is, by its signature over `signed`; None if it is nobody's."""
+    marked = 0 <= said.incarnation < MAX_MARK and 0 <= said.counter < MAX_MARK
+    if marked and verify(said.key, said.signature, signed):
+        return node_id_of(said.key)
+    return None
 
 
 class Verdict(Enum):
@@ -20,13 +45,12 @@ class Verdict(Enum):
     TOO_MUCH = auto()  # not to be taken in and not to be passed on
 
 
-class _Origin:
-    __slots__ = ("at", "mark", "tokens")
+class _Origin(Allowance):
+    __slots__ = ("mark",)
 
     def __init__(self, now: float, burst: float) -> None:
+        super().__init__(now, burst)
         self.mark = (-1, -1)
-        self.at = now
-        self.tokens = burst
 
 
 class OriginLog:
@@ -45,7 +69,7 @@ class OriginLog:
         self._rate = rate
         self._burst = burst
         self._all_rate = rate_all
-        self._all = _Origin(0.0, 2.0 * rate_all)
+        self._all = Allowance(0.0, 2.0 * rate_all)
         self._limit = limit
         self._origins: dict[str, _Origin] = {}
 
@@ -53,7 +77,7 @@ class OriginLog:
         return len(self._origins)
 
     def hear(self, now: float, origin: str, incarnation: int, counter: int) -> Verdict:
-        """A message of `origin` with a right signature arrived."""
+        """A message arrived that `origin` has signed."""
         known = self._origins.pop(origin, None)
         if known is None:
             known = _Origin(now, self._burst)
@@ -63,18 +87,9 @@ class OriginLog:
         mark = (incarnation, counter)
         if mark <= known.mark:
             return Verdict.OLD
-        if not _take(known, now, self._rate, self._burst):
+        if not known.take(now, self._rate, self._burst):
             return Verdict.TOO_MUCH
-        if not _take(self._all, now, self._all_rate, 2.0 * self._all_rate):
+        if not self._all.take(now, self._all_rate, 2.0 * self._all_rate):
             return Verdict.TOO_MUCH
         known.mark = mark
         return Verdict.NEW
-
-
-def _take(account: _Origin, now: float, rate: float, burst: float) -> bool:
-    account.tokens = min(burst, account.tokens + max(0.0, now - account.at) * rate)
-    account.at = max(now, account.at)
-    if account.tokens < 1.0:
-        return False
-    account.tokens -= 1.0
-    return True

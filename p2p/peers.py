@@ -2,7 +2,8 @@
 
 `PeerManager` brings together what is decided elsewhere, in classes without I/O: whom to dial next
 (`p2p.addresses`), how long to wait (`p2p.reconnect`), which of two links to one peer stays
-(`p2p.duplicates`). `p2p.dialling` has the dial loop, `p2p.storage` the file.
+(`p2p.duplicates`). `p2p.dialling` has the dial loop, `p2p.remembering` what is saved,
+`p2p.peer_records` what is told of each peer.
 """
 
 from __future__ import annotations
@@ -13,34 +14,26 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
-from p2p.addresses import (
-    GRENACHE_DELAY,
-    INBOUND,
-    MANUAL,
-    Address,
-    AddressBook,
-    PeerFound,
-)
+from p2p.addresses import GRENACHE_DELAY, INBOUND, MANUAL, Address, AddressBook, PeerFound
 from p2p.dialling import Dialer, DialLoop
 from p2p.discovery.base import describe
 from p2p.discovery.bootstrap import Resolve, resolve
-from p2p.duplicates import SUSPECT_AFTER, Change, LinkTable, Verdict, silent_for
+from p2p.duplicates import Change, LinkTable, Verdict
 from p2p.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.hostport import normal_host
-from p2p.link import Carrier, Link, LinkHandler, LinkStats, PeerInfo
-from p2p.messages import Capabilities, Envelope, PeerAddress
+from p2p.link import Carrier, Link, LinkHandler, PeerInfo
+from p2p.messages import Envelope, PeerAddress
+from p2p.peer_records import Peer, PeerRecords
 from p2p.reconnect import Reconnect, wait_after
-from p2p.storage import Storage, StoredPeer, epoch, moment
+from p2p.remembering import PeerMemory
+from p2p.storage import Storage
 
 log = logging.getLogger(__name__)
 
 CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
-SAVE_DELAY: Final = 2.0  # seconds from news to the file, so that a burst is one write
 
-Status = Literal["connected", "connecting", "disconnected"]
 Handler = Callable[[Link, Envelope], None]
 
 
@@ -50,25 +43,6 @@ class LinkFollower(Protocol):
     def link_up(self, link: Link) -> None: ...
 
     def link_down(self, link: Link, code: Code | None, reason: str) -> None: ...
-
-
-@dataclass(slots=True)
-class Peer:
-    """What is known of a peer. Times are seconds since the epoch."""
-
-    node_id: str | None  # None while nobody has answered at the address
-    address: str
-    port: int  # 0: it accepts no links
-    source: str  # the discovery strategy that found it, "inbound" or "manual"
-    connection: Link | None = None
-    status: Status = "disconnected"
-    direction: Literal["in", "out"] | None = None
-    last_seen: float | None = None
-    last_heartbeat: float | None = None
-    capabilities: Capabilities | None = None
-    stats: LinkStats = field(default_factory=LinkStats)
-    failures: int = 0  # dials that failed in a row
-    last_error: str | None = None
 
 
 class PeerManager:
@@ -98,7 +72,6 @@ class PeerManager:
         self.own_id = own_id
         self.listener = listener
         self.max_peers = max_peers
-        self._storage = storage
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._resolver = resolver
         self._now = clock or _loop_time
@@ -117,16 +90,25 @@ class PeerManager:
         )
         self.dialer = dialer
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
-        self._peers: dict[str, Peer] = {}  # nodes that had a link, by id
         self._followers: list[LinkFollower] = []
         self._handlers: dict[str, Handler] = {}
         self._on_up: list[Callable[[Peer], None]] = []
         self._on_down: list[Callable[[Peer], None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._unsaved = asyncio.Event()
-        self._save_serial = 0
-        # Remembered, and to be kept for a run in another mode: nothing here can dial them.
-        self._other_carriers: list[StoredPeer] = []
+        self._records = PeerRecords(self._book, self._table, self._dials, self._now, wall)
+        self._memory = (
+            None
+            if storage is None
+            else PeerMemory(
+                own_id,
+                storage,
+                self._book,
+                self._table,
+                dials_over=self._dials_over,
+                clock=self._now,
+                wall=wall,
+            )
+        )
 
     @property
     def dialer(self) -> Dialer | None:
@@ -180,51 +162,31 @@ class PeerManager:
         self.found(PeerFound(peer.address, peer.port, peer.node_id, peer.source))
         if peer.node_id is None:
             return peer
-        return self._refreshed(self._peers.setdefault(peer.node_id, peer))
+        return self._records.add(peer.node_id, peer)
 
     def remove_peer(self, node_id: str) -> None:
         """Close the link to a peer and forget it, configured or not. It may still dial us."""
         for address in self._book.of(node_id):
             self._book.remove(address)
-        self._other_carriers = [s for s in self._other_carriers if s.node_id != node_id]
+        if self._memory is not None:
+            self._memory.forget(node_id)
         link = self._table.used.get(node_id)
         if link is not None:
             link.close(Code.SHUTDOWN, "removed by the operator")
         else:
-            self._peers.pop(node_id, None)
-        self._unsaved.set()
+            self._records.forget(node_id)
+        self._changed()
 
     def get_peer(self, node_id: str) -> Peer | None:
-        peer = self._peers.get(node_id)
-        if peer is not None:
-            return self._refreshed(peer)
-        address = next(iter(self._book.of(node_id)), None)
-        return None if address is None else self._record_of(address)
+        return self._records.get(node_id)
 
     def get_all_peers(self) -> list[Peer]:
-        """Every known peer, the connected ones first. Several addresses of one node are one peer;
-        an address at which nobody has answered yet is a peer without a node id."""
-        peers = [self._refreshed(peer) for peer in self._peers.values()]
-        listed = set(self._peers)
-        for address in self._book:
-            if address.ourselves or address.duplicate or address.node_id in listed:
-                continue
-            if address.node_id is None:
-                peers.append(self._record_of(address))
-            else:
-                listed.add(address.node_id)
-                peers.append(self._record_of(self._book.of(address.node_id)[0]))
-        order = {"connected": 0, "connecting": 1, "disconnected": 2}
-        return sorted(peers, key=lambda p: (order[p.status], p.address, p.port))
+        """See `PeerRecords.all`."""
+        return self._records.all()
 
     def get_healthy_peers(self) -> list[Peer]:
-        """Connected peers that were heard of within the last two heartbeats."""
-        now = self._now()
-        return [
-            self._refreshed(self._peers[node_id])
-            for node_id, link in self._table.used.items()
-            if silent_for(link, now) < SUSPECT_AFTER
-        ]
+        """See `PeerRecords.healthy`."""
+        return self._records.healthy()
 
     def proven_peers(self) -> list[PeerAddress]:
         """Connected peers that were reached at the address given: those fit to be passed on.
@@ -289,18 +251,17 @@ class PeerManager:
         if link.peer.listen_port and (not link.peer.outbound or link.peer.carrier != "tcp"):
             self.found(PeerFound(link.peer.address, link.peer.listen_port, node_id, INBOUND))
         if new:
-            self._peers[node_id] = self._peer_of(link)
+            self._records.connected(link)
         change = self._table.up(link, now, self._dialled_at(link.peer))
         self._apply(change, Code.DUPLICATE, "another link is used")
-        if new:
-            self._tell(self._on_up, self._refreshed(self._peers[node_id]))
+        peer = self._records.had_link(node_id) if new else None
+        if peer is not None:
+            self._tell(self._on_up, peer)
         self._dials.wake()
 
     def link_down(self, link: Link, code: Code | None, reason: str) -> None:
         node_id = link.peer.node_id
-        peer = self._peers.get(node_id)
-        if peer is not None and self._table.used.get(node_id) is link:
-            self._refreshed(peer)  # the last figures of the link stay on the record
+        peer = self._records.had_link(node_id)  # with the last figures of its link
         change = self._table.down(link)
         heir, carrier = change.after, link.peer.carrier
         lost = change.before is link and heir is None
@@ -314,9 +275,9 @@ class PeerManager:
             peer.connection, peer.status, peer.direction = None, "disconnected", None
             peer.last_error = _why_lost(code, reason)
             if not self._book.of(node_id):
-                del self._peers[node_id]  # it cannot be dialled, and may never come back
+                self._records.forget(node_id)  # it cannot be dialled, and may never come back
             self._tell(self._on_down, peer)
-            self._unsaved.set()
+            self._changed()
         self._dials.wake()
 
     def message(self, link: Link, envelope: Envelope) -> None:
@@ -395,8 +356,8 @@ class PeerManager:
         """Dial whoever is due and save what changed, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._dials.run(), name="dial loop")
-            if self._storage is not None:
-                group.create_task(self._keep_saved(self._storage), name="peer saving")
+            if self._memory is not None:
+                group.create_task(self._memory.run(), name="peer saving")
 
     async def connect(self, host: str, port: int) -> Peer:
         """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer
@@ -451,129 +412,30 @@ class PeerManager:
         return None
 
     def _reached(self, node_id: str, address: Address) -> None:
-        peer = self._peers.get(node_id)
-        if peer is not None:
-            peer.address, peer.port, peer.source = address.host, address.port, address.source
-        self._unsaved.set()
+        self._records.reached(node_id, address)
+        self._changed()
 
     def _forgotten(self, address: Address) -> None:
         node_id = address.node_id
         if node_id is not None and node_id not in self._table.used and not self._book.of(node_id):
-            self._peers.pop(node_id, None)
-        self._unsaved.set()
-
-    # -- records ----------------------------------------------------------------------------------
-
-    def _peer_of(self, link: Link) -> Peer:
-        """The record of a peer that has just connected. Of an outbound link the dialled address is
-        filled in when the dial returns."""
-        info = link.peer
-        known = self._dials.dialled_for(info) or next(iter(self._book.of(info.node_id)), None)
-        peer = self._peers.get(info.node_id) or Peer(
-            info.node_id, info.address, info.listen_port, INBOUND
-        )
-        if known is not None:
-            peer.address, peer.port, peer.source = known.host, known.port, known.source
-        peer.capabilities = info.capabilities
-        return peer
-
-    def _record_of(self, address: Address) -> Peer:
-        peer = Peer(address.node_id, address.host, address.port, address.source)
-        peer.last_seen = address.last_success
-        peer.failures, peer.last_error = address.failures, address.last_error
-        peer.status = "connecting" if address.key in self._dials.busy else "disconnected"
-        return peer
-
-    def _refreshed(self, peer: Peer) -> Peer:
-        link = self._table.used.get(peer.node_id or "")
-        peer.connection = link
-        if link is None:
-            addresses = self._book.of(peer.node_id or "")
-            dialling = any(a.key in self._dials.busy for a in addresses)
-            peer.status = "connecting" if dialling else "disconnected"
-            if addresses:
-                best = addresses[0]
-                peer.address, peer.port, peer.failures = best.host, best.port, best.failures
-                peer.last_error = best.last_error or peer.last_error
-            return peer
-        skew = self._wall() - self._now()  # from the link's clock to the calendar
-        peer.status = "connected"
-        peer.direction = "out" if link.peer.outbound else "in"
-        peer.capabilities, peer.stats = link.peer.capabilities, link.stats
-        peer.failures, peer.last_error = 0, None
-        peer.last_seen = skew + max(link.stats.last_seen, link.stats.opened_at)
-        if link.stats.last_heartbeat:
-            peer.last_heartbeat = skew + link.stats.last_heartbeat
-        return peer
+            self._records.forget(node_id)
+        self._changed()
 
     # -- storage ----------------------------------------------------------------------------------
 
     def load_persisted_peers(self) -> list[PeerFound]:
-        """Take in the peers of earlier runs; returns them as found, for the persisted strategy.
-        Those that nothing here can dial stay in the file.
-
-        Raises:
-            OSError: the file is there but cannot be read.
-        """
-        found, others = [], []
-        for stored in [] if self._storage is None else self._storage.load():
-            if stored.node_id == self.own_id:
-                continue
-            if not self._dials_over(stored.carrier):
-                others.append(stored)
-                continue
-            where = (stored.address, stored.port, stored.node_id)
-            address = Address(*where, stored.source, carrier=stored.carrier)
-            address.last_success, address.failures = epoch(stored.last_success), stored.failures
-            self._book.restore(address, self._now())
-            found.append(PeerFound(*where, "persisted", carrier=stored.carrier))
-        self._other_carriers = others
-        return found
+        """Take in the peers of earlier runs; returns them as found, for the persisted strategy. Raises as
+        `PeerMemory.load`."""
+        return [] if self._memory is None else self._memory.load()
 
     def persist_peers(self) -> None:
         """Write the peers to disk now. A failure is a warning: the node goes on without."""
-        if self._storage is not None:
-            self._save(self._storage, self._to_store(), self._next_serial())
+        if self._memory is not None:
+            self._memory.save()
 
-    async def _keep_saved(self, storage: Storage) -> None:
-        while True:
-            await self._unsaved.wait()
-            await asyncio.sleep(SAVE_DELAY)
-            self._unsaved.clear()
-            # In a thread: a slow disk must not stop the node. The save at the end, which does not
-            # wait for this one, overtakes it by its serial.
-            await asyncio.to_thread(self._save, storage, self._to_store(), self._next_serial())
-
-    def _next_serial(self) -> int:
-        self._save_serial += 1
-        return self._save_serial
-
-    @staticmethod
-    def _save(storage: Storage, peers: list[StoredPeer], serial: int) -> None:
-        try:
-            storage.save(peers, serial)
-        except OSError as error:
-            log.warning("the peers cannot be saved: %s", error)
-
-    def _to_store(self) -> list[StoredPeer]:
-        proven = [
-            StoredPeer(
-                a.node_id,
-                a.host,
-                a.port,
-                moment(self._wall() if self._linked_by(a) else a.last_success),
-                a.failures,
-                a.source,
-                a.carrier,
-            )
-            for a in self._book
-            if a.tried and a.node_id is not None
-        ]
-        return proven + self._other_carriers
-
-    def _linked_by(self, address: Address) -> bool:
-        link = self._table.used.get(address.node_id or "")
-        return link is not None and link.peer.carrier == address.carrier
+    def _changed(self) -> None:
+        if self._memory is not None:
+            self._memory.changed()
 
 
 def _loop_time() -> float:

@@ -55,8 +55,6 @@ MAX_PAYLOAD: Final = limits.MAX_FRAME - 1024  # the rest of an envelope is far s
 MAX_TYPE_LENGTH: Final = 64
 BROADCAST_HOPS: Final = 255  # counted to here and no further: duplicates end a broadcast, not hops
 CONTROL: Final = frozenset({"ihave", "graft", "prune"})
-FLUSH_FIRST: Final = 16  # messages that had to wait and go out when their recipient comes back
-FLUSH_BYTES: Final = limits.OUTBOX_HIGH_WATER  # queued messages handed to a link at once
 
 
 class Way(StrEnum):
@@ -165,12 +163,9 @@ class MessageRouter:
         )
         self.routes = RouteTable(ttl=route_ttl)
         self._relayed_seen = SeenWindow(seen_ttl, seen_max)
-        self.waiting = WaitingMessages(max_bytes=queue_max_bytes, max_per_peer=queue_max_per_peer)
-        self._flush_interval = lazy_flush
-        self._flushing: dict[
-            str, float
-        ] = {}  # recipients with a way and more than one flush to send
-        self._flush_allowed: dict[str, int] = {}  # of those: messages the next time
+        self.waiting = WaitingMessages(
+            max_bytes=queue_max_bytes, max_per_peer=queue_max_per_peer, flush_interval=lazy_flush
+        )
         # Each takes the message (None) or says why it cannot. A further way is a further line here.
         self._ways: list[tuple[Way, Callable[[float, _ToSend], str | None]]] = [
             (Way.DIRECT, self._send_direct),
@@ -226,7 +221,7 @@ class MessageRouter:
 
     def link_down(self, now: float, peer: str) -> None:
         """The link to `peer` is gone, and the routes through it."""
-        self._flush_allowed.pop(peer, None)
+        self.waiting.lost(peer)
         self._links.pop(peer, None)
         if self._bad.pop(peer, None) is not None:
             self.gossip.link_down(now, peer)
@@ -346,23 +341,12 @@ class MessageRouter:
         )
 
     def _flush_waiting(self, now: float, to: str) -> None:
-        """Send what waits for `to`: a few messages first, twice as many each time, and never more at
-        once than the link's outbox takes. A peer that comes back is warmed up, not flooded."""
-        self._flushing.pop(to, None)
-        allowed = self._flush_allowed.pop(to, FLUSH_FIRST)
-        count = size = 0
-        while (waiting := self.waiting.peek(to)) is not None:
-            if count >= allowed or size >= FLUSH_BYTES:
-                self._flushing[to] = now + self._flush_interval
-                self._flush_allowed[to] = 2 * allowed
-                return
+        def send(waiting: Waiting) -> bool:
             message = _ToSend(to, waiting.type, waiting.payload, None)
             ways = (attempt for way, attempt in self._ways if way is not Way.QUEUED)
-            if not any(attempt(now, message) is None for attempt in ways):
-                return
-            self.waiting.drop_first(to)
-            count += 1
-            size += len(waiting.payload)
+            return any(attempt(now, message) is None for attempt in ways)
+
+        self.waiting.flush(now, to, send)
 
     # Receiving
 
@@ -532,7 +516,7 @@ class MessageRouter:
         """Proven news of `origin` came first over `link`."""
         if origin != link:
             self.routes.learn(now, origin, link)
-            if self.waiting.waiting_for(origin) and origin not in self._flushing:
+            if self.waiting.waiting_for(origin) and not self.waiting.flushes(origin):
                 self._flush_waiting(now, origin)
 
     def _deliver(self, received: Received, *, cut_link: bool = True) -> bool | None:
@@ -566,13 +550,13 @@ class MessageRouter:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do, None if never."""
-        core = (self.gossip.next_deadline(), self.waiting.next_expiry())
-        return min((at for at in (*core, *self._flushing.values()) if at is not None), default=None)
+        core = (self.gossip.next_deadline(), self.waiting.next_deadline())
+        return min((at for at in core if at is not None), default=None)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
         self.counters["expired"] += self.waiting.expire(now)
-        for to in [to for to, at in self._flushing.items() if at <= now]:
+        for to in self.waiting.due(now):
             self._flush_waiting(now, to)
         self.gossip.tick(now)
 

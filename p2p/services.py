@@ -11,15 +11,14 @@ the service is done: that is for `p2p.adaptive` to find out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
 import msgspec
 
-from p2p.identity import PUBLIC_KEY_LENGTH, SIGNATURE_LENGTH, Identity, node_id_of, verify
+from p2p.identity import Identity
 from p2p.messages import pack
-from p2p.origins import MAX_MARK, OriginLog, Verdict
+from p2p.origins import OriginLog, Verdict, proven_origin
 
 MAX_SERVICES = 64  # that one node offers
 MAX_LEASE_MS = 4 * 3_600_000
@@ -175,11 +174,11 @@ class ServiceDirectory:
             said = _decoder.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        if not _well_formed(said) or not verify(
-            said.key, said.signature, _signed(self._network, said)
-        ):
+        if not _well_formed(said):
             return False
-        origin = node_id_of(said.key)
+        origin = proven_origin(said, _signed(self._network, said))
+        if origin is None:
+            return False
         if origin == self.node_id:
             return True
         verdict = self._origins.hear(now, origin, said.incarnation, said.counter)
@@ -249,21 +248,10 @@ class ServiceDirectory:
             names |= provider.services
         return {name: self.providers(name) for name in sorted(names)}
 
-    def offered_by(self, node: str) -> Iterable[str]:
-        """What `node` offers."""
-        if node == self.node_id:
-            return self.own
-        provider = self._providers.get(node)
-        return sorted(provider.services) if provider is not None else []
-
 
 def _well_formed(said: Announcement) -> bool:
     return (
-        len(said.key) == PUBLIC_KEY_LENGTH
-        and len(said.signature) == SIGNATURE_LENGTH
-        and 0 <= said.incarnation < MAX_MARK
-        and 0 <= said.counter < MAX_MARK
-        and 0 <= said.lease <= MAX_LEASE_MS
+        0 <= said.lease <= MAX_LEASE_MS
         and len(said.services) <= MAX_SERVICES
         and all(_NAME.fullmatch(name) for name in said.services)
     )

@@ -24,7 +24,8 @@ from p2p.errors import HandlerError, RpcError
 from p2p.faults import Faults
 from p2p.flow.admission import Admission, Busy, Expired
 from p2p.messages import Load, pack
-from p2p.rpc import Answer, Call
+from p2p.requests import Call
+from p2p.rpc import Answer
 from p2p.services import check_name
 
 log = logging.getLogger(__name__)

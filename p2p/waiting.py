@@ -1,11 +1,20 @@
-"""Messages that wait for a way to their recipient: bounded, each with its expiry."""
+"""Messages that wait for a way to their recipient: bounded, each with its expiry.
+
+A recipient that comes back is warmed up, not flooded: a few messages first, twice as many each time, and
+never more at once than a link's outbox takes.
+"""
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from p2p import limits
+
+FLUSH_FIRST: Final = 16  # messages that go out first
+FLUSH_BYTES: Final = limits.OUTBOX_HIGH_WATER  # handed to a link at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,7 @@ class WaitingMessages:
         *,
         max_bytes: int = limits.QUEUE_MAX_BYTES,
         max_per_peer: int = limits.QUEUE_MAX_PER_PEER,
+        flush_interval: float = limits.LAZY_FLUSH,
     ) -> None:
         self._max_bytes = max_bytes
         self._max_per_peer = max_per_peer
@@ -31,6 +41,9 @@ class WaitingMessages:
         self._number = 0
         self._count = 0
         self.bytes = 0
+        self._flush_interval = flush_interval
+        self._flushing: dict[str, float] = {}  # recipients with a way and more to come: when
+        self._allowed: dict[str, int] = {}  # of those: messages the next time
 
     def __len__(self) -> int:
         return self._count
@@ -65,14 +78,34 @@ class WaitingMessages:
             heapq.heappush(self._expiries, (message.expires, self._number, to))
         return None
 
-    def peek(self, to: str) -> Waiting | None:
-        """The message that has waited longest for `to`."""
-        queue = self._queues.get(to)
-        return next(iter(queue.values())) if queue else None
+    def flush(self, now: float, to: str, send: Callable[[Waiting], bool]) -> None:
+        """`to` has a way: send some of what waits for it, until `send` says that it could not. The rest
+        follows when `due` names it."""
+        self._flushing.pop(to, None)
+        allowed = self._allowed.pop(to, FLUSH_FIRST)
+        count = size = 0
+        while (waiting := self._first(to)) is not None:
+            if count >= allowed or size >= FLUSH_BYTES:
+                self._flushing[to] = now + self._flush_interval
+                self._allowed[to] = 2 * allowed
+                return
+            if not send(waiting):
+                return
+            self._remove(to, next(iter(self._queues[to])))
+            count += 1
+            size += len(waiting.payload)
 
-    def drop_first(self, to: str) -> None:
-        """Take out what `peek` showed."""
-        self._remove(to, next(iter(self._queues[to])))
+    def flushes(self, to: str) -> bool:
+        """Whether more of what waits for `to` is to follow soon."""
+        return to in self._flushing
+
+    def due(self, now: float) -> list[str]:
+        """For whom more is to be sent now."""
+        return [to for to, at in self._flushing.items() if at <= now]
+
+    def lost(self, to: str) -> None:
+        """The link to `to` is gone: the next one is warmed up anew."""
+        self._allowed.pop(to, None)
 
     def expire(self, now: float) -> int:
         """Drop what has waited too long; how many."""
@@ -85,10 +118,18 @@ class WaitingMessages:
                 dropped += 1
         return dropped
 
-    def next_expiry(self) -> float | None:
+    def next_deadline(self) -> float | None:
+        """When something is due or expires next."""
         while self._expiries and self._stale():
             heapq.heappop(self._expiries)
-        return self._expiries[0][0] if self._expiries else None
+        expiry = self._expiries[0][0] if self._expiries else None
+        return min(
+            (at for at in (expiry, *self._flushing.values()) if at is not None), default=None
+        )
+
+    def _first(self, to: str) -> Waiting | None:
+        queue = self._queues.get(to)
+        return next(iter(queue.values())) if queue else None
 
     def _stale(self) -> bool:
         _, number, to = self._expiries[0]

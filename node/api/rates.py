@@ -1,12 +1,12 @@
-"""How often one client may ask: a token bucket each, in a table of bounded size."""
+"""How often one client may ask, and what it is told of that."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from math import ceil
 from typing import NamedTuple
 
 from node.api import limits
+from node.buckets import Buckets
 
 
 class Verdict(NamedTuple):
@@ -27,20 +27,12 @@ class RateLimit:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._rate = limit / 60
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when
+        self._buckets = Buckets(self._rate, float(limit), limits.RATE_CLIENTS)
 
     def ask(self, client: str, now: float) -> Verdict:
         """Count a request of `client`."""
         if not self.limit:
             return Verdict(True, 0, 0, 0)
-        tokens, at = self._clients.get(client, (float(self.limit), now))
-        tokens = min(self.limit, tokens + max(0.0, now - at) * self._rate)
-        allowed = tokens >= 1
-        if allowed:
-            tokens -= 1
-        self._clients[client] = (tokens, now)
-        self._clients.move_to_end(client)
-        if len(self._clients) > limits.RATE_CLIENTS:
-            self._clients.popitem(last=False)  # whoever asks so rarely has a full bucket by now
+        allowed, tokens = self._buckets.take(client, now)
         missing = self.limit - tokens if allowed else 1 - tokens
         return Verdict(allowed, self.limit, int(tokens), ceil(missing / self._rate))

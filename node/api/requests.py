@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from exchange.commands import HOUSE
 from node.api import limits
 from node.api.auth import Access, caller_of
 from node.api.service import NodeService
+from node.bodies import read_body as read_bytes
 from node.times import time_of
 from node.trading import Span
 from node.views import ServiceError
@@ -64,6 +65,7 @@ DECIMAL_FIELDS: Final = frozenset(
 )
 _MISFIT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
+_decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}  # of the bodies that routes take
 
 
 def decode_body(raw: bytes, kind: type[T]) -> T:
@@ -73,11 +75,13 @@ def decode_body(raw: bytes, kind: type[T]) -> T:
         ServiceError: 400 with the JSON pointer of the field that is wrong.
     """
     try:
-        return msgspec.json.decode(raw, type=kind)
+        decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+        body: T = decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise _misfit(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(400, "invalid_json", f"the body is not valid JSON: {error}") from None
+    return body
 
 
 def _misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:
@@ -127,8 +131,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
         )
         raise ServiceError(415, "unsupported_media_type", detail)
     try:
-        async with asyncio.timeout(limits.READ_TIMEOUT):
-            raw = await request.read()
+        raw = await read_bytes(request, limits.READ_TIMEOUT)
     except TimeoutError:
         detail = f"the body did not arrive within {limits.READ_TIMEOUT:g} s"
         raise ServiceError(408, "request_timeout", detail) from None
@@ -142,6 +145,8 @@ def bad_parameter(name: str, detail: str) -> ServiceError:
 def query(request: web.Request, *allowed: str) -> dict[str, str]:
     """The query parameters; unknown and repeated ones are refused, so that a typo is noticed."""
     values: dict[str, str] = {}
+    if not request.rel_url.raw_query_string:
+        return values
     for name, value in request.query.items():
         if name not in allowed:
             known = ", ".join(allowed) or "none"
@@ -230,8 +235,13 @@ def _account_of(request: web.Request, values: dict[str, str]) -> int:
 # Answering ------------------------------------------------------------------------------------
 
 
+_encode: Final = msgspec.json.Encoder().encode
+
+
 def dumps(value: Any) -> bytes:
     """JSON of views and lists of views."""
+    if isinstance(value, msgspec.Struct):
+        return _encode(value)
     return orjson.dumps(value, default=msgspec.to_builtins)
 
 
@@ -247,18 +257,32 @@ def answer(value: Any, *, status: int = 200, location: str | None = None) -> web
 TASKS: Final = web.AppKey("tasks", set[asyncio.Task[Any]])
 
 
-async def finish(request: web.Request, work: Awaitable[T], what: str) -> T:
+async def finish(request: web.Request, work: Coroutine[Any, Any, T], what: str) -> T:
     """Waits for `work` up to `limits.HANDLER_TIMEOUT`.
 
     The work is not cancelled when the time is over: an order half submitted is worse than a late
     answer. The application owns the task and cancels it when the node stops.
     """
     tasks = request.app[TASKS]
-    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
     tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    done, _ = await asyncio.wait({task}, timeout=limits.HANDLER_TIMEOUT)
-    if done:
+    # What `asyncio.wait` does, for one task and at half the cost.
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def end(done: asyncio.Future[T] | None = None) -> None:
+        if done is not None:
+            tasks.discard(task)
+        if not ended.done():
+            ended.set_result(None)
+
+    task.add_done_callback(end)
+    timer = loop.call_later(limits.HANDLER_TIMEOUT, end)
+    try:
+        await ended
+    finally:
+        timer.cancel()
+    if task.done():
         return task.result()
     task.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody asks for it
     detail = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ _VERDICT: Final = web.RequestKey("verdict", Verdict)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@lru_cache(maxsize=64)
 def host_of(header: str) -> str | None:
     """The host name in a Host header, lower case without port and brackets; None if malformed."""
     try:
@@ -136,7 +138,7 @@ def make_app(
         middlewares=[problem_middleware, guard_middleware, auth_middleware],
         client_max_size=limits.MAX_BODY,
     )
-    app[DOORKEEPER] = Doorkeeper(service.accounts, rules, _monotonic)
+    app[DOORKEEPER] = Doorkeeper(service.accounts, rules)
     app[HOSTS] = LOOPBACK_NAMES | {host.lower().strip("[]") for host in hosts}
     app.on_response_prepare.append(_common_headers)
     add_routes(app, service)

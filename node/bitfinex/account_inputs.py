@@ -86,7 +86,6 @@ class AccountInputs:
         self.session = session
         self.stream = stream
         self._dead_man = dead_man
-        self._room = asyncio.Semaphore(INPUTS_WAITING)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take(self, message: Any) -> None:
@@ -103,14 +102,11 @@ class AccountInputs:
             return
         if kind not in KINDS:
             raise BitfinexError(UNKNOWN, "input: unknown")
-        await self._room.acquire()
+        while len(self._tasks) >= INPUTS_WAITING:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         task = asyncio.create_task(self._carry_out(kind, payload))
         self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._room.release()
+        task.add_done_callback(self._tasks.discard)
 
     def _calculate(self, payload: Any) -> None:
         if not isinstance(payload, list) or len(payload) > FILTERS_MAX:

@@ -19,11 +19,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from exchange.decimals import plain
 from exchange.records import Fill, Order
 from node.bitfinex import limits
 from node.bitfinex.account import fill_text, fills_by_order, wallet_texts
 from node.bitfinex.channels import Stream, TooSlow
-from node.bitfinex.numbers import plain
 from node.bitfinex.orders import STATUS_FILLS, order_text
 from node.bitfinex.symbols import Symbols
 from node.bitfinex.wallets import array, wallet_text
@@ -284,6 +284,8 @@ class AccountFeed:
 
 def _as_placed(order: Order) -> Order:
     """As it was before anything happened to it."""
+    if not (order.filled or order.done or order.cancelled) and order.updated <= order.time:
+        return order
     return msgspec.structs.replace(
         order, filled=0, value=0, done=False, cancelled=False, reason="", updated=order.time
     )

@@ -12,7 +12,8 @@ operator has allowed it: whoever is on the way can read what is asked and answer
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
 from exchange.accounts import AuthError
@@ -39,18 +40,17 @@ class Keys(Protocol):
     """The part of `exchange.accounts.Accounts` that is needed here."""
 
     def authenticate(
-        self, key: str, nonce: int, message: bytes, signature_hex: str, *, now: float
+        self, key: str, nonce: int, message: bytes, signature_hex: str
     ) -> tuple[Account, ApiKey]: ...
 
     def get(self, number: int) -> Account | None: ...
 
 
 class Gate:
-    """Lets in who has a key. `clock` is monotonic seconds; `plain_keys` takes keys over plain HTTP."""
+    """Lets in who has a key. `plain_keys` takes keys over plain HTTP."""
 
-    def __init__(self, keys: Keys, clock: Callable[[], float], *, plain_keys: bool) -> None:
+    def __init__(self, keys: Keys, *, plain_keys: bool) -> None:
         self._keys = keys
-        self._clock = clock
         self._plain_keys = plain_keys
 
     def of_request(
@@ -92,15 +92,14 @@ class Gate:
         if not (nonce.isascii() and nonce.isdigit() and len(nonce) <= 19):
             raise BitfinexError(OLD_NONCE, "nonce: invalid")
         try:
-            account, known = self._keys.authenticate(
-                key, int(nonce), message, signature, now=self._clock()
-            )
+            account, known = self._keys.authenticate(key, int(nonce), message, signature)
         except AuthError as error:
             code = _CODES.get(error.code, BAD_AUTH)
             raise BitfinexError(code, _TEXTS.get(error.code, error.detail)) from None
         return Session(account.number, "trade" in known.permissions, key)
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(remote: str) -> bool:
     try:
         return ipaddress.ip_address(remote.partition("%")[0]).is_loopback

@@ -14,9 +14,10 @@ from zlib import crc32
 from node.bitfinex.errors import BAD_PARAMETER, BitfinexError
 from node.bitfinex.ids import OrderIds
 from node.bitfinex.limits import BOOK_LENGTHS
-from node.bitfinex.numbers import Scale, javascript, rounded
+from node.bitfinex.numbers import javascript, rounded
 from node.bitfinex.symbols import Pair
 from node.market_data import MarketData, Shown
+from node.scales import Scale
 
 RAW: Final = "R0"
 PRECISIONS: Final = {"P0": 0, "P1": 4, "P2": 3, "P3": 2, "P4": 1}  # significant digits; 0: all

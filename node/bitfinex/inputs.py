@@ -258,7 +258,7 @@ def _amount(pair: Pair, value: Any, name: str) -> tuple[int, int]:
     text = _text(value, name)
     side = -1 if text.startswith("-") else 1
     try:
-        return side, pair.instrument.to_lots(text.removeprefix("-"))
+        return side, pair.scale.lots(text.removeprefix("-"))
     except ValueError as error:
         raise bad(name, str(error)) from None
 
@@ -266,7 +266,7 @@ def _amount(pair: Pair, value: Any, name: str) -> tuple[int, int]:
 def price_in(pair: Pair, body: Body, name: str) -> int:
     """Ticks; also of a distance."""
     try:
-        return pair.instrument.to_ticks(_text(body.get(name), name))
+        return pair.scale.ticks(_text(body.get(name), name))
     except ValueError as error:
         raise bad(name, str(error)) from None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
+
+from node.buckets import Buckets
 
 RATE: Final = 6000  # requests a minute of one key, and of one address without one; API_RATE_LIMIT
 BURST: Final = (
@@ -55,26 +56,13 @@ class RateLimit:
     `BURST` seconds may come at once; 0: any number. Times are monotonic seconds."""
 
     def __init__(self, per_minute: int = RATE) -> None:
-        self._rate = per_minute / 60
-        self._burst = max(1.0, self._rate * BURST)
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, when
+        rate = per_minute / 60
+        self._buckets = Buckets(rate, max(1.0, rate * BURST), CLIENTS) if rate else None
 
     def left(self, client: str, now: float) -> bool:
         """Whether a request of `client` would be served; it is not counted."""
-        return not self._rate or self._tokens(client, now) >= 1.0
+        return self._buckets is None or self._buckets.left(client, now) >= 1.0
 
     def allows(self, client: str, now: float) -> bool:
         """Whether a request of `client` may be served; if so, it is counted."""
-        if not self._rate:
-            return True
-        tokens = self._tokens(client, now)
-        allowed = tokens >= 1.0
-        self._clients[client] = (tokens - 1.0 if allowed else tokens, now)
-        self._clients.move_to_end(client)
-        if len(self._clients) > CLIENTS:
-            self._clients.popitem(last=False)
-        return allowed
-
-    def _tokens(self, client: str, now: float) -> float:
-        tokens, at = self._clients.get(client, (self._burst, now))
-        return min(self._burst, tokens + (now - at) * self._rate)
+        return self._buckets is None or self._buckets.take(client, now)[0]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
+from exchange.decimals import plain
 from exchange.records import Fill, Order
 from node.bitfinex.ids import own_order_id, trade_id
-from node.bitfinex.numbers import plain
 from node.bitfinex.symbols import Pair
 
 HIDDEN: Final = 64
@@ -25,7 +26,6 @@ OCO: Final = 16_384
 NO_VAR_RATES: Final = 524_288
 
 ORDER_FIELDS: Final = 32
-NO_ORDER: Final = f"[{','.join(['null'] * ORDER_FIELDS)}]"
 STATUS_FILLS: Final = 20  # an order with more is summed up in its status
 
 _CLIENT_ID: Final = re.compile(r"bfx:(\d{4}-\d{2}-\d{2}):(\d{1,16})", re.ASCII)
@@ -53,7 +53,9 @@ def client_id(cid: int, date: str) -> str:
 
 def cid_of(order: Order) -> int | None:
     """The CID it was placed with; None without one, and for orders of other dialects."""
-    found = _CLIENT_ID.fullmatch(order.client_id) if order.client_id is not None else None
+    if order.client_id is None:
+        return None
+    found = _CLIENT_ID.fullmatch(order.client_id)
     return None if found is None else int(found[2])
 
 
@@ -83,9 +85,11 @@ def flags_of(order: Order) -> int:
 
 def status(order: Order, pair: Pair, fills: Sequence[Fill]) -> str:
     """STATUS. `fills` are those of the order, oldest first; if some lack it is summed up."""
+    if not (order.done or order.filled):
+        return "ACTIVE"
     traded = _traded(order, pair, fills)
     if not order.done:
-        return ", ".join(f"PARTIALLY FILLED @ {part}" for part in traded) or "ACTIVE"
+        return ", ".join(f"PARTIALLY FILLED @ {part}" for part in traded)
     if order.reason in ("", "filled") and order.filled == order.quantity:
         before = ", ".join(f"PARTIALLY FILLED @ {part}" for part in traded[1:])
         return f"EXECUTED @ {traded[0]}{': was ' if before else ''}{before}"
@@ -108,8 +112,6 @@ def _traded(order: Order, pair: Pair, fills: Sequence[Fill]) -> list[str]:
 
 
 def _average(order: Order, pair: Pair) -> str:
-    if not order.filled:
-        return "0"
     return pair.instrument.average_price_text(order.value, order.filled)
 
 
@@ -128,20 +130,22 @@ def prices(order: Order, pair: Pair) -> tuple[str, str, str]:
 def order_text(order: Order, pair: Pair, fills: Sequence[Fill] = ()) -> str:
     """The 32 fields of an order."""
     scale = pair.scale
-    cid = cid_of(order)
+    cid = None if order.client_id is None else cid_of(order)
     kind, before = type_of(order)
     price, trailing, aux = prices(order, pair)
     created = order.time // 1000
+    whole = scale.amount(order.side * order.quantity)
     left = 0 if order.done and order.filled >= order.quantity else order.quantity - order.filled
+    average = _average(order, pair) if order.filled else "0"
     # The stop of a pair is placed because of the other, and after it.
     placed_by = own_order_id(order.sibling) if 0 < order.sibling < order.number else None
     return (
         f"[{own_order_id(order.number)},{order.group or 'null'},{_or_null(cid)},"
         f'"{pair.symbol}",{created},{max(order.updated, order.time) // 1000},'
-        f"{scale.amount(order.side * left)},{scale.amount(order.side * order.quantity)},"
+        f"{whole if left == order.quantity else scale.amount(order.side * left)},{whole},"
         f"{_quoted(kind)},{_quoted(before)},{order.expires // 1000 or 'null'},null,"
         f"{flags_of(order)},{_quoted(status(order, pair, fills))},null,null,"
-        f"{price},{_average(order, pair)},{trailing},{aux},null,null,null,"
+        f"{price},{average},{trailing},{aux},null,null,null,"
         f'0,{int(order.hidden)},{_or_null(placed_by)},null,null,"API>BFX",null,null,{{}}]'
     )
 
@@ -176,5 +180,6 @@ def _or_null(value: int | None) -> str:
     return "null" if value is None else str(value)
 
 
+@lru_cache(maxsize=256)
 def _quoted(text: str | None) -> str:
     return orjson.dumps(text).decode()

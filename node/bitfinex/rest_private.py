@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -18,6 +17,7 @@ from node.bitfinex.limits import READ_TIMEOUT
 from node.bitfinex.operations import Operations
 from node.bitfinex.rest import Form
 from node.bitfinex.symbols import Pair, Symbols
+from node.bodies import read_body
 
 Answer = Callable[[Session, web.Request, Body], Awaitable[str]]
 
@@ -180,8 +180,7 @@ async def _body(request: web.Request) -> bytes:
         BitfinexError: it is too long, or does not come.
     """
     try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            return await request.read()
+        return await read_body(request, READ_TIMEOUT)
     except web.HTTPRequestEntityTooLarge:
         raise bad("body", "it is too long") from None
     except TimeoutError:

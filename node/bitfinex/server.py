@@ -140,7 +140,7 @@ def add_bitfinex(
     form = Form(rate, _monotonic)
     private: PrivateSide | None = None
     if trading is not None and keys is not None:
-        gate = Gate(keys, _monotonic, plain_keys=plain_keys)
+        gate = Gate(keys, plain_keys=plain_keys)
         operations = Operations(trading, symbols, _now)
         accountant = Accountant(trading, symbols, market_data)
         PrivateRest(gate, keys, operations, accountant, symbols, _now).add_to(app.router, form)

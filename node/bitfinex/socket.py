@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -142,11 +142,11 @@ class Connection:
         """Wait until a channel has something new, or for the time."""
         self._wake.clear()
         if timeout > 0:
+            timer = asyncio.get_running_loop().call_later(timeout, self._wake.set)
             try:
-                async with asyncio.timeout(timeout):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+                await self._wake.wait()
+            finally:
+                timer.cancel()
 
     async def goodbye(self) -> None:
         """Say that the node stops, and close."""
@@ -171,18 +171,32 @@ class Connection:
 
     # Writing
 
-    async def _text(self, text: str) -> None:
+    async def _texts(self, texts: Iterable[str]) -> None:
+        """Each in time. uvloop's clock stands still while nothing has to wait for the reader."""
+        at = self._clock()
         try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await self._socket.send_str(text)
+            async with asyncio.timeout(SEND_TIMEOUT) as patience:
+                for text in texts:
+                    await self._socket.send_str(text)
+                    if (now := self._clock()) != at:
+                        at = now
+                        patience.reschedule(at + SEND_TIMEOUT)
         except TimeoutError:
             raise Stalled from None
 
     async def _tell(self, event: dict[str, Any]) -> None:
         async with self._turn:
-            await self._text(orjson.dumps(event).decode())
+            await self._texts([orjson.dumps(event).decode()])
 
-    async def _send(self, number: int, bodies: Iterable[str]) -> None:
+    async def _send(self, number: int, bodies: Sequence[str]) -> None:
+        if bodies:
+            await self._texts(self._framed(number, bodies))
+
+    def _framed(self, number: int, bodies: Iterable[str]) -> Iterator[str]:
+        if not self._flags & (SEQUENCE | TIMESTAMPS):
+            for body in bodies:
+                yield f"[{number},{body}]"
+            return
         for body in bodies:
             text = f"[{number},{body}"
             if self._flags & SEQUENCE:
@@ -192,7 +206,7 @@ class Connection:
                     text += self._channels[number].number(body)
             if self._flags & TIMESTAMPS:
                 text = f"{text},{time.time_ns() // 1_000_000}"
-            await self._text(f"{text}]")
+            yield f"{text}]"
 
     # Reading
 
@@ -228,7 +242,7 @@ class Connection:
         async with self._turn:
             self._flags = flags
             told = {"event": "conf", "status": "OK", "flags": flags}
-            await self._text(orjson.dumps(told).decode())
+            await self._texts([orjson.dumps(told).decode()])
 
     async def _on_auth(self, message: dict[str, Any]) -> None:
         try:
@@ -267,7 +281,7 @@ class Connection:
             },
         }
         async with self._turn:
-            await self._text(orjson.dumps(told).decode())
+            await self._texts([orjson.dumps(told).decode()])
             account.stream.due = self._clock() + SNAPSHOTS_AFTER
             self._channels[0] = account.stream
         self._wake.set()
@@ -297,7 +311,7 @@ class Connection:
             self._next = self._next % _MAX_CHANNEL + 1
             told = {**message, "event": "subscribed", "chanId": number, **channel.echo()}
             async with self._turn:
-                await self._text(orjson.dumps(told).decode())
+                await self._texts([orjson.dumps(told).decode()])
                 self._channels[number] = channel
         except BaseException:
             channel.close()
@@ -312,7 +326,7 @@ class Connection:
             if channel is not None:
                 channel.close()
                 told = {"event": "unsubscribed", "status": "OK", "chanId": number}
-                await self._text(orjson.dumps(told).decode())
+                await self._texts([orjson.dumps(told).decode()])
         if channel is None:
             raise BitfinexError(NOT_SUBSCRIBED, "unsubscribe: invalid")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from exchange.instruments import Instrument
 from node.bitfinex.errors import bad_symbol
-from node.bitfinex.numbers import Scale
+from node.scales import Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Pair:
 
     @property
     def key(self) -> str:
-        return self.instrument.key
+        return self.scale.key
 
 
 def pair_name(instrument: Instrument) -> str:

@@ -8,9 +8,9 @@ from zlib import crc32
 
 import orjson
 
+from exchange.decimals import plain
 from exchange.instruments import PPM
 from exchange.records import Posting, PostingKind
-from node.bitfinex.numbers import plain
 from node.bitfinex.symbols import Symbols
 from node.trading import Balance
 

@@ -177,34 +177,37 @@ def _order_status(order: OrderView) -> Piece:
 
 
 def fill_table(fills: Sequence[FillView], own: str | None, *, full: bool) -> list[Line]:
-    """Own fills; a counterparty that is `own` is shown as us."""
-    return table(
+    """Own fills; a counterparty that is `own` is shown as us. With their fees, where there are any."""
+    columns = [
+        Column("time"),
+        Column("market"),
+        Column("side"),
+        Column("quantity", number=True),
+        Column("price", number=True),
+        Column("role"),
+        Column("order"),
+        Column("with"),
+    ]
+    rows: list[list[Cell]] = [
         [
-            Column("time"),
-            Column("market"),
-            Column("side"),
-            Column("quantity", number=True),
-            Column("price", number=True),
-            Column("role"),
-            Column("order"),
-            Column("with"),
-        ],
-        [
-            [
-                clock(fill.time),
-                fill.market,
-                (fill.side, fill.side),
-                fill.quantity,
-                fill.price,
-                fill.role,
-                fill.order_id if full else fill.order_id.rpartition("-")[2],
-                "ourselves"
-                if not full and fill.counterparty == own
-                else short(fill.counterparty, full),
-            ]
-            for fill in fills
-        ],
-    )
+            clock(fill.time),
+            fill.market,
+            (fill.side, fill.side),
+            fill.quantity,
+            fill.price,
+            fill.role,
+            fill.order_id if full else fill.order_id.rpartition("-")[2],
+            "ourselves"
+            if not full and fill.counterparty == own
+            else short(fill.counterparty, full),
+        ]
+        for fill in fills
+    ]
+    if any(fill.fee.strip("0.") for fill in fills):
+        columns.append(Column("fee"))
+        for row, fill, fee in zip(rows, fills, align([f.fee for f in fills]), strict=True):
+            row.append(f"{fee} {fill.fee_asset}")
+    return table(columns, rows)
 
 
 def trade_table(trades: Sequence[TradeView], *, full: bool) -> list[Line]:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
 import click
+import msgspec
 
 from exchange.commands import SelfTrade
 from node.cli.groups import LENIENT, account_option, check_words, limit_option, upper
 from node.cli.ordertext import OrderTextError, decimal, parse_expiry, parse_order
-from node.cli.render import Line, echo, fill_table, is_terminal, order_table, trade_table
+from node.cli.outcomes import WORKING, describe_order
+from node.cli.render import echo, fill_table, is_terminal, order_table, trade_table
 from node.cli.session import Session, client_options, print_json
 from node.views import AmendRequest, OrderRequest, OrderView, Side
 
@@ -88,66 +90,13 @@ def _outcome(session: Session, view: OrderView, account: str | None) -> OrderVie
     return view
 
 
-# Why an order ended, where its status does not say it.
-_REASONS = {
-    "ioc": "what did not trade at once is cancelled (ioc)",
-    "fok": "not all of it could be traded at once (fok)",
-    "no_liquidity": "the book had nothing more for it",
-    "post_only": "it would have traded at once (post-only)",
-    "self_trade": "it would have traded with an order of the same account",
-    "expired": "its time is over",
-    "oco": "the other order of the pair traded",
-    "reduce_only": "nothing is left to reduce",
-    "insufficient_balance": "the balance did not suffice any more",
-    "halted": "the market was halted",
-    "dead_man": "its account had fallen silent",
-    "frozen": "its account was frozen",
-    "credit": "a node would have come to owe more than its credit limit",
-}
-
-
-def describe_order(view: OrderView) -> list[Line]:
-    """What became of an order, in a line or two."""
-    price = f"@ {view.price}" if view.price is not None else "at market"
-    if view.trail is not None:
-        price += f", trailing by {view.trail}"
-    elif view.stop is not None:
-        price += f", stop {view.stop}"
-    name = view.number if is_terminal() else view.id
-    lines: list[Line] = [
-        [
-            (f"order {name}: ", ""),
-            (view.side, view.side),
-            (f" {view.quantity} {view.market} {price}: ", ""),
-            (view.status, "bold"),
-        ]
-    ]
-    parts = []
-    if view.average_price is not None:
-        parts.append(f"filled {view.filled} at {view.average_price} on average")
-    if view.status == "pending":
-        parts.append(f"{view.pending} asked of other nodes, outcome not known yet")
-    if view.status == "armed" and view.stop is None:
-        parts.append("waits for the market's first trade, which it then follows")
-    elif view.status == "armed":
-        way = "rises to" if view.side == "buy" else "falls to"
-        parts.append(f"waits until the market {way} {view.stop}")
-    at_once = view.price is None or view.tif in ("ioc", "fok")
-    if view.status in ("open", "pending") and not at_once and view.remaining.strip("0."):
-        parts.append(f"{view.remaining} rests in the book" + (", hidden" if view.hidden else ""))
-    if view.status == "cancelled":
-        parts.append("the rest is cancelled" if view.average_price else "nothing was filled")
-    why = _REASONS.get(view.reason)
-    if why and (view.status == "cancelled" or view.reason == "credit"):
-        parts.append(why)
-    # When a part of it traded, the other one is cancelled.
-    waits = view.status in ("open", "pending", "armed") and view.average_price is None
-    if view.sibling is not None and waits:
-        sibling = view.sibling.rpartition("-")[2] if is_terminal() else view.sibling
-        parts.append(f"paired with order {sibling}: one cancels the other")
-    if parts:
-        lines.append([("  " + ", ".join(parts), "")])
-    return lines
+def _without_ended_sibling(session: Session, view: OrderView, account: str | None) -> OrderView:
+    """The order, as one of a pair only while the other one can still trade."""
+    sibling = view.sibling
+    if sibling is None:
+        return view
+    other = session.ask(lambda client: client.order(sibling, account=account))
+    return view if other.status in WORKING else msgspec.structs.replace(view, sibling=None)
 
 
 def _order_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -284,7 +233,7 @@ def amend(session: Session, order_id: str, account: str | None, **options: str |
     if session.as_json:
         print_json(view)
     else:
-        echo(describe_order(view))
+        echo(describe_order(_without_ended_sibling(session, view, account)))
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from exchange.decimals import plain
 from exchange.records import Fill, Order
 from node.streams.messages import (
     Balances,
@@ -20,7 +21,7 @@ from node.streams.messages import (
     Reason,
 )
 from node.streams.stream import FAILED, Stream, encode
-from node.texts import Texts, money
+from node.texts import Texts
 from node.trading import AccountNews, Balance, Span, Trading
 from node.views import BalanceView
 
@@ -134,9 +135,9 @@ class BalancesStream(AccountStream):
         decimals = self.trading.decimals(balance.asset)
         return BalanceView(
             asset=balance.asset,
-            total=money(balance.total, decimals),
-            held=money(balance.held, decimals),
-            available=money(balance.total - balance.held, decimals),
+            total=plain(balance.total, decimals),
+            held=plain(balance.held, decimals),
+            available=plain(balance.total - balance.held, decimals),
         )
 
     def encode_snapshot(self, reason: Reason) -> bytes:

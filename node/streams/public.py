@@ -27,7 +27,8 @@ from node.streams.messages import (
 )
 from node.streams.stream import FAILED, Stream, encode
 from node.streams.views import BookTooLarge, LevelsView, OrdersView, OwnBook, Source
-from node.texts import Texts, candle_view, iso
+from node.texts import Texts, candle_view
+from node.times import iso
 
 SNAPSHOT_TRADES: Final = 50
 SNAPSHOT_CANDLES: Final = 100

@@ -15,6 +15,7 @@ from exchange.book import BUY, SELL, Book
 from exchange.candles import LATEST
 from exchange.instruments import Instrument
 from exchange.market import NUMBER_BITS, Owners
+from node.scales import Scale
 from node.streams.checks import MODULUS, level_check, order_check
 from node.streams.messages import Level, RestingOrder
 from node.views import Side
@@ -92,7 +93,7 @@ class LevelsView:
             BookTooLarge: there are too many levels.
         """
         self._book = source.book
-        self._instrument = instrument
+        self._scale = Scale(instrument)
         self._depth = depth
         # price -> (quantity, orders), the entry, its part of the checksum
         self._sides: dict[int, dict[int, tuple[tuple[int, int], Level, int]]] = {BUY: {}, SELL: {}}
@@ -161,8 +162,8 @@ class LevelsView:
 
     def _set(self, side: int, price: int, quantity: int, orders: int, text: str = "") -> Level:
         """`text` is the price's, where it is known."""
-        texts = self._instrument
-        level = Level(text or texts.price_text(price), texts.quantity_text(quantity), orders)
+        scale = self._scale
+        level = Level(text or scale.price(price), scale.amount(quantity), orders)
         check = level_check(WORDS[side], level)
         self._sides[side][price] = (quantity, orders), level, check
         self.checksum = (self.checksum + check) % MODULUS
@@ -202,7 +203,7 @@ class OrdersView:
         """
         self._book = source.book
         self._owners = source.owners
-        self._instrument = instrument
+        self._scale = Scale(instrument)
         self._depth = depth
         self._orders: dict[int, _Known] = {}
         self._at: dict[Place, set[int]] = {}
@@ -281,15 +282,15 @@ class OrdersView:
         known = self._orders.get(key)
         if known is not None and known[:4] == (side, price, quantity, time):
             return
-        lots = self._instrument.quantity_text(quantity)
+        lots = self._scale.amount(quantity)
         if known is None:
             owner, number = self._owners.split(key)
-            name, where = f"{owner}-{number}", self._instrument.price_text(price)
+            name, where = f"{owner}-{number}", self._scale.price(price)
             entry = RestingOrder(name, where, lots, precise(time), not key >> NUMBER_BITS)
         else:
             self._forget(key)
             was = known.entry
-            where = was.price if price == known.price else self._instrument.price_text(price)
+            where = was.price if price == known.price else self._scale.price(price)
             since = was.time if time == known.time else precise(time)
             entry = RestingOrder(was.id, where, lots, since, was.own)
         check = order_check(WORDS[side], entry)

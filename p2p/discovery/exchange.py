@@ -20,6 +20,7 @@ from typing import Final, get_args
 import msgspec
 
 from p2p.addresses import PeerFound
+from p2p.allowance import Allowance
 from p2p.discovery.base import BaseStrategy
 from p2p.errors import Code, MalformedMessage
 from p2p.hostport import Scope, is_ip, normal_host, scope_of
@@ -38,12 +39,6 @@ CARRIERS: Final[Mapping[str, Carrier]] = {name: name for name in get_args(Carrie
 
 
 @dataclass(slots=True)
-class _Budget:
-    tokens: float
-    at: float
-
-
-@dataclass(slots=True)
 class _Partner:
     address: str
     next_push: float
@@ -58,7 +53,7 @@ class PeerExchangeCore:
         self._own_id = own_id
         self._rng = rng
         self._partners: dict[str, _Partner] = {}
-        self._budgets: OrderedDict[str, _Budget] = OrderedDict()
+        self._budgets: OrderedDict[str, Allowance] = OrderedDict()
         self.ignored = 0  # lists that came too often
         self.invalid = 0  # entries that made no sense or were out of place
 
@@ -138,16 +133,11 @@ class PeerExchangeCore:
     def _spend(self, node_id: str, now: float) -> bool:
         budget = self._budgets.get(node_id)
         if budget is None:
-            budget = self._budgets[node_id] = _Budget(BURST, now)
+            budget = self._budgets[node_id] = Allowance(now, BURST)
             if len(self._budgets) > MAX_BUDGETS:
                 self._budgets.popitem(last=False)
         self._budgets.move_to_end(node_id)
-        budget.tokens = min(BURST, budget.tokens + (now - budget.at) * REFILL)
-        budget.at = now
-        if budget.tokens < 1.0:
-            return False
-        budget.tokens -= 1.0
-        return True
+        return budget.take(now, REFILL, BURST)
 
 
 def may_pass(receiver: str, address: str) -> bool:

@@ -135,10 +135,6 @@ class AdmissionCore:
         self.counters["busy"] += 1
         return Busy(self.retry_after())
 
-    def next_overdue(self) -> float:
-        """When to call `overdue` again: nothing is overdue before; inf when nothing waits."""
-        return self._soonest if self._waiting else inf
-
     def done(self, now: float, ticket: Ticket) -> LoadReport:
         """It was served: the report for its reply."""
         if ticket.started is None:

@@ -15,7 +15,6 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from math import inf
-from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from p2p.errors import P2PError
@@ -101,12 +100,7 @@ class Gate:
     async def __aenter__(self) -> Gate:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     async def call(

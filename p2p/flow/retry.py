@@ -36,7 +36,6 @@ class RetryStrategy:
         self.policy = policy
         self.bucket = bucket
         self.attempts = 0  # made so far, of all actions
-        self.actions = 0
 
     async def execute(self, action: Callable[[], Awaitable[R]], *, timeout_s: float) -> R:
         """What `action` returns. `timeout_s` bounds everything, waits included.
@@ -47,7 +46,6 @@ class RetryStrategy:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        self.actions += 1
         self.policy.on_request(loop.time())
         attempts = 0
         async with asyncio.timeout_at(deadline):

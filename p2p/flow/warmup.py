@@ -9,7 +9,7 @@ class WarmUp:
     """From `start` to `full` (a second) in `seconds` of health, by the same factor in equal times.
 
     A geometric ramp spends most of its time at low rates, where an overload does little harm. `hold`
-    stops it (`resume` goes on), `restart` begins again: after a reconnect, or when a breaker closed.
+    stops it, and `resume` goes on.
     """
 
     def __init__(self, start: float, full: float, seconds: float) -> None:
@@ -20,11 +20,6 @@ class WarmUp:
         self.seconds = seconds
         self._done = 0.0  # seconds of ramp
         self._at: float | None = None  # running since; None: not begun, or held
-
-    def restart(self, now: float) -> None:
-        """Begin at the low end."""
-        self._done = 0.0
-        self._at = now
 
     def hold(self, now: float) -> None:
         """Stay where it is: the far side shows stress."""

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from p2p.allowance import Allowance
 from p2p.grenache.dht.net import Reach, reach
 
 AMPLIFICATION: Final = 3
 PROOF_LASTS: Final = 600.0  # seconds
 
 
-class _Source:
-    __slots__ = ("at", "proven_until", "tokens")
+class _Source(Allowance):
+    __slots__ = ("proven_until",)
 
-    def __init__(self, tokens: float, now: float) -> None:
-        self.tokens = tokens
-        self.at = now
+    def __init__(self, now: float, burst: float) -> None:
+        super().__init__(now, burst)
         self.proven_until = now
 
 
@@ -41,13 +41,7 @@ class Sources:
         """Whether one more query of that address is to be answered now. Loopback is exempt."""
         if reach(host) is Reach.LOOPBACK:
             return True
-        source = self._of(now, host)
-        source.tokens = min(self._burst, source.tokens + max(0.0, now - source.at) * self._rate)
-        source.at = now
-        if source.tokens < 1.0:
-            return False
-        source.tokens -= 1.0
-        return True
+        return self._of(now, host).take(now, self._rate, self._burst)
 
     def proven(self, now: float, host: str) -> None:
         """That address has received something from us, not long ago."""
@@ -66,7 +60,7 @@ class Sources:
         if source is None:
             if len(self._sources) >= self._limit:
                 self._sources.popitem(last=False)
-            source = self._sources[host] = _Source(self._burst, now)
+            source = self._sources[host] = _Source(now, self._burst)
         else:
             self._sources.move_to_end(host)
         return source

@@ -18,7 +18,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Collection
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
@@ -137,12 +136,7 @@ class Publisher:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.stop()
 
 

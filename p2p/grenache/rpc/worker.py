@@ -45,7 +45,6 @@ import asyncio
 import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
@@ -202,12 +201,7 @@ class Worker:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.stop()
 
     async def _on_http(self, request: web.BaseRequest) -> web.Response:
