@@ -273,8 +273,8 @@ def relay(pipe: Pipe, onward: int) -> None:
 
 
 @contextmanager
-def process(target: Callable[..., None], *arguments: Any) -> Iterator[int]:
-    """A process that tells its port."""
+def process(target: Callable[..., None], *arguments: Any) -> Iterator[Any]:
+    """A process, and what it tells of itself: its port."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     started = context.Process(target=target, args=(theirs, *arguments), daemon=True)

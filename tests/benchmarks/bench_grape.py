@@ -27,7 +27,8 @@ from typing import Any, cast
 import uvloop
 
 from tests.benchmarks.report import Row
-from tests.interop.real import HERE, MODULES, free_port, grape_pair
+from tests.interop.real import HERE, MODULES, grape_pair
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = 64  # services that are looked up

@@ -1,6 +1,6 @@
 """Real `exchange-node` processes for tests: started, spoken to, stopped, killed, started again.
 
-Each has a data directory of its own and OS-chosen ports on 127.0.0.1. It is spoken to through
+Each has a data directory and ports of 127.0.0.1 of its own. It is spoken to through
 `ExchangeClient`, the way the command line does it. What it prints is kept and shown when a test
 fails (conftest.py).
 """
@@ -27,6 +27,7 @@ from exchange.journal import Journal
 from exchange.records import Fill, Recovered
 from node.cli.session import BlockingTransport, run_blocking
 from node.client import ClientError, ExchangeClient
+from node.trust import Trust
 from node.views import (
     BookView,
     FillView,
@@ -38,6 +39,7 @@ from node.views import (
     StatusView,
     TradeView,
 )
+from tests.ports import free_port
 
 T = TypeVar("T")
 in_both_modes = pytest.mark.parametrize("nodes", ["p2p", "grenache"], indirect=True)
@@ -124,8 +126,8 @@ class NodeProcess:
     program: Sequence[str] = ("-m", "node.cli.main")
     command: Sequence[str] = ("start",)
     prefix: Sequence[str] = ()
-    p2p_port: int | None = 0  # None leaves the option out
-    api_port: int | None = 0
+    p2p_port: int | None = field(default_factory=free_port)  # None leaves the option out
+    api_port: int | None = field(default_factory=free_port)
     plain: bool = False
     process: subprocess.Popen[bytes] | None = None
     node_id: str = ""
@@ -181,7 +183,7 @@ class NodeProcess:
         return self
 
     def ready(self) -> NodeProcess:
-        """Wait until it serves; its ports are then fixed for restarts."""
+        """Wait until it serves."""
 
         def written() -> bool:
             assert self.process is not None
@@ -193,10 +195,6 @@ class NodeProcess:
         runtime = json.loads(self.runtime_path.read_text("utf-8"))
         self.node_id, self.api_url = runtime["node_id"], runtime["api_url"]
         self.p2p_address = runtime["p2p_address"] or ""
-        if self.p2p_port is not None and self.p2p_address:
-            self.p2p_port = int(self.p2p_address.rpartition(":")[2])
-        if self.api_port is not None:
-            self.api_port = int(self.api_url.rpartition(":")[2])
         return self
 
     def start(self, *options: str, **settings: str) -> NodeProcess:
@@ -242,10 +240,15 @@ class NodeProcess:
 
     def ask(self, work: Callable[[ExchangeClient], Coroutine[Any, Any, T]]) -> T:
         """One request. Raises as `ExchangeClient`."""
-        client = ExchangeClient(
-            self.api_url, node_id=self.node_id, transport=BlockingTransport(WAIT)
-        )
+        transport = BlockingTransport(WAIT, trust=self.trust)
+        client = ExchangeClient(self.api_url, node_id=self.node_id, transport=transport)
         return run_blocking(work(client))
+
+    @property
+    def trust(self) -> Trust:
+        """What its clients accept: the certificate that it has made itself, if it has."""
+        certificate = self.data_dir / "api-cert.pem"
+        return Trust(ca_file=certificate if certificate.exists() else None)
 
     def order(
         self,
@@ -349,12 +352,12 @@ def run_cli(
 
 
 class GrapeProcess:
-    """`exchange-node grape` on free ports of 127.0.0.1. A restart keeps the ports."""
+    """`exchange-node grape` on ports of 127.0.0.1 of its own, the same at every start."""
 
     def __init__(self, directory: Path, name: str, bootstrap: str = "") -> None:
         self.log_path = directory / f"{name}.log"
         self.bootstrap = bootstrap
-        self.dht_port = self.api_port = 0
+        self.dht_port, self.api_port = free_port(), free_port()
         self.url = self.dht_address = ""
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -380,8 +383,6 @@ class GrapeProcess:
 
         ready = eventually(said, START_TIMEOUT, what="the Grape to start")
         self.url, self.dht_address = ready["api_url"], ready["dht_address"]
-        self.api_port = int(self.url.rpartition(":")[2])
-        self.dht_port = int(self.dht_address.rpartition(":")[2])
         return self
 
     def kill9(self) -> None:

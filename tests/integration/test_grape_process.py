@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from processes import START_TIMEOUT, STOP_TIMEOUT, environment, eventually
 
+from tests.ports import free_port
+
 HELLO = "6d33adc2b6b2c14c3036feefb7fedbca1a880527"
 
 
@@ -28,7 +30,7 @@ class GrapeProcess:
         self.path = directory / f"{name}.log"
         self.options: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
-        self.dht_port = self.api_port = 0
+        self.dht_port, self.api_port = free_port(), free_port()
         self.url = ""
 
     @property

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.ports import free_port
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"
@@ -29,22 +30,6 @@ WAIT = 15.0  # seconds for what should happen soon; only a failure waits so long
 POLL = 0.03
 LINE_LIMIT = 64 << 20  # bytes of one line of a program
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free for both TCP and UDP just now."""
-    while True:
-        with (
-            socket.socket(type=socket.SOCK_STREAM) as tcp,
-            socket.socket(type=socket.SOCK_DGRAM) as udp,
-        ):
-            tcp.bind(("0.0.0.0", 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-            return port
 
 
 async def eventually(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bitfinex_world import IGNORED
 from processes import ROOT, SETTINGS, environment, eventually
-from real import free_port
+
+from tests.ports import free_port
 
 pytestmark = [*IGNORED]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from certificates import Certificates
-from real import NodeProgram, RealGrape, eventually, free_port
+from real import NodeProgram, RealGrape, eventually
 
 from p2p.grenache.errors import (
     LookupEmpty,
@@ -24,6 +24,7 @@ from p2p.grenache.ports import Address
 from p2p.grenache.rpc.client import Client
 from p2p.grenache.rpc.subscriber import Subscriber
 from p2p.grenache.rpc.transports import BadReply
+from tests.ports import free_port
 
 KINDS = ("http", "ws")
 
@@ -292,7 +293,7 @@ async def test_a_worker_is_found_right_after_it_was_announced(client, kind, star
     await start(f"{kind}_worker.js", grape=grapes[0].url, service=service)
     began = time.monotonic()
     assert await client.request(service, 2) == 2
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
 
 
 async def test_a_second_worker_is_used_two_seconds_after_its_announcement(
@@ -323,7 +324,7 @@ async def test_grapes_that_die_change_nothing_for_who_knows_workers(
         while time.monotonic() < until:
             began = time.monotonic()
             assert await client.request(service, {"action": "pid"}) == program.pid
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 5.0  # less than any answer of a Grape is waited for
             await asyncio.sleep(0.05)
 
 

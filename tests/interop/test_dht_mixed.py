@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from real import NodeProgram, RealGrape, eventually, free_port
+from real import NodeProgram, RealGrape, eventually
 
 from p2p.grenache import bep44
 from p2p.grenache.grape import Grape, GrapeSettings
 from p2p.grenache.ports import Address
+from tests.ports import free_port
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 

@@ -9,13 +9,14 @@ import uuid
 import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from real import GrapeSet, NodeProgram, RealGrape, eventually, free_port
+from real import GrapeSet, NodeProgram, RealGrape, eventually
 
 from p2p.grenache import bep44
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
 from p2p.grenache.link import Link
 from p2p.grenache.linking.answers import VersionRefused
 from p2p.grenache.ports import StoredValue
+from tests.ports import free_port
 
 BETWEEN = 0.05  # seconds between looks at something that changes by itself
 # First bytes in which every bit is set in some name and not in others: whichever of two node ids is the

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from tests.soak.links import can_be_used
+from tests.soak.network import MODES
 from tests.soak.report import Report
 from tests.soak.world import PAUSE, Plan, Soak
 
@@ -61,6 +62,13 @@ def main() -> int:
         default=PAUSE,
         help=f"seconds between acts of a bot (default {PAUSE})",
     )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="p2p",
+        help="the nodes' ways to each other: direct links; both, and one node with Grenache alone; "
+        "Grenache alone (default p2p)",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--verbose", action="store_true", help="tell every fault")
     parser.add_argument("--keep", action="store_true", help="keep journals and logs in any case")
@@ -71,7 +79,7 @@ def main() -> int:
     directory = Path(mkdtemp(prefix="soak-"))
     plan = Plan(
         *(directory, args.minutes * 60, args.seed, args.nodes, args.bots),
-        *(args.intensity, args.pause),
+        *(args.intensity, args.pause, args.mode),
     )
     report = Report(failures=["it was interrupted"])
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from node.bitfinex.errors import ORDER_TEXT
+from node.trust import Trust
 from tests.soak.bitfinex import (
     PASSING,
     SYMBOLS,
@@ -34,8 +35,9 @@ class BitfinexRestApi:
     name = "bitfinex-rest"
     streams = False
 
-    def __init__(self, url: str, key: str, secret: str, record: Record) -> None:
+    def __init__(self, url: str, trust: Trust, key: str, secret: str, record: Record) -> None:
         self._url = url
+        self._trust = trust
         self._key = key
         self._secret = secret
         self._record = record
@@ -47,7 +49,10 @@ class BitfinexRestApi:
         return False
 
     async def open(self) -> None:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._trust.for_aiohttp()),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+        )
 
     async def close(self) -> None:
         if self._session is not None:

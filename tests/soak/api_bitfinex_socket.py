@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from node.trust import Trust
 from tests.soak.api_bitfinex_rest import TIMEOUT, BitfinexRestApi, change_of, loads, refusal
 from tests.soak.bitfinex import Nonces, fill_of, order_id, payload_of, signature, state_of
 from tests.soak.told import Record, State, Unanswered, Wish
@@ -29,6 +30,7 @@ class BitfinexSocketApi:
     def __init__(
         self,
         url: str,
+        trust: Trust,
         key: str,
         secret: str,
         record: Record,
@@ -37,6 +39,7 @@ class BitfinexSocketApi:
         dead_man: bool = False,
     ) -> None:
         self._url = url.replace("http", "ws", 1) + "/ws/2"
+        self._trust = trust
         self._key = key
         self._secret = secret
         self._record = record
@@ -56,7 +59,9 @@ class BitfinexSocketApi:
 
     async def open(self) -> None:
         await self._rest.open()
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._trust.for_aiohttp())
+        )
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:

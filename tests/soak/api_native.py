@@ -8,6 +8,7 @@ from decimal import Decimal
 from node.client import AiohttpTransport, ApiError, ClientError, ExchangeClient
 from node.streaming_client import StreamingClient
 from node.streams.messages import Fills, FillsSnapshot, Orders, OrdersSnapshot
+from node.trust import Trust
 from node.views import AmendRequest, FillView, OrderRequest, OrderView
 from tests.soak.told import Record, Refusal, State, ToldFill, Unanswered, Wish
 
@@ -23,12 +24,20 @@ class NativeApi:
     name = "native"
     streams = True
 
-    def __init__(self, url: str, node_id: str, key: str, secret: str, record: Record) -> None:
+    def __init__(
+        self, url: str, trust: Trust, node_id: str, key: str, secret: str, record: Record
+    ) -> None:
+        transport = AiohttpTransport(TIMEOUT, trust=trust)
         self._client = ExchangeClient(
-            url, key=key, secret=secret, node_id=node_id, transport=AiohttpTransport(TIMEOUT)
+            url, key=key, secret=secret, node_id=node_id, transport=transport
         )
         self._stream = StreamingClient(
-            url, key=key, secret=secret, node_id=node_id, patience=3600.0
+            *(url,),
+            key=key,
+            secret=secret,
+            node_id=node_id,
+            patience=3600.0,
+            ssl=trust.for_aiohttp(),
         )
         self._record = record
         self._tasks: list[asyncio.Task[None]] = []

@@ -13,19 +13,29 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from tests.integration.processes import NodeProcess
+from tests.integration.processes import GrapeProcess, NodeProcess
 from tests.soak.links import Links
 
 Note = Callable[[str], None]
+# Faults of links with how often they are chosen.
+LINK_FAULTS: Final = {
+    **{"cut": 3, "isolate": 2, "split": 2, "stall": 2, "half": 2, "slow": 2, "flap": 1},
+}
+DETOUR: Final = {"detour": 3}  # a node's direct links are cut, so that Grenache carries all
+GRAPE: Final = {"no Grape": 2}
+SWITCHING: Final = 9.0  # seconds: more than it takes until a link is tried over Grenache
 
 
 @dataclass
 class Faults:
-    """`intensity` 1: each hand begins a fault 1 to 6 s after its last one was undone."""
+    """`intensity` 1: each hand begins a fault 1 to 6 s after its last one was undone. `grape`: the one
+    that the nodes use, if they do."""
 
     nodes: Sequence[NodeProcess]
     links: Links
+    grape: GrapeProcess | None
     rng: random.Random
     note: Note
     longest: float  # seconds of one fault
@@ -133,16 +143,18 @@ class Faults:
     # Links
 
     async def _link_fault(self, rng: random.Random) -> None:
-        kind = rng.choices(
-            ("cut", "isolate", "split", "stall", "half", "slow", "flap"), (3, 2, 2, 2, 2, 2, 1)
-        )[0]
+        kinds = self._link_faults
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
         count = len(self.nodes)
         node = rng.randrange(count)
         pair = tuple(sorted({node, (node + rng.randrange(1, count)) % count}))
         seconds = rng.choice((rng.uniform(0.5, 3.0), rng.uniform(3.0, 8.0), 12.0))
         link = self.links.all[pair[0], pair[1]]
         chosen = [link]
-        if kind == "isolate":
+        if kind == "no Grape":
+            await self._grape_fault(min(self.longest, seconds))
+            return
+        if kind in ("isolate", "detour"):
             chosen = self.links.of(node)
         elif kind == "split":
             group = rng.sample(range(count), count // 2)
@@ -151,6 +163,10 @@ class Faults:
         if kind in ("cut", "isolate", "split"):
             for each in chosen:
                 each.cut()
+        elif kind == "detour":
+            seconds = max(seconds, SWITCHING)
+            for each in chosen:
+                each.cut("tcp")
         elif kind == "stall":
             link.stall()
         elif kind == "half":
@@ -168,6 +184,23 @@ class Faults:
             await asyncio.sleep(min(self.longest, seconds))
         finally:
             self.links.heal()
+
+    @property
+    def _link_faults(self) -> dict[str, int]:
+        if self.grape is None:
+            return LINK_FAULTS
+        switches = bool(self.links.direct) and self.longest >= SWITCHING
+        return LINK_FAULTS | (DETOUR if switches else {}) | GRAPE
+
+    async def _grape_fault(self, seconds: float) -> None:
+        """Links that are up have to stay; announcements come back by themselves."""
+        assert self.grape is not None
+        self._begin("no Grape")
+        await asyncio.to_thread(self.grape.kill9)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            await asyncio.to_thread(self.grape.start)
 
     def _begin(self, kind: str, *nodes: int) -> None:
         self.counts[kind] += 1

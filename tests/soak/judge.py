@@ -13,7 +13,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from node.client import ClientError
+from node.client import ClientError, ExchangeClient, UntrustedNode
 from tests.soak.bots import Bot
 from tests.soak.disk import Disk, between, read
 from tests.soak.report import percentiles
@@ -27,6 +27,7 @@ QUIET: Final = 90.0  # seconds until everything has to be settled
 DECIMALS: Final = 12  # in which amounts are compared
 CANCEL: Final = 30.0  # seconds
 STILL: Final = 1.0  # seconds that it has to stay so
+BACK: Final = 30.0  # seconds until every link is what it was before the faults
 SAMPLE: Final = 15  # orders of each bot that are looked at over its API
 LOUD: Final = ("Traceback", "incident ", "Task exception", "never awaited", "never retrieved")
 
@@ -35,7 +36,7 @@ class Judge:
     def __init__(self, soak: Soak, operators: Operators) -> None:
         self._soak = soak
         self._report = soak.report
-        self._nodes = soak.nodes.all
+        self._nodes = soak.nodes
         self._operators = operators
         self._clients = operators.clients
 
@@ -43,6 +44,8 @@ class Judge:
         await self._ask_to_cancel()
         if not await self._quiet():
             await self._differences()
+        await self._ways()
+        await self._certificates()
         told = await self._balances()
         await self._positions()
         await self._statements()
@@ -112,6 +115,51 @@ class Judge:
                 f"{node.name}: {status.nodes_present} present, {status.pending_takes} takes pending, "
                 f"{status.feeds_behind} feeds behind, books {digests}, {status.warnings}"
             )
+
+    # The ways between them
+
+    async def _ways(self) -> None:
+        """Every node has a link to every other, and a direct one where both have such."""
+        network = self._soak.network
+        direct = {frozenset(pair) for pair in network.links.direct}
+        expected = {
+            (a, b): "tcp" if frozenset((a, b)) in direct else "grenache"
+            for a, b in itertools.permutations(range(len(self._nodes)), 2)
+        }
+        deadline, found = time.monotonic() + BACK, await self._carriers()
+        while found != expected and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+            found = await self._carriers()
+        if found != expected:
+            wrong = {
+                ends: found.get(ends) for ends in expected if found.get(ends) != expected[ends]
+            }
+            self._fail(f"links of nodes (from, to) that are not as they should be: {wrong}")
+        for carrier in found.values():
+            self._report.checked[f"links over {carrier}"] += 1
+        for carrier, count in network.links.carried.items():
+            self._report.carried[carrier] = round(count / 1e6, 1)
+
+    async def _carriers(self) -> dict[tuple[int, int], str]:
+        """What brings the link of a node to another."""
+        numbers = {node.node_id: number for number, node in enumerate(self._nodes)}
+        found: dict[tuple[int, int], str] = {}
+        for viewer, client in enumerate(self._clients):
+            for peer in await client.peers():
+                if peer.node_id in numbers and peer.carrier is not None:
+                    found[viewer, numbers[peer.node_id]] = peer.carrier
+        return found
+
+    async def _certificates(self) -> None:
+        """Who was not given a node's certificate does not speak to it: so those who do have checked it."""
+        for node in self._nodes:
+            if node.api_url.startswith("https:"):
+                async with ExchangeClient(node.api_url) as stranger:
+                    try:
+                        await stranger.status()
+                        self._fail(f"a certificate that nobody knows is accepted of {node.name}")
+                    except UntrustedNode:
+                        self._report.checked["certificates"] += 1
 
     # Over the APIs
 
@@ -245,10 +293,16 @@ class Judge:
             self._report.checked["fills told"] += len(bot.record.fills)
 
     def _logs(self) -> None:
-        for node in self._nodes:
-            for line in node.log.splitlines():
+        logs = {node.name: node.log for node in self._nodes}
+        grape = self._soak.network.grape
+        if grape is not None:
+            logs["the Grape"] = grape.log_path.read_text("utf-8")
+            if grape.process is None or grape.process.poll() is not None:
+                self._fail("the Grape has ended by itself")
+        for name, log in logs.items():
+            for line in log.splitlines():
                 if any(word in line for word in LOUD):
-                    self._fail(f"log of {node.name}: {line[:300]}")
+                    self._fail(f"log of {name}: {line[:300]}")
 
     def _count(self) -> None:
         report = self._report
@@ -256,6 +310,8 @@ class Judge:
         for bot in self._soak.bots:
             counts = report.apis.setdefault(bot.api.name, Counter())
             counts["bots"] += 1
+            home = self._nodes[self._soak.homes[self._soak.bots.index(bot)]]
+            counts["bots over TLS"] += home.api_url.startswith("https:")
             counts["orders"] += len(bot.record.orders)
             counts["acts"] += bot.acts
             counts["messages"] += bot.api.heard

@@ -41,7 +41,9 @@ class Operators:
 
     def open(self) -> None:
         self.clients = [
-            ExchangeClient(n.api_url, node_id=n.node_id, transport=AiohttpTransport(TIMEOUT))
+            ExchangeClient(
+                n.api_url, node_id=n.node_id, transport=AiohttpTransport(TIMEOUT, trust=n.trust)
+            )
             for n in self.nodes
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,6 +13,7 @@ class Report:
     """`failures` is empty when everything held. Latencies in ms, memory in MB by node."""
 
     seed: int = 0
+    mode: str = ""
     nodes: int = 0
     bots: int = 0
     stormed: float = 0.0  # seconds
@@ -23,6 +24,7 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)
     latency_ms: dict[str, list[float]] = field(default_factory=dict)  # by API: p50, p99, max
     checked: Counter[str] = field(default_factory=Counter)  # what was looked at, how many
+    carried: dict[str, float] = field(default_factory=dict)  # MB over the links, by carrier
     memory_start: list[float] = field(default_factory=list)
     memory_end: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -39,7 +41,8 @@ class Report:
         rows = [
             (
                 "storm",
-                f"{self.stormed:.0f} s, {self.nodes} nodes, {self.bots} bots, seed {self.seed}",
+                f"{self.stormed:.0f} s, {self.nodes} nodes ({self.mode}), {self.bots} bots, "
+                f"seed {self.seed}",
             ),
             ("faults", f"{self.faults.total()}: {_counts(self.faults)}"),
             ("operators", _counts(self.operator)),
@@ -56,6 +59,7 @@ class Report:
             ("refusals", _counts(self.refused)),
             ("quiet after", f"{self.quiet_after:.1f} s"),
             ("checked", _counts(self.checked)),
+            ("MB carried", _counts(self.carried)),
             (
                 "memory",
                 f"{_megabytes(self.memory_start)} MB, at the end {_megabytes(self.memory_end)} MB",
@@ -78,7 +82,7 @@ def percentiles(values: Sequence[float]) -> list[float]:
     return [round(found[place] * 1000, 1) for place in places]
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _counts(counts: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none"
 
 

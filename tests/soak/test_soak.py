@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from tests.soak.__main__ import soak
-from tests.soak.links import HOST, Link, can_be_used, host_of
+from tests.soak.grapes import as_seen
+from tests.soak.links import HOST, Link, Ports, can_be_used, host_of
 from tests.soak.told import Record, State, ToldFill, Wish
 from tests.soak.world import Plan
 
 pytestmark = pytest.mark.skipif(not can_be_used(), reason="there are no addresses 127.77.x.y")
-STORM = 12.0  # seconds
+STORM = 10.0  # seconds
 SEED = 0  # its first fault of a process is a kill
 
 
 async def test_what_clients_were_told_holds_through_kills_and_cuts(tmp_path: Path) -> None:
-    plan = Plan(tmp_path, STORM, seed=SEED, intensity=3.0)
+    plan = Plan(tmp_path, STORM, seed=SEED, intensity=3.0, mode="hybrid")
     report = await soak(plan, verbose=False, progress=False)
     text = "\n".join([*report.lines(), f"journals and logs: {tmp_path}"])
     assert report.ok, text
@@ -28,6 +29,9 @@ async def test_what_clients_were_told_holds_through_kills_and_cuts(tmp_path: Pat
     assert report.checked["orders told"] > 100, text
     assert report.checked["fills told"] > 50, text
     assert report.checked["statements"] == 20, text
+    assert report.checked["links over grenache"] == 8, text  # of the last node
+    assert report.checked["certificates"] == 1, text
+    assert all(counts["bots over TLS"] for counts in report.apis.values()), text
 
 
 class Echo:
@@ -47,7 +51,7 @@ async def test_a_link_carries_stalls_and_cuts() -> None:
     echo = Echo()
     server = await asyncio.start_server(echo, HOST, 0)
     port = server.sockets[0].getsockname()[1]
-    link = Link((0, 1), (port, port))
+    link = Link((0, 1), ({"tcp": port}, {"tcp": port}))
     await link.open()
     try:
         reader, writer = await asyncio.open_connection(host_of(0, 1), port)
@@ -71,6 +75,38 @@ async def test_a_link_carries_stalls_and_cuts() -> None:
     finally:
         await link.close()
         server.close()
+
+
+async def test_a_link_can_lose_one_of_its_ways() -> None:
+    echo = Echo()
+    servers = [await asyncio.start_server(echo, HOST, 0) for _ in range(2)]
+    tcp, grenache = (server.sockets[0].getsockname()[1] for server in servers)
+    ports: Ports = {"tcp": tcp, "grenache": grenache}
+    link = Link((0, 1), (ports, ports))
+    await link.open()
+    ways = [await asyncio.open_connection(host_of(0, 1), port) for port in (tcp, grenache)]
+    try:
+        for reader, writer in ways:
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+        assert link.carried == {"tcp": 6, "grenache": 6}
+        link.cut("tcp")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await ways[0][0].readexactly(1)
+        ways[1][1].write(b"two")
+        assert await ways[1][0].readexactly(3) == b"two"
+    finally:
+        for _, writer in ways:
+            writer.close()
+        await link.close()
+        for server in servers:
+            server.close()
+
+
+def test_what_a_grape_names_is_behind_the_links() -> None:
+    found = ["127.0.0.1:5001", "127.0.0.1:5002", "127.0.0.1:5003"]
+    seen = list(as_seen(1, found, {5001: 0, 5002: 1}))
+    assert seen == [f"{host_of(1, 0)}:5001", "127.0.0.1:5002"]
 
 
 WISH = Wish(client=7, market="TEST-USD", side="buy", quantity=Decimal(5), price=Decimal(10))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from node.account_views import AccountRequest
-from tests.integration.processes import NodeProcess, Nodes
+from tests.integration.processes import NodeProcess
 from tests.soak import bots as habits
 from tests.soak.api_bitfinex_rest import BitfinexRestApi
 from tests.soak.api_bitfinex_socket import BitfinexSocketApi
@@ -21,17 +21,11 @@ from tests.soak.api_native import NativeApi
 from tests.soak.bots import Api, Bot
 from tests.soak.faults import Faults
 from tests.soak.judge import Judge
-from tests.soak.links import Links
+from tests.soak.network import Mode, Network
 from tests.soak.operators import Operators
 from tests.soak.report import Report
 from tests.soak.told import Record
 
-SETTINGS: Final = {
-    "DISCOVERY_EXCHANGE": "false",  # nodes know each other by the addresses of the links alone
-    "PEER_RECONNECT_INTERVAL": "1000",
-    "LOG_LEVEL": "warning",
-    "API_RATE_LIMIT": "0",
-}
 # By bot: which API, which habit. Twenty and then again from the start.
 CAST: Final = (
     *(("native", "make"), ("bitfinex-rest", "make"), ("bitfinex-ws", "make")),
@@ -60,6 +54,7 @@ class Plan:
     bots: int = 20
     intensity: float = 1.0
     pause: float = PAUSE
+    mode: Mode = "p2p"
 
 
 @dataclass
@@ -75,11 +70,11 @@ class Soak:
 
     def __post_init__(self) -> None:
         plan = self.plan
-        self.report = Report(plan.seed, plan.nodes, plan.bots)
+        self.report = Report(plan.seed, plan.mode, plan.nodes, plan.bots)
         rng = random.Random(plan.seed)
         self._rngs = [random.Random(rng.random()) for _ in range(plan.bots + 2)]
-        self.nodes = Nodes(plan.directory)
-        self.links: Links | None = None
+        self.network = Network(plan.directory, plan.nodes, plan.mode)
+        self.nodes = self.network.nodes
         self.faults: Faults | None = None
         self.homes: list[int] = []  # by bot: its node
 
@@ -92,9 +87,8 @@ class Soak:
         """Whatever happens, no process is left when this returns."""
         operators: Operators | None = None
         try:
-            await self._start()
-            assert self.links is not None
-            operators = Operators(self.nodes.all, self._rngs[-1], self.tell)
+            await self.network.start()
+            operators = Operators(self.nodes, self._rngs[-1], self.tell)
             operators.open()
             await self._hire(operators)
             self.phase = "storm"
@@ -110,28 +104,8 @@ class Soak:
                 await bot.api.close()
             if operators is not None:
                 await operators.close()
-            if self.links is not None:
-                await self.links.close()
-            self.nodes.cleanup()
+            await self.network.close()
         return self.report
-
-    async def _start(self) -> None:
-        for number in range(self.plan.nodes):
-            self.nodes.make(f"n{number + 1}", **SETTINGS).launch()
-        every = self.nodes.all
-        await asyncio.gather(*(asyncio.to_thread(node.ready) for node in every))
-        self.links = Links([node.p2p_port or 0 for node in every])
-        await self.links.open()
-        for viewer, node in enumerate(every):
-            node.options = ("--bootstrap", self.links.addresses(viewer))
-        await asyncio.gather(
-            *(asyncio.to_thread(self._connect, viewer, target) for viewer, target in self.links.all)
-        )
-
-    def _connect(self, viewer: int, target: int) -> None:
-        assert self.links is not None
-        where = self.links.address(viewer, target)
-        self.nodes.all[viewer].ask(lambda client: client.connect(where))
 
     async def _hire(self, operators: Operators) -> None:
         numbers = range(self.plan.bots)
@@ -143,7 +117,8 @@ class Soak:
     async def _hired(self, number: int, operators: Operators) -> Bot:
         kind, habit = CAST[number % len(CAST)]
         home = self.homes[number]
-        node, client = self.nodes.all[home], operators.clients[home]
+        node, client = self.nodes[home], operators.clients[home]
+        where = (node.api_url, node.trust)
         name = f"b{number + 1}-{habit}"
         await client.create_account(AccountRequest(name=name))
         for asset, amount in (POOR if habit == "spend" else MONEY).items():
@@ -152,15 +127,15 @@ class Soak:
         key = await client.create_key(name)
         api: Api
         if kind == "native":
-            api = NativeApi(node.api_url, node.node_id, key.key, key.secret, record)
+            api = NativeApi(*where, node.node_id, key.key, key.secret, record)
         else:
-            rest = BitfinexRestApi(node.api_url, key.key, key.secret, record)
+            rest = BitfinexRestApi(*where, key.key, key.secret, record)
             api = rest
             if kind == "bitfinex-ws":
                 own = await client.create_key(name)
                 dead_man = habit == "die"
                 api = BitfinexSocketApi(
-                    *(node.api_url, own.key, own.secret, record, rest), dead_man=dead_man
+                    *(*where, own.key, own.secret, record, rest), dead_man=dead_man
                 )
         return Bot(
             api,
@@ -176,11 +151,11 @@ class Soak:
         return self.faults is None or self.faults.calm_since(moment)
 
     async def _storm(self, operators: Operators) -> None:
-        assert self.links is not None
-        plan = self.plan
+        plan, network = self.plan, self.network
         longest = min(LONGEST, max(3.0, plan.seconds / 12))
         faults = Faults(
-            *(self.nodes.all, self.links, self._rngs[-2], self.tell, longest, plan.intensity)
+            *(network.nodes, network.links, network.grape),
+            *(self._rngs[-2], self.tell, longest, plan.intensity),
         )
         self.faults = faults
         self.report.memory_start = self.memory()
@@ -213,7 +188,7 @@ class Soak:
 
     def memory(self) -> list[float]:
         """Resident MB of each node that runs."""
-        return [resident(node) for node in self.nodes.all if node.running]
+        return [resident(node) for node in self.nodes if node.running]
 
     def progress(self) -> str:
         """One line."""
@@ -221,7 +196,7 @@ class Soak:
         fills = sum(len(bot.record.fills) for bot in self.bots)
         retries = sum(bot.retries for bot in self.bots)
         bad = sum(len(bot.record.faults) for bot in self.bots)
-        up = sum(node.running for node in self.nodes.all)
+        up = sum(node.running for node in self.nodes)
         kinds: Counter[str] = self.faults.counts if self.faults is not None else Counter()
         return (
             f"{self.now:5.0f} s  {self.phase}: {up} nodes up, {orders} orders, {fills} fills told, "

@@ -100,8 +100,8 @@ class MemoryTransport:
         self.closed = True
 
 
-async def until(condition: Callable[[], Any], timeout: float = 5.0) -> None:
-    """Wait for what other tasks bring about."""
+async def until(condition: Callable[[], Any], timeout: float = 20.0) -> None:
+    """Wait for what other tasks bring about; only a failure waits so long."""
     for _ in range(int(timeout / 0.001)):
         if condition():
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import uvloop
 from p2p.connection import Connection
 from p2p.direct import DirectConnectionService
 from p2p.errors import Code
+from p2p.framing import FrameDecoder
 from p2p.identity import Identity
 from p2p.link import Link, LinkHandler
 from p2p.messages import Codec, Envelope, Request, pack
@@ -32,7 +33,7 @@ def run(test: Coroutine[Any, Any, None], *, fast: bool = False) -> None:
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: failures.append(context)
         )
-        await asyncio.wait_for(test, 20)
+        await asyncio.wait_for(test, 100)
 
     # Not asyncio.Runner, which changes the thread's current loop under pytest-asyncio.
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop() if fast else asyncio.new_event_loop()
@@ -44,10 +45,29 @@ def run(test: Coroutine[Any, Any, None], *, fast: bool = False) -> None:
     assert failures == []
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Only a failure waits so long."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - of any kind
             await asyncio.sleep(0.002)
+
+
+def framed(payload: bytes) -> bytes:
+    """`payload` with its length in front, as it goes over a link."""
+    return len(payload).to_bytes(4, "big") + payload
+
+
+def fed(decoder: FrameDecoder, data: bytes) -> Iterator[bytes]:
+    """The frames that `data` completes; raises as `take` does, after the frames before the fault."""
+    rest = memoryview(data)
+    while rest:
+        space = decoder.writable()
+        count = min(len(space), len(rest))
+        space[:count] = rest[:count]
+        rest = rest[count:]
+        decoder.wrote(count)
+        while frames := decoder.take(64):
+            yield from map(bytes, frames)
 
 
 class Recorder(LinkHandler):

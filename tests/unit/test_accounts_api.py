@@ -15,6 +15,7 @@ from node.api.auth import AccessRules
 from node.api.problems import CODES
 from node.client import ApiError
 from node.views import AmendRequest, OrderRequest
+from p2p.identity import Identity
 
 BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.1", "price": "30000"}
 SELL = BUY | {"side": "sell"}
@@ -541,6 +542,20 @@ async def test_a_halted_market_takes_no_orders_and_lets_cancel(desk: Desk) -> No
     assert (await desk.post("/v1/orders", BUY)).status == 201
     answer = await desk.post("/v1/markets/BTC-USD/halt", {"reason": ""})
     assert_problem(answer, 400, "bad_reason")
+
+
+async def test_a_node_that_was_never_met_can_have_a_limit_by_its_whole_id(desk: Desk) -> None:
+    stranger = Identity.from_seed(bytes(32)).node_id
+    body = {"asset": "USD", "limit": "5"}
+    for nobody in (stranger[:-1], desk.house.node_id):
+        answer = await desk.post("/v1/credit", body | {"peer": nobody})
+        assert_problem(answer, 404, "unknown_node")
+    paid = {"peer": stranger, "asset": "USD", "amount": "1", "direction": "paid"}
+    assert_problem(await desk.post("/v1/settlements", paid), 404, "unknown_node")
+    answer = await desk.post("/v1/credit", body | {"peer": stranger.upper()})
+    assert answer.json == {"peer": stranger, "asset": "USD", "limit": "5"}
+    answer = await desk.post("/v1/credit", body | {"peer": stranger[:8], "limit": None})
+    assert answer.json == {"peer": stranger, "asset": "USD", "limit": None}
 
 
 async def test_credit_is_set_shown_and_taken_back(desk: Desk) -> None:

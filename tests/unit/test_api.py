@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import aiohttp
+import orjson
 import pytest
 from api_kit import Answer, Api, running_api
 from fake_service import ME, PEER, FakeService
@@ -261,13 +262,28 @@ async def test_a_body_that_does_not_arrive_is_given_up(
     assert b'"code":"request_timeout"' in answer
 
 
-async def raw_request(api: Api, data: bytes) -> bytes:
-    """Sends bytes and returns the first that come back."""
+async def test_a_body_that_comes_in_pieces_is_read_whole(api: Api) -> None:
+    body = orjson.dumps(BUY)
+    head = (
+        b"POST /v1/orders HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    answer = await raw_request(api, head, body[:20], body[20:])
+    assert b"201 Created" in answer
+    assert (await raw_request(api, head + body)).startswith(b"HTTP/1.1 201 Created")
+    assert len(api.service.own) == 2
+
+
+async def raw_request(api: Api, *parts: bytes) -> bytes:
+    """Sends bytes, a moment between the parts, and returns the first that come back."""
     site = urlsplit(api.url)
     reader, writer = await asyncio.open_connection(site.hostname, site.port)
     try:
-        writer.write(data.replace(b"HOST", site.netloc.encode()))
-        await writer.drain()
+        for number, part in enumerate(parts):
+            if number:
+                await asyncio.sleep(0.01)
+            writer.write(part.replace(b"HOST", site.netloc.encode()))
+            await writer.drain()
         answer = await reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         return answer + await reader.readexactly(length)

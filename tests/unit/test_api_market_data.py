@@ -20,7 +20,8 @@ from exchange.journal import Journal
 from node.cli.render import candle_table, to_ansi
 from node.client import ApiError, ExchangeClient
 from node.committer import Committer
-from node.service import TradingService, iso
+from node.service import TradingService
+from node.times import iso
 from node.views import CandleView, OrderRequest, ServiceError
 
 BTC = "BTC-USD"

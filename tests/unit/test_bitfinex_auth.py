@@ -140,7 +140,7 @@ def gate(*, plain_keys: bool = False) -> tuple[Gate, Credentials]:
     accounts.create(NOW, "bob")
     key = Credentials("the-key-of-bob-01", "the-secret-of-bob")
     accounts.create_key(NOW, BOB, frozenset[Permission](("read",)), "", key.key, key.secret)
-    return Gate(accounts, lambda: 1.0, plain_keys=plain_keys), key
+    return Gate(accounts, plain_keys=plain_keys), key
 
 
 @pytest.mark.parametrize(

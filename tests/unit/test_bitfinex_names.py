@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from decimal import Decimal
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange.book import Book
 from exchange.events import MAX_ORDER
-from exchange.instruments import MAX_LOTS, MAX_TICKS, Instrument, Instruments
+from exchange.instruments import Instruments
 from exchange.market import Owners
 from node.bitfinex import ids as ids_module
 from node.bitfinex.errors import BitfinexError
 from node.bitfinex.ids import OWN, OrderIds, own_order_id, trade_id
-from node.bitfinex.limits import CLIENTS, RateLimit
-from node.bitfinex.numbers import Scale, javascript, plain, rounded
+from node.bitfinex.limits import RateLimit
+from node.bitfinex.numbers import javascript, rounded
 from node.bitfinex.symbols import Symbols, pair_name
 
 # Numbers
-
-
-@given(st.integers(-(10**18), 10**18), st.integers(0, 12))
-def test_a_number_is_written_exactly_and_canonically(value: int, decimals: int) -> None:
-    text = plain(value, decimals)
-    assert Decimal(text) == Decimal(value).scaleb(-decimals)
-    assert json.loads(text, parse_float=str, parse_int=str) == text
-    assert text == "0" or "." not in text or text[-1] not in "0."
-    assert "e" not in text.lower()
 
 
 @pytest.mark.parametrize(
@@ -47,22 +35,6 @@ def test_a_number_is_written_exactly_and_canonically(value: int, decimals: int) 
 )
 def test_small_numbers_are_printed_as_javascript_prints_them(text: str, printed: str) -> None:
     assert javascript(text) == printed
-
-
-steps = st.builds(
-    lambda digits, places: Decimal(digits).scaleb(-places), st.integers(1, 25), st.integers(0, 8)
-)
-
-
-@given(steps, steps, st.integers(1, MAX_TICKS), st.integers(1, MAX_LOTS))
-def test_scales_agree_with_the_instrument(
-    tick: Decimal, lot: Decimal, ticks: int, lots: int
-) -> None:
-    instrument = Instrument("AAA-BBB", tick, lot)
-    scale = Scale(instrument)
-    assert scale.price(ticks) == instrument.price_text(ticks) == scale.price_of(scale.value(ticks))
-    assert scale.amount(lots) == instrument.quantity_text(lots)
-    assert scale.amount(-lots) == "-" + instrument.quantity_text(lots)
 
 
 @given(st.integers(1, 10**15), st.integers(1, 6))
@@ -176,10 +148,3 @@ def test_without_a_limit_anybody_may_ask() -> None:
     rate = RateLimit(0)
     assert all(rate.allows("a", 0.0) for _ in range(10_000))
     assert rate.left("a", 0.0)
-
-
-def test_the_table_of_clients_is_bounded() -> None:
-    rate = RateLimit()
-    for number in range(CLIENTS + 100):
-        rate.allows(str(number), 0.0)
-    assert len(rate._clients) == CLIENTS

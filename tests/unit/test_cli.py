@@ -141,6 +141,7 @@ def test_fills_and_public_trades_are_listed(node: RunningNode) -> None:
     run("order", "buy", "BTC-USD", "0.5", "@", "30000")
     node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.2", "30000"))
     assert PEER in run("trades").stdout
+    assert " fee" not in run("trades").stdout  # the house pays none
     assert "maker" in run("trades", "btc-usd").stdout
     assert run_json("trades")[0]["role"] == "maker"
     assert run_json("trades", "--public")[0]["taker"] == PEER

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from trading_kit import TOKEN, running_desk
@@ -18,8 +19,9 @@ from node.api.auth import AccessRules
 from node.api.tls import Tls, self_signed
 from node.cli.main import cli
 from node.cli.ordertext import OrderTextError, parse_amount, parse_expiry
-from node.cli.trading import describe_order
-from node.views import OrderView
+from node.cli.outcomes import describe_order
+from node.cli.render import fill_table, to_ansi
+from node.views import FillView, OrderView
 
 
 class RunningDesk:
@@ -196,7 +198,11 @@ def test_orders_of_an_account_by_the_operator_and_by_its_key(
     balances = {view["asset"]: view["held"] for view in document("balances")}
     assert balances == {"BTC": "0", "USD": "290"}
     assert [order["client_id"] for order in document("orders")] == ["a"]
-    assert len(document("trades")) == 1
+    (fill,) = document("trades")
+    assert (fill["fee"], fill["fee_asset"]) == ("0.0001", "BTC")
+    title, row = done("trades").splitlines()
+    assert title.endswith("  fee")
+    assert row.endswith("  0.0001 BTC")
     assert "29500: open" in done("amend", "3", "--price", "29500")
     assert "29500: cancelled" in done("cancel", "--client-id", "a")
     assert run("cancel", "--all").stderr == "no open order fits\n"
@@ -236,7 +242,12 @@ def test_a_pair_is_told_of_while_it_is_one_and_an_empty_book_is_named(desk: Runn
     make_account("alice", "1 BTC")
     pair = ("sell", "BTC-USD", "0.1", "@", "31000", "--oco-stop", "29000", "--account", "alice")
     assert "one cancels the other" in done("order", *pair)
+    amend = ("amend", "2", "--stop", "28000", "--account", "alice")
+    assert "paired with order" in done(*amend)
     assert "one cancels the other" not in done("cancel", "1", "--account", "alice")
+    alone = done(*amend[:3], "27000", *amend[4:])
+    assert "stop 27000: armed" in alone
+    assert "paired" not in alone
     assert "nothing more for it" in done("order", "buy", "BTC-USD", "0.1")
 
 
@@ -334,6 +345,29 @@ def test_amounts_and_times_are_read() -> None:
     for wrong in ("", "5", "1x", "-1h", "tomorrow", "1.5h"):
         with pytest.raises(OrderTextError, match="30s, 10m"):
             parse_expiry(wrong, 0)
+
+
+def test_a_list_of_fills_has_fees_where_there_are_any() -> None:
+    fill = FillView(
+        id="n:1",
+        market="BTC-USD",
+        order_id="n-1",
+        role="taker",
+        side="buy",
+        price="100",
+        quantity="3",
+        time="2026-01-02T03:04:05.678Z",
+        counterparty="m",
+        counterparty_order_id="m-1",
+        fee="0",
+        fee_asset="BTC",
+    )
+    paid = msgspec.structs.replace(fill, fee="12.5", fee_asset="USD")
+    lines = [to_ansi(line) for line in fill_table([fill, paid], None, full=True)]
+    assert "fee" in lines[0]
+    assert lines[1].endswith("   0   BTC")
+    assert lines[2].endswith("  12.5 USD")
+    assert "fee" not in to_ansi(fill_table([fill], None, full=True)[0])
 
 
 @pytest.mark.parametrize(("tif", "rests"), [("gtc", True), ("ioc", False), ("fok", False)])

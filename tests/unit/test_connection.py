@@ -9,11 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from link_kit import WAY_NAMES, WAYS, Pair, Recorder, Test, number, pair, run, until
+from link_kit import WAY_NAMES, WAYS, Pair, Recorder, Test, framed, number, pair, run, until
 
 from p2p.connection import Connection
 from p2p.errors import Code, RemoteProtocolError
-from p2p.framing import encode_frame
 from p2p.handshake import Role, Terms
 from p2p.identity import Identity
 from p2p.limits import (
@@ -46,7 +45,7 @@ def on_every_way(test: Test) -> Callable[[bool, bool], None]:
 def raw(link: Connection, payload: bytes) -> None:
     """Write a frame past every check."""
     assert link._transport is not None
-    link._transport.write(encode_frame(payload))
+    link._transport.write(framed(payload))
 
 
 def packed(kind: str, payload: object, from_: str) -> bytes:
@@ -221,7 +220,7 @@ async def test_a_fault_behind_good_frames_is_answered_without_waiting_for_more(
     linked: Pair,
 ) -> None:
     assert linked.left_link._transport is not None
-    good = encode_frame(pack(linked.left.envelope()))
+    good = framed(pack(linked.left.envelope()))
     linked.left_link._transport.write(good + good + bytes(4))
     await until(lambda: linked.left.handler.down, seconds=1)  # less than a heartbeat's interval
     assert linked.left.handler.codes == [Code.MALFORMED]

@@ -10,13 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from link_kit import WAY_NAMES, WAYS, Nodes, Recorder, nodes, run, until
+from link_kit import WAY_NAMES, WAYS, Nodes, Recorder, framed, nodes, run, until
 
 from p2p import direct
 from p2p.connection import Connection
 from p2p.direct import DirectConnectionService
 from p2p.errors import Code, ConnectFailed, HandshakeRefused
-from p2p.framing import encode_frame
 from p2p.identity import Identity
 from p2p.link import PeerInfo
 from p2p.messages import Codec
@@ -258,7 +257,7 @@ def test_a_goodbye_before_the_handshake_is_json_that_anyone_can_read() -> None:
         async with nodes(secure=False) as made:
             a = await made.node(1)
             reader, writer = await asyncio.open_connection(*a.address)
-            writer.write(encode_frame(b'{"type":"hello"}'))
+            writer.write(framed(b'{"type":"hello"}'))
             length = int.from_bytes(await reader.readexactly(4), "big")
             goodbye = msgspec.json.decode(await reader.readexactly(length))
             assert goodbye["type"] == "goodbye"

@@ -9,9 +9,9 @@ from exchange_kit import Mail
 from order_kit import KEY, Desks
 
 from exchange.events import BUY, SELL
+from exchange.lending import MAX_RESERVATIONS
 from exchange.messages import Take, TakeResult
 from exchange.records import Order
-from exchange.settlement import MAX_RESERVATIONS
 
 
 def ended(order: Order) -> tuple[bool, int, str]:
@@ -169,11 +169,111 @@ def test_a_silent_owner_makes_it_end_after_two_seconds() -> None:
     desks.check()
 
 
+def test_a_silent_owner_keeps_nothing_of_an_order_that_is_given_up() -> None:
+    desks, alice = across()
+    desks.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
+    bid = desks.bid(0, 102, 9, account=alice, tif="fok")
+    assert desks.money(0, alice)["USD"] == (10_000, 9 * 102)
+    desks.run(2.5)
+    assert (*ended(bid), bid.pending) == (True, 0, "fok", 0)
+    assert desks.money(0, alice)["USD"] == (10_000, 0)
+    assert [(take.void, take.phase) for take in desks[0].pending_takes] == [(True, "given_up")]
+    desks.restart(0)
+    assert [(take.void, take.phase) for take in desks[0].pending_takes] == [(True, "given_up")]
+    assert desks[0].open_orders[0].number != bid.number
+    desks.on_mail = lambda mail: [mail]
+    desks.settle()
+    assert ended(desks.order(0, bid.number)) == (True, 0, "fok")
+    assert desks.shown(0) == [(SELL, 100, 3), (SELL, 101, 3), (SELL, 102, 3)]
+    desks.check()
+    desks.check_money()
+
+
+def test_what_was_given_up_is_not_filled_by_an_owner_that_says_so() -> None:
+    desks, _ = across()
+    desks.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
+    bid = desks.bid(0, 102, 9, tif="fok")
+    desks.run(2.5)
+    (take,) = desks[0].pending_takes
+    number = desks[2].markets[KEY].writer.number
+    for quantity, reason, valid in ((3, "", False), (3, "reserved", True), (0, "gone", True)):
+        answer = TakeResult(take.take, KEY, 1, 102, quantity, 1, number, reason)
+        assert desks.give(0, answer, origin=desks.id(2)) == valid
+    assert (ended(bid), desks[0].pending_takes) == ((True, 0, "fok"), [])
+
+
+def test_an_owner_that_grants_too_late_gets_its_quantity_back() -> None:
+    desks, _ = across()
+    late: list[Mail] = []
+
+    def on_mail(mail: Mail) -> list[Mail]:
+        if 2 not in (mail.to, mail.sender):
+            return [mail]
+        if mail.type == "take" and not late:
+            late.append(mail)
+        return []
+
+    desks.on_mail = on_mail
+    bid = desks.bid(0, 102, 9, tif="fok")
+    desks.run(2.5)
+    desks.deliver(late[0])
+    maker = desks[2].open_orders[0]
+    assert (ended(bid), maker.reserved) == ((True, 0, "fok"), 3)
+    desks.on_mail = lambda mail: [mail]
+    desks.run(6.0)
+    assert (maker.reserved, maker.shown) == (0, 3)
+    desks.settle()
+    desks.check()
+
+
+def test_it_is_tried_again_elsewhere_while_an_owner_has_not_said_that_it_gave_up() -> None:
+    desks, _ = across()
+    desks.ask(0, 103, 6)
+    desks.exchange()
+    desks[2].cancel(desks.now, 1)
+    refused: list[Mail] = []
+
+    def on_mail(mail: Mail) -> list[Mail]:
+        if refused and {mail.to, mail.sender} == {0, 1}:
+            return []  # silent from then on
+        if mail.type == "take_result" and mail.sender == 2:
+            refused.append(mail)
+        return [mail]
+
+    desks.on_mail = on_mail
+    bid = desks.bid(0, 103, 9, tif="fok")
+    desks.exchange()
+    assert ended(bid) == (True, 9, "filled")
+    assert len(desks[0].pending_takes) == 1
+    desks.on_mail = lambda mail: [mail]
+    desks.settle()
+    desks.check()
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_restart_before_the_commit_ends_it_though_an_owner_is_silent(*, cancelled: bool) -> None:
+    desks, alice = across()
+    desks.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
+    bid = desks.bid(0, 102, 9, account=alice, tif="fok")
+    desks.exchange()
+    if cancelled:
+        desks[0].cancel(desks.now, bid.number)
+    desks.drain(0)
+    desks.restart(0)
+    bid = desks.order(0, bid.number)
+    assert ended(bid) == (True, 0, "cancelled" if cancelled else "fok")
+    assert desks.money(0, alice)["USD"] == (10_000, 0)
+    desks.on_mail = lambda mail: [mail]
+    desks.settle()
+    desks.check()
+
+
 def test_the_client_can_cancel_it_while_it_reserves() -> None:
     desks, _ = across()
     bid = desks.bid(0, 102, 9, tif="fok")
     questions = desks.drain(0)
     desks[0].cancel(desks.now, bid.number)
+    assert ended(bid) == (True, 0, "cancelled")
     for mail in questions:
         desks.deliver(mail)
     desks.settle()

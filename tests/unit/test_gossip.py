@@ -72,7 +72,7 @@ class TestTree:
         drain(sent)
         gossip.duplicate(1.0, key(1), "b")
         assert drain(sent) == [(("b",), Prune())]
-        assert gossip.lazy == ["b"]
+        assert gossip.eager == ["a"]
         gossip.add(1.0, key(2), "two", 10, "a")
         gossip.add(1.05, key(3), "three", 10)
         assert drain(sent) == [(("a",), "three")]

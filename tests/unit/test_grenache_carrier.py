@@ -112,7 +112,7 @@ async def test_lost_doubled_and_late_requests_lose_no_message(p: Pair) -> None:
             if n % 10 == 0:
                 await asyncio.sleep(0.001)
         for node in (p.left.node, p.right.node):
-            await until(lambda node=node: len(node.handler.messages) == 300, 15)
+            await until(lambda node=node: len(node.handler.messages) == 300, 60)
             assert [number(each) for each in node.handler.messages] == list(range(300))
         p.requests.loss = p.requests.doubling = p.requests.delay = 0.0
 

@@ -7,7 +7,6 @@ from p2p.hostport import (
     format_host_port,
     normal_host,
     parse_host_port,
-    parse_host_ports,
     scope_of,
 )
 
@@ -67,13 +66,6 @@ def test_a_default_port_stands_in_for_a_missing_one_only():
     assert parse_host_port("[::1]", default_port=3000) == ("::1", 3000)
     with pytest.raises(ValueError, match="port ''"):
         parse_host_port("example.org:", default_port=3000)
-
-
-def test_a_list_skips_blanks_and_repeats():
-    assert parse_host_ports(" a:1, ,b:2,a:1,") == [("a", 1), ("b", 2)]
-    assert parse_host_ports("") == []
-    with pytest.raises(ValueError, match="'b'"):
-        parse_host_ports("a:1,b")
 
 
 @given(st.ip_addresses(), st.integers(1, 65535))

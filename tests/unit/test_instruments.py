@@ -125,10 +125,10 @@ def test_a_quantity_is_named_a_quantity() -> None:
     [Decimal("1E+999999"), Decimal("1E-999999"), Decimal("0E+999999"), "1e-999", "9" * 10_000_000],
 )
 def test_an_exponent_bomb_is_refused_at_once_with_a_short_message(bomb: Any) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()  # computing; what else the machine does is not counted
     with pytest.raises(ValueError) as caught:
         BTC.to_ticks(bomb)
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
     assert len(str(caught.value)) < 200
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.money import Money, money, note, units_of
+from exchange.decimals import plain
+from node.money import Money, note, units_of
 from node.times import time_of
 from node.views import ServiceError
 
@@ -17,7 +18,7 @@ UNITS = st.integers(-(10**25), 10**25)
 
 @given(UNITS, st.integers(0, 18))
 def test_an_amount_is_written_exactly_and_plainly(units: int, decimals: int) -> None:
-    text = money(units, decimals)
+    text = plain(units, decimals)
     assert Decimal(text) == Decimal(units).scaleb(-decimals)
     assert "e" not in text.lower()
     assert not ("." in text and text.endswith(("0", ".")))
@@ -25,7 +26,7 @@ def test_an_amount_is_written_exactly_and_plainly(units: int, decimals: int) -> 
 
 @given(st.integers(1, 10**25), st.integers(0, 18))
 def test_what_is_written_is_read_again(units: int, decimals: int) -> None:
-    assert units_of(money(units, decimals), "USD", decimals) == units
+    assert units_of(plain(units, decimals), "USD", decimals) == units
 
 
 def read(text: str) -> int | ServiceError:

@@ -466,7 +466,8 @@ def test_a_pair_shares_one_hold_and_ends_with_a_fill_of_one() -> None:
     assert (limit.sibling, stop.sibling) == (stop.number, limit.number)
     assert (limit.kind, stop.kind, stop.armed) == ("limit", "stop", True)
     assert desks.money(0, alice)["COIN"] == (5, 5)
-    assert desks.place_all(0, SELL, 120, 5, account=alice, client_id="c") == [limit, stop]
+    again = desks.place_all(0, SELL, 120, 5, account=alice, oco_stop=90, client_id="c")
+    assert again == [limit, stop]
     desks.same_after_restart(0)
     limit, stop = desks.order(0, limit.number), desks.order(0, stop.number)
     desks.bid(0, 120, 2)

@@ -16,12 +16,12 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from link_kit import Node, Nodes, until
+from link_kit import Node, Nodes, fed, framed, until
 
 from p2p import tls
 from p2p.connection import Connection
 from p2p.errors import Code
-from p2p.framing import HEADER, FrameDecoder, encode_frame
+from p2p.framing import HEADER, FrameDecoder
 from p2p.identity import Identity
 from p2p.limits import MAX_FRAME, MAX_HANDSHAKE_FRAME, READ_BUFFER
 from p2p.messages import Capabilities, Codec, Envelope, Handshake, HandshakeAck, pack
@@ -112,7 +112,7 @@ def codes_of(answer: bytes) -> list[str]:
     """The goodbyes among the frames of an answer; every frame has to be a well-formed message."""
     codec = Codec()
     codes = []
-    for frame in FrameDecoder().feed(answer):
+    for frame in fed(FrameDecoder(), answer):
         envelope = codec.decode(frame)
         payload = codec.payload(envelope.type, envelope.payload)
         if envelope.type == "goodbye":
@@ -123,7 +123,7 @@ def codes_of(answer: bytes) -> list[str]:
 
 def frame_of(kind: str, payload: object, **more: Any) -> bytes:
     envelope = Envelope(kind, STRANGER.node_id, "", 0, msgspec.Raw(pack(payload)), **more)
-    return encode_frame(Codec().encode(envelope, as_json=kind.startswith("handshake")))
+    return framed(Codec().encode(envelope, as_json=kind.startswith("handshake")))
 
 
 HELLO = frame_of(
@@ -134,14 +134,14 @@ HELLO = frame_of(
 )
 PIECES = st.one_of(
     st.binary(max_size=200),
-    st.binary(min_size=1, max_size=200).map(encode_frame),
+    st.binary(min_size=1, max_size=200).map(framed),
     st.integers(0, 2**32 - 1).map(lambda n: n.to_bytes(4, "big")),
     st.sampled_from(
         [
             HELLO,
             HELLO[:-1],
-            encode_frame(b"{}"),
-            encode_frame(b"{" * 3000),
+            framed(b"{}"),
+            framed(b"{" * 3000),
             frame_of("handshake_ack", HandshakeAck(STRANGER.node_id, bytes(64))),
             frame_of("heartbeat", {"sequence": -1}),
             frame_of("goodbye", {"code": "\x00", "reason": "\n" * 500}),
@@ -205,8 +205,8 @@ def test_any_bytes_of_a_proven_peer_are_answered_or_hung_up_on(
     [
         (b"\xff" * 8, "oversized"),
         (bytes(4), "malformed"),
-        (encode_frame(b"{}"), "malformed"),
-        (encode_frame(b"nonsense"), "malformed"),
+        (framed(b"{}"), "malformed"),
+        (framed(b"nonsense"), "malformed"),
         (frame_of("order", {}), "unexpected"),
         (HELLO + HELLO, "unexpected"),
         (HELLO + frame_of("handshake_ack", HandshakeAck(STRANGER.node_id, b"")), "wrong_identity"),

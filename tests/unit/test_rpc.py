@@ -14,8 +14,9 @@ from virtual_mesh import VirtualMesh, identity
 from p2p import limits
 from p2p.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
 from p2p.messages import Cancel, Load, Request, Response, pack
+from p2p.requests import Call, RpcCore
 from p2p.router import MessageRouter, Received
-from p2p.rpc import Call, Rpc, RpcCore
+from p2p.rpc import Rpc
 
 
 class Net(VirtualMesh):

@@ -42,8 +42,6 @@ def test_an_announced_service_has_its_providers_in_order_and_oneself_among_them(
     assert me.providers("book") == tuple(sorted([ID[1], ID[2]]))
     assert me.providers("nothing") == ()
     assert me.services() == {"book": me.providers("book"), "jobs": me.providers("jobs")}
-    assert list(me.offered_by(ID[1])) == ["book", "jobs"]
-    assert list(me.offered_by(ID[3])) == []
 
 
 def test_what_is_offered_is_said_at_once_and_then_every_interval():

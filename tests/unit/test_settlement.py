@@ -15,7 +15,6 @@ from exchange.settlement import (
     ASK_AGAIN,
     ASK_AGAIN_MAX,
     FEW_DECISIONS,
-    MAX_RESERVATIONS,
     PATIENCE,
     RESERVED,
     Maker,
@@ -417,12 +416,3 @@ def test_a_reservation_outlives_what_its_taker_claims_to_know() -> None:
     assert maker.reservations == []
     assert maker.decided("taker", 1) is None
     maker.drop(reserved(1, 100))
-
-
-def test_one_taker_has_so_many_reservations_and_others_have_theirs() -> None:
-    maker = Maker()
-    for number in range(MAX_RESERVATIONS):
-        assert maker.reserves("greedy")
-        maker.record(reserved(number + 1, 100, "greedy"))
-    assert not maker.reserves("greedy")
-    assert maker.reserves("other")
