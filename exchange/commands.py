@@ -13,7 +13,7 @@ SelfTrade = Literal["none", "cancel_newest", "cancel_oldest", "cancel_both", "de
 Kind = Literal["limit", "market", "stop", "stop_limit", "trailing_stop"]
 
 
-class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
+class NewOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An order to be placed. Prices in ticks, quantities in lots, times in us since the epoch.
 
     `stop` makes it conditional: it enters the book, or trades at the market when `price` is None, once
@@ -43,7 +43,7 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
     group: int = 0
 
 
-class Amend(msgspec.Struct, frozen=True, kw_only=True):
+class Amend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Changes to an open order; None leaves as it is. A smaller quantity keeps the order's priority,
     another price or a greater quantity does not."""
 

@@ -345,7 +345,6 @@ class Ledger:
                 Line(paid.holder, quote, -quote_amount, paid.balance, "trade"),
                 Line(earned.holder, quote, quote_amount, earned.balance, "trade"),
             ]
-            changed[sold] = changed[paid] = None
         if buyer_fee:
             fees = self._purses.fees(base)
             bought.balance -= buyer_fee
@@ -358,7 +357,7 @@ class Ledger:
             fees.balance += seller_fee
             lines.append(Line(earned.holder, quote, -seller_fee, earned.balance, "fee"))
             lines.append(Line(FEES, quote, seller_fee, fees.balance, "fee"))
-        changed[bought] = changed[earned] = None
+        changed[bought] = changed[sold] = changed[paid] = changed[earned] = None
         number = self.next_transaction
         self.next_transaction = number + 1
         self.records.append(Transaction(number, time, reference, tuple(lines)))

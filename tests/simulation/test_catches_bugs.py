@@ -469,7 +469,7 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (shows_hidden_orders, {"shown_as_promised", "FeedFault"}),
     (goes_through_nothing, {"reduces_only"}),
     (never_expires, {"good_till_date"}),
-    (forgets_amends, {"survives"}),
+    (forgets_amends, {"survives", "covered"}),
 ]
 
 
