@@ -153,7 +153,11 @@ def test_a_lower_rate_counts_at_once_and_none_allows_none():
     made = with_key(orders_per_minute=30)
     assert made.allows_order(1.0, 1)
     made.set_limits(1, orders_per_minute=2)
-    assert [made.allows_order(1.0, 1) for _ in range(3)] == [True, False, False]  # a 30th of its minute is used
+    assert [made.allows_order(1.0, 1) for _ in range(3)] == [
+        True,
+        False,
+        False,
+    ]  # a 30th of its minute is used
     made.set_limits(1, orders_per_minute=0)
     assert not made.allows_order(1000.0, 1)
 

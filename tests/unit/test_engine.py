@@ -283,7 +283,9 @@ def test_a_cancel_while_pending_asks_the_owner_to_refuse_what_it_has_not_granted
     assert state(order) == (0, 5, 3, False, False)
     net[1].cancel(net.now, order.number)
     assert state(order) == (0, 5, 0, True, False)
-    with pytest.raises(Refused, match="being cancelled; part of it waits for another node's answer"):
+    with pytest.raises(
+        Refused, match="being cancelled; part of it waits for another node's answer"
+    ):
         net[1].cancel(net.now, order.number)
     net.on_mail = lambda mail: [mail]
     net.exchange()  # the take is asked again at once
