@@ -441,7 +441,9 @@ def _next_slice(engine: Engine, number: int, taker: Order) -> bool:
 
 
 def _hidden(engine: Engine, taker: Order, limit: int | None, own: str) -> list[Offer]:
-    """Own hidden orders that `taker` crosses."""
+    """Own hidden orders that `taker` crosses. One that came after an order which rests looks for itself: a
+    stop that a start triggers may have yet to do so."""
+    rests_since = (taker.priority or taker.time) if taker.opened else None
     return [
         Offer(
             order.side,
@@ -451,6 +453,7 @@ def _hidden(engine: Engine, taker: Order, limit: int | None, own: str) -> list[O
             order.number,
             order.free,
             hidden=True,
+            doubtful=rests_since is not None and (order.priority or order.time) > rests_since,
         )
         for order in engine.open_orders
         if order.hidden

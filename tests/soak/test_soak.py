@@ -15,7 +15,7 @@ from tests.soak.told import Record, State, ToldFill, Wish
 from tests.soak.world import Plan
 
 pytestmark = pytest.mark.skipif(not can_be_used(), reason="there are no addresses 127.77.x.y")
-STORM = 10.0  # seconds
+STORM = 8.0  # seconds
 SEED = 0  # its first fault of a process is a kill
 
 
