@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from exchange.asking import Asking
 from exchange.engine import Engine
+from exchange.express import Express
 from exchange.matching import Matching
+from exchange.records import Order
 from tests.simulation.watch import Watch
 
 
@@ -32,6 +34,41 @@ class WatchedMatching(Matching):
         self.watch.matched(self.engine, self.number, now, order)
 
 
+class WatchedExpress(Express):
+    """The production short way; tells the watch of every trade before it is carried out, one by one."""
+
+    watch: Watch
+    engine: Engine
+    number: int
+
+    def place(self, now, new):
+        self.watch.begin_matching(self.number, only_earlier=False)
+        self._now, self._new, self._worst = now, new, 0
+        order = super().place(now, new)
+        if order is not None:
+            self.watch.matched(self.engine, self.number, now, order)
+        return order
+
+    def _take(self, now, market, new, limit, worst):
+        self._worst = worst
+        return super()._take(now, market, new, limit, worst)
+
+    def _fill(self, market, time, number, side, quantity, account, makers, found):
+        new, value = self._new, 0
+        for maker, meeting in zip(makers, found, strict=True):
+            taker = Order(
+                *(number, market.key, side, new.price, new.quantity, time, new.client_id, account),
+                worst=self._worst,
+                filled=new.quantity - quantity,
+            )
+            own = self.engine.node_id
+            self.watch.decision(self.engine, self.number, self._now, taker, own, *meeting)
+            rest = (quantity, account, [maker], [meeting])
+            quantity, worth = super()._fill(market, time, number, side, *rest)
+            value += worth
+        return quantity, value
+
+
 class WatchedAsking(Asking):
     """The production side of the taker; tells the watch of every answer before it counts."""
 
@@ -49,6 +86,7 @@ def watched(engine: Engine, number: int, watch: Watch) -> Engine:
     desk = engine._desk
     desk.matching.__class__ = WatchedMatching
     desk.asking.__class__ = WatchedAsking
-    for part in (desk.matching, desk.asking):
+    desk._express.__class__ = WatchedExpress
+    for part in (desk.matching, desk.asking, desk._express):
         part.engine, part.number, part.watch = engine, number, watch
     return engine
