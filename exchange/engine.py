@@ -383,7 +383,8 @@ class Engine:
             for batch in market.writer.flush() if core.stale is None else []:
                 core.records.append(PutBatch(core.node_id, batch))
                 fills = Filled in map(type, batch.events)
-                core.messages.append(Broadcast("trade" if fills else "order", pack(batch)))
+                sent = market.writer.feed.batches[batch.first].data
+                core.messages.append(Broadcast("trade" if fills else "order", sent))
             core.save_snapshot(market.writer.feed)
             if market.touched:
                 levels += [

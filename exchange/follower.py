@@ -164,7 +164,7 @@ class Follower:
         """Something that this node's key signed: is it what this data directory remembers?"""
         feed = market.writer.feed
         held = feed.batches.get(batch.first)
-        if batch.last <= feed.base or (held is not None and held[1] == digest):
+        if batch.last <= feed.base or (held is not None and held.digest == digest):
             return
         if self._core.stale is None:
             self._core.stale = (

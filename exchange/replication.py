@@ -135,9 +135,9 @@ class Replicator:
             self._send_heads(node, answer=True)
 
     def _ask_for_proof(self, now: float, node: str, feed: Feed) -> None:
-        last = next(reversed(feed.batches.values()), None)
+        last = next(reversed(feed.batches), None)
         if last is not None:
-            request = FeedRequest(feed.owner, feed.market, last[0].first - 1)
+            request = FeedRequest(feed.owner, feed.market, last - 1)
             self._out.append(Send(node, "feed_request", pack(request)))
 
     # Wants

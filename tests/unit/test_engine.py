@@ -1059,8 +1059,8 @@ def test_an_old_copy_that_wrote_before_it_was_noticed_stops_there() -> None:
     net.settle()
     assert net[1].feeds[net.id(0), M].fault is not None
     assert net.book(1) == []
-    for batch, _ in net[1].feeds[net.id(0), M].batches.values():
-        assert net.give(0, batch)
+    for held in net[1].feeds[net.id(0), M].batches.values():
+        assert net.give(0, held.batch)
     assert net[0].stale is not None
 
 
@@ -1089,10 +1089,10 @@ def test_own_batches_that_come_back_are_no_sign_of_an_old_copy() -> None:
         net.sell(0, 100 + i, 5)
         net.exchange()
     net.sell(0, 110, 5)  # not signed yet
-    for batch, _ in net[0].feeds[net.id(0), M].batches.values():
-        assert net.give(0, batch)
+    for held in net[0].feeds[net.id(0), M].batches.values():
+        assert net.give(0, held.batch)
     assert net[0].stale is None
-    forged = replace(batch, signature=b"\x01" * 64)
+    forged = replace(held.batch, signature=b"\x01" * 64)
     assert not net.give(0, forged)
 
 
