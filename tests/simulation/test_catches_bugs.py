@@ -219,6 +219,12 @@ def takes_the_youngest(patch: Patch) -> None:
     patch.setattr(book.Book, "crossing", backwards)
 
 
+def takes_its_own_youngest(patch: Patch) -> None:
+    """The same, of orders that meet only this node's own."""
+    reach = book.Book.reach
+    patch.setattr(book.Book, "reach", lambda self, *terms: reach(self, *terms)[::-1])
+
+
 def shows_the_absent(patch: Patch) -> None:
     """Orders of owners whose lease has run out stay in the book."""
     patch.setattr(market.Market, "_counts", lambda self, owner, feed: True)
@@ -447,6 +453,7 @@ PLAIN_BUGS: list[tuple[Bug, set[str]]] = [
     (loses_the_last_batch, {"one_event_per_number"}),
     (ignores_time, {"best_first", "replicas_identical"}),
     (takes_the_youngest, {"best_first"}),
+    (takes_its_own_youngest, {"best_first"}),
     (shows_the_absent, {"best_first"}),
     (never_catches_up, {"replicas_identical"}),
 ]
