@@ -15,7 +15,7 @@ FORKED = [52, 62]
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("seed", [1, 2, 5, 7, 77, *FORKED])  # 2, 5: snapshots; 77: slow proof
+@pytest.mark.parametrize("seed", [1, 7, 38, 41, 77, *FORKED])  # 38, 41: snapshots; 77: slow proof
 def test_an_old_copy_is_noticed_and_writes_nothing(seed: int, busy: bool, tmp_path: Path) -> None:
     start = start_old_copy(settings_of(seed), tmp_path, busy=busy)
     assert start.kind == "noticed"
