@@ -226,9 +226,7 @@ class Express:
         # From here on it is done.
         number = orders.next_number
         orders.next_number = number + 1
-        time = core.epoch_us + int(now * 1_000_000)
-        placed = time if time > market.last_time else market.last_time + 1
-        market.last_time = placed
+        time, placed = core.us(now), orders.new_time(now, market)
         book.match(side, limit, quantity)
         left, value = self._fill(market, time, number, side, quantity, account, makers, found)
         if not left:
