@@ -9,7 +9,6 @@ import json
 import logging
 import random
 import zlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,31 +27,6 @@ from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.worker import Request, Worker
 
 pytestmark = pytest.mark.timeout(30)
-
-
-@pytest.fixture
-async def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
-async def worker(service: Service) -> AsyncIterator[Worker]:
-    async with service.worker() as worker:
-        await worker.start("127.0.0.1")
-        yield worker
-
-
-@pytest.fixture
-async def http(worker: Worker) -> AsyncIterator[RawConnection]:
-    async with await RawConnection.open(worker.address) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def ws(worker: Worker) -> AsyncIterator[RawConnection]:
-    async with await RawConnection.open(worker.address) as connection:
-        assert await connection.upgrade() == 101
-        yield connection
 
 
 # Replies

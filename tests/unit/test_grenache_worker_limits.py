@@ -26,27 +26,9 @@ from p2p.grenache.rpc import wire
 from p2p.grenache.rpc.dispatch import Dispatcher
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.places import Places, host_of
-from p2p.grenache.rpc.worker import Request, Worker
+from p2p.grenache.rpc.worker import Request
 
 pytestmark = pytest.mark.timeout(30)
-
-
-@pytest.fixture
-async def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
-async def worker(service: Service) -> AsyncIterator[Worker]:
-    async with service.worker() as worker:
-        await worker.start("127.0.0.1")
-        yield worker
-
-
-@pytest.fixture
-async def http(worker: Worker) -> AsyncIterator[RawConnection]:
-    async with await RawConnection.open(worker.address) as connection:
-        yield connection
 
 
 async def test_a_body_up_to_the_limit_is_taken_and_no_larger_one(service: Service) -> None:
