@@ -28,9 +28,8 @@ from exchange.triggers import Triggers
 
 LATE_US = 10_000_000  # a trade told of so long after it took place triggers nothing
 FOLLOW = 2.0  # seconds at least from writing trailing stops down to doing so again
-_MISSED = (
-    "missed:"  # in the journal, before a market: the price of the last trade put aside; 0: none
-)
+# In the journal, before a market: the price of the last trade that was put aside; 0: none.
+_MISSED = "missed:"
 
 
 class Conditional:

@@ -217,11 +217,6 @@ class Orders:
         number = order.number
         if order.opened and number in market.writer.feed.state.orders:
             market.write(Closed(number, "filled" if filled else "cancelled"))
-        self.finish(market, order)
-
-    def finish(self, market: Market, order: Order) -> None:
-        """An order that is done leaves the open ones."""
-        number = order.number
         if self.open.pop(number, None) is None:
             return
         if order.account != HOUSE:
