@@ -4,9 +4,9 @@
 """
 
 from config.errors import SettingError
-from config.kinds import HostPort
 from config.loading import DEFAULT_ENV_FILE, Loaded, SettingView, describe, load
-from config.schema import SCHEMA, SettingInfo
+from config.setting_info import SCHEMA, SettingInfo
+from config.setting_types import HostPort
 from config.settings import Settings, is_loopback
 from config.sources import CONFIG_FILE_NAME, Origin, Source
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from config.errors import SettingError
-from config.schema import KINDS, SCHEMA, SettingInfo
+from config.setting_info import KINDS, SCHEMA, SettingInfo
 from config.settings import REFUSED, Settings, is_loopback
 from config.sources import (
     CONFIG_FILE_NAME,

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource
 
 from config.errors import SettingError
-from config.kinds import FilePath
-from config.schema import KINDS, SCHEMA
+from config.setting_info import KINDS, SCHEMA
+from config.setting_types import FilePath
 from config.settings import Settings
 
 CONFIG_FILE_NAME: Final = "exchange-node.toml"

@@ -1,0 +1,1 @@
+"""The peer-to-peer network: links, peers, discovery, mesh, calls, services, and Grenache."""

@@ -1,6 +1,6 @@
 """This node's place in the network: links, peers, discovery, router and RPC, put together.
 
-Links are direct ones over TCP, or carried by Grenache requests, or both (hybrid): see `p2p.grenache.way`.
+Links are direct ones over TCP, or carried by Grenache requests, or both (hybrid): see `p2p.grenache_links.grenache_transport`.
 
 Whoever uses it registers handlers at `router`, is told of neighbours through `on_neighbour`, and
 sends with `send` and `broadcast`. Sockets and timers end here: what is above sees messages.
@@ -19,24 +19,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from p2p.direct import DirectConnectionService
-from p2p.discovery.base import Discovery, Strategy
+from p2p.addresses.peer_storage import PeerStorage
+from p2p.base.errors import Code, DeliveryError
+from p2p.base.identity import Identity
+from p2p.base.limits import PROTOCOL_VERSION
 from p2p.discovery.bootstrap import BootstrapStrategy
-from p2p.discovery.exchange import ExchangeStrategy
-from p2p.discovery.persisted import PersistedStrategy
-from p2p.errors import Code, DeliveryError
-from p2p.identity import Identity
-from p2p.limits import PROTOCOL_VERSION
-from p2p.link import Carrier, Link
-from p2p.messages import Codec, Envelope
-from p2p.peers import PeerManager
-from p2p.router import MessageRouter, Way
-from p2p.rpc import Rpc
-from p2p.storage import PeerStorage
+from p2p.discovery.peer_exchange import ExchangeStrategy
+from p2p.discovery.remembered import PersistedStrategy
+from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
+from p2p.mesh.message_router import MessageRouter, Way
+from p2p.peers.peer_manager import PeerManager
+from p2p.rpc.rpc import Rpc
+from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.link import Carrier, Link
+from p2p.wire.messages import Codec, Envelope
 
 if TYPE_CHECKING:  # loaded where it is used
-    from p2p.discovery.grape import GrapeStrategy
-    from p2p.grenache.way import GrenacheWay
+    from p2p.discovery.grape_discovery import GrapeStrategy
+    from p2p.grenache_links.grenache_transport import GrenacheTransport
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Overlay:
         identity: Identity,
         settings: OverlaySettings,
         *,
-        grenache: GrenacheWay | None = None,
+        grenache: GrenacheTransport | None = None,
         on_neighbour: Callable[[str, bool], None] = lambda node, up: None,
     ) -> None:
         """`grenache`: the way to use beside direct links, or instead; it is started and stopped here."""
@@ -110,7 +110,7 @@ class Overlay:
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
         self.router.why_not_grenache = self._why_not_grenache
-        self.discovery: Discovery | None = None
+        self.discovery: PeerDiscovery | None = None
         self.address: tuple[str, int] = (settings.host, 0)
         self._flush_due = False
         self._ticker: asyncio.Task[None] | None = None
@@ -127,12 +127,12 @@ class Overlay:
         """Start discovery and dialling."""
         if self.grenache is not None:
             self.peers.dial_over_grenache(self.grenache.start(self._direct))
-        self.discovery = Discovery(self._strategies(), self.peers.found)
+        self.discovery = PeerDiscovery(self._strategies(), self.peers.found)
         self._ticker = asyncio.create_task(self._tick(), name="router timers")
         await self.peers.start()
         await self.discovery.start()
 
-    def _strategies(self) -> list[Strategy]:
+    def _strategies(self) -> list[DiscoveryStrategy]:
         # Others may exchange peers where this node does not: that is nothing to charge them for.
         self.peers.handle("peerexchange", lambda link, envelope: None)
         settings = self._settings
@@ -141,7 +141,10 @@ class Overlay:
         carrier: Carrier = "tcp" if settings.direct else "grenache"
         bootstrap = BootstrapStrategy(settings.bootstrap, carrier=carrier)
         self.peers.on_peer_down(lambda peer: bootstrap.refresh())
-        strategies: list[Strategy] = [PersistedStrategy(self.peers.load_persisted_peers), bootstrap]
+        strategies: list[DiscoveryStrategy] = [
+            PersistedStrategy(self.peers.load_persisted_peers),
+            bootstrap,
+        ]
         if settings.mdns and settings.direct:
             from p2p.discovery.mdns import MdnsStrategy
 
@@ -158,8 +161,8 @@ class Overlay:
             strategies.append(self._grape_strategy(self.grenache))
         return strategies
 
-    def _grape_strategy(self, way: GrenacheWay) -> GrapeStrategy:
-        from p2p.discovery.grape import GrapeStrategy
+    def _grape_strategy(self, way: GrenacheTransport) -> GrapeStrategy:
+        from p2p.discovery.grape_discovery import GrapeStrategy
 
         services: dict[str, Carrier] = {way.service: "grenache"}
         if self._settings.direct:

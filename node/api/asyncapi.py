@@ -12,7 +12,9 @@ from aiohttp import web
 
 from node.api import limits
 from node.api.openapi import refine, version
-from node.streams.messages import (
+from node.streams.book_views import MAX_LEVELS, MAX_ORDERS
+from node.streams.stream import CONFLATE_BEHIND, MAX_HISTORY
+from node.streams.stream_messages import (
     Answer,
     Auth,
     Authenticated,
@@ -47,9 +49,7 @@ from node.streams.messages import (
     Unsubscribe,
     Unsubscribed,
 )
-from node.streams.stream import CONFLATE_BEHIND, MAX_HISTORY
-from node.streams.views import MAX_LEVELS, MAX_ORDERS
-from node.views import BalanceView, CandleView, FillView, OrderView, TradeView
+from node.views.views import BalanceView, CandleView, FillView, OrderView, TradeView
 
 _CHANNEL: Final = "#/channels/stream"
 

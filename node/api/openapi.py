@@ -14,9 +14,9 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from node.api.auth import Access
+from node.api.access import Access
 from node.api.problems import CODES, CONTENT_TYPE, Problem
-from node.api.routes import ROUTES, Param, Route
+from node.api.public_routes import ROUTES, Param, Route
 
 _REF: Final = "#/components/schemas/{name}"
 DECIMAL: Final = r"^[0-9]+(\.[0-9]+)?$"

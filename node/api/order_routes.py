@@ -6,8 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from node.account_views import CancelAfterRequest, CancelAfterView, FeesView, PostingView
-from node.api.requests import (
+from node.api.route import (
     ACCOUNT,
     MARKET,
     SERVICE,
@@ -24,8 +23,9 @@ from node.api.requests import (
     read_body,
     span,
 )
-from node.texts import MAX_GROUP
-from node.views import (
+from node.views.account_views import CancelAfterRequest, CancelAfterView, FeesView, PostingView
+from node.views.order_mapping import MAX_GROUP
+from node.views.views import (
     AmendRequest,
     BalanceView,
     FillView,

@@ -13,9 +13,9 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from node.api.codes import TRADING_CODES
-from node.views import ServiceError
-from p2p.answering import AnsweringConnection
+from node.api.problem_codes import TRADING_CODES
+from node.views.views import ServiceError
+from p2p.base.http_errors import ErrorAnsweringConnection
 
 log = logging.getLogger("node.api")
 
@@ -260,7 +260,7 @@ async def problem_middleware(
         return internal(request, error)
 
 
-class ProblemConnection(AnsweringConnection):
+class ProblemConnection(ErrorAnsweringConnection):
     """aiohttp's connection, answering what is not even HTTP with problem details too."""
 
     __slots__ = ()

@@ -5,6 +5,6 @@ books, trades, tickers and candles; signed with an account's key its orders, tra
 What each order, field and error becomes is in docs/api.md.
 """
 
-from node.bitfinex.server import add_bitfinex
+from node.bitfinex.dialect import add_bitfinex
 
 __all__ = ["add_bitfinex"]

@@ -15,14 +15,14 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from exchange.commands import Selection
-from exchange.core import Refused
-from node.bitfinex.account_stream import AccountFeeds, AccountStream
-from node.bitfinex.auth import Gate, Session
+from exchange.model.commands import Selection
+from exchange.orders.engine_context import Refused
+from node.bitfinex.account_events import AccountEventStream, AccountFeeds
 from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad
 from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
-from node.bitfinex.operations import KINDS, Operations, refused
-from node.trading import Trading
+from node.bitfinex.order_operations import KINDS, OrderOperations, refused
+from node.bitfinex.request_signing import Gate, Session
+from node.service.trading import Trading
 
 log = logging.getLogger("node.api")
 
@@ -36,7 +36,7 @@ class PrivateSide:
         self,
         gate: Gate,
         feeds: AccountFeeds,
-        operations: Operations,
+        operations: OrderOperations,
         trading: Trading,
         now: Callable[[], int],
     ) -> None:
@@ -80,7 +80,7 @@ class AccountInputs:
     """One connection's way to its account."""
 
     def __init__(
-        self, side: PrivateSide, session: Session, stream: AccountStream, *, dead_man: bool
+        self, side: PrivateSide, session: Session, stream: AccountEventStream, *, dead_man: bool
     ) -> None:
         self._side = side
         self.session = session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from node.buckets import Buckets
+from node.http.client_rates import ClientRates
 
 RATE: Final = 6000  # requests a minute of one key, and of one address without one; API_RATE_LIMIT
 BURST: Final = (
@@ -57,7 +57,7 @@ class RateLimit:
 
     def __init__(self, per_minute: int = RATE) -> None:
         rate = per_minute / 60
-        self._buckets = Buckets(rate, max(1.0, rate * BURST), CLIENTS) if rate else None
+        self._buckets = ClientRates(rate, max(1.0, rate * BURST), CLIENTS) if rate else None
 
     def left(self, client: str, now: float) -> bool:
         """Whether a request of `client` would be served; it is not counted."""

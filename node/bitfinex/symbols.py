@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from exchange.instruments import Instrument
+from exchange.model.instruments import Instrument
 from node.bitfinex.errors import bad_symbol
-from node.scales import Scale
+from node.views.scales import Scale
 
 
 @dataclass(frozen=True, slots=True)

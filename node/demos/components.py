@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from node.demos.model import Network, Server, VirtualTime, seeded
-from node.demos.plot import Line, Panel, svg
+from node.demos.server_model import Network, Server, VirtualTime, seeded
+from node.demos.svg_plot import Line, Panel, svg
 from p2p.flow import (
     Admission,
     AdmissionCore,

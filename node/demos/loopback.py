@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from node.demos.model import Done, Server
+from node.demos.server_model import Done, Server
 from p2p.flow import LoadReport, Outcome
 
 HOST = "127.0.0.1"

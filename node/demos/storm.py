@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from node.demos.loopback import Link, LoopbackServer, LoopTime
-from node.demos.model import Done, Network, Server, Timeline, VirtualTime, seeded
-from node.demos.plot import BLUE, GREEN, GREY, RED, Line, Panel, svg
+from node.demos.server_model import Done, Network, Server, Timeline, VirtualTime, seeded
 from node.demos.story import SLICE, Story, figures, happening, watched
+from node.demos.svg_plot import BLUE, GREEN, GREY, RED, Line, Panel, svg
 from p2p.flow import LoadReport, Outcome
 
 CLIENTS = 20

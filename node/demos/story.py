@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from node.demos.model import Tally
-from node.demos.plot import Band
+from node.demos.server_model import Tally
+from node.demos.svg_plot import Band
 
 SLICE = 0.1  # seconds of one sample
 PLAYBACK = 1.5  # seconds of a story shown in one second, where somebody watches

@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 
 from node.demos.loopback import Link, LoopbackServer, LoopTime
-from node.demos.model import Network, Server, Timeline, VirtualTime, seeded
-from node.demos.plot import BLUE, GREEN, RED, Band, Line, Panel, svg
+from node.demos.server_model import Network, Server, Timeline, VirtualTime, seeded
 from node.demos.story import SLICE, Story, figures, happening, watched
-from p2p.errors import LinkClosed
+from node.demos.svg_plot import BLUE, GREEN, RED, Band, Line, Panel, svg
+from p2p.base.errors import LinkClosed
 from p2p.flow import Entry, FlowEvent, Gate, Governor, LoadReport, Outbox, Outcome
 
 MESSAGES = 2000

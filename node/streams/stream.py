@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from node.streams.messages import Reason, Resume
+from node.streams.stream_messages import Reason, Resume
 
 MAX_HISTORY: Final = 1000  # messages of a stream that are kept for those who resume
 MAX_CHANGES: Final = 50_000  # changes in all of them
@@ -45,7 +45,7 @@ class _Step(NamedTuple):
     message: bytes
 
 
-class Stream:
+class NumberedStream:
     """See the module's docstring. What changes goes by a key; of changes to one key the last counts."""
 
     complete = False  # whether each change is wanted, so that none may be left out for a snapshot
@@ -170,7 +170,7 @@ class Reader:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: NumberedStream,
         woken: Callable[[Reader], None],
         conflate_ms: int,
         resume: Resume | None,
@@ -201,7 +201,7 @@ class Reader:
         """What is to be sent now. Call when `due` has come.
 
         Raises:
-            TooSlow, Ended: as `Stream.since`.
+            TooSlow, Ended: as `NumberedStream.since`.
         """
         self.waiting = False
         stream, position = self.stream, self._position

@@ -17,10 +17,10 @@ Times are seconds on one monotonic clock, given by the caller; randomness is giv
 used alone: `Breaker`, `RetryPolicy`, `HedgePolicy`, `HintBook`, `HintPublisher`, `WeightedPolicy`.
 """
 
-from p2p.adaptive.breaker import Breaker, BreakerSettings, State
-from p2p.adaptive.events import Event
-from p2p.adaptive.hedge import HedgePolicy
-from p2p.adaptive.hints import (
+from p2p.adaptive.adaptive_router import AdaptiveRouter, Explained
+from p2p.adaptive.circuit_breaker import Breaker, BreakerSettings, BreakerState
+from p2p.adaptive.cost_policy import CostPolicy, Policy
+from p2p.adaptive.health_hints import (
     DEGRADED,
     HEALTHY,
     Hint,
@@ -29,17 +29,19 @@ from p2p.adaptive.hints import (
     HintSettings,
     Signal,
 )
-from p2p.adaptive.metrics import Load, Outcome, PeerMetrics, Pool
-from p2p.adaptive.retry import RetryBudget, RetryPolicy, RetrySettings
-from p2p.adaptive.router import Explained, Router
-from p2p.adaptive.scoring import CostPolicy, Policy
-from p2p.adaptive.weighted import WeightedPolicy, Weights
+from p2p.adaptive.hedging import HedgePolicy
+from p2p.adaptive.peer_metrics import Load, Outcome, PeerMetrics, Pool
+from p2p.adaptive.retry_policy import RetryBudget, RetryPolicy, RetrySettings
+from p2p.adaptive.routing_events import Event
+from p2p.adaptive.weighted_policy import WeightedPolicy, Weights
 
 __all__ = [
     "DEGRADED",
     "HEALTHY",
+    "AdaptiveRouter",
     "Breaker",
     "BreakerSettings",
+    "BreakerState",
     "CostPolicy",
     "Event",
     "Explained",
@@ -56,9 +58,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "RetrySettings",
-    "Router",
     "Signal",
-    "State",
     "WeightedPolicy",
     "Weights",
 ]

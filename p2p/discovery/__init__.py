@@ -1,1 +1,1 @@
-"""Finding peers: strategies behind one interface (`p2p.discovery.base`), all running side by side."""
+"""Finding peers: strategies behind one interface (`p2p.discovery.strategy`), all running side by side."""

@@ -9,10 +9,10 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from p2p.discovery.base import BaseStrategy, describe
-from p2p.hostport import format_host_port, is_ip, normal_host
-from p2p.link import Carrier
-from p2p.reconnect import Reconnect
+from p2p.addresses.reconnect import Reconnect
+from p2p.base.host_port import format_host_port, is_ip, normal_host
+from p2p.discovery.strategy import BaseStrategy, describe
+from p2p.wire.link import Carrier
 
 log = logging.getLogger(__name__)
 

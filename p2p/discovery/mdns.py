@@ -26,9 +26,9 @@ from zeroconf import (
 )
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from p2p.discovery.base import BaseStrategy, describe
-from p2p.hostport import Scope, is_ip, normal_host, scope_of
-from p2p.identity import is_node_id
+from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
+from p2p.base.identity import is_node_id
+from p2p.discovery.strategy import BaseStrategy, describe
 
 log = logging.getLogger(__name__)
 

@@ -47,15 +47,27 @@ A change is tried on a few clients first, and before that on none:
 
 from p2p.flow.admission import Admission, AdmissionCore, Busy, Expired
 from p2p.flow.aimd import Aimd, AimdSettings
-from p2p.flow.breaker import BreakerOpen, BreakerSettings, CircuitBreaker, State, guarded
+from p2p.flow.breaker_guard import (
+    BreakerOpen,
+    BreakerSettings,
+    BreakerState,
+    CircuitBreaker,
+    guarded,
+)
 from p2p.flow.canary import Canary, CohortFigures
 from p2p.flow.gate import Gate, GateClosed, GateStatus
 from p2p.flow.governor import FlowEvent, Governor, GovernorSettings
 from p2p.flow.load import LoadReport, Outcome
 from p2p.flow.outbox import Entry, Outbox, OutboxExpired, OutboxFull
 from p2p.flow.outcomes import outcome_of
-from p2p.flow.rate import Limit, RateOwner
-from p2p.flow.retry import RetryBudget, RetryPolicy, RetrySettings, RetryStrategy, full_jitter
+from p2p.flow.rate_owner import Limit, RateOwner
+from p2p.flow.retry_strategy import (
+    RetryBudget,
+    RetryPolicy,
+    RetrySettings,
+    RetryStrategy,
+    full_jitter,
+)
 from p2p.flow.shadow import Shadow, ShadowFigures
 from p2p.flow.token_bucket import RateOwned, TokenBucket
 from p2p.flow.warmup import WarmUp
@@ -68,6 +80,7 @@ __all__ = [
     "AimdSettings",
     "BreakerOpen",
     "BreakerSettings",
+    "BreakerState",
     "Busy",
     "Canary",
     "CircuitBreaker",
@@ -96,7 +109,6 @@ __all__ = [
     "Shadow",
     "ShadowFigures",
     "SlidingWindow",
-    "State",
     "TokenBucket",
     "WarmUp",
     "full_jitter",

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 
-from p2p.errors import P2PError
+from p2p.base.errors import P2PError
 from p2p.flow.load import LoadReport
 
 _MEMORY = 0.05  # weight of a new service time

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, TypeVar
 
-from p2p.errors import P2PError
+from p2p.base.errors import P2PError
 from p2p.flow.governor import FlowEvent, Governor
 from p2p.flow.load import LoadReport, Outcome
 from p2p.flow.outbox import Entry, Outbox, OutboxExpired

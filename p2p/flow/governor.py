@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, NamedTuple
 
-from p2p.adaptive.breaker import Breaker, BreakerSettings, State
+from p2p.adaptive.circuit_breaker import Breaker, BreakerSettings, BreakerState
 from p2p.flow.load import LoadReport, Outcome
 
 Kind = Literal["ramp", "grow", "cut", "dip", "breaker"]
@@ -368,8 +368,8 @@ class Governor:
             self._window = window
             self._tell(now, kind, reason)
 
-    def _on_breaker(self, now: float, old: State, new: State, reason: str) -> None:
-        if new is State.CLOSED:
+    def _on_breaker(self, now: float, old: BreakerState, new: BreakerState, reason: str) -> None:
+        if new is BreakerState.CLOSED:
             self._window = self._settings.first_window
             self._ramp = True
             self._least = inf

@@ -13,10 +13,10 @@ from collections import deque
 from math import inf
 from typing import Generic, TypeVar
 
-from p2p.errors import P2PError
+from p2p.base.errors import P2PError
 from p2p.flow.governor import Governor
 from p2p.flow.load import LoadReport, Outcome
-from p2p.flow.retry import full_jitter
+from p2p.flow.retry_strategy import full_jitter
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p.errors import ConnectFailed, DeliveryError, LinkClosed, RpcError, RpcTimeout
+from p2p.base.errors import ConnectFailed, DeliveryError, LinkClosed, RpcError, RpcTimeout
 from p2p.flow.admission import Busy
 from p2p.flow.load import Outcome
 

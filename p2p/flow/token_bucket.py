@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from math import inf
 
-from p2p.errors import P2PError
+from p2p.base.errors import P2PError
 
 _ALMOST_ONE = 1.0 - 1e-9  # a wait of exactly one interval must not fail by a rounding error
 

@@ -1,0 +1,1 @@
+"""Bitfinex's Grenache in Python, usable without the rest of this project."""

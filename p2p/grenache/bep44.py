@@ -2,7 +2,7 @@
 
 A value is a byte string here and is bencoded inside: its key is the SHA-1 of `11:hello world`, and that
 is what a signature covers too. Other implementations may store numbers, lists and dictionaries; those
-are kept and handed on, see `p2p.grenache.dht.values`.
+are kept and handed on, see `p2p.grenache.dht.value_store`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from p2p.grenache.directory import MAX_SALT, MAX_VALUE, MutableItem
 from p2p.grenache.errors import BadInput
-from p2p.grenache.ports import MAX_SALT, MAX_VALUE, MutableItem
 
 MAX_SEQ: Final = 2**63 - 1  # BEP 44: a 64-bit number
 PUBLIC_KEY_BYTES: Final = 32

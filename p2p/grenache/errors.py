@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2p.errors import P2PError
+from p2p.base.errors import P2PError
 
 
 class GrenacheError(P2PError):

@@ -10,14 +10,14 @@ import random
 import time
 from collections import deque
 
-from p2p.adaptive import Router
+from p2p.adaptive import AdaptiveRouter
 from tests.benchmarks.report import Row
 
 
 def _measure(peers: int, calls: int, policy: str, sick: bool) -> tuple[float, float, float]:
     """Microseconds of a pick, a send and a result, each timed in a loop of its own calls."""
     rng = random.Random(peers)
-    router: Router[str] = Router(rng=random.Random(1), policy=policy)
+    router: AdaptiveRouter[str] = AdaptiveRouter(rng=random.Random(1), policy=policy)
     names = [f"peer{i}" for i in range(peers)]
     bad = set(names[: peers // 10]) if sick else set()
     flying: deque[tuple[float, str]] = deque()

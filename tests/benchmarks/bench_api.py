@@ -30,7 +30,7 @@ from typing import Any, Final
 import uvloop
 from aiohttp import web
 
-from node.account_views import AccountRequest, NewKeyView
+from node.views.account_views import AccountRequest, NewKeyView
 from tests.benchmarks.api_clients import HttpLoop, Loop, SocketLoop, frame, post
 from tests.benchmarks.bench_e2e import process, quantile
 from tests.benchmarks.report import Row, figure

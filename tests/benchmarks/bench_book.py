@@ -15,7 +15,7 @@ import time
 import tracemalloc
 from typing import Any
 
-from exchange.book import BUY, SELL, Book
+from exchange.market.order_book import BUY, SELL, OrderBook
 from tests.benchmarks.book_peers import CANCEL, LIMIT, MARKET, PEERS, Operation, Ours
 from tests.benchmarks.report import Row
 
@@ -26,7 +26,7 @@ SIGMA = 15
 def workload(count: int, seed: int = 1) -> list[Operation]:
     """Cancels name orders that are live at that moment, which takes a book to know."""
     rng = random.Random(seed)
-    book = Book()
+    book = OrderBook()
     live: list[int] = []
     place: dict[int, int] = {}  # key -> its index in live
     sides: dict[int, int] = {}
@@ -146,7 +146,7 @@ def at_rest(quick: bool) -> list[Row]:
     rows.append(Row("full collector pause, frozen", frozen * 1e3, "ms", note=note))
     del book
     depth = 20_000 if quick else 100_000
-    deep = Book()
+    deep = OrderBook()
     for key in range(depth):
         deep.add(key, BUY, 100, 1, key, key)
     start = time.perf_counter()
@@ -159,10 +159,10 @@ def at_rest(quick: bool) -> list[Row]:
     return rows
 
 
-def full_book(count: int, book: Book | None = None) -> Book:
+def full_book(count: int, book: OrderBook | None = None) -> OrderBook:
     """Keys, times and ranks as a node has them: 64-bit keys, microseconds, the owner."""
     rng = random.Random(2)
-    book = book or Book()
+    book = book or OrderBook()
     had = len(book)
     owners = [rng.randbytes(32) for _ in range(10)]
     for number in range(had, had + count):

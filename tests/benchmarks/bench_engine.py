@@ -21,14 +21,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from exchange.book import Book
-from exchange.commands import HOUSE, NewOrder
-from exchange.engine import Engine, Refused
-from exchange.instruments import Instrument
-from exchange.journal import Journal
-from exchange.records import Recovered
-from node.keys import NodeKeys
-from p2p.identity import Identity
+from exchange.engine.engine import Engine, Refused
+from exchange.journal.journal import Journal
+from exchange.market.order_book import OrderBook
+from exchange.model.commands import HOUSE, NewOrder
+from exchange.model.instruments import Instrument
+from exchange.model.records import Recovered
+from node.daemon.node_keys import NodeKeys
+from p2p.base.identity import Identity
 from tests.benchmarks.report import Row
 
 MARKET = "BTC-USD@0.1/0.00001"
@@ -52,7 +52,7 @@ def operations(count: int) -> list[Operation]:
 
 
 def through_book(chosen: list[Operation]) -> float:
-    book = Book()
+    book = OrderBook()
     live: list[int] = []
     pick = random.Random(2).random
     began = time.process_time()

@@ -20,12 +20,12 @@ from typing import Any
 import msgspec
 import uvloop
 
-from p2p.direct import DirectConnectionService
-from p2p.errors import Code
-from p2p.identity import Identity
-from p2p.limits import MAX_FRAME, READ_BUFFER
-from p2p.link import Link
-from p2p.messages import Codec, Envelope, Request, pack
+from p2p.base.errors import Code
+from p2p.base.identity import Identity
+from p2p.base.limits import MAX_FRAME, READ_BUFFER
+from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.link import Link
+from p2p.wire.messages import Codec, Envelope, Request, pack
 from tests.benchmarks.report import Row
 
 SIZE = 202  # bytes of one encoded envelope

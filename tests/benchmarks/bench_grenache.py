@@ -28,8 +28,8 @@ from typing import Any, Literal, cast
 import uvloop
 
 from p2p.grenache.errors import GrenacheError
-from p2p.grenache.link import Link
-from p2p.grenache.rpc.client import Client
+from p2p.grenache.link.link_client import Link
+from p2p.grenache.rpc.rpc_client import Client
 from tests.benchmarks.report import Row
 from tests.interop.real import HERE, MODULES, NodeProgram, grape_pair
 

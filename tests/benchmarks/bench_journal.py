@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from exchange.engine import Engine, Refused
-from exchange.journal import Journal
-from exchange.records import Record
-from node.keys import NodeKeys
-from p2p.identity import Identity
+from exchange.engine.engine import Engine, Refused
+from exchange.journal.journal import Journal
+from exchange.model.records import Record
+from node.daemon.node_keys import NodeKeys
+from p2p.base.identity import Identity
 from tests.benchmarks.bench_engine import MARKET, operations
 from tests.benchmarks.journal_peers import SqliteJournal
 from tests.benchmarks.report import Row

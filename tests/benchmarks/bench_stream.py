@@ -27,7 +27,9 @@ from aiohttp import WSMsgType, web
 
 from tests.benchmarks.report import Row
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # its fake node, which has no engine
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "unit" / "kits")
+)  # its fake node, which has no engine
 
 READERS = (1, 10, 50)
 LEVELS = ("L2", "L3")
@@ -184,7 +186,7 @@ class Bench:
 async def measure(pipe: Pipe, rounds: int) -> dict[str, list[float]]:
     from fake_service import FakeService
 
-    from node.api.server import make_app
+    from node.api.api_server import make_app
 
     service = FakeService()
     bench = Bench(service, pipe)

@@ -29,13 +29,13 @@ Trades = Iterable[tuple[Any, Any]]
 
 
 class Ours:
-    package = "exchange.book"
+    package = "exchange.market.order_book"
     note = ""
 
     def __init__(self) -> None:
-        from exchange.book import Book
+        from exchange.market.order_book import OrderBook
 
-        self.make = Book
+        self.make = OrderBook
 
     def prepare(self, operations: list[Operation]) -> Any:
         return [tuple(operation) for operation in operations]
@@ -212,11 +212,11 @@ class PyOrderbook:
     def __init__(self) -> None:
         level, handlers = logging.root.level, logging.root.handlers[:]
         try:
-            from pyorderbook import Book, ask, bid
+            from pyorderbook import OrderBook, ask, bid
         finally:  # importing it sets up the root logger
             logging.root.setLevel(level)
             logging.root.handlers[:] = handlers
-        self.make, self.sides = Book, {1: bid, -1: ask}
+        self.make, self.sides = OrderBook, {1: bid, -1: ask}
 
     def prepare(self, operations: list[Operation]) -> Any:
         edge = {1: 10**9, -1: 1}

@@ -9,8 +9,8 @@ from typing import Any
 
 import uvloop
 
-from p2p.grenache.link import Link
-from p2p.grenache.rpc.worker import Request, Worker
+from p2p.grenache.link.link_client import Link
+from p2p.grenache.rpc.rpc_worker import Request, Worker
 
 
 async def echo(request: Request) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from exchange.records import Fill, Order, PutBatch, PutMeta, PutSnapshot, Record, Transaction
+from exchange.model.records import Fill, Order, PutBatch, PutMeta, PutSnapshot, Record, Transaction
 
 _pack = msgspec.msgpack.Encoder().encode
 

@@ -5,9 +5,9 @@ given up in half the usual time: over Grenache nothing else tells of a death bet
 The file that CRASH_FILE names arms it while it exists; it is removed before the crash. It holds the
 point, and the id of a process that is killed first, or 0:
 
-    before-commit:RECORD 0   the journal is about to write a RECORD (exchange.records)
+    before-commit:RECORD 0   the journal is about to write a RECORD (exchange.model.records)
     after-commit:RECORD 0    it is durable; nothing that follows from it has left the node
-    after-send:TYPE 0        a message of TYPE (exchange.messages) to one node is on the wire
+    after-send:TYPE 0        a message of TYPE (exchange.feeds.exchange_messages) to one node is on the wire
     before-receive:TYPE 0    one has arrived and was not looked at
 """
 
@@ -20,15 +20,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from p2p import limits
+from p2p.base import limits
 
 limits.HEARTBEAT_INTERVAL /= 2  # type: ignore[misc]
 limits.DEAD_AFTER /= 2  # type: ignore[misc] # before others read it
 
 # ruff: noqa: E402
-from exchange.engine import Engine
-from exchange.journal import Journal
-from exchange.records import Record
+from exchange.engine.engine import Engine
+from exchange.journal.journal import Journal
+from exchange.model.records import Record
 from node.cli.main import main
 from p2p.overlay import Overlay
 

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 from processes import NodeProcess
 
-from node.account_views import AccountRequest, NewKeyView
-from node.cli.session import BlockingTransport, run_blocking
-from node.client import ExchangeClient
-from node.views import OrderRequest, OrderView, Side
+from node.cli.client_session import BlockingTransport, run_blocking
+from node.client.exchange_client import ExchangeClient
+from node.views.account_views import AccountRequest, NewKeyView
+from node.views.views import OrderRequest, OrderView, Side
 
 MARKET = "BTC-USD"
 

@@ -23,12 +23,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from exchange.journal import Journal
-from exchange.records import Fill, Recovered
-from node.cli.session import BlockingTransport, run_blocking
-from node.client import ClientError, ExchangeClient
-from node.trust import Trust
-from node.views import (
+from exchange.journal.journal import Journal
+from exchange.model.records import Fill, Recovered
+from node.cli.client_session import BlockingTransport, run_blocking
+from node.client.exchange_client import ClientError, ExchangeClient
+from node.client.server_trust import Trust
+from node.views.views import (
     BookView,
     FillView,
     OrderRequest,

@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from exchange.journal import Journal
-from exchange.records import Record
+from exchange.journal.journal import Journal
+from exchange.model.records import Record
 from node.cli.main import main
 
 _commit = Journal.commit

@@ -14,10 +14,10 @@ import pytest
 from node_accounts import MARKET, make_account, money, place
 from processes import NodeProcess, Nodes, eventually, run_cli, same_books
 
-from node.cli.session import BlockingTransport, run_blocking
-from node.client import ApiError, ExchangeClient
-from node.trust import Trust
-from node.views import OrderRequest
+from node.cli.client_session import BlockingTransport, run_blocking
+from node.client.exchange_client import ApiError, ExchangeClient
+from node.client.server_trust import Trust
+from node.views.views import OrderRequest
 
 OPERATOR = "operator_token"
 

@@ -21,14 +21,14 @@ from processes import NodeProcess, Nodes, eventually, run_cli, see_each_other
 from prometheus_client.parser import text_string_to_metric_families
 
 from config import HostPort, Settings
-from node.client import ApiError, ClientError, ExchangeClient
-from node.library import HandlerError, open_node
-from node.views import CallRequest, CallView, RouteView
+from node.client.exchange_client import ApiError, ClientError, ExchangeClient
+from node.daemon.library import HandlerError, open_node
+from node.views.views import CallRequest, CallView, RouteView
 from p2p.adaptive import DEGRADED, Hint
 
 JOBS = """
 import asyncio, time
-from p2p.errors import HandlerError
+from p2p.base.errors import HandlerError
 
 async def execute(payload):
     await asyncio.sleep(payload.get("seconds", 0.01))

@@ -15,8 +15,8 @@ from typing import Any
 from node_accounts import make_account, money, place
 from processes import NodeProcess, Nodes
 
-from node.account_views import NewKeyView
-from node.client import ClientError
+from node.client.exchange_client import ClientError
+from node.views.account_views import NewKeyView
 from tests.soak.bitfinex import Nonces, signature, state_of
 
 LAUNCHER = (str(Path(__file__).with_name("slow_disk_node.py")),)

@@ -24,8 +24,8 @@ from processes import (
     trade_ids,
 )
 
-from node.client import ClientError
-from node.views import OrderView
+from node.client.exchange_client import ClientError
+from node.views.views import OrderView
 
 LAUNCHER = (str(Path(__file__).with_name("crashing_node.py")),)
 

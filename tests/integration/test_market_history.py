@@ -7,7 +7,7 @@ import signal
 import pytest
 from processes import MARKET, NodeProcess, Nodes, eventually, see_each_other
 
-from node.views import CandleView, TradeView
+from node.views.views import CandleView, TradeView
 
 
 def history(node: NodeProcess) -> tuple[list[TradeView], list[CandleView], list[CandleView]]:

@@ -9,7 +9,7 @@ import time
 import pytest
 from netns import namespace_pair
 
-from p2p.identity import Identity
+from p2p.base.identity import Identity
 
 pytestmark = pytest.mark.namespaces
 

@@ -4,16 +4,16 @@ import asyncio
 
 import pytest
 
-from p2p.direct import DirectConnectionService
-from p2p.discovery.base import Discovery
+from p2p.addresses.peer_storage import PeerStorage
+from p2p.base.errors import Code, HandshakeRefused
+from p2p.base.identity import Identity
 from p2p.discovery.bootstrap import BootstrapStrategy
-from p2p.discovery.exchange import ExchangeStrategy
-from p2p.discovery.persisted import PersistedStrategy
-from p2p.errors import Code, HandshakeRefused
-from p2p.identity import Identity
-from p2p.messages import Codec
-from p2p.peers import PeerManager
-from p2p.storage import PeerStorage
+from p2p.discovery.peer_exchange import ExchangeStrategy
+from p2p.discovery.remembered import PersistedStrategy
+from p2p.discovery.strategy import PeerDiscovery
+from p2p.peers.peer_manager import PeerManager
+from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.messages import Codec
 
 
 class Node:
@@ -51,7 +51,7 @@ class Node:
             BootstrapStrategy([("127.0.0.1", other.port) for other in bootstrap]),
             self.exchange,
         ]
-        self.discovery = Discovery(strategies, self.manager.found)
+        self.discovery = PeerDiscovery(strategies, self.manager.found)
         await self.manager.start()
         await self.discovery.start(settle=1)
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from processes import MARKET, NodeProcess, Nodes, eventually, run_cli, see_each_other
 
-from node.account_views import AccountRequest
-from node.client import ApiError
-from node.views import OrderRequest, OrderView, Side
+from node.client.exchange_client import ApiError
+from node.views.account_views import AccountRequest
+from node.views.views import OrderRequest, OrderView, Side
 
 
 def trade_for(node: NodeProcess, account: str, side: Side, quantity: int, price: int) -> OrderView:

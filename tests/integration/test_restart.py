@@ -17,7 +17,7 @@ from processes import (
     trade_ids,
 )
 
-from node.client import ApiError
+from node.client.exchange_client import ApiError
 
 
 def remembers(node: NodeProcess, other: NodeProcess) -> bool:

@@ -17,10 +17,10 @@ import pytest
 from json_peer import JsonPeer, Refused, b64, connect, frames, json_peer, until_closed
 from processes import NodeProcess, Nodes, eventually, show_logs, trade_ids
 
-from exchange.events import Batch, Closed
-from exchange.messages import pack
-from node.client import ApiError
-from p2p.router import broadcast_id
+from exchange.feeds.exchange_messages import pack
+from exchange.model.events import Batch, Closed
+from node.client.exchange_client import ApiError
+from p2p.mesh.message_router import broadcast_id
 
 MAX_GROWTH = 48 * 1024 * 1024  # bytes of memory that a few hundred strangers may cost
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from processes import MARKET, NodeProcess, Nodes, environment, eventually
 
-from node.streaming_client import BookFeed, StreamingClient
-from node.streams.messages import (
+from node.client.streaming_client import BookFeed, StreamingClient
+from node.streams.stream_messages import (
     BookL2Snapshot,
     FillsSnapshot,
     Level,

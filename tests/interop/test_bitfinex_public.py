@@ -22,8 +22,8 @@ from bfxapi.rest.exceptions import RequestParameterError
 from bitfinex_world import BFX, IGNORED, SYMBOL, checked_book, pointed_at
 from processes import NodeProcess, Nodes, eventually, same_books, show_logs
 
-from node.client import ApiError, ExchangeClient
-from node.views import OrderRequest
+from node.client.exchange_client import ApiError, ExchangeClient
+from node.views.views import OrderRequest
 
 MARKET = "BTC-USD"
 STORM = 4.0  # seconds

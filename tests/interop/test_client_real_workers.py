@@ -13,17 +13,12 @@ import pytest
 from certificates import Certificates
 from real import NodeProgram, RealGrape, eventually
 
-from p2p.grenache.errors import (
-    LookupEmpty,
-    RemoteError,
-    RequestFailed,
-    RequestTimeout,
-)
-from p2p.grenache.link import Link
-from p2p.grenache.ports import Address
-from p2p.grenache.rpc.client import Client
+from p2p.grenache.directory import Address
+from p2p.grenache.errors import LookupEmpty, RemoteError, RequestFailed, RequestTimeout
+from p2p.grenache.link.link_client import Link
+from p2p.grenache.rpc.rpc_client import Client
+from p2p.grenache.rpc.rpc_transport import BadReply
 from p2p.grenache.rpc.subscriber import Subscriber
-from p2p.grenache.rpc.transports import BadReply
 from tests.ports import free_port
 
 KINDS = ("http", "ws")

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from real import NodeProgram, RealGrape, eventually
 
 from p2p.grenache import bep44
-from p2p.grenache.grape import Grape, GrapeSettings
-from p2p.grenache.ports import Address
+from p2p.grenache.directory import Address
+from p2p.grenache.grape.grape import Grape, GrapeSettings
 from tests.ports import free_port
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

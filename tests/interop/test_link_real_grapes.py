@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from real import GrapeSet, NodeProgram, RealGrape, eventually
 
 from p2p.grenache import bep44
+from p2p.grenache.directory import StoredValue
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
-from p2p.grenache.link import Link
-from p2p.grenache.linking.answers import VersionRefused
-from p2p.grenache.ports import StoredValue
+from p2p.grenache.link.grape_answers import VersionRefused
+from p2p.grenache.link.link_client import Link
 from tests.ports import free_port
 
 BETWEEN = 0.05  # seconds between looks at something that changes by itself

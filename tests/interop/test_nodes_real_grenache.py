@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import pytest
 from real import NodeProgram, RealGrape, eventually
 
-from node.views import CallRequest
+from node.views.views import CallRequest
 from tests.integration import processes
 from tests.integration.processes import GRENACHE, NodeProcess, Nodes, same_books, see_each_other
 
 T = TypeVar("T")
 
 JOBS = """
-from p2p.errors import HandlerError
+from p2p.base.errors import HandlerError
 
 def execute(payload):
     if payload == "refuse":

@@ -12,11 +12,11 @@ import pytest
 from real import NodeProgram, RealGrape, eventually
 
 from p2p.grenache.errors import RemoteError
-from p2p.grenache.link import Link
+from p2p.grenache.link.link_client import Link
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.publisher import Publisher
-from p2p.grenache.rpc.worker import Request, Worker
-from tests.unit.grenache_kit import Pair, make_certificates, server_context
+from p2p.grenache.rpc.rpc_worker import Request, Worker
+from tests.unit.kits.grenache_kit import Pair, make_certificates, server_context
 
 BOTH = pytest.mark.parametrize("transport", ["http", "ws"])
 

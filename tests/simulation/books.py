@@ -11,9 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from exchange.core import Drained
-from exchange.engine import Engine
-from exchange.records import Decision, Fill, Order, Posting, PutCredit, PutMeta, Transaction
+from exchange.engine.engine import Engine
+from exchange.model.records import Decision, Fill, Order, Posting, PutCredit, PutMeta, Transaction
+from exchange.orders.engine_context import Drained
 from tests.simulation import money
 from tests.simulation.invariants import Violation
 from tests.simulation.money import HOUSE, Key

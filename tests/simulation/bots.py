@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from exchange.commands import Amend, NewOrder, Selection
-from exchange.records import Order
+from exchange.model.commands import Amend, NewOrder, Selection
+from exchange.model.records import Order
 from tests.simulation.node import Node
 from tests.simulation.settings import Settings
 

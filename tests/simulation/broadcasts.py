@@ -11,9 +11,9 @@ import heapq
 import statistics
 from dataclasses import dataclass, field
 
-from p2p.messages import pack
-from p2p.router import Received
-from tests.unit.virtual_mesh import NEWS, VirtualMesh
+from p2p.mesh.message_router import Received
+from p2p.wire.messages import pack
+from tests.unit.kits.virtual_mesh import NEWS, VirtualMesh
 
 NODES = 20
 WARM_UP = 180.0  # seconds of broadcasts that are not counted

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from exchange.commands import NewOrder
+from exchange.model.commands import NewOrder
 from tests.simulation.bots import MID
 from tests.simulation.clock import Scheduler, Trace
 from tests.simulation.invariants import Violation

@@ -2,7 +2,7 @@
 
 `commit` gets the records as they were at the drain. The memory disk keeps them encoded, so nothing on
 it can change with the objects of a node that went on running. It folds the records by itself: what it is
-compared with are the journal and its State, in tests/unit/test_journal.py and test_journal_state.py. It
+compared with are the journal and its State, in tests/unit/exchange/journal/test_journal.py and test_journal_state.py. It
 stands for the journal in the unit tests of engines.
 """
 
@@ -13,10 +13,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from exchange.events import Batch
-from exchange.feed import Snapshot
-from exchange.journal import Journal
-from exchange.records import (
+from exchange.journal.journal import Journal
+from exchange.model.events import Batch, Snapshot
+from exchange.model.records import (
     Account,
     ApiKey,
     Decision,

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exchange.events import Amended, Closed, Event, Filled, Moved, Opened
-from exchange.records import Fill, Order
+from exchange.model.events import Amended, Closed, Event, Filled, Moved, Opened
+from exchange.model.records import Fill, Order
 
 if TYPE_CHECKING:
-    from exchange.engine import Engine
+    from exchange.engine.engine import Engine
 
 FillKey = tuple[str, int, str]  # taker, take, role
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 
-from p2p.identity import Identity, node_id_of, verify
+from p2p.base.identity import Identity, node_id_of, verify
 
 
 @lru_cache(maxsize=64)
@@ -20,7 +20,7 @@ def identity(number: int) -> Identity:
 
 
 class RealKeys:
-    """`exchange.ports.Keys` over an identity."""
+    """`exchange.model.ports.Keys` over an identity."""
 
     def __init__(self, own: Identity) -> None:
         self.node_id = own.node_id

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
-from exchange.ledger import Ledger
-from exchange.records import Fill, Order, Posting
+from exchange.ledger.ledger import Ledger
+from exchange.model.records import Fill, Order, Posting
 from tests.simulation.invariants import Violation
 from tests.simulation.operators import PPM, PROTECTION, Worth
 

@@ -18,7 +18,10 @@ from typing import Protocol
 
 from tests.simulation.clock import Scheduler, Trace
 
-NOTICE_SILENCE = (2.0, 8.5)  # seconds until an end gives a silent link up: p2p.limits.DEAD_AFTER
+NOTICE_SILENCE = (
+    2.0,
+    8.5,
+)  # seconds until an end gives a silent link up: p2p.base.limits.DEAD_AFTER
 REDIAL = (0.1, 1.5)
 
 Edge = tuple[int, int]  # lower number first

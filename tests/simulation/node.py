@@ -14,16 +14,16 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 
-from exchange.commands import Amend, NewOrder, Selection
-from exchange.core import Drained, Refused
-from exchange.engine import Engine
-from exchange.ledger import InsufficientBalance
-from exchange.messages import MESSAGES
-from exchange.ports import Send
-from exchange.records import Order
-from p2p.errors import DeliveryError
-from p2p.messages import Codec
-from p2p.router import MessageRouter, Received
+from exchange.engine.engine import Engine
+from exchange.feeds.exchange_messages import MESSAGES
+from exchange.ledger.ledger import InsufficientBalance
+from exchange.model.commands import Amend, NewOrder, Selection
+from exchange.model.ports import Send
+from exchange.model.records import Order
+from exchange.orders.engine_context import Drained, Refused
+from p2p.base.errors import DeliveryError
+from p2p.mesh.message_router import MessageRouter, Received
+from p2p.wire.messages import Codec
 from tests.simulation.clock import LocalClock, Scheduler, Trace
 from tests.simulation.disk import Disk
 from tests.simulation.keys import RealKeys, identity

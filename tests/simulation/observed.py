@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from exchange.asking import Asking
-from exchange.engine import Engine
-from exchange.express import Express
-from exchange.matching import Matching
-from exchange.records import Order
+from exchange.engine.engine import Engine
+from exchange.engine.fast_path import FastPath
+from exchange.model.records import Order
+from exchange.orders.matching import Matching
+from exchange.takes.taker_side import TakerSide
 from tests.simulation.watch import Watch
 
 
@@ -34,7 +34,7 @@ class WatchedMatching(Matching):
         self.watch.matched(self.engine, self.number, now, order)
 
 
-class WatchedExpress(Express):
+class WatchedExpress(FastPath):
     """The production short way; tells the watch of every trade before it is carried out, one by one."""
 
     watch: Watch
@@ -69,7 +69,7 @@ class WatchedExpress(Express):
         return quantity, value
 
 
-class WatchedAsking(Asking):
+class WatchedAsking(TakerSide):
     """The production side of the taker; tells the watch of every answer before it counts."""
 
     watch: Watch

@@ -1,7 +1,7 @@
 """`python -m tests.simulation.old_copies`: nodes started from an old copy of their data directory.
 
 How many write an event under a number that the network has seen, with the time of listening that
-`exchange.listening` gives them and without it, over the same starts.
+`exchange.feeds.startup_fence` gives them and without it, over the same starts.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from exchange.commands import NewOrder
-from exchange.core import Drained
-from exchange.listening import Listening
-from exchange.records import PutBatch, Recovered
+from exchange.feeds.startup_fence import StartupFence
+from exchange.model.commands import NewOrder
+from exchange.model.records import PutBatch, Recovered
+from exchange.orders.engine_context import Drained
 from tests.simulation.bots import MID
 from tests.simulation.invariants import Violation
 from tests.simulation.node import Node
@@ -120,7 +120,7 @@ def _submit(node: Node, step: int) -> None:
 
 def writes_at_once() -> AbstractContextManager[object]:
     """Without the time of listening."""
-    return patch.object(Listening, "over", lambda self, now, doubt: True)
+    return patch.object(StartupFence, "over", lambda self, now, doubt: True)
 
 
 def main() -> None:

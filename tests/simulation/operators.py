@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from exchange.engine import Engine
-from exchange.instruments import Instrument
+from exchange.engine.engine import Engine
+from exchange.model.instruments import Instrument
 
 if TYPE_CHECKING:
     from tests.simulation.settings import Trading

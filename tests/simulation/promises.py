@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from exchange.commands import NewOrder
-from exchange.events import Event, Filled, Opened
-from exchange.records import Fill, Order
+from exchange.model.commands import NewOrder
+from exchange.model.events import Event, Filled, Opened
+from exchange.model.records import Fill, Order
 from tests.simulation.invariants import Violation
 
 

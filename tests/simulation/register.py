@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from exchange.accounts import AuthError
-from exchange.engine import Engine
-from exchange.records import Fill, Order
+from exchange.engine.engine import Engine
+from exchange.ledger.accounts import AuthError
+from exchange.model.records import Fill, Order
 from tests.simulation.invariants import Violation
 
 KeyState = Literal["absent", "valid", "revoked"]

@@ -102,12 +102,15 @@ class Settings:
         """The exchange's sizes made small, so that snapshots and many batches occur in a short run."""
         with ExitStack() as stack:
             for name, value in (
-                ("exchange.feed.CHECKPOINT_EVERY", self.checkpoint_every),
-                ("exchange.feed.CHECKPOINT_FACTOR", 1 if self.checkpoint_every < 1000 else 4),
-                ("exchange.feed.PAGE_ORDERS", self.page_orders),
-                ("exchange.feed.MAX_EVENTS", self.batch_events),
-                ("exchange.feed.MAX_BUFFERED", self.early_batches),
-                ("exchange.replication.PART_BYTES", 600 if self.page_orders < 100 else 256 * 1024),
+                ("exchange.feeds.feed.CHECKPOINT_EVERY", self.checkpoint_every),
+                ("exchange.feeds.feed.CHECKPOINT_FACTOR", 1 if self.checkpoint_every < 1000 else 4),
+                ("exchange.feeds.feed.PAGE_ORDERS", self.page_orders),
+                ("exchange.feeds.feed.MAX_EVENTS", self.batch_events),
+                ("exchange.feeds.feed.MAX_BUFFERED", self.early_batches),
+                (
+                    "exchange.feeds.replication.PART_BYTES",
+                    600 if self.page_orders < 100 else 256 * 1024,
+                ),
             ):
                 stack.enter_context(patch(name, value))
             yield

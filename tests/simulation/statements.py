@@ -12,12 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from exchange.archive import FOREVER
-from exchange.decimals import plain
-from exchange.purses import PEER
-from exchange.reconciling import FORMAT, Evidence, Search, judge
-from exchange.records import Fill, PendingTake, Posting
-from exchange.statements import (
+from exchange.journal.archive import FOREVER
+from exchange.ledger.balances import PEER
+from exchange.ledger.reconciliation import FORMAT, Evidence, Search, judge
+from exchange.ledger.statements import (
     VERSION,
     Asked,
     Folding,
@@ -34,12 +32,14 @@ from exchange.statements import (
     trade_of,
     units,
 )
+from exchange.model.decimals import plain
+from exchange.model.records import Fill, PendingTake, Posting
 from tests.simulation.invariants import Violation
 from tests.simulation.keys import RealKeys
 
 
 class Past(Protocol):
-    """What a statement is made of: the part of `exchange.archive.Archive` that it asks for."""
+    """What a statement is made of: the part of `exchange.journal.archive.Archive` that it asks for."""
 
     def cut(self) -> tuple[int, int]: ...
 

@@ -11,25 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-import p2p.seen
-from exchange import (
-    asking,
-    book,
-    desk,
-    engine,
-    expiry,
-    fills,
-    ledger,
-    making,
-    market,
-    matching,
-    orders,
-    reducing,
-    replication,
-    settlement,
-    triggers,
-)
-from exchange.records import DropTake, PendingTake
+import p2p.base.seen_window
+from exchange.engine import engine, order_manager
+from exchange.feeds import replication
+from exchange.ledger import ledger
+from exchange.market import market, order_book, triggers
+from exchange.model.records import DropTake, PendingTake
+from exchange.orders import expiry, fills, matching, order_store, reduce_only
+from exchange.takes import maker_side, take_protocol, taker_side
 from tests.simulation import disk, node
 from tests.simulation.runner import run_one
 from tests.simulation.settings import Trading, settings_of
@@ -47,14 +36,14 @@ Bug = Callable[[Patch], None]
 
 def decides_again(patch: Patch) -> None:
     """The maker does not remember what it decided."""
-    patch.setattr(settlement.Maker, "decided", lambda self, taker, take: None)
+    patch.setattr(take_protocol.Maker, "decided", lambda self, taker, take: None)
 
 
 def forgets_refusals(patch: Patch) -> None:
     """A refusal is no decision: a late copy of a refused take may be granted."""
-    put = making.Making._put
+    put = maker_side.Making._put
     patch.setattr(
-        making.Making,
+        maker_side.Making,
         "_put",
         lambda self, decision: put(self, decision) if decision.quantity else None,
     )
@@ -62,7 +51,7 @@ def forgets_refusals(patch: Patch) -> None:
 
 def grants_what_is_asked(patch: Patch) -> None:
     """The maker does not look at how much is left."""
-    decide = making.Making._decide
+    decide = maker_side.Making._decide
 
     def generous(self: Any, now: float, taker: str, ask: Any) -> Any:
         order = self._orders.open.get(ask.order)
@@ -70,12 +59,12 @@ def grants_what_is_asked(patch: Patch) -> None:
             order.shown = max(order.shown, ask.quantity)
         return decide(self, now, taker, ask)
 
-    patch.setattr(making.Making, "_decide", generous)
+    patch.setattr(maker_side.Making, "_decide", generous)
 
 
 def gives_up(patch: Patch) -> None:
     """The taker releases what it asked for when no answer came for a second."""
-    send_due = asking.Asking.send_due
+    send_due = taker_side.Asking.send_due
 
     def hasty(self: Any, now: float) -> None:
         for take in self._taker.pending:
@@ -89,7 +78,7 @@ def gives_up(patch: Patch) -> None:
                 self._orders.work.append(order.number)
         send_due(self, now)
 
-    patch.setattr(asking.Asking, "send_due", hasty)
+    patch.setattr(taker_side.Asking, "send_due", hasty)
 
 
 def does_not_reserve(patch: Patch) -> None:
@@ -100,8 +89,8 @@ def does_not_reserve(patch: Patch) -> None:
         order, quantity = args[0], args[4]
         order.pending -= quantity
 
-    ask = asking.Asking.ask
-    patch.setattr(asking.Asking, "ask", nothing_pending)
+    ask = taker_side.Asking.ask
+    patch.setattr(taker_side.Asking, "ask", nothing_pending)
 
 
 def counts_an_answer_twice(patch: Patch) -> None:
@@ -110,7 +99,7 @@ def counts_an_answer_twice(patch: Patch) -> None:
     def keep(self: Any, take: int) -> Any:
         return self._asking[take].take
 
-    patch.setattr(settlement.Taker, "resolve", keep)
+    patch.setattr(take_protocol.Taker, "resolve", keep)
 
 
 # Deduplication
@@ -118,12 +107,12 @@ def counts_an_answer_twice(patch: Patch) -> None:
 
 def decides_late_copies(patch: Patch) -> None:
     """The maker forgets decisions the taker knows, and then decides a late copy of such a take."""
-    patch.setattr(settlement.Maker, "stale", lambda self, taker, take: False)
+    patch.setattr(take_protocol.Maker, "stale", lambda self, taker, take: False)
 
 
 def hears_twice(patch: Patch) -> None:
     """The router does not recognise what it has seen."""
-    patch.setattr(p2p.seen.SeenWindow, "__contains__", lambda self, key: False)
+    patch.setattr(p2p.base.seen_window.SeenWindow, "__contains__", lambda self, key: False)
 
 
 # Replay and recovery
@@ -131,18 +120,18 @@ def hears_twice(patch: Patch) -> None:
 
 def asks_before_writing(patch: Patch) -> None:
     """A take is not in the journal before its maker is asked."""
-    ask = asking.Asking.ask
+    ask = taker_side.Asking.ask
 
     def forgetful(self: Any, *args: Any) -> None:
         ask(self, *args)
         self._core.records[:] = [r for r in self._core.records if not isinstance(r, PendingTake)]
 
-    patch.setattr(asking.Asking, "ask", forgetful)
+    patch.setattr(taker_side.Asking, "ask", forgetful)
 
 
 def loses_decisions(patch: Patch) -> None:
     """A restarted maker does not know what it decided."""
-    patch.setattr(settlement.Maker, "restore", lambda self, decisions, marks: None)
+    patch.setattr(take_protocol.Maker, "restore", lambda self, decisions, marks: None)
 
 
 def speaks_before_it_is_durable(patch: Patch) -> None:
@@ -205,24 +194,24 @@ def ignores_time(patch: Patch) -> None:
     def last(self: Any, queue: dict[int, int], key: int, quantity: int, priority: Any) -> None:
         queue[key] = quantity
 
-    patch.setattr(book.Book, "_insert", last)
+    patch.setattr(order_book.Book, "_insert", last)
 
 
 def takes_the_youngest(patch: Patch) -> None:
     """Within a price, the last order is taken first."""
-    crossing = book.Book.crossing
+    crossing = order_book.Book.crossing
 
     def backwards(self: Any, side: int, price: int | None) -> Any:
         youngest_first = list(crossing(self, side, price))[::-1]
         return iter(sorted(youngest_first, key=lambda fill: side * fill[1]))
 
-    patch.setattr(book.Book, "crossing", backwards)
+    patch.setattr(order_book.Book, "crossing", backwards)
 
 
 def takes_its_own_youngest(patch: Patch) -> None:
     """The same, of orders that meet only this node's own."""
-    reach = book.Book.reach
-    patch.setattr(book.Book, "reach", lambda self, *terms: reach(self, *terms)[::-1])
+    reach = order_book.Book.reach
+    patch.setattr(order_book.Book, "reach", lambda self, *terms: reach(self, *terms)[::-1])
 
 
 def shows_the_absent(patch: Patch) -> None:
@@ -288,30 +277,30 @@ def owes_the_wrong_node(patch: Patch) -> None:
 
 def keeps_the_hold(patch: Patch) -> None:
     """An order that ends does not release what it held."""
-    hold = orders.Orders.hold
+    hold = order_store.Orders.hold
 
     def never_released(self: Any, order: Any) -> None:
         if not order.done:
             hold(self, order)
 
-    patch.setattr(orders.Orders, "hold", never_released)
+    patch.setattr(order_store.Orders, "hold", never_released)
 
 
 def forgets_holds(patch: Patch) -> None:
     """After a restart nothing is held for the orders that are open."""
-    restore = orders.Orders.restore
+    restore = order_store.Orders.restore
 
     def without(self: Any, *args: Any) -> None:
         with patch.context() as inner:
-            inner.setattr(orders.Orders, "hold", lambda self, order: None)
+            inner.setattr(order_store.Orders, "hold", lambda self, order: None)
             restore(self, *args)
 
-    patch.setattr(orders.Orders, "restore", without)
+    patch.setattr(order_store.Orders, "restore", without)
 
 
 def forgets_what_is_under_way(patch: Patch) -> None:
     """A credit limit is compared with what is owed, without what was asked for already."""
-    patch.setattr(settlement.Taker, "of_maker", lambda self, maker: [])
+    patch.setattr(take_protocol.Taker, "of_maker", lambda self, maker: [])
 
 
 # Kinds of orders
@@ -329,27 +318,27 @@ def commits_too_soon(patch: Patch) -> None:
 
 def keeps_reservations_for_a_moment(patch: Patch) -> None:
     """Every second reservation ends before its taker can have committed."""
-    decide = making.Making._decide
+    decide = maker_side.Making._decide
 
     def hasty(self: Any, now: float, taker: str, ask: Any) -> Any:
         decision = decide(self, now, taker, ask)
-        if decision.reason != settlement.RESERVED or ask.take % 2:
+        if decision.reason != take_protocol.RESERVED or ask.take % 2:
             return decision
         return msgspec.structs.replace(decision, until=decision.time + 1)
 
-    patch.setattr(making.Making, "_decide", hasty)
+    patch.setattr(maker_side.Making, "_decide", hasty)
 
 
 def waits_for_the_silent(patch: Patch) -> None:
     """A fill-or-kill order that is given up waits until the owners have said that they heard of it."""
     patch.setattr(
-        asking.Asking, "give_up", lambda self, now, take: self._taker.void(now, take.take)
+        taker_side.Asking, "give_up", lambda self, now, take: self._taker.void(now, take.take)
     )
 
 
 def commits_what_it_gave_up(patch: Patch) -> None:
     """Owners are asked to fill what a fill-or-kill order waits for no more."""
-    message = settlement.Taker._message
+    message = take_protocol.Taker._message
 
     def confused(self: Any, take: Any) -> Any:
         ask = message(self, take)
@@ -357,7 +346,7 @@ def commits_what_it_gave_up(patch: Patch) -> None:
             return ask
         return msgspec.structs.replace(ask, phase="commit", void=False)
 
-    patch.setattr(settlement.Taker, "_message", confused)
+    patch.setattr(take_protocol.Taker, "_message", confused)
 
 
 def leaves_the_sibling(patch: Patch) -> None:
@@ -378,43 +367,43 @@ def triggers_too_early(patch: Patch) -> None:
 def post_only_takes(patch: Patch) -> None:
     """A post-only order that meets something is not cancelled."""
     patch.setattr(matching.Matching, "would_take", lambda self, order, **more: False)
-    match_ = desk.Desk._match
+    match_ = order_manager.Desk._match
 
     def greedy(self: Any, now: float, order: Any) -> None:
         post_only, order.post_only = order.post_only, False
         match_(self, now, order)
         order.post_only = post_only
 
-    patch.setattr(desk.Desk, "_match", greedy)
+    patch.setattr(order_manager.Desk, "_match", greedy)
 
 
 def shows_the_whole_iceberg(patch: Patch) -> None:
     """A slice that is gone is followed by all that is left."""
-    show = orders.Orders._show
+    show = order_store.Orders._show
 
     def all_of_it(self: Any, now: float, market: Any, order: Any, *args: Any) -> None:
         display, order.display = order.display, 0 if order.filled else order.display
         show(self, now, market, order, *args)
         order.display = display
 
-    patch.setattr(orders.Orders, "_show", all_of_it)
+    patch.setattr(order_store.Orders, "_show", all_of_it)
 
 
 def shows_hidden_orders(patch: Patch) -> None:
     """A hidden order is in its owner's feed."""
-    publish = orders.Orders.publish
+    publish = order_store.Orders.publish
 
     def openly(self: Any, now: float, order: Any, *, moved: bool = False) -> None:
         hidden, order.hidden = order.hidden, False
         publish(self, now, order, moved=moved)
         order.hidden = hidden
 
-    patch.setattr(orders.Orders, "publish", openly)
+    patch.setattr(order_store.Orders, "publish", openly)
 
 
 def goes_through_nothing(patch: Patch) -> None:
     """A reduce-only order is not cut to the position."""
-    patch.setattr(reducing.Reducing, "room", lambda self, *args: 2**40)
+    patch.setattr(reduce_only.Reducing, "room", lambda self, *args: 2**40)
 
 
 def never_expires(patch: Patch) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from exchange import accounts, desk, entry, fills, ledger
-from exchange.records import ApiKey, PutNonce
+from exchange.engine import order_manager
+from exchange.ledger import accounts, ledger
+from exchange.model.records import ApiKey, PutNonce
+from exchange.orders import fills, order_validation
 from tests.simulation import disk
 from tests.simulation.runner import run_one
 
@@ -112,12 +114,14 @@ def does_not_write_freezes(patch: Patch) -> None:
 
 def leaves_the_orders_of_the_frozen(patch: Patch) -> None:
     """The open orders of an account that is frozen stay in the book."""
-    patch.setattr(desk.Desk, "freeze", lambda self, now, number: self._core.accounts.freeze(number))
+    patch.setattr(
+        order_manager.Desk, "freeze", lambda self, now, number: self._core.accounts.freeze(number)
+    )
 
 
 def lets_the_frozen_trade(patch: Patch) -> None:
     """Orders of frozen accounts are accepted."""
-    patch.setattr(entry.Entry, "check_active", lambda self, number: None)
+    patch.setattr(order_validation.Entry, "check_active", lambda self, number: None)
 
 
 # Keys

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exchange.core import Refused
+from exchange.orders.engine_context import Refused
 from tests.simulation.old_copies import start_old_copy, writes_at_once
 from tests.simulation.settings import settings_of
 

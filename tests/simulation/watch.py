@@ -9,13 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from fractions import Fraction
 
-from exchange.commands import NewOrder
-from exchange.core import Drained
-from exchange.engine import Engine
-from exchange.events import Batch, Event
-from exchange.messages import FeedPart, TakeResult, unpack
-from exchange.ports import Message
-from exchange.records import Decision, Fill, Order, PutBatch
+from exchange.engine.engine import Engine
+from exchange.feeds.exchange_messages import FeedPart, TakeResult, unpack
+from exchange.model.commands import NewOrder
+from exchange.model.events import Batch, Event
+from exchange.model.ports import Message
+from exchange.model.records import Decision, Fill, Order, PutBatch
+from exchange.orders.engine_context import Drained
 from tests.simulation import invariants, money, promises
 from tests.simulation.books import Books
 from tests.simulation.invariants import FillKey, Offer, Violation

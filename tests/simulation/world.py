@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from exchange.commands import NewOrder
-from exchange.engine import Engine
-from exchange.records import Order
+from exchange.engine.engine import Engine
+from exchange.model.commands import NewOrder
+from exchange.model.records import Order
 from tests.simulation import invariants
 from tests.simulation.bots import MID, Bots
 from tests.simulation.clerks import Clerks

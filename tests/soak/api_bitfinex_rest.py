@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from node.bitfinex.errors import ORDER_TEXT
-from node.trust import Trust
+from node.client.server_trust import Trust
 from tests.soak.bitfinex import (
     PASSING,
     SYMBOLS,

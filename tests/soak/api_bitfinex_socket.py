@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from node.trust import Trust
+from node.client.server_trust import Trust
 from tests.soak.api_bitfinex_rest import TIMEOUT, BitfinexRestApi, change_of, loads, refusal
 from tests.soak.bitfinex import Nonces, fill_of, order_id, payload_of, signature, state_of
 from tests.soak.told import Record, State, Unanswered, Wish

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
-from node.client import AiohttpTransport, ApiError, ClientError, ExchangeClient
-from node.streaming_client import StreamingClient
-from node.streams.messages import Fills, FillsSnapshot, Orders, OrdersSnapshot
-from node.trust import Trust
-from node.views import AmendRequest, FillView, OrderRequest, OrderView
+from node.client.exchange_client import AiohttpTransport, ApiError, ClientError, ExchangeClient
+from node.client.server_trust import Trust
+from node.client.streaming_client import StreamingClient
+from node.streams.stream_messages import Fills, FillsSnapshot, Orders, OrdersSnapshot
+from node.views.views import AmendRequest, FillView, OrderRequest, OrderView
 from tests.soak.told import Record, Refusal, State, ToldFill, Unanswered, Wish
 
 TIMEOUT = 8.0  # seconds

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from exchange.instruments import Instrument, Instruments
-from exchange.journal import Journal
-from exchange.ledger import decimals_of
-from exchange.records import Fill, Order, Posting, Recovered
-from node.bitfinex.ids import trade_id
+from exchange.journal.journal import Journal
+from exchange.ledger.ledger import decimals_of
+from exchange.model.instruments import Instrument, Instruments
+from exchange.model.records import Fill, Order, Posting, Recovered
+from node.bitfinex.order_ids import trade_id
 from tests.simulation.invariants import FillKey, Violation, both_sides, conserved
 from tests.soak.told import Known, Record, ToldFill
 

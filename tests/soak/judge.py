@@ -13,7 +13,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from node.client import ClientError, ExchangeClient, UntrustedNode
+from node.client.exchange_client import ClientError, ExchangeClient, UntrustedNode
 from tests.soak.bots import Bot
 from tests.soak.disk import Disk, between, read
 from tests.soak.report import percentiles

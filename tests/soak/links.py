@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from p2p.link import Carrier
+from p2p.wire.link import Carrier
 
 CHUNK: Final = 65_536  # bytes
 HOST: Final = "127.0.0.1"

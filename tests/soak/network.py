@@ -11,7 +11,7 @@ import asyncio
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from p2p.link import Carrier
+from p2p.wire.link import Carrier
 from tests.integration.processes import GRENACHE, GrapeProcess, NodeProcess, Nodes, eventually
 from tests.soak.grapes import Views
 from tests.soak.links import Links, Ports

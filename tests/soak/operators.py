@@ -16,7 +16,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Literal, TypeVar
 
-from node.client import AiohttpTransport, ApiError, ClientError, ExchangeClient
+from node.client.exchange_client import AiohttpTransport, ApiError, ClientError, ExchangeClient
 from tests.integration.processes import NodeProcess
 from tests.soak.bots import GROUNDS
 

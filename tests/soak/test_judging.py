@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from exchange.instruments import Instruments
-from exchange.records import Account, Fill, Order, Posting, Recovered
+from exchange.model.instruments import Instruments
+from exchange.model.records import Account, Fill, Order, Posting, Recovered
 from tests.soak.disk import Disk, between
 from tests.soak.told import Record, State, ToldFill, Wish
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from node.account_views import AccountRequest
+from node.views.account_views import AccountRequest
 from tests.integration.processes import NodeProcess
 from tests.soak import bots as habits
 from tests.soak.api_bitfinex_rest import BitfinexRestApi

@@ -8,7 +8,7 @@ import pytest
 from grenache_kit import RawConnection
 from grenache_worker_kit import Service
 
-from p2p.grenache.rpc.worker import Worker
+from p2p.grenache.rpc.rpc_worker import Worker
 
 
 @pytest.fixture

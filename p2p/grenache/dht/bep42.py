@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Final
 
+from p2p.grenache.dht.compact_addresses import Reach, pack_host, reach
 from p2p.grenache.dht.krpc import ID_BYTES
-from p2p.grenache.dht.net import Reach, pack_host, reach
 
 _MASK: Final = (0x03, 0x0F, 0x3F, 0xFF)
 

@@ -24,8 +24,8 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 from p2p.grenache.bep44 import MAX_SEQ
 from p2p.grenache.dht import bencode
-from p2p.grenache.dht.net import pack, unpack
-from p2p.grenache.ports import MAX_NAME, MAX_SALT, MAX_VALUE, Address
+from p2p.grenache.dht.compact_addresses import pack, unpack
+from p2p.grenache.directory import MAX_NAME, MAX_SALT, MAX_VALUE, Address
 
 ID_BYTES: Final = 20
 NODE_BYTES: Final = ID_BYTES + 6

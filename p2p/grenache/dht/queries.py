@@ -18,9 +18,9 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
+from p2p.base.timers import Timer, Timers
 from p2p.grenache.dht.krpc import Ask, Failure, Reply, encode_query
-from p2p.grenache.dht.timers import Timer, Timers
-from p2p.grenache.ports import Address
+from p2p.grenache.directory import Address
 
 INITIAL_TIMEOUT: Final = 0.1  # seconds, before anything was measured
 DEVIATIONS: Final = 4.0  # above the mean: a path's own answers vary little

@@ -1,0 +1,1 @@
+"""Grenache RPC over HTTP and WebSocket: workers, clients, publishers, subscribers."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from p2p.grenache.rpc.wire import COMPRESS, GZIP, TooLarge
+from p2p.grenache.rpc.rpc_wire import COMPRESS, GZIP, TooLarge
 
 MAX_HEAD: Final = (
     16384  # bytes of a status line with its headers, and of what follows the last chunk

@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed, RequestTimeout
-from p2p.grenache.ports import Address
 from p2p.grenache.rpc.http1 import BadHttp, HttpReply, ReplyParser, request_head
-from p2p.grenache.rpc.transports import (
+from p2p.grenache.rpc.rpc_transport import (
     CLOSE_TIMEOUT,
     CLOSED,
     CONNECT_TIMEOUT,
@@ -34,7 +34,7 @@ from p2p.grenache.rpc.transports import (
     refused,
     where,
 )
-from p2p.grenache.rpc.wire import (
+from p2p.grenache.rpc.rpc_wire import (
     Malformed,
     Reply,
     TooLarge,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2p.grenache.rpc.wire import MAX_PAYLOAD
+from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one port. Bytes and seconds; see `p2p.grenache.rpc.server`."""
+    """Of one port. Bytes and seconds; see `p2p.grenache.rpc.rpc_server`."""
 
     max_payload: int = MAX_PAYLOAD
     max_connections: int = 512

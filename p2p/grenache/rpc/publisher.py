@@ -22,10 +22,10 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from p2p.grenache.announcing import INTERVAL, Announcer
-from p2p.grenache.names import check_service
-from p2p.grenache.ports import Address, Directory
-from p2p.grenache.rpc import server
+from p2p.grenache.announcer import INTERVAL, Announcer
+from p2p.grenache.directory import Address, Directory
+from p2p.grenache.input_checks import check_service
+from p2p.grenache.rpc import rpc_server
 from p2p.grenache.rpc.limits import Limits
 
 MAX_HEARD: Final = 1 << 12  # bytes of a message from a subscriber, which has nothing to say
@@ -67,7 +67,9 @@ class Publisher:
     ) -> None:
         self._service = check_service(service)
         limits = limits or Limits(max_payload=MAX_HEARD, max_backlog=MAX_BACKLOG)
-        self._server = server.Server(_on_http, _on_socket, tls=tls, limits=limits, origins=origins)
+        self._server = rpc_server.Server(
+            _on_http, _on_socket, tls=tls, limits=limits, origins=origins
+        )
         self._announcer: Announcer | None = None
         if directory is not None:
             self._announcer = Announcer(directory, interval=announce_interval)
@@ -109,9 +111,9 @@ class Publisher:
             How many it was sent to; some of them may not live to read it.
         """
         if isinstance(message, str):
-            frame = server.frame(message.encode())
+            frame = rpc_server.frame(message.encode())
         else:
-            frame = server.frame(message, text=False)
+            frame = rpc_server.frame(message, text=False)
         sockets = self._server.sockets
         sent = sum(socket.send(frame) for socket in sockets)
         self._published += 1
@@ -141,9 +143,9 @@ class Publisher:
 
 
 async def _on_http(request: web.BaseRequest) -> web.StreamResponse:
-    raise server.Refused(426, "ERR_WEBSOCKET: this is a publisher, connect with a WebSocket")
+    raise rpc_server.Refused(426, "ERR_WEBSOCKET: this is a publisher, connect with a WebSocket")
 
 
-async def _on_socket(socket: server.Socket) -> None:
+async def _on_socket(socket: rpc_server.Socket) -> None:
     async for _ in socket:
         pass

@@ -25,10 +25,10 @@ from typing import Final, Self
 
 import aiohttp
 
+from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import GrenacheError, LookupEmpty, RequestFailed
-from p2p.grenache.names import check_service
-from p2p.grenache.ports import Address, Directory
-from p2p.grenache.rpc.transports import CONNECT_TIMEOUT, MAX_REPLY, where
+from p2p.grenache.input_checks import check_service
+from p2p.grenache.rpc.rpc_transport import CONNECT_TIMEOUT, MAX_REPLY, where
 from p2p.grenache.rpc.ws_transport import Socket, open_session, open_socket
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import aiohttp
 
+from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed, RequestTimeout
-from p2p.grenache.ports import Address
-from p2p.grenache.rpc.transports import (
+from p2p.grenache.rpc.rpc_transport import (
     CLOSE_TIMEOUT,
     CLOSED,
     CONNECT_TIMEOUT,
@@ -31,7 +31,7 @@ from p2p.grenache.rpc.transports import (
     refused,
     where,
 )
-from p2p.grenache.rpc.wire import Malformed, Reply, decode_reply, encode_request
+from p2p.grenache.rpc.rpc_wire import Malformed, Reply, decode_reply, encode_request
 
 log = logging.getLogger(__name__)
 

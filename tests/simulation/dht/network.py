@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from p2p.grenache.dht.node import DhtNode
-from p2p.grenache.dht.settings import DhtSettings
-from p2p.grenache.ports import Address
+from p2p.grenache.dht.dht_node import DhtNode
+from p2p.grenache.dht.dht_settings import DhtSettings
+from p2p.grenache.directory import Address
 from tests.simulation.clock import Scheduler
 
 

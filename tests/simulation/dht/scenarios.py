@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
+from p2p.grenache.dht.compact_addresses import unpack
+from p2p.grenache.dht.dht_settings import K
+from p2p.grenache.dht.iterative_search import IterativeSearch
 from p2p.grenache.dht.krpc import FindNode
-from p2p.grenache.dht.net import unpack
-from p2p.grenache.dht.operations import Found
-from p2p.grenache.dht.search import Search
-from p2p.grenache.dht.settings import K
-from p2p.grenache.dht.table import number
-from p2p.grenache.ports import Address
+from p2p.grenache.dht.lookups import Found
+from p2p.grenache.dht.routing_table import number
+from p2p.grenache.directory import Address
 from tests.simulation.dht.network import Conditions, Host, VirtualNetwork, address
 
 
@@ -314,7 +314,7 @@ def closest_found(nodes: int, seed: int, targets: int = 50) -> float:
         others = [host for host in hosts if host is not asker]
         others.sort(key=lambda host: number(host.node.id) ^ number(target))
         best = {host.address for host in others[:K]}
-        ended: list[Search] = []
+        ended: list[IterativeSearch] = []
         asker.call(
             lambda now, asker=asker, target=target, ended=ended: asker.node._core.search(
                 now, FindNode(target), target, lambda *_: True, lambda now, s: ended.append(s)

@@ -24,7 +24,7 @@ Load = tuple[float, float, float]  # in flight, latency estimate, service time
 
 
 class Policy(Protocol):
-    """What the simulated caller asks of a routing policy; `p2p.adaptive.Router` is one."""
+    """What the simulated caller asks of a routing policy; `p2p.adaptive.AdaptiveRouter` is one."""
 
     def pick(self, now: float, candidates: Sequence[int], exclude: Sequence[int] = ()) -> int: ...
     def on_send(self, now: float, peer: int) -> object: ...

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from p2p.adaptive import DEGRADED, RetryPolicy, Router
+from p2p.adaptive import DEGRADED, AdaptiveRouter, RetryPolicy
 from tests.simulation.routing import policies
 from tests.simulation.routing.model import Policy, World
 
@@ -34,8 +34,8 @@ def _shared_oracle() -> Make:
 def makers(callers: int) -> dict[str, Make]:
     """Every policy by name. C3 has to be told how many callers there are; ours does not."""
     return {
-        "router": lambda w, c, rng: Router(rng=rng),
-        "router-weighted": lambda w, c, rng: Router(rng=rng, policy="weighted"),
+        "router": lambda w, c, rng: AdaptiveRouter(rng=rng),
+        "router-weighted": lambda w, c, rng: AdaptiveRouter(rng=rng, policy="weighted"),
         "seeds-greedy": lambda w, c, rng: policies.SeedsScore(rng, greedy=True),
         "seeds-random": lambda w, c, rng: policies.SeedsScore(rng, greedy=False),
         "random": lambda w, c, rng: policies.Plain(rng),
@@ -114,7 +114,7 @@ def _newcomer(world: World) -> None:
 
 def _lies(world: World) -> None:
     """A thousand origins call three healthy servers degraded, again and again, to every caller."""
-    routers = [policy for policy in world.policies if isinstance(policy, Router)]
+    routers = [policy for policy in world.policies if isinstance(policy, AdaptiveRouter)]
 
     def lie(round_: float) -> None:
         for router in routers:
@@ -128,7 +128,7 @@ def _lies(world: World) -> None:
 
 def _gossip(world: World) -> None:
     """Every caller's own hints reach all others, once a second and 10 ms later."""
-    routers = [policy for policy in world.policies if isinstance(policy, Router)]
+    routers = [policy for policy in world.policies if isinstance(policy, AdaptiveRouter)]
 
     def tell(_: None) -> None:
         for i, router in enumerate(routers):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-from p2p.adaptive.breaker import Breaker, BreakerSettings
+from p2p.adaptive.circuit_breaker import Breaker, BreakerSettings
 from p2p.flow import (
     Aimd,
     AimdSettings,

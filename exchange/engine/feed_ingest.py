@@ -1,0 +1,234 @@
+"""Others' feeds on this node: batches and snapshots taken in, the book kept in step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from exchange.feeds.exchange_messages import FeedPart
+from exchange.feeds.feed import Feed, FeedFault, Replica, Writer
+from exchange.feeds.replication import Replicator
+from exchange.market.market import Market, Trade
+from exchange.model.events import (
+    Batch,
+    Checkpoint,
+    Filled,
+    InvalidBatch,
+    Moved,
+    Opened,
+    check_batch,
+)
+from exchange.model.records import PutBatch, Recovered
+from exchange.orders.engine_context import MAX_DRIFT_US, EngineContext
+
+MAX_FEEDS = 100_000
+
+
+class FeedIngest:
+    """Follows every owner's feed of every market that this node trades.
+
+    `uncross(now, market)` is called when a change of the book may have crossed own orders.
+    """
+
+    def __init__(
+        self, core: EngineContext, rng: random.Random, uncross: Callable[[float, Market], None]
+    ) -> None:
+        self._core = core
+        self._uncross = uncross
+        self._ids: dict[bytes, str] = {}
+        self.replicator = Replicator(core.node_id, core.feeds, self._wants_feed, rng)
+
+    def restore(self, past: Recovered) -> None:
+        """Rebuild the feeds, the own ones too, from the journal."""
+        core = self._core
+        trades: dict[str, list[Trade]] = {}
+        for stored in past.feeds:
+            market = core.markets.get(stored.market)
+            if market is None:
+                continue
+            feed = Feed(stored.owner, stored.market)
+            feed.reload(stored.snapshot, stored.batches, core.network)
+            core.feeds[stored.owner, stored.market] = feed
+            if stored.owner == core.node_id:
+                market.writer = Writer(feed, core.keys, core.network)
+            else:
+                market.replicas[stored.owner] = Replica(feed, core.keys, core.network)
+            for batch in stored.batches:
+                trades.setdefault(market.key, []).extend(
+                    Trade(stored.owner, event, batch.first + index)
+                    for index, event in enumerate(batch.events)
+                    if isinstance(event, Filled)
+                )
+        for key, found in trades.items():
+            found.sort(key=lambda trade: trade.event.time)
+            core.markets[key].tape.extend(found)
+
+    def resume(self, now: float) -> None:
+        """Call once after the start: own orders come after those that the journal holds."""
+        for (_, key), feed in self._core.feeds.items():
+            for order in feed.state.orders.values():
+                self._saw_time(now, self._core.markets[key], order.time)
+
+    def owner_of(self, key: bytes) -> str:
+        owner = self._ids.get(key)
+        if owner is None:
+            owner = self._core.keys.node_id_of(key)
+            if len(key) == 32 and len(self._ids) < MAX_FEEDS:
+                self._ids[key] = owner
+        return owner
+
+    def _wants_feed(self, owner: str, market: str) -> bool:
+        # One's own too: more of it out there than here means that this data directory is an old copy.
+        return (
+            market in self._core.markets
+            and len(owner) == len(self._core.node_id)  # it may be asked: a node id, not `*`
+            and not (owner == self._core.node_id and self._core.stale is not None)
+        )
+
+    def on_batch(self, now: float, batch: Batch, via: str) -> bool:
+        owner = self.owner_of(batch.key)
+        market = self._core.markets.get(batch.market)
+        replica = market.replicas.get(owner) if market is not None else None
+        full = replica is None and len(self._core.feeds) >= MAX_FEEDS
+        if market is None or owner == self._core.node_id or full:
+            try:
+                digest = check_batch(self._core.keys, self._core.network, batch)
+            except InvalidBatch:
+                return False
+            if market is not None and owner == self._core.node_id:
+                self._on_own_batch(market, batch, digest)
+            return True
+        if replica is None:
+            feed = Feed(owner, market.key)
+            replica = Replica(feed, self._core.keys, self._core.network)
+            try:
+                applied = replica.offer(batch)
+            except InvalidBatch:
+                return False  # no state for a stranger's forgery
+            except FeedFault as fault:
+                self._blame(market, owner, fault)
+                applied = []
+            market.replicas[owner] = replica
+            self._core.feeds[owner, market.key] = feed
+        else:
+            try:
+                applied = replica.offer(batch)
+            except InvalidBatch:
+                return False
+            except FeedFault as fault:
+                self._blame(market, owner, fault)
+                return True
+        self._advance(now, market, replica, applied)
+        if replica.gap:
+            self.replicator.claimed(now, via, owner, market.key, batch.first - 1)
+        return True
+
+    def _advance(self, now: float, market: Market, replica: Replica, applied: list[Batch]) -> None:
+        feed = replica.feed
+        for batch in applied:
+            self._core.records.append(PutBatch(feed.owner, batch))
+            for number, event in enumerate(batch.events, batch.first):
+                if isinstance(event, (Opened, Moved)):
+                    self._saw_time(now, market, event.time)
+                    market.forget(feed.owner, event.order)
+                elif isinstance(event, Filled):
+                    self._core.add_trade(market, Trade(feed.owner, event, number))
+                    if event.taker == self._core.node_id:
+                        self._check_remembered(feed.owner, event)
+                if not isinstance(event, Checkpoint):
+                    market.refresh(feed.owner, event.order)
+        self._core.save_snapshot(feed)
+        if applied:
+            self.replicator.advanced(now, feed.owner, market.key, feed.number)
+            market.drop_holds(now, feed.owner)
+            if market.crossed:
+                self._uncross(now, market)
+
+    def _check_remembered(self, owner: str, event: Filled) -> None:
+        """A trade that this node took: warn, once, if its journal has never heard of it. Nothing more
+        than that, for anybody can write such an event."""
+        core = self._core
+        if event.take in core.forgotten:
+            core.forgotten = range(0)
+            core.warn(
+                f"node {owner} says that this node took {event.quantity} lots from its order "
+                f"{event.order}, of which this data directory knows nothing: it is an old copy and "
+                "its fills are incomplete, or that node lies"
+            )
+
+    def _saw_time(self, now: float, market: Market, time: int) -> None:
+        """Own orders come after every order seen, unless its owner's clock is absurdly far ahead."""
+        if time <= self._core.us(now) + MAX_DRIFT_US:
+            market.last_time = max(market.last_time, time)
+
+    def _blame(self, market: Market, owner: str, fault: FeedFault) -> None:
+        self._core.warn(
+            f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
+        )
+        market.hide(owner)
+        self.replicator.forget(owner, market.key)
+
+    def _on_own_batch(self, market: Market, batch: Batch, digest: bytes) -> None:
+        """Something that this node's key signed: is it what this data directory remembers?"""
+        feed = market.writer.feed
+        held = feed.batches.get(batch.first)
+        if batch.last <= feed.base or (held is not None and held.digest == digest):
+            return
+        if self._core.stale is None:
+            self._core.stale = (
+                f"the network has event {batch.last} of this node's feed for {market.key}, this data "
+                f"directory does not (it ends at {feed.number}): it is an old copy. Start with the "
+                "current data directory, or with a new one to become a new node"
+            )
+            self._core.warn(self._core.stale)
+        self.replicator.forget(self._core.node_id, market.key)
+
+    def on_part(self, now: float, node: str, part: FeedPart) -> bool:
+        market = self._core.markets.get(part.market)
+        if market is None:
+            return True
+        for batch in part.batches:
+            if batch.market != part.market or self.owner_of(batch.key) != part.owner:
+                return False
+            if not self.on_batch(now, batch, node):
+                return False
+        checkpoint = part.checkpoint
+        if checkpoint is not None:
+            # Before its pages are kept: they may be large.
+            if checkpoint.market != part.market or self.owner_of(checkpoint.key) != part.owner:
+                return False
+            try:
+                digest = check_batch(self._core.keys, self._core.network, checkpoint)
+            except InvalidBatch:
+                return False
+            if part.owner == self._core.node_id:
+                self._on_own_batch(market, checkpoint, digest)
+                return True
+        complete = self.replicator.on_part(now, node, part)
+        if complete is None:
+            return True
+        batch, pages = complete
+        replica = market.replicas.get(part.owner)
+        if replica is None and len(self._core.feeds) >= MAX_FEEDS:
+            return True
+        if replica is None:
+            replica = Replica(Feed(part.owner, part.market), self._core.keys, self._core.network)
+        before = list(replica.feed.state.orders)
+        market.replicas[part.owner] = replica
+        self._core.feeds[part.owner, part.market] = replica.feed
+        try:
+            applied = replica.offer_snapshot(batch, pages)
+        except FeedFault as fault:
+            self._blame(market, part.owner, fault)
+            return True
+        if applied is None:
+            return True
+        market.replaced(part.owner, before)
+        for order in replica.feed.state.orders.values():
+            self._saw_time(now, market, order.time)
+        self._advance(now, market, replica, applied)
+        self.replicator.advanced(now, part.owner, part.market, replica.feed.number)
+        market.drop_holds(now, part.owner)
+        if market.crossed:
+            self._uncross(now, market)
+        return True

@@ -1,0 +1,118 @@
+"""Presence leases: whose orders may be shown and matched.
+
+An owner broadcasts its presence a few times per lease. A replica shows the owner's orders until
+the lease runs out by the replica's own clock, counted from arrival: no clock is compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from exchange.feeds.exchange_messages import Presence
+from exchange.model.ports import Keys
+
+MAX_LEASE_MS = 600_000
+MAX_HEADS = 1000
+MAX_KNOWN = 100_000  # owners ever heard of: keys are free to make
+RENEWALS_PER_LEASE = 3  # so that two lost in a row do not end it
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _signed(network: str, presence: Presence) -> bytes:
+    return hashlib.sha256(
+        _encoder.encode(
+            [
+                "exchange-node presence",
+                network,
+                presence.key,
+                presence.incarnation,
+                presence.counter,
+                presence.lease,
+                presence.heads,
+            ]
+        )
+    ).digest()
+
+
+class PresenceLeases:
+    """The leases that this node knows of, and its own presence."""
+
+    def __init__(self, keys: Keys, network: str, *, incarnation: int, lease_ms: int) -> None:
+        self._keys = keys
+        self._network = network
+        self._incarnation = incarnation
+        self._lease_ms = lease_ms
+        self._counter = 0
+        self._known: dict[str, tuple[int, int]] = {}  # owner -> (incarnation, counter)
+        self._until: dict[str, float] = {}
+        self._next_renewal = 0.0
+        self._last_renewal = float("-inf")
+
+    def present(self, owner: str) -> bool:
+        return owner in self._until
+
+    @property
+    def owners(self) -> list[str]:
+        """Others whose lease runs, in order of their id."""
+        return sorted(self._until)
+
+    def make(self, now: float, heads: list[tuple[str, int]], *, leaving: bool = False) -> Presence:
+        """This node's next presence, signed."""
+        self._counter += 1
+        self._last_renewal = now
+        self._next_renewal = now + self._lease_ms / 1000 / RENEWALS_PER_LEASE
+        draft = Presence(
+            self._keys.public_key,
+            self._incarnation,
+            self._counter,
+            0 if leaving else self._lease_ms,
+            heads[:MAX_HEADS],
+        )
+        return msgspec.structs.replace(
+            draft, signature=self._keys.sign(_signed(self._network, draft))
+        )
+
+    def renewal_due(self, now: float) -> bool:
+        return now >= self._next_renewal
+
+    def hurry(self, now: float, delay: float) -> None:
+        """Renew within `delay` seconds (a newcomer wants to know us), at most once a second."""
+        self._next_renewal = min(self._next_renewal, max(now + delay, self._last_renewal + 1.0))
+
+    def accept(self, now: float, presence: Presence) -> tuple[bool, str, bool]:
+        """Take in another's presence.
+
+        Returns:
+            (valid, owner, newcomer): `newcomer` when this owner or incarnation was not present.
+        """
+        owner = self._keys.node_id_of(presence.key)
+        if not 0 <= presence.lease <= MAX_LEASE_MS or len(presence.heads) > MAX_HEADS:
+            return False, owner, False
+        # Old ones are checked too: what is called valid here is passed on.
+        if not self._keys.verify(
+            presence.key, presence.signature, _signed(self._network, presence)
+        ):
+            return False, owner, False
+        mark = (presence.incarnation, presence.counter)
+        known = self._known.get(owner)
+        if owner == self._keys.node_id or (known is not None and mark <= known):
+            return True, owner, False
+        if known is None and len(self._known) >= MAX_KNOWN:
+            return True, owner, False
+        self._known[owner] = mark
+        if presence.lease == 0:
+            self._until.pop(owner, None)
+            return True, owner, False
+        newcomer = known is None or known[0] != presence.incarnation or owner not in self._until
+        self._until[owner] = now + presence.lease / 1000
+        return True, owner, newcomer
+
+    def expire(self, now: float) -> list[str]:
+        """Owners whose lease has run out since the last call, in order of their id."""
+        gone = sorted(owner for owner, until in self._until.items() if until <= now)
+        for owner in gone:
+            del self._until[owner]
+        return gone

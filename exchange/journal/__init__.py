@@ -1,0 +1,1 @@
+"""Durable state: write-ahead log, snapshots, recovery, archive and market history."""

@@ -1,0 +1,373 @@
+"""History on disk: finished orders, fills and the ledger's lines, in an SQLite file for queries.
+
+It is made from the journal's log, some milliseconds after a commit has returned, and knows how far it
+got: what is lacking after a crash is read again. What the log no longer holds, since a snapshot took
+its place, is here alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from exchange.journal.frames import JournalError
+from exchange.journal.sqlite import opened
+from exchange.model.codec import pack, unpacker
+from exchange.model.records import Fill, Order, Posting
+
+SCHEMA_VERSION: Final = 1
+ROWS: Final = (500, 50, 5, 1)  # rows written by one statement
+FOREVER: Final = 2**62  # us
+
+_SCHEMA: Final = """
+CREATE TABLE place (one INTEGER PRIMARY KEY CHECK (one = 1), frame INTEGER NOT NULL);
+INSERT INTO place VALUES (1, 0);
+CREATE TABLE names (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE orders (
+    number INTEGER PRIMARY KEY, frame INTEGER NOT NULL, account INTEGER NOT NULL,
+    market INTEGER NOT NULL, updated INTEGER NOT NULL, client_id TEXT, data BLOB NOT NULL);
+CREATE INDEX orders_time ON orders (account, market, updated);
+CREATE INDEX orders_client_id ON orders (account, client_id) WHERE client_id IS NOT NULL;
+CREATE TABLE fills (
+    id INTEGER PRIMARY KEY, frame INTEGER NOT NULL, account INTEGER NOT NULL,
+    market INTEGER NOT NULL, time INTEGER NOT NULL, "order" INTEGER NOT NULL,
+    peer INTEGER NOT NULL, take INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX fills_time ON fills (account, market, time);
+CREATE INDEX fills_order ON fills ("order");
+CREATE INDEX fills_peer ON fills (peer, take);
+CREATE TABLE postings (
+    id INTEGER PRIMARY KEY, frame INTEGER NOT NULL, holder TEXT NOT NULL,
+    asset INTEGER NOT NULL, time INTEGER NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL);
+CREATE INDEX postings_time ON postings (holder, asset, time);
+CREATE INDEX postings_moves ON postings (holder, id) WHERE kind NOT IN ('trade', 'fee');
+"""
+_order_of = unpacker(Order).decode
+_fill_of = unpacker(Fill).decode
+_posting_of = unpacker(Posting).decode
+
+Row = tuple[object, ...]
+
+
+class Archive:
+    """`add` is for one thread at a time, what else there is may be called from any."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. One that cannot be used is put aside, and a new one begun.
+
+        Raises:
+            JournalError: it can be neither used nor put aside.
+        """
+        self.path = path
+        self.put_aside: str | None = None  # why the file that was there could not be used
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+        try:
+            try:
+                self._open()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                self.put_aside = str(error)
+                for end in ("-wal", "-shm"):
+                    path.with_name(path.name + end).unlink(missing_ok=True)
+                path.replace(path.with_name(f"{path.name}.damaged"))
+                self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"cannot open the archive {path}: {error}") from error
+
+    def _open(self) -> None:
+        with opened(self.path, _SCHEMA, SCHEMA_VERSION, 2) as connections:
+            self._writer, self._reader = connections
+            db = self._writer
+            (at,) = db.execute("SELECT frame FROM place").fetchone()
+            self.at: int = at  # the last frame in it
+            self._names: dict[str, int] = dict(
+                db.execute("SELECT name, id FROM names ORDER BY id").fetchall()
+            )
+            self._named = len(self._names)  # so many of them are in the file
+            self._next = {
+                table: db.execute(f"SELECT ifnull(max(id), 0) + 1 FROM {table}").fetchone()[0]  # noqa: S608
+                for table in ("fills", "postings")
+            }
+
+    def close(self) -> None:
+        with self._reading:
+            self._reader.close()
+        with self._writing:
+            self._writer.close()
+
+    # Writing
+
+    def add(
+        self,
+        orders: Iterable[tuple[int, Order]],
+        fills: Iterable[tuple[int, Fill]],
+        postings: Iterable[tuple[int, Posting]],
+        at: int,
+    ) -> None:
+        """Add what the frames up to `at` hold, each with its frame's number, all or none.
+
+        Raises:
+            JournalError: nothing was written.
+        """
+        name = self._name
+        following = dict(self._next)
+        rows: dict[str, list[Row]] = {
+            "orders": [
+                (o.number, frame, o.account, name(o.market), o.updated, o.client_id, pack(o))
+                for frame, o in {order.number: (frame, order) for frame, order in orders}.values()
+            ],
+            "fills": [
+                (
+                    *(number, frame, f.account, name(f.market), f.time, f.order),
+                    *(name(f.counterparty), f.take, pack(f)),
+                )
+                for number, (frame, f) in enumerate(fills, following["fills"])
+            ],
+            "postings": [
+                (number, frame, p.holder, name(p.asset), p.time, p.kind, pack(p))
+                for number, (frame, p) in enumerate(postings, following["postings"])
+            ],
+        }
+        names = list(self._names.items())[self._named :]
+        with self._transaction() as db:
+            _insert(db, "names", [(number, name) for name, number in names])
+            for table, values in rows.items():
+                _insert(db, table, values)
+            db.execute("UPDATE place SET frame = ?", (at,))
+        self.at = at
+        self._named += len(names)
+        for table in self._next:
+            self._next[table] += len(rows[table])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._writer
+        with self._writing:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    raise
+            except (sqlite3.Error, OverflowError) as error:
+                raise JournalError(f"cannot write the archive {self.path}: {error}") from error
+
+    def _name(self, name: str) -> int:
+        number = self._names.get(name)
+        if number is None:
+            number = self._names[name] = len(self._names) + 1
+        return number
+
+    def forget_after(self, frame: int) -> None:
+        """Undo what came of later frames: the log was put back to an older copy, or lost its end.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        with self._transaction() as db:
+            for table in ("orders", "fills", "postings"):
+                db.execute(f"DELETE FROM {table} WHERE frame > ?", (frame,))  # noqa: S608
+            db.execute("UPDATE place SET frame = ?", (frame,))
+        self.at = frame
+
+    def flush(self) -> int:
+        """Make durable what is in it. Up to which frame that is."""
+        at = self.at
+        with self._writing, suppress(sqlite3.Error):  # then the log keeps it longer
+            busy, length, moved = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if not busy and length == moved:
+                return at
+        return 0
+
+    # Queries. Times in us, inclusive.
+
+    def order(self, number: int) -> Order | None:
+        rows = self._ask("SELECT data FROM orders WHERE number = ?", (number,))
+        return _order_of(rows[0][0]) if rows else None
+
+    def by_client_id(self, client_id: str, account: int) -> Order | None:
+        """The latest finished order with this client id."""
+        rows = self._ask(
+            "SELECT data FROM orders WHERE account = ? AND client_id = ? ORDER BY number DESC LIMIT 1",
+            (account, client_id),
+        )
+        return _order_of(rows[0][0]) if rows else None
+
+    def past_orders(
+        self,
+        account: int,
+        *,
+        market: str | None = None,
+        start: int = 0,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[Order]:
+        """Finished orders of an account by their last change, then by number."""
+        where = ("orders", "account", account, "market", market, "updated", "number")
+        return [_order_of(data) for data in self._part(where, start, end, limit, newest_first)]
+
+    def fills_of(
+        self,
+        account: int,
+        *,
+        market: str | None = None,
+        order: int | None = None,
+        start: int = 0,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[Fill]:
+        """Fills of an account's orders by time, then as they were written."""
+        if order is None:
+            where = ("fills", "account", account, "market", market, "time", "id")
+            return [_fill_of(data) for data in self._part(where, start, end, limit, newest_first)]
+        way = "DESC" if newest_first else "ASC"
+        rows = self._ask(
+            f'SELECT data FROM fills WHERE "order" = ? AND account = ? AND time BETWEEN ? AND ? '  # noqa: S608
+            f"AND ifnull(market = ?, 1) ORDER BY time {way}, id {way} LIMIT ?",
+            (
+                *(order, account, start, FOREVER if end is None else end),
+                *(None if market is None else self._names.get(market, 0), limit),
+            ),
+        )
+        return [_fill_of(data) for (data,) in rows]
+
+    def postings(
+        self,
+        holder: str,
+        *,
+        asset: str | None = None,
+        start: int = 0,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[Posting]:
+        """A holder's lines of the ledger by time, then as they were written."""
+        where = ("postings", "holder", holder, "asset", asset, "time", "id")
+        return [_posting_of(data) for data in self._part(where, start, end, limit, newest_first)]
+
+    def orders(self, *, market: str | None = None, limit: int) -> list[Order]:
+        """Finished orders of all accounts, those with the greatest numbers first."""
+        return [_order_of(data) for data in self._newest("orders", "number", market, limit)]
+
+    def fills(self, *, market: str | None = None, limit: int) -> list[Fill]:
+        """Fills of all accounts, the latest written first. A `limit` of -1 is none."""
+        return [_fill_of(data) for data in self._newest("fills", "id", market, limit)]
+
+    def ledger(self, *, limit: int) -> list[Posting]:
+        """Lines of all holders, the latest written first. A `limit` of -1 is none."""
+        return [_posting_of(data) for data in self._newest("postings", "id", None, limit)]
+
+    # What is between this node and another. A cut is the same for good: later rows have greater numbers.
+
+    def cut(self) -> tuple[int, int]:
+        """The last fill and the last posting there are."""
+        rows = self._ask(
+            "SELECT (SELECT ifnull(max(id), 0) FROM fills), (SELECT ifnull(max(id), 0) FROM postings)",
+            (),
+        )
+        fills, postings = rows[0]
+        return fills, postings
+
+    def fills_with(
+        self,
+        counterparty: str,
+        upto: int,
+        *,
+        first: int = 0,
+        last: int = FOREVER,
+        page: int = 1000,
+    ) -> Iterator[Fill]:
+        """Fills with another node up to one of `cut`, whose takes are numbered from `first` to `last`;
+        by take. `page` of them are in memory at a time."""
+        at = (first, 0)
+        while True:
+            rows = self._ask(
+                "SELECT take, id, data FROM fills WHERE peer = ? AND take BETWEEN ? AND ? "
+                "AND (take, id) > (?, ?) AND id <= ? ORDER BY take, id LIMIT ?",
+                (self._names.get(counterparty, 0), at[0], last, *at, upto, page),
+            )
+            for take, number, data in rows:
+                yield _fill_of(data)
+                at = (take, number)
+            if len(rows) < page:
+                return
+
+    def last_postings(self, holder: str, upto: int) -> list[Posting]:
+        """A holder's last line in each asset, up to one of `cut`: it has the balance."""
+        rows = self._ask(
+            "SELECT data FROM postings WHERE id IN "
+            "(SELECT max(id) FROM postings WHERE holder = ? AND id <= ? GROUP BY asset)",
+            (holder, upto),
+        )
+        return [_posting_of(data) for (data,) in rows]
+
+    def moves_of(self, holder: str, upto: int) -> list[Posting]:
+        """A holder's lines that come of no trade, the latest written first, up to one of `cut`."""
+        rows = self._ask(
+            "SELECT data FROM postings WHERE holder = ? AND id <= ? "
+            "AND kind NOT IN ('trade', 'fee') ORDER BY id DESC",
+            (holder, upto),
+        )
+        return [_posting_of(data) for (data,) in rows]
+
+    def _newest(self, table: str, key: str, market: str | None, limit: int) -> list[bytes]:
+        where = "" if market is None else "WHERE market = ?2"
+        rows = self._ask(
+            f"SELECT data FROM {table} {where} ORDER BY {key} DESC LIMIT ?1",  # noqa: S608
+            (limit,) if market is None else (limit, self._names.get(market, 0)),
+        )
+        return [data for (data,) in rows]
+
+    def _part(
+        self,
+        where: tuple[str, str, object, str, str | None, str, str],
+        start: int,
+        end: int | None,
+        limit: int,
+        newest_first: bool,
+    ) -> list[bytes]:
+        """One index serves both all markets (or assets) and one: each is asked alone, by time."""
+        table, whose, holder, of, name, time, key = where
+        way = "DESC" if newest_first else "ASC"
+        text = (
+            f"SELECT {time}, {key}, data FROM {table} WHERE {whose} = ? AND {of} = ? "  # noqa: S608
+            f"AND {time} BETWEEN ? AND ? ORDER BY {time} {way}, {key} {way} LIMIT ?"
+        )
+        names = list(self._names.values()) if name is None else [self._names.get(name, 0)]
+        rows: list[tuple[int, int, bytes]] = []
+        for number in names:
+            rows += self._ask(text, (holder, number, start, FOREVER if end is None else end, limit))
+        rows.sort(key=lambda row: row[:2], reverse=newest_first)
+        return [data for _, _, data in rows[:limit]]
+
+    def _ask(self, text: str, values: Sequence[object]) -> list[Any]:
+        with self._reading:
+            try:
+                return self._reader.execute(text, values).fetchall()
+            except sqlite3.Error as error:
+                raise JournalError(f"cannot read the archive {self.path}: {error}") from error
+
+
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
+    """Many rows to a statement: SQLite gives the interpreter away for each one, and to get it back from
+    a busy thread takes 5 ms. One row at a time would then be 200 a second."""
+    done = 0
+    for many in ROWS:
+        while len(rows) - done >= many:
+            part = rows[done : done + many]
+            marks = f"({', '.join('?' * len(part[0]))})"
+            db.execute(
+                f"INSERT OR REPLACE INTO {table} VALUES {', '.join([marks] * many)}",  # noqa: S608
+                [value for row in part for value in row],
+            )
+            done += many

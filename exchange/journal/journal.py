@@ -1,0 +1,383 @@
+"""The journal: everything an acknowledged order depends on, in one directory.
+
+    NUMBER.log        the log: every commit is one frame (exchange.journal.write_ahead_log); the truth
+    NUMBER.state      the state after a frame, so that earlier ones need not be read (exchange.journal.snapshots)
+    archive.sqlite3   finished orders, fills and postings for queries, made from the log (exchange.journal.archive)
+    lock              held by the process that writes
+
+With `sync="full"` a commit is on the disk when it returns, so an acknowledged order survives power
+loss; with "normal" it survives the death of the process only. Archive and snapshots are written by a
+thread of their own, never on the way to an acknowledgement.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from exchange.journal import snapshots
+from exchange.journal.archive import Archive
+from exchange.journal.frames import JournalError
+from exchange.journal.state import RECENT, State
+from exchange.journal.write_ahead_log import SEGMENT_BYTES, Tail, WriteAheadLog, flush_directory
+from exchange.model.codec import pack, unpacker
+from exchange.model.commands import HOUSE
+from exchange.model.records import (
+    Fill,
+    Order,
+    Posting,
+    PutBatch,
+    PutSnapshot,
+    Record,
+    Recovered,
+    Transaction,
+)
+
+__all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
+
+SCHEMA_VERSION: Final = 4  # of the records too: raise it when their fields change
+SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # of log at least before the next snapshot
+SNAPSHOT_FACTOR: Final = 3  # and so many times the size of the last one
+BEHIND: Final = 16  # segments of log that the archive may lack; then commits wait for it
+ARCHIVE_BYTES: Final = 256 * 1024  # of log in one transaction of the archive
+GATHER: Final = 0.02  # s, from a commit to its archiving: what comes meanwhile goes along
+PAUSE_MAX: Final = 0.1  # s; the thread rests as long as it worked, so trading has the processor
+RETRY: Final = 1.0  # s after the archive could not be written
+
+_records_of = unpacker(list[Record]).decode
+
+
+class Journal:
+    """One node's journal. `commit` may be called from another thread than the constructor, one call at
+    a time. `history` may be called from any thread, and blocks until the archive has what was
+    committed before: `await asyncio.to_thread(lambda: journal.history().fills_of(account))`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sync: Literal["full", "normal"] = "full",
+        owner: str = "",
+        background: bool = True,
+        segment_bytes: int = SEGMENT_BYTES,
+        snapshot_bytes: int = SNAPSHOT_BYTES,
+    ) -> None:
+        """Open or create the journal in the directory `path`. Feeds of others than `owner` can be
+        fetched again, so a commit of nothing else does not wait for the disk. Without `background`
+        nothing is archived but by queries, and nothing done about snapshots but by `work`.
+
+        Raises:
+            JournalError: not a journal, damaged, of another version, in use, or not writable.
+        """
+        self.path = path
+        self.note: str | None = None  # what a user should know about the archive
+        self.trouble: str | None = None  # why archive or snapshot could not be written lately
+        self._sync = sync == "full"
+        self._owner = owner
+        self._snapshot_bytes = snapshot_bytes
+        self._failed: str | None = None
+        self._closing = threading.Event()
+        self._wake = threading.Event()
+        self._archiving = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._background = background
+        self._making: Iterator[None] | None = None  # a snapshot, step by step
+        self._lock = -1
+        try:
+            self._open(segment_bytes)
+        except BaseException as error:
+            self._release()
+            if isinstance(error, (OSError, ValueError)):
+                raise JournalError(f"cannot open the journal {path}: {error}") from error
+            raise
+
+    def _open(self, segment_bytes: int) -> None:
+        path = self.path
+        earlier = path if path.is_file() else path.with_name("exchange.sqlite3")
+        if earlier.exists():
+            raise JournalError(
+                f"{earlier} has journal version 1; this program reads version {SCHEMA_VERSION}, "
+                "and cannot convert it"
+            )
+        if not path.exists():
+            path.mkdir(mode=0o700)
+            flush_directory(path.parent)
+        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(f"the journal {path} is in use by another process") from error
+        snapshots.tidy(path)
+        self._snapshot = max(snapshots.numbers(path), default=0)
+        archived = path / "archive.sqlite3"
+        if archived.exists() and not any(path.glob("*.log")):
+            raise JournalError(f"{path} has an archive and no log: what came last is lost")
+        self._log = WriteAheadLog(
+            path, version=SCHEMA_VERSION, start=self._snapshot + 1, segment_bytes=segment_bytes
+        )
+        if self._log.last < self._snapshot or self._log.segments[0] > self._snapshot + 1:
+            raise JournalError(f"{path} lacks the segment of frame {self._snapshot + 1}")
+        self._committed = self._found = self._log.last
+        self._records = self._archived = 0  # since the start: committed; of them in the archive
+        self._segments = self._log.segments
+        self._archive = Archive(archived)
+        self._match_archive()
+        self._tail = Tail(self._log, self._archive.at)
+
+    def _match_archive(self) -> None:
+        """Begin where the archive is, or have it where the log is."""
+        archive, log = self._archive, self._log
+        if archive.put_aside is not None:
+            self.note = f"the archive {archive.path} could not be used ({archive.put_aside})"
+        if archive.at > log.last:
+            archive.forget_after(log.last)
+        first = log.segments[0]
+        if archive.at + 1 < first:
+            lost = f"history from before frame {first} of the log is lost"
+            self.note = lost if self.note is None else f"{self.note}: {lost}"
+            orders = [
+                (first - 1, order) for order in self._state().recovered().orders if order.done
+            ]
+            archive.add(orders, [], [], first - 1)
+
+    def close(self) -> None:
+        """What the archive lacks is read from the log at the next start."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
+        for name in ("_archive", "_tail", "_log"):
+            if hasattr(self, name):
+                getattr(self, name).close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # Writing
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Make `records` durable, all or none.
+
+        Raises:
+            JournalError: they may be durable or not; the node must stop, for it cannot keep its
+                promises. Nothing more can be committed.
+        """
+        if self._failed is not None:
+            raise JournalError(self._failed)
+        if not records:
+            return
+        sync = self._sync and not all(self._can_be_fetched(record) for record in records)
+        try:
+            self._committed = self._log.append(pack(records), sync=sync)
+        except BaseException as error:
+            # What is on the disk is unknown, and a second flush would not tell.
+            self._failed = f"cannot write the journal {self.path}: {error}"
+            if isinstance(error, (OSError, ValueError, TypeError)):
+                raise JournalError(self._failed) from error
+            raise
+        self._records += len(records)
+        if self._log.segments is not self._segments:
+            self._segments = segments = self._log.segments
+            if len(segments) > BEHIND:
+                self._archive_to(segments[-BEHIND] - 1)
+        if self._background and not self._wake.is_set():
+            self._start()
+
+    def _can_be_fetched(self, record: Record) -> bool:
+        return isinstance(record, (PutBatch, PutSnapshot)) and record.owner != self._owner
+
+    # Reading it all
+
+    def recover(self) -> Recovered:
+        """Everything that a restarted node goes on with. The archive then has what was found.
+
+        Raises:
+            JournalError: a file is damaged, or the archive cannot be written.
+        """
+        collecting = gc.isenabled()
+        gc.disable()  # nothing that is read is garbage, and the collector would look at it many times
+        try:
+            recovered = self._state(self._committed).recovered()
+        finally:
+            if collecting:
+                gc.enable()
+        self._archive_to(self._found)
+        if self._background:
+            self._start()
+        return recovered
+
+    def _state(self, upto: int = 0) -> State:
+        """The state after frame `upto`, or the snapshot's if that is later."""
+        state = State()
+        for _ in self._fold(state, upto):
+            pass
+        return state
+
+    def _fold(self, state: State, upto: int) -> Iterator[None]:
+        snapshot = self._snapshot
+        tail = Tail(self._log, snapshot)
+        try:
+            if snapshot:
+                path = snapshots.path_of(self.path, snapshot)
+                yield from snapshots.load(path, SCHEMA_VERSION, state)
+            while tail.at < upto:
+                for number, payload in tail.take(upto):
+                    state.apply(self._decoded(number, payload))
+                    yield
+        except OSError as error:
+            raise JournalError(f"cannot read the journal {self.path}: {error}") from error
+        finally:
+            tail.close()
+
+    def _decoded(self, number: int, payload: bytes) -> list[Record]:
+        try:
+            records: list[Record] = _records_of(payload)
+        except msgspec.DecodeError as error:
+            raise JournalError(f"{self.path}, frame {number}: {error}") from error
+        return records
+
+    # Behind the commits: archive and snapshots
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(GATHER)
+            self._wake.clear()
+            more = True
+            while more and not self._closing.is_set():
+                began = time.monotonic()
+                try:
+                    more = self.work()
+                    self.trouble = None
+                except (JournalError, OSError) as error:
+                    self.trouble = str(error)
+                    self._closing.wait(RETRY)
+                self._closing.wait(min(time.monotonic() - began, PAUSE_MAX))
+
+    def work(self) -> bool:
+        """One step of what is done behind the commits. Whether there is more to do.
+
+        Raises:
+            JournalError, OSError: the archive or a snapshot cannot be written; try again later.
+        """
+        if self._archive.at < self._committed:
+            self._archive_some(self._committed)
+        if self._making is None and self._snapshot_due():
+            self._making = self._make_snapshot(self._log.segments[-1] - 1)
+        if self._making is not None:
+            try:
+                if next(self._making, self) is self:
+                    self._making = None
+            except BaseException:
+                self._making = None
+                raise
+        return self._archive.at < self._committed or self._making is not None
+
+    def _snapshot_due(self) -> bool:
+        *sealed, newest = self._log.segments
+        if newest - 1 <= self._snapshot:
+            return False
+        since = sum(_size(self._log.path(s)) for s in sealed if s > self._snapshot)
+        last = _size(snapshots.path_of(self.path, self._snapshot))
+        return since >= max(self._snapshot_bytes, SNAPSHOT_FACTOR * last)
+
+    def _make_snapshot(self, number: int) -> Iterator[None]:
+        """Of closed segments only: nobody waits for it."""
+        state = State()
+        yield from self._fold(state, number)
+        yield from snapshots.save(self.path, number, state, SCHEMA_VERSION)
+        yield from state.release()
+        self._snapshot = number
+        yield
+        snapshots.tidy(self.path)
+        yield
+        with self._archiving:  # a committing thread may be writing the archive too
+            flushed = self._archive.flush()
+        self._log.drop(min(number, flushed))
+
+    def _archive_some(self, upto: int) -> None:
+        """The next part of the log into the archive."""
+        with self._archiving:
+            if self._archive.at >= upto:
+                return
+            try:
+                frames = self._tail.take(upto, ARCHIVE_BYTES)
+                orders: list[tuple[int, Order]] = []
+                fills: list[tuple[int, Fill]] = []
+                postings: list[tuple[int, Posting]] = []
+                count = 0
+                for number, payload in frames:
+                    records = self._decoded(number, payload)
+                    for record in records:
+                        if isinstance(record, Order):
+                            if record.done:
+                                orders.append((number, record))
+                        elif isinstance(record, Fill):
+                            fills.append((number, record))
+                        elif isinstance(record, Transaction):
+                            postings += [(number, posting) for posting in record.postings()]
+                    count += len(records) if number > self._found else 0
+                self._archive.add(orders, fills, postings, self._tail.at)
+                self._archived += count
+            except BaseException as error:
+                self._tail.close()
+                self._tail = Tail(self._log, self._archive.at)
+                if isinstance(error, OSError):
+                    raise JournalError(f"cannot read the journal {self.path}: {error}") from error
+                raise
+
+    def _archive_to(self, upto: int) -> None:
+        while self._archive.at < upto:
+            self._archive_some(upto)
+
+    # History
+
+    def history(self) -> Archive:
+        """What can be asked about the past, with everything that was committed before this call.
+
+        Raises:
+            JournalError: the archive cannot be written, or the log not read.
+        """
+        self._archive_to(self._committed)
+        return self._archive
+
+    def order(self, number: int) -> Order | None:
+        """A finished order. One of the latest may be missed: see `behind`."""
+        return self._look_up().order(number)
+
+    def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
+        """The latest finished order of the account with this client id. See `behind`."""
+        return self._look_up().by_client_id(client_id, account)
+
+    @property
+    def behind(self) -> bool:
+        """Whether looking up an order has to wait for the archive. It does not while the archive lacks
+        no more than the engine has in memory: the latest `RECENT` orders to finish."""
+        return self._records - self._archived > RECENT
+
+    def _look_up(self) -> Archive:
+        return self.history() if self.behind else self._archive
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

@@ -1,0 +1,118 @@
+"""State snapshots beside the journal's log: the records that give the state after a frame of it.
+
+A snapshot is written under another name, flushed, then renamed: one that has its name is whole. It is
+made of what is on the disk already, in small steps, while commits go on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from exchange.journal.frames import (
+    FILE_HEAD_SIZE,
+    HEAD_SIZE,
+    Fault,
+    JournalError,
+    file_head,
+    frame,
+    head_at,
+    payload_at,
+)
+from exchange.journal.state import SnapshotRecord, State
+from exchange.journal.write_ahead_log import check_version, flush_directory, write_all
+from exchange.model.codec import pack, unpacker
+from exchange.model.records import PutSnapshot
+
+CHUNK: Final = 500  # records in a frame: a fraction of a millisecond to encode or decode
+_MAGIC: Final = b"xchgstat"
+_SUFFIX: Final = ".state"
+_UNFINISHED: Final = ".tmp"
+
+_records_of = unpacker(list[SnapshotRecord]).decode
+
+
+def path_of(directory: Path, number: int) -> Path:
+    """Where the snapshot after frame `number` is."""
+    return directory / f"{number:020}{_SUFFIX}"
+
+
+def numbers(directory: Path) -> list[int]:
+    """The frames after which there are snapshots, ascending."""
+    return sorted(int(path.stem) for path in directory.glob(f"*{_SUFFIX}"))
+
+
+def tidy(directory: Path) -> None:
+    """Delete what a crash left unfinished, and all snapshots but the newest."""
+    for path in directory.glob(f"*{_SUFFIX}{_UNFINISHED}"):
+        path.unlink()
+    for number in numbers(directory)[:-1]:
+        path_of(directory, number).unlink()
+
+
+def save(directory: Path, number: int, state: State, version: int) -> Iterator[None]:
+    """Write the state after frame `number`, a step for each `next`.
+
+    Raises:
+        OSError: the disk failed; there is no such snapshot.
+    """
+    path = path_of(directory, number)
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        write_all(fd, file_head(_MAGIC, version))
+        count = 1
+        for chunk in _chunks(state.records()):
+            write_all(fd, frame(count, 0, pack(chunk)))
+            count += 1
+            yield
+        write_all(fd, frame(count, 0, pack([])))  # the end: nothing was cut off
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    yield
+    unfinished.replace(path)
+    flush_directory(directory)
+
+
+def _chunks(records: Iterator[SnapshotRecord]) -> Iterator[list[SnapshotRecord]]:
+    chunk: list[SnapshotRecord] = []
+    for record in records:
+        chunk.append(record)
+        if len(chunk) == CHUNK or isinstance(record, PutSnapshot):  # which may be long
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def load(path: Path, version: int, state: State) -> Iterator[None]:
+    """Put a snapshot into an empty state, a step for each `next`.
+
+    Raises:
+        JournalError: it is damaged, or of another version.
+        OSError: it cannot be read.
+    """
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            check_version(path, file.read(FILE_HEAD_SIZE), _MAGIC, version)
+            offset, count = FILE_HEAD_SIZE, 1
+            while True:
+                data = file.read(HEAD_SIZE)
+                head = head_at(data, 0)
+                if head.number != count:
+                    raise Fault(f"part {head.number} where {count} belongs", torn=False)
+                chunk = _records_of(payload_at(data + file.read(head.length), 0, head))
+                if not chunk:
+                    return
+                state.apply(chunk)
+                offset += HEAD_SIZE + head.length
+                count += 1
+                yield
+    except (Fault, msgspec.DecodeError) as error:
+        raise JournalError(f"{path}, offset {offset}: {error}") from error

@@ -1,0 +1,269 @@
+"""The journal's log: frames numbered from 1 in segment files, appended and never changed.
+
+A segment is named after its first frame. Only the newest one is written; an older one is on the disk
+whole, for it was flushed before the next was begun. The end of the newest may be torn by a crash: what
+is no whole frame there was never acknowledged, and is cut off when the log is opened. Anything else
+that is no frame is damage, and refused.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from exchange.journal.frames import (
+    FILE_HEAD_SIZE,
+    HEAD_SIZE,
+    MAX_PAYLOAD,
+    Fault,
+    JournalError,
+    file_head,
+    frame,
+    head_at,
+    payload_at,
+    promised,
+    version_of,
+)
+
+SEGMENT_BYTES: Final = 16 * 2**20  # a segment is closed by the first frame that goes beyond
+READ_BYTES: Final = 2**20  # read ahead; more when a frame is longer
+_MAGIC: Final = b"xchg-log"
+_SUFFIX: Final = ".log"
+
+flush = getattr(os, "fdatasync", os.fsync)  # not every system has it
+
+
+def flush_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """A write may take a part only."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+def check_version(path: Path, data: bytes, magic: bytes, version: int) -> None:
+    """Whether `data` begins a file of this version.
+
+    Raises:
+        Fault: it begins no such file.
+        JournalError: it is of another version.
+    """
+    found = version_of(data, magic)
+    if found != version:
+        raise JournalError(
+            f"{path} has journal version {found}; this program reads version {version}"
+        )
+
+
+class WriteAheadLog:
+    """See the module's docstring. `append` is for one thread at a time, `drop` for another one; a `Tail`
+    may read in any."""
+
+    def __init__(
+        self, directory: Path, *, version: int, start: int, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
+        """Open the log, or begin one whose first frame is `start`.
+
+        Raises:
+            JournalError: it is damaged, or of another version.
+            OSError: it cannot be read or written.
+        """
+        self.directory = directory
+        self.version = version
+        self._segment_bytes = segment_bytes
+        # First frame and name of each segment, oldest first. Replaced, never changed: others read it.
+        self._changing = threading.Lock()
+        self.segments: tuple[int, ...] = tuple(
+            sorted(int(path.stem) for path in directory.glob(f"*{_SUFFIX}"))
+        )
+        self.last = self.durable = start - 1
+        self._fd = -1
+        if self.segments:
+            self._reopen()
+        else:
+            self._begin(start)
+
+    def path(self, segment: int) -> Path:
+        return self.directory / f"{segment:020}{_SUFFIX}"
+
+    def _begin(self, first: int) -> None:
+        path = self.path(first)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        write_all(fd, file_head(_MAGIC, self.version))
+        os.fsync(fd)
+        flush_directory(self.directory)
+        self.size = FILE_HEAD_SIZE
+        with self._changing:
+            if first not in self.segments:
+                self.segments = (*self.segments, first)
+
+    def _reopen(self) -> None:
+        """Find the end of the newest segment, and cut off what was torn."""
+        first = self.segments[-1]
+        path = self.path(first)
+        data = path.read_bytes()
+        self.last = self.durable = first - 1
+        try:
+            check_version(path, data, _MAGIC, self.version)
+        except Fault as fault:
+            if not fault.torn or len(data) > FILE_HEAD_SIZE:
+                raise JournalError(f"{path}, offset 0: {fault}") from fault
+            self._begin(first)
+            return
+        offset = FILE_HEAD_SIZE
+        try:
+            while offset < len(data):
+                head = head_at(data, offset)
+                payload_at(data, offset, head)
+                _check_number(head.number, self.last + 1)
+                self.last = head.number
+                self.durable = max(self.durable, head.durable)
+                offset += HEAD_SIZE + head.length
+        except Fault as fault:
+            if not fault.torn or promised(data, offset, self.last + 1):
+                raise JournalError(f"{path}, offset {offset}: {fault}") from fault
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        if offset < len(data):
+            os.ftruncate(self._fd, offset)
+        # What a crash of the process left may be in the system's memory only.
+        os.fsync(self._fd)
+        self.durable = self.last
+        self.size = offset
+
+    def append(self, payload: bytes, *, sync: bool) -> int:
+        """Write one frame; it is on the disk when this returns if `sync`. Its number.
+
+        Raises:
+            OSError: the frame is there or not, whole or not. Nothing may be appended any more.
+            ValueError: the payload is too long.
+        """
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"{len(payload):,} bytes in one commit are too much")
+        if self.size >= self._segment_bytes:
+            self.seal()
+        number = self.last + 1
+        data = frame(number, self.durable, payload)
+        write_all(self._fd, data)
+        if sync:
+            flush(self._fd)
+            self.durable = number
+        self.size += len(data)
+        self.last = number
+        return number
+
+    def seal(self) -> None:
+        """Begin a new segment, once the present one is on the disk."""
+        if self.last + 1 == self.segments[-1]:
+            return
+        os.fsync(self._fd)
+        self.durable = self.last
+        self._begin(self.last + 1)
+
+    def drop(self, upto: int) -> None:
+        """Delete the segments that hold nothing after frame `upto`, oldest first, so that what is left
+        is without gaps whenever this ends."""
+        while len(self.segments) > 1 and self.segments[1] <= upto + 1:
+            with suppress(FileNotFoundError):
+                self.path(self.segments[0]).unlink()
+            with self._changing:
+                self.segments = self.segments[1:]
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Tail:
+    """Reads a log's frames in order, from the one after `after`, while it may be written to."""
+
+    def __init__(self, log: WriteAheadLog, after: int) -> None:
+        self._log = log
+        self.at = after  # the last frame that was taken
+        self._fd = -1
+        self._segment = 0
+        self._offset = 0  # in the file, of what is not taken
+
+    def take(self, upto: int, size: int = READ_BYTES) -> list[tuple[int, bytes]]:
+        """The next frames, number and payload, none beyond `upto`: those in about the next `size` bytes
+        of the segment, at least one while there is one. Frames up to `upto` must have been appended.
+
+        Raises:
+            JournalError: they are not all there, or damaged.
+            OSError: the file cannot be read.
+        """
+        taken: list[tuple[int, bytes]] = []
+        while not taken and self.at < upto:
+            self._open()
+            try:
+                self._fill(taken, upto, size)
+            except Fault as fault:
+                raise JournalError(
+                    f"{self._log.path(self._segment)}, offset {self._offset}: {fault}"
+                ) from fault
+        return taken
+
+    def _open(self) -> None:
+        """Have the segment open that holds the next frame."""
+        segment = max((s for s in self._log.segments if s <= self.at + 1), default=0)
+        if segment == 0:
+            raise JournalError(f"{self._log.directory} lacks the segment of frame {self.at + 1}")
+        if segment == self._segment:
+            return
+        self.close()
+        path = self._log.path(segment)
+        self._fd = os.open(path, os.O_RDONLY)
+        self._segment, self._offset = segment, FILE_HEAD_SIZE
+        try:
+            check_version(path, os.pread(self._fd, FILE_HEAD_SIZE, 0), _MAGIC, self._log.version)
+            number = segment
+            while number <= self.at:  # what was taken by somebody else
+                head = head_at(os.pread(self._fd, HEAD_SIZE, self._offset), 0)
+                _check_number(head.number, number)
+                self._offset += HEAD_SIZE + head.length
+                number += 1
+        except Fault as fault:
+            raise JournalError(f"{path}, offset {self._offset}: {fault}") from fault
+
+    def _fill(self, taken: list[tuple[int, bytes]], upto: int, size: int) -> None:
+        data = os.pread(self._fd, max(size, HEAD_SIZE), self._offset)
+        head = head_at(data, 0)
+        if len(data) < HEAD_SIZE + head.length:
+            data = os.pread(self._fd, HEAD_SIZE + head.length, self._offset)
+        start, view = 0, memoryview(data)
+        while True:
+            payload = payload_at(view, start, head)
+            _check_number(head.number, self.at + 1)
+            taken.append((head.number, payload))
+            self.at = head.number
+            start += HEAD_SIZE + head.length
+            self._offset += HEAD_SIZE + head.length
+            if self.at == upto or len(data) < start + HEAD_SIZE:
+                return
+            head = head_at(view, start)
+            if len(data) < start + HEAD_SIZE + head.length:
+                return  # the rest the next time
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self._segment = -1, 0
+
+
+def _check_number(found: int, expected: int) -> None:
+    if found != expected:
+        raise Fault(f"frame {found} where {expected} belongs", torn=False)

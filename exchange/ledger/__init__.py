@@ -1,0 +1,1 @@
+"""Double-entry ledger, balances, accounts, and statements reconciled between nodes."""

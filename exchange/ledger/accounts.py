@@ -1,0 +1,329 @@
+"""Who may trade on a node: accounts, their limits, and the keys that their programs sign with.
+
+Accounts are this node's own business; other nodes see none of them. Number 0 is the house, the
+operator's own account: it is always there, cannot be frozen, and its limits do not bind.
+
+A request is signed with HMAC-SHA384, whose verifier needs the key's secret as it is: the secret is
+stored. A nonce must grow with every request of a key. The greatest one is kept for each number of
+digits, because programs that count in milliseconds and such that count in microseconds may share a key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, get_args
+
+import msgspec
+
+from exchange.model.commands import HOUSE
+from exchange.model.records import Account, ApiKey, Permission, PutNonce, Record
+
+MAX_ACCOUNTS = 10_000
+MAX_KEYS = 1000  # of one account; revoked ones count, for they are remembered
+MAX_LIMIT = 1_000_000  # of open orders, and of orders per minute
+MAX_LABEL = 100
+MAX_NONCE = 2**63 - 1
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")  # of secrets too; 16 characters hold 64 bits
+_PERMISSIONS: Final = frozenset[Permission](get_args(Permission))
+_NO_SECRET = b"compared with when there is no such key, so that this takes as long"
+_WRONG = "The API key is unknown or the signature is wrong."
+
+
+class AccountError(ValueError):
+    """A change to an account or key that was not made. `code` is stable, the text is a sentence.
+
+    Codes: unknown_account, unknown_key, bad_name, name_taken, bad_limit, bad_key, key_taken, too_many.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class AuthError(Exception):
+    """A request that is not let in. `code` is stable, the text is a sentence; neither tells somebody
+    without the secret whether there is such a key.
+
+    Codes: bad_signature (an unknown key as well), revoked, nonce_too_small.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+_MINUTE: Final = 60.000001  # s; sums of fractions come out a little more
+
+
+class Accounts:
+    """See the module's docstring. Times called `time` are us since the epoch, `now` are seconds."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []  # to be made durable, until they are drained
+        self._accounts: dict[int, Account] = {HOUSE: Account(HOUSE, "house", 0)}
+        self._by_name: dict[str, int] = {"house": HOUSE}  # lower case
+        self._keys: dict[str, ApiKey] = {}
+        self._keys_of: dict[int, dict[str, None]] = {}
+        self._nonces: dict[tuple[str, int], int] = {}  # (key, digits): the greatest
+        self._paced: dict[int, float] = {}  # `now` by which what was placed is worked off
+
+    def restore(
+        self,
+        accounts: Iterable[Account],
+        keys: Iterable[ApiKey],
+        nonces: Mapping[tuple[str, int], int],
+    ) -> None:
+        """Continue from what was stored. AccountError: unknown_account, for a key of none."""
+        for account in accounts:
+            self._keep(account)
+        for key in keys:
+            self._known(key.account)
+            self._keep_key(key)
+        self._nonces.update(nonces)
+
+    # Accounts
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def all(self) -> list[Account]:
+        """By number, the house first."""
+        return sorted(self._accounts.values(), key=lambda account: account.number)
+
+    def get(self, number: int) -> Account | None:
+        return self._accounts.get(number)
+
+    def by_name(self, name: str) -> Account | None:
+        """Upper and lower case are the same."""
+        number = self._by_name.get(name.lower())
+        return None if number is None else self._accounts[number]
+
+    def create(
+        self,
+        time: int,
+        name: str,
+        *,
+        max_open_orders: int = 1000,
+        orders_per_minute: int = 6000,
+    ) -> Account:
+        """AccountError: bad_name, name_taken, bad_limit, too_many."""
+        if not _NAME.fullmatch(name):
+            raise AccountError(
+                "bad_name",
+                "A name has 1 to 32 letters, digits, dots, dashes and underscores, and begins with a "
+                "letter or digit.",
+            )
+        if name.lower() in self._by_name:
+            raise AccountError("name_taken", f"There is an account {name!r} already.")
+        if len(self._accounts) > MAX_ACCOUNTS:  # the house does not count
+            raise AccountError("too_many", f"A node has at most {MAX_ACCOUNTS} accounts.")
+        _check_limits(max_open_orders, orders_per_minute)
+        number = max(self._accounts) + 1
+        account = Account(
+            number,
+            name,
+            time,
+            max_open_orders=max_open_orders,
+            orders_per_minute=orders_per_minute,
+        )
+        return self._put(account)
+
+    def freeze(self, number: int) -> Account:
+        """It may look and cancel from now on, not trade or withdraw. AccountError: unknown_account."""
+        if number == HOUSE:
+            raise AccountError("unknown_account", "The house cannot be frozen.")
+        return self._put(msgspec.structs.replace(self._known(number), frozen=True))
+
+    def thaw(self, number: int) -> Account:
+        """AccountError: unknown_account."""
+        return self._put(msgspec.structs.replace(self._known(number), frozen=False))
+
+    def set_limits(
+        self,
+        number: int,
+        *,
+        max_open_orders: int | None = None,
+        orders_per_minute: int | None = None,
+    ) -> Account:
+        """None leaves a limit as it is. AccountError: unknown_account, bad_limit."""
+        account = self._known(number)
+        if max_open_orders is None:
+            max_open_orders = account.max_open_orders
+        if orders_per_minute is None:
+            orders_per_minute = account.orders_per_minute
+        _check_limits(max_open_orders, orders_per_minute)
+        return self._put(
+            msgspec.structs.replace(
+                account, max_open_orders=max_open_orders, orders_per_minute=orders_per_minute
+            )
+        )
+
+    # Limits
+
+    def allows_open(self, number: int, open_orders: int) -> bool:
+        """Whether an account with so many open orders may open one more."""
+        if number == HOUSE:
+            return True
+        account = self._accounts.get(number)
+        return account is not None and open_orders < account.max_open_orders
+
+    def allows_order(self, now: float, number: int) -> bool:
+        """Whether the account may place an order now; if so, this one is counted.
+
+        An account that was quiet may place a minute's worth at once, then as many as its rate gives.
+        """
+        if number == HOUSE:
+            return True
+        account = self._accounts.get(number)
+        return account is not None and self._pace(now, account)
+
+    def admits(self, now: float, number: int, open_orders: int) -> bool:
+        """Whether an account with so many open orders may place another one now; if so, it is counted."""
+        account = self._accounts.get(number)
+        if account is None or account.frozen or open_orders >= account.max_open_orders:
+            return False
+        return self._pace(now, account)
+
+    def _pace(self, now: float, account: Account) -> bool:
+        most = account.orders_per_minute
+        if not most:
+            return False
+        at = self._paced.get(account.number, now)
+        if at < now:
+            at = now
+        at += 60.0 / most
+        if at > now + _MINUTE:
+            return False
+        self._paced[account.number] = at
+        return True
+
+    # Keys
+
+    def create_key(
+        self,
+        time: int,
+        account: int,
+        permissions: Collection[Permission],
+        label: str,
+        key: str,
+        secret: str,
+    ) -> ApiKey:
+        """`key` and `secret` are texts of random bytes. AccountError: unknown_account, bad_key,
+        key_taken, too_many."""
+        self._known(account)
+        if not permissions or not _PERMISSIONS.issuperset(permissions):
+            raise AccountError("bad_key", f"Permissions are {', '.join(sorted(_PERMISSIONS))}.")
+        if not (_KEY.fullmatch(key) and _KEY.fullmatch(secret)):
+            raise AccountError(
+                "bad_key", "A key and its secret have 16 to 128 letters, digits, - and _."
+            )
+        if len(label) > MAX_LABEL or not label.isprintable():
+            raise AccountError(
+                "bad_key", f"A label has at most {MAX_LABEL} characters that can be printed."
+            )
+        if key in self._keys:
+            raise AccountError("key_taken", "There is such a key already.")
+        if len(self._keys_of.get(account, ())) >= MAX_KEYS:
+            raise AccountError("too_many", f"An account has at most {MAX_KEYS} keys.")
+        return self._put_key(ApiKey(key, secret, account, frozenset(permissions), time, label))
+
+    def revoke(self, time: int, key: str) -> ApiKey:
+        """Nobody gets in with it any more. Again changes nothing. AccountError: unknown_key."""
+        known = self._keys.get(key)
+        if known is None:
+            raise AccountError("unknown_key", "There is no such key.")
+        if known.revoked:
+            return known
+        return self._put_key(msgspec.structs.replace(known, revoked=time))
+
+    def key(self, key: str) -> ApiKey | None:
+        return self._keys.get(key)
+
+    def keys_of(self, account: int) -> list[ApiKey]:
+        """In the order they were made, revoked ones included."""
+        return [self._keys[key] for key in self._keys_of.get(account, ())]
+
+    # Who is asking
+
+    def authenticate(
+        self, key: str, nonce: int, message: bytes, signature_hex: str
+    ) -> tuple[Account, ApiKey]:
+        """The account and key of a signed request. The nonce is used up.
+
+        The nonce becomes durable with what the request does, so a copy of the request does nothing
+        twice, after a crash either. AuthError: bad_signature, revoked, nonce_too_small.
+        """
+        known = self._keys.get(key)
+        secret = _NO_SECRET if known is None else known.secret.encode()
+        expected = hmac.digest(secret, message, "sha384").hex()
+        if not _same(expected, signature_hex.lower()) or known is None:
+            raise AuthError("bad_signature", _WRONG)
+        account = self._let_in(known)
+        if not 0 < nonce <= MAX_NONCE:
+            raise AuthError("nonce_too_small", f"A nonce is from 1 to {MAX_NONCE}.")
+        digits = len(str(nonce))
+        greatest = self._nonces.get((key, digits), 0)
+        if nonce <= greatest:
+            raise AuthError(
+                "nonce_too_small", f"The nonce must be greater than the last one, {greatest}."
+            )
+        self._nonces[key, digits] = nonce
+        self.records.append(PutNonce(key, digits, nonce))
+        return account, known
+
+    def authenticate_bearer(self, key: str, secret: str) -> tuple[Account, ApiKey]:
+        """The account and key of a request that shows the secret itself. AuthError: bad_signature,
+        revoked."""
+        known = self._keys.get(key)
+        expected = _NO_SECRET.decode() if known is None else known.secret
+        if not _same(expected, secret) or known is None:
+            raise AuthError("bad_signature", _WRONG)
+        return self._let_in(known), known
+
+    # Inside
+
+    def _let_in(self, key: ApiKey) -> Account:
+        if key.revoked:
+            raise AuthError("revoked", "The API key was revoked.")
+        return self._accounts[key.account]
+
+    def _known(self, number: int) -> Account:
+        account = self._accounts.get(number)
+        if account is None:
+            raise AccountError("unknown_account", f"There is no account {number}.")
+        return account
+
+    def _put(self, account: Account) -> Account:
+        self._keep(account)
+        self.records.append(account)
+        return account
+
+    def _keep(self, account: Account) -> None:
+        self._accounts[account.number] = account
+        self._by_name[account.name.lower()] = account.number
+
+    def _put_key(self, key: ApiKey) -> ApiKey:
+        self._keep_key(key)
+        self.records.append(key)
+        return key
+
+    def _keep_key(self, key: ApiKey) -> None:
+        self._keys[key.key] = key
+        self._keys_of.setdefault(key.account, {})[key.key] = None
+
+
+def _same(expected: str, got: str) -> bool:
+    """In a time that does not depend on where they differ."""
+    return hmac.compare_digest(expected.encode(), got.encode(errors="replace"))
+
+
+def _check_limits(max_open_orders: int, orders_per_minute: int) -> None:
+    for limit in (max_open_orders, orders_per_minute):
+        if not 0 <= limit <= MAX_LIMIT:
+            raise AccountError("bad_limit", f"A limit is from 0 to {MAX_LIMIT}, not {limit}.")

@@ -1,0 +1,281 @@
+"""One market on this node: everyone's feeds, and the book of what can be traded with from here.
+
+The feeds say what is on show. The book is what remains after orders of absent owners are left out,
+and what this node has already asked for, or knows to be gone before the feed says so, is deducted.
+With nothing asked and everybody present it is a pure function of the feeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from exchange.feeds.feed import Feed, Replica, Writer
+from exchange.ledger.ledger import Units
+from exchange.market.market_rules import MarketRules, reference_price
+from exchange.market.order_book import OrderBook
+from exchange.model.events import Closed, Filled, Moved, Opened, OrderEvent
+
+TAPE = 1000  # public trades kept in memory for each market
+NUMBER_BITS = 40
+_NUMBER_MASK = (1 << NUMBER_BITS) - 1
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Owners:
+    """Small numbers for owners, so that an order's key in a book is one integer. Local to a process.
+
+    Index 0 is this node.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self._ids = [node_id]
+        self._index = {node_id: 0}
+
+    def key(self, owner: str, number: int) -> int:
+        index = self._index.get(owner)
+        if index is None:
+            index = self._index[owner] = len(self._ids)
+            self._ids.append(owner)
+        return index << NUMBER_BITS | number
+
+    def split(self, key: int) -> tuple[str, int]:
+        """(owner, order number)"""
+        return self._ids[key >> NUMBER_BITS], key & _NUMBER_MASK
+
+
+@dataclass(slots=True)
+class Hold:
+    """Quantity that the feed still shows and that is known to be gone, until the feed says so."""
+
+    quantity: int | None  # None: all of it
+    number: int | None  # until the owner's feed has reached this number ...
+    until: float | None  # ... or until this time
+
+
+class Trade(msgspec.Struct, frozen=True, gc=False):
+    """A public trade: a `Filled` event in the feed of its maker, and its number there."""
+
+    maker: str
+    event: Filled
+    number: int
+
+
+@dataclass(slots=True)
+class Market:
+    key: str
+    owners: Owners
+    writer: Writer
+    visible: Callable[[str], bool]  # whether an owner's presence lease runs
+    units: Units  # what its ticks and lots are worth
+    rules: MarketRules | None = None
+    book: OrderBook = field(default_factory=OrderBook)
+    hidden: OrderBook = field(
+        default_factory=OrderBook
+    )  # own orders that no feed shows; key: order number
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    tape: deque[Trade] = field(default_factory=lambda: deque(maxlen=TAPE))
+    halted: bool = False  # no trading here for now, see `Desk.halt`
+    last_time: int = 0  # latest order time seen, us: own orders come after it
+    version: int = 0
+    touched: dict[int, None] = field(default_factory=dict)  # side * price, this drain
+    _reserved: dict[int, int] = field(default_factory=dict)  # key -> asked of its owner
+    _holds: dict[str, dict[int, list[Hold]]] = field(default_factory=dict)  # owner -> number -> ...
+
+    def feed(self, owner: str) -> Feed | None:
+        replica = self.replicas.get(owner)
+        if replica is not None:
+            return replica.feed
+        return self.writer.feed if owner == self.writer.feed.owner else None
+
+    # The book
+
+    def refresh(self, owner: str, number: int) -> None:
+        """Bring one order's quantity in the book up to date."""
+        key = self.owners.key(owner, number)
+        feed = self.feed(owner)
+        order = feed.state.orders.get(number) if feed is not None else None
+        quantity = 0
+        if order is not None and (key == number or self._counts(owner, feed)):
+            quantity = order.shown - self._reserved.get(key, 0)
+            holds = self._holds.get(owner)
+            if holds and number in holds:
+                for hold in holds[number]:
+                    quantity = 0 if hold.quantity is None else quantity - hold.quantity
+        book = self.book
+        if key in book:
+            if quantity == book.quantity(key):
+                return
+            self._touch(*book.side_price(key))
+            if quantity > 0:
+                book.set_quantity(key, quantity)
+            else:
+                book.remove(key)
+        elif order is not None and quantity > 0:
+            book.add(key, order.side, order.price, quantity, order.time, owner)
+            self._touch(order.side, order.price)
+
+    def write(self, event: OrderEvent) -> None:
+        """Append to the own feed, and show it in the book. As `refresh` does, of which nothing but the
+        feed itself matters for an own order: nothing of it is asked for, and it is always there."""
+        writer = self.writer
+        writer.append(event)
+        number = event.order
+        if isinstance(event, Opened):
+            side, price = event.side, event.price
+            self.book.add(number, side, price, event.shown, event.time, writer.feed.owner)
+        else:
+            shown = 0 if isinstance(event, (Closed, Moved)) else event.shown
+            place = self.book.change(number, shown)
+            if place is None or isinstance(event, Moved):
+                self.refresh(writer.feed.owner, number)  # it was not there, or is elsewhere now
+            if place is None:
+                return
+            side, price = place
+        self.version += 1
+        self.touched[side * price] = None
+
+    def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
+        """Bring an own hidden order up to date; `quantity` 0 takes it out."""
+        hidden = self.hidden
+        if number in hidden:
+            if quantity and hidden.place(number) == (side, price, time):
+                hidden.set_quantity(number, quantity)
+                return
+            hidden.remove(number)
+        if quantity:
+            hidden.add(number, side, price, quantity, time, number)
+
+    @property
+    def crossed(self) -> bool:
+        """Whether resting orders could trade with each other, own hidden ones included."""
+        if self.book.crossed:
+            return True
+        hidden = self.hidden
+        if not hidden.resting:
+            return False
+        for side in (1, -1):
+            own, best = hidden.best(side), self.book.best(-side)
+            if own is not None and best is not None and side * own >= side * best:
+                return True
+        return False
+
+    def forget(self, owner: str, number: int) -> None:
+        """Take an order off the book: its number may stand for another one now."""
+        key = self.owners.key(owner, number)
+        if key in self.book:
+            self._touch(*self.book.side_price(key))
+            self.book.remove(key)
+
+    def refresh_owner(self, owner: str) -> None:
+        """The owner came or went."""
+        feed = self.feed(owner)
+        if feed is not None:
+            for number in feed.state.orders:
+                self.refresh(owner, number)
+
+    def hide(self, owner: str) -> None:
+        """The owner was found at fault: its feed may have stopped half way through a batch, so what
+        the book shows of it is looked for in the book, not in the feed."""
+        for side in (1, -1):
+            shown = [
+                self.owners.split(key)[1]
+                for key, *_, rank in self.book.orders(side)
+                if rank == owner
+            ]
+            for number in shown:
+                self.refresh(owner, number)
+
+    def replaced(self, owner: str, before: list[int]) -> None:
+        """The owner's feed jumped to a snapshot; `before` are the orders it had."""
+        for number in before:
+            self.forget(owner, number)
+        self.refresh_owner(owner)
+
+    def _counts(self, owner: str, feed: Feed | None) -> bool:
+        return feed is not None and feed.fault is None and self.visible(owner)
+
+    def _touch(self, side: int, price: int) -> None:
+        self.version += 1
+        self.touched[side * price] = None
+
+    # Deductions
+
+    def reserve(self, owner: str, number: int, quantity: int) -> None:
+        """We are asking the owner for this much."""
+        key = self.owners.key(owner, number)
+        self._reserved[key] = self._reserved.get(key, 0) + quantity
+        self.refresh(owner, number)
+
+    def release(self, owner: str, number: int, quantity: int, hold: Hold | None) -> None:
+        """The owner has answered; `hold` stands for what the answer told before the feed does."""
+        key = self.owners.key(owner, number)
+        left = self._reserved[key] - quantity
+        if left:
+            self._reserved[key] = left
+        else:
+            del self._reserved[key]
+        feed = self.feed(owner)
+        if hold is not None and (hold.number is None or feed is None or feed.number < hold.number):
+            self._holds.setdefault(owner, {}).setdefault(number, []).append(hold)
+        self.refresh(owner, number)
+
+    def drop_holds(self, now: float, owner: str) -> None:
+        """Forget holds that the owner's feed, or the time, has overtaken."""
+        holds = self._holds.get(owner)
+        if not holds:
+            return
+        feed = self.feed(owner)
+        reached = feed.number if feed is not None else 0
+        for number in list(holds):
+            kept = [
+                hold
+                for hold in holds[number]
+                if (hold.number is not None and hold.number > reached)
+                or (hold.until is not None and hold.until > now)
+            ]
+            if len(kept) != len(holds[number]):
+                if kept:
+                    holds[number] = kept
+                else:
+                    del holds[number]
+                self.refresh(owner, number)
+        if not holds:
+            del self._holds[owner]
+
+    @property
+    def held_owners(self) -> list[str]:
+        return list(self._holds)
+
+    # Views
+
+    @property
+    def reference(self) -> int | None:
+        """The price that bands are around."""
+        last = self.tape[-1].event.price if self.tape else None
+        return reference_price(last, self.book.best(1), self.book.best(-1))
+
+    def priority(self, owner: str, number: int) -> tuple[int, str, int]:
+        """(time, owner, number) of a visible order: earlier is smaller, the same on every node."""
+        feed = self.feed(owner)
+        if feed is None:
+            raise KeyError(owner)
+        return feed.state.orders[number].time, owner, number
+
+    def contents(self) -> list[tuple[int, int, int, str, int, int]]:
+        """(side, price, time, owner, number, quantity) of every order in the book, bids first, best
+        first. Equal on nodes that hold the same feeds, see everybody and have nothing pending."""
+        return [
+            (side, price, time, *self.owners.split(key), quantity)
+            for side in (1, -1)
+            for key, price, quantity, time, _ in self.book.orders(side)
+        ]
+
+    def digest(self) -> str:
+        """A short hash of `contents`."""
+        return hashlib.sha256(_encoder.encode(self.contents())).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Order management: validation, storage, amendment, matching, fills and conditional orders."""

@@ -1,0 +1,178 @@
+"""Orders that wait for a trade: stops, trailing stops, and pairs of which one cancels the other.
+
+A trade of the market, whoever made it, triggers what it reaches; the order then enters as if it had just
+been placed. Trades that are told of late, when a node catches up, trigger nothing: the market may be
+elsewhere by now, and its next trade will say so.
+
+What counts is the order in which this node sees things: a stop is triggered by trades seen after it was
+placed, and no clocks of two nodes are compared. Nothing is triggered in a halted market, nor while a
+restarted node does not write its feeds. But nothing is placed then either, so every stop that waits was
+there before the trades that come meanwhile. They are put aside and looked at afterwards: of a halt the
+last one, for it may have been long. The last one is in the journal too, and a crash does not forget it.
+
+Of a pair (`sibling`) only one trades. When the stop is triggered while the other order waits for the
+answer of another node, the stop stays armed until that is known, and is cancelled if it was a fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from exchange.ledger.ledger import InsufficientBalance
+from exchange.market.market import Market
+from exchange.market.triggers import Triggers
+from exchange.model.commands import HOUSE
+from exchange.model.records import Order
+from exchange.orders.engine_context import EngineContext
+from exchange.orders.order_store import OrderStore
+
+LATE_US = 10_000_000  # a trade told of so long after it took place triggers nothing
+FOLLOW = 2.0  # seconds at least from writing trailing stops down to doing so again
+# In the journal, before a market: the price of the last trade that was put aside; 0: none.
+_MISSED = "missed:"
+
+
+class ConditionalOrders:
+    def __init__(self, core: EngineContext, orders: OrderStore) -> None:
+        self._core = core
+        self._orders = orders
+        self._waiting: set[int] = set()  # triggered, while the sibling's outcome is not known
+        self._missed: dict[str, list[int]] = {}  # market -> prices of trades put aside
+        self._traded: set[str] = set()  # markets with trades since the stops were written down
+        self._written = 0.0  # when that was
+
+    def restore(self, meta: Mapping[str, int]) -> None:
+        """Once the own orders are there."""
+        for key in self._core.markets:
+            price = meta.get(_MISSED + key)
+            if price:
+                self._missed[key] = [price]
+        for order in self._orders.open.values():
+            if order.armed and not order.cancelled:
+                sibling = self._orders.sibling(order)
+                if sibling is not None and sibling.cancelled and sibling.reason == "oco":
+                    self._waiting.add(order.number)
+                else:
+                    self.arm(order)
+
+    def arm(self, order: Order) -> None:
+        """The order waits from now on."""
+        triggers = self._orders.triggers.get(order.market)
+        if triggers is None:
+            triggers = self._orders.triggers[order.market] = Triggers()
+        if order.kind == "trailing_stop":
+            last = order.stop - order.side * order.trail if order.stop else None
+            triggers.add_trailing(order.number, order.side, order.trail, last)
+        else:
+            triggers.add(order.number, order.side, order.stop)
+        self._core.watched.add(order.market)
+
+    def amend(self, order: Order) -> None:
+        """Its stop or distance has changed."""
+        triggers = self._orders.triggers[order.market]
+        if order.number in triggers:
+            triggers.remove(order.number)
+            self.arm(order)
+
+    def look(self, now: float, order: Order) -> None:
+        """Something happened to an armed order or to its sibling."""
+        if order.number in self._waiting and self._orders.sibling(order) is None:
+            self._waiting.discard(order.number)
+            self._enter(now, order)
+
+    # Triggering
+
+    def see_trades(self, now: float) -> bool:
+        """Trigger what the next trade that was not looked at reaches. False when there is none."""
+        core = self._core
+        if core.stale is not None:
+            core.unseen.clear()
+        if not core.unseen:
+            return False
+        market, trade = core.unseen.popleft()
+        if core.us(now) - trade.event.time < LATE_US:
+            if market.halted or core.listening:
+                self._put_aside(market, trade.event.price)
+            else:
+                self._look_at(now, market, trade.event.price)
+        return True
+
+    def _put_aside(self, market: Market, price: int) -> None:
+        prices = self._missed.setdefault(market.key, [])
+        if market.halted:
+            prices.clear()
+        prices.append(price)
+        self._core.meta[_MISSED + market.key] = price
+
+    def resume(self, now: float, market: Market) -> None:
+        """After a halt, and after a restart: look at the trades that were put aside."""
+        prices = self._missed.pop(market.key, None)
+        if prices is not None:
+            self._core.meta[_MISSED + market.key] = 0
+            for price in prices:
+                self._look_at(now, market, price)
+
+    def _look_at(self, now: float, market: Market, price: int) -> None:
+        triggers = self._orders.triggers.get(market.key)
+        if triggers is None:
+            return
+        for number in triggers.on_trade(price):
+            self._trigger(now, self._orders.open[number])
+        self._traded.add(market.key)
+        if not len(triggers):
+            self._core.watched.discard(market.key)
+
+    def follow(self, now: float) -> None:
+        """Write down where the trailing stops are, if it is time. Call now and then."""
+        if not self._traded or now < self._written + FOLLOW:
+            return
+        self._written = now
+        for key in self._traded:
+            for number, stop in self._orders.triggers[key].trailing().items():
+                order = self._orders.open[number]
+                if order.stop != stop:
+                    order.stop = stop
+                    self._orders.publish(now, order)
+        self._traded.clear()
+
+    def _trigger(self, now: float, order: Order) -> None:
+        sibling = self._orders.sibling(order)
+        if sibling is not None:
+            if not sibling.cancelled:
+                self._orders.cancel(now, sibling, "oco")
+            if not sibling.done:
+                self._waiting.add(order.number)
+                return
+        self._enter(now, order)
+
+    def _enter(self, now: float, order: Order) -> None:
+        if order.cancelled:
+            return  # its sibling traded after all
+        market = self._core.markets[order.market]
+        order.priority = self._orders.new_time(now, market, order)
+        if order.price is None and not order.worst:
+            self._protect(market, order)
+        order.armed = False
+        if not self._covered(order):
+            self._orders.cancel(now, order, "insufficient_balance")
+            return
+        self._core.orders[order.number] = order
+        self._orders.work.append(order.number)
+
+    def _protect(self, market: Market, order: Order) -> None:
+        """The worst price of a market order is a matter of where the market is when it enters."""
+        if order.account == HOUSE and order.market not in self._core.terms.rules:
+            return
+        bests = [b for b in (market.book.best(-order.side), market.hidden.best(-order.side)) if b]
+        if bests:
+            best = min(bests) if order.side > 0 else max(bests)
+            terms = self._core.terms
+            reference = market.reference
+            order.worst = terms.protected(order.market, order.side, best, reference)
+
+    def _covered(self, order: Order) -> bool:
+        try:
+            self._orders.hold(order)
+        except InsufficientBalance:
+            return False
+        return True

@@ -1,0 +1,231 @@
+"""Matching this node's own orders against the market's book.
+
+Best price first; at one price what is on show before own hidden orders, and by time. A counterpart of
+this node is filled at once, another owner's is asked. Of two crossed resting orders the later one takes;
+hidden orders take whatever comes, for nobody else can see them.
+
+Self-trade prevention is between orders of one account on this node. The mode is the taker's, "newest"
+is the order that would take, "oldest" the one that rests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import merge
+from typing import TYPE_CHECKING, Literal
+
+from exchange.market.market import NUMBER_BITS, Market
+from exchange.model.events import BUY, SELL
+from exchange.model.records import Order
+from exchange.orders.engine_context import EngineContext
+from exchange.orders.fills import Fills
+from exchange.orders.order_store import OrderStore
+from exchange.orders.reduce_only import ReduceOnly
+
+if TYPE_CHECKING:
+    from exchange.takes.credit import Credit
+    from exchange.takes.taker_side import TakerSide
+
+Meeting = tuple[str, int, int, int]  # owner, order number, price, quantity
+
+
+class Matching:
+    def __init__(
+        self,
+        core: EngineContext,
+        orders: OrderStore,
+        fills: Fills,
+        asking: TakerSide,
+        reducing: ReduceOnly,
+        credit: Credit,
+    ) -> None:
+        self._core = core
+        self._orders = orders
+        self._fills = fills
+        self._asking = asking
+        self._reducing = reducing
+        self._credit = credit
+
+    # What there is
+
+    def counterparts(self, order: Order, *, hidden: bool = True) -> Iterator[Meeting]:
+        """Whom the order would meet if it wanted everything, in that order, with or without own hidden
+        orders. The book must not be changed while this is being iterated."""
+        split = self._core.owners.split
+        market = self._core.markets[order.market]
+        for key, price, quantity in self._found(market, order, hidden=hidden):
+            yield *split(key), price, quantity
+
+    @staticmethod
+    def _found(market: Market, order: Order, *, hidden: bool) -> Iterator[tuple[int, int, int]]:
+        """The same as (key, price, quantity)."""
+        side = order.side
+        limit = order.price if order.price is not None else order.worst or None
+        found = market.book.crossing(side, limit)
+        if not hidden or not market.hidden.resting:
+            return found
+        return merge(found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1])
+
+    def affordable(
+        self, order: Order, owner: str, price: int, quantity: int, plan: list[Meeting]
+    ) -> int:
+        """`quantity`, or as much of it as the owner's credit allows beside what is planned."""
+        if not self._core.ledger.credit:
+            return quantity
+        planned = [(price, quantity) for peer, _, price, quantity in plan if peer == owner]
+        lots = self._credit.lots(owner, order.market, order.side, price, planned)
+        return quantity if lots is None else min(quantity, lots)
+
+    def would_take(self, order: Order, *, hidden: bool = True) -> bool:
+        """Whether the order meets anything; once it rests, anything earlier. `hidden`: own hidden
+        orders too, which take for themselves from what rests."""
+        if not order.opened:
+            return any(True for _ in self.counterparts(order))
+        market = self._core.markets[order.market]
+        mine = self._priority(order)
+        return any(
+            (owner == mine[1] and number in market.hidden) or market.priority(owner, number) < mine
+            for owner, number, *_ in self.counterparts(order, hidden=hidden)
+        )
+
+    def _priority(self, order: Order) -> tuple[int, str, int]:
+        return order.priority or order.time, self._core.node_id, order.number
+
+    def _plan(self, order: Order, *, only_earlier: bool) -> list[Meeting]:
+        """With whom to trade, up to where the book may look different afterwards: a slice of an own
+        iceberg is followed by another one, and what is prevented leaves something to others.
+
+        With `only_earlier` later resting orders are left to their owners, who will ask us; enough is
+        kept for those that are better."""
+        market = self._core.markets[order.market]
+        split = self._core.owners.split
+        mine = self._priority(order)
+        wanted = order.free
+        plan: list[Meeting] = []
+        for key, price, quantity in self._found(market, order, hidden=not only_earlier):
+            owner, number = split(key)
+            if quantity > wanted:
+                quantity = wanted
+            if only_earlier and market.priority(owner, number) > mine:
+                wanted -= quantity
+            elif key != number:
+                able = self.affordable(order, owner, price, quantity, plan)
+                if able < quantity:
+                    order.reason = "credit"  # its owner sees it, and that it ended so if it does
+                    quantity = able
+                if quantity:
+                    plan.append((owner, number, price, quantity))
+                    wanted -= quantity
+            else:
+                plan.append((owner, number, price, quantity))
+                wanted -= quantity
+                if self._is_special(order, self._orders.open[number]):
+                    break
+            if not wanted:
+                break
+        return plan
+
+    @staticmethod
+    def _is_special(taker: Order, maker: Order) -> bool:
+        """Whether the book may look different after the two have met."""
+        return (
+            maker.display > 0
+            or maker.reduce_only
+            or (taker.self_trade != "none" and maker.account == taker.account)
+        )
+
+    # Matching
+
+    def take_liquidity(self, now: float, order: Order, *, only_earlier: bool) -> None:
+        """Fill what is free of an order as far as the book goes."""
+        market = self._core.markets[order.market]
+        limit = order.price if order.price is not None else order.worst or None
+        if not market.book.meets(order.side, limit) and not market.hidden.resting:
+            return
+        node = self._core.node_id
+        while order.free:
+            again = False
+            for owner, number, price, quantity in self._plan(order, only_earlier=only_earlier):
+                if owner != node:
+                    self.ask(now, order, owner, number, price, quantity)
+                    continue
+                maker = self._orders.open[number]
+                again = self._is_special(order, maker)  # which only the last one of a plan is
+                if not again:
+                    self.fill_here(now, order, maker, price, quantity)
+                elif order.self_trade != "none" and maker.account == order.account:
+                    self._prevent(now, order, maker)
+                elif not maker.reduce_only or self._reducing.fit(now, maker):
+                    self.fill_here(now, order, maker, price, min(quantity, maker.free))
+            if not again:
+                break
+
+    def fill_here(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
+        self._fills.here(now, taker, maker, price, quantity)
+
+    def ask(
+        self,
+        now: float,
+        order: Order,
+        owner: str,
+        number: int,
+        price: int,
+        quantity: int,
+        phase: Literal["", "reserve"] = "",
+    ) -> None:
+        self._asking.ask(now, order, owner, number, price, quantity, phase)
+
+    def _prevent(self, now: float, taker: Order, maker: Order) -> None:
+        """Instead of a trade of an account with itself."""
+        mode = taker.self_trade
+        if mode in ("cancel_oldest", "cancel_both"):
+            self._orders.cancel(now, maker, "self_trade")
+        if mode in ("cancel_newest", "cancel_both"):
+            taker.cancelled = True
+            taker.reason = "self_trade"
+        if mode == "decrement":
+            quantity = min(taker.free, maker.free)
+            if taker.free == quantity:
+                taker.cancelled = True
+                taker.reason = "self_trade"
+            else:
+                taker.quantity -= quantity
+                taker.altered = True
+            if maker.free == quantity:
+                self._orders.cancel(now, maker, "self_trade")
+            else:
+                maker.quantity -= quantity
+                maker.altered = True
+                self._orders.publish(now, maker)
+
+    def uncross(self, now: float, market: Market) -> None:
+        """Own resting orders that cross earlier orders of others take them, hidden ones any."""
+        if not self._core.writes or market.halted:
+            return
+        orders = self._orders
+        for order in self._crossed(market):
+            if order.done or not order.free:
+                continue
+            if order.reduce_only and not self._reducing.fit(now, order):
+                continue
+            if not order.post_only:
+                self.take_liquidity(now, order, only_earlier=not order.hidden)
+            elif self.would_take(order, hidden=False):
+                orders.cancel(now, order, "post_only")
+                continue
+            orders.publish(now, order)
+
+    def _crossed(self, market: Market) -> list[Order]:
+        """Own orders that rest at a price at which the other side can be had."""
+        crossed: list[Order] = []
+        for side in (BUY, SELL):
+            best = market.book.best(-side)
+            if best is None:
+                continue
+            for book in (market.book, market.hidden):
+                for key, price, *_ in book.orders(side):
+                    if side * price < side * best:
+                        break
+                    if key >> NUMBER_BITS == 0:
+                        crossed.append(self._orders.open[key])
+        return crossed

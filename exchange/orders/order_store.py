@@ -1,0 +1,292 @@
+"""This node's own orders in memory, and what follows from the state of each of them.
+
+Whoever changes an order calls `publish` with it. That makes the own feed show what is free of it, holds
+what it may still cost, keeps the indexes, and ends the order when nothing more can happen to it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from exchange.ledger.ledger import InsufficientBalance
+from exchange.market.market import Market
+from exchange.market.triggers import Triggers
+from exchange.model.commands import HOUSE, Selection
+from exchange.model.events import Amended, Closed, Moved, Opened
+from exchange.model.records import Order
+from exchange.orders.engine_context import EngineContext
+from exchange.orders.expiry import Expiry
+
+if TYPE_CHECKING:
+    from exchange.takes.take_protocol import Taker
+
+_NONE: dict[int, Order] = {}
+RECENT_ORDERS = 10_000  # finished orders kept in memory at least, for answers and client ids
+
+
+def at_once(order: Order) -> bool:
+    """Whether it trades now or never, and is not for the book."""
+    return order.price is None or order.tif == "ioc" or order.tif == "fok"
+
+
+def _on_show(order: Order, *, moved: bool) -> int:
+    """How many lots the feed is to show."""
+    shown = order.free
+    if order.display:
+        # A slice is not filled up: when it is gone the next one goes to the end of the queue.
+        had = 0 if moved else min(order.shown, shown, order.display)
+        shown = had or min(order.display, shown)
+    return shown
+
+
+class OrderStore:
+    """See the module's docstring. `now` is monotonic seconds."""
+
+    def __init__(self, core: EngineContext, taker: Taker) -> None:
+        self._core = core
+        self._taker = taker
+        self.open: dict[int, Order] = {}  # not done, oldest first
+        self.recent: dict[int, Order] = {}  # done, as they ended
+        self.work: deque[int] = (
+            deque()
+        )  # numbers of orders to go on with, see `exchange.engine.order_manager`
+        self.expiry = Expiry()
+        self.triggers: dict[str, Triggers] = {}  # by market, of orders that wait for a trade
+        self.reducing: dict[int, Order] = {}  # open reduce-only orders of the house
+        self.client_ids: dict[tuple[int, str], int] = {}  # (account, client id) -> latest order
+        self.by_account: dict[int, dict[int, Order]] = {}  # open orders of clients, oldest first
+        self.next_number = 1
+
+    def restore(self, next_order: int, orders: list[Order], reserved: Mapping[int, int]) -> None:
+        """Orders of the journal, by number. `reserved`: what is promised of each to others."""
+        self.next_number = next_order
+        for order in orders:
+            if order.client_id is not None:
+                self.client_ids[order.account, order.client_id] = order.number
+            if order.done:
+                self.recent[order.number] = order
+            elif order.market in self._core.markets:
+                # What was kept for an own fill-or-kill order went with the process.
+                order.reserved = reserved.get(order.number, 0)
+                self.open[order.number] = order
+        for order in self.open.values():
+            self._index(order)
+            self._show_hidden(self._core.markets[order.market], order)
+        for order in self.open.values():
+            try:
+                self.hold(order)
+            except InsufficientBalance as error:  # the journal contradicts itself
+                self._core.warn(f"order {order.number} is not covered: {error}")
+
+    # Looking
+
+    def get(self, number: int) -> Order | None:
+        return self.open.get(number) or self.recent.get(number)
+
+    def by_client_id(self, account: int, client_id: str) -> Order | None:
+        number = self.client_ids.get((account, client_id))
+        return None if number is None else self.get(number)
+
+    def of_account(self, account: int) -> Collection[Order]:
+        """Open orders of a client account, oldest first."""
+        return self.by_account.get(account, _NONE).values()
+
+    def sibling(self, order: Order) -> Order | None:
+        """The other order of a pair, while it is open."""
+        return self.open.get(order.sibling) if order.sibling else None
+
+    def selected(self, which: Selection) -> list[Order]:
+        """Open orders that fit and are not being cancelled, oldest first."""
+        found: Collection[Order]
+        if which.numbers is not None:
+            found = [self.open[n] for n in sorted(which.numbers) if n in self.open]
+        elif which.account == HOUSE:
+            found = self.open.values()
+        else:
+            found = self.of_account(which.account)
+        return [
+            order
+            for order in found
+            if order.account == which.account
+            and not order.cancelled
+            and (which.client_ids is None or order.client_id in which.client_ids)
+            and (which.groups is None or order.group in which.groups)
+            and which.market in (None, order.market)
+            and which.side in (None, order.side)
+        ]
+
+    # Changing
+
+    def new_time(self, now: float, market: Market, order: Order | None = None) -> int:
+        """A time in us after that of every order seen in the market; for an `order` that loses its
+        place after its own too, whatever the clock was set to since."""
+        time = self._core.us(now)
+        last = market.last_time
+        if order is not None:
+            last = max(last, order.priority or order.time)
+        if time <= last:
+            time = last + 1
+        market.last_time = time
+        return time
+
+    def add(self, order: Order) -> None:
+        """A new order, with `next_number`. Its hold is set already."""
+        self.next_number = order.number + 1
+        order.updated = order.time
+        self.open[order.number] = order
+        if order.client_id is not None:
+            self.client_ids[order.account, order.client_id] = order.number
+        if order.account != HOUSE or order.expires or order.reduce_only:
+            self._index(order)
+        self._core.orders[order.number] = order
+
+    def cancel(self, now: float, order: Order, reason: str) -> None:
+        """Nothing more of it may be filled, but what others decide about: they are asked at once to
+        refuse what they have not granted yet."""
+        order.cancelled = True
+        order.reason = reason
+        if order.pending:
+            for take in self._taker.of_order(order.number):
+                self._taker.void(now, take.take)
+            self.work.append(order.number)
+        self.publish(now, order)
+
+    def publish(self, now: float, order: Order, *, moved: bool = False) -> None:
+        """The order has changed. `moved`: it has a new price, or a new `priority`."""
+        core = self._core
+        core.orders[order.number] = order
+        order.updated = max(core.us(now), order.updated)
+        market = core.markets[order.market]
+        busy = order.pending + order.reserved  # what others decide about
+        left = 0 if order.cancelled else order.quantity - order.filled - busy
+        if not left and not busy:
+            self._end(market, order)
+            return
+        if order.hidden:
+            self._show_hidden(market, order)
+        elif left == order.shown and order.opened and not moved and not order.display:
+            pass  # the feed says so already
+        elif order.price is not None and order.tif != "ioc" and order.tif != "fok":
+            self._show(now, market, order, order.price, moved)
+        if order.account != HOUSE:
+            self.hold(order)
+
+    def reserve(self, now: float, order: Order, quantity: int) -> None:
+        """Keep a part of an order for a fill-or-kill taker: off show, neither filled nor free. From an
+        iceberg's slice it is taken as a fill would be: the next one goes to the end of the queue."""
+        order.reserved += quantity
+        if order.display:
+            order.shown -= min(quantity, order.shown)
+            self._core.markets[order.market].write(Amended(order.number, order.shown))
+        self.publish(now, order)
+
+    def _show(self, now: float, market: Market, order: Order, price: int, moved: bool) -> None:
+        """Bring the feed up to date."""
+        shown = _on_show(order, moved=moved)
+        if not order.opened:
+            if shown:
+                order.opened = True
+                order.shown = shown
+                market.write(
+                    Opened(order.number, order.side, price, shown, order.priority or order.time),
+                )
+        elif moved or (order.display and shown > order.shown):
+            if not moved:
+                order.priority = self.new_time(now, market, order)
+            order.shown = shown
+            market.write(Moved(order.number, price, shown, order.priority))
+        elif shown != order.shown:
+            order.shown = shown
+            market.write(Amended(order.number, shown))
+
+    def is_shown(self, order: Order) -> bool:
+        """Whether the feed says of the order what it should."""
+        return order.hidden or at_once(order) or order.shown == _on_show(order, moved=False)
+
+    def _show_hidden(self, market: Market, order: Order) -> None:
+        if order.hidden and order.price is not None:
+            time = order.priority or order.time
+            market.hide_order(order.number, order.side, order.price, order.free, time)
+
+    def _end(self, market: Market, order: Order) -> None:
+        order.done = True
+        order.shown = 0
+        filled = order.filled == order.quantity
+        if filled:
+            order.reason = "filled"
+        elif not order.reason:
+            order.reason = "cancelled"
+        number = order.number
+        if order.opened and number in market.writer.feed.state.orders:
+            market.write(Closed(number, "filled" if filled else "cancelled"))
+        if self.open.pop(number, None) is None:
+            return
+        if order.account != HOUSE:
+            del self.by_account[order.account][number]
+            self.hold(order)
+        if order.hidden or order.reduce_only or order.expires or order.armed or order.sibling:
+            self._remove_special(market, order)
+        self.recent[number] = order
+
+    def trim(self) -> None:
+        """Forget the oldest finished orders once there are many, so that each costs little."""
+        recent = self.recent
+        if len(recent) <= 2 * RECENT_ORDERS:
+            return
+        for number in list(islice(recent, len(recent) - RECENT_ORDERS)):
+            old = recent.pop(number)
+            if old.client_id is not None:
+                name = (old.account, old.client_id)
+                if self.client_ids.get(name) == number:
+                    del self.client_ids[name]
+
+    # Holds
+
+    def hold(self, order: Order) -> None:
+        """Hold what the order may still cost. Of a pair only one can trade: the greater need is held,
+        under the older one's number.
+
+        Raises:
+            InsufficientBalance: nothing was changed.
+        """
+        if order.account == HOUSE:
+            return
+        core = self._core
+        asset = core.terms.given(order)
+        amount = 0 if order.done else core.terms.needed(order)
+        sibling = self.sibling(order)
+        number = order.number
+        if sibling is not None:
+            amount = max(amount, core.terms.needed(sibling))
+            number = min(number, sibling.number)
+        elif order.sibling and order.sibling < number:
+            # What the pair shared was under the other one, which has ended.
+            core.ledger.hold(order.sibling, order.account, asset, 0)
+        core.ledger.hold(number, order.account, asset, amount)
+
+    # Indexes
+
+    def _index(self, order: Order) -> None:
+        if order.account != HOUSE:
+            self.by_account.setdefault(order.account, {})[order.number] = order
+        elif order.reduce_only:
+            self.reducing[order.number] = order
+        if order.expires:
+            self.expiry.set(order.number, order.expires)
+
+    def _remove_special(self, market: Market, order: Order) -> None:
+        number = order.number
+        if order.hidden and order.price is not None:
+            market.hide_order(number, order.side, order.price, 0, 0)
+        self.reducing.pop(number, None)
+        self.expiry.remove(number)
+        triggers = self.triggers.get(market.key)
+        if triggers is not None and number in triggers:
+            triggers.remove(number)
+            if not len(triggers):
+                self._core.watched.discard(market.key)
+        if order.sibling:
+            self.work.append(order.sibling)

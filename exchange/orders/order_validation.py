@@ -1,0 +1,367 @@
+"""Whether a new order is accepted, and the order (or pair) that comes of it.
+
+Everything is checked before anything is changed: a refused order leaves no trace.
+"""
+
+from __future__ import annotations
+
+from exchange.ledger.ledger import InsufficientBalance
+from exchange.market.market import Market
+from exchange.market.market_rules import RuleError
+from exchange.model.commands import HOUSE, Kind, NewOrder, SelfTrade
+from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
+from exchange.model.records import Order
+from exchange.orders.conditional_orders import ConditionalOrders
+from exchange.orders.engine_context import EngineContext, Refused
+from exchange.orders.order_store import OrderStore
+from exchange.orders.reduce_only import ReduceOnly
+
+MAX_CLIENT_ID = 64  # characters
+MAX_SLICES = (
+    1000  # of an iceberg: each is matched by itself, so one taker can make for as many trades
+)
+_MAX_TIME = 2**62  # us
+MAX_GROUP = 2**62  # what a journal and anybody's signed 64 bits hold, with room
+
+
+class OrderValidation:
+    def __init__(
+        self,
+        core: EngineContext,
+        orders: OrderStore,
+        reducing: ReduceOnly,
+        conditional: ConditionalOrders,
+    ) -> None:
+        self._core = core
+        self._orders = orders
+        self._reducing = reducing
+        self._conditional = conditional
+
+    def earlier(self, new: NewOrder, client_id: str) -> Order | None:
+        """The order that was placed with the same client id, if it is still in memory.
+
+        Raises:
+            Refused: it is another order.
+        """
+        order = self._orders.by_client_id(new.account, client_id)
+        if order is None:
+            return None
+        if not is_same(order, new, self._orders.get(order.sibling)):
+            raise Refused(
+                "client_id_reused",
+                f"client id {client_id!r} belongs to order {order.number}, which is different",
+            )
+        return order
+
+    def accept(self, now: float, new: NewOrder) -> list[Order]:
+        """The new order, and the stop that makes a pair with it (`oco_stop`); both are added.
+
+        Raises:
+            Refused: nothing was changed.
+        """
+        core = self._core
+        market = core.markets.get(new.market)
+        if market is None:
+            raise Refused("unknown_market", f"this node does not trade {new.market}")
+        if new.side != BUY and new.side != SELL:
+            raise Refused("bad_side", "side is buy or sell")
+        _check_numbers(new)
+        _check_combination(new, core.us(now))
+        if new.account != HOUSE:
+            self._check_account(new.account, 1 if new.oco_stop is None else 2)
+        if market.halted:
+            raise self.halted(market)
+        quantity = self._reduced(new) if new.reduce_only else new.quantity
+        stop = self._stop(market, new)
+        worst = self.worst(market, new)
+        self.check_rules(market, new.side, new.price, quantity, stop, worst)
+        orders = [self._order(now, market, new, quantity, stop, worst)]
+        if new.oco_stop is not None:
+            orders.append(self._other(orders[0], new.oco_stop))
+        if new.account != HOUSE:
+            self._hold(now, orders)
+        for each in orders:
+            self._orders.add(each)
+            if each.armed:
+                self._conditional.arm(each)
+        return orders
+
+    # Checks, also of changes
+
+    def halted(self, market: Market) -> Refused:
+        """What is said of a market that is halted."""
+        try:
+            self._core.halts.check(market.key)
+        except RuleError as error:
+            return Refused(error.code, error.detail)
+        return Refused("halted", f"{market.key} is halted")
+
+    def check_active(self, number: int) -> None:
+        """Whether an account may trade.
+
+        Raises:
+            Refused: unknown_account, account_frozen.
+        """
+        account = self._core.accounts.get(number)
+        if account is None:
+            raise Refused("unknown_account", f"there is no account {number}")
+        if account.frozen:
+            raise Refused(
+                "account_frozen", f"account {account.name} is frozen: it can look and cancel only"
+            )
+
+    def check_rules(
+        self,
+        market: Market,
+        side: int,
+        price: int | None,
+        quantity: int,
+        stop: int,
+        worst: int,
+    ) -> None:
+        """The market's rules for an order with these figures; `stop` and `worst` 0: none.
+
+        Raises:
+            Refused: they do not allow it.
+        """
+        rules = market.rules
+        if rules is None:
+            return
+        reference = stop if stop > 0 else market.reference
+        try:
+            rules.check(side, price, quantity, reference, worst or None)
+        except RuleError as error:
+            raise Refused(error.code, error.detail) from error
+
+    def insufficient(self, error: InsufficientBalance) -> Refused:
+        text = self._core.terms.text
+        return Refused(
+            "insufficient_balance",
+            f"{text(error.asset, error.needed)} needed and {text(error.asset, error.available)} "
+            "available",
+        )
+
+    def _check_account(self, account: int, count: int) -> None:
+        self.check_active(account)
+        has = len(self._orders.of_account(account))
+        if not self._core.accounts.allows_open(account, has + count - 1):
+            raise Refused(
+                "too_many_orders",
+                f"the account has {has} open orders and may not have {count} more",
+            )
+
+    # Figures
+
+    def _reduced(self, new: NewOrder) -> int:
+        room = self._reducing.room(new.account, new.market, new.side)
+        if not room:
+            raise Refused("reduce_only", "there is no position that this order could reduce")
+        return min(new.quantity, room)
+
+    def _stop(self, market: Market, new: NewOrder) -> int:
+        if new.stop is not None:
+            return new.stop
+        if new.trail is None:
+            return 0
+        if market.tape:
+            stop = market.tape[-1].event.price + new.side * new.trail
+            check_trailing(stop)
+            return stop
+        if new.account != HOUSE and new.side == BUY:
+            raise Refused(
+                "bad_order",
+                "there was no trade yet that the stop could trail: say where it begins with `stop`",
+            )
+        return 0
+
+    def worst(self, market: Market, new: NewOrder) -> int:
+        """Of a new market order: the worst price; 0: any."""
+        if new.price is not None:
+            return 0
+        if new.worst is not None:
+            return new.worst
+        if new.stop is not None or new.trail is not None:
+            return 0  # known when it enters
+        terms = self._core.terms
+        if new.account == HOUSE and market.rules is None:
+            return 0
+        side = new.side
+        bests = [b for b in (market.book.best(-side), market.hidden.best(-side)) if b is not None]
+        if not bests:
+            return 0  # there is nothing to trade with
+        best = min(bests) if side == BUY else max(bests)
+        return terms.protected(market.key, side, best, market.reference)
+
+    def _order(
+        self, now: float, market: Market, new: NewOrder, quantity: int, stop: int, worst: int
+    ) -> Order:
+        display = new.display or 0
+        return Order(
+            self._orders.next_number,
+            market.key,
+            new.side,
+            new.price,
+            quantity,
+            self._orders.new_time(now, market),
+            new.client_id,
+            account=new.account,
+            kind=kind_of(new),
+            tif=new.tif,
+            expires=new.expires or 0,
+            post_only=new.post_only,
+            hidden=new.hidden,
+            display=display if display < quantity else 0,
+            reduce_only=new.reduce_only,
+            stop=stop,
+            trail=new.trail or 0,
+            armed=new.stop is not None or new.trail is not None,
+            group=new.group,
+            self_trade=_self_trade(new),
+            worst=worst,
+            altered=quantity != new.quantity,
+        )
+
+    @staticmethod
+    def _other(order: Order, stop: int) -> Order:
+        """The stop of a pair."""
+        order.sibling = order.number + 1
+        return Order(
+            order.sibling,
+            order.market,
+            order.side,
+            None,
+            order.quantity,
+            order.time,
+            account=order.account,
+            kind="stop",
+            tif=order.tif,
+            expires=order.expires,
+            reduce_only=order.reduce_only,
+            stop=stop,
+            armed=True,
+            sibling=order.number,
+            group=order.group,
+            self_trade=order.self_trade,
+        )
+
+    def _hold(self, now: float, orders: list[Order]) -> None:
+        """Hold what the order, or the pair, may cost, and count it. This comes last, for it changes
+        something."""
+        order = orders[0]
+        core = self._core
+        asset = core.terms.given(order)
+        amount = max(core.terms.needed(each) for each in orders)
+        try:
+            core.ledger.hold(order.number, order.account, asset, amount)
+        except InsufficientBalance as error:
+            raise self.insufficient(error) from error
+        if not core.accounts.allows_order(now, order.account):
+            core.ledger.hold(order.number, order.account, asset, 0)
+            raise Refused(
+                "rate_limited",
+                "the account places more orders a minute than it may: wait a little",
+            )
+
+
+def check_trailing(stop: int) -> None:
+    """Whether a trailing stop may begin there: no trade is ever at zero or below."""
+    if stop <= 0:
+        raise Refused("out_of_range", "the distance is no less than the price that it is from")
+
+
+def is_same(order: Order, new: NewOrder, sibling: Order | None) -> bool:
+    """Whether `order` can be what became of `new`, which came a second time. `sibling`: the other one of
+    its pair, as far as it is known.
+
+    What can be amended is not compared once it was. Nor is a date, for "in an hour" is another one each
+    time, and of a market order the worst price when the market's protection has set it.
+    """
+    pair = new.oco_stop is not None
+    if (
+        (order.market, order.side, order.kind) != (new.market, new.side, kind_of(new))
+        or (order.post_only, order.hidden) != (new.post_only, new.hidden)
+        or (order.reduce_only, order.group) != (new.reduce_only, new.group)
+        or order.self_trade != _self_trade(new)
+        or (new.worst is not None and order.worst != new.worst)
+        or (order.sibling != 0) != pair
+        or (pair and sibling is not None and sibling.stop != new.oco_stop and not sibling.altered)
+    ):
+        return False
+    if order.altered:
+        return True
+    display = new.display or 0
+    followed = order.trail > 0  # its stop is not where it was
+    return (
+        (order.price, order.quantity, order.tif) == (new.price, new.quantity, new.tif)
+        and order.display == (display if display < new.quantity else 0)
+        and order.trail == (new.trail or 0)
+        and (followed or order.stop == (new.stop or 0))
+    )
+
+
+def _self_trade(new: NewOrder) -> SelfTrade:
+    return new.self_trade or ("none" if new.account == HOUSE else "cancel_newest")
+
+
+def kind_of(new: NewOrder) -> Kind:
+    if new.trail is not None:
+        return "trailing_stop"
+    if new.stop is not None:
+        return "stop" if new.price is None else "stop_limit"
+    return "limit" if new.price is not None else "market"
+
+
+def _check_numbers(new: NewOrder) -> None:
+    price = new.price
+    if not 0 < new.quantity < MAX_QUANTITY or (price is not None and not 0 < price < MAX_PRICE):
+        raise _out_of_range()
+    if not -MAX_GROUP < new.group < MAX_GROUP:
+        raise _out_of_range()
+    if new.client_id is not None and not 0 < len(new.client_id) <= MAX_CLIENT_ID:
+        raise Refused("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
+
+
+def _check_combination(new: NewOrder, now_us: int) -> None:
+    """Refuse what is out of range or contradicts itself."""
+    for price in (new.stop, new.trail, new.oco_stop, new.worst):
+        if price is not None and not 0 < price < MAX_PRICE:
+            raise _out_of_range()
+    if new.display is not None and not 0 < new.display < MAX_QUANTITY:
+        raise _out_of_range()
+    conditional = new.stop is not None or new.trail is not None
+    immediate = new.price is None or new.tif in ("ioc", "fok")
+    if new.tif == "gtd":
+        if new.expires is None or not now_us < new.expires < _MAX_TIME:
+            raise _bad("an order that is good till a date needs one that is to come")
+        if new.price is None and not conditional:
+            raise _bad("a market order trades at once: it has no date")
+    elif new.expires is not None:
+        raise _bad("only an order that is good till a date has one")
+    if new.worst is not None and new.price is not None:
+        raise _bad("a limit order has a price: a worst price is for market orders")
+    if new.trail is not None and new.price is not None:
+        raise _bad("a trailing stop trades at the market: it has no price")
+    if immediate and (new.post_only or new.hidden or new.display is not None):
+        raise _bad(
+            "an order that trades at once is never in the book: not post-only, hidden, iceberg"
+        )
+    if new.hidden and new.post_only:
+        raise _bad("a hidden order takes whatever comes: it cannot be post-only")
+    if new.display is not None and new.display * MAX_SLICES < new.quantity:
+        raise _bad(f"an iceberg has at most {MAX_SLICES} slices")
+    if new.hidden and new.display is not None:
+        raise _bad("an order is hidden or an iceberg, not both")
+    if new.oco_stop is not None:
+        if new.price is None or immediate or conditional:
+            raise _bad("a pair is a limit order for the book and a stop")
+        if new.side * new.oco_stop <= new.side * new.price:
+            where = "above" if new.side == BUY else "below"
+            raise _bad(f"the stop of such a pair is {where} its limit price")
+
+
+def _bad(detail: str) -> Refused:
+    return Refused("bad_order", detail)
+
+
+def _out_of_range() -> Refused:
+    return Refused("out_of_range", "price and quantity must be positive and not absurdly large")

@@ -1,0 +1,50 @@
+"""Reduce-only orders: they bring a position closer to nothing and never beyond.
+
+The house's position is its balance of the base asset. A client owns what it has: its sells reduce, and
+are bounded by what is held for them anyway; there is nothing that its buys could reduce.
+"""
+
+from __future__ import annotations
+
+from exchange.model.commands import HOUSE
+from exchange.model.events import BUY
+from exchange.model.records import Order
+from exchange.orders.engine_context import EngineContext
+from exchange.orders.order_store import OrderStore
+
+
+class ReduceOnly:
+    def __init__(self, core: EngineContext, orders: OrderStore) -> None:
+        self._core = core
+        self._orders = orders
+
+    def room(self, account: int, market: str, side: int, number: int = 0) -> int:
+        """Lots that an order may still trade; `number` is its own, when it has one already."""
+        units = self._core.terms.units[market]
+        ledger = self._core.ledger
+        if account != HOUSE:
+            available = ledger.available(account, units.base)
+            return 0 if side == BUY else max(available, 0) // units.base_units
+        position = -side * ledger.balance(f"account:{HOUSE}", units.base)
+        for order in self._orders.reducing.values():
+            its = self._core.terms.units[order.market]
+            if order.number != number and order.side == side and its.base == units.base:
+                position -= (order.pending + order.reserved) * its.base_units
+        own = self._orders.reducing.get(number)
+        if own is not None:
+            position -= (own.pending + own.reserved) * units.base_units
+        return max(position, 0) // units.base_units
+
+    def fit(self, now: float, order: Order) -> bool:
+        """Make the order as small as it must be. False when nothing is left of it: then it ended, or
+        does so with what others decide about."""
+        if order.account != HOUSE or not order.free:
+            return True
+        room = self.room(order.account, order.market, order.side, order.number)
+        if room == 0:
+            self._orders.cancel(now, order, "reduce_only")
+            return False
+        if room < order.free:
+            order.quantity -= order.free - room
+            order.altered = True
+        return True

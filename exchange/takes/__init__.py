@@ -1,0 +1,1 @@
+"""Trading with other nodes' orders: take protocol, maker and taker side, fill or kill, credit."""

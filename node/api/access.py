@@ -1,0 +1,176 @@
+"""Who asks, and what they may: API keys, the operator, and how often each may ask.
+
+    Authorization: Bearer KEY:SECRET        an account's key
+    Authorization: Bearer operator:TOKEN    the operator; the token is in DATA_DIR/node.json
+    (no header)                             the operator, where keys are optional; else anybody,
+                                            who sees public data
+
+Each route says what it asks for (`Access`). Only the operator gets at `operator` routes, never a key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
+
+from aiohttp import web
+
+from exchange.ledger.accounts import Accounts, AuthError
+from exchange.model.commands import HOUSE
+from exchange.model.records import Permission
+from node.api.rate_limit import RateLimit, Verdict
+from node.views.views import ServiceError
+
+# public: anybody. read, trade: whoever has an account, with that permission. node: the operator, or a
+# key of the house. operator: the operator alone.
+Access = Literal["public", "read", "trade", "node", "operator"]
+
+OPERATOR: Final = "operator"
+_MAX_HEADER: Final = 300  # characters; a key and its secret have about 100
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """How the API is reached."""
+
+    keys_required: bool = False  # without a key nobody is the operator
+    plain_keys: bool = False  # keys are taken over plain HTTP from other machines
+    rate_limit: int = 0  # requests a minute for each key or address; 0: any number
+    operator_token: str = ""  # of this run; "" is none
+
+    def __repr__(self) -> str:
+        return f"AccessRules(keys_required={self.keys_required}, rate_limit={self.rate_limit})"
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    account: int | None  # None: nobody known; the operator's is the house
+    permissions: frozenset[Permission] = frozenset()
+    operator: bool = False
+    key: str = ""  # of the account
+
+    def may(self, access: Access) -> bool:
+        if access == "public" or self.operator:
+            return True
+        if self.account is None or access == "operator":
+            return False
+        if access == "node":
+            return self.account == HOUSE and "read" in self.permissions
+        return access in self.permissions
+
+
+THE_OPERATOR: Final = Caller(HOUSE, frozenset({"read", "trade"}), operator=True)
+ANYBODY: Final = Caller(None)
+
+
+@lru_cache(maxsize=1024)
+def is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+class AccessControl:
+    """Tells who makes a request and counts it."""
+
+    def __init__(self, accounts: Accounts, rules: AccessRules) -> None:
+        self._accounts = accounts
+        self.rules = rules
+        self._rates = RateLimit(rules.rate_limit)
+
+    def keys_may_pass(self, *, secure: bool, remote: str) -> bool:
+        """Whether a secret may be sent this way: over TLS, or without leaving this machine."""
+        return secure or self.rules.plain_keys or is_loopback(remote)
+
+    def identify(self, header: str | None, *, secure: bool, remote: str) -> Caller:
+        """Who sends this `Authorization` header.
+
+        Raises:
+            ServiceError: the header is wrong, or a key may not be sent this way.
+        """
+        if header is None:
+            return ANYBODY if self.rules.keys_required else THE_OPERATOR
+        if not self.keys_may_pass(secure=secure, remote=remote):
+            raise ServiceError(
+                403,
+                "tls_required",
+                "keys over plain HTTP are refused, because everybody on the way can read them: "
+                "use https (API_TLS_CERT or API_TLS_SELF_SIGNED on the node), and make a new key "
+                "in place of the one that was just sent",
+            )
+        scheme, _, credentials = header[:_MAX_HEADER].partition(" ")
+        key, colon, secret = credentials.strip().partition(":")
+        if scheme.lower() != "bearer" or not colon:
+            raise ServiceError(
+                401, "bad_authorization", "the header is to be: Authorization: Bearer KEY:SECRET"
+            )
+        if key == OPERATOR:
+            token = self.rules.operator_token
+            if token and secret.isascii() and hmac.compare_digest(secret, token):
+                return THE_OPERATOR
+            raise ServiceError(
+                401,
+                "bad_token",
+                "this is not the operator's token of this run of the node; node.json in its data "
+                "directory has it",
+            )
+        try:
+            _, found = self._accounts.authenticate_bearer(key, secret)
+        except AuthError as error:
+            if error.code == "revoked":
+                raise ServiceError(401, "key_revoked", "the key was revoked") from None
+            raise ServiceError(
+                401, "bad_key", "there is no such key, or its secret is another one"
+            ) from None
+        return Caller(found.account, found.permissions, key=found.key)
+
+    def count(self, caller: Caller | None, remote: str, now: float) -> Verdict:
+        """Count a request; None is one whose key was wrong. The operator is not limited."""
+        if caller is not None and caller.operator:
+            return Verdict(True, 0, 0, 0)
+        key = caller.key if caller is not None else ""
+        return self._rates.ask(f"key {key}" if key else f"address {remote}", now)
+
+
+DOORKEEPER: Final = web.AppKey("doorkeeper", AccessControl)
+_CALLER: Final = web.RequestKey("caller", Caller)
+
+
+def set_caller(request: web.Request, caller: Caller) -> None:
+    request[_CALLER] = caller
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who makes a request; the middleware found out."""
+    return request[_CALLER]
+
+
+def admit(request: web.Request, access: Access) -> Caller:
+    """Who makes a request that needs this much.
+
+    Raises:
+        ServiceError: they may not.
+    """
+    caller = caller_of(request)
+    if caller.may(access):
+        return caller
+    if caller.account is None:
+        raise ServiceError(
+            401,
+            "key_required",
+            "this needs an API key: send the header Authorization: Bearer KEY:SECRET "
+            "(exchange-node account keys create makes one)",
+        )
+    if access in ("operator", "node"):
+        raise ServiceError(403, "operator_only", "this is for the node's operator, not for a key")
+    raise ServiceError(
+        403,
+        "no_permission",
+        f"the key {caller.key} may {', '.join(sorted(caller.permissions)) or 'do nothing'}, and "
+        f"this needs {access}",
+    )

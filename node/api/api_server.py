@@ -1,0 +1,257 @@
+"""The aiohttp application around a node's service, and its life on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+from node.api import limits
+from node.api.access import DOORKEEPER, AccessControl, AccessRules, is_loopback, set_caller
+from node.api.api_tls import Tls
+from node.api.asyncapi import add_asyncapi
+from node.api.node_service import NodeService
+from node.api.openapi import add_documents
+from node.api.problems import ProblemConnection, problem, problem_middleware
+from node.api.public_routes import SERVICE, add_routes
+from node.api.rate_limit import Verdict
+from node.api.stream_socket import add_stream
+from node.bitfinex import add_bitfinex
+from node.views.views import ServiceError
+
+log = logging.getLogger("node.api")
+
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+NODE_HEADER: Final = "X-Exchange-Node"  # a client's expectation: answer only as this node
+HOSTS: Final = web.AppKey("hosts", frozenset[str])
+_VERDICT: Final = web.RequestKey("verdict", Verdict)
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@lru_cache(maxsize=64)
+def host_of(header: str) -> str | None:
+    """The host name in a Host header, lower case without port and brackets; None if malformed."""
+    try:
+        parts = urlsplit(f"//{header}")
+        parts.port  # noqa: B018 - raises on a port that is no number
+    except ValueError:
+        return None
+    if parts.path or parts.query or parts.fragment or "@" in header or not parts.hostname:
+        return None
+    return parts.hostname.rstrip(".")
+
+
+def _own_address(request: web.Request) -> str | None:
+    """The address of this machine that the request's connection came to."""
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    return str(name[0]).lower() if isinstance(name, tuple) else None
+
+
+def _named(host: str | None, names: frozenset[str]) -> bool:
+    """Whether `names`, some of which may be wildcards of a certificate, have this host."""
+    return host is not None and (host in names or f"*.{host.partition('.')[2]}" in names)
+
+
+@web.middleware
+async def guard_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Refuses what a page in somebody's browser could send.
+
+    A page that resolves its own name to 127.0.0.1 (DNS rebinding) shows in the Host header; a
+    cross-origin request or WebSocket shows in the Origin header. Neither can be set by the page.
+    """
+    header = request.headers.get("Host", "")
+    host = host_of(header)
+    if not _named(host, request.app[HOSTS]) and (host is None or host != _own_address(request)):
+        detail = (
+            f"the Host header {header[:100]!r} is not an address of this node's API; "
+            "use the URL that the node printed at its start"
+        )
+        return problem(request, 403, "forbidden_host", detail)
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.lower() != f"{request.scheme}://{header}".lower():
+        detail = (
+            f"requests from pages of {origin[:100]!r} are refused; the API serves no other origins"
+        )
+        return problem(request, 403, "forbidden_origin", detail)
+    wanted = request.headers.get(NODE_HEADER)
+    if wanted is not None:
+        node_id = request.app[SERVICE].node_id
+        if wanted != node_id:
+            detail = f"this is node {node_id}, not {wanted[:64]}"
+            return problem(request, 421, "wrong_node", detail, extra={"node_id": node_id})
+    return await handler(request)
+
+
+@web.middleware
+async def auth_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Finds out who asks, and counts the request. The Bitfinex dialect does that itself."""
+    if not request.path.startswith(("/v1/", "/metrics")):
+        return await handler(request)
+    door, remote = request.app[DOORKEEPER], request.remote or ""
+    caller, failure = None, None
+    try:
+        caller = door.identify(
+            request.headers.get("Authorization"), secure=request.secure, remote=remote
+        )
+    except ServiceError as error:
+        failure = error
+    verdict = door.count(caller, remote, _monotonic())
+    request[_VERDICT] = verdict
+    if not verdict.allowed:
+        detail = f"more than {verdict.limit} requests a minute; wait {verdict.reset} s"
+        headers = {"Retry-After": str(verdict.reset)}
+        return problem(request, 429, "rate_limited", detail, headers=headers)
+    if caller is None:
+        raise failure or RuntimeError("nobody")
+    set_caller(request, caller)
+    return await handler(request)
+
+
+async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    verdict = request.get(_VERDICT)
+    if verdict is not None and verdict.limit:
+        response.headers["RateLimit-Limit"] = str(verdict.limit)
+        response.headers["RateLimit-Remaining"] = str(verdict.remaining)
+        response.headers["RateLimit-Reset"] = str(verdict.reset)
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = "exchange-node"
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def make_app(
+    service: NodeService, *, hosts: Iterable[str] = (), rules: AccessRules | None = None
+) -> web.Application:
+    """The API of `service`. `hosts` are names besides the loopback ones that clients may use."""
+    rules = rules or AccessRules()
+    app = web.Application(
+        middlewares=[problem_middleware, guard_middleware, auth_middleware],
+        client_max_size=limits.MAX_BODY,
+    )
+    app[DOORKEEPER] = AccessControl(service.accounts, rules)
+    app[HOSTS] = LOOPBACK_NAMES | {host.lower().strip("[]") for host in hosts}
+    app.on_response_prepare.append(_common_headers)
+    add_routes(app, service)
+    add_stream(app, service.hub)
+    add_bitfinex(
+        app,
+        service.market_data,
+        service.node_id,
+        trading=service.trading,
+        keys=service.accounts,
+        plain_keys=rules.plain_keys,
+        rate_limit=rules.rate_limit,
+    )
+    add_documents(app)
+    add_asyncapi(app)
+    return app
+
+
+class DebugAccessLog(AbstractAccessLogger):
+    """One line per request, at debug level only."""
+
+    @property
+    def enabled(self) -> bool:
+        return self.logger.isEnabledFor(logging.DEBUG)
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        self.logger.debug(
+            "%s %r -> %d in %.1f ms", request.method, request.path_qs, response.status, time * 1000
+        )
+
+
+class _Server(web.Server):
+    def __call__(self) -> ProblemConnection:
+        return ProblemConnection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server  # the only way in to the class of its connections
+        return server
+
+
+class ApiServer:
+    """Serves one node's API until it is stopped."""
+
+    def __init__(
+        self, service: NodeService, *, rules: AccessRules | None = None, tls: Tls | None = None
+    ) -> None:
+        self._service = service
+        self._rules = rules or AccessRules()
+        self._tls = tls
+        self._runner: _Runner | None = None
+        self.url = ""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the certificate, hex; None without TLS."""
+        return None if self._tls is None else self._tls.fingerprint
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listens on `host`:`port` (0: a free port) and returns the URL for clients on this machine.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        if self._runner is not None:
+            raise RuntimeError("the API is already started")
+        host = host.strip("[]")
+        if host.lower() == "localhost":
+            host = "127.0.0.1"  # one socket, one port: port 0 would get another for each family
+        names = frozenset[str]() if self._tls is None else self._tls.names
+        runner = _Runner(
+            make_app(self._service, hosts=[host, *names], rules=self._rules),
+            access_log=log,
+            access_log_class=DebugAccessLog,
+            keepalive_timeout=limits.KEEPALIVE,
+            shutdown_timeout=limits.SHUTDOWN_TIMEOUT,
+        )
+        await runner.setup()
+        try:
+            context = None if self._tls is None else self._tls.context
+            await web.TCPSite(runner, host, port, ssl_context=context).start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+        bound = runner.addresses[0]
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://{_reachable(host, str(bound[0]))}:{bound[1]}"
+        if not is_loopback(str(bound[0])) and self._tls is None:
+            log.warning(
+                "the API listens on %s without TLS: %s",
+                host,
+                "whoever is on the way can read its clients' keys"
+                if self._rules.plain_keys
+                else "keys from other machines are refused",
+            )
+        return self.url
+
+    async def stop(self) -> None:
+        """Closes streams and connections; requests in progress get a few seconds. Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+
+def _reachable(host: str, bound: str) -> str:
+    """`host` as it goes into a URL for this machine: a wildcard address becomes loopback."""
+    if bound == "0.0.0.0":
+        return "127.0.0.1"
+    if bound == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,184 @@
+"""What the API needs of the node behind it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from exchange.ledger.accounts import Accounts
+from exchange.model.commands import HOUSE
+from node.service.market_data import MarketData
+from node.service.operator_service import OperatorService
+from node.service.trading import Span, Trading
+from node.streams.stream_registry import StreamRegistry
+from node.views.account_views import CancelAfterView
+from node.views.statement_views import ReconciliationView
+from node.views.views import (
+    AmendRequest,
+    BookView,
+    CallRequest,
+    CallView,
+    CandleView,
+    FillView,
+    MarketView,
+    OrderRequest,
+    OrderView,
+    PeerView,
+    PingView,
+    RouterView,
+    ServiceView,
+    StatusView,
+    TradeView,
+)
+
+
+class NodeService(Protocol):
+    """What a running node offers to its API. Every refusal is a `ServiceError`."""
+
+    @property
+    def node_id(self) -> str: ...
+
+    @property
+    def hub(self) -> StreamRegistry:
+        """The streams of all that."""
+        ...
+
+    @property
+    def market_data(self) -> MarketData:
+        """Books, trades, candles and tickers in integers, and changes as they happen."""
+        ...
+
+    @property
+    def trading(self) -> Trading:
+        """Trading in integers, for any account."""
+        ...
+
+    @property
+    def operations(self) -> OperatorService:
+        """Accounts, keys, money and halts: what is the operator's."""
+        ...
+
+    @property
+    def accounts(self) -> Accounts:
+        """Accounts and their keys."""
+        ...
+
+    async def reconcile(self, peer: str) -> ReconciliationView:
+        """Compare what this node and a peer say of each other."""
+        ...
+
+    async def submit(self, request: OrderRequest, *, account: int = HOUSE) -> OrderView:
+        """Returns when the order is durable on this node's disk."""
+        ...
+
+    async def amend(
+        self, order_id: str, request: AmendRequest, *, account: int = HOUSE
+    ) -> OrderView:
+        """Returns when durable."""
+        ...
+
+    async def cancel(self, order_id: str, *, account: int = HOUSE) -> OrderView:
+        """`order_id` is the full id or the number alone. Returns when durable."""
+        ...
+
+    async def cancel_many(
+        self,
+        *,
+        account: int = HOUSE,
+        market: str | None = None,
+        group: int | None = None,
+        client_id: str | None = None,
+    ) -> list[OrderView]:
+        """Cancel the account's open orders that fit all that is given."""
+        ...
+
+    async def cancel_after(self, timeout_ms: int, *, account: int = HOUSE) -> CancelAfterView:
+        """The dead man's switch: cancel all after so long, unless this is called again; 0 ends it."""
+        ...
+
+    def order(self, order_id: str, *, account: int = HOUSE) -> OrderView: ...
+
+    def order_by_client_id(self, client_id: str, *, account: int = HOUSE) -> OrderView:
+        """The latest one with this client id."""
+        ...
+
+    async def orders(
+        self,
+        *,
+        account: int = HOUSE,
+        market: str | None = None,
+        open_only: bool = True,
+        span: Span | None = None,
+    ) -> list[OrderView]:
+        """An account's orders by the time they were placed; without `span` the newest 100."""
+        ...
+
+    async def fills(
+        self,
+        *,
+        account: int = HOUSE,
+        market: str | None = None,
+        order: str | None = None,
+        span: Span | None = None,
+    ) -> list[FillView]:
+        """An account's fills; without `span` the newest 100."""
+        ...
+
+    async def trade_history(
+        self,
+        *,
+        market: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[TradeView]:
+        """Public trades of the network seen by this node, from `start` to `end` (us since the epoch,
+        both included)."""
+        ...
+
+    async def candles(
+        self,
+        market: str,
+        timeframe: str,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[CandleView]:
+        """Candles that begin from `start` to `end` (us since the epoch, both included)."""
+        ...
+
+    def book(self, market: str, *, depth: int = 25, account: int | None = HOUSE) -> BookView:
+        """`own` in it is what the account has there."""
+        ...
+
+    def markets(self) -> list[MarketView]: ...
+
+    def peers(self) -> list[PeerView]: ...
+
+    async def connect(self, address: str) -> PeerView:
+        """Dial HOST:PORT now; returns the connected peer, or raises with the reason."""
+        ...
+
+    async def ping(self, node_id: str) -> PingView:
+        """A request to another node over the mesh. `node_id` may be any unambiguous prefix."""
+        ...
+
+    def status(self) -> StatusView: ...
+
+    def services(self) -> list[ServiceView]:
+        """Services that anybody offers, in order of their names."""
+        ...
+
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        """Ask whoever answers soonest. What the service itself refuses has code "service_refused"."""
+        ...
+
+    def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
+        """How nodes are chosen now, and at most `events` of the latest events (of a kind)."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Figures in the Prometheus text format."""
+        ...

@@ -1,0 +1,387 @@
+"""The WebSocket stream (/v1/stream): books, trades, tickers, candles, and what happens to an account.
+
+    client                                                          node
+    {"op":"subscribe","channel":"book","market":"BTC-USD"}    ->
+                                                              <-    {"event":"subscribed","stream":...}
+                                                              <-    {"event":"book_l2_snapshot",...}
+                                                              <-    {"event":"book_l2",...}   and so on
+    {"op":"unsubscribe","stream":"book/BTC-USD/L2/25/network"} ->
+                                                              <-    {"event":"unsubscribed","stream":...}
+    anything else                                             ->
+                                                              <-    {"event":"error","code":...,"detail":...}
+
+What streams have is written at once for a reader that keeps up, and by a task of its own for one that
+does not, as it takes it. Nothing is queued (see `node.streams.stream`): who is slow gets more in one
+message, who takes nothing at all is cut, with a close code where there is still a way to tell it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from node.api import limits
+from node.api.access import DOORKEEPER, Caller, caller_of
+from node.api.problems import problem
+from node.api.public_routes import SERVICE
+from node.streams.stream import Ended, Reader, TooSlow, encode
+from node.streams.stream_messages import (
+    PRIVATE,
+    Auth,
+    Authenticated,
+    ClientMessage,
+    Ping,
+    Pong,
+    StreamError,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
+from node.streams.stream_registry import StreamRegistry
+from node.views.views import ServiceError
+
+log = logging.getLogger("node.api")
+
+# WebSocket close codes.
+TOO_SLOW: Final = 4000  # the reader did not take what it was sent
+KEY_REVOKED: Final = 4001
+
+CONNECTIONS: Final = web.AppKey("connections", set[web.WebSocketResponse])
+HUB: Final = web.AppKey("hub", StreamRegistry)
+_decoder: Final = msgspec.json.Decoder(ClientMessage)
+
+
+class _Stalled(Exception):
+    """The reader took nothing for too long."""
+
+
+class _Session:
+    """One connection: who it is, its subscriptions, the answers to its messages."""
+
+    def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
+        self._request = request
+        self._socket = socket
+        self._hub = request.app[HUB]
+        self._caller = caller_of(request)
+        self._loop = asyncio.get_running_loop()
+        self._readers: dict[str, Reader] = {}  # by the name of their stream
+        self._ready: dict[Reader, None] = {}  # there is something for them
+        self._planned: asyncio.Handle | None = None  # the next look at those,
+        self._planned_for = 0.0  # and when
+        self._waiting: deque[bytes] = deque()  # taken from a stream, and no room to write them
+        self._full = asyncio.Event()  # the writer has to wait for room, or to part
+        self._sending: float | None = None  # since when one message waits to be taken
+        self._fault: Exception | None = None
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the connection is gone already")
+        self._transport = transport
+
+    async def run(self) -> None:
+        """Serve until the client leaves, or is cut."""
+        writer = self._loop.create_task(self._write())
+        watch = self._loop.create_task(self._watch(writer))
+        try:
+            await self._read()
+        except (_Stalled, ConnectionError):
+            self._cut()
+        finally:
+            for reader in self._readers.values():
+                reader.stop()
+            if self._planned is not None:
+                self._planned.cancel()
+            for task in (watch, writer):
+                task.cancel()
+            await asyncio.wait({watch, writer})
+
+    # What the client sends
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            if message.type is WSMsgType.TEXT:
+                await self._handle(message.data)
+            elif message.type is WSMsgType.BINARY:
+                detail = "send text messages, not binary ones"
+                await self._answer(StreamError(code="invalid_message", detail=detail))
+
+    async def _handle(self, text: str) -> None:
+        try:
+            message = _decoder.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            detail = (
+                f'{error}; send e.g. {{"op":"subscribe","channel":"book","market":"BTC-USD"}}, '
+                "see /asyncapi.json"
+            )
+            await self._answer(StreamError(code="invalid_message", detail=detail))
+            return
+        try:
+            if isinstance(message, Subscribe):
+                await self._subscribe(message)
+            elif isinstance(message, Unsubscribe):
+                await self._unsubscribe(message)
+            elif isinstance(message, Auth):
+                await self._authenticate(message)
+            elif isinstance(message, Ping):
+                await self._answer(Pong(id=message.id))
+        except ServiceError as error:
+            await self._answer(StreamError(code=error.code, detail=error.detail, id=message.id))
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        if len(self._readers) >= limits.STREAM_MAX_SUBSCRIPTIONS:
+            most = limits.STREAM_MAX_SUBSCRIPTIONS
+            detail = f"a connection has at most {most} subscriptions; end one, or open another"
+            raise ServiceError(409, "too_many_subscriptions", detail)
+        stream = await self._hub.find(request, self._account(request))
+        if stream.name in self._readers:
+            raise ServiceError(409, "already_subscribed", f"{stream.name} is coming already")
+        reader = Reader(stream, self._woken, request.conflate_ms, request.resume)
+        self._readers[stream.name] = reader
+        await self._answer(Subscribed(stream=stream.name, resumed=reader.resumed, id=request.id))
+        reader.begin()
+
+    def _account(self, request: Subscribe) -> int | None:
+        if request.channel in PRIVATE and not self._caller.may("read"):
+            if self._caller.account is None:
+                return None
+            detail = f"the key {self._caller.key} does not have the permission to read"
+            raise ServiceError(403, "no_permission", detail)
+        return self._caller.account
+
+    async def _unsubscribe(self, request: Unsubscribe) -> None:
+        reader = self._readers.pop(request.stream, None)
+        if reader is None:
+            detail = f"{request.stream[:80]!r} is not subscribed to"
+            raise ServiceError(409, "not_subscribed", detail)
+        reader.stop()
+        self._ready.pop(reader, None)
+        await self._answer(Unsubscribed(stream=request.stream, id=request.id))
+
+    async def _authenticate(self, request: Auth) -> None:
+        if any(name in PRIVATE for name in self._readers):
+            detail = (
+                "unsubscribe from the channels of the account that this connection is now first"
+            )
+            raise ServiceError(409, "already_subscribed", detail)
+        self._caller = self._identify(request)
+        await self._answer(Authenticated(account=self._caller.account, id=request.id))
+
+    def _identify(self, request: Auth) -> Caller:
+        door, remote = self._request.app[DOORKEEPER], self._request.remote or ""
+        caller, failure = None, None
+        try:
+            header = f"Bearer {request.key}:{request.secret}"
+            caller = door.identify(header, secure=self._request.secure, remote=remote)
+        except ServiceError as error:
+            failure = error
+        verdict = door.count(caller, remote, self._loop.time())  # who guesses is counted too
+        if not verdict.allowed:
+            detail = f"more than {verdict.limit} requests a minute; wait {verdict.reset} s"
+            raise ServiceError(429, "rate_limited", detail)
+        if caller is None:
+            raise failure or RuntimeError("nobody")
+        return caller
+
+    async def _answer(self, answer: msgspec.Struct) -> None:
+        try:
+            async with asyncio.timeout(limits.STREAM_SEND_TIMEOUT):
+                await self._socket.send_frame(encode(answer), WSMsgType.TEXT)
+        except TimeoutError:
+            raise _Stalled from None
+
+    # What the streams have
+
+    def _woken(self, reader: Reader) -> None:
+        """A stream has something: look soon, out of reach of whoever told it."""
+        self._ready[reader] = None
+        if not self._full.is_set():
+            self._plan(reader.due)
+
+    def _plan(self, due: float) -> None:
+        """Look at what is ready at this time, or soon if it has come."""
+        if self._planned is not None:
+            if self._planned_for <= due:
+                return
+            self._planned.cancel()
+        if due and due > self._loop.time():
+            self._planned_for = due
+            self._planned = self._loop.call_at(due, self._carry)
+        else:
+            self._planned_for = 0.0
+            self._planned = self._loop.call_soon(self._carry)
+
+    def _carry(self) -> None:
+        """Send what there is, as far as it can be written at once: most readers keep up, and need no
+        task to be switched to. What is left is the writer's."""
+        self._planned = None
+        try:
+            self._fill()
+        except (TooSlow, ConnectionError) as error:
+            self._fault = error
+            self._full.set()
+        except Exception as error:
+            log.exception("a stream failed")
+            self._fault = error
+            self._full.set()
+
+    def _fill(self) -> None:
+        now = self._loop.time()
+        for reader in tuple(self._ready):
+            if reader.due > now:
+                continue
+            del self._ready[reader]
+            self._waiting.extend(self._messages_of(reader, now))
+            while self._waiting:
+                if self._transport.get_write_buffer_size() >= limits.STREAM_BUFFER:
+                    self._full.set()
+                    return
+                self._write_now(self._waiting.popleft())
+        if self._ready:
+            self._plan(min(reader.due for reader in self._ready))
+
+    def _messages_of(self, reader: Reader, now: float) -> list[bytes]:
+        try:
+            return reader.take(now)
+        except Ended as end:
+            name = reader.stream.name
+            del self._readers[name]
+            reader.stop()
+            return [encode(StreamError(code=end.code, detail=end.detail, stream=name))]
+
+    def _write_now(self, message: bytes) -> None:
+        """Write one frame without waiting: aiohttp writes first and then waits for room, if at all."""
+        sending = self._socket.send_frame(message, WSMsgType.TEXT)
+        try:
+            sending.send(None)
+        except StopIteration:
+            return
+        sending.close()
+
+    async def _write(self) -> None:
+        """Send what could not be written at once, as the reader takes it, until cancelled."""
+        while True:
+            await self._full.wait()
+            if self._fault is not None:
+                break
+            try:
+                while self._waiting:
+                    self._sending = self._loop.time()
+                    await self._socket.send_frame(self._waiting.popleft(), WSMsgType.TEXT)
+            except ConnectionError:
+                break
+            self._sending = None
+            self._full.clear()
+            if self._planned is not None:
+                self._planned.cancel()
+            self._carry()
+        if isinstance(self._fault, TooSlow):
+            await self._part(TOO_SLOW, "too slow: what you lack is not held any more")
+        self._cut()
+
+    # The end of a connection
+
+    async def _watch(self, writer: asyncio.Task[None]) -> None:
+        """Part with a reader that does not take a message for too long, which is cheaper than a timer for
+        each, and with one whose key was revoked."""
+        timeout = limits.STREAM_SEND_TIMEOUT
+        while True:
+            await asyncio.sleep(timeout / 4)
+            if self._sending is not None and self._loop.time() - self._sending >= timeout:
+                end = TOO_SLOW, "too slow: a message was not taken in time"
+            elif self._revoked:
+                end = KEY_REVOKED, "the key was revoked"
+            else:
+                continue
+            writer.cancel()
+            await self._part(*end)
+            return
+
+    @property
+    def _revoked(self) -> bool:
+        if not self._caller.key:
+            return False
+        key = self._request.app[SERVICE].accounts.key(self._caller.key)
+        return key is None or key.revoked != 0
+
+    async def _part(self, code: int, why: str) -> None:
+        """Close with the reason, for as long as there is hope that the reader sees it."""
+        with suppress(Exception):
+            async with asyncio.timeout(limits.STREAM_CLOSE_TIMEOUT):
+                await self._socket.close(code=code, message=why.encode(), drain=False)
+        self._cut()
+
+    def _cut(self) -> None:
+        """End the connection now."""
+        self._transport.abort()
+
+
+async def stream(request: web.Request) -> web.StreamResponse:
+    """Serves one WebSocket connection until either side ends it."""
+    socket = web.WebSocketResponse(
+        heartbeat=limits.STREAM_HEARTBEAT,
+        max_msg_size=limits.STREAM_MAX_MESSAGE,
+        writer_limit=limits.STREAM_BUFFER,
+        compress=False,  # loopback has bandwidth to spare, and compression would cost each reader
+    )
+    if not socket.can_prepare(request).ok:
+        detail = "/v1/stream speaks WebSocket (RFC 6455); connect with a WebSocket client"
+        return problem(request, 426, "upgrade_required", detail, headers={"Upgrade": "websocket"})
+    connections = request.app[CONNECTIONS]
+    if len(connections) >= limits.STREAM_MAX_CLIENTS:
+        detail = f"{limits.STREAM_MAX_CLIENTS} streams are open already; close one first"
+        return problem(request, 503, "too_many_streams", detail)
+    await socket.prepare(request)
+    connections.add(socket)
+    try:
+        await _Session(request, socket).run()
+    except ConnectionResetError:
+        pass
+    finally:
+        connections.discard(socket)
+    return socket
+
+
+async def _close_all(app: web.Application) -> None:
+    """Tells every reader that the node stops, before the sockets are closed under them."""
+    closing = [
+        asyncio.create_task(
+            socket.close(code=WSCloseCode.GOING_AWAY, message=b"the node is stopping")
+        )
+        for socket in app[CONNECTIONS]
+    ]
+    if closing:
+        _, late = await asyncio.wait(closing, timeout=limits.SHUTDOWN_TIMEOUT)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
+
+
+async def _sweep(app: web.Application) -> AsyncIterator[None]:
+    """Let go of streams that nobody reads, as long as the application runs."""
+
+    async def sweep() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(limits.STREAM_SWEEP)
+            app[HUB].sweep(loop.time())
+
+    task = asyncio.create_task(sweep())
+    yield
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def add_stream(app: web.Application, hub: StreamRegistry) -> None:
+    """Puts the stream on `app`."""
+    app[HUB] = hub
+    app[CONNECTIONS] = set()
+    app.router.add_get("/v1/stream", stream, allow_head=False)
+    app.on_shutdown.append(_close_all)
+    app.cleanup_ctx.append(_sweep)

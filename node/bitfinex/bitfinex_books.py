@@ -1,0 +1,210 @@
+"""Books as Bitfinex shows them: by price in five precisions, or by order, with checksums.
+
+P0 has the market's own price levels; P1 to P4 put together what is equal in the first 4 to 1 significant
+digits, bids rounded down and asks up, so that no level looks better than it is. R0 has single orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from node.bitfinex.errors import BAD_PARAMETER, BitfinexError
+from node.bitfinex.javascript_numbers import javascript, rounded
+from node.bitfinex.limits import BOOK_LENGTHS
+from node.bitfinex.order_ids import OrderIds
+from node.bitfinex.symbols import Pair
+from node.service.market_data import MarketData, Shown
+from node.views.scales import Scale
+
+RAW: Final = "R0"
+PRECISIONS: Final = {"P0": 0, "P1": 4, "P2": 3, "P3": 2, "P4": 1}  # significant digits; 0: all
+CHECKED: Final = 25  # entries a side that a checksum covers
+BUY, SELL = 1, -1
+
+
+class Entry(NamedTuple):
+    """One level or order as it is written."""
+
+    raw: tuple[int, int]  # level: orders, lots; order: price, lots. Lots of asks are negative
+    text: str
+    gone: str  # what is written when it leaves
+    checked: str  # its part of a checksum
+
+
+class View:
+    """The best of a book: bids, best first, then asks, best first. Keys are signed prices or order ids."""
+
+    def __init__(self, version: int, bids: dict[int, Entry], asks: dict[int, Entry]) -> None:
+        self.version = version
+        self.bids = bids
+        self.asks = asks
+        self._checksum: int | None = None
+
+    @property
+    def snapshot(self) -> str:
+        return f"[{','.join(entry.text for entry in (*self.bids.values(), *self.asks.values()))}]"
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the first entries as a signed 32-bit integer."""
+        if self._checksum is None:
+            bids = list(islice(self.bids.values(), CHECKED))
+            asks = list(islice(self.asks.values(), CHECKED))
+            parts: list[str] = []
+            for index in range(max(len(bids), len(asks))):
+                parts += [side[index].checked for side in (bids, asks) if index < len(side)]
+            value = crc32(":".join(parts).encode())
+            self._checksum = value - 2**32 if value >= 2**31 else value
+        return self._checksum
+
+    def since(self, before: View) -> list[str]:
+        """What to write for who has seen `before`: first what left, so that no more is held than shown."""
+        gone: list[str] = []
+        new: list[str] = []
+        for old, now in ((before.bids, self.bids), (before.asks, self.asks)):
+            gone += [entry.gone for key, entry in old.items() if key not in now]
+            for key, entry in now.items():
+                known = old.get(key)
+                if known is not entry and (known is None or known.text != entry.text):
+                    new.append(entry.text)
+        return gone + new
+
+
+class Books:
+    """Views of the books of a node, each made once for all who look at the same version."""
+
+    def __init__(self, market_data: MarketData) -> None:
+        self._market_data = market_data
+        self._views: dict[tuple[str, str, int], View] = {}
+        self._ids: dict[str, OrderIds] = {}
+
+    def view(self, pair: Pair, precision: str, length: int) -> View:
+        """The best `length` entries a side. `precision` is P0 to P4 or R0."""
+        shown = self._market_data.shown(pair.key)
+        at = pair.key, precision, length
+        before = self._views.get(at)
+        if before is not None and before.version == shown.version:
+            return before
+        bids, asks = (
+            self._side(pair, shown, precision, length, side, before) for side in (BUY, SELL)
+        )
+        found = self._views[at] = View(shown.version, bids, asks)
+        return found
+
+    def _side(
+        self,
+        pair: Pair,
+        shown: Shown,
+        precision: str,
+        length: int,
+        side: int,
+        before: View | None,
+    ) -> dict[int, Entry]:
+        known: dict[int, Entry] = {}
+        if before is not None:
+            known = before.bids if side == BUY else before.asks
+        if precision == RAW:
+            return self._orders(pair, shown, length, side, known)
+        scale = pair.scale
+        if precision == "P0":
+            levels: Iterator[tuple[int, int, int]] | list[tuple[int, int, int]] = [
+                (scale.value(ticks), lots, orders)
+                for ticks, lots, orders in shown.book.levels(side, length)
+            ]
+        else:
+            levels = _aggregated(shown, scale, PRECISIONS[precision], length, side)
+        found: dict[int, Entry] = {}
+        for value, lots, orders in levels:
+            key = side * value
+            raw = orders, side * lots
+            entry = known.get(key)
+            if entry is None or entry.raw != raw:
+                entry = _level(scale, value, raw, side)
+            found[key] = entry
+        return found
+
+    def _orders(
+        self, pair: Pair, shown: Shown, length: int, side: int, known: dict[int, Entry]
+    ) -> dict[int, Entry]:
+        ids = self._ids.get(pair.key)
+        if ids is None:
+            ids = self._ids[pair.key] = OrderIds(shown.owners, shown.book)
+        rows = [
+            (-side * ticks, ids.id_of(key), lots)
+            for key, ticks, lots, _, _ in islice(shown.book.orders(side), length)
+        ]
+        found: dict[int, Entry] = {}
+        for signed, order_id, lots in sorted(rows):
+            raw = pair.scale.value(abs(signed)), side * lots
+            entry = known.get(order_id)
+            if entry is None or entry.raw != raw:
+                entry = _order(pair.scale, order_id, raw, side)
+            found[order_id] = entry
+        return found
+
+
+def _aggregated(
+    shown: Shown, scale: Scale, digits: int, length: int, side: int
+) -> list[tuple[int, int, int]]:
+    """(value, lots, orders) of the best `length` levels of that many significant digits."""
+    depth = 4 * length
+    while True:
+        levels = shown.book.levels(side, depth)
+        found: dict[int, tuple[int, int]] = {}
+        for ticks, lots, orders in levels:
+            value = rounded(scale.value(ticks), digits, up=side == SELL)
+            had = found.get(value, (0, 0))
+            if had == (0, 0) and len(found) == length:
+                break
+            found[value] = had[0] + lots, had[1] + orders
+        else:
+            if len(levels) == depth:  # the last one may be half seen
+                depth *= 4
+                continue
+        return [(value, lots, orders) for value, (lots, orders) in found.items()]
+
+
+def _level(scale: Scale, value: int, raw: tuple[int, int], side: int) -> Entry:
+    price, amount = scale.price_of(value), scale.amount(raw[1])
+    return Entry(
+        raw,
+        f"[{price},{raw[0]},{amount}]",
+        f"[{price},0,{side}]",
+        f"{javascript(price)}:{javascript(amount)}",
+    )
+
+
+def _order(scale: Scale, order_id: int, raw: tuple[int, int], side: int) -> Entry:
+    amount = scale.amount(raw[1])
+    return Entry(
+        raw,
+        f"[{order_id},{scale.price_of(raw[0])},{amount}]",
+        f"[{order_id},0,{side}]",
+        f"{order_id}:{javascript(amount)}",
+    )
+
+
+def check_precision(text: object) -> str:
+    """`text` if it names a precision.
+
+    Raises:
+        BitfinexError: it does not.
+    """
+    if isinstance(text, str) and (text in PRECISIONS or text == RAW):
+        return text
+    raise BitfinexError(BAD_PARAMETER, "prec: invalid")
+
+
+def check_length(length: object) -> int:
+    """A number of entries a side, as number or text.
+
+    Raises:
+        BitfinexError: not one of those there are.
+    """
+    for known in BOOK_LENGTHS:
+        if length in (known, str(known)):
+            return known
+    raise BitfinexError(BAD_PARAMETER, "len: invalid")

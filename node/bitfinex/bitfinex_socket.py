@@ -1,0 +1,335 @@
+"""One connection of the Bitfinex WebSocket (/ws/2): its events, its channels, and who writes when.
+
+    client                                             node
+                                                  <-   {"event":"info","version":2,...}
+    {"event":"subscribe","channel":"book",...}    ->
+                                                  <-   {"event":"subscribed","chanId":1,...}
+                                                  <-   [1,[[PRICE,COUNT,AMOUNT],...]]
+                                                  <-   [1,[PRICE,COUNT,AMOUNT]]   and so on
+    {"event":"unsubscribe","chanId":1}            ->
+                                                  <-   {"event":"unsubscribed","status":"OK","chanId":1}
+
+    {"event":"auth","apiKey":...}                 ->
+                                                  <-   {"event":"auth","status":"OK","chanId":0,...}
+                                                  <-   [0,"ps",[]]  [0,"ws",[...]]  [0,"os",[...]]
+    [0,"on",null,{"type":"EXCHANGE LIMIT",...}]   ->
+                                                  <-   [0,"on",[ORDER]]  [0,"n",[...,"SUCCESS",...]]
+
+The reader's messages are answered by the task that reads them; what channels have to say is written by
+another. Both take turns, so an answer never lands between a snapshot and its checksum. Inputs about
+orders are begun in the order they come and may end in another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+from uuid import uuid4
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from node.bitfinex import order_inputs
+from node.bitfinex.account_inputs import DEAD_MAN, AccountInputs, PrivateSide
+from node.bitfinex.bitfinex_books import Books
+from node.bitfinex.errors import (
+    ALREADY_SUBSCRIBED,
+    BAD_AUTH,
+    NOT_SUBSCRIBED,
+    RESTART,
+    TOO_MANY_CHANNELS,
+    UNKNOWN,
+    BitfinexError,
+)
+from node.bitfinex.limits import CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT, SNAPSHOTS_AFTER
+from node.bitfinex.public_channels import ChannelStream, make_channel
+from node.bitfinex.symbols import Symbols
+from node.service.market_data import MarketData
+
+TIMESTAMPS: Final = 32_768
+SEQUENCE: Final = 65_536
+BEAT: Final = '"hb"'
+_MAX_FLAGS: Final = 2**53
+_MAX_CHANNEL: Final = 2**31
+
+
+class Stalled(Exception):
+    """The reader did not take a message in time."""
+
+
+class Connection:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        market_data: MarketData,
+        symbols: Symbols,
+        books: Books,
+        server_id: str,
+        clock: Callable[[], float],
+        private: PrivateSide | None = None,
+        *,
+        secure: bool = False,
+        remote: str = "",
+    ) -> None:
+        self._socket = socket
+        self._market_data = market_data
+        self._symbols = symbols
+        self._books = books
+        self._server_id = server_id
+        self._clock = clock
+        self._channels: dict[int, ChannelStream] = {}
+        self._private = private
+        self._secure = secure
+        self._remote = remote
+        self._account: AccountInputs | None = None
+        self._next = 1
+        self._flags = 0
+        self._sequence = 0
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._answers = {
+            "ping": self._on_ping,
+            "conf": self._on_conf,
+            "subscribe": self._on_subscribe,
+            "unsubscribe": self._on_unsubscribe,
+            "auth": self._on_auth,
+        }
+
+    async def read(self) -> None:
+        """Greet, then serve the client's messages until it leaves.
+
+        Raises:
+            Stalled, ConnectionError: it does not read, or is gone.
+        """
+        platform = {"status": 1}
+        await self._tell(
+            {"event": "info", "version": 2, "serverId": self._server_id, "platform": platform}
+        )
+        async for message in self._socket:
+            if message.type is WSMsgType.TEXT:
+                await self._handle(message.data)
+            elif message.type is WSMsgType.BINARY:
+                await self._tell(_error("json: invalid", UNKNOWN))
+
+    async def write(self) -> None:
+        """Write what the channels have, and heartbeats, until cancelled.
+
+        Raises:
+            Stalled, ConnectionError: the client does not read, or is gone.
+            TooSlow: it reads too slowly.
+        """
+        beat = self._clock() + HEARTBEAT
+        while True:
+            due = [channel.due for channel in self._channels.values() if channel.ready]
+            await self._woken(min([*due, beat]) - self._clock())
+            async with self._turn:
+                now = self._clock()
+                for number, channel in self._channels.items():
+                    if channel.ready and channel.due <= now:
+                        channel.ready = False
+                        channel.due = now + channel.pace
+                        await self._send(number, channel.write(self._flags))
+                if now >= beat:
+                    beat = now + HEARTBEAT
+                    for number in self._channels:
+                        await self._send(number, [BEAT])
+
+    async def _woken(self, timeout: float) -> None:
+        """Wait until a channel has something new, or for the time."""
+        self._wake.clear()
+        if timeout > 0:
+            timer = asyncio.get_running_loop().call_later(timeout, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
+
+    async def goodbye(self) -> None:
+        """Say that the node stops, and close."""
+        try:
+            await self._tell(
+                {"event": "info", "code": RESTART, "msg": "the node is stopping, connect again"}
+            )
+        except (Stalled, ConnectionError):
+            return
+        await self._socket.close(code=1012, message=b"the node is stopping")
+
+    def close(self) -> None:
+        """Listen to nothing any more."""
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
+
+    async def leave(self) -> None:
+        """Leave the account; its orders are cancelled if that was asked for."""
+        if self._account is not None:
+            await self._account.close()
+
+    # Writing
+
+    async def _texts(self, texts: Iterable[str]) -> None:
+        """Each in time. uvloop's clock stands still while nothing has to wait for the reader."""
+        at = self._clock()
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT) as patience:
+                for text in texts:
+                    await self._socket.send_str(text)
+                    if (now := self._clock()) != at:
+                        at = now
+                        patience.reschedule(at + SEND_TIMEOUT)
+        except TimeoutError:
+            raise Stalled from None
+
+    async def _tell(self, event: dict[str, Any]) -> None:
+        async with self._turn:
+            await self._texts([orjson.dumps(event).decode()])
+
+    async def _send(self, number: int, bodies: Sequence[str]) -> None:
+        if bodies:
+            await self._texts(self._framed(number, bodies))
+
+    def _framed(self, number: int, bodies: Iterable[str]) -> Iterator[str]:
+        if not self._flags & (SEQUENCE | TIMESTAMPS):
+            for body in bodies:
+                yield f"[{number},{body}]"
+            return
+        for body in bodies:
+            text = f"[{number},{body}"
+            if self._flags & SEQUENCE:
+                self._sequence += 1
+                text = f"{text},{self._sequence}"
+                if body != BEAT and number in self._channels:
+                    text += self._channels[number].number(body)
+            if self._flags & TIMESTAMPS:
+                text = f"{text},{time.time_ns() // 1_000_000}"
+            yield f"{text}]"
+
+    # Reading
+
+    async def _handle(self, text: str) -> None:
+        if text.lstrip().startswith("["):  # an input of channel 0
+            await self._on_input(text)
+            return
+        try:
+            message = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            await self._tell(_error("json: invalid", UNKNOWN))
+            return
+        event = message.get("event") if isinstance(message, dict) else None
+        answer = self._answers.get(event) if isinstance(event, str) else None
+        if answer is None:
+            await self._tell(_error("event: invalid", UNKNOWN))
+            return
+        # What is told back goes through an encoder that does not nest as deeply as the decoder.
+        flat = {key: value for key, value in message.items() if not isinstance(value, list | dict)}
+        try:
+            await answer(message if event == "auth" else flat)
+        except BitfinexError as error:
+            await self._tell({**flat, **_error(error.text, error.code)})
+
+    async def _on_ping(self, message: dict[str, Any]) -> None:
+        cid = {"cid": message["cid"]} if "cid" in message else {}
+        await self._tell({"event": "pong", "ts": time.time_ns() // 1_000_000, **cid})
+
+    async def _on_conf(self, message: dict[str, Any]) -> None:
+        flags = message.get("flags", 0)
+        if type(flags) is not int or not 0 <= flags < _MAX_FLAGS:
+            raise BitfinexError(UNKNOWN, "flags: invalid")
+        async with self._turn:
+            self._flags = flags
+            told = {"event": "conf", "status": "OK", "flags": flags}
+            await self._texts([orjson.dumps(told).decode()])
+
+    async def _on_auth(self, message: dict[str, Any]) -> None:
+        try:
+            if self._private is None:
+                raise BitfinexError(BAD_AUTH, "apikey: invalid")
+            if self._account is not None:
+                raise BitfinexError(BAD_AUTH, "auth: dup")
+            dead_man = message.get("dms") == DEAD_MAN
+            account = await self._private.enter(
+                message,
+                self._wake.set,
+                dead_man=dead_man,
+                secure=self._secure,
+                remote=self._remote,
+            )
+        except BitfinexError as error:
+            told = {"status": "FAILED", "chanId": 0, "code": error.code, "msg": error.text}
+            await self._tell({"event": "auth", **told})
+            return
+        self._account = account
+        session = account.session
+        write = int(session.may_trade)
+        told = {
+            "event": "auth",
+            "status": "OK",
+            "chanId": 0,
+            "userId": session.account,
+            "auth_id": str(uuid4()),
+            "dms": DEAD_MAN if dead_man else 0,
+            "caps": {
+                "orders": {"read": 1, "write": write},
+                "account": {"read": 1, "write": 0},
+                "history": {"read": 1, "write": 0},
+                "positions": {"read": 1, "write": 0},
+                "wallets": {"read": 1, "write": 0},
+            },
+        }
+        async with self._turn:
+            await self._texts([orjson.dumps(told).decode()])
+            account.stream.due = self._clock() + SNAPSHOTS_AFTER
+            self._channels[0] = account.stream
+        self._wake.set()
+
+    async def _on_input(self, text: str) -> None:
+        if self._account is None:
+            await self._tell(_error("auth: required", BAD_AUTH))
+            return
+        try:
+            await self._account.take(order_inputs.decode(text))
+        except BitfinexError as error:
+            await self._tell(_error(error.text, error.code))
+
+    async def _on_subscribe(self, message: dict[str, Any]) -> None:
+        channel = make_channel(
+            message, self._market_data, self._symbols, self._books, self._wake.set
+        )
+        if len(str(message.get("subId", ""))) > MAX_ID:
+            raise BitfinexError(UNKNOWN, "subId: invalid")
+        if any(channel.identity == other.identity for other in self._channels.values()):
+            raise BitfinexError(ALREADY_SUBSCRIBED, "subscribe: dup")
+        if len(self._channels.keys() - {0}) >= CHANNELS:
+            raise BitfinexError(TOO_MANY_CHANNELS, "subscribe: limit")
+        try:
+            await channel.open()
+            number = self._next
+            self._next = self._next % _MAX_CHANNEL + 1
+            told = {**message, "event": "subscribed", "chanId": number, **channel.echo()}
+            async with self._turn:
+                await self._texts([orjson.dumps(told).decode()])
+                self._channels[number] = channel
+        except BaseException:
+            channel.close()
+            raise
+        self._wake.set()
+
+    async def _on_unsubscribe(self, message: dict[str, Any]) -> None:
+        text = str(message.get("chanId"))
+        number = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
+        async with self._turn:
+            channel = self._channels.pop(number, None) if number else None
+            if channel is not None:
+                channel.close()
+                told = {"event": "unsubscribed", "status": "OK", "chanId": number}
+                await self._texts([orjson.dumps(told).decode()])
+        if channel is None:
+            raise BitfinexError(NOT_SUBSCRIBED, "unsubscribe: invalid")
+
+
+def _error(text: str, code: int) -> dict[str, Any]:
+    return {"event": "error", "msg": text, "code": code}

@@ -1,0 +1,166 @@
+"""Puts the Bitfinex dialect on the API's application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from aiohttp import web
+
+from node.bitfinex.account_events import AccountFeeds
+from node.bitfinex.account_inputs import PrivateSide
+from node.bitfinex.account_reads import AccountReads
+from node.bitfinex.bitfinex_books import Books
+from node.bitfinex.bitfinex_socket import Connection, Stalled
+from node.bitfinex.errors import BAD_AUTH, BitfinexError
+from node.bitfinex.limits import BUFFER, CONNECTIONS, MAX_MESSAGE, PING, RATE, RateLimit
+from node.bitfinex.order_operations import OrderOperations
+from node.bitfinex.private_rest import PrivateRest
+from node.bitfinex.public_channels import TooSlow
+from node.bitfinex.public_rest import Form, Rest
+from node.bitfinex.request_signing import Gate, Keys
+from node.bitfinex.symbols import Symbols
+from node.service.market_data import MarketData
+from node.service.trading import Trading
+
+log = logging.getLogger("node.api")
+
+STOP_TIMEOUT: Final = 3.0  # seconds that all goodbyes together get
+
+
+class _Sockets:
+    """The WebSocket connections of one application."""
+
+    def __init__(
+        self,
+        market_data: MarketData,
+        symbols: Symbols,
+        books: Books,
+        rate: RateLimit,
+        server_id: str,
+        private: PrivateSide | None,
+    ) -> None:
+        self._market_data = market_data
+        self._symbols = symbols
+        self._books = books
+        self._rate = rate
+        self._server_id = server_id
+        self._private = private
+        self._open: dict[Connection, None] = {}
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """One connection until either side ends it."""
+        loop = asyncio.get_running_loop()
+        socket = web.WebSocketResponse(
+            max_msg_size=MAX_MESSAGE, writer_limit=BUFFER, compress=False, heartbeat=PING
+        )
+        if not socket.can_prepare(request).ok:
+            return web.Response(status=426, text="/ws/2 speaks WebSocket", headers=_UPGRADE)
+        if len(self._open) >= CONNECTIONS or not self._rate.allows(
+            request.remote or "", loop.time()
+        ):
+            return web.Response(status=429, text="too many connections")
+        await socket.prepare(request)
+        connection = Connection(
+            socket,
+            self._market_data,
+            self._symbols,
+            self._books,
+            self._server_id,
+            loop.time,
+            self._private,
+            secure=request.secure,
+            remote=request.remote or "",
+        )
+        self._open[connection] = None
+        writer = asyncio.create_task(self._write(connection, request))
+        try:
+            await connection.read()
+        except (Stalled, ConnectionError):
+            _cut(request)
+        finally:
+            del self._open[connection]
+            writer.cancel()
+            try:
+                await asyncio.wait({writer})
+            finally:
+                connection.close()
+                await connection.leave()
+        return socket
+
+    async def _write(self, connection: Connection, request: web.Request) -> None:
+        try:
+            await connection.write()
+        except (Stalled, TooSlow, ConnectionError):
+            _cut(request)
+        except Exception:
+            log.exception("a connection of the Bitfinex WebSocket failed")
+            _cut(request)
+
+    async def close(self, _app: web.Application) -> None:
+        """Tell everyone that the node stops."""
+        goodbyes = [asyncio.create_task(connection.goodbye()) for connection in self._open]
+        if goodbyes:
+            _, late = await asyncio.wait(goodbyes, timeout=STOP_TIMEOUT)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*goodbyes, return_exceptions=True)
+
+
+_UPGRADE: Final = {"Upgrade": "websocket"}
+
+
+def _cut(request: web.Request) -> None:
+    """End a connection whose reader is gone or does not read: a close frame would wait too."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def add_bitfinex(
+    app: web.Application,
+    market_data: MarketData,
+    server_id: str,
+    *,
+    trading: Trading | None = None,
+    keys: Keys | None = None,
+    plain_keys: bool = False,
+    rate_limit: int = RATE,
+) -> None:
+    """Serve /v2 and /ws/2.
+
+    With `trading` and `keys` (the node's accounts) the authenticated part too; without, it knows no key.
+    `plain_keys` takes keys over plain HTTP from other machines. `rate_limit` is requests a minute of a
+    key, or of an address without one; 0: any number.
+    """
+    symbols = Symbols(market_data.instruments)
+    books = Books(market_data)
+    rate = RateLimit(rate_limit)
+    form = Form(rate, _monotonic)
+    private: PrivateSide | None = None
+    if trading is not None and keys is not None:
+        gate = Gate(keys, plain_keys=plain_keys)
+        operations = OrderOperations(trading, symbols, _now)
+        accountant = AccountReads(trading, symbols, market_data)
+        PrivateRest(gate, keys, operations, accountant, symbols, _now).add_to(app.router, form)
+        feeds = AccountFeeds(trading, symbols, market_data)
+        private = PrivateSide(gate, feeds, operations, trading, _now)
+    else:
+        app.router.add_route("*", "/v2/auth/{path:.*}", form.of(_no_keys))
+    Rest(market_data, symbols, books, form).add_to(app.router)
+    sockets = _Sockets(market_data, symbols, books, rate, server_id, private)
+    app.router.add_get("/ws/2", sockets.serve, allow_head=False)
+    app.on_shutdown.append(sockets.close)
+
+
+async def _no_keys(_request: web.Request) -> str:
+    raise BitfinexError(BAD_AUTH, "apikey: invalid")
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,191 @@
+"""The REST paths under /v2/auth, which are asked with POST and signed with a key."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from node.bitfinex import order_inputs, wallet_arrays
+from node.bitfinex.account_reads import AccountReads
+from node.bitfinex.errors import BAD_AUTH, BitfinexError, bad, rate_limited, unknown_path
+from node.bitfinex.limits import READ_TIMEOUT
+from node.bitfinex.order_inputs import Body
+from node.bitfinex.order_operations import OrderOperations
+from node.bitfinex.public_rest import Form
+from node.bitfinex.request_signing import Gate, Keys, Session
+from node.bitfinex.symbols import Pair, Symbols
+from node.http.request_body import read_body
+
+Answer = Callable[[Session, web.Request, Body], Awaitable[str]]
+
+# Scope, whether it may be read, whether it may be written: what there is of Bitfinex's.
+_SCOPES: Final = (
+    ("account", False),
+    ("history", False),
+    ("orders", True),
+    ("positions", False),
+    ("wallets", False),
+    ("withdraw", False),
+)
+
+
+class PrivateRest:
+    """The handlers. `now` is us since the epoch."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        keys: Keys,
+        operations: OrderOperations,
+        accountant: AccountReads,
+        symbols: Symbols,
+        now: Callable[[], int],
+    ) -> None:
+        self._gate = gate
+        self._keys = keys
+        self._operations = operations
+        self._accountant = accountant
+        self._symbols = symbols
+        self._now = now
+
+    def add_to(self, router: web.UrlDispatcher, form: Form) -> None:
+        """Serve them, and refuse everything else under /v2/auth."""
+        answers: tuple[tuple[str, Answer], ...] = (
+            ("r/wallets", self._wallets),
+            ("r/orders", self._orders),
+            ("r/orders/hist", self._past_orders),
+            ("r/orders/{symbol}", self._orders),
+            ("r/orders/{symbol}/hist", self._past_orders),
+            ("r/order/{order}/trades", self._trades_of_order),
+            ("r/trades/hist", self._trades),
+            ("r/trades/{symbol}/hist", self._trades),
+            ("r/ledgers/hist", self._ledger),
+            ("r/ledgers/{currency}/hist", self._ledger),
+            ("r/positions", self._positions),
+            ("r/summary", self._summary),
+            ("r/info/user", self._user),
+            ("r/permissions", self._permissions),
+            ("calc/order/avail", self._available),
+            ("w/order/submit", self._operation("on")),
+            ("w/order/update", self._operation("ou")),
+            ("w/order/cancel", self._operation("oc")),
+            ("w/order/cancel/multi", self._operation("oc_multi")),
+            ("w/order/multi", self._operation("ox_multi")),
+        )
+        for path, answer in answers:
+            if path.startswith("r/"):
+                answer = self._durable(answer)
+            router.add_post(f"/v2/auth/{path}", form.of(self._signed(answer, form), counted=False))
+        nothing = form.of(self._signed(_nothing, form), counted=False)
+        router.add_route("*", "/v2/auth/{path:.*}", nothing)
+
+    def _signed(self, answer: Answer, form: Form) -> Callable[[web.Request], Awaitable[str]]:
+        """Requests count for their key, and those that are not let in for their address."""
+
+        async def respond(request: web.Request) -> str:
+            remote, now = request.remote or "", form.clock()
+            if not form.rate.left(remote, now):
+                raise rate_limited()
+            raw = await _body(request)
+            try:
+                session = self._gate.of_request(
+                    request.headers,
+                    request.raw_path.partition("?")[0],
+                    raw,
+                    secure=request.secure,
+                    remote=remote,
+                )
+            except BitfinexError:
+                form.rate.allows(remote, now)
+                raise
+            if not form.rate.allows(f"key {session.key}", now):
+                raise rate_limited()
+            body = order_inputs.decode(raw) if raw.strip() else {}
+            if not isinstance(body, dict):
+                raise bad("body", "a JSON object is expected")
+            return await answer(session, request, body)
+
+        return respond
+
+    def _operation(self, kind: str) -> Answer:
+        async def answer(session: Session, _request: web.Request, body: Body) -> str:
+            done = await self._operations.carry_out(session, kind, body, listed=True)
+            return done.notification(self._now() // 1000, listed=True)
+
+        return answer
+
+    def _durable(self, answer: Answer) -> Answer:
+        """It may say what was decided just now: nobody is told before that is on the disk."""
+
+        async def durable(session: Session, request: web.Request, body: Body) -> str:
+            told = await answer(session, request, body)
+            await self._accountant.durable(session.account)
+            return told
+
+        return durable
+
+    def _pair(self, request: web.Request) -> Pair | None:
+        """The market of the path, if it names one."""
+        symbol = request.match_info.get("symbol")
+        return None if symbol is None else self._symbols[symbol]
+
+    async def _wallets(self, session: Session, _request: web.Request, _body: Body) -> str:
+        return await self._accountant.wallets(session.account)
+
+    async def _orders(self, session: Session, request: web.Request, body: Body) -> str:
+        return await self._accountant.open_orders(session.account, body, self._pair(request))
+
+    async def _past_orders(self, session: Session, request: web.Request, body: Body) -> str:
+        return await self._accountant.past_orders(session.account, body, self._pair(request))
+
+    async def _trades(self, session: Session, request: web.Request, body: Body) -> str:
+        return await self._accountant.trades(session.account, body, self._pair(request))
+
+    async def _trades_of_order(self, session: Session, request: web.Request, body: Body) -> str:
+        symbol, _, order_id = request.match_info["order"].rpartition(":")
+        pair = self._symbols[symbol]
+        return await self._accountant.trades_of_order(session.account, body, pair, order_id)
+
+    async def _ledger(self, session: Session, request: web.Request, body: Body) -> str:
+        currency = request.match_info.get("currency")
+        return await self._accountant.ledger(session.account, body, currency)
+
+    async def _available(self, session: Session, _request: web.Request, body: Body) -> str:
+        return await self._accountant.available(session.account, body)
+
+    async def _positions(self, _session: Session, _request: web.Request, _body: Body) -> str:
+        return "[]"  # there is no margin trading
+
+    async def _summary(self, _session: Session, _request: web.Request, _body: Body) -> str:
+        return wallet_arrays.summary_text(self._symbols)
+
+    async def _user(self, session: Session, _request: web.Request, _body: Body) -> str:
+        account = self._keys.get(session.account)
+        if account is None:
+            raise BitfinexError(BAD_AUTH, "apikey: invalid")
+        return wallet_arrays.user_text(account.number, account.name, account.created)
+
+    async def _permissions(self, session: Session, _request: web.Request, _body: Body) -> str:
+        rows = [[scope, 1, int(write and session.may_trade)] for scope, write in _SCOPES]
+        return orjson.dumps(rows).decode()
+
+
+async def _body(request: web.Request) -> bytes:
+    """What came, byte for byte.
+
+    Raises:
+        BitfinexError: it is too long, or does not come.
+    """
+    try:
+        return await read_body(request, READ_TIMEOUT)
+    except web.HTTPRequestEntityTooLarge:
+        raise bad("body", "it is too long") from None
+    except TimeoutError:
+        raise bad("body", "it did not come in time") from None
+
+
+async def _nothing(_session: Session, _request: web.Request, _body: Body) -> str:
+    raise unknown_path()

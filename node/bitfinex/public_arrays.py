@@ -1,0 +1,114 @@
+"""The arrays of Bitfinex v2 as JSON text: tickers, trades, candles, configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any, Final
+
+from exchange.market.candles import Candle, TradeRecord
+from exchange.model.instruments import MAX_LOTS
+from node.bitfinex.errors import BAD_PARAMETER, BitfinexError
+from node.bitfinex.order_ids import trade_id
+from node.bitfinex.symbols import Pair, Symbols
+from node.service.market_data import MarketData
+
+SIZES: Final = 25  # levels whose quantities a ticker adds up
+_RELATIVE: Final = Decimal("0.00000001")
+_EMPTY: Final = (
+    "pub:list:pair:futures",
+    "pub:list:pair:margin",
+    "pub:list:pair:securities",
+    "pub:list:currency:margin",
+    "pub:list:currency:futures",
+    "pub:list:currency:paper",
+    "pub:list:currency:stablecoin",
+    "pub:info:pair:futures",
+    "pub:info:tx:status",
+    "pub:map:currency:explorer",
+    "pub:map:currency:pool",
+    "pub:map:currency:sym",
+    "pub:map:currency:tx:fee",
+    "pub:map:currency:undl",
+    "pub:map:currency:unit",
+    "pub:map:tx:method",
+)
+
+
+def ticker(pair: Pair, market_data: MarketData) -> str:
+    """BID, BID_SIZE, ASK, ASK_SIZE, DAILY_CHANGE, DAILY_CHANGE_RELATIVE, LAST_PRICE, VOLUME, HIGH, LOW.
+
+    Sizes are those of the best 25 levels, as on Bitfinex. null where there is nothing.
+    """
+    scale = pair.scale
+    found = market_data.ticker(pair.key)
+    day = found.day
+    book = market_data.shown(pair.key).book
+
+    def price(ticks: int | None) -> str:
+        return "null" if ticks is None else scale.price(ticks)
+
+    def size(side: int) -> str:
+        return scale.amount(sum(lots for _, lots, _ in book.levels(side, SIZES)))
+
+    relative = "0"
+    if day.change and day.before:
+        share = (Decimal(day.change) / day.before).quantize(_RELATIVE, rounding=ROUND_HALF_EVEN)
+        relative = f"{share:f}"
+    return (
+        f"[{price(found.bid)},{size(1)},{price(found.ask)},{size(-1)},{scale.price(day.change)},"
+        f"{relative},{price(day.last)},{scale.amount(day.volume)},{price(day.high)},{price(day.low)}]"
+    )
+
+
+def named_ticker(pair: Pair, market_data: MarketData) -> str:
+    """The same with the symbol before it."""
+    return f'["{pair.symbol}",{ticker(pair, market_data)[1:]}'
+
+
+def trade(pair: Pair, record: TradeRecord) -> str:
+    """ID, MTS, AMOUNT (of the taker, negative: sold), PRICE."""
+    amount = pair.scale.amount(record.side * record.quantity)
+    number = trade_id(record.taker, record.take)
+    return f"[{number},{record.time // 1000},{amount},{pair.scale.price(record.price)}]"
+
+
+def candle(pair: Pair, found: Candle) -> str:
+    """MTS, OPEN, CLOSE, HIGH, LOW, VOLUME."""
+    price = pair.scale.price
+    return (
+        f"[{found.start // 1000},{price(found.open)},{price(found.close)},{price(found.high)},"
+        f"{price(found.low)},{pair.scale.amount(found.volume)}]"
+    )
+
+
+def array(items: Iterable[str]) -> str:
+    return f"[{','.join(items)}]"
+
+
+def configuration(label: str, symbols: Symbols) -> Any:
+    """What `/v2/conf/{label}` says.
+
+    Raises:
+        BitfinexError: no such label.
+    """
+    if label == "pub:info:pair":
+        return [[pair.name, _pair_info(pair)] for pair in symbols]
+    if label == "pub:list:pair:exchange":
+        return [pair.name for pair in symbols]
+    if label == "pub:list:currency":
+        return symbols.currencies
+    if label == "pub:map:currency:label":
+        return [[name, name] for name in symbols.currencies]
+    if label in _EMPTY:
+        return []
+    raise BitfinexError(BAD_PARAMETER, f"conf: invalid: {label[:60]}")
+
+
+def _pair_info(pair: Pair) -> list[str | None]:
+    instrument = pair.instrument
+    least, most = (
+        pair.scale.amount(lots if limit is None else instrument.to_lots(limit))
+        for lots, limit in ((1, instrument.min_quantity), (MAX_LOTS, instrument.max_quantity))
+    )
+    return [None, None, None, least, most, *[None] * 7]

@@ -1,0 +1,107 @@
+"""Who asks: the key, nonce and signature of a request, or of the `auth` event of a WebSocket.
+
+    REST     HMAC-SHA384(secret, "/api" + path + nonce + body), in the headers bfx-apikey, bfx-nonce
+             and bfx-signature; the body is what came, byte for byte, and the path has no query
+    socket   HMAC-SHA384(secret, authPayload), in the event's own fields; the payload is AUTH and the
+             nonce, which some clients write twice
+
+A key's nonces only grow. Keys are not taken from other machines over plain HTTP unless the node's
+operator has allowed it: whoever is on the way can read what is asked and answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
+
+from exchange.ledger.accounts import AuthError
+from exchange.model.records import Account, ApiKey
+from node.bitfinex.errors import BAD_AUTH, OLD_NONCE, BitfinexError
+
+_CODES: Final = {"nonce_too_small": OLD_NONCE}
+_TEXTS: Final = {  # the words that Bitfinex has for it
+    "bad_signature": "apikey: digest invalid",
+    "revoked": "apikey: invalid",
+    "nonce_too_small": "nonce: small",
+}
+
+
+class Session(NamedTuple):
+    """An account, and what may be done for it."""
+
+    account: int
+    may_trade: bool
+    key: str
+
+
+class Keys(Protocol):
+    """The part of `exchange.ledger.accounts.Accounts` that is needed here."""
+
+    def authenticate(
+        self, key: str, nonce: int, message: bytes, signature_hex: str
+    ) -> tuple[Account, ApiKey]: ...
+
+    def get(self, number: int) -> Account | None: ...
+
+
+class Gate:
+    """Lets in who has a key. `plain_keys` takes keys over plain HTTP."""
+
+    def __init__(self, keys: Keys, *, plain_keys: bool) -> None:
+        self._keys = keys
+        self._plain_keys = plain_keys
+
+    def of_request(
+        self, headers: Mapping[str, str], path: str, body: bytes, *, secure: bool, remote: str
+    ) -> Session:
+        """Who makes a request to `path`, which is as it was sent.
+
+        Raises:
+            BitfinexError: 10100, or 10114 for a nonce that is not greater than the last one.
+        """
+        self._check_way(secure=secure, remote=remote)
+        nonce = headers.get("bfx-nonce", "")
+        message = f"/api{path}{nonce}".encode() + body
+        return self._session(
+            headers.get("bfx-apikey"), nonce, message, headers.get("bfx-signature")
+        )
+
+    def of_event(self, event: Mapping[str, Any], *, secure: bool, remote: str) -> Session:
+        """Who sends an `auth` event. Raises as `of_request`."""
+        self._check_way(secure=secure, remote=remote)
+        nonce = event.get("authNonce")
+        payload = event.get("authPayload")
+        text = str(nonce) if type(nonce) is int else nonce
+        if not isinstance(text, str) or payload not in (f"AUTH{text}", f"AUTH{text}{text}"):
+            raise BitfinexError(BAD_AUTH, "authPayload: invalid: AUTH and the nonce are expected")
+        return self._session(event.get("apiKey"), text, payload.encode(), event.get("authSig"))
+
+    def _check_way(self, *, secure: bool, remote: str) -> None:
+        if not (secure or self._plain_keys or _is_loopback(remote)):
+            raise BitfinexError(
+                BAD_AUTH,
+                "apikey: refused: this node takes keys over TLS only (https, wss); its operator can "
+                "allow API_PLAIN_KEYS",
+            )
+
+    def _session(self, key: Any, nonce: str, message: bytes, signature: Any) -> Session:
+        if not isinstance(key, str) or not key or not isinstance(signature, str):
+            raise BitfinexError(BAD_AUTH, "apikey: invalid")
+        if not (nonce.isascii() and nonce.isdigit() and len(nonce) <= 19):
+            raise BitfinexError(OLD_NONCE, "nonce: invalid")
+        try:
+            account, known = self._keys.authenticate(key, int(nonce), message, signature)
+        except AuthError as error:
+            code = _CODES.get(error.code, BAD_AUTH)
+            raise BitfinexError(code, _TEXTS.get(error.code, error.detail)) from None
+        return Session(account.number, "trade" in known.permissions, key)
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(remote: str) -> bool:
+    try:
+        return ipaddress.ip_address(remote.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,263 @@
+"""What every client command shares: its options, the call to the node, and how it fails."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import ssl
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from node.cli.node_finder import Found, NoNode, find
+from node.client.exchange_client import (
+    DEFAULT_TIMEOUT,
+    ApiError,
+    ClientError,
+    ExchangeClient,
+    NodeUnreachable,
+    NotANode,
+    Reply,
+    UntrustedNode,
+)
+from node.client.server_trust import Trust
+
+T = TypeVar("T")
+KEY_VARIABLE: Final = "EXCHANGE_NODE_KEY"  # not an option: other users see command lines
+
+
+class Exit(IntEnum):
+    """Exit codes, as documented in `exchange-node --help`."""
+
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    NO_NODE = 3
+    UNEXPECTED = 4
+    INTERRUPTED = 130
+
+
+class Failure(click.ClickException):
+    """A failed command: one line on stderr, with --json also a document on stdout, and an exit code."""
+
+    def __init__(
+        self, message: str, code: Exit, *, document: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.document = document
+
+    def show(self, file: Any = None) -> None:
+        if self.document is not None:
+            print_json(self.document)
+        click.echo(f"exchange-node: {' '.join(self.message.split())}", file=file, err=file is None)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_json_line(value: Any) -> None:
+    click.echo(msgspec.json.encode(value))
+    sys.stdout.flush()
+
+
+class BlockingTransport:
+    """One request per connection by the standard library: imports in a tenth of aiohttp's time."""
+
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
+        self._timeout = timeout
+        self._trust = trust or Trust()
+
+    def _connect(self, site: str) -> http.client.HTTPConnection:
+        """Raises as connecting does, and `UntrustedNode`."""
+        parts = urlsplit(site)
+        host = parts.hostname or ""
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(host, parts.port, timeout=self._timeout)
+        connection = http.client.HTTPSConnection(
+            host, parts.port, timeout=self._timeout, context=self._trust.context()
+        )
+        connection.connect()
+        if not self._trust.is_right(connection.sock.getpeercert(binary_form=True)):
+            connection.close()
+            raise UntrustedNode(site)
+        return connection
+
+    async def request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        parts = urlsplit(url)
+        site = f"{parts.scheme}://{parts.netloc}"
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        connection: http.client.HTTPConnection | None = None
+        try:
+            connection = self._connect(site)
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            kind = answer.headers.get_content_type()
+            return Reply(answer.status, kind, answer.read())
+        except ssl.SSLCertVerificationError as error:
+            raise UntrustedNode(site, ValueError(error.verify_message)) from error
+        except ssl.SSLError as error:
+            reason = (error.reason or str(error)).replace("_", " ").lower()
+            raise NotANode(f"no TLS with {site} ({reason})") from error
+        except TimeoutError as error:
+            raise NodeUnreachable(f"no answer from {site} in {self._timeout:g} s") from error
+        except (ConnectionResetError, http.client.RemoteDisconnected) as error:
+            hint = "; if it serves TLS, write https://" if parts.scheme == "http" else ""
+            raise NodeUnreachable(
+                f"{site} closed the connection without an answer{hint}"
+            ) from error
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise NodeUnreachable(f"nobody answers at {site} ({reason})") from error
+        except http.client.HTTPException as error:
+            raise NotANode(f"what answers at {site} is not a node ({error!r})") from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
+def run_blocking(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine over `BlockingTransport`: it never waits, so it needs no loop."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    work.close()
+    raise RuntimeError("a blocking transport must not wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One invocation of a client command."""
+
+    as_json: bool
+    data_dir: str | None
+    api: str | None
+    ca_file: Path | None = None
+
+    def find(self) -> Found:
+        """Where the node is. Fails with exit code 3 when there is none."""
+        try:
+            return find(self.data_dir, self.api)
+        except NoNode as error:
+            raise self.failure(str(error), Exit.NO_NODE, "no_node") from None
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--api") from None
+
+    def ask(
+        self,
+        work: Callable[[ExchangeClient], Coroutine[Any, Any, T]],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> T:
+        """Runs one request against the node, with every failure explained."""
+        found = self.find()
+        key, secret = self.credentials(found)
+        client = ExchangeClient(
+            found.url,
+            key=key,
+            secret=secret,
+            node_id=found.node_id,
+            transport=BlockingTransport(timeout, trust=self.trust(found)),
+        )
+        try:
+            return run_blocking(work(client))
+        except ClientError as error:
+            raise self.explain(error, found) from error
+
+    def credentials(self, found: Found) -> tuple[str | None, str | None]:
+        """Key and secret: those in EXCHANGE_NODE_KEY, else the operator's of the node on this machine."""
+        text = os.environ.get(KEY_VARIABLE, "")
+        if text:
+            key, colon, secret = text.partition(":")
+            if not (key and colon and secret):
+                raise click.UsageError(
+                    f"{KEY_VARIABLE} is to be KEY:SECRET, as 'exchange-node account keys create' printed it."
+                )
+            return key, secret
+        return ("operator", found.operator_token) if found.operator_token else (None, None)
+
+    def trust(self, found: Found) -> Trust:
+        """Whose certificate is accepted: --api-cafile, else the one that the node wrote down."""
+        if self.ca_file is not None:
+            trust = Trust(ca_file=self.ca_file)
+            try:
+                trust.context()
+            except (OSError, ValueError):
+                raise click.BadParameter(
+                    f"{self.ca_file} is no certificate in PEM form", param_hint="--api-cafile"
+                ) from None
+            return trust
+        return Trust(fingerprint=found.fingerprint)
+
+    def explain(self, error: ClientError, found: Found) -> Failure:
+        """The failure of a command whose request failed."""
+        if isinstance(error, ApiError):
+            if error.code == "wrong_node":
+                text = f"another node answers at {found.url}: {error.detail}; {found.hint()}"
+                return self.failure(text, Exit.NO_NODE, "wrong_node")
+            if error.code == "key_required":
+                text = f"this needs an API key: {KEY_VARIABLE}=KEY:SECRET exchange-node ..."
+                return Failure(text, Exit.REFUSED, document=error.problem if self.as_json else None)
+            code = Exit.UNEXPECTED if error.code == "internal_error" else Exit.REFUSED
+            document = error.problem if self.as_json else None
+            return Failure(f"{error.detail} ({error.code})", code, document=document)
+        if isinstance(error, UntrustedNode):
+            text = f"{error}; give the node's certificate with --api-cafile FILE"
+            return self.failure(text, Exit.NO_NODE, "untrusted")
+        if isinstance(error, NodeUnreachable | NotANode):
+            return self.failure(f"{error}; {found.hint()}", Exit.NO_NODE, "no_node")
+        return self.failure(str(error), Exit.NO_NODE, "stream_closed")
+
+    def failure(self, text: str, code: Exit, word: str) -> Failure:
+        document = {"code": word, "detail": text} if self.as_json else None
+        return Failure(text, code, document=document)
+
+
+def client_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Adds --json, --data-dir and --api; the command gets a `Session` as its first argument."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+    @click.option(
+        "--data-dir",
+        metavar="DIR",
+        help="Talk to the node that runs on this directory.  [default: DATA_DIR, or ~/.exchange-node]",
+    )
+    @click.option("--api", metavar="URL", help="Talk to the node whose API is at this URL.")
+    @click.option(
+        "--api-cafile",
+        "ca_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Certificate (PEM) that the node at an https URL is known by.",
+    )
+    @wraps(command)
+    def with_session(
+        *args: Any,
+        as_json: bool,
+        data_dir: str | None,
+        api: str | None,
+        ca_file: Path | None,
+        **kwargs: Any,
+    ) -> T:
+        if data_dir is not None and api is not None:
+            raise click.UsageError("--data-dir and --api both name a node; give one of them.")
+        return command(Session(as_json, data_dir, api, ca_file), *args, **kwargs)
+
+    return with_session

@@ -1,0 +1,182 @@
+"""Commands about markets: books, candles, and halts."""
+
+from __future__ import annotations
+
+import click
+
+from exchange.market.candles import TIMEFRAMES
+from node.cli.client_session import Session, client_options, print_json
+from node.cli.command_groups import Group, limit_option
+from node.cli.tables import Cell, Column, candle_table, draws_blocks, echo, ladder, table
+from node.views.account_views import HaltView
+
+
+@click.command()
+@click.argument("market")
+@click.option(
+    "--depth", type=click.IntRange(1, 1000), default=10, show_default=True, help="Levels a side."
+)
+@click.option("--watch", is_flag=True, help="Stay and show changes as they happen; Ctrl-C ends.")
+@client_options
+def book(session: Session, market: str, depth: int, watch: bool) -> None:
+    """Show a market's order book.
+
+    Asks are above, bids below, levels with own orders are marked with *. 'total' is the quantity up to that level. With --watch it updates in place; with --watch --json
+    every message of its book and its trades is printed as one line of JSON; see also 'stream'.
+
+    \b
+    Examples:
+      exchange-node book BTC-USD
+      exchange-node book BTC-USD --watch --depth 15
+      exchange-node book BTC-USD --watch --json | jq 'select(.event == "trades")'
+    """
+    name = market.upper()
+    if watch:
+        from node.cli.watch_commands import watch_book
+
+        watch_book(session, name, depth)
+        return
+    view = session.ask(lambda client: client.book(name, depth=depth))
+    if session.as_json:
+        print_json(view)
+    else:
+        echo(ladder(view, blocks=draws_blocks()))
+
+
+@click.command()
+@click.argument("market")
+@click.option(
+    "--tf",
+    "timeframe",
+    type=click.Choice(list(TIMEFRAMES)),
+    default="1h",
+    show_default=True,
+    help="The length of a candle.",
+)
+@click.option("--start", metavar="TIME", help="Not before: 2026-01-02T03:04:05Z, or milliseconds.")
+@click.option("--end", metavar="TIME", help="Not after.")
+@limit_option
+@client_options
+def candles(
+    session: Session, market: str, timeframe: str, start: str | None, end: str | None, limit: int
+) -> None:
+    """Show a market's candles, the newest last.
+
+    From the trades of the whole network that the node has seen. A stretch without trades has none.
+
+    \b
+    Examples:
+      exchange-node candles BTC-USD
+      exchange-node candles BTC-USD --tf 5m --limit 20
+      exchange-node candles BTC-USD --tf 1D --json | jq -r '.[].close'
+    """
+    name = market.upper()
+    views = session.ask(
+        lambda client: client.candles(name, timeframe, start=start, end=end, limit=limit)
+    )[::-1]
+    if session.as_json:
+        print_json(views)
+    elif views:
+        echo(candle_table(views))
+    else:
+        click.echo("no trades there", err=True)
+
+
+@click.command()
+@client_options
+def markets(session: Session) -> None:
+    """List the markets: steps, best prices, the last 24 hours.
+
+    \b
+    Examples:
+      exchange-node markets
+    """
+    views = session.ask(lambda client: client.markets())
+    if session.as_json:
+        print_json(views)
+        return
+    titles = ["market", "tick", "lot", "bid", "ask", "last", "change", "volume"]
+    rows: list[list[Cell]] = [
+        [
+            (view.symbol, "bold"),
+            view.tick,
+            view.lot,
+            (view.bid or "-", "buy"),
+            (view.ask or "-", "sell"),
+            view.last or "-",
+            (view.change, "sell" if view.change.startswith("-") else "buy"),
+            view.volume,
+        ]
+        for view in views
+    ]
+    echo(table([Column(title, number=title != "market") for title in titles], rows))
+
+
+@click.group(cls=Group)
+def market() -> None:
+    """Halt a market on this node, or resume it.
+
+    For the operator. Other nodes go on trading it among themselves.
+
+    \b
+    Examples:
+      exchange-node market halt BTC-USD --reason 'prices in doubt'
+      exchange-node market resume BTC-USD
+      exchange-node market list
+    """
+
+
+@market.command()
+@click.argument("name", metavar="MARKET")
+@click.option("--reason", required=True, metavar="TEXT", help="What clients are told.")
+@client_options
+def halt(session: Session, name: str, reason: str) -> None:
+    """Halt a market: new orders are refused, open ones can be cancelled and are not filled.
+
+    \b
+    Examples:
+      exchange-node market halt BTC-USD --reason 'prices in doubt'
+    """
+    _show_halt(session, session.ask(lambda client: client.halt(name.upper(), reason)))
+
+
+@market.command()
+@click.argument("name", metavar="MARKET")
+@client_options
+def resume(session: Session, name: str) -> None:
+    """End a halt.
+
+    \b
+    Examples:
+      exchange-node market resume BTC-USD
+    """
+    _show_halt(session, session.ask(lambda client: client.resume(name.upper())))
+
+
+@market.command("list")
+@client_options
+def list_halts(session: Session) -> None:
+    """List which markets are halted.
+
+    \b
+    Examples:
+      exchange-node market list
+    """
+    views = session.ask(lambda client: client.halts())
+    if session.as_json:
+        print_json(views)
+        return
+    rows: list[list[Cell]] = [
+        [(view.market, "bold"), ("halted", "warn") if view.halted else "open", view.reason or "-"]
+        for view in views
+    ]
+    echo(table([Column("market"), Column("state"), Column("reason")], rows))
+
+
+def _show_halt(session: Session, view: HaltView) -> None:
+    if session.as_json:
+        print_json(view)
+    elif view.halted:
+        click.echo(f"{view.market} is halted: {view.reason}")
+    else:
+        click.echo(f"{view.market} is open")

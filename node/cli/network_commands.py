@@ -1,0 +1,183 @@
+"""Commands about the node itself and its peers."""
+
+from __future__ import annotations
+
+import click
+
+from node.cli.client_session import Session, client_options, print_json
+from node.cli.tables import Line, clean, echo, is_terminal, peer_table
+from node.views.views import GrenacheView, StatusView
+
+_MODES = {
+    "p2p": "p2p: direct links only",
+    "hybrid": "hybrid: direct links, and Grenache where a Grape answers",
+    "grenache": "grenache: everything over Grenache requests",
+}
+
+
+@click.command()
+@client_options
+def status(session: Session) -> None:
+    """Show how the node is.
+
+    Who it is, where it listens, which discovery is on, how many peers and orders it has.
+
+    \b
+    Examples:
+      exchange-node status
+      exchange-node status --json | jq .peers_connected
+    """
+    view = session.ask(lambda client: client.status())
+    if session.as_json:
+        print_json(view)
+    else:
+        echo(describe_status(view))
+
+
+def duration(seconds: float) -> str:
+    """3725 -> 1 h 2 min."""
+    whole = int(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def describe_status(view: StatusView) -> list[Line]:
+    """The status as lines of name and value."""
+    behind = f", {view.feeds_behind} behind" if view.feeds_behind else ", all up to date"
+    rows = [
+        ("node", view.node_id),
+        ("version", f"{view.version}, up {duration(view.uptime_s)}"),
+        ("network", f"{view.network}, {'TLS' if view.security == 'tls' else 'NOT encrypted'}"),
+        ("mode", _MODES[view.mode]),
+        ("peer port", view.p2p_address or "none"),
+        ("API", view.api_url),
+        ("data", view.data_dir),
+        (
+            "peers",
+            f"{view.peers_connected} connected, {view.peers_known} known, "
+            f"{view.nodes_present} nodes present",
+        ),
+        *(
+            ("discovery" if not number else "", f"{d.name} {d.state}: {d.detail}, found {d.found}")
+            for number, d in enumerate(view.discovery)
+        ),
+        *(("grenache" if not n else "", text) for n, text in enumerate(_grenache(view.grenache))),
+        ("markets", ", ".join(view.markets)),
+        ("orders", f"{view.open_orders} open, {view.pending_takes} takes pending"),
+        ("feeds", f"{view.feeds}{behind}"),
+        ("services", ", ".join(view.services) or "none"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines: list[Line] = [
+        [(name.ljust(width), "bold"), ("  ", ""), (clean(text), "")] for name, text in rows
+    ]
+    lines += [[(f"warning: {clean(text)}", "warn")] for text in view.warnings]
+    return lines
+
+
+def _grenache(view: GrenacheView | None) -> list[str]:
+    if view is None:
+        return []
+    lines = [f"{grape.url}: {grape.detail}" for grape in view.grapes]
+    if view.own is not None:
+        own = view.own
+        lines.append(
+            f"own Grape: DHT {own.dht_address}, API {own.api_url}, {own.nodes} others known, "
+            f"{own.announcements} announcements held"
+        )
+    if view.rpc_address is not None:
+        lines.append(f"requests at {view.rpc_address}, {view.links} peers linked this way")
+    return lines
+
+
+@click.command()
+@client_options
+def peers(session: Session) -> None:
+    """List known and connected peers.
+
+    \b
+    Examples:
+      exchange-node peers
+      exchange-node peers --json | jq -r '.[] | select(.status == "connected").node_id'
+    """
+    views = session.ask(lambda client: client.peers())
+    if session.as_json:
+        print_json(views)
+    elif views:
+        echo(peer_table(views, full=not is_terminal()))
+    else:
+        click.echo("no peers yet; name one with: exchange-node connect HOST:PORT", err=True)
+
+
+@click.command()
+@click.argument("address", metavar="HOST:PORT")
+@client_options
+def connect(session: Session, address: str) -> None:
+    """Link to another node now.
+
+    The address is that of its peer port, as it prints it at its start.
+
+    \b
+    Examples:
+      exchange-node connect 192.168.1.20:3000
+      exchange-node connect [fe80::1]:3000
+    """
+    check_address(address)
+    peer = session.ask(lambda client: client.connect(address))
+    if session.as_json:
+        print_json(peer)
+        return
+    link = {None: "", True: ", encrypted", False: ", NOT encrypted"}[peer.encrypted]
+    host = f"[{peer.address}]" if ":" in peer.address else peer.address
+    click.echo(f"{peer.status} to {peer.node_id or 'a node'} at {clean(host)}:{peer.port}{link}")
+
+
+def check_address(text: str) -> None:
+    """Whether `text` has the form HOST:PORT; what it resolves to is for the node to find out.
+
+    Raises:
+        click.BadParameter: with what to type instead.
+    """
+    hint = "HOST:PORT"
+    host, colon, port = text.rpartition(":")
+    if "://" in text:
+        raise click.BadParameter(
+            f"{text!r} is a URL; give the peer port's address, such as 192.168.1.20:3000",
+            param_hint=hint,
+        )
+    if text.count(":") > 1 and not (host.startswith("[") and host.endswith("]")):
+        raise click.BadParameter(
+            f"put an IPv6 address in brackets: [{text}]:3000 or [{host}]:{port}", param_hint=hint
+        )
+    if not colon or not host:
+        raise click.BadParameter(
+            f"{text!r} has no port; peers listen on 3000 by default: {text.strip(':')}:3000",
+            param_hint=hint,
+        )
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise click.BadParameter(f"{port!r} is not a port from 1 to 65535", param_hint=hint)
+
+
+@click.command()
+@click.argument("node", metavar="NODE")
+@client_options
+def ping(session: Session, node: str) -> None:
+    """Ask another node over the mesh, and time the answer.
+
+    NODE is a node id or the beginning of one, as 'peers' shows them. It need not be a direct peer.
+
+    \b
+    Examples:
+      exchange-node ping a2b3c4
+    """
+    view = session.ask(lambda client: client.ping(node))
+    if session.as_json:
+        print_json(view)
+    else:
+        click.echo(
+            f"{view.node_id} answered in {view.rtt_ms:.1f} ms, {view.way}, version {clean(view.version)}"
+        )

@@ -1,0 +1,1 @@
+"""Async clients of a node's API and streams."""

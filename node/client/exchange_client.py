@@ -1,0 +1,325 @@
+"""An async client of a node's API, typed with the node's own views.
+
+    async with ExchangeClient("http://127.0.0.1:8300") as client:
+        order = await client.submit(OrderRequest(market="BTC-USD", side="buy", quantity="0.5"))
+
+What streams is in `node.client.streaming_client`. Errors:
+
+    ClientError
+    ├── ApiError(status, code, detail)   the node refused the request; `problem` is the whole document
+    ├── NodeUnreachable                  nobody answers at the URL, or not in time
+    ├── NotANode                         something answers there, but it is not a node's API
+    │   └── UntrustedNode                its certificate is not trusted
+    └── StreamClosed                     the stream ended: the node stopped or cut it
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from node.client.client_calls import OperatorCalls, OrderCalls
+from node.client.server_trust import Trust
+from node.views.views import (
+    BookView,
+    CallRequest,
+    CallView,
+    CandleView,
+    MarketView,
+    PeerView,
+    PingView,
+    RouterView,
+    ServiceView,
+    StatusView,
+    TradeView,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node takes to say that it takes too long
+NODE_HEADER = "X-Exchange-Node"
+
+
+class ClientError(Exception):
+    """Base of everything that the client raises on purpose."""
+
+
+class ApiError(ClientError):
+    """The node refused, with problem details (RFC 9457)."""
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        self.problem = dict(problem)
+        self.status = int(problem.get("status", 0))
+        self.code = str(problem.get("code", ""))
+        self.detail = str(problem.get("detail", ""))
+        super().__init__(self.detail)
+
+
+class NodeUnreachable(ClientError):
+    """Nobody answers at the URL, or not in time."""
+
+
+class NotANode(ClientError):
+    """Something answers at the URL that is not a node's API."""
+
+
+class UntrustedNode(NotANode):
+    """The certificate at the URL is not one that the client was told to trust."""
+
+    def __init__(self, site: str, error: Exception | None = None) -> None:
+        why = f" ({error})" if error is not None else ""
+        super().__init__(f"the certificate of {site} is not trusted{why}")
+
+
+class StreamClosed(ClientError):
+    """The stream ended; `code` is the WebSocket close code, None without a closing handshake."""
+
+    def __init__(self, code: int | None) -> None:
+        why = {1001: "the node is stopping", 1006: None, None: None}.get(code, f"code {code}")
+        super().__init__(f"the stream ended: {why or 'the connection was lost'}")
+        self.code = code
+
+
+def checked_url(url: str) -> str:
+    """A node's URL without its final slash.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
+    return url.rstrip("/")
+
+
+def client_headers(key: str | None, secret: str | None, node_id: str | None) -> dict[str, str]:
+    """What says who asks, and whom."""
+    headers = {NODE_HEADER: node_id} if node_id else {}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}:{secret}"
+    return headers
+
+
+class Reply(NamedTuple):
+    """An HTTP answer, read to its end."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Transport(Protocol):
+    """Carries one HTTP request. Raises `NodeUnreachable` when there is no answer."""
+
+    async def request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply: ...
+
+    async def close(self) -> None: ...
+
+
+class AiohttpTransport:
+    """The usual transport: keeps its connections, serves any number of requests at once."""
+
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
+        self._timeout = timeout
+        self._trust = trust or Trust()
+        self._session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        """The session, made on first use: it belongs to the running loop."""
+        if self._session is None:
+            import aiohttp  # costs 0.1 s and more, which a short command need not pay
+
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._trust.for_aiohttp()),
+                timeout=aiohttp.ClientTimeout(total=self._timeout),
+            )
+        return self._session
+
+    async def request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        session = self.session()
+        import aiohttp
+
+        try:
+            async with session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                return Reply(answer.status, answer.content_type, await answer.read())
+        except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
+            raise UntrustedNode(_site(url), error) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NodeUnreachable(f"nobody answers at {_site(url)} ({_reason(error)})") from error
+        except TimeoutError as error:
+            raise NodeUnreachable(f"no answer from {_site(url)} in {self._timeout:g} s") from error
+        except aiohttp.ServerConnectionError as error:
+            raise NodeUnreachable(f"{_site(url)} closed the connection without answer") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise NotANode(f"what answers at {_site(url)} is not a node: {error}") from error
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection could not be made, in the system's words."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number else str(error)
+
+
+def _site(url: str) -> str:
+    return "{0.scheme}://{0.netloc}".format(urlsplit(url))
+
+
+class ExchangeClient(OrderCalls, OperatorCalls):
+    """Talks to one node. Methods mirror `node.views.views.NodeService`.
+
+    `key` and `secret` are an account's; without them the client is the operator, where the node takes
+    keys as optional, or sees public data. `node_id`, when given, is sent along, so that a node of another
+    id that took over the address refuses instead of trading.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        secret: str | None = None,
+        node_id: str | None = None,
+        trust: Trust | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """`trust` says whose certificate is accepted at an https URL; a `transport` knows that itself."""
+        self.url = checked_url(url)
+        self._headers = client_headers(key, secret, node_id)
+        self._transport: Transport = transport or AiohttpTransport(trust=trust)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections. Idempotent."""
+        await self._transport.close()
+
+    # Requests
+
+    async def _call(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        /,
+        *,
+        body: Any = None,
+        **parameters: str | int | bool | None,
+    ) -> T:
+        values = {
+            name: str(value).lower() if isinstance(value, bool) else value
+            for name, value in parameters.items()
+            if value is not None
+        }
+        url = self.url + path + (f"?{urlencode(values)}" if values else "")
+        headers = self._headers
+        raw: bytes | None = None
+        if body is not None:
+            raw = msgspec.json.encode(body)
+            headers = headers | {"Content-Type": "application/json"}
+        reply = await self._transport.request(method, url, raw, headers)
+        try:
+            if reply.content_type == "application/problem+json":
+                raise ApiError(msgspec.json.decode(reply.body, type=dict[str, Any]))
+            if reply.status in (200, 201) and reply.content_type == "application/json":
+                return msgspec.json.decode(reply.body, type=kind)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise NotANode(f"{self.url} does not answer like a node: {error}") from error
+        raise NotANode(f"{self.url} does not answer like a node (HTTP status {reply.status})")
+
+    async def trades(
+        self,
+        *,
+        market: str | None = None,
+        start: str | int | None = None,
+        end: str | int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[TradeView]:
+        """Public trades seen by the node; `start` and `end` are ISO 8601 or milliseconds."""
+        return await self._call(
+            list[TradeView],
+            "GET",
+            "/v1/trades",
+            market=market,
+            start=start,
+            end=end,
+            limit=limit,
+            sort="desc" if newest_first else "asc",
+        )
+
+    async def candles(
+        self,
+        market: str,
+        timeframe: str = "1m",
+        *,
+        start: str | int | None = None,
+        end: str | int | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> list[CandleView]:
+        """Candles that begin from `start` to `end`, which are ISO 8601 or milliseconds."""
+        return await self._call(
+            list[CandleView],
+            "GET",
+            f"/v1/candles/{quote(market, safe='')}",
+            timeframe=timeframe,
+            start=start,
+            end=end,
+            limit=limit,
+            sort="desc" if newest_first else "asc",
+        )
+
+    async def book(self, market: str, *, depth: int = 25) -> BookView:
+        return await self._call(BookView, "GET", f"/v1/book/{quote(market, safe='')}", depth=depth)
+
+    async def markets(self) -> list[MarketView]:
+        return await self._call(list[MarketView], "GET", "/v1/markets")
+
+    async def peers(self) -> list[PeerView]:
+        return await self._call(list[PeerView], "GET", "/v1/peers")
+
+    async def connect(self, address: str) -> PeerView:
+        """Makes the node dial HOST:PORT now."""
+        return await self._call(PeerView, "POST", "/v1/peers", body={"address": address})
+
+    async def ping(self, node_id: str) -> PingView:
+        """Makes the node ask another one, by id or an unambiguous beginning of it."""
+        return await self._call(PingView, "POST", f"/v1/peers/{quote(node_id, safe='')}/ping")
+
+    async def services(self) -> list[ServiceView]:
+        """Services that anybody in the network offers."""
+        return await self._call(list[ServiceView], "GET", "/v1/services")
+
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        """Makes the node call a service. `ApiError` with code "service_refused" is its own refusal."""
+        path = f"/v1/services/{quote(service, safe='')}/call"
+        return await self._call(CallView, "POST", path, body=request)
+
+    async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
+        """How the node chooses whom it asks, and the latest events."""
+        return await self._call(RouterView, "GET", "/v1/router", events=events, kind=kind)
+
+    async def status(self) -> StatusView:
+        return await self._call(StatusView, "GET", "/v1/status")

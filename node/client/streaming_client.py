@@ -1,0 +1,354 @@
+"""An async client of a node's streams, typed, with books that are verified message by message.
+
+    async with StreamingClient("http://127.0.0.1:8300") as client:
+        feed = client.book("BTC-USD", level="L2", depth=25)
+        async for event in feed:
+            print(feed.book.best_bid, feed.book.best_ask)
+
+All feeds of a client share one connection. When it breaks it is made again, and every feed goes on where
+it was; a snapshot in the middle of a feed says that the node could not go on there. A feed that nobody
+reads holds up the others after a few hundred messages: close those that are not needed.
+
+Errors, besides those of `node.client.exchange_client`, which mean the same here:
+
+    ClientError
+    └── BookFault               a book and the node disagree: `node.client.book_replica`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import Any, Final, Literal, Self, overload
+
+import aiohttp
+import msgspec
+from msgspec import UNSET
+
+from node.client.exchange_client import (
+    ApiError,
+    ClientError,
+    NodeUnreachable,
+    NotANode,
+    StreamClosed,
+    checked_url,
+    client_headers,
+)
+from node.client.subscriptions import BookFeed, Feed
+from node.streams.stream_messages import (
+    Balances,
+    BalancesSnapshot,
+    BookL1,
+    BookL2,
+    BookL2Snapshot,
+    BookL3,
+    BookL3Snapshot,
+    BookLevel,
+    Candles,
+    CandlesSnapshot,
+    ClientMessage,
+    Depth,
+    Fills,
+    FillsSnapshot,
+    Level,
+    Orders,
+    OrdersSnapshot,
+    RestingOrder,
+    Scope,
+    ServerMessage,
+    StreamError,
+    StreamMessage,
+    Subscribe,
+    Subscribed,
+    Ticker,
+    Trades,
+    TradesSnapshot,
+    Unsubscribe,
+)
+
+CONNECT_TIMEOUT: Final = 10.0  # seconds
+HEARTBEAT: Final = 20.0
+FIRST_PAUSE: Final = 0.1  # seconds before the second attempt to connect; doubled for each more
+LONGEST_PAUSE: Final = 5.0
+DEFAULT_PATIENCE: Final = 60.0  # seconds without a connection until feeds fail
+
+_decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
+
+
+class StreamingClient:
+    """Streams of one node.
+
+    `key` and `secret` are an account's; without them the streams of an account are the operator's, where
+    the node lets everybody be that. `node_id`, when given, is sent along, so that a node of another id at
+    the address refuses. `patience` is for how many seconds a connection is tried for; 0 gives up at once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        secret: str | None = None,
+        node_id: str | None = None,
+        patience: float = DEFAULT_PATIENCE,
+        ssl: Any = True,
+    ) -> None:
+        """`ssl` is what aiohttp takes: True, False, a context or a fingerprint."""
+        self.url = checked_url(url)
+        self._headers = client_headers(key, secret, node_id)
+        self._patience = patience
+        self._ssl = ssl
+        self._feeds: dict[str, Feed[Any]] = {}  # by the id of their request
+        self._by_stream: dict[str, Feed[Any]] = {}
+        self._asked: set[str] = set()  # ids, on this connection
+        self._numbers = 0
+        self._session: aiohttp.ClientSession | None = None
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End every feed and the connection. Idempotent."""
+        for feed in list(self._feeds.values()):
+            feed.fail(StreamClosed(None))
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # Feeds
+
+    @overload
+    def book(
+        self, market: str, *, level: Literal["L1"], scope: Scope = ..., conflate_ms: int = ...
+    ) -> BookFeed[BookL1, Level]: ...
+
+    @overload
+    def book(
+        self,
+        market: str,
+        *,
+        level: Literal["L2"] = "L2",
+        depth: Depth = ...,
+        scope: Scope = ...,
+        conflate_ms: int = ...,
+    ) -> BookFeed[BookL2Snapshot | BookL2, Level]: ...
+
+    @overload
+    def book(
+        self,
+        market: str,
+        *,
+        level: Literal["L3"],
+        depth: Depth = ...,
+        scope: Scope = ...,
+        conflate_ms: int = ...,
+    ) -> BookFeed[BookL3Snapshot | BookL3, RestingOrder]: ...
+
+    def book(
+        self,
+        market: str,
+        *,
+        level: BookLevel = "L2",
+        depth: Depth = 25,
+        scope: Scope = "network",
+        conflate_ms: int = 0,
+    ) -> Any:
+        """A book: the best prices (L1), prices with what rests there (L2), or single orders (L3); of the
+        network, or of what is the node's own."""
+        request = Subscribe(
+            channel="book",
+            market=market,
+            level=level,
+            depth=UNSET if level == "L1" else depth,
+            scope=scope,
+            conflate_ms=conflate_ms,
+        )
+        return self.subscribe(request)
+
+    def trades(self, market: str, *, conflate_ms: int = 0) -> Feed[TradesSnapshot | Trades]:
+        """Public trades."""
+        return self._feed("trades", market=market, conflate_ms=conflate_ms)
+
+    def ticker(self, market: str, *, conflate_ms: int = 0) -> Feed[Ticker]:
+        """A market's figures."""
+        return self._feed("ticker", market=market, conflate_ms=conflate_ms)
+
+    def candles(
+        self, market: str, timeframe: str = "1m", *, conflate_ms: int = 0
+    ) -> Feed[CandlesSnapshot | Candles]:
+        return self._feed("candles", market=market, timeframe=timeframe, conflate_ms=conflate_ms)
+
+    def orders(self) -> Feed[OrdersSnapshot | Orders]:
+        """The account's orders."""
+        return self._feed("orders")
+
+    def fills(self) -> Feed[FillsSnapshot | Fills]:
+        """The account's fills."""
+        return self._feed("fills")
+
+    def balances(self) -> Feed[BalancesSnapshot | Balances]:
+        """What the account has."""
+        return self._feed("balances")
+
+    def _feed(self, channel: Any, **fields: Any) -> Feed[Any]:
+        return self.subscribe(Subscribe(channel=channel, **fields))
+
+    def subscribe(self, request: Subscribe) -> Feed[Any]:
+        """What a request of any kind brings; its `id` is chosen here."""
+        self._numbers += 1
+        number = str(self._numbers)
+        request = msgspec.structs.replace(request, id=number)
+        kind: type[Feed[Any]] = BookFeed if request.channel == "book" else Feed
+        feed = kind(self, request)
+        self._feeds[number] = feed
+        return feed
+
+    # The connection
+
+    async def want(self, feed: Feed[Any]) -> None:
+        """Connect and subscribe, if that is not done yet: a feed is being read."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name="streaming client"
+            )
+        elif self._socket is not None:
+            await self._ask(feed)
+
+    async def _ask(self, feed: Feed[Any]) -> None:
+        number = str(feed.request.id)
+        if number in self._feeds and number not in self._asked:
+            self._asked.add(number)
+            await self._send(feed.subscription)
+
+    async def drop(self, feed: Feed[Any]) -> None:
+        """Unsubscribe a feed."""
+        self._feeds.pop(str(feed.request.id), None)
+        if self._by_stream.pop(feed.stream, None) is not None:
+            await self._send(Unsubscribe(stream=feed.stream))
+
+    async def _send(self, message: ClientMessage) -> None:
+        if self._socket is not None and not self._socket.closed:
+            with suppress(ConnectionError):  # who reads notices, and says it all again
+                await self._socket.send_str(msgspec.json.encode(message).decode())
+
+    async def _run(self) -> None:
+        """Keep a connection until there is no hope of one."""
+        loop = asyncio.get_running_loop()
+        pause, since = FIRST_PAUSE, loop.time()
+        while True:
+            try:
+                async with await self._connect() as socket:
+                    pause = FIRST_PAUSE
+                    await self._read(socket)
+                    since = loop.time()
+                    error: ClientError = StreamClosed(socket.close_code)
+            except NodeUnreachable as unreachable:
+                error = unreachable
+            except ClientError as refused:
+                self._fail_all(refused)
+                return
+            finally:
+                self._socket = None
+                self._asked.clear()
+                self._by_stream.clear()
+            if loop.time() - since + pause > self._patience:
+                self._fail_all(error)
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _fail_all(self, error: ClientError) -> None:
+        for feed in self._feeds.values():
+            feed.fail(error)
+
+    async def _connect(self) -> aiohttp.ClientWebSocketResponse:
+        """
+        Raises:
+            NodeUnreachable: nobody answers.
+            ApiError, NotANode: who answers refuses, or has no stream.
+        """
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT)
+            )
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                return await self._session.ws_connect(
+                    f"{self.url}/v1/stream",
+                    headers=self._headers,
+                    heartbeat=HEARTBEAT,
+                    max_msg_size=0,
+                    ssl=self._ssl,
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status == 503:
+                raise NodeUnreachable(f"{self.url} has no room for another stream") from error
+            raise await self._refusal(error.status) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            number = getattr(error, "errno", None)
+            why = os.strerror(number).lower() if number else str(error) or "no answer in time"
+            raise NodeUnreachable(f"nobody answers at {self.url} ({why})") from error
+
+    async def _refusal(self, status: int) -> ClientError:
+        """Why there is no stream: the answer to the handshake is not kept, so ask once more."""
+        if self._session is None:
+            return StreamClosed(None)
+        with suppress(aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+            async with self._session.get(
+                f"{self.url}/v1/status", headers=self._headers, ssl=self._ssl
+            ) as answer:
+                if answer.content_type == "application/problem+json":
+                    return ApiError(msgspec.json.decode(await answer.read(), type=dict[str, Any]))
+        return NotANode(f"{self.url} has no stream (HTTP status {status})")
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Subscribe for every feed, then hand over what comes, until the connection ends.
+
+        Raises:
+            NotANode: what comes is not what a node sends.
+        """
+        self._socket = socket
+        for feed in list(self._feeds.values()):
+            await self._ask(feed)
+        async for message in socket:
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                continue
+            try:
+                told = _decoder.decode(message.data)
+            except msgspec.DecodeError as error:
+                raise NotANode(f"{self.url} does not send what a node sends: {error}") from error
+            if isinstance(told, Subscribed):
+                await self._subscribed(told)
+            elif isinstance(told, StreamError):
+                self._refused(told)
+            elif isinstance(told, StreamMessage):
+                wanted = self._by_stream.get(told.stream)
+                if wanted is not None:
+                    await wanted.deliver(told)
+
+    async def _subscribed(self, told: Subscribed) -> None:
+        feed = self._feeds.get(str(told.id))
+        if feed is None:  # closed meanwhile
+            await self._send(Unsubscribe(stream=told.stream))
+        else:
+            feed.stream = told.stream
+            self._by_stream[told.stream] = feed
+
+    def _refused(self, told: StreamError) -> None:
+        feed = self._by_stream.pop(told.stream or "", None) or self._feeds.get(str(told.id))
+        if feed is not None:
+            self._feeds.pop(str(feed.request.id), None)
+            feed.fail(ApiError({"status": 0, "code": told.code, "detail": told.detail}))
+
+
+__all__ = ["BookFeed", "Feed", "StreamingClient"]

@@ -1,0 +1,1 @@
+"""A running node: assembly, start and stop, status, metrics, embedding."""

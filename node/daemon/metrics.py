@@ -1,0 +1,198 @@
+"""Figures for Prometheus, read from the node's state when they are asked for: nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from node.service.committer import COMMIT_BOUNDS, Committer
+from node.service.routing_service import route_views
+from node.views.views import StatusView
+from p2p.overlay import Overlay
+from p2p.services.call_figures import LATENCY_BOUNDS
+from p2p.services.service_mesh import ServiceMesh
+
+PREFIX = "exchange_node_"
+STATES = ("CLOSED", "HALF_OPEN", "OPEN")
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeFigures:
+    """Counts since the start; `books` has (market, side, levels, orders)."""
+
+    orders: int
+    fills: int
+    open_orders: int
+    pending_takes: int
+    feeds: int
+    feeds_behind: int
+    books: list[tuple[str, str, int, int]]
+    committer: Committer
+
+
+class Source(Protocol):
+    """What is read; `node.daemon.node.Node` is one."""
+
+    @property
+    def overlay(self) -> Overlay: ...
+    @property
+    def mesh(self) -> ServiceMesh: ...
+    def status(self) -> StatusView: ...
+    def now(self) -> float: ...
+    def exchange_figures(self) -> ExchangeFigures: ...
+
+
+def exposition(node: Source) -> bytes:
+    """Everything in the Prometheus text format."""
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(node))
+    return generate_latest(registry)
+
+
+def _buckets(bounds: Sequence[float], bins: Sequence[int]) -> list[tuple[str, float]]:
+    names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(bins)), strict=True))
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(PREFIX + name, text, value=value)
+
+
+class NodeCollector(Collector):
+    """Reads a node in its own event loop; one scrape sees one moment."""
+
+    def __init__(self, node: Source) -> None:
+        self._node = node
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._network()
+        yield from self._exchange()
+        yield from self._calls()
+        yield from self._router()
+
+    def _network(self) -> Iterator[Metric]:
+        node = self._node
+        overlay = node.overlay
+        info = GaugeMetricFamily(
+            PREFIX + "info", "Who this node is.", labels=["node_id", "version", "network"]
+        )
+        status = node.status()
+        info.add_metric([status.node_id, status.version, status.network], 1)
+        yield info
+        yield _gauge("uptime_seconds", "Time since the start.", status.uptime_s)
+        yield _gauge("peers", "Linked peers.", status.peers_connected)
+        yield _gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
+        yield _gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
+        messages = CounterMetricFamily(
+            PREFIX + "messages", "What the message router did.", labels=["kind"]
+        )
+        for kind, count in overlay.router.counters.items():
+            messages.add_metric([kind], count)
+        yield messages
+        yield _gauge(
+            "messages_waiting", "Messages that wait for a way.", len(overlay.router.waiting)
+        )
+        rpc = CounterMetricFamily(PREFIX + "rpc", "Requests between nodes.", labels=["kind"])
+        for kind, count in overlay.rpc.counters.items():
+            rpc.add_metric([kind], count)
+        yield rpc
+
+    def _exchange(self) -> Iterator[Metric]:
+        node = self._node
+        figures = node.exchange_figures()
+        yield _counter("orders", "Orders submitted since the start.", figures.orders)
+        yield _counter("fills", "Own fills since the start.", figures.fills)
+        yield _gauge("open_orders", "Own orders that are not done.", figures.open_orders)
+        yield _gauge("pending_takes", "Takes whose outcome is unknown.", figures.pending_takes)
+        yield _gauge("feeds", "Feeds that are held.", figures.feeds)
+        yield _gauge("feeds_behind", "Feeds known to have news not held.", figures.feeds_behind)
+        depth = GaugeMetricFamily(PREFIX + "book_levels", "Levels.", labels=["market", "side"])
+        orders = GaugeMetricFamily(PREFIX + "book_orders", "Orders.", labels=["market", "side"])
+        for market, side, levels, count in figures.books:
+            depth.add_metric([market, side], levels)
+            orders.add_metric([market, side], count)
+        yield depth
+        yield orders
+        committer = figures.committer
+        commits = HistogramMetricFamily(
+            PREFIX + "commit_seconds", "How long the journal's commits took."
+        )
+        commits.add_metric(
+            [], _buckets(COMMIT_BOUNDS, committer.commit_bins), committer.commit_seconds
+        )
+        yield commits
+
+    def _calls(self) -> Iterator[Metric]:
+        mesh = self._node.mesh
+        calls = CounterMetricFamily(
+            PREFIX + "calls", "Calls to services, by outcome.", labels=["service", "outcome"]
+        )
+        attempts = CounterMetricFamily(
+            PREFIX + "call_attempts", "Requests sent for calls.", labels=["service"]
+        )
+        hedges = CounterMetricFamily(
+            PREFIX + "call_hedges", "Second requests beside slow ones.", labels=["service"]
+        )
+        seconds = HistogramMetricFamily(
+            PREFIX + "call_seconds", "How long answered calls took.", labels=["service"]
+        )
+        for service, figures in mesh.caller.figures().items():
+            for outcome, count in sorted(figures.outcomes.items()):
+                calls.add_metric([service, outcome], count)
+            attempts.add_metric([service], figures.attempts)
+            hedges.add_metric([service], figures.hedges)
+            seconds.add_metric([service], _buckets(LATENCY_BOUNDS, figures.bins), figures.seconds)
+        yield from (calls, attempts, hedges, seconds)
+        served = CounterMetricFamily(
+            PREFIX + "served", "Requests to own services.", labels=["service", "outcome"]
+        )
+        inside = GaugeMetricFamily(
+            PREFIX + "serving", "Requests inside own services.", labels=["service"]
+        )
+        for row in mesh.server.figures():
+            for outcome in ("served", "busy", "expired"):
+                served.add_metric([row.service, outcome], getattr(row, outcome))
+            inside.add_metric([row.service], row.serving + row.waiting)
+        yield from (served, inside)
+
+    def _router(self) -> Iterator[Metric]:
+        mesh = self._node.mesh
+        labels = ["service", "node"]
+        cost = GaugeMetricFamily(
+            PREFIX + "router_cost",
+            "What a call is expected to cost; the lowest wins.",
+            labels=labels,
+        )
+        states = GaugeMetricFamily(
+            PREFIX + "breaker_state", "1 for the state it is in.", labels=[*labels, "state"]
+        )
+        for row in route_views(mesh, self._node.now()):
+            cost.add_metric([row.service, row.node], row.cost)
+            for state in STATES:
+                states.add_metric([row.service, row.node, state], float(row.state == state))
+        yield from (cost, states)
+        changes = CounterMetricFamily(
+            PREFIX + "breaker_changes", "Breaker changes, by new state.", labels=["state"]
+        )
+        for state in STATES:
+            changes.add_metric([state], mesh.choosing.breaker_changes.get(state, 0))
+        yield changes
+        hints = CounterMetricFamily(PREFIX + "hints", "Hint messages and hints.", labels=["kind"])
+        for kind, count in mesh.hints.counters.items():
+            hints.add_metric([kind], count)
+        yield hints

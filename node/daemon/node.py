@@ -1,0 +1,427 @@
+"""One node: the exchange's engine on the peer-to-peer overlay, with its journal and its API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from config import Settings
+from exchange.engine.engine import MESSAGES, Engine
+from exchange.journal.journal import Journal
+from exchange.journal.market_history import MarketHistory
+from exchange.model.instruments import Instruments
+from exchange.model.ports import Send
+from exchange.orders.engine_context import Drained
+from node.api.access import AccessRules
+from node.api.api_server import ApiServer
+from node.api.api_tls import Tls
+from node.daemon.metrics import ExchangeFigures, exposition
+from node.daemon.node_keys import NodeKeys
+from node.daemon.node_status import NodeStatus
+from node.daemon.port_choice import first_free
+from node.daemon.trading_service import TradingService
+from node.service.committer import Committer
+from node.service.market_data import MarketData
+from node.service.peer_service import PeerService
+from node.service.public_services import OFFERS, public_offers
+from node.service.routing_service import call_service, mesh_settings, router_view, service_views
+from node.service.statement_service import StatementService
+from node.version import VERSION
+from node.views.order_mapping import BUY, SELL, side_word
+from node.views.statement_views import ReconciliationView
+from node.views.timestamps import iso
+from node.views.views import (
+    CallRequest,
+    CallView,
+    PeerView,
+    PingView,
+    RouterView,
+    ServiceView,
+    StatusView,
+)
+from p2p.base.errors import NoProvider
+from p2p.base.identity import Identity
+from p2p.mesh.message_router import Received
+from p2p.overlay import Overlay, OverlaySettings
+from p2p.services import service_mesh as p2p_mesh
+from p2p.services import service_server
+from p2p.services.balanced_caller import CallOptions, CallResult
+from p2p.services.fault_injection import Faults
+from p2p.services.service_mesh import ServiceMesh
+
+if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
+    from node.daemon.grapes import Grapes
+    from node.daemon.grenache_bridge import GrenacheBridge
+
+log = logging.getLogger(__name__)
+
+TICK = 0.05  # seconds between looks at the engine's timers
+MAX_WARNINGS = 100
+DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
+
+
+class Node(TradingService):
+    """A running node; its service to the API includes what concerns peers. Lives in one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        instruments: Instruments,
+        journal: Journal,
+        history: MarketHistory,
+        tls: Tls | None = None,
+    ) -> None:
+        """`tls` is for the API, which is plain HTTP without it."""
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
+        self._settings = settings
+        self._warnings: list[str] = []
+        recovered = journal.recover()
+        engine = Engine(
+            NodeKeys(identity),
+            [instrument.key for instrument in instruments],
+            network=settings.p2p_network,
+            epoch_us=epoch_us,
+            rng=random.Random(),  # noqa: S311 - spreads load, guards nothing
+            instruments=instruments,
+            recovered=recovered,
+            lease_ms=settings.presence_lease_ms,
+            warn=self._warn,
+            now=now,
+        )
+        committer = Committer(engine, journal, self._release)
+        market_data = MarketData(
+            instruments, engine.markets, history, lambda: engine.us(self._loop.time())
+        )
+        market_data.restore(recovered)
+        if journal.note is not None:
+            self._warn(journal.note)
+        if history.replaced is not None:
+            self._warn(
+                f"the market history {history.path} could not be used ({history.replaced}): it is "
+                "begun anew"
+            )
+        super().__init__(
+            engine, instruments, journal, committer, self._loop.time, market_data, recovered.meta
+        )
+        self.grapes: Grapes | None = None
+        if settings.discovery_grenache:
+            from node.daemon.grapes import Grapes
+
+            self.grapes = Grapes(settings)
+        self.overlay = Overlay(
+            identity,
+            OverlaySettings(
+                direct=settings.p2p_enabled,
+                host=settings.p2p_host,
+                network=settings.p2p_network,
+                secure=settings.p2p_security == "tls",
+                agent=f"exchange-node/{VERSION}",
+                storage_path=settings.peers_path,
+                max_peers=settings.max_peers,
+                reconnect_interval=settings.peer_reconnect_interval_s,
+                bootstrap=settings.bootstrap_peers,
+                mdns=settings.discovery_mdns,
+                exchange=settings.discovery_exchange,
+                payloads={**MESSAGES, **p2p_mesh.MESSAGES},
+            ),
+            grenache=None if self.grapes is None else self.grapes.way,
+            on_neighbour=self._on_neighbour,
+        )
+        for message_type in MESSAGES:
+            self.overlay.router.handle(message_type, self._on_message)
+        self._peering = PeerService(self.overlay, engine, self._loop.time)
+        self._statements = StatementService(
+            engine,
+            journal,
+            committer,
+            self._loop.time,
+            NodeKeys(identity),
+            settings.p2p_network,
+            self.overlay.rpc,
+        )
+        self.mesh = ServiceMesh(
+            identity,
+            self.overlay,
+            mesh_settings(settings),
+            incarnation=recovered.meta.get("incarnation", 0) + 1,
+        )
+        self._status = NodeStatus(
+            settings,
+            engine,
+            instruments,
+            journal,
+            self.overlay,
+            self.mesh,
+            self.grapes,
+            self._warnings,
+            started=now,
+        )
+        self._outside: GrenacheBridge | None = None
+        if self.grapes is not None and settings.grenache_services:
+            from node.daemon.grenache_bridge import GrenacheBridge
+
+            self._outside = GrenacheBridge(self.mesh.server)
+        for name, handler in public_offers(self).items():
+            self.serve(name, handler, idempotent=True)
+        self.operator_token = secrets.token_urlsafe(32)  # of this run; node.json has it
+        rules = AccessRules(
+            keys_required=settings.api_keys_required,
+            plain_keys=settings.api_plain_keys,
+            rate_limit=settings.api_rate_limit,
+            operator_token=self.operator_token,
+        )
+        self.api = ApiServer(self, rules=rules, tls=tls)
+
+    # Life
+
+    @property
+    def node_id(self) -> str:
+        return self._engine.node_id
+
+    async def listen_to_peers(self, ports: Sequence[int]) -> None:
+        """Join the network, listening for direct links on the first of `ports` that is free.
+
+        Raises:
+            OSError: none is.
+            PortTaken: the Grape inside, or Grenache requests, cannot have theirs.
+        """
+        if self.grapes is not None:
+            await self.grapes.start()
+            if self._outside is not None:
+                self._outside.start(self.grapes.directory)
+        if self._settings.p2p_enabled:
+            await first_free(ports, self.overlay.listen)
+        await self.overlay.start()
+        if self.grapes is not None and not self._settings.p2p_enabled:
+            await self.grapes.listen()  # at once, not when a Grape answers: there is no other way
+        self._engine.resume(self._loop.time())
+
+    async def listen_to_clients(self, ports: Sequence[int]) -> None:
+        """Serve the API on the first of `ports` that is free.
+
+        Raises:
+            OSError: none is.
+        """
+        await first_free(ports, lambda port: self.api.start(self._settings.api_host, port))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Trade until `stop`, then leave in order: clients, presence, journal, peers.
+
+        Raises:
+            ExceptionGroup: a part failed; with `JournalError` the disk did.
+        """
+        async with asyncio.TaskGroup() as group:
+            committer = group.create_task(self._committer.run(), name="committer")
+            group.create_task(self.market_data.run(), name="market history")
+            ticker = group.create_task(self._tick(), name="engine timers")
+            services = group.create_task(self.mesh.run(), name="services")
+            await stop.wait()
+            services.cancel()
+            self.hub.close()
+            await self.api.stop()
+            self.mesh.leave()
+            await self._drain_services()
+            ticker.cancel()
+            self._engine.leave(self._loop.time())
+            self._committer.stop()
+            await committer
+            self.market_data.stop()  # with what the last drain told
+        await self._leave_network()
+
+    async def _leave_network(self) -> None:
+        await self.overlay.stop()
+        if self._outside is not None:
+            await self._outside.close()
+        if self.grapes is not None:
+            await self.grapes.stop()
+        await self.mesh.close()
+
+    async def abort(self) -> None:
+        """After `run` failed: close what is open, promise nothing."""
+        self.hub.close()
+        await self.api.stop()
+        await self._leave_network()
+
+    async def _drain_services(self) -> None:
+        """Let what is being served end, while nothing new is asked for any more."""
+        until = self._loop.time() + DRAIN_TIME
+        while self.mesh.server.in_flight and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._engine.tick(self._loop.time())
+            self.trading.tick()
+            self._committer.wake()
+
+    def _warn(self, text: str) -> None:
+        log.warning(text)
+        if len(self._warnings) < MAX_WARNINGS:
+            self._warnings.append(text)
+
+    # Between engine and overlay
+
+    def _on_message(self, received: Received) -> bool:
+        valid = self._engine.receive(
+            received.now, received.type, received.payload, received.origin, received.via
+        )
+        self._committer.wake()
+        return valid
+
+    def _on_neighbour(self, node: str, up: bool) -> None:
+        if up:
+            self._engine.neighbour_up(self._loop.time(), node)
+            self.mesh.neighbour_up(node)
+        else:
+            self._engine.neighbour_down(self._loop.time(), node)
+            self.mesh.neighbour_down(node)
+        self._committer.wake()
+
+    def _release(self, drained: Drained) -> None:
+        for message in drained.messages:
+            if isinstance(message, Send):
+                self.overlay.try_send(message.to, message.type, message.payload)
+            else:
+                self.overlay.broadcast(message.type, message.payload)
+        self.publish(drained)
+
+    # Services
+
+    def now(self) -> float:
+        """The node's clock: monotonic seconds."""
+        return self._loop.time()
+
+    def serve(
+        self,
+        name: str,
+        handler: service_server.Handler,
+        *,
+        workers: int = service_server.WORKERS,
+        idempotent: bool = False,
+        faults: Faults | None = None,
+    ) -> None:
+        """Offer a service to the network: `handler(payload)` answers, `workers` requests at once.
+
+        Payload and result are what msgpack holds. The handler is async, or sync and then run in a
+        thread. It refuses by raising `p2p.base.errors.HandlerError(code, message)`.
+        `idempotent`: own calls to the service are repeated when they get no answer. `faults` are for
+        tests.
+
+        Raises:
+            ValueError: the name cannot be one, or is taken.
+        """
+        self.mesh.server.serve(name, handler, workers=workers, faults=faults)
+        self.mesh.directory.offer(name)
+        if self._outside is not None and self.grapes is not None and name not in OFFERS:
+            self.grapes.way.offer(name, self._outside.handler(name))
+        if idempotent:
+            self.mesh.caller.mark_idempotent(name)
+
+    def withdraw(self, name: str) -> None:
+        """Offer the service no longer."""
+        self.mesh.directory.withdraw(name)
+        if self.grapes is not None:
+            self.grapes.way.withdraw(name)
+        self.mesh.server.remove(name)
+
+    async def call(
+        self, service: str, payload: object = None, **options: Unpack[CallOptions]
+    ) -> Any:
+        """What a service of the network answers; see `p2p.services.balanced_caller.BalancedCaller.ask`.
+
+        Raises:
+            HandlerError: the service refused, with its own code and message.
+            CallError: there is no result; the kind of error says why.
+        """
+        return (await self.ask(service, payload, **options)).value
+
+    async def ask(
+        self, service: str, payload: object = None, **options: Unpack[CallOptions]
+    ) -> CallResult:
+        """As `call`, with the details. What no node offers is looked for among Grenache workers, if
+        GRENACHE_SERVICES is on."""
+        try:
+            return await self.mesh.caller.ask(service, payload, **options)
+        except NoProvider:
+            if self._outside is None:
+                raise
+        timeout = options.get("timeout")
+        return await self._outside.ask(
+            service,
+            payload,
+            timeout=self._settings.client_request_timeout_s if timeout is None else timeout,
+            idempotent=bool(options.get("idempotent") or options.get("idempotency_id")),
+        )
+
+    def services(self) -> list[ServiceView]:
+        return service_views(self.mesh)
+
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        to = None if request.node is None else self._peering.full_id(request.node, own=True)
+        return await call_service(self.ask, service, request, to)
+
+    def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
+        return router_view(
+            self.mesh,
+            self._loop.time(),
+            lambda at: iso(self._engine.us(at)),
+            events=events,
+            kind=kind,
+        )
+
+    def metrics(self) -> bytes:
+        return exposition(self)
+
+    def exchange_figures(self) -> ExchangeFigures:
+        """For the metrics."""
+        engine = self._engine
+        books: list[tuple[str, str, int, int]] = []
+        for key, instrument in self._by_key.items():
+            book = engine.markets[key].book
+            for side in (BUY, SELL):
+                levels = book.levels(side)
+                orders = sum(orders for _, _, orders in levels)
+                books.append((instrument.symbol, side_word(side), len(levels), orders))
+        return ExchangeFigures(
+            orders=self.trading.order_count,
+            fills=self.fill_count,
+            open_orders=len(engine.open_orders),
+            pending_takes=len(engine.pending_takes),
+            feeds=sum(1 for feed in engine.feeds.values() if feed.number),
+            feeds_behind=engine.feeds_behind,
+            books=books,
+            committer=self._committer,
+        )
+
+    # Peers
+
+    def peers(self) -> list[PeerView]:
+        return self._peering.peers()
+
+    async def connect(self, address: str) -> PeerView:
+        return await self._peering.connect(address)
+
+    async def ping(self, node_id: str) -> PingView:
+        return await self._peering.ping(node_id)
+
+    async def reconcile(self, peer: str) -> ReconciliationView:
+        return await self._statements.reconcile(self.operations.positions.peer(peer))
+
+    # Status
+
+    def status(self) -> StatusView:
+        return self._status.view(self._loop.time(), self.api.url)
+
+    @property
+    def peer_address(self) -> str | None:
+        """Where direct links are accepted, as HOST:PORT; None without them."""
+        return self._status.peer_address

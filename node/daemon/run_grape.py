@@ -1,0 +1,154 @@
+"""`exchange-node grape`: one Grape in this process, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from config import Loaded, Settings, is_loopback
+from node.daemon.grape_settings import grape_settings
+from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.version import VERSION
+from p2p.base.host_port import format_host_port
+from p2p.grenache.grape.grape import Grape
+from p2p.grenache.grape.grape_http import GrapeApi
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.1  # seconds between two looks at whether others are known
+UNANSWERED = 10.0  # seconds without an answer from any bootstrap address, then a warning
+
+
+def run(
+    loaded: Loaded, *, node_liveness: float, max_values: int, max_payload: int, as_json: bool
+) -> int:
+    """Run a Grape until SIGTERM or Ctrl-C; returns the exit code. Times in seconds, sizes in bytes."""
+    settings: Settings = loaded.settings
+    configure_logging(settings)
+    for warning in loaded.warnings:
+        print(f"exchange-node: warning: {warning}", file=sys.stderr)
+    grape = Grape(grape_settings(settings, node_liveness=node_liveness, max_values=max_values))
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_serve(settings, grape, max_payload, as_json))
+    except StartError as error:
+        print(f"exchange-node: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+async def _serve(settings: Settings, grape: Grape, max_payload: int, as_json: bool) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stop.set)
+    api = GrapeApi(grape, max_payload=max_payload)
+    try:
+        await _listen(settings, grape, api)
+        gc.collect()
+        gc.freeze()
+        print(_ready_line(grape, api) if as_json else banner(grape, api, settings), flush=True)
+        if not is_loopback(settings.grape_api_host):
+            log.warning("the API listens on %s: whoever reaches it may use it", api.address[0])
+
+        def tell(line: str) -> None:
+            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(grape, bool(settings.grape_bootstrap), tell))
+            await stop.wait()
+            watching.cancel()
+    finally:
+        await api.stop()
+        await grape.stop()
+    if not as_json:
+        print("stopped", flush=True)
+    return EXIT_OK
+
+
+async def _listen(settings: Settings, grape: Grape, api: GrapeApi) -> None:
+    try:
+        await grape.start()
+    except OSError as error:
+        where = format_host_port(settings.grape_host, settings.grape_dht_port)
+        raise StartError(_bind_text("the DHT", f"UDP {where}", "dp", "bind", error)) from error
+    try:
+        await api.start(settings.grape_api_host, settings.grape_api_port)
+    except OSError as error:
+        where = format_host_port(settings.grape_api_host, settings.grape_api_port)
+        raise StartError(_bind_text("the API", where, "aph", "api-host", error)) from error
+
+
+def _bind_text(what: str, where: str, port_flag: str, host_flag: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"cannot listen for {what} at {where}: another program does, perhaps another Grape; choose "
+            f"another port with --{port_flag}, or 0 for a free one"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"cannot listen for {what} at {where}: this machine has no such address; choose one that it "
+            f"has with --{host_flag}, or 0.0.0.0 for all"
+        )
+    return f"cannot listen for {what} at {where}: {error.strerror or error} (--{host_flag}, --{port_flag})"
+
+
+async def _watch(grape: Grape, has_bootstrap: bool, tell: Callable[[str], None]) -> None:
+    """Tell when the first other Grape is found, when none is left, and when none can be found."""
+    loop = asyncio.get_running_loop()
+    began, known, warned = loop.time(), False, False
+    while True:
+        status = grape.status()
+        if (status.nodes > 0) != known:
+            known = status.nodes > 0
+            if known:
+                others = "1 other Grape" if status.nodes == 1 else f"{status.nodes} other Grapes"
+                tell(f"joined the DHT: {others} known")
+            else:
+                tell("no other Grape answers any more; serving what is here, and looking for them")
+        elif not known and has_bootstrap and not warned and loop.time() - began > UNANSWERED:
+            warned = True
+            silent = ", ".join(format_host_port(one.host, one.port) for one in status.bootstrap)
+            tell(f"no answer yet from {silent} (--bn); serving what is here, and still trying")
+        await asyncio.sleep(LOOK_EVERY)
+
+
+def _ready_line(grape: Grape, api: GrapeApi) -> str:
+    return json.dumps(
+        {
+            "node_id": grape.node_id.hex(),
+            "dht_address": format_host_port(*grape.address),
+            "dht_port": grape.address[1],
+            "api_url": api.url,
+            "api_port": api.address[1],
+            "pid": os.getpid(),
+        }
+    )
+
+
+def banner(grape: Grape, api: GrapeApi, settings: Settings) -> str:
+    """What a person needs to know first."""
+    host, port = grape.address
+    near = "127.0.0.1" if host == "0.0.0.0" else host
+    bootstrap = ", ".join(format_host_port(*address) for address in settings.grape_bootstrap)
+    return "\n".join(
+        [
+            f"exchange-node {VERSION} grape",
+            f"  node       {grape.node_id.hex()}",
+            f"  DHT        {format_host_port(host, port)} (UDP)",
+            f"  HTTP API   {api.url}",
+            f"  bootstrap  {bootstrap or 'none: the first Grape, which others can join'}",
+            "Try, in another terminal:",
+            f"""  curl -d '{{"data":["my_service",1337]}}' {api.url}/announce""",
+            f"""  curl -d '{{"data":"my_service"}}' {api.url}/lookup""",
+            f"  curl {api.url}/status",
+            f"  exchange-node grape --dp 0 --aph 0 --bn {format_host_port(near, port)}     a second Grape",
+            "Ctrl-C stops the Grape.",
+        ]
+    )

@@ -1,0 +1,283 @@
+"""`exchange-node start`: one node in this process, from the data directory to the orderly stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from config import Loaded, Settings
+from exchange.journal.journal import Journal, JournalError
+from exchange.journal.market_history import HistoryError, MarketHistory
+from exchange.model.instruments import Instruments, InstrumentsFileError
+from node.api.api_tls import Tls, TlsError, load_tls, self_signed
+from node.daemon.node import Node
+from node.daemon.port_choice import PortTaken, wanted_ports
+from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.service.public_services import OFFERS
+from node.version import VERSION
+from node.views.views import StatusView
+from p2p.base.host_port import format_host_port
+from p2p.base.identity import Identity
+from p2p.services.fault_injection import Faults
+from p2p.services.service_server import Handler
+
+log = logging.getLogger(__name__)
+
+
+def run(loaded: Loaded) -> int:
+    """Run a node until SIGTERM or Ctrl-C; returns the exit code."""
+    ports = wanted_ports(loaded.settings.p2p_port, loaded.is_default("p2p_port"))
+    return _run(loaded, ports, lambda node: None)
+
+
+def run_worker(
+    loaded: Loaded, handler: Handler, *, workers: int, faults: Faults | None = None
+) -> int:
+    """As `run`, for a node that also serves `handler` as WORKER_SERVICE_NAME."""
+    settings: Settings = loaded.settings
+    ports = wanted_ports(settings.p2p_port, loaded.is_default("p2p_port"))
+    if loaded.is_default("p2p_port"):
+        ports = wanted_ports(settings.worker_port, loaded.is_default("worker_port"))
+
+    def prepare(node: Node) -> None:
+        name = settings.worker_service_name
+        try:
+            node.serve(name, handler, workers=workers, faults=faults)
+        except ValueError as error:
+            raise StartError(f"cannot serve {name!r}: {error} (--service)") from error
+
+    return _run(loaded, ports, prepare)
+
+
+def _run(loaded: Loaded, p2p_ports: Sequence[int], prepare: Callable[[Node], None]) -> int:
+    settings: Settings = loaded.settings
+    configure_logging(settings)
+    for warning in loaded.warnings:
+        print(f"exchange-node: warning: {warning}", file=sys.stderr)
+    try:
+        with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_serve(loaded, stack, p2p_ports, prepare))
+    except StartError as error:
+        print(f"exchange-node: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+async def _serve(
+    loaded: Loaded, stack: ExitStack, p2p_ports: Sequence[int], prepare: Callable[[Node], None]
+) -> int:
+    settings = loaded.settings
+    node = await start_node(
+        settings,
+        stack,
+        prepare=prepare,
+        p2p_ports=p2p_ports,
+        api_ports=wanted_ports(settings.api_port, loaded.is_default("api_port")),
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stop.set)
+    # What was recovered lives as long as the node: the collector need not walk it again and again.
+    gc.collect()
+    gc.freeze()
+    print(banner(node, settings), flush=True)
+    try:
+        await node.run(stop)
+    except BaseExceptionGroup as group:
+        await node.abort()
+        failed, _ = group.split(JournalError)
+        if failed is None:
+            raise
+        print(f"exchange-node: {_first(failed)}; stopped", file=sys.stderr)
+        return EXIT_FAILED
+    print("stopped", flush=True)
+    return EXIT_OK
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def start_node(
+    settings: Settings,
+    stack: ExitStack,
+    *,
+    p2p_ports: Sequence[int],
+    api_ports: Sequence[int],
+    prepare: Callable[[Node], None] = lambda node: None,
+) -> Node:
+    """Open the data directory and start a node on it. `stack` gives back what was taken; `prepare` is
+    called before the node joins the network.
+
+    Raises:
+        StartError: with what is wrong and what to do.
+    """
+    data_dir = settings.data_dir
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _lock(settings.lock_path, stack)
+        identity = Identity.load_or_create(settings.key_path)
+        instruments = (
+            Instruments.load(settings.instruments_file)
+            if settings.instruments_file
+            else Instruments.default()
+        )
+        journal = Journal(settings.journal_path, sync=settings.journal_sync, owner=identity.node_id)
+        stack.callback(journal.close)
+        history = MarketHistory(
+            settings.data_dir / "market.sqlite3",
+            trades_kept=settings.market_trades_kept,
+            candles_kept=settings.market_candles_kept,
+        )
+        stack.callback(history.close)
+        node = Node(settings, identity, instruments, journal, history, _api_tls(settings))
+    except TlsError as error:
+        raise StartError(f"cannot serve the API over TLS: {error}") from error
+    except (OSError, ValueError, JournalError, HistoryError, InstrumentsFileError) as error:
+        raise StartError(f"cannot use the data directory {data_dir}: {error}") from error
+    prepare(node)
+    await _bind(node, settings, p2p_ports, api_ports)
+    _write_runtime(settings.runtime_path, node)
+    stack.callback(settings.runtime_path.unlink, missing_ok=True)
+    return node
+
+
+def _api_tls(settings: Settings) -> Tls | None:
+    """Raises `TlsError` when the certificate cannot be used."""
+    if settings.api_tls_cert is not None:
+        return load_tls(settings.api_tls_cert, settings.api_tls_key)
+    if settings.api_tls_self_signed:
+        return self_signed(settings.data_dir, [settings.api_host.strip("[]")])
+    return None
+
+
+async def _bind(
+    node: Node, settings: Settings, p2p_ports: Sequence[int], api_ports: Sequence[int]
+) -> None:
+    try:
+        await node.listen_to_peers(p2p_ports)
+    except PortTaken as error:
+        await node.abort()
+        raise StartError(str(error)) from error
+    except OSError as error:
+        await node.abort()
+        raise StartError(_bind_text("peers", "P2P", settings.p2p_host, p2p_ports, error)) from error
+    try:
+        await node.listen_to_clients(api_ports)
+    except OSError as error:
+        await node.abort()
+        raise StartError(
+            _bind_text("the API", "API", settings.api_host, api_ports, error)
+        ) from error
+
+
+def _bind_text(what: str, prefix: str, host: str, ports: Sequence[int], error: OSError) -> str:
+    where = format_host_port(host, ports[0])
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"cannot listen for {what} at {where}: another program does; choose another port with "
+            f"--{prefix.lower()}-port, or leave it out for a free one"
+        )
+    return f"cannot listen for {what} at {where}: {error.strerror or error} ({prefix}_HOST, {prefix}_PORT)"
+
+
+def _lock(path: Path, stack: ExitStack) -> None:
+    """One node to a data directory.
+
+    Raises:
+        StartError: another one has it.
+    """
+    file: IO[str] = stack.enter_context(path.open("a+", encoding="ascii"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        pid = file.read(20).strip()
+        raise StartError(
+            f"a node is already running on {path.parent} (process {pid or 'unknown'}); stop it, or "
+            "start another one with --data-dir OTHER"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+
+
+def _write_runtime(path: Path, node: Node) -> None:
+    """Where client commands of this user find this node, and what makes them the operator's."""
+    data = {
+        "api_url": node.api.url,
+        "api_fingerprint": node.api.fingerprint,
+        "operator_token": node.operator_token,
+        "node_id": node.node_id,
+        "pid": os.getpid(),
+        "p2p_address": node.peer_address,
+    }
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(data, file)
+    draft.rename(path)
+
+
+def banner(node: Node, settings: Settings) -> str:
+    """What a person needs to know first."""
+    status = node.status()
+    security = "TLS 1.3" if settings.p2p_security == "tls" else "plain TCP, P2P_SECURITY=off"
+    finding = [view for view in status.discovery if view.state != "off"]
+    names = {
+        "persisted": "remembered peers",
+        "bootstrap": f"bootstrap ({len(settings.bootstrap_peers)})",
+        "mdns": "mDNS on the local network",
+        "grape": "Grenache",
+        "exchange": "peer exchange",
+    }
+    discovery = ", ".join(
+        names.get(view.name, view.name) + (" (failed)" if view.state == "failed" else "")
+        for view in finding
+    )
+    extra = [name for name in status.services if name not in OFFERS]
+    default_dir = Path("~/.exchange-node").expanduser()
+    where = "" if settings.data_dir == default_dir else f" --data-dir {settings.data_dir}"
+    lines = [
+        f"exchange-node {VERSION}",
+        f"  node       {node.node_id}",
+        f"  peers      {status.p2p_address or 'no direct links'} ({security}, network {settings.p2p_network})",
+        f"  clients    {status.api_url} (API documents at /docs)",
+        f"  discovery  {discovery or 'none: only nodes that dial this one'}",
+        *_grenache_lines(node, status),
+        *([f"  serves     {', '.join(extra)}"] if extra else []),
+        f"  data       {settings.data_dir}",
+        "Try, in another terminal:",
+        f"  exchange-node status{where}",
+        f"  exchange-node order sell BTC-USD 0.5 @ 30000{where}",
+        f"  exchange-node book BTC-USD --watch{where}",
+        "Ctrl-C stops the node.",
+    ]
+    return "\n".join(lines)
+
+
+def _grenache_lines(node: Node, status: StatusView) -> list[str]:
+    """What to know of Grenache, if it was asked for."""
+    if node.grapes is None or status.grenache is None or not node.grapes.asked_for:
+        return []
+    own = status.grenache.own
+    if own is None:
+        return [f"  grapes     {node.grapes.where}"]
+    return [
+        f"  grape      DHT {own.dht_address} (UDP), API {own.api_url}; others join with",
+        f"             --grape-bootstrap HOST:{own.dht_address.rpartition(':')[2]}",
+    ]

@@ -1,0 +1,299 @@
+"""`exchange-node demo`: a few real nodes in one process, simulated traders, and a check at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json as jsonlib
+import logging
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from config import HostPort, Settings
+from exchange.model.commands import HOUSE
+from node.daemon.node import Node
+from node.daemon.run_node import start_node
+from node.views.views import OrderRequest, ServiceError
+
+MARKET = "BTC-USD"
+MID = Decimal(30000)
+TICK = Decimal("0.1")
+LOT = Decimal("0.00001")
+ORDERS_PER_SECOND = 20.0  # of one trader
+SPREAD_TICKS = 40.0  # standard deviation of limit prices around the mid price
+WIDTH = 110  # characters of the summary
+QUIET_TIMEOUT = 15.0  # seconds for the nodes to agree after the last order
+
+
+@dataclass
+class Desk:
+    """One node of the demo and its simulated trader."""
+
+    name: str
+    node: Node
+    rng: random.Random
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    running: asyncio.Task[None] | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def run(*, nodes: int, seconds: float, seed: int | None, json: bool) -> int:
+    """Run the demo; 0 when all books and both sides of every trade agree, 1 when not."""
+    logging.getLogger().setLevel(logging.ERROR)
+    seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    with asyncio.Runner() as runner:
+        return runner.run(_demo(nodes, seconds, seed, json))
+
+
+async def _demo(count: int, seconds: float, seed: int, as_json: bool) -> int:
+    console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=WIDTH)  # nothing is cut where it is piped to
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    with tempfile.TemporaryDirectory(prefix="exchange-node-demo-") as scratch, ExitStack() as stack:
+        desks = await _start(count, seed, Path(scratch), stack)
+        try:
+            if not await _meet(desks):
+                console.print("the nodes did not find each other in time", style="red")
+                return 1
+            started = time.monotonic()
+            with _display(console, desks, started, seconds):
+                await _trade(desks, seconds, interrupted)
+                agreed = await _settle(desks)
+            summary = _summary(desks, time.monotonic() - started, seed, agreed)
+        finally:
+            for desk in desks:
+                desk.stop.set()
+            await asyncio.gather(*(desk.running for desk in desks if desk.running))
+    if as_json:
+        print(jsonlib.dumps(summary))
+    else:
+        console.print(_render(summary))
+    if interrupted.is_set():
+        return 130
+    return 0 if summary["agree"] else 1
+
+
+async def _start(count: int, seed: int, scratch: Path, stack: ExitStack) -> list[Desk]:
+    desks: list[Desk] = []
+    for index in range(count):
+        name = chr(ord("A") + index)
+        first = desks[0].node.overlay.address if desks else None
+        settings = Settings(
+            data_dir=scratch / name,
+            p2p_host="127.0.0.1",
+            p2p_network=f"demo-{seed}",
+            bootstrap_peers=() if first is None else (HostPort(*first),),
+            discovery_mdns=False,
+            journal_sync="normal",
+        )
+        node = await start_node(settings, stack, p2p_ports=[0], api_ports=[0])
+        desk = Desk(name, node, random.Random(f"{seed} {name}"))  # noqa: S311 - a game
+        desk.running = asyncio.create_task(node.run(desk.stop), name=f"node {name}")
+        desks.append(desk)
+    return desks
+
+
+async def _meet(desks: list[Desk]) -> bool:
+    """Everybody present at everybody else's node."""
+    deadline = time.monotonic() + QUIET_TIMEOUT
+    while time.monotonic() < deadline:
+        if all(desk.node.status().nodes_present == len(desks) for desk in desks):
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def _trade(desks: list[Desk], seconds: float, interrupted: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        traders = [group.create_task(_trader(desk)) for desk in desks]
+        try:
+            async with asyncio.timeout(seconds):
+                await interrupted.wait()
+        except TimeoutError:
+            pass
+        for trader in traders:
+            trader.cancel()
+
+
+async def _trader(desk: Desk) -> None:
+    """Mostly limit orders around a wandering price, some market orders, some cancels."""
+    rng = desk.rng
+    mid = MID
+    while True:
+        await asyncio.sleep(rng.expovariate(ORDERS_PER_SECOND))
+        mid += TICK * rng.choice((-1, 0, 1))
+        await _act(desk, mid)
+
+
+async def _act(desk: Desk, mid: Decimal) -> None:
+    rng, node = desk.rng, desk.node
+    dice = rng.random()
+    if dice < 0.25:
+        resting = await node.orders(market=MARKET)
+        if resting:
+            try:
+                await node.cancel(rng.choice(resting).id)
+                desk.counts["cancels"] += 1
+            except ServiceError:
+                desk.counts["too late to cancel"] += 1  # filled in the meantime
+        return
+    side = rng.choice(("buy", "sell"))
+    quantity = str(LOT * rng.randint(100, 50_000))
+    price = None
+    if dice < 0.9:
+        offset = TICK * round(rng.gauss(0, SPREAD_TICKS))
+        price = str((mid - 10 * TICK if side == "buy" else mid + 10 * TICK) + offset)
+    request = OrderRequest(
+        market=MARKET, side="buy" if side == "buy" else "sell", quantity=quantity, price=price
+    )
+    try:
+        await node.submit(request)
+        desk.counts["orders"] += 1
+    except ServiceError as error:
+        desk.counts[error.code] += 1
+
+
+async def _settle(desks: list[Desk]) -> bool:
+    """Wait until nothing is pending, all nodes hold the same book, and their disks have it all."""
+    deadline = time.monotonic() + QUIET_TIMEOUT
+    while time.monotonic() < deadline:
+        statuses = [desk.node.status() for desk in desks]
+        quiet = not any(status.pending_takes or status.feeds_behind for status in statuses)
+        if quiet and len({desk.node.book(MARKET).digest for desk in desks}) == 1:
+            await asyncio.gather(*(desk.node.durable() for desk in desks))
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+def _summary(desks: list[Desk], elapsed: float, seed: int, agreed: bool) -> dict[str, Any]:
+    sides: dict[str, list[tuple[str, str, str]]] = {}
+    rows: list[dict[str, Any]] = []
+    for desk in desks:
+        fills = desk.node.all_fills()
+        for fill in fills:
+            sides.setdefault(fill.id, []).append((fill.role, fill.price, fill.quantity))
+        bought = sum((Decimal(f.quantity) for f in fills if f.side == "buy"), Decimal(0))
+        sold = sum((Decimal(f.quantity) for f in fills if f.side == "sell"), Decimal(0))
+        book = desk.node.book(MARKET, depth=1)
+        rows.append(
+            {
+                "node": desk.name,
+                "node_id": desk.node.node_id,
+                "orders": desk.counts["orders"],
+                "cancels": desk.counts["cancels"],
+                "fills": len(fills),
+                "position": format(bought - sold, "f"),
+                "resting": len(desk.node.trading.open_orders_of(HOUSE)),
+                "bid": book.bids[0].price if book.bids else None,
+                "ask": book.asks[0].price if book.asks else None,
+                "book": book.digest,
+            }
+        )
+    # A trade is right when it was recorded once as maker and once as taker, with equal terms.
+    wrong = [
+        trade
+        for trade, records in sides.items()
+        if sorted(role for role, _, _ in records) != ["maker", "taker"]
+        or len({(price, quantity) for _, price, quantity in records}) != 1
+    ]
+    total = sum((Decimal(str(row["position"])) for row in rows), Decimal(0))
+    return {
+        "seconds": round(elapsed, 1),
+        "seed": seed,
+        "orders": sum(int(row["orders"]) for row in rows),
+        "cancels": sum(int(row["cancels"]) for row in rows),
+        "trades": len(sides),
+        "between_nodes": _between_nodes(desks),
+        "wrong_trades": len(wrong),
+        "books_agree": agreed,
+        "positions_sum": format(total.normalize() if total else Decimal(0), "f"),
+        "agree": agreed and not wrong and not total,
+        "nodes": rows,
+    }
+
+
+def _between_nodes(desks: list[Desk]) -> int:
+    return sum(
+        1
+        for desk in desks
+        for fill in desk.node.all_fills()
+        if fill.role == "taker" and fill.counterparty != desk.node.node_id
+    )
+
+
+@contextmanager
+def _display(console: Console, desks: list[Desk], started: float, seconds: float) -> Iterator[None]:
+    """A table that follows the nodes, where there is a terminal to show it."""
+    if not console.is_terminal:
+        console.print(f"{len(desks)} nodes trade {MARKET} for {seconds:g} s ...")
+        yield
+        return
+
+    def table() -> Table:
+        elapsed = min(time.monotonic() - started, seconds)
+        view = Table(title=f"{MARKET}  {elapsed:4.1f} of {seconds:g} s", title_justify="left")
+        for name in ("node", "orders", "fills", "resting", "bid", "ask", "book"):
+            view.add_column(name, justify="left" if name in ("node", "book") else "right")
+        for desk in desks:
+            book = desk.node.book(MARKET, depth=1)
+            view.add_row(
+                desk.name,
+                str(desk.counts["orders"]),
+                str(desk.node.fill_count),
+                str(desk.node.status().open_orders),
+                book.bids[0].price if book.bids else "-",
+                book.asks[0].price if book.asks else "-",
+                book.digest,
+            )
+        return view
+
+    with Live(get_renderable=table, console=console, refresh_per_second=5, transient=True):
+        yield
+
+
+def _render(summary: dict[str, Any]) -> Group:
+    table = Table(
+        title=f"{len(summary['nodes'])} nodes, {summary['seconds']} s, seed {summary['seed']}",
+        title_justify="left",
+    )
+    columns = ("node", "orders", "cancels", "fills", "position", "resting", "bid", "ask", "book")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("node", "book") else "right")
+    for row in summary["nodes"]:
+        table.add_row(*(str(row[name] if row[name] is not None else "-") for name in columns))
+    lines = [
+        f"{summary['orders']} orders, {summary['cancels']} cancels, {summary['trades']} trades, "
+        f"{summary['between_nodes']} of them between nodes",
+        _verdict(summary["books_agree"], "all books are the same", "the books differ"),
+        _verdict(
+            not summary["wrong_trades"],
+            "every trade stands once on each side, with the same terms",
+            f"{summary['wrong_trades']} trades do not stand equally on both sides",
+        ),
+        _verdict(
+            summary["positions_sum"] == "0",
+            "positions sum to zero: nothing was created or lost",
+            f"positions sum to {summary['positions_sum']}",
+        ),
+    ]
+    return Group(table, *(Text.from_markup(line) for line in lines))
+
+
+def _verdict(good: bool, yes: str, no: str) -> str:
+    return f"[green]ok[/]  {yes}" if good else f"[red]BAD[/] {no}"

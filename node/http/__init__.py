@@ -1,0 +1,1 @@
+"""HTTP pieces shared by the native API and the Bitfinex dialect."""

@@ -1,0 +1,1 @@
+"""The node's application services: trading, operator, peers, positions, statements, market data."""

@@ -1,0 +1,285 @@
+"""`node.service.trading.Trading` on the engine: commands that return when they are durable, and histories.
+
+What the engine decides at once is copied before the wait for the disk, so a caller is told what is
+durable when it is told, and nothing that came in the meantime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from typing import TypedDict, TypeVar
+
+from exchange.engine.engine import Engine
+from exchange.journal.archive import Archive
+from exchange.journal.journal import Journal
+from exchange.market.candles import LATEST
+from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
+from exchange.model.records import Fill, Order, Posting
+from exchange.orders.engine_context import Drained, Refused
+from exchange.orders.order_validation import is_same
+from node.service.cancel_on_disconnect import CancelOnDisconnect
+from node.service.committer import Committer
+from node.service.trading import AccountNews, Balance, Span
+
+T = TypeVar("T")
+Listener = Callable[[AccountNews], None]
+
+
+class AccountTrading:
+    """See the module's docstring. `clock` is the engine's: monotonic seconds."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        committer: Committer,
+        clock: Callable[[], float],
+        remembered: Mapping[str, int] | None = None,
+    ) -> None:
+        """`remembered` is the journal's meta data."""
+        self._engine = engine
+        self._journal = journal
+        self._committer = committer
+        self._clock = clock
+        self._writing = asyncio.Event()
+        engine.when_writing(self._writing.set)
+        self._dead_man = CancelOnDisconnect(remembered)
+        self._listeners: dict[int, dict[Listener, None]] = {}
+        # Numbers of open orders by account, oldest first, so that a client's question does not go
+        # through everybody's orders. The house's are most of them and are not kept twice.
+        self._open: dict[int, dict[int, None]] = {}
+        self._keep_open(engine.open_orders)
+        self.order_count = 0  # placed since the start
+
+    # Commands
+
+    async def place(self, order: NewOrder) -> list[Order]:
+        if order.client_id is not None:
+            if self._journal.behind:  # wait here: the look-up itself would hold the loop
+                await asyncio.to_thread(self._journal.history)
+            earlier = self._before(order, order.client_id)
+            if earlier is not None:
+                return [earlier, *self._sibling(earlier)]
+        if not self._writing.is_set():
+            await (
+                self._writing.wait()
+            )  # some seconds at most after a restart: exchange.feeds.startup_fence
+        placed = self._engine.place(self._clock(), order)
+        self.order_count += len(placed)
+        return await self._durable(placed)
+
+    async def amend(self, account: int, number: int, changes: Amend) -> Order:
+        await self._writing.wait()
+        self._own(account, number)
+        (order,) = await self._durable([self._engine.amend(self._clock(), number, changes)])
+        return order
+
+    async def cancel(self, account: int, number: int) -> Order:
+        await self._writing.wait()
+        self._own(account, number)
+        (order,) = await self._durable([self._engine.cancel(self._clock(), number)])
+        return order
+
+    async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
+        await self._writing.wait()
+        return await self._durable(self._engine.cancel_many(self._clock(), which, reason))
+
+    async def cancel_after(self, account: int, timeout_ms: int) -> int | None:
+        """Cancel the account's open orders after so long unless this is called again; 0 ends it.
+
+        Returns:
+            When, in us since the epoch, or None; as soon as that is durable.
+        """
+        at = self._engine.us(self._clock()) + timeout_ms * 1000 if timeout_ms else None
+        self._engine.remember(*self._dead_man.set(account, at))
+        await self._committer.durable()
+        return at
+
+    def tick(self) -> None:
+        """Cancel what is due. Call a few times a second; the caller sees to it that it is drained."""
+        now = self._clock()
+        if not self._writing.is_set() or self._engine.stale is not None:
+            return
+        for account in self._dead_man.due(self._engine.us(now)):
+            self._engine.cancel_many(now, Selection(account=account), "dead_man")
+            self._engine.remember(*self._dead_man.set(account, None))
+
+    async def durable(self, account: int | None = None) -> None:
+        if account is None:
+            await self._committer.durable()
+        else:
+            await self._committer.durable_of(account)
+
+    async def _durable(self, orders: Iterable[Order]) -> list[Order]:
+        """The orders as they are now, once that is on the disk."""
+        copies = [copy(order) for order in orders]
+        await self._committer.durable()
+        return copies
+
+    def _before(self, order: NewOrder, client_id: str) -> Order | None:
+        """The order with the same client id, if the engine has forgotten it and the disk has not.
+
+        Raises:
+            Refused: it was another order.
+        """
+        if self._engine.by_client_id(client_id, order.account) is not None:
+            return None  # the engine compares
+        earlier = self._journal.by_client_id(client_id, order.account)
+        if earlier is None:
+            return None
+        if not is_same(earlier, order, next(iter(self._sibling(earlier)), None)):
+            raise Refused(
+                "client_id_reused",
+                f"client id {client_id!r} belongs to order {earlier.number}, which is different",
+            )
+        return earlier
+
+    def _sibling(self, order: Order) -> list[Order]:
+        found = self.order_of(order.account, order.sibling) if order.sibling else None
+        return [] if found is None else [found]
+
+    def _own(self, account: int, number: int) -> None:
+        """Raises `Refused` unless the account has this order and it can still be changed."""
+        if self._engine.order(number) is None and (stored := self._journal.order(number)):
+            if stored.account == account:
+                how = "filled" if stored.filled == stored.quantity else "cancelled"
+                raise Refused("order_done", f"order {number} is already {how}")
+        elif (order := self._engine.order(number)) is not None and order.account == account:
+            return
+        raise Refused("unknown_order", f"this node has no order {number}")
+
+    # What there is
+
+    def order_of(self, account: int, number: int) -> Order | None:
+        order = self._engine.order(number) or self._journal.order(number)
+        return order if order is not None and order.account == account else None
+
+    def order_by_client_id(self, account: int, client_id: str) -> Order | None:
+        return self._engine.by_client_id(client_id, account) or self._journal.by_client_id(
+            client_id, account
+        )
+
+    def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
+        if account == HOUSE:
+            every = self._engine.open_orders
+        else:
+            found = map(self._engine.order, list(self._open.get(account, ())))
+            every = [order for order in found if order is not None and not order.done]
+        return [o for o in every if o.account == account and market in (None, o.market)]
+
+    def _keep_open(self, orders: Iterable[Order]) -> None:
+        for order in orders:
+            if order.account == HOUSE:
+                continue
+            if not order.done:
+                self._open.setdefault(order.account, {})[order.number] = None
+            elif numbers := self._open.get(order.account):
+                numbers.pop(order.number, None)
+
+    async def past_orders(
+        self, account: int, span: Span, *, market: str | None = None
+    ) -> list[Order]:
+        return await self._history(
+            lambda past: past.past_orders(account, market=market, **_part(span))
+        )
+
+    async def all_orders(
+        self, account: int, span: Span, *, market: str | None = None
+    ) -> list[Order]:
+        """Open and finished ones, by the time of their last change."""
+        await self._committer.durable()  # or one that ends now would be in neither
+        end = LATEST if span.end is None else span.end
+        found = {
+            order.number: order
+            for order in self.open_orders_of(account, market)
+            if span.start <= order.updated <= end
+        }
+        for order in await self.past_orders(account, span, market=market):
+            found[order.number] = order
+        rows = sorted(
+            found.values(), key=lambda o: (o.updated, o.number), reverse=span.newest_first
+        )
+        return rows[: span.limit]
+
+    async def fills_of(
+        self, account: int, span: Span, *, market: str | None = None, order: int | None = None
+    ) -> list[Fill]:
+        return await self._history(
+            lambda past: past.fills_of(account, market=market, order=order, **_part(span))
+        )
+
+    async def postings(
+        self, account: int, span: Span, *, asset: str | None = None
+    ) -> list[Posting]:
+        return await self.postings_of(f"account:{account}", span, asset=asset)
+
+    async def postings_of(
+        self, holder: str, span: Span, *, asset: str | None = None
+    ) -> list[Posting]:
+        """Any holder's lines of the ledger."""
+        return await self._history(lambda past: past.postings(holder, asset=asset, **_part(span)))
+
+    async def _history(self, ask: Callable[[Archive], list[T]]) -> list[T]:
+        """In a thread: the archive may have to catch up first, and reading takes its time."""
+        return await asyncio.to_thread(lambda: ask(self._journal.history()))
+
+    def balances_of(self, account: int) -> list[Balance]:
+        return [
+            Balance(asset, total, held)
+            for asset, (total, held) in sorted(self._engine.ledger.holdings(account).items())
+        ]
+
+    def decimals(self, asset: str) -> int:
+        return self._engine.ledger.decimals[asset]
+
+    # News
+
+    def listen(self, account: int, call: Listener) -> Callable[[], None]:
+        listeners = self._listeners.setdefault(account, {})
+        listeners[call] = None
+
+        def stop() -> None:
+            listeners.pop(call, None)
+            if not listeners and self._listeners.get(account) is listeners:
+                del self._listeners[account]
+
+        return stop
+
+    def publish(self, drained: Drained) -> None:
+        """Tell listeners what became durable."""
+        self._keep_open(drained.orders)
+        listeners = self._listeners
+        if not listeners:
+            return
+        news: defaultdict[int, AccountNews] = defaultdict(lambda: AccountNews([], [], []))
+        for order in drained.orders:
+            if order.account in listeners:
+                news[order.account].orders.append(order)
+        for fill in drained.fills:
+            if fill.account in listeners:
+                news[fill.account].fills.append(fill)
+        for account, asset, total, held in drained.balances:
+            if account in listeners:
+                news[account].balances.append(Balance(asset, total, held))
+        for account, told in news.items():
+            for call in list(listeners.get(account, ())):
+                call(told)
+
+
+class _Part(TypedDict):
+    start: int
+    end: int | None
+    limit: int
+    newest_first: bool
+
+
+def _part(span: Span) -> _Part:
+    return {
+        "start": span.start,
+        "end": span.end,
+        "limit": span.limit,
+        "newest_first": span.newest_first,
+    }

@@ -1,0 +1,119 @@
+"""Amounts of money between texts and units, exactly: what is wrong with a text is a `ServiceError`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from exchange.ledger.ledger import InsufficientBalance
+from exchange.model.decimals import plain
+from exchange.model.records import Posting
+from node.service.trading import Balance
+from node.views.account_views import PostingView
+from node.views.timestamps import iso
+from node.views.views import BalanceView, ServiceError
+
+MAX_DIGITS: Final = 30  # before the point, and after it; nothing real has more
+MAX_NOTE: Final = 200  # characters
+_AMOUNT: Final = re.compile(rf"\d{{1,{MAX_DIGITS}}}(\.\d{{1,{MAX_DIGITS}}})?", re.ASCII)
+
+
+def units_of(
+    text: str, asset: str, decimals: int, *, name: str = "amount", zero: bool = False
+) -> int:
+    """An amount in units of 10 ** -decimals, exact. With `zero` it may be 0.
+
+    Raises:
+        ServiceError: it is no such amount; the text says what to write instead.
+    """
+
+    def wrong(why: str) -> ServiceError:
+        return ServiceError(400, "bad_amount", f"{name} {text[:40]!r}: {why}", pointer=f"/{name}")
+
+    if not _AMOUNT.fullmatch(text):
+        if text.startswith("-"):
+            raise wrong("it is negative; the direction is said in words, the amount is above 0")
+        raise wrong("it is not a plain decimal number such as 0.5 or 1000")
+    whole, _, part = text.partition(".")
+    if len(part.rstrip("0")) > decimals:
+        nearest = plain(int(whole + part[:decimals].ljust(decimals, "0")), decimals)
+        raise wrong(f"{asset} has {decimals} decimals; the nearest below is {nearest}")
+    units = int(whole + part[:decimals].ljust(decimals, "0"))
+    if not units and not zero:
+        raise wrong("it must be more than 0")
+    return units
+
+
+class Amounts:
+    """The assets of one node. `decimals` are those of its ledger."""
+
+    def __init__(self, decimals: Mapping[str, int]) -> None:
+        self._decimals = decimals
+
+    def decimals(self, asset: str) -> int:
+        return self._decimals[asset]
+
+    def asset(self, name: str) -> str:
+        """Its name as the ledger has it. Raises `ServiceError` when it is not traded here."""
+        asset = name.upper()
+        if asset not in self._decimals:
+            raise ServiceError(
+                404,
+                "unknown_asset",
+                f"no asset {name[:20]!r} is traded here; there are {', '.join(sorted(self._decimals))}",
+            )
+        return asset
+
+    def amount(self, asset: str, text: str, *, name: str = "amount", zero: bool = False) -> int:
+        return units_of(text, asset, self._decimals[asset], name=name, zero=zero)
+
+    def text(self, asset: str, units: int) -> str:
+        return plain(units, self._decimals[asset])
+
+    @contextmanager
+    def refusals(self, whose: str) -> Iterator[None]:
+        """What the ledger refuses inside is refused by the API."""
+        try:
+            yield
+        except InsufficientBalance as error:
+            available = self.text(error.asset, error.available)
+            needed = self.text(error.asset, error.needed)
+            raise ServiceError(
+                422,
+                "insufficient_balance",
+                f"{whose} has {available} {error.asset} available, and {needed} are needed",
+            ) from None
+        except ValueError as error:
+            raise ServiceError(422, "out_of_range", str(error)) from None
+
+    def balance(self, balance: Balance) -> BalanceView:
+        asset = balance.asset
+        return BalanceView(
+            asset=asset,
+            total=self.text(asset, balance.total),
+            held=self.text(asset, balance.held),
+            available=self.text(asset, balance.total - balance.held),
+        )
+
+    def posting(self, posting: Posting) -> PostingView:
+        return PostingView(
+            transaction=posting.transaction,
+            time=iso(posting.time),
+            holder=posting.holder,
+            asset=posting.asset,
+            amount=self.text(posting.asset, posting.amount),
+            balance=self.text(posting.asset, posting.balance),
+            kind=posting.kind,
+            reference=posting.reference,
+        )
+
+
+def note(text: str) -> str:
+    """What a transaction is remembered by. Raises `ServiceError` unless it can be shown."""
+    if len(text) > MAX_NOTE or not text.isprintable():
+        raise ServiceError(
+            400, "bad_note", f"a note has at most {MAX_NOTE} printable characters", pointer="/note"
+        )
+    return text

@@ -1,0 +1,31 @@
+"""The dead man's switch: an account that falls silent has its open orders cancelled. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_PREFIX = "dead_man:"  # before an account's number: its deadline, in the journal's meta data
+
+
+class CancelOnDisconnect:
+    """Deadlines by account, in us since the epoch."""
+
+    def __init__(self, stored: Mapping[str, int] | None = None) -> None:
+        """`stored` is what `set` and `due` said to store."""
+        self._deadlines = {
+            int(name.removeprefix(_PREFIX)): at
+            for name, at in (stored or {}).items()
+            if name.startswith(_PREFIX) and at
+        }
+
+    def set(self, account: int, at: int | None) -> tuple[str, int]:
+        """Cancel at `at` unless this is called again; None: not any more. What to store."""
+        if at is None:
+            self._deadlines.pop(account, None)
+        else:
+            self._deadlines[account] = at
+        return f"{_PREFIX}{account}", at or 0
+
+    def due(self, now: int) -> list[int]:
+        """Accounts whose deadline has passed."""
+        return [account for account, at in self._deadlines.items() if at <= now]

@@ -1,0 +1,119 @@
+"""Group commit: what the engine decided becomes durable before anybody hears of it.
+
+One drain at a time: take the engine's records and messages, write the records in a worker thread,
+then let the messages go and wake those who wait for durability. Whatever happens meanwhile is in
+the next drain, so under load one disk flush serves many orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from exchange.engine.engine import Drained, Engine
+from exchange.journal.journal import Journal, JournalError
+
+# Upper bounds in seconds of the bins that the time of commits is counted in.
+COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Committer:
+    """Owns the journal's writing side. `release` gets every drain once it is durable, in order."""
+
+    def __init__(
+        self, engine: Engine, journal: Journal, release: Callable[[Drained], None]
+    ) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._release = release
+        self._loop = asyncio.get_running_loop()
+        self._wanted = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._stopping = False
+        self._writing: Drained | None = None  # what is on its way to the disk
+        self.commits = 0
+        self.commit_seconds = 0.0
+        self.commit_bins = [0] * (len(COMMIT_BOUNDS) + 1)
+
+    def wake(self) -> None:
+        """Something changed: drain soon."""
+        self._wanted.set()
+
+    async def durable(self) -> None:
+        """Wait until everything done so far is durable and its messages have left.
+
+        Raises:
+            JournalError: the disk failed; the node is stopping.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self.wake()
+        await waiter
+
+    async def durable_of(self, account: int) -> None:
+        """Wait until all that was done so far to the orders and the money of an account is durable; not
+        at all when it is.
+
+        Raises:
+            JournalError: the disk failed; the node is stopping.
+        """
+        writing = self._writing
+        if self._engine.undrained(account) or (
+            writing is not None
+            and (
+                any(order.account == account for order in writing.orders)
+                or any(balance[0] == account for balance in writing.balances)
+            )
+        ):
+            await self.durable()
+
+    async def run(self) -> None:
+        """Drain whenever woken, until `stop`; the last drain then is complete.
+
+        Raises:
+            JournalError: a commit failed. The node must stop: it cannot keep its promises.
+        """
+        try:
+            stopping = False
+            while not stopping:
+                await self._wanted.wait()
+                self._wanted.clear()
+                stopping = self._stopping
+                await self._step()
+        finally:
+            self._thread.shutdown(wait=True)
+            for waiter in self._waiters:
+                waiter.cancel()
+
+    def stop(self) -> None:
+        """Let `run` end after one more drain."""
+        self._stopping = True
+        self.wake()
+
+    async def _step(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        drained = self._engine.drain(self._loop.time())
+        try:
+            if drained.records:
+                before = self._loop.time()
+                self._writing = drained
+                await self._loop.run_in_executor(
+                    self._thread, self._journal.commit, drained.records
+                )
+                took = self._loop.time() - before
+                self.commits += 1
+                self.commit_seconds += took
+                self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
+        except JournalError as error:
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+            raise
+        self._writing = None
+        self._release(drained)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,123 @@
+"""The nodes around: which are linked, links on demand, a ping, and what their ids are short for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+from exchange.engine.engine import Engine
+from node.version import VERSION
+from node.views.node_prefixes import only_fit
+from node.views.views import PeerView, PingView, ServiceError
+from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
+from p2p.base.host_port import parse_host_port
+from p2p.base.identity import is_node_id
+from p2p.overlay import Overlay
+from p2p.peers.peer_records import Peer
+from p2p.wire.link import Link
+
+PING_TIMEOUT = 5.0  # seconds
+
+
+class PeerService:
+    """For the API. `clock` gives monotonic seconds."""
+
+    def __init__(self, overlay: Overlay, engine: Engine, clock: Callable[[], float]) -> None:
+        self._overlay = overlay
+        self._engine = engine
+        self._clock = clock
+        overlay.rpc.serve("ping", self._on_ping)
+
+    def peers(self) -> list[PeerView]:
+        return [_peer_view(peer) for peer in self._overlay.peers.get_all_peers()]
+
+    async def connect(self, address: str) -> PeerView:
+        try:
+            host, port = parse_host_port(address)
+        except ValueError as error:
+            raise ServiceError(400, "bad_address", str(error)) from error
+        try:
+            return _peer_view(await self._overlay.peers.connect(host, port))
+        except HandshakeRefused as error:
+            code = "self_connection" if error.code is Code.SELF else "peer_refused"
+            raise ServiceError(502, code, str(error), reason=str(error.code)) from error
+        except ConnectFailed as error:
+            raise ServiceError(502, "connect_failed", str(error)) from error
+
+    async def ping(self, node_id: str) -> PingView:
+        full = self.full_id(node_id)
+        link = self._overlay.peers.links.get(full)
+        before = self._clock()
+        try:
+            answer = await self._overlay.rpc.call(
+                full, "ping", None, timeout=PING_TIMEOUT, result_type=dict[str, str]
+            )
+        except RpcError as error:
+            raise ServiceError(504, "ping_failed", f"node {full}: {error}") from error
+        except P2PError as error:
+            raise ServiceError(502, "unreachable", str(error)) from error
+        return PingView(
+            node_id=full,
+            way=_way(link),
+            rtt_ms=round((self._clock() - before) * 1000, 3),
+            version=answer.get("version", ""),
+        )
+
+    async def _on_ping(self, caller: str, body: object) -> dict[str, str]:
+        return {"version": VERSION}
+
+    def full_id(self, prefix: str, *, own: bool = False) -> str:
+        """The node whose id begins so; with `own` it may be this one."""
+        prefix = prefix.lower()
+        if len(prefix) >= 4 and self._engine.node_id.startswith(prefix):
+            if own:
+                return self._engine.node_id
+            raise ServiceError(400, "self_connection", f"{prefix} is this node itself")
+        found = only_fit(prefix, {*self._overlay.peers.links, *self._engine.present})
+        if found is not None:
+            return found
+        if is_node_id(prefix):
+            return prefix
+        raise ServiceError(
+            404, "unknown_node", f"no node whose id begins with {prefix[:40]!r}; see 'peers'"
+        )
+
+
+def _peer_view(peer: Peer) -> PeerView:
+    link = peer.connection
+    info = link.peer if link is not None else None
+    stats = peer.stats
+    return PeerView(
+        node_id=peer.node_id,
+        address=peer.address,
+        port=peer.port,
+        status=peer.status,
+        direction=peer.direction,
+        source=peer.source,
+        encrypted=info.encrypted if info else None,
+        carrier=info.carrier if info else None,
+        version=peer.capabilities.version if peer.capabilities else None,
+        capabilities=peer.capabilities.supported_protocols if peer.capabilities else [],
+        last_seen=_iso(peer.last_seen),
+        last_heartbeat=_iso(peer.last_heartbeat),
+        rtt_ms=None if stats.rtt is None else round(stats.rtt * 1000, 3),
+        failures=peer.failures,
+        last_error=peer.last_error,
+        messages_received=stats.messages_received,
+        messages_sent=stats.messages_sent,
+        bytes_received=stats.bytes_received,
+        bytes_sent=stats.bytes_sent,
+    )
+
+
+def _way(link: Link | None) -> Literal["direct", "grenache", "relayed"]:
+    if link is None:
+        return "relayed"
+    return "grenache" if link.peer.carrier == "grenache" else "direct"
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

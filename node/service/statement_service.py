@@ -1,0 +1,329 @@
+"""Statements about other nodes: made from the journal, exchanged with them, and compared.
+
+A node tells another one only what is between the two: who asks is proven by its link, or by its
+signature when it has no link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from exchange.engine.engine import Engine
+from exchange.journal.archive import Archive
+from exchange.journal.journal import Journal
+from exchange.ledger.balances import PEER
+from exchange.ledger.reconciliation import FORMAT, Evidence, Search, judge
+from exchange.ledger.statement_checks import opened, question_ok
+from exchange.ledger.statements import (
+    MAX_ASKED,
+    MAX_SETTLEMENTS,
+    VERSION,
+    Asked,
+    Folding,
+    Part,
+    Position,
+    Question,
+    Settlement,
+    Signed,
+    Statement,
+    StatementError,
+    answer,
+    bought,
+    sign,
+    text_of,
+    trade_of,
+    units,
+    worth,
+)
+from exchange.model.decimals import plain
+from exchange.model.ports import Keys
+from exchange.model.records import PendingTake, Posting
+from node.service.committer import Committer
+from node.views.statement_views import ReconciliationView, reconciliation
+from node.views.views import ServiceError
+from p2p.base.errors import P2PError, RpcError, RpcTimeout
+
+T = TypeVar("T")
+
+STATEMENT: Final = "statement"
+PART: Final = "statement_part"
+TIMEOUT: Final = 60.0  # s, for one answer: a million trades take some seconds to go through
+LONGEST: Final = 240.0  # s, for a comparison with all its questions
+REST_MAX: Final = 1.0  # s; work on statements is followed by a rest as long as it was, at most this
+MAX_WAITING: Final = 32  # nodes that wait for theirs; more are told that this one is busy
+_DECIMALS: Final = re.compile(r"decimals (\d+) to \d+", re.ASCII)
+
+
+class PartRequest(msgspec.Struct, frozen=True):
+    """A question about the history of a statement: its `cut`."""
+
+    cut: tuple[int, int]
+    question: Question
+
+
+class Rpc(Protocol):
+    """What this needs of `p2p.rpc.rpc.Rpc`."""
+
+    def serve(
+        self,
+        method: str,
+        handler: Callable[[str, Any], Awaitable[Any]],
+        *,
+        body_type: Any = Any,
+    ) -> None: ...
+
+    async def call(
+        self, to: str, method: str, payload: Any = None, *, timeout: float, result_type: Any
+    ) -> Any: ...
+
+
+class StatementService:
+    """See the module's docstring. `clock` is the engine's: monotonic seconds."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        committer: Committer,
+        clock: Callable[[], float],
+        keys: Keys,
+        network: str,
+        rpc: Rpc,
+    ) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._committer = committer
+        self._clock = clock
+        self._keys = keys
+        self._network = network
+        self._rpc = rpc
+        self._reading = asyncio.Lock()
+        self._rest_until = 0.0
+        self._served: set[str] = set()
+        rpc.serve(STATEMENT, self._serve_statement)
+        rpc.serve(PART, self._serve_part, body_type=PartRequest)
+
+    # For others
+
+    async def _serve_statement(self, caller: str, body: object) -> Signed:
+        return await self._serve(caller, lambda: self._statement(caller))
+
+    async def _serve_part(self, caller: str, request: PartRequest) -> Signed:
+        question = request.question
+        if not question_ok(question, self._keys.node_id, caller):
+            raise RpcError("bad_request", "this is no question about the trades between us")
+        return await self._serve(caller, lambda: self._part(caller, request.cut, question))
+
+    async def _serve(self, caller: str, make: Callable[[], Awaitable[Statement | Part]]) -> Signed:
+        """One at a time for each node, and not many nodes: it may be long work."""
+        if caller in self._served or len(self._served) >= MAX_WAITING:
+            raise RpcError("busy", "another statement is being made", retry_after_s=1.0)
+        self._served.add(caller)
+        try:
+            return sign(self._keys, await make())
+        except StatementError as error:
+            raise RpcError(error.code, error.detail) from None
+        finally:
+            self._served.discard(caller)
+
+    # Making
+
+    async def _statement(self, peer: str) -> Statement:
+        # In this order: a take that has its answer when the history is read is in the history, or it
+        # is among those asked.
+        takes = [take for take in self._engine.pending_takes if take.maker == peer]
+        await self._committer.durable()
+        time, decimals = self._engine.us(self._clock()), dict(self._engine.ledger.decimals)
+        return await self._read(
+            lambda past: _statement(
+                past, self._network, self._keys.node_id, peer, time, takes, decimals
+            )
+        )
+
+    async def _part(self, peer: str, cut: tuple[int, int], question: Question) -> Part:
+        node = self._keys.node_id
+
+        def make(past: Archive) -> Part:
+            fills, postings = past.cut()
+            if not (0 <= cut[0] <= fills and 0 <= cut[1] <= postings):
+                raise StatementError("unknown_cut", "this node has made no such statement")
+            last = question.first + (1 << question.bits) - 1
+            found = past.fills_with(peer, cut[0], first=question.first, last=last)
+            trades = (trade_of(fill) for fill in found if fill.taker == question.taker)
+            return answer(self._network, node, peer, cut, question, trades)
+
+        return await self._read(make)
+
+    async def _read(self, make: Callable[[Archive], T]) -> T:
+        """In a thread, one at a time, and then a rest: trading goes on."""
+        async with self._reading:
+            began = self._clock()
+            if began < self._rest_until:
+                await asyncio.sleep(self._rest_until - began)
+                began = self._clock()
+            try:
+                return await asyncio.to_thread(lambda: make(self._journal.history()))
+            finally:
+                now = self._clock()
+                self._rest_until = now + min(now - began, REST_MAX)
+
+    # Comparing
+
+    async def reconcile(self, peer: str) -> ReconciliationView:
+        """Compare with what `peer`, a full node id, says.
+
+        Raises:
+            ServiceError: it does not answer, or not as an honest node does.
+        """
+        try:
+            async with asyncio.timeout(LONGEST):
+                evidence = await self._evidence(peer)
+            found = await asyncio.to_thread(judge, self._keys, evidence)
+            return reconciliation(found, evidence)
+        except TimeoutError:
+            raise ServiceError(
+                504, "no_answer", f"the comparison took longer than {LONGEST:g} s; try again"
+            ) from None
+        except StatementError as error:
+            raise ServiceError(
+                502,
+                "bad_statement",
+                f"node {peer} gave no statement that can be used: {error.detail} ({error.code})",
+            ) from None
+
+    async def _evidence(self, peer: str) -> Evidence:
+        ours = await self._statement(peer)  # before theirs: exchange.ledger.reconciliation says why
+        signed = await self._ask(peer, STATEMENT, None)
+        theirs = self._opened(signed, Statement, peer)
+        search = Search(ours, theirs)
+        parts: list[tuple[Signed, Signed]] = []
+        while (question := search.next()) is not None:
+            other = await self._ask(peer, PART, PartRequest(theirs.cut, question))
+            mine = await self._part(peer, ours.cut, question)
+            parts.append((sign(self._keys, mine), other))
+            search.add(mine, self._opened(other, Part, peer))
+        evidence = Evidence(
+            FORMAT,
+            self._network,
+            self._keys.node_id,
+            peer,
+            sign(self._keys, ours),
+            signed,
+            parts,
+        )
+        if not search.only_theirs:
+            return evidence
+        after = await self._statement(peer)
+        again = [await self._part(peer, after.cut, q) for q in search.only_theirs]
+        return msgspec.structs.replace(
+            evidence,
+            after=sign(self._keys, after),
+            after_parts=[sign(self._keys, part) for part in again],
+        )
+
+    def _opened(self, signed: Signed, kind: type[Any], peer: str) -> Any:
+        return opened(
+            self._keys, signed, kind, network=self._network, node=peer, peer=self._keys.node_id
+        )
+
+    async def _ask(self, peer: str, method: str, body: PartRequest | None) -> Signed:
+        try:
+            signed: Signed = await self._rpc.call(
+                peer, method, body, timeout=TIMEOUT, result_type=Signed
+            )
+        except RpcTimeout:
+            raise ServiceError(
+                504, "no_answer", f"node {peer} did not answer within {TIMEOUT:g} s; try again"
+            ) from None
+        except RpcError as error:
+            raise ServiceError(
+                502, "bad_statement", f"node {peer} gives no statement: {error}"
+            ) from None
+        except P2PError as error:
+            raise ServiceError(502, "unreachable", str(error)) from None
+        return signed
+
+
+def _statement(
+    past: Archive,
+    network: str,
+    node: str,
+    peer: str,
+    time: int,
+    takes: list[PendingTake],
+    decimals: dict[str, int],
+) -> Statement:
+    """What `node` says about `peer`. `decimals` are those of its ledger."""
+    cut = past.cut()
+    digests = {node: Folding(), peer: Folding()}
+    got: dict[str, tuple[int, int]] = {}  # by market: lots, ticks * lots
+    for fill in past.fills_with(peer, cut[0]):
+        trade = trade_of(fill)
+        digests[trade.taker].add(trade)
+        lots, value = bought(trade, node)
+        before = got.get(trade.market, (0, 0))
+        got[trade.market] = (before[0] + lots, before[1] + value)
+    traded: dict[str, int] = {}
+    for market, (lots, value) in got.items():
+        for asset, amount in worth(market, lots, value).items():
+            traded[asset] = traded.get(asset, 0) + amount
+    settlements, settled = _settlements(past.moves_of(PEER + peer, cut[1]), decimals)
+    balances = {
+        posting.asset: plain(posting.balance, decimals[posting.asset])
+        for posting in past.last_postings(PEER + peer, cut[1])
+        if posting.asset in decimals
+    }
+    assets = sorted(balances.keys() | traded.keys() | settled.keys())
+    takes = sorted(takes, key=lambda take: take.take)
+    return Statement(
+        VERSION,
+        network,
+        node,
+        peer,
+        time,
+        cut,
+        [
+            Position(
+                asset,
+                balances.get(asset, "0"),
+                text_of(traded.get(asset, 0)),
+                text_of(settled.get(asset, 0)),
+            )
+            for asset in assets
+        ],
+        [digests[node].digest, digests[peer].digest],
+        settlements[:MAX_SETTLEMENTS],
+        len(settlements),
+        [
+            Asked(t.take, t.market, t.maker_order, t.side, t.price, t.quantity)
+            for t in takes[:MAX_ASKED]
+        ],
+        len(takes),
+    )
+
+
+def _settlements(
+    moves: list[Posting], decimals: dict[str, int]
+) -> tuple[list[Settlement], dict[str, int]]:
+    """Payments, the latest first, and their sums by asset in units of 10 ** -`statements.DECIMALS`.
+
+    `moves`: the latest first. Lines before one that says "decimals 8 to 10" (`Ledger.rescale`) count in
+    units of their time.
+    """
+    scale = dict(decimals)
+    found: list[Settlement] = []
+    sums: dict[str, int] = {}
+    for move in moves:
+        asset = move.asset
+        if match := _DECIMALS.fullmatch(move.reference) if move.kind == "transfer" else None:
+            scale[asset] = int(match[1])
+        elif move.kind == "settlement" and asset in scale:
+            text = plain(move.amount, scale[asset])
+            found.append(Settlement(asset, text, move.time))
+            sums[asset] = sums.get(asset, 0) + units(text)
+    return found, sums

@@ -1,0 +1,95 @@
+"""Trading for an account, in integers: what every dialect of the API is made of.
+
+Prices are ticks, quantities lots, money units of the asset (see `exchange.ledger.ledger`), times microseconds
+since the epoch. What changes something returns when it is durable, and raises `Refused` when it is not
+done; then nothing was changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from exchange.model.commands import Amend, NewOrder, Selection
+from exchange.model.records import Fill, Order, Posting
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """What an account has of an asset. `total` - `held` is available; the house's may be negative."""
+
+    asset: str
+    total: int
+    held: int  # for open orders
+
+
+class AccountNews(msgspec.Struct, frozen=True):
+    """What became durable for one account, in the order it happened."""
+
+    orders: list[Order]
+    fills: list[Fill]
+    balances: list[Balance]  # those that changed, holds included
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a history. `start` and `end` are inclusive."""
+
+    start: int = 0
+    end: int | None = None
+    limit: int = 100
+    newest_first: bool = True
+
+
+class Trading(Protocol):
+    """See the module's docstring. Orders and fills of other accounts are as if they did not exist."""
+
+    async def place(self, order: NewOrder) -> list[Order]:
+        """The order, and the second one of a pair (`oco_stop`)."""
+        ...
+
+    async def amend(self, account: int, number: int, changes: Amend) -> Order: ...
+
+    async def cancel(self, account: int, number: int) -> Order: ...
+
+    async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
+        """Cancel all open orders that fit; those that were. `reason`: why they end."""
+        ...
+
+    async def durable(self, account: int | None = None) -> None:
+        """Returns when all that was decided so far is on the disk, or what concerns an account. What is
+        read below may be newer than that: wait for it before it is told."""
+        ...
+
+    def order_of(self, account: int, number: int) -> Order | None: ...
+
+    def order_by_client_id(self, account: int, client_id: str) -> Order | None: ...
+
+    def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
+        """Oldest first."""
+        ...
+
+    async def past_orders(
+        self, account: int, span: Span, *, market: str | None = None
+    ) -> list[Order]:
+        """Finished orders, by the time of their last change."""
+        ...
+
+    async def fills_of(
+        self, account: int, span: Span, *, market: str | None = None, order: int | None = None
+    ) -> list[Fill]: ...
+
+    async def postings(
+        self, account: int, span: Span, *, asset: str | None = None
+    ) -> list[Posting]: ...
+
+    def balances_of(self, account: int) -> list[Balance]: ...
+
+    def decimals(self, asset: str) -> int:
+        """One unit of the asset is 10 ** -decimals of it."""
+        ...
+
+    def listen(self, account: int, call: Callable[[AccountNews], None]) -> Callable[[], None]:
+        """`call` for all that becomes durable from now on; what is returned ends that. `call` must not
+        block or raise."""
+        ...

@@ -1,0 +1,1 @@
+"""Shapes of API answers, and the mapping between texts outside and integers inside."""

@@ -1,0 +1,180 @@
+"""The shapes of the API's answers about accounts, keys and money. Amounts are exact decimal strings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from exchange.model.records import Permission, PostingKind
+
+
+class AccountView(msgspec.Struct, kw_only=True):
+    """An account of this node. Number 0 is the house, the node's operator."""
+
+    number: int
+    name: str
+    created: str | None
+    frozen: bool
+    max_open_orders: int
+    orders_per_minute: int
+
+
+class ChangedAccountView(AccountView, kw_only=True):
+    """An account that was changed. `cancelled_orders`: how many open ones were, because it was frozen."""
+
+    cancelled_orders: int
+
+
+class AccountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A new account."""
+
+    name: str
+    max_open_orders: int | None = None
+    orders_per_minute: int | None = None
+
+
+class AccountChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is left out stays. A frozen account may look and cancel, not trade or withdraw."""
+
+    frozen: bool | None = None
+    max_open_orders: int | None = None
+    orders_per_minute: int | None = None
+
+
+class MoneyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """An amount that comes in or leaves."""
+
+    asset: str
+    amount: str
+    note: str = ""
+
+
+class TransferView(msgspec.Struct, kw_only=True):
+    """A deposit or withdrawal that was recorded, and what the account has after it."""
+
+    transaction: int
+    account: int
+    asset: str
+    amount: str  # negative: it left
+    balance: str
+    available: str
+
+
+class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A new API key."""
+
+    permissions: list[Permission] = msgspec.field(default_factory=lambda: ["read", "trade"])
+    label: str = ""
+
+
+class KeyView(msgspec.Struct, kw_only=True):
+    key: str
+    account: int
+    permissions: list[Permission]
+    label: str
+    created: str
+    revoked: str | None
+
+
+class NewKeyView(KeyView, kw_only=True):
+    """With the secret, which is told this once."""
+
+    secret: str
+
+    def __repr__(self) -> str:  # without the secret: reprs end up in logs
+        return f"NewKeyView({self.key}, account {self.account})"
+
+
+class PostingView(msgspec.Struct, kw_only=True):
+    """One line of the ledger. The lines of one transaction sum to zero for each asset."""
+
+    transaction: int
+    time: str
+    holder: str  # account:<number>, peer:<node id>, fees or outside
+    asset: str
+    amount: str
+    balance: str  # of the holder in the asset, after it
+    kind: PostingKind
+    reference: str
+
+
+class FeesView(msgspec.Struct, kw_only=True):
+    """What trading in a market costs, as a fraction of what one receives; negative: a rebate."""
+
+    market: str
+    maker_fee: str
+    taker_fee: str
+
+
+class HaltRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    reason: str
+
+
+class HaltView(msgspec.Struct, kw_only=True):
+    market: str
+    halted: bool
+    reason: str
+
+
+class PositionView(msgspec.Struct, kw_only=True):
+    """What is open between this node and another in an asset."""
+
+    peer: str  # node id
+    asset: str
+    balance: str  # positive: this node owes it; negative: it owes this node
+    limit: str | None  # how much it may come to owe; None: no limit
+    room: str | None  # how much more that is
+
+
+class ObligationView(msgspec.Struct, kw_only=True):
+    """A payment that would even out what is open with a peer."""
+
+    peer: str
+    asset: str
+    amount: str
+    direction: Literal["pay", "collect"]
+    limit: str | None  # how much the peer may come to owe; None: no limit
+    room: str | None  # how much more that is
+
+
+class SettlementRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A payment outside the system between this node and a peer."""
+
+    peer: str  # node id, or an unambiguous beginning of it
+    asset: str
+    amount: str
+    direction: Literal["paid", "received"]  # as this node sees it
+    note: str = ""
+
+
+class SettlementView(msgspec.Struct, kw_only=True):
+    transaction: int
+    peer: str
+    asset: str
+    balance: str  # after it
+
+
+class CreditRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How much a peer may come to owe in an asset. Without `peer` for every peer that has no limit of
+    its own; without `limit` there is none."""
+
+    asset: str
+    peer: str | None = None  # the beginning of its id; the whole one, if it was never met
+    limit: str | None = None
+
+
+class CreditView(msgspec.Struct, kw_only=True):
+    peer: str | None  # None: every peer without a limit of its own
+    asset: str
+    limit: str | None
+
+
+class CancelAfterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A dead man's switch: all open orders are cancelled unless this is said again in time."""
+
+    timeout_ms: int  # 0 ends it
+
+
+class CancelAfterView(msgspec.Struct, kw_only=True):
+    at: str | None  # when the orders are cancelled; None: not

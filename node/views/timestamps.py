@@ -1,0 +1,42 @@
+"""Times between texts and microseconds since the epoch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+from exchange.market.candles import LATEST
+
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+def iso(us: int) -> str:
+    """Microseconds since the epoch as ISO 8601 in UTC with milliseconds; no later than year 9999."""
+    us = min(us, LATEST)  # others sign what they like
+    second, rest = divmod(us, 1_000_000)
+    return f"{_second(second)}.{rest // 1000:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    """What many times in a row have in common."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+def time_of(text: str) -> int:
+    """ISO 8601 (UTC without an offset) or milliseconds since the epoch, in microseconds.
+
+    Raises:
+        ValueError: neither; the message says what to write.
+    """
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        return int(text) * 1000
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"must be a time such as 2026-01-02T03:04:05Z, or milliseconds since 1970, not {text[:40]!r}"
+        ) from None
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,373 @@
+"""What a node shows of itself: the shapes of the API's answers.
+
+Prices and quantities are exact decimals as strings; times are ISO 8601 in UTC with milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from exchange.model.commands import SelfTrade, TimeInForce
+
+Side = Literal["buy", "sell"]
+Mode = Literal["p2p", "hybrid", "grenache"]
+Status = Literal["open", "pending", "armed", "filled", "cancelled"]
+OrderType = Literal["limit", "market", "stop", "stop_limit", "trailing_stop"]
+
+
+class ServiceError(Exception):
+    """A refusal with a stable code, to be shown as problem details (RFC 9457).
+
+    `status` is the HTTP status, `code` the stable word for programs, `detail` a sentence for people
+    that says what was wrong, where, and what to do instead.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.extra = extra
+
+
+class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A new order. Without `price` it is a market order, or with `stop` or `trail` becomes one.
+
+    Prices and quantities are decimal strings.
+    """
+
+    market: str
+    side: Side
+    quantity: str
+    price: str | None = None
+    client_id: str | None = None  # makes the submission idempotent
+    tif: TimeInForce = "gtc"  # ioc: what does not trade at once ends; fok: all at once or nothing
+    expires: str | None = None  # good till date: ISO 8601, or milliseconds since 1970
+    post_only: bool = False  # cancelled instead of trading at once
+    hidden: bool = False  # matched, and shown to nobody
+    display: str | None = None  # iceberg: so much on show at a time
+    reduce_only: bool = False  # never more than the balance of what is sold
+    stop: str | None = None  # waits until the market has traded there or beyond
+    trail: str | None = None  # the stop follows the market at this distance
+    oco_stop: str | None = None  # a second order, a stop at this price: one cancels the other
+    self_trade: SelfTrade | None = None  # when it would trade with an order of the same account
+    worst: str | None = None  # of a market order: the worst price it may trade at
+    group: int = 0  # for cancelling together
+
+
+class AmendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Changes to an open order; what is left out stays as it is.
+
+    A smaller quantity keeps the order's place in the book, a greater one or another price does not.
+    """
+
+    price: str | None = None
+    quantity: str | None = None  # in all, what is filled included
+    stop: str | None = None
+    trail: str | None = None
+    display: str | None = None
+    expires: str | None = None
+
+
+class OrderView(msgspec.Struct, kw_only=True):
+    id: str  # <node id>-<number>
+    number: int
+    market: str
+    side: Side
+    type: OrderType
+    price: str | None
+    quantity: str
+    filled: str
+    remaining: str  # neither filled nor pending nor cancelled
+    pending: str  # asked of other owners, outcome not known yet
+    status: Status
+    average_price: str | None
+    created: str
+    client_id: str | None = None
+    # Why it ended: filled, cancelled, ioc, fok, post_only, expired, oco, ... Of an open one "credit": it
+    # is not filled for what another node may come to owe, here or there.
+    reason: str = ""
+    account: int = 0  # 0 is the house
+    tif: TimeInForce = "gtc"
+    expires: str | None = None
+    post_only: bool = False
+    hidden: bool = False
+    display: str | None = None
+    reduce_only: bool = False
+    stop: str | None = None
+    trail: str | None = None
+    sibling: str | None = None  # id of the other one of a pair: what trades first ends the other
+    group: int = 0
+    updated: str | None = None  # its last change
+
+
+class FillView(msgspec.Struct, kw_only=True):
+    """One own fill: our side of a trade."""
+
+    id: str  # <taker node id>:<number>, the same on both sides
+    market: str
+    order_id: str
+    role: Literal["maker", "taker"]
+    side: Side
+    price: str
+    quantity: str
+    time: str
+    counterparty: str  # node id; our own for a trade between two of our orders
+    counterparty_order_id: str
+    account: int = 0
+    fee: str = "0"  # what the account paid of what it received
+    fee_asset: str = ""
+
+
+class BalanceView(msgspec.Struct, kw_only=True):
+    """What an account has of an asset."""
+
+    asset: str
+    total: str
+    held: str  # for open orders
+    available: str
+
+
+class TradeView(msgspec.Struct, kw_only=True):
+    """One public trade, as printed in its maker's feed."""
+
+    id: str
+    market: str
+    side: Side  # the taker's
+    price: str
+    quantity: str
+    time: str
+    maker: str  # node id
+    taker: str
+
+
+class CandleView(msgspec.Struct, kw_only=True):
+    """What was traded from `time` on, for the length of the candle."""
+
+    time: str
+    open: str
+    high: str
+    low: str
+    close: str
+    volume: str  # in the base asset
+    trades: int
+
+
+class LevelView(msgspec.Struct, kw_only=True):
+    price: str
+    quantity: str
+    orders: int
+    own: str  # part of `quantity` that is ours
+
+
+class BookView(msgspec.Struct, kw_only=True):
+    market: str
+    sequence: int  # grows with every change of this node's view
+    digest: str  # equal on nodes whose books are equal
+    bids: list[LevelView]  # best first
+    asks: list[LevelView]
+    time: str
+
+
+class MarketView(msgspec.Struct, kw_only=True):
+    symbol: str
+    base: str
+    quote: str
+    tick: str
+    lot: str
+    bid: str | None
+    bid_quantity: str  # on show at the best price
+    ask: str | None
+    ask_quantity: str
+    last: str | None  # price of the last trade
+    change: str  # of the price in the last 24 hours
+    high: str | None  # of the last 24 hours, like those below
+    low: str | None
+    volume: str  # in the base asset
+
+
+class PeerView(msgspec.Struct, kw_only=True):
+    node_id: str | None  # not known before the first handshake
+    address: str
+    port: int
+    status: Literal["connected", "connecting", "disconnected"]
+    direction: Literal["in", "out"] | None
+    source: str  # what found it: persisted, bootstrap, mdns, grape, exchange, inbound, manual
+    encrypted: bool | None
+    carrier: Literal["tcp", "grenache"] | None  # what brings the link; None without one
+    version: str | None
+    capabilities: list[str]
+    last_seen: str | None
+    last_heartbeat: str | None
+    rtt_ms: float | None
+    failures: int  # dials that failed in a row
+    last_error: str | None
+    messages_received: int
+    messages_sent: int
+    bytes_received: int
+    bytes_sent: int
+
+
+class DiscoveryView(msgspec.Struct, kw_only=True):
+    name: str
+    state: Literal["on", "off", "failed"]
+    detail: str
+    found: int
+
+
+class GrapeView(msgspec.Struct, kw_only=True):
+    """A Grape that this node uses."""
+
+    url: str
+    answers: bool | None  # None: not asked yet
+    detail: str
+
+
+class OwnGrapeView(msgspec.Struct, kw_only=True):
+    """The Grape inside this node."""
+
+    node_id: str  # of the DHT, 40 hex digits
+    dht_address: str  # host:port, UDP
+    api_url: str
+    nodes: int  # other DHT nodes that are known
+    announcements: int  # held for everybody
+    values: int
+
+
+class GrenacheView(msgspec.Struct, kw_only=True):
+    rpc_address: str | None  # host:port for Grenache requests; None before a Grape has answered
+    links: int  # peers that are reached over Grenache
+    grapes: list[GrapeView]
+    own: OwnGrapeView | None
+
+
+class StatusView(msgspec.Struct, kw_only=True):
+    node_id: str
+    version: str
+    network: str
+    mode: Mode
+    security: str  # "tls" or "off"
+    uptime_s: float
+    data_dir: str
+    p2p_address: str | None  # host:port; None without direct links
+    api_url: str
+    grenache: GrenacheView | None  # None in pure P2P mode
+    discovery: list[DiscoveryView]
+    peers_connected: int
+    peers_known: int
+    nodes_present: int  # owners whose presence lease runs, this node included
+    markets: list[str]
+    open_orders: int
+    pending_takes: int
+    feeds: int
+    feeds_behind: int  # feeds of which a newer number is known than is held
+    services: list[str]  # that this node serves
+    warnings: list[str]
+
+
+class PingView(msgspec.Struct, kw_only=True):
+    node_id: str
+    way: Literal["direct", "grenache", "relayed"]
+    rtt_ms: float
+    version: str
+
+
+class ServingView(msgspec.Struct, kw_only=True):
+    """A service that this node serves. Counts since the start."""
+
+    workers: int  # requests served at once
+    serving: int
+    waiting: int
+    served: int
+    busy: int  # refused because there was too much to do
+    expired: int  # dropped because nobody waited any more
+    service_ms: float  # how long one takes lately, without waiting
+    faults: str  # injected on purpose, for tests; usually empty
+
+
+class CallsView(msgspec.Struct, kw_only=True):
+    """This node's calls to a service since the start."""
+
+    attempts: int  # requests sent: more than calls where some were repeated
+    hedges: int  # of these: sent beside a slow one
+    outcomes: dict[str, int]  # ok, refused (by the service), cancelled, or how the call failed
+    mean_ms: float | None  # of those that were answered
+
+
+class ServiceView(msgspec.Struct, kw_only=True):
+    """A service that somebody in the network offers."""
+
+    name: str
+    nodes: list[str]  # who announces it, this node included
+    serving: ServingView | None  # when this node serves it
+    calls: CallsView | None  # when this node has called it
+
+
+class CallRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A call to a service."""
+
+    payload: Any = None
+    timeout_ms: int | None = None  # for everything; CLIENT_REQUEST_TIMEOUT when it is left out
+    idempotent: bool | None = (
+        None  # safe to be executed twice; what is known of the service if left out
+    )
+    idempotency_id: str = ""  # for the handler, which executes one id once
+    node: str | None = None  # ask this node (its id or the beginning of it) and no other
+
+
+class CallView(msgspec.Struct, kw_only=True):
+    service: str
+    node: str  # who answered
+    attempts: int
+    latency_ms: float
+    result: Any
+
+
+class RouteView(msgspec.Struct, kw_only=True):
+    """A node that a service can be asked of, as the router sees it. The lowest cost is asked next."""
+
+    service: str
+    node: str
+    cost: (
+        float  # by ROUTER_POLICY: expected seconds (adaptive), or falling with the score (weighted)
+    )
+    state: Literal["CLOSED", "OPEN", "HALF_OPEN"]  # of its circuit breaker
+    why: str
+    parts: dict[str, float]  # what the cost is made of
+    hint_factor: float  # what the cost is multiplied by because of others' hints
+    slow_start: float  # share of its usual traffic, below 1 after an outage
+    total_calls: int
+    success_count: int
+    error_count: int
+    timeout_count: int
+    in_flight: int
+    avg_latency_ms: float | None
+
+
+class HintView(msgspec.Struct, kw_only=True):
+    """What another node says about a peer; `weight` fades from 1 to 0."""
+
+    node: str
+    origin: str
+    signal: Literal["DEGRADED", "HEALTHY"]
+    weight: float
+
+
+class RouterEventView(msgspec.Struct, kw_only=True):
+    """Something that the router did or learned, and why."""
+
+    time: str
+    kind: Literal["pick", "breaker", "hint", "panic", "rate"]
+    service: str  # empty for hints, which concern all services
+    node: str
+    reason: str
+    detail: dict[str, Any]
+
+
+class RouterView(msgspec.Struct, kw_only=True):
+    policy: str
+    routes: list[RouteView]  # by service, the next to be asked first
+    hints: list[HintView]
+    events: list[RouterEventView]  # the latest, oldest first

@@ -1,0 +1,461 @@
+"""The router: which of several peers is asked, from what the answers so far have shown.
+
+No I/O: the caller sends, and reports. `pick` looks at all candidates, or at `SAMPLE` of them when there
+are more; it takes the one with the lowest cost by the policy, multiplied for a slow start after an
+outage and for hints. A peer whose breaker is open is left out until a probe is due; then the request
+that is being routed is the probe. While fewer than half of the candidates can be asked, all are asked
+as if no breaker were open (Envoy's panic threshold): there is always a peer.
+
+A peer's cost is kept and computed anew when something happened with it, or after `REFRESH` seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Generic, TypeVar
+
+from p2p.adaptive.circuit_breaker import Breaker, BreakerSettings, BreakerState
+from p2p.adaptive.cost_policy import CostPolicy, Policy
+from p2p.adaptive.health_hints import (
+    DEGRADED,
+    HEALTHY,
+    Hint,
+    HintBook,
+    HintPublisher,
+    HintSettings,
+    Signal,
+)
+from p2p.adaptive.peer_metrics import Load, Outcome, PeerMetrics, Pool
+from p2p.adaptive.routing_events import Event, Kind
+from p2p.adaptive.weighted_policy import WeightedPolicy, Weights
+
+SAMPLE = 16  # candidates looked at in one pick
+REFRESH = 0.02  # seconds that a cost is used without looking at the clock's effects
+TIE = 1.05  # costs this near to the lowest are as good: the least recently used is taken
+NONE = 1.7e308  # above any cost, below infinity
+PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
+# Seconds: a peer that did not answer twice running and is not asked is the breaker's business.
+SHUNNED = 1.0
+PROBE_SPACING = 100  # own picks between two probes: trying the sick costs at most so much ...
+PROBE_WAIT = 8.0  # ... but a caller that sends little waits no longer than this many seconds
+LONGEST_SHARE = (
+    0.6  # of CIRCUIT_BREAKER_COOLDOWN_MS is waited at most: a failed probe can be retried
+)
+REMEMBERED = 4096  # peers; beyond it the longest unused are forgotten
+BAD_RATE = 0.2  # decayed failure share that makes an own DEGRADED hint
+BAD_CALLS = 4.0  # with at least so many recent calls
+
+P = TypeVar("P", bound=Hashable)
+
+
+class _Peer:
+    __slots__ = ("bare", "breaker", "cost", "hinted", "metrics", "peer", "stale_at", "used")
+
+    def __init__(self, peer: Hashable, now: float, breaker: Breaker, used: float) -> None:
+        self.peer = peer
+        self.metrics = PeerMetrics(now)
+        self.breaker = breaker
+        self.cost = 0.0  # as compared; infinite while the breaker is not closed
+        self.bare = 0.0  # without the breaker
+        self.stale_at = -inf
+        self.hinted = False
+        self.used = used  # number of the last pick; below 0 and random before the first
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One candidate in `AdaptiveRouter.explain`. `cost` decides, the lowest wins; `why` says it in words."""
+
+    peer: Hashable
+    cost: float
+    state: BreakerState
+    hint_factor: float
+    slow_start: float
+    parts: dict[str, float]
+    why: str
+
+
+class AdaptiveRouter(Generic[P]):
+    """Times in seconds on one monotonic clock; peers are any hashable values.
+
+    Args:
+        rng: all randomness; the same seed and calls give the same picks.
+        policy: "adaptive" (default), "weighted" (the learning guide's factors), or an object of that kind.
+        on_event: called with every decision, change and hint. Nothing is built while it is None.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random | None = None,
+        *,
+        policy: str | Policy = "adaptive",
+        weights: Weights | None = None,
+        breaker: BreakerSettings | None = None,
+        hints: HintSettings | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
+        if policy == "adaptive":
+            self.policy: Policy = CostPolicy()
+        elif policy == "weighted":
+            self.policy = WeightedPolicy(weights)
+        elif isinstance(policy, str):
+            raise ValueError(f"no policy {policy!r}; there are 'adaptive' and 'weighted'")
+        else:
+            self.policy = policy
+        self.on_event = on_event
+        self.hints = HintBook(hints)
+        self._publisher = HintPublisher(hints)
+        settings = breaker or BreakerSettings()
+        shorter = min(settings.longest_share, LONGEST_SHARE)
+        self._breaker_settings = replace(settings, longest_share=shorter)
+        self._peers: dict[Hashable, _Peer] = {}
+        self._unwell: dict[Hashable, _Peer] = {}  # those whose breaker is not closed
+        self._pool = Pool()
+        self._picks = 0
+        self._panic = False
+        self._probe_pick = -PROBE_SPACING  # the pick that was the latest probe
+        self._probe_at = -inf
+
+    # -- choosing ------------------------------------------------------------------------------------
+
+    def pick(self, now: float, candidates: Collection[P], exclude: Collection[P] = ()) -> P:
+        """The candidate to ask next. `exclude` (those that failed just now) is obeyed while any other is left.
+
+        Changes nothing that routing depends on but who was used last: report the send with `on_send`.
+
+        Raises:
+            ValueError: there are no candidates.
+        """
+        several: Sequence[P]
+        several = candidates if isinstance(candidates, (list, tuple)) else list(candidates)
+        if exclude:
+            several = [p for p in several if p not in exclude] or several
+        count = len(several)
+        if not count:
+            raise ValueError("no candidates to pick from")
+        if self._unwell:
+            probe = self._probe_due(now, several)
+            if probe is not None:
+                return probe
+        looked = several
+        if count > SAMPLE:
+            # A run of neighbours from a random place: as good as a random sample when loads are
+            # independent of the order, and much cheaper.
+            start = int(self._rng.random() * count)
+            looked = several[start : start + SAMPLE]
+            if start + SAMPLE > count:
+                looked = [*looked, *several[: start + SAMPLE - count]]
+        peers = self._peers
+        near: list[_Peer] = []
+        low = limit = NONE
+        shut = 0
+        for p in looked:
+            peer = peers.get(p)
+            if peer is None:
+                peer = self._add(now, p)
+            if peer.stale_at <= now:
+                self._refresh(now, peer)
+                if peer.metrics.row > 1:
+                    self._shunned(now, peer)
+            cost = peer.cost
+            if cost <= limit:
+                near.append(peer)
+                if cost < low:
+                    low, limit = cost, cost * TIE
+            elif cost == inf:
+                shut += 1
+        best: _Peer | None = None
+        for peer in near:
+            if peer.cost <= limit and (best is None or peer.used < best.used):
+                best = peer
+        if best is None or shut > len(looked) * (1.0 - PANIC):
+            best = self._despite(now, several, looked)
+        elif self._panic:
+            self._panicking(now, False, len(several) - shut, len(several))
+        self._picks += 1
+        best.used = self._picks
+        if self.on_event is not None:
+            reason = "lowest cost" if best.cost < inf else "too many breakers are open"
+            self._tell(now, "pick", best.peer, f"{reason} of {len(looked)}", {"cost": best.bare})
+        return best.peer  # type: ignore[return-value]
+
+    def _despite(self, now: float, several: Sequence[P], looked: Sequence[P]) -> _Peer:
+        """A pick when most of those looked at have an open breaker."""
+        usable = [p for p in several if p not in self._unwell]
+        if len(usable) >= PANIC * len(several):
+            looked = usable[:SAMPLE] if len(usable) <= SAMPLE else self._rng.sample(usable, SAMPLE)
+            panic = False
+        else:
+            panic = True
+        if panic is not self._panic:
+            self._panicking(now, panic, len(usable), len(several))
+        chosen: _Peer | None = None
+        low = inf
+        for p in looked:
+            peer = self._peers.get(p) or self._add(now, p)
+            if peer.stale_at <= now:
+                self._refresh(now, peer)
+            cost = peer.bare if panic else peer.cost
+            if chosen is None or (cost, peer.used) < (low, chosen.used):
+                chosen, low = peer, cost
+        assert chosen is not None  # noqa: S101 - looked at is never empty
+        return chosen
+
+    def _panicking(self, now: float, panic: bool, usable: int, candidates: int) -> None:
+        self._panic = panic
+        if self.on_event is not None:
+            what = "routing as if no breaker were open" if panic else "breakers are obeyed again"
+            self._tell(now, "panic", None, what, {"usable": usable, "candidates": candidates})
+
+    def _probe_due(self, now: float, several: Sequence[P]) -> P | None:
+        for peer in self._unwell.values():
+            if not peer.breaker.allows(now, self._shift(now, peer)) or peer.peer not in several:
+                continue
+            if (
+                self._picks - self._probe_pick < PROBE_SPACING
+                and now - self._probe_at < PROBE_WAIT
+                and not peer.breaker.succeeding
+            ):
+                continue
+            self._picks += 1
+            self._probe_pick, self._probe_at = self._picks, now
+            peer.used = self._picks
+            if self.on_event is not None:
+                self._tell(now, "pick", peer.peer, "probe of a peer that failed", {})
+            return peer.peer  # type: ignore[return-value]
+        return None
+
+    def _shunned(self, now: float, peer: _Peer) -> None:
+        """A peer that timed out is too dear to be asked again until that is forgotten, which takes five
+        times as long as for an error. The breaker knows when to try it and what to make of it."""
+        metrics, breaker = peer.metrics, peer.breaker
+        if (
+            breaker.closed
+            and not metrics.sends
+            and now - metrics.failed_at > SHUNNED
+            and metrics.hanging > metrics.failing
+        ):
+            breaker.trip(now, f"{metrics.row} failures in a row, and nobody asked since")
+
+    def _shift(self, now: float, peer: _Peer) -> float:
+        """How others' hints stretch (to 1.5) or shorten (to 0.5) the wait for a probe."""
+        if not peer.hinted:
+            return 1.0
+        return 1.0 + 0.5 * self.hints.advice(now, peer.peer)
+
+    def _refresh(self, now: float, peer: _Peer) -> None:
+        metrics = peer.metrics
+        if metrics.sends:
+            metrics.drop_lost(now)
+        cost = self.policy.cost(now, metrics, self._pool)
+        breaker = peer.breaker
+        if peer.hinted:
+            cost *= self.hints.factor(now, peer.peer, metrics.trust(now))
+        if breaker.closed_at is not None:
+            cost /= breaker.slow_start(now)
+        peer.bare = cost
+        peer.cost = cost if breaker.closed else inf
+        peer.stale_at = now + REFRESH
+
+    # -- reporting -----------------------------------------------------------------------------------
+
+    def on_send(self, now: float, peer: P) -> None:
+        """A request is on its way to `peer`, picked or not."""
+        known = self._peers.get(peer)
+        if known is None:
+            known = self._add(now, peer)
+        breaker = known.breaker
+        tag = breaker.on_send(now, 1.0 if breaker.closed else self._shift(now, known))
+        known.metrics.sends.append((now, tag))
+        self._pool.on_send(now)
+        known.stale_at = -inf
+
+    def on_result(
+        self, now: float, peer: P, latency_s: float, outcome: Outcome, load: Load | None = None
+    ) -> None:
+        """The answer to a request, or what came instead of one.
+
+        Only what says something of the peer's health is an error: a broken transport, a refusal as
+        busy. An application's own refusal ("insufficient balance") is "ok": it was answered.
+
+        Args:
+            latency_s: from sending to now; it also tells which request this was.
+            load: what the reply said of the peer: requests in flight, latency and service time (s).
+        """
+        known = self._peers.get(peer)
+        if known is None:
+            known = self._add(now, peer)
+        if not latency_s >= 0.0:  # a clock that went back, or not a number
+            latency_s = 0.0
+        metrics = known.metrics
+        sent = metrics.settle(now - latency_s)
+        breaker = known.breaker
+        known.stale_at = -inf
+        if outcome == "ok":
+            metrics.succeeded(now, latency_s, load, self._pool)
+            if sent is not None:
+                breaker.on_result(now, sent[1], True)
+            return
+        metrics.failed(now, latency_s, outcome == "timeout", self._pool)
+        if sent is not None:
+            threshold = None
+            if known.hinted:
+                advice = self.hints.advice(now, peer) * 0.5 ** metrics.trust(now)
+                if advice > 0.0:
+                    usual = self._breaker_settings.failure_threshold
+                    threshold = max(2, round(usual * (1.0 - 0.5 * advice)))
+            breaker.on_result(now, sent[1], False, threshold)
+
+    def on_cancel(self, now: float, peer: P, sent_at: float) -> None:
+        """The caller gave the request up (a hedge won, its own caller left): no evidence either way."""
+        known = self._peers.get(peer)
+        if known is not None:
+            sent = known.metrics.settle(sent_at)
+            if sent is not None:
+                known.breaker.on_cancel(sent[1])
+            known.stale_at = -inf
+
+    # -- hints ---------------------------------------------------------------------------------------
+
+    def on_hint(
+        self,
+        now: float,
+        origin: str,
+        peer: P,
+        signal: Signal | str,
+        latency_s: float = 0.0,
+        error_rate: float = 0.0,
+    ) -> bool:
+        """A hint from `origin`, proven to be its own by whoever received it. False: not taken."""
+        signal = Signal(signal)
+        taken = self.hints.receive(now, origin, peer, signal)
+        known = self._peers.get(peer)
+        if taken and known is not None:
+            known.hinted = True
+            known.stale_at = -inf
+        if self.on_event is not None:
+            detail: dict[str, object] = {"latency_s": latency_s, "error_rate": error_rate}
+            self._tell(
+                now,
+                "hint",
+                peer,
+                f"{signal} from {origin}" + ("" if taken else ", refused"),
+                detail,
+            )
+        return taken
+
+    def hints_due(self, now: float) -> list[Hint]:
+        """Own hints to publish now, from first-hand evidence. Ask about once a second."""
+        for peer in self.hints.sweep(now):
+            if peer in self._peers:
+                self._peers[peer].hinted = False
+        verdicts = {}
+        for peer, known in self._peers.items():
+            m = known.metrics
+            if not m.total_calls:
+                continue
+            errors, timeouts = m.rates(now, self._pool)
+            rate = errors + timeouts
+            bad = not known.breaker.closed or (rate >= BAD_RATE and m.calls >= BAD_CALLS)
+            signal = DEGRADED if bad else HEALTHY
+            why = (
+                "breaker is not closed" if not known.breaker.closed else f"{100 * rate:.0f} % fail"
+            )
+            verdicts[peer] = Hint(peer, signal, m.latency or 0.0, rate, why)
+        return self._publisher.due(now, verdicts)
+
+    # -- seeing --------------------------------------------------------------------------------------
+
+    def metrics(self, peer: P) -> PeerMetrics | None:
+        known = self._peers.get(peer)
+        return None if known is None else known.metrics
+
+    def breaker_state(self, now: float, peer: P) -> BreakerState:
+        """A peer that is not known yet is CLOSED."""
+        known = self._peers.get(peer)
+        return BreakerState.CLOSED if known is None else known.breaker.state(now)
+
+    def explain(self, now: float, candidates: Collection[P]) -> list[Explained]:
+        """What a pick would compare, the best first, with the reasons. Changes nothing."""
+        rows = []
+        for p in candidates:
+            known = self._peers.get(p)
+            if known is None:
+                metrics, state, factor, ramp = PeerMetrics(now), BreakerState.CLOSED, 1.0, 1.0
+                if p in self.hints:
+                    factor = self.hints.factor(now, p, 0.0)
+            else:
+                metrics, state = known.metrics, known.breaker.state(now)
+                factor = self.hints.factor(now, p, metrics.trust(now)) if known.hinted else 1.0
+                ramp = known.breaker.slow_start(now)
+            cost = self.policy.cost(now, metrics, self._pool) * factor / ramp
+            parts = self.policy.explain(now, metrics, self._pool)
+            rows.append(
+                Explained(
+                    p, cost, state, factor, ramp, parts, _why(parts, state, factor, ramp, metrics)
+                )
+            )
+        rows.sort(key=lambda row: (row.state is not BreakerState.CLOSED, row.cost))
+        return rows
+
+    def forget(self, peer: P) -> None:
+        """The peer is gone for good."""
+        self._peers.pop(peer, None)
+        self._unwell.pop(peer, None)
+        self.hints.forget(peer)
+
+    # -- within --------------------------------------------------------------------------------------
+
+    def _add(self, now: float, peer: Hashable) -> _Peer:
+        if len(self._peers) >= REMEMBERED:
+            idle = [k for k in self._peers.values() if not k.metrics.sends]
+            for old in sorted(idle, key=lambda k: k.used)[: REMEMBERED // 16]:
+                del self._peers[old.peer]
+                self._unwell.pop(old.peer, None)
+        breaker = Breaker(self._breaker_settings, rng=self._rng)
+        known = _Peer(peer, now, breaker, -1.0 - self._rng.random())
+        known.hinted = peer in self.hints
+        breaker.on_change = lambda at, old, new, why: self._changed(at, known, old, new, why)
+        self._peers[peer] = known
+        return known
+
+    def _changed(
+        self, now: float, known: _Peer, old: BreakerState, new: BreakerState, reason: str
+    ) -> None:
+        if new is BreakerState.CLOSED:
+            self._unwell.pop(known.peer, None)
+            known.metrics.forgive(now)
+        else:
+            self._unwell[known.peer] = known
+        known.stale_at = -inf
+        if self.on_event is not None:
+            detail: dict[str, object] = {"old": str(old), "new": str(new)}
+            if new is BreakerState.OPEN:
+                detail["retry_in_s"] = known.breaker.until - now
+            self._tell(now, "breaker", known.peer, f"{old} to {new}: {reason}", detail)
+
+    def _tell(
+        self, now: float, kind: Kind, peer: Hashable, reason: str, detail: dict[str, object]
+    ) -> None:
+        if self.on_event is not None:
+            self.on_event(Event(now, kind, peer, reason, detail))
+
+
+def _why(
+    parts: dict[str, float], state: BreakerState, factor: float, ramp: float, metrics: PeerMetrics
+) -> str:
+    reasons = []
+    if state is not BreakerState.CLOSED:
+        reasons.append(f"breaker {state}")
+    if not metrics.total_calls:
+        reasons.append("not tried yet, taken for average")
+    if ramp < 1.0:
+        reasons.append(f"slow start at {100 * ramp:.0f} %")
+    if factor > 1.001:
+        reasons.append(f"hints say degraded (x{factor:.2f})")
+    reasons += [f"{name} {value:.3g}" for name, value in parts.items() if value]
+    return ", ".join(reasons)

@@ -1,0 +1,79 @@
+"""The default policy: what a call to a peer is expected to cost, in seconds. The lowest wins.
+
+    cost = LATENCY * (R - s) + s * (1 + q) ** power + (P_error + 5 P_timeout) * a failure's cost
+
+R is the latency seen lately, at least the age of the oldest call in flight; s the peer's service time;
+q the calls that it has before it, over how many it serves side by side: ours, and those of others by
+its own last report. What we know of our own calls is exact; of others' it is old when it is used, and
+other callers see the same short queue that we see. So `power`, and the weight of our own calls, grow
+with the share of the peers' work that is others' (C3, Suresh et al., NSDI'15, uses the cube and the
+number of callers, which it has to be told).
+"""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Protocol
+
+from p2p.adaptive.peer_metrics import BASE, PeerMetrics, Pool
+
+ERROR_COST = 1.0  # seconds that a failed call is worth avoiding, or ...
+ERROR_LATENCIES = 10.0  # ... this many usual latencies, whichever is more
+TIMEOUT_ERRORS = 5.0  # a timeout is as bad as this many errors
+LATENCY = 0.5  # the queue is counted in q; R's share of it must not count in full again
+OWN = 3.0  # how much more own calls weigh when all the rest is others' work
+POWER, CROWD = 1.5, 1.5  # the power with others' work absent, and what is added when it is all
+
+
+class Policy(Protocol):
+    """Gives a peer's cost; the router picks the lowest. `explain` gives its parts by name."""
+
+    name: str
+
+    def cost(self, now: float, metrics: PeerMetrics, pool: Pool) -> float: ...
+    def explain(self, now: float, metrics: PeerMetrics, pool: Pool) -> dict[str, float]: ...
+
+
+class CostPolicy:
+    """See the module's first lines."""
+
+    name = "adaptive"
+
+    def cost(self, now: float, metrics: PeerMetrics, pool: Pool) -> float:
+        m = metrics
+        latency, service = m.latency, m.service
+        # As in aged_latency, aged_service and aged_others: here it is the price of every pick.
+        if latency is None or service is None:
+            latency, service = pool.latency, pool.service
+        else:
+            base = exp((m.latency_at - now) / BASE)
+            square = base * base
+            latency = pool.latency + (latency - pool.latency) * square * base
+            service = pool.service + (service - pool.service) * square
+        others = pool.others
+        if others or m.others:
+            others += (m.others - others) * exp((m.others_at - now) / pool.load_memory)
+        sends = m.sends
+        if sends:
+            latency = max(latency, m.oldest(now, pool))
+        cost = LATENCY * max(0.0, latency - service)
+        if m.failing or m.hanging:
+            errors, timeouts = m.rates(now, pool)
+            others = max(others, pool.others)
+            each = max(ERROR_COST, ERROR_LATENCIES * pool.latency)
+            cost += (errors + TIMEOUT_ERRORS * timeouts) * each
+        foreign = pool.foreign
+        q = (len(sends) * (1.0 + OWN * foreign) + others) / pool.width
+        return cost + service * float((1.0 + q) ** (POWER + CROWD * foreign))
+
+    def explain(self, now: float, metrics: PeerMetrics, pool: Pool) -> dict[str, float]:
+        errors, timeouts = metrics.rates(now, pool)
+        return {
+            "latency_s": metrics.aged_latency(now, pool),
+            "service_s": metrics.aged_service(now, pool),
+            "in_flight": float(len(metrics.sends)),
+            "others": metrics.aged_others(now, pool),
+            "oldest_s": metrics.oldest(now, pool) if metrics.sends else 0.0,
+            "error_rate": errors,
+            "timeout_rate": timeouts,
+        }

@@ -1,0 +1,1 @@
+"""Peer addresses: address book, reconnect delays, peers remembered over restarts."""

@@ -1,0 +1,407 @@
+"""The address book: where peers may be reached, and whom to dial next. Pure: no I/O, no clock.
+
+An address is *untried* until a dial to it has proven who is there; only then is it *tried*. Anyone
+can make us hear of addresses, so what is untried is bounded per source and overall and can never
+push out what is tried (after Bitcoin Core's new and tried tables, in a simple form). Addresses that
+the operator configured are *pinned*: never forgotten, and dialled first.
+
+An address belongs to one carrier. One for Grenache is a way to a node that has no link yet, and is dialled a
+while after it was found, so that a direct link comes first. A node that is linked over Grenache alone stays
+worth a dial at its TCP addresses.
+
+Times: `now` is in monotonic seconds; `at`, for what is kept over a restart, in seconds since the
+epoch. Node ids are claims while an address is untried, proven once it is tried.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Final
+
+from p2p.addresses.reconnect import Reconnect, Wait, rung_after_link
+from p2p.base.host_port import Scope, format_host_port, normal_host, scope_of
+from p2p.base.limits import FORGET_AFTER_FAILURES, MAX_ADDRESSES_PER_SOURCE, MAX_KNOWN_ADDRESSES
+from p2p.wire.link import Carrier
+
+INBOUND: Final = "inbound"  # source of an address that a peer which dialled us says it listens on
+MANUAL: Final = "manual"  # source of an address that the operator asked to connect to
+
+# What is dialled first, as the seed orders it; what inbound peers say comes last, they are here.
+SOURCE_PRIORITY: Final = (MANUAL, "persisted", "bootstrap", "mdns", "grape", "exchange", INBOUND)
+BOOTSTRAP_PIN: Final = 1000.0  # seconds; a name that stops resolving to an address unpins it
+MAX_ADDRESSES_PER_NODE: Final = 4  # a node that restarts on new ports leaves this many behind
+FEELER_DELAY: Final = 0.3  # seconds from a peer's link to a dial back: let its side come up first
+REANNOUNCED_AFTER: Final = 5.0  # seconds between dials that fresh mDNS announcements can cause
+GRENACHE_DELAY: Final = 4.0  # seconds from when dialling over Grenache is due until it is done
+
+Key = tuple[Carrier, str, int]
+"""Carrier, host and port: what tells addresses apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """An address that a discovery strategy came across. Nothing of it is proven."""
+
+    host: str
+    port: int
+    node_id: str | None
+    source: str  # name of the strategy
+    via: str = ""  # node id of the peer that told us (peer exchange)
+    carrier: Carrier = "tcp"  # how it is dialled
+
+
+@dataclass(slots=True, eq=False)
+class Address:
+    """What is known of one HOST:PORT, of one carrier."""
+
+    host: str
+    port: int
+    node_id: str | None
+    source: str
+    via: str = ""
+    carrier: Carrier = "tcp"
+    tried: bool = False
+    pinned_until: float = -math.inf  # monotonic seconds
+    added: float = 0.0  # monotonic seconds
+    last_attempt: float = -math.inf  # monotonic seconds
+    last_success: float | None = None  # seconds since the epoch
+    failures: int = 0  # dials that failed in a row
+    rung: int = 0  # of the reconnect ladder
+    next_dial: float = 0.0  # monotonic seconds
+    last_error: str | None = None
+    refused: bool = False  # the last dial ended with a reason that will not go away soon
+    ourselves: bool = False  # it leads back to this node
+    duplicate: bool = False  # it leads to a peer that we have, we do not know which
+
+    @property
+    def key(self) -> Key:
+        return (self.carrier, self.host, self.port)
+
+    def pinned(self, now: float) -> bool:
+        return now < self.pinned_until
+
+    def __str__(self) -> str:
+        where = format_host_port(self.host, self.port)
+        return where if self.carrier == "tcp" else f"{where} over Grenache"
+
+
+class AddressBook:
+    """All known addresses. Methods that decide change nothing; methods named for events do."""
+
+    def __init__(
+        self,
+        own_id: str,
+        reconnect: Reconnect,
+        *,
+        limit: int = MAX_KNOWN_ADDRESSES,
+        per_source: int = MAX_ADDRESSES_PER_SOURCE,
+    ) -> None:
+        self.grenache_delay = GRENACHE_DELAY  # seconds; 0 where there is nothing but Grenache
+        self._own_id = own_id
+        self._reconnect = reconnect
+        self._limit = limit
+        self._per_source = per_source
+        self._all: dict[Key, Address] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Address]:
+        return iter(list(self._all.values()))
+
+    def get(self, host: str, port: int, carrier: Carrier = "tcp") -> Address | None:
+        return self._all.get((carrier, normal_host(host), port))
+
+    def of(self, node_id: str) -> list[Address]:
+        """Addresses of a node, claimed or proven, the best first."""
+        return sorted(
+            (a for a in self._all.values() if a.node_id == node_id and not a.ourselves),
+            key=_quality,
+        )
+
+    def proven(self, node_id: str, carrier: Carrier = "tcp") -> Address | None:
+        """The address of this carrier at which the node was last reached, if it ever was."""
+        return next((a for a in self.of(node_id) if a.tried and a.carrier == carrier), None)
+
+    # -- what was heard ---------------------------------------------------------------------------
+
+    def add(self, found: PeerFound, now: float) -> Address | None:
+        """Remember what a strategy found. None when it is of no use or there is no room for it."""
+        if found.node_id == self._own_id or not 1 <= found.port <= 65535:
+            return None
+        if scope_of(found.host) is Scope.NONE:
+            return None
+        known = self.get(found.host, found.port, found.carrier)
+        if known is not None:
+            return self._heard_again(known, found, now)
+        host = normal_host(found.host)
+        fresh = Address(host, found.port, found.node_id, found.source, found.via, found.carrier)
+        fresh.added = now
+        fresh.next_dial = now + self._delay(fresh)
+        if found.source == INBOUND:
+            fresh.next_dial += FEELER_DELAY
+        self._pin(fresh, found.source, now)
+        if not self._make_room(fresh, now):
+            return None
+        self._all[fresh.key] = fresh
+        return fresh
+
+    def restore(self, address: Address, now: float) -> None:
+        """Put back an address of an earlier run, as tried."""
+        if address.node_id != self._own_id and len(self._all) < self._limit:
+            address.tried, address.next_dial = True, now + self._delay(address)
+            self._all.setdefault(address.key, address)
+
+    def remove(self, address: Address) -> None:
+        if self._all.get(address.key) is address:
+            del self._all[address.key]
+
+    def _delay(self, address: Address) -> float:
+        return self.grenache_delay if address.carrier == "grenache" else 0.0
+
+    def _heard_again(self, known: Address, found: PeerFound, now: float) -> Address | None:
+        if known.ourselves:
+            return None
+        self._pin(known, found.source, now)
+        if _priority(found.source) < _priority(known.source):
+            known.source, known.via = found.source, found.via
+        lives = found.source == "mdns"  # it was announced from there just now
+        if found.node_id is not None and found.node_id != known.node_id:
+            if known.node_id is None and not known.tried:
+                known.node_id = found.node_id
+            elif lives:
+                # Another node has taken over the address (a new key, a reused port).
+                known.node_id, known.tried, known.refused = found.node_id, False, False
+        if found.source == INBOUND and not known.tried:
+            known.next_dial = max(known.next_dial, now + FEELER_DELAY)
+        if lives and not known.refused:
+            known.next_dial = min(known.next_dial, max(now, known.last_attempt + REANNOUNCED_AFTER))
+        return known
+
+    def _pin(self, address: Address, source: str, now: float) -> None:
+        if source == MANUAL:
+            address.pinned_until = math.inf
+        elif source == "bootstrap":
+            address.pinned_until = max(address.pinned_until, now + BOOTSTRAP_PIN)
+
+    def _make_room(self, fresh: Address, now: float) -> bool:
+        if fresh.pinned(now):
+            return True  # configured by the operator: a handful, not bounded by us
+        if fresh.node_id is not None:
+            same_node = [a for a in self.of(fresh.node_id) if a.carrier == fresh.carrier]
+            if len(same_node) >= MAX_ADDRESSES_PER_NODE and not self._drop_failing(same_node, now):
+                return False
+        mine = [a for a in self._untried(now) if _origin(a) == _origin(fresh)]
+        if len(mine) >= self._per_source and not self._drop_failing(mine, now):
+            return False
+        if len(self._all) < self._limit:
+            return True
+        return self._drop_of_largest_source(now)
+
+    def _drop_failing(self, some: Iterable[Address], now: float) -> bool:
+        failing = [a for a in some if a.failures and not a.pinned(now)]
+        if failing:
+            self.remove(max(failing, key=_quality))
+        return bool(failing)
+
+    def _drop_of_largest_source(self, now: float) -> bool:
+        by_source: dict[tuple[Carrier, str, str], list[Address]] = {}
+        for address in self._untried(now):
+            by_source.setdefault(_origin(address), []).append(address)
+        if not by_source:
+            return False
+        largest = max(by_source.values(), key=len)
+        self.remove(max(largest, key=lambda a: (a.failures, -a.added)))
+        return True
+
+    def _untried(self, now: float) -> list[Address]:
+        return [a for a in self._all.values() if not a.tried and not a.pinned(now)]
+
+    # -- what happened ----------------------------------------------------------------------------
+
+    def attempt(self, address: Address, now: float) -> None:
+        address.last_attempt = now
+
+    def succeeded(self, address: Address, node_id: str, at: float) -> None:
+        """A dial proved that `node_id` is there. The ladder is left for the link to reset."""
+        address.node_id, address.tried, address.last_success = node_id, True, at
+        address.failures, address.last_error = 0, None
+        address.refused = address.duplicate = False
+        self._all.setdefault(address.key, address)
+
+    def failed(
+        self,
+        address: Address,
+        now: float,
+        rng: random.Random,
+        error: str,
+        wait: Wait = Wait.LADDER,
+    ) -> bool:
+        """A dial failed. Returns whether the address was forgotten for it."""
+        address.failures += 1
+        address.rung += 1
+        address.last_error = error
+        address.refused = wait is Wait.LONG
+        address.next_dial = now + self._reconnect.wait(address.rung, rng, wait)
+        if address.failures < FORGET_AFTER_FAILURES or address.pinned(now):
+            return False
+        self.remove(address)
+        return True
+
+    def is_ourselves(self, address: Address) -> None:
+        """A dial reached this very node: remembered, so that it is not dialled again."""
+        address.ourselves, address.tried, address.node_id = True, False, None
+        address.next_dial = math.inf
+
+    def is_duplicate(self, address: Address, now: float, rng: random.Random) -> None:
+        """The address leads to a connected peer, but which one was not learned."""
+        address.failures, address.last_error, address.duplicate = 0, None, True
+        address.rung = max(address.rung, len(self._reconnect.ladder)) + 1
+        address.next_dial = now + self._reconnect.wait(address.rung, rng)
+
+    def defer(self, address: Address, now: float, rng: random.Random) -> None:
+        """Somebody is there, but no link came of it: climb the ladder without counting a failure."""
+        address.rung += 1
+        address.next_dial = max(address.next_dial, now + self._reconnect.wait(address.rung, rng))
+
+    def link_lost(
+        self,
+        node_id: str,
+        lasted: float,
+        now: float,
+        at: float,
+        rng: random.Random,
+        wait: Wait = Wait.LADDER,
+        carrier: Carrier = "tcp",
+    ) -> None:
+        """A link to the node went down after `lasted` seconds. `wait`: what its end means."""
+        for address in self._all.values():
+            if address.node_id == node_id and (
+                address.carrier == carrier or wait is not Wait.LADDER
+            ):
+                address.rung = rung_after_link(address.rung, lasted)
+                address.refused = wait is Wait.LONG
+                pause = self._reconnect.wait(address.rung, rng, wait)
+                address.next_dial = now + self._delay(address) + pause
+                if address.tried and address.carrier == carrier:
+                    address.last_success = at
+            elif address.node_id == node_id or address.duplicate:
+                # Another way to the node, or perhaps one. A ladder that was climbed stays climbed.
+                if address.duplicate:
+                    address.duplicate, address.rung = False, 1
+                soon = now + self._delay(address) + self._reconnect.wait(1, rng)
+                address.next_dial = min(address.next_dial, soon)
+                if address.carrier == "grenache":
+                    address.next_dial = max(address.next_dial, now + self._delay(address))
+
+    # -- decisions --------------------------------------------------------------------------------
+
+    def candidates(
+        self,
+        now: float,
+        rng: random.Random,
+        *,
+        connected: Container[str],
+        busy: Container[Key],
+        limit: int,
+        grenache_limit: int | None = None,
+        pinned_only: bool = False,
+    ) -> list[Address]:
+        """Whom to dial now, at most `limit`, one address per node.
+
+        Pinned addresses first, then tried and untried in turn, so that neither starves the other.
+        `connected`: node ids that have a link. `busy`: addresses being dialled. `grenache_limit`: how
+        many of them over Grenache.
+        """
+        due = [
+            a
+            for a in self._all.values()
+            if self._dialable(a, connected, busy) and a.next_dial <= now
+        ]
+        pinned = [a for a in due if a.pinned(now)]
+        pinned.sort(key=_quality)
+        rest: Iterable[Address | None] = ()
+        if not pinned_only:
+            others = [a for a in due if not a.pinned(now)]
+            rng.shuffle(others)  # among equals the order is no one's to choose
+            tried = sorted((a for a in others if a.tried), key=_quality)
+            untried = sorted((a for a in others if not a.tried), key=_quality)
+            rest = chain.from_iterable(zip_longest(tried, untried))
+        dialling = {a.node_id for a in self._all.values() if a.key in busy}
+        chosen: list[Address] = []
+        over_grenache = 0
+        for address in chain(pinned, rest):
+            if len(chosen) >= limit:
+                break
+            if address is None or (address.node_id is not None and address.node_id in dialling):
+                continue
+            if address.carrier == "grenache":
+                if over_grenache == grenache_limit:
+                    continue
+                over_grenache += 1
+            dialling.add(address.node_id)
+            chosen.append(address)
+        return chosen
+
+    def feelers(
+        self,
+        now: float,
+        *,
+        unproven: Container[str],
+        indirect: Container[str] = (),
+        busy: Container[Key],
+        limit: int,
+    ) -> list[Address]:
+        """TCP addresses of connected nodes: to be dialled only to prove them, or to get a direct link
+        instead of one over Grenache. `unproven`: connected node ids without a tried address;
+        `indirect`: those without a direct link."""
+        due = (
+            a
+            for a in self._all.values()
+            if a.node_id is not None
+            and a.carrier == "tcp"
+            and ((a.node_id in unproven and not a.tried) or a.node_id in indirect)
+            and not a.ourselves
+            and a.key not in busy
+            and a.next_dial <= now
+        )
+        return sorted(due, key=_quality)[:limit]
+
+    def next_due(self, now: float, *, skip: Container[str], busy: Container[Key]) -> float | None:
+        """When the next address comes due (monotonic seconds), later than `now`."""
+        times = [
+            a.next_dial
+            for a in self._all.values()
+            if self._dialable(a, skip, busy) and now < a.next_dial < math.inf
+        ]
+        return min(times, default=None)
+
+    @staticmethod
+    def _dialable(address: Address, connected: Container[str], busy: Container[Key]) -> bool:
+        if address.ourselves or address.key in busy:
+            return False
+        return address.node_id is None or address.node_id not in connected
+
+
+def _priority(source: str) -> int:
+    return SOURCE_PRIORITY.index(source) if source in SOURCE_PRIORITY else len(SOURCE_PRIORITY)
+
+
+def _origin(address: Address) -> tuple[Carrier, str, str]:
+    """Whom to thank for it; what one origin makes us remember is bounded."""
+    return (address.carrier, address.source, address.via)
+
+
+def _quality(address: Address) -> tuple[bool, int, bool, float, int]:
+    """Lower is better."""
+    return (
+        not address.tried,
+        address.failures,
+        address.carrier != "tcp",
+        -(address.last_success or 0.0),
+        _priority(address.source),
+    )

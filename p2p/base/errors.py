@@ -1,0 +1,161 @@
+"""What can go wrong between peers.
+
+    P2PError
+    ├── RemoteProtocolError(code)      the other side broke the protocol: say goodbye with `code`, drop the link
+    │   ├── FrameTooLarge              "oversized"
+    │   └── MalformedMessage           "malformed"
+    ├── HandshakeRefused(code)         a handshake that one side ended politely, with a reason
+    ├── ConnectFailed                  nobody answered there, or not in time
+    ├── LinkClosed                     the link went away while it was being used
+    ├── DeliveryError(tried)           no way to the recipient; `tried` names every way that was attempted
+    ├── RpcError(code)                 the far side answered a request with an error
+    │   └── RpcTimeout                 no answer within the deadline
+    └── CallError(code)                a call to a service failed (p2p.services.balanced_caller)
+        ├── NoProvider                 "no_provider": nobody that is known offers the service
+        ├── ServiceBusy(retry_after_s) "busy": who was asked has too much to do; not executed
+        ├── ServiceUnreachable         "unreachable": no way to who offers it; not executed
+        ├── CallTimeout                "timeout": no answer in time; perhaps executed
+        ├── CallLost                   "lost": the link broke, or the worker failed; perhaps executed
+        └── HandlerError               the service's own refusal, with its own code and message
+
+An error that carries a `code` from `Goodbye` is the reply: the code goes on the wire unchanged.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Reasons for ending a link, as they appear in a `goodbye` message."""
+
+    SHUTDOWN = "shutdown"  # the node is stopping in an orderly way
+    MALFORMED = "malformed"  # bytes that are no message, or a message of the wrong shape
+    OVERSIZED = "oversized"  # a frame longer than the limit
+    UNEXPECTED = "unexpected"  # a known message at the wrong time
+    UNKNOWN_TYPE = "unknown_type"  # a message type this node does not speak
+    WRONG_NETWORK = "wrong_network"
+    WRONG_VERSION = "wrong_version"
+    WRONG_IDENTITY = "wrong_identity"  # the claimed node id is not proven by the key
+    SELF = "self"  # the node dialled itself
+    DUPLICATE = "duplicate"  # another link to the same peer is kept
+    FULL = "full"  # MAX_PEERS reached
+    TIMEOUT = "timeout"  # handshake or heartbeat not answered in time
+    SLOW = "slow"  # outbox limit reached: the peer does not read
+    ABUSE = "abuse"  # rate limits or repeated invalid messages
+
+
+class P2PError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class RemoteProtocolError(P2PError):
+    """The other side broke the protocol."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class FrameTooLarge(RemoteProtocolError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(Code.OVERSIZED, reason)
+
+
+class MalformedMessage(RemoteProtocolError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(Code.MALFORMED, reason)
+
+
+class HandshakeRefused(P2PError):
+    """One side ended the handshake. `by_us` tells which."""
+
+    def __init__(self, code: Code, reason: str, *, by_us: bool) -> None:
+        who = "we refused" if by_us else "the peer refused"
+        super().__init__(f"{who}: {reason} ({code})")
+        self.code = code
+        self.reason = reason
+        self.by_us = by_us
+
+
+class ConnectFailed(P2PError):
+    """Nobody answered at that address, or not in time."""
+
+
+class LinkClosed(P2PError):
+    """The link closed while it was in use."""
+
+
+class DeliveryError(P2PError):
+    """No way to the recipient. `tried` lists (way, why it failed) in the order attempted."""
+
+    def __init__(self, to: str, tried: list[tuple[str, str]]) -> None:
+        ways = "; ".join(f"{way}: {why}" for way, why in tried)
+        super().__init__(f"cannot reach node {to} ({ways})")
+        self.to = to
+        self.tried = tried
+
+
+class RpcError(P2PError):
+    """The far side answered with an error, or could not be asked. `retry_after_s`: when it is "busy"."""
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class RpcTimeout(RpcError):
+    def __init__(self, message: str) -> None:
+        super().__init__("timeout", message)
+
+
+class CallError(P2PError):
+    """A call to a service did not give a result. `executed` is False when it surely was not executed."""
+
+    executed = True
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class NoProvider(CallError):
+    executed = False
+
+    def __init__(self, service: str) -> None:
+        super().__init__("no_provider", f"nobody that this node knows offers {service!r}")
+
+
+class ServiceBusy(CallError):
+    """Worth another try after `retry_after_s` seconds."""
+
+    executed = False
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__("busy", message)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceUnreachable(CallError):
+    executed = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unreachable", message)
+
+
+class CallTimeout(CallError):
+    def __init__(self, message: str) -> None:
+        super().__init__("timeout", message)
+
+
+class CallLost(CallError):
+    def __init__(self, message: str) -> None:
+        super().__init__("lost", message)
+
+
+class HandlerError(CallError):
+    """Raised by a service's handler, it reaches the caller as it is: an answer, not a failure."""

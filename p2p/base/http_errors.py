@@ -1,0 +1,33 @@
+"""aiohttp's server connection, with one place that says what somebody is told when a request cannot be served."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from aiohttp import web
+
+
+class ErrorAnsweringConnection(web.RequestHandler):
+    """What is not even HTTP, and what fails beyond the application's own handling, is answered with
+    `error_response` and ends the connection."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def error_response(
+        self, request: web.BaseRequest, status: int, error: BaseException
+    ) -> web.Response:
+        """What is told. Below 500 the request is at fault, else this program."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun, an error cannot follow")
+        response = self.error_response(request, status, exc or RuntimeError(message))
+        response.force_close()
+        return response

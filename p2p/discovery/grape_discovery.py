@@ -1,0 +1,148 @@
+"""Peers by way of a Grape: announce this node in Grenache's DHT, look others up there.
+
+Grapes are never needed. One that does not answer is asked again, one that comes back is announced to
+again; neither is more than a line in the log. What a lookup returns is a hint to dial, nothing more: the
+handshake proves who is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from p2p.discovery.mdns import own_addresses
+from p2p.discovery.strategy import BaseStrategy, describe
+from p2p.grenache.directory import Directory
+from p2p.grenache.errors import GrenacheError
+from p2p.wire.link import Carrier
+
+log = logging.getLogger(__name__)
+
+FIRST_ROUND: Final = (
+    0.5  # seconds to the second round; doubling, because others may just be starting
+)
+ALONE_ROUND: Final = 5.0  # longest time between rounds while this node has no peer
+RETRY_FIRST: Final = 1.0  # seconds to the next try when no Grape answers, doubling
+RETRY_MAX: Final = 15.0
+WITHDRAWING: Final = 1.0  # seconds that taking announcements back may take when this node stops
+SPREAD: Final = 0.2  # waits vary by this share, so that nodes started together do not stay in step
+
+Offers = Callable[[], Awaitable[Sequence[tuple[str, int]]]]
+"""What to announce: service names with ports. Asked before each round, once a Grape has answered."""
+
+
+class GrapeStrategy(BaseStrategy):
+    """Rounds of lookups and announcements, close together at first, later every `interval` seconds.
+
+    `services` are the names to look up, each with the way in which what it finds is dialled. `alone`
+    tells whether this node has no peer at all. `where` names the Grapes, for people. `asked_for`:
+    whether the operator named a Grape, so that a silent one deserves a warning.
+    """
+
+    name = "grape"
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        services: Mapping[str, Carrier],
+        offers: Offers,
+        interval: float = 30.0,
+        alone: Callable[[], bool] = lambda: False,
+        where: str = "the Grape",
+        asked_for: bool = True,
+        rng: random.Random | None = None,
+        own_addresses: Callable[[], Collection[str]] = own_addresses,
+    ) -> None:
+        super().__init__()
+        self._own_addresses = own_addresses
+        self._directory = directory
+        self._services = dict(services)
+        self._offers = offers
+        self._interval = interval
+        self._alone = alone
+        self._where = where
+        self._asked_for = asked_for
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._soon = asyncio.Event()
+        self._holders = 0  # DHT nodes that took the last announcement
+        self._announced: dict[tuple[str, int], None] = {}
+        self.answering: bool | None = None  # None before the first answer or failure
+
+    def refresh(self) -> None:
+        """Look again soon: a peer was lost."""
+        self._soon.set()
+
+    async def _open(self) -> None:
+        self._soon.clear()
+        self.answering = None
+        self._detail = f"asking {self._where}"
+
+    async def _close(self) -> None:
+        """Others need not dial a node that has left."""
+        announced, self._announced = list(self._announced), {}
+        if announced and self.answering:
+            taken_back = (self._directory.withdraw(service, port) for service, port in announced)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WITHDRAWING):
+                    await asyncio.gather(*taken_back, return_exceptions=True)
+
+    async def _run(self) -> None:
+        wait, retry = FIRST_ROUND, RETRY_FIRST
+        while True:
+            try:
+                await self._round()
+            except GrenacheError as error:
+                self._silent(error)
+                await asyncio.sleep(self._spread(retry))
+                retry = min(2 * retry, RETRY_MAX)
+                wait = FIRST_ROUND
+                continue
+            retry = RETRY_FIRST
+            longest = min(self._interval, ALONE_ROUND) if self._alone() else self._interval
+            try:
+                async with asyncio.timeout(self._spread(min(wait, longest))):
+                    await self._soon.wait()
+                wait = FIRST_ROUND
+            except TimeoutError:
+                wait = min(2 * wait, self._interval)
+            if self._soon.is_set():
+                # However often peers come and go, a round is no more often than this.
+                await asyncio.sleep(FIRST_ROUND)
+                self._soon.clear()
+
+    async def _round(self) -> None:
+        """Look up, then announce: a Grape that does not even answer lookups is not announced to.
+
+        Raises:
+            GrenacheError: no Grape answered.
+        """
+        own = self._own_addresses()
+        for service, carrier in self._services.items():
+            for host, port in await self._directory.lookup(service, fresh=True):
+                if (service, port) not in self._announced or host not in own:
+                    self._report(host, port, None, carrier=carrier)
+        for service, port in await self._offers():
+            self._announced[service, port] = None
+            self._holders = await self._directory.announce(service, port)
+        if not self.answering:
+            level = logging.INFO if self.answering is None else logging.WARNING
+            log.log(level, "discovery grape: a Grape answers (%s)", self._where)
+            self.answering = True
+        self._detail = f"{self._where}: announced at {self._holders} DHT nodes"
+
+    def _silent(self, error: GrenacheError) -> None:
+        self._detail = f"no answer from {self._where} ({describe(error)}); asked again"
+        if self.answering is not False:
+            level = logging.WARNING if self._asked_for or self.answering else logging.INFO
+            log.log(
+                level, "discovery grape: no Grape answers (%s): %s", self._where, describe(error)
+            )
+        self.answering = False
+
+    def _spread(self, seconds: float) -> float:
+        return seconds * self._rng.uniform(1 - SPREAD, 1 + SPREAD)

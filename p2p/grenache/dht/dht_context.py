@@ -1,0 +1,165 @@
+"""What the parts of a DHT node share: its tables, its queries, and how it begins a search."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from p2p.base.timers import Timers
+from p2p.grenache.dht import bep42
+from p2p.grenache.dht.announcement_store import AnnouncementStore
+from p2p.grenache.dht.compact_addresses import Reach, reach, usable
+from p2p.grenache.dht.dht_settings import DhtSettings
+from p2p.grenache.dht.external_address import SeenAs
+from p2p.grenache.dht.iterative_search import IterativeSearch, Visit
+from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, Node, Reply
+from p2p.grenache.dht.own_announcements import OwnEntries
+from p2p.grenache.dht.queries import TRIES, Failed, Queries, Query, Replied
+from p2p.grenache.dht.query_sources import QuerySources
+from p2p.grenache.dht.routing_table import RoutingTable
+from p2p.grenache.dht.value_store import ValueStore
+from p2p.grenache.dht.write_tokens import WriteTokens
+from p2p.grenache.directory import Address
+
+MAX_OWN_ADDRESSES = 16  # ways that lead back to ourselves; the latest are remembered
+
+
+def of_our_kind(kind: bytes) -> bool:
+    """Whether the `v` of a message is that of a Grape of this kind, of any version."""
+    return kind[:2] == KIND[:2]
+
+
+class DhtContext:
+    """The shared state of one DHT node. Times are monotonic seconds."""
+
+    def __init__(
+        self, settings: DhtSettings, rng: random.Random, now: float, node_id: bytes | None
+    ) -> None:
+        self.settings = settings
+        self.rng = rng  # for what nobody may guess
+        # For the order of answers, which is no secret; much faster than the system's generator.
+        self.order = random.Random(rng.getrandbits(64))  # noqa: S311
+        self.id = node_id or rng.randbytes(ID_BYTES)
+        self.timers = Timers()
+        self.table = RoutingTable(self.id, settings.node_liveness)
+        self.tokens = WriteTokens(rng, now)
+        self.sources = QuerySources(
+            settings.queries_per_second, settings.query_burst, settings.max_sources
+        )
+        self.peers = AnnouncementStore(
+            settings.peer_max_age,
+            settings.max_peers,
+            settings.max_peers_per_service,
+            settings.max_peers_per_source,
+        )
+        self.own = OwnEntries(settings.peer_max_age, settings.max_own, self.own_host)
+        self.values = ValueStore(settings.value_max_age, settings.max_values)
+        self.seen = SeenAs()
+        self.queries = Queries(rng, self.timers, self.send, self._answered, self._unanswered)
+        self.bootstrap: tuple[Address, ...] = ()
+        self.outgoing: list[tuple[bytes, Address]] = []
+        self.counters: Counter[str] = Counter()
+        self.on_answer: Callable[[float, Address, bool], None] = lambda now, address, news: None
+        self.searches = 0  # under way
+        self.bound_host: str | None = None  # of our socket, if it is a particular one
+        self._own_addresses: OrderedDict[Address, None] = OrderedDict()
+
+    def send(self, data: bytes, address: Address) -> None:
+        self.outgoing.append((data, address))
+
+    def own_host(self) -> str | None:
+        """Our IP address as far as it is known, see `p2p.grenache.dht.own_announcements`."""
+        return self.settings.public_host or self.bound_host or self.seen.best()[0]
+
+    # Asking
+
+    def ask(
+        self,
+        now: float,
+        address: Address,
+        ask: Ask,
+        *,
+        replied: Replied,
+        failed: Failed,
+        on_late: Callable[[float], None] | None = None,
+        tries: int = TRIES,
+    ) -> Query | None:
+        """Send a query, see `Queries.ask`."""
+        self.counters["queries_sent"] += 1
+        return self.queries.ask(
+            now, address, self.id, ask, replied=replied, failed=failed, on_late=on_late, tries=tries
+        )
+
+    def may_ask(self, address: Address, told_by: Address) -> bool:
+        """No node in the open network can make us send into a private one, or to ourselves."""
+        return (
+            usable(address)
+            and not self.leads_here(address)
+            and not (reach(told_by[0]) is Reach.PUBLIC and reach(address[0]) is not Reach.PUBLIC)
+        )
+
+    def search(
+        self,
+        now: float,
+        ask: Ask,
+        target: bytes,
+        visit: Visit,
+        done: Callable[[float, IterativeSearch], None],
+    ) -> None:
+        """Search from the closest nodes known; while none is, from the bootstrap addresses."""
+        known = self.table.closest(target)
+        unnamed: tuple[Address, ...] = ()
+        if not known:
+            known = self.table.closest(target, doubtful=True)
+            unnamed = tuple(a for a in self.bootstrap if not self.leads_here(a))
+        self.searches += 1
+        self.counters["searches"] += 1
+
+        def finished(now: float, search: IterativeSearch) -> None:
+            self.searches -= 1
+            done(now, search)
+
+        IterativeSearch(
+            self, self.id, ask, target, self.settings.concurrency, visit, finished
+        ).start(now, [Node(contact.id, contact.address) for contact in known], unnamed)
+
+    def leads_here(self, address: Address) -> bool:
+        """Whether what is sent there has come back to us."""
+        return address in self._own_addresses
+
+    # What answers tell
+
+    def _answered(self, now: float, address: Address, reply: Reply) -> None:
+        if reply.sender == self.id:
+            self._own_addresses[address] = None
+            if len(self._own_addresses) > MAX_OWN_ADDRESSES:
+                self._own_addresses.popitem(last=False)
+            return
+        self.sources.proven(now, address[0])
+        if reply.seen_as is not None:
+            self.seen.vote(address[0], reply.seen_as[0])
+        news = False
+        if self.acceptable(reply.sender, address):
+            news = self.table.heard(now, reply.sender, address, reply.kind)
+        self.on_answer(now, address, news)
+
+    def _unanswered(self, now: float, address: Address) -> None:
+        self.counters["queries_unanswered"] += 1
+        self.table.failed(now, address)
+
+    def acceptable(self, node_id: bytes, address: Address) -> bool:
+        """Whether a node with that id at that address may be in the routing table."""
+        return (
+            len(node_id) == ID_BYTES
+            and not self.leads_here(address)
+            and (not self.settings.bep42 or bep42.fits(node_id, address[0]))
+        )
+
+    def take_id(self, now: float, node_id: bytes) -> None:
+        """Become another node, with the contacts of the one before."""
+        before = [contact for contact in self.table if not contact.doubtful]
+        self.id = node_id
+        self.table = RoutingTable(node_id, self.settings.node_liveness)
+        for contact in before:
+            self.table.heard(now, contact.id, contact.address, contact.kind)

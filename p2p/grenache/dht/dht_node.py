@@ -1,0 +1,216 @@
+"""A DHT node without I/O: datagrams and the time in, datagrams out.
+
+    node.receive(now, source, data)     a datagram came in
+    node.tick(now)                      call at `node.next_deadline()`, or later
+    node.take_outgoing()                after either, and after starting an operation: what to send
+
+Times are monotonic seconds; addresses are (IPv4 address, port). Results of operations go to callbacks,
+which may be called before the call that started the operation returns. Nothing that comes in raises.
+
+    core        the tables and the queries under way
+    serving     answers to others
+    operations  announce, look up, put, get; each runs a `search`
+    upkeep      bootstrapping and looking after the routing table
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from p2p.grenache.dht import bep42, lookups
+from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack_host, reach, unpack, usable
+from p2p.grenache.dht.dht_context import DhtContext
+from p2p.grenache.dht.dht_settings import DhtSettings
+from p2p.grenache.dht.krpc import BadQuery, Failure, KrpcError, Query, decode, encode_failure
+from p2p.grenache.dht.lookups import MAX_FOUND, Announcement, Found, Stored
+from p2p.grenache.dht.query_server import Server
+from p2p.grenache.dht.query_sources import AMPLIFICATION
+from p2p.grenache.dht.table_upkeep import Bootstrap, Upkeep
+from p2p.grenache.dht.value_store import Item
+from p2p.grenache.directory import Address
+
+
+class DhtNode:
+    """One node of the DHT.
+
+    `rng` makes ids, tokens and transactions: outside of tests, `random.SystemRandom`. An announcement
+    with a given address is taken from senders as `accept_given_addresses` says, see `serving`.
+    """
+
+    def __init__(
+        self,
+        settings: DhtSettings,
+        rng: random.Random,
+        now: float,
+        *,
+        node_id: bytes | None = None,
+        bound_host: str | None = None,
+    ) -> None:
+        if node_id is None and settings.bep42 and settings.public_host is not None:
+            node_id = bep42.make_id(settings.public_host, rng)
+        self._core = DhtContext(settings, rng, now, node_id)
+        self._core.bound_host = bound_host
+        self._core.on_answer = self._on_answer
+        self._server = Server(self._core)
+        self._upkeep = Upkeep(self._core)
+        self._upkeep.start(now)
+
+    @property
+    def id(self) -> bytes:
+        """20 bytes. With BEP 42 it may change."""
+        return self._core.id
+
+    # Input and output
+
+    def receive(self, now: float, source: Address, data: bytes) -> None:
+        """A datagram of any content came from `source`."""
+        core = self._core
+        core.counters["datagrams_in"] += 1
+        core.counters["bytes_in"] += len(data)
+        if not usable(source):
+            return
+        try:
+            message = decode(data)
+        except BadQuery as error:
+            core.counters["malformed"] += 1
+            reply = encode_failure(Failure(error.transaction, error.code, error.text))
+            if core.sources.allow(now, source[0]) and len(reply) <= AMPLIFICATION * len(data):
+                core.send(reply, source)
+            return
+        except KrpcError:
+            core.counters["malformed"] += 1
+            return
+        if isinstance(message, Query):
+            if not core.sources.allow(now, source[0]):
+                core.counters["queries_over_rate"] += 1
+                return
+            core.queries.alive(source)
+            self._server.serve(now, source, message, len(data))
+        elif not core.queries.message(now, source, message):
+            core.counters["unexpected_answers"] += 1
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self._core.timers.run(now)
+
+    def next_deadline(self) -> float:
+        """When `tick` is to be called next."""
+        return self._core.timers.next()
+
+    def take_outgoing(self) -> list[tuple[bytes, Address]]:
+        """The datagrams to send now."""
+        core = self._core
+        outgoing, core.outgoing = core.outgoing, []
+        core.counters["datagrams_out"] += len(outgoing)
+        core.counters["bytes_out"] += sum([len(data) for data, _ in outgoing])
+        return outgoing
+
+    def _on_answer(self, now: float, address: Address, news: bool) -> None:
+        self._server.heard(now, address)
+        self._upkeep.heard(now, address, news)
+
+    # Operations
+
+    @property
+    def busy(self) -> bool:
+        """Too many searches are under way to begin another for a user."""
+        return self._core.searches >= self._core.settings.max_searches
+
+    def set_bootstrap(self, now: float, addresses: Iterable[Address]) -> None:
+        """Nodes to ask first, and again when nobody else is left."""
+        self._upkeep.set_bootstrap(now, tuple(a for a in addresses if usable(a)))
+
+    def announce(
+        self, now: float, service: bytes, port: int, host: str | None, done: Callable[[int], None]
+    ) -> None:
+        """Record at the closest nodes and here that `service` is served at `port`. `host`: at that IPv4
+        address instead of ours. `done` hears how many hold it, this node included."""
+        own = self._core.own
+        own.add(now, service, port, host)
+
+        def told(taken: int) -> None:
+            own.held_by(service, port, host, taken)
+            done(1 + taken)
+
+        Announcement(self._core, service, port, host, told).start(now)
+
+    def withdraw(
+        self, now: float, service: bytes, port: int, host: str | None, done: Callable[[int], None]
+    ) -> None:
+        """Forget what was announced here, and ask Grapes of our kind to forget it; at others it fades.
+        `done` hears how many forgot it, this node included if it knew."""
+        known = self._core.own.remove(service, port, host)
+        Announcement(
+            self._core, service, port, host, lambda taken: done(known + taken), gone=True
+        ).start(now)
+
+    def lookup(self, now: float, service: bytes, done: Callable[[Found], None]) -> None:
+        """Ask the network who serves `service`. What this node knows itself is added by `listed`."""
+        lookups.look_up(self._core, now, service, done)
+
+    def listed(
+        self, now: float, service: bytes, found: Iterable[bytes], reached_at: str | None = None
+    ) -> list[Address]:
+        """What the network answered and what this node holds, each address once, in random order.
+
+        `reached_at`: the address of this machine that the asker came in by. If that is not a loopback
+        address, it is put in the place of loopback addresses, which are of no use to such an asker.
+        """
+        core = self._core
+        held = core.peers.get(now, service, MAX_FOUND, core.order)
+        peers = list(dict.fromkeys([*found, *held]))
+        peers = core.own.listed(now, service, peers) + peers
+        if reached_at is not None and reach(reached_at) > Reach.LOOPBACK:
+            here = pack_host(reached_at)
+            peers = [here + peer[4:] if peer[0] == LOOPBACK_NET else peer for peer in peers]
+        peers = list(dict.fromkeys(peers))
+        core.order.shuffle(peers)
+        return [unpack(peer) for peer in peers]
+
+    def put(self, now: float, item: Item, cas: int | None, done: Callable[[Stored], None]) -> None:
+        """Store a value whose signature was checked, at the closest nodes and here."""
+        lookups.put(self._core, now, item, cas, done)
+
+    def get(self, now: float, key: bytes, salt: bytes, done: Callable[[Item | None], None]) -> None:
+        """The newest value under a key of 20 bytes."""
+        lookups.get(self._core, now, key, salt, done)
+
+    # What it is like
+
+    @property
+    def good_nodes(self) -> int:
+        """Contacts that answer."""
+        return len(self._core.table)
+
+    @property
+    def doubtful_nodes(self) -> int:
+        """Contacts that do not answer at the moment."""
+        return sum(contact.doubtful for contact in self._core.table)
+
+    @property
+    def announcements(self) -> int:
+        """Held for others."""
+        return len(self._core.peers)
+
+    @property
+    def own_announcements(self) -> int:
+        return len(self._core.own)
+
+    @property
+    def values(self) -> int:
+        return len(self._core.values)
+
+    @property
+    def seen_as(self) -> str | None:
+        """Our IP address as others see it."""
+        return self._core.seen.best()[0]
+
+    @property
+    def bootstrap(self) -> dict[Address, Bootstrap]:
+        return self._upkeep.bootstrap
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened since the start."""
+        return dict(self._core.counters)

@@ -1,0 +1,227 @@
+"""The iterative search of Kademlia: ask the closest nodes known for closer ones, until there are none.
+
+It ends when the k closest nodes that live have all answered. In the place of one that is slow the next
+one is asked as well; once QUORUM nodes have answered, the slow are not waited for, nor those whose
+queries have stalled before that. While nobody has answered, everybody is waited for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import Final, Protocol
+
+from p2p.grenache.dht.dht_settings import K
+from p2p.grenache.dht.krpc import ID_BYTES, Ask, Failure, Node, Reply
+from p2p.grenache.dht.queries import Failed, Late, Query, Replied
+from p2p.grenache.dht.routing_table import number
+from p2p.grenache.directory import Address
+
+QUORUM: Final = 8  # of K; what is stored at all of these is found
+MAX_CANDIDATES: Final = 256  # remembered; the furthest make room
+MAX_ASKED: Final = 256  # per search, if others keep telling of closer nodes that are not there
+
+Visit = Callable[[float, "Candidate", Reply], bool]  # False: seen enough
+
+
+class CandidateState(IntEnum):
+    NEW = 0
+    ASKED = 1
+    ANSWERED = 2
+    LATE = 3  # slow or stalled
+    FAILED = 4
+
+
+class Candidate:
+    """A node that the search has heard of. `id` is None of a bootstrap address until it answers."""
+
+    __slots__ = ("address", "depth", "id", "kind", "query", "rank", "state", "token")
+
+    def __init__(self, node_id: bytes | None, address: Address, rank: int, depth: int) -> None:
+        self.id = node_id
+        self.address = address
+        self.rank = rank  # distance to the target
+        self.depth = depth  # 1: known before the search
+        self.state = CandidateState.NEW
+        self.query: Query | None = None
+        self.token: bytes | None = None
+        self.kind = b""
+
+
+class Asking(Protocol):
+    """Sends the queries of a search."""
+
+    def ask(
+        self,
+        now: float,
+        address: Address,
+        ask: Ask,
+        *,
+        replied: Replied,
+        failed: Failed,
+        on_late: Callable[[float], None] | None = None,
+    ) -> Query | None: ...
+
+    def may_ask(self, address: Address, told_by: Address) -> bool:
+        """Whether an address that `told_by` told of is worth a query."""
+        ...
+
+
+class IterativeSearch:
+    """One search. `done(now, search)` is called once, perhaps within `start`."""
+
+    def __init__(
+        self,
+        asking: Asking,
+        own_id: bytes,
+        ask: Ask,
+        target: bytes,
+        concurrency: int,
+        visit: Visit,
+        done: Callable[[float, IterativeSearch], None],
+    ) -> None:
+        self._asking = asking
+        self._own_id = own_id
+        self._ask = ask
+        self._goal = number(target)
+        self._concurrency = concurrency
+        self._visit = visit
+        self._done = done
+        self._order: list[tuple[int, Address]] = []
+        self._candidates: dict[Address, Candidate] = {}
+        self._waiting = 0  # queries that are waited for
+        self.asked = 0  # queries sent
+        self.finished = False
+
+    def start(self, now: float, known: Iterable[Node], unnamed: Iterable[Address]) -> None:
+        """Begin with nodes that are known, and with addresses of nodes whose ids are not."""
+        for node in known:
+            self._add(node.id, node.address, 1)
+        for address in unnamed:
+            self._add(None, address, 1)
+        self._go_on(now)
+
+    def closest(self) -> list[Candidate]:
+        """The nodes that answered, the closest first, at most K."""
+        answered = [
+            candidate
+            for _, address in self._order
+            if (candidate := self._candidates[address]).state is CandidateState.ANSWERED
+        ]
+        return answered[:K]
+
+    @property
+    def hops(self) -> int:
+        """How many times nodes told of nodes, up to the ones that were found."""
+        return max((candidate.depth for candidate in self.closest()), default=0)
+
+    def _add(self, node_id: bytes | None, address: Address, depth: int) -> None:
+        if node_id == self._own_id or address in self._candidates:
+            return
+        rank = -1 if node_id is None else number(node_id) ^ self._goal
+        if len(self._order) >= MAX_CANDIDATES:
+            last = self._candidates[self._order[-1][1]]
+            if last.state is not CandidateState.NEW or rank >= last.rank:
+                return
+            self._order.pop()
+            del self._candidates[last.address]
+        self._candidates[address] = Candidate(node_id, address, rank, depth)
+        insort(self._order, (rank, address))
+
+    def _go_on(self, now: float) -> None:
+        """Ask whoever is next; end when nobody is, and nobody is waited for."""
+        if self.finished:
+            return
+        candidates = self._candidates
+        living = 0
+        for _, address in list(self._order):
+            candidate = candidates[address]
+            if candidate.state is CandidateState.NEW:
+                if self._waiting >= self._concurrency:
+                    return
+                self._query(now, candidate)
+            if candidate.state <= CandidateState.ANSWERED:
+                living += 1
+                if living >= K:
+                    break
+        if not self._waiting and not self._hopes():
+            self.finished = True
+            self._done(now, self)
+
+    def _hopes(self) -> bool:
+        """Somebody who is late is to be waited for."""
+        answered = 0
+        slow = stalled = False
+        for candidate in self._candidates.values():
+            if candidate.state is CandidateState.ANSWERED:
+                answered += 1
+                if answered >= QUORUM:
+                    return False
+            elif candidate.state is CandidateState.LATE and candidate.query is not None:
+                if candidate.query.late is Late.SLOW:
+                    slow = True
+                elif not candidate.query.path.hopeless:
+                    stalled = True
+        return slow or (stalled and not answered)
+
+    def _query(self, now: float, candidate: Candidate) -> None:
+        if self.asked >= MAX_ASKED:
+            candidate.state = CandidateState.FAILED
+            return
+        candidate.query = query = self._asking.ask(
+            now,
+            candidate.address,
+            self._ask,
+            replied=lambda now, reply: self._replied(now, candidate, reply),
+            failed=lambda now, failure: self._failed(now, candidate, failure),
+            on_late=lambda now: self._late(now, candidate),
+        )
+        if query is None:
+            candidate.state = CandidateState.FAILED
+            return
+        self.asked += 1
+        if query.late:
+            candidate.state = CandidateState.LATE
+        else:
+            candidate.state = CandidateState.ASKED
+            self._waiting += 1
+
+    def _leave(self, candidate: Candidate, state: CandidateState) -> None:
+        if candidate.state is CandidateState.ASKED:
+            self._waiting -= 1
+        candidate.state = state
+
+    def _replied(self, now: float, candidate: Candidate, reply: Reply) -> None:
+        if self.finished:
+            return
+        if len(reply.sender) != ID_BYTES or reply.sender == self._own_id:
+            self._leave(candidate, CandidateState.FAILED)
+            self._go_on(now)
+            return
+        self._leave(candidate, CandidateState.ANSWERED)
+        candidate.token = reply.token
+        candidate.kind = reply.kind
+        if candidate.id != reply.sender:  # a bootstrap address, or restarted with a new id
+            self._order.pop(bisect_left(self._order, (candidate.rank, candidate.address)))
+            candidate.id = reply.sender
+            candidate.rank = number(reply.sender) ^ self._goal
+            insort(self._order, (candidate.rank, candidate.address))
+        for node in reply.nodes:
+            if node.address not in self._candidates and self._asking.may_ask(
+                node.address, candidate.address
+            ):
+                self._add(node.id, node.address, candidate.depth + 1)
+        if not self._visit(now, candidate, reply):
+            self.finished = True
+            self._done(now, self)
+            return
+        self._go_on(now)
+
+    def _failed(self, now: float, candidate: Candidate, failure: Failure | None) -> None:
+        self._leave(candidate, CandidateState.FAILED)
+        self._go_on(now)
+
+    def _late(self, now: float, candidate: Candidate) -> None:
+        self._leave(candidate, CandidateState.LATE)
+        self._go_on(now)

@@ -1,0 +1,297 @@
+"""What users of a DHT node ask for: announcing, looking up, putting and getting.
+
+Each is a search for the closest nodes, and for what writes, a round of messages to them. The result
+goes to a callback, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from p2p.grenache.dht.compact_addresses import pack_host
+from p2p.grenache.dht.dht_context import DhtContext, of_our_kind
+from p2p.grenache.dht.iterative_search import QUORUM, Candidate, IterativeSearch
+from p2p.grenache.dht.krpc import (
+    CAS_MISMATCH,
+    SEQ_TOO_LOW,
+    AnnouncePeer,
+    Ask,
+    Failure,
+    Get,
+    GetPeers,
+    Put,
+    Reply,
+)
+from p2p.grenache.dht.queries import Late, Query
+from p2p.grenache.dht.value_store import Item, conflict
+
+MAX_FOUND: Final = 1_000  # addresses that one lookup gives
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What other nodes answered to a lookup: compact addresses. And what it took."""
+
+    peers: tuple[bytes, ...]
+    hops: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Outcome of a put. `refusal`: CAS_MISMATCH or SEQ_TOO_LOW; then it is not stored."""
+
+    key: bytes
+    holders: int  # other nodes that took it
+    refusal: int | None = None
+
+
+class _Round:
+    """One message to each of several nodes. `done(now, taken, codes)`: how many took it, and the codes
+    of the errors that others gave. Ends without the slow once QUORUM nodes took it, without those whose
+    queries stall once anybody did."""
+
+    def __init__(self, done: Callable[[float, int, list[int]], None]) -> None:
+        self._done = done
+        self._open: list[Query] = []
+        self._taken = 0
+        self._codes: list[int] = []
+        self._finished = False
+
+    def start(self, now: float, core: DhtContext, asks: Iterable[tuple[Candidate, Ask]]) -> None:
+        for candidate, ask in asks:
+            self._send(now, core, candidate, ask)
+        self._check(now)
+
+    def _send(self, now: float, core: DhtContext, candidate: Candidate, ask: Ask) -> None:
+        def replied(now: float, reply: Reply) -> None:
+            self._taken += 1
+            ended(now)
+
+        def failed(now: float, failure: Failure | None) -> None:
+            if failure is not None:
+                self._codes.append(failure.code)
+            ended(now)
+
+        def ended(now: float) -> None:
+            assert query is not None  # noqa: S101 (called only if it was sent)
+            self._open.remove(query)
+            self._check(now)
+
+        query = core.ask(
+            now, candidate.address, ask, replied=replied, failed=failed, on_late=self._check
+        )
+        if query is not None:
+            self._open.append(query)
+
+    def _check(self, now: float) -> None:
+        if self._finished:
+            return
+        needless = Late.SLOW if self._taken >= QUORUM else Late.STALLED
+        if any(query.late < needless for query in self._open):
+            return
+        if self._taken or all(query.path.hopeless for query in self._open):
+            self._finished = True
+            self._done(now, self._taken, self._codes)
+
+
+def look_up(core: DhtContext, now: float, service: bytes, done: Callable[[Found], None]) -> None:
+    """Ask the network who serves `service`."""
+    found: dict[bytes, None] = {}
+
+    def visit(now: float, candidate: Candidate, reply: Reply) -> bool:
+        for peer in reply.peers or ():
+            if peer[4:] != b"\0\0" and len(found) < MAX_FOUND:
+                found[peer] = None
+        return True
+
+    def finished(now: float, search: IterativeSearch) -> None:
+        done(Found(tuple(found), search.hops, search.asked))
+
+    core.search(now, GetPeers(service), service, visit, finished)
+
+
+class Announcement:
+    """Have the closest nodes record, or forget (`gone`), that `service` is served at `port`.
+
+    `host`: record this address. Only Grapes of our kind can, so only they are told, unless that is the
+    address that the others will see anyway. When nobody takes it, everything is tried once more.
+    """
+
+    def __init__(
+        self,
+        core: DhtContext,
+        service: bytes,
+        port: int,
+        host: str | None,
+        done: Callable[[int], None],
+        *,
+        gone: bool = False,
+    ) -> None:
+        self._core = core
+        self._service = service
+        self._port = port
+        self._host = host
+        self._done = done
+        self._gone = gone
+        self._again = False
+
+    def start(self, now: float) -> None:
+        core, service = self._core, self._service
+        core.search(now, GetPeers(service), service, lambda now, node, reply: True, self._tell)
+
+    def _tell(self, now: float, search: IterativeSearch) -> None:
+        host = self._host or self._core.settings.public_host
+        seen_as = self._core.seen.best()[0]
+        as_seen = host is None or host == seen_as or (self._host is None and seen_as is None)
+        packed = None if host is None else pack_host(host)
+        asks: list[tuple[Candidate, Ask]] = []
+        for node in search.closest():
+            if node.token is None:
+                continue
+            if of_our_kind(node.kind):
+                asks.append((node, self._ask(node.token, packed)))
+            elif as_seen and not self._gone:
+                asks.append((node, self._ask(node.token, None)))
+        _Round(lambda now, taken, codes: self._told(now, taken, len(asks))).start(
+            now, self._core, asks
+        )
+
+    def _ask(self, token: bytes, host: bytes | None) -> AnnouncePeer:
+        return AnnouncePeer(self._service, self._port, token, host, self._gone)
+
+    def _told(self, now: float, taken: int, asked: int) -> None:
+        if asked and not taken and not self._again:
+            self._again = True
+            self.start(now)
+        else:
+            self._done(taken)
+
+
+class _Copies:
+    """The copies of a value that a search comes across. Each distinct one is verified once."""
+
+    def __init__(self, key: bytes, salt: bytes, own: Item | None) -> None:
+        self._key = key
+        self._salt = salt
+        self.newest = own
+        self.versions: dict[Candidate, int] = {}  # what the nodes hold
+        self._judged: dict[Item, bool] = {}
+
+    def take(self, candidate: Candidate, reply: Reply) -> Item | None:
+        """The item of a reply, if there is one and it belongs under the key."""
+        if reply.value is None:
+            return None
+        if reply.public_key is None:
+            item = Item(reply.value)
+        elif reply.seq is None or reply.signature is None:
+            return None
+        else:
+            item = Item(reply.value, reply.public_key, reply.seq, reply.signature, self._salt)
+        good = self._judged.get(item)
+        if good is None:
+            good = self._judged[item] = item.key() == self._key and item.signed()
+        if not good:
+            return None
+        self.versions[candidate] = item.seq
+        if self.newest is None or item.seq > self.newest.seq:
+            self.newest = item
+        return item
+
+
+def get(
+    core: DhtContext, now: float, key: bytes, salt: bytes, done: Callable[[Item | None], None]
+) -> None:
+    """The value under `key`: the newest version that any node has, since one node's may be old.
+
+    Nodes with an older version are sent the newest.
+    """
+    held = core.values.get(now, key)
+    if held is not None and held.public_key is None:
+        done(held)  # cannot change
+        return
+    if held is not None and not salt:
+        salt = held.salt
+    copies = _Copies(key, salt, held)
+
+    def visit(now: float, candidate: Candidate, reply: Reply) -> bool:
+        item = copies.take(candidate, reply)
+        return item is None or item.public_key is not None
+
+    def finished(now: float, search: IterativeSearch) -> None:
+        newest = copies.newest
+        if newest is not None and newest.public_key is not None:
+            if held is not None and held.seq < newest.seq:
+                core.values.put(now, newest)
+            behind = [
+                n for n in search.closest() if copies.versions.get(n, newest.seq) < newest.seq
+            ]
+            _Round(lambda now, taken, codes: None).start(now, core, _puts(behind, newest, {}))
+        done(newest)
+
+    core.search(now, Get(key), key, visit, finished)
+
+
+def put(
+    core: DhtContext, now: float, item: Item, cas: int | None, done: Callable[[Stored], None]
+) -> None:
+    """Store a value at the closest nodes, and here. Its signature has been checked.
+
+    A newer version at any node refuses it, as does one other than `cas`: what most would not find is
+    not stored.
+    """
+    key = item.key()
+    copies = _Copies(key, item.salt, core.values.get(now, key))
+
+    def visit(now: float, candidate: Candidate, reply: Reply) -> bool:
+        copies.take(candidate, reply)
+        return True
+
+    def finished(now: float, search: IterativeSearch) -> None:
+        held = core.values.get(now, key)  # perhaps put meanwhile
+        if held is not None and (copies.newest is None or held.seq > copies.newest.seq):
+            copies.newest = held
+        refusal = conflict(copies.newest, item, cas)
+        if refusal is not None:
+            done(Stored(key, 0, refusal))
+            return
+        core.values.put(now, item)
+        asks = _puts(search.closest(), item, {} if cas is None else copies.versions, cas)
+        _Round(lambda now, taken, codes: told(taken, codes)).start(now, core, asks)
+
+    def told(taken: int, codes: list[int]) -> None:
+        renewed = copies.newest is not None and copies.newest.seq == item.seq
+        conflicts = [code for code in codes if code in (CAS_MISMATCH, SEQ_TOO_LOW)]
+        if conflicts and not renewed:  # somebody was faster
+            done(Stored(key, taken, conflicts[0]))
+        else:
+            done(Stored(key, taken))
+
+    core.search(now, Get(key), key, visit, finished)
+
+
+def _puts(
+    nodes: Iterable[Candidate],
+    item: Item,
+    versions: dict[Candidate, int],
+    cas: int | None = None,
+) -> list[tuple[Candidate, Ask]]:
+    """`cas` goes to those that hold that version: one with an older one would refuse for no reason."""
+    return [
+        (
+            node,
+            Put(
+                node.token,
+                item.value,
+                item.public_key,
+                item.seq,
+                item.signature,
+                item.salt,
+                cas if versions.get(node) == cas else None,
+            ),
+        )
+        for node in nodes
+        if node.token is not None
+    ]

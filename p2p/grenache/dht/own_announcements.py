@@ -1,0 +1,106 @@
+"""What was announced at this node itself, and under which address it is given to whom.
+
+A DHT node records the address that an announcement came from. What is announced here came from nowhere,
+so its address is the first of these that is known:
+
+1. the address that was given with the announcement,
+2. `public_host` of the settings,
+3. the address that our socket is bound to, if it is a particular one,
+4. the address that other nodes say our datagrams come from (`seen_as`; Grapes of this kind say it).
+
+While none is known, an asker on this machine gets 127.0.0.1 and a DHT node elsewhere nothing, since
+127.0.0.1 would send it to itself. It finds the entry at other nodes, which did see our address. Who
+looks up through an HTTP API from elsewhere gets the address through which it reached this machine.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from p2p.grenache.dht.compact_addresses import Reach, pack, reach
+
+LOCAL_HOST = "127.0.0.1"
+
+
+class _Entry:
+    __slots__ = ("expires", "holders")
+
+    def __init__(self, expires: float) -> None:
+        self.expires = expires
+        self.holders = 0  # other nodes that hold it
+
+
+class OwnEntries:
+    """Bounded; the oldest make room. Each lives for `max_age` seconds from when it was last made."""
+
+    def __init__(self, max_age: float, limit: int, own_host: Callable[[], str | None]) -> None:
+        self._max_age = max_age
+        self._limit = limit
+        self._services: dict[bytes, dict[tuple[int, str | None], _Entry]] = {}
+        self._order: OrderedDict[tuple[bytes, int, str | None], _Entry] = OrderedDict()
+        self._own_host = own_host  # the first known of 2 to 4
+
+    def add(self, now: float, service: bytes, port: int, host: str | None) -> None:
+        self.expire(now)
+        self.remove(service, port, host)
+        if len(self._order) >= self._limit:
+            self.remove(*next(iter(self._order)))
+        entry = self._order[service, port, host] = _Entry(now + self._max_age)
+        self._services.setdefault(service, {})[port, host] = entry
+
+    def remove(self, service: bytes, port: int, host: str | None) -> bool:
+        """Whether it was there."""
+        if self._order.pop((service, port, host), None) is None:
+            return False
+        ports = self._services[service]
+        del ports[port, host]
+        if not ports:
+            del self._services[service]
+        return True
+
+    def held_by(self, service: bytes, port: int, host: str | None, holders: int) -> None:
+        """So many other nodes took the announcement."""
+        entry = self._order.get((service, port, host))
+        if entry is not None:
+            entry.holders = holders
+
+    def expire(self, now: float) -> None:
+        while self._order:
+            key, entry = next(iter(self._order.items()))
+            if now < entry.expires:
+                return
+            self.remove(*key)
+
+    def told(self, now: float, service: bytes, asker: str) -> list[bytes]:
+        """What a DHT node at `asker` (an IP address) is told, compact."""
+        near = reach(asker) is Reach.LOOPBACK
+        return [
+            pack((host or LOCAL_HOST, port))
+            for port, host, _ in self._resolved(now, service)
+            if near or (host is not None and reach(host) is not Reach.LOOPBACK)
+        ]
+
+    def listed(self, now: float, service: bytes, others: list[bytes]) -> list[bytes]:
+        """What a lookup at this node adds to what `others` answered.
+
+        While our own address is not known, an entry that other nodes hold is among theirs, with the
+        address that they saw; adding ours would give the same worker twice.
+        """
+        ports = {int.from_bytes(peer[4:], "big") for peer in others}
+        return [
+            pack((host or LOCAL_HOST, port))
+            for port, host, entry in self._resolved(now, service)
+            if host is not None or not entry.holders or port not in ports
+        ]
+
+    def _resolved(self, now: float, service: bytes) -> Iterator[tuple[int, str | None, _Entry]]:
+        self.expire(now)
+        entries = self._services.get(service)
+        if entries:
+            default = self._own_host()
+            for (port, host), entry in entries.items():
+                yield port, host or default, entry
+
+    def __len__(self) -> int:
+        return len(self._order)

@@ -1,0 +1,264 @@
+"""Answering the queries of other nodes.
+
+**Amplification.** To an address that has not proven that it receives what we send there goes at most
+AMPLIFICATION times what came from it, our own ping included. An answer that is longer is held back
+until the asker has answered that ping, one round trip later; if it does not, as programs that only ask
+do not, it gets as much of the answer as fits.
+
+**Given addresses.** `announce_peer` records the address that it came from. One that gives another
+address (`host`, an extension of this kind of Grape) could point everybody who looks the service up at a
+victim, so by default it is heeded only from senders on loopback or in private networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack, reach, unpack_host
+from p2p.grenache.dht.dht_context import DhtContext
+from p2p.grenache.dht.krpc import (
+    BAD_SIGNATURE,
+    ID_BYTES,
+    NODE_BYTES,
+    PROTOCOL_ERROR,
+    AnnouncePeer,
+    Failure,
+    FindNode,
+    Get,
+    GetPeers,
+    Ping,
+    Put,
+    Query,
+    Reply,
+    encode_failure,
+    encode_query,
+    encode_reply,
+)
+from p2p.grenache.dht.queries import TRIES
+from p2p.grenache.dht.query_sources import AMPLIFICATION
+from p2p.grenache.dht.value_store import REFUSALS, Item, conflict
+from p2p.grenache.directory import Address
+
+MAX_REPLY: Final = 1400  # bytes: one datagram that no network has to fragment
+MAX_PEERS: Final = 100  # in a reply, as the Node.js Grape gives to its users
+MAX_HELD: Final = 1_000  # queries that wait for their askers' proof
+MAX_HELD_PER_ADDRESS: Final = 16
+MAX_PINGED: Final = 512  # strangers asked at once
+PEER_BYTES: Final = 8  # of a compact address in a list
+PING_BYTES: Final = len(encode_query(bytes(4), bytes(ID_BYTES), Ping()))
+
+
+class Server:
+    """Answers queries out of the tables of a node."""
+
+    def __init__(self, core: DhtContext) -> None:
+        self._core = core
+        self._pinged: set[Address] = set()  # askers that are to prove themselves
+        self._held: dict[Address, list[tuple[Query, int]]] = {}
+        self._held_count = 0
+
+    def serve(self, now: float, source: Address, query: Query, size: int) -> None:
+        """Answer a query that came in `size` bytes, or hold it back, see above."""
+        core = self._core
+        core.counters[f"asked_{query.ask.method.decode()}"] += 1
+        answer = self._answer(now, source, query)
+        proven = core.sources.is_proven(now, source[0])
+        room = MAX_REPLY if proven else AMPLIFICATION * size
+        is_node = not query.read_only and core.acceptable(query.sender, source)
+        if is_node and core.table.wants(query.sender, source):
+            room -= self._ping(now, source, proven)
+        data = _encode(answer)
+        if len(data) <= room or (proven and len(data) <= MAX_REPLY):
+            core.send(data, source)
+            return
+        if is_node and not proven and not core.queries.path(source).hopeless:
+            room -= self._ping(now, source, proven)
+            if source in self._pinged and self._hold(source, query, size):
+                return
+        self._send_what_fits(source, answer, room)
+
+    def heard(self, now: float, address: Address) -> None:
+        """A node answered: what was held back for it can go."""
+        held = self._held.pop(address, ())
+        self._held_count -= len(held)
+        for query, _ in held:
+            self._send_what_fits(address, self._answer(now, address, query), MAX_REPLY)
+
+    # Strangers
+
+    def _ping(self, now: float, source: Address, proven: bool) -> int:
+        """Have the asker prove itself, unless it is about to. Bytes sent for it."""
+        if source in self._pinged or len(self._pinged) >= MAX_PINGED:
+            return 0
+        query = self._core.ask(
+            now,
+            source,
+            Ping(),
+            replied=lambda now, reply: self._pinged.discard(source),
+            failed=lambda now, failure: self._silent(now, source),
+            on_late=lambda now: self._give_up(now, source),
+            tries=TRIES if proven else 1,
+        )
+        if query is None:
+            return 0
+        self._pinged.add(source)
+        return 0 if proven else PING_BYTES
+
+    def _hold(self, source: Address, query: Query, size: int) -> bool:
+        held = self._held.setdefault(source, [])
+        if len(held) >= MAX_HELD_PER_ADDRESS or self._held_count >= MAX_HELD:
+            if not held:
+                del self._held[source]
+            return False
+        held.append((query, size))
+        self._held_count += 1
+        return True
+
+    def _give_up(self, now: float, source: Address) -> None:
+        """No proof in time: as much as an unproven asker may have."""
+        held = self._held.pop(source, ())
+        self._held_count -= len(held)
+        for query, size in held:
+            room = AMPLIFICATION * size - PING_BYTES
+            self._send_what_fits(source, self._answer(now, source, query), room)
+
+    def _silent(self, now: float, source: Address) -> None:
+        self._pinged.discard(source)
+        self._give_up(now, source)
+
+    def _send_what_fits(self, source: Address, answer: Reply | Failure, room: int) -> None:
+        data = _encode(answer)
+        if len(data) > room and isinstance(answer, Reply):
+            data = _encode(_cut(answer, room))
+        if len(data) <= room:
+            self._core.send(data, source)
+
+    # Answers
+
+    def _answer(self, now: float, source: Address, query: Query) -> Reply | Failure:
+        core, ask, transaction = self._core, query.ask, query.transaction
+        plain = Reply(transaction, core.id, seen_as=source)
+        if isinstance(ask, GetPeers):
+            return self._get_peers(now, source, plain, ask)
+        if isinstance(ask, FindNode):
+            return replace(plain, compact_nodes=self._closest(source, ask.target))
+        if isinstance(ask, Get):
+            return self._get(now, source, plain, ask)
+        if isinstance(ask, AnnouncePeer | Put):
+            if not core.tokens.valid(now, source[0], ask.token):
+                method = ask.method.decode()
+                return Failure(transaction, PROTOCOL_ERROR, f"cannot `{method}` with bad token")
+            core.sources.proven(now, source[0])
+            if isinstance(ask, Put):
+                return self._put(now, plain, ask)
+            return self._announce(now, source, plain, ask)
+        return plain
+
+    def _closest(self, source: Address, target: bytes) -> bytes:
+        contacts = self._core.table.closest(target)
+        if reach(source[0]) is not Reach.LOOPBACK:  # there these addresses lead nowhere
+            contacts = [c for c in contacts if c.compact[ID_BYTES] != LOOPBACK_NET]
+        return b"".join([c.compact for c in contacts])
+
+    def _get_peers(self, now: float, source: Address, plain: Reply, ask: GetPeers) -> Reply:
+        core = self._core
+        own = core.own.told(now, ask.target, source[0])
+        peers = core.peers.get(now, ask.target, MAX_PEERS, core.order)
+        if reach(source[0]) is not Reach.LOOPBACK:
+            peers = [peer for peer in peers if peer[0] != LOOPBACK_NET]
+        if own:
+            peers = list(dict.fromkeys(own + peers))[:MAX_PEERS]
+        return replace(
+            plain,
+            token=core.tokens.make(now, source[0]),
+            compact_nodes=self._closest(source, ask.target),
+            peers=tuple(peers),
+        )
+
+    def _announce(
+        self, now: float, source: Address, plain: Reply, ask: AnnouncePeer
+    ) -> Reply | Failure:
+        core = self._core
+        host, port = source[0], ask.port or source[1]
+        if ask.host is not None:
+            given = unpack_host(ask.host)
+            if reach(given) is Reach.NONE or not self._may_give(host, given):
+                core.counters["given_addresses_refused"] += 1
+                return Failure(
+                    plain.transaction,
+                    PROTOCOL_ERROR,
+                    "`announce_peer` with a given host is not taken from this address",
+                )
+            host = given
+        if ask.gone:
+            core.peers.remove(ask.target, pack((host, port)))
+        else:
+            core.peers.add(now, ask.target, pack((host, port)), source[0])
+        return plain
+
+    def _may_give(self, sender: str, given: str) -> bool:
+        accept = self._core.settings.accept_given_addresses
+        return (
+            given == sender
+            or accept == "always"
+            or (accept == "private" and reach(sender) in (Reach.LOOPBACK, Reach.PRIVATE))
+        )
+
+    def _get(self, now: float, source: Address, plain: Reply, ask: Get) -> Reply:
+        core = self._core
+        item = core.values.get(now, ask.target)
+        reply = replace(
+            plain,
+            token=core.tokens.make(now, source[0]),
+            compact_nodes=self._closest(source, ask.target),
+        )
+        if item is None:
+            return reply
+        if item.public_key is None:
+            return replace(reply, value=item.value)
+        if ask.seq is not None and item.seq <= ask.seq:
+            return replace(reply, seq=item.seq)
+        return replace(
+            reply,
+            value=item.value,
+            public_key=item.public_key,
+            seq=item.seq,
+            signature=item.signature,
+        )
+
+    def _put(self, now: float, plain: Reply, ask: Put) -> Reply | Failure:
+        core = self._core
+        item = Item(ask.value, ask.public_key, ask.seq, ask.signature, ask.salt)
+        if not item.signed():
+            return Failure(plain.transaction, BAD_SIGNATURE, "invalid signature")
+        refusal = conflict(core.values.get(now, item.key()), item, ask.cas)
+        if refusal is not None:
+            return Failure(plain.transaction, refusal, REFUSALS[refusal])
+        core.values.put(now, item)
+        return plain
+
+
+def _encode(answer: Reply | Failure) -> bytes:
+    return encode_failure(answer) if isinstance(answer, Failure) else encode_reply(answer)
+
+
+def _cut(reply: Reply, room: int) -> Reply:
+    """As much of a reply as goes into `room` bytes: addresses before nodes; a value whole or not at all."""
+    if reply.value is not None:
+        left = room - len(encode_reply(replace(reply, compact_nodes=b"")))
+        if left < 0:
+            reply = replace(reply, value=None, public_key=None, seq=None, signature=None)
+            return _cut(reply, room)
+        return replace(reply, compact_nodes=_first_nodes(reply, left))
+    bare = replace(reply, compact_nodes=b"", peers=None)
+    left = room - len(encode_reply(bare))
+    peers = (reply.peers or ())[: max(0, (left - 10) // PEER_BYTES)]
+    if peers:
+        left -= 10 + PEER_BYTES * len(peers)
+    return replace(bare, peers=peers, compact_nodes=_first_nodes(reply, left))
+
+
+def _first_nodes(reply: Reply, room: int) -> bytes:
+    """Those that fit with their heading, `5:nodes520:`."""
+    return reply.compact_nodes[: max(0, (room - 11) // NODE_BYTES) * NODE_BYTES]

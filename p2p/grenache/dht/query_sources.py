@@ -1,0 +1,66 @@
+"""Who sends to us, by IP address: how much each may ask, and who has proven to receive our answers.
+
+A source address of UDP can be forged, and then our answers hit somebody else. Whoever has answered a
+query of ours, or returned a token, receives what is sent there. To all others we send at most
+AMPLIFICATION times the bytes that they sent us (the factor that QUIC has, RFC 9000, section 8.1).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from p2p.base.allowance import Allowance
+from p2p.grenache.dht.compact_addresses import Reach, reach
+
+AMPLIFICATION: Final = 3
+PROOF_LASTS: Final = 600.0  # seconds
+
+
+class _Source(Allowance):
+    __slots__ = ("proven_until",)
+
+    def __init__(self, now: float, burst: float) -> None:
+        super().__init__(now, burst)
+        self.proven_until = now
+
+
+class QuerySources:
+    """A bounded table of IP addresses; those not heard of for the longest time are forgotten first."""
+
+    def __init__(self, rate: float, burst: float, limit: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._limit = limit
+        self._sources: OrderedDict[str, _Source] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def allow(self, now: float, host: str) -> bool:
+        """Whether one more query of that address is to be answered now. Loopback is exempt."""
+        if reach(host) is Reach.LOOPBACK:
+            return True
+        return self._of(now, host).take(now, self._rate, self._burst)
+
+    def proven(self, now: float, host: str) -> None:
+        """That address has received something from us, not long ago."""
+        if reach(host) is not Reach.LOOPBACK:
+            self._of(now, host).proven_until = now + PROOF_LASTS
+
+    def is_proven(self, now: float, host: str) -> bool:
+        """Loopback always is: no such address comes in from outside."""
+        if reach(host) is Reach.LOOPBACK:
+            return True
+        source = self._sources.get(host)
+        return source is not None and now < source.proven_until
+
+    def _of(self, now: float, host: str) -> _Source:
+        source = self._sources.get(host)
+        if source is None:
+            if len(self._sources) >= self._limit:
+                self._sources.popitem(last=False)
+            source = self._sources[host] = _Source(now, self._burst)
+        else:
+            self._sources.move_to_end(host)
+        return source

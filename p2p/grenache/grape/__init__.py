@@ -1,0 +1,1 @@
+"""A Grape in this process: DHT node, directory, HTTP API."""

@@ -1,0 +1,491 @@
+"""A Grape in this process: a DHT node on a UDP socket, and the directory of services in it.
+
+    async with Grape(GrapeSettings(port=20001, bootstrap=(("10.0.0.7", 20001),))) as grape:
+        await grape.announce("rpc_quotes", 1337)
+        print(await grape.lookup("rpc_quotes"))
+
+It shares one DHT with Node.js Grapes (`grenache-grape`), and is of use alone: what is announced or put
+here is found here. `p2p.grenache.grape.grape_http` puts the HTTP API of a Grape before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from p2p.grenache import bep44
+from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.grenache.dht.dht_node import DhtNode
+from p2p.grenache.dht.dht_settings import DhtSettings
+from p2p.grenache.dht.lookups import Found, Stored
+from p2p.grenache.dht.value_store import REFUSALS, Item
+from p2p.grenache.directory import MAX_NAME, Address, MutableItem, StoredValue
+from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
+
+log = logging.getLogger(__name__)
+
+MAX_CACHED: Final = 1_000  # services whose last lookup is kept
+RESOLVE_INTERVAL: Final = 60.0  # seconds between looks at what bootstrap names resolve to
+RESOLVE_RETRY: Final = 1.0  # seconds after one did not; doubles up to the interval
+FIRST_RESOLVE: Final = 2.0  # seconds that the first operations wait for names to resolve
+RECEIVE_BUFFER: Final = 1024 * 1024  # bytes; a burst of some thousand queries
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrapeSettings(DhtSettings):
+    """Where the Grape listens and whom it asks first, besides how its DHT node behaves."""
+
+    host: str = "0.0.0.0"
+    port: int = 20001  # UDP; 0: the system chooses
+    bootstrap: tuple[Address, ...] = ()  # names are allowed; our own address does no harm
+    lookup_cache: float = 1.0  # seconds that what others answered serves the next lookup; 0: never
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapStatus:
+    """One configured bootstrap address."""
+
+    host: str
+    port: int
+    reachable: bool  # it answered in the last two minutes
+    last_answer: float | None  # seconds ago
+
+
+@dataclass(frozen=True, slots=True)
+class GrapeStatus:
+    """A Grape at one moment."""
+
+    address: Address
+    node_id: str  # 40 hex digits
+    uptime: float  # seconds
+    nodes: int  # in the routing table, answering
+    doubtful_nodes: int  # in the routing table, not answering at the moment
+    announcements: int  # held for others
+    own_announcements: int
+    values: int
+    seen_as: str | None  # our IP address as others see it, if any said so
+    bootstrap: tuple[BootstrapStatus, ...]
+    counters: dict[str, int]  # since the start
+
+
+class Grape:
+    """A DHT node on a UDP socket; implements `p2p.grenache.directory.Directory`.
+
+    Its methods raise BadInput for what no Grape could take, GrapeUnreachable when it is not running,
+    GrapeRefused when the DHT refused (`code` is what the Node.js Grape says).
+    """
+
+    def __init__(
+        self, settings: GrapeSettings | None = None, *, rng: random.Random | None = None
+    ) -> None:
+        self.settings = settings or GrapeSettings()
+        self._rng = rng or random.SystemRandom()
+        self._node: DhtNode | None = None
+        self._transport: asyncio.DatagramTransport | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self._address: Address = ("", 0)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._started_at = 0.0
+        self.congested = False  # the system takes no more now; datagrams are dropped, not queued
+        self._resolver: asyncio.Task[None] | None = None
+        self._resolved: dict[Address, Address] = {}  # configured -> what it resolved to last
+        self._introduced = asyncio.Event()  # the node has been told of all bootstrap addresses once
+        self._waiting: set[asyncio.Future[Any]] = set()
+        self._searching: dict[bytes, asyncio.Future[Found]] = {}
+        self._cache: OrderedDict[bytes, tuple[float, Found]] = OrderedDict()
+
+    # Starting and stopping
+
+    async def start(self) -> None:
+        """Bind the socket and begin to look for other Grapes, without waiting for any.
+
+        Raises:
+            OSError: it cannot bind.
+        """
+        if self._transport is not None:
+            raise RuntimeError("this Grape is running already")
+        loop = asyncio.get_running_loop()
+        protocol = _Protocol(self)
+        sock = await self._bind(loop)
+        self._address = sock.getsockname()[:2]
+        transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=sock)
+        self._transport = transport
+        self._closed = protocol.closed
+        host = self._address[0]
+        self._started_at = now = loop.time()
+        self._node = DhtNode(
+            self.settings,
+            self._rng,
+            now,
+            bound_host=None if reach(host) is Reach.NONE else host,
+        )
+        self._introduced.clear()
+        self.congested = False
+        self._resolver = asyncio.create_task(self._resolve(), name="grape-bootstrap")
+        self._flush()
+
+    async def _bind(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        """Not left to the loop: uvloop's error does not say that the port is taken."""
+        host, port = self.settings.host, self.settings.port
+        infos = await loop.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_DGRAM)
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            sock.bind(infos[0][4])
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    async def stop(self) -> None:
+        """Close the socket. What is under way fails with GrapeUnreachable. Harmless when stopped."""
+        if self._transport is None or self._closed is None:
+            return
+        self._end("the Grape was stopped")
+        if self._resolver is not None:
+            self._resolver.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._resolver
+        self._transport.close()
+        await self._closed
+        self._transport = None
+
+    def _end(self, why: str) -> None:
+        """No node any more; who waits for it hears why."""
+        self._node = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_exception(GrapeUnreachable(why))
+        self._searching.clear()
+        self._cache.clear()
+
+    async def __aenter__(self) -> Grape:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    @property
+    def address(self) -> Address:
+        """IP address and UDP port that it is bound to, after `start`."""
+        return self._address
+
+    @property
+    def node_id(self) -> bytes:
+        """20 bytes."""
+        return self._running().id
+
+    # The directory
+
+    async def announce(self, service: str, port: int, *, host: str | None = None) -> int:
+        """Say that `service` is served at `port` of this machine, or of `host` (an IPv4 address).
+        Entries fade after `peer_max_age`, so this has to be repeated.
+
+        Returns how many Grapes hold it now, this one included. A given `host` is known to Grapes of
+        this kind only: the Node.js ones record what our datagrams come from.
+        """
+        name = _name(service)
+        _check_address(port, host)
+        node = await self._ready()
+        return await self._operation(lambda now, done: node.announce(now, name, port, host, done))
+
+    async def withdraw(self, service: str, port: int, *, host: str | None = None) -> int:
+        """Take back what was announced here. Returns how many Grapes forgot it. The Node.js ones
+        cannot: their entries fade."""
+        name = _name(service)
+        _check_address(port, host)
+        node = await self._ready()
+        forgotten: int = await self._operation(
+            lambda now, done: node.withdraw(now, name, port, host, done)
+        )
+        self._cache.pop(name, None)
+        return forgotten
+
+    async def lookup(
+        self, service: str, *, fresh: bool = False, reached_at: str | None = None
+    ) -> list[Address]:
+        """Who serves `service`, in random order: what this Grape holds and what the others answer.
+
+        What they answered serves for `lookup_cache` seconds unless it was nothing; `fresh` asks them
+        now. `reached_at`: the address of this machine through which the asker came, for askers
+        elsewhere: loopback addresses are replaced by it.
+        """
+        name = _name(service)
+        found = await self._found(name, fresh)
+        return self._running().listed(self._now(), name, found.peers, reached_at)
+
+    async def put(self, value: bytes) -> str:
+        bep44.check_value(value)
+        return await self._put(Item(bep44.bencoded(value)), None)
+
+    async def put_mutable(self, item: MutableItem) -> str:
+        """Store a signed value; its key.
+
+        Raises:
+            BadInput: it breaks a rule, or the signature is wrong.
+            GrapeRefused: "302 ..." there is a newer version, "301 ..." a version other than `cas`.
+        """
+        bep44.check(item)
+        if not bep44.verify(item):
+            raise BadInput("invalid signature", "it does not fit the key, salt, seq and value")
+        value = bep44.bencoded(item.value)
+        return await self._put(
+            Item(value, item.public_key, item.seq, item.signature, item.salt), item.cas
+        )
+
+    async def get(self, key: str, *, salt: bytes = b"") -> StoredValue | None:
+        bep44.check_salt(salt)
+        target = _key(key)
+        node = await self._ready()
+        item: Item | None = await self._operation(
+            lambda now, done: node.get(now, target, salt, done)
+        )
+        if item is None:
+            return None
+        if item.public_key is None:
+            return StoredValue(item.content())
+        return StoredValue(item.content(), item.public_key, item.seq, item.signature, item.salt)
+
+    def status(self) -> GrapeStatus:
+        """What it is like now."""
+        node, now = self._running(), self._now()
+        bootstrap = []
+        for host, port in self.settings.bootstrap:
+            address = self._resolved.get((host, port))
+            state = None if address is None else node.bootstrap.get(address)
+            ago = None if state is None else now - state.last_answer
+            bootstrap.append(
+                BootstrapStatus(
+                    host,
+                    port,
+                    state is not None and state.reachable(now),
+                    None if ago == float("inf") else ago,
+                )
+            )
+        return GrapeStatus(
+            address=self._address,
+            node_id=node.id.hex(),
+            uptime=now - self._started_at,
+            nodes=node.good_nodes,
+            doubtful_nodes=node.doubtful_nodes,
+            announcements=node.announcements,
+            own_announcements=node.own_announcements,
+            values=node.values,
+            seen_as=node.seen_as,
+            bootstrap=tuple(bootstrap),
+            counters=node.counters,
+        )
+
+    # Operations
+
+    async def _put(self, item: Item, cas: int | None) -> str:
+        node = await self._ready()
+        stored: Stored = await self._operation(lambda now, done: node.put(now, item, cas, done))
+        if stored.refusal is not None:
+            raise GrapeRefused(f"{stored.refusal} {REFUSALS[stored.refusal]}")
+        return stored.key.hex()
+
+    async def _found(self, name: bytes, fresh: bool) -> Found:
+        """What other nodes say; one search serves all who ask meanwhile."""
+        if not fresh:
+            until, cached = self._cache.get(name, (0.0, None))
+            if cached is not None and self._now() < until:
+                return cached
+            running = self._searching.get(name)
+            if running is not None:
+                return await asyncio.shield(running)
+        node = await self._ready()
+        future: asyncio.Future[Found] = self._begin(lambda now, done: node.lookup(now, name, done))
+        self._searching[name] = future
+        future.add_done_callback(lambda future: self._remember(name, future))
+        return await asyncio.shield(future)
+
+    def _remember(self, name: bytes, future: asyncio.Future[Found]) -> None:
+        if self._searching.get(name) is future:
+            del self._searching[name]
+        if future.cancelled() or future.exception() is not None:
+            return
+        found = future.result()
+        self._cache.pop(name, None)
+        if found.peers and self.settings.lookup_cache > 0:
+            self._cache[name] = (self._now() + self.settings.lookup_cache, found)
+            if len(self._cache) > MAX_CACHED:
+                self._cache.popitem(last=False)
+
+    async def _operation(self, begin: Callable[[float, Callable[[_T], None]], None]) -> _T:
+        return await self._begin(begin)
+
+    def _begin(self, begin: Callable[[float, Callable[[_T], None]], None]) -> asyncio.Future[_T]:
+        """Start an operation of the node; its result comes in the future."""
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+
+        def done(result: _T) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        begin(self._now(), done)
+        self._flush()
+        return future
+
+    def _running(self) -> DhtNode:
+        if self._node is None:
+            raise GrapeUnreachable("this Grape is not running")
+        return self._node
+
+    async def _ready(self) -> DhtNode:
+        if self._node is not None and not self._introduced.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_RESOLVE):
+                    await self._introduced.wait()
+        node = self._running()
+        if node.busy:
+            raise GrapeRefused("ERR_GRAPE_BUSY", f"{self.settings.max_searches} searches under way")
+        return node
+
+    # Input and output
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def received(self, data: bytes, source: Address) -> None:
+        """A datagram came in."""
+        if self._node is not None:
+            try:
+                self._node.receive(self._now(), source, data)
+            except Exception:
+                log.exception("a datagram of %d bytes from %s:%d", len(data), *source)
+            self._flush()
+
+    def lost(self, error: Exception | None) -> None:
+        """The socket is gone."""
+        if self._node is not None:
+            log.error("the UDP socket of the Grape at %s:%d failed: %s", *self._address, error)
+            self._end(f"its UDP socket failed: {error}")
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._node is not None:
+            self._node.tick(self._now())
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the node wants sent, and see to it that it is called when it wants to be."""
+        node, transport = self._node, self._transport
+        if node is None or transport is None:
+            return
+        for data, address in node.take_outgoing():
+            if not self.congested:
+                transport.sendto(data, address)
+        deadline = node.next_deadline()
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
+
+    async def _resolve(self) -> None:
+        """Keep the node told of the bootstrap addresses. A name that does not resolve is tried again."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        unknown: set[Address] = set()  # did not resolve when last tried; said once
+        while self._node is not None:
+            for configured in self.settings.bootstrap:
+                host, port = configured
+                if reach(host) is not Reach.NONE:
+                    self._resolved[configured] = configured
+                    continue
+                try:
+                    info = await loop.getaddrinfo(
+                        host, port, family=socket.AF_INET, type=socket.SOCK_DGRAM
+                    )
+                except (OSError, UnicodeError) as error:  # UnicodeError: no name at all
+                    if configured not in unknown:
+                        unknown.add(configured)
+                        log.warning("bootstrap %s:%d does not resolve: %s", host, port, error)
+                else:
+                    if configured in unknown:
+                        unknown.discard(configured)
+                        log.info("bootstrap %s:%d resolves now", host, port)
+                    self._resolved[configured] = (str(info[0][4][0]), port)
+            if self._node is None:  # lost meanwhile
+                return
+            self._node.set_bootstrap(self._now(), self._resolved.values())
+            self._introduced.set()
+            self._flush()
+            if all(reach(host) is not Reach.NONE for host, _ in self.settings.bootstrap):
+                return
+            failures = failures + 1 if unknown else 0
+            retry = RESOLVE_RETRY * 2 ** min(failures, 6) if unknown else RESOLVE_INTERVAL
+            await asyncio.sleep(min(retry, RESOLVE_INTERVAL))
+
+
+class _Protocol(asyncio.DatagramProtocol):
+    """Hands datagrams to a Grape. ICMP errors say no more than silence does."""
+
+    def __init__(self, grape: Grape) -> None:
+        self._grape = grape
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._grape.received(data, addr[:2])
+
+    def pause_writing(self) -> None:
+        self._grape.congested = True
+
+    def resume_writing(self) -> None:
+        self._grape.congested = False
+
+    def error_received(self, exc: Exception) -> None:
+        log.debug("UDP: %s", exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._grape.lost(exc)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+def _name(service: str) -> bytes:
+    try:
+        name = service.encode()
+    except (UnicodeEncodeError, AttributeError):
+        raise BadInput("ERR_GRAPE_LOOKUP", "a service name is text") from None
+    if not 0 < len(name) <= MAX_NAME:
+        raise BadInput(
+            "ERR_GRAPE_LOOKUP", f"a service name has 1 to {MAX_NAME} bytes, not {len(name)}"
+        )
+    return name
+
+
+def _check_address(port: int, host: str | None) -> None:
+    if type(port) is not int or not 0 < port < 65536:
+        raise BadInput("ERR_GRAPE_SERVICE_PORT", f"expected a port from 1 to 65535, not {port!r}")
+    if host is not None and reach(host) is Reach.NONE:
+        raise BadInput("ERR_GRAPE_HOST", f"{host!r} is not an IPv4 address that can be reached")
+
+
+def _key(key: str) -> bytes:
+    try:
+        target = bytes.fromhex(key)
+    except (ValueError, TypeError):
+        target = b""
+    if len(target) != 20 or len(key) != 40:
+        raise BadInput("ERR_GRAPE_HASH_FORMAT", f"a key is 40 hex digits, not {key[:60]!r}")
+    return target

@@ -1,0 +1,232 @@
+"""The HTTP API of a Grape in this process, as that of `grenache-grape`, so that any Grenache client can use it.
+
+    api = GrapeApi(grape)
+    host, port = await api.start("127.0.0.1", 30001)
+
+    POST /announce  {"data": ["service", 1337]}               -> 1 (how many Grapes hold it)
+    POST /lookup    {"data": "service"}                       -> ["192.0.2.7:1337"]
+    POST /put       {"data": {"v": "text"}}                   -> "<40 hex digits>"
+    POST /put       {"data": {"k","seq","v","sig","salt","cas"}}
+    POST /get       {"data": "<40 hex digits>"}               -> {"id","token","v"}, or nothing
+
+Clients tell success by the type of the JSON, because a Grape reports errors as text with status 200;
+that is kept, with the same texts. Extensions: an announcement may name the address it is for
+(`["service", 1337, "192.0.2.7"]`), `/unannounce` takes one back (same arguments, answers how many Grapes
+forgot it), and GET /status (or /) describes the Grape.
+
+Whoever reaches the API may use it, except pages in a browser: what carries an `Origin` header or comes
+from another site is refused, and so is a foreign `Host` on a loopback address (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import orjson
+from aiohttp import web
+
+from p2p.base.host_port import format_host_port
+from p2p.grenache import grape_requests as data
+from p2p.grenache.directory import Address, Directory
+from p2p.grenache.errors import BadInput, GrenacheError
+from p2p.grenache.rpc import rpc_server
+from p2p.grenache.rpc.limits import Limits
+from p2p.grenache.web_guard import HostGuard
+
+log = logging.getLogger(__name__)
+
+MAX_PAYLOAD: Final = 8192  # bytes of a request's body, the documented default of the Node.js Grape
+TIME_LIMIT: Final = 20.0  # seconds
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+class LocalGrape(Directory, Protocol):
+    """What the API needs of a Grape; `p2p.grenache.grape.grape.Grape` is one."""
+
+    @property
+    def node_id(self) -> bytes: ...
+
+    async def announce(self, service: str, port: int, *, host: str | None = None) -> int: ...
+
+    async def withdraw(self, service: str, port: int, *, host: str | None = None) -> int: ...
+
+    async def lookup(
+        self, service: str, *, fresh: bool = False, reached_at: str | None = None
+    ) -> list[Address]: ...
+
+    def status(self) -> Any: ...
+
+
+@dataclasses.dataclass(slots=True)
+class ApiCounters:
+    """Since the start. `errors` counts answers that are an error's text, also those with status 200."""
+
+    requests: int = 0
+    errors: int = 0
+    refused: int = 0  # pages in browsers, what is too large, too slow or no JSON
+    failed: int = 0  # by a bug in here
+
+
+class GrapeApi:
+    """Serves one Grape's API until it is stopped.
+
+    Args:
+        max_payload: bytes of a request's body.
+        limits: of connections; `max_payload` there is not used.
+        time_limit: seconds that the Grape has for one answer.
+    """
+
+    def __init__(
+        self,
+        grape: LocalGrape,
+        *,
+        max_payload: int = MAX_PAYLOAD,
+        limits: Limits | None = None,
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
+        self._grape = grape
+        self._limits = dataclasses.replace(limits or Limits(), max_payload=max_payload)
+        self._time_limit = time_limit
+        self._server = rpc_server.Server(self._on_http, None, limits=self._limits, origins=None)
+        self._guard = HostGuard()
+        self._types: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
+            "announce": self._announce,
+            "unannounce": self._unannounce,
+            "lookup": self._lookup,
+            "put": self._put,
+            "get": self._get,
+        }
+        self._started = 0.0
+        self._address: Address | None = None
+        self.counters = ApiCounters()
+
+    # Life
+
+    async def start(self, host: str = "127.0.0.1", port: int = 30001) -> Address:
+        """Listen at `host`:`port` (0: the system chooses). Returns the address that is bound.
+
+        Raises:
+            OSError: it cannot be bound.
+        """
+        self._address = await self._server.start(host.strip("[]"), port)
+        self._started = time.monotonic()
+        return self._address
+
+    async def stop(self) -> None:
+        """Stop listening; requests under way get a moment. Harmless when stopped already."""
+        await self._server.stop()
+        self._address = None
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, after `start`."""
+        if self._address is None:
+            raise RuntimeError("the API is not started")
+        return self._address
+
+    @property
+    def url(self) -> str:
+        """For clients on this machine; a wildcard address becomes loopback."""
+        host, port = self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://{format_host_port(host, port)}"
+
+    # One request
+
+    async def _on_http(self, request: web.BaseRequest) -> web.Response:
+        self.counters.requests += 1
+        try:
+            return rpc_server.answer(await self._answer(request))
+        except GrenacheError as error:
+            self.counters.errors += 1
+            text = data.error_text(error)
+            return rpc_server.answer(orjson.dumps(text), data.error_status(text))
+        except rpc_server.Refused as refusal:
+            return self._refusal(refusal.status, _refusal_text(refusal, self._limits))
+        except TimeoutError:
+            text = f"ERR_GRAPE_TIMEOUT: no answer in {self._time_limit:g} s"
+            return self._refusal(504, text)
+        except Exception:
+            incident = secrets.token_hex(4)
+            log.exception("incident %s: %s failed", incident, request.raw_path[:40])
+            self.counters.failed += 1
+            text = f"ERR_GRAPE_INTERNAL: the log has the details under incident {incident}"
+            return self._refusal(500, text)
+
+    def _refusal(self, status: int, text: str) -> web.Response:
+        self.counters.refused += 1
+        return rpc_server.answer(text.encode(), status, _TEXT)
+
+    async def _answer(self, request: web.BaseRequest) -> bytes:
+        name = request.protocol.sockname
+        own_host = name[0] if isinstance(name, tuple) else ""
+        refusal = self._guard.refusal(request.headers, own_host)
+        if refusal is not None:
+            raise rpc_server.Refused(403, refusal)
+        received = await rpc_server.read_body(request, self._limits)
+        path = request.raw_path
+        if request.method == "GET" and not received and path in ("/", "/status"):
+            return orjson.dumps(self._status())
+        try:
+            body = orjson.loads(received)
+        except orjson.JSONDecodeError:
+            raise rpc_server.Refused(500, "ERR_GRAPE_PAYLOAD_INVALID") from None
+        argument = body.get("data") if isinstance(body, dict) else None
+        answer = self._types.get(path[1:2].lower() + path[2:])
+        if answer is None:
+            raise BadInput("ERR_REQ_NOTFOUND")
+        async with asyncio.timeout(self._time_limit):
+            result = await answer(argument, own_host)
+        return b"" if result is None else orjson.dumps(result)
+
+    # What can be asked
+
+    async def _announce(self, argument: Any, _own_host: str) -> int:
+        service, port, host = data.announcement(argument)
+        return await self._grape.announce(service, port, host=host)
+
+    async def _unannounce(self, argument: Any, _own_host: str) -> int:
+        service, port, host = data.announcement(argument)
+        return await self._grape.withdraw(service, port, host=host)
+
+    async def _lookup(self, argument: Any, own_host: str) -> list[str]:
+        found = await self._grape.lookup(data.looked_up(argument), reached_at=own_host or None)
+        return [f"{host}:{port}" for host, port in found]
+
+    async def _put(self, argument: Any, _own_host: str) -> str:
+        value = data.value_to_put(argument)
+        if isinstance(value, bytes):
+            return await self._grape.put(value)
+        return await self._grape.put_mutable(value)
+
+    async def _get(self, argument: Any, _own_host: str) -> dict[str, Any] | None:
+        key, salt = data.key_to_get(argument)
+        found = await self._grape.get(key, salt=salt)
+        return None if found is None else data.found_value(found, self._grape.node_id)
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "grape": self._grape.status(),
+            "api": {
+                "url": self.url,
+                "uptime": round(time.monotonic() - self._started, 1),
+                "connections": self._server.connections,
+                "max_payload": self._limits.max_payload,
+                **dataclasses.asdict(self.counters),
+            },
+        }
+
+
+def _refusal_text(refusal: rpc_server.Refused, limits: Limits) -> str:
+    """What is wrong; clients compare the whole text of the one for what is too large."""
+    if refusal.status == 413:
+        return "ERR_GRAPE_PAYLOAD_SIZE"
+    if refusal.status == 408:
+        return f"ERR_GRAPE_PAYLOAD_TIMEOUT: the body did not arrive in {limits.body_timeout:g} s"
+    return refusal.text

@@ -1,0 +1,1 @@
+"""Clients of a Grape over HTTP: request pool, health, answers."""

@@ -1,0 +1,293 @@
+"""Asking several Grapes: which one, which next, and what they said."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from p2p.grenache.errors import GrapeRefused, GrapeUnreachable, GrenacheError
+from p2p.grenache.link.grape_answers import (
+    MAX_ANSWER,
+    NOT_FOUND,
+    NotAGrape,
+    VersionRefused,
+    value_of,
+)
+from p2p.grenache.link.grape_health import GrapeStatus, Health
+from p2p.grenache.link.http_post import Post
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+OnState = Callable[[str, bool, str], None]
+"""Called with a Grape's URL, whether it answers now, and why."""
+
+PROBE_TIMEOUT: Final = 2.0  # seconds
+HEDGE: Final = 0.3  # seconds after which another Grape is asked, too; a well one needs a few ms
+AT_ONCE: Final = 3  # Grapes that `several` asks
+GRACE: Final = 1.0  # seconds that the others get when one of several has answered
+
+
+class GrapePool:
+    """Grapes by number. Whoever makes it runs `watch` for each of them.
+
+    Args:
+        timeout: seconds for one request.
+        on_state: called when a Grape is found to answer, or not to.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        post: Post,
+        *,
+        timeout: float,
+        rng: random.Random,
+        on_state: OnState | None = None,
+    ) -> None:
+        self.urls = tuple(urls)
+        self._post = post
+        self._timeout = timeout
+        self._on_state = on_state
+        self._now = asyncio.get_running_loop().time
+        self._health = Health(self.urls, rng, self._now())
+        self._look_again = [asyncio.Event() for _ in self.urls]
+        self._rids = itertools.count(1)
+        self.returned = asyncio.Event()
+        """Set when a Grape that was down is back; each return has its own event."""
+
+    def status(self) -> list[GrapeStatus]:
+        """How it is with each Grape, in the order of their URLs."""
+        return self._health.status(self._now())
+
+    # One
+
+    async def ask(self, grape: int, kind: str, data: Any) -> Any:
+        """The JSON value of its answer.
+
+        Raises:
+            GrapeUnreachable, GrapeRefused
+        """
+        url = self.urls[grape]
+        body = orjson.dumps({"rid": str(next(self._rids)), "data": data})
+        begun = self._now()
+        self._health.asking(grape, begun)
+        try:
+            reply = await self._post(f"{url}/{kind}", body, timeout=self._timeout, limit=MAX_ANSWER)
+            value = value_of(*reply)
+        except TimeoutError:
+            self._slow(grape)
+            raise GrapeUnreachable(f"no answer in {self._timeout:g} s") from None
+        except (GrapeUnreachable, NotAGrape) as error:
+            self._failed(grape, error.detail)
+            raise
+        except GrapeRefused:
+            self._answered(grape, self._now() - begun)
+            raise
+        self._answered(grape, self._now() - begun)
+        return value
+
+    async def watch(self, grape: int) -> None:
+        """Probe one Grape when there is reason to. Asking for what no Grape does costs it nothing."""
+        again = self._look_again[grape]
+        body = orjson.dumps({"rid": "probe", "data": None})
+        while True:
+            again.clear()
+            when = self._health.probe_at(grape)
+            if when is None or when > self._now():
+                try:
+                    async with asyncio.timeout_at(when):
+                        await again.wait()
+                except TimeoutError:
+                    pass
+                continue
+            begun = self._now()
+            self._health.asking(grape, begun)
+            try:
+                reply = await self._post(
+                    f"{self.urls[grape]}/probe", body, timeout=PROBE_TIMEOUT, limit=MAX_ANSWER
+                )
+                if value_of(*reply) != NOT_FOUND:
+                    raise NotAGrape("it takes a request that no Grape knows")
+            except TimeoutError:
+                if not self._health.heard_since(grape, begun):
+                    self._failed(grape, f"no answer in {PROBE_TIMEOUT:g} s")
+            except (GrapeUnreachable, GrapeRefused) as error:
+                self._failed(grape, error.detail or error.code)
+            else:
+                self._answered(grape, None)
+
+    def _answered(self, grape: int, latency: float | None) -> None:
+        was_down = self._health.is_down(grape)
+        if self._health.answered(grape, latency, self._now()):
+            self._tell(grape, True, "it answers again" if was_down else "it answers")
+        if was_down:
+            returned, self.returned = self.returned, asyncio.Event()
+            returned.set()
+
+    def _failed(self, grape: int, reason: str) -> None:
+        if self._health.failed(grape, reason, self._now()):
+            self._tell(grape, False, reason)
+        self._look_again[grape].set()
+
+    def _slow(self, grape: int) -> None:
+        self._health.slow(grape, self._now())
+        self._look_again[grape].set()
+
+    def _tell(self, grape: int, up: bool, reason: str) -> None:
+        if self._on_state is not None:
+            try:
+                self._on_state(self.urls[grape], up, reason)
+            except Exception:
+                log.exception("on_state of a Link failed")
+
+    # Several
+
+    async def first(
+        self, ask: Callable[[int], Awaitable[T]], good: Callable[[list[T]], bool]
+    ) -> list[T]:
+        """Ask one Grape after the other, the next when the last one failed, was slow or was not good
+        enough. Returns the answers so far once they are `good`, or all of them.
+
+        Raises:
+            GrapeUnreachable, GrapeRefused: no answer at all.
+        """
+        waiting = deque(self._health.order(self._now()))
+        running: dict[asyncio.Task[T], tuple[int, float]] = {}
+        answers: list[T] = []
+        errors: dict[int, GrenacheError] = {}
+        try:
+            while True:
+                if not (waiting or running or answers):
+                    waiting.extend(self._resort(errors))
+                if waiting:
+                    grape = waiting.popleft()
+                    running[_task(ask(grape))] = (grape, self._now())
+                if not running:
+                    break
+                done, _ = await asyncio.wait(
+                    running,
+                    timeout=HEDGE if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    grape, _ = running.pop(task)
+                    try:
+                        answers.append(task.result())
+                    except VersionRefused:
+                        raise
+                    except GrenacheError as error:
+                        errors[grape] = error
+                        continue
+                    if good(answers):
+                        for late, since in running.values():
+                            if self._now() - since >= HEDGE:
+                                self._slow(late)
+                        return answers
+        finally:
+            await _cancel(running)
+        if answers:
+            return answers
+        raise self._whole(errors)
+
+    async def several(
+        self, ask: Callable[[int], Awaitable[T]]
+    ) -> tuple[list[T], dict[int, GrenacheError]]:
+        """Ask several Grapes at once, others in the place of those that fail. Returns when all have
+        answered, or some and the others are late: what there is, at least one answer, and the errors.
+
+        Raises:
+            GrapeUnreachable, GrapeRefused: no answer at all.
+        """
+        waiting = deque(self._health.order(self._now()))
+        running: dict[asyncio.Task[T], int] = {}
+        answers: list[T] = []
+        errors: dict[int, GrenacheError] = {}
+        until: float | None = None
+        try:
+            while True:
+                if not (waiting or running or answers):
+                    waiting.extend(self._resort(errors))
+                while waiting and len(running) + len(answers) < AT_ONCE:
+                    grape = waiting.popleft()
+                    running[_task(ask(grape))] = grape
+                if not running:
+                    break
+                if answers and until is None:
+                    until = self._now() + GRACE
+                done, _ = await asyncio.wait(
+                    running,
+                    timeout=None if until is None else max(0.0, until - self._now()),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    for grape in running.values():
+                        self._slow(grape)
+                        errors[grape] = GrapeUnreachable(f"no answer in {GRACE:g} s")
+                    break
+                for task in done:
+                    grape = running.pop(task)
+                    try:
+                        answers.append(task.result())
+                    except GrenacheError as error:
+                        errors[grape] = error
+        finally:
+            await _cancel(running)
+        if answers:
+            return answers, errors
+        raise self._whole(errors)
+
+    def _resort(self, errors: dict[int, GrenacheError]) -> list[int]:
+        """Whom to ask when no Grape that was up has answered at all."""
+        if _refusal(errors.values()) is not None:
+            return []
+        return [grape for grape in self._health.resort(self._now()) if grape not in errors]
+
+    def _whole(self, errors: dict[int, GrenacheError]) -> GrenacheError:
+        """One error for those of several Grapes: a refusal tells more than silence."""
+        refusal = _refusal(errors.values())
+        if refusal is not None:
+            return GrapeRefused(refusal.code, self.text(errors, known=refusal.code))
+        silent = {
+            grape: errors.get(grape) or GrapeUnreachable(one.detail)
+            for grape, one in enumerate(self.status())
+        }
+        return GrapeUnreachable(self.text(silent))
+
+    def text(self, errors: dict[int, GrenacheError], *, known: str = "") -> str:
+        """Which Grape said what, for people. `known`: the code that need not be repeated."""
+        return "; ".join(
+            f"{self.urls[grape]}: {_phrase(error, known)}" for grape, error in errors.items()
+        )
+
+
+def _phrase(error: GrenacheError, known: str) -> str:
+    if error.detail and (error.code == known or isinstance(error, GrapeUnreachable | NotAGrape)):
+        return error.detail
+    return str(error)
+
+
+def _task(work: Awaitable[T]) -> asyncio.Task[T]:
+    async def run() -> T:
+        return await work
+
+    return asyncio.get_running_loop().create_task(run())
+
+
+async def _cancel(tasks: dict[asyncio.Task[T], Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _refusal(errors: Iterable[GrenacheError]) -> GrapeRefused | None:
+    """The one that tells most, if there is any."""
+    refusals = [error for error in errors if isinstance(error, GrapeRefused)]
+    return min(refusals, key=lambda error: isinstance(error, NotAGrape), default=None)

@@ -1,0 +1,331 @@
+"""Calling Grenache workers: look them up, choose one, ask, and ask another one when that is safe.
+
+    async with Link(["http://127.0.0.1:30001"]) as link, Client(link) as client:
+        price = await client.request("quotes", {"market": "BTC-USD"}, timeout=2.0, idempotent=True)
+        for said in await client.map("quotes", "who are you?"):
+            print(said.address, said.error or said.result)
+
+All workers that are announced are used; `p2p.adaptive` chooses by what their answers have shown. What
+happens when an attempt fails:
+
+    outcome                                      for the router   tried again, with another worker
+    the worker's own error                       ok               never: it is the answer
+    not sent: refused, no connection             error, timeout   at once, while one is left
+    the worker is busy, stops, serves it not     error            after a short wait
+    sent, and no reply, or one that makes none   error, timeout   only if idempotent
+
+When all have failed, they are tried again after growing, jittered waits, from a retry budget and within
+the caller's timeout. Where an idempotent request takes longer than nearly all others did, a second worker
+is asked beside the first, from a budget of its own; the slower of the two is left to end by itself, which
+shows whether that worker still answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from p2p.adaptive import AdaptiveRouter, BreakerState, Explained
+from p2p.grenache.directory import Address, Directory
+from p2p.grenache.errors import BadInput, GrenacheError, RemoteError, RequestFailed, RequestTimeout
+from p2p.grenache.input_checks import check_service
+from p2p.grenache.rpc.http_transport import HttpTransport
+from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, Transport, TransportStatus
+from p2p.grenache.rpc.rpc_wire import new_rid
+from p2p.grenache.rpc.worker_calls import Calling, Figures, Job, Service, TurnedAway
+from p2p.grenache.rpc.worker_list import EMPTY_WAIT, REFRESH, WorkerList
+from p2p.grenache.rpc.ws_transport import WsTransport
+
+TIMEOUT: Final = 5.0  # seconds, unless the caller says otherwise
+MAX_TIMEOUT: Final = 3600.0
+MAX_SERVICES: Final = 256  # beyond it the one unused for longest is forgotten
+MAX_UNDER_WAY: Final = 10_000  # requests of one client
+MAP_AT_ONCE: Final = 64  # requests of one `map`
+MAP_OLDEST: Final = 0.5  # seconds; `map` asks the directory again when its last answer is older
+
+
+@dataclass(frozen=True, slots=True)
+class MapResult:
+    """What one worker said in `Client.map`. `error` is a `RemoteError` if it is the worker's own; a
+    result can come with one."""
+
+    address: Address
+    result: Any = None
+    error: GrenacheError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """`age_s`: since the directory was asked; None before."""
+
+    workers: tuple[Address, ...]
+    shunned: tuple[Address, ...]  # their breaker is not closed
+    age_s: float | None
+    lookups: int
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    under_way: int
+    transport: TransportStatus
+    services: dict[str, ServiceStatus]
+
+
+class Client:
+    """See the module. To be made where its event loop runs; closed by `close` or `async with`.
+
+    Args:
+        transport: "http" or "ws", as the workers speak; what a lookup gives does not tell.
+        tls: for workers with TLS; a client certificate in it is shown to those who ask.
+        compress: gzip bodies (HTTP only); our workers and Node.js ones answer in kind.
+        own: the address of the caller's own worker, left out by `map`. Can be set later.
+        refresh: seconds until a lookup is repeated while requests are made.
+        empty_wait: seconds that a service which nobody serves is waited for.
+        max_reply: bytes of a reply, decompressed.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        transport: Literal["http", "ws"] | Transport = "http",
+        tls: ssl.SSLContext | None = None,
+        compress: bool = False,
+        own: Address | None = None,
+        rng: random.Random | None = None,
+        refresh: float = REFRESH,
+        empty_wait: float = EMPTY_WAIT,
+        max_reply: int = MAX_REPLY,
+    ) -> None:
+        self.own = own
+        self._directory = directory
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self._refresh = refresh
+        self._empty_wait = empty_wait
+        self._loop = asyncio.get_running_loop()
+        self._services: dict[str, Service] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._closing = asyncio.Event()
+        if transport == "http":
+            self._transport: Transport = HttpTransport(
+                tls=tls, compress=compress, max_reply=max_reply
+            )
+        elif transport == "ws":
+            if compress:
+                raise ValueError("compress: Grenache has it over HTTP only")
+            self._transport = WsTransport(tls=tls, max_reply=max_reply)
+        elif isinstance(transport, str):
+            raise ValueError(f"no transport {transport!r}; there are 'http' and 'ws'")
+        else:
+            self._transport = transport
+        self._calling = Calling(self._transport, self._closing, self._spawn)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End everything; requests under way fail with ERR_TRANSPORT_CLOSE."""
+        self._closing.set()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._transport.close()
+
+    async def request(
+        self,
+        service: str,
+        payload: Any = None,
+        *,
+        timeout: float = TIMEOUT,
+        idempotent: bool = False,
+    ) -> Any:
+        """What a worker of `service` answered.
+
+        Args:
+            payload: anything that JSON holds.
+            timeout: seconds for everything: lookup, waits, further attempts.
+            idempotent: done twice is as good as done once. Such a request is repeated when it is not
+                known whether it was done; any other fails then, with `sent` True.
+
+        Raises:
+            RemoteError: the worker answered with an error.
+            LookupEmpty: nobody serves it.
+            RequestFailed, RequestTimeout: no answer; `sent` tells whether it may have been done.
+            BadInput: it cannot be asked for.
+            GrenacheError: the directory cannot be asked and no worker is known.
+        """
+        known = self._service(service)
+        rid = new_rid()
+        body = self._transport.encode(rid, service, payload)
+        now = self._loop.time()
+        job = Job(known, rid, body, now + _checked(timeout), idempotent=idempotent)
+        known.retry.on_request(now)
+        figures = known.figures
+        if self._under_way >= MAX_UNDER_WAY:
+            text = f"{MAX_UNDER_WAY} requests are under way"
+            raise RequestFailed("ERR_CLIENT_BUSY", text, sent=False)
+        self._under_way += 1
+        try:
+            reply = await self._calling.settle(job)
+        except GrenacheError:
+            figures.failed += 1
+            raise
+        finally:
+            self._under_way -= 1
+        if reply.error is not None:
+            figures.remote_errors += 1
+            raise RemoteError(reply.error, reply.result)
+        figures.ok += 1
+        return reply.result
+
+    async def request_at(
+        self,
+        address: Address,
+        service: str,
+        payload: Any = None,
+        timeout: float = TIMEOUT,
+        *,
+        idempotent: bool = False,
+    ) -> Any:
+        """As `request`, from the worker at `address` and no other, in one attempt."""
+        self._check_open()
+        rid = new_rid()
+        body = self._transport.encode(rid, check_service(service), payload)
+        reply = await self._transport.request(
+            address, rid, body, timeout=_checked(timeout), idempotent=idempotent
+        )
+        if reply.error is not None:
+            raise RemoteError(reply.error, reply.result)
+        return reply.result
+
+    async def map(
+        self,
+        service: str,
+        payload: Any = None,
+        *,
+        timeout: float = TIMEOUT,
+        limit: int | None = None,
+        idempotent: bool = False,
+    ) -> list[MapResult]:
+        """Ask every worker of `service` but the caller's own, at the same time, once.
+
+        Args:
+            timeout: seconds for everything.
+            limit: ask no more than so many, chosen by chance.
+            idempotent: may be sent again where a connection turns out to have been closed before.
+
+        Returns:
+            What each said, or why it did not; in the order of the lookup. Empty when there is nobody.
+
+        Raises:
+            BadInput: it cannot be asked for.
+            GrenacheError: the directory cannot be asked and no worker is known.
+        """
+        known = self._service(service)
+        rid = new_rid()
+        body = self._transport.encode(rid, service, payload)
+        deadline = self._loop.time() + _checked(timeout)
+        found = await known.workers.all(deadline, MAP_OLDEST)
+        workers = [worker for worker in found if worker != self.own]
+        if limit is not None and limit < len(workers):
+            chosen = set(self._rng.sample(workers, max(0, limit)))
+            workers = [worker for worker in workers if worker in chosen]
+        gate = asyncio.Semaphore(MAP_AT_ONCE)
+
+        async def ask(address: Address) -> MapResult:
+            job = Job(known, rid, body, deadline, idempotent=idempotent)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await gate.acquire()
+                try:
+                    sent_at = self._calling.begin(job, address)
+                    reply = await self._calling.attempt(job, address, sent_at)
+                finally:
+                    gate.release()
+            except TimeoutError:
+                return MapResult(address, error=RequestTimeout("it was not its turn", sent=False))
+            except TurnedAway as said:
+                reply = said.reply
+            except RequestFailed as failed:
+                return MapResult(address, error=failed)
+            error = None if reply.error is None else RemoteError(reply.error, reply.result)
+            return MapResult(address, reply.result, error)
+
+        return await asyncio.gather(*(ask(worker) for worker in workers))
+
+    def status(self) -> ClientStatus:
+        """For people."""
+        now = self._loop.time()
+        services = {}
+        for name, known in sorted(self._services.items()):
+            workers = known.workers.addresses
+            shunned = tuple(
+                w for w in workers if known.router.breaker_state(now, w) is not BreakerState.CLOSED
+            )
+            services[name] = ServiceStatus(
+                workers, shunned, known.workers.age, known.workers.lookups, known.figures
+            )
+        return ClientStatus(self._under_way, self._transport.status(), services)
+
+    def explain(self, service: str) -> list[Explained]:
+        """How a choice among the known workers of `service` would be made now, the best first."""
+        known = self._services.get(service)
+        if known is None:
+            return []
+        return known.router.explain(self._loop.time(), known.workers.addresses)
+
+    # Services
+
+    def _service(self, name: str) -> Service:
+        """What is known of a service; it becomes the one used last."""
+        self._check_open()
+        known = self._services.pop(name, None)
+        if known is None:
+            check_service(name)
+            if len(self._services) >= MAX_SERVICES:
+                del self._services[next(iter(self._services))]
+            router: AdaptiveRouter[Address] = AdaptiveRouter(rng=self._rng)
+            workers = WorkerList(
+                self._directory,
+                name,
+                refresh=self._refresh,
+                empty_wait=self._empty_wait,
+                on_gone=router.forget,
+                spawn=self._spawn,
+                closing=self._closing,
+            )
+            known = Service(workers, router, self._rng)
+        self._services[name] = known
+        return known
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise RequestFailed(CLOSED, "this client was closed", sent=False)
+
+
+def _checked(timeout: float) -> float:
+    try:
+        if 0.0 < timeout <= MAX_TIMEOUT:
+            return float(timeout)
+    except TypeError:  # None is no way to say "for ever"
+        pass
+    text = (
+        f"a timeout is a number of seconds, above 0 and up to {MAX_TIMEOUT:g}, not {timeout!r:.80}"
+    )
+    raise BadInput("ERR_BAD_TIMEOUT", text)

@@ -1,0 +1,120 @@
+"""How one request gets to one worker and its reply back: what HTTP and WebSocket have in common.
+
+Whoever repeats a request has to know whether it may have been done already, so a failure says which it was:
+
+    what happened                                      raised                               sent
+    refused, unreachable, no connection in time        RequestFailed, RequestTimeout        False
+    connected, but TLS or the WebSocket was refused    RequestFailed                        False
+    connection ended without a (whole) reply           RequestFailed                        True
+    no reply in time                                   RequestTimeout                       True
+    a reply that is none: empty, not JSON, too large,
+      of another request, HTTP status not 2xx          BadReply                             True
+
+A worker's own error is a reply like any other: it is in `Reply.error`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from p2p.base.connect_causes import cause
+from p2p.grenache.directory import Address
+from p2p.grenache.errors import RequestFailed
+from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD, Reply
+
+MAX_REPLY: Final = 4 * MAX_PAYLOAD  # bytes of a reply, unless said otherwise
+CONNECT_TIMEOUT: Final = 1.5  # seconds; a lost SYN is sent again after one
+CLOSE_TIMEOUT: Final = 1.0  # seconds that closing waits for the far sides
+GENERIC: Final = "ERR_REQUEST_GENERIC"  # as the Node.js client says for most that goes wrong
+CLOSED: Final = "ERR_TRANSPORT_CLOSE"
+
+
+class BadReply(RequestFailed):
+    """Something came, but it is no reply to the request. The worker may have done what was asked."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(code, detail, sent=True)
+
+
+@dataclass(frozen=True)
+class TransportStatus:
+    """`busy`: connections with requests under way; `idle`: others that are open."""
+
+    kind: str
+    busy: int
+    idle: int
+    requests: int
+    connects: int
+
+
+class Transport(Protocol):
+    """Connections to any number of workers. Made and used in one event loop."""
+
+    def encode(self, rid: str, key: str, payload: Any) -> bytes:
+        """The body of a request; the same may go to several workers.
+
+        Raises:
+            BadInput: JSON cannot hold the payload.
+        """
+        ...
+
+    async def request(
+        self,
+        address: Address,
+        rid: str,
+        body: bytes,
+        *,
+        timeout: float,
+        connect_timeout: float | None = None,
+        idempotent: bool = False,
+    ) -> Reply:
+        """The reply of the worker at `address`.
+
+        Args:
+            rid: as in `body`; the reply must have it too.
+            timeout: seconds for everything.
+            connect_timeout: seconds until there is a connection; at most what the transport has set.
+            idempotent: may be sent again, over a new connection, when a kept one turns out to be dead.
+
+        Raises:
+            RequestFailed: see the module.
+        """
+        ...
+
+    def status(self) -> TransportStatus: ...
+
+    async def close(self) -> None:
+        """End all connections; what is under way fails with ERR_TRANSPORT_CLOSE."""
+        ...
+
+
+class Connecting:
+    """What both transports keep: how they connect, and what they have done. `tls`: for HTTPS and wss, with
+    a client certificate if workers ask for one; whether the worker's certificate is for its address is up
+    to the context (`check_hostname`). `connect_timeout` and `idle` are seconds, `max_reply` bytes."""
+
+    def __init__(
+        self, tls: ssl.SSLContext | None, max_reply: int, connect_timeout: float, idle: float
+    ) -> None:
+        self._tls = tls
+        self._max_reply = max_reply
+        self._connect_timeout = connect_timeout
+        self._idle_for = idle
+        self._loop = asyncio.get_running_loop()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._requests = self._connects = 0
+
+
+def where(address: Address) -> str:
+    """For messages."""
+    return f"{address[0]}:{address[1]}"
+
+
+def refused(address: Address, error: BaseException) -> RequestFailed:
+    """No connection: `error` says why. Nothing was sent."""
+    text = f"cannot connect to {where(address)}: {cause(error)}"
+    return RequestFailed(GENERIC, text, sent=False)

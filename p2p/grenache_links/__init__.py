@@ -1,0 +1,1 @@
+"""Links between nodes carried over Grenache RPC instead of direct TCP."""

@@ -1,0 +1,418 @@
+"""A byte stream each way between two nodes of which only one can ask and the other only answer. No I/O.
+
+The side that dials makes requests, the other answers them (as BOSH does over HTTP, XEP-0124):
+
+    data request   bytes of the dialling side; answered at once with what has arrived
+    poll           a question for bytes of the answering side, which may hold its answer for `wait` ms
+                   until there are some; one is always under way, so that both can speak at any time
+
+Requests and answers may be lost, doubled, late, or overtake each other. Bytes are numbered, and each
+message says how far its author has received (`ack`) and how far the other may send (`limit`), as in TCP
+(RFC 9293); the end of a stream is one more number. So whatever arrives can be taken or left by its numbers
+alone: a request without an answer is made again, an answer to a poll starts at what is acknowledged, and
+nothing depends on which of two answers came first. At most one data request is under way. Each side holds
+at most `BUFFER` bytes that wait to be acknowledged and `WINDOW` bytes that wait to be read.
+
+A tunnel breaks when nothing has come from the other side for `DEAD_AFTER` seconds, or when one side says so
+(`close`). Then the streams end early, which whoever reads them has to notice: links do, by their frames.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+from p2p.base.limits import DEAD_AFTER
+
+CHUNK: Final = 256 * 1024  # bytes in one message: little waiting on long ways, and no large frames
+LEAST_CHUNK: Final = 16 * 1024  # after failures: an uplink may be slow for the timeout
+WINDOW: Final = 512 * 1024  # bytes taken in that the local reader has not read
+BUFFER: Final = 512 * 1024  # bytes of the local writer that are not acknowledged
+FIRST_LIMIT: Final = 64 * 1024  # what a dialling side may send before it was told more
+HOLD: Final = 3.0  # seconds that a poll may be held; NATs forget connections much later
+CUT_AFTER: Final = 2.0  # seconds to ask again, when the connection of a held poll has closed
+TIMEOUT: Final = 1.5  # seconds for the answer to a poll, beyond its hold
+DATA_TIMEOUT: Final = 4.0  # seconds for an answer to a data request, which may be long
+RETRY_FIRST: Final = 0.05  # seconds before a failed request is made again, doubling
+RETRY_MAX: Final = 1.0
+MAX_VAIN: Final = 3  # answers in a row that came at once with nothing new: news may cross
+VAIN_PAUSE: Final = 0.1  # seconds before asking again after more of them
+MAX_OFFSET: Final = 2**53  # JSON's numbers are exact to here
+MAX_REASON: Final = 200  # characters
+
+Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
+Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
+
+
+class TunnelError(ValueError):
+    """The other side does not keep to the protocol."""
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From the dialling to the answering side. In JSON `data` is base64 text."""
+
+    tunnel: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    ack: Offset  # how far this side has received
+    limit: Offset  # how far the other side may send
+    known: Offset  # how far this side knows that it may send
+    open: bool = False  # the tunnel may not exist yet
+    seq: Offset = 0  # number of the first byte of `data`
+    data: bytes = b""
+    fin: bool = False  # nothing follows `data`
+    poll: Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)] = 0  # its number, growing; 0: no poll
+    wait: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 0  # ms that the answer may be held
+    close: Reason = ""  # the tunnel is over, and why
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From the answering side. Fields as in `Request`; only polls are answered with data."""
+
+    ack: Offset
+    limit: Offset
+    seq: Offset = 0
+    data: bytes = b""
+    fin: bool = False
+    close: Reason = ""
+
+
+def read_request(payload: Any) -> Request:
+    """Raises `TunnelError` for what is no request."""
+    return _read(payload, Request)
+
+
+def read_reply(payload: Any) -> Reply:
+    """Raises `TunnelError` for what is no reply."""
+    return _read(payload, Reply)
+
+
+def to_json(message: Request | Reply) -> Any:
+    """What JSON can hold."""
+    return msgspec.to_builtins(message)
+
+
+M = TypeVar("M", Request, Reply)
+
+
+def _read(payload: Any, kind: type[M]) -> M:
+    try:
+        message = msgspec.convert(payload, kind)
+    except msgspec.ValidationError as error:
+        raise TunnelError(str(error)) from None
+    if len(message.data) > CHUNK:
+        raise TunnelError(f"{len(message.data)} bytes at once; the limit is {CHUNK}")
+    return message
+
+
+class _Outgoing:
+    """Bytes of the local writer until they are acknowledged."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit  # number of the first byte that may not be sent yet
+        self.base = 0  # number of the first byte in the buffer
+        self.buffer = bytearray()
+        self.ended = False  # nothing will follow
+        self.delivered = False  # and the far side knows
+
+    def acknowledged(self, ack: int, limit: int) -> bool:
+        """Whether this is news.
+
+        Raises:
+            TunnelError: of bytes that were never sent.
+        """
+        end = self.base + len(self.buffer)
+        if ack > end + self.ended:  # the end of the stream counts as a byte
+            raise TunnelError(f"byte {ack} is acknowledged, {end} is the last")
+        news = limit > self.limit or ack > self.base
+        if ack == end + 1:
+            self.delivered = True
+            ack = end
+        if ack > self.base:
+            del self.buffer[: ack - self.base]
+            self.base = ack
+        self.limit = max(self.limit, limit)
+        return news
+
+    def next(self, most: int) -> tuple[int, bytes, bool]:
+        """What may be sent: number of the first byte, bytes, and whether the stream ends with them."""
+        size = max(0, min(len(self.buffer), most, self.limit - self.base))
+        ends = self.ended and not self.delivered and size == len(self.buffer)
+        return self.base, bytes(memoryview(self.buffer)[:size]), ends
+
+
+class _Incoming:
+    """Bytes from the far side until they are read."""
+
+    def __init__(self) -> None:
+        self.unread = bytearray()
+        self.ended = False  # nothing will follow
+        self.dropped = False  # nobody reads any more
+        self._next = 0  # number of the byte that is expected
+
+    @property
+    def ack(self) -> int:
+        return self._next + self.ended
+
+    @property
+    def limit(self) -> int:
+        return self._next + WINDOW - len(self.unread)
+
+    def take(self, seq: int, data: bytes, ends: bool) -> bool:
+        """Take what is new and fits; whether there was anything."""
+        known = self._next - seq
+        if known < 0 or self.ended:
+            return False
+        fresh = memoryview(data)[known:][: self.limit - self._next]
+        self._next += len(fresh)
+        if not self.dropped:
+            self.unread += fresh
+        self.ended = ends and known + len(fresh) == len(data)
+        return len(fresh) > 0 or self.ended
+
+
+class _End:
+    """What both ends have in common: the local reader's and writer's side."""
+
+    def __init__(self, now: float, limit: int) -> None:
+        self.broken: str | None = None  # why the streams end early
+        self._out = _Outgoing(limit)
+        self._in = _Incoming()
+        self._heard = now
+        self._parted = False  # the far side knows that it is over, or there is none
+
+    @property
+    def room(self) -> int:
+        """How many bytes `write` takes."""
+        return 0 if self._out.ended else BUFFER - len(self._out.buffer)
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, at most `room` bytes."""
+        self._out.buffer += data
+
+    def finish(self) -> None:
+        """The local writer has ended."""
+        self._out.ended = True
+
+    @property
+    def unread(self) -> bytearray:
+        """What has arrived; `consumed` takes it off."""
+        return self._in.unread
+
+    def consumed(self, count: int) -> None:
+        del self._in.unread[:count]
+
+    def drop_incoming(self) -> None:
+        """The local reader has gone: what arrives is taken and thrown away."""
+        self._in.dropped = True
+        self._in.unread.clear()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the far side's stream has ended, early or not, and all of it was read."""
+        return (self._in.ended or self.broken is not None) and not self._in.unread
+
+    @property
+    def done(self) -> bool:
+        """Whether both streams have reached the other side in full."""
+        return self._in.ended and self._out.delivered
+
+    @property
+    def over(self) -> bool:
+        """Whether the tunnel has nothing more to do."""
+        return self._parted
+
+    def abort(self, reason: str) -> None:
+        """End the tunnel early; the far side is told."""
+        if self.broken is None and not self.done:
+            self.broken = reason[:MAX_REASON]
+
+    def _part(self, reason: str) -> None:
+        self.abort(reason)
+        self._parted = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to make, which ends with `answered`, `failed` or `refused`."""
+
+    number: int
+    request: Request
+    timeout: float  # seconds
+
+
+class DialEnd(_End):
+    """The side that asks. Whoever drives it makes the requests that `asks` returns, whenever something
+    has happened and at `next_time`."""
+
+    def __init__(self, tunnel: str, now: float, rng: random.Random) -> None:
+        """`tunnel`: 32 random hex digits; who knows them could send in this tunnel."""
+        super().__init__(now, FIRST_LIMIT)
+        self._tunnel = tunnel
+        self._rng = rng
+        self._opened = False
+        self._number = 0
+        self._data: int | None = None  # the data request under way
+        self._polls: dict[int, tuple[float, int]] = {}  # those under way: when asked, limit told
+        self._chunk = CHUNK
+        self._failures = 0  # in a row
+        self._vain = 0  # answers in a row that said nothing new, and could have waited
+        self._data_from = self._poll_from = now  # not before
+
+    @property
+    def opened(self) -> bool:
+        """Whether the far side has ever answered."""
+        return self._opened
+
+    def asks(self, now: float) -> list[Ask]:
+        """The requests to make now."""
+        if self._parted:
+            return []
+        if now >= self._heard + DEAD_AFTER:
+            self.abort(f"no answer for {DEAD_AFTER:g} s")
+        if self.broken is not None or self.done:
+            self._parted = True
+            return [self._ask(RETRY_MAX, close=self.broken or "done")]  # once: it is a courtesy
+        asks: list[Ask] = []
+        if self._data is None and now >= self._data_from:
+            seq, data, ends = self._out.next(self._chunk)
+            if data or ends:
+                asks.append(self._ask(DATA_TIMEOUT, seq=seq, data=data, fin=ends))
+                self._data = self._number
+        if now >= self._poll_from and self._wants_poll():
+            poll = self._number + 1
+            hold = 0.0 if self._failures else HOLD  # to know soon whether anybody is there
+            asks.append(self._ask(hold + TIMEOUT, poll=poll, wait=int(hold * 1000)))
+            self._polls[poll] = (now, self._in.limit)
+        return asks
+
+    def next_time(self, now: float) -> float | None:
+        """When `asks` has something although nothing has happened."""
+        if self._parted:
+            return None
+        times = (self._heard + DEAD_AFTER, self._data_from, self._poll_from)
+        return min((at for at in times if at > now), default=now)
+
+    def answered(self, number: int, reply: Reply, now: float) -> None:
+        """The answer to a request, however late."""
+        self._heard = now
+        self._opened = True
+        self._failures = 0
+        try:
+            news = self._out.acknowledged(reply.ack, reply.limit)
+        except TunnelError as error:
+            return self.abort(str(error))
+        news |= self._in.take(reply.seq, reply.data, reply.fin)
+        asked, _ = self._polls.pop(number, (now, 0))
+        waited = now >= asked + HOLD / 2
+        self._vain = 0 if news or waited else self._vain + 1
+        if self._vain > MAX_VAIN:
+            self._data_from = self._poll_from = now + VAIN_PAUSE
+        if number == self._data:
+            self._data = None
+            self._chunk = min(2 * self._chunk, CHUNK)
+        if reply.close:
+            self._part(f"the other side ended it: {reply.close}")
+        return None
+
+    def failed(self, number: int, now: float) -> None:
+        """No answer: lost, or too late. It is asked again after a while."""
+        self._failures += 1
+        pause = min(RETRY_FIRST * 2 ** min(self._failures - 1, 10), RETRY_MAX)
+        pause *= self._rng.uniform(0.75, 1.25)
+        if number == self._data:
+            self._data = None
+            self._data_from = now + pause
+            self._chunk = max(self._chunk // 2, LEAST_CHUNK)
+        if self._polls.pop(number, None) is not None:
+            self._poll_from = now + pause
+
+    def refused(self, reason: str) -> None:
+        """The far side will never answer: it knows no such tunnel (any more), or takes none."""
+        if not (self._in.ended and self._out.ended):
+            self.abort(reason)
+        self._parted = True  # else it is done over there, and the answer that said so was lost
+
+    def _wants_poll(self) -> bool:
+        """One poll is under way, or a second when the first one says that there is no room here."""
+        if not self._polls:
+            return True
+        _, told = self._polls[max(self._polls)]
+        return len(self._polls) == 1 and self._in.limit - told >= WINDOW // 2
+
+    def _ask(self, timeout: float, **fields: Any) -> Ask:
+        self._number += 1
+        request = Request(
+            self._tunnel,
+            self._in.ack,
+            self._in.limit,
+            self._out.limit,
+            open=not self._opened,
+            **fields,
+        )
+        return Ask(self._number, request, timeout)
+
+
+class AnswerEnd(_End):
+    """The side that answers. For each request: `receive`, let the local reader read, then `reply`; and
+    `release` whenever something has happened and at `next_time`."""
+
+    def __init__(self, now: float) -> None:
+        super().__init__(now, 0)
+        self.poll = 0  # number of the newest
+        self._known = 0  # what it said that its author may send
+        self._dead_at = now + DEAD_AFTER
+        self.held_until: float | None = None  # None: no poll is held
+
+    def receive(self, request: Request, now: float) -> None:
+        """Take in a request.
+
+        Raises:
+            TunnelError: it makes no sense.
+        """
+        self._dead_at = now + DEAD_AFTER
+        self._out.acknowledged(request.ack, request.limit)
+        self._in.take(request.seq, request.data, request.fin)
+        if request.close or self.done:
+            self._part(f"the other side ended it: {request.close}")
+
+    def cut(self, now: float) -> None:
+        """The connection over which the held poll came has closed: its author asks again at once, or has
+        died."""
+        self.held_until = None
+        self._dead_at = min(self._dead_at, now + CUT_AFTER)
+
+    def reply(self, request: Request, now: float) -> Reply | None:
+        """The answer to a request that was received; None: it is a poll, and held. One that is held
+        already is to be answered with `status` when a newer one, by its number, comes."""
+        if request.poll <= self.poll:
+            return self.status()
+        self.poll, self._known = request.poll, request.known
+        self.held_until = now + min(request.wait / 1000, HOLD)
+        return self.release(now)
+
+    def release(self, now: float) -> Reply | None:
+        """The answer to the poll that is held, when there is something to say or its time is over."""
+        if self.held_until is None:
+            return None
+        seq, data, ends = self._out.next(CHUNK)
+        idle = not data and not ends and self.broken is None and not self._parted
+        if idle and self._in.limit - self._known < WINDOW // 2 and now < self.held_until:
+            return None
+        self.held_until = None
+        return self.status(seq, data, ends)
+
+    def status(self, seq: int = 0, data: bytes = b"", ends: bool = False) -> Reply:
+        """An answer that brings nothing but numbers, unless something is given."""
+        if self.broken is not None:
+            self._parted = True
+        return Reply(self._in.ack, self._in.limit, seq, data, ends, self.broken or "")
+
+    def next_time(self) -> float:
+        """When `release` or `dead` has something although nothing has happened."""
+        return self._dead_at if self.held_until is None else min(self._dead_at, self.held_until)
+
+    def dead(self, now: float) -> bool:
+        """Whether the other side has not asked for too long."""
+        return now >= self._dead_at

@@ -1,0 +1,1 @@
+"""Peer management: dial loop, link table, peer records, and the PeerManager that joins them."""

@@ -1,0 +1,273 @@
+"""The dial loop: calls whoever the address book says is due, and tells it what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, Protocol
+
+from p2p.addresses.address_book import FEELER_DELAY, Address, AddressBook, Key
+from p2p.addresses.reconnect import wait_after
+from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
+from p2p.base.host_port import normal_host
+from p2p.base.limits import DIALS_PER_SECOND
+from p2p.discovery.strategy import describe
+from p2p.flow.token_bucket import TokenBucket
+from p2p.wire.link import Carrier, Link, PeerInfo
+
+log = logging.getLogger(__name__)
+
+MAX_DIALS: Final = 8  # at once
+GRAIN: Final = 0.01  # seconds: a timer may fire a hair early, and must not be asked for that hair
+RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
+RESERVE_SHARE: Final = 4  # one link in so many
+GRENACHE_SHARE: Final = 4  # one link in so many may be over Grenache, beside direct ones
+
+
+class Dialer(Protocol):
+    """Makes links: `p2p.wire.direct_links.DirectConnectionService` over TCP, `p2p.grenache_links.tunnel_carrier.TunnelCarrier` over
+    Grenache, tests over memory. They say in `PeerInfo.dialled` what they dialled."""
+
+    async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
+        """Returns an established link that the link handler has been told of.
+
+        Raises:
+            ConnectFailed: nobody answered, or not in time.
+            HandshakeRefused: one side ended the handshake.
+        """
+        ...
+
+
+def outbound_limit(max_peers: int) -> int:
+    """How many links a node dials itself; the rest is for those who dial it. In a small network
+    every link counts, so nothing is kept back there."""
+    return max_peers - max_peers // RESERVE_SHARE if max_peers >= RESERVE_FROM else max_peers
+
+
+def grenache_limit(max_peers: int) -> int:
+    """How many links may be over Grenache where direct ones are to be had: each costs requests all the
+    time, and a peer that is reached both ways is met first over the one that answers first."""
+    return max(1, max_peers // GRENACHE_SHARE)
+
+
+class DialLoop:
+    """Dials addresses of `book` while there is room, at most `MAX_DIALS` at once.
+
+    Two kinds of dial: to get a link, and, to a peer that is connected already, as a *feeler* that
+    only proves the address. A feeler is answered `duplicate`, which comes after the identity check
+    and so is all the proof there is to have without a second link; or, when there is none but over
+    Grenache, with a link that replaces it.
+    """
+
+    def __init__(
+        self,
+        book: AddressBook,
+        links: Mapping[str, Link],
+        *,
+        max_peers: int,
+        rng: random.Random,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        reached: Callable[[str, Address], None],
+        forgotten: Callable[[Address], None],
+    ) -> None:
+        """`links`: a live view of the links in use, by node id. `reached` is told of every address
+        that was proven, `forgotten` of those that failed too often."""
+        self.dialers: dict[Carrier, Dialer] = {}
+        self.busy: dict[Key, Address] = {}  # being dialled
+        self._feeling: set[Key] = set()  # of these: feelers
+        self._met: dict[Key, str] = {}  # dialled address: who answered there
+        self._book = book
+        self._links = links
+        self._max_peers = max_peers
+        self._rng = rng
+        self._clock = clock
+        self._wall = wall
+        self._reached = reached
+        self._forgotten = forgotten
+        self._wake = asyncio.Event()
+        # After a network is back, everybody is due at once: a storm for whoever has just started.
+        self._pace = TokenBucket(DIALS_PER_SECOND, burst=MAX_DIALS)
+
+    @property
+    def grenache_room(self) -> int | None:
+        """How many more links there may be over Grenache; None: as many as there may be at all."""
+        if "tcp" not in self.dialers:
+            return None
+        linked = sum(link.peer.carrier == "grenache" for link in self._links.values())
+        return grenache_limit(self._max_peers) - linked
+
+    def wake(self) -> None:
+        """Something changed: look again."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Dial whoever is due, until cancelled."""
+        # Full at the start: a few at once are no storm, and a new node wants to get in.
+        self._pace.set_rate(self._clock() - 1.0, DIALS_PER_SECOND)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                held_back = False
+                for address, feeler in self.choose(self._clock()):
+                    if not self._pace.try_take(self._clock()):
+                        held_back = True
+                        break
+                    self.busy[address.key] = address
+                    if feeler:
+                        self._feeling.add(address.key)
+                    group.create_task(self._attempt_quietly(address), name=f"dial {address}")
+                with suppress(TimeoutError):
+                    idle = self._idle_time()
+                    if held_back:
+                        idle = max(self._pace.would_delay(self._clock()), GRAIN)
+                    async with asyncio.timeout(idle):
+                        await self._wake.wait()
+
+    def choose(self, now: float) -> list[tuple[Address, bool]]:
+        """Addresses to dial now, each with whether it is a feeler. Changes nothing."""
+        slots = MAX_DIALS - len(self.busy)
+        if slots <= 0:
+            return []
+        feelers = self._book.feelers(
+            now,
+            unproven=self._unproven(),
+            indirect=self._indirect(),
+            busy=self.busy,
+            limit=max(slots // 2, 1),
+        )
+        dialling = len(self.busy) - len(self._feeling)
+        room = self._max_peers - len(self._links) - dialling
+        outbound = sum(link.peer.outbound for link in self._links.values()) + dialling
+        own_room = outbound_limit(self._max_peers) - outbound
+        if own_room > 0:
+            room = min(room, own_room)
+        grenache_room = self.grenache_room
+        if grenache_room is not None:
+            under_way = sum(address.carrier == "grenache" for address in self.busy.values())
+            grenache_room = max(grenache_room - under_way, 0)
+        candidates = self._book.candidates(
+            now,
+            self._rng,
+            connected=self._links,
+            busy=self.busy,
+            limit=max(min(slots - len(feelers), room), 0),
+            grenache_limit=grenache_room,
+            pinned_only=own_room <= 0,
+        )
+        return [(a, True) for a in feelers] + [(a, False) for a in candidates]
+
+    async def attempt(self, address: Address) -> str:
+        """Dial an address and note the outcome; returns the node id of the peer there, which is
+        connected, if not by this link then by another.
+
+        Raises:
+            ConnectFailed, HandshakeRefused: as `Dialer.dial`.
+        """
+        dialer = self.dialers.get(address.carrier)
+        if dialer is None:
+            raise ConnectFailed("this node makes no connections")
+        self._book.attempt(address, self._clock())
+        self.busy[address.key] = address
+        expect = self._expected(address)
+        try:
+            link = await dialer.dial(address.host, address.port, expect)
+            node_id = link.peer.node_id
+        except HandshakeRefused as refusal:
+            answered = self._refused(address, expect, refusal)
+            if answered is None:
+                raise
+            node_id = answered
+        except (ConnectFailed, OSError) as error:
+            self._failed(address, describe(error), None)
+            raise ConnectFailed(describe(error)) from error
+        finally:
+            self.busy.pop(address.key, None)
+            self._feeling.discard(address.key)
+            self._met.pop(address.key, None)
+            self.wake()
+        self._book.succeeded(address, node_id, self._wall())
+        if node_id not in self._links or (address.carrier == "tcp" and node_id in self._indirect()):
+            # It closed again before we could look: not at once a second time.
+            self._book.defer(address, self._clock(), self._rng)
+        self._reached(node_id, address)
+        return node_id
+
+    def note_answer(self, info: PeerInfo) -> None:
+        """Remember who answers at the address being dialled: a refusal does not say."""
+        key = _key_of(info)
+        if key in self.busy:
+            self._met[key] = info.node_id
+
+    def dialled_for(self, info: PeerInfo) -> Address | None:
+        """The address that a link which is just coming up was dialled at; None if it was not."""
+        return self.busy.get(_key_of(info))
+
+    async def _attempt_quietly(self, address: Address) -> None:
+        try:
+            await self.attempt(address)
+        except (ConnectFailed, HandshakeRefused) as error:
+            log.debug("dial %s: %s", address, error)
+        except Exception as error:
+            log.exception("dialling %s failed in an unexpected way", address)
+            self._failed(address, describe(error), None)
+
+    def _unproven(self) -> set[str]:
+        return {node_id for node_id in self._links if self._book.proven(node_id) is None}
+
+    def _indirect(self) -> set[str]:
+        """Nodes that are linked over Grenache alone."""
+        if "tcp" not in self.dialers:
+            return set()
+        return {node_id for node_id, link in self._links.items() if link.peer.carrier == "grenache"}
+
+    def _idle_time(self) -> float | None:
+        now = self._clock()
+        skip = self._links.keys() - self._unproven() - self._indirect()
+        due = self._book.next_due(now, skip=skip, busy=self.busy)
+        return None if due is None else max(due - now, GRAIN)
+
+    def _expected(self, address: Address) -> str | None:
+        # The operator configured an address, not a node: whoever has it now is meant, unless a
+        # connected peer says that it is there.
+        if address.pinned(self._clock()) and address.node_id not in self._links:
+            return None
+        return address.node_id
+
+    def _refused(
+        self, address: Address, expect: str | None, refusal: HandshakeRefused
+    ) -> str | None:
+        """Note a refusal; returns who refused when it shows that all is well there."""
+        now = self._clock()
+        if refusal.code is Code.DUPLICATE:
+            # The handshake got as far as the admission: the expected node is there.
+            node_id = expect or self._met.get(address.key)
+            if node_id is not None and node_id in self._links:
+                return node_id
+            if node_id is not None:
+                self._failed(address, str(refusal), None)  # it has yet to notice our old link's end
+            elif address.node_id in self._links:
+                # A connected peer says that it is there: prove it.
+                address.next_dial = now + FEELER_DELAY
+            else:
+                self._book.is_duplicate(address, now, self._rng)
+        elif refusal.code is Code.SELF:
+            self._book.is_ourselves(address)
+        elif refusal.code is Code.WRONG_IDENTITY and not (address.tried or address.pinned(now)):
+            self._book.remove(address)  # what we were told is wrong; room for who knows better
+        else:
+            self._failed(address, str(refusal), refusal.code)
+        return None
+
+    def _failed(self, address: Address, error: str, code: Code | None) -> None:
+        if self._book.failed(address, self._clock(), self._rng, error, wait_after(code)):
+            self._forgotten(address)
+
+
+def _key_of(info: PeerInfo) -> Key:
+    """Of the address that was dialled; one that no address has when the peer dialled."""
+    host, port = info.dialled or ("", 0)
+    return (info.carrier, normal_host(host), port)

@@ -1,0 +1,228 @@
+"""One link per pair of nodes, when a second one comes up.
+
+It happens when both nodes dial at once, when a node dials a second address of a peer it has, and
+when a peer that crashed without a word comes back before its old link is noticed to be dead.
+
+If each side judged for itself, one could drop the old link while the other refuses the new one, and
+the pair would lose both: age and silence of a link look different from its two ends. Rules over
+shared facts alone (say, keep the one that the smaller id dialled) agree, but let a peer in again
+only when the old link has timed out, or throw away an established link for every second dial.
+
+So one side decides, and both know which without asking: **the node with the smaller id**. It keeps
+the link it has while that is alive, and takes the new one when the old one has fallen silent. The
+other side never closes either; it holds both for the round trip until the decision arrives as a
+goodbye `duplicate` on one of them, or as a message on the new one. Only one side ever closes, so
+both links cannot be lost, whatever each side has seen. If the deciding side has no memory of the
+old link (it restarted), nobody closes that one: it dies of silence, and the held one takes over.
+
+When both dialled at once, the deciding side takes the link that it dialled itself. That one is up on
+the far side already (who accepts is up first), while its own end of the other may still be on its
+way: letting go of what the far side has would leave it without a link for a moment.
+
+A direct link outranks one over Grenache, and both sides see which is which. Each uses a direct one as soon
+as it is up there, and holds the other. The deciding side closes that when a message comes over the direct
+link: then the peer has it too, and uses it. It leaves what was sent before a moment to arrive. A link over Grenache that is offered beside a living
+direct one is refused by the deciding side as it accepts it. One that it has dialled, so that it may be all
+that the peer has at the moment, is held until that message as well. Still only one side ever closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from p2p.base.limits import HEARTBEAT_INTERVAL
+from p2p.wire.link import Carrier, Link, PeerInfo
+
+SUSPECT_AFTER: Final = 2.5 * HEARTBEAT_INTERVAL  # seconds: two heartbeats and their slack missed
+LEAVE_AFTER: Final = (
+    2.0  # seconds that a direct link is used before one over Grenache is closed for it
+)
+MAX_HELD: Final = 3  # links of one peer that wait for a decision; an honest peer leaves one or two
+
+
+class Verdict(Enum):
+    """What to do with a second link to a peer."""
+
+    REFUSE = "refuse"  # we decide: the old one stays
+    REPLACE = "replace"  # we decide: the new one is used, the old one closed
+    HOLD = "hold"  # the peer decides: use the old one meanwhile
+    SWITCH = "switch"  # the peer decides, but the old one looks dead: use the new one meanwhile
+
+
+def decides(own_id: str, peer_id: str) -> bool:
+    """Whether we are the side that decides. Exactly one side is."""
+    return own_id < peer_id
+
+
+def second_link(
+    own_id: str,
+    peer_id: str,
+    *,
+    silent_for: float,
+    held: int = 0,
+    crossed: bool = False,
+    carriers: tuple[Carrier, Carrier] = ("tcp", "tcp"),
+    dialled: bool = False,
+) -> Verdict:
+    """The verdict on a new link while there is an old one.
+
+    `silent_for`: seconds since the last byte on the old link (infinite when it is closed).
+    `held`: links of this peer that already wait beside the old one.
+    `crossed`: we dialled the new one before the old one came up.
+    `carriers`: of the old and of the new one. `dialled`: we dialled the new one.
+    """
+    looks_dead = silent_for >= SUSPECT_AFTER
+    upgrade, downgrade = carriers == ("grenache", "tcp"), carriers == ("tcp", "grenache")
+    if decides(own_id, peer_id) and not upgrade:
+        if looks_dead or (crossed and not downgrade):
+            return Verdict.REPLACE
+        if not (downgrade and dialled):
+            return Verdict.REFUSE
+    if held >= MAX_HELD and not upgrade:
+        return Verdict.REFUSE
+    return Verdict.SWITCH if looks_dead or upgrade else Verdict.HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an event did to the link that is used for a peer, and which links are to be closed with
+    code `duplicate`."""
+
+    before: Link | None
+    after: Link | None
+    close: list[Link] = field(default_factory=list)
+
+
+class LinkTable:
+    """The link that is used for each peer, and those that wait beside it. No I/O: it closes nothing
+    itself. `now` is in monotonic seconds."""
+
+    def __init__(self, own_id: str) -> None:
+        self._own_id = own_id
+        self._used: dict[str, Link] = {}
+        self._held: dict[str, list[Link]] = {}  # in the order they came up
+        self._order: dict[int, int] = {}  # id of a registered link: its place in that order
+        self._since: dict[str, float] = {}  # node id: when the used link came up
+        self._count = 0
+
+    @property
+    def used(self) -> Mapping[str, Link]:
+        """By node id. A live view."""
+        return MappingProxyType(self._used)
+
+    def verdict(
+        self, info: PeerInfo, now: float, dialled_at: float | None = None
+    ) -> Verdict | None:
+        """What would become of a new link to the peer `info`; None when there is no other.
+
+        `dialled_at`: when we dialled it, if we did.
+        """
+        old = self._used.get(info.node_id)
+        if old is None:
+            return None
+        return second_link(
+            self._own_id,
+            info.node_id,
+            silent_for=silent_for(old, now),
+            held=len(self._held.get(info.node_id, ())),
+            crossed=dialled_at is not None and dialled_at < self._since[info.node_id],
+            carriers=(old.peer.carrier, info.carrier),
+            dialled=info.outbound,
+        )
+
+    def up(self, link: Link, now: float, dialled_at: float | None = None) -> Change:
+        peer_id = link.peer.node_id
+        old = self._used.get(peer_id)
+        verdict = self.verdict(link.peer, now, dialled_at)
+        if verdict is Verdict.REFUSE:
+            return Change(old, old, [link])
+        self._count += 1
+        self._order[id(link)] = self._count
+        if verdict is Verdict.HOLD:
+            self._held.setdefault(peer_id, []).append(link)
+            return Change(old, old)
+        self._used[peer_id] = link
+        self._since[peer_id] = now
+        if old is None:
+            return Change(None, link)
+        if verdict is Verdict.SWITCH:
+            self._held.setdefault(peer_id, []).append(old)
+            return Change(old, link)
+        del self._order[id(old)]
+        return Change(old, link, [old])
+
+    def down(self, link: Link) -> Change:
+        """A link has closed. One that is not registered changes nothing."""
+        peer_id = link.peer.node_id
+        used = self._used.get(peer_id)
+        if self._order.pop(id(link), None) is None:
+            return Change(used, used)
+        held = self._held.get(peer_id, [])
+        if used is not link:
+            self._drop_held(peer_id, link)
+            return Change(used, used)
+        alive = (each for each in held if not each.closed)
+        heir = max(alive, key=lambda h: (h.peer.carrier == "tcp", self._age(h)), default=None)
+        if heir is None:
+            del self._used[peer_id], self._since[peer_id]
+        else:
+            self._drop_held(peer_id, heir)
+            self._used[peer_id] = heir
+        return Change(link, heir)
+
+    def heard(self, link: Link, now: float) -> Change | None:
+        """A message came over `link`; None when the link is not registered.
+
+        On a held link that is newer than the used one it is the peer's decision: it has let go of
+        the used one. A late message of an older link decides nothing, nor does one over Grenache
+        against a direct link. On the used link, if direct, it is the end of those over Grenache.
+        """
+        peer_id = link.peer.node_id
+        if id(link) not in self._order:
+            return None
+        used = self._used[peer_id]
+        if used is link:
+            waited = peer_id in self._held and now - self._since[peer_id] >= LEAVE_AFTER
+            return Change(used, used, self._needless(used) if waited else [])
+        if self._age(link) < self._age(used) or _outranks(used, link):
+            return Change(used, used)
+        self._drop_held(peer_id, link)
+        self._held.setdefault(peer_id, []).append(used)  # its goodbye is on the way
+        self._used[peer_id] = link
+        return Change(used, link)
+
+    def _needless(self, used: Link) -> list[Link]:
+        """Take those off that this side has to close now that the peer uses `used` too."""
+        peer_id = used.peer.node_id
+        if not decides(self._own_id, peer_id):
+            return []
+        needless = [held for held in self._held[peer_id] if _outranks(used, held)]
+        for held in needless:
+            self._drop_held(peer_id, held)
+            del self._order[id(held)]
+        return needless
+
+    def _age(self, link: Link) -> int:
+        return self._order[id(link)]
+
+    def _drop_held(self, peer_id: str, link: Link) -> None:
+        rest = [held for held in self._held.get(peer_id, ()) if held is not link]
+        if rest:
+            self._held[peer_id] = rest
+        else:
+            self._held.pop(peer_id, None)
+
+
+def _outranks(one: Link, other: Link) -> bool:
+    return one.peer.carrier == "tcp" and other.peer.carrier == "grenache"
+
+
+def silent_for(link: Link, now: float) -> float:
+    """Seconds since the last byte on `link`; infinite when it is closed."""
+    if link.closed:
+        return float("inf")
+    return now - max(link.stats.last_seen, link.stats.opened_at)

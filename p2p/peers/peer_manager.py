@@ -1,0 +1,455 @@
+"""The peers of this node: which links are in use, whom to dial, what is remembered.
+
+`PeerManager` brings together what is decided elsewhere, in classes without I/O: whom to dial next
+(`p2p.addresses.address_book`), how long to wait (`p2p.addresses.reconnect`), which of two links to one peer stays
+(`p2p.peers.duplicate_links`). `p2p.peers.dial_loop` has the dial loop, `p2p.peers.peer_store` what is saved,
+`p2p.peers.peer_records` what is told of each peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Final, Protocol
+
+from p2p.addresses.address_book import (
+    GRENACHE_DELAY,
+    INBOUND,
+    MANUAL,
+    Address,
+    AddressBook,
+    PeerFound,
+)
+from p2p.addresses.peer_storage import Storage
+from p2p.addresses.reconnect import Reconnect, wait_after
+from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
+from p2p.base.host_port import normal_host
+from p2p.discovery.bootstrap import Resolve, resolve
+from p2p.discovery.strategy import describe
+from p2p.peers.dial_loop import Dialer, DialLoop
+from p2p.peers.duplicate_links import Change, LinkTable, Verdict
+from p2p.peers.peer_records import Peer, PeerRecords
+from p2p.peers.peer_store import PeerStore
+from p2p.wire.link import Carrier, Link, LinkHandler, PeerInfo
+from p2p.wire.messages import Envelope, PeerAddress
+
+log = logging.getLogger(__name__)
+
+CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
+
+Handler = Callable[[Link, Envelope], None]
+
+
+class LinkFollower(Protocol):
+    """Who is told of the link in use for each peer. Called in the event loop; must not block."""
+
+    def link_up(self, link: Link) -> None: ...
+
+    def link_down(self, link: Link, code: Code | None, reason: str) -> None: ...
+
+
+class PeerManager:
+    """Owns the links of this node. It is the connection service's link handler and its `admit`.
+
+    Messages go to the handler registered for their type (`handle`), else to `listener`, which also
+    hears of links, as do followers. All methods belong to the event loop.
+    """
+
+    def __init__(
+        self,
+        own_id: str,
+        *,
+        dialer: Dialer | None = None,
+        listener: LinkHandler | None = None,
+        storage: Storage | None = None,
+        max_peers: int = 50,
+        reconnect_interval: float = 30.0,
+        rng: random.Random | None = None,
+        resolver: Resolve = resolve,
+        clock: Callable[[], float] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`reconnect_interval` is in seconds. `dialer` (for TCP) and `listener` may be set later,
+        before `start`. `clock` gives monotonic seconds, the event loop's by default; `wall` gives seconds
+        since the epoch."""
+        self.own_id = own_id
+        self.listener = listener
+        self.max_peers = max_peers
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._resolver = resolver
+        self._now = clock or _loop_time
+        self._wall = wall
+        self._book = AddressBook(own_id, Reconnect(reconnect_interval))
+        self._table = LinkTable(own_id)
+        self._dials = DialLoop(
+            self._book,
+            self._table.used,
+            max_peers=max_peers,
+            rng=self._rng,
+            clock=self._now,
+            wall=wall,
+            reached=self._reached,
+            forgotten=self._forgotten,
+        )
+        self.dialer = dialer
+        self._up_since: dict[str, float] = {}  # node id: monotonic seconds
+        self._followers: list[LinkFollower] = []
+        self._handlers: dict[str, Handler] = {}
+        self._on_up: list[Callable[[Peer], None]] = []
+        self._on_down: list[Callable[[Peer], None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._records = PeerRecords(self._book, self._table, self._dials, self._now, wall)
+        self._memory = (
+            None
+            if storage is None
+            else PeerStore(
+                own_id,
+                storage,
+                self._book,
+                self._table,
+                dials_over=self._dials_over,
+                clock=self._now,
+                wall=wall,
+            )
+        )
+
+    @property
+    def dialer(self) -> Dialer | None:
+        """For TCP."""
+        return self._dials.dialers.get("tcp")
+
+    @dialer.setter
+    def dialer(self, dialer: Dialer | None) -> None:
+        self._dials.dialers.pop("tcp", None)
+        if dialer is not None:
+            self._dials.dialers["tcp"] = dialer
+        self._book.grenache_delay = GRENACHE_DELAY if dialer is not None else 0.0
+
+    def dial_over_grenache(self, dialer: Dialer) -> None:
+        """Use Grenache too, or, without a `dialer` for TCP, alone. To be called before `start`."""
+        self._dials.dialers["grenache"] = dialer
+
+    # -- wiring -----------------------------------------------------------------------------------
+
+    def handle(self, message_type: str, handler: Handler) -> None:
+        """Messages of this type that a peer sent to this node itself go to `handler`."""
+        self._handlers[message_type] = handler
+
+    def follow(self, follower: LinkFollower) -> None:
+        """Tell `follower` of every link in use, those of now included."""
+        self._followers.append(follower)
+        for link in self._table.used.values():
+            follower.link_up(link)
+
+    def on_peer_up(self, callback: Callable[[Peer], None]) -> None:
+        """Called when a peer connects; not when one link replaces another."""
+        self._on_up.append(callback)
+
+    def on_peer_down(self, callback: Callable[[Peer], None]) -> None:
+        """Called when the last link to a peer is gone."""
+        self._on_down.append(callback)
+
+    # -- peers ------------------------------------------------------------------------------------
+
+    @property
+    def links(self) -> Mapping[str, Link]:
+        """The link in use for each connected peer, by node id. A live view."""
+        return self._table.used
+
+    @property
+    def known_addresses(self) -> int:
+        return len(self._book)
+
+    def add_peer(self, peer: Peer) -> Peer:
+        """Remember a peer by its address, to be dialled soon; returns the record that is kept."""
+        self.found(PeerFound(peer.address, peer.port, peer.node_id, peer.source))
+        if peer.node_id is None:
+            return peer
+        return self._records.add(peer.node_id, peer)
+
+    def remove_peer(self, node_id: str) -> None:
+        """Close the link to a peer and forget it, configured or not. It may still dial us."""
+        for address in self._book.of(node_id):
+            self._book.remove(address)
+        if self._memory is not None:
+            self._memory.forget(node_id)
+        link = self._table.used.get(node_id)
+        if link is not None:
+            link.close(Code.SHUTDOWN, "removed by the operator")
+        else:
+            self._records.forget(node_id)
+        self._changed()
+
+    def get_peer(self, node_id: str) -> Peer | None:
+        return self._records.get(node_id)
+
+    def get_all_peers(self) -> list[Peer]:
+        """See `PeerRecords.all`."""
+        return self._records.all()
+
+    def get_healthy_peers(self) -> list[Peer]:
+        """See `PeerRecords.healthy`."""
+        return self._records.healthy()
+
+    def proven_peers(self) -> list[PeerAddress]:
+        """Connected peers that were reached at the address given: those fit to be passed on.
+
+        One for Grenache only of a peer that is linked over it, and if the last dial to it succeeded:
+        a peer that dialled us does not say where its requests are taken now."""
+        proven = []
+        for node_id, link in self._table.used.items():
+            direct = self._book.proven(node_id)
+            if direct is not None:
+                proven.append(PeerAddress(node_id, direct.host, direct.port))
+            if link.peer.carrier == "grenache":
+                way = self._book.proven(node_id, "grenache")
+                if way is not None and not way.failures:
+                    proven.append(PeerAddress(node_id, way.host, way.port, way.carrier))
+        return proven
+
+    def grenache_address(self, node_id: str) -> Address | None:
+        """Where a node is believed to answer Grenache requests."""
+        return next((a for a in self._book.of(node_id) if a.carrier == "grenache"), None)
+
+    def found(self, peer: PeerFound) -> None:
+        """A discovery strategy came across an address. One that nothing here can dial is left alone."""
+        if not self._dials_over(peer.carrier):
+            return
+        if self._book.add(peer, self._now()) is not None:
+            self._dials.wake()
+
+    def _dials_over(self, carrier: Carrier) -> bool:
+        return not self._dials.dialers or carrier in self._dials.dialers
+
+    # -- links ------------------------------------------------------------------------------------
+
+    def admit(self, info: PeerInfo) -> Code | None:
+        """Whether a peer whose identity is proven may have a link; the code of the refusal if not.
+        Asked on both sides of every link, before it is up."""
+        if info.node_id == self.own_id:
+            return Code.SELF
+        if info.outbound:
+            self._dials.note_answer(info)
+        verdict = self._table.verdict(info, self._now(), self._dialled_at(info))
+        if verdict is Verdict.REFUSE:
+            return Code.DUPLICATE
+        if verdict is None and self._full(info):
+            return Code.FULL
+        return None
+
+    def _full(self, newcomer: PeerInfo) -> bool:
+        if len(self._table.used) >= self.max_peers:
+            return True
+        room = self._dials.grenache_room
+        return newcomer.carrier == "grenache" and room is not None and room <= 0
+
+    def link_up(self, link: Link) -> None:
+        node_id = link.peer.node_id
+        now = self._now()
+        new = node_id not in self._table.used
+        if new and self._full(link.peer):
+            # Two were admitted for one place: only the links that are up count.
+            link.close(Code.FULL, "this node has as many peers as it wants")
+            return
+        if link.peer.listen_port and (not link.peer.outbound or link.peer.carrier != "tcp"):
+            self.found(PeerFound(link.peer.address, link.peer.listen_port, node_id, INBOUND))
+        if new:
+            self._records.connected(link)
+        change = self._table.up(link, now, self._dialled_at(link.peer))
+        self._apply(change, Code.DUPLICATE, "another link is used")
+        peer = self._records.had_link(node_id) if new else None
+        if peer is not None:
+            self._tell(self._on_up, peer)
+        self._dials.wake()
+
+    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+        node_id = link.peer.node_id
+        peer = self._records.had_link(node_id)  # with the last figures of its link
+        change = self._table.down(link)
+        heir, carrier = change.after, link.peer.carrier
+        lost = change.before is link and heir is None
+        if lost or (change.before is link and heir is not None and heir.peer.carrier != carrier):
+            now = self._now()
+            lasted = now - self._up_since.pop(node_id)
+            wait = wait_after(code)
+            self._book.link_lost(node_id, lasted, now, self._wall(), self._rng, wait, carrier)
+        self._apply(change, code, reason)
+        if lost and peer is not None:
+            peer.connection, peer.status, peer.direction = None, "disconnected", None
+            peer.last_error = _why_lost(code, reason)
+            if not self._book.of(node_id):
+                self._records.forget(node_id)  # it cannot be dialled, and may never come back
+            self._tell(self._on_down, peer)
+            self._changed()
+        self._dials.wake()
+
+    def message(self, link: Link, envelope: Envelope) -> None:
+        change = self._table.heard(link, self._now())
+        if change is None:
+            return
+        self._apply(change, Code.DUPLICATE, "another link is used")
+        used = self._table.used[link.peer.node_id]  # the same peer, whichever link it came over
+        handler = self._handlers.get(envelope.type)
+        if handler is not None and self._from_peer_itself(link, envelope):
+            handler(used, envelope)
+        elif self.listener is not None:
+            self.listener.message(used, envelope)
+
+    def _dialled_at(self, info: PeerInfo) -> float | None:
+        address = self._dials.dialled_for(info)
+        return None if address is None else address.last_attempt
+
+    def _from_peer_itself(self, link: Link, envelope: Envelope) -> bool:
+        return (
+            envelope.hops == 0
+            and envelope.from_ == link.peer.node_id
+            and envelope.to in ("", self.own_id)
+        )
+
+    def _apply(self, change: Change, code: Code | None, reason: str) -> None:
+        if change.before is not change.after:
+            listener = [] if self.listener is None else [self.listener]
+            followers: list[LinkFollower] = [*listener, *self._followers]
+            if change.before is not None:
+                for follower in followers:
+                    self._guard(
+                        lambda f, old: f.link_down(old, code, reason), follower, change.before
+                    )
+            if change.after is not None:
+                self._up_since[change.after.peer.node_id] = self._now()
+                for follower in followers:
+                    self._guard(lambda f, new: f.link_up(new), follower, change.after)
+        for link in change.close:
+            link.close(Code.DUPLICATE, "another link to the same peer is kept")
+
+    @staticmethod
+    def _guard(
+        call: Callable[[LinkFollower, Link], None], follower: LinkFollower, link: Link
+    ) -> None:
+        try:
+            call(follower, link)
+        except Exception:
+            log.exception("a follower of links failed")
+
+    @staticmethod
+    def _tell(callbacks: Iterable[Callable[[Peer], None]], peer: Peer) -> None:
+        for callback in callbacks:
+            try:
+                callback(peer)
+            except Exception:
+                log.exception("a listener for peers failed")
+
+    # -- dialling ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to dial and to save, in an own task."""
+        if self._task is None:
+            self._task = asyncio.create_task(self.run(), name="peer manager")
+
+    async def stop(self) -> None:
+        """Stop dialling and save the peers. Links are closed by the connection service."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self.persist_peers()
+
+    async def run(self) -> None:
+        """Dial whoever is due and save what changed, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._dials.run(), name="dial loop")
+            if self._memory is not None:
+                group.create_task(self._memory.run(), name="peer saving")
+
+    async def connect(self, host: str, port: int) -> Peer:
+        """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer
+        has answered there. Several addresses of a name are tried in turn. Over TCP, if that is used.
+
+        Raises:
+            ConnectFailed: the name does not resolve, or nobody answered.
+            HandshakeRefused: the peer or this node ended the handshake; says why.
+        """
+        try:
+            hosts = await self._resolver(host, port)
+        except (OSError, UnicodeError) as error:
+            raise ConnectFailed(f"{host} cannot be resolved: {describe(error)}") from error
+        failure: ConnectFailed | HandshakeRefused = ConnectFailed(f"{host} has no address")
+        carrier: Carrier = "grenache" if self._dials.dialers.keys() == {"grenache"} else "tcp"
+        for each in hosts:
+            address = self._book.get(each, port, carrier) or Address(
+                normal_host(each), port, None, MANUAL, carrier=carrier
+            )
+            try:
+                node_id = self._connected_at(address) or await self._dials.attempt(address)
+            except (ConnectFailed, HandshakeRefused) as error:
+                crossed = await self._crossed(address, error)
+                if crossed is None:
+                    failure = error
+                    continue
+                node_id = crossed
+            found = PeerFound(each, port, node_id, MANUAL, carrier=carrier)
+            self._book.add(found, self._now())
+            peer = self.get_peer(node_id)
+            if peer is not None and node_id in self._table.used:
+                return peer
+            failure = ConnectFailed(f"the link to {address} closed again at once")
+        raise failure
+
+    async def _crossed(self, dialled: Address, error: Exception) -> str | None:
+        """Refused as a duplicate because the peer was dialling us just then: whom its link, which
+        may still be on its way up, shows to listen at this address."""
+        if not isinstance(error, HandshakeRefused) or error.code is not Code.DUPLICATE:
+            return None
+        deadline = self._now() + CROSSED_WAIT
+        while self._now() < deadline:
+            address = self._book.get(dialled.host, dialled.port, dialled.carrier)
+            if address is not None and address.node_id in self._table.used:
+                return address.node_id
+            await asyncio.sleep(0.02)
+        return None
+
+    def _connected_at(self, address: Address) -> str | None:
+        if address.tried and address.node_id in self._table.used:
+            return address.node_id
+        return None
+
+    def _reached(self, node_id: str, address: Address) -> None:
+        self._records.reached(node_id, address)
+        self._changed()
+
+    def _forgotten(self, address: Address) -> None:
+        node_id = address.node_id
+        if node_id is not None and node_id not in self._table.used and not self._book.of(node_id):
+            self._records.forget(node_id)
+        self._changed()
+
+    # -- storage ----------------------------------------------------------------------------------
+
+    def load_persisted_peers(self) -> list[PeerFound]:
+        """Take in the peers of earlier runs; returns them as found, for the persisted strategy. Raises as
+        `PeerStore.load`."""
+        return [] if self._memory is None else self._memory.load()
+
+    def persist_peers(self) -> None:
+        """Write the peers to disk now. A failure is a warning: the node goes on without."""
+        if self._memory is not None:
+            self._memory.save()
+
+    def _changed(self) -> None:
+        if self._memory is not None:
+            self._memory.changed()
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _why_lost(code: Code | None, reason: str) -> str:
+    if code is None:
+        return reason or "the connection broke"
+    return f"{reason} ({code})" if reason else str(code)

@@ -1,0 +1,1 @@
+"""Services offered by nodes: directory, server, balanced caller, health gossip."""

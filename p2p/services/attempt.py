@@ -1,0 +1,95 @@
+"""One request for a service to one node, this one included, and what it says of its load with the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from p2p.adaptive import Load as LoadTuple
+from p2p.base.errors import (
+    CallError,
+    CallLost,
+    CallTimeout,
+    DeliveryError,
+    LinkClosed,
+    RpcError,
+    RpcTimeout,
+    ServiceBusy,
+    ServiceUnreachable,
+)
+from p2p.flow.load import LoadReport
+from p2p.rpc.rpc import Answer, Rpc
+from p2p.services.service_server import METHOD, ServiceCall, ServiceReply, ServiceServer
+from p2p.wire.messages import Load
+
+MAX_LOAD: Final = 1e6  # what a node says of itself is cut to this
+
+
+class Attempt:
+    """See the module. `node_id` is this node's."""
+
+    def __init__(self, node_id: str, rpc: Rpc, server: ServiceServer) -> None:
+        self._node_id = node_id
+        self._rpc = rpc
+        self._server = server
+
+    async def ask(
+        self, node: str, request: ServiceCall, timeout: float, now: float, *, needs_link: bool
+    ) -> Answer:
+        """The reply of `node`, a `ServiceReply`. `timeout`: seconds from `now`, the loop's time.
+        `needs_link`: see `p2p.rpc.requests.RpcCore.request`.
+
+        Raises:
+            CallError: there is none.
+        """
+        try:
+            if node == self._node_id:
+                async with asyncio.timeout(timeout):
+                    return await self._server.execute(request, node, now + timeout)
+            return await self._rpc.ask(
+                node,
+                METHOD,
+                request,
+                timeout=timeout,
+                result_type=ServiceReply,
+                needs_link=needs_link,
+            )
+        except (RpcTimeout, TimeoutError):
+            raise CallTimeout(
+                f"node {node} did not answer {request.service} in {timeout:.3g} s"
+            ) from None
+        except DeliveryError as error:
+            raise ServiceUnreachable(str(error)) from None
+        except LinkClosed as error:
+            raise CallLost(str(error)) from None
+        except RpcError as error:
+            raise _call_error(node, error) from None
+
+
+def _call_error(node: str, error: RpcError) -> CallError:
+    text = f"node {node}: {error.message or error.code}"
+    if error.code == "busy":
+        return ServiceBusy(text, error.retry_after_s)
+    if error.code == "expired":
+        return CallTimeout(text)
+    if error.code in ("unknown_service", "unknown_method"):
+        return ServiceUnreachable(text)
+    if error.code in ("internal", "closed"):
+        return CallLost(text)
+    return CallError(error.code, text)
+
+
+def load_tuple(load: Load | None) -> LoadTuple | None:
+    """What a reply says of its sender, if it can be true."""
+    if load is None:
+        return None
+    values = (load.in_flight, load.latency, load.service)
+    if not all(0.0 <= value <= MAX_LOAD for value in values):  # not for nan either
+        return None
+    return values
+
+
+def load_report(load: Load | None) -> LoadReport | None:
+    if load is None or not (0.0 <= load.waited <= MAX_LOAD and 0.0 <= load.served <= MAX_LOAD):
+        return None
+    return LoadReport(load.waited, load.served, round(min(max(load.in_flight, 0.0), MAX_LOAD)))

@@ -1,0 +1,165 @@
+"""Which peer is asked: one `p2p.adaptive.AdaptiveRouter` for each service, and what they all share.
+
+A service that takes seconds and one that takes milliseconds have different ideas of a slow peer, so
+each has a router of its own. Hints speak of peers, so all routers share one book of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from p2p.adaptive import (
+    DEGRADED,
+    AdaptiveRouter,
+    BreakerSettings,
+    Event,
+    Hint,
+    HintBook,
+    HintSettings,
+    Signal,
+    Weights,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_ROUTERS: Final = 256  # services called; beyond it the one unused for longest is forgotten
+PICKS_KEPT: Final = 500
+OTHERS_KEPT: Final = 500  # breaker changes, hints, panics: rare, and not to be pushed out by picks
+
+PolicyName = Literal["adaptive", "weighted"]
+NotedKind = Literal["pick", "breaker", "hint", "panic", "rate"]
+
+
+@dataclass(frozen=True)
+class BalancerSettings:
+    """How to choose. `weights` are those of the policy "weighted"."""
+
+    policy: PolicyName = "adaptive"
+    weights: Weights = field(default_factory=Weights)
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    hints: HintSettings = field(default_factory=HintSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that was decided or learned, and why. `at` is loop time; `service` is empty for hints."""
+
+    at: float
+    kind: NotedKind
+    service: str
+    node: str
+    reason: str
+    detail: dict[str, object]
+
+
+class EventRing:
+    """The latest events, bounded."""
+
+    def __init__(self, picks: int = PICKS_KEPT, others: int = OTHERS_KEPT) -> None:
+        self._picks: deque[Noted] = deque(maxlen=picks)
+        self._others: deque[Noted] = deque(maxlen=others)
+
+    def add(self, noted: Noted) -> None:
+        (self._picks if noted.kind == "pick" else self._others).append(noted)
+        if log.isEnabledFor(logging.DEBUG):
+            fields = {
+                "event": noted.kind,
+                "peer": noted.node,
+                "service": noted.service,
+                "reason": noted.reason,
+                **noted.detail,
+            }
+            what = f"{noted.kind} {noted.service or 'any service'} {noted.node}"
+            log.debug("%s: %s", what, noted.reason, extra={"fields": fields})
+
+    def latest(self, limit: int, *, kind: str | None = None) -> list[Noted]:
+        """At most `limit`, the newest, oldest first."""
+        found = [n for n in (*self._picks, *self._others) if kind is None or n.kind == kind]
+        found.sort(key=lambda noted: noted.at)
+        return found[-limit:]
+
+
+class Balancers:
+    """The routers of all services that this node calls."""
+
+    def __init__(self, settings: BalancerSettings | None = None, *, rng: random.Random) -> None:
+        self.settings = settings or BalancerSettings()
+        self.events = EventRing()
+        self.book = HintBook(self.settings.hints)
+        self.breaker_changes: dict[str, int] = {}  # by new state
+        self._rng = rng
+        self._routers: dict[str, AdaptiveRouter[str]] = {}
+
+    def router(self, service: str) -> AdaptiveRouter[str]:
+        """The router of a service; made when it is first asked for."""
+        router = self._routers.pop(service, None)
+        if router is None:
+            if len(self._routers) >= MAX_ROUTERS:
+                del self._routers[next(iter(self._routers))]
+            router = AdaptiveRouter(
+                rng=self._rng,
+                policy=self.settings.policy,
+                weights=self.settings.weights,
+                breaker=self.settings.breaker,
+                hints=self.settings.hints,
+                on_event=self._listener(service),
+            )
+            router.hints = self.book
+        self._routers[service] = router  # to the end: the order is by use
+        return router
+
+    def routers(self) -> dict[str, AdaptiveRouter[str]]:
+        """Those there are, by service."""
+        return dict(sorted(self._routers.items()))
+
+    def _listener(self, service: str) -> Callable[[Event], None]:
+        add = self.events.add
+
+        def listen(event: Event) -> None:
+            if event.kind == "hint":
+                return  # told once, in `on_hint`, not by every router
+            if event.kind == "breaker":
+                new = str(event.detail.get("new"))
+                self.breaker_changes[new] = self.breaker_changes.get(new, 0) + 1
+            node = "" if event.peer is None else str(event.peer)
+            add(Noted(event.at, event.kind, service, node, event.reason, event.detail))
+
+        return listen
+
+    def on_hint(
+        self,
+        now: float,
+        origin: str,
+        peer: str,
+        signal: Signal,
+        latency_s: float,
+        error_rate: float,
+    ) -> None:
+        """A hint from `origin`, proven to be its own."""
+        taken = self.book.receive(now, origin, peer, signal)
+        if taken:
+            for router in self._routers.values():
+                router.on_hint(now, origin, peer, signal, latency_s, error_rate)
+        detail: dict[str, object] = {"latency_s": latency_s, "error_rate": error_rate}
+        reason = f"{signal} from {origin}" + ("" if taken else ", refused: it says too much")
+        self.events.add(Noted(now, "hint", "", peer, reason, detail))
+
+    def hints_due(self, now: float) -> list[Hint]:
+        """Own hints to publish now, one for each peer: the worst that any service has seen."""
+        worst: dict[object, Hint] = {}
+        for router in self._routers.values():
+            for hint in router.hints_due(now):
+                known = worst.get(hint.peer)
+                if known is None or (hint.signal is DEGRADED and known.signal is not DEGRADED):
+                    worst[hint.peer] = hint
+        return list(worst.values())
+
+    def forget(self, peer: str) -> None:
+        """The peer offers nothing any more."""
+        for router in self._routers.values():
+            router.forget(peer)

@@ -1,0 +1,123 @@
+"""Services on the overlay: announcements and hints over the mesh, the serving and the calling side.
+
+This is the shell around the parts without I/O (`p2p.services.service_directory`, `p2p.services.health_gossip`, `p2p.services.balancers`): it brings
+them messages and the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from p2p.base.identity import Identity
+from p2p.mesh.message_router import Received
+from p2p.overlay import Overlay
+from p2p.services import health_gossip, service_directory
+from p2p.services.balanced_caller import BalancedCaller, CallSettings
+from p2p.services.balancers import Balancers, BalancerSettings
+from p2p.services.health_gossip import HealthGossip
+from p2p.services.service_directory import ServiceDirectory
+from p2p.services.service_server import METHOD, ServiceCall, ServiceServer
+
+MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
+    **service_directory.MESSAGES,
+    **health_gossip.MESSAGES,
+}
+TICK: Final = 0.1  # seconds between looks at the clock
+HINTS_EVERY: Final = 1.0  # seconds; what becomes known in between goes into one message
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """Seconds."""
+
+    network: str
+    announce_interval_s: float = 5.0
+    calls: CallSettings = field(default_factory=CallSettings)
+    choosing: BalancerSettings = field(default_factory=BalancerSettings)
+
+
+class ServiceMesh:
+    """See the module. `incarnation` grows with every start of this node.
+
+    `directory` knows who offers what, `server` serves, `caller` calls, `choosing` has the routers.
+    """
+
+    def __init__(
+        self, identity: Identity, overlay: Overlay, settings: MeshSettings, *, incarnation: int
+    ) -> None:
+        self._overlay = overlay
+        self._loop = asyncio.get_running_loop()
+        self._rng = rng = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self.directory = ServiceDirectory(
+            identity,
+            settings.network,
+            incarnation=incarnation,
+            interval=settings.announce_interval_s,
+        )
+        self.hints = HealthGossip(identity, settings.network, incarnation=incarnation)
+        self.choosing = Balancers(settings.choosing, rng=rng)
+        self.server = ServiceServer(rng=rng)
+        self.caller = BalancedCaller(
+            identity.node_id,
+            overlay.rpc,
+            self.server,
+            self.choosing,
+            self.directory.providers,
+            settings=settings.calls,
+            rng=rng,
+        )
+        self._hints_at = 0.0
+        overlay.router.handle("services", self._on_services)
+        overlay.router.handle("hint", self._on_hint)
+        overlay.rpc.serve_calls(METHOD, self.server.on_call, body_type=ServiceCall)
+
+    async def run(self) -> None:
+        """Announce, expire and hint, until cancelled."""
+        while True:
+            self.tick(self._loop.time())
+            await asyncio.sleep(TICK)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        for node in self.directory.expire(now):
+            self.choosing.forget(node)
+        announcement = self.directory.due(now)
+        if announcement is not None:
+            self._overlay.broadcast("services", announcement)
+        if now >= self._hints_at:
+            self._hints_at = now + HINTS_EVERY
+            hint = self.hints.publish(self.choosing.hints_due(now))
+            if hint is not None:
+                self._overlay.broadcast("hint", hint)
+
+    def neighbour_up(self, node: str) -> None:
+        """There is a new link: whoever is behind it wants to know us."""
+        self.directory.linked(node)
+        self.directory.hurry(self._loop.time(), 0.0)
+
+    def neighbour_down(self, node: str) -> None:
+        """The link to `node` broke, or it left."""
+        self.directory.lost(node)
+
+    def leave(self) -> None:
+        """Say that nothing is offered any more."""
+        self._overlay.broadcast("services", self.directory.leave(self._loop.time()))
+
+    async def close(self) -> None:
+        """Give up what is still being served in threads."""
+        await self.server.close()
+
+    def _on_services(self, received: Received) -> bool | None:
+        if not received.broadcast:
+            return False
+        return self.directory.receive(received.now, received.payload, self._rng.random())
+
+    def _on_hint(self, received: Received) -> bool | None:
+        if not received.broadcast:
+            return False
+        return self.hints.receive(received.now, received.payload, self.choosing.on_hint)

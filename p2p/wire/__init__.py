@@ -1,0 +1,1 @@
+"""Links between two nodes: framing, messages, TLS, handshake, liveness."""

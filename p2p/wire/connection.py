@@ -1,0 +1,382 @@
+"""A link over a stream of bytes or TLS on it: handshake, messages, heartbeats and goodbyes on top of `p2p.wire.frame_transport`.
+
+The link is over as soon as one side has said goodbye or gone silent; the transport follows (`FrameTransport.linger`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RemoteProtocolError
+from p2p.base.limits import HEARTBEAT_INTERVAL, MAX_BAD_MESSAGES
+from p2p.wire import tls
+from p2p.wire.frame_transport import FrameTransport
+from p2p.wire.handshake import HandshakeMachine, HandshakeState, HandshakeTerms, Role, read_goodbye
+from p2p.wire.link import Carrier, LinkHandler, PeerInfo
+from p2p.wire.liveness import Liveness
+from p2p.wire.messages import Codec, Envelope, Goodbye, pack
+
+MSGPACK = "msgpack"  # in Capabilities.codecs
+
+_encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the call around it
+
+LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a stream leads, as far as its socket does not show it."""
+
+    dialled: tuple[str, int] | None = None  # host and port, on the dialling side
+    carrier: Carrier = "tcp"
+    address: str = ""  # the peer's IP address; empty: the socket's
+
+
+DIRECT = Route()
+
+
+class Connection(FrameTransport):
+    """Implements `p2p.wire.link.Link`; also the handshake that leads to it.
+
+    `established` is done when the link is up, or has the `ConnectFailed` or `HandshakeRefused` that
+    prevented it. `peer` may be asked for from then on.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        terms: HandshakeTerms,
+        codec: Codec,
+        handler: LinkHandler,
+        admit: Callable[[PeerInfo], Code | None],
+        *,
+        nonce: bytes,
+        expect: str | None = None,
+        route: Route = DIRECT,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clock)
+        self.established: asyncio.Future[Connection] = self._loop.create_future()
+        self.established.add_done_callback(_retrieve)
+        self.role = role
+        self.bad_messages = 0
+        self.address = route.address
+        self._route = route
+        self._terms = terms
+        self._codec = codec
+        self._handler = handler
+        self._admit = admit
+        self._nonce = nonce
+        self._expect = expect
+        self._wall = wall
+        self._machine: HandshakeMachine | None = None  # until the link is up
+        self._peer: PeerInfo | None = None
+        self._peer_id = ""
+        self._json = True
+        self._encrypted = False
+        self._encode_message: Callable[[Envelope], bytes] = partial(codec.encode, as_json=True)
+        self._application_types = frozenset(codec.payloads) - LINK_TYPES
+        self._liveness: Liveness | None = None
+        self._beat: asyncio.TimerHandle | None = None
+
+    # Link
+
+    @property
+    def peer(self) -> PeerInfo:
+        if self._peer is None:
+            raise RuntimeError("the handshake has not finished")
+        return self._peer
+
+    @property
+    def closed(self) -> bool:
+        return self._deaf
+
+    def send(self, envelope: Envelope) -> None:
+        """Queue a message.
+
+        Raises:
+            ValueError: it is longer than `MAX_FRAME`.
+        """
+        if not self._deaf:
+            self._put(self._encode_message(envelope))
+
+    def send_packed(self, payload: bytes) -> None:
+        """Queue a message already encoded as msgpack.
+
+        Raises:
+            ValueError: it is longer than `MAX_FRAME`.
+        """
+        if not self._deaf:
+            if self._json:
+                payload = self._codec.encode(self._codec.decode(payload), as_json=True)
+            self._put(payload)
+
+    async def drain(self) -> None:
+        await self._wait_drained()
+
+    def close(self, code: Code, reason: str = "") -> None:
+        if not self._deaf:
+            self._say_goodbye(code, reason)
+            self._ended(code, reason)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._deaf else "open" if self._machine is None else "in handshake"
+        return f"<Connection {self.role.value} {self._peer_id or self.address} {state}>"
+
+    # Handshake
+
+    def opened(self) -> None:
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - just set by connection_made
+        if not self.address:
+            self.address = _address(transport.get_extra_info("peername"))
+        security: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        self._encrypted = security is not None
+        try:
+            key = None if security is None else tls.peer_public_key(security)
+        except RemoteProtocolError as error:
+            self._end_handshake(HandshakeRefused(error.code, error.reason, by_us=True))
+            return
+        self._machine = HandshakeMachine(
+            self.role,
+            self._terms,
+            self._codec,
+            nonce=self._nonce,
+            expect=self._expect,
+            tls_key=key,
+            observed_address=self.address,
+        )
+        self._say(self._machine.start())
+
+    def expire(self, seconds: float) -> None:
+        """Give the handshake up: the peer took longer than `seconds`."""
+        if self._machine is None:
+            refusal = HandshakeRefused(Code.TIMEOUT, f"no handshake in {seconds:g} s", by_us=True)
+        else:
+            refusal = self._machine.expired(seconds)
+        self._end_handshake(refusal)
+
+    def _shake(self, machine: HandshakeMachine, frame: bytearray) -> None:
+        try:
+            self._say(machine.receive(self._codec.decode(frame)))
+            if machine.state is HandshakeState.PROVEN:
+                self._peer = self._proven(machine)
+                self._say(machine.admit(self._admit(self._peer)))
+                self._bring_up(self._peer)
+        except HandshakeRefused as refusal:
+            self._end_handshake(refusal)
+
+    def _proven(self, machine: HandshakeMachine) -> PeerInfo:
+        claims = machine.peer
+        assert claims is not None  # noqa: S101 - State.PROVEN
+        return PeerInfo(
+            node_id=claims.node_id,
+            public_key=claims.public_key,
+            version=claims.version,
+            network=claims.network,
+            capabilities=claims.capabilities,
+            address=self.address,
+            listen_port=claims.port,
+            outbound=self.role is Role.DIAL,
+            encrypted=self._encrypted,
+            carrier=self._route.carrier,
+            dialled=self._route.dialled,
+        )
+
+    def _bring_up(self, peer: PeerInfo) -> None:
+        self._machine = None
+        self._peer_id = peer.node_id
+        ours = self._terms.capabilities.codecs
+        self._json = not (MSGPACK in ours and MSGPACK in peer.capabilities.codecs)
+        if not self._json:
+            self._encode_message = _encode_msgpack
+        self._widen()
+        self._liveness = Liveness(self._clock())
+        self._tick()
+        if not self.established.done():
+            self.established.set_result(self)
+        self._guard(self._handler.link_up, self)
+
+    def _end_handshake(self, refusal: HandshakeRefused) -> None:
+        if self._deaf:
+            return
+        if refusal.by_us:
+            self._say_goodbye(refusal.code, refusal.reason)
+        else:
+            self.hang_up()
+        self._failed(refusal)
+
+    def _failed(self, error: P2PError) -> None:
+        if not self.established.done():
+            self.established.set_exception(error)
+
+    # Messages
+
+    def received(self, frames: list[bytearray]) -> None:
+        if self._machine is not None:
+            for frame in frames:
+                self._shake(self._machine, frame)
+            return
+        decode, handle = self._codec.decode, self._handler.message
+        application, peer_id = self._application_types, self._peer_id
+        for frame in frames:
+            envelope = decode(frame)
+            if envelope.type in application:
+                if envelope.from_ != peer_id and envelope.sig is None and envelope.id is None:
+                    raise _impostor(envelope)
+                try:
+                    handle(self, envelope)
+                except RemoteProtocolError:
+                    raise
+                except Exception as error:
+                    self._handler_failed(error, f"message {envelope.type}")
+            else:
+                self._link_message(envelope)
+            if self._deaf:
+                return
+
+    def _link_message(self, envelope: Envelope) -> None:
+        kind = envelope.type
+        if envelope.from_ != self._peer_id and kind in LINK_TYPES:
+            raise _impostor(envelope)
+        if kind == "heartbeat":
+            beat = self._codec.payload(kind, envelope.payload)
+            now = self._clock()
+            self.stats.last_heartbeat = now
+            if self._liveness is not None:
+                answer = self._liveness.received(beat, now)
+                self.stats.rtt = self._liveness.rtt
+                if answer is not None:
+                    self._put(self._encode("heartbeat", answer))
+        elif kind == "goodbye":
+            code, reason = read_goodbye(self._codec.payload(kind, envelope.payload))
+            self.hang_up()
+            self._ended(code, reason)
+        elif kind in LINK_TYPES:
+            raise RemoteProtocolError(Code.UNEXPECTED, f"{kind} on an established link")
+        else:
+            # A newer node may speak more than this one; one that speaks nothing else is of no use.
+            self.bad_messages += 1
+            self.stats.extra["unknown_types"] = self.stats.extra.get("unknown_types", 0) + 1
+            if self.bad_messages > MAX_BAD_MESSAGES:
+                raise RemoteProtocolError(
+                    Code.UNKNOWN_TYPE, f"unknown message types, the last one {kind[:40]!r}"
+                )
+
+    def refused(self, error: RemoteProtocolError) -> None:
+        if self._machine is not None:
+            self._end_handshake(self._machine.refusal(error.code, error.reason))
+        else:
+            self.close(error.code, error.reason)
+
+    def farewell(self, frame: bytearray) -> bool:
+        try:
+            return self._codec.decode(frame).type == "goodbye"
+        except RemoteProtocolError:
+            return False
+
+    def overflowed(self) -> None:
+        """The peer does not read: drop what waits, so that at least the goodbye fits."""
+        waiting = self.outbox_bytes
+        self._drop_unwritten()
+        self.close(Code.SLOW, f"{waiting} bytes were waiting")
+
+    def _handler_failed(self, error: Exception, where: str) -> None:
+        """A fault of this node's is no reason to drop a peer: count it, and tell the loop's handler."""
+        self.stats.extra["handler_errors"] = self.stats.extra.get("handler_errors", 0) + 1
+        self._loop.call_exception_handler(
+            {"message": f"link handler failed in {where}", "exception": error, "protocol": self}
+        )
+
+    def _guard(self, call: Callable[..., None], *args: Any) -> None:
+        try:
+            call(*args)
+        except Exception as error:
+            self._handler_failed(error, getattr(call, "__name__", "call"))
+
+    # Time
+
+    def _tick(self) -> None:
+        liveness = self._liveness
+        if self._deaf or liveness is None:
+            return
+        now = self._clock()
+        liveness.heard(self.stats.last_seen)
+        beat = liveness.tick(now)
+        if liveness.dead(now):
+            self.close(Code.TIMEOUT, "nothing heard for too long")
+            return
+        if beat is not None:
+            self._put(self._encode("heartbeat", beat))
+        wait = min(max(liveness.next_tick() - now, 0.001), HEARTBEAT_INTERVAL)
+        self._beat = self._loop.call_later(wait, self._tick)
+
+    # Ending
+
+    def _say_goodbye(self, code: Code, reason: str) -> None:
+        self._put(self._encode("goodbye", Goodbye(code.value, reason)))
+        self.linger()
+
+    def _ended(self, code: Code | None, reason: str) -> None:
+        """The link is over: tell the handler, once, from the loop (not from inside its own call)."""
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._liveness is not None:
+            self._liveness = None
+            self._loop.call_soon(self._guard, self._handler.link_down, self, code, reason)
+
+    def gone(self, error: Exception | None) -> None:
+        why = str(error) if error is not None else "the peer closed the connection"
+        self._failed(ConnectFailed(why + self._suspicion(error)))
+        self._ended(None, why)
+
+    def _suspicion(self, error: Exception | None) -> str:
+        """What a connection that broke without a word in the handshake may mean."""
+        if isinstance(error, ssl.SSLError):
+            return " (its certificate or ours was not accepted)"
+        if self.role is Role.DIAL and not self.stats.bytes_received and not self._encrypted:
+            return " without a word (does it demand TLS? here P2P_SECURITY is off)"
+        return ""
+
+    # Encoding
+
+    def _encode(self, kind: str, payload: msgspec.Struct) -> bytes:
+        envelope = Envelope(
+            type=kind,
+            from_=self._terms.identity.node_id,
+            to=self._peer_id,
+            timestamp=int(self._wall() * 1000),
+            payload=msgspec.Raw(pack(payload)),
+        )
+        return self._codec.encode(envelope, as_json=self._json)
+
+    def _say(self, messages: list[tuple[str, msgspec.Struct]]) -> None:
+        for kind, payload in messages:
+            self._put(self._encode(kind, payload))
+
+
+def _impostor(envelope: Envelope) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        Code.WRONG_IDENTITY, f"an unsigned {envelope.type[:40]!r} in the name of another node"
+    )
+
+
+def _address(peername: Any) -> str:
+    """The peer's IP address as text; IPv4 addresses on IPv6 sockets in their own form."""
+    host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
+    return host.removeprefix("::ffff:")
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Nobody has to ask: an owner that gave up does not."""
+    if not future.cancelled():
+        future.exception()

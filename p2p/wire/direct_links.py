@@ -1,0 +1,367 @@
+"""Links over direct TCP: accepting and dialling, with TLS or without.
+
+Streams that something else carries (`p2p.grenache_links.tunnel_carrier`) become links here too, by the same
+handshake: `dial_over` and `accept_over`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError
+from p2p.base.host_port import format_host_port
+from p2p.base.identity import Identity
+from p2p.base.limits import (
+    CONNECT_TIMEOUT,
+    HANDSHAKE_TIMEOUT,
+    MAX_PENDING_HANDSHAKES,
+    PROTOCOL_VERSION,
+)
+from p2p.wire import tls
+from p2p.wire.connection import DIRECT, MSGPACK, Connection, Route
+from p2p.wire.frame_transport import CLOSE_GRACE
+from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
+from p2p.wire.link import Link, LinkHandler, PeerInfo
+from p2p.wire.messages import Capabilities, Codec
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 128  # connections that the operating system holds until they are accepted
+_ACCEPT_PAUSE = 0.5  # seconds, when the process has no file descriptors left
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LEAST_TRY = 1.0  # seconds for each address of a name, of CONNECT_TIMEOUT
+
+
+class DirectConnectionService:
+    """Owns the listening sockets, the handshakes that are under way, and every link made by it.
+
+    Without `start` it listens nowhere, and tells peers so.
+
+    `admit` is asked about each proven peer, on the dialling and on the accepting side, just before
+    `handler.link_up`; a code refuses it, and the peer is told.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        network: str,
+        codec: Codec,
+        handler: LinkHandler,
+        secure: bool,
+        agent: str,
+        supported_protocols: Sequence[str],
+        admit: Callable[[PeerInfo], Code | None],
+        clock: Callable[[], float] = time.monotonic,
+        codecs: Sequence[str] = (MSGPACK,),
+    ) -> None:
+        """`clock` is monotonic seconds. `codecs` are those offered besides JSON.
+
+        Raises:
+            OSError: the key could not be given to TLS, which takes keys from files only.
+        """
+        self._identity = identity
+        self._network = network
+        self._codec = codec
+        self._handler = handler
+        self._admit = admit
+        self._clock = clock
+        self._capabilities = Capabilities(
+            version=PROTOCOL_VERSION,
+            supported_protocols=list(supported_protocols),
+            codecs=list(codecs),
+            agent=agent,
+        )
+        self._server_tls = tls.server_context(identity) if secure else None
+        self._client_tls = tls.client_context(identity) if secure else None
+        # asyncio's own limit is longer than ours, so that there is one place that says what happened.
+        self._tls_timeout = HANDSHAKE_TIMEOUT + 1 if secure else None
+        self._tls_grace = CLOSE_GRACE if secure else None
+        self._port = 0
+        self._stopping = False
+        self._listeners: list[socket.socket] = []
+        self._acceptors: list[asyncio.Task[None]] = []
+        self._greetings: dict[
+            asyncio.Task[bool], None
+        ] = {}  # handshakes of strangers, oldest first
+        self._unclaimed: set[socket.socket] = set()  # accepted, greeting not begun
+        self._connections: set[Connection] = set()
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Accept links at `host` (a name or an address; `::` means IPv6 and IPv4) and `port` (0: any free
+        one). Returns where.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        try:
+            for family, _, _, _, address in dict.fromkeys(infos):
+                # Every address of a name listens on the port that the first one got.
+                bound = (address[0], self._port or port, *address[2:])
+                listener = _listen(family, bound, dual=host == "::")
+                self._listeners.append(listener)
+                self._port = listener.getsockname()[1]
+        except OSError:
+            self._close_listeners()
+            self._port = 0
+            raise
+        self._acceptors = [loop.create_task(self._accept(each)) for each in self._listeners]
+        return self._listeners[0].getsockname()[0], self._port
+
+    async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
+        """A new link to the node at `host` and `port`, which has to be `expect` if given.
+
+        Raises:
+            ConnectFailed: nobody there, not in time, or no node of this kind.
+            HandshakeRefused: a node is there, and it or this one declined.
+        """
+        self._refuse_when_stopping()
+        where = format_host_port(host, port)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                opened = await _connect(host, port)
+        except TimeoutError:
+            raise ConnectFailed(f"{where} did not answer in {CONNECT_TIMEOUT:g} s") from None
+        except (OSError, UnicodeError, OverflowError) as error:
+            raise ConnectFailed(f"{where}: {error}") from error
+        return await self._introduce(opened, where, expect, Route((host, port)))
+
+    async def dial_over(
+        self, sock: socket.socket, address: tuple[str, int], expect: str | None = None
+    ) -> Link:
+        """As `dial`, over a non-blocking stream socket that leads to the node at `address` through
+        Grenache. Takes the socket over, whatever comes of it.
+
+        Raises:
+            ConnectFailed, HandshakeRefused: as `dial`.
+        """
+        try:
+            self._refuse_when_stopping()
+        except ConnectFailed:
+            sock.close()
+            raise
+        where = f"{format_host_port(*address)} over Grenache"
+        return await self._introduce(sock, where, expect, Route(address, "grenache", address[0]))
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise ConnectFailed("this node is stopping")
+
+    async def _introduce(
+        self, opened: socket.socket, where: str, expect: str | None, route: Route
+    ) -> Link:
+        """TLS and handshake as the dialling side."""
+        connection = self._connection(Role.DIAL, expect, route)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                await loop.create_connection(
+                    lambda: connection,
+                    sock=opened,
+                    ssl=self._client_tls,
+                    server_hostname=None if self._client_tls is None else "",
+                    ssl_handshake_timeout=self._tls_timeout,
+                    ssl_shutdown_timeout=self._tls_grace,
+                )
+                self._track(connection)
+                await connection.established
+        except TimeoutError:
+            connection.expire(HANDSHAKE_TIMEOUT)
+            raise ConnectFailed(
+                f"{where} did not finish the handshake in {HANDSHAKE_TIMEOUT:g} s"
+            ) from None
+        except ConnectFailed as error:
+            raise ConnectFailed(f"{where}: {error}") from error
+        except OSError as error:
+            raise ConnectFailed(f"{where}: {_tls_failure(error)}") from error
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        return connection
+
+    async def stop(self) -> None:
+        """Accept no more, say goodbye to every peer, and close, within about `CLOSE_GRACE`."""
+        self._stopping = True
+        tasks = [*self._acceptors, *self._greetings]
+        for task in tasks:
+            task.cancel()
+        self._close_listeners()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._acceptors.clear()
+        open_connections = list(self._connections)
+        for connection in open_connections:
+            connection.close(Code.SHUTDOWN, "the node is stopping")
+        if open_connections:
+            closing = asyncio.gather(*(each.wait_closed() for each in open_connections))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closing, CLOSE_GRACE + 0.5)
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)  # `link_down` of the last ones
+
+    # Accepting
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    logger.warning("cannot accept peers: %s", error)
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            self._receive(accepted, str(address[0]), DIRECT)
+            await asyncio.sleep(0)  # whoever had to go for it gives its socket back first
+
+    def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]:
+        """Greet a stranger over a non-blocking stream socket that leads to it through Grenache.
+        `address` is its IP address. Takes the socket over. The task tells whether a link came of it; it
+        is cancelled when newer strangers need the place."""
+        task = self._receive(sock, address, Route(carrier="grenache", address=address))
+        if self._stopping:
+            task.cancel()
+        return task
+
+    def _receive(self, accepted: socket.socket, address: str, route: Route) -> asyncio.Task[bool]:
+        pending = [task for task in self._greetings if not task.cancelling()]
+        if len(pending) >= MAX_PENDING_HANDSHAKES:
+            # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
+            pending[0].cancel()
+        task = asyncio.get_running_loop().create_task(self._greet(accepted, address, route))
+        self._greetings[task] = None
+        self._unclaimed.add(accepted)
+        task.add_done_callback(partial(self._greeted, accepted))
+        return task
+
+    def _greeted(self, accepted: socket.socket, task: asyncio.Task[bool]) -> None:
+        del self._greetings[task]
+        if accepted in self._unclaimed:  # cancelled before it began
+            self._unclaimed.remove(accepted)
+            accepted.close()
+
+    async def _greet(self, accepted: socket.socket, address: str, route: Route) -> bool:
+        """Whether a link came of it."""
+        self._unclaimed.remove(accepted)  # from here on the transport owns it
+        connection = self._connection(Role.ACCEPT, None, route)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                await loop.connect_accepted_socket(
+                    lambda: connection,
+                    accepted,
+                    ssl=self._server_tls,
+                    ssl_handshake_timeout=self._tls_timeout,
+                    ssl_shutdown_timeout=self._tls_grace,
+                )
+                self._track(connection)
+                await connection.established
+                return True
+        except TimeoutError:
+            connection.expire(HANDSHAKE_TIMEOUT)
+            logger.info("%s: no handshake in %g s", address, HANDSHAKE_TIMEOUT)
+        except HandshakeRefused as error:
+            logger.info("%s: %s", address, error)
+        except P2PError as error:
+            logger.info("%s: no handshake: %s", address, error)
+        except OSError as error:
+            logger.info("%s: %s", address, _tls_failure(error))
+        except asyncio.CancelledError:
+            if not connection.established.done():
+                connection.abort()
+            raise
+        return False
+
+    # Helpers
+
+    def _connection(self, role: Role, expect: str | None, route: Route) -> Connection:
+        return Connection(
+            role,
+            HandshakeTerms(self._identity, self._network, self._port, self._capabilities),
+            self._codec,
+            self._handler,
+            self._admit,
+            nonce=secrets.token_bytes(NONCE_LENGTH),
+            expect=expect,
+            route=route,
+            clock=self._clock,
+        )
+
+    def _track(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        connection.on_gone(self._connections.discard)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self._port = 0
+
+
+def _listen(family: int, address: tuple[object, ...], *, dual: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    """A TCP connection to the first address of `host` that answers.
+
+    Raises:
+        OSError: none does; of the first one.
+    """
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    share = max(CONNECT_TIMEOUT / len(infos), _LEAST_TRY)
+    failures: list[OSError] = []
+    for family, kind, protocol, _, address in infos:
+        candidate = socket.socket(family, kind, protocol)
+        try:
+            candidate.setblocking(False)
+            await asyncio.wait_for(loop.sock_connect(candidate, address), share)
+        except OSError as error:  # TimeoutError is one
+            candidate.close()
+            failures.append(error)
+        except BaseException:
+            candidate.close()
+            raise
+        else:
+            return candidate
+    raise failures[0]
+
+
+def _tls_failure(error: OSError) -> str:
+    """Why a TLS handshake failed, in words for the operator."""
+    if isinstance(error, ssl.SSLError) and error.reason in (
+        "WRONG_VERSION_NUMBER",
+        "HTTP_REQUEST",
+        "UNSUPPORTED_PROTOCOL",
+        "RECORD_LAYER_FAILURE",
+        "PACKET_LENGTH_TOO_LONG",
+    ):
+        return "the peer does not speak TLS; is P2P_SECURITY=off there?"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    return f"the connection broke in the TLS handshake: {error}"

@@ -1,0 +1,284 @@
+"""Frames over an asyncio transport: what a connection is before it means anything.
+
+Reading: the socket's bytes land in the decoder's buffer and are cut into frames there; a batch of frames
+is handed on in one call, without a task per message. After `FRAMES_PER_TURN` frames reading stops until
+the loop has served the others.
+
+Writing: frames wait in an outbox that is joined and written once per turn of the loop, or as soon as
+`WRITE_CHUNK` bytes wait. While the transport has enough, the outbox keeps what comes, in joined chunks
+that end on frame boundaries: so all of it is counted, and can be dropped in favour of a goodbye.
+
+Ending: the side that ends it throws away what still arrives and waits for the other to hang up, at most
+`CLOSE_GRACE`. Closing at once could destroy its last words: with unread bytes in its buffer the operating
+system resets the connection (RFC 2525, 2.17).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from p2p.base.errors import RemoteProtocolError
+from p2p.base.limits import (
+    FRAMES_PER_TURN,
+    MAX_FRAME,
+    MAX_HANDSHAKE_FRAME,
+    OUTBOX_HIGH_WATER,
+    OUTBOX_LIMIT,
+    READ_BUFFER,
+)
+from p2p.wire.framing import HEADER, FrameDecoder, pack_length
+from p2p.wire.link import LinkStats
+
+WRITE_CHUNK = 256 * 1024  # bytes joined into one write at most, and held by the transport at once
+CLOSE_GRACE = 1.0  # seconds for last words to be read
+
+
+class FrameTransport(asyncio.BufferedProtocol):
+    """Owner of one transport. A subclass says what frames and events mean (the abstract methods)."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.stats = LinkStats()
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._lost = self._loop.create_future()  # done when the transport is gone
+        # One frame at a time during the handshake: what follows it falls under other limits.
+        self._decoder = FrameDecoder(MAX_HANDSHAKE_FRAME, HEADER + MAX_HANDSHAKE_FRAME)
+        self._batch = 1
+        self._deaf = False  # whatever arrives is thrown away, but for a farewell
+        self._reading = True
+        self._pending: list[bytes] = []  # lengths and payloads in turn
+        self._pending_bytes = 0
+        self._chunks: deque[bytes] = deque()  # waiting for the transport
+        self._chunk_bytes = 0
+        self._flush_due = False
+        self._writable = True
+        self._grace: asyncio.TimerHandle | None = None
+        self._drained: list[asyncio.Future[None]] = []
+
+    # What a subclass does
+
+    def opened(self) -> None:
+        """The transport is there."""
+        raise NotImplementedError
+
+    def received(self, frames: list[bytearray]) -> None:
+        """Frames in order, at most `FRAMES_PER_TURN`. Not called again after `_stop_listening`."""
+        raise NotImplementedError
+
+    def refused(self, error: RemoteProtocolError) -> None:
+        """The bytes are no frames."""
+        raise NotImplementedError
+
+    def farewell(self, frame: bytearray) -> bool:
+        """Whether it says that the peer is leaving too."""
+        raise NotImplementedError
+
+    def overflowed(self) -> None:
+        """More than `OUTBOX_LIMIT` bytes wait."""
+        raise NotImplementedError
+
+    def gone(self, error: Exception | None) -> None:
+        """The transport is gone; called once."""
+        raise NotImplementedError
+
+    # Reading
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_CHUNK)
+        self.stats.opened_at = self.stats.last_seen = self._clock()
+        self.opened()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.writable()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.stats.bytes_received += nbytes
+        self.stats.last_seen = self._clock()
+        self._decoder.wrote(nbytes)
+        if self._reading:
+            self._parse()
+
+    def eof_received(self) -> bool:
+        return False  # a peer that will say no more has left
+
+    def _parse(self) -> None:
+        """Hand on what one turn of the loop allows; pause reading while more waits in the buffer."""
+        more = self._hand_on()
+        if more == self._reading:
+            self._reading = not more
+            transport = self._transport
+            if transport is not None and not transport.is_closing():
+                if more:
+                    transport.pause_reading()
+                else:
+                    transport.resume_reading()
+        if more:
+            self._loop.call_soon(self._parse)
+
+    def _hand_on(self) -> bool:
+        """Whether complete frames may be left."""
+        if self._deaf:
+            self._overhear()
+            return False
+        left = FRAMES_PER_TURN
+        scheduled, self._flush_due = self._flush_due, True  # answers are written below, at once
+        try:
+            while left > 0 and not self._deaf:
+                frames = self._decoder.take(min(self._batch, left))
+                if not frames:
+                    break
+                left -= len(frames)
+                self.stats.messages_received += len(frames)
+                self.received(frames)
+        except RemoteProtocolError as error:
+            self.refused(error)
+        self._flush_due = scheduled
+        self._flush()
+        return left <= 0 and not self._deaf
+
+    def _overhear(self) -> None:
+        """While lingering only a farewell matters: two sides that part at once need not wait."""
+        try:
+            while frames := self._decoder.take(FRAMES_PER_TURN):
+                if any(map(self.farewell, frames)):
+                    self.hang_up()
+                    return
+        except RemoteProtocolError:
+            self._decoder.discard()
+
+    def _widen(self) -> None:
+        """The peer is no stranger any more: whole messages, and many at once."""
+        self._decoder.set_limit(MAX_FRAME, READ_BUFFER)
+        self._batch = FRAMES_PER_TURN
+
+    # Writing
+
+    @property
+    def outbox_bytes(self) -> int:
+        """Bytes accepted and not yet taken by the peer's (or this) operating system."""
+        held = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._pending_bytes + self._chunk_bytes + held
+
+    def _put(self, payload: bytes) -> None:
+        """Queue one frame. Raises ValueError when it is longer than a frame may be."""
+        size = len(payload)
+        if size > MAX_FRAME:
+            raise ValueError(f"a message of {size} bytes, the limit is {MAX_FRAME}")
+        pending = self._pending
+        pending.append(pack_length(size))
+        pending.append(payload)
+        self._pending_bytes += size + HEADER
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_turn)
+        if self._pending_bytes >= WRITE_CHUNK:
+            self._flush()
+
+    def _flush_turn(self) -> None:
+        self._flush_due = False
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        self.stats.messages_sent += len(self._pending) // 2
+        chunk = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        if self._writable and not self._chunks:
+            self._write(chunk)
+        else:
+            self._chunks.append(chunk)
+            self._chunk_bytes += len(chunk)
+            if self.outbox_bytes > OUTBOX_LIMIT and not self._deaf:
+                self.overflowed()
+
+    def _write(self, chunk: bytes) -> None:
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            self.stats.bytes_sent += len(chunk)
+            transport.write(chunk)
+
+    def _drop_unwritten(self) -> None:
+        """Forget what the transport has not been given: whole frames."""
+        self._pending.clear()
+        self._chunks.clear()
+        self._pending_bytes = self._chunk_bytes = 0
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        while self._writable and self._chunks:
+            chunk = self._chunks.popleft()
+            self._chunk_bytes -= len(chunk)
+            self._write(chunk)
+        if self.outbox_bytes < OUTBOX_HIGH_WATER:
+            self._wake_drained()
+
+    async def _wait_drained(self) -> None:
+        self._flush()
+        while self.outbox_bytes >= OUTBOX_HIGH_WATER and not self._deaf:
+            waiter = self._loop.create_future()
+            self._drained.append(waiter)
+            await waiter
+
+    def _wake_drained(self) -> None:
+        waiters, self._drained = self._drained, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Ending
+
+    def _stop_listening(self) -> None:
+        self._deaf = True
+        self._wake_drained()
+
+    def linger(self) -> None:
+        """Write what waits, and stay until the peer hangs up, but not for long."""
+        self._stop_listening()
+        self._flush()
+        self._limit_stay()
+
+    def hang_up(self) -> None:
+        """Close in order; the peer does not want to hear more."""
+        self._stop_listening()
+        self._drop_unwritten()
+        if self._transport is not None:
+            self._transport.close()
+        self._limit_stay()
+
+    def _limit_stay(self) -> None:
+        if self._grace is None and not self._lost.done():
+            self._grace = self._loop.call_later(CLOSE_GRACE, self.abort)
+
+    def abort(self) -> None:
+        """Close at once; what is not written is lost."""
+        self._stop_listening()
+        self._drop_unwritten()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def on_gone(self, callback: Callable[[Any], object]) -> None:
+        """Call `callback` with this wire when its transport is gone."""
+        self._lost.add_done_callback(lambda _: callback(self))
+
+    async def wait_closed(self) -> None:
+        """Until the transport is gone. For a wire that has, or will get, a transport."""
+        await asyncio.shield(self._lost)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_listening()
+        self._drop_unwritten()
+        if self._grace is not None:
+            self._grace.cancel()
+        if not self._lost.done():
+            self._lost.set_result(None)
+        self.gone(exc)

@@ -1,0 +1,279 @@
+"""The handshake, for both roles, as one table. No I/O.
+
+    dialling node                     accepting node
+        handshake          ----->
+                           <-----     handshake
+        handshake_ack      ----->                        proven: would this node have the peer?
+                           <-----     handshake_ack
+        proven: would it? established                    established
+
+The accepting side says nothing before it has read a stranger's handshake, and its ack means that it has
+let the peer in, so that a refusal ("full", "duplicate") reaches the dialling side as such. An ack signs
+both nonces: the keys are proven also where there is no TLS. Where there is, the key must moreover be
+that of the peer's certificate, so nobody can sit in the middle.
+
+Handshake messages, and a goodbye during it, are always JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+import msgspec
+
+from p2p.base.errors import Code, HandshakeRefused, RemoteProtocolError
+from p2p.base.identity import PUBLIC_KEY_LENGTH, Identity, node_id_of, verify
+from p2p.base.limits import PROTOCOL_VERSION
+from p2p.wire.messages import Capabilities, Codec, Envelope, Goodbye, Handshake, HandshakeAck, pack
+
+NONCE_LENGTH = 32  # bytes
+_REASON_LENGTH = 200  # characters of a peer's words that are kept
+
+ADMISSION_REASONS = {
+    Code.FULL: "this node has as many peers as it wants",
+    Code.DUPLICATE: "another link to the same peer is kept",
+}
+
+
+class Role(StrEnum):
+    DIAL = "dial"
+    ACCEPT = "accept"
+
+
+class HandshakeState(Enum):
+    START = "not started"
+    AWAIT_HANDSHAKE = "waiting for the peer's handshake"
+    AWAIT_ACK = "waiting for the peer's handshake_ack"
+    PROVEN = "the peer is proven, not yet admitted"
+    DONE = "established"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an event leads to: a check, then what is sent, then the next state."""
+
+    check: str  # a method's name, "" for none
+    sends: tuple[str, ...]
+    then: HandshakeState
+
+
+TABLE: dict[tuple[Role, HandshakeState, str], Step] = {
+    (Role.DIAL, HandshakeState.START, "start"): Step(
+        "", ("handshake",), HandshakeState.AWAIT_HANDSHAKE
+    ),
+    (Role.DIAL, HandshakeState.AWAIT_HANDSHAKE, "handshake"): Step(
+        "_check_claims", ("handshake_ack",), HandshakeState.AWAIT_ACK
+    ),
+    (Role.DIAL, HandshakeState.AWAIT_ACK, "handshake_ack"): Step(
+        "_check_proof", (), HandshakeState.PROVEN
+    ),
+    (Role.DIAL, HandshakeState.PROVEN, "admit"): Step("", (), HandshakeState.DONE),
+    (Role.ACCEPT, HandshakeState.START, "start"): Step("", (), HandshakeState.AWAIT_HANDSHAKE),
+    (Role.ACCEPT, HandshakeState.AWAIT_HANDSHAKE, "handshake"): Step(
+        "_check_claims", ("handshake",), HandshakeState.AWAIT_ACK
+    ),
+    (Role.ACCEPT, HandshakeState.AWAIT_ACK, "handshake_ack"): Step(
+        "_check_proof", (), HandshakeState.PROVEN
+    ),
+    (Role.ACCEPT, HandshakeState.PROVEN, "admit"): Step(
+        "", ("handshake_ack",), HandshakeState.DONE
+    ),
+}
+
+Outgoing = tuple[str, msgspec.Struct]  # message type, payload
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeTerms:
+    """What this node says of itself."""
+
+    identity: Identity
+    network: str
+    port: int  # where it accepts links, 0 if it does not
+    capabilities: Capabilities
+    version: str = PROTOCOL_VERSION
+
+
+class HandshakeMachine:
+    """One handshake. Whoever drives it sends what the methods return, and turns a raised
+    `HandshakeRefused(by_us=True)` into a goodbye with its code and reason."""
+
+    def __init__(
+        self,
+        role: Role,
+        terms: HandshakeTerms,
+        codec: Codec,
+        *,
+        nonce: bytes,
+        expect: str | None = None,
+        tls_key: bytes | None = None,
+        observed_address: str = "",
+    ) -> None:
+        """`nonce` is 32 fresh random bytes. `expect` is the node id that was dialled, if known;
+        `tls_key` the raw key proven by TLS; `observed_address` where we see the peer."""
+        self.role = role
+        self.state = HandshakeState.START
+        self.peer: Handshake | None = None  # its claims; proven from State.PROVEN on
+        self._terms = terms
+        self._codec = codec
+        self._nonce = nonce
+        self._expect = expect
+        self._tls_key = tls_key
+        self._observed_address = observed_address
+
+    def start(self) -> list[Outgoing]:
+        return self._step("start", None)
+
+    def receive(self, envelope: Envelope) -> list[Outgoing]:
+        """Take a message of the peer's.
+
+        Raises:
+            HandshakeRefused: by either side; the handshake has ended.
+        """
+        payload: msgspec.Struct | None = None
+        try:
+            if envelope.type in ("handshake", "handshake_ack", "goodbye"):
+                payload = self._codec.payload(envelope.type, envelope.payload)
+        except RemoteProtocolError as error:
+            raise self.refusal(error.code, error.reason) from error
+        if isinstance(payload, Goodbye):
+            self.state = HandshakeState.ENDED
+            code, reason = read_goodbye(payload)
+            raise HandshakeRefused(code or Code.UNEXPECTED, reason, by_us=False)
+        claimed = getattr(payload, "node_id", envelope.from_)
+        if envelope.from_ != claimed:
+            raise self.refusal(Code.WRONG_IDENTITY, "`from` and the node id differ")
+        return self._step(envelope.type, payload)
+
+    def admit(self, code: Code | None) -> list[Outgoing]:
+        """The node's decision about the proven peer: None lets it in.
+
+        Raises:
+            HandshakeRefused: `code` was given.
+        """
+        if code is not None:
+            raise self.refusal(code, ADMISSION_REASONS.get(code, "not admitted"))
+        return self._step("admit", None)
+
+    def expired(self, seconds: float) -> HandshakeRefused:
+        """The refusal of a peer that took too long."""
+        return self.refusal(Code.TIMEOUT, f"after {seconds:g} s still {self.state.value}")
+
+    def refusal(self, code: Code, reason: str) -> HandshakeRefused:
+        """End the handshake; the error to raise or to tell."""
+        self.state = HandshakeState.ENDED
+        return HandshakeRefused(code, reason, by_us=True)
+
+    def _step(self, event: str, payload: msgspec.Struct | None) -> list[Outgoing]:
+        step = TABLE.get((self.role, self.state, event))
+        if step is None:
+            raise self.refusal(Code.UNEXPECTED, f"{event[:40]!r} while {self.state.value}")
+        if step.check:
+            check: Callable[[msgspec.Struct | None], None] = getattr(self, step.check)
+            check(payload)
+        self.state = step.then
+        return [(kind, self._message(kind)) for kind in step.sends]
+
+    def _message(self, kind: str) -> msgspec.Struct:
+        terms, identity = self._terms, self._terms.identity
+        if kind == "handshake":
+            return Handshake(
+                node_id=identity.node_id,
+                public_key=identity.public_key,
+                version=terms.version,
+                network=terms.network,
+                port=terms.port,
+                nonce=self._nonce,
+                capabilities=terms.capabilities,
+            )
+        assert self.peer is not None  # noqa: S101 - the table has no ack before the peer's handshake
+        statement = proof_bytes(
+            self.role,
+            terms.network,
+            signer=identity.node_id,
+            signer_nonce=self._nonce,
+            verifier=self.peer.node_id,
+            verifier_nonce=self.peer.nonce,
+        )
+        return HandshakeAck(identity.node_id, identity.sign(statement), self._observed_address)
+
+    def _check_claims(self, claims: Handshake) -> None:
+        terms = self._terms
+        if claims.network != terms.network:
+            raise self.refusal(
+                Code.WRONG_NETWORK,
+                f"this node is of the network {terms.network!r}, not {claims.network[:40]!r}",
+            )
+        if major(claims.version) != major(terms.version):
+            raise self.refusal(
+                Code.WRONG_VERSION,
+                f"this node speaks version {terms.version}, not {claims.version[:40]!r}",
+            )
+        if len(claims.public_key) != PUBLIC_KEY_LENGTH or len(claims.nonce) != NONCE_LENGTH:
+            raise self.refusal(Code.MALFORMED, "the key and the nonce have 32 bytes each")
+        if not 0 <= claims.port <= 65535:
+            raise self.refusal(Code.MALFORMED, f"no port: {claims.port}")
+        if claims.node_id != node_id_of(claims.public_key):
+            raise self.refusal(Code.WRONG_IDENTITY, "the node id is not that of the public key")
+        if self._tls_key is not None and claims.public_key != self._tls_key:
+            raise self.refusal(Code.WRONG_IDENTITY, "the key is not that of the certificate")
+        if claims.node_id == terms.identity.node_id:
+            raise self.refusal(Code.SELF, "this is the node itself")
+        if self._expect is not None and claims.node_id != self._expect:
+            raise self.refusal(
+                Code.WRONG_IDENTITY, f"{self._expect} was dialled, {claims.node_id} answered"
+            )
+        self.peer = claims
+
+    def _check_proof(self, ack: HandshakeAck) -> None:
+        peer, terms = self.peer, self._terms
+        assert peer is not None  # noqa: S101 - as in _message
+        if ack.node_id != peer.node_id:
+            raise self.refusal(Code.WRONG_IDENTITY, "another node id than in the handshake")
+        statement = proof_bytes(
+            Role.ACCEPT if self.role is Role.DIAL else Role.DIAL,
+            terms.network,
+            signer=peer.node_id,
+            signer_nonce=peer.nonce,
+            verifier=terms.identity.node_id,
+            verifier_nonce=self._nonce,
+        )
+        if not verify(peer.public_key, ack.signature, statement):
+            raise self.refusal(Code.WRONG_IDENTITY, "the signature does not prove the key")
+
+
+def proof_bytes(
+    role: Role,
+    network: str,
+    *,
+    signer: str,
+    signer_nonce: bytes,
+    verifier: str,
+    verifier_nonce: bytes,
+) -> bytes:
+    """What an ack signs. The signer's role is in it, so that an ack cannot be sent back to its author."""
+    label = "exchange-node handshake 1"
+    return pack([label, role.value, network, signer, signer_nonce, verifier, verifier_nonce])
+
+
+def major(version: str) -> str:
+    """The part of a version number that has to agree (semver.org)."""
+    return version.partition(".")[0]
+
+
+def read_goodbye(goodbye: Goodbye) -> tuple[Code | None, str]:
+    """Code and reason of a peer's goodbye, fit for logs. A code that this node does not know (of a newer
+    peer) is None, and stands in the reason."""
+    reason = printable(goodbye.reason)
+    try:
+        return Code(goodbye.code), reason
+    except ValueError:
+        return None, f"{printable(goodbye.code)[:40]}: {reason}"
+
+
+def printable(text: str) -> str:
+    """A peer's words without control characters, at most 200 characters of them."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_REASON_LENGTH])

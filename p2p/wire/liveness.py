@@ -1,0 +1,73 @@
+"""Whether a peer is still there, and how far away it is. No I/O.
+
+A heartbeat with a sequence number asks; the other side answers it at once with a heartbeat of sequence
+0 whose `echo` is that number. Round trips are measured by the asker's own clock alone. An `echo` on a
+heartbeat that also asks counts the same.
+"""
+
+from __future__ import annotations
+
+from p2p.base.limits import DEAD_AFTER, HEARTBEAT_INTERVAL
+from p2p.wire.messages import Heartbeat
+
+_SMOOTHING = 1 / 8  # RFC 6298, alpha
+_OUTSTANDING = 8  # asked and unanswered heartbeats remembered; older ones are lost or meaningless
+
+
+class Liveness:
+    """Times are seconds on any monotonic clock."""
+
+    def __init__(
+        self,
+        now: float,
+        *,
+        interval: float = HEARTBEAT_INTERVAL,
+        dead_after: float = DEAD_AFTER,
+    ) -> None:
+        self._interval = interval
+        self._dead_after = dead_after
+        self._sequence = 0
+        self._asked: dict[int, float] = {}
+        self._next_beat = now
+        self._last_heard = now
+        self._last_tick = now
+        self.rtt: float | None = None  # seconds, smoothed
+
+    def heard(self, now: float) -> None:
+        """Some bytes of the peer arrived, at `now` at the latest."""
+        if now > self._last_heard:
+            self._last_heard = now
+
+    def tick(self, now: float) -> Heartbeat | None:
+        """The heartbeat to send now, if one is due. Call at `next_tick`, and whenever else."""
+        stalled = now - self._last_tick - self._interval
+        if stalled > self._interval:
+            # We were not running (a stopped process, a blocked loop): our pause is not the peer's silence.
+            self._last_heard = min(now, self._last_heard + stalled)
+        self._last_tick = now
+        if now < self._next_beat:
+            return None
+        self._next_beat = now + self._interval
+        self._sequence += 1
+        self._asked[self._sequence] = now
+        if len(self._asked) > _OUTSTANDING:
+            del self._asked[next(iter(self._asked))]
+        return Heartbeat(sequence=self._sequence)
+
+    def next_tick(self) -> float:
+        """When `tick` and `dead` have to be asked next."""
+        return min(self._next_beat, self._last_heard + self._dead_after)
+
+    def dead(self, now: float) -> bool:
+        """Whether the peer has been silent for too long."""
+        return now - self._last_heard >= self._dead_after
+
+    def received(self, beat: Heartbeat, now: float) -> Heartbeat | None:
+        """Take a heartbeat of the peer's; the answer to send at once, if it asks for one."""
+        asked = self._asked.pop(beat.echo, None)
+        if asked is not None:
+            sample = now - asked
+            self.rtt = sample if self.rtt is None else self.rtt + (sample - self.rtt) * _SMOOTHING
+        if beat.sequence <= 0:
+            return None
+        return Heartbeat(sequence=0, echo=beat.sequence)

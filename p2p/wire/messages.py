@@ -1,0 +1,223 @@
+"""The envelope of every message, the payloads of the peer protocol, and the two codecs.
+
+On the wire a payload that begins with `{` is JSON, anything else is msgpack. Inside the node an
+envelope's payload is always msgpack: JSON is translated at the edge, by the payload type registered
+for the message's `type`, so that bytes (base64 in JSON) and relayed copies stay the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from p2p.base.errors import MalformedMessage
+
+EVERYONE = "*"
+
+
+class Envelope(msgspec.Struct, rename={"from_": "from"}, omit_defaults=True):
+    """One message. `to` is a node id, `*` for everyone, or empty for the peer at the other end.
+
+    `id` is set on broadcasts, `hops` counts relays. `key` and `sig` prove the origin of a message
+    that came through another node (see `signed_bytes`); a direct one is proven by its link.
+    """
+
+    type: str
+    from_: str
+    to: str
+    timestamp: int  # ms since the epoch, by the sender's clock: information, never trusted
+    payload: msgspec.Raw
+    id: bytes | None = None
+    hops: int = 0
+    key: bytes | None = None
+    sig: bytes | None = None
+
+
+class Capabilities(msgspec.Struct, rename="camel"):
+    version: str
+    supported_protocols: list[str] = []
+    codecs: list[str] = []  # besides JSON, which everyone reads: "msgpack"
+    agent: str = ""
+
+
+class Handshake(msgspec.Struct, rename="camel"):
+    """First message of both sides. `nonce` is fresh; the other side signs it in its ack."""
+
+    node_id: str
+    public_key: bytes
+    version: str
+    network: str
+    port: int  # where this node accepts links, 0 if it does not
+    nonce: bytes
+    capabilities: Capabilities
+
+
+class HandshakeAck(msgspec.Struct, rename="camel"):
+    """`signature` covers both nonces and both ids: it proves the key also where there is no TLS."""
+
+    node_id: str
+    signature: bytes
+    observed_address: str = ""
+
+
+class Goodbye(msgspec.Struct, rename="camel"):
+    code: str
+    reason: str = ""
+
+
+class Heartbeat(msgspec.Struct, rename="camel"):
+    """`echo` returns the sequence number of the last heartbeat heard: round trips by one's own clock."""
+
+    sequence: int
+    echo: int = 0
+
+
+class PeerAddress(msgspec.Struct, rename="camel", omit_defaults=True):
+    node_id: str
+    address: str
+    port: int
+    carrier: str = (
+        "tcp"  # how it is dialled; a `p2p.wire.link.Carrier`, or one that is not known here
+    )
+
+
+class PeerExchange(msgspec.Struct, rename="camel"):
+    peers: list[PeerAddress]
+
+
+class IHave(msgspec.Struct, rename="camel"):
+    """Lazy announcement: broadcasts that the sender holds (Plumtree)."""
+
+    ids: list[bytes]
+
+
+class Graft(msgspec.Struct, rename="camel"):
+    """Send me these, and push to me from now on (Plumtree)."""
+
+    ids: list[bytes]
+
+
+class Prune(msgspec.Struct, rename="camel"):
+    """You sent what I had: announce to me from now on instead of pushing (Plumtree)."""
+
+
+class Request(msgspec.Struct, rename="camel"):
+    id: int
+    method: str
+    deadline: int  # ms that the caller will still wait, from arrival
+    body: bytes  # msgpack
+
+
+class Load(msgspec.Struct, rename="camel"):
+    """How busy whoever answered is, for whoever chooses whom to ask next. Seconds; advice, not proof."""
+
+    in_flight: float = 0.0  # requests inside when this one was done
+    latency: float = 0.0  # what a request arriving now would take
+    service: float = 0.0  # what one takes without a queue
+    waited: float = 0.0  # this request, in the queue
+    served: float = 0.0  # this request, in service
+
+
+class Response(msgspec.Struct, rename="camel", omit_defaults=True):
+    id: int
+    body: bytes = b""  # msgpack
+    error: str = ""  # a stable code; empty for success
+    message: str = ""
+    load: Load | None = None
+    retry_after: int = 0  # ms; with "busy": not before this
+
+
+class Cancel(msgspec.Struct, rename="camel"):
+    id: int
+
+
+PAYLOADS: dict[str, type[msgspec.Struct]] = {
+    "handshake": Handshake,
+    "handshake_ack": HandshakeAck,
+    "goodbye": Goodbye,
+    "heartbeat": Heartbeat,
+    "peerexchange": PeerExchange,
+    "ihave": IHave,
+    "graft": Graft,
+    "prune": Prune,
+    "request": Request,
+    "response": Response,
+    "cancel": Cancel,
+}
+
+_packer = msgspec.msgpack.Encoder()
+_envelope_msgpack = msgspec.msgpack.Decoder(Envelope)
+_envelope_json = msgspec.json.Decoder(Envelope)
+_json = msgspec.json.Encoder()
+
+
+def pack(payload: Any) -> bytes:
+    """A payload as msgpack."""
+    return _packer.encode(payload)
+
+
+class Codec:
+    """Turns frames into envelopes and back; knows the payload type of each message type."""
+
+    def __init__(self, payloads: dict[str, type[msgspec.Struct]] | None = None) -> None:
+        self.payloads = {**PAYLOADS, **(payloads or {})}
+        self._decoders = {
+            name: msgspec.msgpack.Decoder(kind) for name, kind in self.payloads.items()
+        }
+
+    def payload(self, message_type: str, raw: bytes | msgspec.Raw) -> Any:
+        """The typed payload of an envelope.
+
+        Raises:
+            MalformedMessage: it does not have the shape of its type.
+        """
+        decoder = self._decoders.get(message_type)
+        if decoder is None:
+            raise MalformedMessage(f"unknown message type {message_type[:40]!r}")
+        try:
+            return decoder.decode(raw)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise MalformedMessage(f"{message_type}: {error}") from error
+
+    def decode(self, frame: bytes | bytearray | memoryview) -> Envelope:
+        """The envelope in a frame's payload; JSON or msgpack by its first byte.
+
+        Raises:
+            MalformedMessage: no envelope, or (JSON only) a payload of the wrong shape.
+        """
+        try:
+            if len(frame) and frame[0] == 0x7B:  # "{"
+                envelope = _envelope_json.decode(frame)
+                kind = self.payloads.get(envelope.type)
+                value = msgspec.json.decode(envelope.payload, type=kind or Any)
+                envelope.payload = msgspec.Raw(_packer.encode(value))
+                return envelope
+            return _envelope_msgpack.decode(frame)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise MalformedMessage(str(error)) from error
+
+    def encode(self, envelope: Envelope, *, as_json: bool = False) -> bytes:
+        """The frame payload of `envelope` (without the length prefix)."""
+        if not as_json:
+            return _packer.encode(envelope)
+        kind = self.payloads.get(envelope.type)
+        value = msgspec.msgpack.decode(envelope.payload, type=kind or Any)
+        return _json.encode(
+            msgspec.structs.replace(envelope, payload=msgspec.Raw(_json.encode(value)))
+        )
+
+
+def signed_bytes(envelope: Envelope) -> bytes:
+    """What the origin of a relayed message signs: everything but `hops`."""
+    return pack(
+        [
+            "exchange-node relay",
+            envelope.type,
+            envelope.from_,
+            envelope.to,
+            envelope.timestamp,
+            envelope.id,
+            bytes(envelope.payload),
+        ]
+    )

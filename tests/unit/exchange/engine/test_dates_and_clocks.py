@@ -1,0 +1,90 @@
+"""Orders that are good till a date, and what a clock that is set back must not do to orders."""
+
+from __future__ import annotations
+
+import pytest
+from order_kit import KEY, Desks
+
+from exchange.model.records import Order
+
+SECOND = 1_000_000
+
+
+def bid_for_a_second(net: Desks, quantity: int = 5) -> Order:
+    expires = net[0].us(net.now) + SECOND
+    return net.bid(0, 100, quantity, tif="gtd", expires=expires)
+
+
+def test_an_order_that_comes_after_the_date_does_not_trade_before_the_next_tick() -> None:
+    net = Desks()
+    bid = bid_for_a_second(net)
+    net.now += 1.0
+    ask = net.ask(0, 100, 5)
+    assert (bid.done, bid.reason, bid.filled) == (True, "expired", 0)
+    assert ask.filled == 0
+
+
+def test_an_order_just_before_the_date_trades() -> None:
+    net = Desks()
+    bid = bid_for_a_second(net)
+    net.now += 0.999
+    assert net.ask(0, 100, 5).filled == bid.filled == 5
+
+
+def test_another_nodes_take_after_the_date_is_refused_before_the_next_tick() -> None:
+    net = Desks(2)
+    bid = bid_for_a_second(net)
+    net.exchange()
+    ask = net.ask(1, 100, 5)
+    mails = net.drain(1)
+    net.now += 1.0
+    for mail in mails:
+        net.deliver(mail)
+    assert (bid.reason, bid.filled) == ("expired", 0)
+    net.settle()
+    assert ask.filled == 0
+
+
+def test_after_a_restart_an_order_whose_date_has_passed_asks_nobody() -> None:
+    net = Desks(2)
+    bid = bid_for_a_second(net)
+    net.exchange()
+    net.kill(0)
+    net.ask(1, 100, 5)
+    net.exchange()
+    net.now += 5.0
+    net.restart(0)
+    net.settle()
+    assert net.order(0, bid.number).reason == "expired"
+    assert net.fills(0) == net.fills(1) == []
+
+
+def test_amending_after_the_date_is_too_late() -> None:
+    net = Desks()
+    bid = bid_for_a_second(net)
+    net.now += 1.0
+    with pytest.raises(Exception, match="cancelled"):
+        net.amend(0, bid, quantity=3)
+
+
+@pytest.mark.parametrize("change", ["slice", "price", "quantity"])
+def test_an_order_keeps_losing_its_place_after_the_clock_was_set_back(change: str) -> None:
+    net = Desks(2)
+    bid = net.bid(0, 100, 10, display=2)
+    net.exchange()
+    net.kill(0)
+    net.nodes[0].epoch_us -= 3600 * SECOND
+    net.restart(0)
+    net.settle()
+    before = bid.priority or bid.time
+    match change:
+        case "slice":
+            net.ask(1, 100, 2)
+        case "price":
+            net.amend(0, bid, price=101)
+        case "quantity":
+            net.amend(0, bid, quantity=20)
+    net.exchange()
+    after = net.order(0, bid.number)
+    assert after.priority > before
+    assert after.priority == net[1].markets[KEY].contents()[0][2]

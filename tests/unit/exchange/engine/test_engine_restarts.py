@@ -1,0 +1,320 @@
+"""Whole nodes: restarted at every step of a take, from an old copy of the data, and what strangers send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from engine_kit import (
+    ask,
+    asked,
+    lost,
+    old_copy,
+)
+from exchange_kit import FIRST_TAKE, NETWORK, Crash, Keys, M, Mail, Network, Owner
+
+from exchange.engine.engine import MAX_UNKNOWN_MARKETS, Refused
+from exchange.feeds import feed as feed_module
+from exchange.feeds.exchange_messages import pack
+from exchange.feeds.presence import PresenceLeases
+from exchange.model.events import BUY, SELL, Closed, Opened
+
+replace = msgspec.structs.replace
+
+
+# Restarting at every step of a take
+
+
+FAULTS: dict[str, Callable[[Mail], list[Mail]]] = {
+    "whole": lambda mail: [mail],
+    "doubled": lambda mail: [mail, mail],
+    "results lost": lost("take_result"),
+    "takes lost": lost("take"),
+    "feeds lost": lost("order", "trade"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("who", [(0,), (1,), (0, 1)], ids=["maker", "taker", "both"])
+def test_a_node_killed_at_any_step_of_a_take_never_overfills_and_both_sides_agree(
+    who: tuple[int, ...], step: int, phase: str, fault: str
+) -> None:
+    net = Network(2)
+    net.sell(0, 100, 10)
+    net.settle()
+    steps = dict.fromkeys(who, 0)
+
+    def killer(node: int, at: str) -> None:
+        if node in steps and at == phase:
+            steps[node] += 1
+            if steps[node] == step + 1:
+                raise Crash
+
+    net.on_drain = killer
+    net.on_mail = FAULTS[fault]
+    net.buy(1, 100, 4)
+    net.buy(1, 101, 3)
+    for _ in range(5):
+        net.round()
+    net.run(0.6)
+    net.on_mail = lambda mail: [mail]
+    net.on_drain = lambda node, at: None
+    for i in (0, 1):
+        if net.nodes[i].engine is None:
+            net.restart(i)
+    net.run(25.0)
+    net.check()
+    sold = sum(fill.quantity for fill in net.fills(0))
+    # What was not committed when the taker died was never acknowledged.
+    assert sold in ((0, 7) if 1 in who and (step, phase) == (0, "before") else (7,))
+    assert net.order(0, 1).filled == sold
+
+
+def test_a_node_killed_on_a_real_disk_goes_on(tmp_path: Path) -> None:
+    with closing(Network(2, path=tmp_path)) as net:
+        net.sell(0, 100, 10)
+        net.settle()
+        net.on_mail = lost("take_result")
+        net.buy(1, 100, 4, "mine")
+        net.exchange()
+        for i in (0, 1):
+            net.kill(i)
+        net.on_mail = lambda mail: [mail]
+        for i in (0, 1):
+            net.restart(i)
+        net.run(12.0)
+        assert net.book(0) == net.book(1) == [(SELL, 100, 0, 1, 6)]
+        assert net.buy(1, 100, 4, "mine").filled == 4
+        net.check()
+
+
+def test_a_restarted_taker_asks_for_the_outcome_and_not_for_a_new_fill() -> None:
+    net = Network(2)
+    net.sell(0, 100, 5)
+    net.settle()
+    net.on_mail = lost("take")
+    net.buy(1, 100, 5)
+    net.exchange()
+    net.kill(1)
+    net.on_mail = lambda mail: [mail]
+    net.sent.clear()
+    net.restart(1)
+    assert net.book(1) == []
+    net.exchange()
+    first = next(mail.message for mail in net.sent if mail.type == "take")
+    assert (first.take, first.void) == (FIRST_TAKE, True)
+    net.settle()
+    assert net.order(1, 1).filled == 5  # asked anew, as take 2
+    net.check()
+
+
+def test_an_unfinished_market_order_ends_after_a_restart() -> None:
+    net = Network(2)
+    net.sell(0, 100, 5)
+    net.settle()
+    net.on_mail = lost("take")
+    net.buy(1, None, 9)
+    net.exchange()
+    net.on_mail = lambda mail: [mail]
+    net.restart(1)
+    assert net.order(1, 1).pending == 5
+    net.settle()
+    assert net.order(1, 1).done
+    net.check()
+
+
+def test_numbers_go_on_after_a_restart() -> None:
+    net = Network(2)
+    net.sell(0, 100, 5)
+    net.settle()
+    net.buy(1, 100, 1)
+    net.settle()
+    for i in (0, 1):
+        net.restart(i)
+    net.settle()
+    assert net.sell(0, 105, 1).number == 2
+    net.buy(1, 100, 1)
+    net.settle()
+    first, second = (fill.take for fill in net.fills(1))
+    assert second > first
+    net.check()
+
+
+def test_trades_and_orders_are_there_after_a_restart() -> None:
+    net = Network(2)
+    net.sell(0, 100, 5)
+    done = net.buy(0, 100, 2)
+    net.settle()
+    for i in (0, 1):
+        net.restart(i)
+    net.settle()
+    assert [len(net[i].markets[M].tape) for i in (0, 1)] == [1, 1]
+    assert [order.number for order in net[0].open_orders] == [1]
+    assert [order.number for order in net[0].recent_orders] == [done.number]
+
+
+def test_a_market_that_is_not_configured_any_more_is_left_in_the_journal() -> None:
+    net = Network(2, markets=(M, "ETH-USD"))
+    net[0].submit(net.now, "ETH-USD", SELL, 100, 5)
+    net.settle()
+    net.on_mail = lost("take")
+    net[1].submit(net.now, "ETH-USD", BUY, 100, 2)
+    net.exchange()
+    net.on_mail = lambda mail: [mail]
+    net.markets = (M,)
+    for i in (0, 1):
+        net.restart(i)
+    net.settle()
+    assert net[0].open_orders == net[1].open_orders == net[1].pending_takes == []
+    net.markets = (M, "ETH-USD")
+    for i in (0, 1):
+        net.restart(i)
+    net.settle()
+    (order,) = net[0].open_orders
+    assert order.filled == 2
+    assert len(net[1].markets["ETH-USD"].contents()) == 1
+    net.check()
+
+
+# An old copy of a data directory
+
+
+@pytest.mark.parametrize("every", [1024, 4])
+def test_an_old_copy_of_a_data_directory_is_noticed_and_writes_nothing(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when what is missing can only be had as a snapshot, which was adopted as another's feed."""
+    monkeypatch.setattr(feed_module, "CHECKPOINT_EVERY", every)
+    monkeypatch.setattr(feed_module, "CHECKPOINT_FACTOR", 0)
+    net = old_copy(2, later=20)
+    net.restart(0)
+    net.settle()
+    stale = net[0].stale
+    assert stale is not None
+    assert "old copy" in stale
+    assert net.nodes[0].warnings == [stale]
+    assert net.id(0) not in net[0].markets[M].replicas
+    for command in (lambda: net.sell(0, 300, 1), lambda: net[0].cancel(net.now, 1)):
+        with pytest.raises(Refused) as refused:
+            command()
+        assert (refused.value.code, refused.value.detail) == ("stale_data", stale)
+    net.sent.clear()
+    net.run(20.0)
+    assert [mail.type for mail in net.sent if mail.sender == 0 and mail.type != "digest"] == []
+    assert net[1].feeds[net.id(0), M].fault is None
+
+
+def test_an_old_copy_that_wrote_before_it_was_noticed_stops_there() -> None:
+    net = old_copy(2, later=3)
+    net.nodes[0].warnings.clear()
+    net._start(0)
+    for i in range(5):  # alone, it gets further than the network
+        net.sell(0, 300 + i, 1)
+        net.drain(0)
+    net.link(0)
+    net.settle()
+    assert net[1].feeds[net.id(0), M].fault is not None
+    assert net.book(1) == []
+    for held in net[1].feeds[net.id(0), M].batches.values():
+        assert net.give(0, held.batch)
+    assert net[0].stale is not None
+
+
+def test_an_old_copy_answers_takes_with_a_refusal_and_takes_nothing_itself() -> None:
+    net = old_copy(1, later=1)
+    net.restart(0)
+    net.settle()
+    assert net[0].stale is not None
+    refused = asked(net, ask(order=1, price=100))
+    assert refused is not None
+    assert (refused.quantity, refused.reason) == (0, "stale_data")
+    net.buy(1, 99, 5)
+    net.exchange()
+    stranger = Owner(50)
+    leases = PresenceLeases(stranger.keys, NETWORK, incarnation=1, lease_ms=600_000)
+    assert net.give(0, leases.make(net.now, []))
+    assert net.give(0, stranger.batch(Opened(1, BUY, 150, 5, 1)))
+    net.run(1.0)
+    assert net[0].markets[M].book.crossed
+    assert net[0].pending_takes == []
+
+
+def test_own_batches_that_come_back_are_no_sign_of_an_old_copy() -> None:
+    net = Network(2)
+    for i in range(3):
+        net.sell(0, 100 + i, 5)
+        net.exchange()
+    net.sell(0, 110, 5)  # not signed yet
+    for held in net[0].feeds[net.id(0), M].batches.values():
+        assert net.give(0, held.batch)
+    assert net[0].stale is None
+    forged = replace(held.batch, signature=b"\x01" * 64)
+    assert not net.give(0, forged)
+
+
+# What strangers send
+
+
+def test_a_market_that_only_others_trade_is_noted() -> None:
+    net = Network(1)
+    leases = PresenceLeases(Keys(50), NETWORK, incarnation=1, lease_ms=9000)
+    assert net.give(0, leases.make(0.0, [("DOGE-USD", 3), (M, 0), ("x" * 500, 1)]))
+    assert net[0].unknown_markets == {"DOGE-USD": Keys(50).node_id, "x" * 80: Keys(50).node_id}
+    for k in range(3):
+        assert net.give(0, leases.make(0.0, [(f"{k} {i}", 0) for i in range(900)]))
+    assert len(net[0].unknown_markets) == MAX_UNKNOWN_MARKETS
+
+
+def test_a_batch_of_a_market_that_is_not_traded_here_is_judged_and_not_kept() -> None:
+    net = Network(1)
+    batch = Owner(50, market="DOGE-USD").batch(Opened(1, SELL, 100, 5, 1))
+    assert net.give(0, batch)
+    assert not net.give(0, replace(batch, first=2))
+    assert net.give(0, Owner(1, market="DOGE-USD").batch(Opened(1, SELL, 100, 5, 1)))  # our own key
+    assert net[0].stale is None
+    assert len(net[0].feeds) == 1
+
+
+def test_a_forged_batch_leaves_nothing() -> None:
+    net = Network(1)
+    forged = replace(Owner(50).batch(Opened(1, SELL, 100, 5, 1)), signature=b"\x01" * 64)
+    assert not net.give(0, forged)
+    assert not net.give(0, replace(forged, key=b"k" * 100_000))
+    assert len(net[0].feeds) == 1
+    owner = Owner(50)
+    assert net.give(0, owner.batch(Opened(1, SELL, 100, 5, 1)))
+    more = owner.batch(Opened(2, SELL, 100, 5, 1))
+    assert not net.give(0, replace(more, signature=b"\x01" * 64))
+    assert net[0].feeds[owner.id, M].number == 1
+    assert all(len(key) == 32 for key in net[0]._follower._ids)
+
+
+def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:
+    net = Network(1)
+    owner = Owner(50)
+    assert net.give(0, owner.lie(1, b"\x00" * 32, Closed(1, "x")))
+    assert net[0].feeds[owner.id, M].fault is not None
+    assert len(net.nodes[0].warnings) == 1
+    assert net.book(0) == []
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "", "order", "take", "presence"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", b"\x80", b"{}", b"\x81\xa3key\xa1\xff", b"\x91" * 5000]
+)
+def test_what_is_no_message_is_invalid(kind: str, payload: bytes) -> None:
+    net = Network(1)
+    assert not net[0].receive(net.now, kind, payload, "a", "b")
+
+
+def test_text_that_is_not_utf8_is_invalid() -> None:
+    """Found by these tests: it left `receive` as a UnicodeDecodeError."""
+    net = Network(1)
+    good = pack(ask())
+    assert good.count(M.encode()) == 1
+    assert not net[0].receive(net.now, "take", good.replace(M.encode(), b"\xff" * len(M)), "a", "b")

@@ -1,0 +1,258 @@
+"""Leases: an owner's orders are shown while its presence is fresh, by one's own clock alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from exchange_kit import NETWORK, Keys, M, Network
+
+from exchange.feeds import presence as presence_module
+from exchange.feeds.exchange_messages import Presence
+from exchange.feeds.presence import MAX_HEADS, MAX_LEASE_MS, PresenceLeases
+
+replace = msgspec.structs.replace
+ALICE = Keys(1)
+
+
+def leases(
+    seed: int, incarnation: int = 1, lease_ms: int = 9000, network: str = NETWORK
+) -> PresenceLeases:
+    return PresenceLeases(Keys(seed), network, incarnation=incarnation, lease_ms=lease_ms)
+
+
+def test_a_presence_makes_its_owner_present_for_its_lease_from_arrival() -> None:
+    alice, bob = leases(1), leases(2)
+    made = alice.make(0.0, [(M, 3)])
+    assert bob.accept(500.0, made) == (True, ALICE.node_id, True)
+    assert bob.present(ALICE.node_id)
+    assert bob.owners == [ALICE.node_id]
+    assert bob.expire(508.9) == []
+    assert bob.expire(509.0) == [ALICE.node_id]
+    assert not bob.present(ALICE.node_id)
+    assert bob.expire(509.0) == []
+
+
+def test_each_presence_prolongs_the_lease() -> None:
+    alice, bob = leases(1), leases(2)
+    for t in (0.0, 5.0, 10.0):
+        bob.accept(t, alice.make(t, []))
+    assert bob.expire(18.9) == []
+    assert bob.expire(19.0) == [ALICE.node_id]
+
+
+def test_a_late_copy_does_not_prolong_a_lease_nor_revive_it() -> None:
+    alice, bob = leases(1), leases(2)
+    one, two = alice.make(0.0, []), alice.make(3.0, [])
+    bob.accept(3.0, two)
+    for late in (one, two):
+        assert bob.accept(9.0, late) == (True, ALICE.node_id, False)
+    assert bob.expire(12.0) == [ALICE.node_id]
+    for late in (one, two):
+        assert bob.accept(13.0, late) == (True, ALICE.node_id, False)
+    assert not bob.present(ALICE.node_id)
+
+
+def test_only_a_newcomer_is_one() -> None:
+    alice, bob = leases(1), leases(2)
+    assert bob.accept(0.0, alice.make(0.0, []))[2]
+    assert not bob.accept(1.0, alice.make(1.0, []))[2]
+    bob.expire(100.0)
+    assert bob.accept(101.0, alice.make(101.0, []))[2]  # it was away
+    assert bob.accept(102.0, leases(1, incarnation=2).make(102.0, []))[2]  # it restarted
+
+
+def test_the_later_incarnation_wins_whatever_its_counter() -> None:
+    before, after, bob = leases(1), leases(1, incarnation=2), leases(2)
+    for _ in range(5):
+        bob.accept(0.0, before.make(0.0, []))
+    last_words = before.make(0.0, [], leaving=True)
+    assert bob.accept(1.0, after.make(1.0, []))[2]
+    assert bob.accept(2.0, last_words) == (True, ALICE.node_id, False)
+    assert bob.present(ALICE.node_id)
+
+
+def test_a_goodbye_ends_the_lease_at_once_and_a_late_presence_does_not_undo_it() -> None:
+    alice, bob = leases(1), leases(2)
+    bob.accept(0.0, alice.make(0.0, []))
+    late, goodbye = alice.make(1.0, []), alice.make(1.0, [], leaving=True)
+    assert goodbye.lease == 0
+    assert bob.accept(1.0, goodbye) == (True, ALICE.node_id, False)
+    assert not bob.present(ALICE.node_id)
+    bob.accept(1.1, late)
+    assert not bob.present(ALICE.node_id)
+    assert bob.accept(2.0, alice.make(2.0, []))[2]
+
+
+def test_a_goodbye_of_somebody_unknown_is_valid() -> None:
+    assert leases(2).accept(0.0, leases(1).make(0.0, [], leaving=True)) == (
+        True,
+        ALICE.node_id,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        {"incarnation": 2},
+        {"counter": 9},
+        {"lease": 9001},
+        {"lease": 0},
+        {"heads": [(M, 4)]},
+        {"heads": []},
+        {"signature": b"\x01" * 64},
+        {"signature": b""},
+        {"key": Keys(3).public_key},
+        {"key": b""},
+        {"key": b"\x01" * 33},
+        {"lease": -1},
+        {"lease": MAX_LEASE_MS + 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_a_presence_altered_in_one_field_is_refused(altered: dict[str, Any], known: bool) -> None:
+    """Also when one as new is known already: what is called valid is passed on."""
+    alice, bob = leases(1), leases(2)
+    made = alice.make(0.0, [(M, 3)])
+    if known:
+        bob.accept(0.0, made)
+        bob.accept(0.0, alice.make(0.0, []))
+    forged = replace(made, **altered)
+    valid, _, newcomer = bob.accept(1.0, forged)
+    assert (valid, newcomer) == (False, False)
+    assert bob.present(ALICE.node_id) is known
+    assert bob.expire(9.0) == ([ALICE.node_id] if known else [])
+
+
+def test_a_presence_of_another_network_is_refused() -> None:
+    assert leases(2, network="another").accept(0.0, leases(1).make(0.0, []))[0] is False
+
+
+def signed(presence: Presence, seed: int = 1) -> Presence:
+    digest = presence_module._signed(NETWORK, presence)
+    return replace(presence, signature=Keys(seed).sign(digest))
+
+
+@pytest.mark.parametrize(
+    ("lease", "heads", "valid"),
+    [
+        (MAX_LEASE_MS, 0, True),
+        (MAX_LEASE_MS + 1, 0, False),
+        (-1, 0, False),
+        (1, MAX_HEADS, True),
+        (1, MAX_HEADS + 1, False),
+    ],
+)
+def test_the_limits_bind_the_owner_too(lease: int, heads: int, valid: bool) -> None:
+    made = Presence(ALICE.public_key, 1, 1, lease, [(f"m{i}", 1) for i in range(heads)])
+    assert leases(2).accept(0.0, signed(made))[0] is valid
+
+
+def test_an_own_presence_that_comes_back_is_nothing() -> None:
+    alice = leases(1)
+    made = alice.make(0.0, [])
+    assert alice.accept(0.0, made) == (True, ALICE.node_id, False)
+    assert not alice.present(ALICE.node_id)
+    assert not alice.accept(0.0, replace(made, counter=5))[0]
+
+
+def test_owners_beyond_the_bound_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence_module, "MAX_KNOWN", 2)
+    bob = leases(9)
+    for seed in (1, 2, 3):
+        assert bob.accept(0.0, leases(seed).make(0.0, []))[0]
+    assert bob.owners == [Keys(1).node_id, Keys(2).node_id]
+    assert bob.accept(1.0, leases(1, incarnation=2).make(0.0, []))[2]
+
+
+def test_heads_beyond_the_limit_are_left_out_of_ones_own() -> None:
+    made = leases(1).make(0.0, [(f"m{i}", i) for i in range(MAX_HEADS + 5)])
+    assert len(made.heads) == MAX_HEADS
+    assert leases(2).accept(0.0, made)[0]
+
+
+def test_renewal_is_due_three_times_a_lease_and_at_once_at_the_start() -> None:
+    alice = leases(1, lease_ms=9000)
+    assert alice.renewal_due(0.0)
+    alice.make(10.0, [])
+    assert not alice.renewal_due(12.9)
+    assert alice.renewal_due(13.0)
+
+
+def test_a_hurried_renewal_is_at_most_one_a_second() -> None:
+    alice = leases(1)
+    alice.make(10.0, [])
+    alice.hurry(10.2, 0.0)
+    assert not alice.renewal_due(10.9)
+    assert alice.renewal_due(11.0)
+    alice.make(11.0, [])
+    alice.hurry(12.5, 0.25)
+    assert not alice.renewal_due(12.7)
+    assert alice.renewal_due(12.75)
+
+
+def test_hurry_never_delays_a_renewal() -> None:
+    alice = leases(1)
+    alice.make(10.0, [])
+    alice.hurry(12.0, 30.0)
+    assert alice.renewal_due(13.0)
+
+
+# On a whole node
+
+
+def two_with_an_ask() -> Network:
+    net = Network(2)
+    net.sell(0, 100, 5)
+    net.settle()
+    assert net.book(1) == [(-1, 100, 0, 1, 5)]
+    return net
+
+
+def test_an_owner_out_of_reach_is_hidden_after_its_lease_and_shown_when_it_returns() -> None:
+    net = two_with_an_ask()
+    net.on_mail = lambda mail: []
+    net.run(8.0)
+    shown_for = 0.0
+    while net.book(1):
+        net.run(0.1)
+        shown_for += 0.1
+        assert shown_for < 9.1
+    assert net[1].present == []
+    net.on_mail = lambda mail: [mail]
+    net.run(4.0)
+    assert net.book(1) == [(-1, 100, 0, 1, 5)]
+
+
+def test_a_hidden_order_is_not_matched_and_crosses_on_its_owners_return() -> None:
+    net = two_with_an_ask()
+    net.on_mail = lambda mail: []
+    net.run(10.0)
+    order = net.buy(1, 100, 5)
+    assert (order.shown, order.pending) == (5, 0)
+    net.on_mail = lambda mail: [mail]
+    net.settle()
+    assert net.order(1, order.number).filled == 5
+    net.check()
+
+
+def test_a_goodbye_hides_at_once() -> None:
+    net = two_with_an_ask()
+    net[0].leave(net.now)
+    net.round()
+    assert net.book(1) == []
+    assert net.book(0) == [(-1, 100, 0, 1, 5)]
+
+
+def test_a_restarted_owner_is_shown_though_its_counter_begins_anew() -> None:
+    net = two_with_an_ask()
+    for _ in range(5):
+        net[0]._leases.make(net.now, [])
+    net.restart(0)
+    net.run(1.5)
+    assert net.book(1) == [(-1, 100, 0, 1, 5)]
+    net.run(20.0)
+    assert net.book(1) == [(-1, 100, 0, 1, 5)]

@@ -1,0 +1,333 @@
+"""A restarted node hears its neighbours before it writes: when that is over, and what waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from exchange_kit import EPOCH_US, FIRST_TAKE, NETWORK, Keys, M, Network, Owner
+from market_kit import FakeMarkets
+
+from exchange.engine.engine import Engine
+from exchange.feeds.exchange_messages import Digest, Head, Take
+from exchange.feeds.startup_fence import LISTEN, LISTEN_MAX, LISTEN_STRANGER, StartupFence
+from exchange.journal.journal import Journal
+from exchange.model.events import SELL, Filled, Opened
+from exchange.model.instruments import Instruments
+from exchange.model.records import PutMeta, Recovered
+from exchange.orders.engine_context import Refused
+from node.daemon.trading_service import TradingService
+from node.service.committer import Committer
+from node.views.views import OrderRequest
+
+HEAD = Head("me", M, 7, b"12345678")
+
+
+def digest(*heads: Head) -> Digest:
+    return Digest(b"theirs", list(heads))
+
+
+# The rule alone
+
+
+def test_without_a_neighbour_it_is_over_after_the_grace() -> None:
+    listening = StartupFence(grace=2.0)
+    assert not listening.over(100.0, doubt=False)  # not begun
+    listening.begin(100.0)
+    assert not listening.over(101.9, doubt=False)
+    assert listening.over(102.0, doubt=False)
+
+
+def test_a_neighbour_that_holds_the_same_ends_it_at_once() -> None:
+    listening = StartupFence()
+    listening.begin(100.0)
+    listening.neighbour_up("a")
+    listening.heard("a", digest(HEAD, Head("other", M, 3, b"")), [HEAD], same=False)
+    assert listening.over(100.0, doubt=False)
+
+
+@pytest.mark.parametrize(
+    "held", [(), (Head("me", M, 6, b"12345678"),), (Head("me", M, 7, b"otherone"),)], ids=str
+)
+def test_a_neighbour_that_holds_less_or_another_does_not_end_it(held: tuple[Head, ...]) -> None:
+    listening = StartupFence(grace=2.0)
+    listening.begin(100.0)
+    listening.neighbour_up("a")
+    listening.heard("a", digest(*held), [HEAD], same=False)
+    assert not listening.over(101.9, doubt=False)
+    assert listening.over(102.0, doubt=False)
+
+
+def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
+    listening = StartupFence(grace=2.0, longest=10.0)
+    listening.begin(100.0)
+    for node in ("a", "b", "c"):
+        listening.neighbour_up(node)
+    listening.heard("a", digest(), [HEAD], same=False)
+    listening.heard("b", Digest(b"only a summary"), [HEAD], same=False)
+    assert not listening.over(105.0, doubt=False)
+    listening.neighbour_down("b")
+    assert not listening.over(105.0, doubt=False)
+    assert listening.over(110.0, doubt=False)  # but not for ever
+
+
+def test_while_more_is_claimed_to_exist_it_goes_on_but_not_for_ever() -> None:
+    listening = StartupFence(longest=10.0)
+    listening.begin(100.0)
+    listening.heard("a", Digest(b"ours"), [HEAD], same=True)
+    assert not listening.over(101.0, doubt=True)
+    assert not listening.over(109.9, doubt=False)  # who claims it was asked, and is slow to answer
+    assert listening.over(110.0, doubt=False)
+
+
+# The engine
+
+
+def restarted(*, orders: int = 1) -> Network:
+    """Node 0 has been killed and is back, without a link; it knows node 1."""
+    net = Network(2, listen_max=LISTEN_MAX)
+    net.sell(1, 200, 1)
+    for i in range(orders):
+        net.sell(0, 100 + i, 5)
+    net.exchange()
+    net.kill(0)
+    net[1].neighbour_down(net.now, net.id(0))
+    net._start(0)
+    return net
+
+
+def test_a_new_node_takes_orders_at_once() -> None:
+    net = Network(1, listen_max=LISTEN_MAX)
+    assert not net[0].listening
+    assert net.sell(0, 100, 5).shown == 5
+
+
+def test_a_restarted_node_refuses_until_the_grace_is_over_and_then_goes_on() -> None:
+    net = restarted()
+    for command in (lambda: net.sell(0, 101, 1), lambda: net[0].cancel(net.now, 1)):
+        with pytest.raises(Refused) as refused:
+            command()
+        assert refused.value.code == "starting"
+    told: list[bool] = []
+    net[0].when_writing(lambda: told.append(net[0].listening))
+    start = net.now
+    while not told:
+        net.run(0.1)
+    assert LISTEN <= net.now - start <= LISTEN + 0.2
+    assert told == [False]
+    net.sell(0, 101, 1)
+    net[0].when_writing(lambda: told.append(True))  # now
+    assert told == [False, True]
+
+
+def test_an_order_that_was_accepted_before_is_found_while_listening() -> None:
+    net = Network(1, listen_max=LISTEN_MAX)
+    first = net.sell(0, 100, 5, client_id="mine")
+    net.exchange()
+    net.restart(0)
+    assert net[0].listening
+    assert net.sell(0, 100, 5, client_id="mine").number == first.number
+
+
+def test_who_knows_nobody_listens_for_a_moment_only() -> None:
+    net = Network(1, listen_max=LISTEN_MAX)
+    net.sell(0, 100, 5)
+    net.exchange()
+    net.restart(0)
+    net.run(LISTEN_STRANGER - 0.2)
+    assert net[0].listening
+    net.run(0.3)
+    assert not net[0].listening
+
+
+def test_the_neighbours_digest_ends_it_without_time_passing() -> None:
+    net = restarted()
+    net.link(0)
+    net.exchange()
+    assert not net[0].listening
+    net.sell(0, 101, 1)
+    net.settle()
+    net.check()
+
+
+def test_takes_wait_until_the_maker_writes_again_and_are_then_decided() -> None:
+    net = restarted()
+    start = net.now
+    order = net.buy(1, 100, 2)
+    taker = net.id(1)
+    assert net.give(0, Take(9, M, 1, 1, 100, 2, 9), origin=taker)
+    net.exchange()
+    assert net.fills(0) == []
+    assert net[0].listening
+    net.link(0)
+    net.exchange()  # the digest comes before the take: no time is lost
+    assert net.now == start
+    assert order.filled == 2
+    net.settle()
+    net.check()
+
+
+def test_unresolved_takes_and_crossing_orders_wait_too() -> None:
+    net = Network(2, listen_max=LISTEN_MAX)
+    net.sell(1, 200, 5)
+    net.buy(0, 150, 2)
+    net.exchange()
+    net.on_mail = lambda mail: [] if mail.type == "take" else [mail]
+    net.buy(0, 200, 1)
+    net.exchange()
+    net.on_mail = lambda mail: [mail]
+    net.kill(0)
+    net._start(0)
+    net.sell(1, 140, 2)  # crosses what node 0 has on show, and is the later one
+    net.sent.clear()
+    for _ in range(5):
+        net.run(0.1)
+        assert not [mail for mail in net.sent if mail.sender == 0 and mail.type == "take"]
+    net.link(0)
+    net.settle()
+    assert net.order(0, 1).filled == 2
+    assert net.order(0, 2).filled == 1
+    net.check()
+
+
+def test_a_liar_that_claims_more_of_the_own_feed_delays_it_for_so_long_only() -> None:
+    net = Network(1, listen_max=LISTEN_MAX)
+    net.sell(0, 100, 5)
+    net.exchange()
+    net.restart(0)
+    liar = Keys(50).node_id
+    net[0].neighbour_up(net.now, liar)
+    start = net.now
+    while net[0].listening:
+        net.give(0, digest(Head(net.id(0), M, 999, b"")), origin=liar)
+        net.run(0.1)
+    assert net[0].stale is None
+    assert LISTEN < net.now - start <= LISTEN_MAX + 0.2
+    net.sell(0, 101, 1)
+
+
+def test_an_old_copy_is_noticed_while_it_listens_and_writes_nothing() -> None:
+    """Its orders would cross, a client and a taker wait: nothing is written all the same."""
+    net = Network(2, listen_max=LISTEN_MAX)
+    net.sell(0, 100, 5)
+    net.exchange()
+    past = net.nodes[0].store.recover()
+    net.sell(0, 101, 5)
+    net.exchange()
+    net.kill(0)
+    store = net.nodes[0].store = type(net.nodes[0].store)()
+    store.commit([PutMeta(name, value) for name, value in past.meta.items()])
+    net._start(0)
+    told: list[str | None] = []
+    net[0].when_writing(lambda: told.append(net[0].stale))
+    net.link(0)
+    net.exchange()
+    net.run(0.2)
+    assert len(told) == 1
+    assert "old copy" in (told[0] or "")
+    with pytest.raises(Refused) as refused:
+        net.sell(0, 102, 1)
+    assert refused.value.code == "stale_data"
+    net.run(5.0)
+    assert net[1].feeds[net.id(0), M].fault is None
+    assert [f.number for f in net[0].feeds.values() if f.owner == net.id(0)] == [0]
+
+
+# A node that only ever took
+
+
+def filled(take: int, taker: str) -> Filled:
+    return Filled(1, SELL, 2, 100, 3, 3, taker, take, EPOCH_US)
+
+
+def test_take_numbers_of_an_old_copy_are_not_used_a_second_time() -> None:
+    net = Network(2, listen_max=LISTEN_MAX)
+    net.sell(1, 100, 50)
+    net.exchange()
+    past = net.nodes[0].store.recover()
+    for _ in range(3):
+        net.buy(0, None, 1)
+        net.exchange()
+    before = {fill.take for fill in net.fills(1)}
+    net.kill(0)
+    net.nodes[0].store = type(net.nodes[0].store)()
+    net.nodes[0].store.commit([PutMeta(name, value) for name, value in past.meta.items()])
+    net.now += 1.0
+    net.restart(0)
+    net.settle()
+    net.buy(0, None, 4)
+    net.settle()
+    (fill,) = net.fills(0)
+    assert fill.quantity == 4
+    assert fill.take not in before
+    assert len(net.fills(1)) == 4
+
+
+def test_a_trade_that_the_journal_has_never_heard_of_is_told_once() -> None:
+    """A node restored from an old copy gets the makers' feeds, which tell of its lost fills."""
+    net = Network(1)
+    net.exchange()
+    maker = Owner(50)
+    lost = maker.batch(Opened(1, SELL, 100, 5, 1), filled(FIRST_TAKE, net.id(0)))
+    again = maker.batch(
+        Filled(1, SELL, 1, 100, 2, 2, net.id(0), FIRST_TAKE + 1, EPOCH_US),
+    )
+    net.now += 1.0
+    net.restart(0)
+    assert net.give(0, lost)
+    assert net.give(0, again)
+    (warning,) = net.nodes[0].warnings
+    assert "knows nothing" in warning
+    assert net[0].stale is None  # anybody can write such an event
+
+
+def test_own_trades_and_those_of_others_are_no_sign_of_lost_ones() -> None:
+    net = Network(2)
+    net.sell(1, 100, 5)
+    net.exchange()
+    net.buy(0, 100, 1)
+    net.settle()
+    net.now += 1.0
+    net.restart(0)
+    net.buy(0, 100, 1)
+    net.settle()
+    maker = Owner(50)
+    net.give(0, maker.batch(Opened(1, SELL, 100, 5, 1), filled(FIRST_TAKE, net.id(1))))
+    assert net.nodes[0].warnings == []
+
+
+# The service
+
+
+async def test_orders_and_cancels_of_clients_wait_until_the_node_writes(tmp_path: Path) -> None:
+    now = 0.0
+    instruments = Instruments.default()
+    engine = Engine(
+        Keys(1),
+        [instrument.key for instrument in instruments],
+        network=NETWORK,
+        epoch_us=EPOCH_US,
+        rng=random.Random(0),
+        recovered=Recovered(meta={"incarnation": 1}),
+    )
+    with closing(Journal(tmp_path / "journal.db", sync="normal")) as journal:
+        committer = Committer(engine, journal, lambda drained: None)
+        data = FakeMarkets(instruments).data
+        service = TradingService(engine, instruments, journal, committer, lambda: now, data)
+        engine.resume(now)
+        order = OrderRequest(market="BTC-USD", side="buy", quantity="1", price="100")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(committer.run())
+            submitted = group.create_task(service.submit(order))
+            cancelled = group.create_task(service.cancel("1"))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert engine.open_orders == []
+            now = LISTEN_STRANGER
+            engine.tick(now)
+            assert (await submitted).number == 1
+            assert (await cancelled).status == "cancelled"
+            committer.stop()

@@ -1,0 +1,304 @@
+"""The log: whole frames or none, whatever a crash leaves; damage is found and named."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from exchange.journal import frames, write_ahead_log
+from exchange.journal.frames import FILE_HEAD_SIZE, HEAD_SIZE, Fault, JournalError
+from exchange.journal.write_ahead_log import Tail, WriteAheadLog
+
+VERSION = 7
+
+
+def open_log(path: Path, start: int = 1, segment_bytes: int = 1 << 20) -> WriteAheadLog:
+    return WriteAheadLog(path, version=VERSION, start=start, segment_bytes=segment_bytes)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[WriteAheadLog]:
+    with closing(open_log(tmp_path)) as found:
+        yield found
+
+
+def payloads(found: WriteAheadLog, after: int = 0) -> list[bytes]:
+    with closing(Tail(found, after)) as tail:
+        taken = []
+        while tail.at < found.last:
+            taken += tail.take(found.last)
+        assert [number for number, _ in taken] == list(range(after + 1, found.last + 1))
+        return [payload for _, payload in taken]
+
+
+def again(path: Path) -> list[bytes]:
+    """What is there after a restart."""
+    with closing(open_log(path)) as found:
+        return payloads(found)
+
+
+def only_segment(path: Path) -> Path:
+    (found,) = path.glob("*.log")
+    return found
+
+
+def write(path: Path, *contents: bytes, sync: bool = True, segment_bytes: int = 1 << 20) -> None:
+    with closing(open_log(path, segment_bytes=segment_bytes)) as found:
+        for content in contents:
+            found.append(content, sync=sync)
+
+
+def test_frames_come_back_in_order_also_after_a_restart(tmp_path: Path) -> None:
+    write(tmp_path, b"one", b"", b"three" * 1000)
+    write(tmp_path, b"four")
+    assert again(tmp_path) == [b"one", b"", b"three" * 1000, b"four"]
+
+
+def test_a_log_may_begin_at_any_number(tmp_path: Path) -> None:
+    with closing(open_log(tmp_path, start=40)) as found:
+        assert (found.last, found.append(b"x", sync=True)) == (39, 40)
+        assert payloads(found, 39) == [b"x"]
+
+
+def test_segments_follow_each_other_and_are_for_the_owner_alone(tmp_path: Path) -> None:
+    contents = [bytes([i]) * 40 for i in range(10)]
+    write(tmp_path, *contents, segment_bytes=100)
+    files = sorted(tmp_path.glob("*.log"))
+    assert [int(file.stem) for file in files] == [1, 3, 5, 7, 9]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert again(tmp_path) == contents
+
+
+@pytest.mark.parametrize("size", [1, 60, 100, 10_000])
+def test_a_tail_reads_on_while_the_log_grows_in_pieces_of_any_size(
+    tmp_path: Path, size: int
+) -> None:
+    with (
+        closing(open_log(tmp_path, segment_bytes=150)) as found,
+        closing(Tail(found, 0)) as tail,
+    ):
+        taken = []
+        for i in range(20):
+            found.append(bytes([i]) * (i * 7), sync=False)
+            if i % 3 == 2:
+                while tail.at < found.last:
+                    taken += tail.take(found.last, size)
+        while tail.at < found.last:
+            taken += tail.take(found.last, size)
+        assert taken == [(i + 1, bytes([i]) * (i * 7)) for i in range(20)]
+        assert tail.take(found.last) == []
+
+
+def test_a_tail_does_not_read_beyond_what_it_may(opened: WriteAheadLog) -> None:
+    for i in range(5):
+        opened.append(bytes([i]), sync=False)
+    with closing(Tail(opened, 1)) as tail:
+        assert tail.take(3) == [(2, b"\1"), (3, b"\2")]
+        assert tail.take(3) == []
+
+
+def test_dropped_segments_are_gone_and_the_rest_is_readable(tmp_path: Path) -> None:
+    with closing(open_log(tmp_path, segment_bytes=100)) as found:
+        for i in range(10):
+            found.append(bytes([i]) * 40, sync=False)
+        found.drop(5)
+        assert found.segments == (5, 7, 9)  # frame 6 shares a segment with 5
+        assert payloads(found, 5) == [bytes([i]) * 40 for i in range(5, 10)]
+        found.drop(1000)
+        assert found.segments == (9,)  # the newest stays
+        with pytest.raises(JournalError, match="lacks the segment of frame 6"):
+            Tail(found, 5).take(10)
+
+
+# Torn ends
+
+
+def test_cut_at_every_byte_the_log_ends_with_the_last_whole_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # hundreds of them take their time
+    monkeypatch.setattr(write_ahead_log, "flush", lambda fd: None)
+    contents = [b"first", b"second" * 3, b"third"]
+    write(tmp_path, *contents)
+    path = only_segment(tmp_path)
+    whole = path.read_bytes()
+    ends = [FILE_HEAD_SIZE]
+    for content in contents:
+        ends.append(ends[-1] + HEAD_SIZE + len(content))
+    assert ends[-1] == len(whole)
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        left = sum(end <= length for end in ends[1:])
+        assert again(tmp_path) == contents[:left], length
+        write(tmp_path, b"after")
+        assert again(tmp_path) == [*contents[:left], b"after"], length
+
+
+def test_an_end_that_was_never_written_is_cut_off(tmp_path: Path) -> None:
+    """A power cut may leave the size of a file without its contents."""
+    write(tmp_path, b"first", b"second" * 500)
+    path = only_segment(tmp_path)
+    whole = path.read_bytes()
+    start = FILE_HEAD_SIZE + HEAD_SIZE + 5
+    for hole in (start, 512, 1024, 2048):
+        for end in (hole + 512 - hole % 512, len(whole)):
+            data = bytearray(whole)
+            data[hole:end] = bytes(end - hole)
+            path.write_bytes(data)
+            assert again(tmp_path) == [b"first"], (hole, end)
+    path.write_bytes(bytes(FILE_HEAD_SIZE))
+    assert again(tmp_path) == []
+
+
+# Damage
+
+
+def test_every_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
+    write(tmp_path, b"first", b"second", b"third")
+    path = only_segment(tmp_path)
+    whole = path.read_bytes()
+    starts = [FILE_HEAD_SIZE, FILE_HEAD_SIZE + HEAD_SIZE + 5, FILE_HEAD_SIZE + 2 * HEAD_SIZE + 11]
+    for position in range(len(whole)):
+        for bit in (0, 3, 7):
+            data = bytearray(whole)
+            data[position] ^= 1 << bit
+            path.write_bytes(data)
+            offset = max((s for s in starts if s <= position), default=0)
+            with pytest.raises(JournalError, match=rf"{path.name}, offset {offset}: "):
+                open_log(tmp_path)
+
+
+def test_a_hole_in_what_a_later_frame_calls_durable_is_damage(tmp_path: Path) -> None:
+    for sync in (True, False):
+        path = tmp_path / str(sync)
+        path.mkdir()
+        write(path, b"first", b"second" * 500, b"third", sync=sync)
+        file = only_segment(path)
+        data = bytearray(file.read_bytes())
+        data[1024:2048] = bytes(1024)
+        file.write_bytes(data)
+        if sync:
+            with pytest.raises(JournalError, match="checksum is wrong"):
+                open_log(path)
+        else:  # nobody was promised the second and the third
+            assert again(path) == [b"first"]
+
+
+def test_damage_in_an_older_segment_is_found_when_it_is_read(tmp_path: Path) -> None:
+    write(tmp_path, *[bytes([i + 1]) * 40 for i in range(4)], segment_bytes=100)
+    oldest, _ = sorted(tmp_path.glob("*.log"))
+    whole = oldest.read_bytes()
+    for data in (whole[:-1], whole[:-45] + b"!" + whole[-44:], whole[:20], b""):
+        oldest.write_bytes(data)
+        with pytest.raises(JournalError, match=oldest.name):
+            again(tmp_path)
+
+
+def test_a_missing_segment_is_damage(tmp_path: Path) -> None:
+    write(tmp_path, *[bytes([i]) * 40 for i in range(6)], segment_bytes=100)
+    sorted(tmp_path.glob("*.log"))[1].unlink()
+    with pytest.raises(JournalError, match="offset"):
+        again(tmp_path)
+
+
+def test_a_frame_of_another_number_is_damage(tmp_path: Path) -> None:
+    write(tmp_path, b"one")
+    path = only_segment(tmp_path)
+    path.write_bytes(path.read_bytes() + frames.frame(3, 0, b"x"))
+    with pytest.raises(JournalError, match="frame 3 where 2 belongs"):
+        open_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (frames.file_head(b"xchg-log", VERSION + 1), f"has journal version {VERSION + 1}; this"),
+        (frames.file_head(b"anything", VERSION), "no such file"),
+        (b"no log at all, whatever its name", "no such file"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, head: bytes, text: str) -> None:
+    write(tmp_path, b"one")
+    path = only_segment(tmp_path)
+    path.write_bytes(head + path.read_bytes()[FILE_HEAD_SIZE:])
+    with pytest.raises(JournalError, match=rf"{path.name}.*{text}"):
+        open_log(tmp_path)
+
+
+def test_a_payload_that_is_too_long_is_refused(
+    opened: WriteAheadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_ahead_log, "MAX_PAYLOAD", 10)
+    with pytest.raises(ValueError, match="11 bytes"):
+        opened.append(b"x" * 11, sync=True)
+    assert opened.append(b"x" * 10, sync=True) == 1
+
+
+# When the disk is waited for
+
+
+@pytest.fixture
+def flushes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of files that were flushed, in order."""
+    done: list[str] = []
+
+    def watched(real: Callable[[int], None]) -> Callable[[int], None]:
+        def call(fd: int) -> None:
+            name = Path(f"/proc/self/fd/{fd}").readlink()
+            done.append("directory" if name.is_dir() else name.name.lstrip("0"))
+            real(fd)
+
+        return call
+
+    monkeypatch.setattr(write_ahead_log, "flush", watched(write_ahead_log.flush))
+    monkeypatch.setattr(os, "fsync", watched(os.fsync))
+    return done
+
+
+def test_an_append_waits_for_the_disk_if_it_is_asked_to(
+    opened: WriteAheadLog, flushes: list[str]
+) -> None:
+    opened.append(b"x", sync=False)
+    assert (flushes, opened.durable) == ([], 0)
+    opened.append(b"x", sync=True)
+    assert (flushes, opened.durable) == (["1.log"], 2)
+
+
+def test_a_segment_is_on_the_disk_before_the_next_and_the_next_ones_name_before_its_frames(
+    opened: WriteAheadLog, flushes: list[str]
+) -> None:
+    opened.append(b"x", sync=False)
+    opened.seal()
+    assert (flushes, opened.durable) == (["1.log", "2.log", "directory"], 1)
+    opened.seal()  # nothing in it yet
+    assert opened.segments == (1, 2)
+
+
+def test_what_a_killed_process_left_is_flushed_before_anything_follows(
+    tmp_path: Path, flushes: list[str]
+) -> None:
+    write(tmp_path, b"x", sync=False)
+    flushes.clear()
+    with closing(open_log(tmp_path)) as found:
+        assert (flushes, found.durable) == (["1.log"], 1)
+
+
+def test_a_short_write_goes_on(opened: WriteAheadLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:7]))
+    opened.append(b"some more than seven bytes", sync=True)
+    assert payloads(opened) == [b"some more than seven bytes"]
+
+
+def test_a_whole_frame_that_nothing_promises_is_no_promise() -> None:
+    whole = frames.frame(5, 4, b"payload")
+    assert frames.promised(b"??" + whole, 0, 4)
+    assert not frames.promised(b"??" + whole, 0, 5)
+    assert not frames.promised(b"??" + whole[:-1], 0, 4)
+    with pytest.raises(Fault, match="cut off"):
+        frames.payload_at(whole[:-1], 0, frames.head_at(whole, 0))

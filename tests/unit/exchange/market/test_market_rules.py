@@ -1,0 +1,188 @@
+"""The rules of a market: what they allow to the unit, and refusals that say what to do instead."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange.market.market_rules import Halts, MarketRules, RuleError, reference_price
+from exchange.model.instruments import MAX_LOTS, MAX_TICKS, Instrument
+
+BUY, SELL = 1, -1
+BTC = Instrument(
+    "BTC-USD",
+    Decimal("0.1"),
+    Decimal("0.00001"),
+    min_quantity=Decimal("0.001"),
+    max_quantity=Decimal(100),
+    min_notional=Decimal(10),
+    max_notional=Decimal(1_000_000),
+    price_band=Decimal("0.2"),
+)
+RULES = MarketRules(BTC)
+PLAIN = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1)))
+
+
+def refusal(
+    rules: MarketRules,
+    side: int,
+    price: int | None,
+    quantity: int,
+    reference: int | None = None,
+    worst: int | None = None,
+) -> tuple[str, str]:
+    with pytest.raises(RuleError) as caught:
+        rules.check(side, price, quantity, reference, worst)
+    assert str(caught.value) == caught.value.detail
+    return caught.value.code, caught.value.detail
+
+
+def test_a_market_without_limits_takes_all_that_an_order_can_be() -> None:
+    PLAIN.check(BUY, MAX_TICKS, MAX_LOTS, 1)
+    PLAIN.check(SELL, 1, 1, MAX_TICKS)
+    PLAIN.check(BUY, None, MAX_LOTS, None, None)
+
+
+def test_the_least_and_the_greatest_quantity_are_allowed_and_one_lot_beyond_is_not() -> None:
+    RULES.check(BUY, 300_000, 100, None)
+    assert refusal(RULES, BUY, 300_000, 99) == (
+        "too_small",
+        "quantity 0.00099 is below the least of BTC-USD: order 0.001 BTC or more",
+    )
+    RULES.check(SELL, 1_000, 10_000_000, None)
+    assert refusal(RULES, SELL, 1_000, 10_000_001) == (
+        "too_large",
+        "quantity 100.00001 is above the most of BTC-USD: order 100 BTC or less",
+    )
+
+
+def test_a_value_is_compared_exactly_and_the_refusal_names_a_quantity_that_would_do() -> None:
+    RULES.check(BUY, 10_000, 1_000, None)
+    assert refusal(RULES, BUY, 10_001, 999) == (
+        "notional_too_small",
+        "0.00999 at 1000.1 is worth 9.990999 USD, less than the least 10: at this price order "
+        "0.01 BTC or more",
+    )
+    RULES.check(BUY, 300_000, 3_333_333, None)
+    assert refusal(RULES, BUY, 300_000, 3_333_334) == (
+        "notional_too_large",
+        "33.33334 at 30000 is worth 1000000.2 USD, more than the most 1000000: at this price order "
+        "33.33333 BTC or less",
+    )
+
+
+def test_a_most_below_one_lot_is_said_so() -> None:
+    rules = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1), max_notional=Decimal(5)))
+    rules.check(BUY, 5, 1, None)
+    assert refusal(rules, BUY, 6, 1)[1].endswith("no quantity is small enough at this price")
+
+
+def test_a_limit_between_two_values_binds_on_its_own_side() -> None:
+    """A value of 2.5 units can be had by no order: 2 are too few, and 3 too many of a most."""
+    unit = {"tick": Decimal(2), "lot": Decimal(1)}
+    least = MarketRules(Instrument("AA-BB", **unit, min_notional=Decimal(5)))
+    most = MarketRules(Instrument("AA-BB", **unit, max_notional=Decimal(5)))
+    least.check(BUY, 1, 3, None)
+    most.check(BUY, 1, 2, None)
+    assert refusal(least, BUY, 1, 2)[0] == "notional_too_small"
+    assert refusal(most, BUY, 1, 3)[0] == "notional_too_large"
+
+
+@pytest.mark.parametrize("side", [BUY, SELL])
+def test_a_price_may_be_as_far_as_the_band_and_no_tick_further(side: int) -> None:
+    for edge in (240_000, 360_000):
+        RULES.check(side, edge, 100, 300_000)
+    for outside, shown in ((239_999, "23999.9"), (360_001, "36000.1")):
+        assert refusal(RULES, side, outside, 100, 300_000) == (
+            "price_band",
+            f"price {shown} is more than 20 % from 30000: "
+            f"{'buy' if side == BUY else 'sell'} between 24000 and 36000",
+        )
+        RULES.check(side, outside, 1_000, None)  # nothing to compare with
+
+
+def test_a_market_order_is_judged_by_its_worst_price_and_valued_at_the_reference() -> None:
+    RULES.check(BUY, None, 100, 300_000, 360_000)
+    code, text = refusal(RULES, BUY, None, 100, 300_000, 360_001)
+    assert code == "price_band"
+    assert text.startswith("worst price 36000.1 is more than 20 %")
+    assert refusal(RULES, SELL, None, 100, 99_999, 99_999)[0] == "notional_too_small"
+    assert refusal(RULES, SELL, None, 100, None, 99_999)[0] == "notional_too_small"
+    RULES.check(SELL, None, 100, 100_000, 99_999)
+    RULES.check(SELL, None, 100, 300_000, 400_000)  # it would just not trade
+    RULES.check(SELL, None, 100, None, None)
+
+
+def test_protection_is_a_fraction_of_the_best_price_within_the_band() -> None:
+    assert RULES.protect(BUY, 300_000) == 315_000
+    assert RULES.protect(SELL, 300_000) == 285_000
+    assert RULES.protect(BUY, 300_000, 260_000) == 312_000
+    assert RULES.protect(SELL, 300_000, 340_000) == 285_000
+    assert RULES.protect(SELL, 300_000, 360_000) == 288_000
+    assert PLAIN.protect(BUY, 19) == 19
+    assert PLAIN.protect(SELL, 19) == 19
+
+
+@given(st.sampled_from([BUY, SELL]), st.integers(1, MAX_TICKS), st.integers(1, 10**6))
+def test_protection_never_goes_further_than_its_fraction_and_always_leaves_a_price(
+    side: int, best: int, ppm: int
+) -> None:
+    protection = Decimal(ppm) / 10**6
+    rules = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1), protection=protection))
+    worst = rules.protect(side, best)
+    assert worst >= 1
+    assert side * (worst - best) >= 0
+    assert side * (worst - best) * 10**6 <= best * ppm < (side * (worst - best) + 2) * 10**6
+
+
+@given(st.sampled_from([BUY, SELL]), st.integers(1, 10**6), st.integers(1, 10**6))
+def test_a_protected_price_is_never_refused_by_the_band(
+    side: int, best: int, reference: int
+) -> None:
+    rules = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1), price_band=Decimal("0.03")))
+    rules.check(side, None, 1, reference, rules.protect(side, best, reference))
+
+
+@pytest.mark.parametrize(
+    ("last", "bid", "ask", "reference"),
+    [
+        (7, 1, 9, 7),
+        (7, None, None, 7),
+        (7, 1, 3, 3),
+        (7, 8, 9, 8),
+        (7, 8, None, 8),
+        (7, None, 6, 6),
+        (7, 9, 8, 7),  # crossed
+        (None, 1, 4, 2),
+        (None, 1, None, None),
+        (None, None, 4, None),
+    ],
+)
+def test_the_reference_is_the_last_trade_within_the_book_else_the_middle_else_none(
+    last: int | None, bid: int | None, ask: int | None, reference: int | None
+) -> None:
+    assert reference_price(last, bid, ask) == reference
+
+
+def test_a_halted_market_refuses_with_the_reason_until_it_is_resumed() -> None:
+    halts = Halts()
+    halts.check(BTC.key)
+    halts.halt(BTC.key, "no news")
+    halts.halt(BTC.key, "the peg broke")
+    with pytest.raises(RuleError) as caught:
+        halts.check(BTC.key)
+    assert (caught.value.code, caught.value.detail) == (
+        "halted",
+        "BTC-USD is halted: the peg broke; orders can be cancelled, new ones are accepted when it has "
+        "been resumed",
+    )
+    assert BTC.key in halts
+    assert halts.reason(BTC.key) == "the peg broke"
+    halts.check("ETH-USD")
+    assert halts.resume(BTC.key)
+    assert not halts.resume(BTC.key)
+    halts.check(BTC.key)
+    assert halts.reason(BTC.key) is None

@@ -1,0 +1,145 @@
+"""A client id that comes again: the same order, whatever has become of it, or a refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from order_kit import Desks
+
+from exchange.model.commands import Amend
+from exchange.model.events import BUY, SELL
+from exchange.orders.engine_context import Refused
+
+LIMIT = {"side": BUY, "price": 100, "quantity": 5}
+MARKET = {"side": BUY, "price": None, "quantity": 5}
+# What was placed, and what of it may come as something else.
+PLACED: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+    (
+        LIMIT,
+        [
+            {"side": SELL},
+            {"price": 101},
+            {"price": None},
+            {"quantity": 6},
+            {"tif": "ioc"},
+            {"tif": "fok"},
+            {"tif": "gtd", "expires": 2 * 10**15},
+            {"post_only": True},
+            {"hidden": True},
+            {"display": 2},
+            {"stop": 90},
+            {"group": 1},
+            {"self_trade": "cancel_both"},
+            {"oco_stop": 120},
+            {"account": 1, "reduce_only": True},
+        ],
+    ),
+    (MARKET, [{"worst": 200}, {"stop": 90}, {"trail": 5}, {"tif": "ioc"}, {"tif": "fok"}]),
+    (MARKET | {"worst": 200}, [{"worst": 201}]),
+    (LIMIT | {"stop": 90}, [{"stop": 91}, {"stop": None}, {"tif": "ioc"}, {"price": None}]),
+    (MARKET | {"trail": 7}, [{"trail": 8}, {"trail": None}, {"trail": None, "stop": 107}]),
+    (LIMIT | {"display": 2}, [{"display": 3}, {"display": None}]),
+    (LIMIT | {"display": 9}, [{"display": 2}]),
+    (LIMIT | {"oco_stop": 120}, [{"oco_stop": 121}, {"oco_stop": None}]),
+    (LIMIT | {"tif": "ioc"}, [{"tif": "fok"}, {"tif": "gtc"}]),
+    (LIMIT | {"hidden": True}, [{"hidden": False}]),
+    (LIMIT | {"self_trade": "decrement"}, [{"self_trade": None}]),
+]
+
+
+def place(desks: Desks, **what: Any) -> int:
+    return desks.place_all(0, client_id="mine", **what)[0].number
+
+
+def refusal(desks: Desks, **what: Any) -> str:
+    with pytest.raises(Refused) as refused:
+        place(desks, **what)
+    return refused.value.code
+
+
+def desks_with_a_trade() -> Desks:
+    desks = Desks()
+    desks.trade(0, 100)
+    return desks
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("placed", [placed for placed, _ in PLACED], ids=str)
+def test_the_same_again_is_the_first_order(placed: dict[str, Any], *, restart: bool) -> None:
+    desks = desks_with_a_trade()
+    number = place(desks, **placed)
+    desks.exchange()
+    if restart:
+        desks.restart(0)
+    assert place(desks, **placed) == number
+    desks.trade(0, 110)  # a trailing stop follows, others are triggered
+    desks.run(2.5)
+    assert place(desks, **placed) == number
+
+
+@pytest.mark.parametrize(
+    ("placed", "other"), [(placed, other) for placed, others in PLACED for other in others], ids=str
+)
+def test_anything_else_under_the_same_id_is_refused(
+    placed: dict[str, Any], other: dict[str, Any]
+) -> None:
+    desks = desks_with_a_trade()
+    other = placed | other
+    if "account" in other:
+        placed = placed | {"account": desks.account(0, usd=1000, coin=9)}
+        other = other | {"side": SELL}
+    number = place(desks, **placed)
+    assert refusal(desks, **other) == "client_id_reused"
+    desks.same_after_restart(0)
+    assert refusal(desks, **other) == "client_id_reused"
+    assert desks[0].by_client_id("mine", placed.get("account", 0)) is desks.order(0, number)
+
+
+@pytest.mark.parametrize(
+    ("placed", "changes", "other"),
+    [
+        (LIMIT, {"price": 99}, {"post_only": True}),
+        (LIMIT, {"quantity": 4}, {"hidden": True}),
+        (LIMIT, {"display": 2}, {"group": 3}),
+        (LIMIT, {"expires": 2 * 10**15}, {"self_trade": "decrement"}),
+        (LIMIT | {"stop": 110}, {"stop": 111}, {"side": SELL}),
+        (MARKET | {"trail": 7}, {"trail": 8}, {"trail": None}),
+    ],
+    ids=str,
+)
+def test_what_was_amended_is_not_compared_and_the_rest_is(
+    placed: dict[str, Any], changes: dict[str, Any], other: dict[str, Any]
+) -> None:
+    desks = desks_with_a_trade()
+    number = place(desks, **placed)
+    desks[0].amend(desks.now, number, Amend(**changes))
+    desks.same_after_restart(0)
+    assert place(desks, **placed) == number
+    assert refusal(desks, **placed | other) == "client_id_reused"
+
+
+def test_the_stop_of_a_pair_may_have_been_amended() -> None:
+    desks = Desks()
+    pair = LIMIT | {"oco_stop": 120}
+    number = place(desks, **pair)
+    desks[0].amend(desks.now, number + 1, Amend(stop=130))
+    assert place(desks, **pair) == number
+
+
+def test_a_date_is_not_compared() -> None:
+    """A program that says "in an hour" says another date the second time."""
+    desks = Desks()
+    now = desks[0].us(desks.now)
+    number = place(desks, **LIMIT, tif="gtd", expires=now + 10**9)
+    assert place(desks, **LIMIT, tif="gtd", expires=now + 10**9 + 5) == number
+
+
+def test_what_the_market_protects_is_not_compared() -> None:
+    desks = Desks()
+    alice = desks.account(0, usd=10_000)
+    desks.ask(0, 100, 2)
+    order = MARKET | {"account": alice}
+    number = place(desks, **order)
+    assert desks.order(0, number).worst == 105
+    assert place(desks, **order) == number

@@ -1,0 +1,188 @@
+"""What others reserve and do not take: bounded for each taker that has taken before, and for all others
+together, however many they are."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+from order_kit import KEY, Desks
+
+from exchange.feeds.exchange_messages import Take
+from exchange.model.records import Decision
+from exchange.takes import reservation_quota
+from exchange.takes.reservation_quota import (
+    EARNED_US,
+    GROWS_BACK,
+    MAX_EARNED_US,
+    MAX_RESERVATIONS,
+    STRANGERS_US,
+    ReservationQuota,
+)
+from exchange.takes.take_protocol import RESERVATION_US, RESERVED
+
+SECOND = 1_000_000
+MINUTE = RESERVATION_US
+
+
+def reserved(taker: str, take: int, time: int) -> Decision:
+    return Decision(taker, take, "M", 1, 100, 10, time, 1, RESERVED, time + RESERVATION_US)
+
+
+def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool = False) -> bool:
+    """One reservation that lasts so long, if it is made."""
+    if not lends.lends(time, taker):
+        return False
+    decision = reserved(taker, 1, time)
+    lends.begin(decision)
+    lends.end(time + us, decision, taken=taken)
+    return True
+
+
+# The rule alone
+
+
+def test_strangers_share_what_they_may_reserve_at_a_time() -> None:
+    lends = ReservationQuota()
+    made = [reserved(f"stranger {i}", 1, SECOND) for i in range(MAX_RESERVATIONS)]
+    for decision in made:
+        assert lends.lends(SECOND, decision.taker)
+        lends.begin(decision)
+    assert not lends.lends(SECOND, "another")
+    lends.end(2 * SECOND, made[0], taken=False)
+    assert lends.lends(2 * SECOND, "another")
+
+
+@pytest.mark.parametrize("lasts", [MINUTE, MINUTE - SECOND, 3 * SECOND])
+def test_in_the_long_run_strangers_keep_one_order_for_a_tenth_of_the_time(lasts: int) -> None:
+    lends = ReservationQuota()
+    now = kept = taker = 0
+    end = 24 * 3600 * SECOND
+    while now < end:
+        taker += 1
+        if keep(lends, f"stranger {taker}", now, lasts):
+            now += lasts
+            kept += lasts
+        else:
+            now += SECOND
+    most = STRANGERS_US + GROWS_BACK * end
+    assert 0.9 * most < kept <= most + MINUTE
+
+
+def test_what_lasts_counts_before_it_is_over() -> None:
+    lends = ReservationQuota()
+    for i in range(10):
+        lends.begin(reserved(f"stranger {i}", 1, SECOND))
+    left = STRANGERS_US // 10
+    assert lends.lends(SECOND + left - SECOND, "another")
+    assert not lends.lends(SECOND + 2 * left, "another")
+
+
+def test_attempts_that_fail_at_once_may_be_many() -> None:
+    lends = ReservationQuota()
+    made = sum(keep(lends, "stranger", i * 10 * SECOND, SECOND) for i in range(1000))
+    assert made == 1000
+
+
+def test_what_is_taken_costs_nothing_and_earns_an_allowance_of_ones_own() -> None:
+    lends = ReservationQuota()
+    for i in range(1000):
+        assert keep(lends, "good", i * MINUTE, MINUTE - 1, taken=True)
+    now = 1001 * MINUTE
+    for i in range(MAX_RESERVATIONS):
+        lends.begin(reserved(f"stranger {i}", 1, now))
+    assert not lends.lends(now, "bad")
+    for i in range(MAX_RESERVATIONS):
+        assert lends.lends(now, "good")
+        lends.begin(reserved("good", i + 2, now))
+    assert not lends.lends(now, "good")
+
+
+@pytest.mark.parametrize("taken", [1, 3])
+def test_so_many_as_were_taken_may_be_kept_apart_from_strangers(taken: int) -> None:
+    lends = ReservationQuota()
+    for _ in range(taken):
+        keep(lends, "good", 0, SECOND, taken=True)
+    for i in range(MAX_RESERVATIONS):
+        lends.begin(reserved(f"stranger {i}", 1, 0))
+    for i in range(taken):
+        assert lends.lends(0, "good")
+        lends.begin(reserved("good", i + 2, 0))
+    assert not lends.lends(0, "good")
+
+
+def test_what_was_earned_can_be_lost() -> None:
+    lends = ReservationQuota()
+    for _ in range(20):
+        keep(lends, "mixed", 0, SECOND, taken=True)
+    while lends.lends(0, "stranger"):
+        keep(lends, "stranger", 0, MINUTE)
+    kept = 0
+    while keep(lends, "mixed", 0, MINUTE):
+        kept += MINUTE
+    assert kept == MAX_EARNED_US
+    assert MAX_EARNED_US < 20 * EARNED_US
+
+
+def test_one_from_before_a_restart_counts_as_a_strangers() -> None:
+    lends = ReservationQuota()
+    for i in range(STRANGERS_US // MINUTE + 1):
+        lends.end(MINUTE, reserved("known once", i, 0), taken=False)
+    assert not lends.lends(MINUTE, "known once")
+
+
+def test_a_clock_that_was_set_costs_no_more_than_a_minute() -> None:
+    lends = ReservationQuota()
+    for time in (0, 10**15):
+        lends.end(time, reserved("a", 1, 10**14), taken=False)
+    assert lends.lends(10**15, "a")
+
+
+def test_no_more_takers_are_known_than_can_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reservation_quota, "MAX_KNOWN", 3)
+    lends = ReservationQuota()
+    for i in (1, 2, 3, 1, 4):
+        keep(lends, str(i), 0, SECOND, taken=True)
+    while lends.lends(0, "stranger"):
+        keep(lends, "stranger", 0, MINUTE)
+    assert [i for i in range(1, 5) if lends.lends(0, str(i))] == [1, 3, 4]
+
+
+# In an engine
+
+
+def reserve(desks: Desks, taker: str, take: int, **more: object) -> None:
+    ask = Take(take, KEY, 1, 1, 100, 1, 1, phase="reserve")
+    assert desks.give(0, replace(ask, **more), origin=taker)
+
+
+def test_many_identities_cannot_reserve_more_than_one() -> None:
+    desks = Desks()
+    desks.ask(0, 100, 1000)
+    order = desks.order(0, 1)
+    reserve(desks, "good", 1)
+    reserve(desks, "good", 1, phase="commit")
+    for i in range(2 * MAX_RESERVATIONS):
+        reserve(desks, f"stranger {i}", 1)
+    assert order.reserved == MAX_RESERVATIONS
+    reserve(desks, "good", 2)
+    assert order.reserved == MAX_RESERVATIONS + 1
+    reserve(desks, "good", 2, phase="commit")
+    desks.run(61.0)
+    assert (order.reserved, order.shown) == (0, 998)
+    for i in range(2 * MAX_RESERVATIONS):
+        reserve(desks, f"another {i}", 1)
+    assert order.reserved == 0
+    reserve(desks, "good", 3)
+    assert order.reserved == 1
+
+
+def test_what_is_given_up_in_time_is_lent_again() -> None:
+    desks = Desks()
+    desks.ask(0, 100, 1000)
+    order = desks.order(0, 1)
+    for i in range(3 * MAX_RESERVATIONS):
+        reserve(desks, f"stranger {i}", 1)
+        assert order.reserved == 1
+        desks.now += 0.1
+        reserve(desks, f"stranger {i}", 1, void=True)
+        assert order.reserved == 0

@@ -1,0 +1,96 @@
+"""One DHT node in a test: datagrams go in by hand, what it sends is looked at."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from p2p.grenache.dht.dht_node import DhtNode
+from p2p.grenache.dht.dht_settings import DhtSettings
+from p2p.grenache.dht.krpc import (
+    Ask,
+    Failure,
+    Message,
+    Ping,
+    Query,
+    Reply,
+    decode,
+    encode_failure,
+    encode_query,
+    encode_reply,
+)
+from p2p.grenache.directory import Address
+
+OWN_ID = b"\x80" + bytes(19)
+LOCAL: Address = ("127.0.0.1", 4000)
+NEAR: Address = ("10.0.0.5", 4000)
+FAR: Address = ("203.0.113.5", 4000)  # a public address
+
+
+def node_id(first: int, last: int = 0) -> bytes:
+    """A node id that differs in its first and last byte."""
+    return bytes([first]) + bytes(18) + bytes([last])
+
+
+class Solo:
+    """A node, the time, and what it has sent."""
+
+    def __init__(self, *, rng_seed: int = 1, **settings: Any) -> None:
+        self.now = 1000.0
+        self.node = DhtNode(
+            DhtSettings(**settings), random.Random(rng_seed), self.now, node_id=OWN_ID
+        )
+        self.bytes_sent: dict[Address, int] = {}
+
+    @property
+    def core(self) -> Any:
+        return self.node._core
+
+    def sent(self) -> list[tuple[Address, Message]]:
+        """What it wants sent now."""
+        out = []
+        for data, address in self.node.take_outgoing():
+            self.bytes_sent[address] = self.bytes_sent.get(address, 0) + len(data)
+            out.append((address, decode(data)))
+        return out
+
+    def receive(self, source: Address, data: bytes) -> list[tuple[Address, Message]]:
+        self.node.receive(self.now, source, data)
+        return self.sent()
+
+    def ask(
+        self, source: Address, ask: Ask, sender: bytes = b"client", t: bytes = b"tt"
+    ) -> Reply | Failure | None:
+        """Its answer to a query, None if there is none at once. A sender of 20 bytes is a node."""
+        for address, message in self.receive(source, encode_query(t, sender, ask)):
+            if address == source and not isinstance(message, Query) and message.transaction == t:
+                return message
+        return None
+
+    def answer(self, source: Address, query: Query, sender: bytes, **more: Any) -> list[Any]:
+        """Answer a query of its."""
+        return self.receive(source, encode_reply(Reply(query.transaction, sender, **more)))
+
+    def refuse(self, source: Address, query: Query, code: int, text: str = "no") -> list[Any]:
+        return self.receive(source, encode_failure(Failure(query.transaction, code, text)))
+
+    def wait(self, seconds: float) -> list[tuple[Address, Message]]:
+        """Let time pass; what it sent meanwhile."""
+        end = self.now + seconds
+        out = []
+        while (deadline := self.node.next_deadline()) <= end:
+            self.now = max(self.now, deadline)
+            self.node.tick(self.now)
+            out += self.sent()
+        self.now = end
+        return out
+
+    def meet(self, address: Address, sender: bytes) -> None:
+        """Have a node in its table: it asks, is pinged, and answers."""
+        for to, message in self.receive(address, encode_query(b"me", sender, Ping())):
+            if to == address and isinstance(message, Query):
+                self.answer(address, message, sender)
+        assert self.core.table.at(address) is not None
+
+    def queries(self, messages: list[tuple[Address, Message]]) -> list[tuple[Address, Query]]:
+        return [(to, message) for to, message in messages if isinstance(message, Query)]

@@ -1,0 +1,187 @@
+"""Several routers linked in memory, on a virtual clock: every run of one seed is the same."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+
+from p2p.base.errors import RemoteProtocolError
+from p2p.base.identity import Identity
+from p2p.mesh.message_router import MessageRouter, Received
+from p2p.wire.messages import EVERYONE, Codec, Envelope
+
+NEWS = "news"  # a broadcast type that every node takes
+NOTE = "note"  # a message to one node
+
+
+@cache
+def identity(number: int) -> Identity:
+    return Identity.from_seed(number.to_bytes(32, "big"))
+
+
+class VirtualMesh:
+    """Nodes 0..n-1. Links keep order; what is under way on a link that goes down is lost."""
+
+    def __init__(
+        self, n: int, *, seed: int = 0, latency: tuple[float, float] = (0.001, 0.01)
+    ) -> None:
+        self.now = 100.0
+        self.rng = random.Random(seed)
+        self.latency = latency
+        self.loss = 0.0  # of single messages, which TCP does not do: worse than life
+        self.ids = [identity(i).node_id for i in range(n)]
+        self.number = {node_id: i for i, node_id in enumerate(self.ids)}
+        self.codec = Codec()
+        self.links: dict[tuple[int, int], int] = {}  # (low, high) → epoch
+        self._epochs = itertools.count(1)
+        self._sequence = itertools.count()
+        self._under_way: list[tuple[float, int, int, int, int, bytes]] = []
+        self._free_at: dict[tuple[int, int], float] = {}
+        self.heard: list[Counter[bytes]] = [Counter() for _ in range(n)]  # broadcasts, by payload
+        self.notes: list[list[Received]] = [[] for _ in range(n)]
+        self.payload_copies = 0  # broadcast payloads put on a link
+        self.sent: Counter[str] = Counter()  # messages put on a link, by type
+        self.cut: list[tuple[int, int, RemoteProtocolError]] = []
+        self.tap: Callable[[int, int, bytes], None] | None = None
+        self.routers = [self._make_router(i) for i in range(n)]
+
+    def _make_router(self, i: int) -> MessageRouter:
+        router = MessageRouter(
+            identity(i),
+            rng=random.Random(f"router {i}"),
+            wall_ms=lambda: int(self.now * 1000),
+            fragile=True,
+        )
+
+        def on_news(received: Received) -> bool:
+            self.heard[i][received.payload] += 1
+            return True
+
+        def on_note(received: Received) -> bool:
+            self.notes[i].append(received)
+            return True
+
+        router.handle(NEWS, on_news)
+        router.handle(NOTE, on_note)
+        return router
+
+    # Links
+
+    def link(self, a: int, b: int) -> None:
+        low, high = sorted((a, b))
+        if (low, high) in self.links or a == b:
+            return
+        self.links[low, high] = next(self._epochs)
+        self.routers[low].link_up(self.now, self.ids[high])
+        self.routers[high].link_up(self.now, self.ids[low])
+        self._collect(low)
+        self._collect(high)
+
+    def unlink(self, a: int, b: int) -> None:
+        low, high = sorted((a, b))
+        if self.links.pop((low, high), None) is None:
+            return
+        for end, other in ((low, high), (high, low)):
+            self._free_at.pop((end, other), None)
+            self.routers[end].link_down(self.now, self.ids[other])
+            self._collect(end)
+
+    def link_all(self, pairs: Iterable[tuple[int, int]]) -> None:
+        for a, b in pairs:
+            self.link(a, b)
+
+    def full_mesh(self) -> None:
+        self.link_all(itertools.combinations(range(len(self.ids)), 2))
+
+    def chain(self) -> None:
+        self.link_all(itertools.pairwise(range(len(self.ids))))
+
+    def component(self, i: int) -> list[int]:
+        """The nodes that links connect with `i`, itself included."""
+        found, ahead = {i}, [i]
+        while ahead:
+            node = ahead.pop()
+            for pair in self.links:
+                if node in pair:
+                    other = pair[0] + pair[1] - node
+                    if other not in found:
+                        found.add(other)
+                        ahead.append(other)
+        return sorted(found)
+
+    # Traffic
+
+    def broadcast(self, i: int, payload: bytes) -> None:
+        self.routers[i].broadcast(self.now, NEWS, payload)
+        self._collect(i)
+
+    def send(self, a: int, b: int, payload: bytes, *, queue_for: float | None = None) -> str:
+        way = self.routers[a].send(self.now, self.ids[b], NOTE, payload, queue_for=queue_for)
+        self._collect(a)
+        return way.value
+
+    def inject(self, a: int, b: int, envelope: Envelope) -> None:
+        """Put any message on the link from `a` to `b`, as a dishonest `a` could."""
+        self._put(a, b, self.codec.encode(envelope))
+
+    def collect(self) -> None:
+        """Take what the routers have to send, after a test used one directly."""
+        for i in range(len(self.ids)):
+            self._collect(i)
+
+    def _collect(self, i: int) -> None:
+        for outgoing in self.routers[i].take_outgoing():
+            packed = self.codec.encode(outgoing.envelope)
+            for peer in outgoing.peers:
+                other = self.number[peer]
+                self.sent[outgoing.envelope.type] += 1
+                self.payload_copies += outgoing.envelope.to == EVERYONE
+                if self.tap is not None:
+                    self.tap(i, other, packed)
+                self._put(i, other, packed)
+
+    def _put(self, a: int, b: int, packed: bytes) -> None:
+        low, high = sorted((a, b))
+        epoch = self.links.get((low, high))
+        if epoch is None or (self.loss and self.rng.random() < self.loss):
+            return
+        at = max(self._free_at.get((a, b), 0.0), self.now + self.rng.uniform(*self.latency))
+        self._free_at[a, b] = at
+        heapq.heappush(self._under_way, (at, next(self._sequence), a, b, epoch, packed))
+
+    # Time
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while True:
+            deadlines = [(r.next_deadline(), i) for i, r in enumerate(self.routers)]
+            timer = min(((at, i) for at, i in deadlines if at is not None), default=None)
+            message = self._under_way[0][0] if self._under_way else None
+            at = min(x for x in (message, timer[0] if timer else None, end) if x is not None)
+            if at >= end:
+                self.now = end
+                return
+            self.now = max(self.now, at)
+            if message is not None and message <= at:
+                self._arrive()
+            elif timer is not None:
+                self.routers[timer[1]].tick(self.now)
+                self._collect(timer[1])
+                again = self.routers[timer[1]].next_deadline()
+                assert again is None or again > self.now  # or a driver would spin
+
+    def _arrive(self) -> None:
+        _, _, a, b, epoch, packed = heapq.heappop(self._under_way)
+        if self.links.get((min(a, b), max(a, b))) != epoch:
+            return
+        try:
+            self.routers[b].receive(self.now, self.ids[a], self.codec.decode(packed))
+        except RemoteProtocolError as error:
+            self.cut.append((b, a, error))
+            self.unlink(a, b)
+        self._collect(b)

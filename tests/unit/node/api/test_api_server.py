@@ -1,0 +1,558 @@
+"""The REST API against a working service in memory. Every answer is checked against OpenAPI."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+import pytest
+from api_kit import Answer, Api, running_api
+from fake_service import ME, PEER, FakeService
+
+from node.api import ApiServer, limits
+from node.api.api_server import host_of
+from node.api.problems import CODES
+from node.views.views import ServiceError
+
+BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.5", "price": "30000"}
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with running_api() as api:
+        yield api
+
+
+def assert_problem(answer: Answer, status: int, code: str, *words: str) -> None:
+    assert answer.status == status
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    problem = answer.json
+    assert problem["status"] == status
+    assert problem["code"] == code
+    assert problem["type"] == f"/docs#problem-{code}"
+    for word in words:
+        assert word in problem["detail"]
+
+
+# Orders
+
+
+async def test_an_order_is_created_with_a_location_that_leads_to_it(api: Api) -> None:
+    answer = await api.post("/v1/orders", BUY)
+    assert answer.status == 201
+    assert answer.json["id"] == f"{ME}-1"
+    assert answer.json["status"] == "open"
+    assert (await api.get(answer.headers["Location"])).json == answer.json
+
+
+async def test_prices_and_quantities_come_back_digit_for_digit(api: Api) -> None:
+    long = {"quantity": "98765.4321", "price": "9876543.21"}
+    answer = await api.post("/v1/orders", BUY | long)
+    assert {key: answer.json[key] for key in long} == long
+
+
+async def test_an_order_without_price_is_a_market_order(api: Api) -> None:
+    api.service.place_remote("BTC-USD", "sell", "0.2", "30000")
+    answer = await api.post("/v1/orders", {"market": "BTC-USD", "side": "buy", "quantity": "0.5"})
+    assert answer.json["type"] == "market"
+    assert answer.json["filled"] == "0.2"
+    assert answer.json["status"] == "cancelled"
+
+
+async def test_the_same_client_id_places_one_order(api: Api) -> None:
+    first = await api.post("/v1/orders", BUY | {"client_id": "a"})
+    again = await api.post("/v1/orders", BUY | {"client_id": "a"})
+    assert first.json == again.json
+    assert len((await api.get("/v1/orders")).json) == 1
+
+
+async def test_an_order_is_found_and_cancelled_by_number_and_by_id(api: Api) -> None:
+    await api.post("/v1/orders", BUY)
+    await api.post("/v1/orders", BUY)
+    assert (await api.get("/v1/orders/2")).json["number"] == 2
+    assert (await api.delete("/v1/orders/2")).json["status"] == "cancelled"
+    assert (await api.delete(f"/v1/orders/{ME}-1")).json["status"] == "cancelled"
+    assert_problem(await api.delete("/v1/orders/1"), 409, "order_done", "cancelled")
+
+
+async def test_orders_are_listed_by_market_state_and_limit(api: Api) -> None:
+    for market in ("BTC-USD", "ETH-USD", "BTC-USD"):
+        await api.post("/v1/orders", BUY | {"market": market})
+    await api.delete("/v1/orders/1")
+
+    async def numbers(query: str) -> list[int]:
+        return [order["number"] for order in (await api.get(f"/v1/orders{query}")).json]
+
+    assert await numbers("") == [3, 2]
+    assert await numbers("?open=true") == [3, 2]
+    assert await numbers("?open=false") == [3, 2, 1]
+    assert await numbers("?open=false&limit=1") == [3]
+    assert await numbers("?market=ETH-USD") == [2]
+
+
+async def test_fills_trades_book_and_markets_show_a_trade(api: Api) -> None:
+    await api.post("/v1/orders", BUY)
+    api.service.place_remote("BTC-USD", "sell", "0.2", "30000")
+    fill = (await api.get("/v1/fills?market=BTC-USD")).json[0]
+    assert (fill["role"], fill["quantity"], fill["counterparty"]) == ("maker", "0.2", PEER)
+    assert (await api.get("/v1/trades?market=BTC-USD")).json[0]["taker"] == PEER
+    assert (await api.get("/v1/trades?market=ETH-USD")).json == []
+    book = (await api.get("/v1/book/BTC-USD?depth=1")).json
+    assert book["bids"] == [{"price": "30000", "quantity": "0.3", "orders": 1, "own": "0.3"}]
+    assert (await api.get("/v1/markets")).json[0]["last"] == "30000"
+
+
+async def test_peers_are_listed_dialled_and_pinged(api: Api) -> None:
+    assert (await api.get("/v1/peers")).json[0]["node_id"] == PEER
+    assert (await api.post("/v1/peers", {"address": "10.0.0.1:3000"})).json["port"] == 3000
+    assert_problem(await api.post("/v1/peers", {"address": "10.0.0.1:1"}), 502, "connect_failed")
+    assert (await api.post(f"/v1/peers/{PEER[:4]}/ping")).json["node_id"] == PEER
+    assert_problem(await api.post("/v1/peers/nobody/ping"), 404, "unknown_node")
+
+
+async def test_status_and_health_tell_who_answers(api: Api) -> None:
+    assert (await api.get("/v1/status")).json["node_id"] == ME
+    assert (await api.get("/v1/health")).json == {"status": "ok", "node_id": ME, "version": "0.1.0"}
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize("field", ["price", "quantity"])
+@pytest.mark.parametrize("number", [1, 0.1, 1e30])
+async def test_a_json_number_is_refused_with_what_to_send_instead(
+    api: Api, field: str, number: float
+) -> None:
+    answer = await api.post("/v1/orders", BUY | {field: number})
+    assert_problem(answer, 400, "number_not_string", field, "as strings", '"0.5"', "lose digits")
+    assert answer.json["pointer"] == f"/{field}"
+    assert api.service.own == []
+
+
+@pytest.mark.parametrize(
+    ("body", "words", "pointer"),
+    [
+        ({"side": "buy", "quantity": "1"}, ["missing required field `market`"], ""),
+        (BUY | {"side": "hold"}, ["'hold' at /side; it is one of buy, sell"], "/side"),
+        (BUY | {"tif": "GTC"}, ["'GTC' at /tif; it is one of", "gtc", "ioc"], "/tif"),
+        (BUY | {"self_trade": "no"}, ["'no' at /self_trade; it is", "decrement"], "/self_trade"),
+        (BUY | {"market": 1}, ["expected `str`, got `int`", "/market"], "/market"),
+        (BUY | {"price": True}, ["expected", "got `bool`"], "/price"),
+        (BUY | {"prcie": "1"}, ["unknown field `prcie`"], "/prcie"),
+        ([], ["expected `object`, got `array`"], ""),
+        ("buy", ["expected `object`"], ""),
+    ],
+)
+async def test_a_body_of_the_wrong_shape_is_refused_with_a_pointer(
+    api: Api, body: object, words: list[str], pointer: str
+) -> None:
+    answer = await api.call("POST", "/v1/orders", json=body)
+    assert_problem(answer, 400, "invalid_body", *words)
+    assert answer.json["pointer"] == pointer
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"nonsense", b'{"market":"\xff"}', b"\x00" * 10, b"[" * 30_000]
+)
+async def test_a_body_that_is_no_json_is_refused(api: Api, raw: bytes) -> None:
+    answer = await api.call(
+        "POST", "/v1/orders", data=raw, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status == 400
+    assert answer.json["code"] in ("invalid_json", "invalid_body")
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
+)
+async def test_a_body_of_another_type_is_refused(api: Api, kind: str) -> None:
+    """A page of another site can send these without asking; JSON it cannot."""
+    answer = await api.call("POST", "/v1/orders", data=b"{}", headers={"Content-Type": kind})
+    assert_problem(answer, 415, "unsupported_media_type", kind, "application/json")
+
+
+async def test_a_refusal_of_the_node_becomes_a_problem_with_its_extra_members(api: Api) -> None:
+    answer = await api.post("/v1/orders", BUY | {"price": "1.001"})
+    assert_problem(answer, 400, "bad_number", "multiple of the tick")
+    assert answer.json["tick"] == "0.01"
+    assert answer.json["instance"] == "/v1/orders"
+    assert answer.json["title"] == "Bad number"
+
+
+async def test_extra_members_cannot_replace_the_standard_ones(api: Api) -> None:
+    api.service.fail_with = ServiceError(
+        409, "odd", "detail", type="x", title="y", instance="z", headers="h", request="r"
+    )
+    answer = await api.post("/v1/orders", BUY)
+    assert_problem(answer, 409, "odd")
+    assert answer.json["instance"] == "/v1/orders"
+    assert answer.json["title"] == "Odd"
+    assert (answer.json["headers"], answer.json["request"]) == ("h", "r")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/orders?limit=0", ["limit", "from 1 to 1000", "'0'"]),
+        ("/v1/orders?limit=1001", ["1001"]),
+        ("/v1/orders?limit=-1", ["-1"]),
+        ("/v1/orders?limit=1.5", ["1.5"]),
+        ("/v1/orders?limit=%D9%A1", ["whole number"]),
+        ("/v1/orders?limit=99999999999999999999", ["from 1 to 1000"]),
+        ("/v1/orders?limit=", ["whole number"]),
+        ("/v1/orders?open=yes", ["true or false", "'yes'"]),
+        ("/v1/orders?markt=BTC-USD", ["unknown parameter 'markt'", "market, open, account"]),
+        ("/v1/orders?limit=1&limit=2", ["given twice"]),
+        ("/v1/book/BTC-USD?depth=x", ["depth", "'x'"]),
+        ("/v1/fills?limit=x", ["limit"]),
+        ("/v1/trades?limit=x", ["limit"]),
+        ("/v1/markets?x=1", ["unknown parameter"]),
+        ("/v1/status?verbose", ["unknown parameter"]),
+    ],
+)
+async def test_a_wrong_query_parameter_is_named(api: Api, path: str, words: list[str]) -> None:
+    answer = await api.get(path)
+    assert_problem(answer, 400, "invalid_parameter", *words)
+    assert answer.json["parameter"]
+
+
+async def test_unknown_market_and_order_are_not_found(api: Api) -> None:
+    assert_problem(await api.get("/v1/book/XX"), 404, "unknown_market", "XX", "BTC-USD")
+    assert_problem(await api.get("/v1/orders/7"), 404, "unknown_order", "'7'")
+    assert_problem(await api.delete("/v1/orders/7"), 404, "unknown_order")
+    assert_problem(await api.get("/v1/book/%2e%2e%2fetc"), 404, "unknown_market")
+
+
+async def test_an_unknown_path_is_a_problem(api: Api) -> None:
+    answer = await api.get("/v1/nonsense")
+    assert_problem(answer, 404, "not_found", "/v1/nonsense", "/docs")
+    assert answer.json["instance"] == "/v1/nonsense"
+
+
+async def test_a_wrong_method_is_a_problem_that_lists_the_right_ones(api: Api) -> None:
+    answer = await api.call("PUT", "/v1/orders")
+    assert_problem(answer, 405, "method_not_allowed", "PUT", "DELETE, GET, HEAD, POST")
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD, POST"
+
+
+async def test_a_body_over_the_limit_is_refused(api: Api) -> None:
+    fits = b'{"market":"' + b"x" * (limits.MAX_BODY - 100) + b'"}'
+    headers = {"Content-Type": "application/json"}
+    assert (await api.call("POST", "/v1/orders", data=fits, headers=headers)).status == 400
+    answer = await api.call(
+        "POST", "/v1/orders", data=b"x" * (limits.MAX_BODY + 1), headers=headers
+    )
+    assert_problem(answer, 413, "body_too_large", "64 KiB")
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "READ_TIMEOUT", 0.05)
+    answer = await raw_request(
+        api,
+        b"POST /v1/orders HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 10\r\n\r\n{",
+    )
+    assert b"408 Request Timeout" in answer
+    assert b'"code":"request_timeout"' in answer
+
+
+async def test_a_body_that_comes_in_pieces_is_read_whole(api: Api) -> None:
+    body = orjson.dumps(BUY)
+    head = (
+        b"POST /v1/orders HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    answer = await raw_request(api, head, body[:20], body[20:])
+    assert b"201 Created" in answer
+    assert (await raw_request(api, head + body)).startswith(b"HTTP/1.1 201 Created")
+    assert len(api.service.own) == 2
+
+
+async def raw_request(api: Api, *parts: bytes) -> bytes:
+    """Sends bytes, a moment between the parts, and returns the first that come back."""
+    site = urlsplit(api.url)
+    reader, writer = await asyncio.open_connection(site.hostname, site.port)
+    try:
+        for number, part in enumerate(parts):
+            if number:
+                await asyncio.sleep(0.01)
+            writer.write(part.replace(b"HOST", site.netloc.encode()))
+            await writer.drain()
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return answer + await reader.readexactly(length)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /v1/status HTTP/9.9\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\nHost HOST\r\n\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: HOST\r\n" + b"X-Long: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_by_a_problem(api: Api, data: bytes) -> None:
+    answer = await raw_request(api, data)
+    assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
+    assert b"Content-Type: application/problem+json" in answer
+    assert b'"code":"bad_request"' in answer
+    assert (await api.get("/v1/health")).status == 200
+
+
+async def test_an_internal_error_tells_nothing_but_an_incident_that_the_log_has(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.service.fail_with = RuntimeError("secret /home/user/key")
+    answer = await api.post("/v1/orders", BUY)
+    assert_problem(answer, 500, "internal_error")
+    assert b"secret" not in answer.body
+    assert answer.json["incident"] in caplog.text
+    assert "secret /home/user/key" in caplog.text
+    assert (await api.post("/v1/orders", BUY)).status == 201
+
+
+async def test_work_that_takes_too_long_is_answered_and_goes_on(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HANDLER_TIMEOUT", 0.05)
+    api.service.hold = asyncio.Event()
+    answer = await api.post("/v1/orders", BUY)
+    assert_problem(answer, 504, "no_answer", "client_id")
+    api.service.hold.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len((await api.get("/v1/orders")).json) == 1
+
+
+async def test_a_client_that_hangs_up_does_not_stop_its_order(api: Api) -> None:
+    api.service.hold = asyncio.Event()
+    with pytest.raises(TimeoutError):
+        await api.post("/v1/orders", BUY, timeout=aiohttp.ClientTimeout(total=0.05))
+    api.service.hold.set()
+    await asyncio.sleep(0.01)
+    assert api.service.cancelled_calls == 0
+    assert len(api.service.own) == 1
+
+
+async def test_stopping_the_server_cancels_work_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "HANDLER_TIMEOUT", 0.02)
+    async with running_api() as api:
+        api.service.hold = asyncio.Event()
+        await api.post("/v1/orders", BUY)
+        assert api.service.cancelled_calls == 0
+    assert api.service.cancelled_calls == 1
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:9", "127.0.0.1", "LOCALHOST:80", "[::1]:8300", "localhost."]
+)
+async def test_loopback_names_are_served_on_any_port(api: Api, host: str) -> None:
+    """Any port: a tunnel on this machine may have another one."""
+    assert (await api.get("/v1/health", headers={"Host": host})).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8300",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "",
+        "user@localhost",
+        "localhost/x",
+        "localhost:port",
+        "[::1",
+        "127.1",
+    ],
+)
+async def test_a_foreign_host_header_is_refused(api: Api, host: str) -> None:
+    """DNS rebinding: the page's own name resolves to 127.0.0.1, but the browser says the name."""
+    assert_problem(await api.get("/v1/status", headers={"Host": host}), 403, "forbidden_host")
+    answer = await api.post("/v1/orders", BUY, headers={"Host": host})
+    assert_problem(answer, 403, "forbidden_host")
+    assert api.service.own == []
+
+
+async def test_a_request_without_host_is_refused(api: Api) -> None:
+    assert b" 403 Forbidden" in await raw_request(api, b"GET /v1/status HTTP/1.0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "https://HOST", "http://localhost:1", "http://HOST.evil", ""],
+)
+async def test_a_request_from_a_page_of_another_origin_is_refused(api: Api, origin: str) -> None:
+    headers = {"Origin": origin.replace("HOST", urlsplit(api.url).netloc)}
+    answer = await api.post("/v1/orders", BUY, headers=headers)
+    assert_problem(answer, 403, "forbidden_origin")
+    assert api.service.own == []
+    preflight = await api.call("OPTIONS", "/v1/orders", headers=headers)
+    assert preflight.status == 403
+    assert not [name for name in preflight.headers if name.lower().startswith("access-control")]
+
+
+async def test_the_api_s_own_pages_may_ask(api: Api) -> None:
+    assert (await api.get("/v1/health", headers={"Origin": api.url})).status == 200
+
+
+async def test_a_client_that_means_another_node_is_refused(api: Api) -> None:
+    assert (await api.get("/v1/health", headers={"X-Exchange-Node": ME})).status == 200
+    answer = await api.post("/v1/orders", BUY, headers={"X-Exchange-Node": PEER})
+    assert_problem(answer, 421, "wrong_node", ME, PEER)
+    assert api.service.own == []
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [
+        ("a.b:1", "a.b"),
+        ("[fe80::1]:1", "fe80::1"),
+        ("A", "a"),
+        ("a:b", None),
+        ("a/b", None),
+        ("", None),
+        ("a?b", None),
+        ("[a", None),
+    ],
+)
+def test_the_name_in_a_host_header(header: str, host: str | None) -> None:
+    assert host_of(header) == host
+
+
+# The server
+
+
+async def test_answers_are_not_cached_nor_sniffed(api: Api) -> None:
+    for answer in (await api.get("/v1/status"), await api.get("/v1/nonsense")):
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "aiohttp" not in answer.headers["Server"]
+
+
+async def test_requests_are_logged_at_debug_level_only(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        await api.get("/v1/health")
+        assert caplog.text == ""
+
+
+async def test_requests_are_logged_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="node.api"):
+        async with running_api() as api:
+            await api.get("/v1/health")
+    assert "GET '/v1/health' -> 200 in" in caplog.text
+
+
+async def test_a_port_in_use_is_an_error_that_leaves_nothing_open() -> None:
+    first, second = ApiServer(FakeService()), ApiServer(FakeService())
+    url = await first.start("127.0.0.1", 0)
+    try:
+        with pytest.raises(OSError, match="address already in use"):
+            await second.start("127.0.0.1", urlsplit(url).port or 0)
+        assert await second.start("127.0.0.1", 0) != url
+    finally:
+        await first.stop()
+        await second.stop()
+        await second.stop()
+
+
+async def test_the_url_of_a_wildcard_address_leads_to_this_machine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = ApiServer(FakeService())
+    url = await server.start("0.0.0.0", 0)
+    try:
+        assert url.startswith("http://127.0.0.1:")
+        assert "keys from other machines are refused" in caplog.text
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/health") as answer:
+            assert answer.status == 200
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "localhost"])
+async def test_it_listens_on_ipv6_and_by_name(host: str) -> None:
+    server = ApiServer(FakeService())
+    try:
+        url = await server.start(host, 0)
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/health") as answer:
+            assert answer.status == 200
+    finally:
+        await server.stop()
+
+
+def test_every_known_code_has_a_title_and_a_meaning() -> None:
+    for code, (title, meaning) in CODES.items():
+        assert code == code.lower()
+        assert title[0].isupper()
+        assert meaning.endswith(".")
+
+
+# Services
+
+
+async def test_services_are_listed_and_called(api: Api) -> None:
+    listed = await api.get("/v1/services")
+    assert [service["name"] for service in listed.json] == ["book", "job_service"]
+    answer = await api.post(
+        "/v1/services/job_service/call", {"payload": {"a": [1, None]}, "timeout_ms": 100}
+    )
+    assert answer.status == 200
+    assert answer.json["result"] == {"echo": {"a": [1, None]}}
+    refused = await api.post("/v1/services/job_service/call", {"payload": {"refuse": "why"}})
+    assert (refused.status, refused.json["code"]) == (422, "service_refused")
+    assert refused.json["service_code"] == "no_job"
+    assert (await api.post("/v1/services/nix/call", {})).json["code"] == "no_provider"
+    assert (await api.post("/v1/services/book/call", {"timeout": 1})).json["code"] == "invalid_body"
+
+
+async def test_a_call_is_cancelled_when_its_client_has_gone(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.api.limits.GONE_CHECK", 0.05)
+    api.service.hold = asyncio.Event()
+    with pytest.raises(TimeoutError):
+        await api.post("/v1/services/book/call", {}, timeout=aiohttp.ClientTimeout(total=0.2))
+    async with asyncio.timeout(5):
+        while not api.service.cancelled_calls:  # noqa: ASYNC110 - the fake has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_the_router_is_shown_with_as_many_events_as_are_asked_for(api: Api) -> None:
+    everything = (await api.get("/v1/router")).json
+    assert [event["kind"] for event in everything["events"]] == ["pick", "breaker"]
+    assert [e["kind"] for e in (await api.get("/v1/router?events=1")).json["events"]] == ["breaker"]
+    only = (await api.get("/v1/router?kind=pick")).json["events"]
+    assert [event["kind"] for event in only] == ["pick"]
+    for wrong in ("kind=nix", "events=0", "events=1001", "more=1"):
+        assert (await api.get(f"/v1/router?{wrong}")).json["code"] == "invalid_parameter"
+
+
+async def test_metrics_are_plain_text_for_prometheus(api: Api) -> None:
+    answer = await api.get("/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert b"exchange_node_peers 1.0" in answer.body

@@ -1,0 +1,344 @@
+"""What a user sees: tables, the ladder, and the book that --watch keeps."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+
+import pytest
+from fake_service import ME, FakeService
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.cli import tables
+from node.cli.network_commands import describe_status, duration
+from node.cli.order_text import OrderTextError, parse_order
+from node.cli.tables import Column, align, bar, ladder, order_table, peer_table, table, to_ansi
+from node.cli.watch_commands import book_view, describe
+from node.client.book_replica import BookReplica
+from node.streams.book_checksums import MODULUS, level_check
+from node.streams.stream_messages import BookL2, BookL2Snapshot, Level, Trades
+from node.views.views import BookView, LevelView, OrderRequest, TradeView
+
+TIME = "2026-01-02T03:04:05.678Z"
+
+
+def plain(lines: list[tables.Line]) -> list[str]:
+    return ["".join(text for text, _ in line).rstrip() for line in lines]
+
+
+def level(price: str, quantity: str, own: str = "0", orders: int = 1) -> LevelView:
+    return LevelView(price=price, quantity=quantity, orders=orders, own=own)
+
+
+def view(bids: list[LevelView], asks: list[LevelView]) -> BookView:
+    return BookView(
+        market="BTC-USD",
+        sequence=42,
+        digest="d",
+        bids=bids,
+        asks=asks,
+        time="2026-01-02T03:04:05.678Z",
+    )
+
+
+# The ladder
+
+
+def test_the_ladder_has_asks_above_bids_with_the_best_prices_in_the_middle() -> None:
+    book = view(
+        bids=[level("30000", "0.5", own="0.25", orders=2), level("29990.5", "2")],
+        asks=[level("30010", "1"), level("30020.25", "0.125")],
+    )
+    assert plain(ladder(book, bar_width=8)) == [
+        "BTC-USD  2026-01-02 03:04:05.678Z  sequence 42",
+        "",
+        "     price  quantity  total  orders",
+        "  30020.25     0.125  1.125       1  ▌",
+        "  30010        1      1           1  ████",
+        "  ── spread 10 (0.033 %) ──────────",
+        "* 30000        0.5    0.5         2  ██       own 0.25",
+        "  29990.5      2      2.5         1  ████████",
+    ]
+
+
+def test_the_sides_of_the_ladder_may_be_of_unequal_length() -> None:
+    book = view([level("9", "1")], [level(price, "1") for price in ("10", "11", "12")])
+    assert [line.split()[0] for line in plain(ladder(book))[3:]] == ["12", "11", "10", "──", "9"]
+
+
+def test_the_ladder_can_do_without_block_characters() -> None:
+    lines = plain(ladder(view([level("1", "2")], [level("2", "1")]), bar_width=8, blocks=False))
+    assert "".join(lines).isascii()
+    assert lines[-1].endswith("########")
+
+
+def test_the_ladder_shows_the_best_levels_when_there_are_too_many() -> None:
+    book = view(
+        [level(str(100 - i), "1") for i in range(9)], [level(str(101 + i), "1") for i in range(9)]
+    )
+    lines = plain(ladder(book, depth=2))
+    assert [line.split()[0] for line in lines[3:]] == ["102", "101", "──", "100", "99"]
+
+
+@pytest.mark.parametrize(
+    ("bids", "asks", "text"),
+    [
+        ([], [], "the book is empty"),
+        ([level("1", "1")], [], "no asks"),
+        ([], [level("1", "1")], "no bids"),
+        ([level("3", "1")], [level("1", "1")], "crossed by 2"),
+        ([level("1", "1")], [level("1", "1")], "crossed by 0"),
+        ([level("0.00000001", "1")], [level("0.00000002", "1")], "spread 0.00000001"),
+    ],
+)
+def test_what_stands_between_asks_and_bids(
+    bids: list[LevelView], asks: list[LevelView], text: str
+) -> None:
+    assert text in "\n".join(plain(ladder(view(bids, asks))))
+
+
+def test_market_names_cannot_steer_the_terminal() -> None:
+    book = view([level("1", "1")], [])
+    book.market = "X\x1b[2J\n"
+    assert "\x1b" not in "".join(plain(ladder(book)))
+    assert "\x1b" not in "".join(plain(table([Column("a")], [["\x1b[2J"]])))
+
+
+@given(st.decimals(0, 10**9, places=4), st.decimals(0, 10**9, places=4), st.integers(1, 40))
+def test_a_bar_fits_its_width_and_is_seen_when_there_is_anything(
+    part: Decimal, whole: Decimal, width: int
+) -> None:
+    for blocks in (True, False):
+        drawn = bar(min(part, whole), whole, width, blocks=blocks)
+        assert len(drawn) <= width
+        assert bool(drawn) == (part > 0 and whole > 0)
+    assert bar(Decimal(1), Decimal(1), width) == "█" * width
+
+
+@given(st.lists(st.decimals(0, 10**6, places=3).map(lambda d: f"{d.normalize():f}"), min_size=1))
+def test_aligned_numbers_are_unchanged_and_equally_wide(numbers: list[str]) -> None:
+    aligned = align(numbers)
+    assert [text.strip() for text in aligned] == numbers
+    assert len({len(text) for text in aligned}) == 1
+    points = {text.index(".") for text in aligned if "." in text}
+    assert len(points) <= 1
+
+
+# Tables
+
+
+def test_columns_are_as_wide_as_their_widest_cell_and_nothing_is_cut() -> None:
+    lines = table(
+        [Column("name"), Column("n", number=True), Column("end")],
+        [["x" * 50, "1.5", "a"], ["y", "10", ("b", "dim")]],
+    )
+    assert plain(lines) == [
+        "name" + " " * 51 + "n  end",
+        "x" * 50 + "   1.5  a",
+        "y" + " " * 51 + "10    b",
+    ]
+
+
+def test_a_styled_line_has_no_trailing_blanks() -> None:
+    for line in table([Column("a"), Column("b")], [["1", "2"], ["3", "long"]]):
+        assert not to_ansi(line).replace("\x1b[0m", "").endswith(" ")
+
+
+async def test_orders_have_whole_ids_only_where_asked() -> None:
+    service = FakeService()
+    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="2"))
+    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1"))
+    full = plain(order_table(await service.orders(open_only=False), full=True))
+    short = plain(order_table(await service.orders(open_only=False), full=False))
+    assert full[1].startswith(f"{ME}-2  BTC-USD  buy ")
+    assert short[1].startswith("2      BTC-USD  buy ")
+    assert "market" in short[1]
+
+
+def test_peers_show_address_link_and_failure() -> None:
+    service = FakeService()
+    peer = service.known_peers[0]
+    peer.address, peer.encrypted, peer.last_error = "fe80::1", False, "timed out\x07"
+    peer.node_id = None
+    line = plain(peer_table([peer], full=False))[1]
+    assert line.startswith("?     [fe80::1]:3000  connected")
+    assert "plain" in line
+    assert line.endswith("timed out\ufffd")
+
+
+def test_the_status_says_what_is_not_encrypted_behind_or_warned_of() -> None:
+    status = FakeService().status()
+    status.security, status.feeds_behind = "off", 2
+    text = "\n".join(plain(describe_status(status)))
+    assert "mainnet, NOT encrypted" in text
+    assert "4, 2 behind" in text
+    assert text.endswith("warning: the clock is 3 s behind that of most peers")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (61, "1 min 1 s"),
+        (3600, "1 h 0 min"),
+        (3725.5, "1 h 2 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_rich_gets_the_same_text_and_styles() -> None:
+    lines = ladder(view([level("1", "1", own="1")], [level("2", "1")]))
+    text = tables.to_rich(lines)
+    assert [line.rstrip() for line in text.plain.split("\n")] == plain(lines)
+    assert {"green", "red", "bold yellow"} <= {str(span.style) for span in text.spans}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "term", "blocks"),
+    [
+        ("utf-8", "xterm", True),
+        ("UTF8", "", True),
+        ("ascii", "xterm", False),
+        ("utf-8", "dumb", False),
+    ],
+)
+def test_blocks_are_drawn_where_they_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, term: str, blocks: bool
+) -> None:
+    monkeypatch.setitem(os.environ, "TERM", term)
+    monkeypatch.setattr("sys.stdout", type("Out", (), {"encoding": encoding})())
+    assert tables.draws_blocks() is blocks
+
+
+# The book that --watch keeps
+
+
+def held(*levels: Level) -> BookReplica[Level]:
+    check = sum(level_check("buy", level) for level in levels) % MODULUS
+    book: BookReplica[Level] = BookReplica()
+    book.apply(
+        BookL2Snapshot(
+            stream="s", reason="subscribed", epoch="e", sequence=3, checksum=check, time=TIME,
+            bids=list(levels), asks=[],
+        )
+    )  # fmt: skip
+    return book
+
+
+def test_a_book_is_drawn_with_what_of_it_is_own() -> None:
+    network = held(Level("10", "3", 2), Level("9", "1", 1))
+    view = book_view("BTC-USD", network, held(Level("10", "2", 1)))
+    assert (view.market, view.sequence, view.time, view.asks) == ("BTC-USD", 3, TIME, [])
+    assert [(bid.price, bid.quantity, bid.orders, bid.own) for bid in view.bids] == [
+        ("10", "3", 2, "2"),
+        ("9", "1", 1, "0"),
+    ]
+    assert [bid.own for bid in book_view("BTC-USD", network).bids] == ["0", "0"]
+
+
+def test_messages_are_described_in_one_line_a_change() -> None:
+    place = {"stream": "s", "epoch": "e", "sequence": 2, "previous": 1}
+    book = BookL2(
+        **place, checksum=0, time=TIME,  # type: ignore[arg-type]
+        bids=[Level("10", "1.5", 2)], asks=[Level("11", "0", 0)],
+    )  # fmt: skip
+    view = TradeView(
+        id="t:1", market="BTC-USD", side="sell", price="10", quantity="1", time=TIME,
+        maker="m", taker="t",
+    )  # fmt: skip
+    trades = Trades(**place, trades=[view, view])  # type: ignore[arg-type]
+    assert list(describe("BTC-USD", book)) == [
+        "BTC-USD  level buy 10: 1.5 in 2 orders",
+        "BTC-USD  level sell 11: gone",
+    ]
+    lines = list(describe("BTC-USD", trades))
+    assert len(lines) == 2
+    assert all(line.startswith("BTC-USD  trade sell 1 @ 10  2026") for line in lines)
+    snapshot = BookL2Snapshot(
+        stream="s", reason="behind", epoch="e", sequence=1, checksum=0, time=TIME, bids=[], asks=[]
+    )
+    assert list(describe("BTC-USD", snapshot)) == []
+
+
+# Orders as they are typed
+
+
+@pytest.mark.parametrize(
+    ("words", "price", "expected"),
+    [
+        (["BTC-USD", "0.5"], None, ("BTC-USD", "0.5", None)),
+        (["BTC-USD", "0.5", "@", "30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5@30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5@", "30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5", "@30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["BTC-USD", "0.5 @ 30000"], None, ("BTC-USD", "0.5", "30000")),
+        (["btc-usd", ".5"], ".25", ("BTC-USD", "0.5", "0.25")),
+        (["BTC-USD", "00.50"], "30000.10", ("BTC-USD", "00.50", "30000.10")),
+    ],
+)
+def test_an_order_is_read_as_it_is_typed(
+    words: list[str], price: str | None, expected: tuple[str, str, str | None]
+) -> None:
+    assert parse_order("buy", words, price) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "price", "hint"),
+    [
+        ([], None, "which market"),
+        (["BTC-USD"], None, "how much"),
+        (["BTC-USD", "0.5", "30000"], None, "order buy BTC-USD 0.5 @ 30000"),
+        (["0.5", "BTC-USD"], None, "order buy BTC-USD 0.5"),
+        (["0.5", "BTC-USD", "@", "3"], None, "order buy BTC-USD 0.5 @ 3"),
+        (["0.5", "1"], None, "'0.5' is not a market"),
+        (["BTC-USD", "0.5", "@"], None, "leave out the @: exchange-node order buy BTC-USD 0.5"),
+        (["BTC-USD", "@", "30000"], None, "quantity before @ is missing"),
+        (["BTC-USD", "@"], None, "price after @ is missing"),
+        (["BTC-USD", "1", "@", "2", "@", "3"], None, "more than one @"),
+        (["BTC-USD", "1", "@", "2", "3"], None, "'3' is one word too many"),
+        (["BTC-USD", "1", "2", "3"], None, "'2' is one word too many"),
+        (["BTC-USD", "1", "@", "2"], "3", "given twice"),
+        (["BTC-USD", "1", "2"], "3", "'2' is one word too many"),
+        (["BTC-USD", "-1"], None, "quantity -1 is negative"),
+        (["BTC-USD", "1", "@", "-1"], None, "price -1 is negative"),
+        (["BTC-USD", "0"], None, "quantity must be more than 0"),
+        (["BTC-USD", "1"], "0.00", "price must be more than 0"),
+        (["BTC-USD", "1e3"], None, "did you mean 1000?"),
+        (["BTC-USD", "1.5e2"], None, "did you mean 150?"),
+        (["BTC-USD", "1,5"], None, "did you mean 1.5?"),
+        (["BTC-USD", "1"], "30,000", "did you mean 30000?"),
+        (["BTC-USD", "1"], "$30,000.50", "did you mean 30000.50?"),
+        (["BTC-USD", "1"], "30k", "did you mean 30000?"),
+        (["BTC-USD", "1"], "30_000", "did you mean 30000?"),
+        (["BTC-USD", "0.5BTC"], None, "did you mean 0.5?"),
+        (["BTC-USD", "one"], None, "such as 0.5 or 30000"),
+        (["BTC-USD", "nan"], None, "not a plain decimal"),
+        (["BTC-USD", "1."], None, "not a plain decimal"),
+        (["BTC-USD", "\u0661"], None, "not a plain decimal"),
+    ],
+)
+def test_what_is_no_order_is_answered_with_what_to_type(
+    words: list[str], price: str | None, hint: str
+) -> None:
+    with pytest.raises(OrderTextError) as refused:
+        parse_order("buy", words, price)
+    assert hint in str(refused.value)
+
+
+@given(
+    st.lists(st.text(alphabet="BTC-USD0123.,@ekK$-_ ", max_size=8), max_size=5),
+    st.none() | st.text(max_size=6),
+)
+def test_anything_typed_is_an_order_or_a_documented_error(
+    words: list[str], price: str | None
+) -> None:
+    try:
+        order = parse_order("sell", words, price)
+    except OrderTextError:
+        return
+    assert Decimal(order.quantity) > 0
+    assert order.price is None or Decimal(order.price) > 0

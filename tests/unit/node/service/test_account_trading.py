@@ -1,0 +1,231 @@
+"""Trading for an account in integers: what is told when, and what is found again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from trading_kit import House, running_house
+
+import exchange.orders.order_store
+from exchange.journal.journal import Journal
+from exchange.model.commands import Amend, NewOrder, Selection
+from exchange.model.instruments import Instruments
+from exchange.model.records import Order, Record
+from exchange.orders.engine_context import Refused
+from node.service.trading import AccountNews, Span
+from node.streams.account_streams import BalancesStream, OrdersStream
+from node.views.order_mapping import OrderMapping
+
+BTC = Instruments.default()["BTC-USD"].key
+ETH = Instruments.default()["ETH-USD"].key
+ALICE, BOB = 1, 2
+
+
+def buy(account: int, price: int = 1000, quantity: int = 10, **more: object) -> NewOrder:
+    terms = {"market": BTC, "side": 1, "price": price, "quantity": quantity} | more
+    return NewOrder(account=account, **terms)  # type: ignore[arg-type]
+
+
+def sell(account: int, price: int = 1000, quantity: int = 10) -> NewOrder:
+    return buy(account, price, quantity, side=-1)
+
+
+def fund(house: House) -> None:
+    for name in ("alice", "bob"):
+        account = house.engine.accounts.create(1, name)
+        for asset in ("USD", "BTC"):
+            house.engine.ledger.deposit(1, account.number, asset, 10**12, "")
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with running_house(tmp_path / "journal") as house:
+        fund(house)
+        await house.committer.durable()
+        yield house
+
+
+async def test_nothing_is_answered_before_the_disk_has_it(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path / "journal", sync="normal")) as journal:
+        house = House(journal, Instruments.default())
+        fund(house)
+        placed = asyncio.create_task(house.trading.place(buy(ALICE)))
+        told: list[AccountNews] = []
+        house.trading.listen(ALICE, told.append)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(house.engine.open_orders) == 1
+        assert not placed.done()
+        assert told == []
+        assert house.trading.open_orders_of(ALICE) == []
+        async with asyncio.TaskGroup() as group:
+            group.create_task(house.committer.run())
+            (order,) = await placed
+            assert [o.number for o in told[0].orders] == [order.number]
+            house.committer.stop()
+
+
+async def test_what_is_answered_is_how_it_was_then(house: House) -> None:
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(house.trading.place(buy(ALICE)))
+        await asyncio.sleep(0)
+        second = group.create_task(house.trading.cancel(ALICE, 1))
+    assert not first.result()[0].cancelled
+    assert second.result().cancelled
+
+
+async def test_listeners_hear_of_their_account_alone_and_in_order(house: House) -> None:
+    heard: dict[int, list[AccountNews]] = {ALICE: [], BOB: []}
+    stops = [house.trading.listen(account, heard[account].append) for account in heard]
+    await house.trading.place(buy(ALICE))
+    assert [len(news) for news in heard.values()] == [1, 0]
+    assert [(b.asset, b.held > 0) for b in heard[ALICE][0].balances] == [("USD", True)]
+    await house.trading.place(sell(BOB, quantity=4))
+    bought, sold = heard[ALICE][1], heard[BOB][0]
+    assert [fill.role for fill in bought.fills] == ["maker"]
+    assert [fill.role for fill in sold.fills] == ["taker"]
+    assert {order.account for order in bought.orders} == {ALICE}
+    assert {b.asset for b in sold.balances} == {"BTC", "USD"}
+    assert bought.balances == house.trading.balances_of(ALICE)[: len(bought.balances)]
+    stops[0]()
+    stops[0]()
+    await house.trading.cancel(ALICE, 1)
+    assert len(heard[ALICE]) == 2
+
+
+async def test_other_accounts_orders_are_as_if_they_did_not_exist(house: House) -> None:
+    (order,) = await house.trading.place(buy(ALICE, client_id="a"))
+    trading = house.trading
+    assert trading.order_of(BOB, order.number) is None
+    assert trading.order_by_client_id(BOB, "a") is None
+    with pytest.raises(Refused, match="no order 1"):
+        await trading.cancel(BOB, order.number)
+    with pytest.raises(Refused, match="no order 1"):
+        await trading.amend(BOB, order.number, Amend(price=999))
+    assert await trading.cancel_many(Selection(account=BOB)) == []
+    assert await trading.fills_of(BOB, Span()) == []
+    assert [o.number for o in trading.open_orders_of(ALICE)] == [order.number]
+
+
+async def test_a_client_id_is_known_when_only_the_disk_remembers_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange.orders.order_store, "RECENT_ORDERS", 1)
+    for name in "abc":
+        (order,) = await house.trading.place(buy(ALICE, client_id=name))
+        await house.trading.cancel(ALICE, order.number)
+    assert house.engine.order(1) is None
+    await house.trading.past_orders(ALICE, Span())  # the archive has caught up
+    (again,) = await house.trading.place(buy(ALICE, client_id="a"))
+    assert (again.number, again.done) == (1, True)
+    assert house.engine.open_orders == []
+    with pytest.raises(Refused, match="belongs to order 1, which is different"):
+        await house.trading.place(buy(ALICE, side=-1, client_id="a"))
+    with pytest.raises(Refused, match="already cancelled"):
+        await house.trading.cancel(ALICE, 1)
+    assert house.trading.order_of(ALICE, 1) == again
+    (bobs,) = await house.trading.place(buy(BOB, client_id="a"))
+    assert bobs.number == 4
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_an_amended_order_placed_again_is_found_in_memory_and_on_disk(
+    house: House, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    monkeypatch.setattr(exchange.orders.order_store, "RECENT_ORDERS", 1 if forgotten else 10)
+    for name in "abc":
+        (order,) = await house.trading.place(buy(ALICE, client_id=name))
+        await house.trading.amend(ALICE, order.number, Amend(price=999, quantity=5))
+        await house.trading.cancel(ALICE, order.number)
+    assert (house.engine.order(1) is None) is forgotten
+    await house.trading.past_orders(ALICE, Span())  # the archive has caught up
+    (again,) = await house.trading.place(buy(ALICE, client_id="a"))
+    assert (again.number, again.price, again.done) == (1, 999, True)
+    with pytest.raises(Refused, match="belongs to order 1, which is different"):
+        await house.trading.place(buy(ALICE, side=-1, client_id="a"))
+
+
+async def test_open_orders_are_found_by_account_and_market_after_a_restart_too(
+    tmp_path: Path,
+) -> None:
+    def numbers(orders: list[Order]) -> list[int]:
+        return [order.number for order in orders]
+
+    path = tmp_path / "journal"
+    async with running_house(path) as house:
+        fund(house)
+        for order in (buy(ALICE), buy(BOB), buy(ALICE, 10, market=ETH), buy(0), buy(ALICE, 900)):
+            await house.trading.place(order)
+        await house.trading.cancel(ALICE, 1)
+        assert numbers(house.trading.open_orders_of(ALICE)) == [3, 5]
+    async with running_house(path, now=2.0) as house:
+        house.tick()
+        trading = house.trading
+        assert numbers(trading.open_orders_of(ALICE)) == [3, 5]
+        assert numbers(trading.open_orders_of(ALICE, BTC)) == [5]
+        assert numbers(trading.open_orders_of(BOB)) == [2]
+        assert numbers(trading.open_orders_of(0)) == [4]
+        assert trading.open_orders_of(3) == []
+        await trading.place(sell(ALICE, 1000, 20))
+        assert numbers(trading.open_orders_of(0) + trading.open_orders_of(BOB)) == []
+        past = await trading.all_orders(ALICE, Span(newest_first=False))
+        assert numbers(past)[0] == 1
+        assert sorted(numbers(past)) == [1, 3, 5, 6]
+
+
+async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: House) -> None:
+    texts = OrderMapping(house.instruments, house.node_id, house.trading.decimals)
+    orders = OrdersStream("orders", "e", house.trading, texts, ALICE)
+    balances = BalancesStream("balances", "e", house.trading, texts, ALICE)
+    (resting,) = await house.trading.place(sell(ALICE, 1000, 10))
+    bid = house.engine.place(house.now, buy(BOB, 1000, 4))  # not drained yet
+    for stream in (orders, balances):
+        await stream.open()
+    assert bid[0].done
+    before = [stream.snapshot("subscribed") for stream in (orders, balances)]
+    assert json.loads(before[0])["orders"][0]["filled"].strip("0.")
+    house.engine.place(house.now, buy(BOB, 1000, 6))
+    assert resting.number not in [o.number for o in house.engine.open_orders]
+    assert [stream.snapshot("restarted") for stream in (orders, balances)] == [
+        text.replace(b"subscribed", b"restarted") for text in before
+    ]
+    await house.committer.durable()
+    after = [stream.snapshot("restarted") for stream in (orders, balances)]
+    assert b'"orders":[]' in after[0]
+    assert after[1] != before[1]
+    for stream in (orders, balances):
+        stream.close()
+
+
+async def test_who_reads_waits_for_what_concerns_its_account_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trading, gate, begun = house.trading, threading.Event(), threading.Event()
+    commit = Journal.commit
+
+    def slowly(journal: Journal, records: Sequence[Record]) -> None:
+        begun.set()
+        assert gate.wait(10)
+        commit(journal, records)
+
+    monkeypatch.setattr(Journal, "commit", slowly)
+    house.engine.place(house.now, buy(ALICE))  # not drained
+    await asyncio.wait_for(trading.durable(BOB), 5)
+    reading = asyncio.create_task(trading.durable(ALICE))
+    await asyncio.to_thread(begun.wait, 10)  # on its way to the disk
+    await asyncio.wait_for(trading.durable(BOB), 5)
+    second = asyncio.create_task(trading.durable(ALICE))
+    await asyncio.sleep(0.01)
+    assert not reading.done()
+    assert not second.done()
+    gate.set()
+    await asyncio.wait_for(asyncio.gather(reading, second), 5)
+    begun.clear()
+    await asyncio.wait_for(trading.durable(ALICE), 5)
+    assert not begun.is_set()  # there was nothing to wait for

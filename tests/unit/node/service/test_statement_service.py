@@ -1,0 +1,384 @@
+"""Statements made from a real journal, and asked for by other nodes, over calls that need no network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+from exchange_kit import NETWORK, Mail
+from order_kit import KEY, UNIT, Desks, with_fees
+
+from exchange.journal.journal import Journal
+from exchange.ledger import reconciliation, statement_checks, statements
+from exchange.ledger.statements import Part, Question, Signed, Statement
+from exchange.model.instruments import Instrument
+from node.service.committer import Committer
+from node.service.statement_service import PART, STATEMENT, PartRequest, StatementService
+from node.views.statement_views import ReconciliationView
+from node.views.views import ServiceError
+from p2p.base.errors import DeliveryError, RpcError, RpcTimeout
+
+Handler = Callable[[str, Any], Awaitable[Any]]
+
+
+class Wire:
+    """Calls between nodes in memory. What is said is encoded, as on a link."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[tuple[str, str], tuple[Handler, Any]] = {}
+        self.calls: list[str] = []
+        self.before: Callable[[str], None] = lambda method: None
+        self.alter: Callable[[Signed], Signed] = lambda signed: signed
+
+    def end(self, node: str) -> End:
+        return End(self, node)
+
+
+class End:
+    def __init__(self, wire: Wire, node: str) -> None:
+        self._wire = wire
+        self._node = node
+
+    def serve(self, method: str, handler: Handler, *, body_type: Any = Any) -> None:
+        self._wire.handlers[self._node, method] = (handler, body_type)
+
+    async def call(
+        self, to: str, method: str, payload: Any = None, *, timeout: float, result_type: Any
+    ) -> Any:
+        wire = self._wire
+        wire.calls.append(method)
+        wire.before(method)
+        if (to, method) not in wire.handlers:
+            raise DeliveryError(f"no way to {to}", [])
+        handler, body_type = wire.handlers[to, method]
+        body = msgspec.msgpack.decode(msgspec.msgpack.encode(payload), type=body_type)
+        answer = msgspec.msgpack.encode(await handler(self._node, body))
+        return wire.alter(msgspec.msgpack.decode(answer, type=result_type))
+
+
+class Durable:
+    """`Committer`'s promise: what was done is on the disk."""
+
+    def __init__(self, desks: Desks, i: int, mail: list[Mail]) -> None:
+        self._desks = desks
+        self._i = i
+        self._mail = mail
+
+    async def durable(self) -> None:
+        self._mail += self._desks.drain(self._i)
+
+
+class Bench:
+    """Nodes with journals, and their statements."""
+
+    def __init__(self, path: Path, n: int = 2, **options: Any) -> None:
+        self.desks = Desks(n, path=path, **options)
+        self.wire = Wire()
+        self.mail: list[Mail] = []  # sent by a node that was asked for a statement
+        self.statements = [self.service(i) for i in range(n)]
+
+    def service(self, i: int) -> StatementService:
+        node = self.desks.nodes[i]
+        return StatementService(
+            self.desks[i],
+            cast(Any, node.store)._journal,
+            cast(Committer, Durable(self.desks, i, self.mail)),
+            lambda: self.desks.now,
+            node.keys,
+            NETWORK,
+            self.wire.end(node.keys.node_id),
+        )
+
+    def deliver(self) -> None:
+        while self.mail:
+            self.desks.deliver(self.mail.pop(0))
+        self.desks.exchange()
+
+    def reconcile(self, i: int = 0, j: int = 1) -> ReconciliationView:
+        return asyncio.run(self.statements[i].reconcile(self.desks.id(j)))
+
+    def trade(self, price: int, quantity: int, maker: int = 1, taker: int = 0) -> None:
+        self.desks.ask(maker, price, quantity)
+        self.desks.exchange()
+        self.desks.bid(taker, price, quantity)
+        self.desks.exchange()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, instrument=with_fees("0.001", "0.002"))
+    yield made
+    made.desks.close()
+
+
+def positions(view: ReconciliationView) -> dict[str, tuple[str, str]]:
+    return {row.asset: (row.ours, row.theirs) for row in view.assets}
+
+
+def test_nodes_that_trade_for_accounts_with_fees_agree(bench: Bench) -> None:
+    desks = bench.desks
+    alice = desks.account(0, usd=1000)
+    bob = desks.account(1, coin=10)
+    desks.ask(1, 100, 5, account=bob)
+    desks.exchange()
+    desks.bid(0, 100, 3, account=alice)
+    desks.exchange()
+    bench.trade(90, 2, maker=0, taker=1)
+    desks.ask(0, 80, 1)
+    desks.bid(0, 80, 1)  # with itself: nobody else's business
+    desks.exchange()
+    for i, j in ((0, 1), (1, 0)):
+        view = bench.reconcile(i, j)
+        assert view.agree
+        assert (view.trades_count, view.peer_trades_count) == (2, 2)
+        sign = 1 if i == 0 else -1
+        expected = {"COIN": str(-sign), "USD": str(sign * 120)}
+        assert positions(view) == {asset: (text, text) for asset, text in expected.items()}
+    assert bench.wire.calls == [STATEMENT, STATEMENT]  # no details needed
+
+
+def test_the_same_after_a_restart_and_with_other_nodes_about(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 3)
+    bench.trade(100, 2)
+    bench.trade(50, 4, maker=2, taker=0)
+    bench.desks.restart(1)
+    bench.desks.run(8.0)
+    bench.statements[1] = bench.service(1)
+    assert positions(bench.reconcile(0, 1)) == {"COIN": ("-2", "-2"), "USD": ("200", "200")}
+    assert positions(bench.reconcile(2, 0)) == {"COIN": ("4", "4"), "USD": ("-200", "-200")}
+    assert bench.reconcile(1, 2).assets == []
+    bench.desks.close()
+
+
+def test_a_trade_whose_taker_waits_for_the_answer_is_under_way(bench: Bench) -> None:
+    desks = bench.desks
+    held: list[Mail] = []
+
+    def hold(mail: Mail) -> list[Mail]:
+        if mail.type != "take_result":
+            return [mail]
+        held.append(mail)
+        return []
+
+    bench.trade(100, 1)
+    desks.on_mail = hold
+    bench.trade(100, 2)
+    for i, j, whose in ((0, 1, "theirs"), (1, 0, "ours")):
+        view = bench.reconcile(i, j)
+        assert view.agree
+        (trade,) = view.trades
+        assert trade.under_way == "pending"
+        assert getattr(trade, whose).quantity == "2"
+        assert [(t.taker, t.quantity) for t in view.pending] == [
+            ("ours" if i == 0 else "theirs", "2")
+        ]
+        usd = next(row for row in view.assets if row.asset == "USD")
+        assert (usd.difference, usd.under_way, usd.unexplained) == ("-200", "-200", "0")
+    desks.on_mail = lambda mail: [mail]
+    desks.deliver(held[0])
+    desks.exchange()
+    view = bench.reconcile()
+    assert (view.agree, view.trades, view.pending) == (True, [], [])
+
+
+def test_a_trade_that_comes_between_the_two_statements_is_no_difference(bench: Bench) -> None:
+    """In every way: this node is the taker or the maker, the answer has come or not."""
+    bench.trade(100, 1)
+
+    def trade_now(method: str) -> None:
+        if method == STATEMENT:
+            bench.trade(100, 2, maker=1, taker=0)
+            bench.trade(100, 3, maker=0, taker=1)
+
+    bench.wire.before = trade_now
+    view = bench.reconcile()
+    assert view.agree
+    assert (view.trades_count, view.peer_trades_count) == (1, 3)
+    assert sorted(trade.under_way for trade in view.trades) == ["later", "later"]
+
+
+def test_a_payment_of_one_side_is_open_until_the_other_records_it(bench: Bench) -> None:
+    bench.trade(100, 5)
+    time = bench.desks[0].us(bench.desks.now)
+    bench.desks[0].ledger.settle(time, bench.desks.id(1), "USD", -500 * UNIT, "wire")
+    view = bench.reconcile()
+    assert not view.agree
+    (paid,) = view.settlements
+    assert (paid.recorded_by, paid.direction, paid.amount) == ("ours", "paid", "500")
+    assert positions(view)["USD"] == ("0", "500")
+    bench.desks[1].ledger.settle(time + 5, bench.desks.id(0), "USD", 500 * UNIT, "")
+    assert bench.reconcile().agree
+
+
+def test_a_side_without_its_history_is_found_out(bench: Bench, monkeypatch: Any) -> None:
+    monkeypatch.setattr(statements, "MAX_TRADES", 4)
+    monkeypatch.setattr(reconciliation, "MAX_TRADES", 4)
+    monkeypatch.setattr(statement_checks, "MAX_TRADES", 4)
+    for module in (statements, reconciliation, statement_checks):
+        monkeypatch.setattr(module, "CHILD_BITS", 1)
+    for _ in range(9):
+        bench.trade(100, 1)
+    journal: Journal = cast(Any, bench.desks.nodes[1].store)._journal
+    archive = journal.history()
+    archive._writer.execute("DELETE FROM fills WHERE id IN (3, 7)")
+    view = bench.reconcile()
+    assert not view.agree
+    assert view.trades_complete
+    assert {(t.theirs, t.under_way) for t in view.trades} == {(None, "")}
+    assert len(view.trades) == 2
+    assert bench.wire.calls.count(PART) > 1  # a table, and then trades
+    assert [(r.asset, r.difference, r.lost, r.unexplained) for r in view.assets] == [
+        ("COIN", "0", "2", "0"),
+        ("USD", "0", "-200", "0"),
+    ]
+
+
+def test_payments_in_coarser_units_of_the_past_keep_their_amount(bench: Bench) -> None:
+    desks = bench.desks
+    time = desks[0].us(desks.now)
+    for i, sign in ((0, 1), (1, -1)):
+        desks[i].ledger.settle(time, desks.id(1 - i), "USD", sign * 7 * UNIT, "")
+        desks[i].ledger.settle(time, desks.id(1 - i), "USD", -sign * 7 * UNIT, "back")
+        desks[i].ledger.settle(time, desks.id(1 - i), "COIN", sign * UNIT, "")
+    desks.exchange()
+    finer = Instrument("COIN-USD", Decimal("0.000001"), Decimal("0.00001"))
+    desks.markets, desks.instruments = (finer.key,), (finer,)
+    desks.restart(0)
+    assert desks[0].ledger.decimals["USD"] == 11
+    bench.statements[0] = bench.service(0)
+    desks[0].ledger.settle(time, desks.id(1), "USD", 3 * 10**11, "")
+    desks[1].ledger.settle(time, desks.id(0), "USD", -3 * UNIT, "")
+    view = bench.reconcile()
+    assert view.agree
+    assert positions(view) == {"COIN": ("1", "1"), "USD": ("3", "3")}
+
+
+def test_what_is_owed_in_a_market_that_is_no_longer_traded_is_still_owed(bench: Bench) -> None:
+    desks = bench.desks
+    bench.trade(100, 2)
+    other = Instrument("ABC-XYZ", Decimal(1), Decimal(1))
+    desks.markets, desks.instruments = (other.key,), (other,)
+    desks.restart(0)
+    bench.statements[0] = bench.service(0)
+    view = bench.reconcile()
+    assert view.agree
+    assert positions(view) == {"COIN": ("-2", "-2"), "USD": ("200", "200")}
+    time = desks[0].us(desks.now)
+    desks[0].ledger.settle(time, desks.id(1), "USD", -200 * UNIT, "")
+    desks[1].ledger.settle(time, desks.id(0), "USD", 200 * UNIT, "")
+    assert positions(bench.reconcile())["USD"] == ("0", "0")
+
+
+# Who may ask what
+
+
+def serve(bench: Bench, i: int, caller: str, method: str, body: Any) -> Signed:
+    handler, _ = bench.wire.handlers[bench.desks.id(i), method]
+
+    async def ask() -> Signed:
+        answer: Signed = await handler(caller, body)
+        return answer
+
+    return asyncio.run(ask())
+
+
+def test_who_asks_is_told_about_itself_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 3)
+    bench.trade(100, 2)
+    third = bench.desks.id(2)
+    signed = serve(bench, 0, third, STATEMENT, {"peer": bench.desks.id(1)})
+    said = statement_checks.opened(
+        bench.desks.nodes[2].keys, signed, Statement, network=NETWORK, node=bench.desks.id(0), peer=third
+    )  # fmt: skip
+    assert (said.positions, [digest.count for digest in said.trades]) == ([], [0, 0])
+    everything = Question(third, 0, 62, False)
+    part = serve(bench, 0, third, PART, PartRequest(said.cut, everything))
+    found = statement_checks.opened(
+        bench.desks.nodes[2].keys, part, Part, network=NETWORK, node=bench.desks.id(0), peer=third
+    )
+    assert found.trades == []
+    others = PartRequest(said.cut, Question(bench.desks.id(1), 0, 62, False))
+    with pytest.raises(RpcError, match="no question"):
+        serve(bench, 0, third, PART, others)
+    bench.desks.close()
+
+
+def test_a_part_of_a_statement_that_was_never_made_is_refused(bench: Bench) -> None:
+    question = Question(bench.desks.id(1), 0, 62, False)
+    with pytest.raises(RpcError, match="no such statement"):
+        serve(bench, 0, bench.desks.id(1), PART, PartRequest((99, 0), question))
+
+
+def test_a_node_is_served_one_statement_at_a_time(bench: Bench) -> None:
+    handler, _ = bench.wire.handlers[bench.desks.id(0), STATEMENT]
+
+    async def both() -> list[object]:
+        peer = bench.desks.id(1)
+        return await asyncio.gather(
+            handler(peer, None),
+            handler(peer, None),
+            handler("another", None),
+            return_exceptions=True,
+        )
+
+    first, second, third = asyncio.run(both())
+    assert isinstance(first, Signed)
+    assert isinstance(second, RpcError)
+    assert second.code == "busy"
+    assert isinstance(third, Signed)
+
+
+# What goes wrong
+
+
+def problem(bench: Bench) -> ServiceError:
+    with pytest.raises(ServiceError) as error:
+        bench.reconcile()
+    return error.value
+
+
+def test_a_statement_that_is_not_the_peers_is_refused(bench: Bench) -> None:
+    bench.trade(100, 1)
+    bench.wire.alter = lambda signed: msgspec.structs.replace(signed, signature=bytes(64))
+    found = problem(bench)
+    assert (found.status, found.code) == (502, "bad_statement")
+    assert bench.desks.id(1) in found.detail
+    assert "bad_signature" in found.detail
+
+
+def test_a_node_that_cannot_be_asked_is_named(bench: Bench) -> None:
+    def silent(method: str) -> None:
+        raise RpcTimeout("no answer")
+
+    def old(method: str) -> None:
+        raise RpcError("unknown_method", method)
+
+    bench.wire.before = silent
+    assert problem(bench).code == "no_answer"
+    bench.wire.before = old
+    assert problem(bench).code == "bad_statement"
+    bench.wire.before = lambda method: bench.wire.handlers.clear()
+    assert problem(bench).code == "unreachable"
+
+
+def test_nothing_is_kept_in_memory_of_statements(bench: Bench) -> None:
+    """A cut is of the history, which does not change: an old one can still be asked about."""
+    bench.trade(100, 1)
+    peer = bench.desks.id(1)
+    signed = serve(bench, 0, peer, STATEMENT, None)
+    keys = bench.desks.nodes[1].keys
+    about = {"network": NETWORK, "node": bench.desks.id(0), "peer": peer}
+    said = statement_checks.opened(keys, signed, Statement, **about)
+    bench.trade(100, 1)
+    bench.desks.restart(0)
+    bench.statements[0] = bench.service(0)
+    question = Question(bench.desks.id(0), 0, 62, False)
+    part = statement_checks.opened(
+        keys, serve(bench, 0, peer, PART, PartRequest(said.cut, question)), Part, **about
+    )
+    assert [trade.market for trade in part.trades] == [KEY]

@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2p.adaptive import AdaptiveRouter, Breaker, BreakerSettings, BreakerState, Event, Weights
+from p2p.adaptive.adaptive_router import PROBE_SPACING, REMEMBERED, SAMPLE
+
+TEN = [f"p{i}" for i in range(10)]
+
+
+def router(seed: int = 1, **kwargs: object) -> AdaptiveRouter[str]:
+    return AdaptiveRouter(rng=random.Random(seed), **kwargs)  # type: ignore[arg-type]
+
+
+def call(
+    r: AdaptiveRouter[str], now: float, peer: str, outcome: str = "ok", latency: float = 0.01
+) -> float:
+    r.on_send(now, peer)
+    now += latency
+    load = (0, latency, latency) if outcome == "ok" else None
+    r.on_result(now, peer, latency, outcome, load)  # type: ignore[arg-type]
+    return now
+
+
+def warm(r: AdaptiveRouter[str], peers: list[str], rounds: int = 20) -> float:
+    now = 0.0
+    for _ in range(rounds):
+        for peer in peers:
+            now = call(r, now, peer)
+    return now
+
+
+def test_a_peer_without_a_record_is_chosen_like_any_other():
+    r = router()
+    now = warm(r, TEN[:9])
+    seen = set()
+    for _ in range(30):
+        peer = r.pick(now, TEN)
+        seen.add(peer)
+        now = call(r, now, peer)
+    assert "p9" in seen
+
+
+def test_new_callers_do_not_all_pick_the_same_peer():
+    first = Counter(router(seed).pick(0.0, TEN) for seed in range(300))
+    assert len(first) == 10
+    assert max(first.values()) < 60
+
+
+def test_work_in_flight_counts_so_a_burst_is_spread():
+    r = router()
+    now = warm(r, TEN)
+    sent = Counter[str]()
+    for _ in range(100):
+        peer = r.pick(now, TEN)
+        r.on_send(now, peer)
+        sent[peer] += 1
+    assert set(sent) == set(TEN)
+    assert max(sent.values()) <= 12
+
+
+def test_others_work_counts_by_the_peers_own_report():
+    r = router()
+    for _ in range(50):
+        for peer, busy in (("a", 6), ("b", 0)):
+            r.on_send(0.0, peer)
+            r.on_result(0.02, peer, 0.02, "ok", (busy, 0.02, 0.02))
+    assert r.pick(0.02, ["a", "b"]) == "b"
+
+
+def test_five_milliseconds_beat_twenty():
+    r = router()
+    now = 0.0
+    for _ in range(50):
+        now = call(r, now, "fast", latency=0.005)
+        now = call(r, now, "slow", latency=0.020)
+    assert r.pick(now, ["slow", "fast"]) == "fast"
+
+
+def test_failing_fast_does_not_look_good():
+    r = router()
+    now = warm(r, TEN)
+    for _ in range(2):
+        now = call(r, now, "p0", "error", latency=0.0001)
+    picks = Counter[str]()
+    for _ in range(200):
+        peer = r.pick(now, TEN)
+        picks[peer] += 1
+        now = call(r, now, peer)
+    assert picks["p0"] <= 2
+
+
+def test_a_call_without_an_answer_is_evidence_long_before_its_timeout():
+    r = router()
+    now = warm(r, TEN)
+    r.on_send(now, "p0")  # and never an answer
+    now += 0.3
+    picks = Counter[str]()
+    for _ in range(100):
+        peer = r.pick(now, TEN)
+        picks[peer] += 1
+        now = call(r, now, peer)
+    assert picks["p0"] == 0
+
+
+def test_a_slow_peer_is_tried_again_and_gets_its_share_back():
+    r = router()
+    now = warm(r, TEN)
+    for _ in range(5):
+        now = call(r, now, "p0", latency=0.5)
+    late = Counter[str]()
+    while now < 60.0:
+        peer = r.pick(now, TEN)
+        if now > 40.0:
+            late[peer] += 1
+        now = call(r, now, peer)
+    assert late["p0"] > 0.5 * sum(late.values()) / 10
+
+
+def test_excluded_peers_are_left_out_while_another_is_left():
+    r = router()
+    for _ in range(20):
+        assert r.pick(0.0, ["a", "b", "c"], exclude=["a", "b"]) == "c"
+    assert r.pick(0.0, ["a", "b"], exclude=["a", "b"]) in ("a", "b")
+
+
+def test_without_candidates_there_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="no candidates"):
+        router().pick(0.0, [])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, dict.fromkeys])
+def test_candidates_may_be_any_collection(kind: type):
+    assert router().pick(0.0, kind(TEN)) in TEN
+
+
+def test_an_open_peer_is_left_out_and_then_probed_once():
+    r = router()
+    now = warm(r, TEN)
+    for _ in range(5):
+        now = call(r, now, "p0", "error", latency=0.001)
+    assert r.breaker_state(now, "p0") is BreakerState.OPEN
+    for _ in range(PROBE_SPACING):
+        peer = r.pick(now, TEN)
+        assert peer != "p0"
+        now = call(r, now, peer, latency=0.0001)
+    now += 3.0
+    assert r.pick(now, TEN) == "p0"  # asked, but not sent: the next pick may be the probe as well
+    now += 10.0
+    assert r.pick(now, TEN) == "p0"
+    r.on_send(now, "p0")
+    assert r.breaker_state(now, "p0") is BreakerState.HALF_OPEN
+    for _ in range(300):
+        peer = r.pick(now, TEN)
+        assert peer != "p0"
+        now = call(r, now, peer, latency=0.0001)
+
+
+def test_when_all_are_open_it_routes_as_if_none_were():
+    events: list[Event] = []
+    r = router(on_event=events.append)
+    now = 0.0
+    for peer in TEN:
+        for _ in range(5):
+            now = call(r, now, peer, "error", latency=0.0001)
+    picks = Counter[str]()
+    for _ in range(200):
+        picks[peer := r.pick(now, TEN)] += 1
+        r.on_send(now, peer)
+    assert len(picks) == 10
+    assert max(picks.values()) <= 40
+    assert [e.kind for e in events].count("panic") == 1
+    # Two answers from each, and all is as before: nobody waits for a cooldown.
+    for peer in TEN:
+        for _ in range(2):
+            now = call(r, now, peer)
+    assert all(r.breaker_state(now, peer) is BreakerState.CLOSED for peer in TEN)
+    r.pick(now, TEN)
+    assert [e.reason for e in events if e.kind == "panic"][-1] == "breakers are obeyed again"
+
+
+def test_below_half_usable_it_panics_and_at_half_it_does_not():
+    for broken, panics in ((5, False), (6, True)):
+        events: list[Event] = []
+        r = router(on_event=events.append)
+        now = warm(r, TEN)
+        for peer in TEN[:broken]:
+            for _ in range(5):
+                now = call(r, now, peer, "error", latency=0.0001)
+        picks = Counter[str]()
+        for _ in range(2000):
+            picks[peer := r.pick(now, TEN)] += 1
+            r.on_send(now, peer)
+        assert any(e.kind == "panic" for e in events) is panics
+        assert bool(set(picks) & set(TEN[:broken])) is panics
+
+
+def test_a_single_candidate_is_always_the_answer():
+    r = router()
+    now = 0.0
+    for _ in range(20):
+        assert r.pick(now, ["only"]) == "only"
+        now = call(r, now, "only", "error")
+
+
+def test_a_busy_refusal_counts_and_an_answered_refusal_does_not():
+    r = router()
+    now = warm(r, TEN)
+    for _ in range(20):
+        now = call(r, now, "p0", "ok")  # "insufficient balance" is an answer: outcome ok
+    assert r.breaker_state(now, "p0") is BreakerState.CLOSED
+    for _ in range(5):
+        r.on_send(now, "p1")
+        r.on_result(now, "p1", 0.001, "error", (128, 2.0, 0.02))
+    assert r.breaker_state(now, "p1") is BreakerState.OPEN
+
+
+def test_a_cancelled_call_is_no_evidence_and_no_longer_in_flight():
+    r = router()
+    now = warm(r, TEN)
+    for i in range(20):
+        r.on_send(now + i, "p0")
+        r.on_cancel(now + i + 0.5, "p0", now + i)
+    metrics = r.metrics("p0")
+    assert metrics is not None
+    assert metrics.in_flight == 0
+    assert metrics.error_count == metrics.timeout_count == 0
+    assert r.breaker_state(now + 20, "p0") is BreakerState.CLOSED
+
+
+def test_asking_for_an_explanation_changes_nothing():
+    one, two = router(3), router(3)
+    rng = random.Random(5)
+    now = 0.0
+    for _ in range(300):
+        two.explain(now, TEN)
+        two.breaker_state(now, "p0")
+        a, b = one.pick(now, TEN), two.pick(now, TEN)
+        assert a == b
+        outcome = "error" if rng.random() < 0.3 else "ok"
+        call(one, now, a, outcome)
+        now = call(two, now, b, outcome)
+
+
+def test_an_explanation_lists_every_candidate_best_first_with_the_reason():
+    r = router()
+    now = warm(r, TEN[:3])
+    for _ in range(5):
+        now = call(r, now, "p2", "error")
+    rows = r.explain(now, [*TEN[:3], "new"])
+    assert {row.peer for row in rows} == {"p0", "p1", "p2", "new"}
+    assert rows[-1].peer == "p2"
+    assert "breaker OPEN" in rows[-1].why
+    assert "not tried yet" in next(row.why for row in rows if row.peer == "new")
+    costs = [row.cost for row in rows[:-1]]
+    assert costs == sorted(costs)
+
+
+def test_every_decision_change_and_hint_is_an_event_with_a_reason():
+    events: list[Event] = []
+    r = router(on_event=events.append)
+    now = warm(r, TEN)
+    r.pick(now, TEN)
+    for _ in range(5):
+        now = call(r, now, "p0", "error")
+    r.on_hint(now, "someone", "p1", "DEGRADED", 1.0, 0.5)
+    assert [e.kind for e in events] == ["pick", "breaker", "hint"]
+    assert all(e.reason for e in events)
+    assert events[1].peer == "p0"
+    assert events[2].detail == {"latency_s": 1.0, "error_rate": 0.5}
+
+
+def test_the_same_seed_and_calls_give_the_same_picks():
+    def picks() -> list[str]:
+        r, rng, now, out = router(7), random.Random(2), 0.0, []
+        many = [f"q{i}" for i in range(60)]
+        for _ in range(300):
+            peer = r.pick(now, many)
+            out.append(peer)
+            now = call(r, now, peer, "ok" if rng.random() < 0.9 else "error", rng.random() / 50)
+        return out
+
+    assert picks() == picks()
+
+
+def test_of_many_candidates_all_get_work():
+    r = router()
+    many = [f"q{i}" for i in range(200)]
+    now, seen = 0.0, Counter[str]()
+    for _ in range(4000):
+        peer = r.pick(now, many)
+        seen[peer] += 1
+        now = call(r, now, peer)
+    assert len(seen) == 200
+    assert len(many) > SAMPLE
+
+
+def test_memory_is_bounded_however_many_peers_come_and_go():
+    r = router()
+    for i in range(3 * REMEMBERED):
+        call(r, i * 0.01, f"q{i}")
+    assert len(r._peers) <= REMEMBERED
+
+
+def test_a_forgotten_peer_starts_anew():
+    r = router()
+    now = 0.0
+    for _ in range(5):
+        now = call(r, now, "p0", "error")
+    r.forget("p0")
+    assert r.metrics("p0") is None
+    assert r.breaker_state(now, "p0") is BreakerState.CLOSED
+
+
+def test_results_without_a_send_and_unknown_peers_do_no_harm():
+    r = router()
+    r.on_result(1.0, "p0", 0.5, "ok", None)
+    r.on_result(1.0, "p1", 0.5, "timeout", None)
+    r.on_cancel(1.0, "p2", 0.5)
+    assert r.pick(1.0, TEN) in TEN
+
+
+def test_a_latency_that_is_no_number_does_not_poison_the_averages():
+    r = router()
+    for latency in (float("nan"), -1.0):
+        r.on_send(1.0, "p0")
+        r.on_result(1.0, "p0", latency, "ok", None)
+    assert all(0.0 <= row.cost < 1e6 for row in r.explain(1.0, TEN))
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "weighted"])
+def test_answers_in_no_time_at_all_are_fine(policy: str):
+    r = router(policy=policy)
+    for _ in range(100):
+        call(r, 1.0, r.pick(1.0, TEN), latency=0.0)
+    assert r.explain(1.0, TEN)
+
+
+def test_a_policy_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="weighted"):
+        router(policy="best")
+
+
+def test_breaker_settings_reach_the_breakers():
+    r = router(breaker=BreakerSettings(failure_threshold=2))
+    now = call(r, 0.0, "p0", "error")
+    now = call(r, now, "p0", "error")
+    assert r.breaker_state(now, "p0") is BreakerState.OPEN
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["pick", "send", "ok", "error", "timeout", "hint", "cancel", "wait"]),
+        st.integers(0, 5),
+        st.floats(0.0, 6.0),
+    ),
+    max_size=150,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ACTIONS, st.sampled_from(["adaptive", "weighted"]), st.integers(0, 100))
+def test_whatever_happens_there_is_a_peer_and_it_is_a_candidate(
+    actions: list[tuple[str, int, float]], policy: str, seed: int
+):
+    r = router(seed, policy=policy)
+    now = 0.0
+    peers = TEN[:6]
+    for what, which, value in actions:
+        peer = peers[which]
+        if what == "pick":
+            candidates = peers[: which + 1]
+            picked = r.pick(now, candidates, exclude=peers[:1])
+            assert picked in candidates
+            assert picked != peers[0] or candidates == peers[:1]
+        elif what == "send":
+            r.on_send(now, peer)
+        elif what == "hint":
+            r.on_hint(now, f"o{value}", peer, "DEGRADED" if value > 3 else "HEALTHY")
+        elif what == "cancel":
+            r.on_cancel(now, peer, now - value)
+        elif what == "wait":
+            now += value
+        else:
+            r.on_result(now, peer, value, what, (value, value, value))  # type: ignore[arg-type]
+    rows = r.explain(now, peers)
+    assert all(0.0 <= row.cost < float("inf") for row in rows)
+
+
+# -- policy "weighted" ---------------------------------------------------------------------------------
+
+
+def test_weighted_prefers_the_fast_the_reliable_and_the_answering():
+    for bad in ("slow", "error", "timeout"):
+        r = router(policy="weighted")
+        now = 0.0
+        for _ in range(10):
+            now = call(r, now, "good")
+            now = call(r, now, "bad", latency=0.05 if bad == "slow" else 0.01)
+        if bad != "slow":
+            for _ in range(3):
+                now = call(r, now, "bad", bad)
+        assert r.pick(now, ["bad", "good"]) == "good", bad
+
+
+def test_weights_decide_what_matters():
+    def choice(weights: Weights) -> str:
+        r = router(policy="weighted", weights=weights)
+        now = 0.0
+        for _ in range(20):
+            now = call(r, now, "slow-but-safe", latency=0.03)
+            now = call(r, now, "fast-but-flaky", latency=0.005)
+        for _ in range(3):
+            now = call(r, now, "fast-but-flaky", "error", latency=0.001)
+            now = call(r, now, "fast-but-flaky", latency=0.005)
+        return r.pick(now, ["slow-but-safe", "fast-but-flaky"])
+
+    assert choice(Weights(latency=1.0, error=0.0, timeout=0.0, freshness=0.0)) == "fast-but-flaky"
+    assert choice(Weights(latency=0.0, error=1.0, timeout=0.0, freshness=0.0)) == "slow-but-safe"
+
+
+def test_weighted_gives_a_peer_without_traffic_no_worse_freshness():
+    r = router(policy="weighted")
+    now = warm(r, ["a", "b"])
+    for _ in range(100):
+        now = call(r, now, "a") + 1.0
+    parts = {row.peer: row.parts for row in r.explain(now, ["a", "b", "new"])}
+    assert parts["b"]["freshness_factor"] == 1.0
+    assert parts["new"]["score"] == pytest.approx(parts["a"]["score"], abs=0.1)
+
+
+def test_weighted_counts_an_unanswered_call_against_freshness():
+    r = router(policy="weighted")
+    now = warm(r, ["a", "b"])
+    r.on_send(now, "a")
+    parts = {row.peer: row.parts for row in r.explain(now + 2.0, ["a", "b"])}
+    assert parts["a"]["freshness_factor"] < 0.8
+    assert parts["b"]["freshness_factor"] == 1.0
+
+
+def test_weights_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError):
+        Weights(0.0, 0.0, 0.0, 0.0)
+
+
+def test_the_breaker_of_the_toolkit_is_usable_alone():
+    b = Breaker(rng=random.Random(1))
+    assert b.allows(0.0)
+
+
+def test_a_peer_that_failed_twice_and_is_shunned_is_probed_and_comes_back() -> None:
+    router: AdaptiveRouter[str] = AdaptiveRouter(rng=random.Random(1))
+    now = 0.0
+
+    def call(outcome: str = "ok") -> str:
+        nonlocal now
+        peer = router.pick(now, ["good", "bad"])
+        router.on_send(now, peer)
+        now += 0.01
+        router.on_result(now, peer, 0.01, outcome if peer == "bad" else "ok")  # type: ignore[arg-type]
+        return peer
+
+    for _ in range(50):
+        call()
+    for _ in range(2):  # too few for the breaker, too dear for the router
+        router.on_send(now, "bad")
+        router.on_result(now + 1.0, "bad", 1.0, "timeout")
+    assert router.breaker_state(now + 1.0, "bad") is BreakerState.CLOSED
+    now += 1.0
+    since = now
+    while (
+        "bad" not in [call() for _ in range(20)]
+        or router.breaker_state(now, "bad") is not BreakerState.CLOSED
+    ):
+        assert now - since < 6.0
+    assert [call() for _ in range(400)].count("bad") > 50

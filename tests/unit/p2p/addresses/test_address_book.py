@@ -1,0 +1,460 @@
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peer_network import node_id
+
+from p2p.addresses.address_book import (
+    BOOTSTRAP_PIN,
+    FEELER_DELAY,
+    GRENACHE_DELAY,
+    MAX_ADDRESSES_PER_NODE,
+    REANNOUNCED_AFTER,
+    Address,
+    AddressBook,
+    PeerFound,
+)
+from p2p.addresses.reconnect import Reconnect, Wait
+from p2p.base.limits import FORGET_AFTER_FAILURES, HEALTHY_AFTER, RECONNECT_MAX
+
+OWN = node_id("z")
+A, B, C = node_id("a"), node_id("b"), node_id("c")
+
+
+def make(**limits):
+    return AddressBook(OWN, Reconnect(30.0, jitter=0.0), **limits)
+
+
+def found(host="192.0.2.1", port=3000, node=None, source="exchange", via=""):
+    return PeerFound(host, port, node, source, via)
+
+
+def choose(book, now=0.0, *, connected=(), busy=(), limit=100, seed=1, pinned_only=False):
+    return book.candidates(
+        now,
+        random.Random(seed),
+        connected=set(connected),
+        busy=set(busy),
+        limit=limit,
+        pinned_only=pinned_only,
+    )
+
+
+def fail(book, address, now=0.0, times=1, wait=Wait.LADDER):
+    return [book.failed(address, now, random.Random(1), "no answer", wait) for _ in range(times)]
+
+
+@pytest.fixture
+def book():
+    return make()
+
+
+def test_our_own_id_and_addresses_of_no_host_are_not_kept(book):
+    assert book.add(found(node=OWN), 0.0) is None
+    assert book.add(found("0.0.0.0"), 0.0) is None
+    assert book.add(found("224.0.0.251"), 0.0) is None
+    assert book.add(found(port=0), 0.0) is None
+    assert book.add(found(port=65536), 0.0) is None
+    assert len(book) == 0
+
+
+def test_two_spellings_of_an_address_are_one(book):
+    first = book.add(found("::ffff:192.0.2.1"), 0.0)
+    assert book.add(found("192.0.2.1"), 0.0) is first
+    assert len(book) == 1
+
+
+def test_one_source_fills_only_its_share_and_others_still_get_in():
+    book = make(per_source=3)
+    for n in range(10):
+        book.add(found(f"192.0.2.{n + 1}", via=A), 0.0)
+    assert len(book) == 3
+    assert book.add(found("198.51.100.1", via=B), 0.0) is not None
+
+
+def test_a_full_share_gives_up_what_failed_for_what_is_new():
+    book = make(per_source=2)
+    first = book.add(found("192.0.2.1"), 0.0)
+    book.add(found("192.0.2.2"), 0.0)
+    fail(book, first)
+    assert book.add(found("192.0.2.3"), 0.0) is not None
+    assert book.get("192.0.2.1", 3000) is None
+
+
+def test_what_was_tried_does_not_count_against_its_source():
+    book = make(per_source=1)
+    book.succeeded(book.add(found("192.0.2.1"), 0.0), A, 5.0)
+    assert book.add(found("192.0.2.2"), 0.0) is not None
+
+
+def test_a_full_book_drops_from_the_source_that_filled_it_and_never_what_was_tried():
+    book = make(limit=10, per_source=9)
+    tried = book.add(found("192.0.2.100", via=B), 0.0)
+    book.succeeded(tried, B, 5.0)
+    for n in range(9):
+        book.add(found(f"192.0.2.{n + 1}", via=A), 0.0)
+    assert len(book) == 10
+    assert book.add(found("198.51.100.1", via=C), 1.0) is not None
+    assert len(book) == 10
+    assert book.get("192.0.2.100", 3000) is tried
+    assert sum(address.via == A for address in book) == 8
+
+
+def test_a_book_full_of_tried_addresses_takes_no_stranger_but_still_a_configured_one():
+    book = make(limit=2)
+    for n in (1, 2):
+        book.succeeded(book.add(found(f"192.0.2.{n}"), 0.0), node_id("ab"[n - 1]), 5.0)
+    assert book.add(found("192.0.2.3"), 0.0) is None
+    assert book.add(found("192.0.2.4", source="bootstrap"), 0.0) is not None
+
+
+def test_a_node_has_few_addresses_and_failing_ones_make_way():
+    book = make()
+    for n in range(MAX_ADDRESSES_PER_NODE):
+        book.add(found(port=3000 + n, node=A), 0.0)
+    assert book.add(found(port=4000, node=A), 0.0) is None
+    fail(book, book.get("192.0.2.1", 3001))
+    assert book.add(found(port=4000, node=A), 0.0) is not None
+    assert len(book.of(A)) == MAX_ADDRESSES_PER_NODE
+    assert book.get("192.0.2.1", 3001) is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 40),
+            st.sampled_from([None, A, B, C]),
+            st.sampled_from(["exchange", "mdns", "inbound"]),
+            st.sampled_from(["", A, B]),
+            st.booleans(),
+        ),
+        max_size=80,
+    )
+)
+def test_whatever_comes_in_the_bounds_hold(events):
+    book = make(limit=12, per_source=5)
+    for host, node, source, via, succeeds in events:
+        address = book.add(found(f"192.0.2.{host}", node=node, source=source, via=via), 0.0)
+        if address is not None and succeeds:
+            book.succeeded(address, node or A, 1.0)
+        assert len(book) <= 12
+        untried = [(a.source, a.via) for a in book if not a.tried]
+        assert all(untried.count(origin) <= 6 for origin in untried)
+
+
+def test_a_failing_address_is_forgotten_after_its_last_chance(book):
+    address = book.add(found(), 0.0)
+    assert fail(book, address, times=FORGET_AFTER_FAILURES) == [False] * (
+        FORGET_AFTER_FAILURES - 1
+    ) + [True]
+    assert len(book) == 0
+
+
+@pytest.mark.parametrize("source", ["bootstrap", "manual"])
+def test_a_configured_address_is_never_forgotten(book, source):
+    address = book.add(found(source=source), 0.0)
+    assert not any(fail(book, address, times=3 * FORGET_AFTER_FAILURES))
+    assert book.get("192.0.2.1", 3000) is address
+
+
+def test_an_address_that_is_no_longer_configured_loses_its_pin(book):
+    address = book.add(found(source="bootstrap"), 0.0)
+    book.add(found(source="bootstrap"), 100.0)
+    assert address.pinned(BOOTSTRAP_PIN + 99.0)
+    assert not address.pinned(BOOTSTRAP_PIN + 101.0)
+    book.add(found(source="manual"), 100.0)
+    assert address.pinned(1e12)
+
+
+def test_success_clears_failures_but_leaves_the_ladder_to_the_link(book):
+    address = book.add(found(), 0.0)
+    fail(book, address, times=4)
+    book.succeeded(address, A, 7.0)
+    assert (address.failures, address.rung, address.last_success) == (0, 4, 7.0)
+    book.link_lost(A, HEALTHY_AFTER - 1, 100.0, 8.0, random.Random(1))
+    assert (address.rung, address.next_dial) == (5, 160.0)
+    book.link_lost(A, HEALTHY_AFTER + 1, 200.0, 9.0, random.Random(1))
+    assert (address.rung, address.next_dial, address.last_success) == (1, 201.0, 9.0)
+
+
+def test_a_refusal_that_will_not_go_away_backs_off_long(book):
+    address = book.add(found(), 0.0)
+    fail(book, address, wait=Wait.LONG)
+    assert address.next_dial == RECONNECT_MAX
+    assert choose(book, RECONNECT_MAX - 1) == []
+    assert choose(book, RECONNECT_MAX) == [address]
+
+
+def test_an_address_of_ours_is_remembered_and_never_dialled(book):
+    address = book.add(found(), 0.0)
+    book.is_ourselves(address)
+    assert book.add(found(source="mdns"), 1.0) is None
+    assert choose(book, 1e9) == []
+    assert book.next_due(0.0, skip=(), busy=()) is None
+
+
+def test_a_duplicate_of_an_unknown_peer_waits_longer_each_time_until_a_link_is_lost(book):
+    address = book.add(found(source="bootstrap"), 0.0)
+    rng = random.Random(1)
+    waits = []
+    for _ in range(5):
+        book.is_duplicate(address, 0.0, rng)
+        waits.append(address.next_dial)
+    assert waits == [30.0, 60.0, 120.0, 240.0, 480.0]
+    book.link_lost(A, 60.0, 100.0, 5.0, rng)
+    assert address.next_dial == 101.0
+
+
+def test_pinned_come_first_then_tried_and_untried_in_turn(book):
+    untried = [book.add(found(f"192.0.2.{n}"), 0.0) for n in (1, 2, 3)]
+    tried = []
+    for n, node in ((11, A), (12, B)):
+        address = book.add(found(f"192.0.2.{n}"), 0.0)
+        book.succeeded(address, node, float(n))
+        tried.append(address)
+    pinned = book.add(found("192.0.2.20", source="bootstrap"), 0.0)
+    order = choose(book)
+    assert order[0] is pinned
+    assert order[1] is tried[1]  # the more recent success
+    assert order[2] in untried
+    assert order[3] is tried[0]
+    assert {id(a) for a in order} == {id(a) for a in [*untried, *tried, pinned]}
+    assert choose(book, limit=2) == order[:2]
+    assert choose(book, pinned_only=True) == [pinned]
+
+
+def test_strategies_come_in_their_order_of_priority(book):
+    for n, source in enumerate(["inbound", "exchange", "grape", "mdns"], start=1):
+        book.add(found(f"192.0.2.{n}", source=source), 0.0)
+    assert [a.source for a in choose(book, FEELER_DELAY)] == [
+        "mdns",
+        "grape",
+        "exchange",
+        "inbound",
+    ]
+
+
+def test_among_equals_the_order_is_drawn(book):
+    for n in range(20):
+        book.add(found(f"192.0.2.{n + 1}"), 0.0)
+    orders = {tuple(a.host for a in choose(book, seed=seed)) for seed in range(5)}
+    assert len(orders) == 5
+    assert choose(book, seed=1) == choose(book, seed=1)
+
+
+def test_connected_and_busy_peers_are_left_out(book):
+    first = book.add(found("192.0.2.1", node=A), 0.0)
+    second = book.add(found("192.0.2.2", node=B), 0.0)
+    assert choose(book, connected=[A]) == [second]
+    assert choose(book, busy=[first.key]) == [second]
+
+
+def test_a_node_with_several_addresses_is_dialled_at_one_of_them_at_a_time(book):
+    first = book.add(found("192.0.2.1", node=A), 0.0)
+    second = book.add(found("192.0.2.2", node=A), 0.0)
+    book.succeeded(second, A, 5.0)
+    assert choose(book) == [second]
+    assert choose(book, busy=[second.key]) == []
+    fail(book, second)
+    assert choose(book) == [first]
+
+
+def test_a_fresh_mdns_announcement_ends_the_wait_but_not_too_often(book):
+    address = book.add(found(source="mdns", node=A), 0.0)
+    book.attempt(address, 1.0)
+    fail(book, address, now=1.0, times=8)
+    assert address.next_dial > 400.0
+    book.add(found(source="mdns", node=A), 2.0)
+    assert address.next_dial == 1.0 + REANNOUNCED_AFTER
+    fail(book, address, now=3.0, wait=Wait.LONG)
+    book.add(found(source="mdns", node=A), 50.0)
+    assert address.next_dial > 400.0
+
+
+def test_a_node_that_takes_over_an_address_is_believed_on_the_lan_only(book):
+    address = book.add(found(source="mdns", node=A), 0.0)
+    book.succeeded(address, A, 5.0)
+    book.add(found(source="exchange", node=B), 1.0)
+    assert (address.node_id, address.tried) == (A, True)
+    book.add(found(source="mdns", node=B), 1.0)
+    assert (address.node_id, address.tried) == (B, False)
+
+
+def test_a_claimed_id_is_taken_for_an_address_without_one(book):
+    address = book.add(found(source="bootstrap"), 0.0)
+    book.add(found(source="inbound", node=A), 0.0)
+    assert (address.node_id, address.source, address.tried) == (A, "bootstrap", False)
+
+
+def test_feelers_go_to_unproven_connected_nodes_only(book):
+    unproven = book.add(found("192.0.2.1", node=A, source="inbound"), 0.0)
+    proven = book.add(found("192.0.2.2", node=B, source="inbound"), 0.0)
+    book.succeeded(proven, B, 5.0)
+    book.add(found("192.0.2.3", node=C), 0.0)
+
+    def feelers(now, busy=()):
+        return book.feelers(now, unproven={A}, busy=set(busy), limit=5)
+
+    assert feelers(FEELER_DELAY - 0.01) == []  # its own side of the link may not be up yet
+    assert feelers(FEELER_DELAY) == [unproven]
+    assert feelers(FEELER_DELAY, busy=[unproven.key]) == []
+    fail(book, unproven, now=1.0)
+    assert feelers(1.9) == []
+    assert feelers(2.0) == [unproven]
+    assert book.proven(A) is None
+    assert book.proven(B) is proven
+
+
+def test_the_next_due_time_skips_what_would_not_be_dialled(book):
+    first = book.add(found("192.0.2.1", node=A), 0.0)
+    second = book.add(found("192.0.2.2", node=B), 0.0)
+    fail(book, first)
+    fail(book, second, times=2)
+    assert book.next_due(0.5, skip=set(), busy=set()) == 1.0
+    assert book.next_due(0.5, skip={A}, busy=set()) == 5.0
+    assert book.next_due(0.5, skip={A}, busy={second.key}) is None
+
+
+def test_restored_addresses_are_tried_and_keep_their_failures(book):
+    address = Address("192.0.2.1", 3000, A, "exchange", failures=3, last_success=5.0)
+    book.restore(address, 0.0)
+    assert book.proven(A) is address
+    again = book.add(found(source="persisted", node=A), 0.0)
+    assert again is address
+    assert (again.tried, again.failures, again.source) == (True, 3, "persisted")
+    book.restore(Address("192.0.2.9", 3000, OWN, "exchange"), 0.0)
+    assert len(book) == 1
+    assert math.isinf(-address.last_attempt)
+
+
+# Addresses for Grenache
+
+
+def over_grenache(host="192.0.2.1", port=3100, node=None, source="grape"):
+    return PeerFound(host, port, node, source, carrier="grenache")
+
+
+def test_one_host_and_port_is_an_address_for_each_carrier(book):
+    direct = book.add(found("192.0.2.1", 3000), 0.0)
+    indirect = book.add(over_grenache("192.0.2.1", 3000), 0.0)
+    assert direct is not indirect
+    assert book.get("192.0.2.1", 3000) is direct
+    assert book.get("192.0.2.1", 3000, "grenache") is indirect
+    assert (str(direct), str(indirect)) == ("192.0.2.1:3000", "192.0.2.1:3000 over Grenache")
+    assert choose(book, GRENACHE_DELAY, busy=[direct.key]) == [indirect]
+
+
+def test_a_direct_dial_gets_a_head_start(book):
+    indirect = book.add(over_grenache(), 10.0)
+    direct = book.add(found(), 10.0)
+    assert choose(book, 10.0) == [direct]
+    assert choose(book, 10.0 + GRENACHE_DELAY - 0.01, busy=[direct.key]) == []
+    assert book.next_due(10.0, skip=set(), busy=set()) == 10.0 + GRENACHE_DELAY
+    assert choose(book, 10.0 + GRENACHE_DELAY, busy=[direct.key]) == [indirect]
+
+
+def test_where_there_is_nothing_but_grenache_it_is_dialled_at_once(book):
+    book.grenache_delay = 0.0
+    indirect = book.add(over_grenache(), 10.0)
+    assert choose(book, 10.0) == [indirect]
+
+
+def test_only_so_many_are_dialled_over_grenache(book):
+    direct = [book.add(found(f"192.0.2.{n}"), 0.0) for n in (1, 2, 3)]
+    indirect = [book.add(over_grenache(f"192.0.2.{n}"), 0.0) for n in (1, 2, 3)]
+
+    def chosen(limit):
+        return book.candidates(
+            GRENACHE_DELAY,
+            random.Random(1),
+            connected=set(),
+            busy=set(),
+            limit=100,
+            grenache_limit=limit,
+        )
+
+    assert set(map(str, chosen(0))) == set(map(str, direct))
+    assert sum(a.carrier == "grenache" for a in chosen(2)) == 2
+    assert len(chosen(None)) == len(direct + indirect)
+
+
+def test_what_is_proven_over_grenache_proves_no_tcp_address_and_is_never_a_feeler(book):
+    indirect = book.add(over_grenache(node=A), 0.0)
+    assert book.feelers(100.0, unproven={A}, busy=set(), limit=5) == []
+    assert book.proven(A, "grenache") is None
+    book.succeeded(indirect, A, 5.0)
+    assert book.proven(A) is None
+    assert book.proven(A, "grenache") is indirect
+    assert book.of(A) == [indirect]
+
+
+def test_a_restored_address_for_grenache_waits_as_a_found_one_does(book):
+    direct = Address("192.0.2.1", 3000, A, "mdns")
+    indirect = Address("192.0.2.2", 3100, B, "grape", carrier="grenache")
+    book.restore(direct, 10.0)
+    book.restore(indirect, 10.0)
+    book.add(over_grenache("192.0.2.2", node=B, source="persisted"), 10.0)
+    assert choose(book, 10.0) == [direct]
+    assert choose(book, 10.0 + GRENACHE_DELAY, busy=[direct.key]) == [indirect]
+
+
+def test_a_node_without_a_direct_link_is_tried_at_its_direct_addresses(book):
+    direct = book.add(found(node=A), 0.0)
+    indirect = book.add(over_grenache(node=A), 0.0)
+    for address in (direct, indirect):
+        book.succeeded(address, A, 5.0)
+
+    def upgrades(now):
+        return book.feelers(now, unproven=set(), indirect={A}, busy=set(), limit=5)
+
+    assert choose(book, 100.0, connected=[A]) == []
+    assert upgrades(100.0) == [direct]
+    fail(book, direct, now=100.0, times=3)
+    assert upgrades(114.0) == []
+    assert upgrades(115.0) == [direct]
+
+
+def test_after_a_direct_link_grenache_waits_for_the_next_direct_one(book):
+    direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
+    book.succeeded(direct, A, 5.0)
+    book.link_lost(A, HEALTHY_AFTER, 100.0, 9.0, random.Random(1))
+    assert direct.next_dial == 101.0
+    assert indirect.next_dial == 100.0 + GRENACHE_DELAY
+    fail(book, indirect, now=200.0, times=8)
+    book.link_lost(A, HEALTHY_AFTER, 201.0, 9.0, random.Random(1))
+    assert indirect.next_dial == 201.0 + GRENACHE_DELAY + 1.0
+    assert indirect.rung == 8
+
+
+def test_after_a_link_over_grenache_the_direct_ladder_stays_climbed(book):
+    direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
+    fail(book, direct, times=8)
+    book.succeeded(indirect, A, 5.0)
+    book.link_lost(A, HEALTHY_AFTER, 10.0, 9.0, random.Random(1), carrier="grenache")
+    assert (direct.rung, direct.next_dial, direct.last_success) == (8, 11.0, None)
+    assert (indirect.rung, indirect.next_dial) == (1, 10.0 + GRENACHE_DELAY + 1.0)
+    assert indirect.last_success == 9.0
+
+
+def test_a_node_that_wants_no_link_wants_none_of_any_kind(book):
+    direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
+    book.succeeded(direct, A, 5.0)
+    book.link_lost(A, 60.0, 10.0, 9.0, random.Random(1), Wait.LONG)
+    assert min(direct.next_dial, indirect.next_dial) >= 10.0 + RECONNECT_MAX
+
+
+def test_what_grapes_tell_of_one_carrier_leaves_the_share_of_the_other():
+    book = make(per_source=2)
+    for n in range(5):
+        book.add(found(f"192.0.2.{n + 1}", source="grape"), 0.0)
+        book.add(over_grenache(f"192.0.2.{n + 1}"), 0.0)
+    assert len(book) == 4
+
+
+def test_a_nodes_addresses_for_grenache_do_not_push_out_its_direct_ones(book):
+    for n in range(MAX_ADDRESSES_PER_NODE):
+        assert book.add(over_grenache(port=3100 + n, node=A), 0.0) is not None
+    assert book.add(over_grenache(port=3200, node=A), 0.0) is None
+    assert book.add(found(node=A), 0.0) is not None

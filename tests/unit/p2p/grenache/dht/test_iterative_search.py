@@ -1,0 +1,236 @@
+"""The iterative search, against a network that is a table of who tells of whom."""
+
+from __future__ import annotations
+
+import random
+
+from p2p.base.timers import Timers
+from p2p.grenache.dht.dht_settings import K
+from p2p.grenache.dht.iterative_search import MAX_ASKED, MAX_CANDIDATES, QUORUM, IterativeSearch
+from p2p.grenache.dht.krpc import FindNode, Node, Query, Reply, decode
+from p2p.grenache.dht.queries import Queries
+from p2p.grenache.dht.routing_table import number
+
+OWN = b"o" * 20
+TARGET = b"t" * 20
+RTT = 0.02
+
+
+class World:
+    """Nodes that answer after RTT with the nodes that they know, unless they are dead."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.timers = Timers()
+        self.knows: dict[tuple[str, int], tuple[Node, ...]] = {}
+        self.ids: dict[tuple[str, int], bytes] = {}
+        self.dead: set[tuple[str, int]] = set()
+        self.seen: list[tuple[str, int]] = []
+        self.most_under_way = 0
+        self.queries = Queries(self.rng, self.timers, self._send, lambda *_: None, lambda *_: None)
+        self.finished_at: float | None = None
+
+    def node(self, near: int | None = None, node_id: bytes | None = None) -> Node:
+        """Another node; `near`: sharing so many bytes with the target."""
+        n = len(self.ids) + 1
+        address = (f"10.0.{n >> 8}.{n & 255}", 4000)
+        if node_id is None:
+            node_id = self.rng.randbytes(20)
+            if near is not None:
+                node_id = TARGET[:near] + b"\xff" + node_id[near + 1 :]
+        self.ids[address] = node_id
+        self.knows[address] = ()
+        return Node(node_id, address)
+
+    def _send(self, data: bytes, address) -> None:
+        query = decode(data)
+        assert isinstance(query, Query)
+        if address in self.ids and address not in self.dead:
+            told = b"".join(node.compact() for node in self.knows[address])
+            reply = Reply(query.transaction, self.ids[address], b"T", compact_nodes=told)
+            self.timers.at(self.now + RTT, lambda now: self.queries.message(now, address, reply))
+
+    def ask(self, now, address, ask, **callbacks):
+        self.seen.append(address)
+        query = self.queries.ask(now, address, OWN, ask, **callbacks)
+        self.most_under_way = max(self.most_under_way, self.queries.under_way)
+        return query
+
+    def may_ask(self, address, told_by) -> bool:
+        return True
+
+    def search(
+        self, known=(), unnamed=(), visit=lambda *_: True, concurrency=16
+    ) -> IterativeSearch:
+        """A search run to its end, 30 s at most."""
+
+        def done(now: float, search: IterativeSearch) -> None:
+            assert self.finished_at is None, "ended twice"
+            self.finished_at = now
+
+        search = IterativeSearch(self, OWN, FindNode(TARGET), TARGET, concurrency, visit, done)
+        search.start(self.now, known, unnamed)
+        while self.timers.next() <= self.now + 30:
+            self.now = self.timers.next()
+            self.timers.run(self.now)
+        assert self.finished_at is not None
+        return search
+
+
+def test_a_search_without_anybody_to_ask_ends_at_once():
+    world = World()
+    search = world.search()
+    assert world.finished_at == 0.0
+    assert search.closest() == []
+    assert search.hops == 0
+
+
+def test_a_search_follows_what_it_is_told_to_the_closest():
+    world = World()
+    chain = [world.node(near) for near in range(5)]
+    for nearer, node in zip(chain[1:], chain, strict=False):
+        world.knows[node.address] = (nearer,)
+    search = world.search(known=chain[:1])
+    assert [c.id for c in search.closest()] == [node.id for node in reversed(chain)]
+    assert search.hops == 5
+    assert search.asked == 5
+    assert all(c.token == b"T" for c in search.closest())
+
+
+def test_a_search_finds_the_k_closest_of_many():
+    world = World()
+    everybody = [world.node() for _ in range(150)]
+    for node in everybody:
+        goal = number(node.id)
+        near = sorted(everybody, key=lambda other: number(other.id) ^ goal)
+        world.knows[node.address] = (*near[:10], *world.rng.sample(everybody, 10))
+    search = world.search(known=everybody[:3])
+    best = sorted(everybody, key=lambda node: number(node.id) ^ number(TARGET))[:K]
+    assert [c.id for c in search.closest()] == [node.id for node in best]
+    assert search.asked < 100
+
+
+def test_so_many_queries_are_under_way_and_no_more():
+    world = World()
+    first = world.node()
+    world.knows[first.address] = tuple(world.node() for _ in range(40))
+    world.search(known=[first], concurrency=5)
+    assert world.most_under_way == 5
+
+
+def test_a_bootstrap_address_gets_its_id_from_its_answer():
+    world = World()
+    bootstrap = world.node()
+    other = world.node()
+    world.knows[bootstrap.address] = (other,)
+    search = world.search(unnamed=[bootstrap.address])
+    assert {c.id for c in search.closest()} == {bootstrap.id, other.id}
+
+
+def test_a_node_that_restarted_with_another_id_counts_as_what_it_is_now():
+    world = World()
+    stale = world.node(near=3)
+    renewed = world.rng.randbytes(20)
+    world.ids[stale.address] = renewed
+    search = world.search(known=[stale])
+    assert [c.id for c in search.closest()] == [renewed]
+
+
+def test_our_own_address_is_not_one_of_the_closest():
+    world = World()
+    ourselves = world.node(node_id=OWN)
+    other = world.node()
+    search = world.search(known=[other], unnamed=[ourselves.address])
+    assert [c.id for c in search.closest()] == [other.id]
+
+
+def test_we_do_not_ask_ourselves_when_others_tell_of_us():
+    world = World()
+    other = world.node()
+    ourselves = world.node(node_id=OWN)
+    world.knows[other.address] = (ourselves,)
+    world.search(known=[other])
+    assert world.seen == [other.address]
+
+
+def test_a_visitor_that_has_seen_enough_ends_the_search():
+    world = World()
+    nodes = [world.node() for _ in range(30)]
+    visits = []
+    search = world.search(known=nodes, visit=lambda now, c, reply: bool(visits.append(c)))
+    assert len(visits) == 1
+    assert search.finished
+    assert world.finished_at == RTT
+
+
+def test_dead_nodes_cost_a_search_little_and_are_replaced_by_the_next():
+    world = World()
+    nodes = sorted(
+        (world.node() for _ in range(60)), key=lambda node: number(node.id) ^ number(TARGET)
+    )
+    for _ in range(20):  # what a round trip takes is known
+        world.finished_at = None
+        began = world.now
+        world.search(known=nodes)
+    assert world.finished_at is not None
+    usual = world.finished_at - began
+    world.dead = {node.address for node in nodes[:10]}
+    world.finished_at = None
+    began = world.now
+    search = world.search(known=nodes)
+    assert [c.id for c in search.closest()] == [node.id for node in nodes[10 : 10 + K]]
+    assert world.finished_at - began < usual + 0.1
+
+
+def test_when_few_answer_the_slow_are_waited_for_until_they_stall():
+    world = World()
+    nodes = [world.node() for _ in range(3)]
+    world.dead = {nodes[0].address}
+    world.search(known=nodes)
+    assert world.finished_at is not None
+    assert 0.1 < world.finished_at <= 0.31  # first timeout 0.1 s, stalled after 0.2 s more
+    world = World()
+    nodes = [world.node() for _ in range(QUORUM + 1)]
+    world.dead = {nodes[0].address}
+    world.search(known=nodes)
+    assert world.finished_at is not None
+    assert world.finished_at <= 0.101
+
+
+def test_while_nobody_has_answered_everybody_is_waited_for():
+    world = World()
+    nodes = [world.node() for _ in range(3)]
+    world.dead = {node.address for node in nodes}
+    search = world.search(known=nodes)
+    assert world.finished_at is not None
+    assert world.finished_at >= 1.0
+    assert search.closest() == []
+
+
+def test_a_network_that_always_tells_of_closer_nodes_does_not_hold_a_search_for_ever():
+    world = World()
+    endless = world.node()
+
+    class Endless(dict):
+        def __missing__(self, address):
+            return tuple(
+                Node(
+                    TARGET[:10] + world.rng.randbytes(10),
+                    (f"10.9.{n}.{world.rng.randrange(256)}", world.rng.randrange(1, 65536)),
+                )
+                for n in range(20)
+            )
+
+    class Anybody(dict):
+        def __contains__(self, address) -> bool:
+            return True
+
+        def __missing__(self, address):
+            return TARGET[:10] + world.rng.randbytes(10)
+
+    world.knows = Endless()
+    world.ids = Anybody()
+    search = world.search(known=[endless])
+    assert search.asked <= MAX_ASKED
+    assert len(search._order) <= MAX_CANDIDATES + 1

@@ -1,0 +1,234 @@
+"""Queries: measured, repeated, hedged, given up in time; and the timers under them."""
+
+from __future__ import annotations
+
+import random
+from math import inf
+
+import pytest
+
+from p2p.base.timers import Timers
+from p2p.grenache.dht.krpc import Failure, Ping, Query, Reply, decode
+from p2p.grenache.dht.queries import MAX_PENDING, TRIES, Late, Queries, Rtt
+
+ID = b"i" * 20
+THERE = ("10.0.0.1", 4000)
+
+
+class Bench:
+    """Queries, the time, and what came of them."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers = Timers()
+        self.sent: list[tuple[float, bytes, tuple[str, int]]] = []
+        self.events: list[tuple[str, float]] = []
+        self.queries = Queries(
+            random.Random(1),
+            self.timers,
+            lambda data, address: self.sent.append((self.now, data, address)),
+            lambda now, address, reply: self.events.append(("answered", now)),
+            lambda now, address: self.events.append(("unanswered", now)),
+        )
+
+    def ask(self, address=THERE, **more):
+        query = self.queries.ask(
+            self.now,
+            address,
+            ID,
+            Ping(),
+            replied=lambda now, reply: self.events.append(("replied", now)),
+            failed=lambda now, failure: self.events.append(
+                ("failed" if failure is None else f"error {failure.code}", now)
+            ),
+            on_late=lambda now: self.events.append((query.late.name, now)),
+            **more,
+        )
+        return query
+
+    def transaction(self, index: int = -1) -> bytes:
+        message = decode(self.sent[index][1])
+        assert isinstance(message, Query)
+        return message.transaction
+
+    def reply(self, index: int = -1, source=THERE) -> bool:
+        return self.queries.message(self.now, source, Reply(self.transaction(index), b"n" * 20))
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (deadline := self.timers.next()) <= end:
+            self.now = deadline
+            self.timers.run(deadline)
+        self.now = end
+
+    def round_trip(self, seconds: float, address=THERE) -> None:
+        first = len(self.sent)
+        self.ask(address)
+        self.wait(seconds)
+        assert self.reply(first, address)
+
+
+def kinds(bench: Bench) -> list[str]:
+    return [kind for kind, _ in bench.events]
+
+
+def test_a_reply_is_matched_once():
+    bench = Bench()
+    bench.ask()
+    bench.wait(0.01)
+    assert bench.reply()
+    assert not bench.reply()
+    bench.wait(10)
+    assert bench.events == [("answered", 0.01), ("replied", 0.01)]
+    assert bench.queries.under_way == 0
+    assert not bench.queries._pending
+
+
+def test_only_the_address_that_was_asked_can_answer():
+    bench = Bench()
+    bench.ask()
+    assert not bench.reply(source=("10.0.0.2", 4000))
+    assert not bench.reply(source=("10.0.0.1", 4001))
+    assert not bench.queries.message(0.0, THERE, Reply(b"guess", b"n" * 20))
+    assert bench.reply()
+
+
+def test_an_error_is_an_answer():
+    bench = Bench()
+    bench.ask()
+    assert bench.queries.message(0.0, THERE, Failure(bench.transaction(), 203, "no"))
+    assert kinds(bench) == ["error 203"]
+    assert bench.queries.path(THERE).answered
+
+
+def test_silence_is_met_with_repetition_and_then_given_up():
+    bench = Bench()
+    bench.ask()
+    bench.wait(10)
+    assert [round(at, 3) for at, _, _ in bench.sent] == [0.0, 0.1, 0.3, 0.7]
+    assert len({data for _, data, _ in bench.sent}) == TRIES  # a transaction each
+    assert [(kind, round(at, 3)) for kind, at in bench.events] == [
+        ("SLOW", 0.1),
+        ("STALLED", 0.3),
+        ("unanswered", 1.5),
+        ("failed", 1.5),
+    ]
+    assert not bench.queries._pending
+    assert bench.queries.path(THERE).hopeless  # it never answered
+
+
+def test_a_late_answer_counts_for_the_datagram_that_it_answers():
+    bench = Bench()
+    bench.ask()
+    bench.wait(0.35)
+    assert bench.reply(0)  # the first one, after 350 ms
+    assert bench.queries.path(THERE).rtt.timeout(0.0) == pytest.approx(0.35)
+    bench = Bench()
+    bench.ask()
+    bench.wait(0.35)
+    assert bench.reply(2)  # the third one, after 50 ms
+    assert bench.queries.path(THERE).rtt.timeout(0.0) == pytest.approx(0.05)
+
+
+def test_a_dead_node_that_was_near_costs_tens_of_milliseconds():
+    bench = Bench()
+    for _ in range(10):
+        bench.round_trip(0.001)
+    bench.events.clear()
+    began = bench.now
+    bench.ask()
+    bench.wait(5)
+    events = {kind: at - began for kind, at in bench.events}
+    assert events["SLOW"] == pytest.approx(0.025)
+    assert events["STALLED"] == pytest.approx(0.075)
+    assert events["failed"] == pytest.approx(1.0)
+
+
+def test_a_new_address_is_expected_to_be_as_fast_as_others():
+    bench = Bench()
+    for n in range(50):
+        bench.round_trip(0.2, ("10.0.1.1", 1000 + n))
+    bench.events.clear()
+    began = bench.now
+    bench.ask(("10.0.2.1", 1))
+    bench.wait(5)
+    events = {kind: at - began for kind, at in bench.events}
+    assert 0.2 < events["SLOW"] < 0.22
+
+
+def test_an_address_that_stalled_is_not_waited_for_until_it_is_heard_of():
+    bench = Bench()
+    bench.round_trip(0.001)
+    bench.ask()
+    bench.wait(0.2)
+    assert bench.ask().late is Late.STALLED
+    bench.queries.alive(THERE)
+    assert bench.ask().late is Late.NO
+    bench.wait(0.2)
+    assert bench.ask().late is Late.STALLED
+    assert bench.reply()
+    assert bench.ask().late is Late.NO
+
+
+def test_one_that_has_answered_before_is_hopeless_after_two_failures():
+    bench = Bench()
+    bench.round_trip(0.001)
+    path = bench.queries.path(THERE)
+    bench.ask()
+    bench.wait(2)
+    assert not path.hopeless
+    bench.ask()
+    bench.wait(2)
+    assert path.hopeless
+    bench.round_trip(0.001)
+    assert not path.hopeless
+
+
+def test_a_single_try_is_not_repeated():
+    bench = Bench()
+    bench.ask(tries=1)
+    bench.wait(5)
+    assert len(bench.sent) == 1
+    assert kinds(bench) == ["STALLED", "unanswered", "failed"]
+
+
+def test_queries_under_way_are_bounded():
+    bench = Bench()
+    assert all(bench.ask(("10.0.0.1", 1 + n)) for n in range(MAX_PENDING))
+    assert bench.ask() is None
+    bench.wait(10)
+    assert bench.queries.under_way == 0
+    assert bench.ask() is not None
+
+
+def test_timeouts_follow_what_is_measured_within_bounds():
+    rtt = Rtt()
+    assert rtt.timeout(4.0) is None
+    for _ in range(50):
+        rtt.sample(0.0001)
+    assert rtt.timeout(4.0) == 0.025
+    for _ in range(100):
+        rtt.sample(0.3)
+    assert rtt.timeout(4.0) == pytest.approx(0.3, rel=0.01)
+    for _ in range(100):
+        rtt.sample(30.0)
+    assert rtt.timeout(4.0) == 1.0
+
+
+def test_timers_run_in_order_and_what_was_cancelled_does_not():
+    timers = Timers()
+    ran: list[tuple[str, float]] = []
+    assert timers.next() == inf
+    timers.at(2.0, lambda now: ran.append(("second", now)))
+    cancelled = timers.at(0.5, lambda now: ran.append(("cancelled", now)))
+    timers.at(1.0, lambda now: ran.append(("first", now)))
+    timers.at(1.0, lambda now: timers.at(now, lambda now: ran.append(("added", now))) and None)
+    cancelled.cancel()
+    assert timers.next() == 1.0
+    timers.run(0.9)
+    assert ran == []
+    timers.run(2.5)
+    assert ran == [("first", 2.5), ("second", 2.5)]
+    timers.run(2.5)
+    assert ran[-1] == ("added", 2.5)
+    assert timers.next() == inf

@@ -1,0 +1,175 @@
+"""HTTP/1.1 replies: how they are delimited, what is refused, in any portions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.grenache.rpc.http1 import MAX_HEAD, BadHttp, HttpReply, ReplyParser, request_head
+from p2p.grenache.rpc.rpc_wire import TooLarge
+
+NODE = (
+    b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nConnection: keep-alive\r\n"
+    b"Keep-Alive: timeout=5\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+def parsed(*portions: bytes, max_body: int = 1000, eof: bool = False) -> HttpReply | None:
+    parser = ReplyParser(max_body)
+    for portion in portions[:-1]:
+        assert parser.feed(portion) is None
+    reply = parser.feed(portions[-1])
+    return parser.eof() if reply is None and eof else reply
+
+
+def test_the_reply_of_a_node_worker():
+    reply = parsed(NODE + b'd\r\n["r",null,{}]\r\n0\r\n\r\n')
+    assert reply == HttpReply(200, b"", b'["r",null,{}]', reusable=True, idle=5.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "body", "reusable"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", b"ab", True),
+        (b"HTTP/1.1 200\r\ncontent-length:2\r\n\r\nab", b"ab", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", True),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Close\r\n\r\nab", b"ab", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nab", b"ab", False),
+        (
+            b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nab",
+            b"ab",
+            True,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
+            b"ab",
+            True,
+        ),
+        (
+            NODE + b"1;x=y\r\na\r\n0A \r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n",
+            b"a0123456789",
+            True,
+        ),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na",
+            b"a",
+            True,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"",
+            False,  # what came between misread one of the two
+        ),
+    ],
+)
+def test_replies_are_the_same_whole_and_byte_by_byte(data, body, reusable):
+    whole = parsed(data)
+    assert whole is not None
+    assert (whole.body, whole.reusable) == (body, reusable)
+    assert parsed(*(data[i : i + 1] for i in range(len(data)))) == whole
+
+
+def test_without_a_length_the_end_of_the_connection_is_the_end():
+    reply = parsed(b"HTTP/1.1 500 Oops\r\n\r\nsome", b" text", eof=True)
+    assert reply is not None
+    assert (reply.status, reply.body, reply.reusable) == (500, b"some text", False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
+        NODE + b"5\r\nab",
+        NODE + b"2\r\nab\r\n",
+        NODE + b"2\r\nab\r\n0\r\n",
+    ],
+)
+def test_a_reply_that_is_cut_short_is_none(data):
+    assert parsed(data, eof=True) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x15\x03\x03\x00\x02\x02\x46",  # a TLS alert
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 9,
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n folded: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nspace : 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1_0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab",
+        NODE + b"-1\r\n",
+        NODE + b"0x1\r\na\r\n",
+        NODE + b"1\r\nab\r\n",
+        NODE + b"1" * 300,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD,
+        NODE + b"0\r\n" + b"x: 1\r\n" * MAX_HEAD,
+    ],
+)
+def test_what_is_no_reply_is_refused(data):
+    with pytest.raises(BadHttp):
+        parsed(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n",  # before a byte of it came
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        NODE + b"3e9\r\n",
+        NODE + b"3e8\r\n" + b"x" * 1000 + b"\r\n1\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1001,
+    ],
+)
+def test_no_more_than_the_limit_is_taken(data):
+    with pytest.raises(TooLarge):
+        parsed(data)
+
+
+@given(st.lists(st.integers(0, 120)), st.binary(max_size=300))
+def test_portions_do_not_matter(cuts, body):
+    data = NODE + b"".join(
+        b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:]) if part
+    )
+    data += b"0\r\n\r\n"
+    parser, at = ReplyParser(1000), 0
+    for cut in cuts:
+        if at + cut >= len(data):
+            break
+        assert parser.feed(data[at : at + cut]) is None
+        at += cut
+    reply = parser.feed(data[at:])
+    assert reply is not None
+    assert reply.body == body
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", NODE]))
+def test_any_bytes_are_a_reply_or_refused(noise, start):
+    parser = ReplyParser(100)
+    try:
+        reply = parser.feed(start + noise)
+        if reply is None:
+            reply = parser.eof()
+    except (BadHttp, TooLarge):
+        return
+    assert reply is None or len(reply.body) <= 100
+
+
+def test_the_head_of_a_request():
+    head = request_head("127.0.0.1", 1337, 59)
+    assert head.startswith(b"POST / HTTP/1.1\r\ngrc-compress: none\r\nContent-Type: text/plain")
+    assert head.endswith(b"\r\n\r\n")
+    assert b"\r\nHost: 127.0.0.1:1337\r\n" in head
+    assert b"\r\nContent-Length: 59\r\n" in head
+    compressed = request_head("127.0.0.1", 1337, 59, compressed=True)
+    assert b"grc-compress: gzip\r\n" in compressed
+    assert b"Content-Type" not in compressed

@@ -1,0 +1,264 @@
+"""The bytes of Grenache RPC: as the Node.js programs write and read them, and nothing that breaks on others."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import math
+import uuid
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.grenache.errors import BadInput
+from p2p.grenache.rpc import rpc_wire
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(st.text(), st.text(min_size=1), JSON)
+def test_a_request_comes_out_as_it_went_in(rid: str, key: str, payload: Any) -> None:
+    assert rpc_wire.decode_request(rpc_wire.encode_request(rid, key, payload)) == (
+        rid,
+        key,
+        payload,
+    )
+
+
+@given(st.text(), st.none() | st.text(min_size=1), JSON)
+def test_a_reply_comes_out_as_it_went_in(rid: str, error: str | None, result: Any) -> None:
+    assert rpc_wire.decode_reply(rpc_wire.encode_reply(rid, error, result)) == (rid, error, result)
+
+
+@given(st.binary() | st.text() | JSON.map(lambda value: json.dumps(value)))
+def test_whatever_comes_is_decoded_or_refused(data: bytes | str) -> None:
+    for decode in (rpc_wire.decode_request, rpc_wire.decode_reply):
+        with contextlib.suppress(rpc_wire.Malformed):
+            decode(data)
+
+
+def test_the_bytes_are_those_of_the_node_client() -> None:
+    rid = "d0e70077-e92a-4b5f-9eeb-34d506beb0e4"
+    assert rpc_wire.encode_request(rid, "rpc_demo", "hello") == (
+        b'["d0e70077-e92a-4b5f-9eeb-34d506beb0e4","rpc_demo","hello"]'
+    )
+    assert rpc_wire.encode_reply(rid, None, "hello") == (
+        b'["d0e70077-e92a-4b5f-9eeb-34d506beb0e4",null,"hello"]'
+    )
+
+
+def test_rids_are_random_uuids() -> None:
+    rids = {rpc_wire.new_rid() for _ in range(100)}
+    assert len(rids) == 100
+    assert {uuid.UUID(rid).version for rid in rids} == {4}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('["r","k",1]', ("r", "k", 1)),
+        (b'["r","k",1]', ("r", "k", 1)),
+        ('["r","k"]', ("r", "k", None)),
+        ('["r","k",1,"more"]', ("r", "k", 1)),
+        ('[7,"k",null]', (7, "k", None)),
+        ('[null,"k",null]', (None, "k", None)),
+        (' [ "r" , "k" , 1 ] ', ("r", "k", 1)),
+    ],
+)
+def test_requests_that_a_node_worker_takes_are_taken(data: str | bytes, expected: Any) -> None:
+    assert rpc_wire.decode_request(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "rid"),
+    [
+        ("", "ERR_REQUEST_NOT_JSON", None),
+        (b"", "ERR_REQUEST_NOT_JSON", None),
+        ("hello", "ERR_REQUEST_NOT_JSON", None),
+        (b'["r","k",', "ERR_REQUEST_NOT_JSON", None),
+        ('["r","k",NaN]', "ERR_REQUEST_NOT_JSON", None),
+        ('["\\ud800","k",NaN]', "ERR_REQUEST_NOT_JSON", None),
+        (b'["r","k","\xff"]', "ERR_REQUEST_NOT_JSON", None),
+        ("[" * 100_000, "ERR_REQUEST_NOT_JSON", None),
+        ("[" * 100_000 + '"\\ud800"', "ERR_REQUEST_NOT_JSON", None),
+        ('"str"', "ERR_REQUEST_SHAPE", None),
+        ("null", "ERR_REQUEST_SHAPE", None),
+        ('{"rid":1}', "ERR_REQUEST_SHAPE", None),
+        ("[]", "ERR_REQUEST_SHAPE", None),
+        ('["r"]', "ERR_REQUEST_SHAPE", "r"),
+        ('["r","",1]', "ERR_REQUEST_SHAPE", "r"),
+        ('["r",5,1]', "ERR_REQUEST_SHAPE", "r"),
+        ('[{"a":1},"k",1]', "ERR_REQUEST_SHAPE", None),
+    ],
+)
+def test_what_is_no_request_is_refused_with_the_rid_if_it_has_one(
+    data: str | bytes, code: str, rid: Any
+) -> None:
+    with pytest.raises(rpc_wire.Malformed) as caught:
+        rpc_wire.decode_request(data)
+    assert (caught.value.code, caught.value.rid) == (code, rid)
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "expected"),
+    [
+        ('["h","hk"]', '["b","bk",1]', ("h", "hk", 1)),
+        ('["h"]', '["b","bk",1]', ("h", "bk", 1)),
+        ('["","hk"]', '["b","bk",1]', ("b", "hk", 1)),
+        ('["h","hk"]', "[null,null,1]", ("h", "hk", 1)),
+        ('["h","hk"]', "[]", ("h", "hk", None)),
+        ("5", '["b","bk",1]', ("b", "bk", 1)),
+        ("null", '["b","bk",1]', ("b", "bk", 1)),
+    ],
+)
+def test_the_header_wins_over_the_body(header: str, body: str, expected: Any) -> None:
+    assert rpc_wire.decode_request(body, header) == expected
+
+
+def test_a_header_that_is_not_json_is_refused() -> None:
+    with pytest.raises(rpc_wire.Malformed) as caught:
+        rpc_wire.decode_request('["r","k",1]', "not json")
+    assert caught.value.code == "ERR_HEADER_PARSE_GR"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('["r",null,1]', rpc_wire.Reply("r", None, 1)),
+        ('["r","ERR_MY_APP",{"partial":1}]', rpc_wire.Reply("r", "ERR_MY_APP", {"partial": 1})),
+        ('["r"]', rpc_wire.Reply("r", None, None)),
+        ('["r","",1]', rpc_wire.Reply("r", None, 1)),
+        ('["r",0,1]', rpc_wire.Reply("r", None, 1)),
+        ('["r",false,1]', rpc_wire.Reply("r", None, 1)),
+        ('["r",{"code":7},null]', rpc_wire.Reply("r", '{"code":7}', None)),
+        ('["r",[],null]', rpc_wire.Reply("r", "[]", None)),
+        ('["r",true,null]', rpc_wire.Reply("r", "true", None)),
+    ],
+)
+def test_errors_of_a_reply_are_taken_as_the_node_client_takes_them(
+    data: str, expected: rpc_wire.Reply
+) -> None:
+    assert rpc_wire.decode_reply(data) == expected
+
+
+@pytest.mark.parametrize("data", ["", b"", "hello", "null", "{}", "[]", '"abc"', "[[1],null,1]"])
+def test_what_is_no_reply_is_refused(data: str | bytes) -> None:
+    with pytest.raises(rpc_wire.Malformed) as caught:
+        rpc_wire.decode_reply(data)
+    assert caught.value.code == "ERR_REPLY_EMPTY"
+
+
+def test_half_surrogate_pairs_of_javascript_survive() -> None:
+    # JSON.stringify("\ud800") is "\\ud800": no UTF-8 can hold it, yet Node.js sends it and takes it back.
+    rid, _key, payload = rpc_wire.decode_request('["r","k","a\\ud800b"]')
+    assert payload == "a\ud800b"
+    assert rpc_wire.encode_reply(rid, None, payload) == b'["r",null,"a\\ud800b"]'
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**70), 10**30])
+def test_long_integers_are_written_whole(number: int) -> None:
+    assert json.loads(rpc_wire.encode_request("r", "k", number))[2] == number
+
+
+def test_not_a_number_becomes_null_as_in_javascript() -> None:
+    assert rpc_wire.encode_reply("r", None, [math.nan, math.inf]) == b'["r",null,[null,null]]'
+
+
+def test_keys_that_are_numbers_become_texts() -> None:
+    assert rpc_wire.encode_reply("r", None, {1: "a"}) == b'["r",null,{"1":"a"}]'
+
+
+def looped() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), b"bytes", {1, 2}, looped(), 2**70 * 1j],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_json_cannot_hold_is_refused(value: Any) -> None:
+    with pytest.raises(BadInput) as caught:
+        rpc_wire.encode_reply("r", None, value)
+    assert caught.value.code == "ERR_NOT_JSON"
+
+
+@given(st.binary(max_size=2000))
+def test_gzip_is_undone(data: bytes) -> None:
+    assert rpc_wire.gunzip(rpc_wire.gzip(data)) == data
+    assert gzip.decompress(rpc_wire.gzip(data)) == data
+    assert rpc_wire.gunzip(gzip.compress(data)) == data
+
+
+def test_exactly_the_limit_is_unpacked_and_one_more_is_not() -> None:
+    assert rpc_wire.gunzip(gzip.compress(b"x" * 1000), 1000) == b"x" * 1000
+    with pytest.raises(rpc_wire.TooLarge):
+        rpc_wire.gunzip(gzip.compress(b"x" * 1001), 1000)
+
+
+def test_a_bomb_is_not_blown_up() -> None:
+    bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packed = b"".join(bomb.compress(bytes(1 << 20)) for _ in range(100)) + bomb.flush()
+    assert len(packed) < 200_000
+    with pytest.raises(rpc_wire.TooLarge) as caught:
+        rpc_wire.gunzip(packed)
+    assert caught.value.limit == rpc_wire.MAX_PAYLOAD
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"plain",
+        gzip.compress(b"hello", mtime=0)[:-1],
+        gzip.compress(b"hello", mtime=0) + b"x",
+        gzip.compress(b"a", mtime=0) + gzip.compress(b"b", mtime=0),
+        zlib.compress(b"hello"),
+    ],
+    ids=["empty", "plain", "cut", "trailing", "two members", "zlib"],
+)
+def test_what_is_not_one_gzip_member_is_refused(data: bytes) -> None:
+    with pytest.raises(rpc_wire.Malformed) as caught:
+        rpc_wire.gunzip(data)
+    assert caught.value.code == "ERR_ENCODING_COMPRESSION"
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_gunzip(data: bytes) -> None:
+    for candidate in (data, b"\x1f\x8b\x08" + data):
+        with contextlib.suppress(rpc_wire.Malformed):
+            rpc_wire.gunzip(candidate)
+
+
+@given(st.floats(0, 3599))
+def test_a_busy_worker_says_when_to_come_back(seconds: float) -> None:
+    assert rpc_wire.retry_after(rpc_wire.busy(seconds)) == pytest.approx(seconds, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "",
+        "ERR_BUSY",
+        "ERR_BUSY: soon",
+        "ERR_MY_APP: 1 s",
+        "ERR_BUSY: in nan s",
+        "ERR_BUSY: in -1 s",
+    ],
+)
+def test_other_errors_say_no_time(error: str) -> None:
+    assert rpc_wire.retry_after(error) is None

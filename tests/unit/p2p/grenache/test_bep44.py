@@ -1,0 +1,104 @@
+"""Values in the DHT: keys, signatures and limits (BEP 44)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from p2p.grenache import bep44
+from p2p.grenache.directory import MutableItem
+from p2p.grenache.errors import BadInput
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+# The test vectors of BEP 44.
+VECTOR_KEY = bytes.fromhex("77ff84905a91936367c01360803104f92432fcd904a43511876df5cdf3e7e548")
+VECTOR = MutableItem(
+    VECTOR_KEY,
+    1,
+    b"Hello World!",
+    bytes.fromhex(
+        "305ac8aeb6c9c151fa120f120ea2cfb923564e11552d06a5d856091e5e853cff"
+        "1260d3f39e4999684aa92eb73ffd136e6f4f3ecbfda0ce53a1608ecd7ae21f01"
+    ),
+)
+SALTED = replace(
+    VECTOR,
+    salt=b"foobar",
+    signature=bytes.fromhex(
+        "6834284b6b24c3204eb2fea824d82f88883a3d95e8b4a21b8c0ded553d17d17d"
+        "df9a8a7104b1258f30bed3787e6cb896fca78c58f8e03b5f18f14951a87d9a08"
+    ),
+)
+
+
+def test_the_vectors_of_the_specification():
+    assert bep44.mutable_key(VECTOR_KEY).hex() == "4a533d47ec9c7d95b1ad75f576cffc641853b750"
+    assert bep44.mutable_key(VECTOR_KEY, b"foobar").hex() == (
+        "411eba73b6f087ca51a3795d9c8c938d365e32c1"
+    )
+    assert bep44.immutable_key(b"Hello World!").hex() == "e5f96f6f38320f0f33959cb4d3d656452117aadb"
+    assert bep44.verify(VECTOR)
+    assert bep44.verify(SALTED)
+
+
+def test_the_key_that_a_real_grape_answered():
+    assert bep44.immutable_key(b"hello world").hex() == "6d33adc2b6b2c14c3036feefb7fedbca1a880527"
+
+
+def test_what_is_signed_verifies_and_nothing_else_does():
+    item = bep44.sign(KEY, 7, b"value", salt=b"salt", cas=6)
+    assert bep44.verify(item)
+    assert item.cas == 6
+    for other in (
+        replace(item, seq=8),
+        replace(item, value=b"other"),
+        replace(item, salt=b"other"),
+        replace(item, salt=b""),
+        replace(item, public_key=VECTOR_KEY),
+        replace(item, signature=VECTOR.signature),
+        replace(item, signature=b"short"),
+        replace(item, public_key=b"short"),
+        replace(item, public_key=b"\xff" * 32),
+    ):
+        assert not bep44.verify(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"value": bytes(1000)}, "v must be less than 1000 bytes in put()"),
+        ({"public_key": bytes(31)}, "opts.k ed25519 public key must be 32 bytes"),
+        (
+            {"signature": bytes(63)},
+            "opts.sign function or options.sig signature is required for mutable put",
+        ),
+        ({"salt": bytes(65)}, "opts.salt is > 64 bytes long"),
+        ({"value": "text"}, "ERR_GRAPE_VALUE"),
+        ({"value": bytearray(3)}, "ERR_GRAPE_VALUE"),
+        ({"salt": "text"}, "ERR_GRAPE_SALT"),
+        ({"seq": -1}, "opts.seq not an integer"),
+        ({"seq": 2**63}, "opts.seq not an integer"),
+        ({"seq": 1.5}, "opts.seq not an integer"),
+        ({"seq": True}, "opts.seq not an integer"),
+        ({"cas": -1}, "opts.cas must be an integer if provided"),
+        ({"cas": "1"}, "opts.cas must be an integer if provided"),
+    ],
+)
+def test_what_no_grape_stores_is_refused_with_the_sentence_of_the_real_one(change, sentence):
+    with pytest.raises(BadInput) as caught:
+        bep44.check(replace(VECTOR, **change))
+    assert caught.value.code == sentence
+
+
+def test_the_largest_that_fits():
+    item = bep44.sign(KEY, 2**63 - 1, bytes(999), salt=bytes(64))
+    bep44.check(item)
+    assert bep44.verify(item)
+
+
+def test_signing_refuses_what_could_not_be_put():
+    with pytest.raises(BadInput):
+        bep44.sign(KEY, 1, bytes(1000))

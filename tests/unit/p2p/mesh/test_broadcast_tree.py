@@ -1,0 +1,616 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from virtual_mesh import VirtualMesh
+
+from p2p.base import limits
+from p2p.base.seen_window import SeenWindow
+from p2p.mesh.broadcast_tree import ITEM_OVERHEAD, BroadcastTree
+from p2p.wire.messages import Graft, IHave, Prune, pack
+
+Sent = list[tuple[tuple[str, ...], object]]
+
+
+def make(**overrides: float) -> tuple[BroadcastTree[str], Sent]:
+    sent: Sent = []
+    gossip: BroadcastTree[str] = BroadcastTree(
+        lambda peers, item: sent.append((peers, item)), **overrides
+    )
+    return gossip, sent
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def drain(sent: Sent) -> Sent:
+    taken = list(sent)
+    sent.clear()
+    return taken
+
+
+class TestSeenWindow:
+    def test_an_id_is_remembered_for_at_least_its_time_and_not_for_ever(self):
+        seen = SeenWindow(ttl=10.0, maximum=1000)
+        seen.add(0.0, key(1), "a")
+        for second in range(1, 10):
+            seen.add(float(second), key(100 + second), "b")
+        assert seen.get(key(1)) == "a"
+        seen.add(10.0, key(2), "b")
+        assert key(1) in seen
+        seen.add(20.0, key(3), "b")
+        assert key(1) not in seen
+        assert seen.get(key(1)) is None
+        assert key(2) in seen
+
+    def test_a_flood_is_bounded_and_keeps_the_latest_half(self):
+        seen = SeenWindow(ttl=1000.0, maximum=100)
+        for number in range(1000):
+            seen.add(0.0, key(number), "")
+            assert len(seen) <= 100
+            assert all(key(n) in seen for n in range(max(0, number - 49), number + 1))
+
+
+class TestTree:
+    def test_links_start_eager_and_a_new_item_goes_to_all_but_its_source(self):
+        gossip, sent = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+        gossip.add(0.0, key(1), "item", 10, "b")
+        assert sent == [(("a", "c"), "item")]
+        assert gossip.eager == ["a", "b", "c"]
+
+    def test_a_duplicate_prunes_its_link_and_what_follows_is_announced_there(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.link_up(0.0, "b")
+        gossip.add(0.0, key(1), "one", 10, "a")
+        gossip.tick(1.0)
+        drain(sent)
+        gossip.duplicate(1.0, key(1), "b")
+        assert drain(sent) == [(("b",), Prune())]
+        assert gossip.eager == ["a"]
+        gossip.add(1.0, key(2), "two", 10, "a")
+        gossip.add(1.05, key(3), "three", 10)
+        assert drain(sent) == [(("a",), "three")]
+        assert gossip.next_deadline() == pytest.approx(1.0 + limits.LAZY_FLUSH)
+        gossip.tick(1.0 + limits.LAZY_FLUSH)
+        assert drain(sent) == [(("b",), IHave([key(2), key(3)]))]
+
+    def test_a_burst_of_duplicates_sends_one_prune_and_a_lost_prune_is_sent_again(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.link_up(0.0, "b")
+        for number in range(20):
+            gossip.add(0.0, key(number), "item", 10, "a")
+        drain(sent)
+        for number in range(20):
+            gossip.duplicate(0.01 * number, key(number), "b")
+        assert drain(sent) == [(("b",), Prune())]
+        gossip.duplicate(limits.GRAFT_TIMEOUT, key(3), "b")
+        assert drain(sent) == [(("b",), Prune())]
+
+    def test_a_second_copy_over_the_first_link_does_not_prune_it(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.add(0.0, key(1), "item", 10, "a")
+        gossip.duplicate(0.0, key(1), "a")
+        assert sent == []
+        assert gossip.eager == ["a"]
+        assert gossip.counters["duplicates"] == 1
+
+    def test_of_broadcasts_under_way_together_only_the_one_with_the_smallest_id_prunes(self):
+        gossip, sent = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+        gossip.add(0.00, key(2), "item", 10, "a")
+        gossip.add(0.01, key(1), "item", 10, "b")
+        gossip.add(0.02, key(3), "item", 10, "c")
+        drain(sent)
+        gossip.duplicate(0.03, key(2), "b")
+        gossip.duplicate(0.03, key(3), "a")
+        assert drain(sent) == []
+        gossip.duplicate(0.03, key(1), "a")
+        gossip.duplicate(0.03, key(1), "c")
+        assert drain(sent) == [(("a",), Prune()), (("c",), Prune())]
+        gossip.duplicate(0.04, key(2), "b")  # pruned for every tree, no tree would be left
+        assert drain(sent) == []
+        assert gossip.eager == ["b"]
+
+    def test_what_was_under_way_when_a_link_was_pruned_prunes_no_other(self):
+        gossip, _ = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+        gossip.add(0.0, key(2), "item", 10, "a")
+        gossip.duplicate(0.01, key(2), "b")
+        gossip.add(0.02, key(1), "item", 10, "c")
+        gossip.duplicate(0.03, key(1), "a")
+        assert gossip.eager == ["a", "c"]
+        later = 0.02 + limits.GRAFT_TIMEOUT
+        gossip.add(later, key(0), "item", 10, "c")
+        gossip.duplicate(later + 0.01, key(0), "a")
+        assert gossip.eager == ["c"]
+
+    def test_a_prune_is_obeyed(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_prune("a")
+        gossip.add(0.0, key(1), "item", 10)
+        assert sent == []
+
+
+class TestPulling:
+    def test_what_was_announced_and_does_not_come_is_pulled_from_its_announcers_in_turn(self):
+        gossip, sent = make()
+        for name in ("a", "b"):
+            gossip.link_up(0.0, name)
+            gossip.on_prune(name)
+        assert gossip.on_announcement(0.0, "a", [key(1), key(2)])
+        assert gossip.on_announcement(0.1, "b", [key(1)])
+        gossip.tick(limits.GRAFT_TIMEOUT - 0.01)
+        assert sent == []
+        gossip.tick(limits.GRAFT_TIMEOUT)
+        assert drain(sent) == [(("a",), Graft([key(1), key(2)]))]
+        assert gossip.eager == ["a"]  # the tree is mended both ways
+        gossip.add(0.6, key(2), "two", 10, "a")
+        drain(sent)
+        gossip.tick(2 * limits.GRAFT_TIMEOUT)
+        pulls = [entry for entry in drain(sent) if isinstance(entry[1], Graft)]
+        assert pulls == [(("b",), Graft([key(1)]))]
+
+    def test_a_pull_that_the_tree_overtakes_makes_the_next_wait_on_that_link_longer(self):
+        gossip, sent = make()
+        for name in ("a", "b"):
+            gossip.link_up(0.0, name)
+        gossip.on_announcement(0.0, "a", [key(1)])
+        gossip.tick(limits.GRAFT_TIMEOUT)
+        gossip.add(0.8, key(1), "item", 10, "b")  # while the answer of "a" is under way
+        drain(sent)
+
+        def pulled(at: float, number: int, *announcers: str) -> bool:
+            """Whether what they announced just now is pulled by `at` seconds later."""
+            now = 10.0 * number
+            for name in announcers:
+                gossip.on_announcement(now, name, [key(number)])
+            gossip.tick(now + at)
+            return any(isinstance(item, Graft) for _, item in drain(sent))
+
+        assert not pulled(0.99, 2, "a")
+        assert pulled(1.01, 3, "a")
+        assert pulled(0.51, 4, "b")  # nothing was learned of that link
+        assert pulled(0.51, 5, "a", "b")
+
+    def test_the_wait_is_bounded_and_shrinks_when_pulls_are_needed(self):
+        gossip, sent = make()
+        for name in ("a", "b"):
+            gossip.link_up(0.0, name)
+
+        def wait(now: float, number: int) -> float:
+            gossip.on_announcement(now, "a", [key(number)])
+            at = now
+            while not any(isinstance(item, Graft) for _, item in drain(sent)):
+                at = gossip.next_deadline() or 0.0
+                gossip.tick(at)
+            return at - now
+
+        for number in range(20):
+            now = 100.0 * number
+            took = wait(now, number)
+            gossip.add(now + took + 1.0, key(number), "item", 10, "b")
+        assert took == pytest.approx(limits.GRAFT_TIMEOUT_MAX)
+        for number in range(20, 300):
+            now = 100.0 * number
+            took = wait(now, number)
+            gossip.add(now + took + 0.01, key(number), "item", 10, "a")
+        assert took == pytest.approx(limits.GRAFT_TIMEOUT)
+
+    def test_what_one_broken_link_would_have_brought_is_pulled_over_one_link(self):
+        gossip, sent = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+            gossip.on_prune(name)
+        for number, first in enumerate(("a", "b", "c", "b")):
+            for name in (first, "a", "b", "c"):
+                gossip.on_announcement(0.01 * number, name, [key(number)])
+        gossip.tick(0.6)
+        assert drain(sent) == [(("a",), Graft([key(n) for n in range(4)]))]
+
+    def test_an_item_that_comes_in_time_is_not_pulled(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_announcement(0.0, "a", [key(1)])
+        gossip.add(0.2, key(1), "item", 10)
+        for step in range(100):
+            gossip.tick(0.2 + step * 0.1)
+        assert not any(isinstance(item, Graft) for _, item in sent)
+        assert gossip.missing == 0
+
+    def test_a_lost_link_makes_its_promises_be_asked_of_others_at_once(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.link_up(0.0, "b")
+        gossip.on_announcement(0.0, "a", [key(1), key(2)])
+        gossip.on_announcement(0.0, "b", [key(1)])
+        gossip.tick(0.5)
+        drain(sent)
+        gossip.link_down(0.6, "a")
+        assert gossip.next_deadline() == 0.6
+        gossip.tick(0.6)
+        assert drain(sent) == [(("b",), Graft([key(1)]))]
+        assert gossip.missing == 1  # nobody is left who has the other
+
+    def test_what_nobody_delivers_is_given_up(self):
+        gossip, _ = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_announcement(0.0, "a", [key(1)])
+        now = 0.0
+        while (deadline := gossip.next_deadline()) is not None:
+            assert deadline > now
+            now = deadline
+            gossip.tick(now)
+        assert gossip.counters["grafts"] == limits.GRAFT_TRIES
+        assert gossip.counters["given_up"] == 1
+        assert gossip.missing == 0
+
+    def test_a_pull_is_answered_from_the_store_and_makes_the_link_eager(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_prune("a")
+        gossip.add(0.0, key(1), "one", 10)
+        assert gossip.on_pull(1.0, "a", [key(1), key(9)])
+        assert drain(sent) == [(("a",), "one")]
+        assert gossip.counters["pulls_refused"] == 1
+        assert gossip.eager == ["a"]
+
+    def test_a_link_that_comes_up_is_told_what_is_stored(self):
+        gossip, sent = make()
+        for number in range(3):
+            gossip.add(float(number), key(number), "item", 10)
+        gossip.link_up(limits.STORE_TTL + 0.5, "a")  # the first has expired
+        assert drain(sent) == [(("a",), IHave([key(1), key(2)]))]
+
+    def test_recent_ids_are_announced_again_until_the_peer_shows_that_it_has_them(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.link_up(0.0, "b")
+        gossip.add(0.0, key(1), "item", 10)
+        drain(sent)
+        gossip.on_announcement(0.5, "b", [key(1)])
+        announced: Counter[str] = Counter()
+        now = 0.0
+        while (deadline := gossip.next_deadline()) is not None and deadline < limits.STORE_TTL:
+            now = deadline
+            gossip.tick(now)
+            for peers, item in drain(sent):
+                assert item == IHave([key(1)])
+                announced.update(peers)
+        assert announced == {"a": limits.REPAIR_ROUNDS}
+        assert now <= limits.REPAIR_INTERVAL * (limits.REPAIR_ROUNDS + 1)
+
+
+class TestBounds:
+    def test_a_peer_can_make_us_wait_for_so_many_ids_only_and_pull_so_many_at_once(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        for start in range(0, 20_000, 1000):
+            assert gossip.on_announcement(0.0, "a", [key(n) for n in range(start, start + 1000)])
+        assert gossip.missing == limits.MISSING_MAX_PER_LINK
+        gossip.tick(limits.GRAFT_TIMEOUT)
+        [(_, graft)] = drain(sent)
+        assert isinstance(graft, Graft)
+        assert len(graft.ids) == limits.GRAFT_MAX_PER_LINK
+        gossip.link_down(1.0, "a")
+        assert gossip.missing == 0
+
+    def test_all_that_one_peer_holds_is_pulled_in_the_end_although_bounded_at_once(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_announcement(0.0, "a", [key(n) for n in range(1000)])
+        pulled: Counter[bytes] = Counter()
+        now = 0.0
+        while gossip.missing:
+            now = max(now, gossip.next_deadline() or 0.0)
+            gossip.tick(now)
+            for _, item in drain(sent):
+                if isinstance(item, Graft):
+                    pulled.update(item.ids)
+                    for found in item.ids:
+                        gossip.add(now + 0.01, found, "item", 10, "a")
+        assert len(pulled) == 1000
+        assert set(pulled.values()) == {1}
+        assert now < 2.0
+
+    @pytest.mark.parametrize("ids", [[b"short"], [b""], [bytes(17)]])
+    def test_ids_of_another_length_are_refused(self, ids):
+        gossip, _ = make()
+        gossip.link_up(0.0, "a")
+        assert not gossip.on_announcement(0.0, "a", ids)
+        assert gossip.missing == 0
+
+    def test_a_list_longer_than_allowed_is_reported(self):
+        gossip, _ = make()
+        gossip.link_up(0.0, "a")
+        too_many = [key(n) for n in range(limits.ANNOUNCE_MAX_IDS + 1)]
+        assert not gossip.on_announcement(0.0, "a", too_many)
+        assert not gossip.on_pull(0.0, "a", too_many)
+        assert gossip.missing == limits.ANNOUNCE_MAX_IDS
+
+    def test_own_announcements_stay_within_the_bound(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_prune("a")
+        for number in range(2500):
+            gossip.add(0.0, key(number), "item", 10)
+        gossip.tick(limits.LAZY_FLUSH)
+        sizes = [len(item.ids) for _, item in drain(sent) if isinstance(item, IHave)]
+        assert sizes == [1000, 1000, 500]
+        gossip.link_up(1.0, "b")
+        [(peers, item)] = drain(sent)
+        assert peers == ("b",)
+        assert item == IHave([key(n) for n in range(1500, 2500)])
+
+    def test_answers_to_pulls_are_bounded_in_bytes_per_second(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        size = 1024 * 1024 - ITEM_OVERHEAD
+        for number in range(10):
+            gossip.add(0.0, key(number), f"item {number}", size)
+        drain(sent)
+        everything = [key(n) for n in range(10)]
+        gossip.on_pull(0.0, "a", everything)
+        assert len(drain(sent)) == 4
+        gossip.on_pull(0.0, "a", everything)
+        assert drain(sent) == []
+        gossip.on_pull(0.5, "a", everything)
+        assert len(drain(sent)) == 2
+
+    def test_the_store_is_bounded_in_bytes_in_items_and_in_time(self):
+        gossip, _ = make(store_max_bytes=100 * (ITEM_OVERHEAD + 100), seen_max=4000)
+        for number in range(500):
+            gossip.add(0.0, key(number), "item", 100)
+        assert gossip.stored_bytes == 100 * (ITEM_OVERHEAD + 100)
+        gossip.tick(limits.STORE_TTL)
+        assert gossip.stored_bytes == 0
+        assert gossip.next_deadline() is None
+        small, _ = make(seen_max=400)
+        for number in range(500):
+            small.add(0.0, key(number), "item", 0)
+        assert small.stored_bytes == 100 * ITEM_OVERHEAD
+
+    def test_a_link_that_takes_the_place_of_another_is_not_taken_to_hold_what_that_held(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.add(0.0, key(1), "item", 10, "a")
+        gossip.link_down(0.01, "a")
+        gossip.link_up(0.02, "b")
+        drain(sent)
+        gossip.tick(limits.LAZY_FLUSH)
+        assert drain(sent) == [(("b",), IHave([key(1)]))]
+        gossip.tick(limits.REPAIR_INTERVAL)
+        assert drain(sent) == [(("b",), IHave([key(1)]))]
+
+    def test_what_was_pulled_is_not_announced_to_who_pulled_it(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_prune("a")
+        gossip.add(0.0, key(1), "item", 10)
+        gossip.on_pull(0.05, "a", [key(1)])
+        gossip.tick(limits.LAZY_FLUSH)
+        assert drain(sent) == [(("a",), "item")]
+
+
+# Whole networks
+
+
+def payload(number: int) -> bytes:
+    return pack(["news", number])
+
+
+def assert_all_heard_once(mesh: VirtualMesh, sent: dict[bytes, int]) -> None:
+    for node, heard in enumerate(mesh.heard):
+        expected = {what: 1 for what, origin in sent.items() if origin != node}
+        assert dict(heard) == expected
+
+
+def chatter(
+    mesh: VirtualMesh, count: int, *, every: float = 0.05, first: int = 0
+) -> dict[bytes, int]:
+    sent = {}
+    for number in range(first, first + count):
+        origin = mesh.rng.randrange(len(mesh.ids))
+        sent[payload(number)] = origin
+        mesh.broadcast(origin, payload(number))
+        mesh.run(every)
+    return sent
+
+
+def random_graph(mesh: VirtualMesh, extra: int) -> None:
+    """A random tree and `extra` more links: connected."""
+    n = len(mesh.ids)
+    for node in range(1, n):
+        mesh.link(node, mesh.rng.randrange(node))
+    for _ in range(extra):
+        mesh.link(*mesh.rng.sample(range(n), 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_full_mesh_of_20_costs_about_one_copy_a_node_after_warm_up(seed):
+    mesh = VirtualMesh(20, seed=seed)
+    mesh.full_mesh()
+    sent = chatter(mesh, 10)
+    mesh.run(1.0)
+    mesh.payload_copies = 0
+    sent |= chatter(mesh, 50, first=10)
+    mesh.run(10.0)
+    assert_all_heard_once(mesh, sent)
+    assert mesh.payload_copies < 1.5 * 19 * 50
+
+
+def settled_copies(mesh: VirtualMesh, *, every: float, first: int, count: int = 30) -> float:
+    """Payload copies for each node that is to hear a broadcast, from here on."""
+    mesh.payload_copies = 0
+    chatter(mesh, count, every=every, first=first)
+    mesh.run(30.0)
+    return mesh.payload_copies / count / (len(mesh.ids) - 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tree_settles_where_a_round_trip_takes_longer_than_the_first_wait(seed):
+    mesh = VirtualMesh(12, seed=seed, latency=(0.3, 0.35))
+    random_graph(mesh, extra=12)
+    chatter(mesh, 30, every=3.0)
+    assert settled_copies(mesh, every=3.0, first=30) < 1.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tree_settles_under_many_broadcasts_at_once_after_a_node_has_joined(seed):
+    mesh = VirtualMesh(12, seed=seed, latency=(0.01, 0.02))
+    random_graph(mesh, extra=12)
+    chatter(mesh, 200, every=0.01)
+    for node in range(11):
+        mesh.link(11, node)
+    chatter(mesh, 400, every=0.01, first=200)
+    assert settled_copies(mesh, every=0.01, first=600, count=200) < 1.1
+
+
+def test_simultaneous_broadcasts_from_all_nodes_of_a_fresh_mesh_arrive_once_and_settle():
+    mesh = VirtualMesh(12, seed=5)
+    mesh.full_mesh()
+    sent = {}
+    for node in range(12):
+        sent[payload(node)] = node
+        mesh.broadcast(node, payload(node))
+    mesh.run(5.0)
+    sent |= chatter(mesh, 20, first=12)
+    mesh.run(2.0)
+    mesh.payload_copies = 0
+    sent |= chatter(mesh, 30, first=32)
+    mesh.run(5.0)
+    assert_all_heard_once(mesh, sent)
+    assert mesh.payload_copies < 1.5 * 11 * 30
+
+
+def test_a_chain_longer_than_the_hop_limit_delivers_to_all_once():
+    mesh = VirtualMesh(40, seed=1)
+    mesh.chain()
+    sent = chatter(mesh, 10)
+    mesh.run(10.0)
+    assert_all_heard_once(mesh, sent)
+    assert mesh.payload_copies == 10 * 39
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_graphs_deliver_to_all_once(seed):
+    mesh = VirtualMesh(25, seed=seed)
+    random_graph(mesh, extra=30)
+    sent = chatter(mesh, 30, every=0.01)
+    mesh.run(10.0)
+    assert_all_heard_once(mesh, sent)
+
+
+@pytest.mark.parametrize("shape", ["mesh", "chain", "graph"])
+@pytest.mark.parametrize("seed", range(4))
+def test_with_one_message_in_twenty_lost_everything_still_arrives_once(shape, seed):
+    mesh = VirtualMesh(12, seed=seed)
+    {"mesh": mesh.full_mesh, "chain": mesh.chain, "graph": lambda: random_graph(mesh, 12)}[shape]()
+    mesh.loss = 0.05
+    sent = chatter(mesh, 40)
+    mesh.run(20.0)
+    assert_all_heard_once(mesh, sent)
+
+
+def test_when_the_centre_of_the_tree_dies_the_others_hear_all_and_the_tree_is_mended():
+    mesh = VirtualMesh(12, seed=3, latency=(0.005, 0.005))
+    mesh.full_mesh()
+    mesh.broadcast(0, payload(0))
+    mesh.run(2.0)
+    assert len(mesh.routers[0].gossip.eager) == 11  # a star
+    for other in range(1, 12):
+        mesh.unlink(0, other)
+    mesh.heard[0].clear()
+    for number in range(1, 6):
+        mesh.broadcast(number, payload(number))
+        mesh.run(1.0)
+    mesh.payload_copies = 0
+    for number in range(6, 26):
+        mesh.broadcast(1 + number % 11, payload(number))
+        mesh.run(0.05)
+    mesh.run(5.0)
+    for node in range(1, 12):
+        own = {number for number in range(1, 6) if number == node}
+        own |= {number for number in range(6, 26) if 1 + number % 11 == node}
+        expected = {payload(n): 1 for n in range(26) if n not in own}
+        assert dict(mesh.heard[node]) == expected
+    assert mesh.payload_copies < 1.5 * 10 * 20
+
+
+def test_a_broadcast_made_during_a_partition_crosses_when_it_heals():
+    mesh = VirtualMesh(6, seed=2)
+    mesh.link_all([(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5)])
+    mesh.broadcast(0, payload(1))
+    mesh.broadcast(5, payload(2))
+    mesh.run(limits.STORE_TTL - 5.0)
+    assert payload(1) not in mesh.heard[3]
+    mesh.link(2, 3)
+    mesh.run(5.0)
+    assert_all_heard_once(mesh, {payload(1): 0, payload(2): 5})
+
+
+def test_one_seed_always_gives_the_same_run():
+    def run() -> list[tuple[float, int, int, bytes]]:
+        trace: list[tuple[float, int, int, bytes]] = []
+        mesh = VirtualMesh(10, seed=7)
+        mesh.tap = lambda a, b, packed: trace.append((mesh.now, a, b, packed))
+        random_graph(mesh, 15)
+        mesh.loss = 0.1
+        chatter(mesh, 15)
+        mesh.run(10.0)
+        return trace
+
+    first = run()
+    assert len(first) > 400
+    assert run() == first
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(2, 10),
+    loss=st.sampled_from([0.0, 0.1, 0.4]),
+    churn=st.integers(0, 60),
+)
+def test_under_churn_and_loss_nothing_is_heard_twice_and_after_it_everything_once(
+    seed, n, loss, churn
+):
+    mesh = VirtualMesh(n, seed=seed)
+    mesh.loss = loss
+    rng = random.Random(seed)
+    number = 0
+    for _ in range(churn):
+        a, b = rng.sample(range(n), 2)
+        (mesh.unlink if rng.random() < 0.4 else mesh.link)(a, b)
+        if rng.random() < 0.5:
+            mesh.broadcast(rng.randrange(n), payload(number))
+            number += 1
+        mesh.run(rng.choice([0.0, 0.003, 0.1, 1.0]))
+    mesh.loss = 0.0
+    mesh.run(1.0)
+    stable: dict[bytes, int] = {}
+    for _ in range(5):
+        origin = rng.randrange(n)
+        stable[payload(number)] = origin
+        mesh.broadcast(origin, payload(number))
+        number += 1
+        mesh.run(rng.choice([0.0, 0.1]))
+    mesh.run(8.0)
+    for node, heard in enumerate(mesh.heard):
+        assert all(times == 1 for times in heard.values())
+        reachable = mesh.component(node)
+        for what, origin in stable.items():
+            assert heard[what] == (1 if origin != node and origin in reachable else 0)
+    assert mesh.cut == []
