@@ -12,39 +12,39 @@ from typing import Any, Final
 
 import msgspec
 
-from exchange.coding import pack as pack_records
-from exchange.coding import unpacker
-from exchange.engine import MESSAGES as EXCHANGE_MESSAGES
-from exchange.engine import Engine
-from exchange.events import check_batch
-from exchange.feed import FeedState
-from exchange.frames import file_head, frame, head_at, payload_at, version_of
-from exchange.instruments import Instruments
-from exchange.journal import SCHEMA_VERSION, Journal
-from exchange.presence import Leases
-from exchange.reconciling import Evidence, judge
-from exchange.records import Recovered
-from exchange.state import SnapshotRecord, State
-from exchange.statements import Part, Signed, Statement, sign
-from node.keys import Checking, NodeKeys
-from node.offers import BookQuery, PublicStatus, TradesQuery
-from node.statements import PartRequest
-from node.views import BookView, MarketView, TradeView
-from p2p.framing import FrameDecoder
-from p2p.grenache import bep44, tunnel
+from exchange.engine.engine import MESSAGES as EXCHANGE_MESSAGES
+from exchange.engine.engine import Engine
+from exchange.feeds.feed import FeedState
+from exchange.feeds.presence import PresenceLeases
+from exchange.journal.frames import file_head, frame, head_at, payload_at, version_of
+from exchange.journal.journal import SCHEMA_VERSION, Journal
+from exchange.journal.state import SnapshotRecord, State
+from exchange.ledger.reconciliation import Evidence, judge
+from exchange.ledger.statements import Part, Signed, Statement, sign
+from exchange.model.codec import pack as pack_records
+from exchange.model.codec import unpacker
+from exchange.model.events import check_batch
+from exchange.model.instruments import Instruments
+from exchange.model.records import Recovered
+from node.daemon.node_keys import Checking, NodeKeys
+from node.service.public_services import BookQuery, PublicStatus, TradesQuery
+from node.service.statement_service import PartRequest
+from node.views.views import BookView, MarketView, TradeView
+from p2p.addresses.peer_storage import PeerStorage, StoredPeer
+from p2p.base.identity import Identity
+from p2p.grenache import bep44
 from p2p.grenache.dht import krpc
-from p2p.grenache.rpc import wire as grenache_rpc
-from p2p.handshake import HandshakeMachine, Role
-from p2p.handshake import Terms as HandshakeTerms
-from p2p.hinting import HintExchange
-from p2p.identity import Identity
-from p2p.mesh import MESSAGES as MESH_MESSAGES
-from p2p.messages import Capabilities, Codec, pack
-from p2p.router import MessageRouter, Received, broadcast_id
-from p2p.services import ServiceDirectory
-from p2p.serving import ServiceCall, ServiceReply
-from p2p.storage import PeerStorage, StoredPeer
-from p2p.tls import authority_certificate
+from p2p.grenache.rpc import rpc_wire as grenache_rpc
+from p2p.grenache_links import tunnel
+from p2p.mesh.message_router import MessageRouter, Received, broadcast_id
+from p2p.services.health_gossip import HealthGossip
+from p2p.services.service_directory import ServiceDirectory
+from p2p.services.service_mesh import MESSAGES as MESH_MESSAGES
+from p2p.services.service_server import ServiceCall, ServiceReply
+from p2p.wire.framing import FrameDecoder
+from p2p.wire.handshake import HandshakeMachine, HandshakeTerms, Role
+from p2p.wire.messages import Capabilities, Codec, pack
+from p2p.wire.tls import authority_certificate
 
 BODIES: Final[
     dict[str, Any]

@@ -100,10 +100,10 @@ def test_a_snapshot_is_taken_by_a_present_engine() -> None:
 
 
 def test_presence_is_believed() -> None:
-    leases = product.Leases(KEYS, NETWORK, incarnation=1, lease_ms=9000)
+    leases = product.PresenceLeases(KEYS, NETWORK, incarnation=1, lease_ms=9000)
     assert leases.accept(0.0, payload("presence")) == (True, A.node_id, True)
     assert leases.present(A.node_id)
-    elsewhere = product.Leases(KEYS, "another network", incarnation=1, lease_ms=9000)
+    elsewhere = product.PresenceLeases(KEYS, "another network", incarnation=1, lease_ms=9000)
     assert elsewhere.accept(0.0, payload("presence"))[0] is False
     assert leases.accept(0.0, payload("presence, leaving"))[0] is True
 
@@ -120,12 +120,12 @@ def test_offers_of_services_are_believed() -> None:
 
 def test_hints_are_believed() -> None:
     heard: list[tuple[Any, ...]] = []
-    hints = product.HintExchange(C, NETWORK, incarnation=1)
+    hints = product.HealthGossip(C, NETWORK, incarnation=1)
     assert hints.receive(0.0, raw("hint"), lambda *said: heard.append(said)) is True
     assert [(origin, peer, seconds, rate) for _, origin, peer, _, seconds, rate in heard] == [
         (A.node_id, B.node_id, 0.25, 0.5)  # what is said of the receiver itself is left out
     ]
-    elsewhere = product.HintExchange(C, "another network", incarnation=1)
+    elsewhere = product.HealthGossip(C, "another network", incarnation=1)
     assert elsewhere.receive(0.0, raw("hint"), lambda *said: None) is False
 
 
