@@ -46,7 +46,8 @@ class OrderManager:
         self.matching = Matching(core, self.orders, self.fills, self.asking, self._reducing, credit)
         self.making = MakerSide(core, self.orders, self.fills, self._maker, credit, self._reducing)
         self._all_or_none = FillOrKill(
-            core, self.orders, self.fills, self._taker, self.asking, self.matching
+            *(core, self.orders, self.fills, self._taker),
+            *(self.asking, self.matching, self._reducing),
         )
         self._conditional = ConditionalOrders(core, self.orders)
         self._entry = OrderValidation(core, self.orders, self._reducing, self._conditional)

@@ -155,7 +155,12 @@ class Matching:
                     self.fill_here(now, order, maker, price, quantity)
                 elif order.self_trade != "none" and maker.account == order.account:
                     self._prevent(now, order, maker)
-                elif not maker.reduce_only or self._reducing.fit(now, maker):
+                elif not maker.reduce_only:
+                    self.fill_here(now, order, maker, price, min(quantity, maker.free))
+                elif self._reducing.fit(now, maker):
+                    # First shown as small as it is now: its fill must not leave more on show than
+                    # there is, or no other node accepts the feed.
+                    self._orders.publish(now, maker)
                     self.fill_here(now, order, maker, price, min(quantity, maker.free))
             if not again:
                 break

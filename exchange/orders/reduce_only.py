@@ -25,15 +25,30 @@ class ReduceOnly:
         if account != HOUSE:
             available = ledger.available(account, units.base)
             return 0 if side == BUY else max(available, 0) // units.base_units
-        position = -side * ledger.balance(f"account:{HOUSE}", units.base)
-        for order in self._orders.reducing.values():
-            its = self._core.terms.units[order.market]
-            if order.number != number and order.side == side and its.base == units.base:
-                position -= (order.pending + order.reserved) * its.base_units
+        left = self._reducible(market, side, number)
         own = self._orders.reducing.get(number)
         if own is not None:
-            position -= (own.pending + own.reserved) * units.base_units
-        return max(position, 0) // units.base_units
+            left -= (own.pending + own.reserved) * units.base_units
+        return max(left, 0) // units.base_units
+
+    def _reducible(self, market: str, side: int, number: int) -> int:
+        """The house's position on the other side, less what its other reduce-only orders have asked
+        for; in units of the base asset, below zero where there is nothing to reduce."""
+        base = self._core.terms.units[market].base
+        left = -side * self._core.ledger.balance(f"account:{HOUSE}", base)
+        for order in self._orders.reducing.values():
+            its = self._core.terms.units[order.market]
+            if order.number != number and order.side == side and its.base == base:
+                left -= (order.pending + order.reserved) * its.base_units
+        return left
+
+    def fits(self, order: Order) -> bool:
+        """Check all that may still be filled of an order, also what it has asked for, against the
+        position. Changes nothing."""
+        if not order.reduce_only or order.account != HOUSE:
+            return True
+        needed = order.left * self._core.terms.units[order.market].base_units
+        return needed <= self._reducible(order.market, order.side, order.number)
 
     def fit(self, now: float, order: Order) -> bool:
         """Make the order as small as it must be. False when nothing is left of it: then it ended, or

@@ -26,6 +26,7 @@ from exchange.orders.engine_context import EngineContext
 from exchange.orders.fills import Fills
 from exchange.orders.matching import Matching, Meeting
 from exchange.orders.order_store import OrderStore
+from exchange.orders.reduce_only import ReduceOnly
 from exchange.takes.take_protocol import Taker
 from exchange.takes.taker_side import TakerSide
 
@@ -51,6 +52,7 @@ class FillOrKill:
         taker: Taker,
         asking: TakerSide,
         matching: Matching,
+        reducing: ReduceOnly,
     ) -> None:
         self._core = core
         self._orders = orders
@@ -58,6 +60,7 @@ class FillOrKill:
         self._taker = taker
         self._asking = asking
         self._matching = matching
+        self._reducing = reducing
         self._until: dict[int, float] = {}  # order -> when the window closes
         self._attempts: dict[int, _Attempt] = {}
         self._tried: set[int] = set()  # orders whose first attempt failed
@@ -69,8 +72,9 @@ class FillOrKill:
         if attempt is not None:
             takes = self._taker.of_order(number)
             granted = all(take.phase == "granted" for take in takes)
+            failed = len(takes) < attempt.asked or not self._reducing.fits(order)
             halted = self._core.markets[order.market].halted
-            if order.cancelled or halted or now >= until or len(takes) < attempt.asked:
+            if order.cancelled or halted or now >= until or failed:
                 self._give_up(now, order, attempt)
             elif granted:
                 self._commit(now, order, attempt)
@@ -80,6 +84,9 @@ class FillOrKill:
                     self._asking.give_up(now, take)
         if order.pending:
             return  # for answers
+        # The position may have changed since the order was placed or last tried.
+        if order.reduce_only and order.free and not order.filled:
+            self._reducing.fit(now, order)
         if order.free and not order.filled and now < until:
             self._try(now, order)
         if order.pending:

@@ -41,9 +41,9 @@ def decides_again(patch: Patch) -> None:
 
 def forgets_refusals(patch: Patch) -> None:
     """A refusal is no decision: a late copy of a refused take may be granted."""
-    put = maker_side.Making._put
+    put = maker_side.MakerSide._put
     patch.setattr(
-        maker_side.Making,
+        maker_side.MakerSide,
         "_put",
         lambda self, decision: put(self, decision) if decision.quantity else None,
     )
@@ -51,7 +51,7 @@ def forgets_refusals(patch: Patch) -> None:
 
 def grants_what_is_asked(patch: Patch) -> None:
     """The maker does not look at how much is left."""
-    decide = maker_side.Making._decide
+    decide = maker_side.MakerSide._decide
 
     def generous(self: Any, now: float, taker: str, ask: Any) -> Any:
         order = self._orders.open.get(ask.order)
@@ -59,12 +59,12 @@ def grants_what_is_asked(patch: Patch) -> None:
             order.shown = max(order.shown, ask.quantity)
         return decide(self, now, taker, ask)
 
-    patch.setattr(maker_side.Making, "_decide", generous)
+    patch.setattr(maker_side.MakerSide, "_decide", generous)
 
 
 def gives_up(patch: Patch) -> None:
     """The taker releases what it asked for when no answer came for a second."""
-    send_due = taker_side.Asking.send_due
+    send_due = taker_side.TakerSide.send_due
 
     def hasty(self: Any, now: float) -> None:
         for take in self._taker.pending:
@@ -78,7 +78,7 @@ def gives_up(patch: Patch) -> None:
                 self._orders.work.append(order.number)
         send_due(self, now)
 
-    patch.setattr(taker_side.Asking, "send_due", hasty)
+    patch.setattr(taker_side.TakerSide, "send_due", hasty)
 
 
 def does_not_reserve(patch: Patch) -> None:
@@ -89,8 +89,8 @@ def does_not_reserve(patch: Patch) -> None:
         order, quantity = args[0], args[4]
         order.pending -= quantity
 
-    ask = taker_side.Asking.ask
-    patch.setattr(taker_side.Asking, "ask", nothing_pending)
+    ask = taker_side.TakerSide.ask
+    patch.setattr(taker_side.TakerSide, "ask", nothing_pending)
 
 
 def counts_an_answer_twice(patch: Patch) -> None:
@@ -120,13 +120,13 @@ def hears_twice(patch: Patch) -> None:
 
 def asks_before_writing(patch: Patch) -> None:
     """A take is not in the journal before its maker is asked."""
-    ask = taker_side.Asking.ask
+    ask = taker_side.TakerSide.ask
 
     def forgetful(self: Any, *args: Any) -> None:
         ask(self, *args)
         self._core.records[:] = [r for r in self._core.records if not isinstance(r, PendingTake)]
 
-    patch.setattr(taker_side.Asking, "ask", forgetful)
+    patch.setattr(taker_side.TakerSide, "ask", forgetful)
 
 
 def loses_decisions(patch: Patch) -> None:
@@ -194,24 +194,24 @@ def ignores_time(patch: Patch) -> None:
     def last(self: Any, queue: dict[int, int], key: int, quantity: int, priority: Any) -> None:
         queue[key] = quantity
 
-    patch.setattr(order_book.Book, "_insert", last)
+    patch.setattr(order_book.OrderBook, "_insert", last)
 
 
 def takes_the_youngest(patch: Patch) -> None:
     """Within a price, the last order is taken first."""
-    crossing = order_book.Book.crossing
+    crossing = order_book.OrderBook.crossing
 
     def backwards(self: Any, side: int, price: int | None) -> Any:
         youngest_first = list(crossing(self, side, price))[::-1]
         return iter(sorted(youngest_first, key=lambda fill: side * fill[1]))
 
-    patch.setattr(order_book.Book, "crossing", backwards)
+    patch.setattr(order_book.OrderBook, "crossing", backwards)
 
 
 def takes_its_own_youngest(patch: Patch) -> None:
     """The same, of orders that meet only this node's own."""
-    reach = order_book.Book.reach
-    patch.setattr(order_book.Book, "reach", lambda self, *terms: reach(self, *terms)[::-1])
+    reach = order_book.OrderBook.reach
+    patch.setattr(order_book.OrderBook, "reach", lambda self, *terms: reach(self, *terms)[::-1])
 
 
 def shows_the_absent(patch: Patch) -> None:
@@ -277,25 +277,25 @@ def owes_the_wrong_node(patch: Patch) -> None:
 
 def keeps_the_hold(patch: Patch) -> None:
     """An order that ends does not release what it held."""
-    hold = order_store.Orders.hold
+    hold = order_store.OrderStore.hold
 
     def never_released(self: Any, order: Any) -> None:
         if not order.done:
             hold(self, order)
 
-    patch.setattr(order_store.Orders, "hold", never_released)
+    patch.setattr(order_store.OrderStore, "hold", never_released)
 
 
 def forgets_holds(patch: Patch) -> None:
     """After a restart nothing is held for the orders that are open."""
-    restore = order_store.Orders.restore
+    restore = order_store.OrderStore.restore
 
     def without(self: Any, *args: Any) -> None:
         with patch.context() as inner:
-            inner.setattr(order_store.Orders, "hold", lambda self, order: None)
+            inner.setattr(order_store.OrderStore, "hold", lambda self, order: None)
             restore(self, *args)
 
-    patch.setattr(order_store.Orders, "restore", without)
+    patch.setattr(order_store.OrderStore, "restore", without)
 
 
 def forgets_what_is_under_way(patch: Patch) -> None:
@@ -318,7 +318,7 @@ def commits_too_soon(patch: Patch) -> None:
 
 def keeps_reservations_for_a_moment(patch: Patch) -> None:
     """Every second reservation ends before its taker can have committed."""
-    decide = maker_side.Making._decide
+    decide = maker_side.MakerSide._decide
 
     def hasty(self: Any, now: float, taker: str, ask: Any) -> Any:
         decision = decide(self, now, taker, ask)
@@ -326,13 +326,13 @@ def keeps_reservations_for_a_moment(patch: Patch) -> None:
             return decision
         return msgspec.structs.replace(decision, until=decision.time + 1)
 
-    patch.setattr(maker_side.Making, "_decide", hasty)
+    patch.setattr(maker_side.MakerSide, "_decide", hasty)
 
 
 def waits_for_the_silent(patch: Patch) -> None:
     """A fill-or-kill order that is given up waits until the owners have said that they heard of it."""
     patch.setattr(
-        taker_side.Asking, "give_up", lambda self, now, take: self._taker.void(now, take.take)
+        taker_side.TakerSide, "give_up", lambda self, now, take: self._taker.void(now, take.take)
     )
 
 
@@ -367,43 +367,54 @@ def triggers_too_early(patch: Patch) -> None:
 def post_only_takes(patch: Patch) -> None:
     """A post-only order that meets something is not cancelled."""
     patch.setattr(matching.Matching, "would_take", lambda self, order, **more: False)
-    match_ = order_manager.Desk._match
+    match_ = order_manager.OrderManager._match
 
     def greedy(self: Any, now: float, order: Any) -> None:
         post_only, order.post_only = order.post_only, False
         match_(self, now, order)
         order.post_only = post_only
 
-    patch.setattr(order_manager.Desk, "_match", greedy)
+    patch.setattr(order_manager.OrderManager, "_match", greedy)
 
 
 def shows_the_whole_iceberg(patch: Patch) -> None:
     """A slice that is gone is followed by all that is left."""
-    show = order_store.Orders._show
+    show = order_store.OrderStore._show
 
     def all_of_it(self: Any, now: float, market: Any, order: Any, *args: Any) -> None:
         display, order.display = order.display, 0 if order.filled else order.display
         show(self, now, market, order, *args)
         order.display = display
 
-    patch.setattr(order_store.Orders, "_show", all_of_it)
+    patch.setattr(order_store.OrderStore, "_show", all_of_it)
 
 
 def shows_hidden_orders(patch: Patch) -> None:
     """A hidden order is in its owner's feed."""
-    publish = order_store.Orders.publish
+    publish = order_store.OrderStore.publish
 
     def openly(self: Any, now: float, order: Any, *, moved: bool = False) -> None:
         hidden, order.hidden = order.hidden, False
         publish(self, now, order, moved=moved)
         order.hidden = hidden
 
-    patch.setattr(order_store.Orders, "publish", openly)
+    patch.setattr(order_store.OrderStore, "publish", openly)
+
+
+def overlooks_hidden_orders(patch: Patch) -> None:
+    """A taker that rests or waited for a trade does not meet own hidden orders."""
+    found = matching.Matching._found
+
+    def some(market: Any, order: Any, *, hidden: bool) -> Any:
+        late = order.hidden or order.stop
+        return found(market, order, hidden=hidden and not late)
+
+    patch.setattr(matching.Matching, "_found", staticmethod(some))
 
 
 def goes_through_nothing(patch: Patch) -> None:
     """A reduce-only order is not cut to the position."""
-    patch.setattr(reduce_only.Reducing, "room", lambda self, *args: 2**40)
+    patch.setattr(reduce_only.ReduceOnly, "room", lambda self, *args: 2**40)
 
 
 def never_expires(patch: Patch) -> None:
@@ -463,6 +474,7 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (post_only_takes, {"post_only_rests"}),
     (shows_the_whole_iceberg, {"shown_as_promised"}),
     (shows_hidden_orders, {"shown_as_promised", "FeedFault"}),
+    (overlooks_hidden_orders, {"nothing_missed"}),
     (goes_through_nothing, {"reduces_only"}),
     (never_expires, {"good_till_date"}),
     (forgets_amends, {"survives", "covered"}),

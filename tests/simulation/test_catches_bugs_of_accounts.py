@@ -115,13 +115,13 @@ def does_not_write_freezes(patch: Patch) -> None:
 def leaves_the_orders_of_the_frozen(patch: Patch) -> None:
     """The open orders of an account that is frozen stay in the book."""
     patch.setattr(
-        order_manager.Desk, "freeze", lambda self, now, number: self._core.accounts.freeze(number)
+        order_manager.OrderManager, "freeze", lambda self, now, number: self._core.accounts.freeze(number)
     )
 
 
 def lets_the_frozen_trade(patch: Patch) -> None:
     """Orders of frozen accounts are accepted."""
-    patch.setattr(order_validation.Entry, "check_active", lambda self, number: None)
+    patch.setattr(order_validation.OrderValidation, "check_active", lambda self, number: None)
 
 
 # Keys

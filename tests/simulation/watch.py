@@ -65,6 +65,8 @@ class Watch:
         self._refused: list[dict[tuple[str, str, int], float]] = [{} for _ in range(n)]
         self._heard: list[set[tuple[str, str, bytes]]] = [set() for _ in range(n)]
         self._only_earlier = [False] * n
+        # Untriggered orders as of the last drain. One that is triggered leaves when it is matched.
+        self._untriggered: list[set[int]] = [set() for _ in range(n)]
         self.decisions = 0
         self.grants = 0
         self.refusals = 0
@@ -88,6 +90,7 @@ class Watch:
     def started(self, node: int, engine: Engine) -> None:
         self.acknowledged_is_there(node, engine.order)
         self.money_is_there(node, engine)
+        self._untriggered[node] = {order.number for order in engine.open_orders if order.armed}
 
     def money_is_there(self, node: int, engine: Engine) -> None:
         """Money, and who may do what with it."""
@@ -191,6 +194,7 @@ class Watch:
         money.fits_position(node, taker, quantity * worth.base_units, position, under_way)
 
     def matched(self, engine: Engine, node: int, now: float, taker: Order) -> None:
+        self._untriggered[node].discard(taker.number)
         if taker.free:
             invariants.nothing_missed(
                 taker,
@@ -258,7 +262,7 @@ class Watch:
                         )
                     )
         if not self._only_earlier[node]:
-            offers += _hidden(engine, taker, limit, own)
+            offers += _hidden(engine, taker, limit, own, self._untriggered[node])
         return offers
 
     # Draining and committing
@@ -276,6 +280,10 @@ class Watch:
         for fill in drained.fills:
             self._new_fill(node, fill, drained)
         self.books[node].drained(engine, drained)
+        for order in drained.orders:
+            (self._untriggered[node].add if order.armed else self._untriggered[node].discard)(
+                order.number
+            )
         if drained.orders:
             pending: Counter[int] = Counter()
             reserving: Counter[int] = Counter()
@@ -440,10 +448,15 @@ def _next_slice(engine: Engine, number: int, taker: Order) -> bool:
     return taker.tif == "fok" and shown > taker.time
 
 
-def _hidden(engine: Engine, taker: Order, limit: int | None, own: str) -> list[Offer]:
-    """Own hidden orders that `taker` crosses. One that came after an order which rests looks for itself: a
-    stop that a start triggers may have yet to do so."""
-    rests_since = (taker.priority or taker.time) if taker.opened else None
+def _hidden(
+    engine: Engine, taker: Order, limit: int | None, own: str, untriggered: set[int]
+) -> list[Offer]:
+    """Own hidden orders that cross `taker`.
+
+    Stops that the same call triggers enter the book one after another. A taker does not see the hidden
+    ones behind it: each of those matches what rests, the taker too, when its turn comes.
+    """
+    since = taker.priority or taker.time
     return [
         Offer(
             order.side,
@@ -453,7 +466,7 @@ def _hidden(engine: Engine, taker: Order, limit: int | None, own: str) -> list[O
             order.number,
             order.free,
             hidden=True,
-            doubtful=rests_since is not None and (order.priority or order.time) > rests_since,
+            doubtful=order.number in untriggered and (order.priority or order.time) > since,
         )
         for order in engine.open_orders
         if order.hidden

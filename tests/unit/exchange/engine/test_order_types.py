@@ -6,6 +6,7 @@ import pytest
 from order_kit import KEY, Desks, with_fees
 
 from exchange.model.events import BUY, SELL
+from exchange.model.records import Order
 from exchange.orders.conditional_orders import FOLLOW
 from exchange.orders.engine_context import Refused
 
@@ -202,6 +203,93 @@ def test_what_is_asked_of_others_counts_as_reducing() -> None:
     assert (ask.filled, ask.reason) == (3, "reduce_only")
     assert desks[0].ledger.balance("account:0", "COIN") == 0
     desks.settle()
+    desks.check()
+    desks.check_money()
+
+
+def test_a_maker_that_one_taker_shrinks_and_fills_is_shown_as_it_is() -> None:
+    desks = Desks(2)
+    bob = desks.account(0, usd=10_000, coin=10)
+    desks.ask(0, 100, 10, account=bob)
+    desks.bid(0, 100, 10)  # the house is long 10
+    desks.ask(0, 105, 6)
+    ask = desks.ask(0, 110, 10, reduce_only=True)
+    desks.bid(0, 110, 8, account=bob)  # the first 6 leave the other order 4
+    assert (ask.quantity, ask.filled, ask.shown) == (4, 2, 2)
+    desks.exchange()
+    assert desks.shown(1) == [(SELL, 110, 2)]
+    desks.settle()
+    desks.check()
+    desks.check_money()
+
+
+def reducing_fill_or_kill() -> tuple[Desks, int, Order]:
+    """The house of node 0, long 10, sells them to bids of nodes 1 and 2, all or nothing, and waits for
+    their answers. Bob is a client of node 0."""
+    desks = Desks(3)
+    bob = desks.account(0, usd=10_000, coin=10)
+    desks.ask(0, 100, 10, account=bob)
+    desks.bid(0, 100, 10)
+    desks.bid(1, 90, 5)
+    desks.bid(2, 90, 5)
+    desks.bid(1, 88, 5)
+    desks.exchange()
+    return desks, bob, desks.ask(0, 88, 10, tif="fok", reduce_only=True)
+
+
+def sell_to(desks: Desks, bob: int, quantity: int) -> None:
+    desks.bid(0, 95, quantity, account=bob)
+    desks.ask(0, 95, quantity)
+
+
+def test_a_fill_or_kill_order_commits_no_more_than_the_position_is_by_then() -> None:
+    desks, bob, ask = reducing_fill_or_kill()
+    sell_to(desks, bob, 6)
+    desks.settle()
+    assert (ask.quantity, ask.filled, ask.reason) == (4, 4, "filled")
+    assert desks[0].ledger.balance("account:0", "COIN") == 0
+    desks.check()
+    desks.check_money()
+
+
+def test_a_fill_or_kill_order_tries_again_for_no_more_than_the_position_is_by_then() -> None:
+    desks, bob, ask = reducing_fill_or_kill()
+    desks[2].cancel(desks.now, 1)  # refuses, so there is another try
+    questions = desks.drain(0)
+    sell_to(desks, bob, 6)
+    for mail in questions:
+        desks.deliver(mail)
+    assert sum(take.quantity for take in desks[0].pending_takes if take.phase == "reserve") == 4
+    desks.settle()
+    assert (ask.quantity, ask.filled, ask.reason) == (4, 4, "filled")
+    assert desks[0].ledger.balance("account:0", "COIN") == 0
+    desks.check()
+    desks.check_money()
+
+
+def test_a_fill_or_kill_order_ends_when_its_position_is_gone() -> None:
+    desks, bob, ask = reducing_fill_or_kill()
+    sell_to(desks, bob, 10)
+    assert (ask.done, ask.filled, ask.reason) == (True, 0, "reduce_only")
+    desks.settle()
+    assert desks[0].ledger.balance("account:0", "COIN") == 0
+    assert desks.shown(0) == [(BUY, 90, 5), (BUY, 90, 5), (BUY, 88, 5)]
+    desks.check()
+    desks.check_money()
+
+
+def test_a_fill_or_kill_stop_sells_no_more_than_the_position_is_when_it_is_triggered() -> None:
+    desks = Desks(2)
+    bob = desks.account(0, usd=10_000, coin=10)
+    desks.ask(0, 100, 10, account=bob)
+    desks.bid(0, 100, 10)
+    desks.bid(1, 90, 10)
+    desks.exchange()
+    stop = desks.ask(0, 88, 10, tif="fok", reduce_only=True, stop=95)
+    sell_to(desks, bob, 6)  # at the stop
+    desks.settle()
+    assert (stop.quantity, stop.filled, stop.reason) == (4, 4, "filled")
+    assert desks[0].ledger.balance("account:0", "COIN") == 0
     desks.check()
     desks.check_money()
 

@@ -22,6 +22,33 @@ def events(desks: Desks, i: int) -> list[Any]:
 # Hidden
 
 
+def test_a_hidden_stop_meets_the_resting_order_that_the_same_trade_let_go_on() -> None:
+    desks = Desks()
+    alice, bob = desks.account(0, usd=10_000), desks.account(0, coin=10)
+    bid = desks.bid(0, 101, 10, account=alice, hidden=True, stop=100)
+    stop = desks.ask(0, 99, 4, account=bob, hidden=True, stop=100)
+    market = desks.ask(0, None, 2, account=bob, stop=100)
+    desks.trade(0, 100)  # triggers all three: the bid enters first and meets nothing
+    assert (bid.filled, stop.filled, market.filled) == (6, 4, 2)
+    desks.settle()
+    desks.check()
+    desks.check_money()
+
+
+def test_a_market_stop_does_not_meet_a_hidden_one_that_the_same_trade_triggers_after_it() -> None:
+    desks = Desks()
+    alice, bob = desks.account(0, usd=10_000), desks.account(0, coin=10)
+    market = desks.bid(0, None, 4, account=alice, stop=100)
+    stop = desks.ask(0, 99, 4, account=bob, hidden=True, stop=100)
+    desks.trade(0, 100)
+    assert (market.done, market.reason, market.filled) == (True, "no_liquidity", 0)
+    assert (stop.done, stop.free) == (False, 4)
+    assert market.priority < stop.priority
+    desks.settle()
+    desks.check()
+    desks.check_money()
+
+
 def test_a_hidden_order_is_in_no_message_before_it_trades() -> None:
     desks = Desks(2)
     ask = desks.ask(0, 100, 777, hidden=True)
