@@ -115,7 +115,9 @@ def does_not_write_freezes(patch: Patch) -> None:
 def leaves_the_orders_of_the_frozen(patch: Patch) -> None:
     """The open orders of an account that is frozen stay in the book."""
     patch.setattr(
-        order_manager.OrderManager, "freeze", lambda self, now, number: self._core.accounts.freeze(number)
+        order_manager.OrderManager,
+        "freeze",
+        lambda self, now, number: self._core.accounts.freeze(number),
     )
 
 
