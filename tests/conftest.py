@@ -33,6 +33,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# What the inner loop leaves out (`-m "not process and not slow"`): real processes, and these.
+SLOW = ("tests/simulation/", "tests/unit/node/demos/", "_properties.py", "_fuzz.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(OF_PROCESSES):
+            item.add_marker("process")
+        elif any(part in item.nodeid for part in SLOW):
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n 2` one worker has the tests of processes, one after another, and the other one all the

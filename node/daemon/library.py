@@ -2,7 +2,7 @@
 
 import asyncio
 from config import load
-from node.library import HandlerError, open_node
+from node.daemon.library import HandlerError, open_node
 
 async def execute(payload):
     if "action" not in payload:

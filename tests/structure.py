@@ -1,0 +1,201 @@
+"""Figures of the code's structure: `python -m tests.structure [--json]`.
+
+Counts modules in each folder, base names that occur more than once, functions above complexity 15,
+lines of product and tests, docstrings that begin with a question word, glossary words without a home,
+and the Python calls on the way of an order, a subscription and a service call through real nodes on
+loopback. Run it in two checkouts to compare them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("config", "exchange", "p2p", "node")
+RIDDLE = re.compile(r"(What|Whether|Who|Whose|How|Which|When|Where|Why)\b")
+MARKET = "BTC-USD"
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def lines_of(paths: list[Path]) -> int:
+    return sum(len(path.read_text().splitlines()) for path in paths)
+
+
+def docstrings(paths: list[Path]) -> list[str]:
+    """Every docstring of modules, classes and functions."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    trees = (ast.parse(path.read_text()) for path in paths)
+    found = (ast.get_docstring(n) for tree in trees for n in ast.walk(tree) if isinstance(n, kinds))
+    return [text for text in found if text]
+
+
+def complex_functions() -> list[str]:
+    """Functions of the packages whose cyclomatic complexity (ruff's C901) is above 15."""
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "C901",
+        "--ignore-noqa",
+    ]
+    command += [
+        "--config",
+        "lint.mccabe.max-complexity=15",
+        "--output-format",
+        "concise",
+        *PACKAGES,
+    ]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    return [line.split(" is too")[0] for line in output.splitlines() if "C901" in line]
+
+
+def words_without_home() -> list[str]:
+    """Paths named in docs/glossary.md that do not exist: `folder/module.py` or `module.py:Class`."""
+    glossary = ROOT / "docs" / "glossary.md"
+    if not glossary.exists():
+        return ["docs/glossary.md"]
+    missing = []
+    for path, _, name in re.findall(
+        r"`((?:config|exchange|p2p|node)/[\w/]+\.py)(:(\w+))?`", glossary.read_text()
+    ):
+        file = ROOT / path
+        if not file.exists() or (name and not re.search(rf"\b{name}\b", file.read_text())):
+            missing.append(f"{path}:{name}" if name else path)
+    return missing
+
+
+class Way:
+    """Counts the Python calls of this project's functions while something is done."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+
+    def _see(self, frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event == "call" and not code.co_name.startswith("<"):
+            try:
+                place = Path(code.co_filename).relative_to(ROOT)
+            except ValueError:
+                return
+            if place.parts[0] in PACKAGES:
+                self.calls[str(place), code.co_qualname] += 1
+
+    async def of(self, action: Callable[[], Awaitable[object]]) -> dict[str, int]:
+        """Calls, functions and modules that one `action` passes; a first one goes before, uncounted."""
+        await action()
+        await asyncio.sleep(0.2)
+        self.calls.clear()
+        sys.setprofile(self._see)
+        try:
+            await action()
+        finally:
+            sys.setprofile(None)
+        return {
+            "calls": self.calls.total(),
+            "functions": len(self.calls),
+            "modules": len({module for module, _ in self.calls}),
+        }
+
+
+async def ways() -> dict[str, dict[str, int]]:
+    """An order by REST, a stream subscription, and a service call, each as server and caller pass it."""
+    import aiohttp
+
+    from config import load
+
+    try:
+        from node.daemon.library import open_node
+    except ImportError:  # a checkout before the folders
+        from node.library import open_node  # type: ignore[import-not-found,no-redef]
+
+    order = {"market": MARKET, "side": "buy", "quantity": "0.1", "price": "100"}
+
+    async def echo(payload: object) -> object:
+        return payload
+
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        options = {
+            "p2p_host": "127.0.0.1", "p2p_port": 0, "api_port": 0, "discovery_mdns": False,
+            "journal_sync": "normal",
+        }  # fmt: skip
+        first = load(options | {"data_dir": f"{scratch}/1"}).settings
+        async with open_node(first) as node, aiohttp.ClientSession() as session:
+            url = node.api.url
+            node.serve("echo", echo)
+            await asyncio.sleep(0.5)
+
+            async def place() -> None:
+                async with session.post(f"{url}/v1/orders", json=order) as answer:
+                    assert answer.status == 201, await answer.text()
+
+            async def subscribe() -> None:
+                async with session.ws_connect(f"{url}/v1/stream") as socket:
+                    await socket.send_json({"op": "subscribe", "channel": "book", "market": MARKET})
+                    await socket.receive(timeout=5)
+
+            async def call() -> None:
+                await node.call("echo", {"n": 1}, timeout=5)
+
+            return {
+                "order by REST": await Way().of(place),
+                "stream subscription": await Way().of(subscribe),
+                "service call": await Way().of(call),
+            }
+
+
+def figures() -> dict[str, Any]:
+    product = [path for package in PACKAGES for path in modules(ROOT / package)]
+    named = [path for path in product if path.stem != "__init__"]
+    folders = Counter(str(path.parent.relative_to(ROOT)) for path in named)
+    names = Counter(path.stem for path in named)
+    texts = docstrings(product)
+    return {
+        "modules": len(named),
+        "modules in the largest folders": dict(folders.most_common(6)),
+        "modules under 25 lines": sum(lines_of([path]) < 25 for path in named),
+        "repeated base names": {name: n for name, n in names.items() if n > 1},
+        "functions above complexity 15": complex_functions(),
+        "lines of product": lines_of(product),
+        "lines of tests": lines_of(modules(ROOT / "tests")),
+        "docstrings": len(texts),
+        "docstrings that begin with a question word": sum(bool(RIDDLE.match(t)) for t in texts),
+        "glossary words without a home": words_without_home(),
+        "calls on the way": asyncio.run(ways()),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.structure", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    arguments = parser.parse_args()
+    found = figures()
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for name, value in found.items():
+        print(f"{name}: {value if not isinstance(value, dict | list) or value else 'none'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
