@@ -16,7 +16,7 @@ from exchange.engine.feed_ingest import FeedIngest
 from exchange.engine.order_manager import OrderManager
 from exchange.feeds.exchange_messages import (
     MESSAGES,
-    Digest,
+    FeedDigest,
     FeedPart,
     FeedRequest,
     Presence,
@@ -306,7 +306,7 @@ class Engine:
             return self._desk.on_take(now, origin, message)
         if isinstance(message, TakeResult):
             return self._desk.on_result(now, origin, message)
-        if isinstance(message, Digest):
+        if isinstance(message, FeedDigest):
             self._replicator.on_digest(now, origin, message)
             if self._core.listening:
                 own = [head for head in self._replicator.heads() if head.owner == self.node_id]

@@ -25,7 +25,7 @@ class Presence(msgspec.Struct, frozen=True, rename="camel"):
     signature: bytes = b""
 
 
-class Head(msgspec.Struct, frozen=True, array_like=True):
+class FeedHead(msgspec.Struct, frozen=True, array_like=True):
     """The end of a feed as somebody holds it."""
 
     owner: str
@@ -34,11 +34,11 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     hash: bytes  # first 8 bytes
 
 
-class Digest(msgspec.Struct, frozen=True, rename="camel"):
+class FeedDigest(msgspec.Struct, frozen=True, rename="camel"):
     """What a neighbour holds. `summary` is the hash of all heads; `heads` is there when asked for."""
 
     summary: bytes
-    heads: list[Head] | None = None
+    heads: list[FeedHead] | None = None
     answer: bool = False
 
 
@@ -111,7 +111,7 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "order": Batch,
     "trade": Batch,
     "presence": Presence,
-    "digest": Digest,
+    "digest": FeedDigest,
     "feed_request": FeedRequest,
     "feed": FeedPart,
     "take": Take,

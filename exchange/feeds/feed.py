@@ -49,7 +49,7 @@ class ShownOrder(msgspec.Struct, gc=False):
     time: int
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class StoredBatch(msgspec.Struct, frozen=True, gc=False):
     """A batch whose events have been applied, as it is sent: smaller than its events, and nothing that the
     cyclic collector looks at."""
 
@@ -174,7 +174,7 @@ class Feed:
         self.market = market
         self.state = FeedState()
         self.snapshot: Snapshot | None = None  # `batches` follow it
-        self.batches: dict[int, Held] = {}  # by first number
+        self.batches: dict[int, StoredBatch] = {}  # by first number
         self._next_snapshot: Snapshot | None = None
         self.fault: str | None = None
         self.snapshot_moved = False  # since the journal last looked
@@ -197,7 +197,7 @@ class Feed:
     def hold(self, batch: Batch, digest: bytes) -> None:
         """Keep a batch whose events have been applied."""
         self.state.head = digest
-        self.batches[batch.first] = Held(_encoder.encode(batch), digest, batch.last)
+        self.batches[batch.first] = StoredBatch(_encoder.encode(batch), digest, batch.last)
         if isinstance(batch.events[-1], Checkpoint):
             if self._next_snapshot is not None:
                 self._rebase(self._next_snapshot)

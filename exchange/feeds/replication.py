@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from exchange.feeds.exchange_messages import Digest, FeedPart, FeedRequest, Head, pack
+from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, FeedRequest, pack
 from exchange.feeds.feed import MAX_PAGES, Feed, pages_hash
 from exchange.feeds.request_budget import Bringers, FeedName, Standings
 from exchange.model.events import Batch, Checkpoint
@@ -87,10 +87,10 @@ class Replicator:
         for want in self._wants.values():
             want.claims.pop(node, None)
 
-    def heads(self) -> list[Head]:
+    def heads(self) -> list[FeedHead]:
         """The ends of all feeds held, in order of owner and market."""
         return [
-            Head(owner, market, feed.number, feed.state.head[:8])
+            FeedHead(owner, market, feed.number, feed.state.head[:8])
             for (owner, market), feed in sorted(self._feeds.items())
             if feed.number
         ]
@@ -110,9 +110,9 @@ class Replicator:
             theirs = [head for head in heads if head.owner == node][:MAX_HEADS]
             rest = [head for head in heads if head.owner != node]
             heads = theirs + self._rng.sample(rest, MAX_HEADS - len(theirs))
-        self._out.append(Send(node, "digest", pack(Digest(self.summary(), heads, answer))))
+        self._out.append(Send(node, "digest", pack(FeedDigest(self.summary(), heads, answer))))
 
-    def on_digest(self, now: float, node: str, digest: Digest) -> None:
+    def on_digest(self, now: float, node: str, digest: FeedDigest) -> None:
         if digest.summary == self.summary():
             return
         if digest.heads is None:
@@ -201,7 +201,7 @@ class Replicator:
             self._next_digest = now + DIGEST_INTERVAL * self._rng.uniform(0.8, 1.2)
             if self._neighbours:
                 node = self._rng.choice(list(self._neighbours))
-                self._out.append(Send(node, "digest", pack(Digest(self.summary()))))
+                self._out.append(Send(node, "digest", pack(FeedDigest(self.summary()))))
         active = Counter(want.on_word_of for want in self._wants.values() if want.asked)
         full: set[str] = (
             set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from exchange.feeds.exchange_messages import Digest, Head
+from exchange.feeds.exchange_messages import FeedDigest, FeedHead
 
 LISTEN = 2.0  # seconds after the start in which a link may come up
 LISTEN_STRANGER = 0.5  # the same for a node whose journal knows nobody: it is likely alone
@@ -38,7 +38,7 @@ class StartupFence:
     def neighbour_down(self, node: str) -> None:
         self._silent.pop(node, None)
 
-    def heard(self, node: str, digest: Digest, own: Iterable[Head], *, same: bool) -> None:
+    def heard(self, node: str, digest: FeedDigest, own: Iterable[FeedHead], *, same: bool) -> None:
         """What a neighbour holds. `own`: the ends of the own feeds here; `same`: its feeds are ours."""
         if not same and digest.heads is None:
             return

@@ -19,7 +19,7 @@ class LedgerError(Exception):
     """The books do not add up, or what was stored is not of a ledger. Never expected."""
 
 
-class Balance:
+class HolderBalance:
     """What the node owes one holder in one asset."""
 
     __slots__ = ("asset", "balance", "holder")
@@ -30,7 +30,7 @@ class Balance:
         self.balance = 0
 
 
-class AccountBalance(Balance):
+class AccountBalance(HolderBalance):
     """An account's, with what its open orders hold of it."""
 
     __slots__ = ("held", "holds", "key")
@@ -54,17 +54,17 @@ class AccountBalance(Balance):
             )
 
 
-class Balances:
+class BalanceTable:
     """All purses of a node. Those that are asked for with a method named for a holder are made when
     there are none."""
 
     def __init__(self) -> None:
         self.accounts: dict[int, dict[str, AccountBalance]] = {}
-        self.peers: dict[str, dict[str, Balance]] = {}
-        self._fees: dict[str, Balance] = {}
-        self._outside: dict[str, Balance] = {}
+        self.peers: dict[str, dict[str, HolderBalance]] = {}
+        self._fees: dict[str, HolderBalance] = {}
+        self._outside: dict[str, HolderBalance] = {}
 
-    def __iter__(self) -> Iterator[Balance]:
+    def __iter__(self) -> Iterator[HolderBalance]:
         for accounts in self.accounts.values():
             yield from accounts.values()
         for peers in self.peers.values():
@@ -80,21 +80,23 @@ class Balances:
             self.accounts.setdefault(account, {})[asset] = purse
             return purse
 
-    def peer(self, peer: str, asset: str) -> Balance:
+    def peer(self, peer: str, asset: str) -> HolderBalance:
         try:
             return self.peers[peer][asset]
         except KeyError:
-            purse = Balance(PEER + peer, asset)
+            purse = HolderBalance(PEER + peer, asset)
             self.peers.setdefault(peer, {})[asset] = purse
             return purse
 
-    def fees(self, asset: str) -> Balance:
-        return self._fees.get(asset) or self._fees.setdefault(asset, Balance(FEES, asset))
+    def fees(self, asset: str) -> HolderBalance:
+        return self._fees.get(asset) or self._fees.setdefault(asset, HolderBalance(FEES, asset))
 
-    def outside(self, asset: str) -> Balance:
-        return self._outside.get(asset) or self._outside.setdefault(asset, Balance(OUTSIDE, asset))
+    def outside(self, asset: str) -> HolderBalance:
+        return self._outside.get(asset) or self._outside.setdefault(
+            asset, HolderBalance(OUTSIDE, asset)
+        )
 
-    def find(self, holder: str, asset: str) -> Balance | None:
+    def find(self, holder: str, asset: str) -> HolderBalance | None:
         """LedgerError for what is no holder's name."""
         if holder == FEES:
             return self._fees.get(asset)
@@ -104,7 +106,7 @@ class Balances:
             return self.peers.get(holder.removeprefix(PEER), {}).get(asset)
         return self.accounts.get(_account_number(holder), {}).get(asset)
 
-    def named(self, holder: str, asset: str) -> Balance:
+    def named(self, holder: str, asset: str) -> HolderBalance:
         """As `find`, and made when there is none."""
         if holder == FEES:
             return self.fees(asset)

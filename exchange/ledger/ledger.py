@@ -29,8 +29,8 @@ from exchange.ledger.balances import (
     FEES,
     PEER,
     AccountBalance,
-    Balance,
-    Balances,
+    BalanceTable,
+    HolderBalance,
     LedgerError,
 )
 from exchange.model.commands import HOUSE
@@ -54,7 +54,7 @@ class InsufficientBalance(Exception):
         self.available = available
 
 
-class Units(msgspec.Struct, frozen=True):
+class MarketUnits(msgspec.Struct, frozen=True):
     """What a market's ticks and lots are worth in units of its two assets, and what trading costs."""
 
     base: str
@@ -90,13 +90,13 @@ def decimals_of(instruments: Iterable[Instrument]) -> dict[str, int]:
 
 def units_of(
     instrument: Instrument, maker_ppm: int, taker_ppm: int, decimals: Mapping[str, int]
-) -> Units:
+) -> MarketUnits:
     """ValueError when a fee is not one, or `decimals` are too few for the instrument."""
     for name, rate in (("maker", maker_ppm), ("taker", taker_ppm)):
         if abs(rate) > PPM:
             raise ValueError(f"{name} fee: expected at most {PPM} parts per million, got {rate}")
     base, quote = instrument.base, instrument.quote
-    return Units(
+    return MarketUnits(
         base,
         quote,
         _whole(instrument.lot, base, decimals),
@@ -113,7 +113,7 @@ def _whole(amount: Decimal, asset: str, decimals: Mapping[str, int]) -> int:
     return units.numerator
 
 
-_Leg = tuple[Balance, int, PostingKind]  # one posting to be: whose, and what is added
+_Leg = tuple[HolderBalance, int, PostingKind]  # one posting to be: whose, and what is added
 
 
 class Ledger:
@@ -125,7 +125,7 @@ class Ledger:
         self.changed: dict[AccountBalance, None] = {}  # until they are read
         self.credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)
         self.next_transaction = 1
-        self._purses = Balances()
+        self._purses = BalanceTable()
         self.accounts = self._purses.accounts  # purses that were ever touched; to be looked at only
 
     def restore(
@@ -311,7 +311,7 @@ class Ledger:
         self,
         time: int,
         reference: str,
-        units: Units,
+        units: MarketUnits,
         price: int,
         quantity: int,
         buyer: int,
@@ -375,7 +375,7 @@ class Ledger:
         self,
         time: int,
         reference: str,
-        units: Units,
+        units: MarketUnits,
         side: int,
         price: int,
         quantity: int,
@@ -423,7 +423,13 @@ class Ledger:
         legs.append((self._purses.fees(asset), fee, "fee"))
 
     def _move(
-        self, time: int, source: Balance, target: Balance, amount: int, kind: PostingKind, note: str
+        self,
+        time: int,
+        source: HolderBalance,
+        target: HolderBalance,
+        amount: int,
+        kind: PostingKind,
+        note: str,
     ) -> int:
         return self._post(time, note, [(source, -amount, kind), (target, amount, kind)])
 

@@ -17,20 +17,20 @@ from typing import Final, Literal
 
 import msgspec
 
-from exchange.ledger.statement_checks import Checks, opened
+from exchange.ledger.statement_checks import KeyChecker, open_document
 from exchange.ledger.statements import (
     CHILD_BITS,
     MAX_SETTLEMENTS,
     MAX_TRADES,
-    Asked,
-    Digest,
-    Part,
-    Question,
     Settlement,
-    Signed,
+    SignedDocument,
     Statement,
     StatementError,
-    Trade,
+    StatementPart,
+    StatementQuestion,
+    StatementTrade,
+    TradesDigest,
+    UndecidedTake,
     amounts,
     digest_of,
     units,
@@ -49,8 +49,8 @@ class TradeDifference(msgspec.Struct, frozen=True):
     """A trade that only one side has, or each in another way. `under_way`: pending, the taker waits for
     the answer; later, it came after our statement; else "" and it is a disagreement."""
 
-    ours: Trade | None
-    theirs: Trade | None
+    ours: StatementTrade | None
+    theirs: StatementTrade | None
     under_way: Literal["", "pending", "later"] = ""
 
 
@@ -82,7 +82,7 @@ class Comparison(msgspec.Struct, frozen=True):
     assets: list[AssetComparison]
     trades: list[TradeDifference]
     settlements: list[OpenSettlement]
-    asked: list[tuple[Whose, Asked]]  # takes without an answer, whoever asked
+    asked: list[tuple[Whose, UndecidedTake]]  # takes without an answer, whoever asked
     complete: bool  # whether every trade that differs is among `trades`
     matched: bool  # whether settlements were compared one by one
 
@@ -104,32 +104,34 @@ class Evidence(msgspec.Struct, frozen=True):
     network: str
     node: str  # who asked
     peer: str
-    ours: Signed
-    theirs: Signed
-    parts: list[tuple[Signed, Signed]] = []  # ours and theirs, in the order of the search
-    after: Signed | None = None  # our statement once more
-    after_parts: list[Signed] = []
+    ours: SignedDocument
+    theirs: SignedDocument
+    parts: list[
+        tuple[SignedDocument, SignedDocument]
+    ] = []  # ours and theirs, in the order of the search
+    after: SignedDocument | None = None  # our statement once more
+    after_parts: list[SignedDocument] = []
 
 
 # Which trades differ
 
 
-class Search:
+class DifferenceSearch:
     """Ask both sides the question that `next` gives, give the answers to `add`, until there is none."""
 
     def __init__(self, ours: Statement, theirs: Statement) -> None:
         self._ours = ours
         self._theirs = theirs
-        self._agenda: list[tuple[Question, Digest, Digest]] = []
+        self._agenda: list[tuple[StatementQuestion, TradesDigest, TradesDigest]] = []
         self._asked = 0
         self.complete = True
         self.trades: list[TradeDifference] = []
-        self.only_theirs: list[Question] = []  # in whose answers there are such trades
+        self.only_theirs: list[StatementQuestion] = []  # in whose answers there are such trades
         both = zip((ours.node, theirs.node), ours.trades, reversed(theirs.trades), strict=True)
         for taker, mine, other in both:
             self._consider(taker, mine, other)
 
-    def _consider(self, taker: str, ours: Digest, theirs: Digest) -> None:
+    def _consider(self, taker: str, ours: TradesDigest, theirs: TradesDigest) -> None:
         """Ask about the takes that both digests are of, if they differ."""
         if ours == theirs:
             return
@@ -141,9 +143,9 @@ class Search:
         if table and bits < CHILD_BITS:  # more trades than takes
             self.complete = False
         else:
-            self._agenda.append((Question(taker, first, bits, table), ours, theirs))
+            self._agenda.append((StatementQuestion(taker, first, bits, table), ours, theirs))
 
-    def next(self) -> Question | None:
+    def next(self) -> StatementQuestion | None:
         if not self._agenda:
             return None
         if self._asked >= MAX_QUESTIONS or len(self.trades) >= MAX_DIFFERENCES:
@@ -151,7 +153,7 @@ class Search:
             return None
         return self._agenda[0][0]
 
-    def add(self, ours: Part, theirs: Part) -> None:
+    def add(self, ours: StatementPart, theirs: StatementPart) -> None:
         """Both answers to the question.
 
         Raises:
@@ -167,7 +169,9 @@ class Search:
             self._compare(question, ours.trades, theirs.trades)
 
     @staticmethod
-    def _check(part: Part, said: Statement, told: Digest, question: Question) -> None:
+    def _check(
+        part: StatementPart, said: Statement, told: TradesDigest, question: StatementQuestion
+    ) -> None:
         if part.question != question or part.cut != said.cut:
             raise StatementError("malformed", f"node {said.node} answered another question")
         if question.table:
@@ -180,7 +184,9 @@ class Search:
                 f"the trades that node {said.node} shows are not those that it signed",
             )
 
-    def _descend(self, question: Question, ours: Part, theirs: Part) -> None:
+    def _descend(
+        self, question: StatementQuestion, ours: StatementPart, theirs: StatementPart
+    ) -> None:
         mine = {row.index: row.digest for row in ours.rows}
         other = {row.index: row.digest for row in theirs.rows}
         found = len(self._agenda)
@@ -189,7 +195,9 @@ class Search:
         if found == len(self._agenda):  # the whole differs, and none of its parts
             self.complete = False
 
-    def _compare(self, question: Question, ours: list[Trade], theirs: list[Trade]) -> None:
+    def _compare(
+        self, question: StatementQuestion, ours: list[StatementTrade], theirs: list[StatementTrade]
+    ) -> None:
         mine, other = Counter(ours), Counter(theirs)
         by_take = {trade.take: trade for trade in (other - mine).elements()}
         for trade in (mine - other).elements():
@@ -202,7 +210,7 @@ class Search:
 # The comparison
 
 
-def judge(keys: Checks, evidence: Evidence) -> Comparison:
+def evaluate(keys: KeyChecker, evidence: Evidence) -> Comparison:
     """What follows from the documents.
 
     Raises:
@@ -214,24 +222,29 @@ def judge(keys: Checks, evidence: Evidence) -> Comparison:
     if node == peer:
         raise StatementError("malformed", "both statements are of one node")
 
-    def own(signed: Signed) -> Part:
-        return opened(keys, signed, Part, network=network, node=node, peer=peer)
+    def own(signed: SignedDocument) -> StatementPart:
+        return open_document(keys, signed, StatementPart, network=network, node=node, peer=peer)
 
-    ours = opened(keys, evidence.ours, Statement, network=network, node=node, peer=peer)
-    theirs = opened(keys, evidence.theirs, Statement, network=network, node=peer, peer=node)
+    ours = open_document(keys, evidence.ours, Statement, network=network, node=node, peer=peer)
+    theirs = open_document(keys, evidence.theirs, Statement, network=network, node=peer, peer=node)
     if abs(ours.time - theirs.time) > MAX_SKEW:
         raise StatementError("malformed", "the two statements are more than a day apart")
-    search = Search(ours, theirs)
+    search = DifferenceSearch(ours, theirs)
     parts = iter(evidence.parts)
     while search.next() is not None:
         mine, other = next(parts, (None, None))
         if mine is None or other is None:
             raise StatementError("malformed", "a part that the comparison needs is missing")
-        search.add(own(mine), opened(keys, other, Part, network=network, node=peer, peer=node))
-    later: set[Trade] = set()
+        search.add(
+            own(mine),
+            open_document(keys, other, StatementPart, network=network, node=peer, peer=node),
+        )
+    later: set[StatementTrade] = set()
     asked = {take.take for take in ours.asked}
     if evidence.after is not None:
-        after = opened(keys, evidence.after, Statement, network=network, node=node, peer=peer)
+        after = open_document(
+            keys, evidence.after, Statement, network=network, node=node, peer=peer
+        )
         asked |= {take.take for take in after.asked}
         for signed in evidence.after_parts:
             part = own(signed)
@@ -246,9 +259,9 @@ def judge(keys: Checks, evidence: Evidence) -> Comparison:
 def compare(
     ours: Statement,
     theirs: Statement,
-    search: Search,
+    search: DifferenceSearch,
     asked: Collection[int],
-    later: Collection[Trade],
+    later: Collection[StatementTrade],
 ) -> Comparison:
     """`asked`: takes of ours without an answer, when ours was said or after. `later`: trades that we
     have had since."""

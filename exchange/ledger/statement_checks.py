@@ -22,16 +22,16 @@ from exchange.ledger.statements import (
     MAX_TRADES,
     ROOT_BITS,
     VERSION,
-    Asked,
-    Digest,
-    Part,
+    DigestRow,
     Position,
-    Question,
-    Row,
-    Signed,
+    SignedDocument,
     Statement,
     StatementError,
-    Trade,
+    StatementPart,
+    StatementQuestion,
+    StatementTrade,
+    TradesDigest,
+    UndecidedTake,
     amount_ok,
     amounts,
     asset_ok,
@@ -44,13 +44,13 @@ from exchange.model.events import BUY, MAX_ORDER, MAX_PRICE, MAX_QUANTITY, SELL
 KEY_LENGTH: Final = 32
 SIGNATURE_LENGTH: Final = 64
 
-Document = TypeVar("Document", Statement, Part)
+Document = TypeVar("Document", Statement, StatementPart)
 _decoders: Final[Mapping[type[Any], msgspec.msgpack.Decoder[Any]]] = {
     kind: msgspec.msgpack.Decoder(kind) for kind in KINDS
 }
 
 
-class Checks(Protocol):
+class KeyChecker(Protocol):
     """The part of `exchange.model.ports.Keys` that checks others' keys."""
 
     def node_id_of(self, public_key: bytes) -> str: ...
@@ -58,9 +58,9 @@ class Checks(Protocol):
     def verify(self, public_key: bytes, signature: bytes, message: bytes) -> bool: ...
 
 
-def opened(
-    keys: Checks,
-    signed: Signed,
+def open_document(
+    keys: KeyChecker,
+    signed: SignedDocument,
     kind: type[Document],
     *,
     network: str,
@@ -125,13 +125,13 @@ def _statement_ok(said: Statement) -> bool:
     )
 
 
-def _part_ok(part: Part) -> bool:
+def _part_ok(part: StatementPart) -> bool:
     question = part.question
     takes = [trade.take for trade in part.trades]
     indexes = [row.index for row in part.rows]
     return (
         _numbers_ok(*part.cut)
-        and question_ok(question, part.node, part.peer)
+        and is_question(question, part.node, part.peer)
         and len(part.trades) <= (0 if question.table else MAX_TRADES)
         and takes == sorted(takes)
         and all(
@@ -147,7 +147,7 @@ def _part_ok(part: Part) -> bool:
     )
 
 
-def _row_ok(question: Question, row: Row) -> bool:
+def _row_ok(question: StatementQuestion, row: DigestRow) -> bool:
     bits = question.bits - CHILD_BITS
     block = (question.first >> bits) + row.index
     digest = row.digest
@@ -159,7 +159,7 @@ def _row_ok(question: Question, row: Row) -> bool:
     )
 
 
-def question_ok(question: Question, *nodes: str) -> bool:
+def is_question(question: StatementQuestion, *nodes: str) -> bool:
     """Whether one of two nodes may ask this of the other."""
     return (
         question.taker in nodes
@@ -175,14 +175,14 @@ def _position_ok(position: Position) -> bool:
     )
 
 
-def _digest_ok(digest: Digest) -> bool:
+def _digest_ok(digest: TradesDigest) -> bool:
     return len(digest.hash) == 32 and _numbers_ok(digest.count, digest.first, digest.last)
 
 
-def _meeting_ok(said: Trade | Asked, *orders: int) -> bool:
+def _meeting_ok(said: StatementTrade | UndecidedTake, *orders: int) -> bool:
     try:
         market_of(said.market)
-        if isinstance(said, Trade):
+        if isinstance(said, StatementTrade):
             amounts(said, said.taker)
     except ValueError:
         return False

@@ -53,7 +53,7 @@ class StatementError(Exception):
 # What is said
 
 
-class Trade(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class StatementTrade(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A trade between two nodes, in the same words on both."""
 
     taker: str
@@ -85,7 +85,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, gc=False):
     time: int  # us
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class UndecidedTake(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A take of the signer's whose outcome it does not know."""
 
     take: int
@@ -96,7 +96,7 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, gc=False):
     quantity: int
 
 
-class Digest(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class TradesDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Of trades of one taker, in the order of their takes."""
 
     count: int
@@ -105,12 +105,12 @@ class Digest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     last: int = 0  # the greatest
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class DigestRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     index: int
-    digest: Digest
+    digest: TradesDigest
 
 
-class Question(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class StatementQuestion(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The trades of `taker` with takes from `first` on, 2 ** `bits` of them: all, or a table of digests."""
 
     taker: str
@@ -129,14 +129,14 @@ class Statement(msgspec.Struct, frozen=True, array_like=True):
     time: int  # us, the signer's clock
     cut: tuple[int, int]
     positions: list[Position]  # by asset
-    trades: list[Digest]  # with the signer as taker, with the other
+    trades: list[TradesDigest]  # with the signer as taker, with the other
     settlements: list[Settlement]  # the latest
     settlement_count: int
-    asked: list[Asked]  # by take
+    asked: list[UndecidedTake]  # by take
     asked_count: int
 
 
-class Part(msgspec.Struct, frozen=True, array_like=True):
+class StatementPart(msgspec.Struct, frozen=True, array_like=True):
     """The answer to a question about the history that a statement was made of."""
 
     version: int
@@ -144,12 +144,12 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     node: str
     peer: str
     cut: tuple[int, int]
-    question: Question
-    trades: list[Trade]
-    rows: list[Row]  # those with trades, by index
+    question: StatementQuestion
+    trades: list[StatementTrade]
+    rows: list[DigestRow]  # those with trades, by index
 
 
-class Signed(msgspec.Struct, frozen=True):
+class SignedDocument(msgspec.Struct, frozen=True):
     """A document as it travels, and as it is kept."""
 
     kind: str  # statement, part
@@ -158,7 +158,7 @@ class Signed(msgspec.Struct, frozen=True):
     signature: bytes
 
 
-KINDS: Final[dict[type[Any], str]] = {Statement: "statement", Part: "part"}
+KINDS: Final[dict[type[Any], str]] = {Statement: "statement", StatementPart: "part"}
 pack = msgspec.msgpack.Encoder().encode
 
 
@@ -207,7 +207,7 @@ def amount_ok(text: str) -> bool:
     return bool(_AMOUNT.fullmatch(text)) and text_of(units(text)) == text
 
 
-def amounts(trade: Trade, node: str) -> dict[str, int]:
+def amounts(trade: StatementTrade, node: str) -> dict[str, int]:
     """What the trade adds to what `node` owes the other one. Units of 10 ** -DECIMALS.
 
     ValueError when its market's steps are finer than that.
@@ -216,7 +216,7 @@ def amounts(trade: Trade, node: str) -> dict[str, int]:
     return worth(trade.market, lots, value)
 
 
-def bought(trade: Trade, node: str) -> tuple[int, int]:
+def bought(trade: StatementTrade, node: str) -> tuple[int, int]:
     """What `node` got: lots, and ticks * lots; below zero what it gave."""
     sign = trade.side if node == trade.taker else -trade.side
     return sign * trade.quantity, -sign * trade.price * trade.quantity
@@ -237,9 +237,9 @@ def worth(market: str, lots: int, value: int) -> dict[str, int]:
 # Making
 
 
-def trade_of(fill: Fill) -> Trade:
+def trade_of(fill: Fill) -> StatementTrade:
     taken = fill.role == "taker"
-    return Trade(
+    return StatementTrade(
         fill.taker,
         fill.take,
         fill.market,
@@ -252,61 +252,61 @@ def trade_of(fill: Fill) -> Trade:
     )
 
 
-class Folding:
+class TradesHasher:
     """The digest of trades of one taker, that come in the order of their takes."""
 
     def __init__(self) -> None:
         self._hash = sha256()
         self._count = self._first = self._last = 0
 
-    def add(self, trade: Trade) -> None:
+    def add(self, trade: StatementTrade) -> None:
         self._hash.update(pack(trade))
         self._count += 1
         self._first = self._first or trade.take
         self._last = trade.take
 
     @property
-    def digest(self) -> Digest:
-        return Digest(self._count, self._hash.digest(), self._first, self._last)
+    def digest(self) -> TradesDigest:
+        return TradesDigest(self._count, self._hash.digest(), self._first, self._last)
 
 
-def digest_of(trades: Iterable[Trade]) -> Digest:
+def digest_of(trades: Iterable[StatementTrade]) -> TradesDigest:
     """Of all of them, as `Folding` wants them."""
-    folding = Folding()
+    folding = TradesHasher()
     for trade in trades:
         folding.add(trade)
     return folding.digest
 
 
-def answer(
+def make_part(
     network: str,
     node: str,
     peer: str,
     cut: tuple[int, int],
-    question: Question,
-    trades: Iterable[Trade],
-) -> Part:
+    question: StatementQuestion,
+    trades: Iterable[StatementTrade],
+) -> StatementPart:
     """The part of a history that is asked for. `trades`: those of the question, by take.
 
     StatementError (too_many) when they are more than a part may have: ask for a table.
     """
-    found: list[Trade] = []
-    table: dict[int, Folding] = {}
+    found: list[StatementTrade] = []
+    table: dict[int, TradesHasher] = {}
     for trade in trades:
         if question.table:
             index = (trade.take - question.first) >> (question.bits - CHILD_BITS)
-            table.setdefault(index, Folding()).add(trade)
+            table.setdefault(index, TradesHasher()).add(trade)
         elif len(found) == MAX_TRADES:
             raise StatementError("too_many", f"more than {MAX_TRADES} trades: ask for a table")
         else:
             found.append(trade)
-    rows = [Row(index, folding.digest) for index, folding in sorted(table.items())]
-    return Part(VERSION, network, node, peer, cut, question, found, rows)
+    rows = [DigestRow(index, folding.digest) for index, folding in sorted(table.items())]
+    return StatementPart(VERSION, network, node, peer, cut, question, found, rows)
 
 
-def sign(keys: Keys, document: Statement | Part) -> Signed:
+def sign_document(keys: Keys, document: Statement | StatementPart) -> SignedDocument:
     kind, body = KINDS[type(document)], pack(document)
-    return Signed(kind, body, keys.public_key, keys.sign(signed_hash(kind, body)))
+    return SignedDocument(kind, body, keys.public_key, keys.sign(signed_hash(kind, body)))
 
 
 def signed_hash(kind: str, body: bytes) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from exchange.feeds.feed import Feed, Replica, Writer
-from exchange.ledger.ledger import Units
+from exchange.ledger.ledger import MarketUnits
 from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook
 from exchange.model.events import Closed, Filled, Moved, Opened, OrderEvent
@@ -72,7 +72,7 @@ class Market:
     owners: Owners
     writer: Writer
     visible: Callable[[str], bool]  # whether an owner's presence lease runs
-    units: Units  # what its ticks and lots are worth
+    units: MarketUnits  # what its ticks and lots are worth
     rules: MarketRules | None = None
     book: OrderBook = field(default_factory=OrderBook)
     hidden: OrderBook = field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from exchange.ledger.ledger import Units, decimals_of, units_of
+from exchange.ledger.ledger import MarketUnits, decimals_of, units_of
 from exchange.market.market_rules import MarketRules
 from exchange.model.events import BUY
 from exchange.model.instruments import PPM, Instrument
@@ -29,12 +29,12 @@ class MarketSpecs:
         self.decimals = decimals_of(listed.values())
         for asset, decimals in stored.items():  # what is owed in one that is no longer traded, too
             self.decimals[asset] = max(decimals, self.decimals.get(asset, 0))
-        self.units: dict[str, Units] = {}
+        self.units: dict[str, MarketUnits] = {}
         for key in markets:
             instrument = listed.get(key)
             if instrument is None:
                 base, _, quote = key.partition("@")[0].partition("-")
-                self.units[key] = Units(base, quote or base, 1, 1, 0, 0)
+                self.units[key] = MarketUnits(base, quote or base, 1, 1, 0, 0)
                 self.decimals.setdefault(base, 0)
                 self.decimals.setdefault(quote or base, 0)
             else:

@@ -9,7 +9,7 @@ from typing import Final
 import click
 import msgspec
 
-from exchange.ledger.reconciliation import Comparison, Evidence, judge
+from exchange.ledger.reconciliation import Comparison, Evidence, evaluate
 from exchange.ledger.statements import StatementError
 from node.cli.client_session import Exit, Session, client_options, print_json
 from node.cli.tables import Cell, Column, Line, clean, clock, echo, is_terminal, short, table
@@ -92,7 +92,7 @@ def checked(session: Session, evidence: Evidence) -> Comparison:
     from node.daemon.node_keys import Checking
 
     try:
-        return judge(Checking(), evidence)
+        return evaluate(Checking(), evidence)
     except StatementError as error:
         raise session.failure(
             f"the statements are not genuine: {error.detail}", Exit.REFUSED, error.code

@@ -17,24 +17,24 @@ from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
 from exchange.journal.journal import Journal
 from exchange.ledger.balances import PEER
-from exchange.ledger.reconciliation import FORMAT, Evidence, Search, judge
-from exchange.ledger.statement_checks import opened, question_ok
+from exchange.ledger.reconciliation import FORMAT, DifferenceSearch, Evidence, evaluate
+from exchange.ledger.statement_checks import is_question, open_document
 from exchange.ledger.statements import (
     MAX_ASKED,
     MAX_SETTLEMENTS,
     VERSION,
-    Asked,
-    Folding,
-    Part,
     Position,
-    Question,
     Settlement,
-    Signed,
+    SignedDocument,
     Statement,
     StatementError,
-    answer,
+    StatementPart,
+    StatementQuestion,
+    TradesHasher,
+    UndecidedTake,
     bought,
-    sign,
+    make_part,
+    sign_document,
     text_of,
     trade_of,
     units,
@@ -63,7 +63,7 @@ class PartRequest(msgspec.Struct, frozen=True):
     """A question about the history of a statement: its `cut`."""
 
     cut: tuple[int, int]
-    question: Question
+    question: StatementQuestion
 
 
 class Rpc(Protocol):
@@ -110,22 +110,24 @@ class StatementService:
 
     # For others
 
-    async def _serve_statement(self, caller: str, body: object) -> Signed:
+    async def _serve_statement(self, caller: str, body: object) -> SignedDocument:
         return await self._serve(caller, lambda: self._statement(caller))
 
-    async def _serve_part(self, caller: str, request: PartRequest) -> Signed:
+    async def _serve_part(self, caller: str, request: PartRequest) -> SignedDocument:
         question = request.question
-        if not question_ok(question, self._keys.node_id, caller):
+        if not is_question(question, self._keys.node_id, caller):
             raise RpcError("bad_request", "this is no question about the trades between us")
         return await self._serve(caller, lambda: self._part(caller, request.cut, question))
 
-    async def _serve(self, caller: str, make: Callable[[], Awaitable[Statement | Part]]) -> Signed:
+    async def _serve(
+        self, caller: str, make: Callable[[], Awaitable[Statement | StatementPart]]
+    ) -> SignedDocument:
         """One at a time for each node, and not many nodes: it may be long work."""
         if caller in self._served or len(self._served) >= MAX_WAITING:
             raise RpcError("busy", "another statement is being made", retry_after_s=1.0)
         self._served.add(caller)
         try:
-            return sign(self._keys, await make())
+            return sign_document(self._keys, await make())
         except StatementError as error:
             raise RpcError(error.code, error.detail) from None
         finally:
@@ -145,17 +147,19 @@ class StatementService:
             )
         )
 
-    async def _part(self, peer: str, cut: tuple[int, int], question: Question) -> Part:
+    async def _part(
+        self, peer: str, cut: tuple[int, int], question: StatementQuestion
+    ) -> StatementPart:
         node = self._keys.node_id
 
-        def make(past: Archive) -> Part:
+        def make(past: Archive) -> StatementPart:
             fills, postings = past.cut()
             if not (0 <= cut[0] <= fills and 0 <= cut[1] <= postings):
                 raise StatementError("unknown_cut", "this node has made no such statement")
             last = question.first + (1 << question.bits) - 1
             found = past.fills_with(peer, cut[0], first=question.first, last=last)
             trades = (trade_of(fill) for fill in found if fill.taker == question.taker)
-            return answer(self._network, node, peer, cut, question, trades)
+            return make_part(self._network, node, peer, cut, question, trades)
 
         return await self._read(make)
 
@@ -183,7 +187,7 @@ class StatementService:
         try:
             async with asyncio.timeout(LONGEST):
                 evidence = await self._evidence(peer)
-            found = await asyncio.to_thread(judge, self._keys, evidence)
+            found = await asyncio.to_thread(evaluate, self._keys, evidence)
             return reconciliation(found, evidence)
         except TimeoutError:
             raise ServiceError(
@@ -200,19 +204,19 @@ class StatementService:
         ours = await self._statement(peer)  # before theirs: exchange.ledger.reconciliation says why
         signed = await self._ask(peer, STATEMENT, None)
         theirs = self._opened(signed, Statement, peer)
-        search = Search(ours, theirs)
-        parts: list[tuple[Signed, Signed]] = []
+        search = DifferenceSearch(ours, theirs)
+        parts: list[tuple[SignedDocument, SignedDocument]] = []
         while (question := search.next()) is not None:
             other = await self._ask(peer, PART, PartRequest(theirs.cut, question))
             mine = await self._part(peer, ours.cut, question)
-            parts.append((sign(self._keys, mine), other))
-            search.add(mine, self._opened(other, Part, peer))
+            parts.append((sign_document(self._keys, mine), other))
+            search.add(mine, self._opened(other, StatementPart, peer))
         evidence = Evidence(
             FORMAT,
             self._network,
             self._keys.node_id,
             peer,
-            sign(self._keys, ours),
+            sign_document(self._keys, ours),
             signed,
             parts,
         )
@@ -222,19 +226,19 @@ class StatementService:
         again = [await self._part(peer, after.cut, q) for q in search.only_theirs]
         return msgspec.structs.replace(
             evidence,
-            after=sign(self._keys, after),
-            after_parts=[sign(self._keys, part) for part in again],
+            after=sign_document(self._keys, after),
+            after_parts=[sign_document(self._keys, part) for part in again],
         )
 
-    def _opened(self, signed: Signed, kind: type[Any], peer: str) -> Any:
-        return opened(
+    def _opened(self, signed: SignedDocument, kind: type[Any], peer: str) -> Any:
+        return open_document(
             self._keys, signed, kind, network=self._network, node=peer, peer=self._keys.node_id
         )
 
-    async def _ask(self, peer: str, method: str, body: PartRequest | None) -> Signed:
+    async def _ask(self, peer: str, method: str, body: PartRequest | None) -> SignedDocument:
         try:
-            signed: Signed = await self._rpc.call(
-                peer, method, body, timeout=TIMEOUT, result_type=Signed
+            signed: SignedDocument = await self._rpc.call(
+                peer, method, body, timeout=TIMEOUT, result_type=SignedDocument
             )
         except RpcTimeout:
             raise ServiceError(
@@ -260,7 +264,7 @@ def _statement(
 ) -> Statement:
     """What `node` says about `peer`. `decimals` are those of its ledger."""
     cut = past.cut()
-    digests = {node: Folding(), peer: Folding()}
+    digests = {node: TradesHasher(), peer: TradesHasher()}
     got: dict[str, tuple[int, int]] = {}  # by market: lots, ticks * lots
     for fill in past.fills_with(peer, cut[0]):
         trade = trade_of(fill)
@@ -300,7 +304,7 @@ def _statement(
         settlements[:MAX_SETTLEMENTS],
         len(settlements),
         [
-            Asked(t.take, t.market, t.maker_order, t.side, t.price, t.quantity)
+            UndecidedTake(t.take, t.market, t.maker_order, t.side, t.price, t.quantity)
             for t in takes[:MAX_ASKED]
         ],
         len(takes),

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from exchange.ledger.reconciliation import Comparison, Evidence, TradeDifference
-from exchange.ledger.statements import Asked, Trade, market_of, text_of
+from exchange.ledger.statements import StatementTrade, UndecidedTake, market_of, text_of
 from exchange.model.events import BUY
 from node.views.timestamps import iso
 
@@ -152,7 +152,7 @@ def _trade(row: TradeDifference) -> TradeDifferenceView:
     )
 
 
-def _side(trade: Trade) -> TradeSideView:
+def _side(trade: StatementTrade) -> TradeSideView:
     market, side, price, quantity = _meeting(trade)
     return TradeSideView(
         market=market,
@@ -165,7 +165,7 @@ def _side(trade: Trade) -> TradeSideView:
     )
 
 
-def _pending(whose: Whose, taker: str, asked: Asked) -> PendingTakeView:
+def _pending(whose: Whose, taker: str, asked: UndecidedTake) -> PendingTakeView:
     market, side, price, quantity = _meeting(asked)
     return PendingTakeView(
         taker=whose,
@@ -177,7 +177,7 @@ def _pending(whose: Whose, taker: str, asked: Asked) -> PendingTakeView:
     )
 
 
-def _meeting(said: Trade | Asked) -> tuple[str, Literal["buy", "sell"], str, str]:
+def _meeting(said: StatementTrade | UndecidedTake) -> tuple[str, Literal["buy", "sell"], str, str]:
     """Symbol, side, price and quantity as texts. The market may be one that is not traded here."""
     _, _, tick, lot = market_of(said.market)
     symbol = said.market.partition("@")[0]

@@ -19,8 +19,10 @@ from exchange.feeds.presence import PresenceLeases
 from exchange.journal.frames import file_head, frame, head_at, payload_at, version_of
 from exchange.journal.journal import SCHEMA_VERSION, Journal
 from exchange.journal.state import SnapshotRecord, State
-from exchange.ledger.reconciliation import Evidence, judge
-from exchange.ledger.statements import Part, Signed, Statement, sign
+from exchange.ledger.reconciliation import Evidence
+from exchange.ledger.reconciliation import evaluate as judge
+from exchange.ledger.statements import SignedDocument, Statement, StatementPart
+from exchange.ledger.statements import sign_document as sign
 from exchange.model.codec import pack as pack_records
 from exchange.model.codec import unpacker
 from exchange.model.events import check_batch
@@ -52,9 +54,9 @@ BODIES: Final[
     "service call": ServiceCall,
     "service reply": ServiceReply,
     "statement question": PartRequest,
-    "signed": Signed,
+    "signed": SignedDocument,
     "statement": Statement,
-    "statement part": Part,
+    "statement part": StatementPart,
     "book query": BookQuery,
     "trades query": TradesQuery,
     "public status": PublicStatus,

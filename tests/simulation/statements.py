@@ -14,20 +14,20 @@ from typing import Protocol
 
 from exchange.journal.archive import FOREVER
 from exchange.ledger.balances import PEER
-from exchange.ledger.reconciliation import FORMAT, Evidence, Search, judge
+from exchange.ledger.reconciliation import FORMAT, DifferenceSearch, Evidence, evaluate
 from exchange.ledger.statements import (
     VERSION,
-    Asked,
-    Folding,
-    Part,
     Position,
-    Question,
     Settlement,
-    Signed,
+    SignedDocument,
     Statement,
+    StatementPart,
+    StatementQuestion,
+    TradesHasher,
+    UndecidedTake,
     amounts,
-    answer,
-    sign,
+    make_part,
+    sign_document,
     text_of,
     trade_of,
     units,
@@ -95,7 +95,7 @@ class Side:
 
     def statement(self, network: str, peer: str) -> Statement:
         own, holder, cut = self.keys.node_id, PEER + peer, self.past.cut()
-        digests = {own: Folding(), peer: Folding()}
+        digests = {own: TradesHasher(), peer: TradesHasher()}
         traded: Counter[str] = Counter()
         for trade in map(trade_of, self.past.fills_with(peer, cut[0])):
             digests[trade.taker].add(trade)
@@ -114,7 +114,7 @@ class Side:
         ]
         folded = [digests[own].digest, digests[peer].digest]
         asked = [
-            Asked(t.take, t.market, t.maker_order, t.side, t.price, t.quantity)
+            UndecidedTake(t.take, t.market, t.maker_order, t.side, t.price, t.quantity)
             for t in sorted(self.takes, key=lambda take: take.take)
             if t.maker == peer
         ]
@@ -135,11 +135,11 @@ class Side:
                 found.append(Settlement(move.asset, text, move.time))
         return found
 
-    def part(self, network: str, said: Statement, question: Question) -> Part:
+    def part(self, network: str, said: Statement, question: StatementQuestion) -> StatementPart:
         last = question.first + (1 << question.bits) - 1
         found = self.past.fills_with(said.peer, said.cut[0], first=question.first, last=last)
         trades = (trade_of(fill) for fill in found if fill.taker == question.taker)
-        return answer(network, said.node, said.peer, said.cut, question, trades)
+        return make_part(network, said.node, said.peer, said.cut, question, trades)
 
 
 def all_agree(network: str, sides: Sequence[Side]) -> None:
@@ -152,16 +152,16 @@ def all_agree(network: str, sides: Sequence[Side]) -> None:
 def _agree(network: str, ours: Side, theirs: Side) -> None:
     node, peer = ours.keys.node_id, theirs.keys.node_id
     mine, other = ours.statement(network, peer), theirs.statement(network, node)
-    search = Search(mine, other)
-    parts: list[tuple[Signed, Signed]] = []
+    search = DifferenceSearch(mine, other)
+    parts: list[tuple[SignedDocument, SignedDocument]] = []
     while (question := search.next()) is not None:
         own = ours.part(network, mine, question)
         answered = theirs.part(network, other, question)
-        parts.append((sign(ours.keys, own), sign(theirs.keys, answered)))
+        parts.append((sign_document(ours.keys, own), sign_document(theirs.keys, answered)))
         search.add(own, answered)
-    said = sign(ours.keys, mine), sign(theirs.keys, other)
+    said = sign_document(ours.keys, mine), sign_document(theirs.keys, other)
     evidence = Evidence(FORMAT, network, node, peer, *said, parts)
-    found = judge(ours.keys, evidence)
+    found = evaluate(ours.keys, evidence)
     if not found.agree or found.asked or found.trades:
         odd = [asset for asset in found.assets if asset.difference]
         raise Violation(

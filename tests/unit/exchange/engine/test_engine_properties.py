@@ -20,10 +20,10 @@ from exchange.engine.engine import Engine
 from exchange.feeds import presence as presence_module
 from exchange.feeds.exchange_messages import (
     MESSAGES,
-    Digest,
+    FeedDigest,
+    FeedHead,
     FeedPart,
     FeedRequest,
-    Head,
     Presence,
     Take,
     TakeResult,
@@ -118,7 +118,7 @@ BATCHES = st.one_of(
     signed_batches(),
     st.builds(Batch, KEYS, TEXTS, WIRE_INTS, BYTES, st.lists(EVENTS, max_size=3), BYTES),
 )
-HEADS = st.builds(Head, IDS, TEXTS, WIRE_INTS, BYTES)
+HEADS = st.builds(FeedHead, IDS, TEXTS, WIRE_INTS, BYTES)
 ODD: dict[str, st.SearchStrategy[Any]] = {
     "order": BATCHES,
     "trade": BATCHES,
@@ -135,7 +135,7 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
         ),
     ),
     "digest": st.builds(
-        Digest, BYTES, st.one_of(st.none(), st.lists(HEADS, max_size=4)), st.booleans()
+        FeedDigest, BYTES, st.one_of(st.none(), st.lists(HEADS, max_size=4)), st.booleans()
     ),
     "feed_request": st.builds(FeedRequest, IDS, TEXTS, WIRE_INTS, WIRE_INTS),
     "feed": st.one_of(

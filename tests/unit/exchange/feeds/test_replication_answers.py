@@ -11,7 +11,7 @@ from replication_kit import OWNER, A, B, Desk, answer, opened, replace, request
 
 from exchange.feeds import feed as feed_module
 from exchange.feeds import replication as replication_module
-from exchange.feeds.exchange_messages import Digest, FeedPart, FeedRequest, Head
+from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, FeedRequest
 from exchange.feeds.feed import Feed, state_hash
 from exchange.feeds.request_budget import REQUEST_TIMEOUT
 from exchange.model.events import BUY, GENESIS, Batch, Checkpoint
@@ -238,8 +238,8 @@ def test_a_request_that_makes_no_sense_is_not_answered(
 def test_equal_digests_are_silence() -> None:
     desk, owner = Desk(A), Owner(1)
     desk.hold(owner, [owner.batch(opened(1))])
-    desk.it.on_digest(0.0, A, Digest(desk.it.summary()))
-    desk.it.on_digest(0.0, A, Digest(desk.it.summary(), []))
+    desk.it.on_digest(0.0, A, FeedDigest(desk.it.summary()))
+    desk.it.on_digest(0.0, A, FeedDigest(desk.it.summary(), []))
     assert desk.sent() == []
 
 
@@ -247,9 +247,9 @@ def test_a_summary_that_differs_is_answered_with_heads() -> None:
     desk, owner = Desk(A), Owner(1)
     batch = owner.batch(opened(1))
     desk.hold(owner, [batch])
-    desk.it.on_digest(0.0, A, Digest(b"other"))
-    head = Head(OWNER, M, 1, batch.digest(NETWORK)[:8])
-    assert desk.sent() == [(A, Digest(desk.it.summary(), [head], False))]
+    desk.it.on_digest(0.0, A, FeedDigest(b"other"))
+    head = FeedHead(OWNER, M, 1, batch.digest(NETWORK)[:8])
+    assert desk.sent() == [(A, FeedDigest(desk.it.summary(), [head], False))]
 
 
 @pytest.mark.parametrize(
@@ -261,23 +261,23 @@ def test_heads_are_answered_with_heads_when_ours_go_further_and_never_twice(
 ) -> None:
     desk, owner = Desk(A), Owner(1)
     desk.hold(owner, [owner.batch(opened(i)) for i in (1, 2)])
-    heads = [] if theirs is None else [Head(OWNER, M, theirs, b"")]
-    desk.it.on_digest(0.0, A, Digest(b"other", heads, answer))
+    heads = [] if theirs is None else [FeedHead(OWNER, M, theirs, b"")]
+    desk.it.on_digest(0.0, A, FeedDigest(b"other", heads, answer))
     sent = desk.sent()
-    assert [d.answer for _, d in sent if isinstance(d, Digest)] == ([True] if reply else [])
+    assert [d.answer for _, d in sent if isinstance(d, FeedDigest)] == ([True] if reply else [])
     assert desk.it.behind == (1 if theirs == 9 else 0)
 
 
 def test_heads_that_go_further_are_asked_for_without_grace() -> None:
     desk = Desk(A)
-    desk.it.on_digest(0.0, A, Digest(b"other", [Head(OWNER, M, 3, b"")]))
+    desk.it.on_digest(0.0, A, FeedDigest(b"other", [FeedHead(OWNER, M, 3, b"")]))
     assert desk.ticked(0.0) == [(A, request())]
 
 
 def test_the_same_number_with_another_hash_makes_us_ask_for_the_proof() -> None:
     desk, owner = Desk(A), Owner(1)
     desk.hold(owner, [owner.batch(opened(i)) for i in (1, 2)])
-    forked = Digest(b"other", [Head(OWNER, M, 2, b"otherway")])
+    forked = FeedDigest(b"other", [FeedHead(OWNER, M, 2, b"otherway")])
     desk.it.on_digest(0.0, A, forked)
     assert desk.sent() == [(A, request(1))]
     desk.feeds[OWNER, M].fault = "known"
@@ -292,7 +292,7 @@ def test_no_proof_can_be_asked_for_under_a_snapshot(checkpoints: None) -> None:
     snapshot = owner.writer.feed.snapshot
     assert snapshot is not None
     feed.adopt(snapshot)
-    desk.it.on_digest(0.0, A, Digest(b"other", [Head(OWNER, M, 5, b"otherway")]))
+    desk.it.on_digest(0.0, A, FeedDigest(b"other", [FeedHead(OWNER, M, 5, b"otherway")]))
     assert desk.sent() == []
 
 
@@ -306,13 +306,13 @@ def test_heads_beyond_the_limit_are_left_out_of_a_digest_by_chance_and_not_read(
         desk.hold(owner, [owner.batch(opened(1))])
     told = set()
     for _ in range(30):
-        desk.it.on_digest(0.0, A, Digest(b"other"))
+        desk.it.on_digest(0.0, A, FeedDigest(b"other"))
         ((_, digest),) = desk.sent()
         assert len(digest.heads) == 2
         told |= {head.owner for head in digest.heads}
     assert len(told) == 5
-    many = [Head(Keys(seed).node_id, M, 9, b"") for seed in range(30, 40)]
-    desk.it.on_digest(0.0, A, Digest(b"other", many))
+    many = [FeedHead(Keys(seed).node_id, M, 9, b"") for seed in range(30, 40)]
+    desk.it.on_digest(0.0, A, FeedDigest(b"other", many))
     assert desk.it.behind == 2
 
 
@@ -333,7 +333,7 @@ def test_a_summary_tells_feeds_apart_and_does_not_depend_on_the_order_of_arrival
 def test_a_new_neighbour_is_told_the_heads_and_some_neighbour_the_summary_now_and_then() -> None:
     desk = Desk()
     desk.it.neighbour_up(0.0, A)
-    assert desk.sent() == [(A, Digest(desk.it.summary(), [], False))]
+    assert desk.sent() == [(A, FeedDigest(desk.it.summary(), [], False))]
     desk.it._next_digest = 0.0
     times = [t / 10 for t in range(600) for _ in desk.ticked(t / 10)]
     assert 9 <= len(times) <= 16

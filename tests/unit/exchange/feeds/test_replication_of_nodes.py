@@ -12,7 +12,7 @@ from replication_kit import answer, opened, replace
 
 from exchange.engine import feed_ingest as follower_module
 from exchange.feeds import feed as feed_module
-from exchange.feeds.exchange_messages import Digest, FeedPart, FeedRequest, Head, unpack
+from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, FeedRequest, unpack
 from exchange.feeds.feed import state_hash
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.replication import GRACE
@@ -193,7 +193,9 @@ def test_a_number_that_is_used_again_is_the_new_order_on_every_node(checkpoints:
 def claim(net: Network, node: int, number: int) -> FeedRequest:
     """A stranger claims more of the owner's feed; the request that follows."""
     stranger = Keys(99).node_id
-    net.give(node, Digest(b"other", [Head(Keys(50).node_id, M, number, b"")]), origin=stranger)
+    net.give(
+        node, FeedDigest(b"other", [FeedHead(Keys(50).node_id, M, number, b"")]), origin=stranger
+    )
     net[node].tick(net.now)
     drained = net[node].drain(net.now)
     (asked,) = [
@@ -280,7 +282,7 @@ def test_only_feeds_of_nodes_and_of_markets_traded_here_are_wanted(
     owner: str, market: str, wanted: int
 ) -> None:
     net = Network(1)
-    net.give(0, Digest(b"other", [Head(owner, market, 9, b"")]))
+    net.give(0, FeedDigest(b"other", [FeedHead(owner, market, 9, b"")]))
     assert net[0].feeds_behind == wanted
 
 
@@ -299,7 +301,7 @@ def test_feeds_are_bounded_and_what_does_not_fit_is_still_judged(
     assert len(net[0].feeds) == 2
     assert net[0].stale is None
     stranger = Keys(99).node_id
-    net.give(0, Digest(b"other", [Head(Keys(52).node_id, M, 9, b"")]), origin=stranger)
+    net.give(0, FeedDigest(b"other", [FeedHead(Keys(52).node_id, M, 9, b"")]), origin=stranger)
     net[0].tick(net.now)
     pages = [PAGE]
     late = Owner(52).lie(7, GENESIS, Checkpoint(state_hash(pages)))

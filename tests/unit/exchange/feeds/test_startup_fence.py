@@ -12,7 +12,7 @@ from exchange_kit import EPOCH_US, FIRST_TAKE, NETWORK, Keys, M, Network, Owner
 from market_kit import FakeMarkets
 
 from exchange.engine.engine import Engine
-from exchange.feeds.exchange_messages import Digest, Head, Take
+from exchange.feeds.exchange_messages import FeedDigest, FeedHead, Take
 from exchange.feeds.startup_fence import LISTEN, LISTEN_MAX, LISTEN_STRANGER, StartupFence
 from exchange.journal.journal import Journal
 from exchange.model.events import SELL, Filled, Opened
@@ -23,11 +23,11 @@ from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
 from node.views.views import OrderRequest
 
-HEAD = Head("me", M, 7, b"12345678")
+HEAD = FeedHead("me", M, 7, b"12345678")
 
 
-def digest(*heads: Head) -> Digest:
-    return Digest(b"theirs", list(heads))
+def digest(*heads: FeedHead) -> FeedDigest:
+    return FeedDigest(b"theirs", list(heads))
 
 
 # The rule alone
@@ -45,14 +45,16 @@ def test_a_neighbour_that_holds_the_same_ends_it_at_once() -> None:
     listening = StartupFence()
     listening.begin(100.0)
     listening.neighbour_up("a")
-    listening.heard("a", digest(HEAD, Head("other", M, 3, b"")), [HEAD], same=False)
+    listening.heard("a", digest(HEAD, FeedHead("other", M, 3, b"")), [HEAD], same=False)
     assert listening.over(100.0, doubt=False)
 
 
 @pytest.mark.parametrize(
-    "held", [(), (Head("me", M, 6, b"12345678"),), (Head("me", M, 7, b"otherone"),)], ids=str
+    "held",
+    [(), (FeedHead("me", M, 6, b"12345678"),), (FeedHead("me", M, 7, b"otherone"),)],
+    ids=str,
 )
-def test_a_neighbour_that_holds_less_or_another_does_not_end_it(held: tuple[Head, ...]) -> None:
+def test_a_neighbour_that_holds_less_or_another_does_not_end_it(held: tuple[FeedHead, ...]) -> None:
     listening = StartupFence(grace=2.0)
     listening.begin(100.0)
     listening.neighbour_up("a")
@@ -67,7 +69,7 @@ def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
     for node in ("a", "b", "c"):
         listening.neighbour_up(node)
     listening.heard("a", digest(), [HEAD], same=False)
-    listening.heard("b", Digest(b"only a summary"), [HEAD], same=False)
+    listening.heard("b", FeedDigest(b"only a summary"), [HEAD], same=False)
     assert not listening.over(105.0, doubt=False)
     listening.neighbour_down("b")
     assert not listening.over(105.0, doubt=False)
@@ -77,7 +79,7 @@ def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
 def test_while_more_is_claimed_to_exist_it_goes_on_but_not_for_ever() -> None:
     listening = StartupFence(longest=10.0)
     listening.begin(100.0)
-    listening.heard("a", Digest(b"ours"), [HEAD], same=True)
+    listening.heard("a", FeedDigest(b"ours"), [HEAD], same=True)
     assert not listening.over(101.0, doubt=True)
     assert not listening.over(109.9, doubt=False)  # who claims it was asked, and is slow to answer
     assert listening.over(110.0, doubt=False)
@@ -202,7 +204,7 @@ def test_a_liar_that_claims_more_of_the_own_feed_delays_it_for_so_long_only() ->
     net[0].neighbour_up(net.now, liar)
     start = net.now
     while net[0].listening:
-        net.give(0, digest(Head(net.id(0), M, 999, b"")), origin=liar)
+        net.give(0, digest(FeedHead(net.id(0), M, 999, b"")), origin=liar)
         net.run(0.1)
     assert net[0].stale is None
     assert LISTEN < net.now - start <= LISTEN_MAX + 0.2

@@ -12,8 +12,8 @@ from exchange.ledger.ledger import (
     MAX_NOTE,
     InsufficientBalance,
     Ledger,
+    MarketUnits,
     Obligation,
-    Units,
     decimals_of,
     units_of,
 )
@@ -24,8 +24,8 @@ from exchange.model.records import Posting, PutCredit, Transaction
 
 ALICE, BOB = 1, 2
 PEER = "nodepeer"
-FREE = Units("BTC", "USD", base_units=1000, quote_units=100, maker_ppm=0, taker_ppm=0)
-PAID = Units("BTC", "USD", base_units=1000, quote_units=100, maker_ppm=1000, taker_ppm=2000)
+FREE = MarketUnits("BTC", "USD", base_units=1000, quote_units=100, maker_ppm=0, taker_ppm=0)
+PAID = MarketUnits("BTC", "USD", base_units=1000, quote_units=100, maker_ppm=1000, taker_ppm=2000)
 
 
 def ledger(**deposits: int) -> Ledger:
@@ -72,7 +72,7 @@ def test_assets_have_eight_decimals_or_as_many_as_the_finest_instrument_needs():
 def test_units_are_the_exact_worth_of_a_lot_and_of_a_tick_of_a_lot():
     instrument = Instrument("BTC-USD", Decimal("0.1"), Decimal("0.00001"))
     units = units_of(instrument, 1000, 2000, {"BTC": 9, "USD": 8})
-    assert units == Units("BTC", "USD", 10_000, 100, 1000, 2000)
+    assert units == MarketUnits("BTC", "USD", 10_000, 100, 1000, 2000)
     # 3 BTC at 30000 USD: 300000 lots at 300000 ticks
     assert 300_000 * units.base_units == 3 * 10**9
     assert 300_000 * 300_000 * units.quote_units == 90_000 * 10**8
@@ -280,19 +280,19 @@ def test_each_side_pays_its_rate_of_what_it_receives(taker: int, fees: tuple[int
 
 
 def test_a_fee_is_rounded_up_and_never_more_than_what_was_received():
-    small = Units("BTC", "USD", base_units=1, quote_units=1, maker_ppm=1, taker_ppm=1_000_000)
+    small = MarketUnits("BTC", "USD", base_units=1, quote_units=1, maker_ppm=1, taker_ppm=1_000_000)
     made = ledger(USD=1)
     made.deposit(1, BOB, "BTC", 1, "")
     assert made.trade_here(9, "ref", small, 1, 1, ALICE, BOB, BUY) == (1, 1)
     assert made.holdings(ALICE) == {"USD": (0, 0), "BTC": (0, 0)}
-    exact = Units("BTC", "USD", base_units=1_000_000, quote_units=1, maker_ppm=3, taker_ppm=3)
+    exact = MarketUnits("BTC", "USD", base_units=1_000_000, quote_units=1, maker_ppm=3, taker_ppm=3)
     made.deposit(1, ALICE, "USD", 1, "")
     assert made.trade_with(9, "ref", exact, BUY, 1, 1, ALICE, PEER, "maker") == 3  # not 4
 
 
 @pytest.mark.parametrize(("received", "rebate"), [(1000, 1), (1999, 1), (999, 0)])
 def test_a_rebate_comes_out_of_the_fees_rounded_against_who_gets_it(received: int, rebate: int):
-    rates = Units("BTC", "USD", received, 1, maker_ppm=-1000, taker_ppm=0)
+    rates = MarketUnits("BTC", "USD", received, 1, maker_ppm=-1000, taker_ppm=0)
     made = ledger(USD=1)
     assert made.trade_with(9, "ref", rates, BUY, 1, 1, ALICE, PEER, "maker") == -rebate
     assert made.balance("account:1", "BTC") == received + rebate
@@ -358,7 +358,7 @@ def test_postings_carry_the_balance_after_each_of_them():
 
 
 def test_the_greatest_price_and_quantity_are_exact():
-    huge = Units("BTC", "USD", 10**12, 10**16, 1, 1)
+    huge = MarketUnits("BTC", "USD", 10**12, 10**16, 1, 1)
     made = ledger()
     made.trade_here(1, "r", huge, 10**9, 10**9, HOUSE, ALICE, BUY)
     assert made.balance("account:0", "BTC") == 10**21

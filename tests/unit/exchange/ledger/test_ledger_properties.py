@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from exchange.ledger.ledger import InsufficientBalance, Ledger, Units, decimals_of, units_of
+from exchange.ledger.ledger import InsufficientBalance, Ledger, MarketUnits, decimals_of, units_of
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
@@ -57,7 +57,7 @@ class Order:
         base, quote = self.market.split("-")
         return quote if self.side == BUY else base
 
-    def hold(self, units: Units) -> int:
+    def hold(self, units: MarketUnits) -> int:
         if self.side == BUY:
             return self.price * self.left * units.quote_units
         return self.left * units.base_units
@@ -120,7 +120,7 @@ class Desk(RuleBasedStateMachine):
 
     # Reading both
 
-    def units(self, market: str) -> Units:
+    def units(self, market: str) -> MarketUnits:
         return units_of(MARKETS[market], *FEES[market], self.ledger.decimals)
 
     def amount(self, asset: str, units: int) -> Fraction:
@@ -451,7 +451,7 @@ def test_the_positions_of_two_nodes_mirror_each_other(
 
 @given(received=st.integers(1, 10**30), ppm=st.integers(-1_000_000, 1_000_000))
 def test_a_fee_is_the_least_whole_number_not_below_the_rate(received: int, ppm: int):
-    units = Units("BTC", "USD", received, 1, ppm, ppm)
+    units = MarketUnits("BTC", "USD", received, 1, ppm, ppm)
     fee = Ledger({}).trade_with(1, "t", units, BUY, 1, 1, 1, "p", "maker")
     assert fee == ceil(Fraction(received * ppm, 1_000_000))
     assert abs(fee) <= received

@@ -14,26 +14,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exchange.ledger import reconciliation, statement_checks, statements
-from exchange.ledger.reconciliation import FORMAT, Comparison, Evidence, Search, compare, judge
-from exchange.ledger.statement_checks import opened, question_ok
+from exchange.ledger.reconciliation import (
+    FORMAT,
+    Comparison,
+    DifferenceSearch,
+    Evidence,
+    compare,
+    evaluate,
+)
+from exchange.ledger.statement_checks import is_question, open_document
 from exchange.ledger.statements import (
     CHILD_BITS,
     VERSION,
-    Asked,
-    Digest,
-    Folding,
-    Part,
     Position,
-    Question,
     Settlement,
-    Signed,
+    SignedDocument,
     Statement,
     StatementError,
-    Trade,
+    StatementPart,
+    StatementQuestion,
+    StatementTrade,
+    TradesDigest,
+    TradesHasher,
+    UndecidedTake,
     amounts,
-    answer,
+    make_part,
     market_of,
-    sign,
+    sign_document,
     text_of,
     trade_of,
     units,
@@ -55,9 +62,9 @@ class Books:
     def __init__(self, keys: Keys, peer: Keys) -> None:
         self.keys = keys
         self.peer = peer
-        self.trades: list[Trade] = []
+        self.trades: list[StatementTrade] = []
         self.settlements: list[Settlement] = []
-        self.asked: list[Asked] = []
+        self.asked: list[UndecidedTake] = []
         self.lost: dict[str, int] = {}  # of its balances: what it has no history for
 
     @property
@@ -70,7 +77,7 @@ class Books:
     def statement(self) -> Statement:
         traded: dict[str, int] = {}
         settled: dict[str, int] = {}
-        foldings = {self.id: Folding(), self.peer.node_id: Folding()}
+        foldings = {self.id: TradesHasher(), self.peer.node_id: TradesHasher()}
         for trade in sorted(self.trades, key=lambda t: t.take):
             foldings[trade.taker].add(trade)
             for asset, amount in amounts(trade, self.id).items():
@@ -101,7 +108,7 @@ class Books:
             len(self.asked),
         )
 
-    def part(self, question: Question) -> Part:
+    def part(self, question: StatementQuestion) -> StatementPart:
         last = question.first + (1 << question.bits) - 1
         found = sorted(
             (
@@ -112,42 +119,48 @@ class Books:
             key=lambda t: t.take,
         )
         cut = (len(self.trades), len(self.settlements))
-        return answer("net", self.id, self.peer.node_id, cut, question, found)
+        return make_part("net", self.id, self.peer.node_id, cut, question, found)
 
 
 def pair() -> tuple[Books, Books]:
     return Books(A, B), Books(B, A)
 
 
-def trade(take: int = WIDE, *, taker: Keys = A, **changes: Any) -> Trade:
-    made = Trade(taker.node_id, take, BTC.key, BUY, 300_000, 50_000, 7, 9, 500)
+def trade(take: int = WIDE, *, taker: Keys = A, **changes: Any) -> StatementTrade:
+    made = StatementTrade(taker.node_id, take, BTC.key, BUY, 300_000, 50_000, 7, 9, 500)
     return replace(made, **changes)
 
 
-def evidence(ours: Books, theirs: Books, later: Iterable[Trade] = ()) -> Evidence:
+def evidence(ours: Books, theirs: Books, later: Iterable[StatementTrade] = ()) -> Evidence:
     """As `node.service.statement_service` gathers it. `later`: what we have had by the time of the second look."""
     mine, other = ours.statement(), theirs.statement()
-    search = Search(mine, other)
+    search = DifferenceSearch(mine, other)
     parts = []
     while (question := search.next()) is not None:
         pair_ = (ours.part(question), theirs.part(question))
-        parts.append((sign(ours.keys, pair_[0]), sign(theirs.keys, pair_[1])))
+        parts.append((sign_document(ours.keys, pair_[0]), sign_document(theirs.keys, pair_[1])))
         search.add(*pair_)
     found = Evidence(
-        FORMAT, "net", ours.id, theirs.id, sign(ours.keys, mine), sign(theirs.keys, other), parts
+        FORMAT,
+        "net",
+        ours.id,
+        theirs.id,
+        sign_document(ours.keys, mine),
+        sign_document(theirs.keys, other),
+        parts,
     )
     if search.only_theirs:
         ours.trades += later
         return replace(
             found,
-            after=sign(ours.keys, ours.statement()),
-            after_parts=[sign(ours.keys, ours.part(q)) for q in search.only_theirs],
+            after=sign_document(ours.keys, ours.statement()),
+            after_parts=[sign_document(ours.keys, ours.part(q)) for q in search.only_theirs],
         )
     return found
 
 
-def compared(ours: Books, theirs: Books, later: Iterable[Trade] = ()) -> Comparison:
-    return judge(STRANGER, evidence(ours, theirs, later))
+def compared(ours: Books, theirs: Books, later: Iterable[StatementTrade] = ()) -> Comparison:
+    return evaluate(STRANGER, evidence(ours, theirs, later))
 
 
 # What is said
@@ -200,9 +213,9 @@ def test_what_is_no_market_is_refused(key: str) -> None:
 # What is checked
 
 
-def check(signed: Signed, **changes: str) -> Statement:
+def check(signed: SignedDocument, **changes: str) -> Statement:
     about = {"network": "net", "node": A.node_id, "peer": B.node_id, **changes}
-    return opened(STRANGER, signed, Statement, **about)
+    return open_document(STRANGER, signed, Statement, **about)
 
 
 def refusal(call: Callable[..., object], *args: Any, **more: Any) -> str:
@@ -216,32 +229,32 @@ def some_books() -> Books:
     ours, _ = pair()
     ours.trades = [trade(WIDE), trade(WIDE + 4, taker=B)]
     ours.paid("USD", "-15000")
-    ours.asked = [Asked(WIDE + 9, BTC.key, 4, BUY, 300_000, 1)]
+    ours.asked = [UndecidedTake(WIDE + 9, BTC.key, 4, BUY, 300_000, 1)]
     return ours
 
 
 def test_a_statement_is_what_its_signer_said() -> None:
     said = some_books().statement()
-    assert check(sign(A, said)) == said
+    assert check(sign_document(A, said)) == said
 
 
 def test_another_key_network_node_or_kind_is_refused() -> None:
     said = some_books().statement()
-    signed = sign(A, said)
-    assert refusal(check, sign(B, said)) == "wrong_key"
+    signed = sign_document(A, said)
+    assert refusal(check, sign_document(B, said)) == "wrong_key"
     assert refusal(check, replace(signed, key=B.public_key)) == "wrong_key"
     assert refusal(check, replace(signed, signature=bytes(64))) == "bad_signature"
     assert refusal(check, replace(signed, body=signed.body[:-1] + b"\x00")) == "bad_signature"
     assert refusal(check, signed, network="other") == "wrong_network"
     assert refusal(check, signed, peer=STRANGER.node_id) == "wrong_node"
-    assert refusal(check, sign(B, said), node=B.node_id, peer=A.node_id) == "wrong_node"
+    assert refusal(check, sign_document(B, said), node=B.node_id, peer=A.node_id) == "wrong_node"
     assert refusal(check, replace(signed, kind="part")) == "malformed"
     assert refusal(check, replace(signed, key=b"")) == "malformed"
     assert refusal(check, replace(signed, body=bytes(statements.MAX_BODY + 1))) == "malformed"
 
 
-def signed_body(body: bytes) -> Signed:
-    return Signed(
+def signed_body(body: bytes) -> SignedDocument:
+    return SignedDocument(
         "statement", body, A.public_key, A.sign(statements.signed_hash("statement", body))
     )
 
@@ -257,24 +270,27 @@ def signed_body(body: bytes) -> Signed:
         {"positions": [Position("USD", "1e5", "1", "0")]},
         {"positions": [Position("USD", "-0", "1", "0")]},
         {"positions": [Position("U D", "1", "1", "0")]},
-        {"trades": [Digest(0, bytes(32))]},
-        {"trades": [Digest(0, bytes(31)), Digest(0, bytes(32))]},
-        {"trades": [Digest(-1, bytes(32)), Digest(0, bytes(32))]},
+        {"trades": [TradesDigest(0, bytes(32))]},
+        {"trades": [TradesDigest(0, bytes(31)), TradesDigest(0, bytes(32))]},
+        {"trades": [TradesDigest(-1, bytes(32)), TradesDigest(0, bytes(32))]},
         {"settlement_count": 5},
         {"settlements": [Settlement("USD", "x", 1)]},
         {"asked_count": 0},
-        {"asked": [Asked(0, BTC.key, 4, BUY, 1, 1)]},
-        {"asked": [Asked(5, "B C-USD", 4, BUY, 1, 1)]},
-        {"asked": [Asked(5, BTC.key, 4, 0, 1, 1)]},
-        {"asked": [Asked(5, BTC.key, 4, BUY, 0, 1)]},
+        {"asked": [UndecidedTake(0, BTC.key, 4, BUY, 1, 1)]},
+        {"asked": [UndecidedTake(5, "B C-USD", 4, BUY, 1, 1)]},
+        {"asked": [UndecidedTake(5, BTC.key, 4, 0, 1, 1)]},
+        {"asked": [UndecidedTake(5, BTC.key, 4, BUY, 0, 1)]},
     ],
 )
 def test_values_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
-    assert refusal(check, sign(A, replace(some_books().statement(), **changes))) == "malformed"
+    assert (
+        refusal(check, sign_document(A, replace(some_books().statement(), **changes)))
+        == "malformed"
+    )
 
 
 def test_only_one_encoding_of_a_statement_is_taken() -> None:
-    body = sign(A, some_books().statement()).body
+    body = sign_document(A, some_books().statement()).body
     assert check(signed_body(body))
     assert refusal(check, signed_body(b"\xdc\x00\x0c" + body[1:])) == "malformed"  # a longer head
     assert refusal(check, signed_body(body + b"\x00")) == "malformed"
@@ -288,7 +304,7 @@ def test_any_signed_bytes_are_a_statement_or_refused(body: bytes) -> None:
 
 @given(st.data())
 def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
-    signed = sign(A, some_books().statement())
+    signed = sign_document(A, some_books().statement())
     at = data.draw(st.integers(0, len(signed.body) - 1))
     changed = bytearray(signed.body)
     changed[at] ^= data.draw(st.integers(1, 255))
@@ -298,16 +314,16 @@ def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "question",
     [
-        Question(STRANGER.node_id, 0, 10, False),
-        Question(A.node_id, 1, 10, False),
-        Question(A.node_id, -1024, 10, False),
-        Question(A.node_id, 2**62, 10, False),
-        Question(A.node_id, 0, 63, False),
-        Question(A.node_id, 0, CHILD_BITS - 1, True),
+        StatementQuestion(STRANGER.node_id, 0, 10, False),
+        StatementQuestion(A.node_id, 1, 10, False),
+        StatementQuestion(A.node_id, -1024, 10, False),
+        StatementQuestion(A.node_id, 2**62, 10, False),
+        StatementQuestion(A.node_id, 0, 63, False),
+        StatementQuestion(A.node_id, 0, CHILD_BITS - 1, True),
     ],
 )
-def test_questions_about_nothing_are_refused(question: Question) -> None:
-    assert not question_ok(question, A.node_id, B.node_id)
+def test_questions_about_nothing_are_refused(question: StatementQuestion) -> None:
+    assert not is_question(question, A.node_id, B.node_id)
 
 
 @pytest.mark.parametrize(
@@ -318,26 +334,33 @@ def test_questions_about_nothing_are_refused(question: Question) -> None:
         {"trades": [trade(5), trade(4)]},
         {"trades": [trade(5, quantity=0)]},
         {"trades": [trade(5, market=f"BTC-USD@{FINE}/{FINE}", price=1, quantity=1)]},
-        {"rows": [statements.Row(0, Digest(1, bytes(32), 1, 1))]},
+        {"rows": [statements.DigestRow(0, TradesDigest(1, bytes(32), 1, 1))]},
         {
-            "question": Question(A.node_id, 0, 12, True),
-            "rows": [statements.Row(1, Digest(1, bytes(32), 1, 1))],
+            "question": StatementQuestion(A.node_id, 0, 12, True),
+            "rows": [statements.DigestRow(1, TradesDigest(1, bytes(32), 1, 1))],
         },
         {
-            "question": Question(A.node_id, 0, 12, True),
-            "rows": [statements.Row(0, reconciliation.NOTHING)],
+            "question": StatementQuestion(A.node_id, 0, 12, True),
+            "rows": [statements.DigestRow(0, reconciliation.NOTHING)],
         },
     ],
 )
 def test_parts_with_what_was_not_asked_for_are_refused(changes: dict[str, Any]) -> None:
     cut = (2, 1)
-    fine = Part(
-        VERSION, "net", A.node_id, B.node_id, cut, Question(A.node_id, 0, 10, False), [], []
+    fine = StatementPart(
+        VERSION,
+        "net",
+        A.node_id,
+        B.node_id,
+        cut,
+        StatementQuestion(A.node_id, 0, 10, False),
+        [],
+        [],
     )
     about = {"network": "net", "node": A.node_id, "peer": B.node_id}
-    assert opened(STRANGER, sign(A, fine), Part, **about) == fine
-    bad = sign(A, replace(fine, **changes))
-    assert refusal(opened, STRANGER, bad, Part, **about) == "malformed"
+    assert open_document(STRANGER, sign_document(A, fine), StatementPart, **about) == fine
+    bad = sign_document(A, replace(fine, **changes))
+    assert refusal(open_document, STRANGER, bad, StatementPart, **about) == "malformed"
 
 
 # What is compared
@@ -380,7 +403,7 @@ def test_takes_without_an_answer_explain_what_differs() -> None:
     ours, theirs = pair()
     given_, taken = trade(WIDE, taker=B), trade(WIDE + 1, taker=A)
     ours.trades, theirs.trades = [given_], [taken]
-    asked = Asked(given_.take, BTC.key, 7, BUY, 300_000, 50_000)
+    asked = UndecidedTake(given_.take, BTC.key, 7, BUY, 300_000, 50_000)
     theirs.asked, ours.asked = [asked], [replace(asked, take=taken.take)]
     found = compared(ours, theirs)
     assert [row.under_way for row in found.trades] == ["pending", "pending"]
@@ -440,7 +463,7 @@ def test_too_many_payments_are_compared_by_their_sum(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(statement_checks, "MAX_SETTLEMENTS", 4)
     monkeypatch.setattr(reconciliation, "MAX_SETTLEMENTS", 4)
     mine = replace(ours.statement(), settlements=ours.settlements[:4])
-    found = compare(mine, theirs.statement(), Search(mine, theirs.statement()), (), ())
+    found = compare(mine, theirs.statement(), DifferenceSearch(mine, theirs.statement()), (), ())
     assert not found.matched
     assert found.agree
 
@@ -501,7 +524,7 @@ def test_a_node_that_shows_other_trades_than_it_signed_is_caught() -> None:
     ours, theirs = pair()
     ours.trades, theirs.trades = [trade()], [trade(price=1)]
     mine, other = ours.statement(), theirs.statement()
-    search = Search(mine, other)
+    search = DifferenceSearch(mine, other)
     question = search.next()
     assert question is not None
     theirs.trades = []
@@ -512,7 +535,7 @@ def test_a_node_that_shows_other_trades_than_it_signed_is_caught() -> None:
 def test_a_part_of_another_cut_is_refused() -> None:
     ours, theirs = pair()
     ours.trades, theirs.trades = [trade()], [trade(price=1)]
-    search = Search(ours.statement(), theirs.statement())
+    search = DifferenceSearch(ours.statement(), theirs.statement())
     question = search.next()
     assert question is not None
     theirs.trades.append(trade(WIDE + 2))
@@ -525,11 +548,11 @@ def test_evidence_holds_without_its_nodes_and_not_when_it_is_tampered_with() -> 
     theirs.trades = [*ours.trades[:2], trade(WIDE + 9, taker=B)]
     made = evidence(ours, theirs, later=[trade(WIDE + 8, taker=B)])
     kept = msgspec.json.decode(msgspec.json.encode(made), type=Evidence)
-    assert {row.ours or row.theirs for row in judge(STRANGER, kept).trades} == {
+    assert {row.ours or row.theirs for row in evaluate(STRANGER, kept).trades} == {
         trade(WIDE + 2),
         trade(WIDE + 9, taker=B),
     }
-    forged = sign(STRANGER, theirs.statement())
+    forged = sign_document(STRANGER, theirs.statement())
     for bad in (
         replace(kept, theirs=forged),
         replace(kept, theirs=kept.ours),
@@ -541,20 +564,22 @@ def test_evidence_holds_without_its_nodes_and_not_when_it_is_tampered_with() -> 
         replace(kept, after_parts=[kept.parts[1][0]]),
         replace(kept, format="another"),
     ):
-        assert refusal(judge, STRANGER, bad)
+        assert refusal(evaluate, STRANGER, bad)
 
 
 def test_statements_of_different_days_are_not_compared() -> None:
     ours, theirs = pair()
     old = replace(ours.statement(), time=reconciliation.MAX_SKEW + 1001)
-    kept = replace(evidence(ours, theirs), ours=sign(A, old))
-    assert refusal(judge, STRANGER, kept) == "malformed"
+    kept = replace(evidence(ours, theirs), ours=sign_document(A, old))
+    assert refusal(evaluate, STRANGER, kept) == "malformed"
 
 
 def test_many_trades_are_asked_for_by_table() -> None:
-    question = Question(A.node_id, 0, 12, False)
+    question = StatementQuestion(A.node_id, 0, 12, False)
     trades = [trade(n + 1) for n in range(statements.MAX_TRADES + 1)]
-    assert refusal(answer, "net", A.node_id, B.node_id, (0, 0), question, trades) == "too_many"
-    table = answer("net", A.node_id, B.node_id, (0, 0), replace(question, table=True), iter(trades))
+    assert refusal(make_part, "net", A.node_id, B.node_id, (0, 0), question, trades) == "too_many"
+    table = make_part(
+        "net", A.node_id, B.node_id, (0, 0), replace(question, table=True), iter(trades)
+    )
     assert sum(row.digest.count for row in table.rows) == len(trades)
     assert [row.index for row in table.rows] == list(range(len(trades) // 64 + 1))

@@ -6,11 +6,11 @@ import pytest
 from exchange_kit import Keys, M, Owner
 
 from exchange.feeds.feed import Feed, Writer
-from exchange.ledger.ledger import Units
+from exchange.ledger.ledger import MarketUnits
 from exchange.market.market import NUMBER_BITS, TAPE, Hold, Market, Owners, Trade
 from exchange.model.events import BUY, SELL, Amended, Closed, Event, Filled, Moved, Opened
 
-UNITS = Units("BTC", "USD", 1, 1, 0, 0)
+UNITS = MarketUnits("BTC", "USD", 1, 1, 0, 0)
 ME, A, B = (Keys(i).node_id for i in (5, 1, 9))  # A sorts before us, B after
 
 

@@ -15,7 +15,7 @@ from order_kit import KEY, UNIT, Desks, with_fees
 
 from exchange.journal.journal import Journal
 from exchange.ledger import reconciliation, statement_checks, statements
-from exchange.ledger.statements import Part, Question, Signed, Statement
+from exchange.ledger.statements import SignedDocument, Statement, StatementPart, StatementQuestion
 from exchange.model.instruments import Instrument
 from node.service.committer import Committer
 from node.service.statement_service import PART, STATEMENT, PartRequest, StatementService
@@ -33,7 +33,7 @@ class Wire:
         self.handlers: dict[tuple[str, str], tuple[Handler, Any]] = {}
         self.calls: list[str] = []
         self.before: Callable[[str], None] = lambda method: None
-        self.alter: Callable[[Signed], Signed] = lambda signed: signed
+        self.alter: Callable[[SignedDocument], SignedDocument] = lambda signed: signed
 
     def end(self, node: str) -> End:
         return End(self, node)
@@ -277,11 +277,11 @@ def test_what_is_owed_in_a_market_that_is_no_longer_traded_is_still_owed(bench: 
 # Who may ask what
 
 
-def serve(bench: Bench, i: int, caller: str, method: str, body: Any) -> Signed:
+def serve(bench: Bench, i: int, caller: str, method: str, body: Any) -> SignedDocument:
     handler, _ = bench.wire.handlers[bench.desks.id(i), method]
 
-    async def ask() -> Signed:
-        answer: Signed = await handler(caller, body)
+    async def ask() -> SignedDocument:
+        answer: SignedDocument = await handler(caller, body)
         return answer
 
     return asyncio.run(ask())
@@ -292,24 +292,29 @@ def test_who_asks_is_told_about_itself_alone(tmp_path: Path) -> None:
     bench.trade(100, 2)
     third = bench.desks.id(2)
     signed = serve(bench, 0, third, STATEMENT, {"peer": bench.desks.id(1)})
-    said = statement_checks.opened(
+    said = statement_checks.open_document(
         bench.desks.nodes[2].keys, signed, Statement, network=NETWORK, node=bench.desks.id(0), peer=third
     )  # fmt: skip
     assert (said.positions, [digest.count for digest in said.trades]) == ([], [0, 0])
-    everything = Question(third, 0, 62, False)
+    everything = StatementQuestion(third, 0, 62, False)
     part = serve(bench, 0, third, PART, PartRequest(said.cut, everything))
-    found = statement_checks.opened(
-        bench.desks.nodes[2].keys, part, Part, network=NETWORK, node=bench.desks.id(0), peer=third
+    found = statement_checks.open_document(
+        bench.desks.nodes[2].keys,
+        part,
+        StatementPart,
+        network=NETWORK,
+        node=bench.desks.id(0),
+        peer=third,
     )
     assert found.trades == []
-    others = PartRequest(said.cut, Question(bench.desks.id(1), 0, 62, False))
+    others = PartRequest(said.cut, StatementQuestion(bench.desks.id(1), 0, 62, False))
     with pytest.raises(RpcError, match="no question"):
         serve(bench, 0, third, PART, others)
     bench.desks.close()
 
 
 def test_a_part_of_a_statement_that_was_never_made_is_refused(bench: Bench) -> None:
-    question = Question(bench.desks.id(1), 0, 62, False)
+    question = StatementQuestion(bench.desks.id(1), 0, 62, False)
     with pytest.raises(RpcError, match="no such statement"):
         serve(bench, 0, bench.desks.id(1), PART, PartRequest((99, 0), question))
 
@@ -327,10 +332,10 @@ def test_a_node_is_served_one_statement_at_a_time(bench: Bench) -> None:
         )
 
     first, second, third = asyncio.run(both())
-    assert isinstance(first, Signed)
+    assert isinstance(first, SignedDocument)
     assert isinstance(second, RpcError)
     assert second.code == "busy"
-    assert isinstance(third, Signed)
+    assert isinstance(third, SignedDocument)
 
 
 # What goes wrong
@@ -373,12 +378,12 @@ def test_nothing_is_kept_in_memory_of_statements(bench: Bench) -> None:
     signed = serve(bench, 0, peer, STATEMENT, None)
     keys = bench.desks.nodes[1].keys
     about = {"network": NETWORK, "node": bench.desks.id(0), "peer": peer}
-    said = statement_checks.opened(keys, signed, Statement, **about)
+    said = statement_checks.open_document(keys, signed, Statement, **about)
     bench.trade(100, 1)
     bench.desks.restart(0)
     bench.statements[0] = bench.service(0)
-    question = Question(bench.desks.id(0), 0, 62, False)
-    part = statement_checks.opened(
-        keys, serve(bench, 0, peer, PART, PartRequest(said.cut, question)), Part, **about
+    question = StatementQuestion(bench.desks.id(0), 0, 62, False)
+    part = statement_checks.open_document(
+        keys, serve(bench, 0, peer, PART, PartRequest(said.cut, question)), StatementPart, **about
     )
     assert [trade.market for trade in part.trades] == [KEY]
