@@ -27,6 +27,7 @@ from exchange.model.codec import pack as pack_records
 from exchange.model.codec import unpacker
 from exchange.model.events import check_batch
 from exchange.model.instruments import Instruments
+from exchange.model.ports import Send
 from exchange.model.records import Recovered
 from node.daemon.node_keys import Checking, NodeKeys
 from node.service.public_services import BookQuery, PublicStatus, TradesQuery
@@ -99,11 +100,14 @@ def open_journal(data_dir: Path, owner: str) -> Journal:
     return Journal(data_dir / "journal", owner=owner, background=False)
 
 
+class Fields(list[Any]):
+    """The fields of a struct in their order, without names."""
+
+
 def plain(value: Any) -> Any:
-    """A value as JSON has it, without the names of classes and fields: a struct is the list of its fields.
-    Fields that are added at the end do not change what stands before them."""
+    """A value as JSON has it, without the names of classes and fields."""
     if isinstance(value, msgspec.Struct):
-        return [plain(getattr(value, name)) for name in value.__struct_fields__]
+        return Fields(plain(getattr(value, name)) for name in value.__struct_fields__)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):
@@ -113,3 +117,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     return value
+
+
+def agrees(found: Any, expected: Any) -> bool:
+    """Whether a `plain` value is what an earlier version had: fields may have been added at a struct's end."""
+    if isinstance(found, Fields):
+        return len(found) >= len(expected) and all(map(agrees, found, expected))
+    if isinstance(found, list):
+        return (
+            isinstance(expected, list)
+            and len(found) == len(expected)
+            and all(map(agrees, found, expected))
+        )
+    return bool(found == expected)
