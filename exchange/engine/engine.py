@@ -27,7 +27,7 @@ from exchange.feeds.exchange_messages import (
 )
 from exchange.feeds.feed import Feed
 from exchange.feeds.presence import PresenceLeases
-from exchange.feeds.startup_fence import LISTEN, LISTEN_MAX, LISTEN_STRANGER, StartupFence
+from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.ledger.accounts import Accounts
 from exchange.ledger.ledger import Ledger
 from exchange.market.market import Market
@@ -57,7 +57,7 @@ class Engine:
         instruments: Iterable[Instrument] = (),
         recovered: Recovered | None = None,
         lease_ms: int = 9000,
-        listen_max: float = LISTEN_MAX,
+        listen_max: float = FENCE_MAX,
         warn: Callable[[str], None] = lambda text: None,
         now: float = 0.0,
     ) -> None:
@@ -92,8 +92,8 @@ class Engine:
         self._follower.restore(past)
         self._desk.restore(now, past)
         knows_others = any(stored.owner != keys.node_id for stored in past.feeds)
-        self._listening = StartupFence(
-            grace=LISTEN if knows_others else LISTEN_STRANGER, longest=listen_max
+        self._fence = StartupFence(
+            grace=FENCE_GRACE if knows_others else FENCE_GRACE_ALONE, longest=listen_max
         )
         self._core.listening = bool(past.meta)
         self._when_writing: list[Callable[[], None]] = []
@@ -201,7 +201,7 @@ class Engine:
         """Call once after the start. As soon as the own feeds may be written, unfinished market orders
         end and limit orders look at the book."""
         self._follower.resume(now)
-        self._listening.begin(now)
+        self._fence.begin(now)
         if self._core.listening:
             self._stop_listening(now)
         else:
@@ -211,7 +211,7 @@ class Engine:
         """Go on with the own orders, if it is time."""
         core = self._core
         doubt = self._replicator.wants_of(core.node_id)
-        if core.stale is None and not self._listening.over(now, doubt=doubt):
+        if core.stale is None and not self._fence.is_down(now, doubt=doubt):
             return
         core.listening = False
         if core.stale is None:
@@ -311,7 +311,7 @@ class Engine:
             if self._core.listening:
                 own = [head for head in self._replicator.heads() if head.owner == self.node_id]
                 same = message.summary == self._replicator.summary()
-                self._listening.heard(origin, message, own, same=same)
+                self._fence.on_digest(origin, message, own, same=same)
         elif isinstance(message, FeedRequest):
             self._replicator.on_request(origin, message)
         elif isinstance(message, FeedPart):
@@ -321,13 +321,13 @@ class Engine:
     def neighbour_up(self, now: float, node: str) -> None:
         """A link to `node` is there."""
         self._replicator.neighbour_up(now, node)
-        self._listening.neighbour_up(node)
+        self._fence.neighbour_up(node)
         self._desk.hurry(now, node)
         self._leases.hurry(now, 0.0)
 
     def neighbour_down(self, now: float, node: str) -> None:
         self._replicator.neighbour_down(node)
-        self._listening.neighbour_down(node)
+        self._fence.neighbour_down(node)
 
     # Presence and time
 

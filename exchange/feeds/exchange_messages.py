@@ -1,5 +1,8 @@
-"""Messages of the exchange between nodes. Names in the style of the seeds; `order` and `trade`
-both carry a `Batch` of feed events (`trade` when there is a fill among them)."""
+"""Messages of the exchange between nodes.
+
+`order` and `trade` both carry a `Batch` of feed events; `trade` if a fill is among them. Structs are
+encoded as maps with camelCase keys (`FeedHead` as an array), so field names are part of the protocol.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from exchange.model.events import Batch
 
 
 class Presence(msgspec.Struct, frozen=True, rename="camel"):
-    """An owner says that it is here for `lease` ms more, and how far its feeds go.
+    """Presence of an owner for `lease` ms from arrival, with the heads of its feeds.
 
-    (`incarnation`, `counter`) grows with every presence of an owner, over restarts too, so an old
-    one cannot prolong a lease. `lease` 0 says goodbye.
+    (`incarnation`, `counter`) grows with every presence of an owner, also over restarts, so a replayed
+    presence cannot prolong a lease. `lease` 0: the owner is leaving.
     """
 
     key: bytes
@@ -26,7 +29,7 @@ class Presence(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class FeedHead(msgspec.Struct, frozen=True, array_like=True):
-    """The end of a feed as somebody holds it."""
+    """Last number and hash of a feed as a node holds it."""
 
     owner: str
     market: str
@@ -35,7 +38,8 @@ class FeedHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FeedDigest(msgspec.Struct, frozen=True, rename="camel"):
-    """What a neighbour holds. `summary` is the hash of all heads; `heads` is there when asked for."""
+    """Feeds that a neighbour holds. `summary` covers all heads; `heads` is None in periodic digests and
+    sent in reply to a summary that differs. `answer`: a reply to heads; never replied to."""
 
     summary: bytes
     heads: list[FeedHead] | None = None
@@ -43,7 +47,7 @@ class FeedDigest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class FeedRequest(msgspec.Struct, frozen=True, rename="camel"):
-    """Send the batches after number `after` of a feed, or, when those are gone, snapshot page `page`."""
+    """Request for the batches after number `after` of a feed, or, if those are gone, snapshot page `page`."""
 
     owner: str
     market: str
@@ -52,9 +56,9 @@ class FeedRequest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class FeedPart(msgspec.Struct, frozen=True, rename="camel"):
-    """Answer to `FeedRequest`: consecutive batches, or one page of a snapshot with its batch.
+    """Answer to a `FeedRequest`: consecutive batches, or one page of a snapshot with its checkpoint batch.
 
-    `number` is the last number that the sender holds.
+    `number` is the last number that the sender holds; 0 without batches: it does not hold the feed.
     """
 
     owner: str
@@ -68,14 +72,13 @@ class FeedPart(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Take(msgspec.Struct, frozen=True, rename="camel"):
-    """The taker asks the owner of `order` to fill it. Idempotent by (taker, `take`).
+    """Request of the taker to the owner of `order` to fill it. Idempotent by (taker, `take`).
 
-    Every take of this taker with this maker below `below` is known to the taker; the maker may
-    forget them and must ignore them. `void`: if this take is not decided yet, refuse it; if it is
-    reserved, give the reservation up.
+    The taker knows the outcome of all its takes with this maker below `below`: the maker may forget
+    them and must ignore copies. `void`: refuse this take if it is undecided, release it if reserved.
 
-    A fill-or-kill order's take comes twice: with `phase` "reserve" the whole quantity is to be kept for
-    it, or nothing; with "commit" what was kept is to be filled.
+    The take of a fill-or-kill order is sent twice: `phase` "reserve" reserves the whole quantity or
+    nothing, "commit" fills the reserved quantity.
     """
 
     take: int
@@ -90,11 +93,11 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class TakeResult(msgspec.Struct, frozen=True, rename="camel"):
-    """The owner's decision, durable when sent. `quantity` 0 is a refusal with a `reason`. With the
-    reason "reserved" nothing is filled yet: `quantity` is kept for the taker, for a time.
+    """Decision of the owner, durable before it is sent. `quantity` 0 is a refusal with a `reason`. With
+    the reason "reserved" nothing is filled yet: `quantity` is reserved for the taker for a limited time.
 
-    `number` is the owner's last feed number at the decision: a replica that has reached it shows
-    what the decision left.
+    `number` is the owner's last feed number at the decision: a replica that has reached it includes the
+    decision's effect.
     """
 
     take: int
@@ -123,14 +126,15 @@ _decoders = {name: msgspec.msgpack.Decoder(kind) for name, kind in MESSAGES.item
 
 
 def pack(message: msgspec.Struct) -> bytes:
+    """Encode a message's payload."""
     return _encoder.encode(message)
 
 
 def unpack(message_type: str, payload: bytes) -> msgspec.Struct:
-    """The typed message.
+    """Decode a message's payload by its type.
 
     Raises:
-        msgspec.DecodeError, UnicodeDecodeError: it does not have the shape of its type.
+        msgspec.DecodeError, UnicodeDecodeError: the payload does not have the shape of its type.
     """
     message: msgspec.Struct = _decoders[message_type].decode(payload)
     return message

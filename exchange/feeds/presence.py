@@ -1,7 +1,9 @@
-"""Presence leases: whose orders may be shown and matched.
+"""Presence leases: the owners whose orders are shown and matched.
 
-An owner broadcasts its presence a few times per lease. A replica shows the owner's orders until
-the lease runs out by the replica's own clock, counted from arrival: no clock is compared.
+Theory of operation. An owner broadcasts a signed presence a few times per lease. A replica shows the
+owner's orders until the lease runs out by the replica's own monotonic clock, counted from arrival:
+no two clocks are compared. (incarnation, counter) grows with every presence, so a replayed message
+cannot prolong a lease.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from exchange.model.ports import Keys
 
 MAX_LEASE_MS = 600_000
 MAX_HEADS = 1000
-MAX_KNOWN = 100_000  # owners ever heard of: keys are free to make
-RENEWALS_PER_LEASE = 3  # so that two lost in a row do not end it
+MAX_KNOWN = 100_000  # owners remembered: keys cost nothing to make
+RENEWALS_PER_LEASE = 3  # two lost presences in a row do not end the lease
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 def _signed(network: str, presence: Presence) -> bytes:
+    """Return the hash that the signature covers."""
     return hashlib.sha256(
         _encoder.encode(
             [
@@ -38,7 +41,7 @@ def _signed(network: str, presence: Presence) -> bytes:
 
 
 class PresenceLeases:
-    """The leases that this node knows of, and its own presence."""
+    """Leases of other owners, and this node's own presence."""
 
     def __init__(self, keys: Keys, network: str, *, incarnation: int, lease_ms: int) -> None:
         self._keys = keys
@@ -52,15 +55,16 @@ class PresenceLeases:
         self._last_renewal = float("-inf")
 
     def present(self, owner: str) -> bool:
+        """Report if the lease of an owner runs."""
         return owner in self._until
 
     @property
     def owners(self) -> list[str]:
-        """Others whose lease runs, in order of their id."""
+        """Other owners whose lease runs, sorted by id."""
         return sorted(self._until)
 
     def make(self, now: float, heads: list[tuple[str, int]], *, leaving: bool = False) -> Presence:
-        """This node's next presence, signed."""
+        """Sign this node's next presence."""
         self._counter += 1
         self._last_renewal = now
         self._next_renewal = now + self._lease_ms / 1000 / RENEWALS_PER_LEASE
@@ -79,19 +83,19 @@ class PresenceLeases:
         return now >= self._next_renewal
 
     def hurry(self, now: float, delay: float) -> None:
-        """Renew within `delay` seconds (a newcomer wants to know us), at most once a second."""
+        """Renew within `delay` seconds, for a node that has just joined; at most once a second."""
         self._next_renewal = min(self._next_renewal, max(now + delay, self._last_renewal + 1.0))
 
     def accept(self, now: float, presence: Presence) -> tuple[bool, str, bool]:
-        """Take in another's presence.
+        """Process a presence of another owner.
 
         Returns:
-            (valid, owner, newcomer): `newcomer` when this owner or incarnation was not present.
+            (valid, owner, newcomer): `newcomer` if this owner or incarnation was not present before.
         """
         owner = self._keys.node_id_of(presence.key)
         if not 0 <= presence.lease <= MAX_LEASE_MS or len(presence.heads) > MAX_HEADS:
             return False, owner, False
-        # Old ones are checked too: what is called valid here is passed on.
+        # The signature of an old presence is checked too: valid messages are relayed.
         if not self._keys.verify(
             presence.key, presence.signature, _signed(self._network, presence)
         ):
@@ -111,7 +115,7 @@ class PresenceLeases:
         return True, owner, newcomer
 
     def expire(self, now: float) -> list[str]:
-        """Owners whose lease has run out since the last call, in order of their id."""
+        """End the leases that have run out and return their owners, sorted by id."""
         gone = sorted(owner for owner, until in self._until.items() if until <= now)
         for owner in gone:
             del self._until[owner]

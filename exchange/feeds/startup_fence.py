@@ -1,9 +1,14 @@
-"""After a restart: hear what the others hold of the own feeds before anything is written to them.
+"""Startup fence: after a restart, no writing to own feeds before the neighbours have sent their digests.
 
-A data directory restored from an old copy would write other events under numbers that the network
-has seen. Nothing in the directory shows that it is old, but the neighbours' digests do, and they
-come with the link. So a restarted node listens first: it follows, answers and shows the others'
-feeds, and neither takes orders nor decides on takes until it may.
+Theory of operation. A data directory restored from an old copy would write different events under
+numbers that the network has seen. Nothing in the directory shows its age, but the digests of the
+neighbours do, and they arrive with the links. So a restarted node first only replicates: it follows,
+serves and shows the feeds of others, and neither accepts orders nor decides takes until the fence is
+down. The fence goes down when
+- a neighbour holds exactly the own feeds as they are here, or
+- the grace period has passed and every linked neighbour has sent a digest, and
+- in both cases nobody claims to hold more of an own feed; a claim is followed until it is proven,
+  disproven, or the longest wait is over.
 """
 
 from __future__ import annotations
@@ -12,49 +17,53 @@ from collections.abc import Iterable
 
 from exchange.feeds.exchange_messages import FeedDigest, FeedHead
 
-LISTEN = 2.0  # seconds after the start in which a link may come up
-LISTEN_STRANGER = 0.5  # the same for a node whose journal knows nobody: it is likely alone
-LISTEN_MAX = 10.0  # whatever neighbours claim, or fail to say
+FENCE_GRACE = 2.0  # seconds after the start in which a link may come up
+FENCE_GRACE_ALONE = 0.5  # for a journal without feeds of others: the node is likely alone
+FENCE_MAX = 10.0  # whatever neighbours claim or fail to send
 
 
 class StartupFence:
-    """Whether the time of listening is over. `now` is monotonic seconds."""
+    """State of the fence. `now` is monotonic seconds."""
 
-    def __init__(self, *, grace: float = LISTEN, longest: float = LISTEN_MAX) -> None:
+    def __init__(self, *, grace: float = FENCE_GRACE, longest: float = FENCE_MAX) -> None:
         self._grace = min(grace, longest)
         self._longest = longest
         self._since: float | None = None
-        self._silent: dict[str, None] = {}  # neighbours that have not said what they hold
+        self._awaited: dict[str, None] = {}  # neighbours whose heads have not arrived
         self._confirmed = False
         self._doubted = False
 
     def begin(self, now: float) -> None:
-        """The node has started."""
+        """Start the clock: the node has started."""
         self._since = now
 
     def neighbour_up(self, node: str) -> None:
-        self._silent[node] = None
+        """Await the digest of a new neighbour."""
+        self._awaited[node] = None
 
     def neighbour_down(self, node: str) -> None:
-        self._silent.pop(node, None)
+        """Stop waiting for a neighbour whose link is gone."""
+        self._awaited.pop(node, None)
 
-    def heard(self, node: str, digest: FeedDigest, own: Iterable[FeedHead], *, same: bool) -> None:
-        """What a neighbour holds. `own`: the ends of the own feeds here; `same`: its feeds are ours."""
+    def on_digest(
+        self, node: str, digest: FeedDigest, own: Iterable[FeedHead], *, same: bool
+    ) -> None:
+        """Process a neighbour's digest. `own`: heads of the own feeds here; `same`: equal summaries."""
         if not same and digest.heads is None:
             return
-        self._silent.pop(node, None)
+        self._awaited.pop(node, None)
         if same or set(own) <= set(digest.heads or ()):
             self._confirmed = True
 
-    def over(self, now: float, *, doubt: bool) -> bool:
-        """Whether the own feeds may be written. `doubt`: somebody claims to hold more of them. It is
-        asked for a proof, which may be long on its way: nothing else takes the doubt away."""
+    def is_down(self, now: float, *, doubt: bool) -> bool:
+        """Report if the own feeds may be written. `doubt`: a node claims to hold more of them; only its
+        proof, which may take long, or the longest wait removes the doubt."""
         self._doubted = self._doubted or doubt
         if self._since is None:
             return False
-        listened = now - self._since
-        if listened >= self._longest:
+        waited = now - self._since
+        if waited >= self._longest:
             return True
         return not self._doubted and (
-            self._confirmed or (listened >= self._grace and not self._silent)
+            self._confirmed or (waited >= self._grace and not self._awaited)
         )

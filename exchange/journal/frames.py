@@ -1,13 +1,13 @@
-"""Frames: numbered, checksummed pieces of a file that is only ever appended to.
+"""Frames: numbered, checksummed records of an append-only file.
 
     file   head, frame, frame, ...
     head   magic (8 bytes), version, CRC of both            little-endian, 32 bits each
     frame  mark (4 bytes), length, CRC of the payload (32 bits each), number, durable (64 bits each),
            CRC of all that; then the payload
 
-`durable` is the number of the last frame that was known to be on the disk when this one was written.
-It tells a write that a power cut tore, which nobody was promised, from damage to what was: a frame
-that a later one calls durable was whole once.
+`durable` is the number of the last frame known to be on the disk when this frame was written. It
+distinguishes a write torn by a power cut, whose content nobody was promised, from damage: a frame that
+a later frame calls durable was whole once.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ FILE_HEAD_SIZE: Final = _FILE_HEAD.size
 HEAD_SIZE: Final = _HEAD.size
 MAX_PAYLOAD: Final = 2**30  # bytes; a feed snapshot of 16 million orders takes 400 MB
 _SECTOR: Final = 512  # bytes that a disk writes all or none of
-_SIGN: Final = 64  # so many zeros up to the end of a sector do not come about otherwise
+_SIGN: Final = 64  # shortest run of zeros at the end of a sector that marks it as never written
 
 
 class JournalError(Exception):
-    """The journal cannot be opened, read or written. The text says which file and why."""
+    """Failure to open, read or write the journal. The text names the file and the reason."""
 
 
 class Fault(Exception):
-    """Bytes that are no whole frame. `torn`: nothing follows, or what a write that did not end leaves."""
+    """Bytes that are not a whole frame. `torn`: the rest of an unfinished write, with nothing after it."""
 
     def __init__(self, why: str, *, torn: bool) -> None:
         super().__init__(why)
@@ -43,6 +43,8 @@ class Fault(Exception):
 
 
 class Head(msgspec.Struct, frozen=True):
+    """Header of a frame."""
+
     length: int  # of the payload, bytes
     crc: int
     number: int
@@ -50,16 +52,16 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def file_head(magic: bytes, version: int) -> bytes:
-    """`magic` has 8 bytes."""
+    """Encode the header of a file. `magic` has 8 bytes."""
     crc = zlib.crc32(magic + version.to_bytes(4, "little"))
     return _FILE_HEAD.pack(magic, version, crc)
 
 
 def version_of(data: bytes, magic: bytes) -> int:
-    """The version in a file's head.
+    """Return the version in a file's header.
 
     Raises:
-        Fault: it is not the head of such a file.
+        Fault: the header is incomplete, damaged or of another kind of file.
     """
     if len(data) < FILE_HEAD_SIZE:
         raise Fault("its head is cut off", torn=True)
@@ -67,23 +69,23 @@ def version_of(data: bytes, magic: bytes) -> int:
     if not any(data[:FILE_HEAD_SIZE]):
         raise Fault("its head was never written", torn=True)
     if found != magic:
-        raise Fault("it is no such file", torn=False)
+        raise Fault("it is another kind of file", torn=False)
     if crc != zlib.crc32(found + version.to_bytes(4, "little")):
         raise Fault("its head is damaged", torn=False)
     return int(version)
 
 
 def frame(number: int, durable: int, payload: bytes) -> bytes:
-    """One frame."""
+    """Encode a frame."""
     fields = (_MARK, len(payload), zlib.crc32(payload), number, durable)
     return _HEAD.pack(*fields, zlib.crc32(_CHECKED.pack(*fields))) + payload
 
 
 def head_at(data: bytes | memoryview, offset: int) -> Head:
-    """The head of the frame at `offset`.
+    """Decode the header of the frame at `offset`.
 
     Raises:
-        Fault: there is none.
+        Fault: cut off or damaged.
     """
     if len(data) < offset + HEAD_SIZE:
         raise Fault("the frame's head is cut off", torn=True)
@@ -94,10 +96,10 @@ def head_at(data: bytes | memoryview, offset: int) -> Head:
 
 
 def payload_at(data: bytes | memoryview, offset: int, head: Head) -> bytes:
-    """The payload of the frame at `offset`, whose head is `head`.
+    """Return the payload of the frame at `offset` with the header `head`.
 
     Raises:
-        Fault: it is cut off or damaged.
+        Fault: cut off or damaged.
     """
     start = offset + HEAD_SIZE
     end = start + head.length
@@ -110,7 +112,7 @@ def payload_at(data: bytes | memoryview, offset: int, head: Head) -> bytes:
 
 
 def promised(data: bytes, offset: int, number: int) -> bool:
-    """Whether any whole frame from `offset` on calls frame `number` durable."""
+    """Report if any whole frame from `offset` on calls frame `number` durable."""
     while (offset := data.find(_MARK, offset)) >= 0:
         try:
             head = head_at(data, offset)
@@ -125,8 +127,8 @@ def promised(data: bytes, offset: int, number: int) -> bool:
 
 
 def _has_gap(data: bytes | memoryview, start: int, end: int) -> bool:
-    """Whether a sector of data[start:end] was never written: it is all zeros. A frame does not begin
-    with zeros, so its first sector may be short."""
+    """Report if a sector of data[start:end] is all zeros, thus was never written. Frames do not begin
+    with zeros, so the first sector may be short."""
     first = start
     while start < end:
         stop = min(end, start - start % _SECTOR + _SECTOR)

@@ -1,8 +1,8 @@
-"""Public trades and candles on disk: derived data, beside the journal, in a SQLite file of its own.
+"""Market history: public trades and candles in a SQLite file beside the journal.
 
-Nothing here is needed to trade, so a save does not wait for the disk, and a file that cannot be read
-is begun anew. What the process had not saved when it died comes again from the journal; `counted` says
-how far each maker's feed is in the candles, so that no trade is in them twice.
+All of it is derived data: a save does not wait for the disk, and an unreadable file is replaced by an
+empty one. Trades that were not saved before a crash are replayed from the journal; the table `counted`
+has each maker's last number in the candles, so that no trade is counted twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from exchange.market.candles import TIMEFRAMES, Candle, TradeRecord
 SCHEMA_VERSION: Final = 1
 TRADES_KEPT: Final = 500_000  # of each market, the newest; about 60 MB
 CANDLES_KEPT: Final = 50_000  # of each market and length; five weeks of one-minute candles
-PRUNE_EVERY: Final = 10  # looked at when a tenth of what is kept has been added
+PRUNE_EVERY: Final = 10  # prune after additions of a tenth of the rows kept
 
 _SCHEMA: Final = """
 CREATE TABLE markets (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
@@ -47,37 +47,37 @@ _CANDLE: Final = (
 
 
 class HistoryError(Exception):
-    """The history cannot be opened, read or written. The text says which file and why."""
+    """Failure to open, read or write the history. The text names the file and the reason."""
 
 
 class Addition(msgspec.Struct):
-    """What one save writes, all or nothing. By market key."""
+    """Content of one save, written all or nothing. By market key."""
 
     trades: dict[str, list[TradeRecord]]
-    candles: dict[str, list[tuple[str, Candle]]]  # timeframe, its candle as it is now
+    candles: dict[str, list[tuple[str, Candle]]]  # timeframe, its candle so far
     counted: dict[tuple[str, str], int]  # (market, maker) -> number in the maker's feed
 
 
 class MarketHistory:
     """Trades and candles by market key.
 
-    `save` is for one thread; `trades` and `candles` may be called from any, one after the other;
-    everything else belongs to the thread of the constructor.
+    Threads: `save` belongs to one thread; `trades` and `candles` may be called from any thread, one call
+    at a time; everything else belongs to the thread of the constructor.
     """
 
     def __init__(
         self, path: Path, *, trades_kept: int = TRADES_KEPT, candles_kept: int = CANDLES_KEPT
     ) -> None:
-        """Open or create the file. One that is damaged, or of another version, is replaced.
+        """Open or create the file; replace a file that is damaged or of another version.
 
         Raises:
-            HistoryError: it can be neither read nor replaced.
+            HistoryError: the file can be neither read nor replaced.
         """
         self.path = path
-        self.replaced: str | None = None  # why the file that was there could not be used
+        self.replaced: str | None = None  # reason, if an unusable file was replaced
         self._trades_kept = trades_kept
         self._candles_kept = candles_kept
-        self._added: dict[str, int] = {}  # trades since the last look at what is too old
+        self._added: dict[str, int] = {}  # trades since the last pruning
         self._reading = threading.Lock()
         try:
             try:
@@ -103,18 +103,18 @@ class MarketHistory:
         for connection in (self._own, self._reader, self._writer):
             connection.close()
 
-    # At the start, and for candles that are not in memory
+    # Start, and candles that are not in memory
 
     def add_markets(self, keys: Sequence[str]) -> None:
-        """Name the markets that will be written. Call before anything else."""
+        """Register the markets that will be written. Call before anything else."""
         self._own.executemany(
             "INSERT OR IGNORE INTO markets (key) VALUES (?)", [(key,) for key in keys]
         )
         self._ids = dict(self._own.execute("SELECT key, id FROM markets").fetchall())
-        self._added = dict.fromkeys(keys, self._trades_kept)  # the first save looks
+        self._added = dict.fromkeys(keys, self._trades_kept)  # the first save prunes
 
     def counted(self, market: str) -> dict[str, int]:
-        """How far each maker's feed is in the candles: maker -> number."""
+        """Return the last number of each maker's feed that is in the candles."""
         return dict(
             self._own.execute(
                 "SELECT maker, number FROM counted WHERE market = ?", (self._ids[market],)
@@ -122,10 +122,10 @@ class MarketHistory:
         )
 
     def candle(self, market: str, frame: str, start: int) -> Candle | None:
-        """The candle of this length that begins at `start`.
+        """Return the candle of a timeframe that begins at `start`.
 
         Raises:
-            HistoryError: it cannot be read.
+            HistoryError: the file cannot be read.
         """
         try:
             row = self._own.execute(
@@ -141,7 +141,7 @@ class MarketHistory:
     def trades(
         self, market: str, *, start: int, end: int, limit: int, newest_first: bool
     ) -> list[TradeRecord]:
-        """Trades from `start` to `end` (us, both included), in the order of their keys or against it."""
+        """List trades from `start` to `end` (us, inclusive) in the order of their keys, or reversed."""
         order = "DESC" if newest_first else "ASC"
         with self._reading:
             rows = self._reader.execute(
@@ -154,7 +154,7 @@ class MarketHistory:
     def candles(
         self, market: str, frame: str, *, start: int, end: int, limit: int, newest_first: bool
     ) -> list[Candle]:
-        """Candles that begin from `start` to `end` (us, both included)."""
+        """List candles that begin from `start` to `end` (us, inclusive)."""
         with self._reading:
             rows = self._reader.execute(
                 f"SELECT {_CANDLE} FROM candles WHERE market = ? AND frame = ? "  # noqa: S608
@@ -166,7 +166,7 @@ class MarketHistory:
     # Saving
 
     def save(self, addition: Addition) -> None:
-        """Write; a trade or candle that is there already is replaced.
+        """Write trades and candles; existing rows with the same key are replaced.
 
         Raises:
             HistoryError: nothing was written.

@@ -1,7 +1,7 @@
-"""State snapshots beside the journal's log: the records that give the state after a frame of it.
+"""State snapshots beside the write-ahead log: the records that rebuild the state after one of its frames.
 
-A snapshot is written under another name, flushed, then renamed: one that has its name is whole. It is
-made of what is on the disk already, in small steps, while commits go on.
+A snapshot is written under a temporary name, flushed, then renamed: a file with the final name is
+whole. It is made from frames that are on the disk already, in small steps, while commits go on.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _records_of = unpacker(list[SnapshotRecord]).decode
 
 
 def path_of(directory: Path, number: int) -> Path:
-    """Where the snapshot after frame `number` is."""
+    """Return the path of the snapshot after frame `number`."""
     return directory / f"{number:020}{_SUFFIX}"
 
 
 def numbers(directory: Path) -> list[int]:
-    """The frames after which there are snapshots, ascending."""
+    """List the frames that have snapshots, ascending."""
     return sorted(int(path.stem) for path in directory.glob(f"*{_SUFFIX}"))
 
 
 def tidy(directory: Path) -> None:
-    """Delete what a crash left unfinished, and all snapshots but the newest."""
+    """Delete unfinished snapshots and all finished ones except the newest."""
     for path in directory.glob(f"*{_SUFFIX}{_UNFINISHED}"):
         path.unlink()
     for number in numbers(directory)[:-1]:
@@ -55,10 +55,10 @@ def tidy(directory: Path) -> None:
 
 
 def save(directory: Path, number: int, state: State, version: int) -> Iterator[None]:
-    """Write the state after frame `number`, a step for each `next`.
+    """Write the state after frame `number`, one step for each `next`.
 
     Raises:
-        OSError: the disk failed; there is no such snapshot.
+        OSError: the disk failed; no snapshot was made.
     """
     path = path_of(directory, number)
     unfinished = path.with_name(path.name + _UNFINISHED)
@@ -70,7 +70,7 @@ def save(directory: Path, number: int, state: State, version: int) -> Iterator[N
             write_all(fd, frame(count, 0, pack(chunk)))
             count += 1
             yield
-        write_all(fd, frame(count, 0, pack([])))  # the end: nothing was cut off
+        write_all(fd, frame(count, 0, pack([])))  # end marker: proves that nothing was cut off
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -83,7 +83,7 @@ def _chunks(records: Iterator[SnapshotRecord]) -> Iterator[list[SnapshotRecord]]
     chunk: list[SnapshotRecord] = []
     for record in records:
         chunk.append(record)
-        if len(chunk) == CHUNK or isinstance(record, PutSnapshot):  # which may be long
+        if len(chunk) == CHUNK or isinstance(record, PutSnapshot):  # feed snapshots may be long
             yield chunk
             chunk = []
     if chunk:
@@ -91,11 +91,11 @@ def _chunks(records: Iterator[SnapshotRecord]) -> Iterator[list[SnapshotRecord]]
 
 
 def load(path: Path, version: int, state: State) -> Iterator[None]:
-    """Put a snapshot into an empty state, a step for each `next`.
+    """Load a snapshot into an empty state, one step for each `next`.
 
     Raises:
-        JournalError: it is damaged, or of another version.
-        OSError: it cannot be read.
+        JournalError: the file is damaged or of another version.
+        OSError: the file cannot be read.
     """
     offset = 0
     try:

@@ -1,4 +1,4 @@
-"""SQLite files that hold derived data: one that is lost or damaged is made again."""
+"""SQLite files with derived data: a lost or damaged file is made again."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 def opened(
     path: Path, schema: str, version: int, connections: int
 ) -> Iterator[list[sqlite3.Connection]]:
-    """So many connections to the file, which is made if it is missing. They stay open unless the body
-    fails. Any thread may use each of them, one at a time.
+    """Open `connections` connections to a file, creating it if it is missing.
+
+    They stay open unless the body fails. Any thread may use a connection, one thread at a time.
 
     Raises:
-        OSError: the file cannot be made.
-        sqlite3.OperationalError: it cannot be opened now.
-        sqlite3.DatabaseError: it is damaged, or of another version.
+        OSError: the file cannot be created.
+        sqlite3.OperationalError: the file cannot be opened now.
+        sqlite3.DatabaseError: the file is damaged or of another version.
     """
     made: list[sqlite3.Connection] = []
     try:

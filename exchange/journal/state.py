@@ -1,5 +1,5 @@
-"""What a journal's records amount to: the state that a node starts from, folded from them one by one,
-and turned back into records for a snapshot."""
+"""Journal state: the state that a node starts from, folded from the journal's records one by one, and
+turned back into records for a snapshot."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from exchange.model.records import (
     Transaction,
 )
 
-RECENT = 10_000  # finished orders kept, the latest to finish
+RECENT = 10_000  # finished orders kept, by time of finishing
 
 
 class PutBalance(msgspec.Struct, frozen=True, array_like=True, tag="balance", gc=False):
-    """In snapshots: what the postings so far came to."""
+    """Balance after all postings so far. In snapshots only."""
 
     holder: str
     asset: str
@@ -54,11 +54,11 @@ class _Feed:
 
 
 class State:
-    """Apply all records of a journal in order, then ask for `recovered` or `records`."""
+    """Fold of a journal: apply all records in order, then call `recovered` or `records`."""
 
     def __init__(self) -> None:
         self._open: dict[int, Order] = {}
-        self._done: dict[int, Order] = {}  # as they finished
+        self._done: dict[int, Order] = {}  # in the order of finishing
         self._meta: dict[str, int] = {}
         self._takes: dict[int, PendingTake] = {}
         self._decisions: dict[str, dict[int, Decision]] = {}
@@ -72,7 +72,7 @@ class State:
         self._halts: dict[str, str] = {}
         self._how: dict[type, Callable[[Any], None]] = {
             Order: self._order,
-            Fill: lambda record: None,  # history: the order that it filled comes too
+            Fill: lambda record: None,  # history only: the filled order has a record of its own
             Transaction: self._transaction,
             PutBatch: self._batch,
             PutSnapshot: self._snapshot,
@@ -170,10 +170,10 @@ class State:
         else:
             self._halts[record.market] = record.reason
 
-    # The whole of it
+    # Results
 
     def recovered(self) -> Recovered:
-        """What a node goes on with; orders, takes and so on by their numbers."""
+        """Return the state for a restart; orders, takes and the like sorted by number."""
         self._trim()
         return Recovered(
             meta=self._meta,
@@ -203,7 +203,7 @@ class State:
         return [batch for first, batch in sorted(feed.batches.items()) if first > last]
 
     def records(self) -> Iterator[SnapshotRecord]:
-        """Records that give this state when they are applied to an empty one."""
+        """Yield records that rebuild this state when applied to an empty one."""
         self._trim()
         for name, value in self._meta.items():
             yield PutMeta(name, value)
@@ -230,8 +230,8 @@ class State:
                 yield PutBatch(owner, batch)
 
     def release(self) -> Iterator[None]:
-        """Forget the orders, a thousand for each `next`: to free millions of them at once would hold the
-        interpreter, and so the node, for some tenths of a second."""
+        """Free the orders, a thousand for each `next`: freeing millions at once would block the node for
+        some tenths of a second."""
         while self._open:
             for _ in range(min(1000, len(self._open))):
                 self._open.popitem()

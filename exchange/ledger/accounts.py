@@ -1,11 +1,12 @@
-"""Who may trade on a node: accounts, their limits, and the keys that their programs sign with.
+"""Trading accounts of a node, their limits, and the API keys that sign their requests.
 
-Accounts are this node's own business; other nodes see none of them. Number 0 is the house, the
-operator's own account: it is always there, cannot be frozen, and its limits do not bind.
+Accounts exist on this node only; other nodes do not see them. Account 0 is the house, the operator's
+own account: it always exists, cannot be frozen, and has no limits.
 
-A request is signed with HMAC-SHA384, whose verifier needs the key's secret as it is: the secret is
-stored. A nonce must grow with every request of a key. The greatest one is kept for each number of
-digits, because programs that count in milliseconds and such that count in microseconds may share a key.
+Requests are signed with HMAC-SHA384. Its verifier needs the secret itself, so secrets are stored in
+plain. The nonce must grow with every request of a key. The greatest nonce is kept for each number of
+digits, because programs that count in milliseconds and programs that count in microseconds may share
+a key.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from exchange.model.commands import HOUSE
 from exchange.model.records import Account, ApiKey, Permission, PutNonce, Record
 
 MAX_ACCOUNTS = 10_000
-MAX_KEYS = 1000  # of one account; revoked ones count, for they are remembered
-MAX_LIMIT = 1_000_000  # of open orders, and of orders per minute
+MAX_KEYS = 1000  # of one account, revoked keys included: they stay in memory
+MAX_LIMIT = 1_000_000  # largest value of either limit of an account
 MAX_LABEL = 100
 MAX_NONCE = 2**63 - 1
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-_KEY: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")  # of secrets too; 16 characters hold 64 bits
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")  # also of secrets; 16 characters have 64 bits
 _PERMISSIONS: Final = frozenset[Permission](get_args(Permission))
-_NO_SECRET = b"compared with when there is no such key, so that this takes as long"
+_NO_SECRET = b"stands in for the secret of an unknown key: both checks take the same time"
 _WRONG = "The API key is unknown or the signature is wrong."
 
 
 class AccountError(ValueError):
-    """A change to an account or key that was not made. `code` is stable, the text is a sentence.
+    """Refused change of an account or API key. `code` is stable, the text is a sentence.
 
     Codes: unknown_account, unknown_key, bad_name, name_taken, bad_limit, bad_key, key_taken, too_many.
     """
@@ -46,10 +47,10 @@ class AccountError(ValueError):
 
 
 class AuthError(Exception):
-    """A request that is not let in. `code` is stable, the text is a sentence; neither tells somebody
-    without the secret whether there is such a key.
+    """Failed authentication. `code` is stable, the text is a sentence; without the secret neither shows
+    whether a key exists.
 
-    Codes: bad_signature (an unknown key as well), revoked, nonce_too_small.
+    Codes: bad_signature (also for an unknown key), revoked, nonce_too_small.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -58,20 +59,21 @@ class AuthError(Exception):
         self.detail = detail
 
 
-_MINUTE: Final = 60.000001  # s; sums of fractions come out a little more
+_MINUTE: Final = 60.000001  # s; a sum of fractions may exceed 60 by a rounding error
 
 
 class Accounts:
-    """See the module's docstring. Times called `time` are us since the epoch, `now` are seconds."""
+    """Accounts, API keys, nonces and order rates. `time`: us since the epoch; `now`: seconds."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []  # to be made durable, until they are drained
+        self.records: list[Record] = []  # not yet durable; cleared by whoever drains them
         self._accounts: dict[int, Account] = {HOUSE: Account(HOUSE, "house", 0)}
         self._by_name: dict[str, int] = {"house": HOUSE}  # lower case
         self._keys: dict[str, ApiKey] = {}
         self._keys_of: dict[int, dict[str, None]] = {}
-        self._nonces: dict[tuple[str, int], int] = {}  # (key, digits): the greatest
-        self._paced: dict[int, float] = {}  # `now` by which what was placed is worked off
+        self._nonces: dict[tuple[str, int], int] = {}  # (key, digits) -> greatest nonce
+        # Leaky bucket by account: time at which the orders placed so far are worked off.
+        self._paced: dict[int, float] = {}
 
     def restore(
         self,
@@ -79,7 +81,11 @@ class Accounts:
         keys: Iterable[ApiKey],
         nonces: Mapping[tuple[str, int], int],
     ) -> None:
-        """Continue from what was stored. AccountError: unknown_account, for a key of none."""
+        """Continue from the stored accounts, keys and nonces.
+
+        Raises:
+            AccountError: unknown_account, for a key without an account.
+        """
         for account in accounts:
             self._keep(account)
         for key in keys:
@@ -93,14 +99,14 @@ class Accounts:
         return len(self._accounts)
 
     def all(self) -> list[Account]:
-        """By number, the house first."""
+        """List the accounts by number, the house first."""
         return sorted(self._accounts.values(), key=lambda account: account.number)
 
     def get(self, number: int) -> Account | None:
         return self._accounts.get(number)
 
     def by_name(self, name: str) -> Account | None:
-        """Upper and lower case are the same."""
+        """Find an account by its name; case is ignored."""
         number = self._by_name.get(name.lower())
         return None if number is None else self._accounts[number]
 
@@ -112,15 +118,21 @@ class Accounts:
         max_open_orders: int = 1000,
         orders_per_minute: int = 6000,
     ) -> Account:
-        """AccountError: bad_name, name_taken, bad_limit, too_many."""
+        """Create an account with the next free number.
+
+        Raises:
+            AccountError: bad_name, name_taken, bad_limit, too_many.
+        """
         if not _NAME.fullmatch(name):
             raise AccountError(
                 "bad_name",
-                "A name has 1 to 32 letters, digits, dots, dashes and underscores, and begins with a "
-                "letter or digit.",
+                f"{name[:40]!r} is not a valid name: use 1 to 32 letters, digits, dots, dashes and "
+                "underscores, beginning with a letter or digit.",
             )
         if name.lower() in self._by_name:
-            raise AccountError("name_taken", f"There is an account {name!r} already.")
+            raise AccountError(
+                "name_taken", f"An account named {name!r} exists already: choose another name."
+            )
         if len(self._accounts) > MAX_ACCOUNTS:  # the house does not count
             raise AccountError("too_many", f"A node has at most {MAX_ACCOUNTS} accounts.")
         _check_limits(max_open_orders, orders_per_minute)
@@ -135,13 +147,21 @@ class Accounts:
         return self._put(account)
 
     def freeze(self, number: int) -> Account:
-        """It may look and cancel from now on, not trade or withdraw. AccountError: unknown_account."""
+        """Forbid an account to trade and withdraw; it may still read and cancel.
+
+        Raises:
+            AccountError: unknown_account.
+        """
         if number == HOUSE:
             raise AccountError("unknown_account", "The house cannot be frozen.")
         return self._put(msgspec.structs.replace(self._known(number), frozen=True))
 
     def thaw(self, number: int) -> Account:
-        """AccountError: unknown_account."""
+        """Allow a frozen account to trade again.
+
+        Raises:
+            AccountError: unknown_account.
+        """
         return self._put(msgspec.structs.replace(self._known(number), frozen=False))
 
     def set_limits(
@@ -151,7 +171,11 @@ class Accounts:
         max_open_orders: int | None = None,
         orders_per_minute: int | None = None,
     ) -> Account:
-        """None leaves a limit as it is. AccountError: unknown_account, bad_limit."""
+        """Change limits of an account; None keeps a limit.
+
+        Raises:
+            AccountError: unknown_account, bad_limit.
+        """
         account = self._known(number)
         if max_open_orders is None:
             max_open_orders = account.max_open_orders
@@ -167,16 +191,16 @@ class Accounts:
     # Limits
 
     def allows_open(self, number: int, open_orders: int) -> bool:
-        """Whether an account with so many open orders may open one more."""
+        """Check the limit of open orders: True if an account with `open_orders` may open another."""
         if number == HOUSE:
             return True
         account = self._accounts.get(number)
         return account is not None and open_orders < account.max_open_orders
 
     def allows_order(self, now: float, number: int) -> bool:
-        """Whether the account may place an order now; if so, this one is counted.
+        """Check the order rate, and count an order that is allowed.
 
-        An account that was quiet may place a minute's worth at once, then as many as its rate gives.
+        An idle account may place a minute's worth of orders at once, then orders at its rate.
         """
         if number == HOUSE:
             return True
@@ -184,7 +208,7 @@ class Accounts:
         return account is not None and self._pace(now, account)
 
     def admits(self, now: float, number: int, open_orders: int) -> bool:
-        """Whether an account with so many open orders may place another one now; if so, it is counted."""
+        """Check both limits and the freeze at once, and count an order that is allowed."""
         account = self._accounts.get(number)
         if account is None or account.frozen or open_orders >= account.max_open_orders:
             return False
@@ -214,8 +238,11 @@ class Accounts:
         key: str,
         secret: str,
     ) -> ApiKey:
-        """`key` and `secret` are texts of random bytes. AccountError: unknown_account, bad_key,
-        key_taken, too_many."""
+        """Create an API key. The caller draws `key` and `secret` at random.
+
+        Raises:
+            AccountError: unknown_account, bad_key, key_taken, too_many.
+        """
         self._known(account)
         if not permissions or not _PERMISSIONS.issuperset(permissions):
             raise AccountError("bad_key", f"Permissions are {', '.join(sorted(_PERMISSIONS))}.")
@@ -225,19 +252,24 @@ class Accounts:
             )
         if len(label) > MAX_LABEL or not label.isprintable():
             raise AccountError(
-                "bad_key", f"A label has at most {MAX_LABEL} characters that can be printed."
+                "bad_key",
+                f"A label has at most {MAX_LABEL} printable characters, got {label[:120]!r}.",
             )
         if key in self._keys:
-            raise AccountError("key_taken", "There is such a key already.")
+            raise AccountError("key_taken", "This API key exists already: draw another one.")
         if len(self._keys_of.get(account, ())) >= MAX_KEYS:
             raise AccountError("too_many", f"An account has at most {MAX_KEYS} keys.")
         return self._put_key(ApiKey(key, secret, account, frozenset(permissions), time, label))
 
     def revoke(self, time: int, key: str) -> ApiKey:
-        """Nobody gets in with it any more. Again changes nothing. AccountError: unknown_key."""
+        """Revoke an API key for good. Revoking it again changes nothing.
+
+        Raises:
+            AccountError: unknown_key.
+        """
         known = self._keys.get(key)
         if known is None:
-            raise AccountError("unknown_key", "There is no such key.")
+            raise AccountError("unknown_key", f"Unknown API key {key[:40]!r}.")
         if known.revoked:
             return known
         return self._put_key(msgspec.structs.replace(known, revoked=time))
@@ -246,49 +278,57 @@ class Accounts:
         return self._keys.get(key)
 
     def keys_of(self, account: int) -> list[ApiKey]:
-        """In the order they were made, revoked ones included."""
+        """List the keys of an account in the order of creation, revoked keys included."""
         return [self._keys[key] for key in self._keys_of.get(account, ())]
 
-    # Who is asking
+    # Authentication
 
     def authenticate(
         self, key: str, nonce: int, message: bytes, signature_hex: str
     ) -> tuple[Account, ApiKey]:
-        """The account and key of a signed request. The nonce is used up.
+        """Return the account and key of a signed request, and use up its nonce.
 
-        The nonce becomes durable with what the request does, so a copy of the request does nothing
-        twice, after a crash either. AuthError: bad_signature, revoked, nonce_too_small.
+        The nonce becomes durable together with the effects of the request, so a replayed request has
+        no second effect, not even after a crash.
+
+        Raises:
+            AuthError: bad_signature, revoked, nonce_too_small.
         """
         known = self._keys.get(key)
         secret = _NO_SECRET if known is None else known.secret.encode()
         expected = hmac.digest(secret, message, "sha384").hex()
         if not _same(expected, signature_hex.lower()) or known is None:
             raise AuthError("bad_signature", _WRONG)
-        account = self._let_in(known)
+        account = self._account_of(known)
         if not 0 < nonce <= MAX_NONCE:
+            # Without the value: an integer of any size may have come.
             raise AuthError("nonce_too_small", f"A nonce is from 1 to {MAX_NONCE}.")
         digits = len(str(nonce))
         greatest = self._nonces.get((key, digits), 0)
         if nonce <= greatest:
             raise AuthError(
-                "nonce_too_small", f"The nonce must be greater than the last one, {greatest}."
+                "nonce_too_small",
+                f"Nonce {nonce} was used or passed: send one greater than {greatest}.",
             )
         self._nonces[key, digits] = nonce
         self.records.append(PutNonce(key, digits, nonce))
         return account, known
 
     def authenticate_bearer(self, key: str, secret: str) -> tuple[Account, ApiKey]:
-        """The account and key of a request that shows the secret itself. AuthError: bad_signature,
-        revoked."""
+        """Return the account and key of a request that carries the secret itself.
+
+        Raises:
+            AuthError: bad_signature, revoked.
+        """
         known = self._keys.get(key)
         expected = _NO_SECRET.decode() if known is None else known.secret
         if not _same(expected, secret) or known is None:
             raise AuthError("bad_signature", _WRONG)
-        return self._let_in(known), known
+        return self._account_of(known), known
 
-    # Inside
+    # Internals
 
-    def _let_in(self, key: ApiKey) -> Account:
+    def _account_of(self, key: ApiKey) -> Account:
         if key.revoked:
             raise AuthError("revoked", "The API key was revoked.")
         return self._accounts[key.account]
@@ -296,7 +336,7 @@ class Accounts:
     def _known(self, number: int) -> Account:
         account = self._accounts.get(number)
         if account is None:
-            raise AccountError("unknown_account", f"There is no account {number}.")
+            raise AccountError("unknown_account", f"Unknown account {number}.")
         return account
 
     def _put(self, account: Account) -> Account:
@@ -319,11 +359,11 @@ class Accounts:
 
 
 def _same(expected: str, got: str) -> bool:
-    """In a time that does not depend on where they differ."""
+    """Compare in constant time."""
     return hmac.compare_digest(expected.encode(), got.encode(errors="replace"))
 
 
 def _check_limits(max_open_orders: int, orders_per_minute: int) -> None:
     for limit in (max_open_orders, orders_per_minute):
         if not 0 <= limit <= MAX_LIMIT:
-            raise AccountError("bad_limit", f"A limit is from 0 to {MAX_LIMIT}, not {limit}.")
+            raise AccountError("bad_limit", f"A limit is from 0 to {MAX_LIMIT}, got {limit}.")

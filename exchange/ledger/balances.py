@@ -1,6 +1,7 @@
-"""Balances by holder and asset, and what of an account's is held for its orders.
+"""Balances by holder and asset, and the amounts that open orders hold of an account's balance.
 
-A purse keeps its holder's name, which goes into every posting, so that a trade makes no texts.
+Holders are accounts, other nodes (peers), the fee income, and the outside world. A balance keeps its
+holder's name as a string, because every posting carries the name and a trade should not format strings.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ OUTSIDE = "outside"
 
 
 class LedgerError(Exception):
-    """The books do not add up, or what was stored is not of a ledger. Never expected."""
+    """A broken invariant: the books do not add up, or stored balances cannot come from a ledger."""
 
 
 class HolderBalance:
-    """What the node owes one holder in one asset."""
+    """Amount that the node owes one holder in one asset. Units."""
 
     __slots__ = ("asset", "balance", "holder")
 
@@ -31,7 +32,7 @@ class HolderBalance:
 
 
 class AccountBalance(HolderBalance):
-    """An account's, with what its open orders hold of it."""
+    """Balance of an account, with the amounts that its open orders hold."""
 
     __slots__ = ("held", "holds", "key")
 
@@ -42,7 +43,11 @@ class AccountBalance(HolderBalance):
         self.holds: dict[int, int] = {}  # order -> amount
 
     def check(self) -> None:
-        """LedgerError unless the holds add up and the balance covers them."""
+        """Check that the holds add up and that the balance covers them.
+
+        Raises:
+            LedgerError: they do not.
+        """
         total = sum(self.holds.values())
         if total != self.held:
             raise LedgerError(
@@ -55,8 +60,7 @@ class AccountBalance(HolderBalance):
 
 
 class BalanceTable:
-    """All purses of a node. Those that are asked for with a method named for a holder are made when
-    there are none."""
+    """All balances of a node. Methods named after a kind of holder create the balance if it is missing."""
 
     def __init__(self) -> None:
         self.accounts: dict[int, dict[str, AccountBalance]] = {}
@@ -76,17 +80,17 @@ class BalanceTable:
         try:
             return self.accounts[account][asset]
         except KeyError:
-            purse = AccountBalance(account, asset)
-            self.accounts.setdefault(account, {})[asset] = purse
-            return purse
+            holding = AccountBalance(account, asset)
+            self.accounts.setdefault(account, {})[asset] = holding
+            return holding
 
     def peer(self, peer: str, asset: str) -> HolderBalance:
         try:
             return self.peers[peer][asset]
         except KeyError:
-            purse = HolderBalance(PEER + peer, asset)
-            self.peers.setdefault(peer, {})[asset] = purse
-            return purse
+            holding = HolderBalance(PEER + peer, asset)
+            self.peers.setdefault(peer, {})[asset] = holding
+            return holding
 
     def fees(self, asset: str) -> HolderBalance:
         return self._fees.get(asset) or self._fees.setdefault(asset, HolderBalance(FEES, asset))
@@ -97,7 +101,11 @@ class BalanceTable:
         )
 
     def find(self, holder: str, asset: str) -> HolderBalance | None:
-        """LedgerError for what is no holder's name."""
+        """Return an existing balance, or None.
+
+        Raises:
+            LedgerError: `holder` is not the name of a holder.
+        """
         if holder == FEES:
             return self._fees.get(asset)
         if holder == OUTSIDE:
@@ -107,7 +115,7 @@ class BalanceTable:
         return self.accounts.get(_account_number(holder), {}).get(asset)
 
     def named(self, holder: str, asset: str) -> HolderBalance:
-        """As `find`, and made when there is none."""
+        """Return a balance by its holder's name; create it if it is missing. Raises as `find` does."""
         if holder == FEES:
             return self.fees(asset)
         if holder == OUTSIDE:
@@ -120,5 +128,5 @@ class BalanceTable:
 def _account_number(holder: str) -> int:
     number = holder.removeprefix(ACCOUNT)
     if holder != f"{ACCOUNT}{number}" or not (number.isascii() and number.isdigit()):
-        raise LedgerError(f"{holder!r} is no holder of a ledger")
+        raise LedgerError(f"{holder!r} is not the name of a holder of balances")
     return int(number)

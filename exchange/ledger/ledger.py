@@ -1,18 +1,20 @@
-"""What the node owes whom, in double entry: accounts, other nodes, its fees, and the world outside.
+"""Double-entry ledger of a node: balances of accounts, other nodes, fee income and the outside world.
 
-Amounts are whole units, 10 ** -decimals of an asset (`decimals_of`). A balance above zero is what the
-node owes the holder, so another node's debt to this one is a balance below zero. Whatever moves is one
-transaction, and the postings of a transaction sum to zero for each asset: nothing is created or lost.
+Theory of operation. Amounts are whole units, 10 ** -decimals of an asset (`decimals_of`). A positive
+balance is an amount that the node owes the holder; another node's debt to this node is a negative
+balance. Every movement is a transaction whose postings sum to zero for each asset: nothing is created
+or lost.
 
-A hold keeps a part of an account's balance for an open order. It is not a posting and makes no record:
-it follows from the order, and is set again from it after a restart. Account 0, the house, is the
-operator's own: its balances may fall below zero, so a hold would bind nothing and none is kept; and it
-pays no fees, which would be to itself.
+A hold reserves a part of an account's balance for an open order. Holds are not posted and not
+recorded: they follow from the open orders, which set them again after a restart.
 
-Integers are of any size. A deposit is refused when it would take a balance beyond MAX_BALANCE, which
-leaves it a 64-bit integer for every client and API; trades add to that at most what somebody else of
-this node or of another one parts with. The house, other nodes, the fees and the outside have no such
-bound, which is why the journal keeps amounts as text.
+Account 0, the house, belongs to the operator. Its balances may become negative, so no holds are kept
+for it, and it pays no fees, which it would pay to itself.
+
+Rules of this file:
+- Balances change in `_post` and in `trade_here` (the same steps inlined, for speed), nowhere else.
+- Integers have any size. A deposit beyond MAX_BALANCE is refused, so that a client's balance fits 64
+  bits. The house, peers, fees and the outside have no such bound: the journal stores amounts as text.
 """
 
 from __future__ import annotations
@@ -39,13 +41,13 @@ from exchange.model.instruments import Instrument
 from exchange.model.records import Line, PostingKind, PutCredit, Record, Transaction
 
 MIN_DECIMALS = 8  # of every asset: what most exchanges account in, so few instruments need more
-MAX_BALANCE = 2**62  # that a deposit may lead to
+MAX_BALANCE = 2**62  # largest balance that a deposit may lead to
 MAX_NOTE = 200  # characters of a note
 PPM = 1_000_000
 
 
 class InsufficientBalance(Exception):
-    """An account has less than is asked of it. Units of `asset`."""
+    """An account has less available than a command needs. Units of `asset`."""
 
     def __init__(self, asset: str, needed: int, available: int) -> None:
         super().__init__(f"{needed} units of {asset} are needed and {available} are available")
@@ -55,28 +57,28 @@ class InsufficientBalance(Exception):
 
 
 class MarketUnits(msgspec.Struct, frozen=True):
-    """What a market's ticks and lots are worth in units of its two assets, and what trading costs."""
+    """Worth of a market's ticks and lots in units of its two assets, and the market's fees."""
 
     base: str
     quote: str
     base_units: int  # per lot
     quote_units: int  # per tick * lot
-    maker_ppm: int  # fees, in parts per million of what the side receives; below zero: a rebate
+    maker_ppm: int  # fee, parts per million of the amount received; negative: a rebate
     taker_ppm: int
 
 
 class Obligation(msgspec.Struct, frozen=True):
-    """What is open between this node and another in one asset."""
+    """Open amount between this node and another node in one asset."""
 
     peer: str
     asset: str
-    amount: int  # above zero: this node owes it; below: it owes this node
-    limit: int | None  # how much it may owe; None: no limit
+    amount: int  # positive: this node owes the peer; negative: the peer owes this node
+    limit: int | None  # most that the peer may owe; None: no limit
 
 
 def decimals_of(instruments: Iterable[Instrument]) -> dict[str, int]:
-    """Decimals for each asset so that a lot of every base and a tick of a lot of every quote are whole
-    numbers of units."""
+    """Return the decimals of each asset with which every lot and every tick of a lot is a whole number
+    of units."""
     found: dict[str, int] = {}
     for instrument in instruments:
         lot = instrument.quantity_decimals
@@ -91,7 +93,11 @@ def decimals_of(instruments: Iterable[Instrument]) -> dict[str, int]:
 def units_of(
     instrument: Instrument, maker_ppm: int, taker_ppm: int, decimals: Mapping[str, int]
 ) -> MarketUnits:
-    """ValueError when a fee is not one, or `decimals` are too few for the instrument."""
+    """Return the worth of an instrument's steps in units, with its fees.
+
+    Raises:
+        ValueError: a fee above 100 %, or `decimals` too few for the instrument's steps.
+    """
     for name, rate in (("maker", maker_ppm), ("taker", taker_ppm)):
         if abs(rate) > PPM:
             raise ValueError(f"{name} fee: expected at most {PPM} parts per million, got {rate}")
@@ -113,20 +119,22 @@ def _whole(amount: Decimal, asset: str, decimals: Mapping[str, int]) -> int:
     return units.numerator
 
 
-_Leg = tuple[HolderBalance, int, PostingKind]  # one posting to be: whose, and what is added
+_Leg = tuple[
+    HolderBalance, int, PostingKind
+]  # a posting before it is made: balance, amount added, kind
 
 
 class Ledger:
-    """See the module's docstring. Accounts, orders and prices are checked by the callers."""
+    """Balances, holds and credit limits of a node. The callers check accounts, orders and prices."""
 
     def __init__(self, decimals: Mapping[str, int]) -> None:
         self.decimals = dict(decimals)
-        self.records: list[Record] = []  # to be made durable, until they are drained
-        self.changed: dict[AccountBalance, None] = {}  # until they are read
+        self.records: list[Record] = []  # not yet durable; cleared by whoever drains them
+        self.changed: dict[AccountBalance, None] = {}  # since the last drain, in order
         self.credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)
         self.next_transaction = 1
-        self._purses = BalanceTable()
-        self.accounts = self._purses.accounts  # purses that were ever touched; to be looked at only
+        self._balances = BalanceTable()
+        self.accounts = self._balances.accounts  # balances ever touched; for reading only
 
     def restore(
         self,
@@ -134,12 +142,13 @@ class Ledger:
         credit: Mapping[tuple[str, str], int | None],
         next_transaction: int,
     ) -> None:
-        """Continue from the last balance of each (holder, asset). Holds are set anew by their orders.
+        """Continue from the last balance of each (holder, asset). Open orders set their holds again.
 
-        LedgerError when the balances are not those of a ledger.
+        Raises:
+            LedgerError: the balances do not sum to zero.
         """
         for (holder, asset), balance in balances.items():
-            self._purses.named(holder, asset).balance = balance
+            self._balances.named(holder, asset).balance = balance
         self.credit.update(credit)
         self.next_transaction = next_transaction
         self.check()
@@ -147,39 +156,41 @@ class Ledger:
     # Reading
 
     def balance(self, holder: str, asset: str) -> int:
-        purse = self._purses.find(holder, asset)
-        return 0 if purse is None else purse.balance
+        holding = self._balances.find(holder, asset)
+        return 0 if holding is None else holding.balance
 
     def held(self, account: int, asset: str) -> int:
-        purse = self._purses.accounts.get(account, {}).get(asset)
-        return 0 if purse is None else purse.held
+        holding = self._balances.accounts.get(account, {}).get(asset)
+        return 0 if holding is None else holding.held
 
     def available(self, account: int, asset: str) -> int:
-        purse = self._purses.accounts.get(account, {}).get(asset)
-        return 0 if purse is None else purse.balance - purse.held
+        holding = self._balances.accounts.get(account, {}).get(asset)
+        return 0 if holding is None else holding.balance - holding.held
 
     def holdings(self, account: int) -> dict[str, tuple[int, int]]:
-        """Balance and held for each asset that the account ever had."""
-        purses = self._purses.accounts.get(account, {})
-        return {asset: (purse.balance, purse.held) for asset, purse in purses.items()}
+        """Return (balance, held) for each asset that the account ever had."""
+        holdings = self._balances.accounts.get(account, {})
+        return {asset: (holding.balance, holding.held) for asset, holding in holdings.items()}
 
     def room(self, peer: str, asset: str) -> int | None:
-        """How much more the peer may come to owe; None: no limit. Below zero when a limit was set
-        under what it owes already."""
+        """Return the unused credit of a peer; None: no limit. Negative when its debt exceeds a limit that
+        was lowered later."""
         limit = self._limit(peer, asset)
         return None if limit is None else limit + self.balance(PEER + peer, asset)
 
     def positions(self) -> dict[str, dict[str, int]]:
-        """The balance of each peer in each asset, where it is not zero."""
+        """Return the non-zero balances of each peer by asset."""
         found = {}
-        for peer, purses in self._purses.peers.items():
-            open_ = {asset: purse.balance for asset, purse in purses.items() if purse.balance}
+        for peer, holdings in self._balances.peers.items():
+            open_ = {
+                asset: holding.balance for asset, holding in holdings.items() if holding.balance
+            }
             if open_:
                 found[peer] = open_
         return found
 
     def obligations(self) -> list[Obligation]:
-        """What would have to be paid for all to be even, by asset and peer."""
+        """List the payments that would settle all positions, by asset and peer."""
         return sorted(
             (
                 Obligation(peer, asset, amount, self._limit(peer, asset))
@@ -190,35 +201,43 @@ class Ledger:
         )
 
     def check(self) -> None:
-        """LedgerError unless the balances of each asset sum to zero and every account has what its
-        orders hold. True after every command; not between a trade and the holds that follow it."""
+        """Check that the balances of each asset sum to zero and that every account covers its holds.
+
+        Holds after every command, but not between a trade and the release of its holds.
+
+        Raises:
+            LedgerError: the check failed.
+        """
         sums: Counter[str] = Counter()
-        for purse in self._purses:
-            sums[purse.asset] += purse.balance
-            if isinstance(purse, AccountBalance):
-                purse.check()
+        for holding in self._balances:
+            sums[holding.asset] += holding.balance
+            if isinstance(holding, AccountBalance):
+                holding.check()
         for asset, total in sums.items():
             if total:
                 raise LedgerError(f"{asset}: the balances of all holders sum to {total}, not to 0")
 
-    # What comes in and leaves
+    # Deposits, withdrawals, settlements, credit
 
     def deposit(self, time: int, account: int, asset: str, amount: int, note: str) -> int:
-        """The account handed over `amount`. The transaction's number.
+        """Credit a deposit to an account. Returns the transaction's number.
 
-        ValueError for an amount that is not above zero or takes the balance beyond MAX_BALANCE, an
-        unknown asset, and a note that is too long; then nothing was done.
+        Raises:
+            ValueError: a non-positive amount, a balance beyond MAX_BALANCE, an unknown asset or a note
+                that is too long. Nothing has changed then.
         """
         self._check(asset, amount, note)
         if self.balance(f"{ACCOUNT}{account}", asset) + amount > MAX_BALANCE:
             raise ValueError(f"an account has at most {self._most(asset)} {asset}")
-        purse = self._purses.account(account, asset)
-        return self._move(time, self._purses.outside(asset), purse, amount, "deposit", note)
+        holding = self._balances.account(account, asset)
+        return self._move(time, self._balances.outside(asset), holding, amount, "deposit", note)
 
     def withdraw(self, time: int, account: int, asset: str, amount: int, note: str) -> int:
-        """The account got `amount` back. The transaction's number.
+        """Pay out a withdrawal from an account. Returns the transaction's number.
 
-        Raises InsufficientBalance beyond what is available; ValueError as `deposit` does.
+        Raises:
+            InsufficientBalance: more than the available balance.
+            ValueError: as for `deposit`.
         """
         self._check(asset, amount, note)
         available = self.available(account, asset)
@@ -227,21 +246,29 @@ class Ledger:
                 raise ValueError(f"an account has at least -{self._most(asset)} {asset}")
         elif amount > available:
             raise InsufficientBalance(asset, amount, available)
-        purse = self._purses.account(account, asset)
-        return self._move(time, purse, self._purses.outside(asset), amount, "withdrawal", note)
+        holding = self._balances.account(account, asset)
+        return self._move(time, holding, self._balances.outside(asset), amount, "withdrawal", note)
 
     def settle(self, time: int, peer: str, asset: str, amount: int, note: str) -> int:
-        """The peer paid `amount` outside, or was paid `-amount`. The transaction's number.
+        """Record a payment outside the exchange: from the peer if `amount` is positive, else to the peer.
+        Returns the transaction's number.
 
-        ValueError for an amount of zero, an unknown asset, and a note that is too long.
+        Raises:
+            ValueError: an amount of zero, an unknown asset or a note that is too long.
         """
         self._check(asset, abs(amount), note)
-        outside = self._purses.outside(asset)
-        return self._move(time, outside, self._purses.peer(peer, asset), amount, "settlement", note)
+        outside = self._balances.outside(asset)
+        return self._move(
+            time, outside, self._balances.peer(peer, asset), amount, "settlement", note
+        )
 
     def set_credit(self, peer: str, asset: str, limit: int | None) -> None:
-        """How much `peer` may owe in `asset`; peer "" is every one without a limit of its own. None:
-        no limit. ValueError for a limit below zero or an unknown asset."""
+        """Limit the debt of `peer` in `asset`; peer "" sets the default for peers without a limit of their
+        own. None: no limit.
+
+        Raises:
+            ValueError: a negative limit or an unknown asset.
+        """
         self._known(asset)
         if limit is not None and limit < 0:
             raise ValueError(f"{asset}: a credit limit is at least 0, got {limit}")
@@ -249,13 +276,15 @@ class Ledger:
         self.records.append(PutCredit(peer, asset, limit))
 
     def rescale(self, time: int, asset: str, old_decimals: int, new_decimals: int) -> None:
-        """Count `asset` in smaller units: for a start with instruments that need more decimals.
+        """Count `asset` in smaller units, when a restart brings instruments that need more decimals.
 
-        Every balance is multiplied, by the postings of one transaction that is about nothing else;
-        limits and holds are too. Postings before it are in the units of their time; a peer gets one even
-        at a balance of zero, so that its lines say where that time ended. The caller makes the new
-        decimals durable together with the records of this. ValueError unless there are more
-        decimals than there were: to divide could lose something.
+        Multiplies every balance by the postings of one transaction, and every limit and hold. Earlier
+        postings keep the units of their time; a peer gets a posting even at a balance of zero, so that
+        its history shows where the units change. The caller makes the new decimals durable together
+        with the records of this transaction.
+
+        Raises:
+            ValueError: not more decimals than before; a division could lose amounts.
         """
         if not 0 <= old_decimals < new_decimals:
             raise ValueError(
@@ -264,13 +293,13 @@ class Ledger:
         factor = 10 ** (new_decimals - old_decimals)
         self.decimals[asset] = new_decimals
         legs: list[_Leg] = []
-        for purse in self._purses:
-            if purse.asset != asset or not (purse.balance or purse.holder.startswith(PEER)):
+        for holding in self._balances:
+            if holding.asset != asset or not (holding.balance or holding.holder.startswith(PEER)):
                 continue
-            legs.append((purse, purse.balance * (factor - 1), "transfer"))
-            if isinstance(purse, AccountBalance):
-                purse.held *= factor
-                purse.holds = {order: held * factor for order, held in purse.holds.items()}
+            legs.append((holding, holding.balance * (factor - 1), "transfer"))
+            if isinstance(holding, AccountBalance):
+                holding.held *= factor
+                holding.holds = {order: held * factor for order, held in holding.holds.items()}
         if legs:
             self._post(time, f"decimals {old_decimals} to {new_decimals}", legs)
         for (peer, of), limit in self.credit.items():
@@ -280,32 +309,34 @@ class Ledger:
     # Orders and trades
 
     def hold(self, order: int, account: int, asset: str, amount: int) -> None:
-        """Hold exactly `amount` for an order from now on; 0 releases what it held.
+        """Set the hold of an order to exactly `amount`; 0 releases it. An order always holds of the same
+        account and asset.
 
-        Raises InsufficientBalance, and changes nothing, when the hold would grow by more than what is
-        available. Of an order always the same account and asset.
+        Raises:
+            InsufficientBalance: the hold would grow by more than the available balance. Nothing has
+                changed then.
         """
         if account == HOUSE:
             return
         try:
-            purse = self._purses.accounts[account][asset]
+            holding = self._balances.accounts[account][asset]
         except KeyError:
             if not amount:
                 return
             raise InsufficientBalance(asset, amount, 0) from None
-        holds = purse.holds
+        holds = holding.holds
         growth = amount - holds.get(order, 0)
         if not growth:
             return
-        held = purse.held + growth
-        if growth > 0 and held > purse.balance:
-            raise InsufficientBalance(asset, growth, purse.balance - purse.held)
-        purse.held = held
+        held = holding.held + growth
+        if growth > 0 and held > holding.balance:
+            raise InsufficientBalance(asset, growth, holding.balance - holding.held)
+        holding.held = held
         if amount:
             holds[order] = amount
         else:
             del holds[order]
-        self.changed[purse] = None
+        self.changed[holding] = None
 
     def trade_here(
         self,
@@ -318,10 +349,10 @@ class Ledger:
         seller: int,
         taker_side: int,
     ) -> tuple[int, int]:
-        """Two accounts of this node traded. What the buyer paid of the base asset in fees, and the
-        seller of the quote asset; below zero: a rebate.
+        """Post a trade between two accounts of this node. Returns the buyer's fee (base asset) and the
+        seller's fee (quote asset); negative: a rebate.
 
-        What they part with must have been held; the holds are for the caller to lower afterwards.
+        The amounts given must have been held; the caller lowers the holds afterwards.
         """
         base_amount = quantity * units.base_units
         quote_amount = price * quantity * units.quote_units
@@ -339,7 +370,7 @@ class Ledger:
         base, quote = units.base, units.quote
         bought, paid = self._pair(buyer, base, quote)
         sold, earned = (bought, paid) if buyer == seller else self._pair(seller, base, quote)
-        # What `_post` does, spelled out: this is most of what a trade costs.
+        # `_post` inlined: it would be most of the cost of a trade.
         changed = self.changed
         lines: list[Line] = []
         if buyer != seller:  # else only fees move
@@ -354,13 +385,13 @@ class Ledger:
                 Line(earned.holder, quote, quote_amount, earned.balance, "trade"),
             ]
         if buyer_fee:
-            fees = self._purses.fees(base)
+            fees = self._balances.fees(base)
             bought.balance -= buyer_fee
             fees.balance += buyer_fee
             lines.append(Line(bought.holder, base, -buyer_fee, bought.balance, "fee"))
             lines.append(Line(FEES, base, buyer_fee, fees.balance, "fee"))
         if seller_fee:
-            fees = self._purses.fees(quote)
+            fees = self._balances.fees(quote)
             earned.balance -= seller_fee
             fees.balance += seller_fee
             lines.append(Line(earned.holder, quote, -seller_fee, earned.balance, "fee"))
@@ -383,9 +414,12 @@ class Ledger:
         peer: str,
         role: str,
     ) -> int:
-        """An account of this node (its order's `side`, and its `role`: maker or taker) traded with
-        another node, whose own account is that node's business. The fee, of the asset received;
-        below zero: a rebate."""
+        """Post a trade between an account of this node and another node. Returns the fee in the asset
+        received; negative: a rebate.
+
+        `side` and `role` (maker or taker) are those of the account's order. Which account of the other
+        node traded is recorded there.
+        """
         base_amount = quantity * units.base_units
         quote_amount = price * quantity * units.quote_units
         if side == BUY:
@@ -394,33 +428,33 @@ class Ledger:
             received, gain, given, loss = units.quote, quote_amount, units.base, base_amount
         ppm = units.maker_ppm if role == "maker" else units.taker_ppm
         fee = (gain * ppm + PPM - 1) // PPM if ppm and account != HOUSE else 0
-        got = self._purses.account(account, received)
-        gave = self._purses.account(account, given)
+        got = self._balances.account(account, received)
+        gave = self._balances.account(account, given)
         legs: list[_Leg] = [
             (got, gain, "trade"),
-            (self._purses.peer(peer, received), -gain, "trade"),
+            (self._balances.peer(peer, received), -gain, "trade"),
             (gave, -loss, "trade"),
-            (self._purses.peer(peer, given), loss, "trade"),
+            (self._balances.peer(peer, given), loss, "trade"),
         ]
         if fee:
             self._add_fee(legs, account, received, fee)
         self._post(time, reference, legs)
         return fee
 
-    # Inside
+    # Internals
 
     def _pair(self, account: int, base: str, quote: str) -> tuple[AccountBalance, AccountBalance]:
-        """An account's purses of two assets."""
+        """Return an account's balances of two assets."""
         try:
-            purses = self._purses.accounts[account]
-            return purses[base], purses[quote]
+            holdings = self._balances.accounts[account]
+            return holdings[base], holdings[quote]
         except KeyError:
-            return self._purses.account(account, base), self._purses.account(account, quote)
+            return self._balances.account(account, base), self._balances.account(account, quote)
 
     def _add_fee(self, legs: list[_Leg], account: int, asset: str, fee: int) -> None:
-        purse = self._purses.account(account, asset)
-        legs.append((purse, -fee, "fee"))
-        legs.append((self._purses.fees(asset), fee, "fee"))
+        holding = self._balances.account(account, asset)
+        legs.append((holding, -fee, "fee"))
+        legs.append((self._balances.fees(asset), fee, "fee"))
 
     def _move(
         self,
@@ -434,16 +468,16 @@ class Ledger:
         return self._post(time, note, [(source, -amount, kind), (target, amount, kind)])
 
     def _post(self, time: int, reference: str, legs: list[_Leg]) -> int:
-        """The only place where a balance changes."""
+        """Change balances and record the transaction. `trade_here` alone does the same by itself."""
         number = self.next_transaction
         self.next_transaction = number + 1
         changed = self.changed
         lines = []
-        for purse, amount, kind in legs:
-            purse.balance = balance = purse.balance + amount
-            lines.append(Line(purse.holder, purse.asset, amount, balance, kind))
-            if type(purse) is AccountBalance:
-                changed[purse] = None
+        for holding, amount, kind in legs:
+            holding.balance = balance = holding.balance + amount
+            lines.append(Line(holding.holder, holding.asset, amount, balance, kind))
+            if type(holding) is AccountBalance:
+                changed[holding] = None
         self.records.append(Transaction(number, time, reference, tuple(lines)))
         return number
 
@@ -456,11 +490,12 @@ class Ledger:
 
     def _known(self, asset: str) -> None:
         if asset not in self.decimals:
-            raise ValueError(f"no asset {asset!r} (known: {', '.join(sorted(self.decimals))})")
+            known = ", ".join(sorted(self.decimals))
+            raise ValueError(f"unknown asset {asset!r}; the assets of this node are {known}")
 
     def _check(self, asset: str, amount: int, note: str) -> None:
         self._known(asset)
         if amount <= 0:
-            raise ValueError(f"{asset}: an amount must be more than 0")
+            raise ValueError(f"{asset}: an amount must be more than 0, got {amount}")
         if len(note) > MAX_NOTE:
-            raise ValueError(f"a note has at most {MAX_NOTE} characters")
+            raise ValueError(f"a note has at most {MAX_NOTE} characters, got {len(note)}")

@@ -1,12 +1,13 @@
-"""Two statements compared: whether both nodes say the same of each other, and if not, in what they differ.
+"""Reconciliation: comparison of two nodes' statements about each other.
 
-`Search` finds the trades that only one side has, by questions whose answers are of a bounded size.
-`judge` makes the comparison of what was said, from the signed documents alone: the node that asks, and
-whoever gets the documents later, come to the same result.
+Theory of operation. `DifferenceSearch` finds the trades that only one side has, by questions whose
+answers have a bounded size. `evaluate` derives the comparison from the signed documents alone, so the
+requesting node and anybody who gets the documents later come to the same result.
 
-What is under way is no disagreement. The asking node's statement is made before the other's, so a trade
-that it alone has as maker is one whose taker still waits for the answer. A trade that the other alone
-has may have come since: the asking node looks at its history once more afterwards (`after`).
+Trades under way are not a disagreement. The requesting node makes its statement first, so a trade that
+it alone has as maker is one whose taker still waits for the result. A trade that the other node alone
+has may be newer than our statement: the requesting node states its history once more afterwards
+(`after`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from exchange.ledger.statements import (
 )
 
 MAX_QUESTIONS: Final = 300  # of one search
-MAX_DIFFERENCES: Final = 2000  # trades; a search that found so many ends
+MAX_DIFFERENCES: Final = 2000  # trades after which a search ends
 MAX_SKEW: Final = 24 * 3_600_000_000  # us that the two statements may lie apart
 FORMAT: Final = "exchange-node reconciliation 1"
 NOTHING: Final = digest_of(())
@@ -46,8 +47,8 @@ Whose = Literal["ours", "theirs"]
 
 
 class TradeDifference(msgspec.Struct, frozen=True):
-    """A trade that only one side has, or each in another way. `under_way`: pending, the taker waits for
-    the answer; later, it came after our statement; else "" and it is a disagreement."""
+    """Trade that only one side has, or that the sides record differently. `under_way`: "pending", the
+    taker waits for the result; "later", newer than our statement; "" for a disagreement."""
 
     ours: StatementTrade | None
     theirs: StatementTrade | None
@@ -55,21 +56,21 @@ class TradeDifference(msgspec.Struct, frozen=True):
 
 
 class OpenSettlement(msgspec.Struct, frozen=True):
-    """A payment that only one side recorded, in its own words."""
+    """Payment that only one side recorded."""
 
     whose: Whose
     settlement: Settlement
 
 
 class AssetComparison(msgspec.Struct, frozen=True):
-    """Units of 10 ** -`statements.DECIMALS`; above zero: we owe it, in the words of each side."""
+    """Positions of both sides in one asset. Units of 10 ** -`statements.DECIMALS`; positive: we owe it."""
 
     asset: str
     ours: int
     theirs: int
-    under_way: int  # of the difference: by trades that are
-    lost: int  # of the difference: what a side cannot show trades or settlements for
-    unexplained: int  # of the difference: by nothing that was found
+    under_way: int  # part of the difference caused by trades under way
+    lost: int  # part of the difference for which a side has no trades or settlements
+    unexplained: int  # the rest of the difference
 
     @property
     def difference(self) -> int:
@@ -77,18 +78,20 @@ class AssetComparison(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
+    """Result of a reconciliation."""
+
     ours: Statement
     theirs: Statement
     assets: list[AssetComparison]
     trades: list[TradeDifference]
     settlements: list[OpenSettlement]
-    asked: list[tuple[Whose, UndecidedTake]]  # takes without an answer, whoever asked
-    complete: bool  # whether every trade that differs is among `trades`
-    matched: bool  # whether settlements were compared one by one
+    asked: list[tuple[Whose, UndecidedTake]]  # undecided takes of both sides
+    complete: bool  # `trades` has every trade that differs
+    matched: bool  # settlements were compared one by one
 
     @property
     def agree(self) -> bool:
-        """Both say the same, but for what is under way."""
+        """True if both sides state the same, apart from trades under way."""
         return (
             self.complete
             and not self.settlements
@@ -98,11 +101,11 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """All that was said in one reconciliation, signed by those who said it."""
+    """All signed documents of one reconciliation."""
 
     format: str
     network: str
-    node: str  # who asked
+    node: str  # the requesting node
     peer: str
     ours: SignedDocument
     theirs: SignedDocument
@@ -113,26 +116,27 @@ class Evidence(msgspec.Struct, frozen=True):
     after_parts: list[SignedDocument] = []
 
 
-# Which trades differ
+# Search for differing trades
 
 
 class DifferenceSearch:
-    """Ask both sides the question that `next` gives, give the answers to `add`, until there is none."""
+    """Bisection for the trades that differ: put the question of `next` to both sides, pass their answers
+    to `add`, and repeat until `next` returns None."""
 
     def __init__(self, ours: Statement, theirs: Statement) -> None:
         self._ours = ours
         self._theirs = theirs
         self._agenda: list[tuple[StatementQuestion, TradesDigest, TradesDigest]] = []
-        self._asked = 0
+        self._question_count = 0
         self.complete = True
         self.trades: list[TradeDifference] = []
-        self.only_theirs: list[StatementQuestion] = []  # in whose answers there are such trades
+        self.only_theirs: list[StatementQuestion] = []  # questions that found trades of theirs only
         both = zip((ours.node, theirs.node), ours.trades, reversed(theirs.trades), strict=True)
         for taker, mine, other in both:
             self._consider(taker, mine, other)
 
     def _consider(self, taker: str, ours: TradesDigest, theirs: TradesDigest) -> None:
-        """Ask about the takes that both digests are of, if they differ."""
+        """Queue a question about the takes of both digests, if the digests differ."""
         if ours == theirs:
             return
         some = [digest for digest in (ours, theirs) if digest.count]
@@ -148,21 +152,21 @@ class DifferenceSearch:
     def next(self) -> StatementQuestion | None:
         if not self._agenda:
             return None
-        if self._asked >= MAX_QUESTIONS or len(self.trades) >= MAX_DIFFERENCES:
+        if self._question_count >= MAX_QUESTIONS or len(self.trades) >= MAX_DIFFERENCES:
             self.complete = False
             return None
         return self._agenda[0][0]
 
     def add(self, ours: StatementPart, theirs: StatementPart) -> None:
-        """Both answers to the question.
+        """Process both answers to the current question.
 
         Raises:
-            StatementError: one is an answer to another question, or not what its statement says.
+            StatementError: an answer belongs to another question or contradicts its statement.
         """
         question, mine, other = self._agenda.pop(0)
-        self._asked += 1
-        for part, said, told in ((ours, self._ours, mine), (theirs, self._theirs, other)):
-            self._check(part, said, told, question)
+        self._question_count += 1
+        for part, statement, digest in ((ours, self._ours, mine), (theirs, self._theirs, other)):
+            self._check(part, statement, digest, question)
         if question.table:
             self._descend(question, ours, theirs)
         else:
@@ -170,18 +174,20 @@ class DifferenceSearch:
 
     @staticmethod
     def _check(
-        part: StatementPart, said: Statement, told: TradesDigest, question: StatementQuestion
+        part: StatementPart, statement: Statement, digest: TradesDigest, question: StatementQuestion
     ) -> None:
-        if part.question != question or part.cut != said.cut:
-            raise StatementError("malformed", f"node {said.node} answered another question")
+        if part.question != question or part.cut != statement.cut:
+            raise StatementError(
+                "malformed", f"node {statement.node} answered a question that was not asked"
+            )
         if question.table:
-            fits = sum(row.digest.count for row in part.rows) == told.count
+            fits = sum(row.digest.count for row in part.rows) == digest.count
         else:
-            fits = digest_of(part.trades) == told
+            fits = digest_of(part.trades) == digest
         if not fits:
             raise StatementError(
                 "contradiction",
-                f"the trades that node {said.node} shows are not those that it signed",
+                f"the trades that node {statement.node} shows are not those that it signed",
             )
 
     def _descend(
@@ -192,7 +198,7 @@ class DifferenceSearch:
         found = len(self._agenda)
         for index in sorted(mine.keys() | other.keys()):
             self._consider(question.taker, mine.get(index, NOTHING), other.get(index, NOTHING))
-        if found == len(self._agenda):  # the whole differs, and none of its parts
+        if found == len(self._agenda):  # the digest of the whole differs, those of its parts do not
             self.complete = False
 
     def _compare(
@@ -211,16 +217,18 @@ class DifferenceSearch:
 
 
 def evaluate(keys: KeyChecker, evidence: Evidence) -> Comparison:
-    """What follows from the documents.
+    """Verify the documents of a reconciliation and compare them.
 
     Raises:
-        StatementError: a document is not what it should be, or one that is needed is not there.
+        StatementError: a document is invalid or missing.
     """
     network, node, peer = evidence.network, evidence.node, evidence.peer
     if evidence.format != FORMAT:
-        raise StatementError("malformed", f"this is no {FORMAT!r}")
+        raise StatementError(
+            "malformed", f"unknown format {evidence.format[:40]!r}, expected {FORMAT!r}"
+        )
     if node == peer:
-        raise StatementError("malformed", "both statements are of one node")
+        raise StatementError("malformed", f"both statements are of node {node}")
 
     def own(signed: SignedDocument) -> StatementPart:
         return open_document(keys, signed, StatementPart, network=network, node=node, peer=peer)
@@ -263,8 +271,8 @@ def compare(
     asked: Collection[int],
     later: Collection[StatementTrade],
 ) -> Comparison:
-    """`asked`: takes of ours without an answer, when ours was said or after. `later`: trades that we
-    have had since."""
+    """Compare two statements after a finished search. `asked`: our takes that were undecided at our
+    statement or after it. `later`: our trades since then."""
     waiting = {take.take for take in theirs.asked}
     trades = []
     for found in search.trades:
@@ -295,8 +303,8 @@ def compare(
 def _open_settlements(
     ours: Iterable[Settlement], theirs: Iterable[Settlement]
 ) -> list[OpenSettlement]:
-    """Payments have no names that both know: the same amount of the same asset is the same payment, the
-    earliest with the earliest."""
+    """Pair payments by asset and amount, earliest with earliest, and return the rest: payments have no
+    identifier that both sides know."""
     mine: dict[tuple[str, int], list[Settlement]] = {}
     other: dict[tuple[str, int], list[Settlement]] = {}
     for payments, sign, found in ((ours, 1, mine), (theirs, -1, other)):
@@ -316,13 +324,13 @@ def _assets(
     trades: Iterable[TradeDifference],
     settlements: Iterable[OpenSettlement] | None,
 ) -> list[AssetComparison]:
-    """`settlements`: None when only their sums can be compared."""
+    """Explain the difference in each asset. `settlements`: None if only their sums can be compared."""
     balances: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     under_way: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     known: Counter[str] = Counter()
-    for said, balance, sign in ((ours, balances[0], 1), (theirs, balances[1], -1)):
-        for position in said.positions:
+    for statement, balance, sign in ((ours, balances[0], 1), (theirs, balances[1], -1)):
+        for position in statement.positions:
             total, settled = units(position.balance), units(position.settled)
             balance[position.asset] += sign * total
             lost[position.asset] += total - units(position.traded) - settled

@@ -1,7 +1,7 @@
-"""Signed documents of other nodes: what they say, or why they are not taken.
+"""Validation of signed documents of other nodes.
 
-Everything is checked that a comparison relies on: who signed, what about, sizes, order, and that there
-is but one encoding, so that what was signed is what was read.
+Checks everything that a comparison relies on: signer, subject, sizes, order, and that the encoding is
+canonical, so that the decoded document is the signed one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _decoders: Final[Mapping[type[Any], msgspec.msgpack.Decoder[Any]]] = {
 
 
 class KeyChecker(Protocol):
-    """The part of `exchange.model.ports.Keys` that checks others' keys."""
+    """Verifying half of `exchange.model.ports.Keys`."""
 
     def node_id_of(self, public_key: bytes) -> str: ...
 
@@ -67,61 +67,79 @@ def open_document(
     node: str,
     peer: str,
 ) -> Document:
-    """The document, said by `node` about `peer`.
+    """Decode and verify a document signed by `node` about `peer`.
 
     Raises:
-        StatementError: it is not: the code and the text say why.
+        StatementError: the document is invalid; code and text give the reason.
     """
     if signed.kind != KINDS[kind]:
-        raise StatementError("malformed", f"it is no {KINDS[kind]}")
+        raise StatementError(
+            "malformed", f"expected a {KINDS[kind]}, got a document of kind {signed.kind[:40]!r}"
+        )
     if (
         len(signed.key) != KEY_LENGTH
         or len(signed.signature) != SIGNATURE_LENGTH
         or len(signed.body) > MAX_BODY
     ):
-        raise StatementError("malformed", f"the {signed.kind} is not of a possible size")
+        raise StatementError(
+            "malformed",
+            f"the {signed.kind} has a body of {len(signed.body)} bytes, a key of {len(signed.key)} and a "
+            f"signature of {len(signed.signature)}: expected at most {MAX_BODY}, {KEY_LENGTH} and "
+            f"{SIGNATURE_LENGTH}",
+        )
     if keys.node_id_of(signed.key) != node:
-        raise StatementError("wrong_key", f"the {signed.kind} has not the key of node {node}")
+        raise StatementError(
+            "wrong_key", f"the {signed.kind} carries another key than node {node}'s"
+        )
     if not keys.verify(signed.key, signed.signature, signed_hash(signed.kind, signed.body)):
-        raise StatementError("bad_signature", f"the {signed.kind} is not signed by node {node}")
+        raise StatementError(
+            "bad_signature", f"the signature of the {signed.kind} is not that of node {node}"
+        )
     try:
         document: Document = _decoders[kind].decode(signed.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StatementError("malformed", f"the {signed.kind} is malformed: {error}") from None
     if document.version != VERSION:
         raise StatementError(
-            "malformed", f"the {signed.kind} is of version {document.version}, not {VERSION}"
+            "malformed",
+            f"the {signed.kind} has version {document.version}; this program reads {VERSION}",
         )
     if document.network != network:
         raise StatementError(
-            "wrong_network", f"the {signed.kind} is about network {document.network[:40]!r}"
+            "wrong_network", f"the {signed.kind} belongs to network {document.network[:40]!r}"
         )
     if document.node != node or document.peer != peer:
-        raise StatementError("wrong_node", f"the {signed.kind} is not by {node} about {peer}")
+        raise StatementError(
+            "wrong_node", f"the {signed.kind} is not a document of node {node} about node {peer}"
+        )
     well_formed = _statement_ok(document) if isinstance(document, Statement) else _part_ok(document)
     if not well_formed or pack(document) != signed.body:
-        raise StatementError("malformed", f"the {signed.kind} has values that cannot be")
+        raise StatementError(
+            "malformed", f"the {signed.kind} has impossible values or another encoding"
+        )
     return document
 
 
-def _statement_ok(said: Statement) -> bool:
-    assets = [position.asset for position in said.positions]
-    takes = [asked.take for asked in said.asked]
+def _statement_ok(document: Statement) -> bool:
+    assets = [position.asset for position in document.positions]
+    takes = [asked.take for asked in document.asked]
     return (
         len(assets) <= MAX_POSITIONS
         and assets == sorted(set(assets))
-        and all(_position_ok(position) for position in said.positions)
-        and _numbers_ok(said.time, *said.cut, said.settlement_count, said.asked_count)
-        and len(said.trades) == 2
-        and all(_digest_ok(digest) for digest in said.trades)
-        and len(said.settlements) == min(said.settlement_count, MAX_SETTLEMENTS)
+        and all(_position_ok(position) for position in document.positions)
+        and _numbers_ok(
+            document.time, *document.cut, document.settlement_count, document.asked_count
+        )
+        and len(document.trades) == 2
+        and all(_digest_ok(digest) for digest in document.trades)
+        and len(document.settlements) == min(document.settlement_count, MAX_SETTLEMENTS)
         and all(
             asset_ok(paid.asset) and amount_ok(paid.amount) and _numbers_ok(paid.time)
-            for paid in said.settlements
+            for paid in document.settlements
         )
-        and len(takes) == min(said.asked_count, MAX_ASKED)
+        and len(takes) == min(document.asked_count, MAX_ASKED)
         and takes == sorted(set(takes))
-        and all(_meeting_ok(asked, asked.maker_order) for asked in said.asked)
+        and all(_trade_ok(asked, asked.maker_order) for asked in document.asked)
     )
 
 
@@ -137,7 +155,7 @@ def _part_ok(part: StatementPart) -> bool:
         and all(
             trade.taker == question.taker
             and trade.take >> question.bits == question.first >> question.bits
-            and _meeting_ok(trade, trade.maker_order, trade.taker_order)
+            and _trade_ok(trade, trade.maker_order, trade.taker_order)
             and _numbers_ok(trade.time)
             for trade in part.trades
         )
@@ -160,7 +178,7 @@ def _row_ok(question: StatementQuestion, row: DigestRow) -> bool:
 
 
 def is_question(question: StatementQuestion, *nodes: str) -> bool:
-    """Whether one of two nodes may ask this of the other."""
+    """Check that a question is well-formed and about trades between `nodes`."""
     return (
         question.taker in nodes
         and (CHILD_BITS if question.table else 0) <= question.bits <= ROOT_BITS
@@ -179,19 +197,19 @@ def _digest_ok(digest: TradesDigest) -> bool:
     return len(digest.hash) == 32 and _numbers_ok(digest.count, digest.first, digest.last)
 
 
-def _meeting_ok(said: StatementTrade | UndecidedTake, *orders: int) -> bool:
+def _trade_ok(document: StatementTrade | UndecidedTake, *orders: int) -> bool:
     try:
-        market_of(said.market)
-        if isinstance(said, StatementTrade):
-            amounts(said, said.taker)
+        market_of(document.market)
+        if isinstance(document, StatementTrade):
+            amounts(document, document.taker)
     except ValueError:
         return False
     return (
-        0 < said.take < LIMIT
-        and len(said.market) <= 80
-        and said.side in (BUY, SELL)
-        and 0 < said.price < MAX_PRICE
-        and 0 < said.quantity < MAX_QUANTITY
+        0 < document.take < LIMIT
+        and len(document.market) <= 80
+        and document.side in (BUY, SELL)
+        and 0 < document.price < MAX_PRICE
+        and 0 < document.quantity < MAX_QUANTITY
         and all(0 < order < MAX_ORDER for order in orders)
     )
 

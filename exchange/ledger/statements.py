@@ -1,13 +1,15 @@
-"""Signed statements: what one node says is open between it and another. Pure: no I/O, no clock.
+"""Signed statements of one node about its position with another node. Pure: no I/O, no clock.
 
-A statement has the signer's positions with the other node, the payments that it recorded, the takes
-whose outcome it does not know, and for each of the two takers a digest of all trades. Where digests
-differ, parts of the trades are asked for, tables of finer digests until few trades are left
-(`exchange.ledger.reconciliation`); parts are signed too. All of one statement and its parts are of one cut of
-the signer's history, so they do not move while they are compared.
+Theory of operation. A statement holds the signer's positions with the other node, the settlements that
+it recorded, its undecided takes, and for each of the two takers a digest of all trades. Where digests
+differ, the other node requests parts of the trades: tables of finer digests until few trades are left
+(`exchange.ledger.reconciliation`). Parts are signed too. A statement and its parts describe one cut of
+the signer's history, so they stay the same while they are compared.
 
-Amounts are decimal texts, for two nodes may count an asset in different units. A trade is said in
-ticks and lots of its market, whose name pins their steps, so both nodes say the same of it.
+Rules of this file:
+- Amounts are decimal strings: two nodes may count an asset in different units.
+- Trades are in ticks and lots. The market's name fixes their steps, so both nodes sign equal trades.
+- There is exactly one encoding of each document; the signature covers its bytes.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ DECIMALS: Final = 40  # in which amounts are compared; more than any asset has
 MAX_DIGITS: Final = 60  # before the point
 MAX_BODY: Final = 768 * 1024  # bytes, of one document: it has to fit a message between nodes
 MAX_POSITIONS: Final = 1000  # assets
-MAX_SETTLEMENTS: Final = 2000  # in one statement, the latest; beyond, sums are compared alone
-MAX_ASKED: Final = 1000  # takes without an answer, in one statement
+MAX_SETTLEMENTS: Final = 2000  # in one statement, the latest; beyond that only sums are compared
+MAX_ASKED: Final = 1000  # undecided takes in one statement
 MAX_TRADES: Final = 256  # in one part
 CHILD_BITS: Final = 6  # a table has 64 rows at most
 ROOT_BITS: Final = 62
@@ -41,8 +43,8 @@ _ASSET: Final = re.compile(r"[!-~]{1,24}", re.ASCII)
 
 
 class StatementError(Exception):
-    """A document that is not what it should be. `code`: wrong_key, bad_signature, wrong_network,
-    wrong_node, malformed, contradiction or too_many."""
+    """Invalid document. `code`: wrong_key, bad_signature, wrong_network, wrong_node, malformed,
+    contradiction or too_many."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -50,11 +52,11 @@ class StatementError(Exception):
         self.detail = detail
 
 
-# What is said
+# Documents
 
 
 class StatementTrade(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A trade between two nodes, in the same words on both."""
+    """Trade between two nodes, encoded equally on both."""
 
     taker: str
     take: int
@@ -68,8 +70,8 @@ class StatementTrade(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Above zero: the signer owes it to the other. `traded` and `settled` are the sums of the signer's
-    trades and settlements: without lost history `balance` is their sum."""
+    """Position in one asset; positive: the signer owes it to the other node. `traded` and `settled` are
+    the sums of the signer's trades and settlements; with a complete history they add up to `balance`."""
 
     asset: str
     balance: str
@@ -78,7 +80,7 @@ class Position(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Settlement(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A payment that the signer recorded: above zero it was paid, below it has paid."""
+    """Payment that the signer recorded; positive: received, negative: paid."""
 
     asset: str
     amount: str
@@ -86,7 +88,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class UndecidedTake(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A take of the signer's whose outcome it does not know."""
+    """Take of the signer without a known outcome."""
 
     take: int
     market: str
@@ -97,7 +99,7 @@ class UndecidedTake(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class TradesDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Of trades of one taker, in the order of their takes."""
+    """Digest of trades of one taker, in the order of their takes."""
 
     count: int
     hash: bytes
@@ -106,12 +108,15 @@ class TradesDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class DigestRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Row of a table: digest of one of the 64 blocks of takes of a question."""
+
     index: int
     digest: TradesDigest
 
 
 class StatementQuestion(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The trades of `taker` with takes from `first` on, 2 ** `bits` of them: all, or a table of digests."""
+    """Request for the trades of `taker` with take numbers `first` to `first + 2 ** bits - 1`: in full, or
+    as a table of digests."""
 
     taker: str
     first: int
@@ -120,7 +125,7 @@ class StatementQuestion(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Statement(msgspec.Struct, frozen=True, array_like=True):
-    """See the module's docstring. `cut` is the signer's name for the state of its history."""
+    """Statement of `node` about `peer`. `cut` is the signer's own identifier of a state of its history."""
 
     version: int
     network: str
@@ -137,7 +142,7 @@ class Statement(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StatementPart(msgspec.Struct, frozen=True, array_like=True):
-    """The answer to a question about the history that a statement was made of."""
+    """Answer to a question about the history behind a statement."""
 
     version: int
     network: str
@@ -150,7 +155,7 @@ class StatementPart(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SignedDocument(msgspec.Struct, frozen=True):
-    """A document as it travels, and as it is kept."""
+    """Document with its key and signature, as sent and as stored."""
 
     kind: str  # statement, part
     body: bytes
@@ -166,21 +171,24 @@ pack = msgspec.msgpack.Encoder().encode
 
 
 def units(text: str) -> int:
-    """A decimal text in units of 10 ** -DECIMALS."""
+    """Parse a decimal string into units of 10 ** -DECIMALS."""
     whole, _, part = text.partition(".")
     return int(whole + part.ljust(DECIMALS, "0"))
 
 
 def text_of(amount: int) -> str:
-    """An amount in units of 10 ** -DECIMALS as a plain decimal."""
+    """Format units of 10 ** -DECIMALS as a plain decimal string."""
     return plain(amount, DECIMALS)
 
 
 @lru_cache(256)
 def market_of(key: str) -> tuple[str, str, int, int]:
-    """Base, quote, tick and lot (units of 10 ** -DECIMALS) of a market by its name on the wire.
+    """Parse a market's name on the wire into base, quote, tick and lot (units of 10 ** -DECIMALS).
 
-    A name without steps counts ticks and lots themselves. ValueError when it is no market's name.
+    Without steps in the name a tick and a lot are 1.
+
+    Raises:
+        ValueError: not the name of a market.
     """
     symbol, _, steps = key.partition("@")
     base, _, quote = symbol.partition("-")
@@ -193,51 +201,53 @@ def market_of(key: str) -> tuple[str, str, int, int]:
         and _AMOUNT.fullmatch(lot)
         and units(tick) > 0 < units(lot)
     ):
-        raise ValueError(f"{key[:80]!r} is no market's name")
+        raise ValueError(f"{key[:80]!r} is not the name of a market, e.g. BTC-USD@0.1/0.00001")
     return base, quote, units(tick), units(lot)
 
 
 def asset_ok(name: str) -> bool:
-    """Whether an asset can be called so."""
+    """Check the form of an asset's name."""
     return bool(_ASSET.fullmatch(name))
 
 
 def amount_ok(text: str) -> bool:
-    """Whether it is an amount as `text_of` writes it."""
+    """Check that an amount is written as `text_of` writes it."""
     return bool(_AMOUNT.fullmatch(text)) and text_of(units(text)) == text
 
 
 def amounts(trade: StatementTrade, node: str) -> dict[str, int]:
-    """What the trade adds to what `node` owes the other one. Units of 10 ** -DECIMALS.
+    """Return the change of the debt of `node` to the other node by asset. Units of 10 ** -DECIMALS.
 
-    ValueError when its market's steps are finer than that.
+    Raises:
+        ValueError: the market's steps are finer than that.
     """
     lots, value = bought(trade, node)
     return worth(trade.market, lots, value)
 
 
 def bought(trade: StatementTrade, node: str) -> tuple[int, int]:
-    """What `node` got: lots, and ticks * lots; below zero what it gave."""
+    """Return what `node` received: lots, and ticks * lots; negative: given."""
     sign = trade.side if node == trade.taker else -trade.side
     return sign * trade.quantity, -sign * trade.price * trade.quantity
 
 
 def worth(market: str, lots: int, value: int) -> dict[str, int]:
-    """What is added to what a node owes another one when it gets so much from it: it owes less of what
-    it is yet to get. `value`: ticks * lots. Units and errors as in `amounts`."""
+    """Return the change of a node's debt by asset for lots and value (ticks * lots) bought. What it is yet
+    to receive lowers its debt. Units and errors as in `amounts`."""
     base, quote, tick, lot = market_of(market)
     value, rest = divmod(value * tick * lot, 10**DECIMALS)
     if rest:
-        raise ValueError(f"{market[:80]!r} has steps that are too fine")
+        raise ValueError(f"{market[:80]!r} has steps finer than 10 ** -{DECIMALS}")
     found = {base: -lots * lot}
     found[quote] = found.get(quote, 0) - value
     return found
 
 
-# Making
+# Making documents
 
 
 def trade_of(fill: Fill) -> StatementTrade:
+    """Convert an own fill."""
     taken = fill.role == "taker"
     return StatementTrade(
         fill.taker,
@@ -253,7 +263,7 @@ def trade_of(fill: Fill) -> StatementTrade:
 
 
 class TradesHasher:
-    """The digest of trades of one taker, that come in the order of their takes."""
+    """Incremental digest of trades of one taker, added in the order of their takes."""
 
     def __init__(self) -> None:
         self._hash = sha256()
@@ -271,11 +281,11 @@ class TradesHasher:
 
 
 def digest_of(trades: Iterable[StatementTrade]) -> TradesDigest:
-    """Of all of them, as `Folding` wants them."""
-    folding = TradesHasher()
+    """Return the digest of trades of one taker, in the order of their takes."""
+    hasher = TradesHasher()
     for trade in trades:
-        folding.add(trade)
-    return folding.digest
+        hasher.add(trade)
+    return hasher.digest
 
 
 def make_part(
@@ -286,9 +296,10 @@ def make_part(
     question: StatementQuestion,
     trades: Iterable[StatementTrade],
 ) -> StatementPart:
-    """The part of a history that is asked for. `trades`: those of the question, by take.
+    """Answer a question. `trades`: the trades in its range, by take.
 
-    StatementError (too_many) when they are more than a part may have: ask for a table.
+    Raises:
+        StatementError: too_many, if the trades exceed a part; ask for a table then.
     """
     found: list[StatementTrade] = []
     table: dict[int, TradesHasher] = {}
@@ -300,14 +311,16 @@ def make_part(
             raise StatementError("too_many", f"more than {MAX_TRADES} trades: ask for a table")
         else:
             found.append(trade)
-    rows = [DigestRow(index, folding.digest) for index, folding in sorted(table.items())]
+    rows = [DigestRow(index, hasher.digest) for index, hasher in sorted(table.items())]
     return StatementPart(VERSION, network, node, peer, cut, question, found, rows)
 
 
 def sign_document(keys: Keys, document: Statement | StatementPart) -> SignedDocument:
+    """Encode and sign a document with this node's key."""
     kind, body = KINDS[type(document)], pack(document)
     return SignedDocument(kind, body, keys.public_key, keys.sign(signed_hash(kind, body)))
 
 
 def signed_hash(kind: str, body: bytes) -> bytes:
+    """Return the hash that the signature of a document covers."""
     return sha256(pack([f"exchange-node {kind}", body])).digest()

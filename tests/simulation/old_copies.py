@@ -119,8 +119,8 @@ def _submit(node: Node, step: int) -> None:
 
 
 def writes_at_once() -> AbstractContextManager[object]:
-    """Without the time of listening."""
-    return patch.object(StartupFence, "over", lambda self, now, doubt: True)
+    """Remove the startup fence."""
+    return patch.object(StartupFence, "is_down", lambda self, now, doubt: True)
 
 
 def main() -> None:

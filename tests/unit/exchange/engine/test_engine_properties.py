@@ -31,7 +31,7 @@ from exchange.feeds.exchange_messages import (
 )
 from exchange.feeds.feed import Feed, pages_hash
 from exchange.feeds.presence import PresenceLeases
-from exchange.feeds.startup_fence import LISTEN_MAX
+from exchange.feeds.startup_fence import FENCE_MAX
 from exchange.model.events import (
     BUY,
     GENESIS,
@@ -253,7 +253,7 @@ class Trading(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = Network(3, listen_max=LISTEN_MAX)
+        self.net = Network(3, listen_max=FENCE_MAX)
         self.mail: list[Mail] = []
 
     def alive(self, i: int) -> bool:

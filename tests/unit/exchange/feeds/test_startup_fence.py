@@ -13,7 +13,7 @@ from market_kit import FakeMarkets
 
 from exchange.engine.engine import Engine
 from exchange.feeds.exchange_messages import FeedDigest, FeedHead, Take
-from exchange.feeds.startup_fence import LISTEN, LISTEN_MAX, LISTEN_STRANGER, StartupFence
+from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.journal.journal import Journal
 from exchange.model.events import SELL, Filled, Opened
 from exchange.model.instruments import Instruments
@@ -34,19 +34,19 @@ def digest(*heads: FeedHead) -> FeedDigest:
 
 
 def test_without_a_neighbour_it_is_over_after_the_grace() -> None:
-    listening = StartupFence(grace=2.0)
-    assert not listening.over(100.0, doubt=False)  # not begun
-    listening.begin(100.0)
-    assert not listening.over(101.9, doubt=False)
-    assert listening.over(102.0, doubt=False)
+    fence = StartupFence(grace=2.0)
+    assert not fence.is_down(100.0, doubt=False)  # not begun
+    fence.begin(100.0)
+    assert not fence.is_down(101.9, doubt=False)
+    assert fence.is_down(102.0, doubt=False)
 
 
 def test_a_neighbour_that_holds_the_same_ends_it_at_once() -> None:
-    listening = StartupFence()
-    listening.begin(100.0)
-    listening.neighbour_up("a")
-    listening.heard("a", digest(HEAD, FeedHead("other", M, 3, b"")), [HEAD], same=False)
-    assert listening.over(100.0, doubt=False)
+    fence = StartupFence()
+    fence.begin(100.0)
+    fence.neighbour_up("a")
+    fence.on_digest("a", digest(HEAD, FeedHead("other", M, 3, b"")), [HEAD], same=False)
+    assert fence.is_down(100.0, doubt=False)
 
 
 @pytest.mark.parametrize(
@@ -55,34 +55,34 @@ def test_a_neighbour_that_holds_the_same_ends_it_at_once() -> None:
     ids=str,
 )
 def test_a_neighbour_that_holds_less_or_another_does_not_end_it(held: tuple[FeedHead, ...]) -> None:
-    listening = StartupFence(grace=2.0)
-    listening.begin(100.0)
-    listening.neighbour_up("a")
-    listening.heard("a", digest(*held), [HEAD], same=False)
-    assert not listening.over(101.9, doubt=False)
-    assert listening.over(102.0, doubt=False)
+    fence = StartupFence(grace=2.0)
+    fence.begin(100.0)
+    fence.neighbour_up("a")
+    fence.on_digest("a", digest(*held), [HEAD], same=False)
+    assert not fence.is_down(101.9, doubt=False)
+    assert fence.is_down(102.0, doubt=False)
 
 
 def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
-    listening = StartupFence(grace=2.0, longest=10.0)
-    listening.begin(100.0)
+    fence = StartupFence(grace=2.0, longest=10.0)
+    fence.begin(100.0)
     for node in ("a", "b", "c"):
-        listening.neighbour_up(node)
-    listening.heard("a", digest(), [HEAD], same=False)
-    listening.heard("b", FeedDigest(b"only a summary"), [HEAD], same=False)
-    assert not listening.over(105.0, doubt=False)
-    listening.neighbour_down("b")
-    assert not listening.over(105.0, doubt=False)
-    assert listening.over(110.0, doubt=False)  # but not for ever
+        fence.neighbour_up(node)
+    fence.on_digest("a", digest(), [HEAD], same=False)
+    fence.on_digest("b", FeedDigest(b"only a summary"), [HEAD], same=False)
+    assert not fence.is_down(105.0, doubt=False)
+    fence.neighbour_down("b")
+    assert not fence.is_down(105.0, doubt=False)
+    assert fence.is_down(110.0, doubt=False)  # but not for ever
 
 
 def test_while_more_is_claimed_to_exist_it_goes_on_but_not_for_ever() -> None:
-    listening = StartupFence(longest=10.0)
-    listening.begin(100.0)
-    listening.heard("a", FeedDigest(b"ours"), [HEAD], same=True)
-    assert not listening.over(101.0, doubt=True)
-    assert not listening.over(109.9, doubt=False)  # who claims it was asked, and is slow to answer
-    assert listening.over(110.0, doubt=False)
+    fence = StartupFence(longest=10.0)
+    fence.begin(100.0)
+    fence.on_digest("a", FeedDigest(b"ours"), [HEAD], same=True)
+    assert not fence.is_down(101.0, doubt=True)
+    assert not fence.is_down(109.9, doubt=False)  # who claims it was asked, and is slow to answer
+    assert fence.is_down(110.0, doubt=False)
 
 
 # The engine
@@ -90,7 +90,7 @@ def test_while_more_is_claimed_to_exist_it_goes_on_but_not_for_ever() -> None:
 
 def restarted(*, orders: int = 1) -> Network:
     """Node 0 has been killed and is back, without a link; it knows node 1."""
-    net = Network(2, listen_max=LISTEN_MAX)
+    net = Network(2, listen_max=FENCE_MAX)
     net.sell(1, 200, 1)
     for i in range(orders):
         net.sell(0, 100 + i, 5)
@@ -102,7 +102,7 @@ def restarted(*, orders: int = 1) -> Network:
 
 
 def test_a_new_node_takes_orders_at_once() -> None:
-    net = Network(1, listen_max=LISTEN_MAX)
+    net = Network(1, listen_max=FENCE_MAX)
     assert not net[0].listening
     assert net.sell(0, 100, 5).shown == 5
 
@@ -118,7 +118,7 @@ def test_a_restarted_node_refuses_until_the_grace_is_over_and_then_goes_on() -> 
     start = net.now
     while not told:
         net.run(0.1)
-    assert LISTEN <= net.now - start <= LISTEN + 0.2
+    assert FENCE_GRACE <= net.now - start <= FENCE_GRACE + 0.2
     assert told == [False]
     net.sell(0, 101, 1)
     net[0].when_writing(lambda: told.append(True))  # now
@@ -126,7 +126,7 @@ def test_a_restarted_node_refuses_until_the_grace_is_over_and_then_goes_on() -> 
 
 
 def test_an_order_that_was_accepted_before_is_found_while_listening() -> None:
-    net = Network(1, listen_max=LISTEN_MAX)
+    net = Network(1, listen_max=FENCE_MAX)
     first = net.sell(0, 100, 5, client_id="mine")
     net.exchange()
     net.restart(0)
@@ -135,11 +135,11 @@ def test_an_order_that_was_accepted_before_is_found_while_listening() -> None:
 
 
 def test_who_knows_nobody_listens_for_a_moment_only() -> None:
-    net = Network(1, listen_max=LISTEN_MAX)
+    net = Network(1, listen_max=FENCE_MAX)
     net.sell(0, 100, 5)
     net.exchange()
     net.restart(0)
-    net.run(LISTEN_STRANGER - 0.2)
+    net.run(FENCE_GRACE_ALONE - 0.2)
     assert net[0].listening
     net.run(0.3)
     assert not net[0].listening
@@ -173,7 +173,7 @@ def test_takes_wait_until_the_maker_writes_again_and_are_then_decided() -> None:
 
 
 def test_unresolved_takes_and_crossing_orders_wait_too() -> None:
-    net = Network(2, listen_max=LISTEN_MAX)
+    net = Network(2, listen_max=FENCE_MAX)
     net.sell(1, 200, 5)
     net.buy(0, 150, 2)
     net.exchange()
@@ -196,7 +196,7 @@ def test_unresolved_takes_and_crossing_orders_wait_too() -> None:
 
 
 def test_a_liar_that_claims_more_of_the_own_feed_delays_it_for_so_long_only() -> None:
-    net = Network(1, listen_max=LISTEN_MAX)
+    net = Network(1, listen_max=FENCE_MAX)
     net.sell(0, 100, 5)
     net.exchange()
     net.restart(0)
@@ -207,13 +207,13 @@ def test_a_liar_that_claims_more_of_the_own_feed_delays_it_for_so_long_only() ->
         net.give(0, digest(FeedHead(net.id(0), M, 999, b"")), origin=liar)
         net.run(0.1)
     assert net[0].stale is None
-    assert LISTEN < net.now - start <= LISTEN_MAX + 0.2
+    assert FENCE_GRACE < net.now - start <= FENCE_MAX + 0.2
     net.sell(0, 101, 1)
 
 
 def test_an_old_copy_is_noticed_while_it_listens_and_writes_nothing() -> None:
     """Its orders would cross, a client and a taker wait: nothing is written all the same."""
-    net = Network(2, listen_max=LISTEN_MAX)
+    net = Network(2, listen_max=FENCE_MAX)
     net.sell(0, 100, 5)
     net.exchange()
     past = net.nodes[0].store.recover()
@@ -246,7 +246,7 @@ def filled(take: int, taker: str) -> Filled:
 
 
 def test_take_numbers_of_an_old_copy_are_not_used_a_second_time() -> None:
-    net = Network(2, listen_max=LISTEN_MAX)
+    net = Network(2, listen_max=FENCE_MAX)
     net.sell(1, 100, 50)
     net.exchange()
     past = net.nodes[0].store.recover()
@@ -328,7 +328,7 @@ async def test_orders_and_cancels_of_clients_wait_until_the_node_writes(tmp_path
             for _ in range(5):
                 await asyncio.sleep(0)
             assert engine.open_orders == []
-            now = LISTEN_STRANGER
+            now = FENCE_GRACE_ALONE
             engine.tick(now)
             assert (await submitted).number == 1
             assert (await cancelled).status == "cancelled"

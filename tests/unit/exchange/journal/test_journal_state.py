@@ -73,7 +73,7 @@ def test_integers_of_any_size_come_back(value: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "null", "17", "true", "1e9", "-0", "\u00fc", "\0"])
-def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
+def test_strings_that_look_like_other_types_stay_strings(text: str) -> None:
     order = Order(1, text, 1, None, 5, 5, text, value=2**70)
     assert unpack(pack([order])) == [order]
 
@@ -82,7 +82,7 @@ def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_state_is_what_plain_tables_hold_and_survives_its_own_records(seed: int) -> None:
+def test_the_state_equals_a_simple_model_and_survives_its_own_records(seed: int) -> None:
     records = random_records(random.Random(seed), 300)
     plain = MemoryDisk()
     plain.commit(records)
@@ -140,7 +140,7 @@ def test_a_snapshot_drops_no_batches_of_other_feeds() -> None:
     assert StoredFeed(OWNER.id, "ETH-USD", None, [other]) in found
 
 
-def test_a_batch_is_kept_as_it_was_first_put() -> None:
+def test_the_first_copy_of_a_batch_is_kept() -> None:
     other = Owner(2).batch(Opened(2, 1, 100, 5, 1000))
     assert folded([PutBatch("o", BATCHES[0]), PutBatch("o", other)]).feeds == [
         StoredFeed("o", M, None, [BATCHES[0]])

@@ -40,7 +40,7 @@ def every(history: MarketHistory, market: str = M) -> list[TradeRecord]:
     return history.trades(market, start=0, end=LATEST, limit=10**6, newest_first=False)
 
 
-def test_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_saved_trades_and_candles_survive_a_restart(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as history:
         history.save(added([record(5), record(6, 2)], [("1m", candle(0)), ("1M", candle(0))], a=2))
     with closing(opened(tmp_path)) as history:
@@ -54,7 +54,7 @@ def test_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:
     assert (tmp_path / "market.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_trade_that_is_saved_twice_is_there_once(tmp_path: Path) -> None:
+def test_a_trade_saved_twice_is_stored_once(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as history:
         history.save(added([record(5)]))
         history.save(added([record(5), record(5)]))
@@ -81,7 +81,7 @@ def test_a_later_form_of_a_candle_replaces_the_earlier(tmp_path: Path) -> None:
         assert history.candle(M, "1h", 0) == candle(0, close=8)
 
 
-def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
+def test_the_oldest_rows_are_pruned(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trades_kept=100, candles_kept=10)) as history:
         for at in range(50):
             rows = [record(10 * at + n, 10 * at + n + 1) for n in range(10)]
@@ -107,7 +107,7 @@ def test_a_failed_save_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, "other version"])
-def test_a_file_that_cannot_be_used_is_begun_anew(tmp_path: Path, content: bytes | str) -> None:
+def test_an_unusable_file_is_replaced(tmp_path: Path, content: bytes | str) -> None:
     path = tmp_path / "market.sqlite3"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -122,12 +122,12 @@ def test_a_file_that_cannot_be_used_is_begun_anew(tmp_path: Path, content: bytes
         assert every(history) == [record(5)]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="missing"):
         MarketHistory(tmp_path / "missing" / "market.sqlite3")
 
 
-def test_reading_a_closed_file_says_so(tmp_path: Path) -> None:
+def test_reading_a_closed_file_raises_an_error(tmp_path: Path) -> None:
     history = opened(tmp_path)
     history.close()
     with pytest.raises(HistoryError, match="cannot read"):

@@ -74,14 +74,14 @@ def test_accounts_are_numbered_after_the_house():
 
 
 @pytest.mark.parametrize("name", ["alice", "ALICE", "house"])
-def test_a_name_is_given_once_in_any_case(name: str):
+def test_names_are_unique_regardless_of_case(name: str):
     made = with_key()
     assert code_of(lambda: made.create(7, name)) == "name_taken"
     assert made.by_name("ALICE") == made.get(1)
 
 
 @pytest.mark.parametrize("name", ["", ".x", "-x", "a b", "ä", "a" * 33, "a\n", "a/b", "a:b"])
-def test_names_are_plain(name: str):
+def test_invalid_names_are_refused(name: str):
     made = Accounts()
     assert code_of(lambda: made.create(7, name)) == "bad_name"
     assert made.records == []
@@ -141,7 +141,7 @@ def test_an_account_places_a_minutes_worth_at_once_and_then_at_its_rate():
     assert [made.allows_order(9000.0, 1) for _ in range(31)] == [True] * 30 + [False]
 
 
-def test_a_clock_that_steps_back_gives_no_orders():
+def test_a_clock_that_steps_back_allows_no_extra_orders():
     made = with_key(orders_per_minute=1)
     assert made.allows_order(1000.0, 1)
     assert not made.allows_order(10.0, 1)
@@ -183,7 +183,7 @@ def test_in_any_time_an_account_places_at_most_a_minutes_worth_and_its_rate(
 # Keys
 
 
-def test_a_key_is_of_an_account_and_keeps_what_signatures_are_verified_with():
+def test_a_key_belongs_to_an_account_and_stores_its_secret():
     made = with_key()
     key = ApiKey(KEY, SECRET, 1, frozenset({"read", "trade"}), 6, "bot")
     assert made.records[-1] == key
@@ -215,7 +215,7 @@ def test_the_house_can_have_keys():
         ({"key": KEY}, "key_taken"),
     ],
 )
-def test_what_is_no_key_is_refused(changes: dict[str, object], code: str):
+def test_invalid_keys_are_refused(changes: dict[str, object], code: str):
     made = with_key()
     made.records.clear()
     arguments = {
@@ -241,7 +241,7 @@ def test_keys_of_an_account_are_bounded_revoked_ones_included():
     made.create_key(3, HOUSE, {"read"}, "", more, SECRET)
 
 
-def test_a_revoked_key_lets_nobody_in_and_is_never_given_again():
+def test_a_revoked_key_stays_refused_and_is_never_reused():
     made = with_key()
     revoked = made.revoke(8, KEY)
     assert (revoked.revoked, made.keys_of(1)) == (8, [revoked])
@@ -285,7 +285,7 @@ def test_a_wrong_signature_is_refused_and_uses_up_no_nonce(signature: str):
     assert ask(made, MAX_NONCE).name == "alice"
 
 
-def test_nobody_learns_whether_there_is_a_key():
+def test_unknown_keys_and_wrong_signatures_get_the_same_answer():
     """Neither from a request with a wrong signature nor from a revoked key."""
     made = with_key()
     made.create_key(6, 1, {"read"}, "", "revoked-0123456789", SECRET)
@@ -302,9 +302,9 @@ def test_nobody_learns_whether_there_is_a_key():
     assert len(answers) == 1
 
 
-def test_the_stand_in_secret_of_unknown_keys_opens_nothing():
+def test_the_secret_that_stands_in_for_unknown_keys_is_refused():
     made = Accounts()
-    stand_in = "compared with when there is no such key, so that this takes as long"
+    stand_in = "stands in for the secret of an unknown key: both checks take the same time"
     signature = sign(secret=stand_in)
     assert code_of(lambda: ask(made, MS, "unknown", signature)) == "bad_signature"
     bearer = code_of(lambda: made.authenticate_bearer("unknown", stand_in))
@@ -352,7 +352,7 @@ def test_a_nonce_of_an_absurd_size_is_refused(nonce: int):
     assert made.records == []
 
 
-def test_the_bearer_of_a_secret_is_let_in_without_a_nonce():
+def test_a_bearer_secret_needs_no_nonce():
     made = with_key()
     made.records.clear()
     account, key = made.authenticate_bearer(KEY, SECRET)
@@ -366,7 +366,7 @@ def test_the_bearer_of_a_secret_is_let_in_without_a_nonce():
 # Restart
 
 
-def test_a_restart_knows_accounts_keys_and_used_nonces():
+def test_accounts_keys_and_used_nonces_survive_a_restart():
     made = with_key()
     made.freeze(1)
     made.set_limits(HOUSE, max_open_orders=9)
@@ -384,6 +384,6 @@ def test_a_restart_knows_accounts_keys_and_used_nonces():
     assert code_of(lambda: again.create(9, "Alice")) == "name_taken"
 
 
-def test_a_key_of_no_account_is_not_started_with():
+def test_a_stored_key_without_an_account_is_refused():
     key = ApiKey(KEY, SECRET, 4, frozenset({"read"}), 6)
     assert code_of(lambda: Accounts().restore([], [key], {})) == "unknown_account"

@@ -95,7 +95,7 @@ def test_units_of_steps_with_many_digits_are_exact():
 @pytest.mark.parametrize(
     "rates", [(-1_000_001, 0), (0, -1_000_001), (1_000_001, 0), (0, 1_000_001)]
 )
-def test_a_fee_is_at_most_everything(rates: tuple[int, int]):
+def test_a_fee_is_at_most_100_percent(rates: tuple[int, int]):
     instrument = Instrument("BTC-USD", Decimal("0.1"), Decimal("0.00001"))
     with pytest.raises(ValueError, match="parts per million"):
         units_of(instrument, *rates, {"BTC": 8, "USD": 8})
@@ -134,7 +134,7 @@ def test_a_withdrawal_takes_at_most_what_no_order_holds():
     assert made.available(ALICE, "USD") == 0
 
 
-def test_the_house_may_withdraw_what_it_has_not():
+def test_the_house_may_withdraw_beyond_its_balance():
     made = ledger()
     made.withdraw(1, HOUSE, "USD", 5, "")
     assert made.balance("account:0", "USD") == made.available(HOUSE, "USD") == -5
@@ -142,7 +142,7 @@ def test_the_house_may_withdraw_what_it_has_not():
 
 
 @pytest.mark.parametrize("amount", [0, -1])
-def test_an_amount_is_more_than_nothing(amount: int):
+def test_amounts_must_be_positive(amount: int):
     made = ledger(USD=5)
     made.records.clear()
     for move in (made.deposit, made.withdraw):
@@ -154,11 +154,13 @@ def test_an_amount_is_more_than_nothing(amount: int):
 def test_an_asset_that_is_not_traded_is_refused_with_those_that_are():
     made = ledger()
     for move in (made.deposit, made.withdraw):
-        with pytest.raises(ValueError, match=r"no asset .XYZ. \(known: BTC, USD\)"):
+        with pytest.raises(
+            ValueError, match=r"unknown asset .XYZ.; the assets of this node are BTC, USD"
+        ):
             move(1, ALICE, "XYZ", 5, "")
-    with pytest.raises(ValueError, match="no asset"):
+    with pytest.raises(ValueError, match="unknown asset"):
         made.settle(1, PEER, "XYZ", 5, "")
-    with pytest.raises(ValueError, match="no asset"):
+    with pytest.raises(ValueError, match="unknown asset"):
         made.set_credit(PEER, "XYZ", 5)
     assert made.records == []
 
@@ -228,7 +230,7 @@ def test_a_hold_can_always_shrink():
     made.check()
 
 
-def test_a_hold_makes_no_record_and_tells_readers_only_when_it_changed():
+def test_a_hold_makes_no_record_and_is_reported_only_when_changed():
     made = ledger(USD=100)
     made.records.clear()
     made.changed.clear()
@@ -457,12 +459,18 @@ def test_a_restart_continues_with_the_same_balances_limits_and_numbers():
     [
         ({("account:1", "USD"): 5}, "sum to 5"),
         ({("account:1", "USD"): -5, ("outside", "USD"): 5}, "0 units of USD are held of -5"),
-        ({("acount:1", "USD"): 5, ("outside", "USD"): -5}, "'acount:1' is no holder"),
-        ({("account:x", "USD"): 5, ("outside", "USD"): -5}, "'account:x' is no holder"),
-        ({("1", "USD"): 5, ("outside", "USD"): -5}, "'1' is no holder"),
+        (
+            {("acount:1", "USD"): 5, ("outside", "USD"): -5},
+            "'acount:1' is not the name of a holder",
+        ),
+        (
+            {("account:x", "USD"): 5, ("outside", "USD"): -5},
+            "'account:x' is not the name of a holder",
+        ),
+        ({("1", "USD"): 5, ("outside", "USD"): -5}, "'1' is not the name of a holder"),
     ],
 )
-def test_balances_that_are_not_of_a_ledger_are_not_started_from(
+def test_balances_that_cannot_come_from_a_ledger_are_refused(
     balances: dict[tuple[str, str], int], why: str
 ):
     with pytest.raises(LedgerError, match=why):
@@ -498,7 +506,7 @@ def test_decimals_never_shrink(old: int, new: int):
     assert made.records == []
 
 
-def test_more_decimals_of_an_asset_that_nobody_has_need_no_record():
+def test_more_decimals_of_an_unused_asset_need_no_record():
     made = ledger()
     made.rescale(1, "USD", 8, 9)
     assert made.records == []
@@ -508,22 +516,22 @@ def test_more_decimals_of_an_asset_that_nobody_has_need_no_record():
 # Checks
 
 
-def test_a_hold_that_was_tampered_with_is_found():
+def test_the_check_finds_an_altered_hold():
     made = ledger(USD=100)
     made.hold(1, ALICE, "USD", 60)
-    made._purses.account(ALICE, "USD").held = 50
+    made._balances.account(ALICE, "USD").held = 50
     with pytest.raises(LedgerError, match="its orders hold 60 units of USD, not 50"):
         made.check()
 
 
-def test_a_balance_that_was_tampered_with_is_found():
+def test_the_check_finds_an_altered_balance():
     made = ledger(USD=100)
-    made._purses.account(ALICE, "USD").balance += 1
+    made._balances.account(ALICE, "USD").balance += 1
     with pytest.raises(LedgerError, match="USD: the balances of all holders sum to 1, not to 0"):
         made.check()
 
 
-def test_unknown_holders_have_nothing():
+def test_unknown_holders_have_a_balance_of_zero():
     made = ledger()
     assert made.balance("account:5", "USD") == made.balance("peer:x", "USD") == 0
     assert made.balance("fees", "USD") == made.balance("outside", "USD") == 0

@@ -166,7 +166,7 @@ def compared(ours: Books, theirs: Books, later: Iterable[StatementTrade] = ()) -
 # What is said
 
 
-def test_both_nodes_say_the_same_of_a_trade_and_the_opposite_of_what_it_costs() -> None:
+def test_both_nodes_state_the_same_trade_and_opposite_amounts() -> None:
     common: dict[str, Any] = {"market": BTC.key, "price": 300_000, "quantity": 50_000, "time": 500}
     taken = Fill(
         A.node_id, 5, "taker", order=9, side=SELL, counterparty=B.node_id, counterparty_order=7,
@@ -205,8 +205,8 @@ def test_amounts_are_exact_texts(text: str) -> None:
         "BTC-USD@1/0",
     ],
 )
-def test_what_is_no_market_is_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="no market"):
+def test_invalid_market_names_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="is not the name of a market"):
         market_of(key)
 
 
@@ -233,7 +233,7 @@ def some_books() -> Books:
     return ours
 
 
-def test_a_statement_is_what_its_signer_said() -> None:
+def test_a_statement_survives_signing_and_opening() -> None:
     said = some_books().statement()
     assert check(sign_document(A, said)) == said
 
@@ -282,14 +282,14 @@ def signed_body(body: bytes) -> SignedDocument:
         {"asked": [UndecidedTake(5, BTC.key, 4, BUY, 0, 1)]},
     ],
 )
-def test_values_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
+def test_impossible_values_are_refused(changes: dict[str, Any]) -> None:
     assert (
         refusal(check, sign_document(A, replace(some_books().statement(), **changes)))
         == "malformed"
     )
 
 
-def test_only_one_encoding_of_a_statement_is_taken() -> None:
+def test_only_the_canonical_encoding_of_a_statement_is_accepted() -> None:
     body = sign_document(A, some_books().statement()).body
     assert check(signed_body(body))
     assert refusal(check, signed_body(b"\xdc\x00\x0c" + body[1:])) == "malformed"  # a longer head
@@ -322,7 +322,7 @@ def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
         StatementQuestion(A.node_id, 0, CHILD_BITS - 1, True),
     ],
 )
-def test_questions_about_nothing_are_refused(question: StatementQuestion) -> None:
+def test_impossible_questions_are_refused(question: StatementQuestion) -> None:
     assert not is_question(question, A.node_id, B.node_id)
 
 
@@ -345,7 +345,7 @@ def test_questions_about_nothing_are_refused(question: StatementQuestion) -> Non
         },
     ],
 )
-def test_parts_with_what_was_not_asked_for_are_refused(changes: dict[str, Any]) -> None:
+def test_parts_with_trades_outside_the_question_are_refused(changes: dict[str, Any]) -> None:
     cut = (2, 1)
     fine = StatementPart(
         VERSION,
@@ -379,7 +379,7 @@ def test_equal_books_agree_without_a_question() -> None:
     assert evidence(ours, theirs).parts == []
 
 
-def test_trades_that_one_side_lacks_or_has_otherwise_are_named() -> None:
+def test_missing_and_different_trades_are_listed() -> None:
     ours, theirs = pair()
     both = [trade(WIDE + n) for n in range(5)]
     mine, other = trade(WIDE + 50, taker=B), trade(WIDE + 60, taker=B)
@@ -399,7 +399,7 @@ def test_trades_that_one_side_lacks_or_has_otherwise_are_named() -> None:
     assert btc.unexplained == usd.unexplained == 0
 
 
-def test_takes_without_an_answer_explain_what_differs() -> None:
+def test_undecided_takes_explain_a_difference() -> None:
     ours, theirs = pair()
     given_, taken = trade(WIDE, taker=B), trade(WIDE + 1, taker=A)
     ours.trades, theirs.trades = [given_], [taken]
@@ -413,7 +413,7 @@ def test_takes_without_an_answer_explain_what_differs() -> None:
     assert not compared(ours, theirs).agree
 
 
-def test_trades_that_came_since_explain_what_differs() -> None:
+def test_later_trades_explain_a_difference() -> None:
     ours, theirs = pair()
     new = trade(WIDE, taker=B)
     theirs.trades = [new]
@@ -445,7 +445,7 @@ def test_payments_are_matched_by_amount_and_asset() -> None:
     ]
 
 
-def test_payments_that_cancel_out_are_no_agreement() -> None:
+def test_payments_that_cancel_out_are_still_a_disagreement() -> None:
     ours, theirs = pair()
     ours.paid("USD", "5")
     ours.paid("USD", "-5")
@@ -468,7 +468,7 @@ def test_too_many_payments_are_compared_by_their_sum(monkeypatch: pytest.MonkeyP
     assert found.agree
 
 
-def test_balances_that_history_does_not_explain_are_said() -> None:
+def test_balances_without_history_are_reported() -> None:
     ours, theirs = pair()
     ours.trades = theirs.trades = [trade()]
     theirs.lost = {"USD": units("3")}
@@ -520,7 +520,7 @@ def test_a_search_ends_when_all_differs(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(found.ours.trades) == 2
 
 
-def test_a_node_that_shows_other_trades_than_it_signed_is_caught() -> None:
+def test_a_part_that_contradicts_its_statement_is_refused() -> None:
     ours, theirs = pair()
     ours.trades, theirs.trades = [trade()], [trade(price=1)]
     mine, other = ours.statement(), theirs.statement()
@@ -574,7 +574,7 @@ def test_statements_of_different_days_are_not_compared() -> None:
     assert refusal(evaluate, STRANGER, kept) == "malformed"
 
 
-def test_many_trades_are_asked_for_by_table() -> None:
+def test_many_trades_are_requested_by_table() -> None:
     question = StatementQuestion(A.node_id, 0, 12, False)
     trades = [trade(n + 1) for n in range(statements.MAX_TRADES + 1)]
     assert refusal(make_part, "net", A.node_id, B.node_id, (0, 0), question, trades) == "too_many"

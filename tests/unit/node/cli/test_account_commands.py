@@ -152,7 +152,7 @@ def test_the_secret_of_a_key_is_printed_once(desk: RunningDesk) -> None:
         (("account", "deposit", "alice", "5", "EUR"), 1, "no asset 'EUR'"),
         (("account", "withdraw", "alice", "5", "USD"), 1, "has 0 USD available"),
         (("account", "limits", "alice"), 2, "Which limit?"),
-        (("account", "keys", "revoke", "0123456789abcdef"), 1, "no such key"),
+        (("account", "keys", "revoke", "0123456789abcdef"), 1, "unknown API key"),
         (("ledger", "credit", "USD"), 2, "how much?"),
         (("ledger", "credit", "USD", "-1"), 2, "the limit -1 is negative; the limit is above 0"),
         (("ledger", "settle", "abc", "paid", "5", "USD"), 1, "has an id that begins with 'abc'"),
