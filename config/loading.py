@@ -43,7 +43,7 @@ class Loaded:
     config_file: Path | None = None  # the one that was read
 
     def is_default(self, key: str) -> bool:
-        """Whether nobody set it; a value that was asked for is not to be changed quietly."""
+        """True if no source sets the value; a configured value must not be replaced silently."""
         return self.origin[key].source is Source.DEFAULT
 
 

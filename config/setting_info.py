@@ -16,7 +16,7 @@ _FLAGS: Final = {"bootstrap_peers": "--bootstrap"}
 
 @dataclass(frozen=True, slots=True)
 class SettingInfo:
-    """What is known of a setting before any value is."""
+    """Description of a setting, independent of its value."""
 
     key: str  # p2p_port: the field of `Settings`, and the key in a config file
     name: str  # P2P_PORT: the variable

@@ -26,7 +26,7 @@ _SHOWN: Final = 120  # characters of a wrong value that an error line repeats
 
 
 class HostPort(NamedTuple):
-    """Where to reach something: an IP address (IPv6 without brackets) or host name, and a TCP port."""
+    """A network endpoint: an IP address (IPv6 without brackets) or host name, and a TCP port."""
 
     host: str
     port: int
@@ -36,7 +36,7 @@ class HostPort(NamedTuple):
 
 
 class Kind(ABC):
-    """One kind of value."""
+    """Type of a setting's value: parsing, checking and formatting."""
 
     unit: str = ""
     empty_ok: bool = False  # whether an empty text is a value; if not, it means "not set"
@@ -44,7 +44,7 @@ class Kind(ABC):
     @property
     @abstractmethod
     def expected(self) -> str:
-        """What a right value is, to follow the word "expected"."""
+        """Description of a valid value, to follow the word "expected"."""
 
     @abstractmethod
     def parse(self, raw: Any) -> Any:
@@ -130,7 +130,7 @@ class Fraction(Kind):
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of some words, in any letter case."""
+    """A choice among fixed words, in any letter case."""
 
     words: tuple[str, ...]
 
@@ -251,7 +251,7 @@ class Ipv4(Kind):
 
 @dataclass(frozen=True)
 class Urls(Kind):
-    """One or more http or https addresses, in order of preference; a repeated one counts once. They
+    """One or more http or https addresses, in order of preference; repeated addresses count once. They
     cannot carry credentials; wrong ones are shown without them."""
 
     expected = "an address such as http://127.0.0.1:30001, without user name or query, or several with commas"

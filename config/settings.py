@@ -35,7 +35,7 @@ REFUSED: Final = "setting_refused"  # type of the errors whose message is the wh
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` is open to this machine alone."""
+    """Return True if a listener on `host` is reachable from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -116,7 +116,7 @@ class NodeSection(Section):
 
     @property
     def runtime_path(self) -> Path:
-        """Where a running node writes its API address, process id and node id for client commands."""
+        """Runtime file of a running node: API address, process id and node id for client commands."""
         return self.data_dir / "node.json"
 
     @property
@@ -275,7 +275,7 @@ class ApiSection(Section):
 
     @property
     def api_keys_required(self) -> bool:
-        """Whether nobody is taken for the operator without the operator's token."""
+        """True if operator access requires the operator's token."""
         return self.api_auth == "required" or not is_loopback(self.api_host)
 
     @property

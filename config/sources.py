@@ -1,4 +1,4 @@
-"""Where values come from. Each reader turns one source into a `Layer`: raw values, not checked yet."""
+"""Sources of settings. Each reader turns one source into a `Layer` of raw, unchecked values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where one value came from. As text: `default`, `file PATH`, `command line --p2p-port`, ..."""
+    """Origin of one value. As text: `default`, `file PATH`, `command line --p2p-port`, ..."""
 
     source: Source
     detail: str = ""  # the path or the flag
@@ -55,7 +55,7 @@ DEFAULT: Final = Origin(Source.DEFAULT)
 
 @dataclass(slots=True)
 class Layer:
-    """What one source says: raw values by key, each with its origin, and what looked odd."""
+    """Contents of one source: raw values by key, each with its origin, and warnings."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What every client command shares: its options, the call to the node, and how it fails."""
+"""Session of a client command: shared options, the call to the node, and error handling."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Failure(click.ClickException):
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
@@ -72,7 +72,7 @@ def print_json_line(value: Any) -> None:
 
 
 class BlockingTransport:
-    """One request per connection by the standard library: imports in a tenth of aiohttp's time."""
+    """HTTP transport of the standard library, one request per connection; imports in a tenth of aiohttp's time."""
 
     def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
         self._timeout = timeout
@@ -144,7 +144,7 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One invocation of a client command."""
+    """Context of one invocation of a client command."""
 
     as_json: bool
     data_dir: str | None
@@ -152,7 +152,7 @@ class Session:
     ca_file: Path | None = None
 
     def find(self) -> Found:
-        """Where the node is. Fails with exit code 3 when there is none."""
+        """Locate the running node. Fails with exit code 3 when no node runs."""
         try:
             return find(self.data_dir, self.api)
         except NoNode as error:
@@ -194,7 +194,7 @@ class Session:
         return ("operator", found.operator_token) if found.operator_token else (None, None)
 
     def trust(self, found: Found) -> Trust:
-        """Whose certificate is accepted: --api-cafile, else the one that the node wrote down."""
+        """Trusted certificate: --api-cafile, else the certificate named in the node's runtime file."""
         if self.ca_file is not None:
             trust = Trust(ca_file=self.ca_file)
             try:

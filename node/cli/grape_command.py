@@ -28,7 +28,7 @@ class Flag(click.Option):
 
 
 def _host(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """One check for the two settings that --bind stands for."""
+    """Check a --bind value for both settings that the option stands for."""
     if value is None:
         return None
     from config.setting_types import Host

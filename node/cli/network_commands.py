@@ -137,7 +137,7 @@ def connect(session: Session, address: str) -> None:
 
 
 def check_address(text: str) -> None:
-    """Whether `text` has the form HOST:PORT; what it resolves to is for the node to find out.
+    """Check that `text` has the form HOST:PORT; the node resolves the name.
 
     Raises:
         click.BadParameter: with what to type instead.

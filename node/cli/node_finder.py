@@ -35,7 +35,7 @@ class NoNode(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a node should answer. `node_id` is None when only a URL was given."""
+    """Address of a node's API. `node_id` is None when only a URL was given."""
 
     url: str
     node_id: str | None = None
@@ -45,7 +45,7 @@ class Found:
     fingerprint: str | None = None
 
     def hint(self) -> str:
-        """What to do when nobody, or somebody else, answers there."""
+        """Advice for the case that no node, or another node, answers at the address."""
         if self.file is None:
             return "is the URL given by --api right, and is the node running?"
         start = start_command(self.file.parent)

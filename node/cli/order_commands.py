@@ -100,7 +100,7 @@ def _without_ended_sibling(session: Session, view: OrderView, account: str | Non
 
 
 def _order_options(command: Callable[..., T]) -> Callable[..., T]:
-    """What an order may say beside market, quantity and price."""
+    """Add the options of an order beside market, quantity and price."""
     for option in reversed(
         (
             click.option("--price", metavar="PRICE", help="The same as @ PRICE."),

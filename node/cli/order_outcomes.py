@@ -1,4 +1,4 @@
-"""What became of an order, in words."""
+"""Outcomes of orders in words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REASONS = {
 
 
 def describe_order(view: OrderView) -> list[Line]:
-    """What became of an order, in a line or two."""
+    """Describe the outcome of an order in one or two lines."""
     price = f"@ {view.price}" if view.price is not None else "at market"
     if view.trail is not None:
         price += f", trailing by {view.trail}"

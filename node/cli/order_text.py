@@ -14,7 +14,7 @@ _MARKET = re.compile(r"[A-Za-z][A-Za-z0-9]*([-/_.:]?[A-Za-z0-9]+)*", re.ASCII)
 
 
 class OrderText(NamedTuple):
-    """What was typed, checked in form; whether it fits the market's tick and lot the node knows."""
+    """A typed order, checked in form only; the node checks tick and lot of the market."""
 
     market: str
     quantity: str
@@ -22,7 +22,7 @@ class OrderText(NamedTuple):
 
 
 class OrderTextError(ValueError):
-    """What was typed is no order; the message says what to type instead."""
+    """The typed text is not an order; the message says what to type instead."""
 
 
 def decimal(text: str, name: str) -> str:
@@ -132,7 +132,7 @@ def parse_amount(words: list[str], usage: str, directions: str) -> tuple[str, st
 
 
 def parse_expiry(text: str, now_ms: int) -> str:
-    """When an order ends: a time as the API takes it. `30s`, `10m`, `2h` and `1d` are from now on.
+    """Convert an expiry to an API time. `30s`, `10m`, `2h` and `1d` count from now.
 
     Raises:
         OrderTextError: with what to type instead.

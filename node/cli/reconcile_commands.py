@@ -88,7 +88,7 @@ def verify(path: Path, as_json: bool) -> None:
 
 
 def checked(session: Session, evidence: Evidence) -> Comparison:
-    """What the documents say, by their signatures."""
+    """Verify the documents' signatures and return their contents."""
     from node.daemon.node_keys import Checking
 
     try:
@@ -220,7 +220,7 @@ def _settlement(row: OpenSettlementView) -> str:
 
 
 def _notes(view: ComparisonView, peer: str) -> list[str]:
-    """What it means, and what to do."""
+    """Explain the outcome and the next step."""
     notes = []
     if any(trade.under_way for trade in view.trades) or view.pending:
         notes.append(

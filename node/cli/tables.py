@@ -134,7 +134,7 @@ def short(node_id: str, full: bool) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether stdout is a terminal, where ids may be shortened."""
+    """Return True if stdout is a terminal, where ids may be shortened."""
     return sys.stdout.isatty()
 
 
@@ -293,7 +293,7 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 
 
 def draws_blocks() -> bool:
-    """Whether stdout can show block characters."""
+    """Return True if stdout can show block characters."""
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
     return encoding.replace("-", "").startswith("utf") and os.environ.get("TERM") != "dumb"
 

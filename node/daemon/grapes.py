@@ -142,7 +142,7 @@ class Grapes:
             lonely = bool(warning)
 
     def warnings(self) -> list[str]:
-        """What the operator should know."""
+        """List warnings for the operator."""
         status = None if self.own is None else self.own.status()
         if status is None or status.nodes or not status.bootstrap:
             return []

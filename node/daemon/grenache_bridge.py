@@ -81,7 +81,7 @@ class GrenacheBridge:
     async def ask(
         self, service: str, payload: Any, *, timeout: float, idempotent: bool
     ) -> CallResult:
-        """What a Grenache worker of `service` answers.
+        """Call a Grenache worker of `service` and return its answer.
 
         Raises:
             HandlerError: it answered with an error, whose first word is the code.

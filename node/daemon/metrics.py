@@ -42,7 +42,7 @@ class ExchangeFigures:
 
 
 class Source(Protocol):
-    """What is read; `node.daemon.node.Node` is one."""
+    """Values that the metrics read; implemented by `node.daemon.node.Node`."""
 
     @property
     def overlay(self) -> Overlay: ...

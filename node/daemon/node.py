@@ -1,4 +1,4 @@
-"""One node: the exchange's engine on the peer-to-peer overlay, with its journal and its API."""
+"""Node: the exchange's engine on the peer-to-peer overlay, with its journal and its API."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ class Node(TradingService):
     async def call(
         self, service: str, payload: object = None, **options: Unpack[CallOptions]
     ) -> Any:
-        """What a service of the network answers; see `p2p.services.balanced_caller.BalancedCaller.ask`.
+        """Call a service of the network and return its answer; see `p2p.services.balanced_caller.BalancedCaller.ask`.
 
         Raises:
             HandlerError: the service refused, with its own code and message.
@@ -423,5 +423,5 @@ class Node(TradingService):
 
     @property
     def peer_address(self) -> str | None:
-        """Where direct links are accepted, as HOST:PORT; None without them."""
+        """Address of the direct links' listener as HOST:PORT; None without a listener."""
         return self._status.peer_address

@@ -1,4 +1,4 @@
-"""What a node says of itself: who it is, how it is connected, what is wrong."""
+"""Status report of a node: identity, connections and warnings."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class NodeStatus:
 
     @property
     def peer_address(self) -> str | None:
-        """Where direct links are accepted, as HOST:PORT; None without them."""
+        """Address of the direct links' listener as HOST:PORT; None without a listener."""
         return format_host_port(*self._overlay.address) if self._settings.p2p_enabled else None
 
     def _mode(self) -> Mode:

@@ -1,4 +1,4 @@
-"""Which ports are tried: one that was asked for is a demand, a default is a preference."""
+"""Choice of listening ports: a configured port is required, a default port is a preference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PORT_FALLBACKS = 20  # consecutive ports tried when the default one is taken and
 
 
 def wanted_ports(port: int, is_default: bool) -> list[int]:
-    """What to try, in order; 0 is any free port."""
+    """Return the ports to try, in order; 0 stands for any free port."""
     return [port, *range(port + 1, port + PORT_FALLBACKS), 0] if is_default else [port]
 
 

@@ -1,4 +1,4 @@
-"""What every program of the package does around its event loop: exit codes, log lines, the loop itself.
+"""Process set-up shared by all programs of the package: exit codes, logging, event loop.
 
 It imports no part of a node, so that a program without one (`exchange-node grape`) stays small.
 """

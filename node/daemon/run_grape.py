@@ -133,7 +133,7 @@ def _ready_line(grape: Grape, api: GrapeApi) -> str:
 
 
 def banner(grape: Grape, api: GrapeApi, settings: Settings) -> str:
-    """What a person needs to know first."""
+    """Return the lines printed when the Grape is ready."""
     host, port = grape.address
     near = "127.0.0.1" if host == "0.0.0.0" else host
     bootstrap = ", ".join(format_host_port(*address) for address in settings.grape_bootstrap)

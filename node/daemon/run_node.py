@@ -196,7 +196,7 @@ def _bind_text(what: str, prefix: str, host: str, ports: Sequence[int], error: O
 
 
 def _lock(path: Path, stack: ExitStack) -> None:
-    """One node to a data directory.
+    """Lock the data directory against a second node.
 
     Raises:
         StartError: another one has it.
@@ -217,7 +217,7 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 
 def _write_runtime(path: Path, node: Node) -> None:
-    """Where client commands of this user find this node, and what makes them the operator's."""
+    """Write the runtime file: API address and operator's token for client commands of this user."""
     data = {
         "api_url": node.api.url,
         "api_fingerprint": node.api.fingerprint,
@@ -234,7 +234,7 @@ def _write_runtime(path: Path, node: Node) -> None:
 
 
 def banner(node: Node, settings: Settings) -> str:
-    """What a person needs to know first."""
+    """Return the lines printed when the node is ready."""
     status = node.status()
     security = "TLS 1.3" if settings.p2p_security == "tls" else "plain TCP, P2P_SECURITY=off"
     finding = [view for view in status.discovery if view.state != "off"]
@@ -271,7 +271,7 @@ def banner(node: Node, settings: Settings) -> str:
 
 
 def _grenache_lines(node: Node, status: StatusView) -> list[str]:
-    """What to know of Grenache, if it was asked for."""
+    """Return the banner's lines about Grenache, if it is configured."""
     if node.grapes is None or status.grenache is None or not node.grapes.asked_for:
         return []
     own = status.grenache.own

@@ -46,7 +46,7 @@ Points = list[tuple[float, float]]
 
 @dataclass
 class Part:
-    """What one component showed. `holds`: whether it did what it is for."""
+    """Result of one component's demo. `holds` is True if the component had its intended effect."""
 
     name: str
     what: str
@@ -393,7 +393,7 @@ def admission(seed: int) -> Part:
 
 
 def shadow(seed: int) -> Part:
-    """What a limit of 10/s would do to traffic of 8/s with bursts."""
+    """Shadow mode: the effect that a limit of 10/s would have on traffic of 8/s with bursts."""
     rng = seeded("shadow", seed)
     model = Shadow(10.0, burst=3.0)
     real = TokenBucket(10.0, burst=3.0)
@@ -583,7 +583,7 @@ def _table(parts: list[Part]) -> Table:
 
 
 def picture(parts: list[Part]) -> str:
-    """One panel for each part that has a curve."""
+    """Draw one panel for each part that has a curve."""
     panels = [
         Panel(
             f"{part.name}: {part.what}",

@@ -48,7 +48,7 @@ SERVICE: Final = "demo"
 
 @dataclass
 class Show:
-    """What is recorded. `costs` and `states` are one caller's view, by worker, per slice."""
+    """Record of a run. `costs` and `states` are one caller's view, by worker, per slice."""
 
     title: str
     length: float
@@ -66,7 +66,7 @@ class Show:
 
 
 async def work(payload: Any) -> Any:
-    """What the workers of `--real` serve."""
+    """Handler of the workers of `--real`."""
     await asyncio.sleep(0.01)
     return payload
 

@@ -175,7 +175,7 @@ class Network:
 
 
 class _Attempt:
-    """One request on its way. Ends with the reply or the timeout, whichever is first."""
+    """A request in flight. Ends with the reply or the timeout, whichever is first."""
 
     __slots__ = ("done", "network", "over")
 
@@ -199,7 +199,7 @@ class _Attempt:
 
 @dataclass
 class Second:
-    """What happened in one second (or slice)."""
+    """Counts of one second (or slice)."""
 
     offered: int = 0
     ok: int = 0

@@ -22,7 +22,7 @@ Reply = Callable[[Outcome, Load | None], None]
 
 
 class Picker(Protocol):
-    """What chooses; `p2p.adaptive.AdaptiveRouter` is one."""
+    """Selection policy among workers; implemented by `p2p.adaptive.AdaptiveRouter`."""
 
     def pick(self, now: float, candidates: Sequence[str], exclude: Collection[str] = ()) -> str: ...
     def on_send(self, now: float, peer: str) -> object: ...
@@ -124,7 +124,7 @@ class Worker:
 
 
 class Tally:
-    """What became of attempts and calls: by worker and slice of `slice_s`."""
+    """Outcomes of attempts and calls, by worker and slice of `slice_s`."""
 
     def __init__(self, slice_s: float) -> None:
         self.slice_s = slice_s

@@ -1,4 +1,4 @@
-"""What a demo records while it runs, and how a terminal shows it."""
+"""Recording of a demo while it runs, and its display in a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One slice of time. Rates are per second."""
+    """A slice of time. Rates are per second."""
 
     at: float
     offered: float
@@ -85,7 +85,7 @@ class Story:
         return sample
 
     def outages(self) -> list[Band]:
-        """When the server was down, for a plot."""
+        """Return the server's outages, for a plot."""
         bands: list[Band] = []
         began: float | None = None
         for sample in self.samples:
@@ -150,7 +150,7 @@ _ROWS: tuple[tuple[str, Callable[[Sample], float], str], ...] = (
 
 
 def happening(at: float, what: str, style: str) -> Text:
-    """One event as a line."""
+    """Format an event as a line."""
     return Text.assemble((f"{at:7.2f} s  ", "dim"), (what, style))
 
 

@@ -41,7 +41,7 @@ class Panel:
 
 
 def svg(title: str, panels: Sequence[Panel]) -> str:
-    """One picture, panels below each other."""
+    """Draw a picture with panels below each other."""
     height = 36 + HEIGHT * len(panels)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '

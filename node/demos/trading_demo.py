@@ -39,8 +39,8 @@ QUIET_TIMEOUT = 15.0  # seconds for the nodes to agree after the last order
 
 
 @dataclass
-class Desk:
-    """One node of the demo and its simulated trader."""
+class DemoNode:
+    """A node of the demo and its simulated trader."""
 
     name: str
     node: Node
@@ -65,20 +65,20 @@ async def _demo(count: int, seconds: float, seed: int, as_json: bool) -> int:
     interrupted = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
     with tempfile.TemporaryDirectory(prefix="exchange-node-demo-") as scratch, ExitStack() as stack:
-        desks = await _start(count, seed, Path(scratch), stack)
+        members = await _start(count, seed, Path(scratch), stack)
         try:
-            if not await _meet(desks):
+            if not await _meet(members):
                 console.print("the nodes did not find each other in time", style="red")
                 return 1
             started = time.monotonic()
-            with _display(console, desks, started, seconds):
-                await _trade(desks, seconds, interrupted)
-                agreed = await _settle(desks)
-            summary = _summary(desks, time.monotonic() - started, seed, agreed)
+            with _display(console, members, started, seconds):
+                await _trade(members, seconds, interrupted)
+                agreed = await _settle(members)
+            summary = _summary(members, time.monotonic() - started, seed, agreed)
         finally:
-            for desk in desks:
-                desk.stop.set()
-            await asyncio.gather(*(desk.running for desk in desks if desk.running))
+            for member in members:
+                member.stop.set()
+            await asyncio.gather(*(member.running for member in members if member.running))
     if as_json:
         print(jsonlib.dumps(summary))
     else:
@@ -88,11 +88,11 @@ async def _demo(count: int, seconds: float, seed: int, as_json: bool) -> int:
     return 0 if summary["agree"] else 1
 
 
-async def _start(count: int, seed: int, scratch: Path, stack: ExitStack) -> list[Desk]:
-    desks: list[Desk] = []
+async def _start(count: int, seed: int, scratch: Path, stack: ExitStack) -> list[DemoNode]:
+    members: list[DemoNode] = []
     for index in range(count):
         name = chr(ord("A") + index)
-        first = desks[0].node.overlay.address if desks else None
+        first = members[0].node.overlay.address if members else None
         settings = Settings(
             data_dir=scratch / name,
             p2p_host="127.0.0.1",
@@ -102,25 +102,25 @@ async def _start(count: int, seed: int, scratch: Path, stack: ExitStack) -> list
             journal_sync="normal",
         )
         node = await start_node(settings, stack, p2p_ports=[0], api_ports=[0])
-        desk = Desk(name, node, random.Random(f"{seed} {name}"))  # noqa: S311 - a game
-        desk.running = asyncio.create_task(node.run(desk.stop), name=f"node {name}")
-        desks.append(desk)
-    return desks
+        member = DemoNode(name, node, random.Random(f"{seed} {name}"))  # noqa: S311 - a game
+        member.running = asyncio.create_task(node.run(member.stop), name=f"node {name}")
+        members.append(member)
+    return members
 
 
-async def _meet(desks: list[Desk]) -> bool:
+async def _meet(members: list[DemoNode]) -> bool:
     """Everybody present at everybody else's node."""
     deadline = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < deadline:
-        if all(desk.node.status().nodes_present == len(desks) for desk in desks):
+        if all(member.node.status().nodes_present == len(members) for member in members):
             return True
         await asyncio.sleep(0.05)
     return False
 
 
-async def _trade(desks: list[Desk], seconds: float, interrupted: asyncio.Event) -> None:
+async def _trade(members: list[DemoNode], seconds: float, interrupted: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
-        traders = [group.create_task(_trader(desk)) for desk in desks]
+        traders = [group.create_task(_trader(member)) for member in members]
         try:
             async with asyncio.timeout(seconds):
                 await interrupted.wait()
@@ -130,27 +130,27 @@ async def _trade(desks: list[Desk], seconds: float, interrupted: asyncio.Event) 
             trader.cancel()
 
 
-async def _trader(desk: Desk) -> None:
+async def _trader(member: DemoNode) -> None:
     """Mostly limit orders around a wandering price, some market orders, some cancels."""
-    rng = desk.rng
+    rng = member.rng
     mid = MID
     while True:
         await asyncio.sleep(rng.expovariate(ORDERS_PER_SECOND))
         mid += TICK * rng.choice((-1, 0, 1))
-        await _act(desk, mid)
+        await _act(member, mid)
 
 
-async def _act(desk: Desk, mid: Decimal) -> None:
-    rng, node = desk.rng, desk.node
+async def _act(member: DemoNode, mid: Decimal) -> None:
+    rng, node = member.rng, member.node
     dice = rng.random()
     if dice < 0.25:
         resting = await node.orders(market=MARKET)
         if resting:
             try:
                 await node.cancel(rng.choice(resting).id)
-                desk.counts["cancels"] += 1
+                member.counts["cancels"] += 1
             except ServiceError:
-                desk.counts["too late to cancel"] += 1  # filled in the meantime
+                member.counts["too late to cancel"] += 1  # filled in the meantime
         return
     side = rng.choice(("buy", "sell"))
     quantity = str(LOT * rng.randint(100, 50_000))
@@ -163,43 +163,43 @@ async def _act(desk: Desk, mid: Decimal) -> None:
     )
     try:
         await node.submit(request)
-        desk.counts["orders"] += 1
+        member.counts["orders"] += 1
     except ServiceError as error:
-        desk.counts[error.code] += 1
+        member.counts[error.code] += 1
 
 
-async def _settle(desks: list[Desk]) -> bool:
+async def _settle(members: list[DemoNode]) -> bool:
     """Wait until nothing is pending, all nodes hold the same book, and their disks have it all."""
     deadline = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < deadline:
-        statuses = [desk.node.status() for desk in desks]
+        statuses = [member.node.status() for member in members]
         quiet = not any(status.pending_takes or status.feeds_behind for status in statuses)
-        if quiet and len({desk.node.book(MARKET).digest for desk in desks}) == 1:
-            await asyncio.gather(*(desk.node.durable() for desk in desks))
+        if quiet and len({member.node.book(MARKET).digest for member in members}) == 1:
+            await asyncio.gather(*(member.node.durable() for member in members))
             return True
         await asyncio.sleep(0.05)
     return False
 
 
-def _summary(desks: list[Desk], elapsed: float, seed: int, agreed: bool) -> dict[str, Any]:
+def _summary(members: list[DemoNode], elapsed: float, seed: int, agreed: bool) -> dict[str, Any]:
     sides: dict[str, list[tuple[str, str, str]]] = {}
     rows: list[dict[str, Any]] = []
-    for desk in desks:
-        fills = desk.node.all_fills()
+    for member in members:
+        fills = member.node.all_fills()
         for fill in fills:
             sides.setdefault(fill.id, []).append((fill.role, fill.price, fill.quantity))
         bought = sum((Decimal(f.quantity) for f in fills if f.side == "buy"), Decimal(0))
         sold = sum((Decimal(f.quantity) for f in fills if f.side == "sell"), Decimal(0))
-        book = desk.node.book(MARKET, depth=1)
+        book = member.node.book(MARKET, depth=1)
         rows.append(
             {
-                "node": desk.name,
-                "node_id": desk.node.node_id,
-                "orders": desk.counts["orders"],
-                "cancels": desk.counts["cancels"],
+                "node": member.name,
+                "node_id": member.node.node_id,
+                "orders": member.counts["orders"],
+                "cancels": member.counts["cancels"],
                 "fills": len(fills),
                 "position": format(bought - sold, "f"),
-                "resting": len(desk.node.trading.open_orders_of(HOUSE)),
+                "resting": len(member.node.trading.open_orders_of(HOUSE)),
                 "bid": book.bids[0].price if book.bids else None,
                 "ask": book.asks[0].price if book.asks else None,
                 "book": book.digest,
@@ -219,7 +219,7 @@ def _summary(desks: list[Desk], elapsed: float, seed: int, agreed: bool) -> dict
         "orders": sum(int(row["orders"]) for row in rows),
         "cancels": sum(int(row["cancels"]) for row in rows),
         "trades": len(sides),
-        "between_nodes": _between_nodes(desks),
+        "between_nodes": _between_nodes(members),
         "wrong_trades": len(wrong),
         "books_agree": agreed,
         "positions_sum": format(total.normalize() if total else Decimal(0), "f"),
@@ -228,20 +228,22 @@ def _summary(desks: list[Desk], elapsed: float, seed: int, agreed: bool) -> dict
     }
 
 
-def _between_nodes(desks: list[Desk]) -> int:
+def _between_nodes(members: list[DemoNode]) -> int:
     return sum(
         1
-        for desk in desks
-        for fill in desk.node.all_fills()
-        if fill.role == "taker" and fill.counterparty != desk.node.node_id
+        for member in members
+        for fill in member.node.all_fills()
+        if fill.role == "taker" and fill.counterparty != member.node.node_id
     )
 
 
 @contextmanager
-def _display(console: Console, desks: list[Desk], started: float, seconds: float) -> Iterator[None]:
+def _display(
+    console: Console, members: list[DemoNode], started: float, seconds: float
+) -> Iterator[None]:
     """A table that follows the nodes, where there is a terminal to show it."""
     if not console.is_terminal:
-        console.print(f"{len(desks)} nodes trade {MARKET} for {seconds:g} s ...")
+        console.print(f"{len(members)} nodes trade {MARKET} for {seconds:g} s ...")
         yield
         return
 
@@ -250,13 +252,13 @@ def _display(console: Console, desks: list[Desk], started: float, seconds: float
         view = Table(title=f"{MARKET}  {elapsed:4.1f} of {seconds:g} s", title_justify="left")
         for name in ("node", "orders", "fills", "resting", "bid", "ask", "book"):
             view.add_column(name, justify="left" if name in ("node", "book") else "right")
-        for desk in desks:
-            book = desk.node.book(MARKET, depth=1)
+        for member in members:
+            book = member.node.book(MARKET, depth=1)
             view.add_row(
-                desk.name,
-                str(desk.counts["orders"]),
-                str(desk.node.fill_count),
-                str(desk.node.status().open_orders),
+                member.name,
+                str(member.counts["orders"]),
+                str(member.node.fill_count),
+                str(member.node.status().open_orders),
                 book.bids[0].price if book.bids else "-",
                 book.asks[0].price if book.asks else "-",
                 book.digest,
