@@ -25,6 +25,7 @@ from exchange.ledger.statements import SignedDocument, Statement, StatementPart
 from exchange.ledger.statements import sign_document as sign
 from exchange.model.codec import pack as pack_records
 from exchange.model.codec import unpacker
+from exchange.model.commands import NewOrder
 from exchange.model.events import check_batch
 from exchange.model.instruments import Instruments
 from exchange.model.ports import Send
