@@ -36,7 +36,7 @@ class Expired(P2PError):
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One request inside. Times on the clock of `now`."""
+    """An admitted request. Times are on the clock of `now`."""
 
     arrived: float
     deadline: float
@@ -128,7 +128,7 @@ class AdmissionCore:
         return out
 
     def refusal(self, now: float, ticket: Ticket) -> Busy | Expired:
-        """What to answer to a request that `overdue` took out, or whose timer says so."""
+        """Answer to a request that `overdue` removed, or whose timer fired."""
         if max(now, ticket.limit) >= ticket.deadline:  # a timer may be early by a rounding
             self.counters["expired"] += 1
             return Expired("the deadline passed before it was served")
@@ -136,7 +136,7 @@ class AdmissionCore:
         return Busy(self.retry_after())
 
     def done(self, now: float, ticket: Ticket) -> LoadReport:
-        """It was served: the report for its reply."""
+        """Mark a request as served and return the load report for its reply."""
         if ticket.started is None:
             raise ValueError("done before start")
         served = max(0.0, now - ticket.started)

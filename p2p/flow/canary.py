@@ -46,7 +46,7 @@ class Canary:
         return "canary" if share * 100.0 < self.percent else "control"
 
     def enrolled(self, client: str) -> bool:
-        """Whether the change is on for this client."""
+        """Return True if the change is on for this client."""
         return self.cohort(client) == "canary"
 
     def record(self, now: float, client: str, latency_s: float, ok: bool) -> None:

@@ -35,7 +35,7 @@ class GateClosed(P2PError):
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """One action: how to start it, and who waits for what comes of it."""
+    """An action in the queue: its start, and the caller that waits for its outcome."""
 
     action: Callable[[], Awaitable[Any]]
     future: asyncio.Future[Any]
@@ -44,7 +44,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class GateStatus:
-    """What the gate shows. `rate` is attempts a second that the pace allows; seconds elsewhere."""
+    """Status of a gate. `rate` is attempts a second that the pace allows; other times are seconds."""
 
     name: str
     mode: Mode
@@ -106,7 +106,7 @@ class Gate:
     async def call(
         self, action: Callable[[], Awaitable[R]], *, ttl_s: float | None = None, retry: bool = True
     ) -> R:
-        """What `action` returns, or raises as an answer. Cancelling this gives the action up.
+        """Run `action` through the gate; return its result or raise its error. Cancelling this gives the action up.
 
         `retry=False` is for what must not be sent twice: it waits its turn, and fails as it fails.
 

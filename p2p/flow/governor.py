@@ -277,7 +277,7 @@ class Governor:
         self._goal = round(max(window, min(2 * least, least + window)))
 
     def _queued(self, latency: float, load: LoadReport | None) -> bool:
-        """Whether this reply alone speaks against growing. Many senders may have begun together, and a
+        """Return True if this reply alone speaks against growing. Many senders may have begun together, and a
         whole window of replies is late to find out.
         """
         self._least = min(self._least, latency)
@@ -286,7 +286,7 @@ class Governor:
         return latency > 3.0 * self._least
 
     def _plain(self) -> bool:
-        """Whether few replies are enough, because what they say is so clear."""
+        """Return True if few replies are enough, because what they say is so clear."""
         settings = self._settings
         if self._base is None or 2 * self._reported >= self._completed:
             return False

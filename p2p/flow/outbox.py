@@ -1,4 +1,4 @@
-"""What waits to be sent to one peer: bounded, each with its expiry, through one governor. Without I/O.
+"""Outbox of messages to one peer: bounded, each with its expiry, through one governor. Without I/O.
 
 Nothing is dropped for a full bucket or an open breaker: a message waits here until it may go, comes back
 after a failed attempt and waits a full-jitter backoff, and passes the same governor again. It leaves when
@@ -30,7 +30,7 @@ class OutboxExpired(P2PError):
 
 
 class Entry(Generic[T]):
-    """One message. `attempts`: how often it was sent. Times on the outbox's clock."""
+    """A queued message. `attempts`: how often it was sent. Times are on the outbox's clock."""
 
     __slots__ = ("added", "attempts", "expires", "item", "retry", "sent", "settled", "tag")
 
@@ -126,7 +126,7 @@ class Outbox(Generic[T]):
         return entry
 
     def wake_at(self, now: float) -> float:
-        """When to call `next` and `expire` again, if nothing is added and no result comes before."""
+        """Time of the next call of `next` and `expire`, if nothing is added and no result arrives before."""
         while self._expiries and self._expiries[0][2].settled:
             heapq.heappop(self._expiries)
         at = self._expiries[0][0] if self._expiries else inf

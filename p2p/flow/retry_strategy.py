@@ -38,7 +38,7 @@ class RetryStrategy:
         self.attempts = 0  # made so far, of all actions
 
     async def execute(self, action: Callable[[], Awaitable[R]], *, timeout_s: float) -> R:
-        """What `action` returns. `timeout_s` bounds everything, waits included.
+        """Run `action` with retries and return its result. `timeout_s` bounds everything, waits included.
 
         Raises:
             TimeoutError: the time was over.

@@ -13,7 +13,7 @@ from math import inf
 
 @dataclass(frozen=True, slots=True)
 class ShadowFigures:
-    """What would have happened. Seconds."""
+    """Effect that the limit would have had. Seconds."""
 
     seen: int
     delayed: int

@@ -72,7 +72,7 @@ class TokenBucket:
         self._changed.set()
 
     def tokens(self, now: float) -> float:
-        """What is there now. Changes nothing."""
+        """Tokens available now. Changes nothing."""
         if self._at is None:
             return self._tokens
         return min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)

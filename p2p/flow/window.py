@@ -79,7 +79,7 @@ class SlidingWindow:
         slot.bins[index] = slot.bins.get(index, 0) + 1
 
     def figures(self, now: float) -> Figures:
-        """What the window shows now. Changes nothing."""
+        """Figures of the window now. Changes nothing."""
         newest = floor(now / self._width)
         oldest = newest - len(self._ring) + 1
         count = failed = 0

@@ -37,7 +37,7 @@ def mutable_key(public_key: bytes, salt: bytes = b"") -> bytes:
 
 
 def signed_part(seq: int, bencoded_value: bytes, salt: bytes = b"") -> bytes:
-    """What a signature covers: the items of a bencoded dictionary, without its `d` and `e`."""
+    """Bytes that a signature covers: the items of a bencoded dictionary, without its `d` and `e`."""
     head = b"4:salt" + bencoded(salt) if salt else b""
     return b"%b3:seqi%de1:v%b" % (head, seq, bencoded_value)
 
@@ -45,7 +45,7 @@ def signed_part(seq: int, bencoded_value: bytes, salt: bytes = b"") -> bytes:
 def signature_fits(
     public_key: bytes, signature: bytes, seq: int, bencoded_value: bytes, salt: bytes = b""
 ) -> bool:
-    """Whether `signature` is that key's, over exactly this version. Never raises."""
+    """Return True if `signature` is that key's, over exactly this version. Never raises."""
     if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:
@@ -79,7 +79,7 @@ def sign(
 
 
 def verify(item: MutableItem) -> bool:
-    """Whether the item's signature is its key's. Never raises."""
+    """Return True if the item's signature is its key's. Never raises."""
     return signature_fits(
         item.public_key, item.signature, item.seq, bencoded(item.value), item.salt
     )

@@ -1,4 +1,4 @@
-"""What the rest needs of a Grape, wherever it runs: `Link` over HTTP, `Grape` in this process."""
+"""Directory interface of a Grape, wherever it runs: `Link` over HTTP, `Grape` in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MutableItem:
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
-    """What `get` found. Of an immutable value only `value` is set; signatures have been checked."""
+    """Result of `get`. Immutable values have only `value`; signatures have been checked."""
 
     value: bytes
     public_key: bytes | None = None
@@ -50,7 +50,7 @@ class Directory(Protocol):
         ...
 
     async def lookup(self, service: str, *, fresh: bool = False) -> list[Address]:
-        """Who serves `service`, in random order; empty when nobody is known. `fresh`: past any cache."""
+        """Look up the workers of `service`, in random order; empty when none is known. `fresh`: past any cache."""
         ...
 
     async def put(self, value: bytes) -> str:

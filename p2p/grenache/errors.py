@@ -1,4 +1,4 @@
-"""What can go wrong with Grapes and workers.
+"""Errors of Grapes and workers.
 
 `code` is the text that the Node.js programs use for the same thing where they have one, so that logs of
 both can be searched alike.

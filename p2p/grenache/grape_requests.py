@@ -1,4 +1,4 @@
-"""What the requests to a Grape's HTTP API carry, checked and turned into arguments of `Directory`. No I/O.
+"""Requests to a Grape's HTTP API, checked and turned into arguments of `Directory`. No I/O.
 
 The Node.js Grape reads some of it in ways of JavaScript's `Buffer.from`, which clients (and signatures
 made by them) depend on: see `octets`.
@@ -113,7 +113,7 @@ def whole(number: Any) -> int | None:
 
 
 def value_to_put(argument: Any) -> bytes | MutableItem:
-    """What `/put` is to store: text, or a signed item when there is a key in `k`.
+    """Value that `/put` stores: text, or a signed item when there is a key in `k`.
 
     Raises:
         BadInput: with the sentence of the Node.js Grape where it has one.

@@ -1,4 +1,4 @@
-"""What may be said to a Grape: names, ports, keys, texts and URLs, checked before anything is sent.
+"""Validation of names, ports, keys, texts and URLs before anything is sent to a Grape.
 
 A Node.js Grape misreads some inputs and dies of others: an empty name or a key that is not hex becomes the
 empty DHT key, and two requests for that end the process.

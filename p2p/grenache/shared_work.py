@@ -59,7 +59,7 @@ class SharedWork:
         self._shared.pop(key, None)
 
     def is_current(self, key: Hashable) -> bool:
-        """Whether the task that asks is the one that later callers would join."""
+        """Return True if the task that asks is the one that later callers would join."""
         return self._shared.get(key) is asyncio.current_task()
 
     async def close(self) -> None:

@@ -26,7 +26,7 @@ class HostGuard:
         self._known: set[str] = set()
 
     def refusal(self, headers: Mapping[str, str], own_host: str) -> str | None:
-        """Why a request with these headers (names in lower case) is refused, None if it is not.
+        """Reason to refuse a request with these headers (names in lower case), None to accept.
         `own_host`: the address of this machine that it came to."""
         site = headers.get("sec-fetch-site", "none")
         if "origin" in headers or site != "none":
@@ -46,7 +46,7 @@ class HostGuard:
 
 
 def is_local_host(header: str) -> bool:
-    """Whether a Host header holds what no public DNS server can be asked for: an IP address, localhost,
+    """Return True if a Host header holds what no public DNS server can be asked for: an IP address, localhost,
     or a name without dots. An absent one (HTTP/1.0) is fine: browsers always send it."""
     if not header:
         return True

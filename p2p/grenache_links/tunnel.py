@@ -89,7 +89,7 @@ def read_reply(payload: Any) -> Reply:
 
 
 def to_json(message: Request | Reply) -> Any:
-    """What JSON can hold."""
+    """Convert a value into a form that JSON can hold."""
     return msgspec.to_builtins(message)
 
 
@@ -117,7 +117,7 @@ class _Outgoing:
         self.delivered = False  # and the far side knows
 
     def acknowledged(self, ack: int, limit: int) -> bool:
-        """Whether this is news.
+        """Return True if this is news.
 
         Raises:
             TunnelError: of bytes that were never sent.
@@ -136,7 +136,7 @@ class _Outgoing:
         return news
 
     def next(self, most: int) -> tuple[int, bytes, bool]:
-        """What may be sent: number of the first byte, bytes, and whether the stream ends with them."""
+        """Next chunk to send: number of the first byte, bytes, and a mark for the end of the stream."""
         size = max(0, min(len(self.buffer), most, self.limit - self.base))
         ends = self.ended and not self.delivered and size == len(self.buffer)
         return self.base, bytes(memoryview(self.buffer)[:size]), ends
@@ -173,7 +173,7 @@ class _Incoming:
 
 
 class _End:
-    """What both ends have in common: the local reader's and writer's side."""
+    """Common part of both ends: the local reader's and writer's side."""
 
     def __init__(self, now: float, limit: int) -> None:
         self.broken: str | None = None  # why the streams end early
@@ -184,7 +184,7 @@ class _End:
 
     @property
     def room(self) -> int:
-        """How many bytes `write` takes."""
+        """Number of bytes that `write` accepts."""
         return 0 if self._out.ended else BUFFER - len(self._out.buffer)
 
     def write(self, data: bytes) -> None:
@@ -197,7 +197,7 @@ class _End:
 
     @property
     def unread(self) -> bytearray:
-        """What has arrived; `consumed` takes it off."""
+        """Received bytes that were not consumed yet; `consumed` removes them."""
         return self._in.unread
 
     def consumed(self, count: int) -> None:
@@ -210,17 +210,17 @@ class _End:
 
     @property
     def ended(self) -> bool:
-        """Whether the far side's stream has ended, early or not, and all of it was read."""
+        """True if the far side's stream has ended, early or not, and all of it was read."""
         return (self._in.ended or self.broken is not None) and not self._in.unread
 
     @property
     def done(self) -> bool:
-        """Whether both streams have reached the other side in full."""
+        """True if both streams have reached the other side in full."""
         return self._in.ended and self._out.delivered
 
     @property
     def over(self) -> bool:
-        """Whether the tunnel has nothing more to do."""
+        """True if the tunnel has nothing more to do."""
         return self._parted
 
     def abort(self, reason: str) -> None:
@@ -262,7 +262,7 @@ class DialEnd(_End):
 
     @property
     def opened(self) -> bool:
-        """Whether the far side has ever answered."""
+        """True if the far side has ever answered."""
         return self._opened
 
     def asks(self, now: float) -> list[Ask]:
@@ -288,7 +288,7 @@ class DialEnd(_End):
         return asks
 
     def next_time(self, now: float) -> float | None:
-        """When `asks` has something although nothing has happened."""
+        """Time at which `asks` has something although nothing has happened."""
         if self._parted:
             return None
         times = (self._heard + DEAD_AFTER, self._data_from, self._poll_from)
@@ -335,7 +335,7 @@ class DialEnd(_End):
         self._parted = True  # else it is done over there, and the answer that said so was lost
 
     def _wants_poll(self) -> bool:
-        """One poll is under way, or a second when the first one says that there is no room here."""
+        """True if a poll is due: one is in flight, or a second when the first reports no room here."""
         if not self._polls:
             return True
         _, told = self._polls[max(self._polls)]
@@ -410,9 +410,9 @@ class AnswerEnd(_End):
         return Reply(self._in.ack, self._in.limit, seq, data, ends, self.broken or "")
 
     def next_time(self) -> float:
-        """When `release` or `dead` has something although nothing has happened."""
+        """Time at which `release` or `dead` has something although nothing has happened."""
         return self._dead_at if self.held_until is None else min(self._dead_at, self.held_until)
 
     def dead(self, now: float) -> bool:
-        """Whether the other side has not asked for too long."""
+        """Return True if the other side has not asked for too long."""
         return now >= self._dead_at

@@ -213,7 +213,7 @@ class TunnelCarrier:
 
 
 class _Tunnel:
-    """One end of a tunnel, and the socket that leads to this node's link.
+    """End of a tunnel, and the socket that leads to this node's link.
 
     When the tunnel is over the link reads the end of the stream, and closes; only then is this end of the
     pair closed. A link that could not even write to it might be one whose TLS is just being set up, and

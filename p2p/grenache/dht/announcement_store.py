@@ -46,7 +46,7 @@ class AnnouncementStore:
         self._sources.setdefault(source, OrderedDict())[service, peer] = None
 
     def remove(self, service: bytes, peer: bytes) -> bool:
-        """Whether it was there."""
+        """Return True if it was there."""
         entry = self._entries.pop((service, peer), None)
         if entry is None:
             return False

@@ -46,7 +46,7 @@ def make_id(host: str, rng: random.Random) -> bytes:
 
 
 def fits(node_id: bytes, host: str) -> bool:
-    """Whether a node at `host` may have this id. Every id fits a private or loopback address."""
+    """Return True if a node at `host` may have this id. Every id fits a private or loopback address."""
     if reach(host) is not Reach.PUBLIC:
         return True
     return (int.from_bytes(node_id[:4], "big") ^ _prefix(host, node_id[-1])) & 0xFFFFF800 == 0

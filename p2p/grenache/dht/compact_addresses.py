@@ -42,7 +42,7 @@ def _is_private(ip: int) -> bool:
 
 
 def usable(address: Address) -> bool:
-    """Whether a datagram can be sent there at all."""
+    """Return True if a datagram can be sent there at all."""
     return 0 < address[1] < 65536 and reach(address[0]) != Reach.NONE
 
 

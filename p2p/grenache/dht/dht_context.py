@@ -1,4 +1,4 @@
-"""What the parts of a DHT node share: its tables, its queries, and how it begins a search."""
+"""Shared state of the parts of a DHT node: tables, queries, and the start of a search."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_OWN_ADDRESSES = 16  # ways that lead back to ourselves; the latest are remem
 
 
 def of_our_kind(kind: bytes) -> bool:
-    """Whether the `v` of a message is that of a Grape of this kind, of any version."""
+    """Return True if the `v` of a message is that of a Grape of this kind, of any version."""
     return kind[:2] == KIND[:2]
 
 
@@ -125,7 +125,7 @@ class DhtContext:
         ).start(now, [Node(contact.id, contact.address) for contact in known], unnamed)
 
     def leads_here(self, address: Address) -> bool:
-        """Whether what is sent there has come back to us."""
+        """Return True if what is sent there has come back to us."""
         return address in self._own_addresses
 
     # What answers tell
@@ -149,7 +149,7 @@ class DhtContext:
         self.table.failed(now, address)
 
     def acceptable(self, node_id: bytes, address: Address) -> bool:
-        """Whether a node with that id at that address may be in the routing table."""
+        """Return True if a node with that id at that address may be in the routing table."""
         return (
             len(node_id) == ID_BYTES
             and not self.leads_here(address)

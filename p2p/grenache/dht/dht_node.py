@@ -32,7 +32,7 @@ from p2p.grenache.directory import Address
 
 
 class DhtNode:
-    """One node of the DHT.
+    """Node of the DHT, without I/O.
 
     `rng` makes ids, tokens and transactions: outside of tests, `random.SystemRandom`. An announcement
     with a given address is taken from senders as `accept_given_addresses` says, see `serving`.
@@ -95,7 +95,7 @@ class DhtNode:
         self._core.timers.run(now)
 
     def next_deadline(self) -> float:
-        """When `tick` is to be called next."""
+        """Time of the next call of `tick`."""
         return self._core.timers.next()
 
     def take_outgoing(self) -> list[tuple[bytes, Address]]:
@@ -152,7 +152,7 @@ class DhtNode:
     def listed(
         self, now: float, service: bytes, found: Iterable[bytes], reached_at: str | None = None
     ) -> list[Address]:
-        """What the network answered and what this node holds, each address once, in random order.
+        """Merge the network's answers with this node's own entries, each address once, in random order.
 
         `reached_at`: the address of this machine that the asker came in by. If that is not a loopback
         address, it is put in the place of loopback addresses, which are of no use to such an asker.
@@ -212,5 +212,5 @@ class DhtNode:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What happened since the start."""
+        """Counters since the start."""
         return dict(self._core.counters)

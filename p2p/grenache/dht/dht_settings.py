@@ -1,4 +1,4 @@
-"""What can be set of a DHT node, with the reason of each default. Times are seconds."""
+"""Settings of a DHT node, with the reason of each default. Times are seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GivenAddresses = Literal["never", "private", "always"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhtSettings:
-    """How one DHT node behaves."""
+    """Settings of a DHT node."""
 
     peer_max_age: float = 120.0  # an announcement is forgotten this long after it was last made
     value_max_age: float = 24 * 3600.0  # as with announcements; BEP 44 says 2 hours at least

@@ -1,4 +1,4 @@
-"""How others see this node: the IP address that its datagrams come from, by their word (BEP 42)."""
+"""External IP address of this node, as reported by other nodes (BEP 42)."""
 
 from __future__ import annotations
 

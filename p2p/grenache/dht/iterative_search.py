@@ -64,12 +64,12 @@ class Asking(Protocol):
     ) -> Query | None: ...
 
     def may_ask(self, address: Address, told_by: Address) -> bool:
-        """Whether an address that `told_by` told of is worth a query."""
+        """Return True if an address that `told_by` told of is worth a query."""
         ...
 
 
 class IterativeSearch:
-    """One search. `done(now, search)` is called once, perhaps within `start`."""
+    """Iterative search of Kademlia. `done(now, search)` is called once, perhaps within `start`."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class IterativeSearch:
 
     @property
     def hops(self) -> int:
-        """How many times nodes told of nodes, up to the ones that were found."""
+        """Length of the longest chain of referrals to a node that was found."""
         return max((candidate.depth for candidate in self.closest()), default=0)
 
     def _add(self, node_id: bytes | None, address: Address, depth: int) -> None:

@@ -81,7 +81,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class FindNode:
-    """Which nodes are closest to a node id?"""
+    """Query for the nodes closest to a node id."""
 
     target: bytes
     method: ClassVar[bytes] = b"find_node"
@@ -92,7 +92,7 @@ class FindNode:
 
 @dataclass(frozen=True, slots=True)
 class GetPeers:
-    """Who serves `target`, a service name?"""
+    """Query for the peers that serve `target`, a service name."""
 
     target: bytes
     method: ClassVar[bytes] = b"get_peers"

@@ -1,4 +1,4 @@
-"""What users of a DHT node ask for: announcing, looking up, putting and getting.
+"""Operations for users of a DHT node: announce, look up, put and get.
 
 Each is a search for the closest nodes, and for what writes, a round of messages to them. The result
 goes to a callback, once.
@@ -32,7 +32,7 @@ MAX_FOUND: Final = 1_000  # addresses that one lookup gives
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What other nodes answered to a lookup: compact addresses. And what it took."""
+    """Result of a lookup: compact addresses from other nodes, and its cost."""
 
     peers: tuple[bytes, ...]
     hops: int
@@ -49,7 +49,7 @@ class Stored:
 
 
 class _Round:
-    """One message to each of several nodes. `done(now, taken, codes)`: how many took it, and the codes
+    """A message to each of several nodes. `done(now, taken, codes)`: how many took it, and the codes
     of the errors that others gave. Ends without the slow once QUORUM nodes took it, without those whose
     queries stall once anybody did."""
 

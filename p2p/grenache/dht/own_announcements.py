@@ -1,4 +1,4 @@
-"""What was announced at this node itself, and under which address it is given to whom.
+"""Announcements made at this node itself, and the address under which each is given out.
 
 A DHT node records the address that an announcement came from. What is announced here came from nowhere,
 so its address is the first of these that is known:
@@ -50,7 +50,7 @@ class OwnEntries:
         self._services.setdefault(service, {})[port, host] = entry
 
     def remove(self, service: bytes, port: int, host: str | None) -> bool:
-        """Whether it was there."""
+        """Return True if it was there."""
         if self._order.pop((service, port, host), None) is None:
             return False
         ports = self._services[service]
@@ -60,7 +60,7 @@ class OwnEntries:
         return True
 
     def held_by(self, service: bytes, port: int, host: str | None, holders: int) -> None:
-        """So many other nodes took the announcement."""
+        """Record how many other nodes hold the announcement."""
         entry = self._order.get((service, port, host))
         if entry is not None:
             entry.holders = holders
@@ -73,7 +73,7 @@ class OwnEntries:
             self.remove(*key)
 
     def told(self, now: float, service: bytes, asker: str) -> list[bytes]:
-        """What a DHT node at `asker` (an IP address) is told, compact."""
+        """Compact addresses for a DHT node at `asker` (an IP address)."""
         near = reach(asker) is Reach.LOOPBACK
         return [
             pack((host or LOCAL_HOST, port))
@@ -82,7 +82,7 @@ class OwnEntries:
         ]
 
     def listed(self, now: float, service: bytes, others: list[bytes]) -> list[bytes]:
-        """What a lookup at this node adds to what `others` answered.
+        """Addresses that a lookup at this node adds to the answers of `others`.
 
         While our own address is not known, an entry that other nodes hold is among theirs, with the
         address that they saw; adding ours would give the same worker twice.

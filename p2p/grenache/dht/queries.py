@@ -40,7 +40,7 @@ Failed = Callable[
 
 
 class Late(IntEnum):
-    """How late the answer to a query is."""
+    """Lateness of an answer to a query."""
 
     NO = 0
     SLOW = 1
@@ -64,14 +64,14 @@ class Rtt:
             self._mean += (rtt - self._mean) / 8
 
     def timeout(self, deviations: float) -> float | None:
-        """When to worry about an answer; None before the first sample."""
+        """Retransmission timeout; None before the first sample."""
         if self._mean is None:
             return None
         return min(max(self._mean + deviations * self._deviation, MIN_TIMEOUT), MAX_TIMEOUT)
 
 
 class Path:
-    """What is known of an address: its round-trip time, and how it did lately."""
+    """Statistics of an address: round-trip time and recent losses."""
 
     __slots__ = ("answered", "failures", "rtt", "stalled")
 
@@ -88,7 +88,7 @@ class Path:
 
 
 class Query:
-    """One query under way."""
+    """A query in flight."""
 
     __slots__ = (
         "address",
@@ -158,7 +158,7 @@ class Queries:
         self.under_way = 0
 
     def path(self, address: Address) -> Path:
-        """What is known of an address."""
+        """Statistics of an address."""
         path = self._paths.get(address)
         if path is None:
             path = self._paths[address] = Path()

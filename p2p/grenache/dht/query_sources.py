@@ -1,4 +1,4 @@
-"""Who sends to us, by IP address: how much each may ask, and who has proven to receive our answers.
+"""Query sources by IP address: a rate limit for each, and proof that an address receives our answers.
 
 A source address of UDP can be forged, and then our answers hit somebody else. Whoever has answered a
 query of ours, or returned a token, receives what is sent there. To all others we send at most
@@ -38,13 +38,13 @@ class QuerySources:
         return len(self._sources)
 
     def allow(self, now: float, host: str) -> bool:
-        """Whether one more query of that address is to be answered now. Loopback is exempt."""
+        """Return True if one more query of that address is to be answered now. Loopback is exempt."""
         if reach(host) is Reach.LOOPBACK:
             return True
         return self._of(now, host).take(now, self._rate, self._burst)
 
     def proven(self, now: float, host: str) -> None:
-        """That address has received something from us, not long ago."""
+        """Mark an address as proven: it has received a message from this node recently."""
         if reach(host) is not Reach.LOOPBACK:
             self._of(now, host).proven_until = now + PROOF_LASTS
 

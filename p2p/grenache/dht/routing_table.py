@@ -83,7 +83,7 @@ class RoutingTable:
         return (contact for contact in self._by_address.values() if not contact.spare)
 
     def __bool__(self) -> bool:
-        """Whether there is a contact that can be relied on."""
+        """Return True if there is a contact that can be relied on."""
         return any(not contact.doubtful for contact in self)
 
     def __len__(self) -> int:
@@ -91,12 +91,12 @@ class RoutingTable:
         return sum(not contact.doubtful for contact in self)
 
     def fewer_than(self, n: int) -> bool:
-        """Whether there are fewer contacts that can be relied on."""
+        """Return True if there are fewer contacts that can be relied on."""
         reliable = (contact for contact in self if not contact.doubtful)
         return sum(1 for _ in islice(reliable, n)) < n
 
     def lacks(self, index: int) -> bool:
-        """Whether a bucket should be fuller."""
+        """Return True if a bucket should be fuller."""
         return len(self._buckets[index]) < K // 2
 
     def gaps(self) -> list[int]:
@@ -113,7 +113,7 @@ class RoutingTable:
         return gaps
 
     def wants(self, node_id: bytes, address: Address) -> bool:
-        """Whether it is worth asking an unknown node whether it is there."""
+        """Return True if it is worth asking an unknown node whether it is there."""
         if node_id == self._own_id:
             return False
         contact = self._by_address.get(address)

@@ -29,7 +29,7 @@ def _ignore(now: float, answer: Reply | Failure | None) -> None:
 
 
 class Bootstrap:
-    """One bootstrap address."""
+    """State of a bootstrap address."""
 
     __slots__ = ("asking", "failures", "last_answer", "next_try")
 
@@ -55,7 +55,7 @@ class Bootstrap:
 
 
 class Upkeep:
-    """What a node does without being asked."""
+    """Periodic work of a node: bootstrap, pings, bucket refreshes."""
 
     def __init__(self, core: DhtContext) -> None:
         self._core = core

@@ -34,13 +34,13 @@ class Item:
         return mutable_key(self.public_key, self.salt)
 
     def signed(self) -> bool:
-        """Whether the signature fits. An immutable value needs none."""
+        """Return True if the signature fits. An immutable value needs none."""
         return self.public_key is None or signature_fits(
             self.public_key, self.signature, self.seq, self.value, self.salt
         )
 
     def content(self) -> bytes:
-        """What applications put: the byte string; a number as its digits; other shapes as bencode."""
+        """Value as applications put it: the byte string; a number as its digits; other shapes as bencode."""
         value = bencode.decode(self.value)
         if isinstance(value, bytes):
             return value
@@ -48,7 +48,7 @@ class Item:
 
 
 def conflict(current: Item | None, new: Item, cas: int | None) -> int | None:
-    """Why `new` may not replace `current`: CAS_MISMATCH, SEQ_TOO_LOW, or None if it may.
+    """Reason why `new` may not replace `current`: CAS_MISMATCH, SEQ_TOO_LOW, or None if it may.
 
     The same version with the same value may be put again: it renews its age.
     """

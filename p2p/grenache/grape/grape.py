@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrapeSettings(DhtSettings):
-    """Where the Grape listens and whom it asks first, besides how its DHT node behaves."""
+    """Settings of a Grape: listening addresses and bootstrap nodes, besides those of its DHT node."""
 
     host: str = "0.0.0.0"
     port: int = 20001  # UDP; 0: the system chooses
@@ -52,7 +52,7 @@ class GrapeSettings(DhtSettings):
 
 @dataclass(frozen=True, slots=True)
 class BootstrapStatus:
-    """One configured bootstrap address."""
+    """Status of a configured bootstrap address."""
 
     host: str
     port: int
@@ -219,7 +219,7 @@ class Grape:
     async def lookup(
         self, service: str, *, fresh: bool = False, reached_at: str | None = None
     ) -> list[Address]:
-        """Who serves `service`, in random order: what this Grape holds and what the others answer.
+        """Look up the workers of `service`, in random order: entries of this Grape and answers of others.
 
         What they answered serves for `lookup_cache` seconds unless it was nothing; `fresh` asks them
         now. `reached_at`: the address of this machine through which the asker came, for askers
@@ -262,7 +262,7 @@ class Grape:
         return StoredValue(item.content(), item.public_key, item.seq, item.signature, item.salt)
 
     def status(self) -> GrapeStatus:
-        """What it is like now."""
+        """Current status."""
         node, now = self._running(), self._now()
         bootstrap = []
         for host, port in self.settings.bootstrap:
@@ -301,7 +301,7 @@ class Grape:
         return stored.key.hex()
 
     async def _found(self, name: bytes, fresh: bool) -> Found:
-        """What other nodes say; one search serves all who ask meanwhile."""
+        """Search the network; concurrent callers share one search."""
         if not fresh:
             until, cached = self._cache.get(name, (0.0, None))
             if cached is not None and self._now() < until:

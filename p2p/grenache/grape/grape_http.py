@@ -47,7 +47,7 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 class LocalGrape(Directory, Protocol):
-    """What the API needs of a Grape; `p2p.grenache.grape.grape.Grape` is one."""
+    """Interface of the Grape behind the API; implemented by `p2p.grenache.grape.grape.Grape`."""
 
     @property
     def node_id(self) -> bytes: ...
@@ -125,7 +125,7 @@ class GrapeApi:
 
     @property
     def address(self) -> Address:
-        """Where it listens, after `start`."""
+        """Listening address, after `start`."""
         if self._address is None:
             raise RuntimeError("the API is not started")
         return self._address
@@ -224,7 +224,7 @@ class GrapeApi:
 
 
 def _refusal_text(refusal: rpc_server.Refused, limits: Limits) -> str:
-    """What is wrong; clients compare the whole text of the one for what is too large."""
+    """Text of a refusal; clients compare the whole text of the one for oversized values."""
     if refusal.status == 413:
         return "ERR_GRAPE_PAYLOAD_SIZE"
     if refusal.status == 408:

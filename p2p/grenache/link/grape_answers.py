@@ -1,4 +1,4 @@
-"""What a Grape's answers mean. Pure: status and body in, a value or an error out.
+"""Parsing of a Grape's answers. Pure: status and body in, a value or an error out.
 
 A Grape reports most errors as a JSON string with status 200, so what tells success is the JSON type:
 a number for an announcement, a list for a lookup, a key for a put, an object for a get.
@@ -129,7 +129,7 @@ def stored_key(value: Any, expected: str) -> str:
 
 
 def stored_value(value: Any, key: str, salt: bytes) -> StoredValue | None:
-    """What a get found, None when nothing was. It is what `key` stands for: hash and signature fit.
+    """Result of a get, None when nothing was found. Hash and signature fit `key`.
 
     Raises:
         GrapeRefused: also when they do not.

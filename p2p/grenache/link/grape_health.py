@@ -1,4 +1,4 @@
-"""Which Grape to ask next: what is known of each, without I/O.
+"""Health of the Grapes of a link, and the choice of the next one, without I/O.
 
 Grapes are kept in the order in which they were given, and that is the order of preference: one that is
 up before one that was slow lately before one that is down. Requests leave a Grape that is down alone, up
@@ -22,7 +22,7 @@ _SMOOTHING: Final = 0.2  # weight of the newest latency
 
 @dataclass(frozen=True, slots=True)
 class GrapeStatus:
-    """One Grape as a Link sees it. `up` is None until it was asked; `seconds`: for how long it has been
+    """Status of a Grape as a Link sees it. `up` is None until it was asked; `seconds`: for how long it has been
     so; `latency`: of its recent answers, in seconds, smoothed; `error`: the last one, if any."""
 
     url: str
@@ -33,7 +33,7 @@ class GrapeStatus:
 
     @property
     def detail(self) -> str:
-        """One phrase for people."""
+        """Phrase for people."""
         if self.up is None:
             return "not asked yet"
         if self.up:
@@ -76,7 +76,7 @@ class Health:
         self._known[grape].asked = now
 
     def answered(self, grape: int, latency: float | None, now: float) -> bool:
-        """It answered, if only with a refusal; whether that is news. `latency`: seconds; None for what
+        """Record an answer, refusals included; return True if the state changed. `latency`: seconds; None for what
         says nothing about requests, such as a probe."""
         known = self._known[grape]
         if latency is not None:
@@ -90,7 +90,7 @@ class Health:
         return True
 
     def failed(self, grape: int, error: str, now: float) -> bool:
-        """It cannot be reached; whether that is news."""
+        """Record a failure to connect; return True if the state changed."""
         known = self._known[grape]
         known.error = error
         if known.up is False and known.probe_at is not None and known.probe_at > now:
@@ -103,7 +103,7 @@ class Health:
         return True
 
     def slow(self, grape: int, now: float) -> None:
-        """It has not answered in the time in which another did, or in any. A probe is due: it may be gone."""
+        """Record a timeout, absolute or compared with another Grape. A probe is due: the Grape may be gone."""
         known = self._known[grape]
         known.slow_until = now + SLOW_FOR * self._rng.uniform(1 - PROBE_SPREAD, 1 + PROBE_SPREAD)
         if known.up is not False and known.probe_at is None:
@@ -125,14 +125,14 @@ class Health:
         ]
 
     def heard_since(self, grape: int, when: float) -> bool:
-        """Whether it has answered anything since `when`."""
+        """Return True if it has answered anything since `when`."""
         return self._known[grape].heard > when
 
     def is_down(self, grape: int) -> bool:
         return self._known[grape].up is False
 
     def probe_at(self, grape: int) -> float | None:
-        """When to probe it next; None: no need to."""
+        """Time of the next probe; None when no probe is needed."""
         return self._known[grape].probe_at
 
     # For people

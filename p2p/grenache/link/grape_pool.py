@@ -64,7 +64,7 @@ class GrapePool:
         """Set when a Grape that was down is back; each return has its own event."""
 
     def status(self) -> list[GrapeStatus]:
-        """How it is with each Grape, in the order of their URLs."""
+        """Status of each Grape, in the order of their URLs."""
         return self._health.status(self._now())
 
     # One
@@ -251,7 +251,7 @@ class GrapePool:
         return [grape for grape in self._health.resort(self._now()) if grape not in errors]
 
     def _whole(self, errors: dict[int, GrenacheError]) -> GrenacheError:
-        """One error for those of several Grapes: a refusal tells more than silence."""
+        """Combine the errors of several Grapes into one: a refusal is more specific than a timeout."""
         refusal = _refusal(errors.values())
         if refusal is not None:
             return GrapeRefused(refusal.code, self.text(errors, known=refusal.code))
@@ -262,7 +262,7 @@ class GrapePool:
         return GrapeUnreachable(self.text(silent))
 
     def text(self, errors: dict[int, GrenacheError], *, known: str = "") -> str:
-        """Which Grape said what, for people. `known`: the code that need not be repeated."""
+        """Describe each Grape's error for people. `known`: the code that need not be repeated."""
         return "; ".join(
             f"{self.urls[grape]}: {_phrase(error, known)}" for grape, error in errors.items()
         )

@@ -1,4 +1,4 @@
-"""One POST to a Grape over HTTP, with everything about it bounded."""
+"""A bounded POST to a Grape over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BROKEN: Final = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenP
 
 
 class Post(Protocol):
-    """How a Link reaches a Grape."""
+    """Transport of a Link to a Grape."""
 
     async def __call__(
         self, url: str, body: bytes, *, timeout: float, limit: int

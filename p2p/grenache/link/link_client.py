@@ -143,7 +143,7 @@ class Link:
         await self.close()
 
     def status(self) -> list[GrapeStatus]:
-        """How it is with each Grape, in the order of their URLs."""
+        """Status of each Grape, in the order of their URLs."""
         return self._pool.status()
 
     @property
@@ -216,7 +216,7 @@ class Link:
         return (await self._announce([service, port]))[1]
 
     async def _announce(self, data: list[Any]) -> tuple[int, str]:
-        """How many hold it, and what went wrong at some Grapes."""
+        """Announce at all Grapes: number of holders, and errors of some Grapes."""
 
         def at(grape: int) -> Awaitable[int]:
             # Where one hangs it is waited for, not joined by a second one.
@@ -256,7 +256,7 @@ class Link:
     # Looking up
 
     async def lookup(self, service: str, *, fresh: bool = False) -> list[Address]:
-        """Who serves `service`, in random order; empty when nobody is known.
+        """Look up the workers of `service`, in random order; empty when none is known.
 
         Raises:
             BadInput, GrapeUnreachable, GrapeRefused
@@ -391,7 +391,7 @@ class Link:
 
 
 def _offer(service: str, port: int, host: str | None) -> list[Any]:
-    """What is announced, as a Grape takes it."""
+    """Announcement in the form that a Grape takes."""
     return [
         check_service(service),
         check_port(port),

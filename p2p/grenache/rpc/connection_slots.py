@@ -1,4 +1,4 @@
-"""Who may stay when a port is full: places bounded in all and by host, and who gives one up.
+"""Connection slots of a full port: bounded in all and by host, with a rule of eviction.
 
 Who is at work (its request has wholly come and is being answered, or it is a WebSocket) keeps its place. The
 others wait, for their first request or for the next. When somebody comes and there is no place, the one that
@@ -58,13 +58,13 @@ class Places(Generic[T]):
         self._waiting.pop(who, None)
 
     def wait(self, who: T) -> None:
-        """It was answered, and waits from now on."""
+        """Mark a connection as answered and idle from now on."""
         if who in self._hosts:
             self._waiting[who] = None
             self._waiting.move_to_end(who)
 
     def leave(self, who: T) -> None:
-        """It is gone. Harmless for who was not here."""
+        """Remove a connection; unknown connections are ignored."""
         host = self._hosts.pop(who, None)
         if host is None:
             return
@@ -75,7 +75,7 @@ class Places(Generic[T]):
 
 
 def host_of(peername: object) -> str:
-    """What counts as one host, of a socket's peername: an IPv4 address, or a /64 of IPv6, which is what one
+    """Key of a host for the limits, from a socket's peername: an IPv4 address, or a /64 of IPv6, which is what one
     subscriber has at least (RFC 6177)."""
     host = str(peername[0]) if isinstance(peername, tuple) else ""
     if ":" not in host:

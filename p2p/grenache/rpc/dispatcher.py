@@ -35,7 +35,7 @@ _SHOWN: Final = 80  # characters of a caller's text in ours
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What a handler gets.
+    """Request as a handler receives it.
 
     Args:
         key: name of the service.
@@ -126,7 +126,7 @@ class Dispatcher:
         self._any = handler
 
     def remove(self, key: str) -> None:
-        """What is being served goes on."""
+        """Remove a service; requests in progress finish."""
         self._handlers.pop(key, None)
 
     @property

@@ -57,7 +57,7 @@ def request_head(host: str, port: int, length: int, *, compressed: bool = False)
 
 
 class ReplyParser:
-    """One reply, from its bytes in any portions. For the next reply of a connection, make another."""
+    """Parser of a reply, from its bytes in any portions. Each reply of a connection has a parser of its own."""
 
     __slots__ = (
         "_body",
@@ -142,7 +142,7 @@ class ReplyParser:
         return self._begin(status, match[1] == b"1", _headers(lines))
 
     def _begin(self, status: int, persistent: bool, headers: dict[bytes, bytes]) -> bool | None:
-        """How the body is delimited: RFC 9112, 6.3."""
+        """Determine the body's framing: RFC 9112, 6.3."""
         said = headers.get(b"connection", b"").lower()
         reusable = b"close" not in said and (persistent or b"keep-alive" in said)
         encoding = headers.get(b"content-encoding", b"").lower()

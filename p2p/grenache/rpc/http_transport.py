@@ -63,7 +63,7 @@ class _Lost(Exception):
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: `ask` sends a request and waits for its reply; one at a time."""
+    """Connection to a worker: `ask` sends a request and waits for its reply, one at a time."""
 
     __slots__ = (
         "_begun",
@@ -358,7 +358,7 @@ class HttpTransport(Connecting):
         return None
 
     def _stale(self, connection: _Connection) -> bool:
-        """Whether the server has closed it, and the event loop has not come to tell us. Costs less than a
+        """Return True if the server has closed it, and the event loop has not come to tell us. Costs less than a
         microsecond."""
         number = connection.fileno()
         self._poll.register(number, select.POLLIN)
@@ -401,7 +401,7 @@ class HttpTransport(Connecting):
     # Replies
 
     def _read(self, address: Address, rid: str, reply: HttpReply) -> Reply:
-        """What the bytes say.
+        """Parse received bytes.
 
         Raises:
             BadReply: nothing that answers this request.

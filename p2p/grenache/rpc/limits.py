@@ -1,4 +1,4 @@
-"""What strangers can make a port for Grenache requests hold."""
+"""Limits of a port for Grenache requests against strangers."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Publisher:
 
     @property
     def address(self) -> Address:
-        """Where it listens, after `start`."""
+        """Listening address, after `start`."""
         if self._address is None:
             raise RuntimeError("the publisher is not started")
         return self._address

@@ -50,7 +50,7 @@ MAP_OLDEST: Final = 0.5  # seconds; `map` asks the directory again when its last
 
 @dataclass(frozen=True, slots=True)
 class MapResult:
-    """What one worker said in `Client.map`. `error` is a `RemoteError` if it is the worker's own; a
+    """Result of one worker in `Client.map`. `error` is a `RemoteError` if it is the worker's own; a
     result can come with one."""
 
     address: Address
@@ -149,7 +149,7 @@ class Client:
         timeout: float = TIMEOUT,
         idempotent: bool = False,
     ) -> Any:
-        """What a worker of `service` answered.
+        """Send a request to a worker of `service` and return its answer.
 
         Args:
             payload: anything that JSON holds.
@@ -278,7 +278,7 @@ class Client:
         return ClientStatus(self._under_way, self._transport.status(), services)
 
     def explain(self, service: str) -> list[Explained]:
-        """How a choice among the known workers of `service` would be made now, the best first."""
+        """Explain a choice among the known workers of `service` as it would be made now, the best first."""
         known = self._services.get(service)
         if known is None:
             return []
@@ -287,7 +287,7 @@ class Client:
     # Services
 
     def _service(self, name: str) -> Service:
-        """What is known of a service; it becomes the one used last."""
+        """State of a service, marked as used most recently."""
         self._check_open()
         known = self._services.pop(name, None)
         if known is None:

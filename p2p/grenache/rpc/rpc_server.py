@@ -62,7 +62,7 @@ def frame(payload: bytes, *, text: bool = True) -> bytes:
 
 
 class Socket:
-    """One WebSocket that somebody opened. Read it with `async for`, write whole frames with `send`."""
+    """WebSocket opened by a client. Read it with `async for`, write whole frames with `send`."""
 
     __slots__ = ("_request", "_server", "_ws", "certificate", "remote")
 

@@ -1,4 +1,4 @@
-"""How one request gets to one worker and its reply back: what HTTP and WebSocket have in common.
+"""Transports of one request to one worker and its reply: the common part of HTTP and WebSocket.
 
 Whoever repeats a request has to know whether it may have been done already, so a failure says which it was:
 
@@ -92,7 +92,7 @@ class Transport(Protocol):
 
 
 class Connecting:
-    """What both transports keep: how they connect, and what they have done. `tls`: for HTTPS and wss, with
+    """State shared by both transports: connection options and counters. `tls`: for HTTPS and wss, with
     a client certificate if workers ask for one; whether the worker's certificate is for its address is up
     to the context (`check_hostname`). `connect_timeout` and `idle` are seconds, `max_reply` bytes."""
 

@@ -33,7 +33,7 @@ Rid = str | int | float | None
 
 
 class Malformed(GrenacheError):
-    """What came is no request or no reply. `rid`: whose it was, when that much could be read."""
+    """Received bytes are no valid request or reply. `rid`: the request's id, when it could be read."""
 
     def __init__(self, code: str, detail: str = "", *, rid: Rid = None) -> None:
         super().__init__(code, detail)
@@ -191,7 +191,7 @@ def gzip(data: bytes) -> bytes:
 
 
 def gunzip(data: bytes, limit: int = MAX_PAYLOAD) -> bytes:
-    """What was compressed. Never makes more than `limit` bytes of it.
+    """Decompress `data`; never produces more than `limit` bytes.
 
     Raises:
         TooLarge: it holds more.

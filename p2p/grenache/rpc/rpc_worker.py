@@ -163,7 +163,7 @@ class Worker:
 
     @property
     def address(self) -> Address:
-        """Where it listens, after `start`."""
+        """Listening address, after `start`."""
         if self._address is None:
             raise RuntimeError("the worker is not started")
         return self._address

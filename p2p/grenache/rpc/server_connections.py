@@ -93,7 +93,7 @@ class Connection(ErrorAnsweringConnection):
 
 
 def _bytes_of(request: object, body: StreamReader) -> float:
-    """What aiohttp keeps of a request that waits. Behind what is no HTTP nothing may come."""
+    """Bytes that aiohttp holds of a waiting request. Behind malformed HTTP nothing may follow."""
     if not isinstance(request, RawRequestMessage):
         return math.inf
     return sum(len(name) + len(value) for name, value in request.raw_headers) + body.total_bytes

@@ -1,4 +1,4 @@
-"""One request until it is settled: which workers are asked, when another one, and what is learned from it.
+"""Calls of Grenache workers until they are settled: choice of workers, retries, hedges, and lessons for the router.
 
 See `p2p.grenache.rpc.rpc_client` for the rules. All attempts of a request have one rid: a worker that keeps book can
 tell a repetition from another request.
@@ -47,7 +47,7 @@ class TurnedAway(RequestFailed):
 
 
 def turned_away(reply: Reply) -> TurnedAway | None:
-    """What our own workers say when another one should be asked; None for an answer."""
+    """Reason in a worker's reply to try another worker; None for an answer."""
     error = reply.error
     if error is None:
         return None
@@ -74,7 +74,7 @@ class Figures:
 
 
 class Service:
-    """What the requests to one service share."""
+    """State shared by the requests to one service."""
 
     __slots__ = ("figures", "hedge", "retry", "router", "workers")
 
@@ -90,7 +90,7 @@ class Service:
 
 
 class Job:
-    """One request under way."""
+    """A request in progress."""
 
     __slots__ = ("body", "deadline", "failed", "idempotent", "retries", "rid", "sent", "service")
 
@@ -107,7 +107,7 @@ class Job:
         self.sent = False  # some attempt may have reached a worker and left no answer
 
     def others(self, workers: Sequence[Address], but: Address | None = None) -> bool:
-        """Whether there is a worker that was not tried yet, other than `but`."""
+        """Return True if there is a worker that was not tried yet, other than `but`."""
         failed = self.failed
         return any(worker != but and worker not in failed for worker in workers)
 
@@ -198,7 +198,7 @@ class Calling:
     async def attempt(
         self, job: Job, address: Address, sent_at: float, connect_timeout: float | None = None
     ) -> Reply:
-        """One attempt, and what the router learns from it. A worker that fails is added to `failed`."""
+        """Make one attempt and record its outcome in the router. A worker that fails is added to `failed`."""
         service = job.service
         left = max(LEAST_TIME, job.deadline - sent_at)
         if connect_timeout is not None:

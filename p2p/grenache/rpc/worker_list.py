@@ -1,4 +1,4 @@
-"""Who serves one service, as far as the directory said lately; asked again in the background.
+"""Workers of a service, as of the directory's last answer, refreshed in the background.
 
 A request takes the workers that are known and does not wait: when what is known is older than `refresh`
 seconds, a lookup is started beside it. So a new worker is seen after about that time, and a dead Grape is
@@ -150,7 +150,7 @@ class WorkerList:
         return self._task
 
     async def _wait(self, task: asyncio.Task[None], until: float) -> bool:
-        """Whether it has ended by then. It goes on if not, for whoever comes next."""
+        """Return True if it has ended by then. It goes on if not, for whoever comes next."""
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - self._loop.time()))
         if self._closing.is_set():
             raise RequestFailed(CLOSED, "this client was closed", sent=False)
