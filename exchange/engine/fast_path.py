@@ -40,11 +40,11 @@ class FastPath:
         """
         if (
             new.tif != "gtc"
-            or new.display is not None
+            or new.display_quantity is not None
             or new.stop is not None
-            or new.trail is not None
+            or new.trailing_offset is not None
             or new.oco_stop is not None
-            or new.worst is not None
+            or new.worst_price is not None
             or new.expires is not None
             or new.self_trade is not None
             or new.post_only
@@ -141,7 +141,7 @@ class FastPath:
             or order.reserved
             or order.expires
             or order.reduce_only
-            or order.sibling
+            or order.linked_order
         ):
             return False
         core, orders = self._core, self._orders
@@ -191,20 +191,20 @@ class FastPath:
         opposite = market.book.asks if side == BUY else market.book.bids
         if not opposite:
             return None
-        worst = 0
+        worst_price = 0
         if rules is not None or new.account != HOUSE:
             reference = market.reference
             terms = self._core.terms
-            worst = terms.protected(market.key, side, -side * opposite[-1], reference)
+            worst_price = terms.protected(market.key, side, -side * opposite[-1], reference)
             if rules is not None:
                 try:
-                    rules.check(side, None, new.quantity, reference, worst)
+                    rules.check(side, None, new.quantity, reference, worst_price)
                 except RuleError:
                     return None
-        return self._take(now, market, new, worst or None, worst)
+        return self._take(now, market, new, worst_price or None, worst_price)
 
     def _take(
-        self, now: float, market: Market, new: NewOrder, limit: int | None, worst: int
+        self, now: float, market: Market, new: NewOrder, limit: int | None, worst_price: int
     ) -> Order | None:
         """An order that meets others at once, at `limit` at worst (None: any)."""
         core, orders, book = self._core, self._orders, market.book
@@ -248,7 +248,7 @@ class FastPath:
             new.group,
             "market" if price is None else "limit",
             "none" if account == HOUSE else "cancel_newest",
-            worst,
+            worst_price,
             not done,
             0 if done else left,
             quantity - left,
@@ -289,9 +289,9 @@ class FastPath:
             maker = own.get(number)  # keys of others' orders are greater than any number
             if (
                 maker is None
-                or maker.display
+                or maker.display_quantity
                 or maker.reduce_only
-                or maker.sibling
+                or maker.linked_order
                 or (account and maker.account == account)
             ):
                 return []

@@ -120,8 +120,8 @@ class OrderManager:
         if new.client_id is not None:
             earlier = self._entry.earlier(new, new.client_id)
             if earlier is not None:
-                sibling = self.orders.get(earlier.sibling) if earlier.sibling else None
-                return [earlier] if sibling is None else [earlier, sibling]
+                linked = self.orders.get(earlier.linked_order) if earlier.linked_order else None
+                return [earlier] if linked is None else [earlier, linked]
         core, orders = self._core, self.orders
         if core.stale is not None or core.listening:
             self._check_writes()
@@ -287,7 +287,7 @@ class OrderManager:
             if self._is_frozen(order) and not order.cancelled:
                 self.orders.cancel(now, order, "frozen")
                 continue
-            if order.tif == "fok" and not order.armed and not order.cancelled:
+            if order.tif == "fok" and not order.untriggered and not order.cancelled:
                 self.orders.cancel(now, order, "fok")  # but for what is committed
                 continue
             before = copy(order)
@@ -304,7 +304,7 @@ class OrderManager:
             self.orders.publish(now, order)
 
     def _go_on(self, now: float, order: Order) -> None:
-        if order.armed:
+        if order.untriggered:
             self._conditional.look(now, order)
         elif order.tif == "fok":
             self._all_or_none.go_on(now, order)

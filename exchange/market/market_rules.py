@@ -77,7 +77,7 @@ class MarketRules:
         price: int | None,
         quantity: int,
         reference: int | None,
-        worst: int | None = None,
+        worst_price: int | None = None,
     ) -> None:
         """Accept an order or say why not.
 
@@ -98,7 +98,7 @@ class MarketRules:
         """
         if not self.min_lots <= quantity <= self.max_lots:
             raise self._size(quantity)
-        limit = worst if price is None else price
+        limit = worst_price if price is None else price
         band = self.band
         if band is not None and limit is not None and reference is not None:
             beyond = side * (limit - reference) if price is None else abs(limit - reference)
@@ -126,11 +126,11 @@ class MarketRules:
 
         Rounded towards `best`; at least one tick.
         """
-        worst = _away(side, best, self.protection)
+        worst_price = _away(side, best, self.protection)
         if reference is not None and self.band is not None:
             edge = _away(side, reference, self.band)
-            worst = min(worst, edge) if side > 0 else max(worst, edge)
-        return max(worst, 1)
+            worst_price = min(worst_price, edge) if side > 0 else max(worst_price, edge)
+        return max(worst_price, 1)
 
     # Refusals
 

@@ -74,8 +74,8 @@ class MarketSpecs:
         """The most that a buy may pay for a lot, in ticks; 0 when only the house's may be any."""
         if order.price is not None:
             return order.price
-        if order.worst:
-            return order.worst
+        if order.worst_price:
+            return order.worst_price
         return self.protected(order.market, order.side, order.stop) if order.stop > 0 else 0
 
     # Prices

@@ -50,14 +50,14 @@ class Triggers:
         self._enter(number, side)
         self._sides[side][0].set(number, -side * stop)
 
-    def add_trailing(self, number: int, side: int, trail: int, last: int | None) -> None:
-        """Wait at a distance of `trail` ticks, at least 1. `last` is the extreme to begin with: the price
+    def add_trailing(self, number: int, side: int, trailing_offset: int, last: int | None) -> None:
+        """Wait at a distance of `trailing_offset` ticks, at least 1. `last` is the extreme to begin with: the price
         of the last trade, or None when there was none, then the first trade sets it. A stop that was
-        in force before a restart is had back with its stop - side * trail."""
-        if trail < 1:
-            raise ValueError(f"a trailing distance is at least 1 tick, got {trail}")
+        in force before a restart is had back with its stop - side * trailing_offset."""
+        if trailing_offset < 1:
+            raise ValueError(f"a trailing distance is at least 1 tick, got {trailing_offset}")
         self._enter(number, side)
-        self._sides[side][1].add(number, trail, _NEVER if last is None else -side * last)
+        self._sides[side][1].add(number, trailing_offset, _NEVER if last is None else -side * last)
 
     def remove(self, number: int) -> None:
         stops, trails = self._sides[self._where.pop(number)]
@@ -66,23 +66,25 @@ class Triggers:
         else:
             trails.remove(number)
 
-    def amend(self, number: int, *, stop: int | None = None, trail: int | None = None) -> None:
+    def amend(
+        self, number: int, *, stop: int | None = None, trailing_offset: int | None = None
+    ) -> None:
         """Give a plain stop another price, or a trailing one another distance (from the same extreme).
         ValueError when it is of the other kind."""
         side = self._where[number]
         stops, trails = self._sides[side]
         if number in stops:
-            if stop is None or trail is not None:
+            if stop is None or trailing_offset is not None:
                 raise ValueError(f"order {number} has a stop price, and no trailing distance")
             stops.set(number, -side * stop)
         else:
-            if trail is None or stop is not None:
+            if trailing_offset is None or stop is not None:
                 raise ValueError(f"order {number} has a trailing distance, and no stop of its own")
-            if trail < 1:
-                raise ValueError(f"a trailing distance is at least 1 tick, got {trail}")
+            if trailing_offset < 1:
+                raise ValueError(f"a trailing distance is at least 1 tick, got {trailing_offset}")
             extreme = trails.extreme(number)
             trails.remove(number)
-            trails.add(number, trail, extreme)
+            trails.add(number, trailing_offset, extreme)
 
     def stop_of(self, number: int) -> int | None:
         """Where the order is triggered now; None for a trailing one that has seen no price. The stop of a
@@ -173,20 +175,22 @@ class _Group:
         self.members: dict[int, int] = {}  # number -> distance
         self.heap: list[tuple[int, int]] = []  # (distance, number)
 
-    def add(self, number: int, trail: int) -> None:
-        self.members[number] = trail
-        heappush(self.heap, (trail, number))
+    def add(self, number: int, trailing_offset: int) -> None:
+        self.members[number] = trailing_offset
+        heappush(self.heap, (trailing_offset, number))
         if len(self.heap) > 2 * len(self.members) + _SLACK:
-            self.heap = [(trail, number) for number, trail in self.members.items()]
+            self.heap = [
+                (trailing_offset, number) for number, trailing_offset in self.members.items()
+            ]
             heapify(self.heap)
 
     def closest(self) -> int | None:
         """The height of the closest stop; None when the group is empty."""
         heap = self.heap
         while heap:
-            trail, number = heap[0]
-            if self.members.get(number) == trail:
-                return self.extreme - trail
+            trailing_offset, number = heap[0]
+            if self.members.get(number) == trailing_offset:
+                return self.extreme - trailing_offset
             heappop(heap)
         return None
 
@@ -206,14 +210,14 @@ class _Trails:
     def numbers(self) -> list[int]:
         return list(self._group_of)
 
-    def add(self, number: int, trail: int, extreme: int) -> None:
+    def add(self, number: int, trailing_offset: int, extreme: int) -> None:
         group = self._groups.get(extreme)
         if group is None:
             group = self._groups[extreme] = _Group(extreme)
             heappush(self._extremes, extreme)
             if len(self._extremes) > 2 * len(self._groups) + _SLACK:
                 self._extremes = sorted(self._groups)
-        group.add(number, trail)
+        group.add(number, trailing_offset)
         self._group_of[number] = group
         self._announce(group)
 
@@ -259,8 +263,8 @@ class _Trails:
                 continue
             if len(group.members) > len(largest.members):
                 largest, group = group, largest
-            for number, trail in group.members.items():
-                largest.add(number, trail)
+            for number, trailing_offset in group.members.items():
+                largest.add(number, trailing_offset)
                 self._group_of[number] = largest
         if largest is not None:
             largest.extreme = height

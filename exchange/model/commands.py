@@ -17,7 +17,7 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An order to be placed. Prices in ticks, quantities in lots, times in us since the epoch.
 
     `stop` makes it conditional: it enters the book, or trades at the market when `price` is None, once
-    a trade of the market is at `stop` or beyond (above for a buy, below for a sell). With `trail` the
+    a trade of the market is at `stop` or beyond (above for a buy, below for a sell). With `trailing_offset` the
     stop follows the market at that distance. With `oco_stop` a second order of the same side and
     quantity is placed, a stop at that price; when one of the two trades or is triggered, the other is
     cancelled.
@@ -32,13 +32,13 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     expires: int | None = None  # good till date: with `tif` "gtd"
     post_only: bool = False
     hidden: bool = False
-    display: int | None = None  # iceberg: so many lots on show at a time
+    display_quantity: int | None = None  # iceberg: so many lots on show at a time
     reduce_only: bool = False
     stop: int | None = None
-    trail: int | None = None
+    trailing_offset: int | None = None
     oco_stop: int | None = None
     self_trade: SelfTrade | None = None  # None: "none" for the house, "cancel_newest" for others
-    worst: int | None = None  # of a market order: the worst price; None: the market's protection
+    worst_price: int | None = None  # market orders; None: the market's protection
     client_id: str | None = None  # idempotent per account
     group: int = 0
 
@@ -51,8 +51,8 @@ class Amend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     quantity: int | None = None  # in all, what is filled included
     change: int | None = None  # of the quantity, instead of `quantity`
     stop: int | None = None
-    trail: int | None = None
-    display: int | None = None
+    trailing_offset: int | None = None
+    display_quantity: int | None = None
     expires: int | None = None
 
 

@@ -26,7 +26,7 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     """An own order. Integers: ticks, lots, microseconds since the epoch.
 
     At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is cancelled
-    or armed, and of a limit order that is not hidden the free quantity (`display` of it at most) is what
+    or untriggered, and of a limit order that is not hidden the free quantity (`display_quantity` of it at most) is what
     its feed shows.
     """
 
@@ -41,7 +41,7 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     group: int = 0
     kind: Kind = "limit"  # as it was placed
     self_trade: SelfTrade = "none"
-    worst: int = 0  # market order: the worst price it may trade at; 0: any
+    worst_price: int = 0  # market order: the worst price it may trade at; 0: any
     opened: bool = False  # the feed has an `Opened` for it
     shown: int = 0  # the quantity that the feed shows
     filled: int = 0
@@ -57,17 +57,17 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     expires: int = 0  # us; 0: never
     post_only: bool = False
     hidden: bool = False
-    display: int = 0  # iceberg: lots on show at a time; 0: all
+    display_quantity: int = 0  # iceberg: lots on show at a time; 0: all
     reduce_only: bool = False
     stop: int = 0  # trigger price; 0: not conditional
-    trail: int = 0  # distance of a trailing stop, ticks
-    armed: bool = False  # conditional and not triggered yet: neither matched nor shown
-    sibling: int = 0  # one cancels the other: the other's number
+    trailing_offset: int = 0  # distance of a trailing stop, ticks
+    untriggered: bool = False  # conditional and not triggered yet: neither matched nor shown
+    linked_order: int = 0  # one cancels the other: the other's number
     altered: bool = False  # what can be amended is not what it was when it was placed
 
     @property
     def free(self) -> int:
-        if self.cancelled or self.armed:
+        if self.cancelled or self.untriggered:
             return 0
         return self.quantity - self.filled - self.pending - self.reserved
 

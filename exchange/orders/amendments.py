@@ -55,8 +55,8 @@ class Amendments:
                 after.side,
                 after.price,
                 after.quantity,
-                after.stop if after.armed else 0,
-                after.worst,
+                after.stop if after.untriggered else 0,
+                after.worst_price,
             )
         try:
             self._orders.hold(after)
@@ -70,17 +70,21 @@ class Amendments:
         worse = (
             after.price != order.price
             or after.quantity > order.quantity
-            or (order.display > 0 and _shows_more(order, after))
+            or (order.display_quantity > 0 and _shows_more(order, after))
         )
         order.altered |= _figures(order) != _figures(after)
-        order.price, order.quantity, order.display = after.price, after.quantity, after.display
+        order.price, order.quantity, order.display_quantity = (
+            after.price,
+            after.quantity,
+            after.display_quantity,
+        )
         order.tif, order.expires = after.tif, after.expires
         if order.expires:
             self._orders.expiry.set(order.number, order.expires)
-        if (order.stop, order.trail) != (after.stop, after.trail):
-            order.stop, order.trail = after.stop, after.trail
+        if (order.stop, order.trailing_offset) != (after.stop, after.trailing_offset):
+            order.stop, order.trailing_offset = after.stop, after.trailing_offset
             self._conditional.amend(order)
-        if worse and not order.armed:
+        if worse and not order.untriggered:
             order.priority = self._orders.new_time(now, market, order)
             return True
         self._orders.publish(now, order)
@@ -92,7 +96,7 @@ class Amendments:
         Raises:
             Refused: an order of its kind cannot be so.
         """
-        if at_once(order) and not order.armed:
+        if at_once(order) and not order.untriggered:
             raise _bad("the order trades at once: there is nothing to change")
         after = copy(order)
         after.quantity = self._quantity(order, changes)
@@ -106,15 +110,17 @@ class Amendments:
                     "another node at the price that the order has: try again"
                 )
             after.price = changes.price
-        if changes.stop is not None or changes.trail is not None:
+        if changes.stop is not None or changes.trailing_offset is not None:
             self._change_stop(order, after, changes)
-        if changes.display is not None:
-            _check(changes.display, MAX_QUANTITY)
+        if changes.display_quantity is not None:
+            _check(changes.display_quantity, MAX_QUANTITY)
             if order.hidden or at_once(order):
                 raise _bad("the order is not on show")
             # All on show is no iceberg; one that has become small shows as much when it grows again.
-            after.display = changes.display if changes.display < after.quantity else 0
-        if after.display and after.display * MAX_SLICES < after.quantity:
+            after.display_quantity = (
+                changes.display_quantity if changes.display_quantity < after.quantity else 0
+            )
+        if after.display_quantity and after.display_quantity * MAX_SLICES < after.quantity:
             raise _bad(f"an iceberg has at most {MAX_SLICES} slices")
         if changes.expires is not None:
             if not self._core.us(now) < changes.expires < 2**62:
@@ -152,34 +158,34 @@ class Amendments:
         return terms.text(units.base, lots * units.base_units)
 
     def _change_stop(self, order: Order, after: Order, changes: Amend) -> None:
-        if not order.armed:
+        if not order.untriggered:
             raise _bad("the order waits for no trade (any more)")
         if order.kind != "trailing_stop":
-            if changes.trail is not None:
+            if changes.trailing_offset is not None:
                 raise _bad("the order has a stop price, and no distance")
             after.stop = changes.stop or 0
             _check(after.stop, MAX_PRICE)
             return
-        if changes.trail is None or changes.stop is not None:
+        if changes.trailing_offset is None or changes.stop is not None:
             raise _bad("the stop of the order follows the market: change its distance")
-        _check(changes.trail, MAX_PRICE)
+        _check(changes.trailing_offset, MAX_PRICE)
         stop = self._orders.triggers[order.market].stop_of(order.number)
         if stop is not None:
-            after.stop = stop + order.side * (changes.trail - order.trail)
+            after.stop = stop + order.side * (changes.trailing_offset - order.trailing_offset)
             check_trailing(after.stop)
-        after.trail = changes.trail
+        after.trailing_offset = changes.trailing_offset
 
 
 def _figures(order: Order) -> tuple[int | str | None, ...]:
     """What can be amended, of which the stop of a trailing order follows the distance."""
-    stop = order.trail or order.stop
-    return order.price, order.quantity, order.display, order.tif, order.expires, stop
+    stop = order.trailing_offset or order.stop
+    return order.price, order.quantity, order.display_quantity, order.tif, order.expires, stop
 
 
 def _shows_more(before: Order, after: Order) -> bool:
     """Of an iceberg: whether more of it is to be on show than there was."""
-    if after.display:
-        return after.display > before.display
+    if after.display_quantity:
+        return after.display_quantity > before.display_quantity
     return after.free > before.shown
 
 

@@ -10,8 +10,8 @@ restarted node does not write its feeds. But nothing is placed then either, so e
 there before the trades that come meanwhile. They are put aside and looked at afterwards: of a halt the
 last one, for it may have been long. The last one is in the journal too, and a crash does not forget it.
 
-Of a pair (`sibling`) only one trades. When the stop is triggered while the other order waits for the
-answer of another node, the stop stays armed until that is known, and is cancelled if it was a fill.
+Of a pair (`linked_order`) only one trades. When the stop is triggered while the other order waits for the
+answer of another node, the stop stays untriggered until that is known, and is cancelled if it was a fill.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConditionalOrders:
     def __init__(self, core: EngineContext, orders: OrderStore) -> None:
         self._core = core
         self._orders = orders
-        self._waiting: set[int] = set()  # triggered, while the sibling's outcome is not known
+        self._waiting: set[int] = set()  # triggered, while the linked order's outcome is not known
         self._missed: dict[str, list[int]] = {}  # market -> prices of trades put aside
         self._traded: set[str] = set()  # markets with trades since the stops were written down
         self._written = 0.0  # when that was
@@ -48,9 +48,9 @@ class ConditionalOrders:
             if price:
                 self._missed[key] = [price]
         for order in self._orders.open.values():
-            if order.armed and not order.cancelled:
-                sibling = self._orders.sibling(order)
-                if sibling is not None and sibling.cancelled and sibling.reason == "oco":
+            if order.untriggered and not order.cancelled:
+                linked = self._orders.linked(order)
+                if linked is not None and linked.cancelled and linked.reason == "oco":
                     self._waiting.add(order.number)
                 else:
                     self.arm(order)
@@ -61,8 +61,8 @@ class ConditionalOrders:
         if triggers is None:
             triggers = self._orders.triggers[order.market] = Triggers()
         if order.kind == "trailing_stop":
-            last = order.stop - order.side * order.trail if order.stop else None
-            triggers.add_trailing(order.number, order.side, order.trail, last)
+            last = order.stop - order.side * order.trailing_offset if order.stop else None
+            triggers.add_trailing(order.number, order.side, order.trailing_offset, last)
         else:
             triggers.add(order.number, order.side, order.stop)
         self._core.watched.add(order.market)
@@ -75,8 +75,8 @@ class ConditionalOrders:
             self.arm(order)
 
     def look(self, now: float, order: Order) -> None:
-        """Something happened to an armed order or to its sibling."""
-        if order.number in self._waiting and self._orders.sibling(order) is None:
+        """Something happened to an untriggered order or to its linked order."""
+        if order.number in self._waiting and self._orders.linked(order) is None:
             self._waiting.discard(order.number)
             self._enter(now, order)
 
@@ -136,23 +136,23 @@ class ConditionalOrders:
         self._traded.clear()
 
     def _trigger(self, now: float, order: Order) -> None:
-        sibling = self._orders.sibling(order)
-        if sibling is not None:
-            if not sibling.cancelled:
-                self._orders.cancel(now, sibling, "oco")
-            if not sibling.done:
+        linked = self._orders.linked(order)
+        if linked is not None:
+            if not linked.cancelled:
+                self._orders.cancel(now, linked, "oco")
+            if not linked.done:
                 self._waiting.add(order.number)
                 return
         self._enter(now, order)
 
     def _enter(self, now: float, order: Order) -> None:
         if order.cancelled:
-            return  # its sibling traded after all
+            return  # its linked order traded after all
         market = self._core.markets[order.market]
         order.priority = self._orders.new_time(now, market, order)
-        if order.price is None and not order.worst:
+        if order.price is None and not order.worst_price:
             self._protect(market, order)
-        order.armed = False
+        order.untriggered = False
         if not self._covered(order):
             self._orders.cancel(now, order, "insufficient_balance")
             return
@@ -168,7 +168,7 @@ class ConditionalOrders:
             best = min(bests) if order.side > 0 else max(bests)
             terms = self._core.terms
             reference = market.reference
-            order.worst = terms.protected(order.market, order.side, best, reference)
+            order.worst_price = terms.protected(order.market, order.side, best, reference)
 
     def _covered(self, order: Order) -> bool:
         try:

@@ -143,7 +143,7 @@ class Fills:
             left = order.pending + order.reserved
             if not order.cancelled:
                 left = order.quantity - order.filled
-            if order.display and left:
+            if order.display_quantity and left:
                 left = order.shown or 1  # how much more there is stays here
             event = Filled(
                 order.number, order.side, quantity, price, order.shown, left, taker, take, time
@@ -151,7 +151,7 @@ class Fills:
             market.write(event)
             core.add_trade(market, Trade(core.node_id, event, market.writer.feed.state.number))
         self._add(order, taker, take, "maker", price, quantity, time, taker, taker_order, fee)
-        if order.sibling or self._orders.reducing:
+        if order.linked_order or self._orders.reducing:
             self._after(now, order)
         self._orders.publish(now, order)
 
@@ -172,7 +172,7 @@ class Fills:
         order.value += price * quantity
         self._add(order, node, take, "taker", price, quantity, time, maker, maker_order, fee)
         self._core.orders[order.number] = order
-        if order.sibling or self._orders.reducing:
+        if order.linked_order or self._orders.reducing:
             self._after(now, order)
 
     def _add(
@@ -212,9 +212,9 @@ class Fills:
     def _after(self, now: float, order: Order) -> None:
         """Of a pair, the other one is cancelled; what only reduces may do so by less now."""
         orders = self._orders
-        sibling = orders.sibling(order)
-        if sibling is not None and not sibling.cancelled:
-            orders.cancel(now, sibling, "oco")
+        linked = orders.linked(order)
+        if linked is not None and not linked.cancelled:
+            orders.cancel(now, linked, "oco")
         if order.account == HOUSE:
             orders.work.extend(orders.reducing)
 

@@ -60,7 +60,7 @@ class Matching:
     def _found(market: Market, order: Order, *, hidden: bool) -> Iterator[tuple[int, int, int]]:
         """The same as (key, price, quantity)."""
         side = order.side
-        limit = order.price if order.price is not None else order.worst or None
+        limit = order.price if order.price is not None else order.worst_price or None
         found = market.book.crossing(side, limit)
         if not hidden or not market.hidden.resting:
             return found
@@ -129,7 +129,7 @@ class Matching:
     def _is_special(taker: Order, maker: Order) -> bool:
         """Whether the book may look different after the two have met."""
         return (
-            maker.display > 0
+            maker.display_quantity > 0
             or maker.reduce_only
             or (taker.self_trade != "none" and maker.account == taker.account)
         )
@@ -139,7 +139,7 @@ class Matching:
     def take_liquidity(self, now: float, order: Order, *, only_earlier: bool) -> None:
         """Fill what is free of an order as far as the book goes."""
         market = self._core.markets[order.market]
-        limit = order.price if order.price is not None else order.worst or None
+        limit = order.price if order.price is not None else order.worst_price or None
         if not market.book.meets(order.side, limit) and not market.hidden.resting:
             return
         node = self._core.node_id

@@ -35,10 +35,10 @@ def at_once(order: Order) -> bool:
 def _on_show(order: Order, *, moved: bool) -> int:
     """How many lots the feed is to show."""
     shown = order.free
-    if order.display:
+    if order.display_quantity:
         # A slice is not filled up: when it is gone the next one goes to the end of the queue.
-        had = 0 if moved else min(order.shown, shown, order.display)
-        shown = had or min(order.display, shown)
+        had = 0 if moved else min(order.shown, shown, order.display_quantity)
+        shown = had or min(order.display_quantity, shown)
     return shown
 
 
@@ -94,9 +94,9 @@ class OrderStore:
         """Open orders of a client account, oldest first."""
         return self.by_account.get(account, _NONE).values()
 
-    def sibling(self, order: Order) -> Order | None:
+    def linked(self, order: Order) -> Order | None:
         """The other order of a pair, while it is open."""
-        return self.open.get(order.sibling) if order.sibling else None
+        return self.open.get(order.linked_order) if order.linked_order else None
 
     def selected(self, which: Selection) -> list[Order]:
         """Open orders that fit and are not being cancelled, oldest first."""
@@ -167,7 +167,7 @@ class OrderStore:
             return
         if order.hidden:
             self._show_hidden(market, order)
-        elif left == order.shown and order.opened and not moved and not order.display:
+        elif left == order.shown and order.opened and not moved and not order.display_quantity:
             pass  # the feed says so already
         elif order.price is not None and order.tif != "ioc" and order.tif != "fok":
             self._show(now, market, order, order.price, moved)
@@ -178,7 +178,7 @@ class OrderStore:
         """Keep a part of an order for a fill-or-kill taker: off show, neither filled nor free. From an
         iceberg's slice it is taken as a fill would be: the next one goes to the end of the queue."""
         order.reserved += quantity
-        if order.display:
+        if order.display_quantity:
             order.shown -= min(quantity, order.shown)
             self._core.markets[order.market].write(Amended(order.number, order.shown))
         self.publish(now, order)
@@ -193,7 +193,7 @@ class OrderStore:
                 market.write(
                     Opened(order.number, order.side, price, shown, order.priority or order.time),
                 )
-        elif moved or (order.display and shown > order.shown):
+        elif moved or (order.display_quantity and shown > order.shown):
             if not moved:
                 order.priority = self.new_time(now, market, order)
             order.shown = shown
@@ -227,7 +227,13 @@ class OrderStore:
         if order.account != HOUSE:
             del self.by_account[order.account][number]
             self.hold(order)
-        if order.hidden or order.reduce_only or order.expires or order.armed or order.sibling:
+        if (
+            order.hidden
+            or order.reduce_only
+            or order.expires
+            or order.untriggered
+            or order.linked_order
+        ):
             self._remove_special(market, order)
         self.recent[number] = order
 
@@ -257,14 +263,14 @@ class OrderStore:
         core = self._core
         asset = core.terms.given(order)
         amount = 0 if order.done else core.terms.needed(order)
-        sibling = self.sibling(order)
+        linked = self.linked(order)
         number = order.number
-        if sibling is not None:
-            amount = max(amount, core.terms.needed(sibling))
-            number = min(number, sibling.number)
-        elif order.sibling and order.sibling < number:
+        if linked is not None:
+            amount = max(amount, core.terms.needed(linked))
+            number = min(number, linked.number)
+        elif order.linked_order and order.linked_order < number:
             # What the pair shared was under the other one, which has ended.
-            core.ledger.hold(order.sibling, order.account, asset, 0)
+            core.ledger.hold(order.linked_order, order.account, asset, 0)
         core.ledger.hold(number, order.account, asset, amount)
 
     # Indexes
@@ -288,5 +294,5 @@ class OrderStore:
             triggers.remove(number)
             if not len(triggers):
                 self._core.watched.discard(market.key)
-        if order.sibling:
-            self.work.append(order.sibling)
+        if order.linked_order:
+            self.work.append(order.linked_order)

@@ -46,7 +46,7 @@ class OrderValidation:
         order = self._orders.by_client_id(new.account, client_id)
         if order is None:
             return None
-        if not is_same(order, new, self._orders.get(order.sibling)):
+        if not is_same(order, new, self._orders.get(order.linked_order)):
             raise Refused(
                 "client_id_reused",
                 f"client id {client_id!r} belongs to order {order.number}, which is different",
@@ -73,16 +73,16 @@ class OrderValidation:
             raise self.halted(market)
         quantity = self._reduced(new) if new.reduce_only else new.quantity
         stop = self._stop(market, new)
-        worst = self.worst(market, new)
-        self.check_rules(market, new.side, new.price, quantity, stop, worst)
-        orders = [self._order(now, market, new, quantity, stop, worst)]
+        worst_price = self.worst_price(market, new)
+        self.check_rules(market, new.side, new.price, quantity, stop, worst_price)
+        orders = [self._order(now, market, new, quantity, stop, worst_price)]
         if new.oco_stop is not None:
             orders.append(self._other(orders[0], new.oco_stop))
         if new.account != HOUSE:
             self._hold(now, orders)
         for each in orders:
             self._orders.add(each)
-            if each.armed:
+            if each.untriggered:
                 self._conditional.arm(each)
         return orders
 
@@ -117,9 +117,9 @@ class OrderValidation:
         price: int | None,
         quantity: int,
         stop: int,
-        worst: int,
+        worst_price: int,
     ) -> None:
-        """The market's rules for an order with these figures; `stop` and `worst` 0: none.
+        """The market's rules for an order with these figures; `stop` and `worst_price` 0: none.
 
         Raises:
             Refused: they do not allow it.
@@ -129,7 +129,7 @@ class OrderValidation:
             return
         reference = stop if stop > 0 else market.reference
         try:
-            rules.check(side, price, quantity, reference, worst or None)
+            rules.check(side, price, quantity, reference, worst_price or None)
         except RuleError as error:
             raise Refused(error.code, error.detail) from error
 
@@ -161,10 +161,10 @@ class OrderValidation:
     def _stop(self, market: Market, new: NewOrder) -> int:
         if new.stop is not None:
             return new.stop
-        if new.trail is None:
+        if new.trailing_offset is None:
             return 0
         if market.tape:
-            stop = market.tape[-1].event.price + new.side * new.trail
+            stop = market.tape[-1].event.price + new.side * new.trailing_offset
             check_trailing(stop)
             return stop
         if new.account != HOUSE and new.side == BUY:
@@ -174,13 +174,13 @@ class OrderValidation:
             )
         return 0
 
-    def worst(self, market: Market, new: NewOrder) -> int:
+    def worst_price(self, market: Market, new: NewOrder) -> int:
         """Of a new market order: the worst price; 0: any."""
         if new.price is not None:
             return 0
-        if new.worst is not None:
-            return new.worst
-        if new.stop is not None or new.trail is not None:
+        if new.worst_price is not None:
+            return new.worst_price
+        if new.stop is not None or new.trailing_offset is not None:
             return 0  # known when it enters
         terms = self._core.terms
         if new.account == HOUSE and market.rules is None:
@@ -193,9 +193,9 @@ class OrderValidation:
         return terms.protected(market.key, side, best, market.reference)
 
     def _order(
-        self, now: float, market: Market, new: NewOrder, quantity: int, stop: int, worst: int
+        self, now: float, market: Market, new: NewOrder, quantity: int, stop: int, worst_price: int
     ) -> Order:
-        display = new.display or 0
+        display_quantity = new.display_quantity or 0
         return Order(
             self._orders.next_number,
             market.key,
@@ -210,23 +210,23 @@ class OrderValidation:
             expires=new.expires or 0,
             post_only=new.post_only,
             hidden=new.hidden,
-            display=display if display < quantity else 0,
+            display_quantity=display_quantity if display_quantity < quantity else 0,
             reduce_only=new.reduce_only,
             stop=stop,
-            trail=new.trail or 0,
-            armed=new.stop is not None or new.trail is not None,
+            trailing_offset=new.trailing_offset or 0,
+            untriggered=new.stop is not None or new.trailing_offset is not None,
             group=new.group,
             self_trade=_self_trade(new),
-            worst=worst,
+            worst_price=worst_price,
             altered=quantity != new.quantity,
         )
 
     @staticmethod
     def _other(order: Order, stop: int) -> Order:
         """The stop of a pair."""
-        order.sibling = order.number + 1
+        order.linked_order = order.number + 1
         return Order(
-            order.sibling,
+            order.linked_order,
             order.market,
             order.side,
             None,
@@ -238,8 +238,8 @@ class OrderValidation:
             expires=order.expires,
             reduce_only=order.reduce_only,
             stop=stop,
-            armed=True,
-            sibling=order.number,
+            untriggered=True,
+            linked_order=order.number,
             group=order.group,
             self_trade=order.self_trade,
         )
@@ -269,8 +269,8 @@ def check_trailing(stop: int) -> None:
         raise Refused("out_of_range", "the distance is no less than the price that it is from")
 
 
-def is_same(order: Order, new: NewOrder, sibling: Order | None) -> bool:
-    """Whether `order` can be what became of `new`, which came a second time. `sibling`: the other one of
+def is_same(order: Order, new: NewOrder, linked: Order | None) -> bool:
+    """Whether `order` can be what became of `new`, which came a second time. `linked`: the other one of
     its pair, as far as it is known.
 
     What can be amended is not compared once it was. Nor is a date, for "in an hour" is another one each
@@ -282,19 +282,19 @@ def is_same(order: Order, new: NewOrder, sibling: Order | None) -> bool:
         or (order.post_only, order.hidden) != (new.post_only, new.hidden)
         or (order.reduce_only, order.group) != (new.reduce_only, new.group)
         or order.self_trade != _self_trade(new)
-        or (new.worst is not None and order.worst != new.worst)
-        or (order.sibling != 0) != pair
-        or (pair and sibling is not None and sibling.stop != new.oco_stop and not sibling.altered)
+        or (new.worst_price is not None and order.worst_price != new.worst_price)
+        or (order.linked_order != 0) != pair
+        or (pair and linked is not None and linked.stop != new.oco_stop and not linked.altered)
     ):
         return False
     if order.altered:
         return True
-    display = new.display or 0
-    followed = order.trail > 0  # its stop is not where it was
+    display_quantity = new.display_quantity or 0
+    followed = order.trailing_offset > 0  # its stop is not where it was
     return (
         (order.price, order.quantity, order.tif) == (new.price, new.quantity, new.tif)
-        and order.display == (display if display < new.quantity else 0)
-        and order.trail == (new.trail or 0)
+        and order.display_quantity == (display_quantity if display_quantity < new.quantity else 0)
+        and order.trailing_offset == (new.trailing_offset or 0)
         and (followed or order.stop == (new.stop or 0))
     )
 
@@ -304,7 +304,7 @@ def _self_trade(new: NewOrder) -> SelfTrade:
 
 
 def kind_of(new: NewOrder) -> Kind:
-    if new.trail is not None:
+    if new.trailing_offset is not None:
         return "trailing_stop"
     if new.stop is not None:
         return "stop" if new.price is None else "stop_limit"
@@ -323,12 +323,12 @@ def _check_numbers(new: NewOrder) -> None:
 
 def _check_combination(new: NewOrder, now_us: int) -> None:
     """Refuse what is out of range or contradicts itself."""
-    for price in (new.stop, new.trail, new.oco_stop, new.worst):
+    for price in (new.stop, new.trailing_offset, new.oco_stop, new.worst_price):
         if price is not None and not 0 < price < MAX_PRICE:
             raise _out_of_range()
-    if new.display is not None and not 0 < new.display < MAX_QUANTITY:
+    if new.display_quantity is not None and not 0 < new.display_quantity < MAX_QUANTITY:
         raise _out_of_range()
-    conditional = new.stop is not None or new.trail is not None
+    conditional = new.stop is not None or new.trailing_offset is not None
     immediate = new.price is None or new.tif in ("ioc", "fok")
     if new.tif == "gtd":
         if new.expires is None or not now_us < new.expires < _MAX_TIME:
@@ -337,19 +337,19 @@ def _check_combination(new: NewOrder, now_us: int) -> None:
             raise _bad("a market order trades at once: it has no date")
     elif new.expires is not None:
         raise _bad("only an order that is good till a date has one")
-    if new.worst is not None and new.price is not None:
+    if new.worst_price is not None and new.price is not None:
         raise _bad("a limit order has a price: a worst price is for market orders")
-    if new.trail is not None and new.price is not None:
+    if new.trailing_offset is not None and new.price is not None:
         raise _bad("a trailing stop trades at the market: it has no price")
-    if immediate and (new.post_only or new.hidden or new.display is not None):
+    if immediate and (new.post_only or new.hidden or new.display_quantity is not None):
         raise _bad(
             "an order that trades at once is never in the book: not post-only, hidden, iceberg"
         )
     if new.hidden and new.post_only:
         raise _bad("a hidden order takes whatever comes: it cannot be post-only")
-    if new.display is not None and new.display * MAX_SLICES < new.quantity:
+    if new.display_quantity is not None and new.display_quantity * MAX_SLICES < new.quantity:
         raise _bad(f"an iceberg has at most {MAX_SLICES} slices")
-    if new.hidden and new.display is not None:
+    if new.hidden and new.display_quantity is not None:
         raise _bad("an order is hidden or an iceberg, not both")
     if new.oco_stop is not None:
         if new.price is None or immediate or conditional:

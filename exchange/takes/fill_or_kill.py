@@ -170,7 +170,7 @@ class FillOrKill:
                 yield from rests
                 rests = []
             yield meeting
-            if maker is not None and maker.display and maker.free > quantity:
+            if maker is not None and maker.display_quantity and maker.free > quantity:
                 rests.append((owner, number, price, maker.free - quantity))
         yield from rests
 

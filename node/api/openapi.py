@@ -42,11 +42,11 @@ _DECIMALS: Final = frozenset(
         "low",
         "close",
         "volume",
-        "display",
+        "display_quantity",
         "stop",
-        "trail",
+        "trailing_offset",
         "oco_stop",
-        "worst",
+        "worst_price",
         "held",
     ]
 )

@@ -182,7 +182,7 @@ ORDER_ROUTES: Final[tuple[Route, ...]] = (
         OrderView,
         "Answers when the order is durable on this node's disk. Without `price` it is a market "
         "order. With `client_id` a repeated submission returns the first one's order. With "
-        "`oco_stop` there are two; `sibling` is the second one's id.",
+        "`oco_stop` there are two; `linked_order_id` is the second one's id.",
         body=OrderRequest,
         params=(ACCOUNT,),
         status=201,

@@ -61,7 +61,17 @@ class Route:
 
 # Of request bodies: sent as strings, because JSON numbers lose digits.
 DECIMAL_FIELDS: Final = frozenset(
-    ["price", "quantity", "display", "stop", "trail", "oco_stop", "worst", "amount", "limit"]
+    [
+        "price",
+        "quantity",
+        "display_quantity",
+        "stop",
+        "trailing_offset",
+        "oco_stop",
+        "worst_price",
+        "amount",
+        "limit",
+    ]
 )
 _MISFIT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")

@@ -61,7 +61,7 @@ def cid_of(order: Order) -> int | None:
 
 def triggered(order: Order) -> bool:
     """Whether a conditional order has become an order of the book or the market."""
-    return order.kind in ("stop", "stop_limit", "trailing_stop") and not order.armed
+    return order.kind in ("stop", "stop_limit", "trailing_stop") and not order.untriggered
 
 
 def type_of(order: Order) -> tuple[str, str | None]:
@@ -79,7 +79,7 @@ def flags_of(order: Order) -> int:
         HIDDEN * order.hidden
         | REDUCE_ONLY * order.reduce_only
         | POST_ONLY * order.post_only
-        | OCO * bool(order.sibling)
+        | OCO * bool(order.linked_order)
     )
 
 
@@ -121,7 +121,7 @@ def prices(order: Order, pair: Pair) -> tuple[str, str, str]:
     price = "0" if order.price is None else scale.price(order.price)
     if order.kind not in ("stop", "stop_limit", "trailing_stop"):
         return price, "0", "0"
-    trailing = scale.price(order.trail)
+    trailing = scale.price(order.trailing_offset)
     if triggered(order):
         return price, trailing, "0"
     return scale.price(order.stop), trailing, price
@@ -138,7 +138,7 @@ def order_text(order: Order, pair: Pair, fills: Sequence[Fill] = ()) -> str:
     left = 0 if order.done and order.filled >= order.quantity else order.quantity - order.filled
     average = _average(order, pair) if order.filled else "0"
     # The stop of a pair is placed because of the other, and after it.
-    placed_by = own_order_id(order.sibling) if 0 < order.sibling < order.number else None
+    placed_by = own_order_id(order.linked_order) if 0 < order.linked_order < order.number else None
     return (
         f"[{own_order_id(order.number)},{order.group or 'null'},{_or_null(cid)},"
         f'"{pair.symbol}",{created},{max(order.updated, order.time) // 1000},'

@@ -72,7 +72,7 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
     flags = _flags(body)
     price: int | None = None
     stop: int | None = None
-    trail: int | None = None
+    trailing_offset: int | None = None
     if kind in ("LIMIT", "FOK", "IOC"):
         price = price_in(pair, body, "price")
     elif kind == "STOP":
@@ -81,7 +81,7 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
         stop = price_in(pair, body, "price")
         price = price_in(pair, body, "price_aux_limit")
     elif kind == "TRAILING STOP":
-        trail = price_in(pair, body, "price_trailing")
+        trailing_offset = price_in(pair, body, "price_trailing")
     tif = _TIMES_IN_FORCE[kind]
     expires = _expires(body.get("tif"), now)
     if expires is not None:
@@ -102,7 +102,7 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
         hidden=bool(flags & order_arrays.HIDDEN),
         reduce_only=bool(flags & order_arrays.REDUCE_ONLY),
         stop=stop,
-        trail=trail,
+        trailing_offset=trailing_offset,
         oco_stop=oco,
         client_id=None if cid is None else order_arrays.client_id(cid, _day(now)),
         group=_integer(body.get("gid"), "gid") or 0,
@@ -145,7 +145,7 @@ def amend(body: Body, order: Order, pair: Pair, now: int) -> Amend:
         quantity=quantity,
         change=change,
         stop=stop,
-        trail=None
+        trailing_offset=None
         if body.get("price_trailing") is None
         else price_in(pair, body, "price_trailing"),
         expires=_expires(body.get("tif"), now),

@@ -71,7 +71,7 @@ def _request(
 ) -> OrderRequest:
     """Raises `OrderTextError` for numbers and times that are none."""
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("display", "stop", "trail", "oco_stop", "worst"):
+    for name in ("display_quantity", "stop", "trailing_offset", "oco_stop", "worst_price"):
         if name in given:
             given[name] = decimal(given[name], name.replace("_", "-"))
     if "expires" in given:
@@ -90,13 +90,13 @@ def _outcome(session: Session, view: OrderView, account: str | None) -> OrderVie
     return view
 
 
-def _without_ended_sibling(session: Session, view: OrderView, account: str | None) -> OrderView:
+def _without_ended_link(session: Session, view: OrderView, account: str | None) -> OrderView:
     """The order, as one of a pair only while the other one can still trade."""
-    sibling = view.sibling
-    if sibling is None:
+    linked = view.linked_order_id
+    if linked is None:
         return view
-    other = session.ask(lambda client: client.order(sibling, account=account))
-    return view if other.status in WORKING else msgspec.structs.replace(view, sibling=None)
+    other = session.ask(lambda client: client.order(linked, account=account))
+    return view if other.status in WORKING else msgspec.structs.replace(view, linked_order_id=None)
 
 
 def _order_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -119,14 +119,18 @@ def _order_options(command: Callable[..., T]) -> Callable[..., T]:
             click.option(
                 "--hidden", is_flag=True, default=None, help="Rest without being shown to anybody."
             ),
-            click.option("--display", metavar="QTY", help="Iceberg: show so much at a time."),
+            click.option(
+                "--display-quantity", metavar="QTY", help="Iceberg: show so much at a time."
+            ),
             click.option(
                 "--stop",
                 metavar="PRICE",
                 help="Wait until the market trades there; then limit order, or market order "
                 "without @ PRICE.",
             ),
-            click.option("--trail", metavar="DISTANCE", help="A stop that follows the market."),
+            click.option(
+                "--trailing-offset", metavar="DISTANCE", help="A stop that follows the market."
+            ),
             click.option(
                 "--oco-stop",
                 metavar="PRICE",
@@ -136,7 +140,9 @@ def _order_options(command: Callable[..., T]) -> Callable[..., T]:
                 "--reduce-only", is_flag=True, default=None, help="Never open a position."
             ),
             click.option(
-                "--worst", metavar="PRICE", help="Of a market order: the worst price it accepts."
+                "--worst-price",
+                metavar="PRICE",
+                help="Of a market order: the worst price it accepts.",
             ),
             click.option(
                 "--self-trade",
@@ -181,7 +187,7 @@ def _order_command(side: Side) -> click.Command:
       exchange-node order {side} BTC-USD 1 @ 30000 --tif ioc --account alice
       exchange-node order {side} BTC-USD 1 --stop {beyond[1]}             stop order
       exchange-node order {side} BTC-USD 1 @ {beyond[0]} --oco-stop {beyond[1]}
-      exchange-node order {side} BTC-USD 9 @ 30000 --display 1 --expires 2h
+      exchange-node order {side} BTC-USD 9 @ 30000 --display-quantity 1 --expires 2h
     """
     place = _order_options(place)
     place = click.argument("words", nargs=-1, metavar="MARKET QTY [@ PRICE]")(place)
@@ -197,8 +203,8 @@ order.add_command(_order_command("sell"))
 @click.option("--price", metavar="PRICE")
 @click.option("--quantity", metavar="QTY", help="In all, what is filled included.")
 @click.option("--stop", metavar="PRICE")
-@click.option("--trail", metavar="DISTANCE")
-@click.option("--display", metavar="QTY")
+@click.option("--trailing-offset", metavar="DISTANCE")
+@click.option("--display-quantity", metavar="QTY")
 @click.option("--expires", metavar="TIME", help="30s, 10m, 2h, 1d from now, or an ISO time.")
 @account_option
 @client_options
@@ -233,7 +239,7 @@ def amend(session: Session, order_id: str, account: str | None, **options: str |
     if session.as_json:
         print_json(view)
     else:
-        echo(describe_order(_without_ended_sibling(session, view, account)))
+        echo(describe_order(_without_ended_link(session, view, account)))
 
 
 @click.command()

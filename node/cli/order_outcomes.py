@@ -5,7 +5,7 @@ from __future__ import annotations
 from node.cli.tables import Line, is_terminal
 from node.views.views import OrderView
 
-WORKING = ("open", "pending", "armed")  # orders that can still trade
+WORKING = ("open", "pending", "untriggered")  # orders that can still trade
 
 # Why an order ended, where its status does not say it.
 _REASONS = {
@@ -28,8 +28,8 @@ _REASONS = {
 def describe_order(view: OrderView) -> list[Line]:
     """Describe the outcome of an order in one or two lines."""
     price = f"@ {view.price}" if view.price is not None else "at market"
-    if view.trail is not None:
-        price += f", trailing by {view.trail}"
+    if view.trailing_offset is not None:
+        price += f", trailing by {view.trailing_offset}"
     elif view.stop is not None:
         price += f", stop {view.stop}"
     name = view.number if is_terminal() else view.id
@@ -46,9 +46,9 @@ def describe_order(view: OrderView) -> list[Line]:
         parts.append(f"filled {view.filled} at {view.average_price} on average")
     if view.status == "pending":
         parts.append(f"{view.pending} asked of other nodes, outcome not known yet")
-    if view.status == "armed" and view.stop is None:
+    if view.status == "untriggered" and view.stop is None:
         parts.append("waits for the market's first trade, which it then follows")
-    elif view.status == "armed":
+    elif view.status == "untriggered":
         way = "rises to" if view.side == "buy" else "falls to"
         parts.append(f"waits until the market {way} {view.stop}")
     at_once = view.price is None or view.tif in ("ioc", "fok")
@@ -61,9 +61,9 @@ def describe_order(view: OrderView) -> list[Line]:
         parts.append(why)
     # When a part of it traded, the other one is cancelled.
     waits = view.status in WORKING and view.average_price is None
-    if view.sibling is not None and waits:
-        sibling = view.sibling.rpartition("-")[2] if is_terminal() else view.sibling
-        parts.append(f"paired with order {sibling}: one cancels the other")
+    if view.linked_order_id is not None and waits:
+        linked = view.linked_order_id.rpartition("-")[2] if is_terminal() else view.linked_order_id
+        parts.append(f"paired with order {linked}: one cancels the other")
     if parts:
         lines.append([("  " + ", ".join(parts), "")])
     return lines

@@ -178,9 +178,9 @@ def order_table(orders: Sequence[OrderView], *, full: bool) -> list[Line]:
 
 
 def _order_status(order: OrderView) -> Piece:
-    if order.status == "armed":
+    if order.status == "untriggered":
         # A trailing stop that has seen no trade yet is nowhere.
-        return "armed" if order.stop is None else f"armed at {order.stop}", "bold"
+        return "untriggered" if order.stop is None else f"untriggered, stop {order.stop}", "bold"
     return order.status, "bold" if order.status in ("open", "pending") else "dim"
 
 

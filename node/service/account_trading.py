@@ -138,7 +138,7 @@ class AccountTrading:
         return earlier
 
     def _sibling(self, order: Order) -> list[Order]:
-        found = self.order_of(order.account, order.sibling) if order.sibling else None
+        found = self.order_of(order.account, order.linked_order) if order.linked_order else None
         return [] if found is None else [found]
 
     def _own(self, account: int, number: int) -> None:

@@ -103,13 +103,13 @@ class OrderMapping:
             expires=None if request.expires is None else _moment(request.expires),
             post_only=request.post_only,
             hidden=request.hidden,
-            display=_display(scale, request.display),
+            display_quantity=_display(scale, request.display_quantity),
             reduce_only=request.reduce_only,
             stop=_price(scale, "stop", request.stop),
-            trail=_price(scale, "trail", request.trail),
+            trailing_offset=_price(scale, "trailing_offset", request.trailing_offset),
             oco_stop=_price(scale, "oco_stop", request.oco_stop),
             self_trade=request.self_trade,
-            worst=_price(scale, "worst", request.worst),
+            worst_price=_price(scale, "worst_price", request.worst_price),
             client_id=request.client_id,
             group=request.group,
         )
@@ -122,8 +122,8 @@ class OrderMapping:
             price=_price(scale, "price", request.price),
             quantity=None if quantity is None else _lots(scale, "quantity", quantity),
             stop=_price(scale, "stop", request.stop),
-            trail=_price(scale, "trail", request.trail),
-            display=_display(scale, request.display),
+            trailing_offset=_price(scale, "trailing_offset", request.trailing_offset),
+            display_quantity=_display(scale, request.display_quantity),
             expires=_moment(request.expires),
         )
         if changes == Amend():
@@ -152,9 +152,9 @@ class OrderMapping:
         status: Status = "pending" if order.pending and not order.shown else "open"
         if order.done:
             status = end_of(order)
-        elif order.armed:
-            status = "armed"
-        remaining = order.quantity - order.filled if order.armed else order.free
+        elif order.untriggered:
+            status = "untriggered"
+        remaining = order.quantity - order.filled if order.untriggered else order.free
         average = None
         if order.filled:
             average = scale.instrument.average_price_text(order.value, order.filled)
@@ -181,11 +181,11 @@ class OrderMapping:
             expires=iso(order.expires) if order.expires else None,
             post_only=order.post_only,
             hidden=order.hidden,
-            display=lots(order.display) if order.display else None,
+            display_quantity=lots(order.display_quantity) if order.display_quantity else None,
             reduce_only=order.reduce_only,
             stop=price(order.stop) if order.stop else None,
-            trail=price(order.trail) if order.trail else None,
-            sibling=self.order_id(order.sibling) if order.sibling else None,
+            trailing_offset=price(order.trailing_offset) if order.trailing_offset else None,
+            linked_order_id=self.order_id(order.linked_order) if order.linked_order else None,
             group=order.group,
             updated=iso(order.updated) if order.updated not in (0, order.time) else created,
         )
@@ -258,7 +258,7 @@ def _lots(scale: Scale, name: str, text: str) -> int:
 
 
 def _display(scale: Scale, text: str | None) -> int | None:
-    return None if text is None else _lots(scale, "display", text)
+    return None if text is None else _lots(scale, "display_quantity", text)
 
 
 def _price(scale: Scale, name: str, text: str | None) -> int | None:

@@ -13,7 +13,7 @@ from exchange.model.commands import SelfTrade, TimeInForce
 
 Side = Literal["buy", "sell"]
 Mode = Literal["p2p", "hybrid", "grenache"]
-Status = Literal["open", "pending", "armed", "filled", "cancelled"]
+Status = Literal["open", "pending", "untriggered", "filled", "cancelled"]
 OrderType = Literal["limit", "market", "stop", "stop_limit", "trailing_stop"]
 
 
@@ -33,7 +33,7 @@ class ServiceError(Exception):
 
 
 class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new order. Without `price` it is a market order, or with `stop` or `trail` becomes one.
+    """A new order. Without `price` it is a market order, or with `stop` or `trailing_offset` becomes one.
 
     Prices and quantities are decimal strings.
     """
@@ -47,13 +47,13 @@ class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     expires: str | None = None  # good till date: ISO 8601, or milliseconds since 1970
     post_only: bool = False  # cancelled instead of trading at once
     hidden: bool = False  # matched, and shown to nobody
-    display: str | None = None  # iceberg: so much on show at a time
+    display_quantity: str | None = None  # iceberg: so much on show at a time
     reduce_only: bool = False  # never more than the balance of what is sold
     stop: str | None = None  # waits until the market has traded there or beyond
-    trail: str | None = None  # the stop follows the market at this distance
+    trailing_offset: str | None = None  # the stop follows the market at this distance
     oco_stop: str | None = None  # a second order, a stop at this price: one cancels the other
     self_trade: SelfTrade | None = None  # when it would trade with an order of the same account
-    worst: str | None = None  # of a market order: the worst price it may trade at
+    worst_price: str | None = None  # of a market order: the worst price it may trade at
     group: int = 0  # for cancelling together
 
 
@@ -66,8 +66,8 @@ class AmendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     price: str | None = None
     quantity: str | None = None  # in all, what is filled included
     stop: str | None = None
-    trail: str | None = None
-    display: str | None = None
+    trailing_offset: str | None = None
+    display_quantity: str | None = None
     expires: str | None = None
 
 
@@ -94,11 +94,12 @@ class OrderView(msgspec.Struct, kw_only=True):
     expires: str | None = None
     post_only: bool = False
     hidden: bool = False
-    display: str | None = None
+    display_quantity: str | None = None
     reduce_only: bool = False
     stop: str | None = None
-    trail: str | None = None
-    sibling: str | None = None  # id of the other one of a pair: what trades first ends the other
+    trailing_offset: str | None = None
+    # The other order of a pair: a trade of one cancels the other.
+    linked_order_id: str | None = None
     group: int = 0
     updated: str | None = None  # its last change
 

@@ -113,7 +113,7 @@ def test_what_was_acknowledged_to_accounts_is_there_after_kill_9(nodes: Nodes) -
         found = node.ask(lambda c, o=order, n=name: c.order_by_client_id(o.client_id, account=n))
         assert (found.id, found.price) == (order.id, order.price)
         assert Decimal(found.filled) >= Decimal(order.filled)
-    assert node.ask(lambda c: c.order(stop.id, account="alice")).status == "armed"
+    assert node.ask(lambda c: c.order(stop.id, account="alice")).status == "untriggered"
     assert node.ask(lambda c: c.order(hidden.id, account="alice")).hidden
     books_add_up(node, "alice", "bob")
     # Keys are valid still, the account is frozen still, and a repeated order is the first one.

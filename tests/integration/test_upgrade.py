@@ -22,8 +22,12 @@ EXPECTED: dict[str, Any] = json.loads((FILES / "expected.json").read_text("utf-8
 MARKET = "TEST-USD"
 
 # What the API of version 0.1.0 called otherwise: field by its present name, and values of fields.
-RENAMED_FIELDS: dict[str, str] = {}
-RENAMED_VALUES: dict[tuple[str, str], str] = {}
+RENAMED_FIELDS: dict[str, str] = {
+    "trail": "trailing_offset",
+    "display": "display_quantity",
+    "sibling": "linked_order_id",
+}
+RENAMED_VALUES: dict[tuple[str, str], str] = {("status", "armed"): "untriggered"}
 
 
 def in_present_words(answer: Any) -> Any:

@@ -59,8 +59,8 @@ class Bots:
         }
         at_market = rng.random() < 0.3
         getattr(self, f"_{kind}")(node, fields, side, at_market)
-        if fields["price"] is None and "stop" not in fields and "trail" not in fields:
-            fields["worst"] = rng.choice((None, MID + side * rng.randint(0, spread + 1)))
+        if fields["price"] is None and "stop" not in fields and "trailing_offset" not in fields:
+            fields["worst_price"] = rng.choice((None, MID + side * rng.randint(0, spread + 1)))
         if fields.get("tif") == "gtd":
             fields["expires"] = node.engine.us(node.now) + int(rng.uniform(0.05, 6.0) * 1e6)
         return NewOrder(**fields)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ class Bots:
 
     def _trailing(self, node: Node, fields: dict, side: int, at_market: bool) -> None:
         fields["price"] = None
-        fields["trail"] = self._rng.randint(1, self._settings.spread + 2)
+        fields["trailing_offset"] = self._rng.randint(1, self._settings.spread + 2)
         if self._rng.random() < 0.3:
             fields["stop"] = self._beyond(side)
 
@@ -123,7 +123,7 @@ class Bots:
 
     def _iceberg(self, node: Node, fields: dict, side: int, at_market: bool) -> None:
         fields["quantity"] = self._rng.randint(4, 60)
-        fields["display"] = self._rng.randint(1, 8)
+        fields["display_quantity"] = self._rng.randint(1, 8)
         fields["post_only"] = self._rng.random() < 0.1
         self._maybe_dated(fields)
 
@@ -181,13 +181,13 @@ class Bots:
                 expires=node.engine.us(node.now) + int(rng.uniform(0.05, 4.0) * 1e6),
             ),
         ]
-        if order.display:
-            choices.append(lambda: Amend(display=rng.randint(1, 10)))
-        if order.armed:
+        if order.display_quantity:
+            choices.append(lambda: Amend(display_quantity=rng.randint(1, 10)))
+        if order.untriggered:
             choices.append(
                 lambda: (
-                    Amend(trail=rng.randint(1, 6))
-                    if order.trail
+                    Amend(trailing_offset=rng.randint(1, 6))
+                    if order.trailing_offset
                     else Amend(stop=self._beyond(order.side))
                 )
             )

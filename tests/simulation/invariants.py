@@ -218,8 +218,8 @@ def replicas_differ(
 def _as_promised(order: Order, shown: int) -> bool:
     if order.hidden:
         return shown == 0
-    if order.display and order.free:
-        return 0 < shown <= min(order.display, order.free)
+    if order.display_quantity and order.free:
+        return 0 < shown <= min(order.display_quantity, order.free)
     return shown == order.free
 
 

@@ -77,13 +77,15 @@ def holds_of(orders: Iterable[Order], worths: Mapping[str, Worth]) -> dict[tuple
         if order.cancelled:
             left = order.pending + order.reserved
         if order.side > 0:
-            limit = order.price or order.worst
+            limit = order.price or order.worst_price
             if not limit and order.stop > 0:
                 limit = max(order.stop + order.stop * PROTECTION // PPM, 1)
             asset, amount = worth.quote, left * limit * worth.quote_units
         else:
             asset, amount = worth.base, left * worth.base_units
-        pair = min(order.number, order.sibling) if order.sibling in numbers else order.number
+        pair = (
+            min(order.number, order.linked_order) if order.linked_order in numbers else order.number
+        )
         key = order.account, asset, pair
         most[key] = max(most.get(key, 0), amount)
     holds: Counter[tuple[int, str]] = Counter()

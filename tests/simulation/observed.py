@@ -49,16 +49,16 @@ class WatchedExpress(FastPath):
             self.watch.matched(self.engine, self.number, now, order)
         return order
 
-    def _take(self, now, market, new, limit, worst):
-        self._worst = worst
-        return super()._take(now, market, new, limit, worst)
+    def _take(self, now, market, new, limit, worst_price):
+        self._worst = worst_price
+        return super()._take(now, market, new, limit, worst_price)
 
     def _fill(self, market, time, number, side, quantity, account, makers, found):
         new, value = self._new, 0
         for maker, meeting in zip(makers, found, strict=True):
             taker = Order(
                 *(number, market.key, side, new.price, new.quantity, time, new.client_id, account),
-                worst=self._worst,
+                worst_price=self._worst,
                 filled=new.quantity - quantity,
             )
             own = self.engine.node_id

@@ -22,14 +22,19 @@ class Version:
     price: int | None
     quantity: int
     stop: int
-    trail: int
-    display: int
+    trailing_offset: int
+    display_quantity: int
     expires: int
 
     @classmethod
     def of(cls, order: Order) -> Version:
         return cls(
-            order.price, order.quantity, order.stop, order.trail, order.display, order.expires
+            order.price,
+            order.quantity,
+            order.stop,
+            order.trailing_offset,
+            order.display_quantity,
+            order.expires,
         )
 
 
@@ -40,7 +45,7 @@ class Spec:
     new: NewOrder
     number: int
     time: int
-    sibling: int
+    linked_order: int
     stop_of_pair: bool  # the second order of a pair
     reach: list[int]  # of a trailing stop: the price that it begins with, if there is one
     seen_from: int  # how many trades its node had seen
@@ -60,10 +65,10 @@ class Spec:
         return max(version.quantity for version in self.versions)
 
     @property
-    def display(self) -> int | None:
+    def display_quantity(self) -> int | None:
         """The most that an iceberg shows; None: all."""
-        shown = [version.display or version.quantity for version in self.versions]
-        return max(shown) if self.new.display is not None else None
+        shown = [version.display_quantity or version.quantity for version in self.versions]
+        return max(shown) if self.new.display_quantity is not None else None
 
     def amended(self, order: Order) -> None:
         version = Version.of(order)
@@ -87,9 +92,11 @@ def within_limit(fill: Fill, spec: Spec) -> None:
         raise Violation("within_limit", f"{fill} is not of {spec}")
     prices = [version.price for version in spec.versions]
     if prices[0] is None:
-        worst = spec.new.worst
+        worst_price = spec.new.worst_price
         ok = fill.role == "taker" and (
-            worst is None or spec.stop_of_pair or fill.side * fill.price <= fill.side * worst
+            worst_price is None
+            or spec.stop_of_pair
+            or fill.side * fill.price <= fill.side * worst_price
         )
     elif fill.role == "maker":
         ok = fill.price in prices
@@ -105,11 +112,11 @@ def post_only_rests(fill: Fill, spec: Spec) -> None:
         raise Violation("post_only_rests", f"{fill} of {spec}")
 
 
-def one_of_a_pair(fill: Fill, spec: Spec, filled_by_sibling: int) -> None:
+def one_of_a_pair(fill: Fill, spec: Spec, filled_by_linked: int) -> None:
     """Of two orders of which one cancels the other at most one trades."""
-    if spec.sibling and filled_by_sibling:
+    if spec.linked_order and filled_by_linked:
         raise Violation(
-            "one_of_a_pair", f"{fill}, and {filled_by_sibling} of order {spec.sibling}: {spec}"
+            "one_of_a_pair", f"{fill}, and {filled_by_linked} of order {spec.linked_order}: {spec}"
         )
 
 
@@ -131,20 +138,20 @@ def stop_waits(fill: Fill, spec: Spec, prices: Sequence[int]) -> None:
     A trailing stop follows the most favourable of them.
     """
     new = spec.new
-    if new.stop is None and new.trail is None and not spec.stop_of_pair:
+    if new.stop is None and new.trailing_offset is None and not spec.stop_of_pair:
         return
     side = spec.side
-    if new.trail is None:
+    if new.trailing_offset is None:
         stops = [version.stop for version in spec.versions]
         if any(side * price >= side * stop for price in prices for stop in stops):
             return
     else:
-        trail = min(version.trail for version in spec.versions)
+        trailing_offset = min(version.trailing_offset for version in spec.versions)
         extremes = list(spec.reach)
         for price in prices:
             extremes.append(price)
             best = min(extremes) if side > 0 else max(extremes)
-            if side * price >= side * (best + side * trail):
+            if side * price >= side * (best + side * trailing_offset):
                 return
     raise Violation("stop_waits", f"{fill} of {spec} after trades at {prices[-10:]}")
 
@@ -173,7 +180,7 @@ def shown_as_promised(event: Event, spec: Spec) -> None:
     if spec.new.hidden:
         ok = isinstance(event, (Opened, Filled)) and (isinstance(event, Opened) or shown == 0)
     else:
-        most = spec.display
+        most = spec.display_quantity
         ok = most is None or max(shown, getattr(event, "left", 0)) <= max(most, 1)
     if not ok:
         raise Violation("shown_as_promised", f"{event} of {spec}")
@@ -243,7 +250,7 @@ _KEPT = (
     "post_only",
     "hidden",
     "reduce_only",
-    "sibling",
+    "linked_order",
     "group",
     "self_trade",
 )

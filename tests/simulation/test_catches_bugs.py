@@ -382,9 +382,12 @@ def shows_the_whole_iceberg(patch: Patch) -> None:
     show = order_store.OrderStore._show
 
     def all_of_it(self: Any, now: float, market: Any, order: Any, *args: Any) -> None:
-        display, order.display = order.display, 0 if order.filled else order.display
+        display_quantity, order.display_quantity = (
+            order.display_quantity,
+            0 if order.filled else order.display_quantity,
+        )
         show(self, now, market, order, *args)
-        order.display = display
+        order.display_quantity = display_quantity
 
     patch.setattr(order_store.OrderStore, "_show", all_of_it)
 

@@ -90,7 +90,9 @@ class Watch:
     def started(self, node: int, engine: Engine) -> None:
         self.acknowledged_is_there(node, engine.order)
         self.money_is_there(node, engine)
-        self._untriggered[node] = {order.number for order in engine.open_orders if order.armed}
+        self._untriggered[node] = {
+            order.number for order in engine.open_orders if order.untriggered
+        }
 
     def money_is_there(self, node: int, engine: Engine) -> None:
         """Money, and who may do what with it."""
@@ -121,14 +123,14 @@ class Watch:
             if known is not None and known.time == order.time:
                 continue  # it was submitted a second time
             self.registers[node].accepted(order)
-            begins = order.stop - order.side * order.trail
+            begins = order.stop - order.side * order.trailing_offset
             self.specs[self.node_ids[node], order.number] = Spec(
                 new,
                 order.number,
                 order.time,
-                order.sibling,
+                order.linked_order,
                 order is not placed[0],
-                [begins] if order.trail and order.stop else [],
+                [begins] if order.trailing_offset and order.stop else [],
                 len(self._trades[node]),
                 [Version.of(order)],
             )
@@ -223,7 +225,7 @@ class Watch:
     def _offers(self, engine: Engine, node: int, now: float, taker: Order) -> list[Offer]:
         """What crosses `taker`, worked out from feeds, leases, own takes and answers."""
         own = self.node_ids[node]
-        limit = taker.price if taker.price is not None else taker.worst or None
+        limit = taker.price if taker.price is not None else taker.worst_price or None
         limited = bool(engine.ledger.credit)
         refused = self._refused[node]
         present = {own, *engine.present}
@@ -281,7 +283,7 @@ class Watch:
             self._new_fill(node, fill, drained)
         self.books[node].drained(engine, drained)
         for order in drained.orders:
-            (self._untriggered[node].add if order.armed else self._untriggered[node].discard)(
+            (self._untriggered[node].add if order.untriggered else self._untriggered[node].discard)(
                 order.number
             )
         if drained.orders:
@@ -340,8 +342,8 @@ class Watch:
         own = self.node_ids[node]
         promises.within_limit(fill, spec)
         promises.post_only_rests(fill, spec)
-        promises.one_of_a_pair(fill, spec, self._filled[own, spec.sibling])
-        if spec.new.stop is not None or spec.new.trail is not None or spec.stop_of_pair:
+        promises.one_of_a_pair(fill, spec, self._filled[own, spec.linked_order])
+        if spec.new.stop is not None or spec.new.trailing_offset is not None or spec.stop_of_pair:
             by_itself = {
                 (f.taker, f.take)
                 for fills in (self.on_disk[node], self.in_memory[node])
@@ -444,7 +446,7 @@ def _next_slice(engine: Engine, number: int, taker: Order) -> bool:
     then with whom it trades. That slice is behind all others at its price, but for those of clocks that
     are far ahead."""
     found = engine.order(number)
-    shown = 0 if found is None or not found.display else found.priority or found.time
+    shown = 0 if found is None or not found.display_quantity else found.priority or found.time
     return taker.tif == "fok" and shown > taker.time
 
 

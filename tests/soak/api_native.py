@@ -90,10 +90,10 @@ class NativeApi:
             expires=_text(wish.expires_ms),
             post_only=wish.post_only,
             hidden=wish.hidden,
-            display=_text(wish.display),
+            display_quantity=_text(wish.display_quantity),
             reduce_only=wish.reduce_only,
             stop=_text(wish.stop),
-            trail=_text(wish.trail),
+            trailing_offset=_text(wish.trailing_offset),
             oco_stop=_text(wish.oco_stop),
             group=wish.group,
         )

@@ -79,7 +79,7 @@ def payload_of(wish: Wish) -> dict[str, Any]:
         if wish.kind == "stop_limit":
             body["price_aux_limit"] = str(wish.price)
     elif wish.kind == "trailing_stop":
-        body["price_trailing"] = str(wish.trail)
+        body["price_trailing"] = str(wish.trailing_offset)
     elif wish.price is not None:
         body["price"] = str(wish.price)
     if wish.oco_stop is not None:

@@ -291,8 +291,10 @@ async def trigger(bot: Bot) -> None:
         limit = beyond + sign * ground.spread
         wish = bot.wish(ground, side, lots, limit, kind="stop_limit", stop=stop)
     elif chance < 0.8:
-        trail = ground.price(ground.spread)
-        wish = bot.wish(ground, side, lots, None, kind="trailing_stop", trail=trail)
+        trailing_offset = ground.price(ground.spread)
+        wish = bot.wish(
+            ground, side, lots, None, kind="trailing_stop", trailing_offset=trailing_offset
+        )
     else:
         behind = bot.away(ground, side, bot.rng.uniform(0.2, 1.0))
         wish = bot.wish(ground, side, lots, behind, oco_stop=stop)
@@ -312,8 +314,8 @@ async def lurk(bot: Bot) -> None:
     lots = 3 * bot.lots(ground)
     price = bot.away(ground, side, bot.rng.uniform(-0.3, 0.6))
     if bot.api.name == "native" and bot.rng.random() < 0.6:
-        display = ground.quantity(max(1, lots // 5))
-        await bot.place(bot.wish(ground, side, lots, price, display=display))
+        display_quantity = ground.quantity(max(1, lots // 5))
+        await bot.place(bot.wish(ground, side, lots, price, display_quantity=display_quantity))
     else:
         await bot.place(bot.wish(ground, side, lots, price, hidden=True))
 

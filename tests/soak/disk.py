@@ -139,7 +139,7 @@ class Disk:
             yield "it had ended otherwise"
         if known.cancelled and not (order.done or order.cancelled):
             yield "its cancel was granted and it is open"
-        reducible = order.reduce_only or order.sibling
+        reducible = order.reduce_only or order.linked_order
         if quantity not in known.quantities and not reducible:
             yield "a quantity that nobody asked for"
         roles = {fill.role for fill in fills_of[order.number]}
@@ -163,7 +163,7 @@ class Disk:
         for number, order in self.orders.items():
             if order.account != account:
                 continue
-            if number not in record.orders and order.sibling not in record.orders:
+            if number not in record.orders and order.linked_order not in record.orders:
                 yield f"{record.name}: nobody asked for {order}"
             if order.client_id is not None:
                 clients[order.client_id] += 1

@@ -38,10 +38,10 @@ class Wish:
     expires_ms: int | None = None  # since the epoch
     post_only: bool = False
     hidden: bool = False
-    display: Decimal | None = None
+    display_quantity: Decimal | None = None
     reduce_only: bool = False
     stop: Decimal | None = None
-    trail: Decimal | None = None
+    trailing_offset: Decimal | None = None
     oco_stop: Decimal | None = None
     group: int = 0
 

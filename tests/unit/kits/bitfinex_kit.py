@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def kind_of(new: NewOrder) -> Kind:
-    if new.trail is not None:
+    if new.trailing_offset is not None:
         return "trailing_stop"
     if new.stop is not None:
         return "stop" if new.price is None else "stop_limit"
@@ -128,7 +128,7 @@ class FakeDesk:
 
     def trigger(self, number: int) -> None:
         order = self.orders[number]
-        order.armed = False
+        order.untriggered = False
         order.updated = self._tick()
         self._tell(order.account, (order,))
 
@@ -167,7 +167,7 @@ class FakeDesk:
                 )
             )
             made.append(second)
-            made[0].sibling, second.sibling = second.number, made[0].number
+            made[0].linked_order, second.linked_order = second.number, made[0].number
         self._tell(order.account, tuple(made))
         return [msgspec.structs.replace(each) for each in made]
 
@@ -189,8 +189,8 @@ class FakeDesk:
             hidden=new.hidden,
             reduce_only=new.reduce_only,
             stop=new.stop or 0,
-            trail=new.trail or 0,
-            armed=kind_of(new) not in ("limit", "market"),
+            trailing_offset=new.trailing_offset or 0,
+            untriggered=kind_of(new) not in ("limit", "market"),
             group=new.group,
             updated=time,
         )
@@ -217,8 +217,8 @@ class FakeDesk:
             order.quantity += changes.change
         if changes.stop is not None:
             order.stop = changes.stop
-        if changes.trail is not None:
-            order.trail = changes.trail
+        if changes.trailing_offset is not None:
+            order.trailing_offset = changes.trailing_offset
         if changes.expires is not None:
             order.expires = changes.expires
         order.updated = self._tick()

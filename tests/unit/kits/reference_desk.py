@@ -39,15 +39,15 @@ class RefOrder:
     place: int = 0  # in the queue: smaller is earlier
     resting: bool = False
     stop: int = 0  # of a trailing one: as it was last written down
-    trail: int = 0
+    trailing_offset: int = 0
     extreme: int | None = None  # of a trailing stop: the best price since it was placed
-    armed: bool = False
+    untriggered: bool = False
     filled: int = 0
     slice: int = 0  # iceberg: what is left of the part on show
-    display: int = 0
+    display_quantity: int = 0
     expires: int = 0
-    worst: int = 0
-    sibling: RefOrder | None = None
+    worst_price: int = 0
+    linked: RefOrder | None = None
     reason: str = ""  # "" while it is open
     self_trade: str = "none"
     altered: bool = False  # something that can be amended was changed
@@ -62,7 +62,7 @@ class RefOrder:
 
     @property
     def limit(self) -> int | None:
-        return self.price or self.worst or None
+        return self.price or self.worst_price or None
 
     @property
     def at_once(self) -> bool:
@@ -75,7 +75,7 @@ class RefOrder:
     @property
     def on_offer(self) -> int:
         """What the next taker can have of it."""
-        return self.slice if self.display else self.left
+        return self.slice if self.display_quantity else self.left
 
     @property
     def shown(self) -> int:
@@ -88,10 +88,10 @@ class RefOrder:
 
     def reached(self, price: int) -> bool:
         stop = self.stop
-        if self.trail:
+        if self.trailing_offset:
             if self.extreme is None:
                 return False
-            stop = self.extreme + self.side * self.trail
+            stop = self.extreme + self.side * self.trailing_offset
         return self.side * price >= self.side * stop
 
 
@@ -154,9 +154,9 @@ class ReferenceDesk:
             its_asset, amount = self.need(order)
             if its_asset != asset:
                 continue
-            if order.sibling is not None and order.sibling.left:
-                other = self.need(order.sibling)[1]
-                if (other, order.number) > (amount, order.sibling.number):
+            if order.linked is not None and order.linked.left:
+                other = self.need(order.linked)[1]
+                if (other, order.number) > (amount, order.linked.number):
                     continue
             total += amount
         return total
@@ -231,7 +231,7 @@ class ReferenceDesk:
             ):
                 if not self._same(order, new):
                     raise Objection("client_id_reused")
-                return [order] if order.sibling is None else [order, order.sibling]
+                return [order] if order.linked is None else [order, order.linked]
         placed = [self._made(new, len(self.orders) + 1)]
         if new.oco_stop is not None:
             only_stop = replace(
@@ -242,13 +242,13 @@ class ReferenceDesk:
                 client_id=None,
                 hidden=False,
                 post_only=False,
-                display=None,
+                display_quantity=None,
             )
             placed.append(self._made(only_stop, len(self.orders) + 2))
-            placed[0].sibling, placed[1].sibling = placed[1], placed[0]
+            placed[0].linked, placed[1].linked = placed[1], placed[0]
         self._object(new, placed)
         self.orders += placed
-        if not placed[0].armed:
+        if not placed[0].untriggered:
             placed[0].place = self._last_place()
             self._start(placed[0])
         if placed[0].reason and len(placed) == 2 and placed[1].left:
@@ -272,16 +272,18 @@ class ReferenceDesk:
             codes |= {"bad_order"} if before.price is None else set()
         if changes.stop is not None:
             order.stop = changes.stop
-            codes |= {"bad_order"} if not order.armed or order.trail else set()
-        if changes.trail is not None:
-            order.trail = changes.trail
-            codes |= {"bad_order"} if not order.armed or not before.trail else set()
+            codes |= {"bad_order"} if not order.untriggered or order.trailing_offset else set()
+        if changes.trailing_offset is not None:
+            order.trailing_offset = changes.trailing_offset
+            codes |= {"bad_order"} if not order.untriggered or not before.trailing_offset else set()
             if order.extreme is not None:
-                order.stop = order.extreme + order.side * order.trail
-        if changes.display is not None:
-            order.display = changes.display
+                order.stop = order.extreme + order.side * order.trailing_offset
+        if changes.display_quantity is not None:
+            order.display_quantity = changes.display_quantity
             codes |= {"bad_order"} if order.new.hidden or order.at_once else set()
-            order.display = order.display if order.display < order.quantity else 0
+            order.display_quantity = (
+                order.display_quantity if order.display_quantity < order.quantity else 0
+            )
         if changes.expires is not None:
             order.expires = changes.expires
             codes |= {"bad_order"} if changes.expires <= now else set()
@@ -291,21 +293,22 @@ class ReferenceDesk:
             before.quantity,
             before.stop,
         ):
-            waits = order.armed and order.stop > 0
+            waits = order.untriggered and order.stop > 0
             codes |= self._against_rules(order, order.stop if waits else reference)
         if not codes and not self.covered(order.account):
             codes.add("insufficient_balance")
         if codes:
             vars(order).update(vars(before))
             raise Objection(*codes)
-        for name in ("price", "quantity", "display", "expires", "trail"):
+        for name in ("price", "quantity", "display_quantity", "expires", "trailing_offset"):
             order.altered |= getattr(order, name) != getattr(before, name)
-        order.altered |= not order.trail and order.stop != before.stop
-        order.slice = min(order.slice or order.left, order.display, order.left)
-        more_shown = before.display and (
-            order.display > before.display or (not order.display and order.left > before.slice)
+        order.altered |= not order.trailing_offset and order.stop != before.stop
+        order.slice = min(order.slice or order.left, order.display_quantity, order.left)
+        more_shown = before.display_quantity and (
+            order.display_quantity > before.display_quantity
+            or (not order.display_quantity and order.left > before.slice)
         )
-        if not order.armed and (
+        if not order.untriggered and (
             order.price != before.price or order.quantity > before.quantity or more_shown
         ):
             order.resting = False
@@ -343,8 +346,13 @@ class ReferenceDesk:
             return
         self.traded, self.written = False, now
         for order in self.orders:
-            if order.armed and order.left and order.trail and order.extreme is not None:
-                order.stop = order.extreme + order.side * order.trail
+            if (
+                order.untriggered
+                and order.left
+                and order.trailing_offset
+                and order.extreme is not None
+            ):
+                order.stop = order.extreme + order.side * order.trailing_offset
 
     # Accepting
 
@@ -360,7 +368,10 @@ class ReferenceDesk:
     def _same(order: RefOrder, new: NewOrder) -> bool:
         """What an altered order was is forgotten. A date is another one each time it is said."""
         old = order.new
-        if (new.stop is None, new.trail is None) != (old.stop is None, old.trail is None):
+        if (new.stop is None, new.trailing_offset is None) != (
+            old.stop is None,
+            old.trailing_offset is None,
+        ):
             return False
         if (new.price is None) != (old.price is None):
             return False
@@ -369,43 +380,53 @@ class ReferenceDesk:
                 return False
         if order.self_trade != (new.self_trade or ("none" if not new.account else "cancel_newest")):
             return False
-        if new.worst is not None and new.worst != order.worst:
+        if new.worst_price is not None and new.worst_price != order.worst_price:
             return False
         if new.oco_stop != old.oco_stop:
-            other = order.sibling
+            other = order.linked
             if other is None or new.oco_stop is None or not other.altered:
                 return False
         if order.altered:
             return True
-        if new.trail is None and new.stop != old.stop:
+        if new.trailing_offset is None and new.stop != old.stop:
             return False
-        shown = [each.display or each.quantity for each in (new, old)]
-        return (new.price, new.quantity, new.tif, new.trail, min(shown[0], new.quantity)) == (
+        shown = [each.display_quantity or each.quantity for each in (new, old)]
+        return (
+            new.price,
+            new.quantity,
+            new.tif,
+            new.trailing_offset,
+            min(shown[0], new.quantity),
+        ) == (
             old.price,
             old.quantity,
             old.tif,
-            old.trail,
+            old.trailing_offset,
             min(shown[1], old.quantity),
         )
 
     def _made(self, new: NewOrder, number: int) -> RefOrder:
         order = RefOrder(number, new, new.side, new.price, new.quantity)
-        order.armed = new.stop is not None or new.trail is not None
-        order.stop, order.trail = new.stop or 0, new.trail or 0
-        if order.trail:
+        order.untriggered = new.stop is not None or new.trailing_offset is not None
+        order.stop, order.trailing_offset = new.stop or 0, new.trailing_offset or 0
+        if order.trailing_offset:
             order.extreme = self.last
             if new.stop is not None:
-                order.extreme = new.stop - new.side * order.trail
+                order.extreme = new.stop - new.side * order.trailing_offset
             if order.extreme is not None:
-                order.stop = order.extreme + new.side * order.trail
+                order.stop = order.extreme + new.side * order.trailing_offset
         order.expires = new.expires or 0
         order.self_trade = new.self_trade or ("none" if new.account == HOUSE else "cancel_newest")
-        order.worst = new.worst or 0
+        order.worst_price = new.worst_price or 0
         if new.reduce_only:
             order.quantity = min(new.quantity, self.room(order))
             order.altered = order.quantity != new.quantity
-        order.display = new.display if new.display and new.display < order.quantity else 0
-        if new.price is None and not order.armed:
+        order.display_quantity = (
+            new.display_quantity
+            if new.display_quantity and new.display_quantity < order.quantity
+            else 0
+        )
+        if new.price is None and not order.untriggered:
             self._protect(order)
         return order
 
@@ -414,7 +435,7 @@ class ReferenceDesk:
         codes = {"halted"} if self.halted else set()
         if new.reduce_only and not order.quantity:
             raise Objection(*codes, "reduce_only")
-        if order.trail and not order.stop and new.side > 0 and new.account != HOUSE:
+        if order.trailing_offset and not order.stop and new.side > 0 and new.account != HOUSE:
             codes.add("bad_order")  # what it may cost cannot be said
         if new.account != HOUSE:
             own = [other for other in self.orders if other.left and other.account == new.account]
@@ -451,16 +472,16 @@ class ReferenceDesk:
 
     def _protect(self, order: RefOrder) -> None:
         best = self.best(-order.side, hidden=True)
-        if best is not None and not order.worst:
-            order.worst = self._beyond(best, order.side, self.reference())
+        if best is not None and not order.worst_price:
+            order.worst_price = self._beyond(best, order.side, self.reference())
 
     def _beyond(self, price: int, side: int, reference: int | None) -> int:
         """As far from a price as protection allows, and the band around the reference."""
-        worst = price * (1 + side * self.market.protection)
+        worst_price = price * (1 + side * self.market.protection)
         if reference is not None and self.market.price_band is not None:
             edge = reference * (1 + side * self.market.price_band)
-            worst = min(worst, edge) if side > 0 else max(worst, edge)
-        return max(floor(worst) if side > 0 else ceil(worst), 1)
+            worst_price = min(worst_price, edge) if side > 0 else max(worst_price, edge)
+        return max(floor(worst_price) if side > 0 else ceil(worst_price), 1)
 
     # Matching
 
@@ -480,7 +501,7 @@ class ReferenceDesk:
             order.reason = "no_liquidity" if order.price is None else "ioc"
         else:
             order.resting = True
-            order.slice = min(order.display, order.left)
+            order.slice = min(order.display_quantity, order.left)
 
     def _last_place(self) -> int:
         self.places += 1
@@ -573,16 +594,16 @@ class ReferenceDesk:
             )
         )
         self.untold.append(maker.price)
-        if any(order.armed and order.left for order in self.orders):
+        if any(order.untriggered and order.left for order in self.orders):
             self.traded = True
         for order in (maker, taker):
-            if order.sibling is not None and order.sibling.left:
-                order.sibling.reason = "oco"
-        if maker.display:
+            if order.linked is not None and order.linked.left:
+                order.linked.reason = "oco"
+        if maker.display_quantity:
             maker.slice -= quantity
             if maker.left and not maker.slice:
                 maker.place = self._last_place()
-                maker.slice = min(maker.display, maker.left)
+                maker.slice = min(maker.display_quantity, maker.left)
 
     # What a trade gives rise to
 
@@ -591,9 +612,9 @@ class ReferenceDesk:
         self._fit_all()
         while self.untold:
             price = self.untold.pop(0)
-            triggered = [order for order in self.orders if order.armed and order.left]
+            triggered = [order for order in self.orders if order.untriggered and order.left]
             for order in triggered:
-                if order.trail:
+                if order.trailing_offset:
                     better = min if order.side > 0 else max
                     order.extreme = price if order.extreme is None else better(price, order.extreme)
             triggered = [order for order in triggered if order.reached(price)]
@@ -608,14 +629,18 @@ class ReferenceDesk:
 
     @staticmethod
     def _stop(order: RefOrder) -> int:
-        return order.stop if order.extreme is None else order.extreme + order.side * order.trail
+        return (
+            order.stop
+            if order.extreme is None
+            else order.extreme + order.side * order.trailing_offset
+        )
 
     def _enters(self, order: RefOrder) -> bool:
         if not order.left:
             return False  # the other one of a pair was triggered by the same trade
-        if order.sibling is not None and order.sibling.left:
-            order.sibling.reason = "oco"
-        order.armed = False
+        if order.linked is not None and order.linked.left:
+            order.linked.reason = "oco"
+        order.untriggered = False
         order.place = self._last_place()
         if order.price is None:
             self._protect(order)

@@ -70,7 +70,7 @@ def test_amending_after_the_date_is_too_late() -> None:
 @pytest.mark.parametrize("change", ["slice", "price", "quantity"])
 def test_an_order_keeps_losing_its_place_after_the_clock_was_set_back(change: str) -> None:
     net = Desks(2)
-    bid = net.bid(0, 100, 10, display=2)
+    bid = net.bid(0, 100, 10, display_quantity=2)
     net.exchange()
     net.kill(0)
     net.nodes[0].epoch_us -= 3600 * SECOND

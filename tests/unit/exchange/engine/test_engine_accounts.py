@@ -112,11 +112,11 @@ def test_a_market_buy_holds_for_its_worst_price_and_trades_no_worse() -> None:
     desks.ask(0, 105, 2)
     desks.ask(0, 106, 2)
     bid = desks.bid(0, None, 6, account=alice)  # protection is 5 %
-    assert (bid.worst, bid.filled, bid.reason, bid.done) == (105, 4, "no_liquidity", True)
+    assert (bid.worst_price, bid.filled, bid.reason, bid.done) == (105, 4, "no_liquidity", True)
     assert desks.money(0, alice) == {"COIN": (4, 0), "USD": (590, 0)}
     desks.ask(0, 100, 20)
     assert refusal(desks.bid, 0, None, 6, account=alice) == "insufficient_balance"
-    assert desks.bid(0, None, 5, account=alice, worst=110).reason == "filled"
+    assert desks.bid(0, None, 5, account=alice, worst_price=110).reason == "filled"
 
 
 def test_a_market_order_without_a_counterpart_ends_at_once() -> None:
@@ -175,7 +175,7 @@ def test_a_restart_changes_nothing_of_orders_that_rest() -> None:
     desks = Desks()
     alice = desks.account(0, usd=1000, coin=9)
     desks.bid(0, 90, 5, account=alice)
-    desks.ask(0, 110, 5, account=alice, display=2)
+    desks.ask(0, 110, 5, account=alice, display_quantity=2)
     desks.ask(0, 111, 2, hidden=True)
     desks.ask(0, None, 2, stop=80)
     desks.bid(0, 110, 1)

@@ -114,13 +114,13 @@ class Trial:
             {"tif": "gtd", "expires": now_us + 3_000_000, "price": price},
             {"price": price, "post_only": True},
             {"price": price, "hidden": True},
-            {"price": price, "display": 3},
+            {"price": price, "display_quantity": 3},
             {"reduce_only": True},
             {"stop": price + 5 * side},
-            {"price": None, "trail": 3},
+            {"price": None, "trailing_offset": 3},
             {"price": price, "oco_stop": price + 9 * side},
             {"self_trade": self.rng.choice(("none", "cancel_oldest", "cancel_both", "decrement"))},
-            {"price": None, "worst": price},
+            {"price": None, "worst_price": price},
         ]
 
     def step(self) -> None:

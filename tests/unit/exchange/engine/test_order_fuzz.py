@@ -86,15 +86,15 @@ class Storm:
                 {"tif": "fok"},
                 {"post_only": True},
                 {"hidden": True},
-                {"display": rng.randint(1, 3)},
+                {"display_quantity": rng.randint(1, 3)},
                 {"reduce_only": True},
                 {"tif": "gtd", "expires": self.desks[i].us(self.desks.now) + 2_000_000},
                 {"stop": price + side * rng.randint(0, 3)},
                 {"price": None, "stop": 100 + side * rng.randint(1, 5)},
-                {"price": None, "trail": rng.randint(1, 4)},
+                {"price": None, "trailing_offset": rng.randint(1, 4)},
                 {"oco_stop": price + side * rng.randint(1, 5)},
                 {"oco_stop": price + side * rng.randint(1, 5), "hidden": True},
-                {"oco_stop": price + side * rng.randint(1, 5), "display": 1},
+                {"oco_stop": price + side * rng.randint(1, 5), "display_quantity": 1},
             )
         )
         if rng.random() < 0.5:
@@ -121,9 +121,9 @@ class Storm:
                     {"price": 100 + self.rng.randint(-6, 6)},
                     {"quantity": self.rng.randint(1, 12)},
                     {"change": self.rng.randint(-3, 3)},
-                    {"display": self.rng.randint(1, 4)},
+                    {"display_quantity": self.rng.randint(1, 4)},
                     {"stop": 100 + self.rng.randint(-6, 6)},
-                    {"trail": self.rng.randint(1, 6)},
+                    {"trailing_offset": self.rng.randint(1, 6)},
                 )
             )
             self.desks.amend(i, order, **changes)
@@ -170,7 +170,7 @@ class Storm:
             for order in desks[i].open_orders:
                 assert order.pending == order.reserved == 0
                 assert order.tif in ("gtc", "gtd"), order
-                assert order.price is not None or order.armed
+                assert order.price is not None or order.untriggered
         desks.check()
         desks.check_money()
 
@@ -189,7 +189,7 @@ def check_node(engine: Engine) -> None:
                 order.price,
                 order.priority or order.time,
             )
-            limit = order.display or order.free
+            limit = order.display_quantity or order.free
             assert order.shown <= min(order.free, limit), order
             assert order.shown or not order.free, order
         elif order.hidden:
@@ -197,8 +197,8 @@ def check_node(engine: Engine) -> None:
             assert hidden == order.free
         else:
             assert number not in shown
-        if order.sibling:
-            other = engine.order(order.sibling)
+        if order.linked_order:
+            other = engine.order(order.linked_order)
             assert other is not None
             assert not (other.filled and order.filled), "both of a pair were filled"
     open_ = {order.number for order in engine.open_orders}

@@ -59,8 +59,8 @@ def test_market_orders_are_protected_by_the_instrument() -> None:
     desks.ask(0, 100, 1)
     desks.ask(0, 102, 1)
     bid = desks.bid(0, None, 2)
-    assert (bid.worst, bid.filled, bid.reason) == (101, 1, "no_liquidity")
-    assert desks.bid(0, None, 1, worst=102).reason == "filled"
+    assert (bid.worst_price, bid.filled, bid.reason) == (101, 1, "no_liquidity")
+    assert desks.bid(0, None, 1, worst_price=102).reason == "filled"
 
 
 # Post-only
@@ -330,14 +330,14 @@ def test_an_order_good_till_a_date_ends_then() -> None:
         {"tif": "gtd", "expires": 1},
         {"expires": 2**61},
         {"price": None, "tif": "gtd", "expires": 2**61},
-        {"worst": 90},
-        {"trail": 5},
+        {"worst_price": 90},
+        {"trailing_offset": 5},
         {"price": None, "post_only": True},
         {"tif": "ioc", "post_only": True},
         {"tif": "fok", "hidden": True},
-        {"tif": "ioc", "display": 1},
+        {"tif": "ioc", "display_quantity": 1},
         {"hidden": True, "post_only": True},
-        {"hidden": True, "display": 1},
+        {"hidden": True, "display_quantity": 1},
         {"oco_stop": 99},
         {"oco_stop": 100},
         {"oco_stop": 110, "tif": "ioc"},
@@ -355,7 +355,9 @@ def test_orders_that_contradict_themselves_are_refused(more: dict[str, object]) 
     assert desks[0].open_orders == []
 
 
-@pytest.mark.parametrize("field", ["stop", "trail", "worst", "display", "oco_stop"])
+@pytest.mark.parametrize(
+    "field", ["stop", "trailing_offset", "worst_price", "display_quantity", "oco_stop"]
+)
 @pytest.mark.parametrize("value", [0, -1, 2**53])
 def test_figures_out_of_range_are_refused(field: str, value: int) -> None:
     assert refusal(Desks().bid, 0, 100, 5, **{field: value}) == "out_of_range"
@@ -368,12 +370,12 @@ def test_a_stop_waits_for_a_trade_at_its_price_and_then_trades_at_the_market() -
     desks = Desks()
     desks.trade(0, 100)
     stop = desks.bid(0, None, 3, stop=110)
-    assert (stop.kind, stop.armed, stop.shown, stop.free) == ("stop", True, 0, 0)
+    assert (stop.kind, stop.untriggered, stop.shown, stop.free) == ("stop", True, 0, 0)
     desks.ask(0, 111, 5)
     desks.trade(0, 109)
-    assert stop.armed
+    assert stop.untriggered
     desks.trade(0, 110)
-    assert (stop.armed, stop.filled, stop.reason) == (False, 3, "filled")
+    assert (stop.untriggered, stop.filled, stop.reason) == (False, 3, "filled")
 
 
 def test_a_stop_limit_enters_the_book_when_it_is_triggered() -> None:
@@ -384,7 +386,7 @@ def test_a_stop_limit_enters_the_book_when_it_is_triggered() -> None:
     assert desks.shown(1) == []
     desks.trade(0, 96)
     desks.exchange()
-    assert (stop.armed, stop.shown, stop.kind) == (False, 3, "stop_limit")
+    assert (stop.untriggered, stop.shown, stop.kind) == (False, 3, "stop_limit")
     assert desks.shown(1) == [(SELL, 95, 3)]
     assert stop.priority > stop.time
     desks.settle()
@@ -399,7 +401,7 @@ def test_a_trade_between_other_nodes_triggers_a_stop() -> None:
     desks.exchange()
     desks.ask(2, 90, 1)
     desks.exchange()
-    assert (stop.armed, stop.shown) == (False, 3)
+    assert (stop.untriggered, stop.shown) == (False, 3)
 
 
 def test_a_trade_that_is_told_of_late_triggers_nothing() -> None:
@@ -413,10 +415,10 @@ def test_a_trade_that_is_told_of_late_triggers_nothing() -> None:
     desks.on_mail = lambda mail: [mail]
     desks.settle()
     assert desks[0].markets[KEY].tape
-    assert stop.armed
+    assert stop.untriggered
     desks.trade(1, 91)
     desks.exchange()
-    assert not stop.armed
+    assert not stop.untriggered
 
 
 def test_a_cascade_of_stops_is_no_recursion() -> None:
@@ -439,7 +441,7 @@ def test_a_stop_of_a_client_holds_and_may_find_too_little() -> None:
     desks.ask(0, 100, 1)
     assert (buy.done, buy.reason, buy.filled) == (True, "insufficient_balance", 0)
     assert desks.money(0, alice)["USD"] == (900, 0)
-    assert sell.armed
+    assert sell.untriggered
     desks.check_money()
 
 
@@ -468,36 +470,36 @@ def test_a_cancelled_stop_is_not_triggered() -> None:
 def test_a_trailing_stop_follows_the_market_and_never_goes_back() -> None:
     desks = Desks()
     desks.trade(0, 100)
-    stop = desks.ask(0, None, 2, trail=10)
+    stop = desks.ask(0, None, 2, trailing_offset=10)
     assert (stop.kind, stop.stop) == ("trailing_stop", 90)
     desks.trade(0, 120)
     desks.run(0.1)
     assert stop.stop == 110
     desks.trade(0, 111)
-    assert stop.armed
+    assert stop.untriggered
     desks.bid(0, 109, 5)
     desks.same_after_restart(0)
     stop = desks.order(0, stop.number)
     desks.trade(0, 110)
-    assert (stop.armed, stop.reason, stop.value) == (False, "filled", 218)
+    assert (stop.untriggered, stop.reason, stop.value) == (False, "filled", 218)
 
 
 def test_a_trailing_stop_is_above_zero() -> None:
     desks = Desks()
     desks.trade(0, 100)
     with pytest.raises(Refused, match="no less than the price") as refused:
-        desks.ask(0, None, 2, trail=100)
+        desks.ask(0, None, 2, trailing_offset=100)
     assert refused.value.code == "out_of_range"
-    stop = desks.ask(0, None, 2, trail=99)
+    stop = desks.ask(0, None, 2, trailing_offset=99)
     with pytest.raises(Refused, match="no less than the price"):
-        desks.amend(0, stop, trail=100)
-    assert (stop.stop, stop.trail) == (1, 99)
+        desks.amend(0, stop, trailing_offset=100)
+    assert (stop.stop, stop.trailing_offset) == (1, 99)
 
 
 def test_trailing_stops_are_written_down_after_trades_and_not_at_every_tick() -> None:
     desks = Desks()
     desks.trade(0, 100)
-    stop = desks.ask(0, None, 2, trail=10)
+    stop = desks.ask(0, None, 2, trailing_offset=10)
     desks.trade(0, 101)
     desks.run(0.1)
     assert stop.stop == 91
@@ -515,7 +517,7 @@ def test_trailing_stops_are_written_down_after_trades_and_not_at_every_tick() ->
 
 def test_a_trailing_stop_begins_with_the_first_trade() -> None:
     desks = Desks()
-    stop = desks.bid(0, None, 2, trail=10)
+    stop = desks.bid(0, None, 2, trailing_offset=10)
     assert stop.stop == 0
     desks.same_after_restart(0)
     stop = desks.order(0, stop.number)
@@ -523,14 +525,14 @@ def test_a_trailing_stop_begins_with_the_first_trade() -> None:
     desks.run(0.1)
     assert stop.stop == 110
     alice = desks.account(0, usd=1000)
-    assert desks.bid(0, None, 1, trail=5, account=alice).stop == 105
+    assert desks.bid(0, None, 1, trailing_offset=5, account=alice).stop == 105
 
 
 def test_a_client_says_where_a_trailing_buy_begins_when_there_was_no_trade() -> None:
     desks = Desks()
     alice = desks.account(0, usd=1000)
-    assert refusal(desks.bid, 0, None, 2, trail=10, account=alice) == "bad_order"
-    stop = desks.bid(0, None, 2, trail=10, stop=110, account=alice)
+    assert refusal(desks.bid, 0, None, 2, trailing_offset=10, account=alice) == "bad_order"
+    stop = desks.bid(0, None, 2, trailing_offset=10, stop=110, account=alice)
     assert stop.stop == 110
     assert desks.money(0, alice)["USD"] == (1000, 230)
     desks.trade(0, 90)
@@ -551,8 +553,8 @@ def test_a_pair_shares_one_hold_and_ends_with_a_fill_of_one() -> None:
     desks = Desks()
     alice = desks.account(0, coin=5)
     limit, stop = desks.place_all(0, SELL, 120, 5, account=alice, oco_stop=90, client_id="c")
-    assert (limit.sibling, stop.sibling) == (stop.number, limit.number)
-    assert (limit.kind, stop.kind, stop.armed) == ("limit", "stop", True)
+    assert (limit.linked_order, stop.linked_order) == (stop.number, limit.number)
+    assert (limit.kind, stop.kind, stop.untriggered) == ("limit", "stop", True)
     assert desks.money(0, alice)["COIN"] == (5, 5)
     again = desks.place_all(0, SELL, 120, 5, account=alice, oco_stop=90, client_id="c")
     assert again == [limit, stop]
@@ -634,7 +636,7 @@ def test_a_stop_of_a_pair_waits_while_the_other_order_may_still_be_filled(
     if not filled:
         desks[1].cancel(desks.now, bid.number)
     desks.trade(0, 90)
-    assert (limit.cancelled, limit.done, stop.armed) == (True, False, True)
+    assert (limit.cancelled, limit.done, stop.untriggered) == (True, False, True)
     if filled:
         desks.exchange()  # the first take was lost: the second one is void, so ask it as it was
         assert limit.filled == 0
@@ -660,7 +662,7 @@ def test_a_stop_of_a_pair_is_cancelled_when_the_fill_of_the_other_order_was_on_i
     answers = desks.drain(1)  # filled, and not known here
     desks.bid(0, 89, 5)
     desks.trade(0, 90)
-    assert (limit.cancelled, stop.armed) == (True, True)
+    assert (limit.cancelled, stop.untriggered) == (True, True)
     for mail in answers:
         desks.deliver(mail)
     assert (limit.reason, limit.filled) == ("filled", 5)
@@ -707,10 +709,10 @@ def test_nothing_is_triggered_in_a_halt_and_the_last_trade_counts_after_it() -> 
     desks.trade(1, 70)
     desks.trade(1, 85)
     desks.exchange()
-    assert low.armed
-    assert high.armed
+    assert low.untriggered
+    assert high.untriggered
     desks[0].resume_market(desks.now, KEY)
-    assert (low.armed, high.armed) == (False, True)
+    assert (low.untriggered, high.untriggered) == (False, True)
     desks.settle()
     desks.check()
 

@@ -178,7 +178,7 @@ def state_of(order: Order) -> dict[str, Any]:
         "quantity": order.quantity,
         "filled": order.filled,
         "shown": order.shown,
-        "armed": order.armed and not order.done,
+        "untriggered": order.untriggered and not order.done,
         "stop": order.stop,
         "reason": order.reason,
         "done": order.done,
@@ -193,11 +193,11 @@ def expected_state(order: RefOrder) -> dict[str, Any]:
         "quantity": order.quantity,
         "filled": order.filled,
         "shown": order.shown,
-        "armed": order.armed and not order.reason,
+        "untriggered": order.untriggered and not order.reason,
         "stop": order.stop,
         "reason": order.reason,
         "done": bool(order.reason),
-        "free": 0 if order.armed else order.left,
+        "free": 0 if order.untriggered else order.left,
     }
 
 
@@ -224,9 +224,22 @@ SELF_TRADES = sometimes(
 ACCOUNT = st.sampled_from(ACCOUNTS)
 GROUPS = st.integers(0, 1)
 FORCES = st.sampled_from(["gtc", "ioc", "fok"])
-VISIBLE = st.sampled_from(["", "", "", "hidden", "display", "display", "post_only"])
+VISIBLE = st.sampled_from(
+    ["", "", "", "hidden", "display_quantity", "display_quantity", "post_only"]
+)
 ORDER_KINDS = st.sampled_from(
-    ["limit", "limit", "limit", "market", "ioc", "fok", "stop", "stop_limit", "trail", "oco"]
+    [
+        "limit",
+        "limit",
+        "limit",
+        "market",
+        "ioc",
+        "fok",
+        "stop",
+        "stop_limit",
+        "trailing_offset",
+        "oco",
+    ]
 )
 
 
@@ -246,22 +259,22 @@ def new_orders(draw: st.DrawFn) -> dict[str, Any]:
     if kind in ("limit", "ioc", "fok", "stop_limit", "oco"):
         terms["price"] = draw(PRICES)
     else:
-        terms["worst"] = draw(SOMETIMES_PRICE)
+        terms["worst_price"] = draw(SOMETIMES_PRICE)
     if kind in ("ioc", "fok"):
         terms["tif"] = kind
     if kind in ("stop", "stop_limit"):
         terms["stop"] = draw(PRICES)
     if kind == "stop_limit":
         terms["tif"] = draw(FORCES)
-    if kind == "trail":
-        terms["trail"] = draw(SMALL)
+    if kind == "trailing_offset":
+        terms["trailing_offset"] = draw(SMALL)
         terms["stop"] = draw(SOMETIMES_PRICE)
     if kind == "oco":
         terms["oco_stop"] = terms["price"] + terms["side"] * draw(SMALL)
     if kind in ("limit", "oco", "stop_limit") and terms.get("tif", "gtc") == "gtc":
         how = draw(VISIBLE)
-        if how == "display":
-            terms["display"] = draw(SMALL)
+        if how == "display_quantity":
+            terms["display_quantity"] = draw(SMALL)
         elif how:
             terms[how] = True
         if draw(ONE_IN_SIX):
@@ -275,9 +288,9 @@ AMENDS = st.fixed_dictionaries(
     optional={
         "price": PRICES,
         "quantity": QUANTITIES,
-        "display": st.integers(1, 4),
+        "display_quantity": st.integers(1, 4),
         "stop": PRICES,
-        "trail": st.integers(1, 8),
+        "trailing_offset": st.integers(1, 8),
         "expires": st.integers(-1, 6),
     },
 )
@@ -354,7 +367,7 @@ def run(given_: list[tuple[str, Any]], market: Instrument = MARKET, funds: Decim
     pair = Pair(market, funds)
     kinds: list[tuple[int, dict[str, Any]]] = [
         (101, {}),
-        (102, {"display": 2}),
+        (102, {"display_quantity": 2}),
         (102, {}),
         (103, {"hidden": True}),
     ]
@@ -389,17 +402,17 @@ def test_any_commands_do_as_on_the_slow_desk(
 def test_an_iceberg_is_eaten_slice_by_slice_before_a_worse_price() -> None:
     pair = Pair(LOOSE, FUNDS)
     pair.place(side=-1, price=101, quantity=8)
-    pair.place(side=-1, price=100, quantity=10, display=2)
+    pair.place(side=-1, price=100, quantity=10, display_quantity=2)
     pair.place(side=1, price=101, quantity=11, account=1)
     assert [fill.quantity for fill in pair.slow.fills] == [2, 2, 2, 2, 2, 1]
-    pair.place(side=-1, price=100, quantity=10, display=2)
+    pair.place(side=-1, price=100, quantity=10, display_quantity=2)
     pair.place(side=1, price=100, quantity=10, tif="fok", account=1)
     assert pair.slow.orders[-1].reason == "filled"
 
 
 def test_an_iceberg_and_its_decremented_taker_lose_the_whole_of_the_smaller() -> None:
     pair = Pair(LOOSE, FUNDS)
-    pair.place(side=1, price=99, quantity=7, display=2)
+    pair.place(side=1, price=99, quantity=7, display_quantity=2)
     pair.place(side=-1, price=99, quantity=3, self_trade="decrement")
     assert (pair.slow.orders[0].quantity, pair.slow.orders[1].quantity) == (4, 3)
 

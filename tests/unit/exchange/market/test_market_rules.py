@@ -32,10 +32,10 @@ def refusal(
     price: int | None,
     quantity: int,
     reference: int | None = None,
-    worst: int | None = None,
+    worst_price: int | None = None,
 ) -> tuple[str, str]:
     with pytest.raises(RuleError) as caught:
-        rules.check(side, price, quantity, reference, worst)
+        rules.check(side, price, quantity, reference, worst_price)
     assert str(caught.value) == caught.value.detail
     return caught.value.code, caught.value.detail
 
@@ -132,10 +132,14 @@ def test_protection_never_goes_further_than_its_fraction_and_always_leaves_a_pri
 ) -> None:
     protection = Decimal(ppm) / 10**6
     rules = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1), protection=protection))
-    worst = rules.protect(side, best)
-    assert worst >= 1
-    assert side * (worst - best) >= 0
-    assert side * (worst - best) * 10**6 <= best * ppm < (side * (worst - best) + 2) * 10**6
+    worst_price = rules.protect(side, best)
+    assert worst_price >= 1
+    assert side * (worst_price - best) >= 0
+    assert (
+        side * (worst_price - best) * 10**6
+        <= best * ppm
+        < (side * (worst_price - best) + 2) * 10**6
+    )
 
 
 @given(st.sampled_from([BUY, SELL]), st.integers(1, 10**6), st.integers(1, 10**6))

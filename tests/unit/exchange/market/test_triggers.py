@@ -106,7 +106,7 @@ def test_what_is_removed_or_amended_away_is_not_triggered() -> None:
     waiting.remove(1)
     waiting.amend(2, stop=120)
     waiting.remove(3)
-    waiting.amend(4, trail=20)
+    waiting.amend(4, trailing_offset=20)
     assert 1 not in waiting
     assert 2 in waiting
     assert (waiting.stop_of(2), waiting.stop_of(4)) == (120, 80)
@@ -126,9 +126,9 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing() -> None:
         lambda: waiting.add_trailing(1, SELL, 5, 100),
         lambda: waiting.add(3, 0, 90),
         lambda: waiting.add_trailing(3, SELL, 0, 100),
-        lambda: waiting.amend(1, trail=3),
+        lambda: waiting.amend(1, trailing_offset=3),
         lambda: waiting.amend(2, stop=3),
-        lambda: waiting.amend(2, trail=0),
+        lambda: waiting.amend(2, trailing_offset=0),
     ]
     for call in calls:
         with pytest.raises(ValueError):
@@ -153,10 +153,10 @@ class Naive:
     def stop_of(self, number: int) -> int | None:
         if number in self.stops:
             return self.stops[number][1]
-        side, trail, prices = self.trails[number]
+        side, trailing_offset, prices = self.trails[number]
         if not prices:
             return None
-        return max(prices) - trail if side == SELL else min(prices) + trail
+        return max(prices) - trailing_offset if side == SELL else min(prices) + trailing_offset
 
     def on_trade(self, price: int) -> list[int]:
         found = []
@@ -182,7 +182,9 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("trade"), PRICES, st.just(0), st.just(0)),
         st.tuples(st.just("stop"), st.sampled_from([BUY, SELL]), PRICES, st.just(0)),
-        st.tuples(st.just("trail"), st.sampled_from([BUY, SELL]), st.integers(1, 15), PRICES),
+        st.tuples(
+            st.just("trailing_offset"), st.sampled_from([BUY, SELL]), st.integers(1, 15), PRICES
+        ),
         st.tuples(st.just("unknown"), st.sampled_from([BUY, SELL]), st.integers(1, 15), st.just(0)),
         st.tuples(st.just("remove"), st.integers(0, 99), st.just(0), st.just(0)),
         st.tuples(st.just("amend"), st.integers(0, 99), st.integers(1, 30), st.just(0)),
@@ -203,7 +205,7 @@ def test_any_sequence_does_as_one_that_looks_at_every_order(
         elif what == "stop":
             waiting.add(number, a, b)
             naive.stops[number] = a, b
-        elif what in ("trail", "unknown"):
+        elif what in ("trailing_offset", "unknown"):
             waiting.add_trailing(number, a, b, c or None)
             naive.trails[number] = a, b, [c] if c else []
         elif known:
@@ -215,7 +217,7 @@ def test_any_sequence_does_as_one_that_looks_at_every_order(
                 waiting.amend(chosen, stop=b)
                 naive.stops[chosen] = naive.stops[chosen][0], b
             else:
-                waiting.amend(chosen, trail=b)
+                waiting.amend(chosen, trailing_offset=b)
                 side, _, prices = naive.trails[chosen]
                 naive.trails[chosen] = side, b, prices
         assert len(waiting) == len(naive.stops) + len(naive.trails)

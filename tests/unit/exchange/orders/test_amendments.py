@@ -35,7 +35,7 @@ def test_a_smaller_quantity_keeps_its_place() -> None:
 
 def test_an_iceberg_keeps_its_place_when_all_that_is_left_is_what_was_on_show() -> None:
     desks = Desks(2)
-    iceberg = desks.ask(0, 100, 6, display=2)
+    iceberg = desks.ask(0, 100, 6, display_quantity=2)
     other = desks.ask(0, 100, 2)
     desks.amend(0, iceberg, quantity=2)
     desks.exchange()
@@ -48,12 +48,12 @@ def test_an_iceberg_keeps_its_place_when_all_that_is_left_is_what_was_on_show() 
 
 def test_an_iceberg_that_became_small_is_one_again_when_it_grows() -> None:
     desks = Desks(2)
-    iceberg = desks.ask(0, 100, 6, display=2)
+    iceberg = desks.ask(0, 100, 6, display_quantity=2)
     desks.amend(0, iceberg, quantity=1)
     desks.amend(0, iceberg, quantity=8)
     desks.exchange()
     assert queue(desks, 1) == [(iceberg.number, 100, 2)]
-    desks.amend(0, iceberg, display=8)
+    desks.amend(0, iceberg, display_quantity=8)
     desks.exchange()
     assert queue(desks, 1) == [(iceberg.number, 100, 8)]
     desks.check()
@@ -61,10 +61,10 @@ def test_an_iceberg_that_became_small_is_one_again_when_it_grows() -> None:
 
 def test_an_iceberg_that_shows_more_goes_to_the_end_of_the_queue() -> None:
     desks = Desks(2)
-    iceberg = desks.ask(0, 100, 6, display=2)
+    iceberg = desks.ask(0, 100, 6, display_quantity=2)
     other = desks.ask(0, 100, 2)
     desks.bid(0, 100, 1)
-    desks.amend(0, iceberg, quantity=4, display=4)
+    desks.amend(0, iceberg, quantity=4, display_quantity=4)
     desks.exchange()
     assert queue(desks, 1) == [(other.number, 100, 2), (iceberg.number, 100, 3)]
     desks.check()
@@ -167,8 +167,8 @@ def test_holds_follow_and_what_is_not_covered_changes_nothing() -> None:
         ({"price": 0}, "out_of_range"),
         ({"price": 2**48}, "out_of_range"),
         ({"stop": 90}, "bad_order"),
-        ({"trail": 5}, "bad_order"),
-        ({"display": 0}, "out_of_range"),
+        ({"trailing_offset": 5}, "bad_order"),
+        ({"display_quantity": 0}, "out_of_range"),
         ({"expires": 5}, "bad_order"),
     ],
 )
@@ -242,20 +242,20 @@ def test_stops_and_distances_are_changed_while_they_wait() -> None:
     desks = Desks()
     desks.trade(0, 100)
     stop = desks.ask(0, 80, 1, stop=90)
-    trail = desks.ask(0, None, 1, trail=20)
+    trailing = desks.ask(0, None, 1, trailing_offset=20)
     desks.amend(0, stop, stop=95, price=70)
-    desks.amend(0, trail, trail=10)
-    assert (stop.stop, stop.price, trail.stop, trail.trail) == (95, 70, 90, 10)
-    assert refusal(desks.amend, 0, trail, stop=95) == "bad_order"
-    assert refusal(desks.amend, 0, stop, trail=5) == "bad_order"
-    assert refusal(desks.amend, 0, trail, price=5) == "bad_order"
+    desks.amend(0, trailing, trailing_offset=10)
+    assert (stop.stop, stop.price, trailing.stop, trailing.trailing_offset) == (95, 70, 90, 10)
+    assert refusal(desks.amend, 0, trailing, stop=95) == "bad_order"
+    assert refusal(desks.amend, 0, stop, trailing_offset=5) == "bad_order"
+    assert refusal(desks.amend, 0, trailing, price=5) == "bad_order"
     desks.same_after_restart(0)
     desks.bid(0, 60, 9)
     desks.trade(0, 95)
-    stop, trail = desks.order(0, stop.number), desks.order(0, trail.number)
-    assert (stop.armed, trail.armed) == (False, True)
+    stop, trailing = desks.order(0, stop.number), desks.order(0, trailing.number)
+    assert (stop.untriggered, trailing.untriggered) == (False, True)
     desks.trade(0, 90)
-    assert trail.reason == "filled"
+    assert trailing.reason == "filled"
 
 
 def test_an_order_is_given_a_date() -> None:

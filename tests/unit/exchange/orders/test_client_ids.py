@@ -27,7 +27,7 @@ PLACED: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
             {"tif": "gtd", "expires": 2 * 10**15},
             {"post_only": True},
             {"hidden": True},
-            {"display": 2},
+            {"display_quantity": 2},
             {"stop": 90},
             {"group": 1},
             {"self_trade": "cancel_both"},
@@ -35,12 +35,24 @@ PLACED: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
             {"account": 1, "reduce_only": True},
         ],
     ),
-    (MARKET, [{"worst": 200}, {"stop": 90}, {"trail": 5}, {"tif": "ioc"}, {"tif": "fok"}]),
-    (MARKET | {"worst": 200}, [{"worst": 201}]),
+    (
+        MARKET,
+        [
+            {"worst_price": 200},
+            {"stop": 90},
+            {"trailing_offset": 5},
+            {"tif": "ioc"},
+            {"tif": "fok"},
+        ],
+    ),
+    (MARKET | {"worst_price": 200}, [{"worst_price": 201}]),
     (LIMIT | {"stop": 90}, [{"stop": 91}, {"stop": None}, {"tif": "ioc"}, {"price": None}]),
-    (MARKET | {"trail": 7}, [{"trail": 8}, {"trail": None}, {"trail": None, "stop": 107}]),
-    (LIMIT | {"display": 2}, [{"display": 3}, {"display": None}]),
-    (LIMIT | {"display": 9}, [{"display": 2}]),
+    (
+        MARKET | {"trailing_offset": 7},
+        [{"trailing_offset": 8}, {"trailing_offset": None}, {"trailing_offset": None, "stop": 107}],
+    ),
+    (LIMIT | {"display_quantity": 2}, [{"display_quantity": 3}, {"display_quantity": None}]),
+    (LIMIT | {"display_quantity": 9}, [{"display_quantity": 2}]),
     (LIMIT | {"oco_stop": 120}, [{"oco_stop": 121}, {"oco_stop": None}]),
     (LIMIT | {"tif": "ioc"}, [{"tif": "fok"}, {"tif": "gtc"}]),
     (LIMIT | {"hidden": True}, [{"hidden": False}]),
@@ -101,10 +113,10 @@ def test_anything_else_under_the_same_id_is_refused(
     [
         (LIMIT, {"price": 99}, {"post_only": True}),
         (LIMIT, {"quantity": 4}, {"hidden": True}),
-        (LIMIT, {"display": 2}, {"group": 3}),
+        (LIMIT, {"display_quantity": 2}, {"group": 3}),
         (LIMIT, {"expires": 2 * 10**15}, {"self_trade": "decrement"}),
         (LIMIT | {"stop": 110}, {"stop": 111}, {"side": SELL}),
-        (MARKET | {"trail": 7}, {"trail": 8}, {"trail": None}),
+        (MARKET | {"trailing_offset": 7}, {"trailing_offset": 8}, {"trailing_offset": None}),
     ],
     ids=str,
 )
@@ -141,5 +153,5 @@ def test_what_the_market_protects_is_not_compared() -> None:
     desks.ask(0, 100, 2)
     order = MARKET | {"account": alice}
     number = place(desks, **order)
-    assert desks.order(0, number).worst == 105
+    assert desks.order(0, number).worst_price == 105
     assert place(desks, **order) == number

@@ -14,8 +14,8 @@ AHEAD = {1: 6_000_000}  # us: node 1's clock against node 0's
 BEHIND = {1: -6_000_000}
 
 
-def armed(desks: Desks, order: Order) -> bool:
-    return desks.order(0, order.number).armed
+def untriggered(desks: Desks, order: Order) -> bool:
+    return desks.order(0, order.number).untriggered
 
 
 def start_listening(desks: Desks) -> None:
@@ -53,10 +53,10 @@ def test_a_trade_seen_before_the_stop_does_not_trigger_it_after_a_restart() -> N
     desks.drain(0)
     assert desks[0].markets[KEY].tape[-1].event.time > stop.time
     desks.restart(0)
-    assert armed(desks, stop)
+    assert untriggered(desks, stop)
     desks.trade(1, 91)
     desks.exchange()
-    assert not armed(desks, stop)
+    assert not untriggered(desks, stop)
 
 
 def test_a_trade_seen_before_the_stop_does_not_trigger_it_after_a_halt() -> None:
@@ -67,7 +67,7 @@ def test_a_trade_seen_before_the_stop_does_not_trigger_it_after_a_halt() -> None
     assert desks[0].markets[KEY].tape[-1].event.time > stop.time
     desks[0].halt(KEY)
     desks[0].resume_market(desks.now, KEY)
-    assert armed(desks, stop)
+    assert untriggered(desks, stop)
 
 
 def test_a_trade_seen_in_a_halt_triggers_after_it_though_its_makers_clock_is_behind() -> None:
@@ -77,9 +77,9 @@ def test_a_trade_seen_in_a_halt_triggers_after_it_though_its_makers_clock_is_beh
     desks.trade(1, 90)
     desks.exchange()
     assert desks[0].markets[KEY].tape[-1].event.time < stop.time
-    assert armed(desks, stop)
+    assert untriggered(desks, stop)
     desks[0].resume_market(desks.now, KEY)
-    assert not armed(desks, stop)
+    assert not untriggered(desks, stop)
 
 
 # Halts
@@ -93,9 +93,9 @@ def test_a_halt_is_remembered_with_its_last_trade() -> None:
     desks.trade(1, 85)
     desks.exchange()
     desks.restart(0)
-    assert armed(desks, high)
+    assert untriggered(desks, high)
     desks[0].resume_market(desks.now, KEY)
-    assert (armed(desks, high), armed(desks, low)) == (False, True)
+    assert (untriggered(desks, high), untriggered(desks, low)) == (False, True)
     desks.settle()
     desks.check()
 
@@ -107,14 +107,14 @@ def test_the_trade_of_a_halt_counts_once() -> None:
     desks.trade(1, 85)
     desks.exchange()
     desks[0].resume_market(desks.now, KEY)
-    assert not armed(desks, first)
+    assert not untriggered(desks, first)
     second = desks.ask(0, 80, 1, stop=90)
     desks[0].halt(KEY)
     desks[0].resume_market(desks.now, KEY)
-    assert armed(desks, second)
+    assert untriggered(desks, second)
     desks.drain(0)
     desks.restart(0)
-    assert armed(desks, second)
+    assert untriggered(desks, second)
 
 
 def test_a_trade_told_of_late_in_a_halt_triggers_nothing_after_it() -> None:
@@ -125,20 +125,20 @@ def test_a_trade_told_of_late_in_a_halt_triggers_nothing_after_it() -> None:
     desks.exchange()
     assert desks[0].markets[KEY].tape
     desks[0].resume_market(desks.now, KEY)
-    assert armed(desks, stop)
+    assert untriggered(desks, stop)
 
 
 def test_a_trailing_stop_goes_on_from_the_last_trade_of_a_halt() -> None:
     desks = Desks(2)
     desks.trade(1, 100)
     desks.exchange()
-    stop = desks.ask(0, None, 2, trail=10)
+    stop = desks.ask(0, None, 2, trailing_offset=10)
     desks[0].halt(KEY)
     desks.trade(1, 130)
     desks.exchange()
     desks[0].resume_market(desks.now, KEY)
     desks.run(0.1)
-    assert (stop.armed, stop.stop) == (True, 120)
+    assert (stop.untriggered, stop.stop) == (True, 120)
 
 
 # Restarts
@@ -150,9 +150,9 @@ def test_trades_heard_of_while_a_restarted_node_listens_trigger_when_it_writes()
     start_listening(desks)
     hear_of_a_trade(desks, 85)
     hear_of_a_trade(desks, 95)
-    assert armed(desks, stop)
+    assert untriggered(desks, stop)
     write(desks)
-    assert not armed(desks, stop)
+    assert not untriggered(desks, stop)
 
 
 @pytest.mark.parametrize("again", [1, 2])
@@ -163,9 +163,9 @@ def test_a_trade_heard_of_while_listening_is_not_forgotten_in_a_crash(again: int
     hear_of_a_trade(desks, 85)
     for _ in range(again):
         start_listening(desks)
-        assert armed(desks, stop)
+        assert untriggered(desks, stop)
     write(desks)
-    assert not armed(desks, stop)
+    assert not untriggered(desks, stop)
 
 
 def test_what_a_trade_triggered_is_triggered_though_nobody_was_told_before_a_crash() -> None:
@@ -182,7 +182,7 @@ def test_what_a_trade_triggered_is_triggered_though_nobody_was_told_before_a_cra
     desks.drain(0)
     desks.on_drain = lambda node, phase: None
     desks.restart(0)
-    assert not armed(desks, stop)
+    assert not untriggered(desks, stop)
 
 
 def test_a_market_resumed_while_its_node_listens_is_gone_on_with_when_it_writes() -> None:
@@ -195,7 +195,7 @@ def test_a_market_resumed_while_its_node_listens_is_gone_on_with_when_it_writes(
     start_listening(desks)
     written = desks[0].markets[KEY].writer.number
     assert desks[0].resume_market(desks.now, KEY)
-    assert armed(desks, sell)
+    assert untriggered(desks, sell)
     assert desks[0].markets[KEY].writer.number == written
     write(desks)
     sell = desks.order(0, sell.number)

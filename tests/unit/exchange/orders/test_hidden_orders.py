@@ -146,7 +146,7 @@ def test_post_only_does_not_take_hidden_orders_either() -> None:
 
 def test_an_iceberg_shows_a_slice_and_says_nothing_of_the_rest() -> None:
     desks = Desks(2)
-    ask = desks.ask(0, 100, 977, display=5)
+    ask = desks.ask(0, 100, 977, display_quantity=5)
     assert events(desks, 0) == [Opened(1, SELL, 100, 5, ask.time)]
     desks.bid(0, 100, 2)
     (fill,) = events(desks, 0)
@@ -162,7 +162,7 @@ def test_an_iceberg_shows_a_slice_and_says_nothing_of_the_rest() -> None:
 
 def test_each_slice_goes_to_the_end_of_the_queue() -> None:
     desks = Desks(2)
-    ice = desks.ask(0, 100, 6, display=2)
+    ice = desks.ask(0, 100, 6, display_quantity=2)
     plain = desks.ask(0, 100, 2)
     desks.exchange()
     desks.bid(1, 100, 3)
@@ -179,7 +179,7 @@ def test_each_slice_goes_to_the_end_of_the_queue() -> None:
 
 def test_a_taker_of_the_same_node_gets_slice_after_slice() -> None:
     desks = Desks(2)
-    ice = desks.ask(0, 100, 10, display=3)
+    ice = desks.ask(0, 100, 10, display_quantity=3)
     other = desks.ask(0, 100, 1)
     bid = desks.bid(0, 100, 9)
     assert (bid.reason, ice.filled, other.filled) == ("filled", 8, 1)
@@ -190,7 +190,7 @@ def test_a_taker_of_the_same_node_gets_slice_after_slice() -> None:
 
 def test_the_last_slice_is_what_is_left() -> None:
     desks = Desks(2)
-    ice = desks.ask(0, 100, 5, display=3)
+    ice = desks.ask(0, 100, 5, display_quantity=3)
     desks.bid(0, 100, 3)
     assert ice.shown == 2
     desks.bid(0, 100, 2)
@@ -202,13 +202,13 @@ def test_the_last_slice_is_what_is_left() -> None:
 
 def test_a_display_of_all_of_it_is_no_iceberg() -> None:
     desks = Desks()
-    assert desks.ask(0, 100, 5, display=5).display == 0
-    assert desks.ask(0, 100, 5, display=9).shown == 5
+    assert desks.ask(0, 100, 5, display_quantity=5).display_quantity == 0
+    assert desks.ask(0, 100, 5, display_quantity=9).shown == 5
 
 
 def test_the_next_slice_meets_a_taker_of_another_node_that_rests() -> None:
     desks = Desks(2)
-    ice = desks.ask(0, 100, 9, display=3)
+    ice = desks.ask(0, 100, 9, display_quantity=3)
     desks.exchange()
     bid = desks.bid(1, 100, 9)
     desks.settle()
@@ -219,7 +219,7 @@ def test_the_next_slice_meets_a_taker_of_another_node_that_rests() -> None:
 
 def test_an_iceberg_survives_a_restart_in_the_middle_of_a_slice() -> None:
     desks = Desks(2)
-    ice = desks.ask(0, 100, 9, display=3)
+    ice = desks.ask(0, 100, 9, display_quantity=3)
     desks.bid(0, 100, 2)
     desks.same_after_restart(0)
     ice = desks.order(0, ice.number)
@@ -234,8 +234,8 @@ def test_an_iceberg_survives_a_restart_in_the_middle_of_a_slice() -> None:
 def test_an_iceberg_has_only_so_many_slices() -> None:
     desks = Desks()
     with pytest.raises(Refused, match="1000 slices"):
-        desks.ask(0, 100, 1001, display=1)
-    ice = desks.ask(0, 100, 1000, display=1)
+        desks.ask(0, 100, 1001, display_quantity=1)
+    ice = desks.ask(0, 100, 1000, display_quantity=1)
     with pytest.raises(Refused, match="1000 slices"):
         desks.amend(0, ice, quantity=1001)
     desks.bid(0, 100, 1000)
@@ -244,15 +244,15 @@ def test_an_iceberg_has_only_so_many_slices() -> None:
 
 def test_amending_an_iceberg() -> None:
     desks = Desks(2)
-    ice = desks.ask(0, 100, 10, display=4)
-    desks.amend(0, ice, display=2)
+    ice = desks.ask(0, 100, 10, display_quantity=4)
+    desks.amend(0, ice, display_quantity=2)
     assert (ice.shown, ice.priority) == (2, 0)
-    desks.amend(0, ice, display=3)
+    desks.amend(0, ice, display_quantity=3)
     assert (ice.shown, bool(ice.priority)) == (3, True)
     desks.amend(0, ice, quantity=2)
-    assert (ice.shown, ice.display) == (2, 3)  # and shows three again should it grow
-    desks.amend(0, ice, display=1)
-    assert (ice.shown, ice.display) == (1, 1)
+    assert (ice.shown, ice.display_quantity) == (2, 3)  # and shows three again should it grow
+    desks.amend(0, ice, display_quantity=1)
+    assert (ice.shown, ice.display_quantity) == (1, 1)
     desks.settle()
     assert desks.shown(1) == [(SELL, 100, 1)]
     desks.check()
@@ -260,7 +260,7 @@ def test_amending_an_iceberg() -> None:
 
 def test_the_next_slice_comes_before_hidden_orders_and_worse_prices() -> None:
     desks = Desks()
-    ice = desks.ask(0, 100, 6, display=2)
+    ice = desks.ask(0, 100, 6, display_quantity=2)
     hidden = desks.ask(0, 100, 5, hidden=True)
     worse = desks.ask(0, 101, 5)
     bid = desks.bid(0, 101, 8)

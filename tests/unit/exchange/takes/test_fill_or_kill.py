@@ -41,15 +41,15 @@ def test_a_market_order_can_be_fill_or_kill() -> None:
 def test_what_this_node_does_not_show_counts_here() -> None:
     desks = Desks()
     desks.ask(0, 100, 3, hidden=True)
-    desks.ask(0, 100, 9, display=2)
+    desks.ask(0, 100, 9, display_quantity=2)
     assert ended(desks.bid(0, 100, 13, tif="fok")) == (True, 0, "fok")
     assert ended(desks.bid(0, 100, 12, tif="fok")) == (True, 12, "filled")
 
 
 def test_what_another_node_does_not_show_does_not_count() -> None:
     desks = Desks(2)
-    desks.ask(1, 100, 9, display=2)
-    desks.ask(0, 100, 9, display=2)
+    desks.ask(1, 100, 9, display_quantity=2)
+    desks.ask(0, 100, 9, display_quantity=2)
     desks.exchange()
     assert ended(desks.bid(0, 100, 12, tif="fok")) == (True, 0, "fok")
     bid = desks.bid(0, 100, 11, tif="fok")
@@ -488,7 +488,7 @@ def test_never_in_part_under_loss_doubles_disorder_and_kills(seed: int) -> None:
                 price - 2 * side,
                 rng.randint(1, 6),
                 account=account,
-                **rng.choice(({}, {"hidden": True}, {"display": 1})),
+                **rng.choice(({}, {"hidden": True}, {"display_quantity": 1})),
             )
         else:
             desks.drain(i)
@@ -518,7 +518,7 @@ def test_never_in_part_under_loss_doubles_disorder_and_kills(seed: int) -> None:
 
 def test_a_slice_that_is_reserved_loses_its_place() -> None:
     desks = Desks(3)
-    iceberg = desks.ask(0, 100, 10, display=2)
+    iceberg = desks.ask(0, 100, 10, display_quantity=2)
     desks.ask(1, 100, 2)
     desks.settle()
     other = desks.ask(0, 100, 3)  # behind the slice

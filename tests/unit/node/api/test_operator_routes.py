@@ -360,10 +360,10 @@ async def test_a_trade_moves_money_and_takes_fees(desk: Desk) -> None:
         ({"post_only": True}, "cancelled", "post_only"),
         ({"post_only": True, "price": "29000"}, "open", ""),
         ({"hidden": True, "price": "29000"}, "open", ""),
-        ({"display": "0.01", "price": "29000"}, "open", ""),
-        ({"stop": "31000"}, "armed", ""),
-        ({"stop": "31000", "price": None}, "armed", ""),
-        ({"trail": "500", "price": None}, "armed", ""),
+        ({"display_quantity": "0.01", "price": "29000"}, "open", ""),
+        ({"stop": "31000"}, "untriggered", ""),
+        ({"stop": "31000", "price": None}, "untriggered", ""),
+        ({"trailing_offset": "500", "price": None}, "untriggered", ""),
         ({"price": None}, "filled", "filled"),
         ({"tif": "ioc"}, "filled", "filled"),
         ({"tif": "fok"}, "filled", "filled"),
@@ -383,7 +383,7 @@ async def test_every_kind_of_order_is_taken(
     assert (order["status"], order["reason"]) == (status, reason)
     for name, value in more.items():
         if name not in ("price", "quantity"):
-            assert order[name] == (value if name != "trail" else "500")
+            assert order[name] == (value if name != "trailing_offset" else "500")
     assert (await desk.get(f"/v1/orders/{order['id']}", key=alice)).json == order
 
 
@@ -394,8 +394,8 @@ async def test_every_kind_of_order_is_taken(
         ({"tif": "gtd"}, 422, "bad_order", ""),
         ({"expires": "tomorrow", "tif": "gtd"}, 400, "bad_time", "expires must be a time"),
         ({"stop": "31000.05"}, 400, "bad_number", "stop: price 31000.05 is not a multiple"),
-        ({"display": "x"}, 400, "bad_number", "display"),
-        ({"display": 1}, 400, "number_not_string", "display"),
+        ({"display_quantity": "x"}, 400, "bad_number", "display_quantity"),
+        ({"display_quantity": 1}, 400, "number_not_string", "display_quantity"),
         ({"quantity": "0"}, 400, "bad_number", "more than 0"),
         ({"client_id": ""}, 400, "bad_client_id", "1 to 64"),
         ({"client_id": "a\u0000"}, 400, "bad_client_id", "printable"),
@@ -417,9 +417,9 @@ async def test_orders_that_cannot_be_are_refused(
 async def test_a_pair_has_two_orders_that_know_each_other(desk: Desk) -> None:
     key = await desk.account("bob", BTC="1")
     pair = (await desk.post("/v1/orders", SELL | {"oco_stop": "29000"}, key=key)).json
-    other = (await desk.get(f"/v1/orders/{pair['sibling']}", key=key)).json
-    assert other["sibling"] == pair["id"]
-    assert (other["status"], other["stop"]) == ("armed", "29000")
+    other = (await desk.get(f"/v1/orders/{pair['linked_order_id']}", key=key)).json
+    assert other["linked_order_id"] == pair["id"]
+    assert (other["status"], other["stop"]) == ("untriggered", "29000")
     assert await desk.balances("bob") == {"BTC": ("1", "0.1")}  # one of them trades
     await desk.post("/v1/orders", BUY)
     other = (await desk.get(f"/v1/orders/{other['id']}", key=key)).json

@@ -68,7 +68,7 @@ def test_an_order_has_its_32_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tif", "price", "armed", "types"),
+    ("kind", "tif", "price", "untriggered", "types"),
     [
         ("limit", "gtc", "30000", False, ("EXCHANGE LIMIT", None)),
         ("limit", "gtd", "30000", False, ("EXCHANGE LIMIT", None)),
@@ -84,21 +84,29 @@ def test_an_order_has_its_32_fields() -> None:
     ],
 )
 def test_types(
-    kind: Kind, tif: str, price: str | None, armed: bool, types: tuple[str, str | None]
+    kind: Kind, tif: str, price: str | None, untriggered: bool, types: tuple[str, str | None]
 ) -> None:
-    assert type_of(order(price=price, kind=kind, tif=tif, armed=armed)) == types
+    assert type_of(order(price=price, kind=kind, tif=tif, untriggered=untriggered)) == types
 
 
 def test_the_price_of_a_conditional_order_is_its_trigger_until_then() -> None:
     stop = BTC.to_ticks("31000")
-    waiting = fields(order(kind="stop_limit", stop=stop, armed=True))
+    waiting = fields(order(kind="stop_limit", stop=stop, untriggered=True))
     assert (waiting[16], waiting[18], waiting[19]) == (31000, 0, 30000)
     entered = fields(order(kind="stop_limit", stop=stop))
     assert (entered[16], entered[19]) == (30000, 0)
-    market = fields(order(price=None, kind="stop", stop=stop, armed=True))
+    market = fields(order(price=None, kind="stop", stop=stop, untriggered=True))
     assert (market[16], market[19]) == (31000, 0)
-    trail = BTC.to_ticks("12.5")
-    trailing = fields(order(price=None, kind="trailing_stop", stop=stop, trail=trail, armed=True))
+    trailing_offset = BTC.to_ticks("12.5")
+    trailing = fields(
+        order(
+            price=None,
+            kind="trailing_stop",
+            stop=stop,
+            trailing_offset=trailing_offset,
+            untriggered=True,
+        )
+    )
     assert (trailing[16], trailing[18]) == (31000, 12.5)
     assert fields(order(price=None, kind="market"))[16] == 0
 
@@ -108,7 +116,7 @@ def test_flags_tell_how_it_was_placed() -> None:
     assert fields(order(hidden=True))[24] == 1
     assert fields(order(post_only=True))[12] == 4096
     assert fields(order(post_only=True, reduce_only=True))[12] == 5120
-    first, second = fields(order(sibling=8)), fields(order(sibling=6))
+    first, second = fields(order(linked_order=8)), fields(order(linked_order=6))
     assert (first[12], first[25]) == (16384, None)
     assert (second[12], second[25]) == (16384, OWN + 6)  # placed because of the other
 

@@ -52,7 +52,7 @@ def new(**more: Any) -> NewOrder:
             {"type": "EXCHANGE STOP LIMIT", "price_aux_limit": "30001"},
             new(stop=300_000, price=300_010),
         ),
-        ({"type": "EXCHANGE TRAILING STOP", "price_trailing": "5.5"}, new(trail=55)),
+        ({"type": "EXCHANGE TRAILING STOP", "price_trailing": "5.5"}, new(trailing_offset=55)),
         ({"flags": 64}, new(price=300_000, hidden=True)),
         ({"flags": 1024}, new(price=300_000, reduce_only=True)),
         ({"flags": 4096}, new(price=300_000, post_only=True)),
@@ -151,14 +151,14 @@ def test_changes_of_an_order() -> None:
     assert changes({"tif": "2026-01-03"}) == Amend(expires=1_767_398_400_000_000)
     assert changes({"flags": 4096, "gid": 3}, post_only=True) == Amend()
     assert changes({"flags": 524288}) == Amend()
-    stop = {"kind": "stop_limit", "stop": 310_000, "armed": True}
+    stop = {"kind": "stop_limit", "stop": 310_000, "untriggered": True}
     both = {"price": "31500", "price_aux_limit": "30500"}
     assert changes(both, **stop) == Amend(stop=315_000, price=305_000)
-    assert changes({"price": "31500"}, **{**stop, "armed": False}) == Amend(price=315_000)
-    only = {"kind": "stop", "price": None, "armed": True}
+    assert changes({"price": "31500"}, **{**stop, "untriggered": False}) == Amend(price=315_000)
+    only = {"kind": "stop", "price": None, "untriggered": True}
     assert changes({"price": "31500"}, **only) == Amend(stop=315_000)
-    trailing = {"kind": "trailing_stop", "price": None, "armed": True}
-    assert changes({"price_trailing": "45"}, **trailing) == Amend(trail=450)
+    trailing = {"kind": "trailing_stop", "price": None, "untriggered": True}
+    assert changes({"price_trailing": "45"}, **trailing) == Amend(trailing_offset=450)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_orders_of_an_account_by_the_operator_and_by_its_key(
     key = make_account("alice", "10000 USD")
     make_account("bob", "1 BTC")
     done("order", "sell", "BTC-USD", "0.1", "@", "30000", "--account", "bob")
-    bought = done("order", "buy", "BTC-USD", "0.05", "--worst", "30000", "--account", "alice")
+    bought = done("order", "buy", "BTC-USD", "0.05", "--worst-price", "30000", "--account", "alice")
     assert "filled 0.05 at 30000 on average" in bought
     monkeypatch.setenv("EXCHANGE_NODE_KEY", key)
     done("order", "buy", "BTC-USD", "0.01", "@", "29000", "--client-id", "a")
@@ -218,11 +218,14 @@ def test_orders_of_an_account_by_the_operator_and_by_its_key(
         (("@", "31000", "--tif", "FOK"), ["cancelled", "not all of it"]),
         (("@", "31000", "--post-only"), ["cancelled", "post-only"]),
         (("@", "29000", "--hidden"), ["open", "rests in the book, hidden"]),
-        (("@", "29000", "--display", "0.01"), ["open"]),
+        (("@", "29000", "--display-quantity", "0.01"), ["open"]),
         (("@", "29000", "--expires", "2h"), ["open"]),
-        (("--stop", "32000"), ["armed", "at market, stop 32000", "until the market rises to"]),
-        (("@", "33000", "--stop", "32000"), ["@ 33000, stop 32000: armed"]),
-        (("--trail", "500"), ["armed", "trailing by 500", "rises to 31500"]),
+        (
+            ("--stop", "32000"),
+            ["untriggered", "at market, stop 32000", "until the market rises to"],
+        ),
+        (("@", "33000", "--stop", "32000"), ["@ 33000, stop 32000: untriggered"]),
+        (("--trailing-offset", "500"), ["untriggered", "trailing by 500", "rises to 31500"]),
         (("@", "29000", "--oco-stop", "32000"), ["open", "one cancels the other"]),
     ],
 )
@@ -246,13 +249,13 @@ def test_a_pair_is_told_of_while_it_is_one_and_an_empty_book_is_named(desk: Runn
     assert "paired with order" in done(*amend)
     assert "one cancels the other" not in done("cancel", "1", "--account", "alice")
     alone = done(*amend[:3], "27000", *amend[4:])
-    assert "stop 27000: armed" in alone
+    assert "stop 27000: untriggered" in alone
     assert "paired" not in alone
     assert "nothing more for it" in done("order", "buy", "BTC-USD", "0.1")
 
 
 def test_a_trailing_stop_without_a_trade_waits_for_the_first_one(desk: RunningDesk) -> None:
-    said = done("order", "sell", "ETH-USD", "1", "--trail", "10")
+    said = done("order", "sell", "ETH-USD", "1", "--trailing-offset", "10")
     assert "waits for the market's first trade" in said
     assert "None" not in said + done("orders")
 
