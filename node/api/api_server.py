@@ -22,6 +22,7 @@ from node.api.problems import ProblemConnection, problem, problem_middleware
 from node.api.public_routes import SERVICE, add_routes
 from node.api.rate_limit import Verdict
 from node.api.stream_socket import add_stream
+from node.api.web_page import add_page
 from node.bitfinex import add_bitfinex
 from node.views.views import ServiceError
 
@@ -59,6 +60,21 @@ def _named(host: str | None, names: frozenset[str]) -> bool:
     return host is not None and (host in names or f"*.{host.partition('.')[2]}" in names)
 
 
+def _from_another_site(request: web.Request) -> bool:
+    """Whether a browser says that another site's page makes this request, other than by a link.
+
+    Pages load images, scripts and frames without an Origin header. They cannot read what comes, but
+    nothing has to come. Following a link is fine: it opens a tab of this node's own origin.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is None or site in ("same-origin", "none"):
+        return False
+    return (request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")) != (
+        "navigate",
+        "document",
+    )
+
+
 @web.middleware
 async def guard_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Refuses what a page in somebody's browser could send.
@@ -79,6 +95,9 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
         detail = (
             f"requests from pages of {origin[:100]!r} are refused; the API serves no other origins"
         )
+        return problem(request, 403, "forbidden_origin", detail)
+    if origin is None and _from_another_site(request):
+        detail = "pages of other sites cannot load from this node; open its address in a tab"
         return problem(request, 403, "forbidden_origin", detail)
     wanted = request.headers.get(NODE_HEADER)
     if wanted is not None:
@@ -122,6 +141,7 @@ async def _common_headers(request: web.Request, response: web.StreamResponse) ->
         response.headers["RateLimit-Reset"] = str(verdict.reset)
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     response.headers["Server"] = "exchange-node"
 
 
@@ -152,6 +172,7 @@ def make_app(
         plain_keys=rules.plain_keys,
         rate_limit=rules.rate_limit,
     )
+    add_page(app)
     add_documents(app)
     add_asyncapi(app)
     return app

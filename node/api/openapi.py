@@ -392,12 +392,7 @@ async def _get_page(request: web.Request) -> web.Response:
     )
 
 
-async def _get_root(_request: web.Request) -> web.Response:
-    raise web.HTTPFound("/docs")
-
-
 def add_documents(app: web.Application) -> None:
-    """Puts /openapi.json and /docs on `app`, and / as a way there."""
+    """Puts /openapi.json and /docs on `app`."""
     app.router.add_get("/openapi.json", _get_document)
     app.router.add_get("/docs", _get_page)
-    app.router.add_get("/", _get_root)

@@ -10,8 +10,9 @@ import msgspec
 from aiohttp import web
 
 from exchange.market.candles import TIMEFRAMES
+from exchange.model.records import Permission
 from node.api import limits
-from node.api.access import admit, caller_of
+from node.api.access import DOORKEEPER, admit, caller_of
 from node.api.node_service import NodeService
 from node.api.operator_routes import ACCOUNT_ROUTES
 from node.api.order_routes import ORDER_ROUTES
@@ -34,6 +35,7 @@ from node.api.route import (
     read_body,
     span,
 )
+from node.version import VERSION
 from node.views.views import (
     BookView,
     CallRequest,
@@ -58,6 +60,19 @@ class ConnectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An address to dial now."""
 
     address: str  # HOST:PORT, [IPv6]:PORT
+
+
+class SessionView(msgspec.Struct, kw_only=True):
+    """Who makes the request and what they may, and which node answers."""
+
+    node_id: str
+    version: str
+    account: int | None  # None: no account, only public data; 0: the house
+    account_name: str | None
+    operator: bool
+    permissions: list[Permission]  # of the key; the operator has all
+    key: str | None  # without its secret; None without a key
+    keys_required: bool  # API_AUTH=required: without a key there is public data only
 
 
 class HealthView(msgspec.Struct, kw_only=True):
@@ -174,6 +189,24 @@ async def get_health(request: web.Request) -> web.Response:
     query(request)
     status = request.app[SERVICE].status()
     return answer(HealthView(status="ok", node_id=status.node_id, version=status.version))
+
+
+async def get_session(request: web.Request) -> web.Response:
+    query(request)
+    service, caller = request.app[SERVICE], caller_of(request)
+    account = None if caller.account is None else service.accounts.get(caller.account)
+    return answer(
+        SessionView(
+            node_id=service.node_id,
+            version=VERSION,
+            account=caller.account,
+            account_name=None if account is None else account.name,
+            operator=caller.operator,
+            permissions=sorted(caller.permissions),
+            key=caller.key or None,
+            keys_required=request.app[DOORKEEPER].rules.keys_required,
+        )
+    )
 
 
 # The table ------------------------------------------------------------------------------------
@@ -344,6 +377,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         "How the node is",
         StatusView,
         access="node",
+    ),
+    Route(
+        "GET",
+        "/v1/session",
+        get_session,
+        "getSession",
+        "node",
+        "Who makes the request, and what they may",
+        SessionView,
+        "For programs and pages that offer only what a key allows.",
+        access="public",
     ),
     Route(
         "GET",

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "market": "node.cli.market_commands:market",
     "account": "node.cli.account_commands:account",
     "ledger": "node.cli.ledger_commands:ledger",
+    "open": "node.cli.open_command:open_page",
     "status": "node.cli.network_commands:status",
     "peers": "node.cli.network_commands:peers",
     "connect": "node.cli.network_commands:connect",

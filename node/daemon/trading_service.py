@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 
 from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
@@ -39,6 +40,11 @@ from node.views.views import (
 
 MAX_LIMIT = 1000
 MIN_SILENCE, MAX_SILENCE = 1000, 86_400_000  # ms, of the dead man's switch
+
+
+def _rule(value: Decimal | None) -> str | None:
+    """An optional rule of a market as text."""
+    return None if value is None else format(value, "f")
 
 
 class TradingService:
@@ -307,6 +313,12 @@ class TradingService:
                     high=price(day.high),
                     low=price(day.low),
                     volume=instrument.quantity_text(day.volume),
+                    min_quantity=_rule(instrument.min_quantity),
+                    max_quantity=_rule(instrument.max_quantity),
+                    min_notional=_rule(instrument.min_notional),
+                    max_notional=_rule(instrument.max_notional),
+                    price_band=_rule(instrument.price_band),
+                    protection=format(instrument.protection, "f"),
                 )
             )
         return views

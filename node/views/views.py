@@ -187,6 +187,13 @@ class MarketView(msgspec.Struct, kw_only=True):
     high: str | None  # of the last 24 hours, like those below
     low: str | None
     volume: str  # in the base asset
+    # What this node asks of orders that are placed with it; None: no such rule.
+    min_quantity: str | None = None
+    max_quantity: str | None = None
+    min_notional: str | None = None  # price times quantity, in the quote asset
+    max_notional: str | None = None
+    price_band: str | None = None  # how far from the reference price a price may be: fraction
+    protection: str = "0.05"  # how far from the best price a market order may trade: fraction
 
 
 class PeerView(msgspec.Struct, kw_only=True):

@@ -43,7 +43,7 @@ def test_every_route_is_documented_and_every_documented_route_exists() -> None:
         for method in operations
     }
     assert {pair for pair in served if pair[0] != "HEAD"} == described
-    assert len(described) == 44
+    assert len(described) == 45
 
 
 def test_every_parameter_in_a_path_is_described() -> None:
@@ -116,8 +116,3 @@ async def test_the_page_is_well_formed_loads_nothing_and_explains_everything(api
     for path in document()["paths"]:
         assert path in page()
     assert f"{api.url}/v1/orders".encode() in answer.body
-
-
-async def test_the_root_leads_to_the_page(api: Api) -> None:
-    answer = await api.get("/")
-    assert (answer.status, answer.headers["Location"]) == (302, "/docs")

@@ -1,0 +1,56 @@
+/** The tape: public trades, newest first. */
+
+import { h, setText } from "../core/dom.js";
+import { digitsOf, padded } from "../core/decimal.js";
+import { clock, shortId } from "../core/format.js";
+import { drawer } from "../core/state.js";
+
+const ROWS = 40;
+
+export class Tape {
+  /** @param {import("./feed.js").MarketFeed} feed @param {import("../core/types.js").Market} market */
+  constructor(feed, market) {
+    this.feed = feed;
+    this.digits = { price: digitsOf(market.tick), quantity: digitsOf(market.lot) };
+    this.rows = Array.from({ length: ROWS }, () => h("tr", { hidden: true }, ...Array.from({ length: 4 }, () => h("td", { class: "number" }))));
+    this.element = h(
+      "section",
+      { class: "panel tape", "aria-label": "trades" },
+      h("header", {}, h("h2", { text: "Trades" })),
+      h(
+        "div",
+        { class: "scroller", tabindex: "0", role: "region", "aria-label": "list of trades" },
+        h(
+          "table",
+          {},
+          h("caption", { class: "unseen" }, `Public trades of ${market.symbol}, newest first`),
+          h(
+            "thead",
+            {},
+            h("tr", {}, ...["Price", "Quantity", "Time", "Maker"].map((t) => h("th", { scope: "col", class: "number" }, t))),
+          ),
+          h("tbody", {}, ...this.rows),
+        ),
+      ),
+    );
+    const draw = drawer(() => this.#draw());
+    this.stop = feed.trades.follow(draw);
+  }
+
+  #draw() {
+    this.rows.forEach((row, at) => {
+      const trade = this.feed.trades.value[at];
+      row.hidden = trade === undefined;
+      if (trade === undefined) return;
+      row.className = trade.side;
+      const texts = [
+        padded(trade.price, this.digits.price),
+        padded(trade.quantity, this.digits.quantity),
+        clock(trade.time),
+        shortId(trade.maker),
+      ];
+      texts.forEach((text, column) => setText(row.children[column], text));
+      row.title = `${trade.side === "buy" ? "bought from" : "sold to"} ${trade.maker}`;
+    });
+  }
+}
