@@ -88,6 +88,7 @@ export class Ticket {
     );
     this.#layOut();
     this.#scope.every(REFRESH, () => this.#preview());
+    this.#scope.add(model.stream.connection.follow(() => this.#preview()));
   }
 
   stop() {
