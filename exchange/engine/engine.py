@@ -210,7 +210,7 @@ class Engine:
     def _stop_listening(self, now: float) -> None:
         """Go on with the own orders, if it is time."""
         core = self._core
-        doubt = self._replicator.wants_of(core.node_id)
+        doubt = self._replicator.is_missing(core.node_id)
         if core.stale is None and not self._fence.is_down(now, doubt=doubt):
             return
         core.listening = False
@@ -307,9 +307,9 @@ class Engine:
         if isinstance(message, TakeResult):
             return self._desk.on_result(now, origin, message)
         if isinstance(message, FeedDigest):
-            self._replicator.on_digest(now, origin, message)
-            if self._core.listening:
-                own = [head for head in self._replicator.heads() if head.owner == self.node_id]
+            in_budget = self._replicator.on_digest(now, origin, message)
+            if self._core.listening and in_budget:
+                own = self._core.feeds.heads_of(self.node_id)
                 same = message.summary == self._replicator.summary()
                 self._fence.on_digest(origin, message, own, same=same)
         elif isinstance(message, FeedRequest):
@@ -346,7 +346,7 @@ class Engine:
             self._desk.hurry(now, owner)
         for key, number in presence.heads:
             if key in self.markets:
-                self._replicator.claimed(now, via, owner, key, number)
+                self._replicator.announced(now, via, owner, key, number)
             elif len(self.unknown_markets) < MAX_UNKNOWN_MARKETS:
                 self.unknown_markets[key[:80]] = owner
         if was_present != self._leases.present(owner):

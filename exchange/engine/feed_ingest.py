@@ -120,7 +120,7 @@ class FeedIngest:
                 return True
         self._advance(now, market, replica, applied)
         if replica.gap:
-            self.replicator.claimed(now, via, owner, market.key, batch.first - 1)
+            self.replicator.announced(now, via, owner, market.key, batch.first - 1)
         return True
 
     def _advance(self, now: float, market: Market, replica: Replica, applied: list[Batch]) -> None:

@@ -12,6 +12,8 @@ import msgspec
 
 from exchange.model.events import Batch
 
+FeedName = tuple[str, str]  # owner, market
+
 
 class Presence(msgspec.Struct, frozen=True, rename="camel"):
     """Presence of an owner for `lease` ms from arrival, with the heads of its feeds.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from exchange.feeds.exchange_messages import FeedName
 from exchange.model.events import (
     GENESIS,
     MAX_EVENTS,
@@ -178,6 +179,9 @@ class Feed:
         self._next_snapshot: Snapshot | None = None
         self.fault: str | None = None
         self.snapshot_moved = False  # since the journal last looked
+        self.signed = 0  # number of the last event in a held batch; an own feed may be ahead of it
+        self.changes: dict[FeedName, None] | None = None  # gets the name when the head moves
+        self._page_hashes: tuple[Snapshot | None, list[bytes]] = (None, [])
 
     @property
     def number(self) -> int:
@@ -197,6 +201,9 @@ class Feed:
     def hold(self, batch: Batch, digest: bytes) -> None:
         """Keep a batch whose events have been applied."""
         self.state.head = digest
+        self.signed = batch.last
+        if self.changes is not None:
+            self.changes[self.owner, self.market] = None
         self.batches[batch.first] = StoredBatch(_encoder.encode(batch), digest, batch.last)
         if isinstance(batch.events[-1], Checkpoint):
             if self._next_snapshot is not None:
@@ -213,6 +220,9 @@ class Feed:
     def adopt(self, snapshot: Snapshot) -> None:
         """Start anew from a snapshot (checked by the caller)."""
         self.state = FeedState.restore(snapshot)
+        self.signed = self.state.number
+        if self.changes is not None:
+            self.changes[self.owner, self.market] = None
         self._next_snapshot = None
         self._rebase(snapshot)
 
@@ -225,6 +235,14 @@ class Feed:
                 self.state.apply(event)
             self.hold(batch, batch.digest(network))
         self.snapshot_moved = False
+
+    def page_hashes(self) -> list[bytes]:
+        """Return the hashes of the snapshot's pages, computed once for each snapshot."""
+        snapshot, hashes = self._page_hashes
+        if snapshot is not self.snapshot and self.snapshot is not None:
+            hashes = [hashlib.sha256(page).digest() for page in self.snapshot.pages]
+            self._page_hashes = self.snapshot, hashes
+        return hashes
 
     def after(self, number: int, max_bytes: int) -> list[Batch]:
         """Consecutive held batches that follow `number`, as far as they fit, one at least; empty if not

@@ -1,93 +1,132 @@
-"""What others say that they hold: how much each of them may make this node ask for, and wait.
+"""Budgets of other nodes: digests, requests under way, feeds that they announce.
 
-A claim costs its maker nothing and may be of a feed that does not exist. So everybody begins with a
-small share of the requests under way; answers that help make it grow, silence halves it. Who claims the
-most gives way when no more can be remembered.
+An announcement costs its sender nothing and may name a feed that does not exist. So every node begins
+with a small share of the requests under way. Useful answers make the share grow, lost requests halve it.
+When no more feeds can be remembered, the node that announced the most of them gives way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-FIRST_SHARE = 8  # requests under way at once on one claimant's word
-REQUEST_TIMEOUT = 2.0  # seconds, of a node that has not shown that it takes longer
-REQUEST_TIMEOUT_MAX = 30.0
-MAX_STANDINGS = 10_000  # claimants and nodes remembered that are not as everybody begins
+from exchange.feeds.exchange_messages import FeedName
 
-FeedName = tuple[str, str]  # owner, market
+FIRST_SHARE = 8  # requests under way at once because of one node's announcements
+REQUEST_TIMEOUT = 2.0  # seconds, for a node that has not shown that it takes longer
+REQUEST_TIMEOUT_MAX = 30.0
+MAX_BUDGETS = 10_000  # nodes remembered that differ from a new one
+
+
+class TokenBuckets:
+    """Token bucket for each of many nodes: `burst` at once, `rate` a second afterwards."""
+
+    def __init__(self, rate: float, burst: float, most: int = MAX_BUDGETS) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._most = most
+        self._level: dict[str, tuple[float, float]] = {}  # tokens, at; the last used is last
+
+    def tokens(self, now: float, name: str) -> float:
+        """Return the tokens that are left; negative after an overdraft."""
+        tokens, at = self._level.get(name, (self._burst, now))
+        return min(tokens + max(now - at, 0.0) * self._rate, self._burst)
+
+    def take(self, now: float, name: str, cost: float = 1.0) -> bool:
+        """Take `cost` tokens if they are there."""
+        left = self.tokens(now, name)
+        if left < cost:
+            return False
+        self._store(now, name, left - cost)
+        return True
+
+    def overdraw(self, now: float, name: str, cost: float) -> None:
+        """Take `cost` tokens even if the level becomes negative."""
+        self._store(now, name, self.tokens(now, name) - cost)
+
+    def _store(self, now: float, name: str, tokens: float) -> None:
+        self._level.pop(name, None)
+        self._level[name] = tokens, now
+        if len(self._level) > self._most:
+            del self._level[next(iter(self._level))]  # unused for longest, so the fullest
 
 
 @dataclass(slots=True)
-class _Standing:
+class _Record:
     share: int = FIRST_SHARE
     timeout: float = REQUEST_TIMEOUT
     lost_at: float = float("-inf")
 
 
-class Standings:
-    """How claimants and nodes that were asked have behaved so far. Seconds."""
+class RequestBudgets:
+    """Shares of the requests under way, and waits for answers, by the nodes' behaviour. Seconds."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._all: dict[str, _Standing] = {}
+        self._records: dict[str, _Record] = {}
 
-    def share(self, name: str) -> int:
-        """Requests that may be under way at once on its word."""
-        return self._all[name].share if name in self._all else FIRST_SHARE
+    def share(self, node: str) -> int:
+        """Return the requests that may be under way at once because of a node's announcements."""
+        return self._records[node].share if node in self._records else FIRST_SHARE
 
-    def timeout(self, name: str) -> float:
-        """How long an answer of it is waited for."""
-        return self._all[name].timeout if name in self._all else REQUEST_TIMEOUT
+    def timeout(self, node: str) -> float:
+        """Return the wait for an answer of a node."""
+        return self._records[node].timeout if node in self._records else REQUEST_TIMEOUT
 
-    def helped(self, name: str) -> None:
-        standing = self._of(name)
-        standing.share = min(standing.share + 1, self._most)
+    def announcement_true(self, node: str) -> None:
+        """Raise the share of a node whose announcement led to new events."""
+        record = self._record(node)
+        record.share = min(record.share + 1, self._most)
 
-    def answered(self, name: str, took: float) -> None:
-        """It answered after `took` seconds."""
-        if name in self._all:
-            self._all[name].timeout = min(max(2 * took, REQUEST_TIMEOUT), REQUEST_TIMEOUT_MAX)
+    def answered(self, node: str, took: float) -> None:
+        """Adapt the wait to an answer that took `took` seconds."""
+        if node in self._records:
+            self._records[node].timeout = min(max(2 * took, REQUEST_TIMEOUT), REQUEST_TIMEOUT_MAX)
 
-    def failed(self, name: str, asked_at: float, now: float) -> None:
-        """A request on its word, sent at `asked_at`, was not answered in time. Of requests that were
-        under way together only the first counts."""
-        standing = self._of(name)
-        if asked_at >= standing.lost_at:
-            standing.lost_at = now
-            standing.share = max(1, standing.share // 2)
+    def request_lost(self, node: str, asked_at: float, now: float) -> None:
+        """Halve the share of a node: a request because of its announcement, sent at `asked_at`, timed
+        out. Of requests that were under way together only the first counts."""
+        record = self._record(node)
+        if asked_at >= record.lost_at:
+            record.lost_at = now
+            record.share = max(1, record.share // 2)
 
-    def silent(self, name: str, waited: float) -> None:
-        """It did not answer within `waited` seconds."""
-        standing = self._of(name)
-        if waited >= standing.timeout:  # otherwise it counts already
-            standing.timeout = min(2 * waited, REQUEST_TIMEOUT_MAX)
+    def timed_out(self, node: str, waited: float) -> None:
+        """Double the wait for a node that did not answer within `waited` seconds."""
+        record = self._record(node)
+        if waited >= record.timeout:  # otherwise this timeout is counted already
+            record.timeout = min(2 * waited, REQUEST_TIMEOUT_MAX)
 
-    def _of(self, name: str) -> _Standing:
-        standing = self._all.pop(name, None) or _Standing()
-        self._all[name] = standing
-        if len(self._all) > MAX_STANDINGS:
-            del self._all[next(iter(self._all))]  # the one that was not heard of for longest
-        return standing
+    def _record(self, node: str) -> _Record:
+        record = self._records.pop(node, None) or _Record()
+        self._records[node] = record
+        if len(self._records) > MAX_BUDGETS:
+            del self._records[next(iter(self._records))]  # the least recently changed
+        return record
 
 
-class Bringers:
-    """Who was the first to claim each feed that is wanted."""
+class FirstAnnouncers:
+    """Missing feeds by the node that announced each of them first."""
 
     def __init__(self) -> None:
         self._feeds: dict[str, dict[FeedName, None]] = {}
 
-    def add(self, name: str, feed: FeedName) -> None:
-        self._feeds.setdefault(name, {})[feed] = None
+    def add(self, node: str, feed: FeedName) -> None:
+        self._feeds.setdefault(node, {})[feed] = None
 
-    def remove(self, name: str, feed: FeedName) -> None:
-        feeds = self._feeds[name]
+    def remove(self, node: str, feed: FeedName) -> None:
+        feeds = self._feeds[node]
         del feeds[feed]
         if not feeds:
-            del self._feeds[name]
+            del self._feeds[node]
 
-    def in_favour_of(self, name: str) -> FeedName | None:
-        """The feed to forget so that `name` can claim one more: the newest of whoever brought most."""
+    def count(self, node: str) -> int:
+        """Return the number of missing feeds that a node announced first."""
+        return len(self._feeds.get(node, ()))
+
+    def yields_to(self, node: str) -> FeedName | None:
+        """Return the feed to forget so that `node` can announce another: the newest of the node with
+        the most. None if that would not make the shares more equal."""
         greatest = max(self._feeds.values(), key=len, default={})
-        if len(greatest) <= len(self._feeds.get(name, ())) + 1:
+        if len(greatest) <= self.count(node) + 1:
             return None
         return next(reversed(greatest))

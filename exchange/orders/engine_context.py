@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from exchange.feeds.feed import Feed, Writer
+from exchange.feeds.feed_index import FeedIndex
 from exchange.ledger.accounts import Accounts
 from exchange.ledger.ledger import Ledger
 from exchange.market.market import Market, Owners, Trade
@@ -84,7 +85,7 @@ class EngineContext:
         self.accounts = Accounts()
         self.halts = Halts()
         self.owners = Owners(keys.node_id)
-        self.feeds: dict[tuple[str, str], Feed] = {}
+        self.feeds = FeedIndex()
         self.markets: dict[str, Market] = {}
         for key in markets:
             feed = self.feeds[self.node_id, key] = Feed(self.node_id, key)

@@ -221,7 +221,7 @@ def shows_the_absent(patch: Patch) -> None:
 
 def never_catches_up(patch: Patch) -> None:
     """A gap in a feed is not asked for."""
-    patch.setattr(replication.Replicator, "claimed", lambda *args, **kwargs: None)
+    patch.setattr(replication.Replicator, "announced", lambda *args, **kwargs: None)
 
 
 # Money
@@ -233,7 +233,7 @@ def posts_one_leg_short(patch: Patch) -> None:
 
 
 def _fee_to_nobody(self: Any, legs: list[Any], account: int, asset: str, fee: int) -> None:
-    legs.append((self._purses.account(account, asset), -fee, "fee"))
+    legs.append((self._balances.account(account, asset), -fee, "fee"))
 
 
 def rounds_fees_down(patch: Patch) -> None:

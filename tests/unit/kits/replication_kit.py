@@ -9,7 +9,7 @@ import msgspec
 from exchange_kit import Keys, M, Owner
 
 from exchange.feeds.exchange_messages import FeedPart, FeedRequest, unpack
-from exchange.feeds.feed import Feed
+from exchange.feeds.feed_index import FeedIndex
 from exchange.feeds.replication import Replicator
 from exchange.model.events import BUY, Batch, Opened
 
@@ -25,7 +25,7 @@ class Desk:
     """A replicator alone, with its feeds in a dict."""
 
     def __init__(self, *neighbours: str) -> None:
-        self.feeds: dict[tuple[str, str], Feed] = {}
+        self.feeds = FeedIndex()
         self.it = Replicator(ME, self.feeds, lambda owner, market: market == M, random.Random(1))
         for node in neighbours:
             self.it.neighbour_up(0.0, node)

@@ -35,7 +35,7 @@ def part(owner: Owner, number: int, batches: list[Batch]) -> FeedPart:
 def test_an_answer_that_brings_a_part_is_followed_by_a_request_for_the_rest() -> None:
     desk, owner = Desk(A), Owner(1)
     batches = [owner.batch(opened(i)) for i in range(1, 6)]
-    desk.it.claimed(0.0, A, OWNER, M, 5, grace=0.0)
+    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
     desk.ticked(0.0)
     desk.hold(owner, batches[:2])
     desk.it.advanced(0.1, OWNER, M, 2)
@@ -45,8 +45,8 @@ def test_an_answer_that_brings_a_part_is_followed_by_a_request_for_the_rest() ->
 
 def test_an_answer_that_brings_nothing_is_not_asked_for_again() -> None:
     desk, owner = Desk(A, B), Owner(1)
-    desk.it.claimed(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.claimed(0.0, B, OWNER, M, 5, grace=0.0)
+    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    desk.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
     assert desk.ticked(0.0) == [(A, request())]
     desk.it.on_part(0.1, A, part(owner, 5, []))
     assert desk.ticked(0.1) == [(B, request())]  # at once, of another
@@ -58,8 +58,8 @@ def test_an_answer_that_brings_nothing_is_not_asked_for_again() -> None:
 def test_an_answer_that_nobody_asked_for_is_not_counted() -> None:
     desk, owner = Desk(A, B), Owner(1)
     desk.it.on_part(0.0, A, part(owner, 5, []))
-    desk.it.claimed(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.claimed(0.0, B, OWNER, M, 5, grace=0.0)
+    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    desk.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
     desk.ticked(0.0)
     desk.it.on_part(0.1, B, part(owner, 5, []))
     assert desk.ticked(0.2) == []
@@ -81,7 +81,7 @@ def owner_with_snapshot() -> Owner:
 def asking(owner: Owner) -> Desk:
     desk = Desk(A, B)
     for node in (A, B):
-        desk.it.claimed(0.0, node, owner.id, M, 11, grace=0.0)
+        desk.it.announced(0.0, node, owner.id, M, 11, grace=0.0)
     assert desk.ticked(0.0) == [(A, request())]
     return desk
 
@@ -177,7 +177,7 @@ def test_a_snapshot_that_is_not_later_is_no_progress(checkpoints: None) -> None:
     snapshot = owner.writer.feed.snapshot
     assert snapshot is not None
     desk.feeds[owner.id, M].adopt(snapshot)
-    desk.it.claimed(0.0, A, OWNER, M, 11, grace=0.0)
+    desk.it.announced(0.0, A, OWNER, M, 11, grace=0.0)
     assert desk.ticked(0.0) == [(A, request(5))]
     for _ in range(3):
         assert desk.it.on_part(0.1, A, answer(owner, request(0))) is None
@@ -304,15 +304,15 @@ def test_heads_beyond_the_limit_are_left_out_of_a_digest_by_chance_and_not_read(
     for seed in range(1, 6):
         owner = Owner(seed)
         desk.hold(owner, [owner.batch(opened(1))])
-    told = set()
-    for _ in range(30):
-        desk.it.on_digest(0.0, A, FeedDigest(b"other"))
+    sent = set()
+    for second in range(30):
+        desk.it.on_digest(second, A, FeedDigest(b"other"))
         ((_, digest),) = desk.sent()
         assert len(digest.heads) == 2
-        told |= {head.owner for head in digest.heads}
-    assert len(told) == 5
+        sent |= {head.owner for head in digest.heads}
+    assert len(sent) == 5
     many = [FeedHead(Keys(seed).node_id, M, 9, b"") for seed in range(30, 40)]
-    desk.it.on_digest(0.0, A, FeedDigest(b"other", many))
+    desk.it.on_digest(30.0, A, FeedDigest(b"other", many))
     assert desk.it.behind == 2
 
 
@@ -327,7 +327,7 @@ def test_a_summary_tells_feeds_apart_and_does_not_depend_on_the_order_of_arrival
     a.hold(one, [batches[0]])
     a.feeds["nobody", M] = Feed("nobody", M)  # an empty feed is as none
     assert ab.it.summary() == ba.it.summary() != a.it.summary()
-    assert len(a.it.heads()) == 1
+    assert len(a.feeds.heads()) == 1
 
 
 def test_a_new_neighbour_is_told_the_heads_and_some_neighbour_the_summary_now_and_then() -> None:

@@ -236,7 +236,7 @@ def test_an_unsigned_snapshot_is_refused_at_its_first_page() -> None:
     assert not net.give(0, page_part(other, [PAGE, PAGE]))
     elsewhere = Owner(50, market="ETH-USD").lie(7, GENESIS, Checkpoint(state_hash([PAGE, PAGE])))
     assert not net.give(0, page_part(elsewhere, [PAGE, PAGE]))
-    assert all(want.pages == [] for want in net[0]._replicator._wants.values())
+    assert all(missing.pages == [] for missing in net[0]._replicator._missing._missing.values())
 
 
 def test_a_signed_snapshot_of_impossible_orders_is_its_owners_fault_and_not_ours() -> None:

@@ -1,0 +1,260 @@
+"""Missing feeds: feeds of which other nodes announced more than is held here, and requests for them.
+
+Theory of operation. A feed becomes missing when a node announces a higher number than is held here. After
+a grace period, in which a broadcast may still bring the events, it is ready to be requested: from the
+nodes that announced it, neighbours first, at last from its owner. A request that times out makes the
+feed ready again, for the next node. When every node has been tried the feed is dropped; whoever holds
+it announces it again with the next digest or presence.
+
+Rules of this file:
+- Each request is charged to an announcer, whose share of the requests under way is limited
+  (`request_budget`). Nodes that are not neighbours share one share: keys cost nothing to make.
+- Nothing walks over all missing feeds: times are in a heap, and ready feeds wait in a queue for each
+  announcer to be charged. A tick costs what is due, and one step for each announcer with a queue.
+- Entries of heap and queues may be out of date; they are checked when they are reached.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from exchange.feeds.exchange_messages import FeedName
+from exchange.feeds.request_budget import FirstAnnouncers, RequestBudgets
+from exchange.model.events import Batch
+
+MAX_ACTIVE = 32  # requests under way at once
+MAX_MISSING = 10_000  # missing feeds remembered
+MAX_MISSING_EACH = 4096  # of them announced first by the same node: as many as one digest names
+MAX_HOLDERS = 16  # announcers remembered for one feed
+
+STRANGERS = ""  # stands for all nodes that are not neighbours
+
+
+@dataclass(slots=True)
+class MissingFeed:
+    """A feed of which another node holds more."""
+
+    name: FeedName
+    first: str  # announcer that named it first; charged for requests to the owner
+    due: float  # end of the grace period, or of the wait for an answer
+    holders: dict[str, int] = field(default_factory=dict)  # node -> number announced
+    ready: bool = False  # waits in queues for a free share
+    asked: str = ""  # node of the request under way
+    asked_at: float = 0.0
+    charged: str = ""  # announcer charged for the last request
+    after: int = 0  # number held at the time of the request
+    tried: list[str] = field(default_factory=list)
+    page: int = 0  # next snapshot page to request
+    checkpoint: Batch | None = None
+    pages: list[bytes] = field(default_factory=list)
+
+    def restart_snapshot(self, checkpoint: Batch | None = None) -> None:
+        """Forget the pages received so far."""
+        self.checkpoint, self.page, self.pages = checkpoint, 0, []
+
+
+class MissingFeeds:
+    """Schedule of requests for missing feeds. `neighbours`: the nodes linked to this one."""
+
+    def __init__(self, node_id: str, neighbours: Container[str]) -> None:
+        self._node_id = node_id
+        self._neighbours = neighbours
+        self._missing: dict[FeedName, MissingFeed] = {}
+        self._owners: Counter[str] = Counter()
+        self._first = FirstAnnouncers()
+        self._due: list[tuple[float, FeedName]] = []  # heap
+        self._ready: dict[str, dict[FeedName, None]] = {}  # by announcer to be charged
+        self._active: Counter[str] = Counter()  # requests under way by announcer charged
+        self._active_total = 0
+        self.budgets = RequestBudgets(MAX_ACTIVE)
+
+    def __len__(self) -> int:
+        return len(self._missing)
+
+    def get(self, name: FeedName) -> MissingFeed | None:
+        return self._missing.get(name)
+
+    def of_owner(self, owner: str) -> bool:
+        """Report if any feed of an owner is missing."""
+        return self._owners[owner] > 0
+
+    def announcer(self, node: str) -> str:
+        """Return the name under which a node's announcements are charged."""
+        return node if node in self._neighbours else STRANGERS
+
+    # Announcements
+
+    def announce(self, now: float, node: str, name: FeedName, number: int, grace: float) -> None:
+        """Note that `node` holds, or must hold, more of a feed than is held here."""
+        missing = self._missing.get(name)
+        announcer = self.announcer(node)
+        if missing is None:
+            if self._first.count(announcer) >= MAX_MISSING_EACH:
+                return
+            if len(self._missing) >= MAX_MISSING:
+                other = self._first.yields_to(announcer)
+                if other is None:
+                    return
+                self.drop(other)
+            missing = self._missing[name] = MissingFeed(name, announcer, now + grace)
+            self._owners[name[0]] += 1
+            self._first.add(announcer, name)
+            self._push(missing)
+        if node in missing.holders:
+            missing.holders[node] = max(number, missing.holders[node])
+        elif len(missing.holders) < MAX_HOLDERS:
+            missing.holders[node] = number
+        if missing.ready:
+            self._ready.setdefault(announcer, {})[name] = None
+        elif not missing.asked and now + grace < missing.due:
+            missing.due = now + grace
+            self._push(missing)
+
+    def node_gone(self, node: str) -> None:
+        """Forget the announcements of a node whose link is gone."""
+        for missing in list(self._missing.values()):
+            if missing.holders.pop(node, None) is not None and missing.ready:
+                self._make_ready(missing)
+
+    def advanced(self, now: float, name: FeedName, number: int) -> None:
+        """Note that a feed is held up to `number`."""
+        missing = self._missing.get(name)
+        if missing is None:
+            return
+        missing.holders = {node: n for node, n in missing.holders.items() if n > number}
+        if not missing.holders:
+            if missing.asked:
+                self.helped(now, missing)
+            self.drop(name)
+
+    def drop(self, name: FeedName) -> None:
+        """Stop requesting a feed."""
+        missing = self._missing.pop(name, None)
+        if missing is None:
+            return
+        self._finish(missing)
+        self._first.remove(missing.first, name)
+        self._owners[name[0]] -= 1
+        if not self._owners[name[0]]:
+            del self._owners[name[0]]
+        if missing.ready:
+            for announcer in self._announcers(missing):
+                self._ready.get(announcer, {}).pop(name, None)
+
+    # Requests
+
+    def next_requests(self, now: float) -> list[MissingFeed]:
+        """Return the feeds to request now, each from its node `asked`."""
+        while self._due and self._due[0][0] <= now:
+            due, name = heapq.heappop(self._due)
+            missing = self._missing.get(name)
+            if missing is None or missing.ready or missing.due != due:
+                continue
+            if missing.asked:
+                self.budgets.timed_out(missing.asked, missing.due - missing.asked_at)
+                self.budgets.request_lost(missing.charged, missing.asked_at, now)
+                self._finish(missing)
+            self._make_ready(missing)
+        # One request for each announcer in turn, so that none of them takes all places.
+        found: list[MissingFeed] = []
+        announcers = list(self._ready)
+        while announcers and self._active_total < MAX_ACTIVE:
+            announcers = [name for name in announcers if self._serve(now, name, found)]
+        return found
+
+    def _serve(self, now: float, announcer: str, found: list[MissingFeed]) -> bool:
+        """Request one feed at an announcer's charge. False if it has no place or no feed left."""
+        queue = self._ready[announcer]
+        while queue:
+            if self._active_total >= MAX_ACTIVE or self._active[announcer] >= self.budgets.share(
+                announcer
+            ):
+                return False
+            name = next(iter(queue))
+            del queue[name]
+            missing = self._missing.get(name)
+            if missing is not None and missing.ready and self._choose(now, missing):
+                found.append(missing)
+                # Last in the next round, whoever was served.
+                self._ready[announcer] = self._ready.pop(announcer)
+                return True
+        del self._ready[announcer]
+        return False
+
+    def _choose(self, now: float, missing: MissingFeed) -> bool:
+        """Choose the node to ask, neighbours first, among those whose announcer has a free share."""
+        for node in self._untried(missing):
+            charged = self._charged_for(node, missing)
+            if self._active[charged] < self.budgets.share(charged):
+                missing.tried.append(node)
+                missing.ready = False
+                missing.charged = charged
+                self._active[charged] += 1
+                self._active_total += 1
+                self.ask(now, node, missing)
+                return True
+        self._make_ready(missing)
+        return False
+
+    def ask(self, now: float, node: str, missing: MissingFeed) -> None:
+        """Start the wait for an answer, to a first request or to the next one of the same exchange."""
+        if missing.asked != node:
+            missing.restart_snapshot()
+        missing.asked = node
+        missing.asked_at = now
+        missing.due = now + self.budgets.timeout(node)
+        self._push(missing)
+
+    def stop(self, now: float, missing: MissingFeed) -> None:
+        """End the exchange with the node asked; the feed may be requested again at once."""
+        self._finish(missing)
+        missing.due = now
+        self._push(missing)
+
+    def helped(self, now: float, missing: MissingFeed) -> None:
+        """Note an answer with new events to the request under way."""
+        self.budgets.answered(missing.asked, now - missing.asked_at)
+        self.budgets.announcement_true(missing.charged)
+
+    # Internals
+
+    def _finish(self, missing: MissingFeed) -> None:
+        if missing.asked:
+            missing.asked = ""
+            self._active_total -= 1
+            self._active[missing.charged] -= 1
+            if not self._active[missing.charged]:
+                del self._active[missing.charged]
+
+    def _untried(self, missing: MissingFeed) -> list[str]:
+        nodes = [
+            node
+            for node in (*missing.holders, missing.name[0])
+            if node not in missing.tried and node != self._node_id
+        ]
+        nodes.sort(key=lambda node: node not in self._neighbours)
+        return nodes
+
+    def _charged_for(self, node: str, missing: MissingFeed) -> str:
+        return self.announcer(node) if node in missing.holders else missing.charged or missing.first
+
+    def _announcers(self, missing: MissingFeed) -> set[str]:
+        return {self._charged_for(node, missing) for node in self._untried(missing)}
+
+    def _make_ready(self, missing: MissingFeed) -> None:
+        announcers = self._announcers(missing)
+        if not announcers:  # every node was tried
+            self.drop(missing.name)
+            return
+        missing.ready = True
+        for announcer in announcers:
+            self._ready.setdefault(announcer, {})[missing.name] = None
+
+    def _push(self, missing: MissingFeed) -> None:
+        heapq.heappush(self._due, (missing.due, missing.name))
+        if len(self._due) > 4 * len(self._missing) + 1000:  # mostly entries out of date
+            self._due = [(m.due, m.name) for m in self._missing.values() if not m.ready]
+            heapq.heapify(self._due)
