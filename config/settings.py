@@ -99,6 +99,16 @@ class NodeSection(Section):
         default="text",
         description="Log lines for people (`text`) or one JSON object a line (`json`).",
     )
+    log_file: Annotated[Path | None, FilePath(what="a file", empty_ok=True)] = Field(
+        default=None,
+        description="Log to this file (mode 0600) instead of standard error.",
+    )
+    log_file_size: Annotated[int, Whole(1, 10_000, unit="MiB")] = Field(
+        default=10, description="Size at which the log file is rotated."
+    )
+    log_file_count: Annotated[int, Whole(0, 1000)] = Field(
+        default=5, description="Rotated log files that are kept."
+    )
 
     @property
     def key_path(self) -> Path:

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "grape": "node.cli.grape_command:grape",
     "demo": "node.cli.start_command:demo",
     "config": "node.cli.config_command:config",
+    "service": "node.cli.service_unit:service",
     "order": "node.cli.order_commands:order",
     "amend": "node.cli.order_commands:amend",
     "cancel": "node.cli.order_commands:cancel",

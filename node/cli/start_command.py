@@ -104,7 +104,10 @@ _START_OPTIONS: Final = (
     click.option(
         "--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: warning]"
     ),
-    click.option("--log-format", metavar="text|json", help="How log lines look.  [default: text]"),
+    click.option("--log-format", metavar="text|json", help="Form of log lines.  [default: text]"),
+    click.option(
+        "--log-file", metavar="FILE", help="Log to this file, rotated.  [default: standard error]"
+    ),
 )
 
 
@@ -142,7 +145,8 @@ def start_options(command: Callable[..., T]) -> Callable[..., T]:
 
 @click.command()
 @start_options
-def start(config_file: str | None, **values: object) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
+def start(config_file: str | None, as_json: bool, **values: object) -> int:
     """Run a node until Ctrl-C.
 
     It finds other nodes on the local network by itself; --bootstrap names nodes elsewhere. Every
@@ -157,11 +161,12 @@ def start(config_file: str | None, **values: object) -> int:
       exchange-node start --grape http://127.0.0.1:30001    use a Grape that runs here
       exchange-node start --grape-bootstrap 203.0.113.5:20001    be a Grape oneself
       exchange-node start --mode grenache               no direct links at all
+      exchange-node start --json                        one line of JSON when ready, for scripts
     """
     loaded = load_settings(config_file, **values)
     with no_collections():
         daemon = importlib.import_module("node.daemon.run_node")
-    code: int = daemon.run(loaded)
+    code: int = daemon.run(loaded, as_json=as_json)
     return code
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import Final
 
 from config import Settings
@@ -48,9 +50,35 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+def _log_handler(settings: Settings) -> logging.Handler:
+    path = settings.log_file
+    if path is None:
+        return logging.StreamHandler(sys.stderr)
+    from logging.handlers import RotatingFileHandler
+
+    class PrivateFileHandler(RotatingFileHandler):
+        def _open(self) -> TextIOWrapper:
+            descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            return os.fdopen(descriptor, "a", encoding="utf-8")
+
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return PrivateFileHandler(
+            path, maxBytes=settings.log_file_size << 20, backupCount=settings.log_file_count
+        )
+    except OSError as error:
+        raise StartError(
+            f"cannot write the log file {path}: {error.strerror or error} (LOG_FILE)"
+        ) from error
+
+
 def configure_logging(settings: Settings) -> None:
-    """Log to standard error, in the format and from the level of the settings."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Log in the format and from the level of the settings, to LOG_FILE or standard error.
+
+    Raises:
+        StartError: the log file cannot be written.
+    """
+    handler = _log_handler(settings)
     if settings.log_format == "json":
         handler.setFormatter(_JsonFormatter())
     else:

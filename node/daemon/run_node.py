@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from node.api.api_tls import Tls, TlsError, load_tls, self_signed
 from node.daemon.node import Node
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.service_manager import ServiceManager, credential
 from node.service.public_services import OFFERS
 from node.version import VERSION
 from node.views.views import StatusView
@@ -35,10 +36,13 @@ from p2p.services.service_server import Handler
 log = logging.getLogger(__name__)
 
 
-def run(loaded: Loaded) -> int:
-    """Run a node until SIGTERM or Ctrl-C; returns the exit code."""
+def run(loaded: Loaded, *, as_json: bool = False) -> int:
+    """Run a node until SIGTERM, SIGHUP or Ctrl-C; returns the exit code.
+
+    `as_json` prints one line of JSON when the node is ready, instead of lines for people.
+    """
     ports = wanted_ports(loaded.settings.p2p_port, loaded.is_default("p2p_port"))
-    return _run(loaded, ports, lambda node: None)
+    return _run(loaded, ports, lambda node: None, as_json)
 
 
 def run_worker(
@@ -60,21 +64,29 @@ def run_worker(
     return _run(loaded, ports, prepare)
 
 
-def _run(loaded: Loaded, p2p_ports: Sequence[int], prepare: Callable[[Node], None]) -> int:
-    settings: Settings = loaded.settings
-    configure_logging(settings)
+def _run(
+    loaded: Loaded,
+    p2p_ports: Sequence[int],
+    prepare: Callable[[Node], None],
+    as_json: bool = False,
+) -> int:
     for warning in loaded.warnings:
         print(f"exchange-node: warning: {warning}", file=sys.stderr)
     try:
+        configure_logging(loaded.settings)
         with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_serve(loaded, stack, p2p_ports, prepare))
+            return runner.run(_serve(loaded, stack, p2p_ports, prepare, as_json))
     except StartError as error:
         print(f"exchange-node: {error}", file=sys.stderr)
         return EXIT_FAILED
 
 
 async def _serve(
-    loaded: Loaded, stack: ExitStack, p2p_ports: Sequence[int], prepare: Callable[[Node], None]
+    loaded: Loaded,
+    stack: ExitStack,
+    p2p_ports: Sequence[int],
+    prepare: Callable[[Node], None],
+    as_json: bool,
 ) -> int:
     settings = loaded.settings
     node = await start_node(
@@ -86,12 +98,17 @@ async def _serve(
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
+    # SIGHUP: the terminal was closed. The node ends in order, like by Ctrl-C.
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signal_number, stop.set)
     # What was recovered lives as long as the node: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()
-    print(banner(node, settings), flush=True)
+    _print(_ready_line(node, settings) if as_json else banner(node, settings))
+    manager = ServiceManager()
+    manager.notify(READY="1", STATUS=_summary(node))
+    supervision = asyncio.create_task(manager.run(lambda: _summary(node)), name="service manager")
+    stop_watch = asyncio.create_task(_announce_stop(stop, manager), name="stop")
     try:
         await node.run(stop)
     except BaseExceptionGroup as group:
@@ -101,8 +118,45 @@ async def _serve(
             raise
         print(f"exchange-node: {_first(failed)}; stopped", file=sys.stderr)
         return EXIT_FAILED
-    print("stopped", flush=True)
+    finally:
+        supervision.cancel()
+        stop_watch.cancel()
+    if not as_json:
+        _print("stopped")
     return EXIT_OK
+
+
+def _print(text: str) -> None:
+    """Print to standard output, which may be gone with a closed terminal or pipe."""
+    with suppress(OSError):
+        print(text, flush=True)
+
+
+async def _announce_stop(stop: asyncio.Event, manager: ServiceManager) -> None:
+    await stop.wait()
+    manager.notify(STOPPING="1", STATUS="stopping")
+
+
+def _summary(node: Node) -> str:
+    """Status text for the service manager: one line."""
+    status = node.status()
+    return f"{status.peers_connected} peers, API at {status.api_url}"
+
+
+def _ready_line(node: Node, settings: Settings) -> str:
+    """One line of JSON with what a program needs to use the node."""
+    status = node.status()
+    ready = {
+        "event": "ready",
+        "version": VERSION,
+        "node_id": node.node_id,
+        "pid": os.getpid(),
+        "network": settings.p2p_network,
+        "p2p_address": status.p2p_address,
+        "api_url": status.api_url,
+        "data_dir": str(settings.data_dir),
+    }
+    return json.dumps(ready)
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -130,7 +184,7 @@ async def start_node(
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _lock(settings.lock_path, stack)
-        identity = Identity.load_or_create(settings.key_path)
+        identity = Identity.load_or_create(credential("node.key") or settings.key_path)
         instruments = (
             Instruments.load(settings.instruments_file)
             if settings.instruments_file
