@@ -73,6 +73,7 @@ WHOLE = {
     "CIRCUIT_BREAKER_HALF_OPEN_MAX_REQUESTS": (1, 1000), "GOSSIP_HINT_TTL": (1, 86_400_000),
     "GOSSIP_PUBLISH_INTERVAL": (1, 3_600_000), "GRENACHE_PORT": (0, 65535),
     "GRENACHE_ANNOUNCE_INTERVAL": (1000, 600_000), "GRAPE_PEER_MAX_AGE": (1000, 86_400_000),
+    "LOG_FILE_SIZE": (1, 10_000), "LOG_FILE_COUNT": (0, 1000),
     "API_RATE_LIMIT": (0, 1_000_000), "MARKET_TRADES_KEPT": (1000, 100_000_000), "MARKET_CANDLES_KEPT": (1000, 100_000_000),
 }  # fmt: skip
 
@@ -158,6 +159,7 @@ WRONG = [
     ("PEER_STORAGE_PATH", "a\0b", "expected a file, absolute or relative to the data directory"),
     ("INSTRUMENTS_FILE", "a\0b", "expected a file, or nothing"),
     ("API_TLS_CERT", "a\0b", "expected a file, or nothing"),
+    ("LOG_FILE", "a\0b", "expected a file, or nothing"),
     ("API_TLS_KEY", "a\0b", "expected a file, or nothing"),
     ("API_TLS_KEY", "key.pem", "expected nothing, because API_TLS_CERT is empty"),
     ("API_HOST", "0.0.0.0", "expected a loopback address such as 127.0.0.1; API_ALLOW_REMOTE=true "

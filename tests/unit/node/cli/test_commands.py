@@ -441,7 +441,7 @@ def test_start_hands_the_settings_to_the_daemon(
 ) -> None:
     seen: list[Any] = []
     daemon = ModuleType("node.daemon.run_node")
-    daemon.run = lambda loaded: seen.append(loaded) or 0  # type: ignore[attr-defined]
+    daemon.run = lambda loaded, **_: seen.append(loaded) or 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "node.daemon.run_node", daemon)
     monkeypatch.chdir(tmp_path)
     result = run(
@@ -474,7 +474,7 @@ def test_start_hands_the_settings_to_the_daemon(
 
 def test_the_daemon_s_exit_code_is_the_command_s(monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = ModuleType("node.daemon.run_node")
-    daemon.run = lambda loaded: 1  # type: ignore[attr-defined]
+    daemon.run = lambda loaded, **_: 1  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "node.daemon.run_node", daemon)
     assert run("start").exit_code == 1
 
