@@ -112,7 +112,7 @@ WRONG = [
         for name, (low, high) in WHOLE.items()
         for what in [
             "a port number" if "PORT" in name
-            else "a whole number of ms" if SCHEMA[name.lower()].unit
+            else f"a whole number of {SCHEMA[name.lower()].unit}" if SCHEMA[name.lower()].unit
             else "a whole number"
         ]
         for bad in (str(low - 1), str(high + 1), "x", "1.5", "1_0", "٣", "1e3", "9" * 30)
