@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from exchange.model.records import Permission
-from node.cli.client_session import Session, client_options, print_json
+from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import LENIENT, Group, check_words, span_options, upper
 from node.cli.order_text import OrderTextError, parse_amount
 from node.cli.tables import Cell, Column, Line, clock, echo, table
@@ -19,6 +19,7 @@ from node.views.account_views import (
 )
 
 
+@common_options
 @click.group(cls=Group)
 def account() -> None:
     """Manage accounts: their money and their API keys.
@@ -257,6 +258,7 @@ def limits(
         )
 
 
+@common_options
 @account.group(cls=Group)
 def keys() -> None:
     """Manage the API keys of accounts.

@@ -31,6 +31,7 @@ from node.client.exchange_client import (
 from node.client.server_trust import Trust
 
 T = TypeVar("T")
+G = TypeVar("G", bound=click.Group)
 KEY_VARIABLE: Final = "EXCHANGE_NODE_KEY"  # not an option: other users see command lines
 
 
@@ -230,6 +231,32 @@ class Session:
         return Failure(text, code, document=document)
 
 
+_META: Final = "exchange_node.options"
+
+
+def inherited(name: str) -> Any:
+    """Value of an option that was given before the subcommand; None without one."""
+    return click.get_current_context().meta.get(_META, {}).get(name)
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value:
+        ctx.meta.setdefault(_META, {})[param.name] = value
+
+
+def common_options(group: G) -> G:
+    """Accept --data-dir, --api and --json before the subcommand too."""
+    for option in (
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."),
+        click.Option(["--data-dir"], metavar="DIR", help="Data directory of the node."),
+        click.Option(["--api"], metavar="URL", help="URL of the node's API."),
+    ):
+        option.expose_value, option.callback = False, _remember
+        option.hidden = group.name != "cli"
+        group.params.append(option)
+    return group
+
+
 def client_options(command: Callable[..., T]) -> Callable[..., T]:
     """Adds --json, --data-dir and --api; the command gets a `Session` as its first argument."""
 
@@ -256,6 +283,9 @@ def client_options(command: Callable[..., T]) -> Callable[..., T]:
         ca_file: Path | None,
         **kwargs: Any,
     ) -> T:
+        if data_dir is None and api is None:
+            data_dir, api = inherited("data_dir"), inherited("api")
+        as_json = as_json or bool(inherited("as_json"))
         if data_dir is not None and api is not None:
             raise click.UsageError("--data-dir and --api both name a node; give one of them.")
         return command(Session(as_json, data_dir, api, ca_file), *args, **kwargs)

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from exchange.ledger.statements import text_of, units
-from node.cli.client_session import Session, client_options, print_json
+from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import LENIENT, Group, account_option, check_words, span_options, upper
 from node.cli.order_text import OrderTextError, decimal, parse_amount
 from node.cli.reconcile_commands import reconcile, verify
@@ -54,6 +54,7 @@ def balance_table(views: Sequence[BalanceView]) -> list[Line]:
     return table(columns, rows)
 
 
+@common_options
 @click.group(cls=Group)
 def ledger() -> None:
     """The node's books: its ledger, and what is open with other nodes.

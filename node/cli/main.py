@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from node.cli.client_session import Exit, Failure, print_json
+from node.cli.client_session import Exit, Failure, common_options, print_json
 
 # Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
 COMMANDS: Final = {
@@ -121,6 +121,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
         ctx.exit()
 
 
+@common_options
 @click.group(
     cls=CommandLine,
     epilog=EPILOG,

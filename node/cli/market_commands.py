@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from exchange.market.candles import TIMEFRAMES
-from node.cli.client_session import Session, client_options, print_json
+from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import Group, limit_option
 from node.cli.tables import Cell, Column, candle_table, draws_blocks, echo, ladder, table
 from node.views.account_views import HaltView
@@ -112,6 +112,7 @@ def markets(session: Session) -> None:
     echo(table([Column(title, number=title != "market") for title in titles], rows))
 
 
+@common_options
 @click.group(cls=Group)
 def market() -> None:
     """Halt a market on this node, or resume it.

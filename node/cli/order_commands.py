@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from exchange.model.commands import SelfTrade
-from node.cli.client_session import Session, client_options, print_json
+from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import LENIENT, account_option, check_words, limit_option, upper
 from node.cli.order_outcomes import WORKING, describe_order
 from node.cli.order_text import OrderTextError, decimal, parse_expiry, parse_order
@@ -33,6 +33,7 @@ class _OrderGroup(click.Group):
         return ctx.fail(f"say buy or sell first: exchange-node order {side} {rest}")
 
 
+@common_options
 @click.group(cls=_OrderGroup)
 def order() -> None:
     """Place an order: buy or sell.

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from node.cli.client_session import Exit, Failure
+from node.cli.client_session import Exit, Failure, inherited
 
 T = TypeVar("T")
 
@@ -185,6 +185,8 @@ def load_settings(config_file: str | None, **values: object) -> Any:
     with no_collections():
         from config import SettingError, load
 
+    if values.get("data_dir") is None:
+        values["data_dir"] = inherited("data_dir")
     try:
         return load(values, config_file=Path(config_file) if config_file else None)
     except SettingError as error:

@@ -785,3 +785,20 @@ def test_a_worker_has_the_options_of_start_and_more(node: RunningNode) -> None:
     ):
         assert option in text
     assert "no time such as 50ms" in run("worker", "--handler", "a:b", "--latency", "5 min").stderr
+
+
+def test_options_that_name_the_node_are_taken_before_the_subcommand_too(tmp_path: Path) -> None:
+    """The option beside the command wins over one before it."""
+    for words in (
+        ("--data-dir", str(tmp_path), "orders"),
+        ("account", "--data-dir", str(tmp_path), "list"),
+        ("--data-dir", "/nowhere", "orders", "--data-dir", str(tmp_path)),
+        ("--api", "http://127.0.0.1:1", "orders", "--data-dir", str(tmp_path)),
+    ):
+        result = run(*words)
+        assert result.exit_code == 3
+        assert f"no node runs on {tmp_path}" in result.output
+    result = run("--json", "--api", "http://127.0.0.1:1", "status")
+    assert json.loads(result.output.split("exchange-node:")[0])["code"] == "no_node"
+    shown = run("--data-dir", str(tmp_path), "config", "--json")
+    assert str(tmp_path) in shown.output
