@@ -367,6 +367,7 @@ class Engine:
         self._desk.expire(now)
         for owner in self._leases.expire(now):
             self._owner_changed(now, owner)
+        self._follower.resume_waiting(now)
         self._replicator.tick(now)
         for market in self.markets.values():
             for owner in market.held_owners:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Callable
 
-from exchange.feeds.exchange_messages import FeedPart
-from exchange.feeds.feed import Feed, FeedFault, Replica, Writer
+from exchange.feeds.exchange_messages import FeedName, FeedPart
+from exchange.feeds.feed import Feed, FeedFault, Writer
+from exchange.feeds.feed_replica import Replica
 from exchange.feeds.replication import Replicator
+from exchange.feeds.unconnected_batches import UnconnectedBatches
 from exchange.market.market import Market, Trade
 from exchange.model.events import (
     Batch,
@@ -36,6 +39,9 @@ class FeedIngest:
         self._core = core
         self._uncross = uncross
         self._ids: dict[bytes, str] = {}
+        self.unconnected = UnconnectedBatches()
+        # Heap of replicas whose next batch waits for its time; entries may be out of date.
+        self._waiting: list[tuple[float, FeedName]] = []
         self.replicator = Replicator(core.node_id, core.feeds, self._wants_feed, rng)
 
     def restore(self, past: Recovered) -> None:
@@ -52,7 +58,9 @@ class FeedIngest:
             if stored.owner == core.node_id:
                 market.writer = Writer(feed, core.keys, core.network)
             else:
-                market.replicas[stored.owner] = Replica(feed, core.keys, core.network)
+                market.replicas[stored.owner] = Replica(
+                    feed, core.keys, core.network, self.unconnected
+                )
             for batch in stored.batches:
                 trades.setdefault(market.key, []).extend(
                     Trade(stored.owner, event, batch.first + index)
@@ -79,52 +87,74 @@ class FeedIngest:
 
     def _wants_feed(self, owner: str, market: str) -> bool:
         # One's own too: more of it out there than here means that this data directory is an old copy.
-        return (
-            market in self._core.markets
-            and len(owner) == len(self._core.node_id)  # it may be asked: a node id, not `*`
-            and not (owner == self._core.node_id and self._core.stale is not None)
-        )
+        core = self._core
+        found = core.markets.get(market)
+        if (
+            found is None
+            or len(owner) != len(core.node_id)  # it may be asked: a node id, not `*`
+            or (owner == core.node_id and core.stale is not None)
+        ):
+            return False
+        # The next batch is here and waits for its time: others hold nothing that helps.
+        replica = found.replicas.get(owner)
+        return replica is None or replica.waits_until is None
 
     def on_batch(self, now: float, batch: Batch, via: str) -> bool:
+        """Process a batch that the neighbour `via` brought. False if it is invalid."""
+        core = self._core
         owner = self.owner_of(batch.key)
-        market = self._core.markets.get(batch.market)
+        market = core.markets.get(batch.market)
         replica = market.replicas.get(owner) if market is not None else None
-        full = replica is None and len(self._core.feeds) >= MAX_FEEDS
-        if market is None or owner == self._core.node_id or full:
+        full = replica is None and len(core.feeds) >= MAX_FEEDS
+        if market is None or owner == core.node_id or full:
             try:
-                digest = check_batch(self._core.keys, self._core.network, batch)
+                digest = check_batch(core.keys, core.network, batch)
             except InvalidBatch:
                 return False
-            if market is not None and owner == self._core.node_id:
+            if market is not None and owner == core.node_id:
                 self._on_own_batch(market, batch, digest)
             return True
+        known = replica is not None
         if replica is None:
-            feed = Feed(owner, market.key)
-            replica = Replica(feed, self._core.keys, self._core.network)
-            try:
-                applied = replica.offer(batch)
-            except InvalidBatch:
-                return False  # no state for a stranger's forgery
-            except FeedFault as fault:
-                self._blame(market, owner, fault)
-                applied = []
+            replica = self._new_replica(owner, market.key)
+        try:
+            applied = replica.offer(batch, now)
+        except InvalidBatch:
+            return False  # no state for a stranger's forgery
+        except FeedFault as fault:
+            self._blame(market, owner, fault)
+            applied = []
+        if not known:
             market.replicas[owner] = replica
-            self._core.feeds[owner, market.key] = feed
-        else:
-            try:
-                applied = replica.offer(batch)
-            except InvalidBatch:
-                return False
-            except FeedFault as fault:
-                self._blame(market, owner, fault)
-                return True
+            core.feeds[owner, market.key] = replica.feed
         self._advance(now, market, replica, applied)
         if replica.gap:
             self.replicator.announced(now, via, owner, market.key, batch.first - 1)
         return True
 
+    def _new_replica(self, owner: str, market: str) -> Replica:
+        core = self._core
+        return Replica(Feed(owner, market), core.keys, core.network, self.unconnected)
+
+    def resume_waiting(self, now: float) -> None:
+        """Apply batches that had to wait, where their time has come."""
+        while self._waiting and self._waiting[0][0] <= now:
+            until, (owner, key) = heapq.heappop(self._waiting)
+            market = self._core.markets[key]
+            replica = market.replicas.get(owner)
+            if replica is None or replica.waits_until != until:
+                continue
+            try:
+                applied = replica.resume(now)
+            except FeedFault as fault:
+                self._blame(market, owner, fault)
+                applied = []
+            self._advance(now, market, replica, applied)
+
     def _advance(self, now: float, market: Market, replica: Replica, applied: list[Batch]) -> None:
         feed = replica.feed
+        if replica.waits_until is not None:
+            heapq.heappush(self._waiting, (replica.waits_until, (feed.owner, feed.market)))
         for batch in applied:
             self._core.records.append(PutBatch(feed.owner, batch))
             for number, event in enumerate(batch.events, batch.first):
@@ -212,12 +242,12 @@ class FeedIngest:
         if replica is None and len(self._core.feeds) >= MAX_FEEDS:
             return True
         if replica is None:
-            replica = Replica(Feed(part.owner, part.market), self._core.keys, self._core.network)
+            replica = self._new_replica(part.owner, part.market)
         before = list(replica.feed.state.orders)
         market.replicas[part.owner] = replica
         self._core.feeds[part.owner, part.market] = replica.feed
         try:
-            applied = replica.offer_snapshot(batch, pages)
+            applied = replica.offer_snapshot(batch, pages, now)
         except FeedFault as fault:
             self._blame(market, part.owner, fault)
             return True

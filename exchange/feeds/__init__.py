@@ -1,9 +1,15 @@
 """Feeds, the signed event logs of each owner: writing, replication, presence leases, startup fence.
 
 exchange_messages   messages of the exchange between nodes
-feed                state of a feed, its writer, its replicas
+feed                state of a feed, a feed as a node holds it, its writer
 replication         digests, requests for missing ranges, snapshots
-request_budget      shares of the requests under way by claimant, timeouts
+missing_feeds       feeds of which others hold more, schedule of the requests for them
+request_budget      shares of the requests under way, token buckets, timeouts
+feed_index          feeds by owner and market, heads in order, summary
+feed_replica        another owner's feed: batches checked and applied in sequence
+checkpoint_rule     the writer's rule for checkpoints, and its enforcement
+unconnected_batches batches that wait for events before them, bounded in bytes
+owner_weights       the heaviest owner, which loses when a total is exceeded
 presence            presence leases: whose orders are shown
 startup_fence       wait for the neighbours' digests after a restart
 """

@@ -1,4 +1,9 @@
-"""Feeds: the state that one describes, the writing of one's own, the following of others'."""
+"""Feeds: the state that the events of a feed describe, a feed as a node holds it, and its writer.
+
+A feed is the append-only, numbered list of events of one owner for one market, signed in batches. Its
+state is a pure function of its events. A checkpoint carries the hash of the open orders, packed in pages:
+any replica's copy of the pages is then a snapshot signed by the owner, and earlier batches can go.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,6 @@ from exchange.model.events import (
     Moved,
     Opened,
     Snapshot,
-    check_batch,
     check_event,
     sign_batch,
 )
@@ -29,8 +33,7 @@ from exchange.model.ports import Keys
 CHECKPOINT_EVERY = 1024  # events, at least; and at least CHECKPOINT_FACTOR times the open orders
 CHECKPOINT_FACTOR = 4  # so that writing snapshots stays a fraction of writing events
 PAGE_ORDERS = 4096  # orders in one snapshot page: about 100 KiB
-MAX_BUFFERED = 256  # batches held that came before the ones they follow
-MAX_PAGES = 4096  # of a snapshot that somebody offers: 16 million orders
+MAX_PAGES = 4096  # of a snapshot that a node offers: 16 million orders
 
 _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
@@ -38,7 +41,7 @@ _page_decoder = msgspec.msgpack.Decoder(list[tuple[int, int, int, int, int]])
 
 
 class FeedFault(ValueError):
-    """The owner signed something that contradicts its own feed: proof of misbehaviour or lost data."""
+    """Proof of misbehaviour or of lost data: the owner signed events that contradict its own feed."""
 
 
 class ShownOrder(msgspec.Struct, gc=False):
@@ -51,8 +54,7 @@ class ShownOrder(msgspec.Struct, gc=False):
 
 
 class StoredBatch(msgspec.Struct, frozen=True, gc=False):
-    """A batch whose events have been applied, as it is sent: smaller than its events, and nothing that the
-    cyclic collector looks at."""
+    """An encoded batch: smaller than its events, and ignored by the cyclic collector."""
 
     data: bytes
     digest: bytes
@@ -60,19 +62,22 @@ class StoredBatch(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def batch(self) -> Batch:
+        """The batch, decoded."""
         return _batch_decoder.decode(self.data)
 
 
 class FeedState:
-    """What a feed says so far: a pure function of its events."""
+    """State of a feed: a pure function of its events."""
 
-    __slots__ = ("_paged", "_pages", "head", "number", "orders")
+    __slots__ = ("_paged", "_pages", "head", "newest", "number", "orders")
 
     def __init__(self) -> None:
         self.number = 0
         self.head = GENESIS
         self.orders: dict[int, ShownOrder] = {}
-        self._pages: list[bytes] = []  # as they were last asked for ...
+        # Latest time of an order open at the last checkpoint, or of an event since then, us.
+        self.newest = 0
+        self._pages: list[bytes] = []  # pages ...
         self._paged = -1  # ... at this number
 
     def apply(self, event: Event) -> None:
@@ -87,10 +92,13 @@ class FeedState:
             if number in orders:
                 raise FeedFault(f"order {number} opened twice")
             orders[number] = ShownOrder(event.side, event.price, event.shown, event.time)
+            if event.time > self.newest:
+                self.newest = event.time
         elif isinstance(event, Checkpoint):
             if event.state != state_hash(self.pages()):
                 raise FeedFault("a checkpoint that does not match the events before it")
             self._paged += 1  # it changes no order
+            self.newest = self._newest_order()
         else:
             order = orders.get(event.order)
             if order is None:
@@ -101,18 +109,22 @@ class FeedState:
                 order.shown = event.shown
                 if event.left == 0:
                     del orders[event.order]
+                if event.time > self.newest:
+                    self.newest = event.time
             elif isinstance(event, Amended):
                 order.shown = event.shown
             elif isinstance(event, Moved):
                 if event.time <= order.time:
                     raise FeedFault(f"order {event.order} moved to a time before its own")
                 order.price, order.shown, order.time = event.price, event.shown, event.time
+                if event.time > self.newest:
+                    self.newest = event.time
             else:
                 del orders[event.order]
         self.number += 1
 
     def pages(self) -> list[bytes]:
-        """The open orders by number, packed in pages of `PAGE_ORDERS`. Not to be changed."""
+        """Return the open orders by number, packed in pages of `PAGE_ORDERS`. Not to be changed."""
         if self._paged == self.number:
             return self._pages
         rows = [
@@ -126,14 +138,16 @@ class FeedState:
         self._paged = self.number
         return self._pages
 
+    def _newest_order(self) -> int:
+        return max((order.time for order in self.orders.values()), default=0)
+
     @classmethod
     def restore(cls, snapshot: Snapshot) -> FeedState:
-        """The state at a snapshot.
+        """Return the state at a snapshot.
 
         Raises:
-            FeedFault: the pages are not those that the checkpoint names, or their owner put
-                impossible values into them.
-            msgspec.DecodeError: the owner signed pages of another shape.
+            FeedFault: the pages do not match the checkpoint, or have impossible values.
+            msgspec.DecodeError: the pages have another shape.
         """
         last = snapshot.batch.events[-1]
         if not isinstance(last, Checkpoint) or last.state != state_hash(snapshot.pages):
@@ -150,24 +164,30 @@ class FeedState:
                 except InvalidBatch as error:
                     raise FeedFault(str(error)) from error
                 state.orders[number] = ShownOrder(side, price, shown, time)
+        state.newest = state._newest_order()
         return state
 
 
 def state_hash(pages: Iterable[bytes]) -> bytes:
-    """The hash that a checkpoint carries: over the hashes of the pages."""
+    """Return the hash that a checkpoint carries, over the hashes of the pages."""
     return pages_hash([hashlib.sha256(page).digest() for page in pages])
 
 
 def pages_hash(hashes: Iterable[bytes]) -> bytes:
-    """`state_hash`, from the pages' hashes."""
+    """Return `state_hash` from the hashes of the pages."""
     return hashlib.sha256(b"".join(hashes)).digest()
 
 
-class Feed:
-    """A feed as this node holds it: the state, and what is needed to serve it to others.
+def checkpoint_interval(open_orders: int) -> int:
+    """Return the least number of events between two checkpoints (`exchange.feeds.checkpoint_rule`)."""
+    return max(CHECKPOINT_EVERY, CHECKPOINT_FACTOR * open_orders)
 
-    Kept are the batches since the last checkpoint but one, with the snapshot at that one, so a
-    follower that is a little behind is served with batches.
+
+class Feed:
+    """A feed as a node holds it: the state, and the batches and snapshot to serve it to others.
+
+    It holds the batches since the last checkpoint but one, and the snapshot at that checkpoint, so that
+    a replica that is a little behind is served with batches.
     """
 
     def __init__(self, owner: str, market: str) -> None:
@@ -189,12 +209,12 @@ class Feed:
 
     @property
     def base(self) -> int:
-        """Batches after this number are held."""
+        """Number after which batches are held."""
         return self.snapshot.batch.last if self.snapshot else 0
 
     @property
     def checkpointed(self) -> int:
-        """The number of the last checkpoint."""
+        """Number of the last checkpoint."""
         last = self._next_snapshot or self.snapshot
         return last.batch.last if last else 0
 
@@ -218,7 +238,7 @@ class Feed:
         self.snapshot_moved = True
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Start anew from a snapshot (checked by the caller)."""
+        """Restart from a snapshot that the caller has checked."""
         self.state = FeedState.restore(snapshot)
         self.signed = self.state.number
         if self.changes is not None:
@@ -227,7 +247,7 @@ class Feed:
         self._rebase(snapshot)
 
     def reload(self, snapshot: Snapshot | None, batches: list[Batch], network: str) -> None:
-        """Rebuild from one's own disk, where everything was checked before it was written."""
+        """Rebuild from the journal, whose batches were checked before they were written."""
         if snapshot is not None:
             self.adopt(snapshot)
         for batch in batches:
@@ -245,8 +265,8 @@ class Feed:
         return hashes
 
     def after(self, number: int, max_bytes: int) -> list[Batch]:
-        """Consecutive held batches that follow `number`, as far as they fit, one at least; empty if not
-        held."""
+        """Return consecutive batches that follow `number`: as many as fit, at least one; none if the
+        next batch is not held."""
         chosen: list[Batch] = []
         size = 0
         while (held := self.batches.get(number + 1)) is not None:
@@ -259,32 +279,33 @@ class Feed:
 
 
 class Writer:
-    """This node's own feed for one market."""
+    """Writer of this node's own feed for one market."""
 
     def __init__(self, feed: Feed, keys: Keys, network: str) -> None:
         self.feed = feed
         self._keys = keys
         self._network = network
-        self.unsigned: list[Event] = []  # applied, and not in a batch yet
+        self.unsigned: list[Event] = []  # applied, but not in a batch yet
         self._signed_to = feed.number
         self._since_checkpoint = feed.number - feed.checkpointed
 
     @property
     def number(self) -> int:
-        """The number of the last event, signed or not."""
+        """Number of the last event, signed or not."""
         return self.feed.number
 
     def append(self, event: Event) -> None:
+        """Apply an event; the next `flush` signs it."""
         self.feed.state.apply(event)
         self.unsigned.append(event)
 
     def flush(self) -> list[Batch]:
-        """Sign what was appended since the last call."""
+        """Sign the events appended since the last call, with a checkpoint if the rule allows one."""
         if not self.unsigned:
             return []
         state = self.feed.state
         self._since_checkpoint += len(self.unsigned)
-        if self._since_checkpoint >= max(CHECKPOINT_EVERY, CHECKPOINT_FACTOR * len(state.orders)):
+        if self._since_checkpoint >= checkpoint_interval(len(state.orders)):
             self.append(Checkpoint(state_hash(state.pages())))
             self._since_checkpoint = 0
         batches = []
@@ -298,104 +319,3 @@ class Writer:
             batches.append(batch)
         self.unsigned = []
         return batches
-
-
-class Replica:
-    """Another owner's feed, followed in order. Batches may arrive late, doubled and out of order."""
-
-    def __init__(self, feed: Feed, keys: Keys, network: str) -> None:
-        self.feed = feed
-        self._keys = keys
-        self._network = network
-        self._early: dict[int, tuple[Batch, bytes]] = {}
-
-    @property
-    def gap(self) -> bool:
-        """Whether something is held that follows what is missing."""
-        return bool(self._early)
-
-    def offer(self, batch: Batch) -> list[Batch]:
-        """Take in a batch; returns the batches that became part of the feed, in order.
-
-        Raises:
-            InvalidBatch: not signed by the owner, or malformed: the sender is to blame.
-            FeedFault: signed by the owner, but contradicting its feed. The feed is frozen.
-        """
-        feed = self.feed
-        held = feed.batches.get(batch.first)
-        early = self._early.get(batch.first)
-        if (held is not None and held.data == _encoder.encode(batch)) or (
-            early is not None and early[0] == batch
-        ):
-            return []
-        # Old ones are checked too: what is called valid here is passed on.
-        digest = check_batch(self._keys, self._network, batch)
-        if feed.fault or batch.last <= feed.base:
-            return []
-        if batch.first <= feed.number:
-            if held is not None and held.digest == digest:
-                return []
-            # Also when the batches are cut differently: one number has one batch, always.
-            raise self._fault(f"two different events under number {batch.first}")
-        if batch.first > feed.number + 1:
-            if len(self._early) < MAX_BUFFERED:
-                self._early[batch.first] = (batch, digest)
-            return []
-        self._apply(batch, digest)
-        return [batch, *self._apply_early()]
-
-    def offer_snapshot(self, batch: Batch, pages: list[bytes]) -> list[Batch] | None:
-        """Jump to a later snapshot; None if it is not later than what is held.
-
-        Returns the batches that were waiting for it and have become part of the feed.
-
-        Raises:
-            InvalidBatch, FeedFault: as for `offer`. The caller has compared the pages with what the
-                checkpoint says of them, so FeedFault blames the owner here too.
-        """
-        if self.feed.fault or batch.last <= self.feed.number:
-            return None
-        digest = check_batch(self._keys, self._network, batch)
-        try:
-            self.feed.adopt(Snapshot(batch, digest, pages))
-        except (FeedFault, msgspec.DecodeError) as error:
-            raise self._fault(f"a snapshot that cannot be: {error}") from error
-        return self._apply_early()
-
-    def _apply_early(self) -> list[Batch]:
-        applied = []
-        while (following := self._early.pop(self.feed.number + 1, None)) is not None:
-            self._apply(*following)
-            applied.append(following[0])
-        self._early = {f: b for f, b in self._early.items() if f > self.feed.number}
-        return applied
-
-    def _apply(self, batch: Batch, digest: bytes) -> None:
-        state = self.feed.state
-        if batch.previous != state.head:
-            raise self._fault(f"number {batch.first} does not follow what the owner signed before")
-        try:
-            for event in batch.events:
-                state.apply(event)
-        except FeedFault as fault:
-            raise self._fault(str(fault)) from fault
-        self.feed.hold(batch, digest)
-
-    def _fault(self, reason: str) -> FeedFault:
-        self.feed.fault = reason
-        self._early.clear()
-        return FeedFault(reason)
-
-
-__all__ = [
-    "Feed",
-    "FeedFault",
-    "FeedState",
-    "InvalidBatch",
-    "Replica",
-    "ShownOrder",
-    "Snapshot",
-    "Writer",
-    "pages_hash",
-    "state_hash",
-]

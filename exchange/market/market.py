@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from exchange.feeds.feed import Feed, Replica, Writer
+from exchange.feeds.feed import Feed, Writer
+from exchange.feeds.feed_replica import Replica
 from exchange.ledger.ledger import MarketUnits
 from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook

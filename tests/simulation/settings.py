@@ -106,7 +106,7 @@ class Settings:
                 ("exchange.feeds.feed.CHECKPOINT_FACTOR", 1 if self.checkpoint_every < 1000 else 4),
                 ("exchange.feeds.feed.PAGE_ORDERS", self.page_orders),
                 ("exchange.feeds.feed.MAX_EVENTS", self.batch_events),
-                ("exchange.feeds.feed.MAX_BUFFERED", self.early_batches),
+                ("exchange.feeds.unconnected_batches.MAX_BATCHES", self.early_batches),
                 (
                     "exchange.feeds.replication.PART_BYTES",
                     600 if self.page_orders < 100 else 256 * 1024,

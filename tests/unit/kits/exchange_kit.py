@@ -17,7 +17,8 @@ import msgspec
 
 from exchange.engine.engine import Drained, Engine
 from exchange.feeds.exchange_messages import MESSAGES, pack, unpack
-from exchange.feeds.feed import Feed, Replica, Writer
+from exchange.feeds.feed import Feed, Writer
+from exchange.feeds.feed_replica import Replica
 from exchange.model.events import BUY, SELL, Batch, Event, sign_batch
 from exchange.model.instruments import Instrument
 from exchange.model.ports import Broadcast, Send

@@ -11,6 +11,7 @@ import pytest
 from exchange_kit import NETWORK, Keys, M, Owner
 
 from exchange.feeds import feed as feed_module
+from exchange.feeds import unconnected_batches as unconnected_module
 from exchange.feeds.feed import (
     Feed,
     FeedFault,
@@ -20,6 +21,7 @@ from exchange.feeds.feed import (
     pages_hash,
     state_hash,
 )
+from exchange.feeds.feed_replica import Replica
 from exchange.model.events import (
     BUY,
     GENESIS,
@@ -382,7 +384,7 @@ def test_a_gap_is_known_until_it_is_closed() -> None:
 
 
 def test_batches_that_came_early_are_held_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "MAX_BUFFERED", 3)
+    monkeypatch.setattr(unconnected_module, "MAX_BATCHES", 3)
     owner, replica = Owner(1), Owner(1).replica()
     batches = chain(owner, 8)
     for batch in batches[1:]:
@@ -520,7 +522,7 @@ def test_a_second_signature_under_the_same_content_is_no_fault() -> None:
 
     owner = Owner(1)
     batch = owner.batch(opened(1))
-    replica = feed_module.Replica(Feed(owner.id, M), Sloppy(9), NETWORK)
+    replica = Replica(Feed(owner.id, M), Sloppy(9), NETWORK)
     replica.offer(batch)
     assert replica.offer(replace(batch, signature=b"\x02" * 64)) == []
     assert replica.feed.fault is None
@@ -648,7 +650,7 @@ def test_impossible_values_in_a_snapshot_are_a_fault_though_the_owner_signed_it(
 ) -> None:
     owner, replica = Owner(1), Owner(1).replica()
     batch = owner.lie(7, GENESIS, Checkpoint(state_hash(pages)))
-    with pytest.raises(FeedFault, match="a snapshot that cannot be"):
+    with pytest.raises(FeedFault, match="impossible snapshot"):
         replica.offer_snapshot(batch, pages)
     assert replica.feed.fault is not None
     assert replica.feed.state.orders == {}

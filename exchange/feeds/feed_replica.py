@@ -1,0 +1,160 @@
+"""Replica of another owner's feed: batches in any order, checked, applied in sequence.
+
+Rules of this file:
+- Two different batches under one number, a batch that does not follow the one before it, and events
+  that contradict each other are faults of the owner. The feed is frozen then.
+- A checkpoint that breaks the writer's rule is a fault before its state is computed
+  (`exchange.feeds.checkpoint_rule`). An early one that is no fault waits for its time.
+- A batch may also wait for `pace`, the owner's budget of events. A waiting batch is kept with the
+  unconnected batches: rates delay, they never drop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from exchange.feeds.checkpoint_rule import Earliness, earliness, wait_of
+from exchange.feeds.feed import Feed, FeedFault, StoredBatch
+from exchange.feeds.unconnected_batches import UnconnectedBatches
+from exchange.model.events import Batch, Checkpoint, Snapshot, check_batch
+from exchange.model.ports import Keys
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _no_pace(now: float, owner: str) -> float:
+    return 0.0
+
+
+class Replica:
+    """Another owner's feed, followed in order. Batches may arrive late, doubled and out of order."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        keys: Keys,
+        network: str,
+        unconnected: UnconnectedBatches | None = None,
+        pace: Callable[[float, str], float] = _no_pace,
+    ) -> None:
+        """`pace(now, owner)`: seconds until the owner's next batch may be applied."""
+        self.feed = feed
+        self._keys = keys
+        self._network = network
+        self._unconnected = UnconnectedBatches() if unconnected is None else unconnected
+        self._pace = pace
+        self._name = feed.owner, feed.market
+        self._last_checkpoint = float("-inf")  # time at which the last one was applied here
+        self.waits_until: float | None = None  # time at which the next batch may be applied
+
+    @property
+    def gap(self) -> bool:
+        """True if a batch waits for events that are missing."""
+        return self.waits_until is None and self._unconnected.has(self._name)
+
+    def offer(self, batch: Batch, now: float = 0.0) -> list[Batch]:
+        """Process a batch. Returns the batches that became part of the feed, in order.
+
+        Raises:
+            InvalidBatch: not signed by the owner, or malformed: the sender is to blame.
+            FeedFault: signed by the owner, but contradicting its feed. The feed is frozen.
+        """
+        feed = self.feed
+        held = feed.batches.get(batch.first)
+        known = held or self._unconnected.get(self._name, batch.first)
+        if known is not None and known.data == _encode(batch):
+            return []
+        # The signature of an old batch is checked too: valid batches are relayed.
+        digest = check_batch(self._keys, self._network, batch)
+        if feed.fault or batch.last <= feed.base:
+            return []
+        if known is not None and known.digest == digest:  # another signature under the same content
+            return []
+        if batch.first <= feed.number or known is not None:
+            # Also when the batches are cut differently: one number has one batch, always.
+            raise self._fault(f"two different events under number {batch.first}")
+        if batch.first > feed.number + 1 or self._must_wait(batch, now):
+            self._unconnected.add(
+                self._name, batch.first, StoredBatch(_encode(batch), digest, batch.last)
+            )
+            return []
+        self._apply(batch, digest, now)
+        return [batch, *self.resume(now)]
+
+    def offer_snapshot(
+        self, batch: Batch, pages: list[bytes], now: float = 0.0
+    ) -> list[Batch] | None:
+        """Jump to a later snapshot; None if it is not later than the feed here.
+
+        Returns the batches that waited for it and have become part of the feed.
+
+        Raises:
+            InvalidBatch, FeedFault: as for `offer`. The caller has compared the pages with the
+                checkpoint, so FeedFault blames the owner here too.
+        """
+        if self.feed.fault or batch.last <= self.feed.number:
+            return None
+        digest = check_batch(self._keys, self._network, batch)
+        try:
+            self.feed.adopt(Snapshot(batch, digest, pages))
+        except (FeedFault, msgspec.DecodeError) as error:
+            raise self._fault(f"impossible snapshot: {error}") from error
+        self._last_checkpoint = now
+        self.waits_until = None
+        return self.resume(now)
+
+    def resume(self, now: float) -> list[Batch]:
+        """Apply the waiting batches that connect and whose time has come; returns them in order.
+
+        Raises:
+            FeedFault: as for `offer`.
+        """
+        feed, applied = self.feed, []
+        self.waits_until = None
+        self._unconnected.remove_to(self._name, feed.number)
+        while (following := self._unconnected.get(self._name, feed.number + 1)) is not None:
+            batch = following.batch
+            if self._must_wait(batch, now):
+                break
+            self._apply(batch, following.digest, now)
+            self._unconnected.remove_to(self._name, feed.number)
+            applied.append(batch)
+        return applied
+
+    def _must_wait(self, batch: Batch, now: float) -> bool:
+        """Set `waits_until` if the next batch may not be applied yet."""
+        wait = self._pace(now, self.feed.owner)
+        if isinstance(batch.events[-1], Checkpoint):
+            found, open_orders = earliness(self.feed, batch)
+            if found is Earliness.FAULT:
+                raise self._fault(
+                    f"checkpoint {batch.last} follows {self.feed.checkpointed} too early for "
+                    f"{open_orders} open orders"
+                )
+            if found is Earliness.EARLY:
+                wait = max(wait, self._last_checkpoint + wait_of(open_orders) - now)
+        if wait <= 0.0:
+            return False
+        self.waits_until = now + wait
+        return True
+
+    def _apply(self, batch: Batch, digest: bytes, now: float) -> None:
+        state = self.feed.state
+        if batch.previous != state.head:
+            raise self._fault(f"number {batch.first} does not follow the batch signed before it")
+        try:
+            for event in batch.events:
+                state.apply(event)
+        except FeedFault as fault:
+            raise self._fault(str(fault)) from fault
+        self.feed.hold(batch, digest)
+        if isinstance(batch.events[-1], Checkpoint):
+            self._last_checkpoint = now
+
+    def _fault(self, reason: str) -> FeedFault:
+        self.feed.fault = reason
+        self.waits_until = None
+        self._unconnected.clear(self._name)
+        return FeedFault(reason)
