@@ -1,4 +1,4 @@
-"""Who asks, and what they may: API keys, the operator, and how often each may ask.
+"""Access control of the API: keys, the operator, and rate limits of callers.
 
     Authorization: Bearer KEY:SECRET        an account's key
     Authorization: Bearer operator:TOKEN    the operator; the token is in DATA_DIR/node.json
@@ -34,7 +34,7 @@ _MAX_HEADER: Final = 300  # characters; a key and its secret have about 100
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """How the API is reached."""
+    """Rules of access: where the API listens and what callers may do there."""
 
     keys_required: bool = False  # without a key nobody is the operator
     plain_keys: bool = False  # keys are taken over plain HTTP from other machines
@@ -46,7 +46,7 @@ class AccessRules:
 
 
 class Caller(NamedTuple):
-    """Who asks."""
+    """Authenticated caller of a request."""
 
     account: int | None  # None: nobody known; the operator's is the house
     permissions: frozenset[Permission] = frozenset()
@@ -84,11 +84,11 @@ class AccessControl:
         self._rates = RateLimit(rules.rate_limit)
 
     def keys_may_pass(self, *, secure: bool, remote: str) -> bool:
-        """Whether a secret may be sent this way: over TLS, or without leaving this machine."""
+        """Return True if a secret may be sent this way: over TLS, or without leaving this machine."""
         return secure or self.rules.plain_keys or is_loopback(remote)
 
     def identify(self, header: str | None, *, secure: bool, remote: str) -> Caller:
-        """Who sends this `Authorization` header.
+        """Return the caller that an `Authorization` header stands for.
 
         Raises:
             ServiceError: the header is wrong, or a key may not be sent this way.
@@ -146,12 +146,12 @@ def set_caller(request: web.Request, caller: Caller) -> None:
 
 
 def caller_of(request: web.Request) -> Caller:
-    """Who makes a request; the middleware found out."""
+    """Return the caller of a request, set by the middleware."""
     return request[_CALLER]
 
 
 def admit(request: web.Request, access: Access) -> Caller:
-    """Who makes a request that needs this much.
+    """Return the caller of a request that needs a permission; raise if it lacks it.
 
     Raises:
         ServiceError: they may not.

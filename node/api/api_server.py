@@ -56,12 +56,12 @@ def _own_address(request: web.Request) -> str | None:
 
 
 def _named(host: str | None, names: frozenset[str]) -> bool:
-    """Whether `names`, some of which may be wildcards of a certificate, have this host."""
+    """Return True if `names`, some of which may be wildcards of a certificate, have this host."""
     return host is not None and (host in names or f"*.{host.partition('.')[2]}" in names)
 
 
 def _from_another_site(request: web.Request) -> bool:
-    """Whether a browser says that another site's page makes this request, other than by a link.
+    """Return True if a browser says that another site's page makes this request, other than by a link.
 
     Pages load images, scripts and frames without an Origin header. They cannot read what comes, but
     nothing has to come. Following a link is fine: it opens a tab of this node's own origin.
@@ -179,7 +179,7 @@ def make_app(
 
 
 class DebugAccessLog(AbstractAccessLogger):
-    """One line per request, at debug level only."""
+    """Access log with a line for each request, at debug level only."""
 
     @property
     def enabled(self) -> bool:

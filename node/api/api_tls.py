@@ -35,7 +35,7 @@ class TlsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What the server needs."""
+    """TLS material of the server."""
 
     context: ssl.SSLContext
     certificate: Path

@@ -228,7 +228,7 @@ closes with code 1001 when it stops.
 
 
 def tag_of(kind: type[msgspec.Struct]) -> str:
-    """How a message's kind is told in it."""
+    """Return the field and value that name a message's kind."""
     tag = kind.__struct_config__.tag
     return str(tag)
 
@@ -256,7 +256,7 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _tidy(schema: dict[str, Any]) -> None:
-    """What the types do not say, in the words of JSON Schema draft 7, which AsyncAPI goes by."""
+    """Refine schemas beyond the types, in terms of JSON Schema draft 7, which AsyncAPI uses."""
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
     for name, member in schema.get("properties", {}).items():

@@ -1,4 +1,4 @@
-"""What the API needs of the node behind it."""
+"""Interface of the node behind the API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from node.views.views import (
 
 
 class NodeService(Protocol):
-    """What a running node offers to its API. Every refusal is a `ServiceError`."""
+    """Interface of a running node for its API. Every refusal is a `ServiceError`."""
 
     @property
     def node_id(self) -> str: ...
@@ -176,7 +176,7 @@ class NodeService(Protocol):
         ...
 
     def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:
-        """How nodes are chosen now, and at most `events` of the latest events (of a kind)."""
+        """State of the adaptive router, with at most `events` of the latest events (of a kind)."""
         ...
 
     def metrics(self) -> bytes:

@@ -63,7 +63,7 @@ class ConnectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class SessionView(msgspec.Struct, kw_only=True):
-    """Who makes the request and what they may, and which node answers."""
+    """The caller of the request, its permissions, and the node that answers."""
 
     node_id: str
     version: str

@@ -1,4 +1,4 @@
-"""How often one client may ask, and what it is told of that."""
+"""Rate limit of API clients, and the headers that report it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from node.http.client_rates import ClientRates
 
 
 class Verdict(NamedTuple):
-    """Whether a request may be served, and what to tell the client of its bucket."""
+    """Decision on a request, with the state of the client's bucket for its headers."""
 
     allowed: bool
     limit: int  # requests a minute

@@ -1,4 +1,4 @@
-"""What the handlers of the REST routes share: a route's shape, reading requests, answering."""
+"""Building blocks of REST handlers: a route's declaration, reading requests, answering."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation: how it is served and how it is documented."""
+    """Declaration of an operation: how it is served and documented."""
 
     method: str
     path: str
@@ -116,7 +116,7 @@ def _misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:
 
 
 def _words(kind: type, field: str) -> list[str]:
-    """What a field of a body may say, if it is one of a few words."""
+    """Return the allowed words of a body's field, if it has fixed ones."""
     info = msgspec.inspect.type_info(kind)
     if not isinstance(info, msgspec.inspect.StructType):
         return []
@@ -200,7 +200,7 @@ def moment(values: dict[str, str], name: str) -> int | None:
 
 
 def newest_first(values: dict[str, str]) -> bool:
-    """What `sort` asks for."""
+    """Interpret the parameter `sort`."""
     text = values.get("sort", "desc")
     if text not in ("asc", "desc"):
         raise bad_parameter("sort", f"sort must be asc or desc, not {text[:40]!r}")

@@ -64,7 +64,7 @@ class _Stalled(Exception):
 
 
 class _Session:
-    """One connection: who it is, its subscriptions, the answers to its messages."""
+    """Session of a stream connection: caller, subscriptions, answers to messages."""
 
     def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         self._request = request

@@ -40,7 +40,7 @@ _HEADERS: Final = {
 
 
 class PageFile(NamedTuple):
-    """One file as it is served."""
+    """A file of the page as it is served."""
 
     body: bytes
     content_type: str

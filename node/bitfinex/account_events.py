@@ -39,7 +39,7 @@ _WALLETS: Final = frozenset({"ws", "wu"})
 
 
 class Event(NamedTuple):
-    """One message: its kind, the symbol or asset it is about, and its data as JSON text."""
+    """An account message: its kind, the symbol or asset it is about, and its data as JSON text."""
 
     kind: str
     about: str
@@ -53,7 +53,7 @@ class Unnumbered(str):
 
 
 class Filter:
-    """Which events a connection wants: `trading`, `trading-tBTCUSD`, `wallet`, `wallet-exchange-BTC`,
+    """Filter of a connection's events: `trading`, `trading-tBTCUSD`, `wallet`, `wallet-exchange-BTC`,
     `balance`, `notify`. None of them wants all."""
 
     def __init__(self, words: Collection[str]) -> None:
@@ -71,7 +71,7 @@ class Filter:
 
 
 class AccountEventStream(ChannelStream):
-    """One connection's channel 0."""
+    """Channel 0 of one connection."""
 
     pace = 0.0
 
@@ -133,7 +133,7 @@ class AccountEventStream(ChannelStream):
             self.mark()
 
     def notify(self, notification: str, *, failed: bool) -> None:
-        """How an input went."""
+        """Send the outcome of an input."""
         if self._wanted.wants("n", ""):
             body = f'"n",{notification}'
             self._add(Unnumbered(body) if failed else body)
@@ -157,7 +157,7 @@ class AccountEventStream(ChannelStream):
 
 
 class AccountFeed:
-    """One account's news in words."""
+    """Events of one account in the dialect's form."""
 
     def __init__(
         self, trading: Trading, symbols: Symbols, market_data: MarketData, account: int

@@ -1,4 +1,4 @@
-"""What an authenticated connection asks on channel 0, and what it is told there.
+"""Inputs of an authenticated connection on channel 0, and their answers.
 
     [0, "on"|"ou"|"oc"|"oc_multi"|"ox_multi", null, PAYLOAD]     about orders, see `operations`
     [0, "calc", null, [["wallet_exchange_BTC"], ["balance"]]]    tell these again
@@ -77,7 +77,7 @@ class PrivateSide:
 
 
 class AccountInputs:
-    """One connection's way to its account."""
+    """Inputs of one connection to its account."""
 
     def __init__(
         self, side: PrivateSide, session: Session, stream: AccountEventStream, *, dead_man: bool

@@ -1,4 +1,4 @@
-"""What an account's owner can read: orders, trades, balances, ledger. The answers of `/v2/auth/r/...`."""
+"""Reads of an account: orders, trades, balances, ledger. The answers of `/v2/auth/r/...`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class AccountReads:
         return array(wallet_arrays.ledger_text(each, decimals(each.asset)) for each in found)
 
     async def available(self, account: int, body: Body) -> str:
-        """How much an order could be for: in the base asset, `dir` 1 buys and -1 sells."""
+        """Largest possible quantity of an order in the base asset; `dir` 1 buys and -1 sells."""
         pair = self._symbols[body.get("symbol")]
         if body.get("type", "EXCHANGE") not in ("EXCHANGE", "EXCHANGE LIMIT", "EXCHANGE MARKET"):
             raise bad("type", "EXCHANGE is expected")

@@ -26,7 +26,7 @@ BUY, SELL = 1, -1
 
 
 class Entry(NamedTuple):
-    """One level or order as it is written."""
+    """A level or order as it is written."""
 
     raw: tuple[int, int]  # level: orders, lots; order: price, lots. Lots of asks are negative
     text: str
@@ -61,7 +61,7 @@ class View:
         return self._checksum
 
     def since(self, before: View) -> list[str]:
-        """What to write for who has seen `before`: first what left, so that no more is held than shown."""
+        """Changes for a reader that has `before`: removals first, so that no more is held than shown."""
         gone: list[str] = []
         new: list[str] = []
         for old, now in ((before.bids, self.bids), (before.asks, self.asks)):

@@ -1,4 +1,4 @@
-"""One connection of the Bitfinex WebSocket (/ws/2): its events, its channels, and who writes when.
+"""A connection of the Bitfinex WebSocket (/ws/2): events, channels, and the order of writes.
 
     client                                             node
                                                   <-   {"event":"info","version":2,...}

@@ -51,7 +51,7 @@ class _Sockets:
         self._open: dict[Connection, None] = {}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """One connection until either side ends it."""
+        """Serve a connection until either side ends it."""
         loop = asyncio.get_running_loop()
         socket = web.WebSocketResponse(
             max_msg_size=MAX_MESSAGE, writer_limit=BUFFER, compress=False, heartbeat=PING

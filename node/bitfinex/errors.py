@@ -75,7 +75,7 @@ def rate_limited() -> BitfinexError:
 
 
 def refusal(code: str, detail: str) -> BitfinexError:
-    """What a refusal of the node is here, with the words that clients look for before its own."""
+    """Translate a refusal of the node into the dialect, with the words that clients look for in front."""
     if code == "rate_limited":
         return rate_limited()
     text = detail

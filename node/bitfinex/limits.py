@@ -52,7 +52,7 @@ SNAPSHOT_CANDLES: Final = 240
 
 
 class RateLimit:
-    """How often one client (an address, a key) may ask: so many requests a minute, of which those of
+    """Rate limit of a client (an address, a key): requests a minute in all, of which those of
     `BURST` seconds may come at once; 0: any number. Times are monotonic seconds."""
 
     def __init__(self, per_minute: int = RATE) -> None:
@@ -60,9 +60,9 @@ class RateLimit:
         self._buckets = ClientRates(rate, max(1.0, rate * BURST), CLIENTS) if rate else None
 
     def left(self, client: str, now: float) -> bool:
-        """Whether a request of `client` would be served; it is not counted."""
+        """Return True if a request of `client` would be served; it is not counted."""
         return self._buckets is None or self._buckets.left(client, now) >= 1.0
 
     def allows(self, client: str, now: float) -> bool:
-        """Whether a request of `client` may be served; if so, it is counted."""
+        """Return True if a request of `client` may be served; if so, it is counted."""
         return self._buckets is None or self._buckets.take(client, now)[0]

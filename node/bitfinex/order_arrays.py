@@ -60,7 +60,7 @@ def cid_of(order: Order) -> int | None:
 
 
 def triggered(order: Order) -> bool:
-    """Whether a conditional order has become an order of the book or the market."""
+    """Return True if a conditional order has become an order of the book or the market."""
     return order.kind in ("stop", "stop_limit", "trailing_stop") and not order.untriggered
 
 

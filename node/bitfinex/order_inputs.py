@@ -1,4 +1,4 @@
-"""What clients send about orders, read into the node's commands. Pure: the time is an argument.
+"""Parsing of clients' order inputs into the node's commands. Pure: the time is an argument.
 
 Numbers may be JSON numbers or texts and are taken as they are written, never as binary floats. Values
 are those of `decode`: text, int, Decimal, bool, None, lists and dicts. Keys that are not known here are
@@ -110,7 +110,7 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
 
 
 def amend(body: Body, order: Order, pair: Pair, now: int) -> Amend:
-    """What is to change of `order`. `amount` is what is to be left of it, `delta` is added to that.
+    """Parse an amendment of `order`. `amount` is the new remaining amount, `delta` is added to it.
 
     Raises:
         BitfinexError: that cannot be changed, or not to that.
@@ -178,7 +178,7 @@ def named_order(body: Body, now: int) -> int | str:
 
 
 def selections(body: Body, account: int, now: int) -> list[Selection]:
-    """Which orders are to be cancelled: all that are in any of these.
+    """Parse the selection of orders to cancel: the union of all that are named.
 
     Raises:
         BitfinexError: nothing that can be understood, or nothing at all.

@@ -1,4 +1,4 @@
-"""What clients ask about orders, carried out: the same for REST and for the WebSocket.
+"""Order operations of the dialect, shared by REST and WebSocket.
 
 Each operation is answered with a notification. In it an order that has traded has its fills summed up;
 they are listed one by one in what is read or told afterwards.
@@ -26,7 +26,7 @@ KINDS: Final = ("on", "ou", "oc", "oc_multi", "ox_multi")
 
 
 class Done(NamedTuple):
-    """What came of one operation."""
+    """Outcome of an operation."""
 
     kind: str  # of the operation: on, ou, oc, oc_multi, ox_multi
     data: str  # JSON text: the order, or the array of orders or of notifications
@@ -79,7 +79,7 @@ class OrderOperations:
         }
 
     async def carry_out(self, session: Session, kind: str, body: Any, *, listed: bool) -> Done:
-        """One of `KINDS`.
+        """Carry out an operation of `KINDS`.
 
         Raises:
             BitfinexError: nothing was done.

@@ -118,7 +118,7 @@ class PrivateRest:
         return answer
 
     def _durable(self, answer: Answer) -> Answer:
-        """It may say what was decided just now: nobody is told before that is on the disk."""
+        """Wait until what the answer may contain is on the disk."""
 
         async def durable(session: Session, request: web.Request, body: Body) -> str:
             told = await answer(session, request, body)
@@ -174,7 +174,7 @@ class PrivateRest:
 
 
 async def _body(request: web.Request) -> bytes:
-    """What came, byte for byte.
+    """Return the body, byte for byte.
 
     Raises:
         BitfinexError: it is too long, or does not come.

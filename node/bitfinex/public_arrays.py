@@ -87,7 +87,7 @@ def array(items: Iterable[str]) -> str:
 
 
 def configuration(label: str, symbols: Symbols) -> Any:
-    """What `/v2/conf/{label}` says.
+    """Answer of `/v2/conf/{label}`.
 
     Raises:
         BitfinexError: no such label.

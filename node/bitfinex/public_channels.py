@@ -36,7 +36,7 @@ class TooSlow(Exception):
 
 
 class ChannelStream:
-    """What one connection is told about one thing. `wake` is called when there is something to write."""
+    """Messages of one channel to one connection. `wake` is called when there is something to write."""
 
     pace = PACE  # seconds between two messages
 
@@ -55,7 +55,7 @@ class ChannelStream:
         raise NotImplementedError
 
     def number(self, body: str) -> str:
-        """What stands behind the sequence number of one of these messages."""
+        """Suffix behind the sequence number of such a message."""
         return ""
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class ChannelStream:
 
 
 class Channel(ChannelStream):
-    """One subscription to a market."""
+    """A subscription to a market."""
 
     name = ""
 
@@ -83,7 +83,7 @@ class Channel(ChannelStream):
         return self.name, self.pair.symbol
 
     def echo(self) -> dict[str, Any]:
-        """What `subscribed` says beyond what the client sent."""
+        """Fields of `subscribed` beyond those that the client sent."""
         return {"symbol": self.pair.symbol, "pair": self.pair.name}
 
     async def open(self) -> None:

@@ -1,4 +1,4 @@
-"""Who asks: the key, nonce and signature of a request, or of the `auth` event of a WebSocket.
+"""Authentication: key, nonce and signature of a request, or of the `auth` event of a WebSocket.
 
     REST     HMAC-SHA384(secret, "/api" + path + nonce + body), in the headers bfx-apikey, bfx-nonce
              and bfx-signature; the body is what came, byte for byte, and the path has no query
@@ -56,7 +56,7 @@ class Gate:
     def of_request(
         self, headers: Mapping[str, str], path: str, body: bytes, *, secure: bool, remote: str
     ) -> Session:
-        """Who makes a request to `path`, which is as it was sent.
+        """Authenticate a request to `path`, given as it was sent.
 
         Raises:
             BitfinexError: 10100, or 10114 for a nonce that is not greater than the last one.
@@ -69,7 +69,7 @@ class Gate:
         )
 
     def of_event(self, event: Mapping[str, Any], *, secure: bool, remote: str) -> Session:
-        """Who sends an `auth` event. Raises as `of_request`."""
+        """Authenticate an `auth` event. Raises as `of_request`."""
         self._check_way(secure=secure, remote=remote)
         nonce = event.get("authNonce")
         payload = event.get("authPayload")

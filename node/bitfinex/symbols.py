@@ -12,7 +12,7 @@ from node.views.scales import Scale
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One market under its Bitfinex name."""
+    """A market under its Bitfinex name."""
 
     instrument: Instrument
     name: str  # "BTCUSD", "TEST:USD"

@@ -30,7 +30,7 @@ _Rank = tuple[Any, ...]
 
 
 class BookFault(ClientError):
-    """What came does not fit what is held."""
+    """A message does not fit the replica's state."""
 
 
 class SequenceGap(BookFault):
@@ -53,7 +53,7 @@ class ChecksumMismatch(BookFault):
 
 
 class _Half(Generic[E]):
-    """One side, in order."""
+    """A side of the book, in order."""
 
     def __init__(self, side: Side) -> None:
         self.side: Final = side
@@ -130,7 +130,7 @@ class BookReplica(Generic[E]):
 
     @property
     def position(self) -> Resume | None:
-        """Where a new subscription goes on."""
+        """Position at which a new subscription continues."""
         return None if self.sequence is None else Resume(epoch=self.epoch, sequence=self.sequence)
 
     def bids(self, count: int | None = None) -> list[E]:
@@ -149,7 +149,7 @@ class BookReplica(Generic[E]):
         return next(iter(self._asks.best(1)), None)
 
     def __len__(self) -> int:
-        """How many entries there are."""
+        """Number of entries."""
         return len(self._bids) + len(self._asks)
 
     def apply(self, message: BookMessage) -> None:

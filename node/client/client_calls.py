@@ -49,7 +49,7 @@ def _sort(newest_first: bool) -> str:
 
 
 class Calls:
-    """One request."""
+    """Requests to the API."""
 
     async def _call(
         self,
@@ -194,12 +194,12 @@ class OrderCalls(Calls):
         )
 
     async def fees(self, *, account: str | None = None) -> list[FeesView]:
-        """What trading costs the account, by market."""
+        """Fees of the account, by market."""
         return await self._call(list[FeesView], "GET", "/v1/fees", account=account)
 
 
 class OperatorCalls(Calls):
-    """What only the node's operator may do."""
+    """Requests that need the node's operator."""
 
     async def accounts(self) -> list[AccountView]:
         return await self._call(list[AccountView], "GET", "/v1/accounts")
@@ -285,7 +285,7 @@ class OperatorCalls(Calls):
         )
 
     async def positions(self) -> list[PositionView]:
-        """What is open with each other node."""
+        """Positions with each other node."""
         return await self._call(list[PositionView], "GET", "/v1/positions")
 
     async def obligations(self) -> list[ObligationView]:
@@ -318,6 +318,6 @@ class OperatorCalls(Calls):
     async def set_credit(
         self, asset: str, limit: str | None, *, peer: str | None = None
     ) -> CreditView:
-        """How much a peer, or every one without a limit of its own, may come to owe; None: any."""
+        """Set the credit limit of a peer, or of every peer without its own; None: unlimited."""
         body = CreditRequest(peer=peer, asset=asset, limit=limit)
         return await self._call(CreditView, "POST", "/v1/credit", body=body)

@@ -100,7 +100,7 @@ def checked_url(url: str) -> str:
 
 
 def client_headers(key: str | None, secret: str | None, node_id: str | None) -> dict[str, str]:
-    """What says who asks, and whom."""
+    """Headers of a request: credentials and the addressed node."""
     headers = {NODE_HEADER: node_id} if node_id else {}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}:{secret}"
@@ -173,7 +173,7 @@ class AiohttpTransport:
 
 
 def _reason(error: Exception) -> str:
-    """Why a connection could not be made, in the system's words."""
+    """Return the reason of a failed connection in the system's words."""
     number = getattr(error, "errno", None)
     return os.strerror(number).lower() if number else str(error)
 
@@ -318,7 +318,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         return await self._call(CallView, "POST", path, body=request)
 
     async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
-        """How the node chooses whom it asks, and the latest events."""
+        """State of the adaptive router, with its latest events."""
         return await self._call(RouterView, "GET", "/v1/router", events=events, kind=kind)
 
     async def status(self) -> StatusView:

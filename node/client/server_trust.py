@@ -34,7 +34,7 @@ class Trust:
         return ssl.create_default_context(cafile=self.ca_file)
 
     def is_right(self, certificate: bytes | None) -> bool:
-        """Whether the peer's certificate (DER) is the one; nothing may be sent before."""
+        """Return True if the peer's certificate (DER) is the one; nothing may be sent before."""
         if self.fingerprint is None:
             return True
         return certificate is not None and (
@@ -42,7 +42,7 @@ class Trust:
         )
 
     def for_aiohttp(self) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
-        """What aiohttp's `ssl` argument takes. Raises as `context`."""
+        """Value of aiohttp's `ssl` argument. Raises as `context`."""
         if self.fingerprint is not None:
             import aiohttp
 

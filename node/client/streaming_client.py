@@ -197,14 +197,14 @@ class StreamingClient:
         return self._feed("fills")
 
     def balances(self) -> Feed[BalancesSnapshot | Balances]:
-        """What the account has."""
+        """Subscribe to the balances of the account."""
         return self._feed("balances")
 
     def _feed(self, channel: Any, **fields: Any) -> Feed[Any]:
         return self.subscribe(Subscribe(channel=channel, **fields))
 
     def subscribe(self, request: Subscribe) -> Feed[Any]:
-        """What a request of any kind brings; its `id` is chosen here."""
+        """Subscribe by a request of any kind; its `id` is chosen here."""
         self._numbers += 1
         number = str(self._numbers)
         request = msgspec.structs.replace(request, id=number)
@@ -300,7 +300,7 @@ class StreamingClient:
             raise NodeUnreachable(f"nobody answers at {self.url} ({why})") from error
 
     async def _refusal(self, status: int) -> ClientError:
-        """Why there is no stream: the answer to the handshake is not kept, so ask once more."""
+        """Determine why the handshake failed: its answer is not kept, so the request is repeated over HTTP."""
         if self._session is None:
             return StreamClosed(None)
         with suppress(aiohttp.ClientError, TimeoutError, msgspec.DecodeError):

@@ -28,7 +28,7 @@ WAITING: Final = 256  # messages of a feed that are held for who reads it
 
 
 class Subscriber(Protocol):
-    """Who keeps the connection."""
+    """The owner of the connection."""
 
     async def want(self, feed: Feed[Any]) -> None:
         """The feed is being read: see that it is subscribed to."""
@@ -40,7 +40,7 @@ class Subscriber(Protocol):
 
 
 class Feed(Generic[M]):
-    """One subscription: iterate over it. `close` ends it; leaving `async with` does too."""
+    """A subscription: iterate over it. `close` ends it; leaving `async with` does too."""
 
     def __init__(self, client: Subscriber, request: Subscribe) -> None:
         self.request = request
@@ -97,7 +97,7 @@ class Feed(Generic[M]):
 
     @property
     def subscription(self) -> Subscribe:
-        """What to ask for now."""
+        """Request to send now."""
         return msgspec.structs.replace(self.request, resume=self._position)
 
     async def deliver(self, message: M) -> None:

@@ -144,7 +144,7 @@ def _summary(node: Node) -> str:
 
 
 def _ready_line(node: Node, settings: Settings) -> str:
-    """One line of JSON with what a program needs to use the node."""
+    """Return a line of JSON with what a program needs to use the node."""
     status = node.status()
     ready = {
         "event": "ready",

@@ -1,4 +1,4 @@
-"""How often each client may ask: a token bucket each, in a table of bounded size."""
+"""Rate limits by client: a token bucket each, in a table of bounded size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClientRates:
         return min(self._burst, tokens + max(0.0, now - at) * self._rate)
 
     def take(self, client: str, now: float) -> tuple[bool, float]:
-        """Whether a request of `client` may be served, and what is left; if so, it is counted."""
+        """Return True if a request of `client` may be served, and what is left; if so, it is counted."""
         tokens = self.left(client, now)
         allowed = tokens >= 1.0
         if allowed:

@@ -74,7 +74,7 @@ class Amounts:
 
     @contextmanager
     def refusals(self, whose: str) -> Iterator[None]:
-        """What the ledger refuses inside is refused by the API."""
+        """Translate refusals of the ledger into refusals of the API."""
         try:
             yield
         except InsufficientBalance as error:
@@ -111,7 +111,7 @@ class Amounts:
 
 
 def note(text: str) -> str:
-    """What a transaction is remembered by. Raises `ServiceError` unless it can be shown."""
+    """Check the note of a transaction. Raises `ServiceError` unless it can be displayed."""
     if len(text) > MAX_NOTE or not text.isprintable():
         raise ServiceError(
             400, "bad_note", f"a note has at most {MAX_NOTE} printable characters", pointer="/note"

@@ -68,7 +68,7 @@ class Ticker(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What happened in one market since the last one: for listeners, in order of arrival."""
+    """Changes in one market since the previous one: for listeners, in order of arrival."""
 
     trades: Sequence[TradeRecord]
     candles: Sequence[tuple[str, Candle]]  # (timeframe, candle): changed, and changing on
@@ -76,7 +76,7 @@ class Change(NamedTuple):
 
     @property
     def book(self) -> bool:
-        """Whether levels changed."""
+        """True if levels changed."""
         return bool(self.levels)
 
 
@@ -85,7 +85,7 @@ Listener = Callable[[Change], None]
 
 @dataclass
 class _Line:
-    """One market."""
+    """State of one market."""
 
     instrument: Instrument
     shown: Shown
@@ -167,7 +167,7 @@ class MarketData:
     def add(
         self, levels: Iterable[tuple[str, int, int]], trades: Sequence[tuple[str, Trade]]
     ) -> None:
-        """What became durable: (market, side, price) of levels that changed, and trades."""
+        """Add durable changes: (market, side, price) of changed levels, and trades."""
         by_market: dict[str, list[Trade]] = {}
         for key, trade in trades:
             by_market.setdefault(key, []).append(trade)

@@ -1,4 +1,4 @@
-"""What the operator of a node does: accounts, their keys and money, and halts of markets.
+"""Operations of the node's operator: accounts, their keys and money, and halts of markets.
 
 Texts in and out. What changes something returns when it is durable.
 """
@@ -195,7 +195,7 @@ class OperatorService:
         )
 
     def fees(self, account: int) -> list[FeesView]:
-        """What trading costs the account. The house pays nothing."""
+        """Fees of the account by market. The house pays nothing."""
         return [
             FeesView(
                 market=instrument.symbol,
@@ -266,7 +266,7 @@ class OperatorService:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the registry of accounts refuses inside is refused by the API."""
+    """Translate refusals of the account registry into refusals of the API."""
     try:
         yield
     except AccountError as error:

@@ -1,4 +1,4 @@
-"""What is open between this node and others: positions, what would even them out, credit."""
+"""Positions between this node and others, the obligations that settle them, and credit limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PositionService:
         self._clock = clock
 
     def positions(self) -> list[PositionView]:
-        """What each peer owes, or is owed, in each asset; with its limit."""
+        """Position of each peer in each asset, with its limit."""
         views = []
         for entry in self._ledger.obligations():
             room = self._ledger.room(entry.peer, entry.asset)

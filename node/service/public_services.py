@@ -35,7 +35,7 @@ class TradesQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class PublicStatus(msgspec.Struct, kw_only=True):
-    """What a node tells everybody: nothing about its machine, its clients or their orders."""
+    """Public status of a node: nothing about its machine, its clients or their orders."""
 
     node_id: str
     version: str
@@ -50,7 +50,7 @@ class PublicStatus(msgspec.Struct, kw_only=True):
 
 
 class Source(Protocol):
-    """What the services read; `node.daemon.node.Node` is one."""
+    """Data of the public services; implemented by `node.daemon.node.Node`."""
 
     def book(self, market: str, *, depth: int = 25) -> BookView: ...
     def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]: ...

@@ -34,7 +34,7 @@ def service_error(refused: Refused) -> ServiceError:
 
 
 class refusals:  # noqa: N801 - a context manager, and half the price of one made by a generator
-    """What the exchange refuses inside is refused by the API."""
+    """Translate refusals of the exchange into refusals of the API."""
 
     def __enter__(self) -> None:
         pass

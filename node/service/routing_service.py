@@ -1,4 +1,4 @@
-"""What a node shows of its services and of how it chooses: views made of `p2p.services.service_mesh`, and the calls of the API."""
+"""Views of the service mesh and the adaptive router, and service calls for the API."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def route_views(mesh: ServiceMesh, now: float) -> list[RouteView]:
 def router_view(
     mesh: ServiceMesh, now: float, time: Time, *, events: int, kind: str | None
 ) -> RouterView:
-    """How nodes are chosen, and what happened lately."""
+    """State of the adaptive router, with its latest events."""
     return RouterView(
         policy=mesh.choosing.settings.policy,
         routes=route_views(mesh, now),
@@ -211,7 +211,7 @@ async def call_service(ask: Ask, service: str, request: CallRequest, to: str | N
 
 
 def _plain(value: Any) -> Any:
-    """What msgpack holds as what JSON holds."""
+    """Convert values of msgpack into values that JSON can hold."""
     return msgspec.to_builtins(value, str_keys=True)
 
 

@@ -67,7 +67,7 @@ class PartRequest(msgspec.Struct, frozen=True):
 
 
 class Rpc(Protocol):
-    """What this needs of `p2p.rpc.rpc.Rpc`."""
+    """The part of `p2p.rpc.rpc.Rpc` that statements need."""
 
     def serve(
         self,
@@ -122,7 +122,7 @@ class StatementService:
     async def _serve(
         self, caller: str, make: Callable[[], Awaitable[Statement | StatementPart]]
     ) -> SignedDocument:
-        """One at a time for each node, and not many nodes: it may be long work."""
+        """Serve requests one at a time for each node, and for few nodes at once: a statement may be long work."""
         if caller in self._served or len(self._served) >= MAX_WAITING:
             raise RpcError("busy", "another statement is being made", retry_after_s=1.0)
         self._served.add(caller)
@@ -262,7 +262,7 @@ def _statement(
     takes: list[PendingTake],
     decimals: dict[str, int],
 ) -> Statement:
-    """What `node` says about `peer`. `decimals` are those of its ledger."""
+    """Build the statement of `node` about `peer`. `decimals` are those of its ledger."""
     cut = past.cut()
     digests = {node: TradesHasher(), peer: TradesHasher()}
     got: dict[str, tuple[int, int]] = {}  # by market: lots, ticks * lots

@@ -17,7 +17,7 @@ from exchange.model.records import Fill, Order, Posting
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """What an account has of an asset. `total` - `held` is available; the house's may be negative."""
+    """Balance of an account in an asset. `total` - `held` is available; the house's may be negative."""
 
     asset: str
     total: int
@@ -25,7 +25,7 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class AccountNews(msgspec.Struct, frozen=True):
-    """What became durable for one account, in the order it happened."""
+    """Durable changes of one account, in their order."""
 
     orders: list[Order]
     fills: list[Fill]
@@ -86,7 +86,7 @@ class Trading(Protocol):
     def balances_of(self, account: int) -> list[Balance]: ...
 
     def decimals(self, asset: str) -> int:
-        """One unit of the asset is 10 ** -decimals of it."""
+        """Decimals of an asset: its unit is 10 ** -decimals."""
         ...
 
     def listen(self, account: int, call: Callable[[AccountNews], None]) -> Callable[[], None]:

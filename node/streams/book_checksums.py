@@ -23,7 +23,7 @@ MODULUS: Final = 2**32
 
 
 def line_check(line: str) -> int:
-    """One line's part of the checksum."""
+    """Contribution of one line to the checksum."""
     c = crc32(line.encode())
     return c * (2 * c + 1) % MODULUS
 

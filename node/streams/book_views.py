@@ -108,7 +108,7 @@ class LevelsView:
             self._check_size()
 
     def update(self, places: Iterable[Place]) -> Mapping[object, Changed[Level]]:
-        """What is different at these places, by side and price.
+        """Changed levels at these places, by side and price.
 
         Raises:
             BookTooLarge: there are too many levels now.
@@ -216,7 +216,7 @@ class OrdersView:
             self._look_again(side, depth, found)
 
     def update(self, places: Iterable[Place]) -> Mapping[object, Changed[RestingOrder]]:
-        """What is different at these places, by order.
+        """Changed orders at these places.
 
         Raises:
             BookTooLarge: there are too many orders now.

@@ -1,4 +1,4 @@
-"""One stream: its numbers, its history, and what a reader of it still lacks.
+"""A numbered stream: messages, history, and the position of each reader.
 
 A reader is a number, not a queue: how far it has been told. What it lacks is made from the stream's
 history when it is ready to take it, single messages while it keeps up, one that says the same in short
@@ -73,7 +73,7 @@ class NumberedStream:
         raise NotImplementedError
 
     def encode_snapshot(self, reason: Reason) -> bytes:
-        """What there is now."""
+        """Encode the current state."""
         raise NotImplementedError
 
     def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
@@ -81,7 +81,7 @@ class NumberedStream:
         raise NotImplementedError
 
     def fields(self) -> dict[str, Any]:
-        """What every message says of the stream and its place in it."""
+        """Fields of every message: the stream and the message's place in it."""
         return {"stream": self.name, "epoch": self.epoch, "sequence": self.sequence}
 
     def publish(self, changes: Mapping[object, Any]) -> None:
@@ -115,7 +115,7 @@ class NumberedStream:
         return self._end is not None
 
     def position(self, resume: Resume | None) -> int | Reason:
-        """Where a new reader goes on, or why it gets a snapshot."""
+        """Position at which a new reader continues, or the reason for a snapshot."""
         if resume is None:
             return "subscribed"
         if resume.epoch != self.epoch or resume.sequence > self.sequence:
@@ -124,7 +124,7 @@ class NumberedStream:
 
     @property
     def _oldest(self) -> int:
-        """Who has been told this much can be told the rest."""
+        """Oldest position from which a reader can still continue."""
         return self.sequence - len(self._history)
 
     def snapshot(self, reason: Reason) -> bytes:
@@ -166,7 +166,7 @@ class NumberedStream:
 
 
 class Reader:
-    """One subscription. `woken` is called when there is something to take."""
+    """A subscription. `woken` is called when there is something to take."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class Reader:
             self._woken(self)
 
     def take(self, now: float) -> list[bytes]:
-        """What is to be sent now. Call when `due` has come.
+        """Return the messages to send now. Call when `due` has come.
 
         Raises:
             TooSlow, Ended: as `NumberedStream.since`.

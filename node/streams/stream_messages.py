@@ -143,7 +143,7 @@ class StreamError(msgspec.Struct, kw_only=True, tag="error", tag_field="event"):
 
 
 class Level(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One price. Quantity "0": nothing rests there any more."""
+    """A price level. Quantity "0" removes it."""
 
     price: str
     quantity: str
@@ -151,7 +151,7 @@ class Level(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class RestingOrder(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One order. Quantity "0": it is gone. Orders of one price go by `time`, then node id, then number."""
+    """A resting order. Quantity "0" removes it. Orders at one price sort by `time`, then node id, then number."""
 
     id: str  # <node id>-<number>
     price: str
@@ -338,7 +338,7 @@ class Fills(msgspec.Struct, kw_only=True, tag="fills", tag_field="event"):
 
 
 class BalancesSnapshot(msgspec.Struct, kw_only=True, tag="balances_snapshot", tag_field="event"):
-    """What the account has, by asset."""
+    """Balances of the account, by asset."""
 
     stream: str
     reason: Reason

@@ -35,7 +35,7 @@ class AccountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class AccountChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is left out stays. A frozen account may look and cancel, not trade or withdraw."""
+    """Changes of an account; absent fields stay. A frozen account may read and cancel, not trade or withdraw."""
 
     frozen: bool | None = None
     max_open_orders: int | None = None
@@ -87,7 +87,7 @@ class NewKeyView(KeyView, kw_only=True):
 
 
 class PostingView(msgspec.Struct, kw_only=True):
-    """One line of the ledger. The lines of one transaction sum to zero for each asset."""
+    """A line of the ledger. The lines of a transaction sum to zero for each asset."""
 
     transaction: int
     time: str
@@ -100,7 +100,7 @@ class PostingView(msgspec.Struct, kw_only=True):
 
 
 class FeesView(msgspec.Struct, kw_only=True):
-    """What trading in a market costs, as a fraction of what one receives; negative: a rebate."""
+    """Fees of a market, as a fraction of the received amount; negative: a rebate."""
 
     market: str
     maker_fee: str
@@ -118,7 +118,7 @@ class HaltView(msgspec.Struct, kw_only=True):
 
 
 class PositionView(msgspec.Struct, kw_only=True):
-    """What is open between this node and another in an asset."""
+    """Position between this node and another in an asset."""
 
     peer: str  # node id
     asset: str
@@ -156,7 +156,7 @@ class SettlementView(msgspec.Struct, kw_only=True):
 
 
 class CreditRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How much a peer may come to owe in an asset. Without `peer` for every peer that has no limit of
+    """Credit limit of a peer in an asset. Without `peer` for every peer that has no limit of
     its own; without `limit` there is none."""
 
     asset: str

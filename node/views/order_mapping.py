@@ -37,12 +37,12 @@ def side_word(side: int) -> Side:
 
 
 def end_of(order: Order) -> Status:
-    """How a finished order ended."""
+    """Return the end of a finished order as status and reason."""
     return "filled" if order.filled == order.quantity else "cancelled"
 
 
 class OrderMapping:
-    """What the texts of one node mean. `decimals` gives those of an asset's unit."""
+    """Conversion between texts and integers for one node. `decimals` gives those of an asset's unit."""
 
     def __init__(
         self, instruments: Instruments, node_id: str, decimals: Callable[[str], int]

@@ -11,7 +11,7 @@ _POWERS: Final = tuple(10**digits for digits in range(MAX_TEXT + 1))
 
 
 def _steps(text: str, decimals: int, step: int, most: int) -> int | None:
-    """How many steps of `step` / 10**`decimals` a plainly written number is; None for everything that
+    """Return a plain number as a count of steps of `step` / 10**`decimals`; None for everything that
     has to be looked at more closely, or refused."""
     if len(text) > MAX_TEXT:
         return None

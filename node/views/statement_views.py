@@ -18,7 +18,7 @@ Whose = Literal["ours", "theirs"]
 
 
 class AssetAgreementView(msgspec.Struct, kw_only=True):
-    """What both say of one asset."""
+    """Both nodes' statements about one asset."""
 
     asset: str
     ours: str
@@ -72,7 +72,7 @@ class PendingTakeView(msgspec.Struct, kw_only=True):
 
 
 class ComparisonView(msgspec.Struct, kw_only=True):
-    """What two nodes say of each other."""
+    """Comparison of two nodes' statements about each other."""
 
     node: str  # "ours" is its
     peer: str

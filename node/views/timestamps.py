@@ -20,7 +20,7 @@ def iso(us: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _second(seconds: int) -> str:
-    """What many times in a row have in common."""
+    """Text of a second, cached: consecutive times share it."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 

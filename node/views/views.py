@@ -1,4 +1,4 @@
-"""What a node shows of itself: the shapes of the API's answers.
+"""Shapes of the API's answers.
 
 Prices and quantities are exact decimals as strings; times are ISO 8601 in UTC with milliseconds.
 """
@@ -105,7 +105,7 @@ class OrderView(msgspec.Struct, kw_only=True):
 
 
 class FillView(msgspec.Struct, kw_only=True):
-    """One own fill: our side of a trade."""
+    """An own fill: this node's side of a trade."""
 
     id: str  # <taker node id>:<number>, the same on both sides
     market: str
@@ -123,7 +123,7 @@ class FillView(msgspec.Struct, kw_only=True):
 
 
 class BalanceView(msgspec.Struct, kw_only=True):
-    """What an account has of an asset."""
+    """Balance of an account in an asset."""
 
     asset: str
     total: str
@@ -132,7 +132,7 @@ class BalanceView(msgspec.Struct, kw_only=True):
 
 
 class TradeView(msgspec.Struct, kw_only=True):
-    """One public trade, as printed in its maker's feed."""
+    """A public trade, as printed in its maker's feed."""
 
     id: str
     market: str
@@ -145,7 +145,7 @@ class TradeView(msgspec.Struct, kw_only=True):
 
 
 class CandleView(msgspec.Struct, kw_only=True):
-    """What was traded from `time` on, for the length of the candle."""
+    """Candle of the trades from `time` on, for its length."""
 
     time: str
     open: str
@@ -355,7 +355,7 @@ class RouteView(msgspec.Struct, kw_only=True):
 
 
 class HintView(msgspec.Struct, kw_only=True):
-    """What another node says about a peer; `weight` fades from 1 to 0."""
+    """Hint of another node about a peer; `weight` fades from 1 to 0."""
 
     node: str
     origin: str
