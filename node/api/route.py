@@ -222,7 +222,7 @@ def span(values: dict[str, str]) -> Span:
 
 
 def account_of(request: web.Request, values: dict[str, str]) -> int:
-    """Whose orders and money are meant: the caller's, or of the operator any account's (`account`)."""
+    """Return the account meant: the caller's, or of the operator any account's (`account`)."""
     request[ABOUT] = account = _account_of(request, values)
     return account
 

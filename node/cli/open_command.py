@@ -12,7 +12,7 @@ from node.cli.client_session import Session, client_options, print_json
 
 
 def has_browser() -> bool:
-    """Whether a browser with a window can be opened from here."""
+    """Return True if a browser with a window can be opened from here."""
     if sys.platform.startswith("linux"):
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             return False

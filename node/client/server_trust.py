@@ -1,4 +1,4 @@
-"""Whose certificate a client accepts."""
+"""Certificates that a client accepts."""
 
 from __future__ import annotations
 
