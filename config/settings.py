@@ -161,6 +161,11 @@ class PeerSection(Section):
     max_peers: Annotated[int, Whole(1, 10_000)] = Field(
         default=50, description="Most links to other nodes at once."
     )
+    p2p_share_links: Annotated[bool, Switch()] = Field(
+        default=True,
+        description="Tell linked neighbours that ask which other nodes this node is linked to, for "
+        "the map on their page.",
+    )
     peer_storage_path: Annotated[Path, FilePath("the data directory", what="a file")] = Field(
         default=Path(".peers.json"),
         description="File in which known peers are remembered; a relative path is inside the data directory.",

@@ -272,6 +272,11 @@ class Journal:
                     self._closing.wait(RETRY)
                 self._closing.wait(min(time.monotonic() - began, PAUSE_MAX))
 
+    @property
+    def archive_behind(self) -> int:
+        """Committed records that the archive lacks."""
+        return self._records - self._archived
+
     def work(self) -> bool:
         """One step of what is done behind the commits. Whether there is more to do.
 

@@ -18,6 +18,7 @@ from node.views.views import (
     CallRequest,
     CallView,
     CandleView,
+    DiagnosticsView,
     FillView,
     MarketView,
     OrderRequest,
@@ -27,6 +28,7 @@ from node.views.views import (
     RouterView,
     ServiceView,
     StatusView,
+    TopologyView,
     TradeView,
 )
 
@@ -166,6 +168,12 @@ class NodeService(Protocol):
         ...
 
     def status(self) -> StatusView: ...
+
+    def diagnostics(self) -> DiagnosticsView: ...
+
+    async def topology(self) -> TopologyView:
+        """Links of this node, and of the neighbours that tell theirs."""
+        ...
 
     def services(self) -> list[ServiceView]:
         """Services that anybody offers, in order of their names."""

@@ -41,12 +41,14 @@ from node.views.views import (
     CallRequest,
     CallView,
     CandleView,
+    DiagnosticsView,
     MarketView,
     PeerView,
     PingView,
     RouterView,
     ServiceView,
     StatusView,
+    TopologyView,
     TradeView,
 )
 
@@ -207,6 +209,16 @@ async def get_session(request: web.Request) -> web.Response:
             keys_required=request.app[DOORKEEPER].rules.keys_required,
         )
     )
+
+
+async def get_diagnostics(request: web.Request) -> web.Response:
+    query(request)
+    return answer(request.app[SERVICE].diagnostics())
+
+
+async def get_topology(request: web.Request) -> web.Response:
+    query(request)
+    return answer(await request.app[SERVICE].topology())
 
 
 # The table ------------------------------------------------------------------------------------
@@ -388,6 +400,28 @@ ROUTES: Final[tuple[Route, ...]] = (
         SessionView,
         "For programs and pages that offer only what a key allows.",
         access="public",
+    ),
+    Route(
+        "GET",
+        "/v1/diagnostics",
+        get_diagnostics,
+        "getDiagnostics",
+        "node",
+        "Commit latency, loop lag, memory, disk and archive lag",
+        DiagnosticsView,
+        access="node",
+    ),
+    Route(
+        "GET",
+        "/v1/topology",
+        get_topology,
+        "getTopology",
+        "network",
+        "Links of this node and of its neighbours",
+        TopologyView,
+        "Neighbours are asked, and may decline (P2P_SHARE_LINKS=false). Answers are used again for "
+        "some seconds.",
+        access="node",
     ),
     Route(
         "GET",

@@ -26,11 +26,13 @@ from node.daemon.node_status import NodeStatus
 from node.daemon.port_choice import first_free
 from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
+from node.service.diagnostics import Diagnostics
 from node.service.market_data import MarketData
 from node.service.peer_service import PeerService
 from node.service.public_services import OFFERS, public_offers
 from node.service.routing_service import call_service, mesh_settings, router_view, service_views
 from node.service.statement_service import StatementService
+from node.service.topology import Topology
 from node.version import VERSION
 from node.views.order_mapping import BUY, SELL, side_word
 from node.views.statement_views import ReconciliationView
@@ -38,11 +40,13 @@ from node.views.timestamps import iso
 from node.views.views import (
     CallRequest,
     CallView,
+    DiagnosticsView,
     PeerView,
     PingView,
     RouterView,
     ServiceView,
     StatusView,
+    TopologyView,
 )
 from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
@@ -138,6 +142,10 @@ class Node(TradingService):
         for message_type in MESSAGES:
             self.overlay.router.handle(message_type, self._on_message)
         self._peering = PeerService(self.overlay, engine, self._loop.time)
+        self._topology = Topology(
+            self.overlay, engine.node_id, self._loop.time, share=settings.p2p_share_links
+        )
+        self._diagnostics = Diagnostics(journal, committer, settings.data_dir)
         self._statements = StatementService(
             engine,
             journal,
@@ -258,7 +266,9 @@ class Node(TradingService):
 
     async def _tick(self) -> None:
         while True:
+            planned = self._loop.time() + TICK
             await asyncio.sleep(TICK)
+            self._diagnostics.note_lag(self._loop.time() - planned)
             self._engine.tick(self._loop.time())
             self.trading.tick()
             self._committer.wake()
@@ -420,6 +430,16 @@ class Node(TradingService):
 
     def status(self) -> StatusView:
         return self._status.view(self._loop.time(), self.api.url)
+
+    def diagnostics(self) -> DiagnosticsView:
+        return self._diagnostics.view(
+            orders=self.trading.order_count,
+            fills=self.fill_count,
+            uptime_s=self.status().uptime_s,
+        )
+
+    async def topology(self) -> TopologyView:
+        return await self._topology.view()
 
     @property
     def peer_address(self) -> str | None:

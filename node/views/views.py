@@ -275,6 +275,44 @@ class StatusView(msgspec.Struct, kw_only=True):
     warnings: list[str]
 
 
+class DiagnosticsView(msgspec.Struct, kw_only=True):
+    """Figures of a running node. Counts since its start; sizes in bytes."""
+
+    uptime_s: float
+    orders: int  # submitted
+    fills: int
+    commits: int  # of the journal
+    commit_p50_ms: float | None  # None before the first commit
+    commit_p95_ms: float | None
+    commit_p99_ms: float | None
+    loop_lag_p95_ms: float  # how much later than planned timers ran within the last minute
+    loop_lag_max_ms: float
+    memory_bytes: int
+    disk_free_bytes: int  # where the data directory is
+    data_bytes: int  # of the data directory
+    archive_behind: int  # records that are committed and not in the archive yet
+    warnings: list[str]  # with what to do
+
+
+class TopologyNodeView(msgspec.Struct, kw_only=True):
+    node_id: str
+    distance: int  # links between this node and that one
+    answered: bool | None  # a neighbour told its links, or did not; None: it was not asked
+
+
+class TopologyLinkView(msgspec.Struct, kw_only=True):
+    a: str  # node id
+    b: str
+    carrier: Literal["tcp", "grenache"] | None  # None: not a link of this node
+
+
+class TopologyView(msgspec.Struct, kw_only=True):
+    """Links of this node, and of those neighbours that tell theirs."""
+
+    nodes: list[TopologyNodeView]
+    links: list[TopologyLinkView]
+
+
 class PingView(msgspec.Struct, kw_only=True):
     node_id: str
     way: Literal["direct", "grenache", "relayed"]

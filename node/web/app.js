@@ -109,7 +109,8 @@ class App {
     this.#shown?.stop();
     const [, name = "", detail = ""] = location.hash.split("/");
     const first = this.model.markets.value[0]?.symbol ?? "";
-    const view = VIEWS.some((each) => each.name === name) ? name : "market";
+    // A view that this key may not have is not there.
+    const view = this.head.views.some((each) => each.name === name) ? name : "market";
     const symbol = decodeURIComponent(detail || this.strip.current || first);
     if (view === "market") {
       this.strip.mark(symbol);

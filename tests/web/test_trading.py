@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.integration.processes import NodeProcess, Nodes, eventually
+from tests.integration.processes import NodeProcess, Nodes, eventually, see_each_other
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -151,3 +151,28 @@ def test_a_lost_answer_is_looked_up_and_the_order_is_placed_once(
     assert len(sent) == 1
     assert [o.client_id for o in node.orders()] == sent
     pages.forgive("ERR_CONNECTION_RESET")
+
+
+def test_from_start_to_the_first_trade_with_nothing_but_the_pages(
+    nodes: Nodes, pages: Pages
+) -> None:
+    a = nodes.start("a")
+    b = nodes.start("b")
+    one, two = pages.open(a.api_url), pages.open(b.api_url)
+    two.get_by_role("link", name="Network").click()
+    two.get_by_label("Address").fill(a.p2p_address)
+    two.get_by_role("button", name="Connect").click()
+    two.locator(".toast.good").wait_for()
+    see_each_other(a, b)
+    for page in (one, two):
+        page.get_by_role("link", name="TEST-USD").click()
+    one.get_by_text("No open orders.").wait_for()
+    order(one, "sell", "5", "100")
+    level = two.locator(".ladder tr.sell:not(.void) button.level")
+    level.wait_for()
+    order(two, "buy", "5", "100")
+    two.get_by_role("dialog").get_by_text("more than half of what the other side shows").wait_for()
+    two.keyboard.press("Tab")
+    two.keyboard.press("Enter")
+    one.get_by_text("No open orders.").wait_for()
+    assert [fill.counterparty for fill in eventually(b.fills)] == [a.node_id]

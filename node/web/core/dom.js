@@ -163,7 +163,7 @@ export class Table {
     this.empty = h("p", { class: "empty", text: empty });
     this.scroller = h(
       "div",
-      { class: "scroller", tabindex: "0", role: "region", "aria-label": caption },
+      { class: "scroller", tabindex: "0", role: "group", "aria-label": caption },
       this.table,
     );
     this.element = h("div", { class: "table" }, this.scroller, this.empty);

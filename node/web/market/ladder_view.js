@@ -187,7 +187,7 @@ export class LadderView {
       const level = half.sorted[at];
       setClass(row.element, "void", level === undefined);
       row.held = level?.entry[0] ?? "";
-      row.price.disabled = level === undefined;
+      row.price.hidden = level === undefined;
       if (level === undefined) {
         for (const cell of [row.price, row.quantity, row.total, row.own]) setText(cell, "");
         row.element.style.setProperty("--depth", "0%");

@@ -19,7 +19,7 @@ export class Tape {
       h("header", {}, h("h2", { text: "Trades" })),
       h(
         "div",
-        { class: "scroller", tabindex: "0", role: "region", "aria-label": "list of trades" },
+        { class: "scroller", tabindex: "0", role: "group", "aria-label": "list of trades" },
         h(
           "table",
           {},

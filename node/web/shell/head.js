@@ -8,7 +8,20 @@ import { shortId } from "../core/format.js";
 /** @type {View[]} in the order of their number keys */
 export const VIEWS = [
   { name: "market", title: "Market", may: () => true },
+  { name: "network", title: "Network", may: (model) => mayWatch(model) },
+  { name: "services", title: "Services", may: (model) => mayWatch(model) },
+  { name: "between", title: "Between nodes", may: (model) => model.isOperator },
+  { name: "health", title: "Health", may: (model) => mayWatch(model) },
+  { name: "accounts", title: "Accounts", may: (model) => model.isOperator },
 ];
+
+/**
+ * The operator, or a key of the house that may read.
+ * @param {import("../core/model.js").Model} model
+ */
+function mayWatch(model) {
+  return model.isOperator || (model.session.value?.account === 0 && model.canRead);
+}
 
 const THEMES = ["auto", "light", "dark"];
 
@@ -95,8 +108,11 @@ export class Head {
   mark(name) {
     this.current = name;
     for (const link of this.nav.querySelectorAll("a")) {
-      if (link.dataset["view"] === name) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      if (link.dataset["view"] === name) {
+        link.setAttribute("aria-current", "page");
+        // Into view in a narrow window, without moving the page.
+        this.nav.scrollLeft = link.offsetLeft - this.nav.offsetLeft - 40;
+      } else link.removeAttribute("aria-current");
     }
   }
 

@@ -1,11 +1,22 @@
 /** Views other than the market's, by name. */
 
 import { h } from "../core/dom.js";
+import { accountsView } from "./accounts.js";
+import { betweenView } from "./between.js";
+import { healthView } from "./health.js";
+import { networkView } from "./network.js";
+import { servicesView } from "./services.js";
 
 /** @typedef {{element: HTMLElement, stop: () => void}} Part */
 
 /** @type {Record<string, (model: import("../core/model.js").Model) => Part>} */
-const MADE = {};
+const MADE = {
+  network: networkView,
+  services: servicesView,
+  between: betweenView,
+  health: healthView,
+  accounts: accountsView,
+};
 
 /**
  * @param {string} name
@@ -14,6 +25,6 @@ const MADE = {};
  */
 export function otherView(name, model) {
   const make = MADE[name];
-  if (make === undefined) return { element: h("p", { class: "panel", text: "not here" }), stop: () => {} };
+  if (make === undefined) return { element: h("p", { class: "panel", text: `This page has no view ${name}.` }), stop: () => {} };
   return make(model);
 }

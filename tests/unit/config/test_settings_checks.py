@@ -201,7 +201,7 @@ OWN = {
     "GRAPE_API_HOST": "127.0.0.1", "GRAPE_PEER_MAX_AGE": "120000", "GRAPE_PUBLIC_HOST": "",
     "GRAPE_BEP42": "false", "GRENACHE_SERVICES": "false", "MARKET_TRADES_KEPT": "500000", "MARKET_CANDLES_KEPT": "50000",
     "API_AUTH": "optional", "API_TLS_CERT": "", "API_TLS_KEY": "", "API_TLS_SELF_SIGNED": "false",
-    "API_PLAIN_KEYS": "false", "API_RATE_LIMIT": "6000",
+    "API_PLAIN_KEYS": "false", "API_RATE_LIMIT": "6000", "P2P_SHARE_LINKS": "true",
 }  # fmt: skip
 
 

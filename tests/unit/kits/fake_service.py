@@ -30,6 +30,7 @@ from node.views.views import (
     CallsView,
     CallView,
     CandleView,
+    DiagnosticsView,
     DiscoveryView,
     FillView,
     GrapeView,
@@ -50,6 +51,9 @@ from node.views.views import (
     ServingView,
     Side,
     StatusView,
+    TopologyLinkView,
+    TopologyNodeView,
+    TopologyView,
     TradeView,
 )
 
@@ -518,6 +522,33 @@ class FakeService:
                 400 if found else 404, "ambiguous_node" if found else "unknown_node", detail
             )
         return PingView(node_id=found[0].node_id or "", way="direct", rtt_ms=0.8, version="1.0.0")
+
+    def diagnostics(self) -> DiagnosticsView:
+        return DiagnosticsView(
+            uptime_s=3725.5,
+            orders=7,
+            fills=3,
+            commits=9,
+            commit_p50_ms=1.0,
+            commit_p95_ms=2.5,
+            commit_p99_ms=None,
+            loop_lag_p95_ms=0.4,
+            loop_lag_max_ms=1.5,
+            memory_bytes=100_000_000,
+            disk_free_bytes=10**12,
+            data_bytes=123_456,
+            archive_behind=0,
+            warnings=[],
+        )
+
+    async def topology(self) -> TopologyView:
+        return TopologyView(
+            nodes=[
+                TopologyNodeView(node_id=self.node_id, distance=0, answered=True),
+                TopologyNodeView(node_id=PEER, distance=1, answered=False),
+            ],
+            links=[TopologyLinkView(a=self.node_id, b=PEER, carrier="tcp")],
+        )
 
     def status(self) -> StatusView:
         return StatusView(

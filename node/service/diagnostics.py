@@ -1,0 +1,123 @@
+"""Figures of a running node for its health view: durability, event loop, memory, disk.
+
+The lag of the event loop is measured by a timer that the node has anyway: how much later than planned it
+ran. The commit's quantiles come from the bins that `/metrics` shows, so they are upper bounds of a bin.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from exchange.journal.journal import Journal
+from node.service.committer import COMMIT_BOUNDS, Committer
+from node.views.views import DiagnosticsView
+
+LAGS: Final = 1200  # measurements kept: a minute
+LITTLE_DISK: Final = 1 << 30  # bytes free, below which the operator is warned
+SLOW_COMMIT: Final = 0.25  # seconds of the 95th percentile
+LONG_LAG: Final = 0.25  # seconds
+
+
+class Diagnostics:
+    """See the module's docstring."""
+
+    def __init__(self, journal: Journal, committer: Committer, data_dir: Path) -> None:
+        self._journal = journal
+        self._committer = committer
+        self._data_dir = data_dir
+        self._lags: deque[float] = deque(maxlen=LAGS)
+
+    def note_lag(self, seconds: float) -> None:
+        """A timer ran this much later than planned."""
+        self._lags.append(max(0.0, seconds))
+
+    def view(self, *, orders: int, fills: int, uptime_s: float) -> DiagnosticsView:
+        bins = self._committer.commit_bins
+        free = shutil.disk_usage(self._data_dir).free
+        lags = sorted(self._lags) or [0.0]
+        p95, lag = quantile(bins, 0.95), lags[-1]
+        return DiagnosticsView(
+            uptime_s=uptime_s,
+            orders=orders,
+            fills=fills,
+            commits=self._committer.commits,
+            commit_p50_ms=_ms(quantile(bins, 0.5)),
+            commit_p95_ms=_ms(p95),
+            commit_p99_ms=_ms(quantile(bins, 0.99)),
+            loop_lag_p95_ms=round(lags[int((len(lags) - 1) * 0.95)] * 1000, 3),
+            loop_lag_max_ms=round(lag * 1000, 3),
+            memory_bytes=_memory(),
+            disk_free_bytes=free,
+            data_bytes=_size(self._data_dir),
+            archive_behind=self._journal.archive_behind,
+            warnings=_warnings(free, p95, lag, self._journal.archive_behind),
+        )
+
+
+def quantile(bins: Sequence[int], part: float) -> float | None:
+    """Upper bound in seconds of the bin with this quantile; None without commits, infinity beyond
+    the last bound."""
+    total = sum(bins)
+    if not total:
+        return None
+    seen = 0
+    for bound, count in zip((*COMMIT_BOUNDS, float("inf")), bins, strict=True):
+        seen += count
+        if seen >= part * total:
+            return bound
+    raise AssertionError("the last bin has the rest")
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else min(seconds, COMMIT_BOUNDS[-1] * 2) * 1000
+
+
+def _memory() -> int:
+    """Resident bytes of this process; the most it ever had where the present is not told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            if path.is_file():
+                total += path.stat().st_size
+        except OSError:
+            continue  # removed meanwhile: logs and drafts come and go
+    return total
+
+
+def _warnings(free: int, commit: float | None, lag: float, behind: int) -> list[str]:
+    found = []
+    if free < LITTLE_DISK:
+        found.append(
+            f"{free >> 20} MiB are free on the disk of the data directory: free some, or move it; a "
+            "node that cannot write stops"
+        )
+    if commit is not None and commit >= SLOW_COMMIT:
+        found.append(
+            f"one in twenty commits takes {_ms(commit):g} ms or more: the disk is slow or busy; "
+            "move the data directory to a faster one"
+        )
+    if lag >= LONG_LAG:
+        found.append(
+            f"the node was busy for {lag * 1000:.0f} ms at a time within the last minute: give it "
+            "a processor of its own, or less to do"
+        )
+    if behind > 100_000:
+        found.append(
+            f"{behind} records wait for the archive: queries of old orders are slow until then"
+        )
+    return found

@@ -1,0 +1,178 @@
+/** The services view: what the network offers, how nodes are chosen, and why. */
+
+import { Table, h, select } from "../core/dom.js";
+import { clock, millis, shortId, words } from "../core/format.js";
+import { Scope } from "../core/state.js";
+import { badge, guarded, panel } from "./sheet.js";
+
+/**
+ * @typedef {object} Service
+ * @property {string} name
+ * @property {string[]} nodes
+ * @property {{workers: number, serving: number, waiting: number, served: number, busy: number, expired: number, service_ms: number, faults: string} | null} serving
+ * @property {{attempts: number, hedges: number, outcomes: Record<string, number>, mean_ms: number | null} | null} calls
+ *
+ * @typedef {object} Route
+ * @property {string} service
+ * @property {string} node
+ * @property {number} cost
+ * @property {"CLOSED" | "OPEN" | "HALF_OPEN"} state
+ * @property {string} why
+ * @property {Record<string, number>} parts
+ * @property {number} hint_factor
+ * @property {number} slow_start
+ * @property {number} total_calls
+ * @property {number} error_count
+ * @property {number} timeout_count
+ * @property {number} in_flight
+ * @property {number | null} avg_latency_ms
+ *
+ * @typedef {{node: string, origin: string, signal: string, weight: number}} Hint
+ * @typedef {{time: string, kind: string, service: string, node: string, reason: string, detail: Record<string, unknown>}} Decision
+ */
+
+const LOOK = 1000; // ms
+const EVENTS = 60;
+const KINDS = /** @type {[string, string][]} */ ([
+  ["", "All decisions"],
+  ["pick", "Picks"],
+  ["breaker", "Breakers"],
+  ["hint", "Hints"],
+  ["panic", "Panic"],
+  ["rate", "Rates"],
+]);
+
+/** @param {import("../core/model.js").Model} model */
+export function servicesView(model) {
+  const scope = new Scope();
+  const problem = guarded();
+  const services = servicesTable();
+  const routes = routesTable();
+  const hints = hintsTable();
+  const events = eventsTable();
+  const policy = h("p", { class: "hint body" });
+  let kind = "";
+  const now = scope.every(LOOK, () =>
+    problem.run(async () => {
+      const parameters = { events: EVENTS, kind: kind || null };
+      const [offered, router] = await Promise.all([
+        model.api.get("/v1/services"),
+        model.api.get("/v1/router", parameters),
+      ]);
+      if (scope.ended) return;
+      services.update(offered);
+      routes.update(router.routes);
+      hints.update(router.hints);
+      const named = (/** @type {Decision[]} */ (router.events)).map((event, at) => ({ ...event, at }));
+      events.update(named.reverse());
+      policy.textContent = `Policy: ${router.policy}. The node with the lowest cost is asked next; an open breaker keeps a node out.`;
+    }),
+  );
+  const choice = select(KINDS, "", (value) => {
+    kind = value;
+    now();
+  });
+  choice.setAttribute("aria-label", "which decisions");
+  const decisions = panel("Decisions", "", events.element);
+  decisions.querySelector("header")?.append(choice);
+  const element = h(
+    "div",
+    { class: "sheet" },
+    h("h1", { class: "unseen", text: "Services and router" }),
+    panel("Services", "", problem.element, services.element),
+    panel("How nodes are chosen", "wide", policy, routes.element),
+    panel("Hints of other nodes", "third", hints.element),
+    decisions,
+  );
+  return { element, stop: () => scope.end() };
+}
+
+/** @returns {Table<Service>} */
+function servicesTable() {
+  const outcomes = (/** @type {Service} */ s) =>
+    s.calls === null ? "–" : Object.entries(s.calls.outcomes).map(([name, count]) => `${words(name)} ${count}`).join(", ") || "–";
+  return new Table(
+    "Services",
+    [
+      { title: "Service", text: (s) => s.name },
+      { title: "Offered by", text: (s) => s.nodes.map(shortId).join(", ") },
+      { title: "Served here", text: (s) => (s.serving === null ? "–" : String(s.serving.served)), numeric: true },
+      { title: "In work, waiting", text: (s) => (s.serving === null ? "–" : `${s.serving.serving} of ${s.serving.workers}, ${s.serving.waiting}`), numeric: true },
+      { title: "Refused, expired", text: (s) => (s.serving === null ? "–" : `${s.serving.busy}, ${s.serving.expired}`), numeric: true },
+      { title: "Service time", text: (s) => (s.serving === null ? "–" : millis(s.serving.service_ms)), numeric: true },
+      { title: "Own calls", text: outcomes },
+      { title: "Mean latency", text: (s) => millis(s.calls?.mean_ms ?? null), numeric: true },
+      { title: "Hedges", text: (s) => String(s.calls?.hedges ?? "–"), numeric: true },
+    ],
+    (s) => s.name,
+    "No services.",
+  );
+}
+
+const STATES = /** @type {Record<string, ["good" | "bad" | "mid", string]>} */ ({
+  CLOSED: ["good", "closed"],
+  OPEN: ["bad", "open"],
+  HALF_OPEN: ["mid", "half open"],
+});
+
+/** @returns {Table<Route>} */
+function routesTable() {
+  const parts = (/** @type {Route} */ r) =>
+    Object.entries(r.parts).map(([name, value]) => `${words(name)} ${value.toPrecision(3)}`).join(", ");
+  return new Table(
+    "Nodes by service, the next to be asked first",
+    [
+      { title: "Service", text: (r) => r.service },
+      { title: "Node", text: (r) => shortId(r.node) },
+      { title: "Cost", text: (r) => r.cost.toPrecision(3), numeric: true },
+      {
+        title: "Breaker",
+        make: () => {},
+        update: (cell, r) => {
+          const [mood, text] = STATES[r.state];
+          if (cell.textContent !== text) cell.replaceChildren(badge(text, mood));
+        },
+      },
+      { title: "Made of", text: parts },
+      { title: "Calls", text: (r) => String(r.total_calls), numeric: true },
+      { title: "Errors", text: (r) => String(r.error_count + r.timeout_count), numeric: true },
+      { title: "In flight", text: (r) => String(r.in_flight), numeric: true },
+      { title: "Latency", text: (r) => millis(r.avg_latency_ms), numeric: true },
+      { title: "Slow start", text: (r) => (r.slow_start < 1 ? `${Math.round(r.slow_start * 100)} %` : "–"), numeric: true },
+      { title: "Why", text: (r) => r.why },
+    ],
+    (r) => `${r.service} ${r.node}`,
+    "This node has called no service yet: exchange-node call SERVICE JSON does.",
+  );
+}
+
+/** @returns {Table<Hint>} */
+function hintsTable() {
+  return new Table(
+    "Hints",
+    [
+      { title: "About", text: (h) => shortId(h.node) },
+      { title: "From", text: (h) => shortId(h.origin) },
+      { title: "Says", text: (h) => h.signal.toLowerCase(), class: (h) => (h.signal === "HEALTHY" ? "up" : "down") },
+      { title: "Weight", text: (h) => h.weight.toFixed(2), numeric: true },
+    ],
+    (h) => `${h.node} ${h.origin}`,
+    "None heard.",
+  );
+}
+
+/** @returns {Table<Decision & {at: number}>} */
+function eventsTable() {
+  return new Table(
+    "Decisions, newest first",
+    [
+      { title: "Time", text: (e) => clock(e.time) },
+      { title: "Kind", text: (e) => e.kind },
+      { title: "Service", text: (e) => e.service },
+      { title: "Node", text: (e) => shortId(e.node) },
+      { title: "Reason", text: (e) => e.reason },
+    ],
+    (e) => `${e.time} ${e.kind} ${e.service} ${e.node} ${e.at}`,
+    "No decisions yet.",
+  );
+}
