@@ -1,8 +1,15 @@
-"""The exchange on one node, without I/O: orders, matching, takes, feeds, presence.
+"""Engine of one node without I/O: order manager, feed ingest, presence leases and startup fence.
 
-A shell calls `submit`, `cancel`, `receive`, `tick` and the like, then `drain`: it makes the records
-durable, and only then sends the messages and acknowledges what clients asked. Everything that must
-hold under faults (docs/architecture.md) is decided here, so that a simulator can drive it.
+Theory of operation. A shell (`node`, or the simulator) passes commands to `Engine.orders` and messages
+to `Engine.receive`, each with the time, and then calls `drain`. It makes the records of the drain
+durable, and only then sends the messages and acknowledges the commands. Every decision that must hold
+under faults (docs/architecture.md) is made in here, so that a simulator can drive it.
+
+Rules of this folder:
+- No clock, no randomness, no disk, no socket: `now` (monotonic seconds) and `rng` are arguments.
+- Nothing raises after the first change of state: commands are checked first, then carried out.
+- Whatever a message or a command gives rise to is carried out within the call
+  (`OrderManager.run_queue`); nothing is left for the next one.
 """
 
 from __future__ import annotations
@@ -25,30 +32,34 @@ from exchange.feeds.exchange_messages import (
     pack,
     unpack,
 )
-from exchange.feeds.feed import Feed
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
-from exchange.ledger.accounts import Accounts
-from exchange.ledger.ledger import Ledger
-from exchange.market.market import Market
 from exchange.market.market_specs import MarketSpecs
-from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
-from exchange.model.ports import Broadcast, Keys
-from exchange.model.records import Order, PendingTake, PutBatch, PutMeta, Recovered
-from exchange.orders.engine_context import Drained, EngineContext, Refused, stored_decimals
+from exchange.model.ports import Broadcast, SigningKeys
+from exchange.model.records import PutBatch, PutMeta, Recovered
+from exchange.orders.engine_context import (
+    CommandRejected,
+    Drained,
+    EngineContext,
+    stored_decimals,
+)
 
 MAX_UNKNOWN_MARKETS = 1000
 
 
 class Engine:
-    """See the module's docstring. `now` is monotonic seconds everywhere; `epoch_us` is the wall clock
-    at `now` = 0, in microseconds since the epoch."""
+    """Exchange of one node. `now` is monotonic seconds; `epoch_us` is the wall clock at `now` = 0, in
+    microseconds since the epoch.
+
+    Commands on own orders are methods of `orders`; own orders are read from `order_store`. Changes of
+    `ledger` and `accounts` become durable with the next `drain`.
+    """
 
     def __init__(
         self,
-        keys: Keys,
+        keys: SigningKeys,
         markets: Iterable[str],
         *,
         network: str,
@@ -57,134 +68,86 @@ class Engine:
         instruments: Iterable[Instrument] = (),
         recovered: Recovered | None = None,
         lease_ms: int = 9000,
-        listen_max: float = FENCE_MAX,
+        fence_max: float = FENCE_MAX,
         warn: Callable[[str], None] = lambda text: None,
         now: float = 0.0,
     ) -> None:
-        """`markets` are instrument keys; `instruments` say what their ticks and lots are worth, what
-        trading costs, and which orders are accepted (see `exchange.market.market_specs` for markets without).
+        """Restore an engine from its journal, or begin a new one.
 
-        `recovered` is what the journal holds: with it the node was here before, and listens for at
-        most `listen_max` seconds before it writes its feeds (see `exchange.feeds.startup_fence`)."""
+        Args:
+            markets: instrument keys.
+            instruments: worth of ticks and lots, fees and rules of the markets; markets without an
+                instrument are possible, see `exchange.market.market_specs`.
+            recovered: contents of the journal. With any, the node ran before and keeps its own feeds
+                fenced for at most `fence_max` seconds, see `exchange.feeds.startup_fence`.
+            warn: receives texts for the log.
+        """
         past = recovered or Recovered()
         markets = list(markets)
-        terms = MarketSpecs(markets, instruments, stored_decimals(past))
-        # After a return to an old copy of the journal the wall clock still makes it later than what
-        # the others have heard.
+        # With an old copy of the journal the wall clock still makes the incarnation later than the
+        # one that the network has seen.
         incarnation = max(past.meta.get("incarnation", 0) + 1, (epoch_us + int(now * 1e6)) // 10**6)
         self._rng = rng
         self._leases = PresenceLeases(keys, network, incarnation=incarnation, lease_ms=lease_ms)
-        self._core = EngineContext(
+        self._context = context = EngineContext(
             keys,
             markets,
             network=network,
             epoch_us=epoch_us,
             visible=self._leases.present,
             warn=warn,
-            terms=terms,
+            specs=MarketSpecs(markets, instruments, stored_decimals(past)),
         )
-        self._core.meta["incarnation"] = incarnation
-        self._core.restore_money(now, past)
-        self._desk = OrderManager(self._core)
-        self._follower = FeedIngest(self._core, rng, self._desk.uncross)
-        self._replicator = self._follower.replicator
+        context.meta["incarnation"] = incarnation
+        context.restore_money(now, past)
+        self.node_id = context.node_id
+        self.ledger = context.ledger
+        self.accounts = context.accounts
+        self.specs = context.specs
+        self.halts = context.halts
+        self.markets = context.markets
+        self.feeds = context.feeds  # by (owner, market), the own ones included
+        self.orders = OrderManager(context)
+        self.order_store = self.orders.store
+        self._ingest = FeedIngest(context, rng, self.orders.matching.uncross)
+        self._replicator = self._ingest.replicator
         self.unknown_markets: dict[str, str] = {}  # market -> a node that trades it
-        self._follower.restore(past)
-        self._desk.restore(now, past)
+        self._ingest.restore(past)
+        self.orders.restore(now, past)
         knows_others = any(stored.owner != keys.node_id for stored in past.feeds)
         self._fence = StartupFence(
-            grace=FENCE_GRACE if knows_others else FENCE_GRACE_ALONE, longest=listen_max
+            grace=FENCE_GRACE if knows_others else FENCE_GRACE_ALONE, longest=fence_max
         )
-        self._core.listening = bool(past.meta)
-        self._when_writing: list[Callable[[], None]] = []
+        context.fenced = bool(past.meta)
+        self._on_fence_lifted: list[Callable[[], None]] = []
 
-    # State that readers see
-
-    @property
-    def ledger(self) -> Ledger:
-        """Deposits, withdrawals, settlements and limits are made durable by the next `drain`."""
-        return self._core.ledger
-
-    @property
-    def accounts(self) -> Accounts:
-        """Changes are made durable by the next `drain`."""
-        return self._core.accounts
-
-    @property
-    def terms(self) -> MarketSpecs:
-        return self._core.terms
-
-    @property
-    def node_id(self) -> str:
-        return self._core.node_id
-
-    @property
-    def markets(self) -> dict[str, Market]:
-        return self._core.markets
-
-    @property
-    def feeds(self) -> dict[tuple[str, str], Feed]:
-        """By (owner, market), the own ones included."""
-        return self._core.feeds
+    # Reading
 
     @property
     def stale(self) -> str | None:
-        """Why this node must not write its feeds any more; None when all is well."""
-        return self._core.stale
+        """Reason why this node must not write its feeds any more; None while it may."""
+        return self._context.stale
 
     @property
-    def listening(self) -> bool:
-        """Whether this node does not write its feeds yet. Orders and cancels are refused with the
-        code `starting`."""
-        return self._core.listening
-
-    def when_writing(self, call: Callable[[], None]) -> None:
-        """`call` once when this node is done with listening: now, or out of a later `receive` or
-        `tick`."""
-        if self._core.listening:
-            self._when_writing.append(call)
-        else:
-            call()
-
-    @property
-    def open_orders(self) -> list[Order]:
-        """Own orders that are not done, oldest first."""
-        return self._desk.open_orders
-
-    def open_orders_of(self, account: int) -> list[Order]:
-        """Those of one account; of a client's, others' do not cost anything."""
-        return self._desk.open_orders_of(account)
-
-    @property
-    def recent_orders(self) -> list[Order]:
-        """Own finished orders still in memory, oldest first."""
-        return self._desk.recent_orders
-
-    def order(self, number: int) -> Order | None:
-        return self._desk.order(number)
-
-    def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
-        """The order that was placed with this client id, if it is still in memory."""
-        return self._desk.by_client_id(client_id, account)
+    def fenced(self) -> bool:
+        """True while the startup fence keeps this node from writing its feeds. Orders and cancels are
+        rejected with the code `starting`."""
+        return self._context.fenced
 
     def undrained(self, account: int) -> bool:
-        """Whether orders or money of an account changed since the last `drain`."""
-        core = self._core
-        return any(order.account == account for order in core.orders.values()) or any(
-            purse.key[0] == account for purse in core.ledger.changed
+        """Report if orders or money of an account changed since the last `drain`."""
+        context = self._context
+        return any(order.account == account for order in context.orders.values()) or any(
+            balance.key[0] == account for balance in context.ledger.changed
         )
 
     def us(self, now: float) -> int:
-        """The wall clock at `now`, in microseconds since the epoch."""
-        return self._core.us(now)
-
-    @property
-    def pending_takes(self) -> list[PendingTake]:
-        return self._desk.pending_takes
+        """Return the wall clock at `now`, in microseconds since the epoch."""
+        return self._context.us(now)
 
     @property
     def present(self) -> list[str]:
-        """Other owners whose lease runs."""
+        """Other owners with a valid presence lease."""
         return self._leases.owners
 
     @property
@@ -192,158 +155,120 @@ class Engine:
         return self._replicator.behind
 
     def summary(self) -> bytes:
-        """Equal on nodes that hold the same feeds."""
+        """Return a digest that is equal on nodes that hold the same feeds."""
         return self._replicator.summary()
 
-    # Commands
+    # Start and stop
 
     def resume(self, now: float) -> None:
-        """Call once after the start. As soon as the own feeds may be written, unfinished market orders
-        end and limit orders look at the book."""
-        self._follower.resume(now)
+        """Call once after the start. As soon as the own feeds may be written, immediate orders end and
+        resting ones are matched with the book."""
+        self._ingest.resume(now)
         self._fence.begin(now)
-        if self._core.listening:
-            self._stop_listening(now)
+        if self._context.fenced:
+            self._lift_fence(now)
         else:
-            self._desk.resume(now)
+            self.orders.resume(now)
 
-    def _stop_listening(self, now: float) -> None:
-        """Go on with the own orders, if it is time."""
-        core = self._core
-        doubt = self._replicator.is_missing(core.node_id)
-        if core.stale is None and not self._fence.is_down(now, doubt=doubt):
+    def _lift_fence(self, now: float) -> None:
+        """Lift the startup fence if its conditions are met, and continue the own orders."""
+        context = self._context
+        doubt = self._replicator.is_missing(context.node_id)
+        if context.stale is None and not self._fence.is_down(now, doubt=doubt):
             return
-        core.listening = False
-        if core.stale is None:
-            self._desk.resume(now)
-        calls, self._when_writing = self._when_writing, []
+        context.fenced = False
+        if context.stale is None:
+            self.orders.resume(now)
+        calls, self._on_fence_lifted = self._on_fence_lifted, []
         for call in calls:
             call()
 
-    def submit(
-        self,
-        now: float,
-        market: str,
-        side: int,
-        price: int | None,
-        quantity: int,
-        client_id: str | None = None,
-    ) -> Order:
-        """`place` in short, for limit and market orders of the house."""
-        new = NewOrder(
-            market=market, side=side, price=price, quantity=quantity, client_id=client_id
-        )
-        return self._desk.place(now, new)[0]
+    def when_fence_lifts(self, call: Callable[[], None]) -> None:
+        """Call `call` once when the fence is lifted: now, or during a later `receive` or `tick`."""
+        if self._context.fenced:
+            self._on_fence_lifted.append(call)
+        else:
+            call()
 
-    def place(self, now: float, order: NewOrder) -> list[Order]:
-        """See `OrderManager.place`."""
-        return self._desk.place(now, order)
-
-    def amend(self, now: float, number: int, changes: Amend) -> Order:
-        """See `OrderManager.amend`."""
-        return self._desk.amend(now, number, changes)
-
-    def cancel_many(self, now: float, which: Selection, reason: str = "cancelled") -> list[Order]:
-        """See `OrderManager.cancel_many`."""
-        return self._desk.cancel_many(now, which, reason)
-
-    def cancel(self, now: float, number: int) -> Order:
-        """See `OrderManager.cancel`."""
-        return self._desk.cancel(now, number)
-
-    def freeze(self, now: float, account: int) -> list[Order]:
-        """See `OrderManager.freeze`."""
-        return self._desk.freeze(now, account)
-
-    def halt(self, market: str, reason: str = "") -> None:
-        """See `OrderManager.halt`."""
-        self._desk.halt(market, reason)
-
-    def resume_market(self, now: float, market: str) -> bool:
-        """See `OrderManager.resume_market`."""
-        return self._desk.resume_market(now, market)
-
-    def halted(self, market: str) -> str | None:
-        """Why a market is halted; None when it is not."""
-        return self._core.halts.reason(market)
-
-    def remember(self, name: str, value: int) -> None:
-        """Keep a number of the shell's in the journal; `Recovered.meta` has it after a restart."""
-        self._core.meta[name] = value
+    def store_meta(self, name: str, value: int) -> None:
+        """Store a number of the shell in the journal; after a restart it is in `Recovered.meta`."""
+        self._context.meta[name] = value
 
     def leave(self, now: float) -> None:
-        """Say goodbye: replicas stop showing this node's orders at once."""
-        self._core.messages.append(Broadcast("presence", pack(self._presence(now, leaving=True))))
+        """Announce the departure: replicas hide this node's orders at once."""
+        presence = self._presence(now, leaving=True)
+        self._context.messages.append(Broadcast("presence", pack(presence)))
 
     # Messages
 
     def receive(self, now: float, message_type: str, payload: bytes, origin: str, via: str) -> bool:
-        """A message of `exchange.feeds.exchange_messages`. `origin` is proven for messages to this node alone; what
-        is broadcast proves itself. `via` is the neighbour that brought it.
+        """Process a message of `exchange.feeds.exchange_messages`.
+
+        `origin` is authenticated only of messages addressed to this node; broadcasts carry their own
+        proof. `via` is the neighbour that delivered the message.
 
         Returns:
-            Whether it is valid: an invalid one must not be passed on.
+            False when the message is invalid and must not be relayed.
         """
         try:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return False
-        self._desk.expire(now)
-        valid = self._take_in(now, message, origin, via)
-        self._desk.settle(now)
-        if self._core.listening:
-            self._stop_listening(now)
+        self.orders.expire(now)
+        valid = self._dispatch(now, message, origin, via)
+        self.orders.run_queue(now)
+        if self._context.fenced:
+            self._lift_fence(now)
         return valid
 
-    def _take_in(self, now: float, message: msgspec.Struct, origin: str, via: str) -> bool:
+    def _dispatch(self, now: float, message: msgspec.Struct, origin: str, via: str) -> bool:
+        fenced = self._context.fenced
         if isinstance(message, Batch):
-            return self._follower.on_batch(now, message, via)
+            return self._ingest.on_batch(now, message, via)
         if isinstance(message, Presence):
             return self._on_presence(now, message, via)
-        if self._core.listening and isinstance(message, (Take, TakeResult)):
-            return True  # it comes again
         if isinstance(message, Take):
-            return self._desk.on_take(now, origin, message)
+            return fenced or self.orders.maker_side.on_take(now, origin, message)  # it is repeated
         if isinstance(message, TakeResult):
-            return self._desk.on_result(now, origin, message)
+            return fenced or self.orders.taker_side.on_result(now, origin, message)
         if isinstance(message, FeedDigest):
             in_budget = self._replicator.on_digest(now, origin, message)
-            if self._core.listening and in_budget:
-                own = self._core.feeds.heads_of(self.node_id)
+            if fenced and in_budget:
+                own = self._context.feeds.heads_of(self.node_id)
                 same = message.summary == self._replicator.summary()
                 self._fence.on_digest(origin, message, own, same=same)
         elif isinstance(message, FeedRequest):
             self._replicator.on_request(origin, message)
         elif isinstance(message, FeedPart):
-            return self._follower.on_part(now, origin, message)
+            return self._ingest.on_part(now, origin, message)
         return True
 
     def neighbour_up(self, now: float, node: str) -> None:
-        """A link to `node` is there."""
+        """Process a new link to `node`."""
         self._replicator.neighbour_up(now, node)
         self._fence.neighbour_up(node)
-        self._desk.hurry(now, node)
+        self.orders.takes.retry_now(now, node)
         self._leases.hurry(now, 0.0)
 
     def neighbour_down(self, now: float, node: str) -> None:
         self._replicator.neighbour_down(node)
         self._fence.neighbour_down(node)
 
-    # Presence and time
+    # Presence
 
     def _presence(self, now: float, *, leaving: bool = False) -> Presence:
         heads = [(key, market.writer.number) for key, market in self.markets.items()]
         return self._leases.make(now, heads, leaving=leaving)
 
     def _on_presence(self, now: float, presence: Presence, via: str) -> bool:
-        owner = self._follower.owner_of(presence.key)
+        owner = self._ingest.owner_of(presence.key)
         was_present = self._leases.present(owner)
         valid, owner, newcomer = self._leases.accept(now, presence)
         if not valid:
             return False
         if newcomer:
             self._leases.hurry(now, self._rng.uniform(0.0, 0.5))
-            self._desk.hurry(now, owner)
+            self.orders.takes.retry_now(now, owner)
         for key, number in presence.heads:
             if key in self.markets:
                 self._replicator.announced(now, via, owner, key, number)
@@ -354,62 +279,68 @@ class Engine:
         return True
 
     def _owner_changed(self, now: float, owner: str) -> None:
+        """Show or hide an owner's orders after its lease began or ended."""
         for market in self.markets.values():
             if owner in market.replicas:
                 market.refresh_owner(owner)
                 if market.crossed:
-                    self._desk.uncross(now, market)
+                    self.orders.matching.uncross(now, market)
+
+    # Time
 
     def tick(self, now: float) -> None:
-        """Whatever time brings. Call a few times a second."""
-        if self._core.listening:
-            self._stop_listening(now)
-        self._desk.expire(now)
+        """Process everything that is due. Call a few times a second."""
+        if self._context.fenced:
+            self._lift_fence(now)
+        self.orders.expire(now)
         for owner in self._leases.expire(now):
             self._owner_changed(now, owner)
-        self._follower.resume_waiting(now)
+        self._ingest.resume_waiting(now)
         self._replicator.tick(now)
         for market in self.markets.values():
             for owner in market.held_owners:
                 market.drop_holds(now, owner)
             if market.crossed:
-                self._desk.uncross(now, market)
-        self._desk.tick(now)
+                self.orders.matching.uncross(now, market)
+        self.orders.tick(now)
 
     def drain(self, now: float) -> Drained:
-        """Records to make durable, then messages to send."""
-        core = self._core
+        """Return the records to make durable and the messages to send after that."""
+        context = self._context
         levels: list[tuple[str, int, int]] = []
-        for market in core.markets.values():
-            for batch in market.writer.flush() if core.stale is None else []:
-                core.records.append(PutBatch(core.node_id, batch))
+        for market in context.markets.values():
+            for batch in market.writer.flush() if context.stale is None else []:
+                context.records.append(PutBatch(context.node_id, batch))
                 fills = Filled in map(type, batch.events)
                 sent = market.writer.feed.batches[batch.first].data
-                core.messages.append(Broadcast("trade" if fills else "order", sent))
-            core.save_snapshot(market.writer.feed)
+                context.messages.append(Broadcast("trade" if fills else "order", sent))
+            context.save_snapshot(market.writer.feed)
             if market.touched:
                 levels += [
                     (market.key, 1, signed) if signed > 0 else (market.key, -1, -signed)
                     for signed in market.touched
                 ]
                 market.touched.clear()
-        if self._leases.renewal_due(now) and core.stale is None:
-            core.messages.append(Broadcast("presence", pack(self._presence(now))))
-        core.messages.extend(self._replicator.take_outgoing())
-        if not core.listening:
-            self._desk.send_due(now)  # after the digest that lets a restarted maker decide again
-        balances = core.drain_money()
-        # What copy.copy comes to, without its searching for it.
-        copies = [order.__copy__() for order in core.orders.values()]  # type: ignore[attr-defined]
-        self._desk.count()
-        records = core.records
-        records += core.fills
+        if self._leases.renewal_due(now) and context.stale is None:
+            context.messages.append(Broadcast("presence", pack(self._presence(now))))
+        context.messages.extend(self._replicator.take_outgoing())
+        if not context.fenced:
+            # After the digest, which lets a restarted maker decide again.
+            self.orders.taker_side.send_due(now)
+        balances = context.drain_money()
+        # Equal to copy.copy, without its search for the method.
+        copies = [order.__copy__() for order in context.orders.values()]  # type: ignore[attr-defined]
+        self.orders.store_counters()
+        records = context.records
+        records += context.fills
         records += copies
-        records.extend(PutMeta(name, value) for name, value in core.meta.items())
-        drained = Drained(records, core.messages, levels, core.trades, copies, core.fills, balances)
-        core.records, core.messages, core.trades, core.fills = [], [], [], []
-        core.orders, core.meta = {}, {}
+        records.extend(PutMeta(name, value) for name, value in context.meta.items())
+        drained = Drained(
+            records, context.messages, levels, context.trades, copies, context.fills, balances
+        )
+        context.records, context.messages, context.trades, context.fills = [], [], [], []
+        context.orders, context.meta = {}, {}
         return drained
 
 
-__all__ = ["MESSAGES", "Drained", "Engine", "Refused"]
+__all__ = ["MESSAGES", "CommandRejected", "Drained", "Engine"]

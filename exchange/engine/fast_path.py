@@ -18,7 +18,7 @@ from exchange.model.commands import HOUSE, NewOrder
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL, Closed, Filled, Opened
 from exchange.model.records import Fill, Order
 from exchange.orders.engine_context import EngineContext
-from exchange.orders.fills import Fills
+from exchange.orders.fills import FillRecorder
 from exchange.orders.order_store import OrderStore
 from exchange.orders.order_validation import MAX_CLIENT_ID, MAX_GROUP
 
@@ -28,9 +28,9 @@ _Found = tuple[int, int, int]  # order number, price, quantity
 class FastPath:
     """`now` is monotonic seconds; prices are ticks, quantities lots."""
 
-    def __init__(self, core: EngineContext, orders: OrderStore, fills: Fills) -> None:
-        self._core = core
-        self._orders = orders
+    def __init__(self, context: EngineContext, store: OrderStore, fills: FillRecorder) -> None:
+        self._context = context
+        self._store = store
         self._fills = fills
 
     def place(self, now: float, new: NewOrder) -> Order | None:
@@ -52,8 +52,8 @@ class FastPath:
             or new.reduce_only
         ):
             return None
-        core, orders = self._core, self._orders
-        market = core.markets.get(new.market)
+        context, orders = self._context, self._store
+        market = context.markets.get(new.market)
         side, price, quantity, group = new.side, new.price, new.quantity, new.group
         client_id = new.client_id
         if (
@@ -94,7 +94,7 @@ class FastPath:
         # From here on it is done.
         number = orders.next_number
         orders.next_number = number + 1
-        time = core.epoch_us + int(now * 1_000_000)
+        time = context.epoch_us + int(now * 1_000_000)
         if time <= market.last_time:
             time = market.last_time + 1
         market.last_time = time
@@ -115,20 +115,20 @@ class FastPath:
             quantity,
             updated=time,
         )
-        orders.open[number] = core.orders[number] = order
+        orders.open[number] = context.orders[number] = order
         if client_id is not None:
             orders.client_ids[account, client_id] = number
         if purse is not None:
             orders.by_account[account][number] = order
             purse.holds[number] = needed
             purse.held += needed
-            core.ledger.changed[purse] = None
+            context.ledger.changed[purse] = None
         writer = market.writer
         state = writer.feed.state
         state.orders[number] = ShownOrder(side, price, quantity, time)
         state.number += 1
         writer.unsigned.append(Opened(number, side, price, quantity, time))
-        book.append(number, signed, quantity, time, core.node_id)
+        book.append(number, signed, quantity, time, context.node_id)
         market.version += 1
         market.touched[signed] = None
         return order
@@ -144,17 +144,17 @@ class FastPath:
             or order.linked_order
         ):
             return False
-        core, orders = self._core, self._orders
+        context, orders = self._context, self._store
         number, account = order.number, order.account
-        market = core.markets[order.market]
+        market = context.markets[order.market]
         signed = order.side * (order.price or 0)
         order.cancelled = order.done = True
         order.reason = reason
         order.shown = 0
-        time = core.epoch_us + int(now * 1_000_000)
+        time = context.epoch_us + int(now * 1_000_000)
         if time > order.updated:
             order.updated = time
-        core.orders[number] = orders.recent[number] = order
+        context.orders[number] = orders.recent[number] = order
         del orders.open[number]
         writer = market.writer
         state = writer.feed.state
@@ -167,24 +167,24 @@ class FastPath:
         if account != HOUSE:
             del orders.by_account[account][number]
             units = market.units
-            purse = core.ledger.accounts[account][units.quote if signed > 0 else units.base]
+            purse = context.ledger.accounts[account][units.quote if signed > 0 else units.base]
             purse.held -= purse.holds.pop(number)
-            core.ledger.changed[purse] = None
+            context.ledger.changed[purse] = None
         return True
 
     # Inside
 
     def _admit(self, now: float, account: int, asset: str, needed: int) -> AccountBalance | None:
         """Count an order of a client that needs so much; the purse that has it, or None."""
-        core = self._core
+        context = self._context
         try:
-            purse = core.ledger.accounts[account][asset]
-            orders = self._orders.by_account[account]
+            purse = context.ledger.accounts[account][asset]
+            orders = self._store.by_account[account]
         except KeyError:
             return None
         if purse.balance - purse.held < needed:
             return None
-        return purse if core.accounts.admits(now, account, len(orders)) else None
+        return purse if context.accounts.admits(now, account, len(orders)) else None
 
     def _market_order(self, now: float, market: Market, new: NewOrder) -> Order | None:
         side, rules = new.side, market.rules
@@ -194,8 +194,8 @@ class FastPath:
         worst_price = 0
         if rules is not None or new.account != HOUSE:
             reference = market.reference
-            terms = self._core.terms
-            worst_price = terms.protected(market.key, side, -side * opposite[-1], reference)
+            specs = self._context.specs
+            worst_price = specs.protection_price(market.key, side, -side * opposite[-1], reference)
             if rules is not None:
                 try:
                     rules.check(side, None, new.quantity, reference, worst_price)
@@ -207,7 +207,7 @@ class FastPath:
         self, now: float, market: Market, new: NewOrder, limit: int | None, worst_price: int
     ) -> Order | None:
         """An order that meets others at once, at `limit` at worst (None: any)."""
-        core, orders, book = self._core, self._orders, market.book
+        context, orders, book = self._context, self._store, market.book
         side, price, quantity, account = new.side, new.price, new.quantity, new.account
         found = book.reach(side, limit, quantity)
         makers = self._makers(account, found)
@@ -226,7 +226,7 @@ class FastPath:
         # From here on it is done.
         number = orders.next_number
         orders.next_number = number + 1
-        time, placed = core.us(now), orders.new_time(now, market)
+        time, placed = context.us(now), orders.new_time(now, market)
         book.match(side, limit, quantity)
         left, value = self._fill(market, time, number, side, quantity, account, makers, found)
         if not left:
@@ -258,7 +258,7 @@ class FastPath:
             reason,
             placed,
         )
-        core.orders[number] = order
+        context.orders[number] = order
         if new.client_id is not None:
             orders.client_ids[account, new.client_id] = number
         if done or price is None:
@@ -269,10 +269,10 @@ class FastPath:
             orders.by_account[account][number] = order
             purse.holds[number] = left * unit
             purse.held += left * unit
-            core.ledger.changed[purse] = None
+            context.ledger.changed[purse] = None
         signed = side * price
         market.writer.append(Opened(number, side, price, left, placed))
-        book.append(number, signed, left, placed, core.node_id)
+        book.append(number, signed, left, placed, context.node_id)
         market.version += 1
         market.touched[signed] = None
         return order
@@ -280,8 +280,8 @@ class FastPath:
     def _makers(self, account: int, found: list[_Found]) -> list[Order]:
         """The orders that were found, if they are all this node's own and nothing special will happen
         to them; else none."""
-        orders = self._orders
-        if orders.reducing:
+        orders = self._store
+        if orders.reduce_only:
             return []
         own = orders.open
         makers: list[Order] = []
@@ -314,11 +314,11 @@ class FastPath:
         Returns:
             What is left of the quantity, and the value of the rest (ticks * lots).
         """
-        core, orders, ledger = self._core, self._orders, self._core.ledger
-        node, key, units, touched = core.node_id, market.key, market.units, market.touched
+        context, orders, ledger = self._context, self._store, self._context.ledger
+        node, key, units, touched = context.node_id, market.key, market.units, market.touched
         made_side = -side
         taken, made = (units.base, units.quote) if side == BUY else (units.quote, units.base)
-        fills, trades, changed = core.fills, core.trades, core.orders
+        fills, trades, changed = context.fills, context.trades, context.orders
         feed, unsigned = market.writer.feed.state, market.writer.unsigned
         shown_orders, event_number = feed.orders, feed.number
         take = self._fills.next_take
@@ -414,6 +414,6 @@ class FastPath:
         self._fills.next_take = take
         feed.number = event_number
         market.version += len(found)
-        if key in core.watched:
-            core.unseen.extend((market, trade) for _, trade in trades[-len(found) :])
+        if key in context.watched:
+            context.unseen.extend((market, trade) for _, trade in trades[-len(found) :])
         return quantity, value

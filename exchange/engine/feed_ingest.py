@@ -34,32 +34,32 @@ class FeedIngest:
     """
 
     def __init__(
-        self, core: EngineContext, rng: random.Random, uncross: Callable[[float, Market], None]
+        self, context: EngineContext, rng: random.Random, uncross: Callable[[float, Market], None]
     ) -> None:
-        self._core = core
+        self._context = context
         self._uncross = uncross
         self._ids: dict[bytes, str] = {}
         self.unconnected = UnconnectedBatches()
         # Heap of replicas whose next batch waits for its time; entries may be out of date.
         self._waiting: list[tuple[float, FeedName]] = []
-        self.replicator = Replicator(core.node_id, core.feeds, self._wants_feed, rng)
+        self.replicator = Replicator(context.node_id, context.feeds, self._wants_feed, rng)
 
     def restore(self, past: Recovered) -> None:
         """Rebuild the feeds, the own ones too, from the journal."""
-        core = self._core
+        context = self._context
         trades: dict[str, list[Trade]] = {}
         for stored in past.feeds:
-            market = core.markets.get(stored.market)
+            market = context.markets.get(stored.market)
             if market is None:
                 continue
             feed = Feed(stored.owner, stored.market)
-            feed.reload(stored.snapshot, stored.batches, core.network)
-            core.feeds[stored.owner, stored.market] = feed
-            if stored.owner == core.node_id:
-                market.writer = Writer(feed, core.keys, core.network)
+            feed.reload(stored.snapshot, stored.batches, context.network)
+            context.feeds[stored.owner, stored.market] = feed
+            if stored.owner == context.node_id:
+                market.writer = Writer(feed, context.keys, context.network)
             else:
                 market.replicas[stored.owner] = Replica(
-                    feed, core.keys, core.network, self.unconnected
+                    feed, context.keys, context.network, self.unconnected
                 )
             for batch in stored.batches:
                 trades.setdefault(market.key, []).extend(
@@ -69,30 +69,30 @@ class FeedIngest:
                 )
         for key, found in trades.items():
             found.sort(key=lambda trade: trade.event.time)
-            core.markets[key].tape.extend(found)
+            context.markets[key].tape.extend(found)
 
     def resume(self, now: float) -> None:
         """Call once after the start: own orders come after those that the journal holds."""
-        for (_, key), feed in self._core.feeds.items():
+        for (_, key), feed in self._context.feeds.items():
             for order in feed.state.orders.values():
-                self._saw_time(now, self._core.markets[key], order.time)
+                self._saw_time(now, self._context.markets[key], order.time)
 
     def owner_of(self, key: bytes) -> str:
         owner = self._ids.get(key)
         if owner is None:
-            owner = self._core.keys.node_id_of(key)
+            owner = self._context.keys.node_id_of(key)
             if len(key) == 32 and len(self._ids) < MAX_FEEDS:
                 self._ids[key] = owner
         return owner
 
     def _wants_feed(self, owner: str, market: str) -> bool:
         # One's own too: more of it out there than here means that this data directory is an old copy.
-        core = self._core
-        found = core.markets.get(market)
+        context = self._context
+        found = context.markets.get(market)
         if (
             found is None
-            or len(owner) != len(core.node_id)  # it may be asked: a node id, not `*`
-            or (owner == core.node_id and core.stale is not None)
+            or len(owner) != len(context.node_id)  # it may be asked: a node id, not `*`
+            or (owner == context.node_id and context.stale is not None)
         ):
             return False
         # The next batch is here and waits for its time: others hold nothing that helps.
@@ -101,17 +101,17 @@ class FeedIngest:
 
     def on_batch(self, now: float, batch: Batch, via: str) -> bool:
         """Process a batch that the neighbour `via` brought. False if it is invalid."""
-        core = self._core
+        context = self._context
         owner = self.owner_of(batch.key)
-        market = core.markets.get(batch.market)
+        market = context.markets.get(batch.market)
         replica = market.replicas.get(owner) if market is not None else None
-        full = replica is None and len(core.feeds) >= MAX_FEEDS
-        if market is None or owner == core.node_id or full:
+        full = replica is None and len(context.feeds) >= MAX_FEEDS
+        if market is None or owner == context.node_id or full:
             try:
-                digest = check_batch(core.keys, core.network, batch)
+                digest = check_batch(context.keys, context.network, batch)
             except InvalidBatch:
                 return False
-            if market is not None and owner == core.node_id:
+            if market is not None and owner == context.node_id:
                 self._on_own_batch(market, batch, digest)
             return True
         known = replica is not None
@@ -126,21 +126,21 @@ class FeedIngest:
             applied = []
         if not known:
             market.replicas[owner] = replica
-            core.feeds[owner, market.key] = replica.feed
+            context.feeds[owner, market.key] = replica.feed
         self._advance(now, market, replica, applied)
         if replica.gap:
             self.replicator.announced(now, via, owner, market.key, batch.first - 1)
         return True
 
     def _new_replica(self, owner: str, market: str) -> Replica:
-        core = self._core
-        return Replica(Feed(owner, market), core.keys, core.network, self.unconnected)
+        context = self._context
+        return Replica(Feed(owner, market), context.keys, context.network, self.unconnected)
 
     def resume_waiting(self, now: float) -> None:
         """Apply batches that had to wait, where their time has come."""
         while self._waiting and self._waiting[0][0] <= now:
             until, (owner, key) = heapq.heappop(self._waiting)
-            market = self._core.markets[key]
+            market = self._context.markets[key]
             replica = market.replicas.get(owner)
             if replica is None or replica.waits_until != until:
                 continue
@@ -156,18 +156,18 @@ class FeedIngest:
         if replica.waits_until is not None:
             heapq.heappush(self._waiting, (replica.waits_until, (feed.owner, feed.market)))
         for batch in applied:
-            self._core.records.append(PutBatch(feed.owner, batch))
+            self._context.records.append(PutBatch(feed.owner, batch))
             for number, event in enumerate(batch.events, batch.first):
                 if isinstance(event, (Opened, Moved)):
                     self._saw_time(now, market, event.time)
                     market.forget(feed.owner, event.order)
                 elif isinstance(event, Filled):
-                    self._core.add_trade(market, Trade(feed.owner, event, number))
-                    if event.taker == self._core.node_id:
+                    self._context.add_trade(market, Trade(feed.owner, event, number))
+                    if event.taker == self._context.node_id:
                         self._check_remembered(feed.owner, event)
                 if not isinstance(event, Checkpoint):
                     market.refresh(feed.owner, event.order)
-        self._core.save_snapshot(feed)
+        self._context.save_snapshot(feed)
         if applied:
             self.replicator.advanced(now, feed.owner, market.key, feed.number)
             market.drop_holds(now, feed.owner)
@@ -177,10 +177,10 @@ class FeedIngest:
     def _check_remembered(self, owner: str, event: Filled) -> None:
         """A trade that this node took: warn, once, if its journal has never heard of it. Nothing more
         than that, for anybody can write such an event."""
-        core = self._core
-        if event.take in core.forgotten:
-            core.forgotten = range(0)
-            core.warn(
+        context = self._context
+        if event.take in context.forgotten:
+            context.forgotten = range(0)
+            context.warn(
                 f"node {owner} says that this node took {event.quantity} lots from its order "
                 f"{event.order}, of which this data directory knows nothing: it is an old copy and "
                 "its fills are incomplete, or that node lies"
@@ -188,11 +188,11 @@ class FeedIngest:
 
     def _saw_time(self, now: float, market: Market, time: int) -> None:
         """Own orders come after every order seen, unless its owner's clock is absurdly far ahead."""
-        if time <= self._core.us(now) + MAX_DRIFT_US:
+        if time <= self._context.us(now) + MAX_DRIFT_US:
             market.last_time = max(market.last_time, time)
 
     def _blame(self, market: Market, owner: str, fault: FeedFault) -> None:
-        self._core.warn(
+        self._context.warn(
             f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
         )
         market.hide(owner)
@@ -204,17 +204,17 @@ class FeedIngest:
         held = feed.batches.get(batch.first)
         if batch.last <= feed.base or (held is not None and held.digest == digest):
             return
-        if self._core.stale is None:
-            self._core.stale = (
+        if self._context.stale is None:
+            self._context.stale = (
                 f"the network has event {batch.last} of this node's feed for {market.key}, this data "
                 f"directory does not (it ends at {feed.number}): it is an old copy. Start with the "
                 "current data directory, or with a new one to become a new node"
             )
-            self._core.warn(self._core.stale)
-        self.replicator.forget(self._core.node_id, market.key)
+            self._context.warn(self._context.stale)
+        self.replicator.forget(self._context.node_id, market.key)
 
     def on_part(self, now: float, node: str, part: FeedPart) -> bool:
-        market = self._core.markets.get(part.market)
+        market = self._context.markets.get(part.market)
         if market is None:
             return True
         for batch in part.batches:
@@ -228,10 +228,10 @@ class FeedIngest:
             if checkpoint.market != part.market or self.owner_of(checkpoint.key) != part.owner:
                 return False
             try:
-                digest = check_batch(self._core.keys, self._core.network, checkpoint)
+                digest = check_batch(self._context.keys, self._context.network, checkpoint)
             except InvalidBatch:
                 return False
-            if part.owner == self._core.node_id:
+            if part.owner == self._context.node_id:
                 self._on_own_batch(market, checkpoint, digest)
                 return True
         complete = self.replicator.on_part(now, node, part)
@@ -239,13 +239,13 @@ class FeedIngest:
             return True
         batch, pages = complete
         replica = market.replicas.get(part.owner)
-        if replica is None and len(self._core.feeds) >= MAX_FEEDS:
+        if replica is None and len(self._context.feeds) >= MAX_FEEDS:
             return True
         if replica is None:
             replica = self._new_replica(part.owner, part.market)
         before = list(replica.feed.state.orders)
         market.replicas[part.owner] = replica
-        self._core.feeds[part.owner, part.market] = replica.feed
+        self._context.feeds[part.owner, part.market] = replica.feed
         try:
             applied = replica.offer_snapshot(batch, pages, now)
         except FeedFault as fault:

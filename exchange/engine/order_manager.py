@@ -1,10 +1,25 @@
-"""This node's own orders: commands on them, takes of others' orders and by others, and time.
+"""Order manager: commands on this node's own orders, and what takes, trades and time do to them.
 
-Only this node writes them. The parts: `entry` and `amending` accept commands, `orders` keeps the orders
-and shows them, `matching` meets the book, `fills` puts trades down, `asking` and `making` are the two
-sides of trades between nodes, `all_or_none` is fill-or-kill, `conditional` what waits for a trade,
-`reducing` reduce-only, `credit` the limits of peers. What one of them finds is to be gone on with goes
-into a queue (`OrderStore.work`), which is empty again at the end of each call: nothing recurses.
+Theory of operation. Only the owner writes an order, and all writing starts here. The work is done by
+parts, each with one subject:
+
+    OrderValidation    accepts or rejects new orders
+    Amendments         changes open orders
+    FastPath           plain limit and market orders, and their cancels, in fewer steps
+    Matching           own orders against the book
+    FillRecorder       fills, ledger postings and feed events of a trade
+    TakerSide          takes of other owners' orders
+    MakerSide          takes by other owners
+    FillOrKill         all of an order at once, over several owners
+    ConditionalOrders  stops, trailing stops and order pairs
+    ReduceOnly         limits of reduce-only orders
+    CreditCheck        credit limits of other nodes
+    OrderStore         the orders in memory and their indexes
+
+Rules of this file:
+- A part that finds an order to continue with appends its number to `OrderStore.work_queue`. Nothing
+  recurses: `run_queue` empties the queue before the call ends.
+- Expired orders are cancelled before anything that could fill them.
 """
 
 from __future__ import annotations
@@ -12,383 +27,336 @@ from __future__ import annotations
 from copy import copy
 
 from exchange.engine.fast_path import FastPath
-from exchange.feeds.exchange_messages import Take, TakeResult
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
-from exchange.model.records import Order, PendingTake, PutHalt, Recovered
+from exchange.model.records import Order, PutHalt, Recovered
 from exchange.orders.amendments import Amendments
 from exchange.orders.conditional_orders import ConditionalOrders
-from exchange.orders.engine_context import EngineContext, Refused
-from exchange.orders.fills import Fills
+from exchange.orders.engine_context import CommandRejected, EngineContext
+from exchange.orders.fills import FillRecorder
 from exchange.orders.matching import Matching
-from exchange.orders.order_store import OrderStore, at_once
+from exchange.orders.order_store import OrderStore, is_immediate
 from exchange.orders.order_validation import OrderValidation
 from exchange.orders.reduce_only import ReduceOnly
-from exchange.takes.credit import Credit
+from exchange.takes.credit import CreditCheck
 from exchange.takes.fill_or_kill import FillOrKill
 from exchange.takes.maker_side import MakerSide
-from exchange.takes.take_protocol import Maker, Taker
+from exchange.takes.take_protocol import PendingTakes, TakeDecisions
 from exchange.takes.taker_side import TakerSide
 
 
 class OrderManager:
-    """Own orders of one node. `now` is monotonic seconds; prices are ticks, quantities lots."""
+    """Own orders of one node. `now` is monotonic seconds; prices are ticks, quantities lots.
 
-    def __init__(self, core: EngineContext) -> None:
-        self._core = core
-        self._taker = Taker()
-        self._maker = Maker()
-        self.orders = OrderStore(core, self._taker)
-        self.fills = Fills(core, self.orders)
-        credit = Credit(core, self.orders, self._taker, self._maker)
-        self._reducing = ReduceOnly(core, self.orders)
-        self.asking = TakerSide(core, self.orders, self.fills, self._taker)
-        self.matching = Matching(core, self.orders, self.fills, self.asking, self._reducing, credit)
-        self.making = MakerSide(core, self.orders, self.fills, self._maker, credit, self._reducing)
-        self._all_or_none = FillOrKill(
-            *(core, self.orders, self.fills, self._taker),
-            *(self.asking, self.matching, self._reducing),
+    Acknowledge a command to the client only when the records of the next drain are durable.
+    """
+
+    def __init__(self, context: EngineContext) -> None:
+        self._context = context
+        self._decisions = TakeDecisions()
+        self.takes = takes = PendingTakes()
+        self.store = store = OrderStore(context, takes)
+        self.fills = fills = FillRecorder(context, store)
+        credit = CreditCheck(context, store, takes, self._decisions)
+        self._reduce_only = reduce_only = ReduceOnly(context, store)
+        self.taker_side = TakerSide(context, store, fills, takes)
+        self.matching = Matching(context, store, fills, self.taker_side, reduce_only, credit)
+        self.maker_side = MakerSide(context, store, fills, self._decisions, credit, reduce_only)
+        self._fill_or_kill = FillOrKill(
+            context, store, fills, takes, self.taker_side, self.matching, reduce_only
         )
-        self._conditional = ConditionalOrders(core, self.orders)
-        self._entry = OrderValidation(core, self.orders, self._reducing, self._conditional)
-        self._express = FastPath(core, self.orders, self.fills)
-        self._amending = Amendments(
-            core, self.orders, self._entry, self._conditional, self._reducing
+        self._conditional = ConditionalOrders(context, store)
+        self._validation = OrderValidation(context, store, reduce_only, self._conditional)
+        self._fast_path = FastPath(context, store, fills)
+        self._amendments = Amendments(
+            context, store, self._validation, self._conditional, reduce_only
         )
 
     def restore(self, now: float, past: Recovered) -> None:
-        """Go on with what the journal holds; the feeds and the ledger are rebuilt already."""
-        core = self._core
+        """Restore orders, takes and halts from the journal, after the feeds and the ledger."""
+        context = self._context
         stored = past.meta.get("next_take", 1)
-        # No number twice, also when this is an old copy of the journal: more than a take a
-        # microsecond would be needed to get ahead of the clock.
-        next_take = max(stored, core.us(now))
-        core.forgotten = range(stored, next_take)
+        # No number is used twice, even with an old copy of the journal: only more than one take a
+        # microsecond could get ahead of the clock.
+        next_take = max(stored, context.us(now))
+        context.forgotten = range(stored, next_take)
         self.fills.next_take = next_take
-        self._maker.restore(past.decisions, past.marks)
+        self._decisions.restore(past.decisions, past.marks)
         reserved: dict[int, int] = {}
-        for decision in self._maker.reservations:
+        for decision in self._decisions.reservations:
             reserved[decision.order] = reserved.get(decision.order, 0) + decision.quantity
-        self.orders.restore(past.meta.get("next_order", 1), past.orders, reserved)
-        core.counters.update(next_take=next_take, next_order=self.orders.next_number)
-        self.asking.restore(past.takes)
+        self.store.restore(past.meta.get("next_order", 1), past.orders, reserved)
+        context.counters.update(next_take=next_take, next_order=self.store.next_number)
+        self.taker_side.restore(past.takes)
         self._conditional.restore(past.meta)
         for key, reason in past.halts.items():
             self._set_halted(key, reason)
-        for market in core.markets.values():
-            market.refresh_owner(core.node_id)
-
-    # Looking
-
-    @property
-    def open_orders(self) -> list[Order]:
-        """Own orders that are not done, oldest first."""
-        return list(self.orders.open.values())
-
-    def open_orders_of(self, account: int) -> list[Order]:
-        """Those of one account."""
-        if account != HOUSE:
-            return list(self.orders.of_account(account))
-        return [order for order in self.orders.open.values() if order.account == HOUSE]
-
-    @property
-    def recent_orders(self) -> list[Order]:
-        """Own finished orders still in memory, oldest first."""
-        return list(self.orders.recent.values())
-
-    def order(self, number: int) -> Order | None:
-        return self.orders.get(number)
-
-    def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
-        return self.orders.by_client_id(account, client_id)
-
-    @property
-    def pending_takes(self) -> list[PendingTake]:
-        return self._taker.pending
+        for market in context.markets.values():
+            market.refresh_owner(context.node_id)
 
     # Commands
 
     def place(self, now: float, new: NewOrder) -> list[Order]:
-        """A new order in ticks and lots, and with `oco_stop` the second one of the pair.
+        """Place an order, and with `oco_stop` the second order of the pair.
 
-        Acknowledge it to the client only when the records of the next `drain` are durable. With a
-        `client_id` that the account used before, the earlier order is returned and nothing is done.
+        With a `client_id` that the account has used before, nothing changes and the earlier order is
+        returned.
 
         Raises:
-            Refused: not accepted; nothing was changed.
+            CommandRejected: nothing has changed.
         """
         if new.client_id is not None:
-            earlier = self._entry.earlier(new, new.client_id)
+            earlier = self._validation.earlier(new, new.client_id)
             if earlier is not None:
-                linked = self.orders.get(earlier.linked_order) if earlier.linked_order else None
+                linked = self.store.get(earlier.linked_order) if earlier.linked_order else None
                 return [earlier] if linked is None else [earlier, linked]
-        core, orders = self._core, self.orders
-        if core.stale is not None or core.listening:
+        context, store = self._context, self.store
+        if context.stale is not None or context.fenced:
             self._check_writes()
-        if orders.expiry.times:
+        if store.expiry.times:
             self.expire(now)
-        order = self._express.place(now, new)
+        order = self._fast_path.place(now, new)
         if order is None:
-            placed = self._entry.accept(now, new)
+            placed = self._validation.accept(now, new)
             first = placed[0]
             self._continue(now, first)
             for other in placed[1:]:
                 if first.cancelled and not other.cancelled:
-                    self.orders.cancel(now, other, first.reason)  # the pair never came to be
+                    # The limit order ended at once without a trade: no pair comes into being.
+                    store.cancel(now, other, first.reason)
         else:
             placed = [order]
-        if orders.work or core.unseen:
-            self.settle(now)
+        if store.work_queue or context.unseen:
+            self.run_queue(now)
         return placed
 
     def amend(self, now: float, number: int, changes: Amend) -> Order:
         """Change an open order, see `exchange.orders.amendments`.
 
         Raises:
-            Refused: nothing was changed.
+            CommandRejected: nothing has changed.
         """
         self._check_writes()
         self.expire(now)
         order = self._changeable(number)
-        if self._amending.amend(now, order, changes):
+        if self._amendments.amend(now, order, changes):
             if order.free:
                 self._match(now, order)
-            self.orders.publish(now, order, moved=not order.done)
-        self.settle(now)
+            self.store.publish(now, order, moved=not order.done)
+        self.run_queue(now)
         return order
 
     def cancel(self, now: float, number: int, reason: str = "cancelled") -> Order:
-        """Cancel what is not filled. What is pending with another owner is decided by that owner:
-        it is asked at once to refuse what it has not granted yet.
+        """Cancel the unfilled quantity. A quantity that is pending with another owner is that owner's
+        decision: the owner is asked at once to refuse what is not granted yet.
 
         Raises:
-            Refused: no such order, or nothing left to cancel.
+            CommandRejected: an unknown order, or nothing left to cancel.
         """
         order = self._changeable(number)
         self._check_writes()
-        if not self._express.cancel(now, order, reason):
-            self.orders.cancel(now, order, reason)
-            self.settle(now)
+        if not self._fast_path.cancel(now, order, reason):
+            self.store.cancel(now, order, reason)
+            self.run_queue(now)
         return order
 
     def cancel_many(self, now: float, which: Selection, reason: str = "cancelled") -> list[Order]:
-        """Cancel all open orders that fit; those that were. `reason`: why they end, `dead_man` when a
-        session died.
+        """Cancel all open orders of a selection and return them. `reason` is their reason for ending,
+        `dead_man` when a session was lost.
 
         Raises:
-            Refused: this node must not write now; nothing was changed.
+            CommandRejected: this node must not write now; nothing has changed.
         """
         self._check_writes()
-        found = self.orders.selected(which)
+        found = self.store.select(which)
         for order in found:
-            self.orders.cancel(now, order, reason)
-        self.settle(now)
+            self.store.cancel(now, order, reason)
+        self.run_queue(now)
         return found
 
     def freeze(self, now: float, account: int) -> list[Order]:
-        """Freeze an account and cancel its open orders; those that were. While this node does not
-        write its feeds nobody can trade with them: then they are cancelled when it does.
+        """Freeze an account, cancel its open orders and return them. While this node does not write
+        its feeds nobody can trade with them; they are cancelled as soon as it does.
 
         Raises:
             AccountError: unknown_account.
         """
-        self._core.accounts.freeze(account)
-        if not self._core.writes:
+        self._context.accounts.freeze(account)
+        if not self._context.writes:
             return []
-        found = self.orders.selected(Selection(account=account))
+        found = self.store.select(Selection(account=account))
         for order in found:
-            self.orders.cancel(now, order, "frozen")
-        self.settle(now)
+            self.store.cancel(now, order, "frozen")
+        self.run_queue(now)
         return found
 
-    def halt(self, market: str, reason: str) -> None:
-        """Stop trading in a market, until it is resumed, over restarts too: no new orders, no takes.
-        Orders stay where they are and can be cancelled.
+    def halt(self, market: str, reason: str = "") -> None:
+        """Halt trading in a market until it is resumed, across restarts: no new orders, no takes. Open
+        orders stay where they are and can be cancelled.
 
         Raises:
-            Refused: unknown_market.
+            CommandRejected: unknown_market.
         """
         self._known(market)
         self._set_halted(market, reason)
-        self._core.records.append(PutHalt(market, reason))
+        self._context.records.append(PutHalt(market, reason))
 
     def _set_halted(self, key: str, reason: str) -> None:
-        market = self._core.markets.get(key)
+        market = self._context.markets.get(key)
         if market is not None:
             market.halted = True
-            self._core.halts.halt(key, reason)
+            self._context.halts.halt(key, reason)
 
     def resume_market(self, now: float, market: str) -> bool:
-        """Go on with a halted market's orders; False when it was not halted.
+        """Continue a halted market and its orders. Returns False when it was not halted.
 
         Raises:
-            Refused: unknown_market.
+            CommandRejected: unknown_market.
         """
-        place = self._known(market)
-        if not self._core.halts.resume(market):
+        found = self._known(market)
+        if not self._context.halts.resume(market):
             return False
-        place.halted = False
-        self._core.records.append(PutHalt(market, None))
-        if not self._core.writes:
-            return True  # a restarted node goes on with all of its orders when it writes
+        found.halted = False
+        self._context.records.append(PutHalt(market, None))
+        if not self._context.writes:
+            return True  # a restarted node continues all of its orders as soon as it writes
         self.expire(now)
-        self._conditional.resume(now, place)
-        for order in [o for o in self.orders.open.values() if o.market == market]:
+        self._conditional.resume(now, found)
+        for order in [o for o in self.store.open.values() if o.market == market]:
             if not order.opened:
-                self.orders.work.append(order.number)
-        self.uncross(now, place)
-        self.settle(now)
+                self.store.work_queue.append(order.number)
+        self.matching.uncross(now, found)
+        self.run_queue(now)
         return True
 
     def _is_frozen(self, order: Order) -> bool:
-        account = self._core.accounts.get(order.account) if order.account != HOUSE else None
+        account = self._context.accounts.get(order.account) if order.account != HOUSE else None
         return account is not None and account.frozen
 
     def _known(self, market: str) -> Market:
-        found = self._core.markets.get(market)
+        found = self._context.markets.get(market)
         if found is None:
-            raise Refused("unknown_market", f"this node does not trade {market}")
+            raise CommandRejected("unknown_market", f"this node does not trade {market}")
         return found
 
     def _changeable(self, number: int) -> Order:
-        order = self.orders.open.get(number)
+        order = self.store.open.get(number)
         if order is None:
-            finished = self.orders.recent.get(number)
+            finished = self.store.recent.get(number)
             if finished is None:
-                raise Refused("unknown_order", f"this node has no order {number}")
+                raise CommandRejected("unknown_order", f"this node has no order {number}")
             how = "filled" if finished.filled == finished.quantity else "cancelled"
-            raise Refused("order_done", f"order {number} is already {how}")
+            raise CommandRejected("order_done", f"order {number} is already {how}")
         if order.cancelled:
-            raise Refused(
+            raise CommandRejected(
                 "order_done",
-                f"order {number} is being cancelled; part of it waits for another node's answer",
+                f"order {number} is being cancelled; a part of it awaits another node's answer",
             )
         return order
 
     def _check_writes(self) -> None:
-        if self._core.stale is not None:
-            raise Refused("stale_data", self._core.stale)
-        if self._core.listening:
-            raise Refused(
-                "starting", "this node has just started and is still finding others: try again"
+        if self._context.stale is not None:
+            raise CommandRejected("stale_data", self._context.stale)
+        if self._context.fenced:
+            raise CommandRejected(
+                "starting",
+                "this node has just started and is still synchronising with others: try again",
             )
 
-    # Going on
+    # Continuing orders
 
     def resume(self, now: float) -> None:
-        """Call once after the start: orders that trade at once end, others look at the book."""
+        """Call once after the start: immediate orders end, resting ones are matched with the book."""
         self.expire(now)
-        for market in self._core.markets.values():
+        for market in self._context.markets.values():
             if not market.halted:
                 self._conditional.resume(now, market)
-        for order in list(self.orders.open.values()):
+        for order in list(self.store.open.values()):
             if order.done:
                 continue
             if self._is_frozen(order) and not order.cancelled:
-                self.orders.cancel(now, order, "frozen")
+                self.store.cancel(now, order, "frozen")
                 continue
             if order.tif == "fok" and not order.untriggered and not order.cancelled:
-                self.orders.cancel(now, order, "fok")  # but for what is committed
+                self.store.cancel(now, order, "fok")  # except for what is committed
                 continue
             before = copy(order)
-            self._go_on(now, order)
-            ends = not order.left  # what kept a cancelled order open went with the process
-            if not order.done and (ends or order != before or not self.orders.is_shown(order)):
-                self.orders.publish(now, order)
-        self.settle(now)
+            self._advance(now, order)
+            ends = (
+                not order.left
+            )  # a cancelled order whose reason to stay open ended with the process
+            if not order.done and (ends or order != before or not self.store.is_shown(order)):
+                self.store.publish(now, order)
+        self.run_queue(now)
 
     def _continue(self, now: float, order: Order) -> None:
-        """Fill what is free as far as the book goes; then rest the remainder, or end it."""
-        self._go_on(now, order)
+        """Match the free quantity with the book; then rest the remainder, or end the order."""
+        self._advance(now, order)
         if not order.done:
-            self.orders.publish(now, order)
+            self.store.publish(now, order)
 
-    def _go_on(self, now: float, order: Order) -> None:
+    def _advance(self, now: float, order: Order) -> None:
         if order.untriggered:
-            self._conditional.look(now, order)
+            self._conditional.check_linked(now, order)
         elif order.tif == "fok":
-            self._all_or_none.go_on(now, order)
+            self._fill_or_kill.advance(now, order)
         elif order.free:
             self._match(now, order)
 
     def _match(self, now: float, order: Order) -> None:
-        core = self._core
-        halted = core.markets[order.market].halted
-        if order.reduce_only and not self._reducing.fit(now, order):
+        context = self._context
+        halted = context.markets[order.market].halted
+        if order.reduce_only and not self._reduce_only.fit(now, order):
             return
-        if not halted and core.stale is None and not core.listening:
+        if not halted and context.stale is None and not context.fenced:
             if order.post_only:
                 if self.matching.would_take(order):
                     order.cancelled = True
                     order.reason = "post_only"
                 return
             self.matching.take_liquidity(now, order, only_earlier=False)
-        if at_once(order) and not order.pending and order.free:
+        if is_immediate(order) and not order.pending and order.free:
             order.cancelled = True  # nothing left to trade with
             if halted:
                 order.reason = "halted"
             elif order.reason != "credit":
                 order.reason = "ioc" if order.price is not None else "no_liquidity"
 
-    def uncross(self, now: float, market: Market) -> None:
-        """Own resting orders that cross others' are matched, see `Matching.uncross`."""
-        self.matching.uncross(now, market)
-
-    def count(self) -> None:
-        """Before a drain: the numbers given away become durable, and old orders are forgotten."""
-        self._core.count("next_order", self.orders.next_number)
-        self._core.count("next_take", self.fills.next_take)
-        self.orders.trim()
-
-    def settle(self, now: float) -> None:
-        """Go on with whatever the last step gave rise to, until there is nothing more. Call it when the
-        feeds have brought something: trades may have triggered orders."""
-        orders = self.orders
-        work, unseen = orders.work, self._core.unseen
-        while work or (unseen and self._conditional.see_trades(now)):
+    def run_queue(self, now: float) -> None:
+        """Continue the orders of the work queue, and trigger stops, until nothing is left to do. Call
+        after every change of the feeds: their trades may have triggered orders."""
+        store = self.store
+        work, unseen = store.work_queue, self._context.unseen
+        while work or (unseen and self._conditional.process_trade(now)):
             while work:
-                order = orders.open.get(work.popleft())
+                order = store.open.get(work.popleft())
                 if order is not None:
                     self._continue(now, order)
 
+    # Time
+
     def expire(self, now: float) -> None:
-        """Cancel the orders that have come to their date. Before anything that may fill one of them."""
-        orders = self.orders
-        if not orders.expiry.times or not self._core.writes:
+        """Cancel expired good-till-date orders. Call before anything that may fill one of them."""
+        store = self.store
+        if not store.expiry.times or not self._context.writes:
             return
-        for number in orders.expiry.due(self._core.us(now)):
-            order = orders.open.get(number)
+        for number in store.expiry.due(self._context.us(now)):
+            order = store.open.get(number)
             if order is not None and not order.cancelled:
-                orders.cancel(now, order, "expired")
+                store.cancel(now, order, "expired")
 
     def tick(self, now: float) -> None:
-        """Orders that have come to their date, reservations whose time is over, stops that follow."""
-        if not self._core.writes:
+        """Process expired orders, expired reservations and trailing stops."""
+        if not self._context.writes:
             return
         self.expire(now)
-        self.making.tick(now)
-        self._all_or_none.tick()
-        self._conditional.follow(now)
-        self.settle(now)
+        self.maker_side.tick(now)
+        self._fill_or_kill.tick()
+        self._conditional.store_trailing_stops(now)
+        self.run_queue(now)
 
-    # Other nodes
-
-    def hurry(self, now: float, maker: str) -> None:
-        """This owner can be reached again: ask it now what is still open with it."""
-        self._taker.hurry(now, maker)
-
-    def send_due(self, now: float) -> None:
-        """Ask, or ask again, whatever is due."""
-        self.asking.send_due(now)
-
-    def on_result(self, now: float, maker: str, result: TakeResult) -> bool:
-        """See `TakerSide.on_result`."""
-        valid = self.asking.on_result(now, maker, result)
-        self.settle(now)
-        return valid
-
-    def on_take(self, now: float, taker: str, ask: Take) -> bool:
-        """See `MakerSide.on_take`."""
-        valid = self.making.on_take(now, taker, ask)
-        self.settle(now)
-        return valid
+    def store_counters(self) -> None:
+        """Make the number counters durable with this drain, and drop old finished orders."""
+        self._context.count("next_order", self.store.next_number)
+        self._context.count("next_take", self.fills.next_take)
+        self.store.trim()

@@ -28,7 +28,7 @@ from exchange.model.events import (
     check_event,
     sign_batch,
 )
-from exchange.model.ports import Keys
+from exchange.model.ports import SigningKeys
 
 CHECKPOINT_EVERY = 1024  # events, at least; and at least CHECKPOINT_FACTOR times the open orders
 CHECKPOINT_FACTOR = 4  # so that writing snapshots stays a fraction of writing events
@@ -281,7 +281,7 @@ class Feed:
 class Writer:
     """Writer of this node's own feed for one market."""
 
-    def __init__(self, feed: Feed, keys: Keys, network: str) -> None:
+    def __init__(self, feed: Feed, keys: SigningKeys, network: str) -> None:
         self.feed = feed
         self._keys = keys
         self._network = network

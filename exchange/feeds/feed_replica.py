@@ -19,7 +19,7 @@ from exchange.feeds.checkpoint_rule import Earliness, earliness, wait_of
 from exchange.feeds.feed import Feed, FeedFault, StoredBatch
 from exchange.feeds.unconnected_batches import UnconnectedBatches
 from exchange.model.events import Batch, Checkpoint, Snapshot, check_batch
-from exchange.model.ports import Keys
+from exchange.model.ports import SigningKeys
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -34,7 +34,7 @@ class Replica:
     def __init__(
         self,
         feed: Feed,
-        keys: Keys,
+        keys: SigningKeys,
         network: str,
         unconnected: UnconnectedBatches | None = None,
         pace: Callable[[float, str], float] = _no_pace,

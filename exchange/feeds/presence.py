@@ -13,7 +13,7 @@ import hashlib
 import msgspec
 
 from exchange.feeds.exchange_messages import Presence
-from exchange.model.ports import Keys
+from exchange.model.ports import SigningKeys
 
 MAX_LEASE_MS = 600_000
 MAX_HEADS = 1000
@@ -43,7 +43,7 @@ def _signed(network: str, presence: Presence) -> bytes:
 class PresenceLeases:
     """Leases of other owners, and this node's own presence."""
 
-    def __init__(self, keys: Keys, network: str, *, incarnation: int, lease_ms: int) -> None:
+    def __init__(self, keys: SigningKeys, network: str, *, incarnation: int, lease_ms: int) -> None:
         self._keys = keys
         self._network = network
         self._incarnation = incarnation

@@ -38,7 +38,7 @@ from exchange.ledger.balances import (
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY
 from exchange.model.instruments import Instrument
-from exchange.model.records import Line, PostingKind, PutCredit, Record, Transaction
+from exchange.model.records import PostingKind, PutCredit, Record, Transaction, TransactionLine
 
 MIN_DECIMALS = 8  # of every asset: what most exchanges account in, so few instruments need more
 MAX_BALANCE = 2**62  # largest balance that a deposit may lead to
@@ -372,30 +372,30 @@ class Ledger:
         sold, earned = (bought, paid) if buyer == seller else self._pair(seller, base, quote)
         # `_post` inlined: it would be most of the cost of a trade.
         changed = self.changed
-        lines: list[Line] = []
+        lines: list[TransactionLine] = []
         if buyer != seller:  # else only fees move
             bought.balance += base_amount
             sold.balance -= base_amount
             paid.balance -= quote_amount
             earned.balance += quote_amount
             lines = [
-                Line(bought.holder, base, base_amount, bought.balance, "trade"),
-                Line(sold.holder, base, -base_amount, sold.balance, "trade"),
-                Line(paid.holder, quote, -quote_amount, paid.balance, "trade"),
-                Line(earned.holder, quote, quote_amount, earned.balance, "trade"),
+                TransactionLine(bought.holder, base, base_amount, bought.balance, "trade"),
+                TransactionLine(sold.holder, base, -base_amount, sold.balance, "trade"),
+                TransactionLine(paid.holder, quote, -quote_amount, paid.balance, "trade"),
+                TransactionLine(earned.holder, quote, quote_amount, earned.balance, "trade"),
             ]
         if buyer_fee:
             fees = self._balances.fees(base)
             bought.balance -= buyer_fee
             fees.balance += buyer_fee
-            lines.append(Line(bought.holder, base, -buyer_fee, bought.balance, "fee"))
-            lines.append(Line(FEES, base, buyer_fee, fees.balance, "fee"))
+            lines.append(TransactionLine(bought.holder, base, -buyer_fee, bought.balance, "fee"))
+            lines.append(TransactionLine(FEES, base, buyer_fee, fees.balance, "fee"))
         if seller_fee:
             fees = self._balances.fees(quote)
             earned.balance -= seller_fee
             fees.balance += seller_fee
-            lines.append(Line(earned.holder, quote, -seller_fee, earned.balance, "fee"))
-            lines.append(Line(FEES, quote, seller_fee, fees.balance, "fee"))
+            lines.append(TransactionLine(earned.holder, quote, -seller_fee, earned.balance, "fee"))
+            lines.append(TransactionLine(FEES, quote, seller_fee, fees.balance, "fee"))
         changed[bought] = changed[sold] = changed[paid] = changed[earned] = None
         number = self.next_transaction
         self.next_transaction = number + 1
@@ -475,7 +475,7 @@ class Ledger:
         lines = []
         for holding, amount, kind in legs:
             holding.balance = balance = holding.balance + amount
-            lines.append(Line(holding.holder, holding.asset, amount, balance, kind))
+            lines.append(TransactionLine(holding.holder, holding.asset, amount, balance, kind))
             if type(holding) is AccountBalance:
                 changed[holding] = None
         self.records.append(Transaction(number, time, reference, tuple(lines)))

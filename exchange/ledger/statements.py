@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from exchange.model.decimals import plain
-from exchange.model.ports import Keys
+from exchange.model.ports import SigningKeys
 from exchange.model.records import Fill
 
 VERSION: Final = 1
@@ -315,7 +315,7 @@ def make_part(
     return StatementPart(VERSION, network, node, peer, cut, question, found, rows)
 
 
-def sign_document(keys: Keys, document: Statement | StatementPart) -> SignedDocument:
+def sign_document(keys: SigningKeys, document: Statement | StatementPart) -> SignedDocument:
     """Encode and sign a document with this node's key."""
     kind, body = KINDS[type(document)], pack(document)
     return SignedDocument(kind, body, keys.public_key, keys.sign(signed_hash(kind, body)))

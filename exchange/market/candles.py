@@ -121,16 +121,16 @@ TIMEFRAMES: Final[dict[str, Timeframe]] = {
 _MINUTES: Final = TIMEFRAMES["1m"]
 
 
-class Stored(Protocol):
+class CandleLookup(Protocol):
     """Where candles are looked up that are not in memory."""
 
     def __call__(self, frame: str, start: int) -> Candle | None: ...
 
 
-class Candles:
+class CandleSeries:
     """The candles of one market: the latest in memory, the others found through `stored`."""
 
-    def __init__(self, stored: Stored, latest_minutes: Sequence[Candle] = ()) -> None:
+    def __init__(self, stored: CandleLookup, latest_minutes: Sequence[Candle] = ()) -> None:
         """`latest_minutes` are the newest stored one-minute candles, at most `MINUTES_HELD`."""
         self._stored = stored
         self._held: dict[str, dict[int, Candle]] = {name: {} for name in TIMEFRAMES}
@@ -214,7 +214,7 @@ class Candles:
         return self._minutes
 
 
-class DayFigures(NamedTuple):
+class DayStatistics(NamedTuple):
     """The last 24 hours, to the minute. Ticks and lots; None where nothing was ever traded."""
 
     last: int | None
@@ -228,17 +228,17 @@ class DayFigures(NamedTuple):
         return 0 if self.last is None or self.before is None else self.last - self.before
 
 
-def day_figures(minutes: Sequence[Candle], now: int) -> DayFigures:
+def day_statistics(minutes: Sequence[Candle], now: int) -> DayStatistics:
     """Figures of the 24 hours before `now` (us), from one-minute candles, oldest first."""
     if not minutes:
-        return DayFigures(None, None, 0, None, None)
+        return DayStatistics(None, None, 0, None, None)
     begin = _MINUTES.start(now - DAY)
     at = bisect_right(minutes, begin - 1, key=_start)
     day = minutes[at:]
     last = minutes[-1].close
     if not day:
-        return DayFigures(last, last, 0, None, None)
-    return DayFigures(
+        return DayStatistics(last, last, 0, None, None)
+    return DayStatistics(
         last,
         minutes[at - 1].close if at else day[0].open,
         min(sum(candle.volume for candle in day), MAX_VOLUME),

@@ -28,7 +28,7 @@ _NUMBER_MASK = (1 << NUMBER_BITS) - 1
 _encoder = msgspec.msgpack.Encoder()
 
 
-class Owners:
+class OwnerIndex:
     """Small numbers for owners, so that an order's key in a book is one integer. Local to a process.
 
     Index 0 is this node.
@@ -70,7 +70,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 @dataclass(slots=True)
 class Market:
     key: str
-    owners: Owners
+    owners: OwnerIndex
     writer: Writer
     visible: Callable[[str], bool]  # whether an owner's presence lease runs
     units: MarketUnits  # what its ticks and lots are worth

@@ -44,19 +44,19 @@ class MarketSpecs:
 
     # Amounts
 
-    def text(self, asset: str, amount: int) -> str:
+    def amount_text(self, asset: str, amount: int) -> str:
         """An amount for people: `0.5 BTC`."""
         number = format(Decimal(amount).scaleb(-self.decimals[asset]), "f")
         if "." in number:
             number = number.rstrip("0").rstrip(".")
         return f"{number} {asset}"
 
-    def given(self, order: Order) -> str:
+    def asset_spent(self, order: Order) -> str:
         """The asset that an order parts with."""
         units = self.units[order.market]
         return units.quote if order.side == BUY else units.base
 
-    def needed(self, order: Order) -> int:
+    def amount_required(self, order: Order) -> int:
         """What the order may still part with, at most: what is held for it. Units of `given`."""
         units = self.units[order.market]
         if order.side != BUY:
@@ -76,11 +76,13 @@ class MarketSpecs:
             return order.price
         if order.worst_price:
             return order.worst_price
-        return self.protected(order.market, order.side, order.stop) if order.stop > 0 else 0
+        return self.protection_price(order.market, order.side, order.stop) if order.stop > 0 else 0
 
     # Prices
 
-    def protected(self, market: str, side: int, best: int, reference: int | None = None) -> int:
+    def protection_price(
+        self, market: str, side: int, best: int, reference: int | None = None
+    ) -> int:
         """The worst price at which a market order may trade when the market is at `best`."""
         rules = self.rules.get(market)
         if rules is not None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from exchange.model.ports import Keys
+from exchange.model.ports import SigningKeys
 
 BUY = 1
 SELL = -1
@@ -138,7 +138,12 @@ def batch_digest(
 
 
 def sign_batch(
-    keys: Keys, network: str, market: str, first: int, previous: bytes, events: Sequence[Event]
+    keys: SigningKeys,
+    network: str,
+    market: str,
+    first: int,
+    previous: bytes,
+    events: Sequence[Event],
 ) -> tuple[Batch, bytes]:
     """A signed batch of this node, and its hash."""
     key = keys.public_key
@@ -146,7 +151,7 @@ def sign_batch(
     return Batch(key, market, first, previous, tuple(events), keys.sign(digest)), digest
 
 
-def check_batch(keys: Keys, network: str, batch: Batch) -> bytes:
+def check_batch(keys: SigningKeys, network: str, batch: Batch) -> bytes:
     """The hash of `batch` if it is well-formed and its owner signed it.
 
     Raises:

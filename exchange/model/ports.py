@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 
-class Keys(Protocol):
+class SigningKeys(Protocol):
     """This node's key, and the checking of others'."""
 
     @property

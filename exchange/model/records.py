@@ -174,7 +174,7 @@ class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reference: str  # what it is about: a trade's id, a note
 
 
-class Line(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class TransactionLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a `Posting` has of its own."""
 
     holder: str
@@ -190,7 +190,7 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True, tag="transaction
     number: int
     time: int  # us
     reference: str
-    lines: tuple[Line, ...]
+    lines: tuple[TransactionLine, ...]
 
     def postings(self) -> list[Posting]:
         number, time, reference = self.number, self.time, self.reference

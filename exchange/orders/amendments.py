@@ -14,8 +14,8 @@ from exchange.model.commands import HOUSE, Amend
 from exchange.model.events import MAX_PRICE, MAX_QUANTITY
 from exchange.model.records import Order
 from exchange.orders.conditional_orders import ConditionalOrders
-from exchange.orders.engine_context import EngineContext, Refused
-from exchange.orders.order_store import OrderStore, at_once
+from exchange.orders.engine_context import CommandRejected, EngineContext
+from exchange.orders.order_store import OrderStore, is_immediate
 from exchange.orders.order_validation import MAX_SLICES, OrderValidation, check_trailing
 from exchange.orders.reduce_only import ReduceOnly
 
@@ -23,34 +23,34 @@ from exchange.orders.reduce_only import ReduceOnly
 class Amendments:
     def __init__(
         self,
-        core: EngineContext,
-        orders: OrderStore,
+        context: EngineContext,
+        store: OrderStore,
         entry: OrderValidation,
         conditional: ConditionalOrders,
-        reducing: ReduceOnly,
+        reduce_only: ReduceOnly,
     ) -> None:
-        self._core = core
-        self._orders = orders
-        self._entry = entry
+        self._context = context
+        self._store = store
+        self._validation = entry
         self._conditional = conditional
-        self._reducing = reducing
+        self._reduce_only = reduce_only
 
     def amend(self, now: float, order: Order, changes: Amend) -> bool:
         """Whether the order has lost its place and is to be matched before it is published with
         `moved`; otherwise it is published here.
 
         Raises:
-            Refused: nothing was changed.
+            CommandRejected: nothing was changed.
         """
-        core = self._core
-        market = core.markets[order.market]
+        context = self._context
+        market = context.markets[order.market]
         after = self._changed(now, order, changes)
         if order.account != HOUSE:
-            self._entry.check_active(order.account)
+            self._validation.check_active(order.account)
         if market.halted:
-            raise self._entry.halted(market)
+            raise self._validation.halted(market)
         if after.price != order.price or after.quantity != order.quantity:
-            self._entry.check_rules(
+            self._validation.check_rules(
                 market,
                 after.side,
                 after.price,
@@ -59,12 +59,12 @@ class Amendments:
                 after.worst_price,
             )
         try:
-            self._orders.hold(after)
+            self._store.hold(after)
         except InsufficientBalance as error:
-            raise self._entry.insufficient(error) from error
-        if order.account != HOUSE and not core.accounts.allows_order(now, order.account):
-            self._orders.hold(order)
-            raise Refused(
+            raise self._validation.insufficient(error) from error
+        if order.account != HOUSE and not context.accounts.allows_order(now, order.account):
+            self._store.hold(order)
+            raise CommandRejected(
                 "rate_limited", "the account changes too many orders a minute: wait a little"
             )
         worse = (
@@ -80,23 +80,23 @@ class Amendments:
         )
         order.tif, order.expires = after.tif, after.expires
         if order.expires:
-            self._orders.expiry.set(order.number, order.expires)
+            self._store.expiry.set(order.number, order.expires)
         if (order.stop, order.trailing_offset) != (after.stop, after.trailing_offset):
             order.stop, order.trailing_offset = after.stop, after.trailing_offset
             self._conditional.amend(order)
         if worse and not order.untriggered:
-            order.priority = self._orders.new_time(now, market, order)
+            order.priority = self._store.new_time(now, market, order)
             return True
-        self._orders.publish(now, order)
+        self._store.publish(now, order)
         return False
 
     def _changed(self, now: float, order: Order, changes: Amend) -> Order:
         """The order as it is to be.
 
         Raises:
-            Refused: an order of its kind cannot be so.
+            CommandRejected: an order of its kind cannot be so.
         """
-        if at_once(order) and not order.untriggered:
+        if is_immediate(order) and not order.untriggered:
             raise _bad("the order trades at once: there is nothing to change")
         after = copy(order)
         after.quantity = self._quantity(order, changes)
@@ -114,7 +114,7 @@ class Amendments:
             self._change_stop(order, after, changes)
         if changes.display_quantity is not None:
             _check(changes.display_quantity, MAX_QUANTITY)
-            if order.hidden or at_once(order):
+            if order.hidden or is_immediate(order):
                 raise _bad("the order is not on show")
             # All on show is no iceberg; one that has become small shows as much when it grows again.
             after.display_quantity = (
@@ -123,7 +123,7 @@ class Amendments:
         if after.display_quantity and after.display_quantity * MAX_SLICES < after.quantity:
             raise _bad(f"an iceberg has at most {MAX_SLICES} slices")
         if changes.expires is not None:
-            if not self._core.us(now) < changes.expires < 2**62:
+            if not self._context.us(now) < changes.expires < 2**62:
                 raise _bad("an order that is good till a date needs one that is to come")
             if order.tif not in ("gtc", "gtd"):
                 raise _bad("the order trades at once: it has no date")
@@ -141,21 +141,21 @@ class Amendments:
         _check(quantity, MAX_QUANTITY)
         settled = order.filled + order.pending + order.reserved
         if quantity < settled or quantity == order.filled:
-            raise Refused(
+            raise CommandRejected(
                 "out_of_range",
                 f"{self._text(order, settled)} of the order are filled or being settled: the quantity "
                 "must be more, or cancel the order",
             )
         if quantity > order.quantity and order.reduce_only:
-            room = self._reducing.room(order.account, order.market, order.side, order.number)
+            room = self._reduce_only.room(order.account, order.market, order.side, order.number)
             own = order.left if order.account != HOUSE else 0  # a client's is held already
             quantity = max(order.quantity, min(quantity, settled + room + own))
         return quantity
 
     def _text(self, order: Order, lots: int) -> str:
-        terms = self._core.terms
-        units = terms.units[order.market]
-        return terms.text(units.base, lots * units.base_units)
+        specs = self._context.specs
+        units = specs.units[order.market]
+        return specs.amount_text(units.base, lots * units.base_units)
 
     def _change_stop(self, order: Order, after: Order, changes: Amend) -> None:
         if not order.untriggered:
@@ -169,7 +169,7 @@ class Amendments:
         if changes.trailing_offset is None or changes.stop is not None:
             raise _bad("the stop of the order follows the market: change its distance")
         _check(changes.trailing_offset, MAX_PRICE)
-        stop = self._orders.triggers[order.market].stop_of(order.number)
+        stop = self._store.triggers[order.market].stop_of(order.number)
         if stop is not None:
             after.stop = stop + order.side * (changes.trailing_offset - order.trailing_offset)
             check_trailing(after.stop)
@@ -191,8 +191,10 @@ def _shows_more(before: Order, after: Order) -> bool:
 
 def _check(number: int, limit: int) -> None:
     if not 0 < number < limit:
-        raise Refused("out_of_range", "price and quantity must be positive and not absurdly large")
+        raise CommandRejected(
+            "out_of_range", "price and quantity must be positive and not absurdly large"
+        )
 
 
-def _bad(detail: str) -> Refused:
-    return Refused("bad_order", detail)
+def _bad(detail: str) -> CommandRejected:
+    return CommandRejected("bad_order", detail)

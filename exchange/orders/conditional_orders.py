@@ -33,9 +33,9 @@ _MISSED = "missed:"
 
 
 class ConditionalOrders:
-    def __init__(self, core: EngineContext, orders: OrderStore) -> None:
-        self._core = core
-        self._orders = orders
+    def __init__(self, context: EngineContext, store: OrderStore) -> None:
+        self._context = context
+        self._store = store
         self._waiting: set[int] = set()  # triggered, while the linked order's outcome is not known
         self._missed: dict[str, list[int]] = {}  # market -> prices of trades put aside
         self._traded: set[str] = set()  # markets with trades since the stops were written down
@@ -43,13 +43,13 @@ class ConditionalOrders:
 
     def restore(self, meta: Mapping[str, int]) -> None:
         """Once the own orders are there."""
-        for key in self._core.markets:
+        for key in self._context.markets:
             price = meta.get(_MISSED + key)
             if price:
                 self._missed[key] = [price]
-        for order in self._orders.open.values():
+        for order in self._store.open.values():
             if order.untriggered and not order.cancelled:
-                linked = self._orders.linked(order)
+                linked = self._store.linked(order)
                 if linked is not None and linked.cancelled and linked.reason == "oco":
                     self._waiting.add(order.number)
                 else:
@@ -57,44 +57,44 @@ class ConditionalOrders:
 
     def arm(self, order: Order) -> None:
         """The order waits from now on."""
-        triggers = self._orders.triggers.get(order.market)
+        triggers = self._store.triggers.get(order.market)
         if triggers is None:
-            triggers = self._orders.triggers[order.market] = Triggers()
+            triggers = self._store.triggers[order.market] = Triggers()
         if order.kind == "trailing_stop":
             last = order.stop - order.side * order.trailing_offset if order.stop else None
             triggers.add_trailing(order.number, order.side, order.trailing_offset, last)
         else:
             triggers.add(order.number, order.side, order.stop)
-        self._core.watched.add(order.market)
+        self._context.watched.add(order.market)
 
     def amend(self, order: Order) -> None:
         """Its stop or distance has changed."""
-        triggers = self._orders.triggers[order.market]
+        triggers = self._store.triggers[order.market]
         if order.number in triggers:
             triggers.remove(order.number)
             self.arm(order)
 
-    def look(self, now: float, order: Order) -> None:
+    def check_linked(self, now: float, order: Order) -> None:
         """Something happened to an untriggered order or to its linked order."""
-        if order.number in self._waiting and self._orders.linked(order) is None:
+        if order.number in self._waiting and self._store.linked(order) is None:
             self._waiting.discard(order.number)
             self._enter(now, order)
 
     # Triggering
 
-    def see_trades(self, now: float) -> bool:
+    def process_trade(self, now: float) -> bool:
         """Trigger what the next trade that was not looked at reaches. False when there is none."""
-        core = self._core
-        if core.stale is not None:
-            core.unseen.clear()
-        if not core.unseen:
+        context = self._context
+        if context.stale is not None:
+            context.unseen.clear()
+        if not context.unseen:
             return False
-        market, trade = core.unseen.popleft()
-        if core.us(now) - trade.event.time < LATE_US:
-            if market.halted or core.listening:
+        market, trade = context.unseen.popleft()
+        if context.us(now) - trade.event.time < LATE_US:
+            if market.halted or context.fenced:
                 self._put_aside(market, trade.event.price)
             else:
-                self._look_at(now, market, trade.event.price)
+                self._process(now, market, trade.event.price)
         return True
 
     def _put_aside(self, market: Market, price: int) -> None:
@@ -102,44 +102,44 @@ class ConditionalOrders:
         if market.halted:
             prices.clear()
         prices.append(price)
-        self._core.meta[_MISSED + market.key] = price
+        self._context.meta[_MISSED + market.key] = price
 
     def resume(self, now: float, market: Market) -> None:
         """After a halt, and after a restart: look at the trades that were put aside."""
         prices = self._missed.pop(market.key, None)
         if prices is not None:
-            self._core.meta[_MISSED + market.key] = 0
+            self._context.meta[_MISSED + market.key] = 0
             for price in prices:
-                self._look_at(now, market, price)
+                self._process(now, market, price)
 
-    def _look_at(self, now: float, market: Market, price: int) -> None:
-        triggers = self._orders.triggers.get(market.key)
+    def _process(self, now: float, market: Market, price: int) -> None:
+        triggers = self._store.triggers.get(market.key)
         if triggers is None:
             return
         for number in triggers.on_trade(price):
-            self._trigger(now, self._orders.open[number])
+            self._trigger(now, self._store.open[number])
         self._traded.add(market.key)
         if not len(triggers):
-            self._core.watched.discard(market.key)
+            self._context.watched.discard(market.key)
 
-    def follow(self, now: float) -> None:
+    def store_trailing_stops(self, now: float) -> None:
         """Write down where the trailing stops are, if it is time. Call now and then."""
         if not self._traded or now < self._written + FOLLOW:
             return
         self._written = now
         for key in self._traded:
-            for number, stop in self._orders.triggers[key].trailing().items():
-                order = self._orders.open[number]
+            for number, stop in self._store.triggers[key].trailing().items():
+                order = self._store.open[number]
                 if order.stop != stop:
                     order.stop = stop
-                    self._orders.publish(now, order)
+                    self._store.publish(now, order)
         self._traded.clear()
 
     def _trigger(self, now: float, order: Order) -> None:
-        linked = self._orders.linked(order)
+        linked = self._store.linked(order)
         if linked is not None:
             if not linked.cancelled:
-                self._orders.cancel(now, linked, "oco")
+                self._store.cancel(now, linked, "oco")
             if not linked.done:
                 self._waiting.add(order.number)
                 return
@@ -148,31 +148,31 @@ class ConditionalOrders:
     def _enter(self, now: float, order: Order) -> None:
         if order.cancelled:
             return  # its linked order traded after all
-        market = self._core.markets[order.market]
-        order.priority = self._orders.new_time(now, market, order)
+        market = self._context.markets[order.market]
+        order.priority = self._store.new_time(now, market, order)
         if order.price is None and not order.worst_price:
             self._protect(market, order)
         order.untriggered = False
         if not self._covered(order):
-            self._orders.cancel(now, order, "insufficient_balance")
+            self._store.cancel(now, order, "insufficient_balance")
             return
-        self._core.orders[order.number] = order
-        self._orders.work.append(order.number)
+        self._context.orders[order.number] = order
+        self._store.work_queue.append(order.number)
 
     def _protect(self, market: Market, order: Order) -> None:
         """The worst price of a market order is a matter of where the market is when it enters."""
-        if order.account == HOUSE and order.market not in self._core.terms.rules:
+        if order.account == HOUSE and order.market not in self._context.specs.rules:
             return
         bests = [b for b in (market.book.best(-order.side), market.hidden.best(-order.side)) if b]
         if bests:
             best = min(bests) if order.side > 0 else max(bests)
-            terms = self._core.terms
+            specs = self._context.specs
             reference = market.reference
-            order.worst_price = terms.protected(order.market, order.side, best, reference)
+            order.worst_price = specs.protection_price(order.market, order.side, best, reference)
 
     def _covered(self, order: Order) -> bool:
         try:
-            self._orders.hold(order)
+            self._store.hold(order)
         except InsufficientBalance:
             return False
         return True

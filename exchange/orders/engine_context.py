@@ -11,10 +11,10 @@ from exchange.feeds.feed import Feed, Writer
 from exchange.feeds.feed_index import FeedIndex
 from exchange.ledger.accounts import Accounts
 from exchange.ledger.ledger import Ledger
-from exchange.market.market import Market, Owners, Trade
+from exchange.market.market import Market, OwnerIndex, Trade
 from exchange.market.market_rules import Halts
 from exchange.market.market_specs import MarketSpecs
-from exchange.model.ports import Keys, Message
+from exchange.model.ports import Message, SigningKeys
 from exchange.model.records import Fill, Order, PutSnapshot, Record, Recovered
 
 MAX_DRIFT_US = 5_000_000  # others' order times further ahead than this do not move ours
@@ -33,7 +33,7 @@ def stored_decimals(past: Recovered) -> dict[str, int]:
     }
 
 
-class Refused(Exception):
+class CommandRejected(Exception):
     """A command that was not carried out. `code` is stable, the text is a sentence."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -63,14 +63,14 @@ class EngineContext:
 
     def __init__(
         self,
-        keys: Keys,
+        keys: SigningKeys,
         markets: Iterable[str],
         *,
         network: str,
         epoch_us: int,
         visible: Callable[[str], bool],
         warn: Callable[[str], None],
-        terms: MarketSpecs,
+        specs: MarketSpecs,
     ) -> None:
         self.keys = keys
         self.node_id = keys.node_id
@@ -78,19 +78,19 @@ class EngineContext:
         self.epoch_us = epoch_us
         self.warn = warn
         self.stale: str | None = None  # why this node must not write its feeds any more
-        self.listening = False  # after a restart: whether it must not write them yet
+        self.fenced = False  # after a restart: whether it must not write them yet
         self.forgotten = range(0)  # takes of this node that the journal knows nothing of, if any
-        self.terms = terms
-        self.ledger = Ledger(terms.decimals)
+        self.specs = specs
+        self.ledger = Ledger(specs.decimals)
         self.accounts = Accounts()
         self.halts = Halts()
-        self.owners = Owners(keys.node_id)
+        self.owners = OwnerIndex(keys.node_id)
         self.feeds = FeedIndex()
         self.markets: dict[str, Market] = {}
         for key in markets:
             feed = self.feeds[self.node_id, key] = Feed(self.node_id, key)
             writer = Writer(feed, keys, network)
-            units, rules = terms.units[key], terms.rules.get(key)
+            units, rules = specs.units[key], specs.rules.get(key)
             self.markets[key] = Market(key, self.owners, writer, visible, units, rules)
         self.records: list[Record] = []
         self.messages: list[Message] = []
@@ -108,7 +108,7 @@ class EngineContext:
         self.ledger.restore(past.balances, past.credit, past.meta.get(_TRANSACTION, 1))
         self.accounts.restore(past.accounts, past.keys, past.nonces)
         stored = stored_decimals(past)
-        for asset, digits in self.terms.decimals.items():
+        for asset, digits in self.specs.decimals.items():
             if asset in stored and stored[asset] < digits:
                 self.ledger.rescale(self.us(now), asset, stored[asset], digits)
             if stored.get(asset) != digits:
@@ -135,7 +135,7 @@ class EngineContext:
     @property
     def writes(self) -> bool:
         """Whether this node may write its feeds and settle anything."""
-        return self.stale is None and not self.listening
+        return self.stale is None and not self.fenced
 
     def us(self, now: float) -> int:
         """The wall clock at `now`, in microseconds since the epoch."""

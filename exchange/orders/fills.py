@@ -13,12 +13,12 @@ from exchange.orders.engine_context import EngineContext
 from exchange.orders.order_store import OrderStore
 
 
-class Fills:
+class FillRecorder:
     """Prices are ticks, quantities lots, `time` us. `now` is monotonic seconds."""
 
-    def __init__(self, core: EngineContext, orders: OrderStore) -> None:
-        self._core = core
-        self._orders = orders
+    def __init__(self, context: EngineContext, store: OrderStore) -> None:
+        self._context = context
+        self._store = store
         self.next_take = 1
 
     def new_take(self) -> int:
@@ -26,7 +26,7 @@ class Fills:
         self.next_take = take + 1
         return take
 
-    def here(
+    def local_trade(
         self,
         now: float,
         taker: Order,
@@ -38,16 +38,16 @@ class Fills:
     ) -> None:
         """A trade between two of this node's own orders. `reserved`: the maker's quantity was kept for
         it."""
-        core = self._core
+        context = self._context
         take = self.new_take()
-        time = core.us(now)
+        time = context.us(now)
         taker_fee = maker_fee = 0
         if taker.account != HOUSE or maker.account != HOUSE:  # else nothing moves
             buyer, seller = (taker, maker) if taker.side == BUY else (maker, taker)
-            buyer_fee, seller_fee = core.ledger.trade_here(
+            buyer_fee, seller_fee = context.ledger.trade_here(
                 time,
-                f"{core.node_id}/{take}",
-                core.terms.units[taker.market],
+                f"{context.node_id}/{take}",
+                context.specs.units[taker.market],
                 price,
                 quantity,
                 buyer.account,
@@ -57,12 +57,12 @@ class Fills:
             taker_fee, maker_fee = (
                 (buyer_fee, seller_fee) if taker is buyer else (seller_fee, buyer_fee)
             )
-        node = core.node_id
+        node = context.node_id
         number = taker.number
         self._maker(now, maker, node, take, number, price, quantity, time, maker_fee, reserved)
         self._taker(now, taker, take, node, maker.number, price, quantity, time, taker_fee)
 
-    def as_maker(
+    def maker_fill(
         self,
         now: float,
         order: Order,
@@ -76,11 +76,11 @@ class Fills:
         reserved: bool = False,
     ) -> None:
         """Another node took from our order."""
-        core = self._core
-        fee = core.ledger.trade_with(
+        context = self._context
+        fee = context.ledger.trade_with(
             time,
             f"{taker}/{take}",
-            core.terms.units[order.market],
+            context.specs.units[order.market],
             order.side,
             price,
             quantity,
@@ -90,7 +90,7 @@ class Fills:
         )
         self._maker(now, order, taker, take, taker_order, price, quantity, time, fee, reserved)
 
-    def as_taker(
+    def taker_fill(
         self,
         now: float,
         order: Order,
@@ -102,11 +102,11 @@ class Fills:
         time: int,
     ) -> None:
         """Another node granted our take. `time` is its own, the ledger goes by ours."""
-        core = self._core
-        fee = core.ledger.trade_with(
-            core.us(now),
-            f"{core.node_id}/{take}",
-            core.terms.units[order.market],
+        context = self._context
+        fee = context.ledger.trade_with(
+            context.us(now),
+            f"{context.node_id}/{take}",
+            context.specs.units[order.market],
             order.side,
             price,
             quantity,
@@ -129,14 +129,14 @@ class Fills:
         fee: int,
         reserved: bool,
     ) -> None:
-        core = self._core
+        context = self._context
         order.filled += quantity
         order.value += price * quantity
         if reserved:
             order.reserved -= quantity
         elif order.opened:
             order.shown -= quantity
-        market = core.markets[order.market]
+        market = context.markets[order.market]
         if order.hidden:
             self._show_trade(market, order, price, quantity, taker, take, time)
         else:
@@ -149,11 +149,13 @@ class Fills:
                 order.number, order.side, quantity, price, order.shown, left, taker, take, time
             )
             market.write(event)
-            core.add_trade(market, Trade(core.node_id, event, market.writer.feed.state.number))
+            context.add_trade(
+                market, Trade(context.node_id, event, market.writer.feed.state.number)
+            )
         self._add(order, taker, take, "maker", price, quantity, time, taker, taker_order, fee)
-        if order.linked_order or self._orders.reducing:
+        if order.linked_order or self._store.reduce_only:
             self._after(now, order)
-        self._orders.publish(now, order)
+        self._store.publish(now, order)
 
     def _taker(
         self,
@@ -167,12 +169,12 @@ class Fills:
         time: int,
         fee: int,
     ) -> None:
-        node = self._core.node_id
+        node = self._context.node_id
         order.filled += quantity
         order.value += price * quantity
         self._add(order, node, take, "taker", price, quantity, time, maker, maker_order, fee)
-        self._core.orders[order.number] = order
-        if order.linked_order or self._orders.reducing:
+        self._context.orders[order.number] = order
+        if order.linked_order or self._store.reduce_only:
             self._after(now, order)
 
     def _add(
@@ -188,9 +190,9 @@ class Fills:
         counterparty_order: int,
         fee: int,
     ) -> None:
-        core = self._core
+        context = self._context
         market, side = order.market, order.side
-        units = core.terms.units[market]
+        units = context.specs.units[market]
         fill = Fill(
             taker,
             take,
@@ -207,16 +209,16 @@ class Fills:
             fee,
             units.base if side == BUY else units.quote,
         )
-        core.fills.append(fill)
+        context.fills.append(fill)
 
     def _after(self, now: float, order: Order) -> None:
         """Of a pair, the other one is cancelled; what only reduces may do so by less now."""
-        orders = self._orders
+        orders = self._store
         linked = orders.linked(order)
         if linked is not None and not linked.cancelled:
             orders.cancel(now, linked, "oco")
         if order.account == HOUSE:
-            orders.work.extend(orders.reducing)
+            orders.work_queue.extend(orders.reduce_only)
 
     def _show_trade(
         self,
@@ -234,4 +236,4 @@ class Fills:
         filled = Filled(number, order.side, quantity, price, 0, 0, taker, take, time)
         market.writer.append(shown)
         market.writer.append(filled)
-        self._core.add_trade(market, Trade(self._core.node_id, filled, market.writer.number))
+        self._context.add_trade(market, Trade(self._context.node_id, filled, market.writer.number))

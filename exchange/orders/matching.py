@@ -18,41 +18,41 @@ from exchange.market.market import NUMBER_BITS, Market
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
-from exchange.orders.fills import Fills
+from exchange.orders.fills import FillRecorder
 from exchange.orders.order_store import OrderStore
 from exchange.orders.reduce_only import ReduceOnly
 
 if TYPE_CHECKING:
-    from exchange.takes.credit import Credit
+    from exchange.takes.credit import CreditCheck
     from exchange.takes.taker_side import TakerSide
 
-Meeting = tuple[str, int, int, int]  # owner, order number, price, quantity
+Counterpart = tuple[str, int, int, int]  # owner, order number, price, quantity
 
 
 class Matching:
     def __init__(
         self,
-        core: EngineContext,
-        orders: OrderStore,
-        fills: Fills,
-        asking: TakerSide,
-        reducing: ReduceOnly,
-        credit: Credit,
+        context: EngineContext,
+        store: OrderStore,
+        fills: FillRecorder,
+        taker_side: TakerSide,
+        reduce_only: ReduceOnly,
+        credit: CreditCheck,
     ) -> None:
-        self._core = core
-        self._orders = orders
+        self._context = context
+        self._store = store
         self._fills = fills
-        self._asking = asking
-        self._reducing = reducing
+        self._taker_side = taker_side
+        self._reduce_only = reduce_only
         self._credit = credit
 
     # What there is
 
-    def counterparts(self, order: Order, *, hidden: bool = True) -> Iterator[Meeting]:
+    def counterparts(self, order: Order, *, hidden: bool = True) -> Iterator[Counterpart]:
         """Whom the order would meet if it wanted everything, in that order, with or without own hidden
         orders. The book must not be changed while this is being iterated."""
-        split = self._core.owners.split
-        market = self._core.markets[order.market]
+        split = self._context.owners.split
+        market = self._context.markets[order.market]
         for key, price, quantity in self._found(market, order, hidden=hidden):
             yield *split(key), price, quantity
 
@@ -67,10 +67,10 @@ class Matching:
         return merge(found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1])
 
     def affordable(
-        self, order: Order, owner: str, price: int, quantity: int, plan: list[Meeting]
+        self, order: Order, owner: str, price: int, quantity: int, plan: list[Counterpart]
     ) -> int:
         """`quantity`, or as much of it as the owner's credit allows beside what is planned."""
-        if not self._core.ledger.credit:
+        if not self._context.ledger.credit:
             return quantity
         planned = [(price, quantity) for peer, _, price, quantity in plan if peer == owner]
         lots = self._credit.lots(owner, order.market, order.side, price, planned)
@@ -81,7 +81,7 @@ class Matching:
         orders too, which take for themselves from what rests."""
         if not order.opened:
             return any(True for _ in self.counterparts(order))
-        market = self._core.markets[order.market]
+        market = self._context.markets[order.market]
         mine = self._priority(order)
         return any(
             (owner == mine[1] and number in market.hidden) or market.priority(owner, number) < mine
@@ -89,19 +89,19 @@ class Matching:
         )
 
     def _priority(self, order: Order) -> tuple[int, str, int]:
-        return order.priority or order.time, self._core.node_id, order.number
+        return order.priority or order.time, self._context.node_id, order.number
 
-    def _plan(self, order: Order, *, only_earlier: bool) -> list[Meeting]:
+    def _plan(self, order: Order, *, only_earlier: bool) -> list[Counterpart]:
         """With whom to trade, up to where the book may look different afterwards: a slice of an own
         iceberg is followed by another one, and what is prevented leaves something to others.
 
         With `only_earlier` later resting orders are left to their owners, who will ask us; enough is
         kept for those that are better."""
-        market = self._core.markets[order.market]
-        split = self._core.owners.split
+        market = self._context.markets[order.market]
+        split = self._context.owners.split
         mine = self._priority(order)
         wanted = order.free
-        plan: list[Meeting] = []
+        plan: list[Counterpart] = []
         for key, price, quantity in self._found(market, order, hidden=not only_earlier):
             owner, number = split(key)
             if quantity > wanted:
@@ -119,7 +119,7 @@ class Matching:
             else:
                 plan.append((owner, number, price, quantity))
                 wanted -= quantity
-                if self._is_special(order, self._orders.open[number]):
+                if self._is_special(order, self._store.open[number]):
                     break
             if not wanted:
                 break
@@ -138,18 +138,18 @@ class Matching:
 
     def take_liquidity(self, now: float, order: Order, *, only_earlier: bool) -> None:
         """Fill what is free of an order as far as the book goes."""
-        market = self._core.markets[order.market]
+        market = self._context.markets[order.market]
         limit = order.price if order.price is not None else order.worst_price or None
         if not market.book.meets(order.side, limit) and not market.hidden.resting:
             return
-        node = self._core.node_id
+        node = self._context.node_id
         while order.free:
             again = False
             for owner, number, price, quantity in self._plan(order, only_earlier=only_earlier):
                 if owner != node:
                     self.ask(now, order, owner, number, price, quantity)
                     continue
-                maker = self._orders.open[number]
+                maker = self._store.open[number]
                 again = self._is_special(order, maker)  # which only the last one of a plan is
                 if not again:
                     self.fill_here(now, order, maker, price, quantity)
@@ -157,16 +157,16 @@ class Matching:
                     self._prevent(now, order, maker)
                 elif not maker.reduce_only:
                     self.fill_here(now, order, maker, price, min(quantity, maker.free))
-                elif self._reducing.fit(now, maker):
+                elif self._reduce_only.fit(now, maker):
                     # First shown as small as it is now: its fill must not leave more on show than
                     # there is, or no other node accepts the feed.
-                    self._orders.publish(now, maker)
+                    self._store.publish(now, maker)
                     self.fill_here(now, order, maker, price, min(quantity, maker.free))
             if not again:
                 break
 
     def fill_here(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
-        self._fills.here(now, taker, maker, price, quantity)
+        self._fills.local_trade(now, taker, maker, price, quantity)
 
     def ask(
         self,
@@ -178,13 +178,13 @@ class Matching:
         quantity: int,
         phase: Literal["", "reserve"] = "",
     ) -> None:
-        self._asking.ask(now, order, owner, number, price, quantity, phase)
+        self._taker_side.ask(now, order, owner, number, price, quantity, phase)
 
     def _prevent(self, now: float, taker: Order, maker: Order) -> None:
         """Instead of a trade of an account with itself."""
         mode = taker.self_trade
         if mode in ("cancel_oldest", "cancel_both"):
-            self._orders.cancel(now, maker, "self_trade")
+            self._store.cancel(now, maker, "self_trade")
         if mode in ("cancel_newest", "cancel_both"):
             taker.cancelled = True
             taker.reason = "self_trade"
@@ -197,21 +197,21 @@ class Matching:
                 taker.quantity -= quantity
                 taker.altered = True
             if maker.free == quantity:
-                self._orders.cancel(now, maker, "self_trade")
+                self._store.cancel(now, maker, "self_trade")
             else:
                 maker.quantity -= quantity
                 maker.altered = True
-                self._orders.publish(now, maker)
+                self._store.publish(now, maker)
 
     def uncross(self, now: float, market: Market) -> None:
         """Own resting orders that cross earlier orders of others take them, hidden ones any."""
-        if not self._core.writes or market.halted:
+        if not self._context.writes or market.halted:
             return
-        orders = self._orders
+        orders = self._store
         for order in self._crossed(market):
             if order.done or not order.free:
                 continue
-            if order.reduce_only and not self._reducing.fit(now, order):
+            if order.reduce_only and not self._reduce_only.fit(now, order):
                 continue
             if not order.post_only:
                 self.take_liquidity(now, order, only_earlier=not order.hidden)
@@ -232,5 +232,5 @@ class Matching:
                     if side * price < side * best:
                         break
                     if key >> NUMBER_BITS == 0:
-                        crossed.append(self._orders.open[key])
+                        crossed.append(self._store.open[key])
         return crossed

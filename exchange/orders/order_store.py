@@ -21,13 +21,13 @@ from exchange.orders.engine_context import EngineContext
 from exchange.orders.expiry import Expiry
 
 if TYPE_CHECKING:
-    from exchange.takes.take_protocol import Taker
+    from exchange.takes.take_protocol import PendingTakes
 
 _NONE: dict[int, Order] = {}
 RECENT_ORDERS = 10_000  # finished orders kept in memory at least, for answers and client ids
 
 
-def at_once(order: Order) -> bool:
+def is_immediate(order: Order) -> bool:
     """Whether it trades now or never, and is not for the book."""
     return order.price is None or order.tif == "ioc" or order.tif == "fok"
 
@@ -45,17 +45,17 @@ def _on_show(order: Order, *, moved: bool) -> int:
 class OrderStore:
     """See the module's docstring. `now` is monotonic seconds."""
 
-    def __init__(self, core: EngineContext, taker: Taker) -> None:
-        self._core = core
-        self._taker = taker
+    def __init__(self, context: EngineContext, takes: PendingTakes) -> None:
+        self._context = context
+        self._takes = takes
         self.open: dict[int, Order] = {}  # not done, oldest first
         self.recent: dict[int, Order] = {}  # done, as they ended
-        self.work: deque[int] = (
+        self.work_queue: deque[int] = (
             deque()
         )  # numbers of orders to go on with, see `exchange.engine.order_manager`
         self.expiry = Expiry()
         self.triggers: dict[str, Triggers] = {}  # by market, of orders that wait for a trade
-        self.reducing: dict[int, Order] = {}  # open reduce-only orders of the house
+        self.reduce_only: dict[int, Order] = {}  # open reduce-only orders of the house
         self.client_ids: dict[tuple[int, str], int] = {}  # (account, client id) -> latest order
         self.by_account: dict[int, dict[int, Order]] = {}  # open orders of clients, oldest first
         self.next_number = 1
@@ -68,43 +68,54 @@ class OrderStore:
                 self.client_ids[order.account, order.client_id] = order.number
             if order.done:
                 self.recent[order.number] = order
-            elif order.market in self._core.markets:
+            elif order.market in self._context.markets:
                 # What was kept for an own fill-or-kill order went with the process.
                 order.reserved = reserved.get(order.number, 0)
                 self.open[order.number] = order
         for order in self.open.values():
             self._index(order)
-            self._show_hidden(self._core.markets[order.market], order)
+            self._show_hidden(self._context.markets[order.market], order)
         for order in self.open.values():
             try:
                 self.hold(order)
             except InsufficientBalance as error:  # the journal contradicts itself
-                self._core.warn(f"order {order.number} is not covered: {error}")
+                self._context.warn(f"order {order.number} is not covered: {error}")
 
-    # Looking
+    # Reading
+
+    @property
+    def open_orders(self) -> list[Order]:
+        """Orders that are not done, oldest first."""
+        return list(self.open.values())
+
+    @property
+    def recent_orders(self) -> list[Order]:
+        """Finished orders still in memory, in the order in which they ended."""
+        return list(self.recent.values())
 
     def get(self, number: int) -> Order | None:
         return self.open.get(number) or self.recent.get(number)
 
-    def by_client_id(self, account: int, client_id: str) -> Order | None:
+    def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
+        """Return the latest order that was placed with this client id, if it is still in memory."""
         number = self.client_ids.get((account, client_id))
         return None if number is None else self.get(number)
 
     def of_account(self, account: int) -> Collection[Order]:
-        """Open orders of a client account, oldest first."""
+        """Return the open orders of an account, oldest first. O(1) of a client, O(n) of the house."""
+        if account == HOUSE:
+            return [order for order in self.open.values() if order.account == HOUSE]
         return self.by_account.get(account, _NONE).values()
 
     def linked(self, order: Order) -> Order | None:
         """The other order of a pair, while it is open."""
         return self.open.get(order.linked_order) if order.linked_order else None
 
-    def selected(self, which: Selection) -> list[Order]:
+    def select(self, which: Selection) -> list[Order]:
         """Open orders that fit and are not being cancelled, oldest first."""
         found: Collection[Order]
         if which.numbers is not None:
             found = [self.open[n] for n in sorted(which.numbers) if n in self.open]
-        elif which.account == HOUSE:
-            found = self.open.values()
         else:
             found = self.of_account(which.account)
         return [
@@ -123,7 +134,7 @@ class OrderStore:
     def new_time(self, now: float, market: Market, order: Order | None = None) -> int:
         """A time in us after that of every order seen in the market; for an `order` that loses its
         place after its own too, whatever the clock was set to since."""
-        time = self._core.us(now)
+        time = self._context.us(now)
         last = market.last_time
         if order is not None:
             last = max(last, order.priority or order.time)
@@ -141,7 +152,7 @@ class OrderStore:
             self.client_ids[order.account, order.client_id] = order.number
         if order.account != HOUSE or order.expires or order.reduce_only:
             self._index(order)
-        self._core.orders[order.number] = order
+        self._context.orders[order.number] = order
 
     def cancel(self, now: float, order: Order, reason: str) -> None:
         """Nothing more of it may be filled, but what others decide about: they are asked at once to
@@ -149,17 +160,17 @@ class OrderStore:
         order.cancelled = True
         order.reason = reason
         if order.pending:
-            for take in self._taker.of_order(order.number):
-                self._taker.void(now, take.take)
-            self.work.append(order.number)
+            for take in self._takes.of_order(order.number):
+                self._takes.void(now, take.take)
+            self.work_queue.append(order.number)
         self.publish(now, order)
 
     def publish(self, now: float, order: Order, *, moved: bool = False) -> None:
         """The order has changed. `moved`: it has a new price, or a new `priority`."""
-        core = self._core
-        core.orders[order.number] = order
-        order.updated = max(core.us(now), order.updated)
-        market = core.markets[order.market]
+        context = self._context
+        context.orders[order.number] = order
+        order.updated = max(context.us(now), order.updated)
+        market = context.markets[order.market]
         busy = order.pending + order.reserved  # what others decide about
         left = 0 if order.cancelled else order.quantity - order.filled - busy
         if not left and not busy:
@@ -180,7 +191,7 @@ class OrderStore:
         order.reserved += quantity
         if order.display_quantity:
             order.shown -= min(quantity, order.shown)
-            self._core.markets[order.market].write(Amended(order.number, order.shown))
+            self._context.markets[order.market].write(Amended(order.number, order.shown))
         self.publish(now, order)
 
     def _show(self, now: float, market: Market, order: Order, price: int, moved: bool) -> None:
@@ -204,7 +215,7 @@ class OrderStore:
 
     def is_shown(self, order: Order) -> bool:
         """Whether the feed says of the order what it should."""
-        return order.hidden or at_once(order) or order.shown == _on_show(order, moved=False)
+        return order.hidden or is_immediate(order) or order.shown == _on_show(order, moved=False)
 
     def _show_hidden(self, market: Market, order: Order) -> None:
         if order.hidden and order.price is not None:
@@ -260,18 +271,18 @@ class OrderStore:
         """
         if order.account == HOUSE:
             return
-        core = self._core
-        asset = core.terms.given(order)
-        amount = 0 if order.done else core.terms.needed(order)
+        context = self._context
+        asset = context.specs.asset_spent(order)
+        amount = 0 if order.done else context.specs.amount_required(order)
         linked = self.linked(order)
         number = order.number
         if linked is not None:
-            amount = max(amount, core.terms.needed(linked))
+            amount = max(amount, context.specs.amount_required(linked))
             number = min(number, linked.number)
         elif order.linked_order and order.linked_order < number:
             # What the pair shared was under the other one, which has ended.
-            core.ledger.hold(order.linked_order, order.account, asset, 0)
-        core.ledger.hold(number, order.account, asset, amount)
+            context.ledger.hold(order.linked_order, order.account, asset, 0)
+        context.ledger.hold(number, order.account, asset, amount)
 
     # Indexes
 
@@ -279,7 +290,7 @@ class OrderStore:
         if order.account != HOUSE:
             self.by_account.setdefault(order.account, {})[order.number] = order
         elif order.reduce_only:
-            self.reducing[order.number] = order
+            self.reduce_only[order.number] = order
         if order.expires:
             self.expiry.set(order.number, order.expires)
 
@@ -287,12 +298,12 @@ class OrderStore:
         number = order.number
         if order.hidden and order.price is not None:
             market.hide_order(number, order.side, order.price, 0, 0)
-        self.reducing.pop(number, None)
+        self.reduce_only.pop(number, None)
         self.expiry.remove(number)
         triggers = self.triggers.get(market.key)
         if triggers is not None and number in triggers:
             triggers.remove(number)
             if not len(triggers):
-                self._core.watched.discard(market.key)
+                self._context.watched.discard(market.key)
         if order.linked_order:
-            self.work.append(order.linked_order)
+            self.work_queue.append(order.linked_order)

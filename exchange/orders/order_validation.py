@@ -12,7 +12,7 @@ from exchange.model.commands import HOUSE, Kind, NewOrder, SelfTrade
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
 from exchange.model.records import Order
 from exchange.orders.conditional_orders import ConditionalOrders
-from exchange.orders.engine_context import EngineContext, Refused
+from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.order_store import OrderStore
 from exchange.orders.reduce_only import ReduceOnly
 
@@ -27,27 +27,27 @@ MAX_GROUP = 2**62  # what a journal and anybody's signed 64 bits hold, with room
 class OrderValidation:
     def __init__(
         self,
-        core: EngineContext,
-        orders: OrderStore,
-        reducing: ReduceOnly,
+        context: EngineContext,
+        store: OrderStore,
+        reduce_only: ReduceOnly,
         conditional: ConditionalOrders,
     ) -> None:
-        self._core = core
-        self._orders = orders
-        self._reducing = reducing
+        self._context = context
+        self._store = store
+        self._reduce_only = reduce_only
         self._conditional = conditional
 
     def earlier(self, new: NewOrder, client_id: str) -> Order | None:
         """The order that was placed with the same client id, if it is still in memory.
 
         Raises:
-            Refused: it is another order.
+            CommandRejected: it is another order.
         """
-        order = self._orders.by_client_id(new.account, client_id)
+        order = self._store.by_client_id(client_id, new.account)
         if order is None:
             return None
-        if not is_same(order, new, self._orders.get(order.linked_order)):
-            raise Refused(
+        if not is_same(order, new, self._store.get(order.linked_order)):
+            raise CommandRejected(
                 "client_id_reused",
                 f"client id {client_id!r} belongs to order {order.number}, which is different",
             )
@@ -57,16 +57,16 @@ class OrderValidation:
         """The new order, and the stop that makes a pair with it (`oco_stop`); both are added.
 
         Raises:
-            Refused: nothing was changed.
+            CommandRejected: nothing was changed.
         """
-        core = self._core
-        market = core.markets.get(new.market)
+        context = self._context
+        market = context.markets.get(new.market)
         if market is None:
-            raise Refused("unknown_market", f"this node does not trade {new.market}")
+            raise CommandRejected("unknown_market", f"this node does not trade {new.market}")
         if new.side != BUY and new.side != SELL:
-            raise Refused("bad_side", "side is buy or sell")
+            raise CommandRejected("bad_side", "side is buy or sell")
         _check_numbers(new)
-        _check_combination(new, core.us(now))
+        _check_combination(new, context.us(now))
         if new.account != HOUSE:
             self._check_account(new.account, 1 if new.oco_stop is None else 2)
         if market.halted:
@@ -81,32 +81,32 @@ class OrderValidation:
         if new.account != HOUSE:
             self._hold(now, orders)
         for each in orders:
-            self._orders.add(each)
+            self._store.add(each)
             if each.untriggered:
                 self._conditional.arm(each)
         return orders
 
     # Checks, also of changes
 
-    def halted(self, market: Market) -> Refused:
+    def halted(self, market: Market) -> CommandRejected:
         """What is said of a market that is halted."""
         try:
-            self._core.halts.check(market.key)
+            self._context.halts.check(market.key)
         except RuleError as error:
-            return Refused(error.code, error.detail)
-        return Refused("halted", f"{market.key} is halted")
+            return CommandRejected(error.code, error.detail)
+        return CommandRejected("halted", f"{market.key} is halted")
 
     def check_active(self, number: int) -> None:
         """Whether an account may trade.
 
         Raises:
-            Refused: unknown_account, account_frozen.
+            CommandRejected: unknown_account, account_frozen.
         """
-        account = self._core.accounts.get(number)
+        account = self._context.accounts.get(number)
         if account is None:
-            raise Refused("unknown_account", f"there is no account {number}")
+            raise CommandRejected("unknown_account", f"there is no account {number}")
         if account.frozen:
-            raise Refused(
+            raise CommandRejected(
                 "account_frozen", f"account {account.name} is frozen: it can look and cancel only"
             )
 
@@ -122,7 +122,7 @@ class OrderValidation:
         """The market's rules for an order with these figures; `stop` and `worst_price` 0: none.
 
         Raises:
-            Refused: they do not allow it.
+            CommandRejected: they do not allow it.
         """
         rules = market.rules
         if rules is None:
@@ -131,11 +131,11 @@ class OrderValidation:
         try:
             rules.check(side, price, quantity, reference, worst_price or None)
         except RuleError as error:
-            raise Refused(error.code, error.detail) from error
+            raise CommandRejected(error.code, error.detail) from error
 
-    def insufficient(self, error: InsufficientBalance) -> Refused:
-        text = self._core.terms.text
-        return Refused(
+    def insufficient(self, error: InsufficientBalance) -> CommandRejected:
+        text = self._context.specs.amount_text
+        return CommandRejected(
             "insufficient_balance",
             f"{text(error.asset, error.needed)} needed and {text(error.asset, error.available)} "
             "available",
@@ -143,9 +143,9 @@ class OrderValidation:
 
     def _check_account(self, account: int, count: int) -> None:
         self.check_active(account)
-        has = len(self._orders.of_account(account))
-        if not self._core.accounts.allows_open(account, has + count - 1):
-            raise Refused(
+        has = len(self._store.of_account(account))
+        if not self._context.accounts.allows_open(account, has + count - 1):
+            raise CommandRejected(
                 "too_many_orders",
                 f"the account has {has} open orders and may not have {count} more",
             )
@@ -153,9 +153,11 @@ class OrderValidation:
     # Figures
 
     def _reduced(self, new: NewOrder) -> int:
-        room = self._reducing.room(new.account, new.market, new.side)
+        room = self._reduce_only.room(new.account, new.market, new.side)
         if not room:
-            raise Refused("reduce_only", "there is no position that this order could reduce")
+            raise CommandRejected(
+                "reduce_only", "there is no position that this order could reduce"
+            )
         return min(new.quantity, room)
 
     def _stop(self, market: Market, new: NewOrder) -> int:
@@ -168,7 +170,7 @@ class OrderValidation:
             check_trailing(stop)
             return stop
         if new.account != HOUSE and new.side == BUY:
-            raise Refused(
+            raise CommandRejected(
                 "bad_order",
                 "there was no trade yet that the stop could trail: say where it begins with `stop`",
             )
@@ -182,7 +184,7 @@ class OrderValidation:
             return new.worst_price
         if new.stop is not None or new.trailing_offset is not None:
             return 0  # known when it enters
-        terms = self._core.terms
+        specs = self._context.specs
         if new.account == HOUSE and market.rules is None:
             return 0
         side = new.side
@@ -190,19 +192,19 @@ class OrderValidation:
         if not bests:
             return 0  # there is nothing to trade with
         best = min(bests) if side == BUY else max(bests)
-        return terms.protected(market.key, side, best, market.reference)
+        return specs.protection_price(market.key, side, best, market.reference)
 
     def _order(
         self, now: float, market: Market, new: NewOrder, quantity: int, stop: int, worst_price: int
     ) -> Order:
         display_quantity = new.display_quantity or 0
         return Order(
-            self._orders.next_number,
+            self._store.next_number,
             market.key,
             new.side,
             new.price,
             quantity,
-            self._orders.new_time(now, market),
+            self._store.new_time(now, market),
             new.client_id,
             account=new.account,
             kind=kind_of(new),
@@ -248,16 +250,16 @@ class OrderValidation:
         """Hold what the order, or the pair, may cost, and count it. This comes last, for it changes
         something."""
         order = orders[0]
-        core = self._core
-        asset = core.terms.given(order)
-        amount = max(core.terms.needed(each) for each in orders)
+        context = self._context
+        asset = context.specs.asset_spent(order)
+        amount = max(context.specs.amount_required(each) for each in orders)
         try:
-            core.ledger.hold(order.number, order.account, asset, amount)
+            context.ledger.hold(order.number, order.account, asset, amount)
         except InsufficientBalance as error:
             raise self.insufficient(error) from error
-        if not core.accounts.allows_order(now, order.account):
-            core.ledger.hold(order.number, order.account, asset, 0)
-            raise Refused(
+        if not context.accounts.allows_order(now, order.account):
+            context.ledger.hold(order.number, order.account, asset, 0)
+            raise CommandRejected(
                 "rate_limited",
                 "the account places more orders a minute than it may: wait a little",
             )
@@ -266,7 +268,9 @@ class OrderValidation:
 def check_trailing(stop: int) -> None:
     """Whether a trailing stop may begin there: no trade is ever at zero or below."""
     if stop <= 0:
-        raise Refused("out_of_range", "the distance is no less than the price that it is from")
+        raise CommandRejected(
+            "out_of_range", "the distance is no less than the price that it is from"
+        )
 
 
 def is_same(order: Order, new: NewOrder, linked: Order | None) -> bool:
@@ -318,7 +322,7 @@ def _check_numbers(new: NewOrder) -> None:
     if not -MAX_GROUP < new.group < MAX_GROUP:
         raise _out_of_range()
     if new.client_id is not None and not 0 < len(new.client_id) <= MAX_CLIENT_ID:
-        raise Refused("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
+        raise CommandRejected("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
 
 
 def _check_combination(new: NewOrder, now_us: int) -> None:
@@ -359,9 +363,11 @@ def _check_combination(new: NewOrder, now_us: int) -> None:
             raise _bad(f"the stop of such a pair is {where} its limit price")
 
 
-def _bad(detail: str) -> Refused:
-    return Refused("bad_order", detail)
+def _bad(detail: str) -> CommandRejected:
+    return CommandRejected("bad_order", detail)
 
 
-def _out_of_range() -> Refused:
-    return Refused("out_of_range", "price and quantity must be positive and not absurdly large")
+def _out_of_range() -> CommandRejected:
+    return CommandRejected(
+        "out_of_range", "price and quantity must be positive and not absurdly large"
+    )

@@ -14,19 +14,19 @@ from exchange.orders.order_store import OrderStore
 
 
 class ReduceOnly:
-    def __init__(self, core: EngineContext, orders: OrderStore) -> None:
-        self._core = core
-        self._orders = orders
+    def __init__(self, context: EngineContext, store: OrderStore) -> None:
+        self._context = context
+        self._store = store
 
     def room(self, account: int, market: str, side: int, number: int = 0) -> int:
         """Lots that an order may still trade; `number` is its own, when it has one already."""
-        units = self._core.terms.units[market]
-        ledger = self._core.ledger
+        units = self._context.specs.units[market]
+        ledger = self._context.ledger
         if account != HOUSE:
             available = ledger.available(account, units.base)
             return 0 if side == BUY else max(available, 0) // units.base_units
         left = self._reducible(market, side, number)
-        own = self._orders.reducing.get(number)
+        own = self._store.reduce_only.get(number)
         if own is not None:
             left -= (own.pending + own.reserved) * units.base_units
         return max(left, 0) // units.base_units
@@ -34,10 +34,10 @@ class ReduceOnly:
     def _reducible(self, market: str, side: int, number: int) -> int:
         """The house's position on the other side, less what its other reduce-only orders have asked
         for; in units of the base asset, below zero where there is nothing to reduce."""
-        base = self._core.terms.units[market].base
-        left = -side * self._core.ledger.balance(f"account:{HOUSE}", base)
-        for order in self._orders.reducing.values():
-            its = self._core.terms.units[order.market]
+        base = self._context.specs.units[market].base
+        left = -side * self._context.ledger.balance(f"account:{HOUSE}", base)
+        for order in self._store.reduce_only.values():
+            its = self._context.specs.units[order.market]
             if order.number != number and order.side == side and its.base == base:
                 left -= (order.pending + order.reserved) * its.base_units
         return left
@@ -47,7 +47,7 @@ class ReduceOnly:
         position. Changes nothing."""
         if not order.reduce_only or order.account != HOUSE:
             return True
-        needed = order.left * self._core.terms.units[order.market].base_units
+        needed = order.left * self._context.specs.units[order.market].base_units
         return needed <= self._reducible(order.market, order.side, order.number)
 
     def fit(self, now: float, order: Order) -> bool:
@@ -57,7 +57,7 @@ class ReduceOnly:
             return True
         room = self.room(order.account, order.market, order.side, order.number)
         if room == 0:
-            self._orders.cancel(now, order, "reduce_only")
+            self._store.cancel(now, order, "reduce_only")
             return False
         if room < order.free:
             order.quantity -= order.free - room

@@ -6,15 +6,21 @@ from collections.abc import Iterable
 
 from exchange.orders.engine_context import EngineContext
 from exchange.orders.order_store import OrderStore
-from exchange.takes.take_protocol import Maker, Taker
+from exchange.takes.take_protocol import PendingTakes, TakeDecisions
 
 
-class Credit:
-    def __init__(self, core: EngineContext, orders: OrderStore, taker: Taker, maker: Maker) -> None:
-        self._core = core
-        self._orders = orders
-        self._taker = taker
-        self._maker = maker
+class CreditCheck:
+    def __init__(
+        self,
+        context: EngineContext,
+        store: OrderStore,
+        takes: PendingTakes,
+        decisions: TakeDecisions,
+    ) -> None:
+        self._context = context
+        self._store = store
+        self._takes = takes
+        self._decisions = decisions
 
     def lots(
         self,
@@ -29,23 +35,23 @@ class Credit:
         What our side receives is what the peer then owes. `planned`: (price, quantity) of the same side
         that comes before.
         """
-        terms = self._core.terms
-        asset, each = terms.received(market, side, price, 1)
-        room = self._core.ledger.room(peer, asset)
+        specs = self._context.specs
+        asset, each = specs.received(market, side, price, 1)
+        room = self._context.ledger.room(peer, asset)
         if room is None:
             return None
         under_way = [
             (take.market, take.side, take.price, take.quantity)
-            for take in self._taker.of_maker(peer)
+            for take in self._takes.of_maker(peer)
             if take.phase != "given_up"
         ]
-        for decision in self._maker.reservations:
-            order = self._orders.open.get(decision.order)
+        for decision in self._decisions.reservations:
+            order = self._store.open.get(decision.order)
             if decision.taker == peer and order is not None:
                 under_way.append((decision.market, order.side, decision.price, decision.quantity))
         under_way += [(market, side, *other) for other in planned]
         for other in under_way:
-            received, amount = terms.received(*other)
+            received, amount = specs.received(*other)
             if received == asset:
                 room -= amount
         return max(room, 0) // each

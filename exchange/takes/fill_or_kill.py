@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from exchange.model.commands import HOUSE
 from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
-from exchange.orders.fills import Fills
-from exchange.orders.matching import Matching, Meeting
+from exchange.orders.fills import FillRecorder
+from exchange.orders.matching import Counterpart, Matching
 from exchange.orders.order_store import OrderStore
 from exchange.orders.reduce_only import ReduceOnly
-from exchange.takes.take_protocol import Taker
+from exchange.takes.take_protocol import PendingTakes
 from exchange.takes.taker_side import TakerSide
 
 WINDOW = 2.0  # seconds in which all must be granted
@@ -37,7 +37,7 @@ WINDOW = 2.0  # seconds in which all must be granted
 class _Attempt:
     """What is being reserved for an order."""
 
-    here: list[Meeting]  # own orders, kept in memory only
+    here: list[Counterpart]  # own orders, kept in memory only
     asked: int  # takes of others
 
 
@@ -46,68 +46,68 @@ class FillOrKill:
 
     def __init__(
         self,
-        core: EngineContext,
-        orders: OrderStore,
-        fills: Fills,
-        taker: Taker,
-        asking: TakerSide,
+        context: EngineContext,
+        store: OrderStore,
+        fills: FillRecorder,
+        takes: PendingTakes,
+        taker_side: TakerSide,
         matching: Matching,
-        reducing: ReduceOnly,
+        reduce_only: ReduceOnly,
     ) -> None:
-        self._core = core
-        self._orders = orders
+        self._context = context
+        self._store = store
         self._fills = fills
-        self._taker = taker
-        self._asking = asking
+        self._takes = takes
+        self._taker_side = taker_side
         self._matching = matching
-        self._reducing = reducing
+        self._reduce_only = reduce_only
         self._until: dict[int, float] = {}  # order -> when the window closes
         self._attempts: dict[int, _Attempt] = {}
         self._tried: set[int] = set()  # orders whose first attempt failed
 
-    def go_on(self, now: float, order: Order) -> None:
+    def advance(self, now: float, order: Order) -> None:
         number = order.number
         until = self._until.setdefault(number, now + WINDOW)
         attempt = self._attempts.get(number)
         if attempt is not None:
-            takes = self._taker.of_order(number)
+            takes = self._takes.of_order(number)
             granted = all(take.phase == "granted" for take in takes)
-            failed = len(takes) < attempt.asked or not self._reducing.fits(order)
-            halted = self._core.markets[order.market].halted
+            failed = len(takes) < attempt.asked or not self._reduce_only.fits(order)
+            halted = self._context.markets[order.market].halted
             if order.cancelled or halted or now >= until or failed:
                 self._give_up(now, order, attempt)
             elif granted:
                 self._commit(now, order, attempt)
         if number not in self._attempts:
-            for take in self._taker.of_order(number):
+            for take in self._takes.of_order(number):
                 if take.phase in ("reserve", "granted"):
-                    self._asking.give_up(now, take)
+                    self._taker_side.give_up(now, take)
         if order.pending:
             return  # for answers
         # The position may have changed since the order was placed or last tried.
         if order.reduce_only and order.free and not order.filled:
-            self._reducing.fit(now, order)
+            self._reduce_only.fit(now, order)
         if order.free and not order.filled and now < until:
             self._try(now, order)
         if order.pending:
             return
         if order.free and (number not in self._tried or order.filled or now >= until):
-            self._orders.cancel(now, order, "credit" if order.reason == "credit" else "fok")
+            self._store.cancel(now, order, "credit" if order.reason == "credit" else "fok")
         if not order.free:
             del self._until[number]
             self._tried.discard(number)
 
     def tick(self) -> None:
         """Call now and then: what was not granted in time is given up, others get another try."""
-        self._orders.work.extend(self._until)
+        self._store.work_queue.extend(self._until)
 
     def _try(self, now: float, order: Order) -> None:
         plan, in_the_way, withheld = self._plan(order)
         if in_the_way and order.self_trade != "cancel_oldest":
             if order.self_trade == "cancel_both":
                 for maker in in_the_way:
-                    self._orders.cancel(now, maker, "self_trade")
-            self._orders.cancel(now, order, "self_trade")
+                    self._store.cancel(now, maker, "self_trade")
+            self._store.cancel(now, order, "self_trade")
             return
         found = sum(meeting[3] for meeting in plan)
         if found < order.free:
@@ -115,27 +115,27 @@ class FillOrKill:
                 order.reason = "credit"
             return
         for maker in in_the_way:
-            self._orders.cancel(now, maker, "self_trade")
-        node = self._core.node_id
+            self._store.cancel(now, maker, "self_trade")
+        node = self._context.node_id
         here = [meeting for meeting in plan if meeting[0] == node]
         others = [meeting for meeting in plan if meeting[0] != node]
         if not others:
             self._matching.take_liquidity(now, order, only_earlier=False)
             return
         for _, number, _, quantity in here:
-            self._orders.reserve(now, self._orders.open[number], quantity)
+            self._store.reserve(now, self._store.open[number], quantity)
         for owner, number, price, quantity in others:
             self._matching.ask(now, order, owner, number, price, quantity, "reserve")
         self._attempts[order.number] = _Attempt(here, len(others))
 
-    def _plan(self, order: Order) -> tuple[list[Meeting], list[Order], int]:
+    def _plan(self, order: Order) -> tuple[list[Counterpart], list[Order], int]:
         """With whom the order would trade, the orders of its own account that it must not trade
         with and meets on the way, and how many lots are there beyond what the credit of their owners
         allows."""
-        node = self._core.node_id
+        node = self._context.node_id
         wanted = order.free
         withheld = 0
-        plan: list[Meeting] = []
+        plan: list[Counterpart] = []
         in_the_way: dict[int, Order] = {}
         for owner, number, price, quantity in self._offers(order):
             quantity = min(quantity, wanted)
@@ -144,7 +144,7 @@ class FillOrKill:
                 withheld += quantity - able
                 quantity = able
             else:
-                maker = self._orders.open[number]
+                maker = self._store.open[number]
                 if order.self_trade != "none" and maker.account == order.account:
                     in_the_way[number] = maker
                     if order.self_trade == "cancel_oldest":
@@ -158,14 +158,14 @@ class FillOrKill:
                 break
         return plan, list(in_the_way.values()), withheld
 
-    def _offers(self, order: Order) -> Iterator[Meeting]:
+    def _offers(self, order: Order) -> Iterator[Counterpart]:
         """What the order meets, and what own icebergs do not show: at one price after all that is on
         show, as slice after slice would come."""
-        node = self._core.node_id
-        rests: list[Meeting] = []
+        node = self._context.node_id
+        rests: list[Counterpart] = []
         for meeting in self._matching.counterparts(order):
             owner, number, price, quantity = meeting
-            maker = self._orders.open[number] if owner == node else None
+            maker = self._store.open[number] if owner == node else None
             if rests and (rests[0][2] != price or (maker is not None and maker.hidden)):
                 yield from rests
                 rests = []
@@ -177,16 +177,16 @@ class FillOrKill:
     def _commit(self, now: float, order: Order, attempt: _Attempt) -> None:
         del self._attempts[order.number]
         for _, number, price, quantity in attempt.here:
-            maker = self._orders.open[number]
-            self._fills.here(now, order, maker, price, quantity, reserved=True)
-        for take in self._taker.of_order(order.number):
-            self._asking.commit(now, take)
+            maker = self._store.open[number]
+            self._fills.local_trade(now, order, maker, price, quantity, reserved=True)
+        for take in self._takes.of_order(order.number):
+            self._taker_side.commit(now, take)
 
     def _give_up(self, now: float, order: Order, attempt: _Attempt) -> None:
         del self._attempts[order.number]
         for _, number, _, quantity in attempt.here:
-            maker = self._orders.open[number]
+            maker = self._store.open[number]
             maker.reserved -= quantity
-            self._orders.publish(now, maker)
-            self._orders.work.append(number)
+            self._store.publish(now, maker)
+            self._store.work_queue.append(number)
         self._tried.add(order.number)

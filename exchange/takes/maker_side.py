@@ -12,31 +12,31 @@ from exchange.model.events import MAX_ORDER, MAX_PRICE, MAX_QUANTITY
 from exchange.model.ports import Send
 from exchange.model.records import Decision, DropDecisions, Order
 from exchange.orders.engine_context import EngineContext
-from exchange.orders.fills import Fills
+from exchange.orders.fills import FillRecorder
 from exchange.orders.order_store import OrderStore
 from exchange.orders.reduce_only import ReduceOnly
-from exchange.takes.credit import Credit
+from exchange.takes.credit import CreditCheck
 from exchange.takes.reservation_quota import ReservationQuota
-from exchange.takes.take_protocol import RESERVATION_US, RESERVED, Maker, result_of
+from exchange.takes.take_protocol import RESERVATION_US, RESERVED, TakeDecisions, result_of
 
 
 class MakerSide:
     def __init__(
         self,
-        core: EngineContext,
-        orders: OrderStore,
-        fills: Fills,
-        maker: Maker,
-        credit: Credit,
-        reducing: ReduceOnly,
+        context: EngineContext,
+        store: OrderStore,
+        fills: FillRecorder,
+        decisions: TakeDecisions,
+        credit: CreditCheck,
+        reduce_only: ReduceOnly,
     ) -> None:
-        self._core = core
-        self._orders = orders
+        self._context = context
+        self._store = store
         self._fills = fills
-        self._maker = maker
+        self._decisions = decisions
         self._credit = credit
-        self._reducing = reducing
-        self._lending = ReservationQuota()
+        self._reduce_only = reduce_only
+        self._quota = ReservationQuota()
 
     def on_take(self, now: float, taker: str, ask: Take) -> bool:
         """Another node asks; False when no honest node asks so."""
@@ -50,43 +50,43 @@ class MakerSide:
             and len(taker) <= 64
         ):
             return False  # what no feed and no journal could hold
-        if self._maker.stale(taker, ask.take) or not self._maker.answers(taker):
+        if self._decisions.stale(taker, ask.take) or not self._decisions.answers(taker):
             return True
-        if self._maker.forget(taker, ask.below):
-            self._core.records.append(DropDecisions(taker, ask.below))
-        decision = self._maker.decided(taker, ask.take)
+        if self._decisions.forget(taker, ask.below):
+            self._context.records.append(DropDecisions(taker, ask.below))
+        decision = self._decisions.decided(taker, ask.take)
         if decision is None:
-            if not self._maker.decides(taker):
+            if not self._decisions.decides(taker):
                 return True
             decision = self._decide(now, taker, ask)
             self._put(decision)
             if decision.reason == RESERVED:
-                self._lending.begin(decision)
+                self._quota.begin(decision)
         elif decision.reason == RESERVED:
-            if self._core.stale is not None:
+            if self._context.stale is not None:
                 return True
             decision = self._decide_reserved(now, decision, ask)
-        self._core.messages.append(Send(taker, "take_result", pack(result_of(decision))))
+        self._context.messages.append(Send(taker, "take_result", pack(result_of(decision))))
         return True
 
     def tick(self, now: float) -> None:
         """End the reservations whose time is over."""
-        for decision in self._maker.ended(self._core.us(now)):
+        for decision in self._decisions.ended(self._context.us(now)):
             self._give_up(now, decision, "expired")
 
     def _put(self, decision: Decision) -> None:
-        self._maker.record(decision)
-        self._core.records.append(decision)
+        self._decisions.record(decision)
+        self._context.records.append(decision)
 
     def _decide(self, now: float, taker: str, ask: Take) -> Decision:
-        core = self._core
-        market = core.markets.get(ask.market)
-        order = self._orders.open.get(ask.order)
+        context = self._context
+        market = context.markets.get(ask.market)
+        order = self._store.open.get(ask.order)
         quantity = until = 0
-        time = core.us(now)
+        time = context.us(now)
         if market is None:
             reason = "unknown_market"
-        elif core.stale is not None:
+        elif context.stale is not None:
             reason = "stale_data"
         elif ask.void:
             reason = "void"
@@ -106,9 +106,9 @@ class MakerSide:
             if quantity and ask.phase == "reserve":
                 reason = RESERVED
                 until = time + RESERVATION_US
-                self._orders.reserve(now, order, quantity)
+                self._store.reserve(now, order, quantity)
             elif quantity:
-                self._fills.as_maker(
+                self._fills.maker_fill(
                     now, order, taker, ask.take, ask.taker_order, ask.price, quantity, time
                 )
         number = market.writer.number if market is not None else 0
@@ -127,17 +127,17 @@ class MakerSide:
 
     def _objection(self, now: float, taker: str, ask: Take, order: Order) -> str:
         """Why an order that is there is not given; "" when it is."""
-        if ask.phase == "reserve" and not self._lending.lends(self._core.us(now), taker):
+        if ask.phase == "reserve" and not self._quota.admits(self._context.us(now), taker):
             return "too_many"
         if order.reduce_only:
             if ask.phase:
                 return "reduce_only"  # what it may trade can change before the second decision
-            fits = self._reducing.fit(now, order)
-            self._orders.publish(now, order)
+            fits = self._reduce_only.fit(now, order)
+            self._store.publish(now, order)
             if not fits or not order.shown:
                 return "gone"
         quantity = min(ask.quantity, order.shown)
-        if self._core.ledger.credit:
+        if self._context.ledger.credit:
             lots = self._credit.lots(taker, ask.market, order.side, ask.price)
             if lots is not None and lots < quantity:
                 return "credit"
@@ -146,7 +146,7 @@ class MakerSide:
     # Reservations
 
     def _decide_reserved(self, now: float, decision: Decision, ask: Take) -> Decision:
-        if self._core.us(now) >= decision.until:
+        if self._context.us(now) >= decision.until:
             return self._give_up(now, decision, "expired")
         if ask.void:
             return self._give_up(now, decision, "void")
@@ -155,11 +155,11 @@ class MakerSide:
         return decision
 
     def _fill(self, now: float, reserved: Decision, taker_order: int) -> Decision:
-        order = self._orders.open.get(reserved.order)
+        order = self._store.open.get(reserved.order)
         if order is None:
             return self._give_up(now, reserved, "unknown_market")
-        time = self._core.us(now)
-        self._fills.as_maker(
+        time = self._context.us(now)
+        self._fills.maker_fill(
             now,
             order,
             reserved.taker,
@@ -173,16 +173,16 @@ class MakerSide:
         return self._final(reserved, reserved.quantity, time, "")
 
     def _give_up(self, now: float, reserved: Decision, reason: str) -> Decision:
-        order = self._orders.open.get(reserved.order)
+        order = self._store.open.get(reserved.order)
         if order is not None:  # not when its market is no longer traded here
             order.reserved -= reserved.quantity
-            self._orders.publish(now, order)
-            self._orders.work.append(order.number)
-        return self._final(reserved, 0, self._core.us(now), reason)
+            self._store.publish(now, order)
+            self._store.work_queue.append(order.number)
+        return self._final(reserved, 0, self._context.us(now), reason)
 
     def _final(self, reserved: Decision, quantity: int, time: int, reason: str) -> Decision:
-        self._lending.end(time, reserved, taken=quantity > 0)
-        market = self._core.markets.get(reserved.market)
+        self._quota.end(time, reserved, taken=quantity > 0)
+        market = self._context.markets.get(reserved.market)
         decision = Decision(
             reserved.taker,
             reserved.take,
@@ -194,8 +194,8 @@ class MakerSide:
             market.writer.number if market is not None else 0,
             reason,
         )
-        if self._maker.stale(reserved.taker, reserved.take):
-            self._maker.drop(reserved)  # the taker says it knows: nobody will ask again
+        if self._decisions.stale(reserved.taker, reserved.take):
+            self._decisions.drop(reserved)  # the taker says it knows: nobody will ask again
         else:
             self._put(decision)
         return decision

@@ -34,7 +34,7 @@ class _Allowance:
     under_way: int = 0
     since: int = 0  # the sum of their beginnings, us
 
-    def lends(self, now: int) -> bool:
+    def admits(self, now: int) -> bool:
         lasted = self.under_way * now - self.since
         return self.under_way < self.most and self.left > lasted
 
@@ -48,7 +48,7 @@ class ReservationQuota:
         self._known: OrderedDict[str, _Allowance] = OrderedDict()
         self._of: dict[tuple[str, int], _Allowance] = {}  # (taker, take) -> what it is counted to
 
-    def lends(self, now: int, taker: str) -> bool:
+    def admits(self, now: int, taker: str) -> bool:
         """Whether one more reservation is made for this taker."""
         return self._from(now, taker) is not None
 
@@ -74,14 +74,14 @@ class ReservationQuota:
     def _from(self, now: int, taker: str) -> _Allowance | None:
         """What a reservation of this taker would be counted to."""
         own = self._known.get(taker)
-        if own is not None and own.lends(now):
+        if own is not None and own.admits(now):
             return own
         strangers = self._strangers
         if self._looked is not None and now > self._looked:
             grown = strangers.left + int((now - self._looked) * GROWS_BACK)
             strangers.left = min(grown, STRANGERS_US)
         self._looked = now
-        return strangers if strangers.lends(now) else None
+        return strangers if strangers.admits(now) else None
 
     def _earn(self, taker: str) -> None:
         own = self._known.pop(taker, None) or _Allowance(0, 0)

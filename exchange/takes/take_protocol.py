@@ -48,7 +48,7 @@ def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
         del index[key]
 
 
-class Taker:
+class PendingTakes:
     """Takes of this node that are not resolved: when to ask whom."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Taker:
             self._by_order.setdefault(take.order, {})[take.take] = None
         heapq.heappush(self._agenda, (now, take.take))
 
-    def hurry(self, now: float, maker: str) -> None:
+    def retry_now(self, now: float, maker: str) -> None:
         """The maker is back: ask it now."""
         for number in self._by_maker.get(maker, ()):
             asking = self._asking[number]
@@ -186,7 +186,7 @@ class Taker:
         )
 
 
-class Maker:
+class TakeDecisions:
     """Decisions of this node on others' takes: each made once, kept until the taker knows."""
 
     def __init__(self) -> None:

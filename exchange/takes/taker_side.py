@@ -10,9 +10,9 @@ from exchange.market.market import Hold
 from exchange.model.ports import Send
 from exchange.model.records import DropTake, Order, PendingTake
 from exchange.orders.engine_context import EngineContext
-from exchange.orders.fills import Fills
+from exchange.orders.fills import FillRecorder
 from exchange.orders.order_store import OrderStore
-from exchange.takes.take_protocol import RESERVED, Taker
+from exchange.takes.take_protocol import RESERVED, PendingTakes
 
 REFUSED_HOLD = 5.0  # seconds: an order whose owner refuses for a reason its feed will not show
 
@@ -20,21 +20,23 @@ REFUSED_HOLD = 5.0  # seconds: an order whose owner refuses for a reason its fee
 class TakerSide:
     """What is asked is pending: neither free nor filled, until its owner has answered."""
 
-    def __init__(self, core: EngineContext, orders: OrderStore, fills: Fills, taker: Taker) -> None:
-        self._core = core
-        self._orders = orders
+    def __init__(
+        self, context: EngineContext, store: OrderStore, fills: FillRecorder, takes: PendingTakes
+    ) -> None:
+        self._context = context
+        self._store = store
         self._fills = fills
-        self._taker = taker
+        self._takes = takes
 
     def restore(self, takes: list[PendingTake]) -> None:
         """Takes whose outcome the journal does not know."""
         for take in sorted(takes, key=lambda t: t.take):
-            market = self._core.markets.get(take.market)
+            market = self._context.markets.get(take.market)
             if market is not None:
                 # The world has moved on since it was asked: the outcome is wanted, not a new fill. What
                 # a fill-or-kill order has decided on goes on.
                 take.void = take.phase != "commit"
-                self._taker.add(0.0, take)
+                self._takes.add(0.0, take)
                 market.reserve(take.maker, take.maker_order, take.quantity)
 
     def ask(
@@ -47,7 +49,7 @@ class TakerSide:
         quantity: int,
         phase: Literal["", "reserve"] = "",
     ) -> None:
-        market = self._core.markets[order.market]
+        market = self._context.markets[order.market]
         take = PendingTake(
             self._fills.new_take(),
             market.key,
@@ -62,45 +64,47 @@ class TakerSide:
         )
         order.pending += quantity
         market.reserve(maker, maker_order, quantity)
-        self._taker.add(now, take)
-        self._core.records.append(copy(take))
-        self._core.orders[order.number] = order
+        self._takes.add(now, take)
+        self._context.records.append(copy(take))
+        self._context.orders[order.number] = order
 
     def commit(self, now: float, take: PendingTake) -> None:
         """Of a fill-or-kill order: what is reserved is to be filled. There is no way back."""
-        self._taker.commit(now, take.take)
-        self._core.records.append(copy(take))
+        self._takes.commit(now, take.take)
+        self._context.records.append(copy(take))
 
     def give_up(self, now: float, take: PendingTake) -> None:
         """Of a fill-or-kill order: what was asked for will never be committed, so nothing of it can be
         filled, whatever its owner does: the order is free of it."""
-        self._taker.give_up(now, take.take)
-        self._core.records.append(copy(take))
-        order = self._orders.open[take.order]
+        self._takes.give_up(now, take.take)
+        self._context.records.append(copy(take))
+        order = self._store.open[take.order]
         order.pending -= take.quantity
-        self._core.orders[order.number] = order
+        self._context.orders[order.number] = order
 
     def send_due(self, now: float) -> None:
         """Ask, or ask again, whatever is due."""
-        for maker, ask in self._taker.due(now):
-            self._core.messages.append(Send(maker, "take", pack(ask)))
+        for maker, ask in self._takes.due(now):
+            self._context.messages.append(Send(maker, "take", pack(ask)))
 
     def on_result(self, now: float, maker: str, result: TakeResult) -> bool:
         """An owner's answer; False when it is none that an honest owner gives."""
-        take = self._taker.get(result.take)
+        take = self._takes.get(result.take)
         if take is None or take.maker != maker:
             return True  # answered before, or nothing of ours
-        if not self._taker.plausible(take, result):
-            self._core.warn(f"node {maker} answered take {result.take} with something impossible")
+        if not self._takes.plausible(take, result):
+            self._context.warn(
+                f"node {maker} answered take {result.take} with something impossible"
+            )
             return False
         if result.reason == RESERVED:
             if take.phase == "reserve" and not take.void:
-                self._taker.granted(take.take)
-                self._core.records.append(copy(take))
-                self._orders.work.append(take.order)
+                self._takes.granted(take.take)
+                self._context.records.append(copy(take))
+                self._store.work_queue.append(take.order)
             return True
-        self._taker.resolve(take.take)
-        self._core.records.append(DropTake(take.take))
+        self._takes.resolve(take.take)
+        self._context.records.append(DropTake(take.take))
         if take.phase != "given_up":
             self._settle(now, take, result)
         if result.reason == "void":
@@ -112,17 +116,17 @@ class TakerSide:
             hold = Hold(left, max(result.number, take.seen + 1), None)
         else:
             hold = Hold(None, None, now + REFUSED_HOLD)
-        market = self._core.markets[take.market]
+        market = self._context.markets[take.market]
         market.release(maker, take.maker_order, take.quantity, hold)
-        self._orders.work.append(take.order)
+        self._store.work_queue.append(take.order)
         return True
 
     def _settle(self, now: float, take: PendingTake, result: TakeResult) -> None:
         """What the answer means for the order that asked."""
-        order = self._orders.open[take.order]
+        order = self._store.open[take.order]
         order.pending -= take.quantity
         if result.quantity:
-            self._fills.as_taker(
+            self._fills.taker_fill(
                 now,
                 order,
                 take.take,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from exchange.model.commands import Selection
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.bitfinex.account_events import AccountEventStream, AccountFeeds
 from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad
 from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
@@ -142,7 +142,7 @@ class AccountInputs:
             try:
                 every = Selection(account=self.session.account)
                 await self._side.trading.cancel_many(every, reason="dead_man")
-            except Refused as error:
+            except CommandRejected as error:
                 log.warning(
                     "account %d: its connection ended and its orders were not cancelled: %s",
                     self.session.account,

@@ -28,7 +28,7 @@ RATE_TEXT: Final = "ratelimit: error"
 ORDER_TEXT: Final = "Order not found."
 SYMBOL_TEXT: Final = "symbol: invalid"
 
-# Refusals of the node (`exchange.orders.engine_context.Refused`) that are not about a parameter of the order.
+# Refusals of the node (`exchange.orders.engine_context.CommandRejected`) that are not about a parameter of the order.
 _CODES: Final = {
     "unknown_order": NOT_ALLOWED,
     "order_done": NOT_ALLOWED,

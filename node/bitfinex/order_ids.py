@@ -10,7 +10,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
-from exchange.market.market import Owners
+from exchange.market.market import OwnerIndex
 from exchange.market.order_book import OrderBook
 from exchange.model.events import MAX_ORDER
 
@@ -41,7 +41,7 @@ class OrderIds:
     Two orders whose hashes are the same get neighbouring ids, which they keep while they rest.
     """
 
-    def __init__(self, owners: Owners, book: OrderBook) -> None:
+    def __init__(self, owners: OwnerIndex, book: OrderBook) -> None:
         self._owners = owners
         self._book = book
         self._most = MAX_REMEMBERED

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from exchange.model.records import Order
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import order_inputs
 from node.bitfinex.errors import BAD_AUTH, BitfinexError, bad, order_not_found, refusal
 from node.bitfinex.limits import MULTI_MAX
@@ -92,7 +92,7 @@ class OrderOperations:
             raise bad("payload", "an object is expected")
         try:
             return await self._kinds[kind](session, body)
-        except Refused as error:
+        except CommandRejected as error:
             raise refusal(error.code, error.detail) from None
 
     async def _submit(self, session: Session, body: Body) -> Done:

@@ -404,8 +404,8 @@ class Node(TradingService):
         return ExchangeFigures(
             orders=self.trading.order_count,
             fills=self.fill_count,
-            open_orders=len(engine.open_orders),
-            pending_takes=len(engine.pending_takes),
+            open_orders=len(engine.order_store.open),
+            pending_takes=len(engine.orders.takes),
             feeds=sum(1 for feed in engine.feeds.values() if feed.number),
             feeds_behind=engine.feeds_behind,
             books=books,

@@ -18,7 +18,7 @@ from exchange.journal.journal import Journal
 from exchange.market.candles import LATEST
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.records import Fill, Order, Posting
-from exchange.orders.engine_context import Drained, Refused
+from exchange.orders.engine_context import CommandRejected, Drained
 from exchange.orders.order_validation import is_same
 from node.service.cancel_on_disconnect import CancelOnDisconnect
 from node.service.committer import Committer
@@ -45,13 +45,13 @@ class AccountTrading:
         self._committer = committer
         self._clock = clock
         self._writing = asyncio.Event()
-        engine.when_writing(self._writing.set)
+        engine.when_fence_lifts(self._writing.set)
         self._dead_man = CancelOnDisconnect(remembered)
         self._listeners: dict[int, dict[Listener, None]] = {}
         # Numbers of open orders by account, oldest first, so that a client's question does not go
         # through everybody's orders. The house's are most of them and are not kept twice.
         self._open: dict[int, dict[int, None]] = {}
-        self._keep_open(engine.open_orders)
+        self._keep_open(engine.order_store.open_orders)
         self.order_count = 0  # placed since the start
 
     # Commands
@@ -67,25 +67,25 @@ class AccountTrading:
             await (
                 self._writing.wait()
             )  # some seconds at most after a restart: exchange.feeds.startup_fence
-        placed = self._engine.place(self._clock(), order)
+        placed = self._engine.orders.place(self._clock(), order)
         self.order_count += len(placed)
         return await self._durable(placed)
 
     async def amend(self, account: int, number: int, changes: Amend) -> Order:
         await self._writing.wait()
         self._own(account, number)
-        (order,) = await self._durable([self._engine.amend(self._clock(), number, changes)])
+        (order,) = await self._durable([self._engine.orders.amend(self._clock(), number, changes)])
         return order
 
     async def cancel(self, account: int, number: int) -> Order:
         await self._writing.wait()
         self._own(account, number)
-        (order,) = await self._durable([self._engine.cancel(self._clock(), number)])
+        (order,) = await self._durable([self._engine.orders.cancel(self._clock(), number)])
         return order
 
     async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
         await self._writing.wait()
-        return await self._durable(self._engine.cancel_many(self._clock(), which, reason))
+        return await self._durable(self._engine.orders.cancel_many(self._clock(), which, reason))
 
     async def cancel_after(self, account: int, timeout_ms: int) -> int | None:
         """Cancel the account's open orders after so long unless this is called again; 0 ends it.
@@ -94,7 +94,7 @@ class AccountTrading:
             When, in us since the epoch, or None; as soon as that is durable.
         """
         at = self._engine.us(self._clock()) + timeout_ms * 1000 if timeout_ms else None
-        self._engine.remember(*self._dead_man.set(account, at))
+        self._engine.store_meta(*self._dead_man.set(account, at))
         await self._committer.durable()
         return at
 
@@ -104,8 +104,8 @@ class AccountTrading:
         if not self._writing.is_set() or self._engine.stale is not None:
             return
         for account in self._dead_man.due(self._engine.us(now)):
-            self._engine.cancel_many(now, Selection(account=account), "dead_man")
-            self._engine.remember(*self._dead_man.set(account, None))
+            self._engine.orders.cancel_many(now, Selection(account=account), "dead_man")
+            self._engine.store_meta(*self._dead_man.set(account, None))
 
     async def durable(self, account: int | None = None) -> None:
         if account is None:
@@ -123,15 +123,15 @@ class AccountTrading:
         """The order with the same client id, if the engine has forgotten it and the disk has not.
 
         Raises:
-            Refused: it was another order.
+            CommandRejected: it was another order.
         """
-        if self._engine.by_client_id(client_id, order.account) is not None:
+        if self._engine.order_store.by_client_id(client_id, order.account) is not None:
             return None  # the engine compares
         earlier = self._journal.by_client_id(client_id, order.account)
         if earlier is None:
             return None
         if not is_same(earlier, order, next(iter(self._sibling(earlier)), None)):
-            raise Refused(
+            raise CommandRejected(
                 "client_id_reused",
                 f"client id {client_id!r} belongs to order {earlier.number}, which is different",
             )
@@ -142,31 +142,33 @@ class AccountTrading:
         return [] if found is None else [found]
 
     def _own(self, account: int, number: int) -> None:
-        """Raises `Refused` unless the account has this order and it can still be changed."""
-        if self._engine.order(number) is None and (stored := self._journal.order(number)):
+        """Raises `CommandRejected` unless the account has this order and it can still be changed."""
+        if self._engine.order_store.get(number) is None and (stored := self._journal.order(number)):
             if stored.account == account:
                 how = "filled" if stored.filled == stored.quantity else "cancelled"
-                raise Refused("order_done", f"order {number} is already {how}")
-        elif (order := self._engine.order(number)) is not None and order.account == account:
+                raise CommandRejected("order_done", f"order {number} is already {how}")
+        elif (
+            order := self._engine.order_store.get(number)
+        ) is not None and order.account == account:
             return
-        raise Refused("unknown_order", f"this node has no order {number}")
+        raise CommandRejected("unknown_order", f"this node has no order {number}")
 
     # What there is
 
     def order_of(self, account: int, number: int) -> Order | None:
-        order = self._engine.order(number) or self._journal.order(number)
+        order = self._engine.order_store.get(number) or self._journal.order(number)
         return order if order is not None and order.account == account else None
 
     def order_by_client_id(self, account: int, client_id: str) -> Order | None:
-        return self._engine.by_client_id(client_id, account) or self._journal.by_client_id(
+        return self._engine.order_store.by_client_id(
             client_id, account
-        )
+        ) or self._journal.by_client_id(client_id, account)
 
     def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
         if account == HOUSE:
-            every = self._engine.open_orders
+            every = self._engine.order_store.open_orders
         else:
-            found = map(self._engine.order, list(self._open.get(account, ())))
+            found = map(self._engine.order_store.get, list(self._open.get(account, ())))
             every = [order for order in found if order is not None and not order.done]
         return [o for o in every if o.account == account and market in (None, o.market)]
 

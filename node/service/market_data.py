@@ -22,13 +22,13 @@ from exchange.market.candles import (
     MINUTE,
     MINUTES_HELD,
     Candle,
-    Candles,
-    DayFigures,
+    CandleSeries,
+    DayStatistics,
     TradeRecord,
-    day_figures,
+    day_statistics,
     plausible,
 )
-from exchange.market.market import Owners, Trade
+from exchange.market.market import OwnerIndex, Trade
 from exchange.market.order_book import OrderBook
 from exchange.model.events import Filled
 from exchange.model.instruments import Instrument, Instruments
@@ -54,7 +54,7 @@ class Shown(Protocol):
         ...
 
     @property
-    def owners(self) -> Owners: ...
+    def owners(self) -> OwnerIndex: ...
 
 
 class Ticker(NamedTuple):
@@ -64,7 +64,7 @@ class Ticker(NamedTuple):
     bid_quantity: int
     ask: int | None
     ask_quantity: int
-    day: DayFigures
+    day: DayStatistics
 
 
 class Change(NamedTuple):
@@ -89,14 +89,14 @@ class _Line:
 
     instrument: Instrument
     shown: Shown
-    candles: Candles
+    candles: CandleSeries
     counted: dict[str, int]  # maker -> number of the last event of its feed that is in the candles
     tape: deque[TradeRecord] = field(default_factory=lambda: deque(maxlen=TAPE))
     unsaved: list[TradeRecord] = field(default_factory=list)
     saving: list[TradeRecord] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)  # makers whose number in `counted` is not saved
     listeners: dict[Listener, None] = field(default_factory=dict)
-    day: tuple[int, DayFigures] | None = None  # by minute; None when a trade came
+    day: tuple[int, DayStatistics] | None = None  # by minute; None when a trade came
 
 
 def record_of(trade: Trade) -> TradeRecord:
@@ -142,7 +142,7 @@ class MarketData:
             line = _Line(
                 instrument,
                 markets[key],
-                Candles(partial(self._stored, key), latest),
+                CandleSeries(partial(self._stored, key), latest),
                 history.counted(key),
             )
             line.tape.extend(
@@ -235,11 +235,11 @@ class MarketData:
             self._day(line),
         )
 
-    def _day(self, line: _Line) -> DayFigures:
+    def _day(self, line: _Line) -> DayStatistics:
         now = self._now()
         minute = now // MINUTE
         if line.day is None or line.day[0] != minute:
-            line.day = minute, day_figures(line.candles.minutes(), now)
+            line.day = minute, day_statistics(line.candles.minutes(), now)
         return line.day[1]
 
     async def trades(

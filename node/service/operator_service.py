@@ -118,7 +118,7 @@ class OperatorService:
                     orders_per_minute=request.orders_per_minute,
                 )
             if request.frozen:
-                cancelled = len(self._engine.freeze(self._clock(), account.number))
+                cancelled = len(self._engine.orders.freeze(self._clock(), account.number))
             elif request.frozen is not None:
                 self._accounts.thaw(account.number)
         view = _account_view(self.account(name))
@@ -242,21 +242,21 @@ class OperatorService:
                 400, "bad_reason", f"a reason has 1 to {MAX_REASON} printable characters"
             )
         with refusals():
-            self._engine.halt(key, reason)
+            self._engine.orders.halt(key, reason)
         await self._committer.durable()
         return self._halt_view(key)
 
     async def resume(self, market: str) -> HaltView:
         key = self._texts.instrument(market).key
         with refusals():
-            resumed = self._engine.resume_market(self._clock(), key)
+            resumed = self._engine.orders.resume_market(self._clock(), key)
         if not resumed:
             raise ServiceError(409, "not_halted", f"{self._texts.by_key[key].symbol} is not halted")
         await self._committer.durable()
         return self._halt_view(key)
 
     def _halt_view(self, key: str) -> HaltView:
-        reason = self._engine.halted(key)
+        reason = self._engine.halts.reason(key)
         symbol = self._texts.by_key[key].symbol
         return HaltView(market=symbol, halted=reason is not None, reason=reason or "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Final
 
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.views.views import ServiceError
 
 # What is not here is 422: the request was understood, and cannot be done as it is.
@@ -29,7 +29,7 @@ def status_of(code: str) -> int:
     return _STATUS_OF.get(code, 422)
 
 
-def service_error(refused: Refused) -> ServiceError:
+def service_error(refused: CommandRejected) -> ServiceError:
     return ServiceError(status_of(refused.code), refused.code, refused.detail)
 
 
@@ -42,5 +42,5 @@ class refusals:  # noqa: N801 - a context manager, and half the price of one mad
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if isinstance(error, Refused):
+        if isinstance(error, CommandRejected):
             raise service_error(error) from error

@@ -41,7 +41,7 @@ from exchange.ledger.statements import (
     worth,
 )
 from exchange.model.decimals import plain
-from exchange.model.ports import Keys
+from exchange.model.ports import SigningKeys
 from exchange.model.records import PendingTake, Posting
 from node.service.committer import Committer
 from node.views.statement_views import ReconciliationView, reconciliation
@@ -91,7 +91,7 @@ class StatementService:
         journal: Journal,
         committer: Committer,
         clock: Callable[[], float],
-        keys: Keys,
+        keys: SigningKeys,
         network: str,
         rpc: Rpc,
     ) -> None:
@@ -138,7 +138,7 @@ class StatementService:
     async def _statement(self, peer: str) -> Statement:
         # In this order: a take that has its answer when the history is read is in the history, or it
         # is among those asked.
-        takes = [take for take in self._engine.pending_takes if take.maker == peer]
+        takes = [take for take in self._engine.orders.takes.pending if take.maker == peer]
         await self._committer.durable()
         time, decimals = self._engine.us(self._clock()), dict(self._engine.ledger.decimals)
         return await self._read(

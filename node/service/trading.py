@@ -1,7 +1,7 @@
 """Trading for an account, in integers: what every dialect of the API is made of.
 
 Prices are ticks, quantities lots, money units of the asset (see `exchange.ledger.ledger`), times microseconds
-since the epoch. What changes something returns when it is durable, and raises `Refused` when it is not
+since the epoch. What changes something returns when it is durable, and raises `CommandRejected` when it is not
 done; then nothing was changed.
 """
 

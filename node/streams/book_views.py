@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from exchange.market.candles import LATEST
-from exchange.market.market import NUMBER_BITS, Owners
+from exchange.market.market import NUMBER_BITS, OwnerIndex
 from exchange.market.order_book import BUY, SELL, OrderBook
 from exchange.model.instruments import Instrument
 from node.streams.book_checksums import MODULUS, level_check, order_check
@@ -48,7 +48,7 @@ class Source(Protocol):
     def book(self) -> OrderBook: ...
 
     @property
-    def owners(self) -> Owners: ...
+    def owners(self) -> OwnerIndex: ...
 
 
 class OwnBook:

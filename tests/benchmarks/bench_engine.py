@@ -21,12 +21,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from exchange.engine.engine import Engine, Refused
+from exchange.engine.engine import CommandRejected, Engine
 from exchange.journal.journal import Journal
 from exchange.market.order_book import OrderBook
 from exchange.model.commands import HOUSE, NewOrder
 from exchange.model.instruments import Instrument
-from exchange.model.records import Recovered
+from exchange.model.records import Order, Recovered
 from node.daemon.node_keys import NodeKeys
 from p2p.base.identity import Identity
 from tests.benchmarks.report import Row
@@ -104,7 +104,7 @@ def play(engine: Engine, chosen: list[Operation], commit: Callable[[Engine, floa
         try:
             if what == "cancel":
                 if live:
-                    engine.cancel(now, live.pop(int(pick() * len(live))))
+                    engine.orders.cancel(now, live.pop(int(pick() * len(live))))
             else:
                 new = NewOrder(
                     market=MARKET,
@@ -113,10 +113,10 @@ def play(engine: Engine, chosen: list[Operation], commit: Callable[[Engine, floa
                     quantity=quantity,
                     account=accounts[number % len(accounts)],
                 )
-                placed = engine.place(now, new)
+                placed = engine.orders.place(now, new)
                 if what == "limit":
                     live.append(placed[0].number)
-        except Refused:  # it was filled meanwhile, or there is nothing to trade with
+        except CommandRejected:  # it was filled meanwhile, or there is nothing to trade with
             pass
         if number % GROUP == GROUP - 1:
             commit(engine, now)
@@ -168,12 +168,16 @@ def replay(chosen: list[Operation]) -> tuple[float, float]:
     return count / took, len(chosen) / took
 
 
+def submit(engine: Engine, now: float, side: int, price: int | None, quantity: int) -> Order:
+    """Place a limit or market order of the house."""
+    new = NewOrder(market=MARKET, side=side, price=price, quantity=quantity)
+    return engine.orders.place(now, new)[0]
+
+
 def rest(engine: Engine, count: int, began: int = 0) -> None:
     rng = random.Random(4)
     for number in range(began, began + count):
-        engine.submit(
-            number * 1e-5, MARKET, 1, 9_999 - int(rng.expovariate(0.01)), rng.randint(1, 100)
-        )
+        submit(engine, number * 1e-5, 1, 9_999 - int(rng.expovariate(0.01)), rng.randint(1, 100))
         if number % GROUP == GROUP - 1:
             engine.drain(number * 1e-5)
 
@@ -212,8 +216,8 @@ def pauses(count: int) -> list[Row]:
         rest(engine, count)
         grown = resident() - before
         for number in range(count, count + 20_000):
-            engine.submit(number * 1e-5, MARKET, -1, None, 20)
-            engine.submit(number * 1e-5, MARKET, 1, 9_999, 20)
+            submit(engine, number * 1e-5, -1, None, 20)
+            submit(engine, number * 1e-5, 1, 9_999, 20)
             if number % GROUP == 0:
                 engine.drain(number * 1e-5)
         passes, greatest = len(took), max(took, default=0.0)

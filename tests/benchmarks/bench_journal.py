@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from exchange.engine.engine import Engine, Refused
+from exchange.engine.engine import CommandRejected, Engine
 from exchange.journal.journal import Journal
 from exchange.model.records import Record
 from node.daemon.node_keys import NodeKeys
 from p2p.base.identity import Identity
-from tests.benchmarks.bench_engine import MARKET, operations
+from tests.benchmarks.bench_engine import MARKET, operations, submit
 from tests.benchmarks.journal_peers import SqliteJournal
 from tests.benchmarks.report import Row
 
@@ -53,12 +53,12 @@ def drains(count: int, group: int) -> list[list[Record]]:
     for number, (what, side, price, quantity) in enumerate(operations(count)):
         now = number * 1e-5
         if what == "limit":
-            live.append(engine.submit(now, MARKET, side, price, quantity).number)
+            live.append(submit(engine, now, side, price, quantity).number)
         elif what == "market":
-            engine.submit(now, MARKET, side, None, quantity)
+            submit(engine, now, side, None, quantity)
         elif live:
-            with contextlib.suppress(Refused):  # it was filled meanwhile
-                engine.cancel(now, live.pop(rng.randrange(len(live))))
+            with contextlib.suppress(CommandRejected):  # it was filled meanwhile
+                engine.orders.cancel(now, live.pop(rng.randrange(len(live))))
         if number % group == group - 1:
             found.append(engine.drain(now).records)
     return found

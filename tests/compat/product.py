@@ -89,7 +89,7 @@ def engine(identity: Identity, network: str, recovered: Recovered | None = None)
         rng=random.Random(1),
         instruments=instruments,
         recovered=recovered,
-        listen_max=0.0,
+        fence_max=0.0,
         now=1.0,
     )
     found.resume(1.0)

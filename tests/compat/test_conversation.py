@@ -102,9 +102,9 @@ def test_a_side_played_again_decides_the_same(side: str) -> None:
         now = 1.0 + line["t"]
         engine.tick(now)
         if line["by"] == side and "place" in line:
-            engine.place(now, product.NewOrder(**line["place"]))
+            engine.orders.place(now, product.NewOrder(**line["place"]))
         elif line["by"] == side and "cancel" in line:
-            engine.cancel(now, line["cancel"])
+            engine.orders.cancel(now, line["cancel"])
         elif line["by"] == other and "frame" in line:
             envelope = CODEC.decode(bytes.fromhex(line["frame"]))
             if envelope.type in product.EXCHANGE_MESSAGES:

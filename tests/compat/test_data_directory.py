@@ -66,7 +66,7 @@ def test_the_engine_goes_on_with_the_same_feeds_and_books(
     assert books == JOURNAL["books"]
     assert any(books.values())
     engine.drain(1.0)
-    pending = {take.take for take in engine.pending_takes}
+    pending = {take.take for take in engine.orders.takes.pending}
     assert pending == {take[0] for take in TAKES}
 
 

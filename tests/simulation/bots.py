@@ -150,7 +150,7 @@ class Bots:
 
     def change(self, node: Node) -> None:
         """Amend one, or cancel some, of the open orders."""
-        rng, orders = self._rng, node.engine.open_orders
+        rng, orders = self._rng, node.engine.order_store.open_orders
         if not orders:
             return
         order = rng.choice(orders)

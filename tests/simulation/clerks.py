@@ -138,8 +138,8 @@ class Clerks:
         engine = line.node.engine
         if not engine.ledger.credit or line.amount > 0:
             return False
-        kept = engine._desk._maker.reservations
-        return any(take.maker == line.peer for take in engine.pending_takes) or any(
+        kept = engine.orders._decisions.reservations
+        return any(take.maker == line.peer for take in engine.orders.takes.pending) or any(
             decision.taker == line.peer for decision in kept
         )
 
@@ -165,10 +165,10 @@ class Clerks:
         self._trace.note("freeze" if frozen else "thaw", node.number, account)
         engine, register = node.engine, self._register(node)
         if frozen:
-            engine.freeze(node.now, account)
+            engine.orders.freeze(node.now, account)
         else:
             engine.accounts.thaw(account)
-        orders = [*engine.open_orders, *engine.recent_orders]
+        orders = [*engine.order_store.open_orders, *engine.order_store.recent_orders]
         most = {o.number: o.filled + o.pending + o.reserved for o in orders if o.account == account}
         change = Change(frozen, most)
         node.promise(register.asked(("frozen", account), False, change))

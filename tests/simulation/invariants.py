@@ -174,8 +174,8 @@ def replicas_differ(
     for node, engine in engines.items():
         if engine.present != sorted(other for other in engines if other != node):
             return f"{node} sees only {len(engine.present)} of {len(engines) - 1} others"
-        if engine.pending_takes:
-            return f"{node} waits for the outcome of {engine.pending_takes[0]}"
+        if engine.orders.takes.pending:
+            return f"{node} waits for the outcome of {engine.orders.takes.pending[0]}"
         if engine.feeds_behind:
             return f"{node} is behind in {engine.feeds_behind} feeds"
     for market in sorted({key for engine in engines.values() for key in engine.markets}):
@@ -201,7 +201,7 @@ def replicas_differ(
                 )
             if engine.markets[market].crossed:
                 return f"the book of {market} is crossed on {node}"
-            for order in engine.open_orders:
+            for order in engine.order_store.open_orders:
                 if order.reserved:
                     return f"{node} still keeps a part of {order}"
                 if order.market == market and not _as_promised(

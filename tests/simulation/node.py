@@ -20,7 +20,7 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.ports import Send
 from exchange.model.records import Order
-from exchange.orders.engine_context import Drained, Refused
+from exchange.orders.engine_context import CommandRejected, Drained
 from p2p.base.errors import DeliveryError
 from p2p.mesh.message_router import MessageRouter, Received
 from p2p.wire.messages import Codec
@@ -182,7 +182,7 @@ class Node:
             return
         self.engine.resume(self.now)
         self._changed()
-        self.engine.when_writing(lambda: self._clock.after(0.0, lambda: self._serve(boot)))
+        self.engine.when_fence_lifts(lambda: self._clock.after(0.0, lambda: self._serve(boot)))
 
     def _serve(self, boot: int) -> None:
         """The node takes orders: first those that clients repeat, having heard no answer."""
@@ -300,8 +300,8 @@ class Node:
         if new.client_id is not None:
             self.client.unanswered[new.account, new.client_id] = new
         try:
-            orders = self.engine.place(self.now, new)
-        except Refused as refusal:
+            orders = self.engine.orders.place(self.now, new)
+        except CommandRejected as refusal:
             self._refused(refusal)
             self.client.unanswered.pop((new.account, new.client_id or ""), None)
             return []
@@ -312,8 +312,8 @@ class Node:
     def amend(self, number: int, changes: Amend) -> None:
         self._trace.note("amend", self.number, number, changes)
         try:
-            order = self.engine.amend(self.now, number, changes)
-        except Refused as refusal:
+            order = self.engine.orders.amend(self.now, number, changes)
+        except CommandRejected as refusal:
             self._refused(refusal)
             return
         self._watch.amended(self.number, order)
@@ -321,26 +321,26 @@ class Node:
 
     def cancel(self, number: int) -> None:
         try:
-            order = self.engine.cancel(self.now, number)
-        except Refused as refusal:
+            order = self.engine.orders.cancel(self.now, number)
+        except CommandRejected as refusal:
             self._refused(refusal)
             return
         self._trace.note("cancel", self.number, number)
         self._acknowledge("cancel", [order])
 
     def cancel_many(self, which: Selection) -> None:
-        orders = self.engine.cancel_many(self.now, which)
+        orders = self.engine.orders.cancel_many(self.now, which)
         self._trace.note("cancel", self.number, sorted(order.number for order in orders))
         self._acknowledge("cancel", orders)
 
     def halt(self, market: str) -> None:
         self._trace.note("halt", self.number, market)
-        self.engine.halt(market)
+        self.engine.orders.halt(market)
         self._changed()
 
     def resume_market(self, market: str) -> None:
         self._trace.note("resume", self.number, market)
-        self.engine.resume_market(self.now, market)
+        self.engine.orders.resume_market(self.now, market)
         self._changed()
 
     def move_money(self, account: int, asset: str, amount: int) -> None:
@@ -367,7 +367,7 @@ class Node:
         self._acknowledgements.append(Receipt(tell))
         self._changed()
 
-    def _refused(self, refusal: Refused) -> None:
+    def _refused(self, refusal: CommandRejected) -> None:
         self._trace.note("refused", self.number, refusal.code)
         if refusal.code not in REFUSALS:
             raise refusal

@@ -34,7 +34,7 @@ class WatchedMatching(Matching):
         self.watch.matched(self.engine, self.number, now, order)
 
 
-class WatchedExpress(FastPath):
+class WatchedFastPath(FastPath):
     """The production short way; tells the watch of every trade before it is carried out, one by one."""
 
     watch: Watch
@@ -69,7 +69,7 @@ class WatchedExpress(FastPath):
         return quantity, value
 
 
-class WatchedAsking(TakerSide):
+class WatchedTakerSide(TakerSide):
     """The production side of the taker; tells the watch of every answer before it counts."""
 
     watch: Watch
@@ -83,10 +83,10 @@ class WatchedAsking(TakerSide):
 
 def watched(engine: Engine, number: int, watch: Watch) -> Engine:
     """`engine`, with its desk under watch. Nothing is decided before `resume`, so it misses nothing."""
-    desk = engine._desk
-    desk.matching.__class__ = WatchedMatching
-    desk.asking.__class__ = WatchedAsking
-    desk._express.__class__ = WatchedExpress
-    for part in (desk.matching, desk.asking, desk._express):
+    manager = engine.orders
+    manager.matching.__class__ = WatchedMatching
+    manager.taker_side.__class__ = WatchedTakerSide
+    manager._fast_path.__class__ = WatchedFastPath
+    for part in (manager.matching, manager.taker_side, manager._fast_path):
         part.engine, part.number, part.watch = engine, number, watch
     return engine

@@ -120,7 +120,7 @@ class Operator:
         limits = list(engine.ledger.credit)
         for peer, asset in limits:
             engine.ledger.set_credit(peer, asset, None)
-        resumed = [engine.resume_market(now, market) for market in self.markets]
+        resumed = [engine.orders.resume_market(now, market) for market in self.markets]
         return bool(limits) or any(resumed)
 
     def first_deposit(self, market: str) -> list[tuple[str, int]]:

@@ -151,7 +151,7 @@ class Register:
         for account in engine.accounts.all():
             if not self.frozen(account.number):
                 continue
-            left = engine.open_orders_of(account.number)
+            left = engine.order_store.of_account(account.number)
             held = {a: h for a, (_, h) in engine.ledger.holdings(account.number).items() if h}
             if left or held:
                 raise Violation(

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import p2p.base.seen_window
-from exchange.engine import engine, order_manager
+from exchange.engine import order_manager
 from exchange.feeds import replication
 from exchange.ledger import ledger
 from exchange.market import market, order_book, triggers
@@ -36,7 +36,7 @@ Bug = Callable[[Patch], None]
 
 def decides_again(patch: Patch) -> None:
     """The maker does not remember what it decided."""
-    patch.setattr(take_protocol.Maker, "decided", lambda self, taker, take: None)
+    patch.setattr(take_protocol.TakeDecisions, "decided", lambda self, taker, take: None)
 
 
 def forgets_refusals(patch: Patch) -> None:
@@ -54,7 +54,7 @@ def grants_what_is_asked(patch: Patch) -> None:
     decide = maker_side.MakerSide._decide
 
     def generous(self: Any, now: float, taker: str, ask: Any) -> Any:
-        order = self._orders.open.get(ask.order)
+        order = self._store.open.get(ask.order)
         if order is not None and order.shown:
             order.shown = max(order.shown, ask.quantity)
         return decide(self, now, taker, ask)
@@ -67,15 +67,15 @@ def gives_up(patch: Patch) -> None:
     send_due = taker_side.TakerSide.send_due
 
     def hasty(self: Any, now: float) -> None:
-        for take in self._taker.pending:
-            if now - self._taker._asking[take.take].since > 1.0:
-                self._taker.resolve(take.take)
-                self._core.records.append(DropTake(take.take))
-                order = self._orders.open[take.order]
+        for take in self._takes.pending:
+            if now - self._takes._asking[take.take].since > 1.0:
+                self._takes.resolve(take.take)
+                self._context.records.append(DropTake(take.take))
+                order = self._store.open[take.order]
                 order.pending -= take.quantity
-                place = self._core.markets[take.market]
+                place = self._context.markets[take.market]
                 place.release(take.maker, take.maker_order, take.quantity, None)
-                self._orders.work.append(order.number)
+                self._store.work_queue.append(order.number)
         send_due(self, now)
 
     patch.setattr(taker_side.TakerSide, "send_due", hasty)
@@ -99,7 +99,7 @@ def counts_an_answer_twice(patch: Patch) -> None:
     def keep(self: Any, take: int) -> Any:
         return self._asking[take].take
 
-    patch.setattr(take_protocol.Taker, "resolve", keep)
+    patch.setattr(take_protocol.PendingTakes, "resolve", keep)
 
 
 # Deduplication
@@ -107,7 +107,7 @@ def counts_an_answer_twice(patch: Patch) -> None:
 
 def decides_late_copies(patch: Patch) -> None:
     """The maker forgets decisions the taker knows, and then decides a late copy of such a take."""
-    patch.setattr(take_protocol.Maker, "stale", lambda self, taker, take: False)
+    patch.setattr(take_protocol.TakeDecisions, "stale", lambda self, taker, take: False)
 
 
 def hears_twice(patch: Patch) -> None:
@@ -124,14 +124,16 @@ def asks_before_writing(patch: Patch) -> None:
 
     def forgetful(self: Any, *args: Any) -> None:
         ask(self, *args)
-        self._core.records[:] = [r for r in self._core.records if not isinstance(r, PendingTake)]
+        self._context.records[:] = [
+            r for r in self._context.records if not isinstance(r, PendingTake)
+        ]
 
     patch.setattr(taker_side.TakerSide, "ask", forgetful)
 
 
 def loses_decisions(patch: Patch) -> None:
     """A restarted maker does not know what it decided."""
-    patch.setattr(take_protocol.Maker, "restore", lambda self, decisions, marks: None)
+    patch.setattr(take_protocol.TakeDecisions, "restore", lambda self, decisions, marks: None)
 
 
 def speaks_before_it_is_durable(patch: Patch) -> None:
@@ -260,19 +262,19 @@ def pays_the_taker_the_makers_fee(patch: Patch) -> None:
 
 def owes_the_wrong_node(patch: Patch) -> None:
     """What a maker comes to owe is put down to itself."""
-    as_maker = fills.Fills.as_maker
+    maker_fill = fills.FillRecorder.maker_fill
 
     def mistaken(self: Any, now: float, order: Any, taker: str, *args: Any, **more: Any) -> None:
-        real = self._core.ledger.trade_with
+        real = self._context.ledger.trade_with
 
         def other(*given: Any) -> int:
-            return real(*given[:7], self._core.node_id, given[8])
+            return real(*given[:7], self._context.node_id, given[8])
 
         with patch.context() as inner:
-            inner.setattr(self._core.ledger, "trade_with", other)
-            as_maker(self, now, order, taker, *args, **more)
+            inner.setattr(self._context.ledger, "trade_with", other)
+            maker_fill(self, now, order, taker, *args, **more)
 
-    patch.setattr(fills.Fills, "as_maker", mistaken)
+    patch.setattr(fills.FillRecorder, "maker_fill", mistaken)
 
 
 def keeps_the_hold(patch: Patch) -> None:
@@ -300,7 +302,7 @@ def forgets_holds(patch: Patch) -> None:
 
 def forgets_what_is_under_way(patch: Patch) -> None:
     """A credit limit is compared with what is owed, without what was asked for already."""
-    patch.setattr(take_protocol.Taker, "of_maker", lambda self, maker: [])
+    patch.setattr(take_protocol.PendingTakes, "of_maker", lambda self, maker: [])
 
 
 # Kinds of orders
@@ -332,13 +334,13 @@ def keeps_reservations_for_a_moment(patch: Patch) -> None:
 def waits_for_the_silent(patch: Patch) -> None:
     """A fill-or-kill order that is given up waits until the owners have said that they heard of it."""
     patch.setattr(
-        taker_side.TakerSide, "give_up", lambda self, now, take: self._taker.void(now, take.take)
+        taker_side.TakerSide, "give_up", lambda self, now, take: self._takes.void(now, take.take)
     )
 
 
 def commits_what_it_gave_up(patch: Patch) -> None:
     """Owners are asked to fill what a fill-or-kill order waits for no more."""
-    message = take_protocol.Taker._message
+    message = take_protocol.PendingTakes._message
 
     def confused(self: Any, take: Any) -> Any:
         ask = message(self, take)
@@ -346,12 +348,12 @@ def commits_what_it_gave_up(patch: Patch) -> None:
             return ask
         return msgspec.structs.replace(ask, phase="commit", void=False)
 
-    patch.setattr(take_protocol.Taker, "_message", confused)
+    patch.setattr(take_protocol.PendingTakes, "_message", confused)
 
 
 def leaves_the_sibling(patch: Patch) -> None:
     """When one of a pair trades, the other one stays."""
-    patch.setattr(fills.Fills, "_after", lambda self, now, order: None)
+    patch.setattr(fills.FillRecorder, "_after", lambda self, now, order: None)
 
 
 def triggers_too_early(patch: Patch) -> None:
@@ -427,14 +429,14 @@ def never_expires(patch: Patch) -> None:
 
 def forgets_amends(patch: Patch) -> None:
     """A change of an order is not in the journal."""
-    amend = engine.Engine.amend
+    amend = order_manager.OrderManager.amend
 
     def unwritten(self: Any, now: float, number: int, changes: Any) -> Any:
         order = amend(self, now, number, changes)
-        self._core.orders.pop(number, None)
+        self._context.orders.pop(number, None)
         return order
 
-    patch.setattr(engine.Engine, "amend", unwritten)
+    patch.setattr(order_manager.OrderManager, "amend", unwritten)
 
 
 # The invariants that such a bug breaks first, depending on the seed. Those of the first list are looked

@@ -80,12 +80,12 @@ def does_not_write_payments(patch: Patch) -> None:
 
 def goes_by_its_own_clock(patch: Patch) -> None:
     """The taker of a trade writes down when it heard of it, not when it was."""
-    as_taker = fills.Fills.as_taker
+    taker_fill = fills.FillRecorder.taker_fill
 
     def later(self: Any, now: float, *args: Any) -> None:
-        as_taker(self, now, *args[:-1], self._core.us(now))
+        taker_fill(self, now, *args[:-1], self._context.us(now))
 
-    patch.setattr(fills.Fills, "as_taker", later)
+    patch.setattr(fills.FillRecorder, "taker_fill", later)
 
 
 # Frozen accounts
@@ -117,7 +117,7 @@ def leaves_the_orders_of_the_frozen(patch: Patch) -> None:
     patch.setattr(
         order_manager.OrderManager,
         "freeze",
-        lambda self, now, number: self._core.accounts.freeze(number),
+        lambda self, now, number: self._context.accounts.freeze(number),
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exchange.orders.engine_context import Refused
+from exchange.model.commands import NewOrder
+from exchange.orders.engine_context import CommandRejected
 from tests.simulation.old_copies import start_old_copy, writes_at_once
 from tests.simulation.settings import settings_of
 
@@ -20,8 +21,10 @@ def test_an_old_copy_is_noticed_and_writes_nothing(seed: int, busy: bool, tmp_pa
     start = start_old_copy(settings_of(seed), tmp_path, busy=busy)
     assert start.kind == "noticed"
     node = start.world.nodes[0]
-    with pytest.raises(Refused) as refusal:
-        node.engine.submit(node.now, node.markets[0], 1, 1000, 1)
+    with pytest.raises(CommandRejected) as refusal:
+        node.engine.orders.place(
+            node.now, NewOrder(market=node.markets[0], side=1, price=1000, quantity=1)
+        )
     assert refusal.value.code == "stale_data"
     others = start.world.nodes[1:]
     assert not any(feed.fault for other in others for feed in other.engine.feeds.values())

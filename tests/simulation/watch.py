@@ -88,10 +88,10 @@ class Watch:
     # Life
 
     def started(self, node: int, engine: Engine) -> None:
-        self.acknowledged_is_there(node, engine.order)
+        self.acknowledged_is_there(node, engine.order_store.get)
         self.money_is_there(node, engine)
         self._untriggered[node] = {
-            order.number for order in engine.open_orders if order.untriggered
+            order.number for order in engine.order_store.open_orders if order.untriggered
         }
 
     def money_is_there(self, node: int, engine: Engine) -> None:
@@ -187,7 +187,7 @@ class Watch:
         operator = self.books[node].operator
         worth = operator.worth(taker.market)
         under_way = 0
-        for order in engine.open_orders:
+        for order in engine.order_store.open_orders:
             its = operator.worth(order.market)
             same = order.reduce_only and order.side == taker.side and its.base == worth.base
             if same and not order.account:
@@ -207,7 +207,7 @@ class Watch:
 
     def result(self, engine: Engine, node: int, now: float, maker: str, result: TakeResult) -> None:
         """Remember what an answer says about the maker's order until the maker's feed says it."""
-        take = next((t for t in engine.pending_takes if t.take == result.take), None)
+        take = next((t for t in engine.orders.takes.pending if t.take == result.take), None)
         if take is None or take.maker != maker or result.reason == "reserved":
             return
         order = (take.market, maker, take.maker_order)
@@ -230,7 +230,7 @@ class Watch:
         refused = self._refused[node]
         present = {own, *engine.present}
         asked: Counter[tuple[str, int]] = Counter()
-        for take in engine.pending_takes:
+        for take in engine.orders.takes.pending:
             if take.market == taker.market:
                 asked[take.maker, take.maker_order] += take.quantity
         offers = []
@@ -289,7 +289,7 @@ class Watch:
         if drained.orders:
             pending: Counter[int] = Counter()
             reserving: Counter[int] = Counter()
-            for take in engine.pending_takes:
+            for take in engine.orders.takes.pending:
                 if take.phase != "given_up":
                     pending[take.order] += take.quantity
                 if take.phase in ("reserve", "granted"):
@@ -445,7 +445,7 @@ def _next_slice(engine: Engine, number: int, taker: Order) -> bool:
     """Whether an own iceberg shows what it shows since `taker`, a fill-or-kill order that had planned by
     then with whom it trades. That slice is behind all others at its price, but for those of clocks that
     are far ahead."""
-    found = engine.order(number)
+    found = engine.order_store.get(number)
     shown = 0 if found is None or not found.display_quantity else found.priority or found.time
     return taker.tif == "fok" and shown > taker.time
 
@@ -470,7 +470,7 @@ def _hidden(
             hidden=True,
             doubtful=order.number in untriggered and (order.priority or order.time) > since,
         )
-        for order in engine.open_orders
+        for order in engine.order_store.open_orders
         if order.hidden
         and order.price is not None
         and order.free

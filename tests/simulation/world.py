@@ -185,7 +185,7 @@ class World:
     def _final(self) -> None:
         for node in self.nodes:
             node.settle()
-        self.watch.final(lambda number: self.nodes[number].engine.order)
+        self.watch.final(lambda number: self.nodes[number].engine.order_store.get)
         for node in self.nodes:
             on_disk = {(f.taker, f.take, f.role): f for f in node.disk.fills()}
             if on_disk != self.watch.on_disk[node.number]:
@@ -323,7 +323,7 @@ class World:
         node, rng = self._some_node(), self.rng
         if node is None:
             return
-        mine = node.engine.open_orders
+        mine = node.engine.order_store.open_orders
         asking = [order for order in mine if order.pending]
         if asking and rng.random() < 0.5:
             mine = asking
@@ -412,7 +412,7 @@ class World:
 
 def _orders(engine: Engine) -> dict[int, bytes]:
     """Own orders, as comparable values."""
-    orders: list[Order] = [*engine.open_orders, *engine.recent_orders]
+    orders: list[Order] = [*engine.order_store.open_orders, *engine.order_store.recent_orders]
     return {order.number: msgspec.json.encode(order) for order in orders}
 
 

@@ -23,7 +23,7 @@ from exchange.ledger.accounts import Accounts
 from exchange.model.commands import Amend, Kind, NewOrder, Selection
 from exchange.model.instruments import Instruments
 from exchange.model.records import Fill, Order, Permission, Posting, PostingKind
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import add_bitfinex
 from node.service.trading import AccountNews, Balance, Span
 
@@ -54,7 +54,7 @@ class FakeDesk:
         self.listeners: dict[int, list[Callable[[AccountNews], None]]] = {}
         self.placed: list[NewOrder] = []
         self.amended: list[tuple[int, Amend]] = []
-        self.refuse: Refused | None = None
+        self.refuse: CommandRejected | None = None
         self.time = NOW
         self._numbers = itertools.count(1)
         self._takes = itertools.count(1)
@@ -200,9 +200,9 @@ class FakeDesk:
     def _own(self, account: int, number: int) -> Order:
         order = self.order_of(account, number)
         if order is None:
-            raise Refused("unknown_order", f"there is no order {number}")
+            raise CommandRejected("unknown_order", f"there is no order {number}")
         if order.done:
-            raise Refused("order_done", f"order {number} is already over")
+            raise CommandRejected("order_done", f"order {number} is already over")
         return order
 
     async def amend(self, account: int, number: int, changes: Amend) -> Order:

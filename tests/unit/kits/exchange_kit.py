@@ -19,6 +19,7 @@ from exchange.engine.engine import Drained, Engine
 from exchange.feeds.exchange_messages import MESSAGES, pack, unpack
 from exchange.feeds.feed import Feed, Writer
 from exchange.feeds.feed_replica import Replica
+from exchange.model.commands import NewOrder
 from exchange.model.events import BUY, SELL, Batch, Event, sign_batch
 from exchange.model.instruments import Instrument
 from exchange.model.ports import Broadcast, Send
@@ -84,6 +85,20 @@ class Owner:
         return Replica(Feed(self.id, self.market), Keys(seed), self.network)
 
 
+def submit(
+    engine: Engine,
+    now: float,
+    market: str,
+    side: int,
+    price: int | None,
+    quantity: int,
+    client_id: str | None = None,
+) -> Order:
+    """Place a limit or market order of the house."""
+    new = NewOrder(market=market, side=side, price=price, quantity=quantity, client_id=client_id)
+    return engine.orders.place(now, new)[0]
+
+
 class Store(Protocol):
     def commit(self, records: list[Record]) -> None: ...
     def recover(self) -> Recovered: ...
@@ -134,12 +149,12 @@ class Network:
         markets: Iterable[str] = (M,),
         skew_us: dict[int, int] | None = None,
         linked: bool = True,
-        listen_max: float = 0.0,
+        fence_max: float = 0.0,
         instruments: Iterable[Instrument] = (),
     ) -> None:
-        """`instruments`: as `Engine`'s, none by default. `listen_max`: as `Engine`'s; none by default, so that a restarted node is there at once."""
+        """`instruments`: as `Engine`'s, none by default. `fence_max`: as `Engine`'s; none by default, so that a restarted node is there at once."""
         self.now = STARTED
-        self.listen_max = listen_max
+        self.fence_max = fence_max
         self.markets = tuple(markets)
         self.instruments = tuple(instruments)
         self.path = path
@@ -177,7 +192,7 @@ class Network:
             rng=random.Random(i),
             instruments=self.instruments,
             recovered=node.store.recover(),
-            listen_max=self.listen_max,
+            fence_max=self.fence_max,
             warn=node.warnings.append,
             now=self.now,
         )
@@ -296,13 +311,13 @@ class Network:
     # Trading and looking
 
     def buy(self, i: int, price: int | None, quantity: int, client_id: str | None = None) -> Order:
-        return self[i].submit(self.now, self.markets[0], BUY, price, quantity, client_id)
+        return submit(self[i], self.now, self.markets[0], BUY, price, quantity, client_id)
 
     def sell(self, i: int, price: int | None, quantity: int, client_id: str | None = None) -> Order:
-        return self[i].submit(self.now, self.markets[0], SELL, price, quantity, client_id)
+        return submit(self[i], self.now, self.markets[0], SELL, price, quantity, client_id)
 
     def order(self, i: int, number: int) -> Order:
-        order = self[i].order(number)
+        order = self[i].order_store.get(number)
         assert order is not None
         return order
 
@@ -335,7 +350,7 @@ class Network:
                 assert order.filled <= order.quantity, "filled for more than its quantity"
                 assert order.filled == filled.get(order.number, 0)
                 assert order.pending == 0
-            assert self[i].pending_takes == []
+            assert self[i].orders.takes.pending == []
             assert self[i].feeds_behind == 0
         for (taker, _), pair in both.items():
             assert {fill.role for fill in pair} == {"maker", "taker"}

@@ -16,7 +16,6 @@ from exchange.model.records import (
     DropDecisions,
     DropTake,
     Fill,
-    Line,
     Order,
     PendingTake,
     PutBatch,
@@ -27,6 +26,7 @@ from exchange.model.records import (
     PutSnapshot,
     Record,
     Transaction,
+    TransactionLine,
 )
 
 replace = msgspec.structs.replace
@@ -38,8 +38,10 @@ ORDER = Order(
 TAKE = PendingTake(7, M, 1, "maker", 9, BUY, 100, 5, True, 44, "commit")
 DECISION = Decision("taker", 7, M, 1, 100, 5, 1000, 44, "why", 60)
 FILL = Fill("taker", 7, "maker", M, 1, BUY, 100, 5, 1000, "taker", 3, 2, 17, "BTC")
-LINE = Line("account:2", "BTC", 500, 1500, "trade")
-TRANSACTION = Transaction(5, 1000, "taker:7", (LINE, Line("fees", "BTC", -500, 70, "fee")))
+LINE = TransactionLine("account:2", "BTC", 500, 1500, "trade")
+TRANSACTION = Transaction(
+    5, 1000, "taker:7", (LINE, TransactionLine("fees", "BTC", -500, 70, "fee"))
+)
 POSTING = TRANSACTION.postings()[0]
 ACCOUNT = Account(2, "desk", 1000, True, 5, 60)
 KEY = ApiKey("key", "secret", 2, frozenset({"read", "trade"}), 1000, "bot", 2000)

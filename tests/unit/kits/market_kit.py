@@ -8,7 +8,7 @@ from typing import Any
 
 from exchange.journal.market_history import Addition
 from exchange.market.candles import Candle, TradeRecord
-from exchange.market.market import Owners, Trade
+from exchange.market.market import OwnerIndex, Trade
 from exchange.market.order_book import OrderBook
 from exchange.model.events import Filled
 from exchange.model.instruments import Instruments
@@ -71,7 +71,7 @@ class FakeMarket:
 
     def __init__(self, node_id: str = ME) -> None:
         self.book = OrderBook()
-        self.owners = Owners(node_id)
+        self.owners = OwnerIndex(node_id)
         self.version = 0
 
 

@@ -55,7 +55,7 @@ class Desks(Network):
         self, i: int, side: int, price: int | None, quantity: int, **more: Any
     ) -> list[Order]:
         new = NewOrder(market=KEY, side=side, price=price, quantity=quantity, **more)
-        return self[i].place(self.now, new)
+        return self[i].orders.place(self.now, new)
 
     def bid(self, i: int, price: int | None, quantity: int, **more: Any) -> Order:
         return self.place(i, BUY, price, quantity, **more)
@@ -64,10 +64,10 @@ class Desks(Network):
         return self.place(i, SELL, price, quantity, **more)
 
     def amend(self, i: int, order: Order, **changes: Any) -> Order:
-        return self[i].amend(self.now, order.number, Amend(**changes))
+        return self[i].orders.amend(self.now, order.number, Amend(**changes))
 
     def cancel_many(self, i: int, **which: Any) -> list[Order]:
-        return self[i].cancel_many(self.now, Selection(**which))
+        return self[i].orders.cancel_many(self.now, Selection(**which))
 
     def trade(self, i: int, price: int, quantity: int = 1) -> None:
         """Two orders of the house that meet at `price`."""
@@ -114,7 +114,7 @@ class Desks(Network):
 def state(engine: Engine) -> tuple[list[Any], dict[int, Any]]:
     orders = [
         {**msgspec.structs.asdict(order), "updated": 0}
-        for order in sorted(engine.open_orders, key=lambda o: o.number)
+        for order in sorted(engine.order_store.open_orders, key=lambda o: o.number)
     ]
     accounts = {a.number: engine.ledger.holdings(a.number) for a in engine.accounts.all()}
     return orders, accounts

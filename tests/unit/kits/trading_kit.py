@@ -45,7 +45,7 @@ class House(TradingService):
             rng=random.Random(0),
             instruments=instruments,
             recovered=recovered,
-            listen_max=0.0,
+            fence_max=0.0,
             now=now,
         )
         data = MarketData(

@@ -11,9 +11,9 @@ from engine_kit import (
     lost,
     state,
 )
-from exchange_kit import M, Network
+from exchange_kit import M, Network, submit
 
-from exchange.engine.engine import Refused
+from exchange.engine.engine import CommandRejected
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL, Filled
 from exchange.model.ports import Broadcast
 from exchange.model.records import Fill, Order, PutMeta
@@ -45,12 +45,12 @@ def test_orders_that_make_no_sense_are_refused_and_leave_nothing(
 ) -> None:
     net = Network(1)
     net.round()
-    with pytest.raises(Refused) as refused:
-        net[0].submit(net.now, market, side, price, quantity, "mine")
+    with pytest.raises(CommandRejected) as refused:
+        submit(net[0], net.now, market, side, price, quantity, "mine")
     assert refused.value.code == code
     assert str(refused.value) == refused.value.detail
     assert net[0].drain(net.now).records == []
-    assert net[0].by_client_id("mine") is None
+    assert net[0].order_store.by_client_id("mine") is None
 
 
 def test_a_limit_order_with_nothing_to_meet_rests() -> None:
@@ -58,9 +58,9 @@ def test_a_limit_order_with_nothing_to_meet_rests() -> None:
     order = net.buy(0, 100, 5)
     assert state(order) == (0, 0, 5, False, False)
     assert net.book(0) == [(BUY, 100, 0, 1, 5)]
-    assert net[0].open_orders == [order]
-    assert net[0].order(1) is order
-    assert net[0].order(2) is None
+    assert net[0].order_store.open_orders == [order]
+    assert net[0].order_store.get(1) is order
+    assert net[0].order_store.get(2) is None
 
 
 def test_the_largest_order_there_can_be_is_traded_everywhere(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_market_order_takes_what_there_is_and_ends() -> None:
     assert state(order) == (10, 0, 0, True, True)
     assert order.value == 100 * 5 + 105 * 5
     assert net.book(0) == []
-    assert net[0].recent_orders[-1] is order
+    assert net[0].order_store.recent_orders[-1] is order
     nothing = net.buy(0, None, 20)
     assert state(nothing) == (0, 0, 0, True, True)
 
@@ -143,9 +143,9 @@ def test_a_client_id_submitted_again_is_the_same_order() -> None:
     one = net.buy(0, 100, 5, "mine")
     net.round()
     assert net.buy(0, 100, 5, "mine") is one
-    assert net[0].by_client_id("mine") is one
+    assert net[0].order_store.by_client_id("mine") is one
     assert net[0].drain(net.now).records == []
-    assert len(net[0].open_orders) == 1
+    assert len(net[0].order_store.open_orders) == 1
 
 
 @pytest.mark.parametrize(
@@ -156,16 +156,16 @@ def test_a_client_id_for_a_different_order_is_refused(
 ) -> None:
     net = Network(1)
     net.buy(0, 100, 5, "mine")
-    with pytest.raises(Refused) as refused:
-        net[0].submit(net.now, M, side, price, quantity, "mine")
+    with pytest.raises(CommandRejected) as refused:
+        submit(net[0], net.now, M, side, price, quantity, "mine")
     assert refused.value.code == "client_id_reused"
-    assert len(net[0].open_orders) == 1
+    assert len(net[0].order_store.open_orders) == 1
 
 
 def test_a_client_id_is_remembered_when_the_order_is_done_and_over_a_restart() -> None:
     net = Network(1)
     order = net.buy(0, 100, 5, "mine")
-    net[0].cancel(net.now, order.number)
+    net[0].orders.cancel(net.now, order.number)
     net.exchange()
     assert net.buy(0, 100, 5, "mine") is order
     net.restart(0)
@@ -181,11 +181,11 @@ def test_orders_that_are_forgotten_free_their_client_ids_and_no_others(
     for name in ("a", "b", "c", "d", "e"):
         net.buy(0, None, 5, name)
     net.exchange()
-    assert [order.client_id for order in net[0].recent_orders] == ["d", "e"]
-    assert net[0].by_client_id("a") is None
+    assert [order.client_id for order in net[0].order_store.recent_orders] == ["d", "e"]
+    assert net[0].order_store.by_client_id("a") is None
     again = net.buy(0, None, 5, "a")
     assert again.number == 6
-    assert net[0].by_client_id("a") is again
+    assert net[0].order_store.by_client_id("a") is again
 
 
 def test_a_client_id_used_anew_is_not_lost_with_the_order_that_had_it_first(
@@ -200,7 +200,7 @@ def test_a_client_id_used_anew_is_not_lost_with_the_order_that_had_it_first(
     for _ in range(5):
         net.buy(0, None, 5)
     net.exchange()
-    found = net[0].by_client_id("a")
+    found = net[0].order_store.by_client_id("a")
     assert found is not None
     assert found.number == 2
 
@@ -212,7 +212,7 @@ def test_a_cancelled_order_leaves_every_book() -> None:
     net = Network(2)
     order = net.sell(0, 100, 5)
     net.settle()
-    assert net[0].cancel(net.now, order.number) is order
+    assert net[0].orders.cancel(net.now, order.number) is order
     assert state(order) == (0, 0, 0, True, True)
     net.exchange()
     assert net.book(0) == net.book(1) == []
@@ -225,12 +225,12 @@ def test_what_is_over_cannot_be_cancelled(how: str) -> None:
     if how == "filled":
         net.buy(0, 100, 5)
     else:
-        net[0].cancel(net.now, order.number)
-    with pytest.raises(Refused, match=f"already {how}") as refused:
-        net[0].cancel(net.now, order.number)
+        net[0].orders.cancel(net.now, order.number)
+    with pytest.raises(CommandRejected, match=f"already {how}") as refused:
+        net[0].orders.cancel(net.now, order.number)
     assert refused.value.code == "order_done"
-    with pytest.raises(Refused) as unknown:
-        net[0].cancel(net.now, 77)
+    with pytest.raises(CommandRejected) as unknown:
+        net[0].orders.cancel(net.now, 77)
     assert unknown.value.code == "unknown_order"
 
 
@@ -245,12 +245,12 @@ def test_a_cancel_while_pending_asks_the_owner_to_refuse_what_it_has_not_granted
     order = net.buy(1, 100, 8)
     net.exchange()
     assert state(order) == (0, 5, 3, False, False)
-    net[1].cancel(net.now, order.number)
+    net[1].orders.cancel(net.now, order.number)
     assert state(order) == (0, 5, 0, True, False)
     with pytest.raises(
-        Refused, match="being cancelled; part of it waits for another node's answer"
+        CommandRejected, match="being cancelled; a part of it awaits another node's answer"
     ):
-        net[1].cancel(net.now, order.number)
+        net[1].orders.cancel(net.now, order.number)
     net.on_mail = lambda mail: [mail]
     net.exchange()  # the take is asked again at once
     assert state(order) == (5 if decided else 0, 0, 0, True, True)

@@ -11,11 +11,11 @@ from order_kit import UNIT, Desks, with_fees
 from exchange.model.commands import NewOrder, Selection
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 
 def refusal(call: object, *args: object, **more: object) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRejected) as refused:
         call(*args, **more)  # type: ignore[operator]
     assert refused.value.detail
     return refused.value.code
@@ -27,8 +27,8 @@ def test_an_order_holds_what_it_may_cost_and_gives_back_what_it_does_not() -> No
     bid = desks.bid(0, 100, 4, account=alice)
     ask = desks.ask(0, 200, 3, account=alice)
     assert desks.money(0, alice) == {"COIN": (10, 3), "USD": (1000, 400)}
-    desks[0].cancel(desks.now, bid.number)
-    desks[0].cancel(desks.now, ask.number)
+    desks[0].orders.cancel(desks.now, bid.number)
+    desks[0].orders.cancel(desks.now, ask.number)
     assert desks.money(0, alice) == {"COIN": (10, 0), "USD": (1000, 0)}
 
 
@@ -36,13 +36,13 @@ def test_nobody_orders_beyond_what_is_available_and_the_house_may() -> None:
     desks = Desks()
     alice = desks.account(0, usd=1000)
     desks.bid(0, 100, 6, account=alice)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRejected) as refused:
         desks.bid(0, 100, 5, account=alice)
     assert refused.value.code == "insufficient_balance"
     assert refused.value.detail == "500 USD needed and 400 USD available"
     assert refusal(desks.ask, 0, 100, 1, account=alice) == "insufficient_balance"
     assert desks.money(0, alice)["USD"] == (1000, 600)
-    assert [o.number for o in desks[0].open_orders] == [1]
+    assert [o.number for o in desks[0].order_store.open_orders] == [1]
     desks.bid(0, 100, 4, account=alice)
     desks.ask(0, 200, 1000)
     assert desks.money(0, 0) == {}
@@ -135,8 +135,8 @@ def test_accounts_that_may_not_trade_are_refused() -> None:
     desks[0].accounts.freeze(alice)
     assert refusal(desks.bid, 0, 1, 1, account=alice) == "account_frozen"
     assert refusal(desks.amend, 0, bid, price=2) == "account_frozen"
-    desks[0].cancel(desks.now, bid.number)
-    assert desks[0].open_orders == []
+    desks[0].orders.cancel(desks.now, bid.number)
+    assert desks[0].order_store.open_orders == []
 
 
 def test_freezing_an_account_cancels_its_open_orders() -> None:
@@ -146,12 +146,14 @@ def test_freezing_an_account_cancels_its_open_orders() -> None:
     stop = desks.ask(0, None, 5, stop=80, account=alice)
     others = [desks.bid(0, 90, 1, account=bob), desks.bid(0, 89, 1)]
     desks.exchange()
-    assert desks[0].freeze(desks.now, alice) == [bid, stop]
+    assert desks[0].orders.freeze(desks.now, alice) == [bid, stop]
     assert {(o.done, o.reason) for o in (bid, stop)} == {(True, "frozen")}
     assert desks.money(0, alice) == {"COIN": (5, 0), "USD": (1000, 0)}
-    assert desks[0].freeze(desks.now, alice) == []
+    assert desks[0].orders.freeze(desks.now, alice) == []
     desks.exchange()
-    assert [order.number for order in desks[0].open_orders] == [o.number for o in others]
+    assert [order.number for order in desks[0].order_store.open_orders] == [
+        o.number for o in others
+    ]
     assert desks.shown(1) == [(BUY, 90, 1), (BUY, 89, 1)]
     desks.check()
 
@@ -161,10 +163,10 @@ def test_an_account_frozen_before_the_node_may_write_has_its_orders_cancelled_th
     alice = desks.account(0, usd=1000)
     bid = desks.bid(0, 90, 5, account=alice)
     desks.settle()
-    desks.listen_max = 5.0
+    desks.fence_max = 5.0
     desks.restart(0)
-    assert desks[0].listening
-    assert desks[0].freeze(desks.now, alice) == []
+    assert desks[0].fenced
+    assert desks[0].orders.freeze(desks.now, alice) == []
     desks.run(8.0)
     bid = desks.order(0, bid.number)
     assert (bid.done, bid.reason) == (True, "frozen")
@@ -180,10 +182,10 @@ def test_a_restart_changes_nothing_of_orders_that_rest() -> None:
     desks.ask(0, None, 2, stop=80)
     desks.bid(0, 110, 1)
     desks.drain(0)
-    before = desks[0].open_orders
+    before = desks[0].order_store.open_orders
     desks.run(10.0)
     desks.restart(0)
-    assert desks[0].open_orders == before
+    assert desks[0].order_store.open_orders == before
     assert desks[0].drain(desks.now).orders == []
 
 
@@ -193,7 +195,7 @@ def test_open_orders_of_an_account_are_limited() -> None:
     first = desks.bid(0, 1, 1, account=alice)
     desks.bid(0, 1, 1, account=alice)
     assert refusal(desks.bid, 0, 1, 1, account=alice) == "too_many_orders"
-    desks[0].cancel(desks.now, first.number)
+    desks[0].orders.cancel(desks.now, first.number)
     desks.bid(0, 1, 1, account=alice)
     desks.drain(0)
     desks.restart(0)
@@ -208,7 +210,7 @@ def test_orders_a_minute_of_an_account_are_limited() -> None:
     assert refusal(desks.bid, 0, 1, 1, account=alice) == "rate_limited"
     assert refusal(desks.amend, 0, bid, price=2) == "rate_limited"
     assert desks.money(0, alice)["USD"] == (1000, 2)
-    desks[0].cancel(desks.now, bid.number)
+    desks[0].orders.cancel(desks.now, bid.number)
     desks.now += 30
     desks.bid(0, 1, 1, account=alice)
 
@@ -220,8 +222,8 @@ def test_client_ids_are_of_an_account() -> None:
     his = desks.bid(0, 1, 1, account=bob, client_id="c")
     assert mine.number != his.number
     assert desks.bid(0, 1, 1, account=alice, client_id="c") is mine
-    assert desks[0].by_client_id("c", bob) is his
-    assert desks[0].by_client_id("c") is None
+    assert desks[0].order_store.by_client_id("c", bob) is his
+    assert desks[0].order_store.by_client_id("c") is None
     assert refusal(desks.bid, 0, 2, 1, account=alice, client_id="c") == "client_id_reused"
 
 
@@ -238,9 +240,9 @@ def test_cancel_many_takes_all_that_fit_and_no_others() -> None:
     assert desks.cancel_many(0, account=alice, client_ids=frozenset({"c"})) == [one]
     assert desks.cancel_many(0, account=alice, numbers=frozenset({1, two.number})) == [two]
     desks.bid(0, 1, 1, account=alice)
-    (last,) = desks[0].cancel_many(desks.now, Selection(account=alice), "dead_man")
+    (last,) = desks[0].orders.cancel_many(desks.now, Selection(account=alice), "dead_man")
     assert last.reason == "dead_man"
-    assert [order.account for order in desks[0].open_orders] == [bob]
+    assert [order.account for order in desks[0].order_store.open_orders] == [bob]
 
 
 # Credit
@@ -305,7 +307,7 @@ def test_a_market_of_no_instrument_counts_lots() -> None:
     assert ledger.balance("account:0", "BTC") == 0
     account = network[0].accounts.create(1, "alice").number
     ledger.deposit(1, account, "USD", 30, "")
-    network[0].place(
+    network[0].orders.place(
         network.now, NewOrder(market=M, side=BUY, price=10, quantity=2, account=account)
     )
     assert ledger.holdings(account) == {"USD": (20, 10), "BTC": (1, 0)}
@@ -323,8 +325,8 @@ def test_an_order_placed_again_is_found_though_it_was_altered_since() -> None:
     again = desks.ask(0, 200, 9, account=alice, client_id="ask", reduce_only=True)
     assert again.number == ask.number
     assert refusal(desks.ask, 0, 100, 5, account=alice, client_id="bid") == "client_id_reused"
-    assert [o.number for o in desks[0].open_orders_of(alice)] == [bid.number, ask.number]
-    assert desks[0].open_orders_of(0) == []
+    assert [o.number for o in desks[0].order_store.of_account(alice)] == [bid.number, ask.number]
+    assert desks[0].order_store.of_account(0) == []
 
 
 def test_balances_are_counted_in_smaller_units_when_an_instrument_needs_them() -> None:
@@ -342,7 +344,7 @@ def test_balances_are_counted_in_smaller_units_when_an_instrument_needs_them() -
         assert ledger.holdings(alice)["USD"] == (1000 * 10**10, 200 * 10**10)
         assert ledger.holdings(alice)["COIN"] == (10 * UNIT, 0)
         desks.exchange()
-    desks[0].cancel(desks.now, bid.number)
+    desks[0].orders.cancel(desks.now, bid.number)
     desks.instruments = desks.instruments[:1]
     desks.markets = desks.markets[:1]
     desks.drain(0)

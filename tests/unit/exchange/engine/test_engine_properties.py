@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 import msgspec
-from exchange_kit import EPOCH_US, NETWORK, Keys, M, Mail, Network, Owner
+from exchange_kit import EPOCH_US, NETWORK, Keys, M, Mail, Network, Owner, submit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -200,9 +200,9 @@ class Target:
             assert feed is not None
             assert feed.state.orders[number].price == price
         if net[0].stale is None:
-            for order in net[0].open_orders:
+            for order in net[0].order_store.open_orders:
                 if not order.cancelled:
-                    net[0].cancel(net.now, order.number)
+                    net[0].orders.cancel(net.now, order.number)
             maker = net.sell(0, 1000, 5)
             taken = net.buy(0, 2**48 - 1, 5)
             fills = [f for f in net[0].drain(net.now).fills if f.role == "taker"]
@@ -253,14 +253,14 @@ class Trading(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = Network(3, listen_max=FENCE_MAX)
+        self.net = Network(3, fence_max=FENCE_MAX)
         self.mail: list[Mail] = []
 
     def alive(self, i: int) -> bool:
         return self.net.nodes[i].engine is not None
 
     def writes(self, i: int) -> bool:
-        return self.alive(i) and not self.net[i].listening
+        return self.alive(i) and not self.net[i].fenced
 
     @rule(
         i=st.integers(0, 2),
@@ -270,14 +270,14 @@ class Trading(RuleBasedStateMachine):
     )
     def submit(self, i: int, side: int, price: int | None, quantity: int) -> None:
         if self.writes(i):
-            self.net[i].submit(self.net.now, M, side, price, quantity)
+            submit(self.net[i], self.net.now, M, side, price, quantity)
 
     @rule(i=st.integers(0, 2), pick=st.integers(0, 99))
     def cancel(self, i: int, pick: int) -> None:
         if self.writes(i):
-            numbers = [o.number for o in self.net[i].open_orders if not o.cancelled]
+            numbers = [o.number for o in self.net[i].order_store.open_orders if not o.cancelled]
             if numbers:
-                self.net[i].cancel(self.net.now, numbers[pick % len(numbers)])
+                self.net[i].orders.cancel(self.net.now, numbers[pick % len(numbers)])
 
     @rule(i=st.integers(0, 2))
     def drain(self, i: int) -> None:
@@ -328,9 +328,9 @@ class Trading(RuleBasedStateMachine):
             engine: Engine = self.net[i]
             market = engine.markets[M]
             pending: dict[int, int] = {}
-            for take in engine.pending_takes:
+            for take in engine.orders.takes.pending:
                 pending[take.order] = pending.get(take.order, 0) + take.quantity
-            for order in engine.open_orders + engine.recent_orders:
+            for order in engine.order_store.open_orders + engine.order_store.recent_orders:
                 assert order.filled + order.pending <= order.quantity
                 assert order.pending == pending.get(order.number, 0)
                 shown = market.writer.feed.state.orders.get(order.number)

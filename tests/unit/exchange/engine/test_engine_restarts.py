@@ -14,9 +14,9 @@ from engine_kit import (
     lost,
     old_copy,
 )
-from exchange_kit import FIRST_TAKE, NETWORK, Crash, Keys, M, Mail, Network, Owner
+from exchange_kit import FIRST_TAKE, NETWORK, Crash, Keys, M, Mail, Network, Owner, submit
 
-from exchange.engine.engine import MAX_UNKNOWN_MARKETS, Refused
+from exchange.engine.engine import MAX_UNKNOWN_MARKETS, CommandRejected
 from exchange.feeds import feed as feed_module
 from exchange.feeds.exchange_messages import pack
 from exchange.feeds.presence import PresenceLeases
@@ -154,28 +154,33 @@ def test_trades_and_orders_are_there_after_a_restart() -> None:
         net.restart(i)
     net.settle()
     assert [len(net[i].markets[M].tape) for i in (0, 1)] == [1, 1]
-    assert [order.number for order in net[0].open_orders] == [1]
-    assert [order.number for order in net[0].recent_orders] == [done.number]
+    assert [order.number for order in net[0].order_store.open_orders] == [1]
+    assert [order.number for order in net[0].order_store.recent_orders] == [done.number]
 
 
 def test_a_market_that_is_not_configured_any_more_is_left_in_the_journal() -> None:
     net = Network(2, markets=(M, "ETH-USD"))
-    net[0].submit(net.now, "ETH-USD", SELL, 100, 5)
+    submit(net[0], net.now, "ETH-USD", SELL, 100, 5)
     net.settle()
     net.on_mail = lost("take")
-    net[1].submit(net.now, "ETH-USD", BUY, 100, 2)
+    submit(net[1], net.now, "ETH-USD", BUY, 100, 2)
     net.exchange()
     net.on_mail = lambda mail: [mail]
     net.markets = (M,)
     for i in (0, 1):
         net.restart(i)
     net.settle()
-    assert net[0].open_orders == net[1].open_orders == net[1].pending_takes == []
+    assert (
+        net[0].order_store.open_orders
+        == net[1].order_store.open_orders
+        == net[1].orders.takes.pending
+        == []
+    )
     net.markets = (M, "ETH-USD")
     for i in (0, 1):
         net.restart(i)
     net.settle()
-    (order,) = net[0].open_orders
+    (order,) = net[0].order_store.open_orders
     assert order.filled == 2
     assert len(net[1].markets["ETH-USD"].contents()) == 1
     net.check()
@@ -199,8 +204,8 @@ def test_an_old_copy_of_a_data_directory_is_noticed_and_writes_nothing(
     assert "old copy" in stale
     assert net.nodes[0].warnings == [stale]
     assert net.id(0) not in net[0].markets[M].replicas
-    for command in (lambda: net.sell(0, 300, 1), lambda: net[0].cancel(net.now, 1)):
-        with pytest.raises(Refused) as refused:
+    for command in (lambda: net.sell(0, 300, 1), lambda: net[0].orders.cancel(net.now, 1)):
+        with pytest.raises(CommandRejected) as refused:
             command()
         assert (refused.value.code, refused.value.detail) == ("stale_data", stale)
     net.sent.clear()
@@ -241,7 +246,7 @@ def test_an_old_copy_answers_takes_with_a_refusal_and_takes_nothing_itself() -> 
     assert net.give(0, stranger.batch(Opened(1, BUY, 150, 5, 1)))
     net.run(1.0)
     assert net[0].markets[M].book.crossed
-    assert net[0].pending_takes == []
+    assert net[0].orders.takes.pending == []
 
 
 def test_own_batches_that_come_back_are_no_sign_of_an_old_copy() -> None:
@@ -291,7 +296,7 @@ def test_a_forged_batch_leaves_nothing() -> None:
     more = owner.batch(Opened(2, SELL, 100, 5, 1))
     assert not net.give(0, replace(more, signature=b"\x01" * 64))
     assert net[0].feeds[owner.id, M].number == 1
-    assert all(len(key) == 32 for key in net[0]._follower._ids)
+    assert all(len(key) == 32 for key in net[0]._ingest._ids)
 
 
 def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:

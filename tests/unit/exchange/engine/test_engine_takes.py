@@ -21,7 +21,7 @@ from engine_kit import (
     taken,
     takes_of,
 )
-from exchange_kit import EPOCH_US, FIRST_TAKE, Keys, M, Mail, Network, Owner
+from exchange_kit import EPOCH_US, FIRST_TAKE, Keys, M, Mail, Network, Owner, submit
 
 from exchange.feeds.exchange_messages import TakeResult
 from exchange.model.events import BUY, MAX_ORDER, MAX_PRICE, MAX_QUANTITY, SELL, Amended, Opened
@@ -241,7 +241,7 @@ def test_a_refusal_has_its_reason_and_is_remembered(change: dict[str, Any], reas
 
 def test_a_cancelled_a_hidden_and_a_market_order_cannot_be_taken() -> None:
     net = maker()
-    net[0].cancel(net.now, 1)
+    net[0].orders.cancel(net.now, 1)
     refused = asked(net, ask())
     assert refused is not None
     assert refused.reason == "gone"
@@ -372,7 +372,7 @@ def test_an_owner_that_refuses_what_it_shows_is_not_asked_without_end(
     assert net.give(0, refused, origin=Keys(50).node_id)
     assert state(order) == (0, 0, 5, False, False)
     net.run(60.0)
-    assert net[0].pending_takes == []
+    assert net[0].orders.takes.pending == []
     assert net.book(0) == [(BUY, 100, 0, 1, 5)]
 
 
@@ -382,9 +382,9 @@ def test_an_order_that_comes_back_in_the_feed_after_a_refusal_is_asked_for() -> 
     owner.batch(Opened(1, SELL, 100, 5, EPOCH_US))
     assert net.give(0, result(quantity=0, reason="gone", number=2), origin=owner.id)
     assert net.give(0, owner.batch(Amended(1, 0)))
-    assert net[0].pending_takes == []
+    assert net[0].orders.takes.pending == []
     assert net.give(0, owner.batch(Amended(1, 3)))
-    assert [take.quantity for take in net[0].pending_takes] == [3]
+    assert [take.quantity for take in net[0].orders.takes.pending] == [3]
     assert state(order) == (0, 3, 2, False, False)
 
 
@@ -392,18 +392,18 @@ def test_an_owner_that_refuses_for_another_reason_is_left_alone_for_a_while() ->
     net, order, _ = pending()
     assert net.give(0, result(quantity=0, reason="stale_data"), origin=Keys(50).node_id)
     net.run(REFUSED_HOLD - 0.2)
-    assert net[0].pending_takes == []
+    assert net[0].orders.takes.pending == []
     net.run(0.5)
-    assert [take.quantity for take in net[0].pending_takes] == [5]
+    assert [take.quantity for take in net[0].orders.takes.pending] == [5]
     assert state(order) == (0, 5, 0, False, False)
 
 
 def test_a_void_that_was_asked_for_frees_the_order_to_ask_again() -> None:
     net, order, _ = pending()
     net.run(13.0)
-    assert net[0].pending_takes[0].void
+    assert net[0].orders.takes.pending[0].void
     assert net.give(0, result(quantity=0, reason="void", number=1), origin=Keys(50).node_id)
-    (take,) = net[0].pending_takes
+    (take,) = net[0].orders.takes.pending
     assert (take.take, take.void) == (FIRST_TAKE + 1, False)
     assert state(order) == (0, 5, 0, False, False)
 
@@ -470,7 +470,7 @@ def test_an_order_that_crosses_several_takes_the_earlier_and_waits_for_the_later
 def test_many_crossed_orders_are_uncrossed_without_a_coordinator() -> None:
     net = Network(4)
     for i, k in itertools.product(range(4), range(5)):
-        net[i].submit(net.now, M, (BUY, SELL)[(i + k) % 2], 95 + (i * 7 + k * 3) % 11, 1 + k)
+        submit(net[i], net.now, M, (BUY, SELL)[(i + k) % 2], 95 + (i * 7 + k * 3) % 11, 1 + k)
     net.settle()
     net.check()
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from exchange_kit import EPOCH_US, Keys
+from exchange_kit import EPOCH_US, Keys, submit
 
 from exchange.engine.engine import Engine
 from exchange.engine.fast_path import FastPath
@@ -17,7 +17,7 @@ from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.instruments import Instrument
 from exchange.model.ports import Broadcast
 from exchange.model.records import Order, PutMeta
-from exchange.orders.engine_context import Drained, Refused
+from exchange.orders.engine_context import CommandRejected, Drained
 
 STEPS = 400
 ACCOUNTS = (0, 0, 1, 2, 3)
@@ -60,8 +60,8 @@ class Trial:
         self.specials = specials
         self.short, self.general, self.other = (engine_of(s, self.now) for s in (5, 5, 9))
         never: Any = lambda *args: None  # noqa: E731
-        self.general._desk._express.place = never  # type: ignore[method-assign]
-        self.general._desk._express.cancel = never  # type: ignore[method-assign]
+        self.general.orders._fast_path.place = never  # type: ignore[method-assign]
+        self.general.orders._fast_path.cancel = never  # type: ignore[method-assign]
         self.went: Counter[str] = Counter()
 
     def both(self, call: Callable[[Engine], Any]) -> None:
@@ -70,7 +70,7 @@ class Trial:
         for engine in (self.short, self.general):
             try:
                 answers.append(call(engine))
-            except Refused as error:
+            except CommandRejected as error:
                 answers.append((error.code, error.detail))
         assert answers[0] == answers[1]
         if isinstance(answers[0], tuple):
@@ -127,26 +127,26 @@ class Trial:
         rng = self.rng
         now = self.now = self.now + rng.choice((0.0, 0.001, 0.2))
         what = rng.random()
-        number = rng.randint(1, self.short._desk.orders.next_number)
+        number = rng.randint(1, self.short.order_store.next_number)
         if what < 0.6:
             new = self.new_order()
-            self.both(lambda engine: engine.place(now, new))
+            self.both(lambda engine: engine.orders.place(now, new))
         elif what < 0.8:
-            self.both(lambda engine: engine.cancel(now, number))
+            self.both(lambda engine: engine.orders.cancel(now, number))
         elif what < 0.84:
             change = Amend(quantity=rng.randint(1, 30), price=1000 + rng.randint(-9, 9))
-            self.both(lambda engine: engine.amend(now, number, change))
+            self.both(lambda engine: engine.orders.amend(now, number, change))
         elif what < 0.85:
             which = Selection(account=rng.choice(ACCOUNTS), side=1)
-            self.both(lambda engine: engine.cancel_many(now, which))
+            self.both(lambda engine: engine.orders.cancel_many(now, which))
         elif what < 0.87:
             self._others_trade(now)
         elif what < 0.88:
-            self.both(lambda engine: engine.halt(MARKETS[0], "why"))
+            self.both(lambda engine: engine.orders.halt(MARKETS[0], "why"))
         elif what < 0.90:
-            self.both(lambda engine: engine.resume_market(now, MARKETS[0]))
+            self.both(lambda engine: engine.orders.resume_market(now, MARKETS[0]))
         elif what < 0.91:
-            self.both(lambda engine: engine.freeze(now, 3))
+            self.both(lambda engine: engine.orders.freeze(now, 3))
         elif what < 0.92:
             self.both(lambda engine: engine.accounts.thaw(3))
         elif what < 0.96:
@@ -156,7 +156,7 @@ class Trial:
 
     def _others_trade(self, now: float) -> None:
         side = self.rng.choice((1, -1))
-        self.other.submit(now, MARKETS[0], side, 1000 - 3 * side, self.rng.randint(1, 9))
+        submit(self.other, now, MARKETS[0], side, 1000 - 3 * side, self.rng.randint(1, 9))
         node = self.other.node_id
         for message in self.other.drain(now).messages:
             if isinstance(message, Broadcast):
@@ -176,10 +176,14 @@ class Trial:
         ]
         assert books[:2] == books[2:]
         for account in set(ACCOUNTS):
-            assert self.short.open_orders_of(account) == self.general.open_orders_of(account)
+            short, general = (
+                list(engine.order_store.of_account(account))
+                for engine in (self.short, self.general)
+            )
+            assert short == general
             assert self.short.ledger.holdings(account) == self.general.ledger.holdings(account)
-        assert self.short.recent_orders == self.general.recent_orders
-        assert self.short.pending_takes == self.general.pending_takes
+        assert self.short.order_store.recent_orders == self.general.order_store.recent_orders
+        assert self.short.orders.takes.pending == self.general.orders.takes.pending
 
 
 def seen(drained: Drained) -> dict[str, list[Any]]:
@@ -235,8 +239,8 @@ def test_both_ways_come_to_the_same(
 def test_counters_are_durable_with_the_next_drain_and_only_when_they_moved() -> None:
     engine = engine_of(5, 1000.0)
     engine.drain(1000.0)
-    engine.place(1000.0, NewOrder(market=MARKETS[1], side=1, price=5, quantity=2))
-    engine.place(1000.0, NewOrder(market=MARKETS[1], side=-1, price=5, quantity=1))
+    engine.orders.place(1000.0, NewOrder(market=MARKETS[1], side=1, price=5, quantity=2))
+    engine.orders.place(1000.0, NewOrder(market=MARKETS[1], side=-1, price=5, quantity=1))
     meta = {r.name: r.value for r in engine.drain(1000.0).records if isinstance(r, PutMeta)}
     assert meta == {"next_order": 3, "next_take": EPOCH_US + 10**9 + 1}
     assert not [r for r in engine.drain(1000.0).records if isinstance(r, PutMeta)]

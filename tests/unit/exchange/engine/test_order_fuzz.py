@@ -17,7 +17,7 @@ from order_kit import KEY, UNIT, Desks, with_fees
 from exchange.engine.engine import Engine
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 NODES = 3
 STEPS = 60
@@ -55,13 +55,13 @@ class Storm:
         )[0]
         try:
             action()
-        except Refused as refusal:
+        except CommandRejected as refusal:
             self.refused[refusal.code] = self.refused.get(refusal.code, 0) + 1
         for engine in self.engines():
             check_node(engine)
         for engine in self.engines():
-            if engine.halted(KEY) is not None and self.rng.random() < 0.3:
-                engine.resume_market(self.desks.now, KEY)
+            if engine.halts.reason(KEY) is not None and self.rng.random() < 0.3:
+                engine.orders.resume_market(self.desks.now, KEY)
         for _ in range(self.rng.choice((0, 1, 1, 2))):
             self.round()
 
@@ -109,7 +109,7 @@ class Storm:
 
     def _any(self) -> tuple[int, Order] | None:
         i = self.rng.randrange(NODES)
-        found = self.desks[i].open_orders
+        found = self.desks[i].order_store.open_orders
         return (i, self.rng.choice(found)) if found else None
 
     def amend(self) -> None:
@@ -131,10 +131,10 @@ class Storm:
     def cancel(self) -> None:
         found = self._any()
         if found is not None:
-            self.desks[found[0]].cancel(self.desks.now, found[1].number)
+            self.desks[found[0]].orders.cancel(self.desks.now, found[1].number)
 
     def halt(self) -> None:
-        self.rng.choice(self.engines()).halt(KEY, "storm")
+        self.rng.choice(self.engines()).orders.halt(KEY, "storm")
 
     def restart(self) -> None:
         i = self.rng.randrange(NODES)
@@ -160,14 +160,14 @@ class Storm:
         desks = self.desks
         desks.on_mail = lambda mail: [mail]
         for i in range(NODES):
-            desks[i].resume_market(desks.now, KEY)
+            desks[i].orders.resume_market(desks.now, KEY)
             for j in range(NODES):
                 if i != j:
                     desks[i].ledger.set_credit(desks.id(j), "COIN", None)
         desks.run(75.0, step=0.5)
         for i in range(NODES):
             check_node(desks[i])
-            for order in desks[i].open_orders:
+            for order in desks[i].order_store.open_orders:
                 assert order.pending == order.reserved == 0
                 assert order.tif in ("gtc", "gtd"), order
                 assert order.price is not None or order.untriggered
@@ -179,7 +179,7 @@ def check_node(engine: Engine) -> None:
     engine.ledger.check()
     market = engine.markets[KEY]
     shown = market.writer.feed.state.orders
-    for order in engine.open_orders:
+    for order in engine.order_store.open_orders:
         assert 0 <= order.filled + order.pending + order.reserved <= order.quantity, order
         assert not order.done
         number = order.number
@@ -198,12 +198,12 @@ def check_node(engine: Engine) -> None:
         else:
             assert number not in shown
         if order.linked_order:
-            other = engine.order(order.linked_order)
+            other = engine.order_store.get(order.linked_order)
             assert other is not None
             assert not (other.filled and order.filled), "both of a pair were filled"
-    open_ = {order.number for order in engine.open_orders}
+    open_ = {order.number for order in engine.order_store.open_orders}
     assert set(shown) <= open_
-    for order in engine.recent_orders:
+    for order in engine.order_store.recent_orders:
         assert order.done
         assert order.reason, order
         assert (order.reason == "filled") == (order.filled == order.quantity), order

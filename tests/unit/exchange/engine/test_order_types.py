@@ -8,11 +8,11 @@ from order_kit import KEY, Desks, with_fees
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
 from exchange.orders.conditional_orders import FOLLOW
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 
 def refusal(call: object, *args: object, **more: object) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRejected) as refused:
         call(*args, **more)  # type: ignore[operator]
     return refused.value.code
 
@@ -254,12 +254,14 @@ def test_a_fill_or_kill_order_commits_no_more_than_the_position_is_by_then() -> 
 
 def test_a_fill_or_kill_order_tries_again_for_no_more_than_the_position_is_by_then() -> None:
     desks, bob, ask = reducing_fill_or_kill()
-    desks[2].cancel(desks.now, 1)  # refuses, so there is another try
+    desks[2].orders.cancel(desks.now, 1)  # refuses, so there is another try
     questions = desks.drain(0)
     sell_to(desks, bob, 6)
     for mail in questions:
         desks.deliver(mail)
-    assert sum(take.quantity for take in desks[0].pending_takes if take.phase == "reserve") == 4
+    assert (
+        sum(take.quantity for take in desks[0].orders.takes.pending if take.phase == "reserve") == 4
+    )
     desks.settle()
     assert (ask.quantity, ask.filled, ask.reason) == (4, 4, "filled")
     assert desks[0].ledger.balance("account:0", "COIN") == 0
@@ -352,7 +354,7 @@ def test_orders_that_contradict_themselves_are_refused(more: dict[str, object]) 
     settings: dict[str, object] = {"price": 100, **more}
     price = settings.pop("price")
     assert refusal(desks.bid, 0, price, 5, **settings) == "bad_order"
-    assert desks[0].open_orders == []
+    assert desks[0].order_store.open_orders == []
 
 
 @pytest.mark.parametrize(
@@ -458,7 +460,7 @@ def test_a_stop_survives_a_restart() -> None:
 def test_a_cancelled_stop_is_not_triggered() -> None:
     desks = Desks()
     stop = desks.bid(0, 110, 3, stop=105)
-    desks[0].cancel(desks.now, stop.number)
+    desks[0].orders.cancel(desks.now, stop.number)
     assert (stop.done, stop.reason) == (True, "cancelled")
     desks.trade(0, 105)
     assert stop.filled == 0
@@ -487,11 +489,11 @@ def test_a_trailing_stop_follows_the_market_and_never_goes_back() -> None:
 def test_a_trailing_stop_is_above_zero() -> None:
     desks = Desks()
     desks.trade(0, 100)
-    with pytest.raises(Refused, match="no less than the price") as refused:
+    with pytest.raises(CommandRejected, match="no less than the price") as refused:
         desks.ask(0, None, 2, trailing_offset=100)
     assert refused.value.code == "out_of_range"
     stop = desks.ask(0, None, 2, trailing_offset=99)
-    with pytest.raises(Refused, match="no less than the price"):
+    with pytest.raises(CommandRejected, match="no less than the price"):
         desks.amend(0, stop, trailing_offset=100)
     assert (stop.stop, stop.trailing_offset) == (1, 99)
 
@@ -608,15 +610,15 @@ def test_the_hold_of_a_pair_is_the_greater_of_both() -> None:
     alice = desks.account(0, usd=1000)
     limit, stop = desks.place_all(0, BUY, 100, 5, account=alice, oco_stop=120)
     assert desks.money(0, alice)["USD"] == (1000, 5 * 126)
-    desks[0].cancel(desks.now, stop.number)
+    desks[0].orders.cancel(desks.now, stop.number)
     assert desks.money(0, alice)["USD"] == (1000, 500)
-    desks[0].cancel(desks.now, limit.number)
+    desks[0].orders.cancel(desks.now, limit.number)
     assert desks.money(0, alice)["USD"] == (1000, 0)
     limit, stop = desks.place_all(0, BUY, 100, 5, account=alice, oco_stop=120)
-    desks[0].cancel(desks.now, limit.number)
+    desks[0].orders.cancel(desks.now, limit.number)
     assert desks.money(0, alice)["USD"] == (1000, 5 * 126)
     desks.same_after_restart(0)
-    desks[0].cancel(desks.now, stop.number)
+    desks[0].orders.cancel(desks.now, stop.number)
     assert desks.money(0, alice)["USD"] == (1000, 0)
 
 
@@ -634,7 +636,7 @@ def test_a_stop_of_a_pair_waits_while_the_other_order_may_still_be_filled(
     assert limit.pending == 5
     desks.drain(0)  # the question is lost
     if not filled:
-        desks[1].cancel(desks.now, bid.number)
+        desks[1].orders.cancel(desks.now, bid.number)
     desks.trade(0, 90)
     assert (limit.cancelled, limit.done, stop.untriggered) == (True, False, True)
     if filled:
@@ -680,23 +682,23 @@ def test_a_halted_market_takes_no_orders_and_fills_none() -> None:
     ask = desks.ask(0, 100, 5)
     bid = desks.bid(0, 90, 5)
     desks.exchange()
-    desks[0].halt(KEY, "upgrade")
-    desks[0].halt(KEY, "maintenance")
+    desks[0].orders.halt(KEY, "upgrade")
+    desks[0].orders.halt(KEY, "maintenance")
     assert refusal(desks.bid, 0, 100, 1) == "halted"
     assert refusal(desks.amend, 0, bid, price=91) == "halted"
     taker = desks.bid(1, 100, 2)
     desks.exchange()
     assert (taker.filled, ask.filled) == (0, 0)
-    desks[0].cancel(desks.now, bid.number)
+    desks[0].orders.cancel(desks.now, bid.number)
     desks.drain(0)
     desks.restart(0)
-    assert desks[0].halted(KEY) == "maintenance"
+    assert desks[0].halts.reason(KEY) == "maintenance"
     assert refusal(desks.bid, 0, 100, 1) == "halted"
-    assert desks[0].resume_market(desks.now, KEY)
-    assert not desks[0].resume_market(desks.now, KEY)
+    assert desks[0].orders.resume_market(desks.now, KEY)
+    assert not desks[0].orders.resume_market(desks.now, KEY)
     desks.drain(0)
     desks.restart(0)
-    assert desks[0].halted(KEY) is None
+    assert desks[0].halts.reason(KEY) is None
     desks.run(8.0)
     assert taker.filled == 2
     desks.check()
@@ -705,13 +707,13 @@ def test_a_halted_market_takes_no_orders_and_fills_none() -> None:
 def test_nothing_is_triggered_in_a_halt_and_the_last_trade_counts_after_it() -> None:
     desks = Desks(2)
     low, high = desks.ask(0, 80, 1, stop=90), desks.ask(0, 70, 1, stop=75)
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     desks.trade(1, 70)
     desks.trade(1, 85)
     desks.exchange()
     assert low.untriggered
     assert high.untriggered
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     assert (low.untriggered, high.untriggered) == (False, True)
     desks.settle()
     desks.check()
@@ -722,12 +724,12 @@ def test_an_order_that_waits_for_an_answer_when_its_market_is_halted_ends() -> N
     desks.ask(1, 100, 3)
     desks.exchange()
     bid = desks.bid(0, None, 5)
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     desks.exchange()
     assert (bid.filled, bid.reason) == (3, "halted")
 
 
 def test_unknown_markets_are_neither_halted_nor_resumed() -> None:
     desks = Desks()
-    assert refusal(desks[0].halt, "X") == "unknown_market"
-    assert refusal(desks[0].resume_market, desks.now, "X") == "unknown_market"
+    assert refusal(desks[0].orders.halt, "X") == "unknown_market"
+    assert refusal(desks[0].orders.resume_market, desks.now, "X") == "unknown_market"

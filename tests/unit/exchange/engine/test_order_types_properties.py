@@ -21,7 +21,7 @@ from exchange.engine.engine import Engine
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.instruments import Instrument
 from exchange.model.records import Fill, Order
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 BASE, QUOTE = "AAA", "BBB"
 MARKET = Instrument(
@@ -59,7 +59,7 @@ class Pair:
             epoch_us=EPOCH_US,
             rng=random.Random(1),
             instruments=[market],
-            listen_max=0.0,
+            fence_max=0.0,
             now=self.now,
         )
         self.engine.resume(self.now)
@@ -68,7 +68,7 @@ class Pair:
         for account in ACCOUNTS[1:]:
             assert self.engine.accounts.create(0, f"a{account}").number == account
             for asset in (BASE, QUOTE):
-                units = int(funds.scaleb(self.engine.terms.decimals[asset]))
+                units = int(funds.scaleb(self.engine.specs.decimals[asset]))
                 self.engine.ledger.deposit(1, account, asset, units, "")
                 self.slow.add_money(account, asset, funds)
         self.compare()
@@ -84,7 +84,7 @@ class Pair:
         else:
             codes = set()
         if codes:
-            with pytest.raises(Refused) as refusal:
+            with pytest.raises(CommandRejected) as refusal:
                 fast()
             assert refusal.value.code in codes
             assert refusal.value.detail
@@ -95,30 +95,35 @@ class Pair:
     def place(self, **terms: Any) -> None:
         new = NewOrder(market=self.market.key, **terms)
         now = self.engine.us(self.now)
-        self.both(lambda: self.engine.place(self.now, new), lambda: self.slow.place(now, new))
+        self.both(
+            lambda: self.engine.orders.place(self.now, new), lambda: self.slow.place(now, new)
+        )
 
     def place_again(self, new: NewOrder) -> None:
         """What a client does that got no answer."""
         now = self.engine.us(self.now)
-        self.both(lambda: self.engine.place(self.now, new), lambda: self.slow.place(now, new))
+        self.both(
+            lambda: self.engine.orders.place(self.now, new), lambda: self.slow.place(now, new)
+        )
 
     def amend(self, number: int, **changes: Any) -> None:
         amend = Amend(**changes)
         now = self.engine.us(self.now)
         self.both(
-            lambda: [self.engine.amend(self.now, number, amend)],
+            lambda: [self.engine.orders.amend(self.now, number, amend)],
             lambda: [self.slow.amend(now, number, amend)],
         )
 
     def cancel(self, number: int) -> None:
         self.both(
-            lambda: [self.engine.cancel(self.now, number)], lambda: [self.slow.cancel(number)]
+            lambda: [self.engine.orders.cancel(self.now, number)],
+            lambda: [self.slow.cancel(number)],
         )
 
     def cancel_many(self, **which: Any) -> None:
         selection = Selection(**which)
         self.both(
-            lambda: self.engine.cancel_many(self.now, selection),
+            lambda: self.engine.orders.cancel_many(self.now, selection),
             lambda: self.slow.cancel_many(selection),
         )
 
@@ -130,9 +135,9 @@ class Pair:
 
     def halt(self, halted: bool) -> None:
         if halted:
-            self.engine.halt(self.market.key, "a test")
+            self.engine.orders.halt(self.market.key, "a test")
         else:
-            self.engine.resume_market(self.now, self.market.key)
+            self.engine.orders.resume_market(self.now, self.market.key)
         self.slow.halted = halted
         self.compare()
 
@@ -142,11 +147,11 @@ class Pair:
         engine, slow = self.engine, self.slow
         self.fills += engine.drain(self.now).fills
         for expected in slow.orders:
-            order = engine.order(expected.number)
+            order = engine.order_store.get(expected.number)
             assert order is not None
             assert state_of(order) == expected_state(expected)
-        assert engine.order(len(slow.orders) + 1) is None
-        assert len(engine.open_orders) == sum(not order.reason for order in slow.orders)
+        assert engine.order_store.get(len(slow.orders) + 1) is None
+        assert len(engine.order_store.open_orders) == sum(not order.reason for order in slow.orders)
         assert [self.half(fill) for fill in self.fills] == [
             half for fill in slow.fills for half in fill.halves
         ]
@@ -163,7 +168,7 @@ class Pair:
         engine.ledger.check()
 
     def amount(self, asset: str, units: int) -> Decimal:
-        return Decimal(units).scaleb(-self.engine.terms.decimals[asset])
+        return Decimal(units).scaleb(-self.engine.specs.decimals[asset])
 
     def half(self, fill: Fill) -> tuple[int, int, int, Decimal]:
         return fill.order, fill.price, fill.quantity, self.amount(fill.fee_asset, fill.fee)

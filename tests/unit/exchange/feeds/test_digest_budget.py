@@ -77,16 +77,16 @@ def test_heads_that_were_dropped_are_exchanged_a_little_later() -> None:
 
 def test_a_flood_of_digests_does_not_keep_a_restarted_neighbour_behind_its_fence() -> None:
     """The restarted node waits for digests of its neighbours, not for answers to its own."""
-    net = Network(2, listen_max=10.0)
+    net = Network(2, fence_max=10.0)
     net.sell(0, 100, 5)
     net.exchange()
     for _ in range(50):
         net.give(1, ASK, origin=net.id(0))
     net.exchange()
     net.restart(0)
-    assert net[0].listening
+    assert net[0].fenced
     net.exchange()
-    assert not net[0].listening  # no time has passed
+    assert not net[0].fenced  # no time has passed
 
 
 def test_a_neighbour_out_of_budget_still_brings_what_is_new() -> None:

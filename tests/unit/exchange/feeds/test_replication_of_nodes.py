@@ -333,5 +333,5 @@ def test_an_own_order_takes_what_a_snapshot_brings_across_it() -> None:
     order = net.sell(0, 100, 3)
     batch = Owner(50).lie(7, GENESIS, Checkpoint(state_hash([PAGE])))
     assert net.give(0, page_part(batch, [PAGE]))
-    assert [(t.maker, t.quantity) for t in net[0].pending_takes] == [(Keys(50).node_id, 3)]
+    assert [(t.maker, t.quantity) for t in net[0].orders.takes.pending] == [(Keys(50).node_id, 3)]
     assert order.pending == 3

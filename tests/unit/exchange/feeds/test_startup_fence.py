@@ -18,7 +18,7 @@ from exchange.journal.journal import Journal
 from exchange.model.events import SELL, Filled, Opened
 from exchange.model.instruments import Instruments
 from exchange.model.records import PutMeta, Recovered
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
 from node.views.views import OrderRequest
@@ -90,7 +90,7 @@ def test_while_more_is_claimed_to_exist_it_goes_on_but_not_for_ever() -> None:
 
 def restarted(*, orders: int = 1) -> Network:
     """Node 0 has been killed and is back, without a link; it knows node 1."""
-    net = Network(2, listen_max=FENCE_MAX)
+    net = Network(2, fence_max=FENCE_MAX)
     net.sell(1, 200, 1)
     for i in range(orders):
         net.sell(0, 100 + i, 5)
@@ -102,54 +102,54 @@ def restarted(*, orders: int = 1) -> Network:
 
 
 def test_a_new_node_takes_orders_at_once() -> None:
-    net = Network(1, listen_max=FENCE_MAX)
-    assert not net[0].listening
+    net = Network(1, fence_max=FENCE_MAX)
+    assert not net[0].fenced
     assert net.sell(0, 100, 5).shown == 5
 
 
 def test_a_restarted_node_refuses_until_the_grace_is_over_and_then_goes_on() -> None:
     net = restarted()
-    for command in (lambda: net.sell(0, 101, 1), lambda: net[0].cancel(net.now, 1)):
-        with pytest.raises(Refused) as refused:
+    for command in (lambda: net.sell(0, 101, 1), lambda: net[0].orders.cancel(net.now, 1)):
+        with pytest.raises(CommandRejected) as refused:
             command()
         assert refused.value.code == "starting"
     told: list[bool] = []
-    net[0].when_writing(lambda: told.append(net[0].listening))
+    net[0].when_fence_lifts(lambda: told.append(net[0].fenced))
     start = net.now
     while not told:
         net.run(0.1)
     assert FENCE_GRACE <= net.now - start <= FENCE_GRACE + 0.2
     assert told == [False]
     net.sell(0, 101, 1)
-    net[0].when_writing(lambda: told.append(True))  # now
+    net[0].when_fence_lifts(lambda: told.append(True))  # now
     assert told == [False, True]
 
 
 def test_an_order_that_was_accepted_before_is_found_while_listening() -> None:
-    net = Network(1, listen_max=FENCE_MAX)
+    net = Network(1, fence_max=FENCE_MAX)
     first = net.sell(0, 100, 5, client_id="mine")
     net.exchange()
     net.restart(0)
-    assert net[0].listening
+    assert net[0].fenced
     assert net.sell(0, 100, 5, client_id="mine").number == first.number
 
 
 def test_who_knows_nobody_listens_for_a_moment_only() -> None:
-    net = Network(1, listen_max=FENCE_MAX)
+    net = Network(1, fence_max=FENCE_MAX)
     net.sell(0, 100, 5)
     net.exchange()
     net.restart(0)
     net.run(FENCE_GRACE_ALONE - 0.2)
-    assert net[0].listening
+    assert net[0].fenced
     net.run(0.3)
-    assert not net[0].listening
+    assert not net[0].fenced
 
 
 def test_the_neighbours_digest_ends_it_without_time_passing() -> None:
     net = restarted()
     net.link(0)
     net.exchange()
-    assert not net[0].listening
+    assert not net[0].fenced
     net.sell(0, 101, 1)
     net.settle()
     net.check()
@@ -163,7 +163,7 @@ def test_takes_wait_until_the_maker_writes_again_and_are_then_decided() -> None:
     assert net.give(0, Take(9, M, 1, 1, 100, 2, 9), origin=taker)
     net.exchange()
     assert net.fills(0) == []
-    assert net[0].listening
+    assert net[0].fenced
     net.link(0)
     net.exchange()  # the digest comes before the take: no time is lost
     assert net.now == start
@@ -173,7 +173,7 @@ def test_takes_wait_until_the_maker_writes_again_and_are_then_decided() -> None:
 
 
 def test_unresolved_takes_and_crossing_orders_wait_too() -> None:
-    net = Network(2, listen_max=FENCE_MAX)
+    net = Network(2, fence_max=FENCE_MAX)
     net.sell(1, 200, 5)
     net.buy(0, 150, 2)
     net.exchange()
@@ -196,14 +196,14 @@ def test_unresolved_takes_and_crossing_orders_wait_too() -> None:
 
 
 def test_a_liar_that_claims_more_of_the_own_feed_delays_it_for_so_long_only() -> None:
-    net = Network(1, listen_max=FENCE_MAX)
+    net = Network(1, fence_max=FENCE_MAX)
     net.sell(0, 100, 5)
     net.exchange()
     net.restart(0)
     liar = Keys(50).node_id
     net[0].neighbour_up(net.now, liar)
     start = net.now
-    while net[0].listening:
+    while net[0].fenced:
         net.give(0, digest(FeedHead(net.id(0), M, 999, b"")), origin=liar)
         net.run(0.1)
     assert net[0].stale is None
@@ -213,7 +213,7 @@ def test_a_liar_that_claims_more_of_the_own_feed_delays_it_for_so_long_only() ->
 
 def test_an_old_copy_is_noticed_while_it_listens_and_writes_nothing() -> None:
     """Its orders would cross, a client and a taker wait: nothing is written all the same."""
-    net = Network(2, listen_max=FENCE_MAX)
+    net = Network(2, fence_max=FENCE_MAX)
     net.sell(0, 100, 5)
     net.exchange()
     past = net.nodes[0].store.recover()
@@ -224,13 +224,13 @@ def test_an_old_copy_is_noticed_while_it_listens_and_writes_nothing() -> None:
     store.commit([PutMeta(name, value) for name, value in past.meta.items()])
     net._start(0)
     told: list[str | None] = []
-    net[0].when_writing(lambda: told.append(net[0].stale))
+    net[0].when_fence_lifts(lambda: told.append(net[0].stale))
     net.link(0)
     net.exchange()
     net.run(0.2)
     assert len(told) == 1
     assert "old copy" in (told[0] or "")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRejected) as refused:
         net.sell(0, 102, 1)
     assert refused.value.code == "stale_data"
     net.run(5.0)
@@ -246,7 +246,7 @@ def filled(take: int, taker: str) -> Filled:
 
 
 def test_take_numbers_of_an_old_copy_are_not_used_a_second_time() -> None:
-    net = Network(2, listen_max=FENCE_MAX)
+    net = Network(2, fence_max=FENCE_MAX)
     net.sell(1, 100, 50)
     net.exchange()
     past = net.nodes[0].store.recover()
@@ -327,7 +327,7 @@ async def test_orders_and_cancels_of_clients_wait_until_the_node_writes(tmp_path
             cancelled = group.create_task(service.cancel("1"))
             for _ in range(5):
                 await asyncio.sleep(0)
-            assert engine.open_orders == []
+            assert engine.order_store.open_orders == []
             now = FENCE_GRACE_ALONE
             engine.tick(now)
             assert (await submitted).number == 1

@@ -20,7 +20,6 @@ from exchange.model.records import (
     Decision,
     DropDecisions,
     Fill,
-    Line,
     Order,
     PutBatch,
     PutCredit,
@@ -29,6 +28,7 @@ from exchange.model.records import (
     Recovered,
     StoredFeed,
     Transaction,
+    TransactionLine,
 )
 from tests.simulation.disk import MemoryDisk
 
@@ -61,7 +61,7 @@ def test_integers_of_any_size_come_back(value: int) -> None:
             case Order() as order:
                 wide.append(msgspec.structs.replace(order, value=value))
             case Transaction() as transaction:
-                line = Line("fees", "BTC", value, -value, "fee")
+                line = TransactionLine("fees", "BTC", value, -value, "fee")
                 wide.append(msgspec.structs.replace(transaction, lines=(line,)))
             case Fill() as fill:
                 wide.append(msgspec.structs.replace(fill, fee=value))

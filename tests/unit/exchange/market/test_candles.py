@@ -18,9 +18,9 @@ from exchange.market.candles import (
     MINUTES_HELD,
     TIMEFRAMES,
     Candle,
-    Candles,
+    CandleSeries,
     TradeRecord,
-    day_figures,
+    day_statistics,
     plausible,
 )
 
@@ -114,7 +114,7 @@ def test_any_order_and_any_portions_give_what_the_slow_reference_gives(
 ) -> None:
     shuffled = list(trades)
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
-    candles = Candles(nothing)
+    candles = CandleSeries(nothing)
     touched: set[tuple[str, int]] = set()
     for at in range(0, len(shuffled), portion):
         candles.add(shuffled[at : at + portion])
@@ -136,7 +136,7 @@ def test_what_was_saved_and_let_go_is_amended_by_late_trades(
         found = disk.get((frame, start))
         return None if found is None else found.at(start)
 
-    candles = Candles(stored)
+    candles = CandleSeries(stored)
     for round_, at in enumerate(range(0, len(trades), portion)):
         candles.add(trades[at : at + portion])
         saved = [(frame, candle.at(start)) for (frame, start), candle in candles.changed.items()]
@@ -145,12 +145,12 @@ def test_what_was_saved_and_let_go_is_amended_by_late_trades(
         assert candles.changed == {}
         if round_ % restart_every == 0:
             minutes = sorted(c.start for (frame, _), c in disk.items() if frame == "1m")
-            candles = Candles(stored, [disk["1m", start].at(start) for start in minutes[-2:]])
+            candles = CandleSeries(stored, [disk["1m", start].at(start) for start in minutes[-2:]])
     assert {at: shape(candle) for at, candle in disk.items()} == reference(trades)
 
 
 def test_equal_times_go_by_maker_and_number() -> None:
-    candles = Candles(nothing)
+    candles = CandleSeries(nothing)
     candles.add([record(T0, 30, maker="b", number=1)])
     candles.add([record(T0, 20, maker="a", number=9), record(T0, 10, maker="a", number=2)])
     candle = candles.changed["1m", T0]
@@ -189,15 +189,15 @@ def test_candles_follow_each_other_without_gap_and_begin_where_the_calendar_says
 
 
 def test_volumes_stop_growing_before_a_column_overflows() -> None:
-    candles = Candles(nothing)
+    candles = CandleSeries(nothing)
     for number in range(1, 20):
         candles.add([record(T0, 1, 2**53 - 1, number=number)] * 200)
     assert candles.changed["1m", T0].volume == MAX_VOLUME
-    assert day_figures(candles.minutes(), T0 + MINUTE).volume == MAX_VOLUME
+    assert day_statistics(candles.minutes(), T0 + MINUTE).volume == MAX_VOLUME
 
 
 def test_memory_is_bounded_once_what_changed_is_saved() -> None:
-    candles = Candles(nothing)
+    candles = CandleSeries(nothing)
     for minute in range(2 * MINUTES_HELD + 1):
         candles.add([record(T0 + minute * MINUTE, 1, number=minute + 1)])
     candles.saved([(frame, c.at(c.start)) for (frame, _), c in candles.changed.items()])
@@ -206,7 +206,7 @@ def test_memory_is_bounded_once_what_changed_is_saved() -> None:
 
 
 def test_a_candle_that_changed_while_it_was_saved_is_saved_again() -> None:
-    candles = Candles(nothing)
+    candles = CandleSeries(nothing)
     candles.add([record(T0, 5)])
     copies = [(frame, c.at(c.start)) for (frame, _), c in candles.changed.items()]
     candles.add([record(T0 + 1, 6, number=2)])
@@ -217,9 +217,9 @@ def test_a_candle_that_changed_while_it_was_saved_is_saved_again() -> None:
 @given(records.filter(bool), st.integers(T0 - 41 * DAY, T0 + 41 * DAY))
 def test_figures_of_the_day_are_those_of_its_trades(trades: list[TradeRecord], now: int) -> None:
     known = [t for t in trades if t.time <= now]
-    candles = Candles(nothing)
+    candles = CandleSeries(nothing)
     candles.add(known)
-    found = day_figures(candles.minutes(), now)
+    found = day_statistics(candles.minutes(), now)
     known.sort(key=lambda t: t.key)
     begin = (now - DAY) // MINUTE * MINUTE
     day = [t for t in known if t.time >= begin]

@@ -7,7 +7,7 @@ from exchange_kit import Keys, M, Owner
 
 from exchange.feeds.feed import Feed, Writer
 from exchange.ledger.ledger import MarketUnits
-from exchange.market.market import NUMBER_BITS, TAPE, Hold, Market, Owners, Trade
+from exchange.market.market import NUMBER_BITS, TAPE, Hold, Market, OwnerIndex, Trade
 from exchange.model.events import BUY, SELL, Amended, Closed, Event, Filled, Moved, Opened
 
 UNITS = MarketUnits("BTC", "USD", 1, 1, 0, 0)
@@ -21,7 +21,7 @@ class Here:
         self.present = {A, B}
         self.own = Owner(5)
         self.owners = {A: Owner(1), B: Owner(9)}
-        self.market = Market(M, Owners(ME), self.own.writer, self.present.__contains__, UNITS)
+        self.market = Market(M, OwnerIndex(ME), self.own.writer, self.present.__contains__, UNITS)
         for owner_id, owner in self.owners.items():
             self.market.replicas[owner_id] = owner.replica(5)
 
@@ -44,7 +44,7 @@ class Here:
 
 
 def test_owners_keys_are_one_integer_and_split_again() -> None:
-    owners = Owners(ME)
+    owners = OwnerIndex(ME)
     assert owners.key(ME, 7) == 7
     keys = {(o, n): owners.key(o, n) for o in (ME, A, B) for n in (1, 2**40 - 1)}
     assert len(set(keys.values())) == 6
@@ -284,7 +284,7 @@ def test_contents_list_bids_first_and_best_first_and_the_digest_is_theirs() -> N
 
 def test_the_tape_keeps_the_latest_trades_only() -> None:
     keys = Keys(5)
-    market = Market(M, Owners(ME), Writer(Feed(ME, M), keys, "t"), lambda owner: True, UNITS)
+    market = Market(M, OwnerIndex(ME), Writer(Feed(ME, M), keys, "t"), lambda owner: True, UNITS)
     for take in range(1, TAPE + 3):
         market.tape.append(Trade(A, Filled(1, BUY, 1, 100, 0, 0, "t", take, 1), take))
     assert len(market.tape) == TAPE

@@ -6,11 +6,11 @@ import pytest
 from order_kit import KEY, Desks, with_fees
 
 from exchange.model.events import BUY, SELL, Amended, Moved
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 
 def refusal(call: object, *args: object, **more: object) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRejected) as refused:
         call(*args, **more)  # type: ignore[operator]
     return refused.value.code
 
@@ -186,14 +186,14 @@ def test_what_is_filled_already_is_said_in_the_asset() -> None:
     desks = Desks()
     bid = desks.bid(0, 100, 5)
     desks.ask(0, 100, 2)
-    with pytest.raises(Refused, match="2 COIN of the order are filled"):
+    with pytest.raises(CommandRejected, match="2 COIN of the order are filled"):
         desks.amend(0, bid, quantity=1)
 
 
 def test_what_is_done_or_unknown_is_not_amended() -> None:
     desks = Desks()
     bid = desks.bid(0, 100, 5)
-    desks[0].cancel(desks.now, bid.number)
+    desks[0].orders.cancel(desks.now, bid.number)
     assert refusal(desks.amend, 0, bid, quantity=2) == "order_done"
     bid.number = 77
     assert refusal(desks.amend, 0, bid, quantity=2) == "unknown_order"

@@ -9,7 +9,7 @@ from order_kit import Desks
 
 from exchange.model.commands import Amend
 from exchange.model.events import BUY, SELL
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 LIMIT = {"side": BUY, "price": 100, "quantity": 5}
 MARKET = {"side": BUY, "price": None, "quantity": 5}
@@ -65,7 +65,7 @@ def place(desks: Desks, **what: Any) -> int:
 
 
 def refusal(desks: Desks, **what: Any) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandRejected) as refused:
         place(desks, **what)
     return refused.value.code
 
@@ -105,7 +105,9 @@ def test_anything_else_under_the_same_id_is_refused(
     assert refusal(desks, **other) == "client_id_reused"
     desks.same_after_restart(0)
     assert refusal(desks, **other) == "client_id_reused"
-    assert desks[0].by_client_id("mine", placed.get("account", 0)) is desks.order(0, number)
+    assert desks[0].order_store.by_client_id("mine", placed.get("account", 0)) is desks.order(
+        0, number
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_what_was_amended_is_not_compared_and_the_rest_is(
 ) -> None:
     desks = desks_with_a_trade()
     number = place(desks, **placed)
-    desks[0].amend(desks.now, number, Amend(**changes))
+    desks[0].orders.amend(desks.now, number, Amend(**changes))
     desks.same_after_restart(0)
     assert place(desks, **placed) == number
     assert refusal(desks, **placed | other) == "client_id_reused"
@@ -135,7 +137,7 @@ def test_the_stop_of_a_pair_may_have_been_amended() -> None:
     desks = Desks()
     pair = LIMIT | {"oco_stop": 120}
     number = place(desks, **pair)
-    desks[0].amend(desks.now, number + 1, Amend(stop=130))
+    desks[0].orders.amend(desks.now, number + 1, Amend(stop=130))
     assert place(desks, **pair) == number
 
 

@@ -22,10 +22,10 @@ def start_listening(desks: Desks) -> None:
     """Node 0 is killed and starts again; it does not write yet, and nobody has spoken to it."""
     desks.drain(0)
     desks.kill(0)
-    desks.listen_max = 10.0
+    desks.fence_max = 10.0
     desks._start(0)
     desks[0].neighbour_up(desks.now, desks.id(1))
-    assert desks[0].listening
+    assert desks[0].fenced
 
 
 def hear_of_a_trade(desks: Desks, price: int) -> None:
@@ -39,7 +39,7 @@ def hear_of_a_trade(desks: Desks, price: int) -> None:
 def write(desks: Desks) -> None:
     """Time passes until node 0 writes again."""
     desks.run(11.0)
-    assert not desks[0].listening
+    assert not desks[0].fenced
 
 
 # Clocks
@@ -65,20 +65,20 @@ def test_a_trade_seen_before_the_stop_does_not_trigger_it_after_a_halt() -> None
     desks.exchange()
     stop = desks.ask(0, 95, 3, stop=96)
     assert desks[0].markets[KEY].tape[-1].event.time > stop.time
-    desks[0].halt(KEY)
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.halt(KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     assert untriggered(desks, stop)
 
 
 def test_a_trade_seen_in_a_halt_triggers_after_it_though_its_makers_clock_is_behind() -> None:
     desks = Desks(2, skew_us=BEHIND)
     stop = desks.ask(0, 95, 3, stop=96)
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     desks.trade(1, 90)
     desks.exchange()
     assert desks[0].markets[KEY].tape[-1].event.time < stop.time
     assert untriggered(desks, stop)
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     assert not untriggered(desks, stop)
 
 
@@ -88,13 +88,13 @@ def test_a_trade_seen_in_a_halt_triggers_after_it_though_its_makers_clock_is_beh
 def test_a_halt_is_remembered_with_its_last_trade() -> None:
     desks = Desks(2)
     high, low = desks.ask(0, 80, 1, stop=90), desks.ask(0, 70, 1, stop=75)
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     desks.trade(1, 70)
     desks.trade(1, 85)
     desks.exchange()
     desks.restart(0)
     assert untriggered(desks, high)
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     assert (untriggered(desks, high), untriggered(desks, low)) == (False, True)
     desks.settle()
     desks.check()
@@ -103,14 +103,14 @@ def test_a_halt_is_remembered_with_its_last_trade() -> None:
 def test_the_trade_of_a_halt_counts_once() -> None:
     desks = Desks(2)
     first = desks.ask(0, 80, 1, stop=90)
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     desks.trade(1, 85)
     desks.exchange()
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     assert not untriggered(desks, first)
     second = desks.ask(0, 80, 1, stop=90)
-    desks[0].halt(KEY)
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.halt(KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     assert untriggered(desks, second)
     desks.drain(0)
     desks.restart(0)
@@ -120,11 +120,11 @@ def test_the_trade_of_a_halt_counts_once() -> None:
 def test_a_trade_told_of_late_in_a_halt_triggers_nothing_after_it() -> None:
     desks = Desks(2, skew_us={1: -LATE_US - 1})
     stop = desks.ask(0, 95, 3, stop=96)
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     desks.trade(1, 90)
     desks.exchange()
     assert desks[0].markets[KEY].tape
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     assert untriggered(desks, stop)
 
 
@@ -133,10 +133,10 @@ def test_a_trailing_stop_goes_on_from_the_last_trade_of_a_halt() -> None:
     desks.trade(1, 100)
     desks.exchange()
     stop = desks.ask(0, None, 2, trailing_offset=10)
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     desks.trade(1, 130)
     desks.exchange()
-    desks[0].resume_market(desks.now, KEY)
+    desks[0].orders.resume_market(desks.now, KEY)
     desks.run(0.1)
     assert (stop.untriggered, stop.stop) == (True, 120)
 
@@ -190,11 +190,11 @@ def test_a_market_resumed_while_its_node_listens_is_gone_on_with_when_it_writes(
     sell, hidden = desks.ask(0, None, 1, stop=90), desks.ask(0, 99, 1, hidden=True)
     desks.bid(1, 84, 5)
     desks.exchange()
-    desks[0].halt(KEY)
+    desks[0].orders.halt(KEY)
     hear_of_a_trade(desks, 85)
     start_listening(desks)
     written = desks[0].markets[KEY].writer.number
-    assert desks[0].resume_market(desks.now, KEY)
+    assert desks[0].orders.resume_market(desks.now, KEY)
     assert untriggered(desks, sell)
     assert desks[0].markets[KEY].writer.number == written
     write(desks)

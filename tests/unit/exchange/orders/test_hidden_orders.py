@@ -10,7 +10,7 @@ from order_kit import KEY, Desks
 
 from exchange.feeds.exchange_messages import pack
 from exchange.model.events import BUY, SELL, Filled, Moved, Opened
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 
 def events(desks: Desks, i: int) -> list[Any]:
@@ -118,7 +118,7 @@ def test_a_hidden_order_survives_a_restart() -> None:
     desks.same_after_restart(0)
     desks.bid(0, 100, 2)
     assert desks.order(0, ask.number).filled == 4
-    desks[0].cancel(desks.now, ask.number)
+    desks[0].orders.cancel(desks.now, ask.number)
     assert desks.bid(0, 100, 1).filled == 0
     assert desks.money(0, alice)["COIN"] == (6, 0)
 
@@ -233,10 +233,10 @@ def test_an_iceberg_survives_a_restart_in_the_middle_of_a_slice() -> None:
 
 def test_an_iceberg_has_only_so_many_slices() -> None:
     desks = Desks()
-    with pytest.raises(Refused, match="1000 slices"):
+    with pytest.raises(CommandRejected, match="1000 slices"):
         desks.ask(0, 100, 1001, display_quantity=1)
     ice = desks.ask(0, 100, 1000, display_quantity=1)
-    with pytest.raises(Refused, match="1000 slices"):
+    with pytest.raises(CommandRejected, match="1000 slices"):
         desks.amend(0, ice, quantity=1001)
     desks.bid(0, 100, 1000)
     assert ice.reason == "filled"

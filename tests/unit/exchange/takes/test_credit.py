@@ -72,7 +72,7 @@ def test_the_owner_of_a_refused_order_sees_the_reason() -> None:
         assert (order.done, order.filled, order.reason) == (True, 0, "credit")
     desks.drain(0)
     desks.restart(0)
-    assert [o.reason for o in desks[0].open_orders] == ["credit"]
+    assert [o.reason for o in desks[0].order_store.open_orders] == ["credit"]
 
 
 def test_the_owner_of_an_order_that_is_not_asked_for_sees_the_reason() -> None:

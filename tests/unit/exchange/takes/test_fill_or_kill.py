@@ -120,22 +120,22 @@ def test_before_all_is_granted_nothing_is_filled_and_what_is_reserved_is_off_sho
     bid = desks.bid(0, 102, 9, tif="fok")
     questions = desks.drain(0)
     desks.deliver(next(m for m in questions if m.to == 1 and m.type == "take"))
-    assert desks[1].open_orders[0].reserved == 3
+    assert desks[1].order_store.open_orders[0].reserved == 3
     assert desks.shown(1)[0] == (SELL, 100, 3)  # node 0's own part is reserved in its next batch
     assert not any(price == 101 for _, price, _ in desks.shown(1))
     for mail in desks.drain(1):
         desks.deliver(mail)
     assert (bid.filled, [f for i in range(3) for f in desks.fills(i)]) == (0, [])
-    assert desks[0].open_orders[0].reserved == 3
+    assert desks[0].order_store.open_orders[0].reserved == 3
 
 
 def test_when_one_is_refused_nothing_is_filled_and_all_comes_back() -> None:
     desks, alice = across()
-    desks[2].cancel(desks.now, 1)  # node 0 has not heard of it
+    desks[2].orders.cancel(desks.now, 1)  # node 0 has not heard of it
     bid = desks.bid(0, 102, 9, account=alice, tif="fok")
     desks.run(2.5)
     assert ended(bid) == (True, 0, "fok")
-    assert all(order.reserved == 0 for i in range(3) for order in desks[i].open_orders)
+    assert all(order.reserved == 0 for i in range(3) for order in desks[i].order_store.open_orders)
     assert desks.shown(0) == [(SELL, 100, 3), (SELL, 101, 3)]
     assert desks.money(0, alice)["USD"] == (10_000, 0)
     desks.settle()
@@ -146,7 +146,7 @@ def test_when_one_is_refused_there_is_another_try_with_what_is_there() -> None:
     desks, _ = across()
     desks.ask(1, 103, 3)
     desks.exchange()
-    desks[2].cancel(desks.now, 1)
+    desks[2].orders.cancel(desks.now, 1)
     bid = desks.bid(0, 103, 9, tif="fok")
     desks.run(0.5)
     assert ended(bid) == (True, 9, "filled")
@@ -159,10 +159,10 @@ def test_a_silent_owner_makes_it_end_after_two_seconds() -> None:
     desks.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
     bid = desks.bid(0, 102, 9, tif="fok")
     desks.run(1.5)
-    assert (bid.done, desks[1].open_orders[0].reserved) == (False, 3)
+    assert (bid.done, desks[1].order_store.open_orders[0].reserved) == (False, 3)
     desks.run(1.0)
-    assert desks[1].open_orders[0].reserved == 0  # given up, and said so
-    assert desks[0].open_orders[0].shown == 3
+    assert desks[1].order_store.open_orders[0].reserved == 0  # given up, and said so
+    assert desks[0].order_store.open_orders[0].shown == 3
     desks.on_mail = lambda mail: [mail]
     desks.settle()
     assert ended(bid) == (True, 0, "fok")
@@ -177,10 +177,14 @@ def test_a_silent_owner_keeps_nothing_of_an_order_that_is_given_up() -> None:
     desks.run(2.5)
     assert (*ended(bid), bid.pending) == (True, 0, "fok", 0)
     assert desks.money(0, alice)["USD"] == (10_000, 0)
-    assert [(take.void, take.phase) for take in desks[0].pending_takes] == [(True, "given_up")]
+    assert [(take.void, take.phase) for take in desks[0].orders.takes.pending] == [
+        (True, "given_up")
+    ]
     desks.restart(0)
-    assert [(take.void, take.phase) for take in desks[0].pending_takes] == [(True, "given_up")]
-    assert desks[0].open_orders[0].number != bid.number
+    assert [(take.void, take.phase) for take in desks[0].orders.takes.pending] == [
+        (True, "given_up")
+    ]
+    assert desks[0].order_store.open_orders[0].number != bid.number
     desks.on_mail = lambda mail: [mail]
     desks.settle()
     assert ended(desks.order(0, bid.number)) == (True, 0, "fok")
@@ -194,12 +198,12 @@ def test_what_was_given_up_is_not_filled_by_an_owner_that_says_so() -> None:
     desks.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
     bid = desks.bid(0, 102, 9, tif="fok")
     desks.run(2.5)
-    (take,) = desks[0].pending_takes
+    (take,) = desks[0].orders.takes.pending
     number = desks[2].markets[KEY].writer.number
     for quantity, reason, valid in ((3, "", False), (3, "reserved", True), (0, "gone", True)):
         answer = TakeResult(take.take, KEY, 1, 102, quantity, 1, number, reason)
         assert desks.give(0, answer, origin=desks.id(2)) == valid
-    assert (ended(bid), desks[0].pending_takes) == ((True, 0, "fok"), [])
+    assert (ended(bid), desks[0].orders.takes.pending) == ((True, 0, "fok"), [])
 
 
 def test_an_owner_that_grants_too_late_gets_its_quantity_back() -> None:
@@ -217,7 +221,7 @@ def test_an_owner_that_grants_too_late_gets_its_quantity_back() -> None:
     bid = desks.bid(0, 102, 9, tif="fok")
     desks.run(2.5)
     desks.deliver(late[0])
-    maker = desks[2].open_orders[0]
+    maker = desks[2].order_store.open_orders[0]
     assert (ended(bid), maker.reserved) == ((True, 0, "fok"), 3)
     desks.on_mail = lambda mail: [mail]
     desks.run(6.0)
@@ -230,7 +234,7 @@ def test_it_is_tried_again_elsewhere_while_an_owner_has_not_said_that_it_gave_up
     desks, _ = across()
     desks.ask(0, 103, 6)
     desks.exchange()
-    desks[2].cancel(desks.now, 1)
+    desks[2].orders.cancel(desks.now, 1)
     refused: list[Mail] = []
 
     def on_mail(mail: Mail) -> list[Mail]:
@@ -244,7 +248,7 @@ def test_it_is_tried_again_elsewhere_while_an_owner_has_not_said_that_it_gave_up
     bid = desks.bid(0, 103, 9, tif="fok")
     desks.exchange()
     assert ended(bid) == (True, 9, "filled")
-    assert len(desks[0].pending_takes) == 1
+    assert len(desks[0].orders.takes.pending) == 1
     desks.on_mail = lambda mail: [mail]
     desks.settle()
     desks.check()
@@ -257,7 +261,7 @@ def test_a_restart_before_the_commit_ends_it_though_an_owner_is_silent(*, cancel
     bid = desks.bid(0, 102, 9, account=alice, tif="fok")
     desks.exchange()
     if cancelled:
-        desks[0].cancel(desks.now, bid.number)
+        desks[0].orders.cancel(desks.now, bid.number)
     desks.drain(0)
     desks.restart(0)
     bid = desks.order(0, bid.number)
@@ -272,7 +276,7 @@ def test_the_client_can_cancel_it_while_it_reserves() -> None:
     desks, _ = across()
     bid = desks.bid(0, 102, 9, tif="fok")
     questions = desks.drain(0)
-    desks[0].cancel(desks.now, bid.number)
+    desks[0].orders.cancel(desks.now, bid.number)
     assert ended(bid) == (True, 0, "cancelled")
     for mail in questions:
         desks.deliver(mail)
@@ -287,7 +291,7 @@ def test_a_makers_own_cancel_does_not_take_back_what_it_has_reserved() -> None:
     bid = desks.bid(0, 102, 9, tif="fok")
     for mail in desks.drain(0):
         desks.deliver(mail)
-    maker = desks[1].cancel(desks.now, 1)
+    maker = desks[1].orders.cancel(desks.now, 1)
     assert (maker.cancelled, maker.done, maker.left) == (True, False, 3)
     desks.exchange()
     assert ended(bid) == (True, 9, "filled")
@@ -299,13 +303,13 @@ def test_a_makers_own_cancel_does_not_take_back_what_it_has_reserved() -> None:
 def test_an_own_order_cancelled_while_it_is_reserved_ends_when_a_restart_frees_it() -> None:
     desks, _ = across()
     desks.bid(0, 102, 9, tif="fok")
-    own = desks[0].cancel(desks.now, 1)
+    own = desks[0].orders.cancel(desks.now, 1)
     assert (own.done, own.left) == (False, 3)
     desks.drain(0)
     desks.restart(0)
     desks.run(20.0)
     assert ended(desks.order(0, own.number)) == (True, 0, "cancelled")
-    assert desks[0].open_orders == []
+    assert desks[0].order_store.open_orders == []
     desks.check()
 
 
@@ -327,7 +331,7 @@ def test_a_reservation_ends_after_a_minute() -> None:
     bid = desks.bid(0, 102, 9, tif="fok")
     for mail in desks.drain(0):
         desks.deliver(mail)
-    maker = desks[1].open_orders[0]
+    maker = desks[1].order_store.open_orders[0]
     desks.drain(1)
     desks.kill(0)
     desks.run(55.0)
@@ -372,7 +376,7 @@ def test_a_maker_that_fills_what_was_only_to_be_reserved_is_not_believed() -> No
     desks.ask(1, 100, 3)
     desks.exchange()
     bid = desks.bid(0, 100, 3, tif="fok")
-    (take,) = desks[0].pending_takes
+    (take,) = desks[0].orders.takes.pending
     for answer in (
         TakeResult(take.take, KEY, 1, 100, 3, 1, 5),
         TakeResult(take.take, KEY, 1, 100, 2, 1, 5, "reserved"),
@@ -388,7 +392,7 @@ def test_a_plain_take_is_not_answered_with_a_reservation() -> None:
     desks.ask(1, 100, 3)
     desks.exchange()
     bid = desks.bid(0, 100, 3)
-    (take,) = desks[0].pending_takes
+    (take,) = desks[0].orders.takes.pending
     answer = TakeResult(take.take, KEY, 1, 100, 3, 1, 5, "reserved")
     assert not desks.give(0, answer, origin=desks.id(1))
     assert bid.pending == 3
@@ -447,7 +451,7 @@ def test_a_restart_at_any_step(node: int, step: int, answered: bool) -> None:
     assert after.done
     assert after.filled in (0, 8)
     assert sum(fill.quantity for fill in desks.fills(0) if fill.order == bid.number) == after.filled
-    assert all(order.reserved == 0 for i in range(3) for order in desks[i].open_orders)
+    assert all(order.reserved == 0 for i in range(3) for order in desks[i].order_store.open_orders)
     desks.check()
     desks.check_money()
 
@@ -511,7 +515,7 @@ def test_never_in_part_under_loss_doubles_disorder_and_kills(seed: int) -> None:
         order = desks.order(i, number)
         assert order.done
         assert order.filled == (0 if order.reason != "filled" else quantity), order
-    assert all(order.reserved == 0 for i in range(3) for order in desks[i].open_orders)
+    assert all(order.reserved == 0 for i in range(3) for order in desks[i].order_store.open_orders)
     desks.check()
     desks.check_money()
 

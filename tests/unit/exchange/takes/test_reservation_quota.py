@@ -30,7 +30,7 @@ def reserved(taker: str, take: int, time: int) -> Decision:
 
 def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool = False) -> bool:
     """One reservation that lasts so long, if it is made."""
-    if not lends.lends(time, taker):
+    if not lends.admits(time, taker):
         return False
     decision = reserved(taker, 1, time)
     lends.begin(decision)
@@ -45,11 +45,11 @@ def test_strangers_share_what_they_may_reserve_at_a_time() -> None:
     lends = ReservationQuota()
     made = [reserved(f"stranger {i}", 1, SECOND) for i in range(MAX_RESERVATIONS)]
     for decision in made:
-        assert lends.lends(SECOND, decision.taker)
+        assert lends.admits(SECOND, decision.taker)
         lends.begin(decision)
-    assert not lends.lends(SECOND, "another")
+    assert not lends.admits(SECOND, "another")
     lends.end(2 * SECOND, made[0], taken=False)
-    assert lends.lends(2 * SECOND, "another")
+    assert lends.admits(2 * SECOND, "another")
 
 
 @pytest.mark.parametrize("lasts", [MINUTE, MINUTE - SECOND, 3 * SECOND])
@@ -73,8 +73,8 @@ def test_what_lasts_counts_before_it_is_over() -> None:
     for i in range(10):
         lends.begin(reserved(f"stranger {i}", 1, SECOND))
     left = STRANGERS_US // 10
-    assert lends.lends(SECOND + left - SECOND, "another")
-    assert not lends.lends(SECOND + 2 * left, "another")
+    assert lends.admits(SECOND + left - SECOND, "another")
+    assert not lends.admits(SECOND + 2 * left, "another")
 
 
 def test_attempts_that_fail_at_once_may_be_many() -> None:
@@ -90,11 +90,11 @@ def test_what_is_taken_costs_nothing_and_earns_an_allowance_of_ones_own() -> Non
     now = 1001 * MINUTE
     for i in range(MAX_RESERVATIONS):
         lends.begin(reserved(f"stranger {i}", 1, now))
-    assert not lends.lends(now, "bad")
+    assert not lends.admits(now, "bad")
     for i in range(MAX_RESERVATIONS):
-        assert lends.lends(now, "good")
+        assert lends.admits(now, "good")
         lends.begin(reserved("good", i + 2, now))
-    assert not lends.lends(now, "good")
+    assert not lends.admits(now, "good")
 
 
 @pytest.mark.parametrize("taken", [1, 3])
@@ -105,16 +105,16 @@ def test_so_many_as_were_taken_may_be_kept_apart_from_strangers(taken: int) -> N
     for i in range(MAX_RESERVATIONS):
         lends.begin(reserved(f"stranger {i}", 1, 0))
     for i in range(taken):
-        assert lends.lends(0, "good")
+        assert lends.admits(0, "good")
         lends.begin(reserved("good", i + 2, 0))
-    assert not lends.lends(0, "good")
+    assert not lends.admits(0, "good")
 
 
 def test_what_was_earned_can_be_lost() -> None:
     lends = ReservationQuota()
     for _ in range(20):
         keep(lends, "mixed", 0, SECOND, taken=True)
-    while lends.lends(0, "stranger"):
+    while lends.admits(0, "stranger"):
         keep(lends, "stranger", 0, MINUTE)
     kept = 0
     while keep(lends, "mixed", 0, MINUTE):
@@ -127,14 +127,14 @@ def test_one_from_before_a_restart_counts_as_a_strangers() -> None:
     lends = ReservationQuota()
     for i in range(STRANGERS_US // MINUTE + 1):
         lends.end(MINUTE, reserved("known once", i, 0), taken=False)
-    assert not lends.lends(MINUTE, "known once")
+    assert not lends.admits(MINUTE, "known once")
 
 
 def test_a_clock_that_was_set_costs_no_more_than_a_minute() -> None:
     lends = ReservationQuota()
     for time in (0, 10**15):
         lends.end(time, reserved("a", 1, 10**14), taken=False)
-    assert lends.lends(10**15, "a")
+    assert lends.admits(10**15, "a")
 
 
 def test_no_more_takers_are_known_than_can_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +142,9 @@ def test_no_more_takers_are_known_than_can_be_remembered(monkeypatch: pytest.Mon
     lends = ReservationQuota()
     for i in (1, 2, 3, 1, 4):
         keep(lends, str(i), 0, SECOND, taken=True)
-    while lends.lends(0, "stranger"):
+    while lends.admits(0, "stranger"):
         keep(lends, "stranger", 0, MINUTE)
-    assert [i for i in range(1, 5) if lends.lends(0, str(i))] == [1, 3, 4]
+    assert [i for i in range(1, 5) if lends.admits(0, str(i))] == [1, 3, 4]
 
 
 # In an engine

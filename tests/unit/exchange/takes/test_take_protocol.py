@@ -17,8 +17,8 @@ from exchange.takes.take_protocol import (
     FEW_DECISIONS,
     PATIENCE,
     RESERVED,
-    Maker,
-    Taker,
+    PendingTakes,
+    TakeDecisions,
     result_of,
 )
 
@@ -29,7 +29,7 @@ def take(number: int, maker: str = "maker", order: int = 1) -> PendingTake:
     return PendingTake(number, "M", order, maker, 50 + number, 1, 100, 10)
 
 
-def asked(taker: Taker, now: float) -> list[int]:
+def asked(taker: PendingTakes, now: float) -> list[int]:
     return [ask.take for _, ask in taker.due(now)]
 
 
@@ -37,20 +37,20 @@ def asked(taker: Taker, now: float) -> list[int]:
 
 
 def test_a_take_is_asked_at_once_and_says_what_it_is_about() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(5.0, take(7, order=3))
     assert taker.due(5.0) == [("maker", Take(7, "M", 57, 3, 100, 10, 7, False))]
 
 
 def test_nothing_is_asked_before_its_time() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     assert taker.due(5.0) == []
     taker.add(5.0, take(1))
     assert taker.due(4.9) == []
 
 
 def test_the_ladder_of_asking_again() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, take(1))
     times = []
     now = 0.0
@@ -64,7 +64,7 @@ def test_the_ladder_of_asking_again() -> None:
 
 
 def test_a_resolved_take_is_not_asked_again() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, take(1))
     taker.due(0.0)
     assert taker.resolve(1).take == 1
@@ -79,7 +79,7 @@ def test_a_resolved_take_is_not_asked_again() -> None:
 
 
 def test_what_is_pending_can_be_looked_up() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     one, two, three = take(1, order=8), take(2, order=9), take(3, order=8)
     for t in (one, two, three):
         taker.add(0.0, t)
@@ -92,7 +92,7 @@ def test_what_is_pending_can_be_looked_up() -> None:
 
 
 def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     for number, maker in ((1, "a"), (2, "b"), (3, "a"), (4, "b")):
         taker.add(0.0, take(number, maker))
     assert [(m, a.take, a.below) for m, a in taker.due(0.0)] == [
@@ -107,7 +107,7 @@ def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
 
 
 def test_a_newer_outcome_does_not_move_below_past_an_older_open_take() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     for number in (1, 2, 3):
         taker.add(0.0, take(number))
     taker.resolve(2)
@@ -115,7 +115,7 @@ def test_a_newer_outcome_does_not_move_below_past_an_older_open_take() -> None:
 
 
 def test_below_begins_anew_when_all_were_known() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, take(1))
     taker.resolve(1)
     taker.add(1.0, take(9))
@@ -123,7 +123,7 @@ def test_below_begins_anew_when_all_were_known() -> None:
 
 
 def test_patience_turns_into_void_and_stays_so() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, take(1))
     voids = []
     now = 0.0
@@ -139,13 +139,13 @@ def test_patience_turns_into_void_and_stays_so() -> None:
 
 def test_void_is_exactly_after_patience() -> None:
     for late, void in ((PATIENCE - 0.01, False), (PATIENCE, True)):
-        taker = Taker()
+        taker = PendingTakes()
         taker.add(1.0, take(1))
         assert [ask.void for _, ask in taker.due(1.0 + late)] == [void]
 
 
 def test_asking_for_void_is_done_at_once_and_once() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, take(1))
     taker.due(0.0)
     taker.void(0.1, 1)
@@ -155,30 +155,30 @@ def test_asking_for_void_is_done_at_once_and_once() -> None:
 
 
 def test_a_maker_that_is_back_is_asked_at_once_and_the_ladder_begins_anew() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, take(1, "a"))
     taker.add(0.0, take(2, "b"))
     for now in (0.0, 0.5, 1.5, 3.5):
         taker.due(now)
-    taker.hurry(4.0, "a")
-    taker.hurry(4.0, "nobody")
+    taker.retry_now(4.0, "a")
+    taker.retry_now(4.0, "nobody")
     assert asked(taker, 4.0) == [1]
     assert asked(taker, 4.4) == []
     assert asked(taker, 4.5) == [1]
 
 
 def test_being_hurried_twice_at_one_time_asks_once() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, take(1))
     taker.due(0.0)
     for _ in range(3):
-        taker.hurry(0.2, "maker")
+        taker.retry_now(0.2, "maker")
     assert asked(taker, 0.2) == [1]
     assert asked(taker, 0.2) == []
 
 
 def test_takes_with_one_maker_are_asked_in_their_order() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     for number in range(1, 20):
         taker.add(3.0, take(number))
     assert asked(taker, 3.0) == list(range(1, 20))
@@ -214,13 +214,13 @@ GRANTED = TakeResult(7, "M", 57, 100, 10, 1000, 5)
     ids=str,
 )
 def test_what_a_maker_may_answer(change: dict[str, Any], plausible: bool) -> None:
-    assert Taker.plausible(take(7), replace(GRANTED, **change)) is plausible
+    assert PendingTakes.plausible(take(7), replace(GRANTED, **change)) is plausible
 
 
 def test_void_is_a_plausible_answer_to_who_asked_for_it() -> None:
     refused = replace(GRANTED, quantity=0, reason="void")
-    assert Taker.plausible(replace(take(7), void=True), refused)
-    assert Taker.plausible(replace(take(7), void=True), GRANTED)  # it was decided before
+    assert PendingTakes.plausible(replace(take(7), void=True), refused)
+    assert PendingTakes.plausible(replace(take(7), void=True), GRANTED)  # it was decided before
 
 
 # The maker
@@ -231,7 +231,7 @@ def decision(taker: str, number: int) -> Decision:
 
 
 def test_a_decision_is_remembered_by_taker_and_take() -> None:
-    maker = Maker()
+    maker = TakeDecisions()
     maker.record(decision("a", 1))
     assert maker.decided("a", 1) == decision("a", 1)
     assert maker.decided("a", 2) is None
@@ -239,7 +239,7 @@ def test_a_decision_is_remembered_by_taker_and_take() -> None:
 
 
 def test_below_forgets_what_the_taker_knows_and_keeps_the_rest() -> None:
-    maker = Maker()
+    maker = TakeDecisions()
     for number in (1, 2, 3):
         maker.record(decision("a", number))
         maker.record(decision("b", number))
@@ -251,7 +251,7 @@ def test_below_forgets_what_the_taker_knows_and_keeps_the_rest() -> None:
 
 
 def test_below_only_ever_grows() -> None:
-    maker = Maker()
+    maker = TakeDecisions()
     assert maker.forget("a", 5)
     assert not maker.forget("a", 5)
     assert not maker.forget("a", 4)
@@ -260,7 +260,7 @@ def test_below_only_ever_grows() -> None:
 
 
 def test_decisions_and_marks_are_restored() -> None:
-    maker = Maker()
+    maker = TakeDecisions()
     maker.restore([decision("a", 5), decision("a", 6), decision("b", 1)], {"a": 5})
     assert maker.decided("a", 6) == decision("a", 6)
     assert maker.decided("a", 5) is not None
@@ -273,7 +273,7 @@ def test_decisions_for_all_takers_are_bounded_and_everybody_still_gets_a_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_DECISIONS_ALL", 20)
-    maker = Maker()
+    maker = TakeDecisions()
 
     def hoard(taker: str) -> int:
         """How many decisions a taker gets that never says what it knows."""
@@ -287,7 +287,7 @@ def test_decisions_for_all_takers_are_bounded_and_everybody_still_gets_a_few(
     assert hoard("a") == 20
     assert [hoard(taker) for taker in "bcd"] == [FEW_DECISIONS] * 3
     assert not maker.decides("a")
-    again = Maker()
+    again = TakeDecisions()
     again.restore([decision("a", n) for n in range(1, 21)], {"a": 1})
     assert not again.decides("a")
     again.forget("a", 19)  # it says what it knows, and there is room for everybody
@@ -299,7 +299,7 @@ def test_takers_are_bounded_and_those_known_are_still_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_TAKERS", 2)
-    maker = Maker()
+    maker = TakeDecisions()
     for taker in "ab":
         assert maker.answers(taker)
         maker.forget(taker, 1)
@@ -319,12 +319,12 @@ def reserving(number: int) -> PendingTake:
 
 
 def test_a_reservation_is_asked_for_then_nothing_and_then_the_commit_without_end() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, reserving(1))
     ((_, ask),) = taker.due(0.0)
     assert ask.phase == "reserve"
     taker.granted(1)
-    taker.hurry(1.0, "maker")
+    taker.retry_now(1.0, "maker")
     assert taker.due(100.0) == []
     taker.commit(100.0, 1)
     taker.void(100.0, 1)  # too late
@@ -334,7 +334,7 @@ def test_a_reservation_is_asked_for_then_nothing_and_then_the_commit_without_end
 
 
 def test_a_reservation_that_is_granted_can_be_given_up() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     taker.add(0.0, reserving(1))
     taker.due(0.0)
     taker.granted(1)
@@ -364,11 +364,11 @@ def test_what_may_be_answered_in_each_phase(
 ) -> None:
     pending = replace(take(1), phase=phase)
     answer = TakeResult(1, "M", 51, 100, quantity, 1, 1, reason)
-    assert Taker.plausible(pending, answer) == plausible
+    assert PendingTakes.plausible(pending, answer) == plausible
 
 
 def test_takes_are_found_by_order_and_by_maker() -> None:
-    taker = Taker()
+    taker = PendingTakes()
     for number, order, maker in ((1, 5, "a"), (2, 6, "a"), (3, 5, "b")):
         taker.add(0.0, take(number, maker, order))
     assert [t.take for t in taker.of_order(5)] == [1, 3]
@@ -387,7 +387,7 @@ def reserved(number: int, until: int, taker: str = "taker") -> Decision:
 
 
 def test_reservations_end_in_time_unless_they_are_decided() -> None:
-    maker = Maker()
+    maker = TakeDecisions()
     for number in (1, 2, 3):
         maker.record(reserved(number, 100 * number))
     maker.record(replace(reserved(1, 100), reason=""))
@@ -402,13 +402,13 @@ def test_reservations_end_in_time_unless_they_are_decided() -> None:
 
 
 def test_reservations_end_in_the_same_order_after_a_restart() -> None:
-    maker = Maker()
+    maker = TakeDecisions()
     maker.restore([reserved(1, 300), reserved(2, 100), reserved(3, 200)], {})
     assert [d.take for d in maker.ended(250)] == [2, 3]
 
 
 def test_a_reservation_outlives_what_its_taker_claims_to_know() -> None:
-    maker = Maker()
+    maker = TakeDecisions()
     maker.record(reserved(1, 100))
     maker.forget("taker", 50)
     assert [d.take for d in maker.ended(100)] == [1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api_kit import Api, running_api
-from exchange_kit import EPOCH_US, NETWORK, Keys
+from exchange_kit import EPOCH_US, NETWORK, Keys, submit
 from market_kit import NOW, FakeMarkets
 
 from exchange.engine.engine import Engine
@@ -168,8 +168,8 @@ async def test_what_becomes_durable_reaches_the_market_data(trading: Trading) ->
     trading.markets.data._now = lambda: EPOCH_US + 2_000_000
     key = Instruments.default()[BTC].key
     trading.engine.resume(0.0)
-    trading.engine.submit(1.0, key, -1, 1000, 5)
-    trading.engine.submit(1.0, key, 1, 1000, 3)
+    submit(trading.engine, 1.0, key, -1, 1000, 5)
+    submit(trading.engine, 1.0, key, 1, 1000, 3)
     trading.service.publish(trading.engine.drain(1.0))
     (trade,) = await trading.service.trade_history()
     assert (trade.price, trade.quantity, trade.side) == ("100", "0.00003", "buy")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.market.market import Owners
+from exchange.market.market import OwnerIndex
 from exchange.market.order_book import OrderBook
 from exchange.model.events import MAX_ORDER
 from exchange.model.instruments import Instruments
@@ -74,7 +74,7 @@ def test_symbols_are_found_in_both_forms_and_nothing_else_is() -> None:
 
 
 def test_order_ids_are_integers_that_javascript_holds_and_compare_as_texts_too() -> None:
-    owners = Owners("me")
+    owners = OwnerIndex("me")
     ids = OrderIds(owners, OrderBook())
     found = [
         ids.id_of(owners.key(owner, number))
@@ -88,7 +88,7 @@ def test_order_ids_are_integers_that_javascript_holds_and_compare_as_texts_too()
 
 
 def test_an_order_has_the_same_id_whoever_came_first() -> None:
-    first, second = Owners("me"), Owners("me")
+    first, second = OwnerIndex("me"), OwnerIndex("me")
     second.key("stranger", 1)
     a, b = OrderIds(first, OrderBook()), OrderIds(second, OrderBook())
     assert a.id_of(first.key("peer", 7)) == b.id_of(second.key("peer", 7))
@@ -102,7 +102,7 @@ def test_equal_hashes_get_different_ids_that_stay(monkeypatch: pytest.MonkeyPatc
             return b"\xff" * 8
 
     monkeypatch.setattr(ids_module, "blake2b", Same)
-    owners = Owners("me")
+    owners = OwnerIndex("me")
     ids = OrderIds(owners, OrderBook())
     keys = [owners.key("peer", number) for number in range(1, 200)]
     found = [ids.id_of(key) for key in keys]
@@ -112,7 +112,7 @@ def test_equal_hashes_get_different_ids_that_stay(monkeypatch: pytest.MonkeyPatc
 
 def test_ids_of_orders_that_left_the_book_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids_module, "MAX_REMEMBERED", 10)
-    owners, book = Owners("me"), OrderBook()
+    owners, book = OwnerIndex("me"), OrderBook()
     ids = OrderIds(owners, book)
     resting = owners.key("peer", 1)
     book.add(resting, 1, 5, 5, 1, ("peer", 1))

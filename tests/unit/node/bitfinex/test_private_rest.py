@@ -9,7 +9,7 @@ import pytest
 from bitfinex_kit import ALICE, BOB, Credentials, Exchange, running_exchange
 from market_kit import NOW
 
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.bitfinex.limits import MULTI_MAX
 from node.bitfinex.order_ids import OWN, trade_id
 
@@ -205,7 +205,7 @@ async def test_operations_that_are_none_are_refused_together(
 async def test_refusals_have_the_codes_and_words_that_clients_know(
     exchange: Exchange, key: Credentials, refusal: str, status: int, code: int, text: str
 ) -> None:
-    exchange.desk.refuse = Refused(refusal, "sorry")
+    exchange.desk.refuse = CommandRejected(refusal, "sorry")
     said = await refused(exchange, key, "w/order/submit", LIMIT, status)
     assert said == (code, text)
 

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from bitfinex_kit import ALICE, BOB, Credentials, Exchange, running_exchange
 
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import bitfinex_socket, limits
 from node.bitfinex.order_ids import OWN
 
@@ -305,7 +305,7 @@ async def test_an_input_that_is_refused_is_notified_with_an_order_of_nothing(
 async def test_too_many_orders_are_refused_in_the_form_of_this_dialect(
     exchange: Exchange, trader: Reader
 ) -> None:
-    exchange.desk.refuse = Refused("rate_limited", "too many")
+    exchange.desk.refuse = CommandRejected("rate_limited", "too many")
     _, told = await trader.carry_out("on", LIMIT)
     assert told[5:] == [11010, "ERROR", "ratelimit: error"]
 
@@ -486,7 +486,7 @@ async def test_a_dead_man_whose_orders_cannot_be_cancelled_is_logged(
 ) -> None:
     async with connected(exchange) as reader:
         await reader.enter(exchange.key(), dms=4)
-        exchange.desk.refuse = Refused("stale_data", "the disk is old")
+        exchange.desk.refuse = CommandRejected("stale_data", "the disk is old")
     await eventually(lambda: "the disk is old" in caplog.text)
 
 
@@ -547,7 +547,7 @@ async def test_so_many_inputs_at_once_and_then_reading_waits(
     async def slowly(order: Any) -> Any:
         begun.append(order)
         await wait.wait()
-        raise Refused("halted", "later")
+        raise CommandRejected("halted", "later")
 
     exchange.desk.place = slowly  # type: ignore[method-assign]
     for number in range(limits.INPUTS_WAITING + 20):

@@ -17,7 +17,7 @@ from exchange.journal.journal import Journal
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.instruments import Instruments
 from exchange.model.records import Order, Record
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.service.trading import AccountNews, Span
 from node.streams.account_streams import BalancesStream, OrdersStream
 from node.views.order_mapping import OrderMapping
@@ -60,7 +60,7 @@ async def test_nothing_is_answered_before_the_disk_has_it(tmp_path: Path) -> Non
         house.trading.listen(ALICE, told.append)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert len(house.engine.open_orders) == 1
+        assert len(house.engine.order_store.open_orders) == 1
         assert not placed.done()
         assert told == []
         assert house.trading.open_orders_of(ALICE) == []
@@ -104,9 +104,9 @@ async def test_other_accounts_orders_are_as_if_they_did_not_exist(house: House) 
     trading = house.trading
     assert trading.order_of(BOB, order.number) is None
     assert trading.order_by_client_id(BOB, "a") is None
-    with pytest.raises(Refused, match="no order 1"):
+    with pytest.raises(CommandRejected, match="no order 1"):
         await trading.cancel(BOB, order.number)
-    with pytest.raises(Refused, match="no order 1"):
+    with pytest.raises(CommandRejected, match="no order 1"):
         await trading.amend(BOB, order.number, Amend(price=999))
     assert await trading.cancel_many(Selection(account=BOB)) == []
     assert await trading.fills_of(BOB, Span()) == []
@@ -120,14 +120,14 @@ async def test_a_client_id_is_known_when_only_the_disk_remembers_it(
     for name in "abc":
         (order,) = await house.trading.place(buy(ALICE, client_id=name))
         await house.trading.cancel(ALICE, order.number)
-    assert house.engine.order(1) is None
+    assert house.engine.order_store.get(1) is None
     await house.trading.past_orders(ALICE, Span())  # the archive has caught up
     (again,) = await house.trading.place(buy(ALICE, client_id="a"))
     assert (again.number, again.done) == (1, True)
-    assert house.engine.open_orders == []
-    with pytest.raises(Refused, match="belongs to order 1, which is different"):
+    assert house.engine.order_store.open_orders == []
+    with pytest.raises(CommandRejected, match="belongs to order 1, which is different"):
         await house.trading.place(buy(ALICE, side=-1, client_id="a"))
-    with pytest.raises(Refused, match="already cancelled"):
+    with pytest.raises(CommandRejected, match="already cancelled"):
         await house.trading.cancel(ALICE, 1)
     assert house.trading.order_of(ALICE, 1) == again
     (bobs,) = await house.trading.place(buy(BOB, client_id="a"))
@@ -143,11 +143,11 @@ async def test_an_amended_order_placed_again_is_found_in_memory_and_on_disk(
         (order,) = await house.trading.place(buy(ALICE, client_id=name))
         await house.trading.amend(ALICE, order.number, Amend(price=999, quantity=5))
         await house.trading.cancel(ALICE, order.number)
-    assert (house.engine.order(1) is None) is forgotten
+    assert (house.engine.order_store.get(1) is None) is forgotten
     await house.trading.past_orders(ALICE, Span())  # the archive has caught up
     (again,) = await house.trading.place(buy(ALICE, client_id="a"))
     assert (again.number, again.price, again.done) == (1, 999, True)
-    with pytest.raises(Refused, match="belongs to order 1, which is different"):
+    with pytest.raises(CommandRejected, match="belongs to order 1, which is different"):
         await house.trading.place(buy(ALICE, side=-1, client_id="a"))
 
 
@@ -184,14 +184,14 @@ async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: House) ->
     orders = OrdersStream("orders", "e", house.trading, texts, ALICE)
     balances = BalancesStream("balances", "e", house.trading, texts, ALICE)
     (resting,) = await house.trading.place(sell(ALICE, 1000, 10))
-    bid = house.engine.place(house.now, buy(BOB, 1000, 4))  # not drained yet
+    bid = house.engine.orders.place(house.now, buy(BOB, 1000, 4))  # not drained yet
     for stream in (orders, balances):
         await stream.open()
     assert bid[0].done
     before = [stream.snapshot("subscribed") for stream in (orders, balances)]
     assert json.loads(before[0])["orders"][0]["filled"].strip("0.")
-    house.engine.place(house.now, buy(BOB, 1000, 6))
-    assert resting.number not in [o.number for o in house.engine.open_orders]
+    house.engine.orders.place(house.now, buy(BOB, 1000, 6))
+    assert resting.number not in [o.number for o in house.engine.order_store.open_orders]
     assert [stream.snapshot("restarted") for stream in (orders, balances)] == [
         text.replace(b"subscribed", b"restarted") for text in before
     ]
@@ -215,7 +215,7 @@ async def test_who_reads_waits_for_what_concerns_its_account_alone(
         commit(journal, records)
 
     monkeypatch.setattr(Journal, "commit", slowly)
-    house.engine.place(house.now, buy(ALICE))  # not drained
+    house.engine.orders.place(house.now, buy(ALICE))  # not drained
     await asyncio.wait_for(trading.durable(BOB), 5)
     reading = asyncio.create_task(trading.durable(ALICE))
     await asyncio.to_thread(begun.wait, 10)  # on its way to the disk
