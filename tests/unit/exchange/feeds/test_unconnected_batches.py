@@ -115,7 +115,7 @@ def test_batches_that_never_connect_take_bounded_memory(monkeypatch: pytest.Monk
     """Owners without end send batches without what they follow; an honest gap still closes."""
     monkeypatch.setattr(unconnected_module, "MAX_BYTES", 300_000)
     net = Network(1, linked=False)
-    unconnected = net[0]._follower.unconnected
+    unconnected = net[0]._ingest.unconnected
     unconnected._most = 300_000
     honest = Owner(250)
     lost, late = honest.batch(opened(1)), honest.batch(opened(2))
