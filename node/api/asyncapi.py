@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from node.api import limits
-from node.api.openapi import refine, version
+from node.api.openapi import version
 from node.streams.book_views import MAX_LEVELS, MAX_ORDERS
 from node.streams.stream import CONFLATE_BEHIND, MAX_HISTORY
 from node.streams.stream_messages import (
@@ -259,14 +259,11 @@ def _tidy(schema: dict[str, Any]) -> None:
     """Refine schemas beyond the types, in terms of JSON Schema draft 7, which AsyncAPI uses."""
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
-    for name, member in schema.get("properties", {}).items():
-        refine(name, member)
     for kind in (Level, RestingOrder):
         if schema.get("title") == kind.__name__:
             members = schema["items"] = schema.pop("prefixItems")
             for name, member in zip(kind.__struct_fields__, members, strict=True):
                 member["title"] = name
-                refine(name, member)
             schema["additionalItems"] = False
 
 

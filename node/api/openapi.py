@@ -17,45 +17,9 @@ from aiohttp import web
 from node.api.access import Access
 from node.api.problems import CODES, CONTENT_TYPE, Problem
 from node.api.public_routes import ROUTES, Param, Route
+from node.views.field_types import DECIMAL_PATTERN, SIGNED_PATTERN
 
 _REF: Final = "#/components/schemas/{name}"
-DECIMAL: Final = r"^[0-9]+(\.[0-9]+)?$"
-SIGNED: Final = r"^-?[0-9]+(\.[0-9]+)?$"
-_DECIMALS: Final = frozenset(
-    [
-        "price",
-        "quantity",
-        "filled",
-        "remaining",
-        "pending",
-        "average_price",
-        "own",
-        "tick",
-        "lot",
-        "bid",
-        "ask",
-        "last",
-        "bid_quantity",
-        "ask_quantity",
-        "open",
-        "high",
-        "low",
-        "close",
-        "volume",
-        "display_quantity",
-        "stop",
-        "trailing_offset",
-        "oco_stop",
-        "worst_price",
-        "held",
-    ]
-)
-_SIGNED: Final = frozenset(
-    ["change", "total", "available", "balance", "amount", "fee", "maker_fee", "taker_fee", "room"]
-)
-_TIMES: Final = frozenset(
-    ["time", "created", "updated", "revoked", "at", "last_seen", "last_heartbeat"]
-)
 _EVERYWHERE: Final = (400, 401, 403, 421, 429, 500)  # any operation can answer these
 
 INTRODUCTION: Final = """\
@@ -115,19 +79,6 @@ def version() -> str:
         return metadata.version("exchange-node")
     except metadata.PackageNotFoundError:
         return "0"
-
-
-def refine(name: str, schema: dict[str, Any]) -> None:
-    """Adds what the type `str` does not say: decimals and times."""
-    for member in schema.get("anyOf", [schema]):
-        if member.get("type") != "string":
-            continue
-        if name in _DECIMALS:
-            member["pattern"] = DECIMAL
-        elif name in _SIGNED:
-            member["pattern"] = SIGNED
-        elif name in _TIMES:
-            member["format"] = "date-time"
 
 
 def _parameter(param: Param) -> dict[str, Any]:
@@ -197,9 +148,6 @@ def document() -> dict[str, Any]:
         types += [kind for kind in (route.answer, route.body) if kind not in (None, *types)]
     described, components = msgspec.json.schema_components(types, ref_template=_REF)
     schemas = dict(zip(types, described, strict=True))
-    for schema in components.values():
-        for name, member in schema.get("properties", {}).items():
-            refine(name, member)
     components["Problem"]["additionalProperties"] = True
 
     paths: dict[str, Any] = {}
@@ -266,7 +214,7 @@ def _type_name(schema: dict[str, Any]) -> str:
         return f"list of {' and '.join(map(_type_name, parts))}"
     if schema.get("type") == "array":
         return f"list of {_type_name(schema['items'])}"
-    if schema.get("pattern") in (DECIMAL, SIGNED):
+    if schema.get("pattern") in (DECIMAL_PATTERN, SIGNED_PATTERN):
         return "decimal string"
     return html.escape(str(schema.get("format") or schema.get("type") or "any value"))
 

@@ -18,6 +18,7 @@ from node.api.access import Access, caller_of
 from node.api.node_service import NodeService
 from node.http.request_body import read_body as read_bytes
 from node.service.trading import Span
+from node.views.field_types import is_decimal
 from node.views.timestamps import time_of
 from node.views.views import ServiceError
 
@@ -59,20 +60,6 @@ class Route:
 
 # Reading requests -----------------------------------------------------------------------------
 
-# Of request bodies: sent as strings, because JSON numbers lose digits.
-DECIMAL_FIELDS: Final = frozenset(
-    [
-        "price",
-        "quantity",
-        "display_quantity",
-        "stop",
-        "trailing_offset",
-        "oco_stop",
-        "worst_price",
-        "amount",
-        "limit",
-    ]
-)
 _MISFIT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}  # of the bodies that routes take
@@ -99,7 +86,9 @@ def _misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:
     what, path = (match["what"], match["path"] or "$") if match else (str(error), "$")
     pointer = path.removeprefix("$").replace(".", "/")
     field = pointer.rpartition("/")[2]
-    if field in DECIMAL_FIELDS and re.search(r"got `(int|float)`", what):
+    declared = _declared(kind, field)
+    # Decimals are sent as strings, because JSON numbers lose digits.
+    if declared is not None and is_decimal(declared) and re.search(r"got `(int|float)`", what):
         detail = (
             f"{field} is a JSON number: send prices, quantities and amounts as strings, "
             'e.g. "0.5"; numbers lose digits'
@@ -108,23 +97,28 @@ def _misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:
     if unknown := _UNKNOWN_FIELD.search(what):
         pointer = f"{pointer}/{unknown['name']}"
     where = f" at {pointer}" if field else ""
-    words = _words(kind, field) if what.startswith("Invalid enum value") else []
+    words = _words(declared) if what.startswith("Invalid enum value") else []
     instead = f"; it is one of {', '.join(words)}" if words else ""
     return ServiceError(
         400, "invalid_body", f"{what[:1].lower()}{what[1:]}{where}{instead}", pointer=pointer
     )
 
 
-def _words(kind: type, field: str) -> list[str]:
-    """Return the allowed words of a body's field, if it has fixed ones."""
+def _declared(kind: type, field: str) -> msgspec.inspect.Type | None:
+    """Type of a body's field; None if the body has no such field."""
     info = msgspec.inspect.type_info(kind)
-    if not isinstance(info, msgspec.inspect.StructType):
-        return []
+    if isinstance(info, msgspec.inspect.StructType):
+        for each in info.fields:
+            if each.encode_name == field:
+                return each.type
+    return None
+
+
+def _words(declared: msgspec.inspect.Type | None) -> list[str]:
+    """Return the allowed words of a field, if it has fixed ones."""
     return [
         str(word)
-        for each in info.fields
-        if each.encode_name == field
-        for choice in getattr(each.type, "types", (each.type,))
+        for choice in getattr(declared, "types", (declared,))
         if isinstance(choice, msgspec.inspect.LiteralType)
         for word in choice.values
     ]

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from node.views.field_types import Decimal, SignedDecimal, Timestamp
 from node.views.views import BalanceView, CandleView, FillView, OrderView, TradeView
 
 Channel = Literal["book", "trades", "ticker", "candles", "orders", "fills", "balances"]
@@ -145,8 +146,8 @@ class StreamError(msgspec.Struct, kw_only=True, tag="error", tag_field="event"):
 class Level(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A price level. Quantity "0" removes it."""
 
-    price: str
-    quantity: str
+    price: Decimal
+    quantity: Decimal
     orders: int
 
 
@@ -154,9 +155,9 @@ class RestingOrder(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A resting order. Quantity "0" removes it. Orders at one price sort by `time`, then node id, then number."""
 
     id: str  # <node id>-<number>
-    price: str
-    quantity: str
-    time: str  # with microseconds
+    price: Decimal
+    quantity: Decimal
+    time: Timestamp  # with microseconds
     own: bool  # of the node that tells it
 
 
@@ -168,7 +169,7 @@ class BookL1(msgspec.Struct, kw_only=True, tag="book_l1", tag_field="event"):
     sequence: int
     previous: int | None
     checksum: int
-    time: str
+    time: Timestamp
     bid: Level | None
     ask: Level | None
 
@@ -181,7 +182,7 @@ class BookL2Snapshot(msgspec.Struct, kw_only=True, tag="book_l2_snapshot", tag_f
     epoch: str
     sequence: int
     checksum: int
-    time: str
+    time: Timestamp
     bids: list[Level]
     asks: list[Level]
 
@@ -194,7 +195,7 @@ class BookL2(msgspec.Struct, kw_only=True, tag="book_l2", tag_field="event"):
     sequence: int
     previous: int
     checksum: int
-    time: str
+    time: Timestamp
     bids: list[Level]
     asks: list[Level]
 
@@ -207,7 +208,7 @@ class BookL3Snapshot(msgspec.Struct, kw_only=True, tag="book_l3_snapshot", tag_f
     epoch: str
     sequence: int
     checksum: int
-    time: str
+    time: Timestamp
     bids: list[RestingOrder]
     asks: list[RestingOrder]
 
@@ -220,7 +221,7 @@ class BookL3(msgspec.Struct, kw_only=True, tag="book_l3", tag_field="event"):
     sequence: int
     previous: int
     checksum: int
-    time: str
+    time: Timestamp
     bids: list[RestingOrder]
     asks: list[RestingOrder]
 
@@ -252,16 +253,16 @@ class TickerView(msgspec.Struct, kw_only=True):
     """A market at a glance."""
 
     market: str
-    bid: str | None
-    bid_quantity: str
-    ask: str | None
-    ask_quantity: str
-    last: str | None  # price of the last trade
-    change: str  # of the price in the last 24 hours
-    high: str | None  # of the last 24 hours, like those below
-    low: str | None
-    volume: str  # in the base asset
-    time: str
+    bid: Decimal | None
+    bid_quantity: Decimal
+    ask: Decimal | None
+    ask_quantity: Decimal
+    last: Decimal | None  # price of the last trade
+    change: SignedDecimal  # of the price in the last 24 hours
+    high: Decimal | None  # of the last 24 hours, like those below
+    low: Decimal | None
+    volume: Decimal  # in the base asset
+    time: Timestamp
 
 
 class Ticker(msgspec.Struct, kw_only=True, tag="ticker", tag_field="event"):

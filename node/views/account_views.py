@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from exchange.model.records import Permission, PostingKind
+from node.views.field_types import Decimal, SignedDecimal, Timestamp
 
 
 class AccountView(msgspec.Struct, kw_only=True):
@@ -14,7 +15,7 @@ class AccountView(msgspec.Struct, kw_only=True):
 
     number: int
     name: str
-    created: str | None
+    created: Timestamp | None
     frozen: bool
     max_open_orders: int
     orders_per_minute: int
@@ -46,7 +47,7 @@ class MoneyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An amount that comes in or leaves."""
 
     asset: str
-    amount: str
+    amount: SignedDecimal
     note: str = ""
 
 
@@ -56,9 +57,9 @@ class TransferView(msgspec.Struct, kw_only=True):
     transaction: int
     account: int
     asset: str
-    amount: str  # negative: it left
-    balance: str
-    available: str
+    amount: SignedDecimal  # negative: it left
+    balance: SignedDecimal
+    available: SignedDecimal
 
 
 class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -73,8 +74,8 @@ class KeyView(msgspec.Struct, kw_only=True):
     account: int
     permissions: list[Permission]
     label: str
-    created: str
-    revoked: str | None
+    created: Timestamp
+    revoked: Timestamp | None
 
 
 class NewKeyView(KeyView, kw_only=True):
@@ -90,11 +91,11 @@ class PostingView(msgspec.Struct, kw_only=True):
     """A line of the ledger. The lines of a transaction sum to zero for each asset."""
 
     transaction: int
-    time: str
+    time: Timestamp
     holder: str  # account:<number>, peer:<node id>, fees or outside
     asset: str
-    amount: str
-    balance: str  # of the holder in the asset, after it
+    amount: SignedDecimal
+    balance: SignedDecimal  # of the holder in the asset, after it
     kind: PostingKind
     reference: str
 
@@ -103,8 +104,8 @@ class FeesView(msgspec.Struct, kw_only=True):
     """Fees of a market, as a fraction of the received amount; negative: a rebate."""
 
     market: str
-    maker_fee: str
-    taker_fee: str
+    maker_fee: SignedDecimal
+    taker_fee: SignedDecimal
 
 
 class HaltRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -122,9 +123,9 @@ class PositionView(msgspec.Struct, kw_only=True):
 
     peer: str  # node id
     asset: str
-    balance: str  # positive: this node owes it; negative: it owes this node
-    limit: str | None  # how much it may come to owe; None: no limit
-    room: str | None  # how much more that is
+    balance: SignedDecimal  # positive: this node owes it; negative: it owes this node
+    limit: Decimal | None  # how much it may come to owe; None: no limit
+    room: SignedDecimal | None  # how much more that is
 
 
 class ObligationView(msgspec.Struct, kw_only=True):
@@ -132,10 +133,10 @@ class ObligationView(msgspec.Struct, kw_only=True):
 
     peer: str
     asset: str
-    amount: str
+    amount: SignedDecimal
     direction: Literal["pay", "collect"]
-    limit: str | None  # how much the peer may come to owe; None: no limit
-    room: str | None  # how much more that is
+    limit: Decimal | None  # how much the peer may come to owe; None: no limit
+    room: SignedDecimal | None  # how much more that is
 
 
 class SettlementRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -143,7 +144,7 @@ class SettlementRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
     peer: str  # node id, or an unambiguous beginning of it
     asset: str
-    amount: str
+    amount: SignedDecimal
     direction: Literal["paid", "received"]  # as this node sees it
     note: str = ""
 
@@ -152,7 +153,7 @@ class SettlementView(msgspec.Struct, kw_only=True):
     transaction: int
     peer: str
     asset: str
-    balance: str  # after it
+    balance: SignedDecimal  # after it
 
 
 class CreditRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -161,13 +162,13 @@ class CreditRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     asset: str
     peer: str | None = None  # the beginning of its id; the whole one, if it was never met
-    limit: str | None = None
+    limit: Decimal | None = None
 
 
 class CreditView(msgspec.Struct, kw_only=True):
     peer: str | None  # None: every peer without a limit of its own
     asset: str
-    limit: str | None
+    limit: Decimal | None
 
 
 class CancelAfterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -177,4 +178,4 @@ class CancelAfterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
 
 
 class CancelAfterView(msgspec.Struct, kw_only=True):
-    at: str | None  # when the orders are cancelled; None: not
+    at: Timestamp | None  # when the orders are cancelled; None: not

@@ -12,6 +12,7 @@ import msgspec
 from exchange.ledger.reconciliation import Comparison, Evidence, TradeDifference
 from exchange.ledger.statements import StatementTrade, UndecidedTake, market_of, text_of
 from exchange.model.events import BUY
+from node.views.field_types import Decimal, SignedDecimal, Timestamp
 from node.views.timestamps import iso
 
 Whose = Literal["ours", "theirs"]
@@ -34,11 +35,11 @@ class TradeSideView(msgspec.Struct, kw_only=True):
 
     market: str
     side: Literal["buy", "sell"]  # the taker's
-    price: str
-    quantity: str
+    price: Decimal
+    quantity: Decimal
     maker_order: int
     taker_order: int
-    time: str
+    time: Timestamp
 
 
 class TradeDifferenceView(msgspec.Struct, kw_only=True):
@@ -55,9 +56,9 @@ class OpenSettlementView(msgspec.Struct, kw_only=True):
 
     recorded_by: Whose
     asset: str
-    amount: str
+    amount: SignedDecimal
     direction: Literal["paid", "received"]  # as who recorded it sees it
-    time: str
+    time: Timestamp
 
 
 class PendingTakeView(msgspec.Struct, kw_only=True):
@@ -67,8 +68,8 @@ class PendingTakeView(msgspec.Struct, kw_only=True):
     id: str
     market: str
     side: Literal["buy", "sell"]
-    price: str
-    quantity: str
+    price: Decimal
+    quantity: Decimal
 
 
 class ComparisonView(msgspec.Struct, kw_only=True):
@@ -77,7 +78,7 @@ class ComparisonView(msgspec.Struct, kw_only=True):
     node: str  # "ours" is its
     peer: str
     agree: bool
-    time: str  # of our statement
+    time: Timestamp  # of our statement
     peer_time: str  # of theirs, by its clock
     trades_count: int  # that we have with each other
     peer_trades_count: int

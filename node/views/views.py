@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from exchange.model.commands import SelfTrade, TimeInForce
+from node.views.field_types import Decimal, SignedDecimal, Timestamp
 
 Side = Literal["buy", "sell"]
 Mode = Literal["p2p", "hybrid", "grenache"]
@@ -40,20 +41,20 @@ class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     market: str
     side: Side
-    quantity: str
-    price: str | None = None
+    quantity: Decimal
+    price: Decimal | None = None
     client_id: str | None = None  # makes the submission idempotent
     tif: TimeInForce = "gtc"  # ioc: what does not trade at once ends; fok: all at once or nothing
     expires: str | None = None  # good till date: ISO 8601, or milliseconds since 1970
     post_only: bool = False  # cancelled instead of trading at once
     hidden: bool = False  # matched, and shown to nobody
-    display_quantity: str | None = None  # iceberg: so much on show at a time
+    display_quantity: Decimal | None = None  # iceberg: so much on show at a time
     reduce_only: bool = False  # never more than the balance of what is sold
-    stop: str | None = None  # waits until the market has traded there or beyond
-    trailing_offset: str | None = None  # the stop follows the market at this distance
-    oco_stop: str | None = None  # a second order, a stop at this price: one cancels the other
+    stop: Decimal | None = None  # waits until the market has traded there or beyond
+    trailing_offset: Decimal | None = None  # the stop follows the market at this distance
+    oco_stop: Decimal | None = None  # a second order, a stop at this price: one cancels the other
     self_trade: SelfTrade | None = None  # when it would trade with an order of the same account
-    worst_price: str | None = None  # of a market order: the worst price it may trade at
+    worst_price: Decimal | None = None  # of a market order: the worst price it may trade at
     group: int = 0  # for cancelling together
 
 
@@ -63,11 +64,11 @@ class AmendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     A smaller quantity keeps the order's place in the book, a greater one or another price does not.
     """
 
-    price: str | None = None
-    quantity: str | None = None  # in all, what is filled included
-    stop: str | None = None
-    trailing_offset: str | None = None
-    display_quantity: str | None = None
+    price: Decimal | None = None
+    quantity: Decimal | None = None  # in all, what is filled included
+    stop: Decimal | None = None
+    trailing_offset: Decimal | None = None
+    display_quantity: Decimal | None = None
     expires: str | None = None
 
 
@@ -77,14 +78,14 @@ class OrderView(msgspec.Struct, kw_only=True):
     market: str
     side: Side
     type: OrderType
-    price: str | None
-    quantity: str
-    filled: str
-    remaining: str  # neither filled nor pending nor cancelled
-    pending: str  # asked of other owners, outcome not known yet
+    price: Decimal | None
+    quantity: Decimal
+    filled: Decimal
+    remaining: Decimal  # neither filled nor pending nor cancelled
+    pending: Decimal  # asked of other owners, outcome not known yet
     status: Status
-    average_price: str | None
-    created: str
+    average_price: Decimal | None
+    created: Timestamp
     client_id: str | None = None
     # Why it ended: filled, cancelled, ioc, fok, post_only, expired, oco, ... Of an open one "credit": it
     # is not filled for what another node may come to owe, here or there.
@@ -94,14 +95,14 @@ class OrderView(msgspec.Struct, kw_only=True):
     expires: str | None = None
     post_only: bool = False
     hidden: bool = False
-    display_quantity: str | None = None
+    display_quantity: Decimal | None = None
     reduce_only: bool = False
-    stop: str | None = None
-    trailing_offset: str | None = None
+    stop: Decimal | None = None
+    trailing_offset: Decimal | None = None
     # The other order of a pair: a trade of one cancels the other.
     linked_order_id: str | None = None
     group: int = 0
-    updated: str | None = None  # its last change
+    updated: Timestamp | None = None  # its last change
 
 
 class FillView(msgspec.Struct, kw_only=True):
@@ -112,13 +113,13 @@ class FillView(msgspec.Struct, kw_only=True):
     order_id: str
     role: Literal["maker", "taker"]
     side: Side
-    price: str
-    quantity: str
-    time: str
+    price: Decimal
+    quantity: Decimal
+    time: Timestamp
     counterparty: str  # node id; our own for a trade between two of our orders
     counterparty_order_id: str
     account: int = 0
-    fee: str = "0"  # what the account paid of what it received
+    fee: SignedDecimal = "0"  # what the account paid of what it received
     fee_asset: str = ""
 
 
@@ -126,9 +127,9 @@ class BalanceView(msgspec.Struct, kw_only=True):
     """Balance of an account in an asset."""
 
     asset: str
-    total: str
-    held: str  # for open orders
-    available: str
+    total: SignedDecimal
+    held: Decimal  # for open orders
+    available: SignedDecimal
 
 
 class TradeView(msgspec.Struct, kw_only=True):
@@ -137,9 +138,9 @@ class TradeView(msgspec.Struct, kw_only=True):
     id: str
     market: str
     side: Side  # the taker's
-    price: str
-    quantity: str
-    time: str
+    price: Decimal
+    quantity: Decimal
+    time: Timestamp
     maker: str  # node id
     taker: str
 
@@ -147,20 +148,20 @@ class TradeView(msgspec.Struct, kw_only=True):
 class CandleView(msgspec.Struct, kw_only=True):
     """Candle of the trades from `time` on, for its length."""
 
-    time: str
-    open: str
-    high: str
-    low: str
-    close: str
-    volume: str  # in the base asset
+    time: Timestamp
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal  # in the base asset
     trades: int
 
 
 class LevelView(msgspec.Struct, kw_only=True):
-    price: str
-    quantity: str
+    price: Decimal
+    quantity: Decimal
     orders: int
-    own: str  # part of `quantity` that is ours
+    own: Decimal  # part of `quantity` that is ours
 
 
 class BookView(msgspec.Struct, kw_only=True):
@@ -169,24 +170,24 @@ class BookView(msgspec.Struct, kw_only=True):
     digest: str  # equal on nodes whose books are equal
     bids: list[LevelView]  # best first
     asks: list[LevelView]
-    time: str
+    time: Timestamp
 
 
 class MarketView(msgspec.Struct, kw_only=True):
     symbol: str
     base: str
     quote: str
-    tick: str
-    lot: str
-    bid: str | None
-    bid_quantity: str  # on show at the best price
-    ask: str | None
-    ask_quantity: str
-    last: str | None  # price of the last trade
-    change: str  # of the price in the last 24 hours
-    high: str | None  # of the last 24 hours, like those below
-    low: str | None
-    volume: str  # in the base asset
+    tick: Decimal
+    lot: Decimal
+    bid: Decimal | None
+    bid_quantity: Decimal  # on show at the best price
+    ask: Decimal | None
+    ask_quantity: Decimal
+    last: Decimal | None  # price of the last trade
+    change: SignedDecimal  # of the price in the last 24 hours
+    high: Decimal | None  # of the last 24 hours, like those below
+    low: Decimal | None
+    volume: Decimal  # in the base asset
     # What this node asks of orders that are placed with it; None: no such rule.
     min_quantity: str | None = None
     max_quantity: str | None = None
@@ -207,8 +208,8 @@ class PeerView(msgspec.Struct, kw_only=True):
     carrier: Literal["tcp", "grenache"] | None  # what brings the link; None without one
     version: str | None
     capabilities: list[str]
-    last_seen: str | None
-    last_heartbeat: str | None
+    last_seen: Timestamp | None
+    last_heartbeat: Timestamp | None
     rtt_ms: float | None
     failures: int  # dials that failed in a row
     last_error: str | None
@@ -404,7 +405,7 @@ class HintView(msgspec.Struct, kw_only=True):
 class RouterEventView(msgspec.Struct, kw_only=True):
     """Something that the router did or learned, and why."""
 
-    time: str
+    time: Timestamp
     kind: Literal["pick", "breaker", "hint", "panic", "rate"]
     service: str  # empty for hints, which concern all services
     node: str
