@@ -1,9 +1,8 @@
-"""This node's place in the network: links, peers, discovery, router and RPC, put together.
+"""Overlay: this node's place in the network, made of links, peers, discovery, router and RPC.
 
-Links are direct ones over TCP, or carried by Grenache requests, or both (hybrid): see `p2p.grenache_links.grenache_transport`.
-
-Whoever uses it registers handlers at `router`, is told of neighbours through `on_neighbour`, and
-sends with `send` and `broadcast`. Sockets and timers end here: what is above sees messages.
+Links are direct ones over TCP, or carried by Grenache requests, or both (hybrid): see
+`p2p.grenache_links.grenache_transport`. Users register handlers at `router`, follow neighbours through
+`on_neighbour`, and send with `send` and `broadcast`. Sockets and timers end here: the layers above see messages.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ TICK = 0.05  # seconds between looks at the router's timers
 
 @dataclass(frozen=True, slots=True)
 class OverlaySettings:
-    """What an overlay is made of. Seconds; `host` is where links are accepted.
+    """Settings of an overlay. Seconds; `host` is the address that accepts links.
 
     Without `direct` there are no TCP links: `bootstrap` then names where Grenache requests are taken,
     and `mdns`, which knows only TCP ports, is not used.
@@ -66,7 +65,9 @@ class OverlaySettings:
 
 
 class Overlay:
-    """See the module. Everything belongs to one event loop, whose time is the clock."""
+    """Links, peers, discovery, router and RPC of one node. Everything belongs to one event loop, whose time
+    is the clock.
+    """
 
     def __init__(
         self,
@@ -76,7 +77,9 @@ class Overlay:
         grenache: GrenacheTransport | None = None,
         on_neighbour: Callable[[str, bool], None] = lambda node, up: None,
     ) -> None:
-        """`grenache`: the way to use beside direct links, or instead; it is started and stopped here."""
+        """Compose the overlay. `grenache`: transport used beside direct links, or instead; the overlay
+        starts and stops it.
+        """
         self.node_id = identity.node_id
         self._identity = identity
         self._settings = settings
@@ -195,7 +198,7 @@ class Overlay:
         return "not found through Grenache" if self._grape.answering else "no Grape answers"
 
     async def stop(self) -> None:
-        """Leave: discovery withdrawn, peers told goodbye and saved. Bounded in time."""
+        """Withdraw discovery, say goodbye to peers and save them. Bounded in time."""
         if self.discovery is not None:
             await self.discovery.stop()
         await self.peers.stop()
@@ -213,7 +216,7 @@ class Overlay:
     def send(
         self, to: str, message_type: str, payload: bytes, *, queue_for: float | None = None
     ) -> None:
-        """As `MessageRouter.send`, and soon on the wire.
+        """Send as `MessageRouter.send`; the message is on the wire at the end of this turn of the loop.
 
         Raises:
             DeliveryError: no way to the node.
@@ -222,19 +225,19 @@ class Overlay:
         self.flush()
 
     def try_send(self, to: str, message_type: str, payload: bytes) -> None:
-        """For protocols that repeat: a message that finds no way is dropped."""
+        """Send for protocols that repeat: a message without a route is dropped."""
         try:
             self.send(to, message_type, payload)
         except DeliveryError as error:
             log.debug("%s not sent: %s", message_type, error)
 
     def broadcast(self, message_type: str, payload: bytes) -> None:
-        """To every node of the network, and soon on the wire."""
+        """Broadcast to every node of the network."""
         self.router.broadcast(self._loop.time(), message_type, payload)
         self.flush()
 
     def flush(self) -> None:
-        """Send what the router has, once at the end of this turn of the loop."""
+        """Send the router's outgoing messages once, at the end of this turn of the loop."""
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._send_now)

@@ -1,4 +1,4 @@
-"""The router: which of several peers is asked, from what the answers so far have shown.
+"""Adaptive router: choose the peer for the next request from the results of earlier ones.
 
 No I/O: the caller sends, and reports. `pick` looks at all candidates, or at `SAMPLE` of them when there
 are more; it takes the one with the lowest cost by the policy, multiplied for a slow start after an
@@ -123,17 +123,15 @@ class AdaptiveRouter(Generic[P]):
     # -- choosing ------------------------------------------------------------------------------------
 
     def pick(self, now: float, candidates: Collection[P], exclude: Collection[P] = ()) -> P:
-        """The candidate to ask next. `exclude` (those that failed just now) is obeyed while any other is left.
+        """Choose the candidate for the next request. `exclude` (peers that failed just now) is obeyed while
+        any other is left.
 
         Changes nothing that routing depends on but who was used last: report the send with `on_send`.
 
         Raises:
             ValueError: there are no candidates.
         """
-        several: Sequence[P]
-        several = candidates if isinstance(candidates, (list, tuple)) else list(candidates)
-        if exclude:
-            several = [p for p in several if p not in exclude] or several
+        several = _several(candidates, exclude)
         count = len(several)
         if not count:
             raise ValueError("no candidates to pick from")
@@ -141,14 +139,7 @@ class AdaptiveRouter(Generic[P]):
             probe = self._probe_due(now, several)
             if probe is not None:
                 return probe
-        looked = several
-        if count > SAMPLE:
-            # A run of neighbours from a random place: as good as a random sample when loads are
-            # independent of the order, and much cheaper.
-            start = int(self._rng.random() * count)
-            looked = several[start : start + SAMPLE]
-            if start + SAMPLE > count:
-                looked = [*looked, *several[: start + SAMPLE - count]]
+        looked = several if count <= SAMPLE else self._sample(several)
         peers = self._peers
         near: list[_Peer] = []
         low = limit = NONE
@@ -168,10 +159,7 @@ class AdaptiveRouter(Generic[P]):
                     low, limit = cost, cost * TIE
             elif cost == inf:
                 shut += 1
-        best: _Peer | None = None
-        for peer in near:
-            if peer.cost <= limit and (best is None or peer.used < best.used):
-                best = peer
+        best = _least_used(near, limit)
         if best is None or shut > len(looked) * (1.0 - PANIC):
             best = self._despite(now, several, looked)
         elif self._panic:
@@ -183,8 +171,19 @@ class AdaptiveRouter(Generic[P]):
             self._tell(now, "pick", best.peer, f"{reason} of {len(looked)}", {"cost": best.bare})
         return best.peer  # type: ignore[return-value]
 
+    def _sample(self, several: Sequence[P]) -> Sequence[P]:
+        """Return `SAMPLE` of many candidates."""
+        # A run of neighbours from a random place: as good as a random sample when loads are
+        # independent of the order, and much cheaper.
+        count = len(several)
+        start = int(self._rng.random() * count)
+        looked = several[start : start + SAMPLE]
+        if start + SAMPLE > count:
+            looked = [*looked, *several[: start + SAMPLE - count]]
+        return looked
+
     def _despite(self, now: float, several: Sequence[P], looked: Sequence[P]) -> _Peer:
-        """A pick when most of those looked at have an open breaker."""
+        """Choose when most of the sampled peers have an open breaker."""
         usable = [p for p in several if p not in self._unwell]
         if len(usable) >= PANIC * len(several):
             looked = usable[:SAMPLE] if len(usable) <= SAMPLE else self._rng.sample(usable, SAMPLE)
@@ -230,8 +229,9 @@ class AdaptiveRouter(Generic[P]):
         return None
 
     def _shunned(self, now: float, peer: _Peer) -> None:
-        """A peer that timed out is too dear to be asked again until that is forgotten, which takes five
-        times as long as for an error. The breaker knows when to try it and what to make of it."""
+        """Open the breaker of a peer that times out. By cost alone it would be avoided until its timeouts
+        are forgotten, five times as long as for errors; the breaker knows when to probe it.
+        """
         metrics, breaker = peer.metrics, peer.breaker
         if (
             breaker.closed
@@ -242,7 +242,9 @@ class AdaptiveRouter(Generic[P]):
             breaker.trip(now, f"{metrics.row} failures in a row, and nobody asked since")
 
     def _shift(self, now: float, peer: _Peer) -> float:
-        """How others' hints stretch (to 1.5) or shorten (to 0.5) the wait for a probe."""
+        """Return the factor by which the hints of others stretch (to 1.5) or shorten (to 0.5) the wait for
+        a probe.
+        """
         if not peer.hinted:
             return 1.0
         return 1.0 + 0.5 * self.hints.advice(now, peer.peer)
@@ -264,7 +266,7 @@ class AdaptiveRouter(Generic[P]):
     # -- reporting -----------------------------------------------------------------------------------
 
     def on_send(self, now: float, peer: P) -> None:
-        """A request is on its way to `peer`, picked or not."""
+        """Record that a request was sent to `peer`, picked or not."""
         known = self._peers.get(peer)
         if known is None:
             known = self._add(now, peer)
@@ -277,7 +279,7 @@ class AdaptiveRouter(Generic[P]):
     def on_result(
         self, now: float, peer: P, latency_s: float, outcome: Outcome, load: Load | None = None
     ) -> None:
-        """The answer to a request, or what came instead of one.
+        """Record the result of a request.
 
         Only what says something of the peer's health is an error: a broken transport, a refusal as
         busy. An application's own refusal ("insufficient balance") is "ok": it was answered.
@@ -311,7 +313,9 @@ class AdaptiveRouter(Generic[P]):
             breaker.on_result(now, sent[1], False, threshold)
 
     def on_cancel(self, now: float, peer: P, sent_at: float) -> None:
-        """The caller gave the request up (a hedge won, its own caller left): no evidence either way."""
+        """Record that the caller gave a request up (a hedge won, its own caller left): no evidence either
+        way.
+        """
         known = self._peers.get(peer)
         if known is not None:
             sent = known.metrics.settle(sent_at)
@@ -330,7 +334,9 @@ class AdaptiveRouter(Generic[P]):
         latency_s: float = 0.0,
         error_rate: float = 0.0,
     ) -> bool:
-        """A hint from `origin`, proven to be its own by whoever received it. False: not taken."""
+        """Take a hint from `origin`, whose signature the receiver has checked. Returns False if it is
+        refused.
+        """
         signal = Signal(signal)
         taken = self.hints.receive(now, origin, peer, signal)
         known = self._peers.get(peer)
@@ -349,7 +355,7 @@ class AdaptiveRouter(Generic[P]):
         return taken
 
     def hints_due(self, now: float) -> list[Hint]:
-        """Own hints to publish now, from first-hand evidence. Ask about once a second."""
+        """Return own hints to publish now, from first-hand evidence. Call about once a second."""
         for peer in self.hints.sweep(now):
             if peer in self._peers:
                 self._peers[peer].hinted = False
@@ -375,12 +381,12 @@ class AdaptiveRouter(Generic[P]):
         return None if known is None else known.metrics
 
     def breaker_state(self, now: float, peer: P) -> BreakerState:
-        """A peer that is not known yet is CLOSED."""
+        """Return the breaker state of a peer; CLOSED if the peer is unknown."""
         known = self._peers.get(peer)
         return BreakerState.CLOSED if known is None else known.breaker.state(now)
 
     def explain(self, now: float, candidates: Collection[P]) -> list[Explained]:
-        """What a pick would compare, the best first, with the reasons. Changes nothing."""
+        """Return the comparison behind a pick, the best candidate first, with reasons. Changes nothing."""
         rows = []
         for p in candidates:
             known = self._peers.get(p)
@@ -403,7 +409,7 @@ class AdaptiveRouter(Generic[P]):
         return rows
 
     def forget(self, peer: P) -> None:
-        """The peer is gone for good."""
+        """Drop a peer that is gone for good."""
         self._peers.pop(peer, None)
         self._unwell.pop(peer, None)
         self.hints.forget(peer)
@@ -443,6 +449,24 @@ class AdaptiveRouter(Generic[P]):
     ) -> None:
         if self.on_event is not None:
             self.on_event(Event(now, kind, peer, reason, detail))
+
+
+def _several(candidates: Collection[P], exclude: Collection[P]) -> Sequence[P]:
+    """Return the candidates as a sequence, without the excluded ones while any other is left."""
+    several = candidates if isinstance(candidates, (list, tuple)) else list(candidates)
+    if exclude:
+        return [p for p in several if p not in exclude] or several
+    return several
+
+
+def _least_used(near: list[_Peer], limit: float) -> _Peer | None:
+    """Return the least recently used of the peers whose cost is at most `limit`."""
+    # Almost always one or two: the first is compared with the rest without a key function.
+    best: _Peer | None = None
+    for peer in near:
+        if peer.cost <= limit and (best is None or peer.used < best.used):
+            best = peer
+    return best
 
 
 def _why(

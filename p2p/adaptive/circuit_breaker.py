@@ -64,7 +64,8 @@ class BreakerSettings:
 
 
 class Breaker:
-    """`allows` asks; `on_send` records an attempt and gives its tag; `on_result` reports it.
+    """Circuit breaker: `allows` decides, `on_send` records an attempt and returns its tag, `on_result`
+    reports it.
 
     `on_change(now, old, new, reason)` is called at every change of the recorded state. HALF_OPEN is
     recorded when the first probe is sent; `state` shows it from the end of the cooldown on.
@@ -118,12 +119,12 @@ class Breaker:
 
     @property
     def succeeding(self) -> bool:
-        """Open still, but a first probe has worked."""
+        """True if a first probe has worked while the breaker is still open."""
         return self._successes > 0
 
     @property
     def until(self) -> float:
-        """When the cooldown ends; meaningless while closed."""
+        """End of the cooldown; meaningless while closed."""
         return self._until
 
     def state(self, now: float) -> BreakerState:
@@ -132,7 +133,7 @@ class Breaker:
         return self._state
 
     def allows(self, now: float, shift: float = 1.0) -> bool:
-        """Whether an attempt sent now would be in order. Changes nothing.
+        """Return True if an attempt may be sent now. Changes nothing.
 
         `shift` stretches (above 1) or shortens what is left of a cooldown, by the advice of others.
         """
@@ -145,11 +146,11 @@ class Breaker:
         return self.probing(now) < self._settings.half_open_max
 
     def probing(self, now: float) -> int:
-        """Probes under way whose lease has not run out."""
+        """Return the number of probes under way whose lease has not run out."""
         return sum(1 for end in self._probes.values() if now < end)
 
     def on_send(self, now: float, shift: float = 1.0) -> int:
-        """Record an attempt; the tag is for `on_result`. In HALF_OPEN an allowed attempt is a probe.
+        """Record an attempt and return the tag for `on_result`. In HALF_OPEN an allowed attempt is a probe.
 
         An attempt that is not allowed can still be sent (panic): its success is evidence, its failure
         tells nothing new.
@@ -164,7 +165,7 @@ class Breaker:
         return tag
 
     def on_cancel(self, tag: int) -> None:
-        """The attempt was given up by the caller: no evidence, and a probe's place is free again."""
+        """Record that the caller gave the attempt up: no evidence, and the place of a probe is free again."""
         self._probes.pop(tag, None)
 
     def on_result(self, now: float, tag: int, ok: bool, threshold: int | None = None) -> None:
@@ -203,12 +204,12 @@ class Breaker:
             self._open(now, "a probe failed")
 
     def trip(self, now: float, reason: str) -> None:
-        """Open it for a reason that its own counts do not show; nothing if it is not closed."""
+        """Open the breaker for a reason that its own counts do not show. Does nothing unless it is closed."""
         if self.closed:
             self._open(now, reason)
 
     def slow_start(self, now: float) -> float:
-        """Share of normal traffic that a peer should get, rising to 1 after the breaker closed."""
+        """Return the share of normal traffic for the peer, rising to 1 after the breaker closed."""
         if self.closed_at is None:
             return 1.0
         share = (now - self.closed_at) / self._settings.slow_start_s

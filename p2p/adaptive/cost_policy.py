@@ -1,4 +1,4 @@
-"""The default policy: what a call to a peer is expected to cost, in seconds. The lowest wins.
+"""Default policy: the expected cost of a call to a peer, in seconds. The lowest cost wins.
 
     cost = LATENCY * (R - s) + s * (1 + q) ** power + (P_error + 5 P_timeout) * a failure's cost
 
@@ -26,7 +26,9 @@ POWER, CROWD = 1.5, 1.5  # the power with others' work absent, and what is added
 
 
 class Policy(Protocol):
-    """Gives a peer's cost; the router picks the lowest. `explain` gives its parts by name."""
+    """Cost function of the router, which picks the lowest cost. `explain` returns the parts of the cost by
+    name.
+    """
 
     name: str
 
@@ -35,7 +37,7 @@ class Policy(Protocol):
 
 
 class CostPolicy:
-    """See the module's first lines."""
+    """Expected latency plus the expected cost of failures; the formula is in the module docstring."""
 
     name = "adaptive"
 

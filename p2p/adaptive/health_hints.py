@@ -1,4 +1,5 @@
-"""Hints about peers' health: what others say (advice, bounded) and what we say (first-hand only).
+"""Hints about the health of peers: those received (advice with a bounded effect) and own ones (first-hand
+only).
 
 A received hint is aged by its arrival on our own clock: it weighs `decay` to the power of the number
 of sixths of `ttl_s` that have passed, and nothing after `ttl_s`. Each origin has one voice per peer,
@@ -16,6 +17,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
+
+from p2p.base.bounded_map import BoundedMap
 
 MAX_FACTOR = 3.0
 LEAST = 0.05  # an excess below this is none
@@ -36,7 +39,7 @@ DEGRADED, HEALTHY = Signal.DEGRADED, Signal.HEALTHY
 
 @dataclass(frozen=True)
 class Hint:
-    """An own hint, to be signed and carried by whoever publishes it."""
+    """An own hint, to be signed and broadcast by the publisher."""
 
     peer: Hashable
     signal: Signal
@@ -64,7 +67,9 @@ class HintBook:
 
     def __init__(self, settings: HintSettings | None = None) -> None:
         self.settings = settings or HintSettings()
-        self._hints: dict[Hashable, dict[Signal, dict[str, float]]] = {}
+        self._hints: BoundedMap[Hashable, dict[Signal, dict[str, float]]] = BoundedMap(
+            MAX_PEERS, on_evict=self._evicted
+        )
         self._by_origin: dict[str, set[Hashable]] = {}
 
     def __len__(self) -> int:
@@ -74,16 +79,13 @@ class HintBook:
         return peer in self._hints
 
     def receive(self, now: float, origin: str, peer: Hashable, signal: Signal) -> bool:
-        """Take a hint that arrived now; False: refused, because the origin says too much."""
+        """Take a hint that arrived now. Returns False if its origin has too many hints already."""
         about = self._by_origin.get(origin)
         if about is not None and peer not in about and len(about) >= MAX_PER_ORIGIN:
             return False
-        voices = self._hints.pop(peer, None)  # to the end: order is by being heard
+        voices = self._hints.renew(peer)
         if voices is None:
-            if len(self._hints) >= MAX_PEERS:
-                self.forget(next(iter(self._hints)))
-            voices = {DEGRADED: {}, HEALTHY: {}}
-        self._hints[peer] = voices
+            voices = self._hints[peer] = {DEGRADED: {}, HEALTHY: {}}
         other = HEALTHY if signal is DEGRADED else DEGRADED
         voices[other].pop(origin, None)  # its last word is what it says
         said = voices[signal]
@@ -97,7 +99,9 @@ class HintBook:
         return True
 
     def advice(self, now: float, peer: Hashable) -> float:
-        """From -1 (all say HEALTHY) to 1 (all say DEGRADED), faded by age; 0 when nobody says anything."""
+        """Return the advice about a peer, from -1 (all HEALTHY) to 1 (all DEGRADED), faded by age; 0
+        without hints.
+        """
         voices = self._hints.get(peer)
         if voices is None:
             return 0.0
@@ -110,7 +114,9 @@ class HintBook:
         return 1.0 - silent
 
     def factor(self, now: float, peer: Hashable, good: float) -> float:
-        """What the peer's cost is multiplied by, in [1, MAX_FACTOR]; `good`: own recent successes."""
+        """Return the factor for the cost of a peer, in [1, MAX_FACTOR]. `good`: own recent successes with
+        it.
+        """
         advice = self.advice(now, peer)
         if advice <= 0.0:
             return 1.0
@@ -119,7 +125,7 @@ class HintBook:
         return 1.0 + excess if excess >= LEAST else 1.0
 
     def sweep(self, now: float) -> list[Hashable]:
-        """Forget hints that weigh nothing any more; gives the peers that have none left."""
+        """Forget hints without weight; returns the peers that have no hint left."""
         gone = []
         for peer, voices in list(self._hints.items()):
             for said in voices.values():
@@ -132,7 +138,12 @@ class HintBook:
         return gone
 
     def forget(self, peer: Hashable) -> None:
-        for said in self._hints.pop(peer, {}).values():
+        voices = self._hints.pop(peer, None)
+        if voices is not None:
+            self._evicted(peer, voices)
+
+    def _evicted(self, peer: Hashable, voices: dict[Signal, dict[str, float]]) -> None:
+        for said in voices.values():
             for origin in said:
                 self._unlist(origin, peer)
 
@@ -144,7 +155,7 @@ class HintBook:
                 del self._by_origin[origin]
 
     def listed(self, now: float) -> list[tuple[Hashable, str, Signal, float]]:
-        """(peer, origin, signal, weight) of every hint that still weighs something, for people."""
+        """Return (peer, origin, signal, weight) of every hint that has weight, for display."""
         return [
             (peer, origin, signal, self.settings.weight(now - arrived))
             for peer, voices in self._hints.items()
@@ -161,7 +172,7 @@ class _Said:
 
 
 class HintPublisher:
-    """Decides which own hints are due: a pure function of first-hand verdicts, rate-limited.
+    """Choose the own hints that are due: a pure function of first-hand evidence, rate-limited.
 
     A peer that looks bad is DEGRADED, said again once an interval while it lasts; when it looks good
     again, HEALTHY once. Nothing is said while at least half of the peers that are known look bad:
@@ -177,7 +188,7 @@ class HintPublisher:
         return bad > 0 and 2 * bad >= len(verdicts)
 
     def due(self, now: float, verdicts: dict[Hashable, Hint]) -> list[Hint]:
-        """The hints to publish now; `verdicts` are what is seen first-hand of each peer."""
+        """Return the hints to publish now. `verdicts`: first-hand evidence about each peer."""
         for peer in [p for p in self._said if p not in verdicts]:
             del self._said[peer]
         if self.withheld(verdicts):

@@ -1,4 +1,4 @@
-"""When to send a second request beside one that is slow to answer, without I/O.
+"""Hedging policy: when to send a second request beside a slow one, without I/O.
 
 The second is sent when the first has waited longer than `quantile` of recent answers, so that it adds
 little load where it helps most (Dean and Barroso, "The Tail at Scale", 2013), and only from a budget:
@@ -13,7 +13,8 @@ from p2p.adaptive.retry_policy import RetryBudget
 
 
 class HedgePolicy:
-    """Report answers with `on_success`, starts with `on_request`; ask `delay` how long to wait.
+    """Delay and budget of second requests: `on_success` reports answers, `on_request` starts, `delay` is
+    the wait.
 
     Only for what is safe to do twice. When the wait is over and no answer came, `take` pays for the
     second request; give the first one's peer to `Router.pick` as `exclude`.
@@ -48,9 +49,9 @@ class HedgePolicy:
             self._since = 0
 
     def delay(self) -> float | None:
-        """Seconds that a request should wait before it is hedged; None until enough answers are known."""
+        """Return the seconds after which a request is hedged; None until enough answers are known."""
         return self._delay
 
     def take(self, now: float) -> bool:
-        """Pay for a second request; False: there is no budget for it."""
+        """Pay for a second request. Returns False if the budget is spent."""
         return self.budget.take(now)

@@ -1,4 +1,4 @@
-"""What is known first-hand of one peer, and of the pool of peers together.
+"""First-hand measurements of one peer, and of the pool of all peers.
 
 The counters with the learning guide's names (`avg_latency_ms`, `success_count`, ...) are for people
 and for reports: they never forget. Decisions are made from the decayed quantities beside them, so
@@ -42,7 +42,7 @@ LOST_AFTER = 120.0  # a call whose result was never reported is forgotten after 
 
 
 class Pool:
-    """What is usual: averages over the answers of all peers, and how often this caller sends.
+    """Averages over the answers of all peers, and the sending rate of this caller.
 
     `width` estimates how many requests a peer serves side by side (by Little's law, from how long
     requests took beside how many were inside; at least 1); `foreign` is the share of the peers' work
@@ -79,7 +79,7 @@ class Pool:
         self._sent_at: float | None = None
 
     def on_send(self, now: float) -> None:
-        """Learn how often this caller sends: who sends little must not spend much of it on trying."""
+        """Learn the sending rate of this caller: with few calls, few of them should be spent on probes."""
         if self._sent_at is not None:
             self.pace += 0.02 * (min(now - self._sent_at, 1.0) - self.pace)
             self.memory = min(FAILURE_LONGEST, max(FAILURE_MEMORY, FAILURE_CALLS * self.pace))
@@ -105,7 +105,7 @@ class Pool:
 
 
 class PeerMetrics:
-    """One peer, as this caller has seen it. Times in seconds unless the name says ms.
+    """Measurements of one peer by this caller. Times in seconds unless the name says ms.
 
     `last_seen_ts` is the monotonic time of the last answer, None before the first.
     `failing` and `hanging` are decayed counts of errors and timeouts among `calls`.
@@ -162,7 +162,7 @@ class PeerMetrics:
         return len(self.sends)
 
     def settle(self, sent_at: float) -> tuple[float, int] | None:
-        """Take the call that was sent nearest to `sent_at` out of those in flight; None: there is none."""
+        """Remove and return the call in flight that was sent nearest to `sent_at`; None if there is none."""
         sends = self.sends
         if len(sends) <= 1:
             return sends.pop() if sends else None
@@ -172,13 +172,13 @@ class PeerMetrics:
         return sends.pop(i)
 
     def drop_lost(self, now: float) -> None:
-        """Forget calls that nobody will report any more."""
+        """Forget calls whose result was never reported."""
         sends = self.sends
         while sends and now - sends[0][0] > LOST_AFTER:
             del sends[0]
 
     def fade(self, now: float, pool: Pool) -> None:
-        """Bring the decayed counts to `now`."""
+        """Decay the counts to `now`."""
         if now > self.rates_at:
             keep = exp((self.rates_at - now) / pool.memory)
             self.calls *= keep
@@ -187,8 +187,10 @@ class PeerMetrics:
             self.rates_at = now
 
     def oldest(self, now: float, pool: Pool) -> float:
-        """Age of the oldest call in flight, as far as it is evidence: not when a later one was answered,
-        nor when so long ago nothing was sent that it is time to try again."""
+        """Return the age of the oldest call in flight, as far as it is evidence of slowness.
+
+        It is none if a later call was answered, or if nothing was sent for so long that another try is due.
+        """
         sends = self.sends
         patience = min(FAILURE_LONGEST, max(TRY_AGAIN, TRY_CALLS * pool.pace))
         if now - sends[-1][0] > max(patience, LONG * pool.latency):
@@ -269,13 +271,15 @@ class PeerMetrics:
         pool.learn(latency, service, usual, own + usual)
 
     def trust(self, now: float) -> float:
-        """Own good experience, in recent successes: what hints have to stand against. Changes nothing."""
+        """Return own good experience in recent successes, the counterweight of hints. Changes nothing."""
         if self.last_seen_ts is None:
             return 0.0
         return self.good * exp((self.last_seen_ts - now) / TRUST_MEMORY)
 
     def failed(self, now: float, latency: float, timeout: bool, pool: Pool) -> None:
-        """An error is an answer (it shows the peer is there), a timeout is none; neither has a latency."""
+        """Record a failure. An error is an answer (the peer is there), a timeout is not; neither has a
+        latency.
+        """
         self.total_calls += 1
         self._count(now, pool)
         self.row += 1
@@ -316,7 +320,9 @@ class PeerMetrics:
         return pool.others + (self.others - pool.others) * keep
 
     def rates(self, now: float, pool: Pool) -> tuple[float, float]:
-        """Decayed shares of errors and of timeouts among recent calls, with a prior; changes nothing."""
+        """Return the decayed shares of errors and of timeouts among recent calls, with a prior. Changes
+        nothing.
+        """
         keep = exp((self.rates_at - now) / pool.memory)
         calls = self.calls * keep + PRIOR
         errors, timeouts = self.failing * keep / calls, self.hanging * keep / calls
@@ -329,7 +335,7 @@ class PeerMetrics:
         return errors, timeouts
 
     def forgive(self, now: float) -> None:
-        """Forget failures and slowness: the peer proved itself again."""
+        """Forget failures and slowness after a successful probe."""
         self.failing = self.hanging = 0.0
         self.row = 0
         self.latency = self.service = None

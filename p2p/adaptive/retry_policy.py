@@ -1,4 +1,4 @@
-"""Whether and when to try again, without I/O: the caller sleeps and sends.
+"""Retry policy and retry budget, without I/O: the caller sleeps and sends.
 
 Full jitter is Brooker's ("Exponential Backoff And Jitter", AWS, 2015); a budget that earns a share of
 a token with every request is what Finagle and gRPC do, so that retries add at most that share to the
@@ -10,9 +10,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from p2p.base.token_bucket import Tokens
+
 
 class RetryBudget:
-    """A token bucket that is filled by requests, not by time, but for a trickle for callers that send little.
+    """Budget of retries that is filled by requests, and by a trickle over time for callers that send
+    little.
 
     `ratio` of a token is earned by each request; a retry costs one. At most `reserve` tokens are kept;
     `per_second` are earned in any case.
@@ -24,28 +27,21 @@ class RetryBudget:
         self.ratio = ratio
         self.reserve = reserve
         self.per_second = per_second
-        self._tokens = reserve
-        self._at: float | None = None
+        self._tokens = Tokens(reserve)
 
     def tokens(self, now: float) -> float:
-        """What is there now. Changes nothing."""
-        if self._at is None:
-            return self._tokens
-        return min(self.reserve, self._tokens + max(0.0, now - self._at) * self.per_second)
+        """Return the tokens that are there now. Changes nothing."""
+        return self._tokens.available(now, self.per_second, self.reserve)
 
     def on_request(self, now: float) -> None:
-        """A first attempt was made (not a retry)."""
-        self._tokens = min(self.reserve, self.tokens(now) + self.ratio)
-        self._at = now
+        """Earn the share of a first attempt (not of a retry)."""
+        tokens = self._tokens
+        earned = tokens.refill(now, self.per_second, self.reserve) + self.ratio
+        tokens.level = earned if earned < self.reserve else self.reserve
 
     def take(self, now: float) -> bool:
         """Pay for one more attempt, if there is a token."""
-        self._tokens = self.tokens(now)
-        self._at = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
+        return self._tokens.take(now, self.per_second, self.reserve)
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,10 @@ class RetrySettings:
 
 
 class RetryPolicy:
-    """Ask `next_delay` after a failed attempt. Only for what is safe to repeat: that is for the caller
-    to know. The next attempt goes to another peer: give the failed ones to `Router.pick` as `exclude`.
+    """Delays between attempts, for requests that are safe to repeat.
+
+    Call `next_delay` after a failed attempt. The next attempt goes to another peer: pass the failed ones to
+    `AdaptiveRouter.pick` as `exclude`.
     """
 
     def __init__(
@@ -75,13 +73,13 @@ class RetryPolicy:
         self._rng = rng
 
     def on_request(self, now: float) -> None:
-        """A request was started: earns its share of a retry."""
+        """Record a first attempt, which earns its share of a retry."""
         self.budget.on_request(now)
 
     def next_delay(
         self, now: float, attempts: int, deadline: float, retry_after_s: float = 0.0
     ) -> float | None:
-        """Seconds to wait before the next attempt, or None: give up.
+        """Return the seconds to wait before the next attempt, or None to give up.
 
         Args:
             attempts: how many were made so far, at least 1.

@@ -1,4 +1,5 @@
-"""The learning guide's score as a policy: four factors from 0 to 1 with their `METRICS_*` weights.
+"""Weighted policy: the score of the learning guide, four factors from 0 to 1 with their `METRICS_*`
+weights.
 
     score = latency_weight * latency_factor + error_weight * (1 - error rate)
           + timeout_weight * (1 - timeout rate) + freshness_weight * freshness_factor
@@ -35,7 +36,7 @@ class Weights:
 
 
 class WeightedPolicy:
-    """See the module's first lines. `score` is the guide's, from 0 to 1, higher is better."""
+    """Score of the learning guide as a cost. `score` is from 0 to 1, higher is better."""
 
     name = "weighted"
 
@@ -45,7 +46,7 @@ class WeightedPolicy:
         self._sum = w.latency + w.error + w.timeout + w.freshness
 
     def factors(self, now: float, metrics: PeerMetrics, pool: Pool) -> tuple[float, ...]:
-        """Of latency, errors, timeouts and freshness."""
+        """Return the factors of latency, errors, timeouts and freshness."""
         m = metrics
         oldest = m.oldest(now, pool) if m.sends else 0.0
         q = len(m.sends) + m.aged_others(now, pool)

@@ -1,1 +1,1 @@
-"""Peer addresses: address book, reconnect delays, peers remembered over restarts."""
+"""Addresses of peers: address book, reconnect delays, peers remembered over restarts."""

@@ -44,7 +44,7 @@ Key = tuple[Carrier, str, int]
 
 @dataclass(frozen=True, slots=True)
 class PeerFound:
-    """An address that a discovery strategy came across. Nothing of it is proven."""
+    """An address reported by a discovery strategy. Nothing of it is proven."""
 
     host: str
     port: int
@@ -56,7 +56,7 @@ class PeerFound:
 
 @dataclass(slots=True, eq=False)
 class Address:
-    """What is known of one HOST:PORT, of one carrier."""
+    """State of one HOST:PORT of one carrier."""
 
     host: str
     port: int
@@ -117,20 +117,22 @@ class AddressBook:
         return self._all.get((carrier, normal_host(host), port))
 
     def of(self, node_id: str) -> list[Address]:
-        """Addresses of a node, claimed or proven, the best first."""
+        """Return the addresses of a node, claimed or proven, the best first."""
         return sorted(
             (a for a in self._all.values() if a.node_id == node_id and not a.ourselves),
             key=_quality,
         )
 
     def proven(self, node_id: str, carrier: Carrier = "tcp") -> Address | None:
-        """The address of this carrier at which the node was last reached, if it ever was."""
+        """Return the address of this carrier at which the node was last reached, None if it never was."""
         return next((a for a in self.of(node_id) if a.tried and a.carrier == carrier), None)
 
     # -- what was heard ---------------------------------------------------------------------------
 
     def add(self, found: PeerFound, now: float) -> Address | None:
-        """Remember what a strategy found. None when it is of no use or there is no room for it."""
+        """Remember an address from a strategy. Returns None if it cannot be dialled or there is no room for
+        it.
+        """
         if found.node_id == self._own_id or not 1 <= found.port <= 65535:
             return None
         if scope_of(found.host) is Scope.NONE:
@@ -227,7 +229,7 @@ class AddressBook:
         address.last_attempt = now
 
     def succeeded(self, address: Address, node_id: str, at: float) -> None:
-        """A dial proved that `node_id` is there. The ladder is left for the link to reset."""
+        """Record a dial that proved `node_id` at the address. The link resets the ladder later."""
         address.node_id, address.tried, address.last_success = node_id, True, at
         address.failures, address.last_error = 0, None
         address.refused = address.duplicate = False
@@ -241,7 +243,7 @@ class AddressBook:
         error: str,
         wait: Wait = Wait.LADDER,
     ) -> bool:
-        """A dial failed. Returns whether the address was forgotten for it."""
+        """Record a failed dial. Returns True if the address was forgotten because of it."""
         address.failures += 1
         address.rung += 1
         address.last_error = error
@@ -253,18 +255,18 @@ class AddressBook:
         return True
 
     def is_ourselves(self, address: Address) -> None:
-        """A dial reached this very node: remembered, so that it is not dialled again."""
+        """Record that a dial reached this node itself, so that the address is not dialled again."""
         address.ourselves, address.tried, address.node_id = True, False, None
         address.next_dial = math.inf
 
     def is_duplicate(self, address: Address, now: float, rng: random.Random) -> None:
-        """The address leads to a connected peer, but which one was not learned."""
+        """Record that the address leads to a connected peer whose id was not learned."""
         address.failures, address.last_error, address.duplicate = 0, None, True
         address.rung = max(address.rung, len(self._reconnect.ladder)) + 1
         address.next_dial = now + self._reconnect.wait(address.rung, rng)
 
     def defer(self, address: Address, now: float, rng: random.Random) -> None:
-        """Somebody is there, but no link came of it: climb the ladder without counting a failure."""
+        """Climb the ladder without counting a failure: a peer answered, but no link came of it."""
         address.rung += 1
         address.next_dial = max(address.next_dial, now + self._reconnect.wait(address.rung, rng))
 
@@ -278,7 +280,7 @@ class AddressBook:
         wait: Wait = Wait.LADDER,
         carrier: Carrier = "tcp",
     ) -> None:
-        """A link to the node went down after `lasted` seconds. `wait`: what its end means."""
+        """Record the end of a link to the node after `lasted` seconds. `wait`: consequence of its end."""
         for address in self._all.values():
             if address.node_id == node_id and (
                 address.carrier == carrier or wait is not Wait.LADDER
@@ -311,7 +313,7 @@ class AddressBook:
         grenache_limit: int | None = None,
         pinned_only: bool = False,
     ) -> list[Address]:
-        """Whom to dial now, at most `limit`, one address per node.
+        """Return the addresses to dial now, at most `limit`, one for each node.
 
         Pinned addresses first, then tried and untried in turn, so that neither starves the other.
         `connected`: node ids that have a link. `busy`: addresses being dialled. `grenache_limit`: how
@@ -356,9 +358,11 @@ class AddressBook:
         busy: Container[Key],
         limit: int,
     ) -> list[Address]:
-        """TCP addresses of connected nodes: to be dialled only to prove them, or to get a direct link
-        instead of one over Grenache. `unproven`: connected node ids without a tried address;
-        `indirect`: those without a direct link."""
+        """Return TCP addresses of connected nodes to dial as feelers.
+
+        They prove an address, or replace a link over Grenache by a direct one. `unproven`: connected node ids
+        without a tried address; `indirect`: those without a direct link.
+        """
         due = (
             a
             for a in self._all.values()
@@ -372,7 +376,7 @@ class AddressBook:
         return sorted(due, key=_quality)[:limit]
 
     def next_due(self, now: float, *, skip: Container[str], busy: Container[Key]) -> float | None:
-        """When the next address comes due (monotonic seconds), later than `now`."""
+        """Return the time at which the next address comes due (monotonic seconds), later than `now`."""
         times = [
             a.next_dial
             for a in self._all.values()
@@ -392,12 +396,12 @@ def _priority(source: str) -> int:
 
 
 def _origin(address: Address) -> tuple[Carrier, str, str]:
-    """Whom to thank for it; what one origin makes us remember is bounded."""
+    """Return the key of the source of an address; the number of addresses of one source is bounded."""
     return (address.carrier, address.source, address.via)
 
 
 def _quality(address: Address) -> tuple[bool, int, bool, float, int]:
-    """Lower is better."""
+    """Return the sort key of an address; lower is better."""
     return (
         not address.tried,
         address.failures,

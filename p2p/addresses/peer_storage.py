@@ -45,7 +45,7 @@ class _File(msgspec.Struct):
 
 
 class Storage(Protocol):
-    """Where a `PeerManager` keeps its peers."""
+    """Persistence of a `PeerManager`."""
 
     def load(self) -> list[StoredPeer]: ...
 
@@ -61,8 +61,8 @@ class PeerStorage:
         self._saved_serial = 0
 
     def load(self) -> list[StoredPeer]:
-        """The remembered peers; none when there is no file. A damaged file is renamed with a
-        warning, and an entry that makes no sense is left out with one.
+        """Read the remembered peers; an empty list without a file. A damaged file is renamed with a
+        warning; an invalid entry is skipped with one.
 
         Raises:
             OSError: the file is there but cannot be read.
@@ -86,8 +86,8 @@ class PeerStorage:
             return []
 
     def save(self, peers: Iterable[StoredPeer], serial: int | None = None) -> None:
-        """Replace the file, with mode 0600. A call whose `serial` is not above that of an earlier
-        one is dropped: it lost a race against newer news.
+        """Replace the file, with mode 0600. A call whose `serial` is not above that of an earlier one is
+        dropped: newer data was written before it.
 
         Raises:
             OSError: the directory or the disk refuses.
@@ -142,12 +142,12 @@ class PeerStorage:
 
 
 def epoch(moment: datetime | None) -> float | None:
-    """Seconds since the epoch, never in the future (clocks are set back)."""
+    """Return seconds since the epoch, never in the future (clocks are set back)."""
     return None if moment is None else min(moment.timestamp(), time.time())
 
 
 def moment(at: float | None) -> datetime | None:
-    """A time in seconds since the epoch as it is written to the file."""
+    """Return a time in seconds since the epoch in the form of the file."""
     return None if at is None else datetime.fromtimestamp(int(at), UTC)
 
 

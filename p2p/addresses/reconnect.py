@@ -1,4 +1,4 @@
-"""How long to wait before dialling an address again. Pure: the random source is an argument.
+"""Reconnect delays: the wait before an address is dialled again. Pure: the random source is an argument.
 
 A short ladder first (a restarted peer is back within seconds), then the configured interval,
 doubling to a maximum. Every wait is jittered, so that nodes that lost a peer together do not come
@@ -17,7 +17,7 @@ from p2p.base.limits import HEALTHY_AFTER, RECONNECT_JITTER, RECONNECT_LADDER, R
 
 
 class Wait(Enum):
-    """What an outcome means for the next dial."""
+    """Consequence of an outcome for the next dial."""
 
     LADDER = "ladder"  # the usual wait of the rung
     INTERVAL = "interval"  # the far side is well but has no use for us now: at least the interval
@@ -36,13 +36,13 @@ _WAITS = {
 
 
 def wait_after(code: Code | None) -> Wait:
-    """The kind of wait after a refusal or goodbye with `code`; None is a silent break."""
+    """Return the kind of wait after a refusal or goodbye with `code`; None stands for a link that broke."""
     return Wait.LADDER if code is None else _WAITS.get(code, Wait.LADDER)
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """The waits. `interval` (seconds) is the setting PEER_RECONNECT_INTERVAL."""
+    """Delays of the reconnect ladder. `interval` (seconds) is the setting PEER_RECONNECT_INTERVAL."""
 
     interval: float
     ladder: tuple[float, ...] = RECONNECT_LADDER
@@ -50,7 +50,7 @@ class Reconnect:
     jitter: float = RECONNECT_JITTER
 
     def base(self, rung: int, kind: Wait = Wait.LADDER) -> float:
-        """Seconds before jitter. Rung 1 is the first wait; no rung is longer than a later one."""
+        """Return the seconds before jitter. Rung 1 is the first wait; no rung is longer than a later one."""
         if kind is Wait.LONG:
             return self.maximum
         above = max(rung, 1) - 1 - len(self.ladder)
@@ -61,10 +61,10 @@ class Reconnect:
         return max(step, min(self.interval, self.maximum)) if kind is Wait.INTERVAL else step
 
     def wait(self, rung: int, rng: random.Random, kind: Wait = Wait.LADDER) -> float:
-        """Seconds to wait on `rung`, jittered."""
+        """Return the seconds to wait on `rung`, jittered."""
         return self.base(rung, kind) * (1.0 + self.jitter * rng.uniform(-1.0, 1.0))
 
 
 def rung_after_link(rung: int, lasted: float) -> int:
-    """The rung after a link went down that had lasted for `lasted` seconds."""
+    """Return the rung after a link of `lasted` seconds went down."""
     return 1 if lasted >= HEALTHY_AFTER else rung + 1

@@ -1,4 +1,4 @@
-"""Why a connection came to nothing, in words that are the same whichever library made it."""
+"""Causes of failed connections, in the same words whichever library made the connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CUT: Final = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipe
 
 
 def cause(error: BaseException) -> str:
-    """A few words, without the address, which whoever reports it says once."""
+    """Return the cause in a few words, without the address, which the caller adds once."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         error = error.certificate_error
     elif isinstance(error, aiohttp.ClientConnectorError):

@@ -1,4 +1,4 @@
-"""What can go wrong between peers.
+"""Errors between peers.
 
     P2PError
     ├── RemoteProtocolError(code)      the other side broke the protocol: say goodbye with `code`, drop the link
@@ -46,11 +46,11 @@ class Code(StrEnum):
 
 
 class P2PError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class RemoteProtocolError(P2PError):
-    """The other side broke the protocol."""
+    """The other side broke the protocol: say goodbye with `code`, then close the link."""
 
     def __init__(self, code: Code, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -69,7 +69,7 @@ class MalformedMessage(RemoteProtocolError):
 
 
 class HandshakeRefused(P2PError):
-    """One side ended the handshake. `by_us` tells which."""
+    """One side ended the handshake. `by_us`: this node did."""
 
     def __init__(self, code: Code, reason: str, *, by_us: bool) -> None:
         who = "we refused" if by_us else "the peer refused"
@@ -88,7 +88,7 @@ class LinkClosed(P2PError):
 
 
 class DeliveryError(P2PError):
-    """No way to the recipient. `tried` lists (way, why it failed) in the order attempted."""
+    """No route to the recipient. `tried` lists (method, reason) in the order attempted."""
 
     def __init__(self, to: str, tried: list[tuple[str, str]]) -> None:
         ways = "; ".join(f"{way}: {why}" for way, why in tried)
@@ -98,7 +98,9 @@ class DeliveryError(P2PError):
 
 
 class RpcError(P2PError):
-    """The far side answered with an error, or could not be asked. `retry_after_s`: when it is "busy"."""
+    """The peer answered with an error, or the request could not be sent. `retry_after_s` is set with
+    "busy".
+    """
 
     def __init__(self, code: str, message: str, *, retry_after_s: float = 0.0) -> None:
         super().__init__(f"{code}: {message}")
@@ -113,7 +115,7 @@ class RpcTimeout(RpcError):
 
 
 class CallError(P2PError):
-    """A call to a service did not give a result. `executed` is False when it surely was not executed."""
+    """A call to a service gave no result. `executed` is False if it was certainly not executed."""
 
     executed = True
 
@@ -131,7 +133,7 @@ class NoProvider(CallError):
 
 
 class ServiceBusy(CallError):
-    """Worth another try after `retry_after_s` seconds."""
+    """The service has too much to do; worth another try after `retry_after_s` seconds."""
 
     executed = False
 
@@ -158,4 +160,4 @@ class CallLost(CallError):
 
 
 class HandlerError(CallError):
-    """Raised by a service's handler, it reaches the caller as it is: an answer, not a failure."""
+    """Raised by a service's handler and passed to the caller unchanged: an answer, not a failure."""

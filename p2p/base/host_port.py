@@ -1,4 +1,4 @@
-"""HOST:PORT as people type it, and what an IP address is good for."""
+"""Parsing and formatting of HOST:PORT, and the scope of IP addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Scope(Enum):
-    """From where an address can be reached."""
+    """Part of the network from which an address can be reached."""
 
     LOOPBACK = "loopback"  # this machine only
     LINK = "link"  # this network segment only (RFC 3927, RFC 4291)
@@ -23,7 +23,7 @@ class Scope(Enum):
 
 
 def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
-    """The host and the port in `text`. An IPv6 address stands in brackets.
+    """Parse the host and the port in `text`. An IPv6 address stands in brackets.
 
     Without a port, `default_port` is taken if there is one.
 
@@ -64,24 +64,25 @@ def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str,
 
 
 def format_host_port(host: str, port: int) -> str:
-    """HOST:PORT; an IPv6 address in brackets."""
+    """Format as HOST:PORT, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def normal_host(host: str) -> str:
-    """One spelling for one host: IP addresses compressed and unmapped (RFC 4291, 2.5.5.2), names in
-    lower case without the trailing dot."""
+    """Return the canonical spelling of a host: IP addresses compressed and unmapped (RFC 4291, 2.5.5.2),
+    names in lower case without the trailing dot.
+    """
     ip = _ip(host)
     return str(ip) if ip is not None else host.lower().rstrip(".")
 
 
 def is_ip(host: str) -> bool:
-    """Whether `host` is an address rather than a name."""
+    """Return True if `host` is an IP address, not a name."""
     return _ip(host) is not None
 
 
 def scope_of(host: str) -> Scope:
-    """From where `host` can be reached, as far as its text tells."""
+    """Return the scope of `host`, as far as its text shows it."""
     ip = _ip(host)
     if ip is None:
         return Scope.LOOPBACK if normal_host(host) == "localhost" else Scope.ROUTED

@@ -1,4 +1,4 @@
-"""aiohttp's server connection, with one place that says what somebody is told when a request cannot be served."""
+"""Server connection of aiohttp with one place for the responses to requests that cannot be served."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from aiohttp import web
 
 
 class ErrorAnsweringConnection(web.RequestHandler):
-    """What is not even HTTP, and what fails beyond the application's own handling, is answered with
-    `error_response` and ends the connection."""
+    """Answer malformed requests and unhandled failures with `error_response`, then close the connection."""
 
     __slots__ = ()
 
@@ -17,7 +16,7 @@ class ErrorAnsweringConnection(web.RequestHandler):
     def error_response(
         self, request: web.BaseRequest, status: int, error: BaseException
     ) -> web.Response:
-        """What is told. Below 500 the request is at fault, else this program."""
+        """Return the response. Below 500 the request is at fault, otherwise this program."""
 
     def handle_error(
         self,

@@ -1,4 +1,4 @@
-"""A node is its Ed25519 key. The node id is derived from the public key."""
+"""Identity of a node: an Ed25519 key, and the node id derived from its public part."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ SIGNATURE_LENGTH = 64  # bytes
 
 
 def node_id_of(public_key: bytes) -> str:
-    """The node id of a raw 32-byte Ed25519 public key: 160 bits of its SHA-256, base32, lower case."""
+    """Return the node id of a raw 32-byte Ed25519 public key: 160 bits of its SHA-256, base32, lower case."""
     digest = hashlib.sha256(b"exchange-node id\x00" + public_key).digest()
     return base64.b32encode(digest[:20]).decode("ascii").lower()
 
 
 def is_node_id(text: str) -> bool:
-    """Whether `text` has the form of a node id."""
+    """Return True if `text` has the form of a node id."""
     return len(text) == NODE_ID_LENGTH and all(
         c in "abcdefghijklmnopqrstuvwxyz234567" for c in text
     )
 
 
 def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether `signature` is the holder of `public_key`'s over `message` (RFC 8032). Never raises."""
+    """Return True if `signature` over `message` was made with the key of `public_key` (RFC 8032). Never
+    raises.
+    """
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -60,12 +62,12 @@ class Identity:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Identity:
-        """The identity of a 32-byte seed: the same seed gives the same node (tests, simulation)."""
+        """Make the identity of a 32-byte seed: the same seed gives the same node (tests, simulation)."""
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
     def load_or_create(cls, path: Path) -> Identity:
-        """Read the key at `path`, or make one there with mode 0600.
+        """Read the key at `path`, or make a new one there with mode 0600.
 
         Raises:
             ValueError: the file is not an Ed25519 private key in PEM form, or others may read it.
@@ -98,7 +100,7 @@ class Identity:
         return identity
 
     def sign(self, message: bytes) -> bytes:
-        """The 64-byte Ed25519 signature of `message`."""
+        """Return the 64-byte Ed25519 signature of `message`."""
         return self.private_key.sign(message)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Every limit of the peer protocol, in one place, each with its reason. Seconds and bytes."""
+"""All limits of the peer protocol, each with its reason. Seconds and bytes."""
 
 from __future__ import annotations
 

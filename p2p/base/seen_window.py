@@ -21,7 +21,7 @@ class SeenWindow:
         self._started: float | None = None
 
     def add(self, now: float, message_id: bytes, via: str) -> None:
-        """Remember an id and where it came from first."""
+        """Remember an id and the link that brought it first."""
         if self._started is None:
             self._started = now
         elif now - self._started >= self._ttl or len(self._current) >= self._half:
@@ -30,7 +30,7 @@ class SeenWindow:
         self._current[message_id] = via
 
     def get(self, message_id: bytes) -> str | None:
-        """Where the id came from first, None when it is not remembered."""
+        """Return the link that brought the id first, None if the id is not remembered."""
         via = self._current.get(message_id)
         return self._previous.get(message_id) if via is None else via
 

@@ -1,1 +1,5 @@
-"""Finding peers: strategies behind one interface (`p2p.discovery.strategy`), all running side by side."""
+"""Discovery of peers by strategies that run side by side (`p2p.discovery.strategy.PeerDiscovery`).
+
+Persisted peers (`remembered`), bootstrap peers, mDNS, a Grape, peer exchange. A new strategy is a class like those in
+these modules, added to `Overlay._strategies`.
+"""

@@ -1,4 +1,4 @@
-"""Configured peers: BOOTSTRAP_PEERS and --bootstrap."""
+"""Bootstrap peers: discovery of the configured addresses (BOOTSTRAP_PEERS and --bootstrap)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESOLVE_TIMEOUT: Final = 15.0  # seconds; the system's resolver may take minutes
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The IPv4 and IPv6 addresses of `host`, in the system's order of preference (RFC 6724).
+    """Resolve `host` to IPv4 and IPv6 addresses, in the system's order of preference (RFC 6724).
 
     Raises:
         OSError: it has none, or nobody could be asked.
@@ -37,7 +37,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class BootstrapStrategy(BaseStrategy):
-    """Resolves the configured names, again from time to time, and sooner after a failure.
+    """Resolve the configured names periodically, and sooner after a failure.
 
     Every address is reported at each look, which keeps it pinned in the address book; one that a
     name no longer resolves to becomes an ordinary address.
@@ -64,7 +64,7 @@ class BootstrapStrategy(BaseStrategy):
         self._refresh = asyncio.Event()
 
     def refresh(self) -> None:
-        """Look again soon: a peer that was found this way cannot be reached."""
+        """Resolve again soon: a peer that was found this way cannot be reached."""
         self._refresh.set()
 
     async def _open(self) -> None:

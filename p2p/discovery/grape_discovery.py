@@ -1,4 +1,4 @@
-"""Peers by way of a Grape: announce this node in Grenache's DHT, look others up there.
+"""Grape discovery: announce this node in the DHT of Grenache, look up others there.
 
 Grapes are never needed. One that does not answer is asked again, one that comes back is announced to
 again; neither is more than a line in the log. What a lookup returns is a hint to dial, nothing more: the
@@ -36,7 +36,7 @@ Offers = Callable[[], Awaitable[Sequence[tuple[str, int]]]]
 
 
 class GrapeStrategy(BaseStrategy):
-    """Rounds of lookups and announcements, close together at first, later every `interval` seconds.
+    """Lookups and announcements in rounds, close together at first, later every `interval` seconds.
 
     `services` are the names to look up, each with the way in which what it finds is dialled. `alone`
     tells whether this node has no peer at all. `where` names the Grapes, for people. `asked_for`:
@@ -74,7 +74,7 @@ class GrapeStrategy(BaseStrategy):
         self.answering: bool | None = None  # None before the first answer or failure
 
     def refresh(self) -> None:
-        """Look again soon: a peer was lost."""
+        """Start a round soon: a peer was lost."""
         self._soon.set()
 
     async def _open(self) -> None:
@@ -83,7 +83,7 @@ class GrapeStrategy(BaseStrategy):
         self._detail = f"asking {self._where}"
 
     async def _close(self) -> None:
-        """Others need not dial a node that has left."""
+        """Withdraw the announcements, so that others do not dial a node that has left."""
         announced, self._announced = list(self._announced), {}
         if announced and self.answering:
             taken_back = (self._directory.withdraw(service, port) for service, port in announced)
@@ -116,7 +116,7 @@ class GrapeStrategy(BaseStrategy):
                 self._soon.clear()
 
     async def _round(self) -> None:
-        """Look up, then announce: a Grape that does not even answer lookups is not announced to.
+        """Look up, then announce: a Grape that does not answer lookups gets no announcement.
 
         Raises:
             GrenacheError: no Grape answered.

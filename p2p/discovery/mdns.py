@@ -1,8 +1,8 @@
-"""Peers on the same network segment, by multicast DNS (RFC 6762) and DNS-SD (RFC 6763).
+"""mDNS discovery: peers on the same network segment (RFC 6762, DNS-SD: RFC 6763).
 
-Who is asked and who hears follows the bind host: a node that listens on loopback announces and
-browses on loopback alone, one that listens on one address uses that interface alone. What is heard
-is a hint to dial, nothing more: the handshake proves who is there.
+The bind host decides the interfaces: a node that listens on loopback announces and browses on loopback
+alone, a node that listens on one address uses the interface of that address alone. A received announcement
+is a hint to dial, nothing more: the handshake proves the identity.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ INTERFACE_CHECK: Final = 15.0  # seconds between looks at this host's addresses
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Where a node that binds `host` takes part in multicast DNS, and what it announces."""
+    """Interfaces on which a node that binds `host` uses multicast DNS, and the addresses that it announces."""
 
     interfaces: list[str] | None  # None: all
     ip_version: IPVersion
@@ -58,7 +58,7 @@ class Reach:
 
 
 def reach_of(host: str, own_addresses: Iterable[str]) -> Reach:
-    """The reach of a bind host that is an IP address. `own_addresses`: all of this machine's."""
+    """Return the reach of a bind host that is an IP address. `own_addresses`: all of this machine's."""
     ip = ipaddress.ip_address(host)
     if ip.is_loopback:
         # Multicast over ::1 does not work everywhere; the packets go over 127.0.0.1 for both.
@@ -72,8 +72,9 @@ def reach_of(host: str, own_addresses: Iterable[str]) -> Reach:
 
 
 def usable(addresses: Iterable[str], versions: Sequence[int]) -> list[str]:
-    """Those of a host's addresses that others can dial: routed ones, else link-local ones, else
-    (a host without a network) loopback."""
+    """Return the addresses of a host that others can dial: routed ones, else link-local ones, else (a host
+    without a network) loopback.
+    """
     by_scope: dict[Scope, list[str]] = {scope: [] for scope in Scope}
     for text in addresses:
         if is_ip(text) and ipaddress.ip_address(text).version in versions:
@@ -83,7 +84,7 @@ def usable(addresses: Iterable[str], versions: Sequence[int]) -> list[str]:
 
 
 def own_addresses() -> list[str]:
-    """All addresses of this machine, IPv6 ones without a zone."""
+    """Return all addresses of this machine, IPv6 ones without a zone."""
     return [
         ip.ip if isinstance(ip.ip, str) else ip.ip[0]
         for adapter in ifaddr.get_adapters()
@@ -92,7 +93,7 @@ def own_addresses() -> list[str]:
 
 
 class MdnsStrategy(BaseStrategy):
-    """Announces this node, browses for others of the same network, says goodbye on stop.
+    """Announce this node, browse for others of the same network, say goodbye on stop.
 
     `host` is the bind host, `port` the one that is really listened on, `version` the protocol's.
     """
@@ -115,7 +116,7 @@ class MdnsStrategy(BaseStrategy):
 
     @property
     def present(self) -> list[str]:
-        """Node ids of the network that are announced on the segment now, without ours."""
+        """Node ids of the network that are announced on the segment now, without our own."""
         return sorted(set(self._present.values()))
 
     async def _open(self) -> None:

@@ -1,10 +1,10 @@
-"""Peers telling peers (after BitTorrent's BEP 11): whom a node tells of whom, and whom it believes.
+"""Peer exchange: peers send each other the addresses of further peers (after BEP 11 of BitTorrent).
 
-A node passes on only peers that it is connected to and that were reached at the address it gives
-(`PeerManager.proven_peers`). What it receives are candidates: they are dialled with the claimed node
-id, and passed on further only once that has succeeded.
+A node passes on only peers that it is connected to and that were reached at the address given
+(`PeerManager.proven_peers`). Received entries are candidates: they are dialled with the claimed node
+id, and passed on further only after that has succeeded.
 
-`PeerExchangeCore` decides, without I/O; `ExchangeStrategy` is the shell around it.
+`PeerExchangeCore` decides, without I/O; `ExchangeStrategy` connects it to links and timers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, get_args
@@ -20,11 +19,12 @@ from typing import Final, get_args
 import msgspec
 
 from p2p.addresses.address_book import PeerFound
-from p2p.base.allowance import Allowance
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import Code, MalformedMessage
 from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
 from p2p.base.identity import is_node_id
 from p2p.base.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS
+from p2p.base.token_bucket import Tokens
 from p2p.discovery.strategy import BaseStrategy
 from p2p.wire.link import Carrier, Link
 from p2p.wire.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
@@ -53,7 +53,7 @@ class PeerExchangeCore:
         self._own_id = own_id
         self._rng = rng
         self._partners: dict[str, _Partner] = {}
-        self._budgets: OrderedDict[str, Allowance] = OrderedDict()
+        self._budgets: BoundedMap[str, Tokens] = BoundedMap(MAX_BUDGETS)
         self.ignored = 0  # lists that came too often
         self.invalid = 0  # entries that made no sense or were out of place
 
@@ -66,14 +66,14 @@ class PeerExchangeCore:
         self._partners.pop(node_id, None)
 
     def due(self, now: float) -> list[str]:
-        """Node ids of the peers whose push is due."""
+        """Return the node ids of the peers whose push is due."""
         return [node_id for node_id, p in self._partners.items() if p.next_push <= now]
 
     def next_due(self) -> float | None:
         return min((p.next_push for p in self._partners.values()), default=None)
 
     def push(self, node_id: str, proven: Sequence[PeerAddress], now: float) -> PeerExchange | None:
-        """The list for a peer whose push is due; None when there is nothing to tell it.
+        """Return the list for a peer whose push is due; None if there is nothing to send.
 
         The first pushes tell a newcomer what there is; the second only what is new since the first.
         """
@@ -101,7 +101,7 @@ class PeerExchangeCore:
         return PeerExchange(chosen)
 
     def received(self, node_id: str, message: PeerExchange, now: float) -> list[PeerFound]:
-        """The candidates in a list from a peer; none when it sends lists too often.
+        """Return the candidates in a list from a peer; none if it sends lists too often.
 
         Raises:
             MalformedMessage: the list is longer than any node may send.
@@ -131,18 +131,16 @@ class PeerExchangeCore:
         return candidates
 
     def _spend(self, node_id: str, now: float) -> bool:
-        budget = self._budgets.get(node_id)
+        budget = self._budgets.renew(node_id)
         if budget is None:
-            budget = self._budgets[node_id] = Allowance(now, BURST)
-            if len(self._budgets) > MAX_BUDGETS:
-                self._budgets.popitem(last=False)
-        self._budgets.move_to_end(node_id)
+            budget = self._budgets[node_id] = Tokens(BURST, now)
         return budget.take(now, REFILL, BURST)
 
 
 def may_pass(receiver: str, address: str) -> bool:
-    """Whether the peer at `receiver` can make anything of `address`: loopback and link-local
-    addresses mean another machine to everyone beyond that machine or segment."""
+    """Return True if the peer at `receiver` can use `address`: loopback and link-local addresses mean
+    another machine beyond that machine or segment.
+    """
     scope = scope_of(address)
     if scope is Scope.ROUTED:
         return True
@@ -159,8 +157,9 @@ def _for(receiver: str, peer: PeerAddress) -> PeerAddress | None:
 
 
 def _believable(sender: str, peer: PeerAddress) -> str | None:
-    """The host to dial for an entry of `sender`'s list. Names are not taken: a stranger could make
-    us ask the resolver for anything."""
+    """Return the host to dial for an entry of `sender`'s list, None if it is not valid. Names are refused:
+    a stranger could make this node resolve any name.
+    """
     host = peer.address
     if len(host) > 64 or "%" in host or not is_ip(host) or not is_node_id(peer.node_id):
         return None
@@ -177,10 +176,10 @@ def _key(peer: PeerAddress) -> tuple[str, str, int, str]:
 
 
 class ExchangeStrategy(BaseStrategy):
-    """Pushes lists over links and reports what comes in. A `LinkHandler`: tell it of links that are
-    in use (`PeerManager.follow`) and of messages of type `peerexchange` (`PeerManager.handle`).
+    """Push lists over links and report the received candidates.
 
-    `proven` is `PeerManager.proven_peers`.
+    Register it with `PeerManager.follow` for links and with `PeerManager.handle` for messages of type
+    `peerexchange`. `proven` is `PeerManager.proven_peers`.
     """
 
     name = "exchange"
@@ -217,7 +216,7 @@ class ExchangeStrategy(BaseStrategy):
             self._describe()
 
     def message(self, link: Link, envelope: Envelope) -> None:
-        """A list from the peer at the other end.
+        """Take a list from the peer at the other end.
 
         Raises:
             MalformedMessage: it is no list, or longer than the limit.

@@ -1,4 +1,4 @@
-"""Peers of earlier runs."""
+"""Persisted peers: discovery of the peers of earlier runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from p2p.discovery.strategy import BaseStrategy
 
 
 class PersistedStrategy(BaseStrategy):
-    """Reports what was remembered, once, at the start.
+    """Report the remembered addresses once, at the start.
 
     `load` is `PeerManager.load_persisted_peers`; an OSError of it makes the strategy fail.
     """

@@ -1,4 +1,4 @@
-"""What every way of finding peers looks like, and the supervisor that runs them side by side."""
+"""Discovery strategies: their common interface, and PeerDiscovery, which supervises them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECK_INTERVAL: Final = 1.0  # seconds between looks at the state of running str
 
 
 class DiscoveryStrategy(Protocol):
-    """One way of finding peers. Its conformance tests: tests/unit/kits/discovery_conformance.py."""
+    """One method of finding peers. Its conformance tests: tests/unit/kits/discovery_conformance.py."""
 
     @property
     def name(self) -> str:
@@ -46,8 +46,8 @@ class DiscoveryStrategy(Protocol):
         ...
 
     async def start(self, found: Found) -> None:
-        """Begin to call `found`, in the event loop, once per address and again when there is fresh
-        evidence of it. Returns when it runs.
+        """Begin to call `found`, in the event loop, once for each address and again with fresh evidence of
+        it. Returns when the strategy runs.
 
         Raises:
             Exception: it cannot run; it holds no resources then, and may be started again.
@@ -55,12 +55,12 @@ class DiscoveryStrategy(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Stop calling `found` and let go of everything. Safe to call twice."""
+        """Stop calling `found` and release all resources. Safe to call twice."""
         ...
 
 
 class BaseStrategy:
-    """State, counting and an owned background task: what strategies have in common.
+    """Common parts of strategies: state, counting and an owned background task.
 
     Subclasses implement `_open` (before it runs), `_run` (while it runs) and `_close`.
     """
@@ -117,13 +117,13 @@ class BaseStrategy:
             self._state, self._detail = "off", "stopped"
 
     async def _open(self) -> None:
-        """Take what is needed. May report, set `_detail`, or set the state to `off`."""
+        """Acquire resources. May report, set `_detail`, or set the state to `off`."""
 
     async def _run(self) -> None:
-        """Runs until cancelled; returning is fine when there is nothing more to do."""
+        """Run until cancelled; returning early is fine when nothing is left to do."""
 
     async def _close(self) -> None:
-        """Let go of everything. Called after a failed `_open` and by every `stop`."""
+        """Release all resources. Called after a failed `_open` and by every `stop`."""
 
     def _report(
         self,
@@ -158,8 +158,9 @@ class StrategyStatus:
 
 
 class PeerDiscovery:
-    """Runs strategies side by side. None can stop the others or the node: a failure is a warning,
-    shows in `status`, and is retried with growing waits."""
+    """Run strategies side by side. A failed strategy stops neither the others nor the node: it is a
+    warning, shows in `status`, and is retried with growing waits.
+    """
 
     def __init__(self, strategies: Sequence[DiscoveryStrategy], found: Found) -> None:
         self.strategies = sorted(strategies, key=lambda s: _rank(s.name))
@@ -168,7 +169,7 @@ class PeerDiscovery:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, *, settle: float = 0.0) -> None:
-        """Start all. Returns when each was tried once, or after `settle` seconds."""
+        """Start all strategies. Returns when each was tried once, or after `settle` seconds."""
         if self._tasks:
             return
         attempted: list[asyncio.Event] = []
@@ -186,7 +187,7 @@ class PeerDiscovery:
                     await event.wait()
 
     async def stop(self) -> None:
-        """Stop all; a strategy that fails to stop does not keep the others from it."""
+        """Stop all strategies, whether or not some fail to stop."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -199,7 +200,7 @@ class PeerDiscovery:
                 log.warning("discovery %s did not stop cleanly: %s", strategy.name, result)
 
     def status(self) -> list[StrategyStatus]:
-        """In order of priority."""
+        """Return the state of each strategy in order of priority."""
         return [
             StrategyStatus(
                 s.name,
@@ -226,7 +227,7 @@ class PeerDiscovery:
             wait = min(wait * 2, RETRY_MAX)
 
     async def _run_once(self, strategy: DiscoveryStrategy, attempted: asyncio.Event) -> str:
-        """Start the strategy and watch it; returns why it failed."""
+        """Start the strategy and watch it; returns the reason of its failure."""
         try:
             await strategy.start(self._found)
         except Exception as error:
@@ -245,7 +246,7 @@ class PeerDiscovery:
 
 
 def describe(error: BaseException) -> str:
-    """An error as part of a sentence."""
+    """Return an error as part of a sentence."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

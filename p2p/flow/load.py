@@ -1,4 +1,4 @@
-"""What flow control is told about an attempt: its outcome, and the load that the far side reported."""
+"""Outcome and load of an attempt, the inputs of flow control."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Outcome = Literal["ok", "busy", "timeout", "reset"]
 
 
 class LoadReport(NamedTuple):
-    """What a reply says about the server that sent it. Seconds, on the server's own clock."""
+    """Load of a server as its reply reports it. Seconds, on the server's own clock."""
 
     waited_s: float  # this request, in the server's queue
     served_s: float  # this request, in service

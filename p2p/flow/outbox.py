@@ -7,13 +7,13 @@ it was answered, or when its time is over.
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import deque
 from math import inf
 from typing import Generic, TypeVar
 
 from p2p.base.errors import P2PError
+from p2p.base.timers import Deadlines
 from p2p.flow.governor import Governor
 from p2p.flow.load import LoadReport, Outcome
 from p2p.flow.retry_strategy import full_jitter
@@ -45,10 +45,6 @@ class Entry(Generic[T]):
         self.settled = False
 
 
-def _by_time(item: tuple[float, int, object]) -> tuple[float, int]:
-    return item[:2]
-
-
 class Outbox(Generic[T]):
     """`add` messages, `next` gives one when it is time, `on_result` says how the attempt ended.
 
@@ -73,9 +69,8 @@ class Outbox(Generic[T]):
         self.cap_s = cap_s
         self._rng = rng
         self._fresh: deque[Entry[T]] = deque()
-        self._backoff: list[tuple[float, int, Entry[T]]] = []
-        self._expiries: list[tuple[float, int, Entry[T]]] = []
-        self._number = 0
+        self._backoff: Deadlines[Entry[T]] = Deadlines()
+        self._expiries: Deadlines[Entry[T]] = Deadlines()
         self._live = 0
         self.counters = {"added": 0, "attempts": 0, "delivered": 0, "failed": 0, "expired": 0}
 
@@ -98,14 +93,10 @@ class Outbox(Generic[T]):
         if self._live >= self.limit:
             raise OutboxFull(f"{self._live} messages already wait")
         entry = Entry(item, now, now + (self.ttl_s if ttl_s is None else ttl_s), retry)
-        self._number += 1
-        if len(self._expiries) > 2 * self._live + 64:  # mostly settled ones: let them go
-            self._expiries = [e for e in self._expiries if not e[2].settled]
-            heapq.heapify(self._expiries)
         if len(self._fresh) > 2 * self._live + 64:
             self._fresh = deque(e for e in self._fresh if not e.settled)
         self._fresh.append(entry)
-        heapq.heappush(self._expiries, (entry.expires, self._number, entry))
+        self._expiries.set(entry, entry.expires)
         self._live += 1
         self.counters["added"] += 1
         return entry
@@ -115,8 +106,8 @@ class Outbox(Generic[T]):
         entry = self._peek(now)
         if entry is None or self.governor.ready(now) > 0.0:
             return None
-        if self._backoff and self._backoff[0][2] is entry:
-            heapq.heappop(self._backoff)
+        if entry in self._backoff:
+            self._backoff.discard(entry)
         else:
             self._fresh.popleft()
         entry.tag = self.governor.on_send(now)
@@ -127,13 +118,13 @@ class Outbox(Generic[T]):
 
     def wake_at(self, now: float) -> float:
         """Time of the next call of `next` and `expire`, if nothing is added and no result arrives before."""
-        while self._expiries and self._expiries[0][2].settled:
-            heapq.heappop(self._expiries)
-        at = self._expiries[0][0] if self._expiries else inf
+        times = [at for at in (self._expiries.next(),) if at is not None]
         if self._peek(now) is not None:
             ready = self.governor.ready(now)
-            return min(at, ready if ready > 0.0 else now)
-        return min(at, self._backoff[0][0]) if self._backoff else at
+            times.append(ready if ready > 0.0 else now)
+        elif (retry_at := self._backoff.next()) is not None:
+            times.append(retry_at)
+        return min(times, default=inf)
 
     def on_result(
         self,
@@ -156,11 +147,7 @@ class Outbox(Generic[T]):
         if not entry.retry or now + delay >= entry.expires:
             self._settle(entry, "failed" if not entry.retry else "expired")
             return True
-        self._number += 1
-        if len(self._backoff) > 2 * self._live + 64:
-            self._backoff = [e for e in self._backoff if not e[2].settled]
-            heapq.heapify(self._backoff)
-        heapq.heappush(self._backoff, (now + delay, self._number, entry))
+        self._backoff.set(entry, now + delay)
         return False
 
     def cancel(self, now: float, entry: Entry[T]) -> None:
@@ -175,32 +162,31 @@ class Outbox(Generic[T]):
     def expire(self, now: float) -> list[Entry[T]]:
         """Take out what waited too long. What is under way is left to its result."""
         out: list[Entry[T]] = []
-        while self._expiries and self._expiries[0][0] <= now:
-            entry = heapq.heappop(self._expiries)[2]
-            if not entry.settled and entry.tag is None:
+        while (entry := self._expiries.pop(now)) is not None:
+            if entry.tag is None:
                 self._settle(entry, "expired")
                 out.append(entry)
         return out
 
     def drain(self, now: float) -> list[Entry[T]]:
         """Take out everything that is not under way: the gate closes."""
-        entries = [*self._fresh, *(entry for _, _, entry in sorted(self._backoff, key=_by_time))]
-        left = [entry for entry in entries if not entry.settled]
+        left = [entry for entry in (*self._fresh, *self._backoff.in_order()) if not entry.settled]
         for entry in left:
             self.cancel(now, entry)
         return left
 
     def _peek(self, now: float) -> Entry[T] | None:
-        while self._backoff and self._backoff[0][2].settled:
-            heapq.heappop(self._backoff)
-        if self._backoff and self._backoff[0][0] <= now:
-            return self._backoff[0][2]
+        retry = self._backoff.first()
+        if retry is not None and retry[0] <= now:
+            return retry[1]
         while self._fresh and self._fresh[0].settled:
             self._fresh.popleft()
         return self._fresh[0] if self._fresh else None
 
     def _settle(self, entry: Entry[T], counter: str | None) -> None:
         entry.settled = True
+        self._expiries.discard(entry)
+        self._backoff.discard(entry)
         self._live -= 1
         if counter is not None:
             self.counters[counter] += 1

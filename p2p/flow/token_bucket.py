@@ -11,8 +11,7 @@ import contextlib
 from math import inf
 
 from p2p.base.errors import P2PError
-
-_ALMOST_ONE = 1.0 - 1e-9  # a wait of exactly one interval must not fail by a rounding error
+from p2p.base.token_bucket import ROUNDING, Tokens
 
 
 class RateOwned(P2PError):
@@ -31,8 +30,7 @@ class TokenBucket:
             raise ValueError("rate is not negative, burst is at least 1")
         self._rate = rate
         self._burst = burst
-        self._tokens = 1.0
-        self._at: float | None = None
+        self._tokens = Tokens(1.0)
         self._owner: object = None
         self._turns = asyncio.Lock()  # asyncio's lock is fair: first come, first served
         self._changed = asyncio.Event()
@@ -47,7 +45,7 @@ class TokenBucket:
         return self._burst
 
     def claim(self, owner: object) -> None:
-        """From now on only `owner` sets the rate: two controllers would undo each other's work.
+        """Reserve the rate for `owner`: two controllers would undo each other.
 
         Raises:
             RateOwned: somebody else has it.
@@ -57,7 +55,7 @@ class TokenBucket:
         self._owner = owner
 
     def set_rate(self, now: float, rate: float, *, owner: object = None) -> None:
-        """Change the rate. What was earned until `now` was earned at the old one.
+        """Change the rate. Tokens earned until `now` were earned at the old rate.
 
         Raises:
             RateOwned: the rate was claimed, and not by `owner`.
@@ -66,45 +64,34 @@ class TokenBucket:
             raise ValueError("rate is not negative")
         if self._owner is not None and self._owner is not owner:
             raise RateOwned(f"the rate is set by {self._owner!r}")
-        self._tokens = self.tokens(now)
-        self._at = now
+        self._tokens.refill(now, self._rate, self._burst)
         self._rate = rate
         self._changed.set()
 
     def tokens(self, now: float) -> float:
-        """Tokens available now. Changes nothing."""
-        if self._at is None:
-            return self._tokens
-        return min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
+        """Return the tokens available now. Changes nothing."""
+        return self._tokens.available(now, self._rate, self._burst)
 
     def would_delay(self, now: float) -> float:
-        """Seconds until a token is there (inf at rate 0), not counting those who wait in `take`.
+        """Return the seconds until a token is there (inf at rate 0), not counting waiters in `take`.
         Consumes nothing.
         """
         missing = 1.0 - self.tokens(now)
-        if missing <= 1e-9:
+        if missing <= ROUNDING:
             return 0.0
         return missing / self._rate if self._rate else inf
 
     def try_take(self, now: float) -> bool:
-        """Take a token if there is one, and nobody waits for it in `take`."""
-        return not self._turns.locked() and self._take(now)
+        """Take a token if there is one and no task waits for it in `take`."""
+        return not self._turns.locked() and self._tokens.take(now, self._rate, self._burst)
 
     async def take(self) -> None:
         """Wait for a token. Waiters get theirs in order; one that is cancelled costs none."""
         loop = asyncio.get_running_loop()
         async with self._turns:
-            while not self._take(loop.time()):
+            while not self._tokens.take(loop.time(), self._rate, self._burst):
                 self._changed.clear()
                 delay = self.would_delay(loop.time())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if delay == inf else delay):
                         await self._changed.wait()
-
-    def _take(self, now: float) -> bool:
-        tokens = self.tokens(now)
-        if tokens < _ALMOST_ONE:
-            return False
-        self._tokens = max(0.0, tokens - 1.0)
-        self._at = now if self._at is None else max(now, self._at)
-        return True

@@ -1,4 +1,4 @@
-"""The broadcast tree, without I/O.
+"""Broadcast tree (Plumtree), without I/O.
 
 Plumtree: J. Leitão, J. Pereira, L. Rodrigues, "Epidemic Broadcast Trees", SRDS 2007. Every link starts
 eager: payloads are pushed over it. A duplicate shows that the link is not needed: it is pruned and from
@@ -23,7 +23,6 @@ inputs give equal outputs.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,8 @@ from typing import Final, Generic, TypeVar
 
 from p2p.base import limits
 from p2p.base.seen_window import SeenWindow
+from p2p.base.timers import Deadlines
+from p2p.base.token_bucket import Tokens
 from p2p.wire.messages import Graft, IHave, Prune
 
 ID_LENGTH: Final = 16
@@ -52,7 +53,7 @@ class _Stored(Generic[Item]):
 
 @dataclass(slots=True)
 class _Missing:
-    deadline: float
+    deadline: float  # of the first pull
     sources: dict[str, float] = field(default_factory=dict)  # announcer -> when; next to ask first
     asked: str | None = None
     tries: int = 0
@@ -61,8 +62,7 @@ class _Missing:
 @dataclass(slots=True)
 class _Peer:
     bit: int
-    allowance: float  # bytes that may be sent in answer to pulls
-    allowance_at: float
+    allowance: Tokens  # bytes that may be sent in answer to pulls
     patience: float  # seconds that what it announces, or is asked for, is waited for
     eager: bool = True
     pruned_at: float | None = None  # when it was told, since the link was eager last
@@ -71,7 +71,7 @@ class _Peer:
 
 
 class BroadcastTree(Generic[Item]):
-    """One node's part of the broadcast tree. Items are opaque here; `emit` sends them or a control message.
+    """Part of one node in the broadcast tree. Items are opaque; `emit` sends an item or a control message.
 
     `counters` counts duplicates, grafts, prunes and so on over the life of the object.
     """
@@ -103,8 +103,7 @@ class BroadcastTree(Generic[Item]):
         self._repair_interval = repair_interval
         self._peers: dict[str, _Peer] = {}
         self._missing: dict[bytes, _Missing] = {}
-        self._timers: list[tuple[float, int, bytes]] = []  # of the missing; stale ones are skipped
-        self._timer_number = 0
+        self._deadlines: Deadlines[bytes] = Deadlines()  # of the missing
         self._smallest: deque[tuple[bytes, float]] = (
             deque()
         )  # recent ids, each below the later ones
@@ -131,20 +130,20 @@ class BroadcastTree(Generic[Item]):
 
     @property
     def missing(self) -> int:
-        """How many announced broadcasts have not come yet."""
+        """Number of broadcasts that were announced and have not arrived."""
         return len(self._missing)
 
     # Links
 
     def link_up(self, now: float, name: str) -> None:
-        """A new link: eager at first, and told what is stored."""
+        """Add a link: eager at first. The stored ids are announced to it."""
         self.link_down(now, name)
         taken = 0
         for peer in self._peers.values():
             taken |= peer.bit
         free = ~taken & (taken + 1)  # lowest bit that no link uses
-        budget = float(limits.GRAFT_BYTES_PER_SECOND)
-        self._peers[name] = _Peer(free, budget, now, patience=self._graft_timeout)
+        budget = Tokens(limits.GRAFT_BYTES_PER_SECOND, now)
+        self._peers[name] = _Peer(free, budget, patience=self._graft_timeout)
         self._forget_old(now)
         recent = [
             key
@@ -155,7 +154,7 @@ class BroadcastTree(Generic[Item]):
             self._announce((name,), recent)
 
     def link_down(self, now: float, name: str) -> None:
-        """A link is gone: whatever it had promised is asked of others at once."""
+        """Remove a link; the ids that it announced are pulled from other links at once."""
         gone = self._peers.pop(name, None)
         if gone is None:
             return
@@ -164,9 +163,10 @@ class BroadcastTree(Generic[Item]):
             del entry.sources[name]
             if not entry.sources:
                 del self._missing[key]
+                self._deadlines.discard(key)
             elif entry.asked == name:
                 entry.asked = None
-                self._wait(key, entry, now)
+                self._deadlines.set(key, now)
         # The bit will be given to another link, which does not hold these.
         for stored in self._store.values():
             stored.holders &= ~gone.bit
@@ -175,7 +175,7 @@ class BroadcastTree(Generic[Item]):
     # Payloads
 
     def add(self, now: float, key: bytes, item: Item, size: int, via: str = "") -> None:
-        """Take a new, valid broadcast: push it on, remember it. `via` is empty for an own one."""
+        """Store a new, valid broadcast and push it on. `via` is empty for an own one."""
         self._latest = now
         self.seen.add(now, key, via)
         self._learn(now, key, via)
@@ -201,12 +201,14 @@ class BroadcastTree(Generic[Item]):
             self._repair_at = now + self._repair_interval
 
     def ignore(self, now: float, key: bytes, via: str) -> None:
-        """Neither keep nor pass on what the id names, nor take it again (an invalid payload, say)."""
+        """Mark an id as seen without storing or relaying its payload (an invalid one, for example)."""
         self.seen.add(now, key, via)
         self._settle(key)
 
     def duplicate(self, now: float, key: bytes, via: str) -> None:
-        """A payload whose id is already known came over the link `via`."""
+        """Record a payload with a known id that arrived over the link `via`, and prune the link if the tree
+        does not need it.
+        """
         self._latest = now
         self.counters["duplicates"] += 1
         peer = self._peers.get(via)
@@ -230,7 +232,7 @@ class BroadcastTree(Generic[Item]):
             self._emit((via,), Prune())
 
     def _may_prune(self, now: float, key: bytes, stored: _Stored[Item]) -> bool:
-        """Whether this is the broadcast whose copies tell which links the tree does not need."""
+        """Return True if this is the broadcast whose copies decide which links the tree does not need."""
         if key == self._reference:
             return True
         calm = max((peer.patience for peer in self._peers.values()), default=self._graft_timeout)
@@ -254,7 +256,7 @@ class BroadcastTree(Generic[Item]):
     # Control messages. Each returns False when the peer broke a bound.
 
     def on_announcement(self, now: float, via: str, keys: Sequence[bytes]) -> bool:
-        """IHAVE: the peer holds these."""
+        """Process an IHAVE: the peer holds these ids."""
         peer = self._peers[via]
         for key in keys[: limits.ANNOUNCE_MAX_IDS]:
             if len(key) != ID_LENGTH:
@@ -270,37 +272,33 @@ class BroadcastTree(Generic[Item]):
                 break  # announced again later if it is still wanted then
             entry = self._missing.get(key)
             if entry is None:
-                entry = self._missing[key] = _Missing(0.0)
-                self._wait(key, entry, now + peer.patience)
+                entry = self._missing[key] = _Missing(now + peer.patience)
+                self._deadlines.set(key, entry.deadline)
             elif entry.tries == 0 and now + peer.patience < entry.deadline:
-                self._wait(key, entry, now + peer.patience)
+                entry.deadline = now + peer.patience
+                self._deadlines.set(key, entry.deadline)
             entry.sources[via] = now
             peer.announced[key] = None
         return len(keys) <= limits.ANNOUNCE_MAX_IDS
 
     def on_pull(self, now: float, via: str, keys: Sequence[bytes]) -> bool:
-        """GRAFT: send these, and push from now on."""
+        """Process a GRAFT: send these ids, and push from now on."""
         peer = self._peers[via]
         peer.eager = True
         peer.pruned_at = None
-        peer.allowance = min(
-            float(limits.GRAFT_BYTES_PER_SECOND),
-            peer.allowance + (now - peer.allowance_at) * limits.GRAFT_BYTES_PER_SECOND,
-        )
-        peer.allowance_at = now
+        rate = float(limits.GRAFT_BYTES_PER_SECOND)
         for key in keys[: limits.ANNOUNCE_MAX_IDS]:
             stored = self._store.get(key)
-            if stored is None or stored.size > peer.allowance:
+            if stored is None or not peer.allowance.take(now, rate, rate, stored.size):
                 self.counters["pulls_refused"] += 1
                 continue
-            peer.allowance -= stored.size
             stored.pushed |= peer.bit
             self.counters["pulled"] += 1
             self._emit((via,), stored.item)
         return len(keys) <= limits.ANNOUNCE_MAX_IDS
 
     def on_prune(self, via: str) -> None:
-        """PRUNE: the peer has a better way to hear."""
+        """Process a PRUNE: the peer receives payloads over a better link."""
         peer = self._peers[via]
         if peer.eager:
             peer.eager = False
@@ -309,18 +307,17 @@ class BroadcastTree(Generic[Item]):
     # Time
 
     def next_deadline(self) -> float | None:
-        """When `tick` has something to do, None if never."""
+        """Return the time of the next action of `tick`, None if there is none."""
         times = [at for at in (self._flush_at, self._repair_at) if at is not None]
-        while self._timers and self._stale(self._timers[0]):
-            heapq.heappop(self._timers)
-        if self._timers:
-            times.append(self._timers[0][0])
+        pull_at = self._deadlines.next()
+        if pull_at is not None:
+            times.append(pull_at)
         if self._store:
             times.append(next(iter(self._store.values())).at + self._store_ttl)
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Announce, pull and forget what is due."""
+        """Announce, pull and forget as far as due."""
         if self._flush_at is not None and now >= self._flush_at:
             self._flush()
         if self._repair_at is not None and now >= self._repair_at:
@@ -329,14 +326,14 @@ class BroadcastTree(Generic[Item]):
         self._forget_old(now)
 
     def _flush(self) -> None:
-        """Announce what is new to every link that it was neither pushed to nor came from."""
+        """Announce new ids to every link except those that sent or received the payload."""
         fresh = [(key, self._store[key].pushed) for key in self._unannounced if key in self._store]
         self._unannounced.clear()
         self._flush_at = None
         self._announce_to_others(fresh)
 
     def _repair(self, now: float) -> None:
-        """Announce again what is recent to every link that has not shown that it holds it."""
+        """Announce recent ids again to every link that has not shown that it holds them."""
         since = now - limits.REPAIR_ROUNDS * self._repair_interval
         recent: list[tuple[bytes, int]] = []
         for key, stored in reversed(self._store.items()):
@@ -373,7 +370,7 @@ class BroadcastTree(Generic[Item]):
     # What is missing
 
     def _learn(self, now: float, key: bytes, via: str) -> None:
-        """A payload came: was the pull of it needed?"""
+        """Adapt the patience of a link to the arrival of a payload that was pulled over it."""
         entry = self._missing.get(key)
         if entry is None or entry.asked is None:
             return
@@ -384,23 +381,10 @@ class BroadcastTree(Generic[Item]):
             enough = PATIENCE_GROWTH * (now - entry.sources[entry.asked])
             peer.patience = max(peer.patience, min(enough, self._graft_timeout_max))
 
-    def _wait(self, key: bytes, entry: _Missing, until: float) -> None:
-        entry.deadline = until
-        self._timer_number += 1
-        heapq.heappush(self._timers, (until, self._timer_number, key))
-
-    def _stale(self, timer: tuple[float, int, bytes]) -> bool:
-        entry = self._missing.get(timer[2])
-        return entry is None or entry.deadline != timer[0]
-
     def _pull_due(self, now: float) -> None:
-        """Pull what was announced and has not come in time, each id from the next of its announcers."""
+        """Pull ids that were announced and have not arrived in time, each from the next of its announcers."""
         pulls: dict[str, list[bytes]] = {}
-        while self._timers and self._timers[0][0] <= now:
-            timer = heapq.heappop(self._timers)
-            if self._stale(timer):
-                continue
-            key = timer[2]
+        while (key := self._deadlines.pop(now)) is not None:
             entry = self._missing[key]
             if entry.asked is not None:
                 self._peers[entry.asked].asked.pop(key, None)
@@ -411,14 +395,14 @@ class BroadcastTree(Generic[Item]):
                 continue
             name = self._free_source(entry, pulls)
             if name is None:  # as much is being pulled from its announcers as may be
-                self._wait(key, entry, now + self._lazy_flush)
+                self._deadlines.set(key, now + self._lazy_flush)
                 continue
             entry.tries += 1
             entry.asked = name
             entry.sources[name] = entry.sources.pop(name)  # to the end: asked last next time
             peer = self._peers[name]
             peer.asked[key] = None
-            self._wait(key, entry, now + peer.patience)
+            self._deadlines.set(key, now + peer.patience)
             pulls.setdefault(name, []).append(key)
         for name, keys in pulls.items():
             self._peers[name].eager = True
@@ -427,8 +411,9 @@ class BroadcastTree(Generic[Item]):
             self._emit((name,), Graft(keys))
 
     def _free_source(self, entry: _Missing, pulls: dict[str, list[bytes]]) -> str | None:
-        """Whom to pull from: at first a link that is made eager anyway, so that one link that broke is
-        replaced by one link."""
+        """Return the link to pull from: first a link that becomes eager anyway, so that one broken link is
+        replaced by one link.
+        """
         free = [
             name
             for name in entry.sources
@@ -439,9 +424,10 @@ class BroadcastTree(Generic[Item]):
         return free[0] if free else None
 
     def _settle(self, key: bytes) -> None:
-        """The id is not waited for any more."""
+        """Stop waiting for the id."""
         entry = self._missing.pop(key, None)
         if entry is not None:
+            self._deadlines.discard(key)
             for name in entry.sources:
                 peer = self._peers[name]
                 peer.announced.pop(key, None)

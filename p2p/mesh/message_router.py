@@ -1,5 +1,5 @@
 # ruff: noqa: A002 - `type` is what the wire and the contract call it
-"""MessageRouter: brings messages to one node or to all, without I/O.
+"""MessageRouter: deliver messages to one node or to all, without I/O.
 
 To one node, in this order: over its link, direct or carried by Grenache; relayed over the mesh along a
 learned route; queued until a way appears; then `DeliveryError`, which says why each way failed. To all: the
@@ -58,7 +58,7 @@ CONTROL: Final = frozenset({"ihave", "graft", "prune"})
 
 
 class Way(StrEnum):
-    """How a message left."""
+    """Method by which a message was sent."""
 
     DIRECT = "direct"
     GRENACHE = "grenache"
@@ -104,17 +104,18 @@ class _ToSend:
 
 
 def broadcast_id(type: str, origin: str, payload: bytes) -> bytes:
-    """The id of a broadcast: BLAKE2b-128 (RFC 7693) over its type, origin and payload."""
+    """Return the id of a broadcast: BLAKE2b-128 (RFC 7693) over its type, origin and payload."""
     digest = blake2b(pack((type, origin)), digest_size=ID_LENGTH, person=b"exnode broadcast")
     digest.update(payload)
     return digest.digest()
 
 
 class MessageRouter:
-    """See the module. `counters` and `gossip.counters` are for status and tests.
+    """Routing of messages of one node: `send`, `route`, `broadcast`, `receive`.
 
-    With `fragile` a handler's own error is raised to the caller (tests); otherwise it is logged, counted,
-    and the message treated as not accepted, without charging the link for our fault.
+    `counters` and `gossip.counters` are for status and tests. With `fragile` a handler's own error is raised to
+    the caller (tests); otherwise it is logged, counted, and the message treated as not accepted, without charging
+    the link for a fault of this node.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class MessageRouter:
         return list(self._bad)
 
     def handle(self, type: str, handler: Handler) -> None:
-        """Register who takes messages of a type.
+        """Register the handler of a message type.
 
         Raises:
             ValueError: the type is taken, or is one of the router's own.
@@ -211,7 +212,7 @@ class MessageRouter:
     # Links
 
     def link_up(self, now: float, peer: str, way: Way = Way.DIRECT) -> None:
-        """A link to `peer` is established, directly or over Grenache; what waited for it goes out."""
+        """Add an established link to `peer`, direct or over Grenache, and send the messages queued for it."""
         if peer in self._bad:
             self.link_down(now, peer)
         self._bad[peer] = 0
@@ -220,7 +221,7 @@ class MessageRouter:
         self._flush_waiting(now, peer)
 
     def link_down(self, now: float, peer: str) -> None:
-        """The link to `peer` is gone, and the routes through it."""
+        """Remove the link to `peer`, and the routes through it."""
         self.waiting.lost(peer)
         self._links.pop(peer, None)
         if self._bad.pop(peer, None) is not None:
@@ -232,7 +233,7 @@ class MessageRouter:
     def send(
         self, now: float, to: str, type: str, payload: bytes, *, queue_for: float | None = None
     ) -> Way:
-        """Send msgpack `payload` to one node by the first way that takes it.
+        """Send msgpack `payload` to one node by the first method that accepts it.
 
         `queue_for`: seconds that it may wait for a way, None not to wait.
 
@@ -255,7 +256,8 @@ class MessageRouter:
         raise DeliveryError(to, tried)
 
     def broadcast(self, now: float, type: str, payload: bytes) -> bytes:
-        """Send msgpack `payload` to every node; the id. It is not delivered to this node itself.
+        """Send msgpack `payload` to every node and return the broadcast id. It is not delivered to this
+        node.
 
         The same type and payload again, within SEEN_TTL, is the same broadcast and does nothing.
         """
@@ -276,7 +278,7 @@ class MessageRouter:
         return key
 
     def take_outgoing(self) -> list[Outgoing]:
-        """What is to be sent now, in order. A peer whose link has gone meanwhile is to be skipped."""
+        """Return the envelopes to send now, in order. A peer whose link has gone meanwhile is skipped."""
         taken, self._outgoing = self._outgoing, []
         return taken
 
@@ -351,7 +353,7 @@ class MessageRouter:
     # Receiving
 
     def receive(self, now: float, link: str, envelope: Envelope) -> None:
-        """A message came over the link of peer `link`.
+        """Process a message that arrived over the link of peer `link`.
 
         Raises:
             RemoteProtocolError: the link is to be cut, with the error's code.
@@ -444,7 +446,7 @@ class MessageRouter:
         return None
 
     def _receive_relayed(self, now: float, link: str, envelope: Envelope) -> None:
-        """A signed message: for this node, or to be passed on."""
+        """Process a signed message: for this node, or to be relayed."""
         key, sig, origin, to = envelope.key, envelope.sig, envelope.from_, envelope.to
         if (
             key is None
@@ -480,7 +482,7 @@ class MessageRouter:
         return None
 
     def _receive_for_us(self, now: float, link: str, envelope: Envelope) -> None:
-        """The end of a relayed message's way. Its faults are its origin's, not the link's."""
+        """Deliver a relayed message to this node. Its faults are its origin's, not the link's."""
         if envelope.type not in self._handlers:
             self.counters["unknown_type"] += 1
             return
@@ -492,7 +494,7 @@ class MessageRouter:
         )
 
     def _relay(self, now: float, link: str, envelope: Envelope, key: bytes, sig: bytes) -> None:
-        """Pass on, once, and never back to where it came from."""
+        """Relay a message once, never back over the link that brought it."""
         to = envelope.to
         onward = to if to in self._bad else self.routes.find(now, to, exclude=link)
         if onward is None or onward == link:
@@ -513,14 +515,14 @@ class MessageRouter:
         self._emit((onward,), copy)
 
     def _heard(self, now: float, origin: str, link: str) -> None:
-        """Proven news of `origin` came first over `link`."""
+        """Learn a route: a proven message of `origin` arrived first over `link`."""
         if origin != link:
             self.routes.learn(now, origin, link)
             if self.waiting.waiting_for(origin) and not self.waiting.flushes(origin):
                 self._flush_waiting(now, origin)
 
     def _deliver(self, received: Received, *, cut_link: bool = True) -> bool | None:
-        """The handler's verdict; None too when the handler itself failed."""
+        """Call the handler and return its verdict; None also if the handler failed."""
         try:
             return self._handlers[received.type](received)
         except RemoteProtocolError:
@@ -549,12 +551,12 @@ class MessageRouter:
     # Time
 
     def next_deadline(self) -> float | None:
-        """When `tick` has something to do, None if never."""
+        """Return the time of the next action of `tick`, None if there is none."""
         core = (self.gossip.next_deadline(), self.waiting.next_deadline())
         return min((at for at in core if at is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """Expire, flush and announce as far as due."""
         self.counters["expired"] += self.waiting.expire(now)
         for to in self.waiting.due(now):
             self._flush_waiting(now, to)

@@ -1,16 +1,17 @@
-"""Ways over the mesh, learned from where news of a node arrives first."""
+"""Route table: routes over the mesh, learned from the link that brings messages of a node first."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from p2p.base import limits
+from p2p.base.bounded_map import BoundedMap
 
 LINKS_PER_NODE: Final = 3  # the latest way and two to fall back on when its link goes down
 
 
 class RouteTable:
-    """Remembers for each node the links over which it was heard, the latest last.
+    """For each node the links that brought its messages, the latest last.
 
     The link that brings a node's broadcast first is, at that moment, the quickest path from it, and the
     links of a broadcast tree work both ways. A way is believed for `ttl` seconds after it was last heard.
@@ -20,27 +21,24 @@ class RouteTable:
         self, *, ttl: float = limits.ROUTE_TTL, max_nodes: int = limits.ROUTES_MAX
     ) -> None:
         self._ttl = ttl
-        self._max_nodes = max_nodes
-        self._routes: dict[str, dict[str, float]] = {}  # least recently heard node first
+        # node -> link -> when a message of the node arrived over it, the latest last
+        self._routes: BoundedMap[str, dict[str, float]] = BoundedMap(max_nodes)
 
     def __len__(self) -> int:
         return len(self._routes)
 
     def learn(self, now: float, node: str, link: str) -> None:
-        """A proven message of `node` came over `link`."""
-        ways = self._routes.pop(node, None)
+        """Record a proven message of `node` that arrived over `link`."""
+        ways = self._routes.renew(node)
         if ways is None:
-            ways = {}
-            if len(self._routes) >= self._max_nodes:
-                del self._routes[next(iter(self._routes))]
-        self._routes[node] = ways
+            ways = self._routes[node] = {}
         ways.pop(link, None)
         ways[link] = now
         if len(ways) > LINKS_PER_NODE:
             del ways[next(iter(ways))]
 
     def find(self, now: float, node: str, *, exclude: str = "") -> str | None:
-        """The link to take towards `node`, None when nothing recent is known. Never `exclude`."""
+        """Return the link towards `node`, None if no recent one is known. Never `exclude`."""
         ways = self._routes.get(node)
         if ways is None:
             return None
@@ -52,7 +50,7 @@ class RouteTable:
         return None
 
     def forget_link(self, link: str) -> None:
-        """The link is gone, and every way through it."""
+        """Remove a link that is gone from all routes."""
         empty = []
         for node, ways in self._routes.items():
             if ways.pop(link, None) is not None and not ways:
@@ -61,6 +59,6 @@ class RouteTable:
             del self._routes[node]
 
     def known(self, now: float) -> dict[str, str]:
-        """Node → link, of all ways believed now (for status)."""
+        """Return node → link of all valid routes (for status)."""
         found = ((node, self.find(now, node)) for node in self._routes)
         return {node: link for node, link in found if link is not None}

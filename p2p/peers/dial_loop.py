@@ -1,4 +1,4 @@
-"""The dial loop: calls whoever the address book says is due, and tells it what came of it."""
+"""Dial loop: dials the addresses that are due in the address book, and records the outcome there."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ GRENACHE_SHARE: Final = 4  # one link in so many may be over Grenache, beside di
 
 
 class Dialer(Protocol):
-    """Makes links: `p2p.wire.direct_links.DirectConnectionService` over TCP, `p2p.grenache_links.tunnel_carrier.TunnelCarrier` over
-    Grenache, tests over memory. They say in `PeerInfo.dialled` what they dialled."""
+    """Maker of links. They say in `PeerInfo.dialled` which address was dialled.
+
+    Implemented by `p2p.wire.direct_links.DirectConnectionService` over TCP,
+    `p2p.grenache_links.tunnel_carrier.TunnelCarrier` over Grenache, and over memory by tests.
+    """
 
     async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
-        """Returns an established link that the link handler has been told of.
+        """Return an established link, after the link handler was called with it.
 
         Raises:
             ConnectFailed: nobody answered, or not in time.
@@ -42,14 +45,16 @@ class Dialer(Protocol):
 
 
 def outbound_limit(max_peers: int) -> int:
-    """How many links a node dials itself; the rest is for those who dial it. In a small network
-    every link counts, so nothing is kept back there."""
+    """Return the number of links that a node dials itself; the rest is for inbound ones. In a small network
+    every link counts, so none is reserved there.
+    """
     return max_peers - max_peers // RESERVE_SHARE if max_peers >= RESERVE_FROM else max_peers
 
 
 def grenache_limit(max_peers: int) -> int:
-    """How many links may be over Grenache where direct ones are to be had: each costs requests all the
-    time, and a peer that is reached both ways is met first over the one that answers first."""
+    """Return the number of links over Grenache where direct ones are available: each costs requests all the
+    time.
+    """
     return max(1, max_peers // GRENACHE_SHARE)
 
 
@@ -94,18 +99,18 @@ class DialLoop:
 
     @property
     def grenache_room(self) -> int | None:
-        """How many more links there may be over Grenache; None: as many as there may be at all."""
+        """Number of further links over Grenache; None: as many as links in all."""
         if "tcp" not in self.dialers:
             return None
         linked = sum(link.peer.carrier == "grenache" for link in self._links.values())
         return grenache_limit(self._max_peers) - linked
 
     def wake(self) -> None:
-        """Something changed: look again."""
+        """Choose again now: something changed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Dial whoever is due, until cancelled."""
+        """Dial due addresses until cancelled."""
         # Full at the start: a few at once are no storm, and a new node wants to get in.
         self._pace.set_rate(self._clock() - 1.0, DIALS_PER_SECOND)
         async with asyncio.TaskGroup() as group:
@@ -128,7 +133,7 @@ class DialLoop:
                         await self._wake.wait()
 
     def choose(self, now: float) -> list[tuple[Address, bool]]:
-        """Addresses to dial now, each with whether it is a feeler. Changes nothing."""
+        """Return the addresses to dial now, each with True if it is a feeler. Changes nothing."""
         slots = MAX_DIALS - len(self.busy)
         if slots <= 0:
             return []
@@ -161,8 +166,8 @@ class DialLoop:
         return [(a, True) for a in feelers] + [(a, False) for a in candidates]
 
     async def attempt(self, address: Address) -> str:
-        """Dial an address and note the outcome; returns the node id of the peer there, which is
-        connected, if not by this link then by another.
+        """Dial an address and record the outcome; returns the node id of the peer there, which is connected
+        by this link or by another.
 
         Raises:
             ConnectFailed, HandshakeRefused: as `Dialer.dial`.
@@ -197,13 +202,13 @@ class DialLoop:
         return node_id
 
     def note_answer(self, info: PeerInfo) -> None:
-        """Remember who answers at the address being dialled: a refusal does not say."""
+        """Remember the node id that answers at the address being dialled: a refusal does not contain it."""
         key = _key_of(info)
         if key in self.busy:
             self._met[key] = info.node_id
 
     def dialled_for(self, info: PeerInfo) -> Address | None:
-        """The address that a link which is just coming up was dialled at; None if it was not."""
+        """Return the dialled address of a link that is coming up; None for an inbound link."""
         return self.busy.get(_key_of(info))
 
     async def _attempt_quietly(self, address: Address) -> None:
@@ -219,7 +224,7 @@ class DialLoop:
         return {node_id for node_id in self._links if self._book.proven(node_id) is None}
 
     def _indirect(self) -> set[str]:
-        """Nodes that are linked over Grenache alone."""
+        """Return the nodes that are linked over Grenache alone."""
         if "tcp" not in self.dialers:
             return set()
         return {node_id for node_id, link in self._links.items() if link.peer.carrier == "grenache"}
@@ -240,7 +245,7 @@ class DialLoop:
     def _refused(
         self, address: Address, expect: str | None, refusal: HandshakeRefused
     ) -> str | None:
-        """Note a refusal; returns who refused when it shows that all is well there."""
+        """Record a refusal; returns the node id that refused if the refusal shows that all is well there."""
         now = self._clock()
         if refusal.code is Code.DUPLICATE:
             # The handshake got as far as the admission: the expected node is there.
@@ -268,6 +273,6 @@ class DialLoop:
 
 
 def _key_of(info: PeerInfo) -> Key:
-    """Of the address that was dialled; one that no address has when the peer dialled."""
+    """Return the key of the dialled address; for an inbound link a key that no address has."""
     host, port = info.dialled or ("", 0)
     return (info.carrier, normal_host(host), port)

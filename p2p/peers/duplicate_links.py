@@ -1,4 +1,4 @@
-"""One link per pair of nodes, when a second one comes up.
+"""Duplicate links: one link for each pair of nodes, when a second one comes up.
 
 It happens when both nodes dial at once, when a node dials a second address of a peer it has, and
 when a peer that crashed without a word comes back before its old link is noticed to be dead.
@@ -45,7 +45,7 @@ MAX_HELD: Final = 3  # links of one peer that wait for a decision; an honest pee
 
 
 class Verdict(Enum):
-    """What to do with a second link to a peer."""
+    """Decision about a second link to a peer."""
 
     REFUSE = "refuse"  # we decide: the old one stays
     REPLACE = "replace"  # we decide: the new one is used, the old one closed
@@ -54,7 +54,7 @@ class Verdict(Enum):
 
 
 def decides(own_id: str, peer_id: str) -> bool:
-    """Whether we are the side that decides. Exactly one side is."""
+    """Return True if this node is the side that decides. Exactly one side is."""
     return own_id < peer_id
 
 
@@ -68,7 +68,7 @@ def second_link(
     carriers: tuple[Carrier, Carrier] = ("tcp", "tcp"),
     dialled: bool = False,
 ) -> Verdict:
-    """The verdict on a new link while there is an old one.
+    """Decide about a new link while there is an old one.
 
     `silent_for`: seconds since the last byte on the old link (infinite when it is closed).
     `held`: links of this peer that already wait beside the old one.
@@ -89,8 +89,7 @@ def second_link(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an event did to the link that is used for a peer, and which links are to be closed with
-    code `duplicate`."""
+    """Effect of an event on the link in use for a peer, and the links to close with code `duplicate`."""
 
     before: Link | None
     after: Link | None
@@ -98,8 +97,9 @@ class Change:
 
 
 class LinkTable:
-    """The link that is used for each peer, and those that wait beside it. No I/O: it closes nothing
-    itself. `now` is in monotonic seconds."""
+    """The link in use for each peer, and those held beside it. No I/O: the owner closes links. `now` is in
+    monotonic seconds.
+    """
 
     def __init__(self, own_id: str) -> None:
         self._own_id = own_id
@@ -111,13 +111,13 @@ class LinkTable:
 
     @property
     def used(self) -> Mapping[str, Link]:
-        """By node id. A live view."""
+        """Links in use by node id. A live view."""
         return MappingProxyType(self._used)
 
     def verdict(
         self, info: PeerInfo, now: float, dialled_at: float | None = None
     ) -> Verdict | None:
-        """What would become of a new link to the peer `info`; None when there is no other.
+        """Return the decision about a new link to the peer `info`; None if it would be the only one.
 
         `dialled_at`: when we dialled it, if we did.
         """
@@ -156,7 +156,7 @@ class LinkTable:
         return Change(old, link, [old])
 
     def down(self, link: Link) -> Change:
-        """A link has closed. One that is not registered changes nothing."""
+        """Remove a closed link. An unregistered one changes nothing."""
         peer_id = link.peer.node_id
         used = self._used.get(peer_id)
         if self._order.pop(id(link), None) is None:
@@ -175,7 +175,7 @@ class LinkTable:
         return Change(link, heir)
 
     def heard(self, link: Link, now: float) -> Change | None:
-        """A message came over `link`; None when the link is not registered.
+        """Record a message on `link`; returns None if the link is not registered.
 
         On a held link that is newer than the used one it is the peer's decision: it has let go of
         the used one. A late message of an older link decides nothing, nor does one over Grenache
@@ -196,7 +196,7 @@ class LinkTable:
         return Change(used, link)
 
     def _needless(self, used: Link) -> list[Link]:
-        """Take those off that this side has to close now that the peer uses `used` too."""
+        """Remove and return the links that this side closes now that the peer uses `used` too."""
         peer_id = used.peer.node_id
         if not decides(self._own_id, peer_id):
             return []
@@ -222,7 +222,7 @@ def _outranks(one: Link, other: Link) -> bool:
 
 
 def silent_for(link: Link, now: float) -> float:
-    """Seconds since the last byte on `link`; infinite when it is closed."""
+    """Return the seconds since the last byte on `link`; infinite if it is closed."""
     if link.closed:
         return float("inf")
     return now - max(link.stats.last_seen, link.stats.opened_at)

@@ -1,4 +1,4 @@
-"""The peers of this node: which links are in use, whom to dial, what is remembered.
+"""PeerManager: links in use, dialling, and persistence of the peers of this node.
 
 `PeerManager` brings together what is decided elsewhere, in classes without I/O: whom to dial next
 (`p2p.addresses.address_book`), how long to wait (`p2p.addresses.reconnect`), which of two links to one peer stays
@@ -45,7 +45,7 @@ Handler = Callable[[Link, Envelope], None]
 
 
 class LinkFollower(Protocol):
-    """Who is told of the link in use for each peer. Called in the event loop; must not block."""
+    """Observer of the link in use for each peer. Called in the event loop; must not block."""
 
     def link_up(self, link: Link) -> None: ...
 
@@ -53,10 +53,10 @@ class LinkFollower(Protocol):
 
 
 class PeerManager:
-    """Owns the links of this node. It is the connection service's link handler and its `admit`.
+    """Owner of the links of this node: link handler and `admit` of the connection service.
 
-    Messages go to the handler registered for their type (`handle`), else to `listener`, which also
-    hears of links, as do followers. All methods belong to the event loop.
+    Messages go to the handler registered for their type (`handle`), else to `listener`, which also follows links,
+    as followers do. All methods belong to the event loop.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class PeerManager:
 
     @property
     def dialer(self) -> Dialer | None:
-        """For TCP."""
+        """Dialer for TCP."""
         return self._dials.dialers.get("tcp")
 
     @dialer.setter
@@ -130,27 +130,27 @@ class PeerManager:
         self._book.grenache_delay = GRENACHE_DELAY if dialer is not None else 0.0
 
     def dial_over_grenache(self, dialer: Dialer) -> None:
-        """Use Grenache too, or, without a `dialer` for TCP, alone. To be called before `start`."""
+        """Dial over Grenache too, or, without a `dialer` for TCP, alone. Call before `start`."""
         self._dials.dialers["grenache"] = dialer
 
     # -- wiring -----------------------------------------------------------------------------------
 
     def handle(self, message_type: str, handler: Handler) -> None:
-        """Messages of this type that a peer sent to this node itself go to `handler`."""
+        """Pass messages of this type that a peer sent to this node itself to `handler`."""
         self._handlers[message_type] = handler
 
     def follow(self, follower: LinkFollower) -> None:
-        """Tell `follower` of every link in use, those of now included."""
+        """Notify `follower` of every link in use, present ones included."""
         self._followers.append(follower)
         for link in self._table.used.values():
             follower.link_up(link)
 
     def on_peer_up(self, callback: Callable[[Peer], None]) -> None:
-        """Called when a peer connects; not when one link replaces another."""
+        """Register a callback for peers that connect; not for links that replace another."""
         self._on_up.append(callback)
 
     def on_peer_down(self, callback: Callable[[Peer], None]) -> None:
-        """Called when the last link to a peer is gone."""
+        """Register a callback for peers whose last link is gone."""
         self._on_down.append(callback)
 
     # -- peers ------------------------------------------------------------------------------------
@@ -165,14 +165,14 @@ class PeerManager:
         return len(self._book)
 
     def add_peer(self, peer: Peer) -> Peer:
-        """Remember a peer by its address, to be dialled soon; returns the record that is kept."""
+        """Remember a peer by its address, to be dialled soon; returns the record kept for it."""
         self.found(PeerFound(peer.address, peer.port, peer.node_id, peer.source))
         if peer.node_id is None:
             return peer
         return self._records.add(peer.node_id, peer)
 
     def remove_peer(self, node_id: str) -> None:
-        """Close the link to a peer and forget it, configured or not. It may still dial us."""
+        """Close the link to a peer and forget it, configured or not. It may still dial this node."""
         for address in self._book.of(node_id):
             self._book.remove(address)
         if self._memory is not None:
@@ -188,18 +188,19 @@ class PeerManager:
         return self._records.get(node_id)
 
     def get_all_peers(self) -> list[Peer]:
-        """See `PeerRecords.all`."""
+        """Return all known peers as `PeerRecords.all` does."""
         return self._records.all()
 
     def get_healthy_peers(self) -> list[Peer]:
-        """See `PeerRecords.healthy`."""
+        """Return connected peers as `PeerRecords.healthy` does."""
         return self._records.healthy()
 
     def proven_peers(self) -> list[PeerAddress]:
-        """Connected peers that were reached at the address given: those fit to be passed on.
+        """Return connected peers that were reached at the address given: those fit to be passed on.
 
         One for Grenache only of a peer that is linked over it, and if the last dial to it succeeded:
-        a peer that dialled us does not say where its requests are taken now."""
+        a peer that dialled us does not say where its requests are taken now.
+        """
         proven = []
         for node_id, link in self._table.used.items():
             direct = self._book.proven(node_id)
@@ -212,11 +213,11 @@ class PeerManager:
         return proven
 
     def grenache_address(self, node_id: str) -> Address | None:
-        """Where a node is believed to answer Grenache requests."""
+        """Return the address at which a node is believed to answer Grenache requests."""
         return next((a for a in self._book.of(node_id) if a.carrier == "grenache"), None)
 
     def found(self, peer: PeerFound) -> None:
-        """A discovery strategy came across an address. One that nothing here can dial is left alone."""
+        """Add an address from a discovery strategy. Addresses that no dialer can dial are skipped."""
         if not self._dials_over(peer.carrier):
             return
         if self._book.add(peer, self._now()) is not None:
@@ -228,8 +229,9 @@ class PeerManager:
     # -- links ------------------------------------------------------------------------------------
 
     def admit(self, info: PeerInfo) -> Code | None:
-        """Whether a peer whose identity is proven may have a link; the code of the refusal if not.
-        Asked on both sides of every link, before it is up."""
+        """Return the code of a refusal for a proven peer, None to admit it. Called on both sides of every
+        link, before it is up.
+        """
         if info.node_id == self.own_id:
             return Code.SELF
         if info.outbound:
@@ -360,15 +362,15 @@ class PeerManager:
         self.persist_peers()
 
     async def run(self) -> None:
-        """Dial whoever is due and save what changed, until cancelled."""
+        """Dial due addresses and save changes, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._dials.run(), name="dial loop")
             if self._memory is not None:
                 group.create_task(self._memory.run(), name="peer saving")
 
     async def connect(self, host: str, port: int) -> Peer:
-        """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer
-        has answered there. Several addresses of a name are tried in turn. Over TCP, if that is used.
+        """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer has
+        answered there. Several addresses of a name are tried in turn. Over TCP, if that is used.
 
         Raises:
             ConnectFailed: the name does not resolve, or nobody answered.
@@ -401,8 +403,9 @@ class PeerManager:
         raise failure
 
     async def _crossed(self, dialled: Address, error: Exception) -> str | None:
-        """Refused as a duplicate because the peer was dialling us just then: whom its link, which
-        may still be on its way up, shows to listen at this address."""
+        """Wait for the other link after a refusal as duplicate, when both nodes dialled at once; returns
+        the node id whose link shows that it listens at this address.
+        """
         if not isinstance(error, HandshakeRefused) or error.code is not Code.DUPLICATE:
             return None
         deadline = self._now() + CROSSED_WAIT
@@ -431,12 +434,13 @@ class PeerManager:
     # -- storage ----------------------------------------------------------------------------------
 
     def load_persisted_peers(self) -> list[PeerFound]:
-        """Take in the peers of earlier runs; returns them as found, for the persisted strategy. Raises as
-        `PeerStore.load`."""
+        """Add the peers of earlier runs; returns them for the persisted strategy. Raises as
+        `PeerStore.load`.
+        """
         return [] if self._memory is None else self._memory.load()
 
     def persist_peers(self) -> None:
-        """Write the peers to disk now. A failure is a warning: the node goes on without."""
+        """Write the peers to disk now. A failure is a warning: the node goes on without them."""
         if self._memory is not None:
             self._memory.save()
 

@@ -1,4 +1,4 @@
-"""What is known of each peer, for whoever asks: the nodes that had a link, and the addresses of others."""
+"""Peer records for status and API: nodes that had a link, and the addresses of others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Status = Literal["connected", "connecting", "disconnected"]
 
 @dataclass(slots=True)
 class Peer:
-    """What is known of a peer. Times are seconds since the epoch."""
+    """Record of a peer. Times are seconds since the epoch."""
 
     node_id: str | None  # None while nobody has answered at the address
     address: str
@@ -35,8 +35,9 @@ class Peer:
 
 
 class PeerRecords:
-    """One record for each node that had a link, brought up to date when it is read. `clock` gives the
-    links' monotonic seconds, `wall` seconds since the epoch."""
+    """One record for each node that had a link, refreshed when it is read. `clock` gives the monotonic
+    seconds of links, `wall` seconds since the epoch.
+    """
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class PeerRecords:
         self._peers: dict[str, Peer] = {}  # nodes that had a link, by id
 
     def had_link(self, node_id: str) -> Peer | None:
-        """The record of a node that has or had a link."""
+        """Return the record of a node that has or had a link."""
         peer = self._peers.get(node_id)
         return None if peer is None else self._refreshed(peer)
 
@@ -66,8 +67,9 @@ class PeerRecords:
         return None if address is None else self._record_of(address)
 
     def all(self) -> list[Peer]:
-        """Every known peer, the connected ones first. Several addresses of one node are one peer;
-        an address at which nobody has answered yet is a peer without a node id."""
+        """Return every known peer, the connected ones first. Several addresses of one node are one peer; an
+        address without an answer so far is a peer without a node id.
+        """
         peers = [self._refreshed(peer) for peer in self._peers.values()]
         listed = set(self._peers)
         for address in self._book:
@@ -82,7 +84,7 @@ class PeerRecords:
         return sorted(peers, key=lambda p: (order[p.status], p.address, p.port))
 
     def healthy(self) -> list[Peer]:
-        """Connected peers that were heard of within the last two heartbeats."""
+        """Return connected peers with traffic within the last two heartbeats."""
         now = self._now()
         return [
             self._refreshed(self._peers[node_id])
@@ -91,15 +93,16 @@ class PeerRecords:
         ]
 
     def add(self, node_id: str, peer: Peer) -> Peer:
-        """The record that is kept: `peer`, unless the node has one."""
+        """Return the record that is kept: `peer`, unless the node has one."""
         return self._refreshed(self._peers.setdefault(node_id, peer))
 
     def forget(self, node_id: str) -> None:
         self._peers.pop(node_id, None)
 
     def connected(self, link: Link) -> None:
-        """Make or take up the record of a peer that has just connected. Of an outbound link the dialled
-        address is filled in when the dial returns."""
+        """Make or refresh the record of a peer that has just connected. The dialled address of an outbound
+        link is filled in when the dial returns.
+        """
         info = link.peer
         known = self._dials.dialled_for(info) or next(iter(self._book.of(info.node_id)), None)
         peer = self._peers.setdefault(
@@ -110,7 +113,7 @@ class PeerRecords:
         peer.capabilities = info.capabilities
 
     def reached(self, node_id: str, address: Address) -> None:
-        """The peer was dialled at this address."""
+        """Record the address at which the peer was dialled."""
         peer = self._peers.get(node_id)
         if peer is not None:
             peer.address, peer.port, peer.source = address.host, address.port, address.source

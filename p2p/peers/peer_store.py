@@ -1,4 +1,4 @@
-"""The peers of this run for the next one: what is saved and when, and what is taken in at the start."""
+"""Peer store: when peers are saved, and which are loaded at the start."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ SAVE_DELAY: Final = 2.0  # seconds from news to the file, so that a burst is one
 
 
 class PeerStore:
-    """Between the address book and the file. `dials_over` says which carriers this node can dial over;
-    clocks as `PeerManager` has them."""
+    """Link between the address book and the file. `dials_over`: True for carriers that this node can dial
+    over.
+    """
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class PeerStore:
         self._other_carriers: list[StoredPeer] = []
 
     def load(self) -> list[PeerFound]:
-        """Take in the peers of earlier runs. Those that nothing here can dial stay in the file.
+        """Add the peers of earlier runs. Those that no dialer can dial stay in the file.
 
         Raises:
             OSError: the file is there but cannot be read.
@@ -66,19 +67,19 @@ class PeerStore:
         return found
 
     def changed(self) -> None:
-        """There is news to be saved, before long."""
+        """Save soon."""
         self._unsaved.set()
 
     def forget(self, node_id: str) -> None:
-        """Of what nothing here can dial."""
+        """Drop a node from the entries that no dialer can dial."""
         self._other_carriers = [s for s in self._other_carriers if s.node_id != node_id]
 
     def save(self) -> None:
-        """Write the peers to disk now. A failure is a warning: the node goes on without."""
+        """Write the peers to disk now. A failure is a warning: the node goes on without them."""
         self._write(*self._to_write())
 
     async def run(self) -> None:
-        """Save what changed, until cancelled."""
+        """Save changes until cancelled."""
         while True:
             await self._unsaved.wait()
             await asyncio.sleep(SAVE_DELAY)

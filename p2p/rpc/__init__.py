@@ -1,1 +1,1 @@
-"""Requests and responses between two nodes."""
+"""Requests and responses between two nodes: `requests` without I/O, `rpc` on the event loop."""

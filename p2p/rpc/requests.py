@@ -14,7 +14,6 @@ done twice carries its own id in the body.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Final, Protocol
 
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcTimeout
+from p2p.base.timers import Deadlines
 from p2p.mesh.message_router import Handler, Received, Way
 from p2p.wire.messages import Cancel, Codec, Load, Request, Response, pack
 
@@ -34,7 +34,7 @@ Outcome = Response | RpcTimeout | DeliveryError | LinkClosed
 
 
 class Sender(Protocol):
-    """What this needs of `p2p.mesh.message_router.MessageRouter`."""
+    """The part of `p2p.mesh.message_router.MessageRouter` that RPC uses."""
 
     def send(
         self, now: float, to: str, type: str, payload: bytes, *, queue_for: float | None = None
@@ -45,7 +45,7 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that this node serves. `deadline`: seconds, on this node's clock."""
+    """A request being served. `deadline`: seconds, on the clock of this node."""
 
     caller: str
     id: int
@@ -68,7 +68,7 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Load:
-    """What is being served."""
+    """Number and bytes of the calls being served."""
 
     calls: int = 0
     bytes: int = 0
@@ -112,9 +112,7 @@ class RpcCore:
         self._serving: dict[str, dict[int, Call]] = {}
         self._load: dict[str, _Load] = {}  # per caller, as long as it has calls
         self._load_all = _Load()
-        self._timers: list[tuple[float, int, str, int]] = []  # (at, number, caller or "", id)
-        self._timer_number = 0
-        self._live = 0  # asked and served now
+        self._deadlines: Deadlines[tuple[str, int]] = Deadlines()  # (caller, id); own: caller ""
         self._results: list[tuple[int, Outcome]] = []
         self.counters: dict[str, int] = {
             "requests": 0,
@@ -149,7 +147,7 @@ class RpcCore:
         *,
         needs_link: bool = False,
     ) -> int:
-        """Ask `to`; the id under which the outcome will be among the results. `timeout`: seconds.
+        """Send a request to `to`; returns the id of the outcome among the results. `timeout`: seconds.
 
         `needs_link`: if it goes over a link to `to` and that link is lost, do not wait for an answer
         that may still come another way.
@@ -170,42 +168,42 @@ class RpcCore:
         self._asked[request_id] = _Asked(
             to, method, now + timeout, needs_link and way in (Way.DIRECT, Way.GRENACHE)
         )
-        self._time(now + timeout, "", request_id)
+        self._deadlines.set(("", request_id), now + timeout)
         return request_id
 
     def cancel(self, now: float, request_id: int) -> None:
-        """The caller does not want the answer any more. No result follows. Safe when it is over."""
+        """Cancel a request. No result follows. Safe when it has ended."""
         asked = self._asked.pop(request_id, None)
         if asked is None:
             return
-        self._live -= 1
+        self._deadlines.discard(("", request_id))
         # If this is lost, the deadline ends the work over there.
         with contextlib.suppress(DeliveryError):
             self._sender.send(now, asked.to, "cancel", pack(Cancel(request_id)))
 
     def link_down(self, peer: str) -> None:
-        """The link to `peer` is gone: requests that need it end with `LinkClosed`."""
+        """End the requests that need the link to `peer`, which is gone, with `LinkClosed`."""
         lost = [i for i, asked in self._asked.items() if asked.needs_link and asked.to == peer]
         for request_id in lost:
             asked = self._asked.pop(request_id)
-            self._live -= 1
+            self._deadlines.discard(("", request_id))
             error = LinkClosed(f"the link to {peer} was lost before it answered {asked.method}")
             self._results.append((request_id, error))
 
     def take_results(self) -> list[tuple[int, Outcome]]:
-        """What became of requests since the last call, in order."""
+        """Return the outcomes of requests since the last call, in order."""
         taken, self._results = self._results, []
         return taken
 
     # Serving
 
     def in_flight(self, caller: str) -> int:
-        """How many requests of `caller` are being served."""
+        """Return the number of requests of `caller` being served."""
         load = self._load.get(caller)
         return load.calls if load is not None else 0
 
     def respond(self, now: float, call: Call, body: bytes, load: Load | None = None) -> None:
-        """Answer a call with a msgpack body. Does nothing when the call has ended."""
+        """Answer a call with a msgpack body. Does nothing if the call has ended."""
         if not self._finish(call):
             return
         try:
@@ -216,7 +214,7 @@ class RpcCore:
     def fail(
         self, now: float, call: Call, code: str, message: str = "", retry_after_s: float = 0.0
     ) -> None:
-        """Answer a call with an error. Does nothing when the call has ended."""
+        """Answer a call with an error. Does nothing if the call has ended."""
         if self._finish(call):
             response = Response(
                 call.id,
@@ -236,7 +234,7 @@ class RpcCore:
             self.counters["responses_lost"] += 1
 
     def _finish(self, call: Call) -> bool:
-        """Take the call off the list; False when it was not on it."""
+        """Remove the call from those being served; False if it was not among them."""
         calls = self._serving.get(call.caller)
         if calls is None or calls.get(call.id) is not call:
             return False
@@ -246,7 +244,7 @@ class RpcCore:
         if not calls:
             del self._serving[call.caller]
             del self._load[call.caller]
-        self._live -= 1
+        self._deadlines.discard((call.caller, call.id))
         return True
 
     def _abort(self, now: float, caller: str, request_id: int) -> None:
@@ -259,7 +257,7 @@ class RpcCore:
     # Messages and time
 
     def receive(self, received: Received) -> bool:
-        """The router's handler for requests, responses and cancels."""
+        """Handle requests, responses and cancels from the router."""
         if received.broadcast:
             return False
         message = self._codec.payload(received.type, received.payload)
@@ -300,7 +298,7 @@ class RpcCore:
             self._serving[caller] = calls
             self._load.setdefault(caller, _Load()).add(call, 1)
             self._load_all.add(call, 1)
-            self._time(deadline, caller, call.id)
+            self._deadlines.set((caller, call.id), deadline)
             start(now, call)
         return True
 
@@ -316,43 +314,21 @@ class RpcCore:
             self.counters["stray_responses"] += 1
             return
         del self._asked[response.id]
-        self._live -= 1
+        self._deadlines.discard(("", response.id))
         self._results.append((response.id, response))
 
     def next_deadline(self) -> float | None:
-        """When `tick` has something to do, None if never."""
-        while self._timers and self._stale(self._timers[0]):
-            heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else None
+        """Return the time of the next action of `tick`, None if there is none."""
+        return self._deadlines.next()
 
     def tick(self, now: float) -> None:
-        """Give up what is past its deadline, on both sides."""
-        while self._timers and self._timers[0][0] <= now:
-            timer = heapq.heappop(self._timers)
-            if self._stale(timer):
-                continue
-            _, _, caller, request_id = timer
+        """End requests and calls that are past their deadline."""
+        while (due := self._deadlines.pop(now)) is not None:
+            caller, request_id = due
             if caller:
                 self._abort(now, caller, request_id)
                 continue
             asked = self._asked.pop(request_id)
-            self._live -= 1
             self.counters["timeouts"] += 1
             error = RpcTimeout(f"{asked.to} did not answer {asked.method} in time")
             self._results.append((request_id, error))
-
-    def _time(self, at: float, caller: str, request_id: int) -> None:
-        self._live += 1
-        self._timer_number += 1
-        heapq.heappush(self._timers, (at, self._timer_number, caller, request_id))
-        if len(self._timers) > 2 * self._live + 64:  # mostly answered ones: do not let them pile up
-            self._timers = [timer for timer in self._timers if not self._stale(timer)]
-            heapq.heapify(self._timers)
-
-    def _stale(self, timer: tuple[float, int, str, int]) -> bool:
-        at, _, caller, request_id = timer
-        if caller:
-            call = self._serving.get(caller, {}).get(request_id)
-            return call is None or call.deadline != at
-        asked = self._asked.get(request_id)
-        return asked is None or asked.deadline != at

@@ -1,5 +1,5 @@
 # ruff: noqa: A002 - `type` is what the wire and the contract call it
-"""Requests to other nodes as awaitables, and their handlers as tasks: `p2p.rpc.requests` on the event loop."""
+"""RPC on the event loop: requests as awaitables, handlers as tasks, over `p2p.rpc.requests`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CallHandler = Callable[[Call, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A result with what its sender says of its own load. A handler may return one."""
+    """A result with the load that its sender reports. A handler may return one."""
 
     value: Any
     load: Load | None = None
@@ -66,11 +66,12 @@ class Rpc:
 
     @property
     def in_flight(self) -> int:
-        """Requests of this node that wait for their answer."""
+        """Number of own requests that wait for an answer."""
         return len(self._waiting)
 
     def serve(self, method: str, handler: ServeHandler, *, body_type: Any = Any) -> None:
-        """Answer `method` with what `handler(caller, body)` returns, or the `RpcError` it raises.
+        """Serve `method`: the answer is the result of `handler(caller, body)`, or the `RpcError` that it
+        raises.
 
         `body_type`: what the body is decoded to; a body of another shape is answered "bad_request".
         """
@@ -81,8 +82,9 @@ class Rpc:
         self.serve_calls(method, with_caller, body_type=body_type)
 
     def serve_calls(self, method: str, handler: CallHandler, *, body_type: Any = Any) -> None:
-        """As `serve`, for a handler that wants the whole call, its deadline included. It may return an
-        `Answer`, to send its load along."""
+        """Serve as `serve`, with a handler that takes the whole call, its deadline included. It may return
+        an `Answer` with a load.
+        """
         decoder = msgspec.msgpack.Decoder(body_type)
 
         def start(now: float, call: Call) -> None:
@@ -102,7 +104,7 @@ class Rpc:
         timeout: float = limits.RPC_TIMEOUT,
         result_type: Any = Any,
     ) -> Any:
-        """The answer of `to` to `method`. Cancelling this tells the other side to stop.
+        """Return the answer of `to` to `method`. Cancelling this cancels the work at the other side.
 
         Raises: as `ask`.
         """
@@ -119,7 +121,8 @@ class Rpc:
         result_type: Any = Any,
         needs_link: bool = False,
     ) -> Answer:
-        """As `call`, with the load that came with the answer. `needs_link`: see `RpcCore.request`.
+        """Return the answer as `call` does, with the load that came with it. `needs_link`: see
+        `RpcCore.request`.
 
         Raises:
             LinkClosed: with `needs_link`, the link was lost.
@@ -160,7 +163,7 @@ class Rpc:
             raise RpcError("bad_response", f"{method}: {error}") from error
 
     def link_down(self, peer: str) -> None:
-        """See `RpcCore.link_down`."""
+        """End requests that need the link, see `RpcCore.link_down`."""
         self._core.link_down(peer)
         self._settle()
 
@@ -227,7 +230,7 @@ class Rpc:
         self._settle(flush=False)
 
     def _settle(self, *, flush: bool = True) -> None:
-        """Hand out results, set the timer, let the router send."""
+        """Deliver results, set the timer, let the router send."""
         for request_id, outcome in self._core.take_results():
             future = self._waiting.get(request_id)
             if future is not None and not future.done():
@@ -249,7 +252,7 @@ class Rpc:
 
 
 class _Watched:
-    """A sender whose handlers are followed by a call: results are handed out as messages arrive."""
+    """A sender that calls `after` after each handler: results are delivered as messages arrive."""
 
     def __init__(self, sender: Sender, after: Callable[[], None]) -> None:
         self.send = sender.send

@@ -1,4 +1,4 @@
-"""One request for a service to one node, this one included, and what it says of its load with the answer."""
+"""One attempt of a service call at one node, this one included, with the load that its reply reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_LOAD: Final = 1e6  # what a node says of itself is cut to this
 
 
 class Attempt:
-    """See the module. `node_id` is this node's."""
+    """Sender of attempts. `node_id` is the own one."""
 
     def __init__(self, node_id: str, rpc: Rpc, server: ServiceServer) -> None:
         self._node_id = node_id
@@ -36,8 +36,8 @@ class Attempt:
     async def ask(
         self, node: str, request: ServiceCall, timeout: float, now: float, *, needs_link: bool
     ) -> Answer:
-        """The reply of `node`, a `ServiceReply`. `timeout`: seconds from `now`, the loop's time.
-        `needs_link`: see `p2p.rpc.requests.RpcCore.request`.
+        """Send a request to `node` and return its reply, a `ServiceReply`. `timeout`: seconds from `now`,
+        the loop's time. `needs_link`: see `p2p.rpc.requests.RpcCore.request`.
 
         Raises:
             CallError: there is none.
@@ -80,7 +80,7 @@ def _call_error(node: str, error: RpcError) -> CallError:
 
 
 def load_tuple(load: Load | None) -> LoadTuple | None:
-    """What a reply says of its sender, if it can be true."""
+    """Return the load in a reply, None if its figures cannot be true."""
     if load is None:
         return None
     values = (load.in_flight, load.latency, load.service)

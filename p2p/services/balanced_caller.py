@@ -1,4 +1,4 @@
-"""Calling a service that any of several nodes offers: choose, ask, and ask another one when that is safe.
+"""Balanced caller: client-side load balancing of service calls, with retries and hedging.
 
     value = await caller.call("quotes", {"market": "BTC-USD"}, timeout=2.0, idempotent=True)
 
@@ -33,6 +33,7 @@ import msgspec
 
 from p2p.adaptive import AdaptiveRouter, BreakerState, HedgePolicy
 from p2p.adaptive.retry_policy import RetryBudget, RetryPolicy, RetrySettings
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import CallError, CallTimeout, HandlerError, NoProvider, ServiceBusy
 from p2p.base.limits import RPC_MAX_DEADLINE
 from p2p.flow.governor import FlowEvent, Governor
@@ -55,7 +56,9 @@ SILENT: Final = 1.0  # ... for so many seconds: the node counts as not answering
 
 @dataclass(frozen=True)
 class CallSettings:
-    """`CLIENT_*`, in seconds. `retry_delay_s` is the base of the wait before the same node is asked again."""
+    """Settings `CLIENT_*`, in seconds. `retry_delay_s` is the base of the wait before the same node is
+    tried again.
+    """
 
     timeout_s: float = 5.0
     max_retries: int = 3
@@ -65,7 +68,7 @@ class CallSettings:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """A result, with who gave it, after how many attempts (hedges included) and seconds."""
+    """A result with the node that gave it, the number of attempts (hedges included) and the seconds."""
 
     value: Any
     node: str
@@ -74,7 +77,7 @@ class CallResult:
 
 
 class CallOptions(TypedDict, total=False):
-    """How a service is called; see `BalancedCaller.ask`."""
+    """Options of a call; see `BalancedCaller.ask`."""
 
     timeout: float | None
     idempotent: bool | None
@@ -84,7 +87,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class _Service:
-    """What one service's calls share."""
+    """State shared by the calls of one service."""
 
     def __init__(
         self,
@@ -131,12 +134,12 @@ class _Job:
     attempts: int = 0
 
     def others(self, nodes: Sequence[str]) -> bool:
-        """Whether there is a candidate that is not among `nodes`."""
+        """Return True if there is a candidate that is not among `nodes`."""
         return any(node not in nodes for node in self.candidates())
 
 
 class BalancedCaller:
-    """See the module. `providers(service)` gives the nodes that offer it."""
+    """Caller of services. `providers(service)` returns the nodes that offer it."""
 
     def __init__(
         self,
@@ -155,19 +158,19 @@ class BalancedCaller:
         self._providers = providers
         self._rng = rng
         self._loop = asyncio.get_running_loop()
-        self._services: dict[str, _Service] = {}
+        self._services: BoundedMap[str, _Service] = BoundedMap(MAX_ROUTERS)
         self._idempotent: set[str] = set()
 
     def mark_idempotent(self, service: str) -> None:
-        """Calls to it are safe to repeat, unless a call says otherwise."""
+        """Mark calls of a service as safe to repeat, unless a call says otherwise."""
         self._idempotent.add(service)
 
     def figures(self) -> dict[str, CallFigures]:
-        """By service."""
+        """Return the figures by service."""
         return {name: service.figures for name, service in sorted(self._services.items())}
 
     async def call(self, service: str, payload: Any = None, **options: Unpack[CallOptions]) -> Any:
-        """What the service's handler returned; for the rest see `ask`."""
+        """Return the result of the service's handler; arguments as `ask`."""
         return (await self.ask(service, payload, **options)).value
 
     async def ask(
@@ -181,7 +184,7 @@ class BalancedCaller:
         to: str | None = None,
         hedge: bool | None = None,
     ) -> CallResult:
-        """What the service's handler returned, and how it came. Cancelling this cancels the work.
+        """Call a service and return the result with its origin. Cancelling this cancels the work.
 
         Args:
             payload: anything that msgpack holds.
@@ -240,8 +243,6 @@ class BalancedCaller:
     def _service(self, name: str) -> _Service:
         service = self._services.get(name)
         if service is None:
-            if len(self._services) >= MAX_ROUTERS:
-                del self._services[next(iter(self._services))]
             service = self._services[name] = _Service(
                 self.settings, self._rng, lambda node, event: self._on_rate(name, node, event)
             )
@@ -277,7 +278,7 @@ class BalancedCaller:
     def _wait_after(
         self, job: _Job, error: CallError, failed: list[str], attempts: int
     ) -> float | None:
-        """Seconds until the next attempt; None: this was the last."""
+        """Return the seconds until the next attempt; None if this was the last."""
         if error.executed and not job.idempotent:
             return None
         now = self._loop.time()
@@ -287,7 +288,7 @@ class BalancedCaller:
         return job.service.same.next_delay(now, attempts, job.deadline, after)
 
     def _pick(self, job: _Job, failed: Sequence[str]) -> tuple[str | None, float]:
-        """The node to ask now; or none, and when to look again."""
+        """Return the node to call now; or None and the time of the next look."""
         now = self._loop.time()
         governor = job.service.turns.governor
         candidates = job.candidates()
@@ -305,7 +306,7 @@ class BalancedCaller:
     # Attempts
 
     async def _hedged(self, job: _Job, first: str, failed: list[str]) -> CallResult:
-        """An attempt with `first`, and a second one beside it when it takes long."""
+        """Make an attempt at `first`, and a second one beside it if it takes long."""
         hedge = job.service.hedge
         hedge.on_request(self._loop.time())
         usual = hedge.delay()
@@ -330,7 +331,7 @@ class BalancedCaller:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _second(self, job: _Job, without: Sequence[str]) -> str | None:
-        """Whom to ask beside a slow node: nobody who is not well, and only if it can take it now."""
+        """Return a node for a hedge beside a slow one: healthy and with room now, or None."""
         now = self._loop.time()
         well = [
             node
@@ -343,7 +344,7 @@ class BalancedCaller:
 
     @staticmethod
     async def _first_good(tasks: set[asyncio.Task[CallResult]]) -> CallResult:
-        """The first result or refusal; the last error when all fail."""
+        """Return the first result or refusal; raise the last error if all fail."""
         waiting = set(tasks)
         while True:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -356,7 +357,9 @@ class BalancedCaller:
                 raise error
 
     def _lost_to_another(self, job: _Job, node: str) -> None:
-        """Cancelling it tells the router nothing; a node that only ever loses has stopped answering."""
+        """Count a hedge lost by `node`. A cancelled attempt is no evidence for the router; a node that only
+        ever loses has stopped answering.
+        """
         if len(job.service.lost_hedges) > MAX_GOVERNORS:
             job.service.lost_hedges.clear()
         lost = job.service.lost_hedges.setdefault(node, [])
@@ -364,7 +367,7 @@ class BalancedCaller:
             lost.append(self._loop.time())
 
     def _begin(self, job: _Job, node: str) -> _Attempt:
-        """Count an attempt as sent. Before anything is awaited: the next call's choice must see it."""
+        """Count an attempt as sent. Before any await: the next call must see it when it chooses."""
         now = self._loop.time()
         job.attempts += 1
         job.service.figures.attempts += 1
@@ -373,7 +376,7 @@ class BalancedCaller:
         return _Attempt(node, now, governor, governor.on_send(now))
 
     async def _once(self, job: _Job, attempt: _Attempt, failed: list[str]) -> CallResult:
-        """One attempt. A node that fails is added to `failed`."""
+        """Make one attempt. A node that fails is added to `failed`."""
         router = job.router
         node, sent, governor, tag = attempt.node, attempt.sent, attempt.governor, attempt.tag
         try:
@@ -419,8 +422,9 @@ class BalancedCaller:
         return CallResult(value, node, job.attempts, now - job.started)
 
     def _attempt_time(self, job: _Job, node: str, now: float, failed: list[str]) -> float:
-        """Half of what is left, where a further attempt could use the rest; never less than the answers
-        lately took."""
+        """Return half of the time left if a further attempt could use the rest; never less than recent
+        answers took.
+        """
         left = max(0.001, job.deadline - now)
         retries = self.settings.max_retries
         if not job.idempotent or job.attempts > retries or not job.others([*failed, node]):

@@ -1,4 +1,4 @@
-"""Which peer is asked: one `p2p.adaptive.AdaptiveRouter` for each service, and what they all share.
+"""Balancers: one `p2p.adaptive.AdaptiveRouter` for each service, and their shared hints and events.
 
 A service that takes seconds and one that takes milliseconds have different ideas of a slow peer, so
 each has a router of its own. Hints speak of peers, so all routers share one book of them.
@@ -24,6 +24,7 @@ from p2p.adaptive import (
     Signal,
     Weights,
 )
+from p2p.base.bounded_map import BoundedMap
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ NotedKind = Literal["pick", "breaker", "hint", "panic", "rate"]
 
 @dataclass(frozen=True)
 class BalancerSettings:
-    """How to choose. `weights` are those of the policy "weighted"."""
+    """Policy and parameters of the choice. `weights` are those of the policy "weighted"."""
 
     policy: PolicyName = "adaptive"
     weights: Weights = field(default_factory=Weights)
@@ -47,7 +48,7 @@ class BalancerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Something that was decided or learned, and why. `at` is loop time; `service` is empty for hints."""
+    """A decision or observation with its reason. `at` is loop time; `service` is empty for hints."""
 
     at: float
     kind: NotedKind
@@ -78,7 +79,7 @@ class EventRing:
             log.debug("%s: %s", what, noted.reason, extra={"fields": fields})
 
     def latest(self, limit: int, *, kind: str | None = None) -> list[Noted]:
-        """At most `limit`, the newest, oldest first."""
+        """Return at most `limit` of the newest events, oldest first."""
         found = [n for n in (*self._picks, *self._others) if kind is None or n.kind == kind]
         found.sort(key=lambda noted: noted.at)
         return found[-limit:]
@@ -93,15 +94,13 @@ class Balancers:
         self.book = HintBook(self.settings.hints)
         self.breaker_changes: dict[str, int] = {}  # by new state
         self._rng = rng
-        self._routers: dict[str, AdaptiveRouter[str]] = {}
+        self._routers: BoundedMap[str, AdaptiveRouter[str]] = BoundedMap(MAX_ROUTERS)
 
     def router(self, service: str) -> AdaptiveRouter[str]:
-        """The router of a service; made when it is first asked for."""
-        router = self._routers.pop(service, None)
+        """Return the router of a service, made on first use."""
+        router = self._routers.renew(service)
         if router is None:
-            if len(self._routers) >= MAX_ROUTERS:
-                del self._routers[next(iter(self._routers))]
-            router = AdaptiveRouter(
+            router = self._routers[service] = AdaptiveRouter(
                 rng=self._rng,
                 policy=self.settings.policy,
                 weights=self.settings.weights,
@@ -110,11 +109,10 @@ class Balancers:
                 on_event=self._listener(service),
             )
             router.hints = self.book
-        self._routers[service] = router  # to the end: the order is by use
         return router
 
     def routers(self) -> dict[str, AdaptiveRouter[str]]:
-        """Those there are, by service."""
+        """Return the existing routers by service."""
         return dict(sorted(self._routers.items()))
 
     def _listener(self, service: str) -> Callable[[Event], None]:
@@ -140,7 +138,7 @@ class Balancers:
         latency_s: float,
         error_rate: float,
     ) -> None:
-        """A hint from `origin`, proven to be its own."""
+        """Take a hint from `origin`, whose signature was checked."""
         taken = self.book.receive(now, origin, peer, signal)
         if taken:
             for router in self._routers.values():
@@ -150,7 +148,7 @@ class Balancers:
         self.events.add(Noted(now, "hint", "", peer, reason, detail))
 
     def hints_due(self, now: float) -> list[Hint]:
-        """Own hints to publish now, one for each peer: the worst that any service has seen."""
+        """Return own hints to publish now, one for each peer: the worst that any service has seen."""
         worst: dict[object, Hint] = {}
         for router in self._routers.values():
             for hint in router.hints_due(now):
@@ -160,6 +158,6 @@ class Balancers:
         return list(worst.values())
 
     def forget(self, peer: str) -> None:
-        """The peer offers nothing any more."""
+        """Drop a peer that offers no service any more."""
         for router in self._routers.values():
             router.forget(peer)

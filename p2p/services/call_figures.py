@@ -1,4 +1,4 @@
-"""What became of calls to a service, in figures."""
+"""Figures of the calls to a service: outcomes, attempts, latencies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ LATENCY_BOUNDS: Final = (
 
 
 class CallFigures:
-    """Of the calls to one service since the start: by how they ended, and how long the good ones took."""
+    """Counts of the calls to one service since the start, by outcome, and a histogram of the latencies of
+    successes.
+    """
 
     __slots__ = ("attempts", "bins", "hedges", "outcomes", "seconds")
 

@@ -1,7 +1,7 @@
-"""Turns: calls to one service that wait until a node can take one more, first come first served.
+"""Concurrency queue: calls to one service that wait until a node can take one more, in order of arrival.
 
-How much a node can take at once is its governor's to say (`p2p.flow.governor`): so many as its replies show
-no queue for.
+The governor of a node (`p2p.flow.governor`) decides how many calls it can take at once: as many as its
+replies show no queue for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Pick = Callable[[], tuple[str | None, float]]
 
 
 class ConcurrencyQueue:
-    """Of one service. `on_rate` hears of a node whose governor changed how much it lets through."""
+    """Queue of one service. `on_rate` is called when the governor of a node changes its limit."""
 
     def __init__(self, rng: random.Random, on_rate: Callable[[str, FlowEvent], None]) -> None:
         self._rng = rng
@@ -43,7 +43,7 @@ class ConcurrencyQueue:
         self._freed = asyncio.Event()
 
     def governor(self, node: str) -> Governor:
-        """How much may be under way to `node`."""
+        """Return the limiter of calls under way to `node`."""
         governor = self._governors.get(node)
         if governor is None:
             if len(self._governors) >= MAX_GOVERNORS:
@@ -57,12 +57,12 @@ class ConcurrencyQueue:
         return governor
 
     def freed(self) -> None:
-        """An attempt ended: who waits looks again."""
+        """Wake the first waiter: an attempt ended."""
         self._freed.set()
 
     async def turn(self, pick: Pick, deadline: float) -> str:
-        """The node that `pick` gives, at once or when one has room. To be sent to before anything else is
-        awaited.
+        """Return the node that `pick` chooses, at once or when one has room. Send to it before any other
+        await.
 
         Raises:
             ServiceBusy: too many calls wait already, or there is no room by the `deadline`.

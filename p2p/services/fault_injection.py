@@ -1,4 +1,4 @@
-"""Faults on purpose, for tests and demos: a worker that is slow, flaky, hangs, crashes or comes and goes."""
+"""Fault injection for tests and demos: a worker that is slow, flaky, hangs, crashes or comes and goes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CRASHED = 70  # exit code of a crash on purpose (EX_SOFTWARE of sysexits.h)
 
 @dataclass(frozen=True)
 class Faults:
-    """What to add to every request served. Times in seconds, rates from 0 to 1."""
+    """Faults added to every request served. Times in seconds, rates from 0 to 1."""
 
     latency_s: float = 0.0
     jitter_s: float = 0.0  # up to so much more, uniformly
@@ -42,7 +42,7 @@ class Faults:
         )
 
     async def happen(self, now: float, rng: random.Random) -> None:
-        """Wait, fail, hang or crash, as it falls.
+        """Wait, fail, hang or crash, at random.
 
         Raises:
             RpcError: "internal", as a handler's own failure would be told.

@@ -1,24 +1,23 @@
-"""Who offers which service: signed announcements over the mesh, and the directory made of them. No I/O.
+"""Service directory: signed, leased announcements of services over the mesh. No I/O.
 
-Every node that offers something says so every `interval`, for a lease of a few intervals that each
-receiver counts from arrival by its own clock. It says so soon when it offers something else, when a
-newcomer turns up, and when it leaves (an empty list, which takes effect at once).
+A node that offers services announces them every `interval`, with a lease of a few intervals that each
+receiver counts from arrival by its own clock. It announces soon after a change, when a new node appears,
+and when it leaves (an empty list, which takes effect at once).
 
-An announcement proves its origin by its signature, whoever brings it. It says nothing about how well
-the service is done: that is for `p2p.adaptive` to find out.
+The signature of an announcement proves its origin, whichever node relays it. It proves nothing about the
+quality of the service: `p2p.adaptive` measures that.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from hashlib import sha256
 
 import msgspec
 
 from p2p.base.identity import Identity
-from p2p.mesh.replay_guard import ReplayGuard, Verdict, proven_origin
-from p2p.wire.messages import pack
+from p2p.mesh.replay_guard import ReplayGuard
+from p2p.mesh.signed_broadcast import SignedBroadcast
 
 MAX_SERVICES = 64  # that one node offers
 MAX_LEASE_MS = 4 * 3_600_000
@@ -32,7 +31,7 @@ _NAME = re.compile(r"[!-~]{1,64}")
 
 
 class Announcement(msgspec.Struct, frozen=True, rename="camel"):
-    """The sender offers `services`, sorted, for `lease` ms more; none when it leaves."""
+    """Offer of `services`, sorted, for `lease` ms from arrival; an empty list when the node leaves."""
 
     key: bytes
     incarnation: int
@@ -44,11 +43,9 @@ class Announcement(msgspec.Struct, frozen=True, rename="camel"):
 
 MESSAGES: dict[str, type[msgspec.Struct]] = {"services": Announcement}
 
-_decoder = msgspec.msgpack.Decoder(Announcement)
-
 
 def check_name(name: str) -> str:
-    """The name, if it can be one.
+    """Return the name if it is valid.
 
     Raises:
         ValueError: it is not 1 to 64 visible ASCII characters.
@@ -56,22 +53,6 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:80]!r} is no service name: 1 to 64 visible ASCII characters")
     return name
-
-
-def _signed(network: str, said: Announcement) -> bytes:
-    return sha256(
-        pack(
-            [
-                "exchange-node services",
-                network,
-                said.key,
-                said.incarnation,
-                said.counter,
-                said.lease,
-                said.services,
-            ]
-        )
-    ).digest()
 
 
 @dataclass(slots=True)
@@ -83,7 +64,7 @@ class _Provider:
 
 
 class ServiceDirectory:
-    """Own offers and others'. Broadcast what `due` gives; give what arrives to `receive`.
+    """Own offers and those of others. Broadcast the payloads of `due`; pass received ones to `receive`.
 
     `incarnation` grows with every start of this node (a wall clock in ms will do); `interval` is in
     seconds.
@@ -93,17 +74,21 @@ class ServiceDirectory:
         self, identity: Identity, network: str, *, incarnation: int, interval: float = 5.0
     ) -> None:
         self.node_id = identity.node_id
-        self._identity = identity
-        self._network = network
-        self._incarnation = incarnation
+        self._messages = SignedBroadcast(
+            Announcement,
+            "exchange-node services",
+            identity,
+            network,
+            incarnation=incarnation,
+            well_formed=_well_formed,
+            guard=ReplayGuard(rate=RATE, burst=2 * RATE, rate_all=50 * RATE),
+        )
         self._interval = interval
-        self._counter = 0
         self._own: set[str] = set()
         self._next = 0.0
         self._last = float("-inf")
         self._left = False
-        self._said_something = False
-        self._origins = ReplayGuard(rate=RATE, burst=2 * RATE, rate_all=50 * RATE)
+        self._announced = False  # the last announcement offered something
         self._providers: dict[str, _Provider] = {}
         self._by_service: dict[str, tuple[str, ...]] = {}  # made when asked for
         self._left_lately: list[str] = []
@@ -112,7 +97,7 @@ class ServiceDirectory:
 
     @property
     def own(self) -> list[str]:
-        """What this node offers, in order."""
+        """Services that this node offers, sorted."""
         return sorted(self._own)
 
     def offer(self, name: str) -> None:
@@ -135,78 +120,63 @@ class ServiceDirectory:
         self._by_service.clear()
 
     def due(self, now: float) -> bytes | None:
-        """The payload of the announcement to broadcast now, if it is time for one."""
-        if self._left or now < self._next or not (self._own or self._said_something):
+        """Return the payload of the announcement to broadcast now, None if none is due."""
+        if self._left or now < self._next or not (self._own or self._announced):
             return None
         return self._announce(now)
 
     def leave(self, now: float) -> bytes:
-        """The payload of the last announcement: nothing is offered any more."""
+        """Return the payload of the last announcement: no service is offered any more."""
         self._own.clear()
         self._changed()
         self._left = True
         return self._announce(now)
 
     def hurry(self, now: float, delay: float) -> None:
-        """Announce within `delay` seconds: somebody is new. At most once in LEAST_GAP."""
+        """Announce within `delay` seconds because a node is new. At most once in LEAST_GAP."""
         self._next = min(self._next, max(now + delay, self._last + LEAST_GAP))
 
     def _announce(self, now: float) -> bytes:
-        self._counter += 1
         self._last = now
         self._next = now + self._interval
-        self._said_something = bool(self._own)
-        draft = Announcement(
-            self._identity.public_key,
-            self._incarnation,
-            self._counter,
-            round(self._interval * LEASE_INTERVALS * 1000) if self._own else 0,
-            self.own,
-        )
-        signature = self._identity.sign(_signed(self._network, draft))
-        return pack(msgspec.structs.replace(draft, signature=signature))
+        self._announced = bool(self._own)
+        lease = round(self._interval * LEASE_INTERVALS * 1000) if self._own else 0
+        return self._messages.publish(lease=lease, services=self.own)
 
     # Others' offers
 
     def receive(self, now: float, payload: bytes, jitter: float) -> bool | None:
-        """An announcement arrived; the verdict for `p2p.mesh.message_router`. `jitter`: random, from 0 to 1."""
-        try:
-            said = _decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return False
-        if not _well_formed(said):
-            return False
-        origin = proven_origin(said, _signed(self._network, said))
-        if origin is None:
-            return False
-        if origin == self.node_id:
-            return True
-        verdict = self._origins.hear(now, origin, said.incarnation, said.counter)
-        if verdict is not Verdict.NEW:
-            return True if verdict is Verdict.OLD else None
+        """Process an announcement and return the verdict for the router. `jitter`: random, from 0 to 1."""
+        accepted = self._messages.receive(now, payload)
+        origin, message = accepted.origin, accepted.message
+        if message is None:
+            return accepted.verdict
         before = self._providers.get(origin)
-        if not said.services or not said.lease:
+        if not message.services or not message.lease:
             if self._providers.pop(origin, None) is not None:
                 self._by_service.clear()
                 self._left_lately.append(origin)
             return True
-        if before is None or before.incarnation != said.incarnation:
+        if before is None or before.incarnation != message.incarnation:
             self.hurry(now, jitter * ANSWER_WITHIN)
         if before is None and len(self._providers) >= MAX_PROVIDERS:
             return True
-        services = frozenset(said.services)
+        services = frozenset(message.services)
         if before is None or before.lost or before.services != services:
             self._by_service.clear()
-        self._providers[origin] = _Provider(now + said.lease / 1000, services, said.incarnation)
+        self._providers[origin] = _Provider(
+            now + message.lease / 1000, services, message.incarnation
+        )
         return True
 
     def lost(self, node: str) -> None:
-        """The link to `node` broke: it may be gone, and asking it by way of others would be a wait for
-        nothing. A new link or its next announcement brings it back."""
+        """Mark a node whose link broke: a call by way of others would probably wait in vain. A new link or
+        its next announcement clears the mark.
+        """
         self._mark(node, lost=True)
 
     def linked(self, node: str) -> None:
-        """There is a link to `node`."""
+        """Clear the mark of `lost`: there is a link to `node`."""
         self._mark(node, lost=False)
 
     def _mark(self, node: str, *, lost: bool) -> None:
@@ -216,7 +186,7 @@ class ServiceDirectory:
             self._by_service.clear()
 
     def expire(self, now: float) -> list[str]:
-        """Forget those whose lease has run out; their node ids, and of those who left since the last call."""
+        """Remove nodes whose lease has run out; returns their ids, and those that left since the last call."""
         gone = [node for node, provider in self._providers.items() if provider.until <= now]
         for node in gone:
             del self._providers[node]
@@ -228,8 +198,9 @@ class ServiceDirectory:
     # Asking
 
     def providers(self, service: str) -> tuple[str, ...]:
-        """Nodes that offer it, this one included, in order of their ids. Those whose link to us broke
-        and that have not been heard since are left out while there are others."""
+        """Return the nodes that offer a service, this one included, sorted by id. Nodes marked as lost are
+        left out while there are others.
+        """
         found = self._by_service.get(service)
         if found is None:
             offering = {node: p for node, p in self._providers.items() if service in p.services}
@@ -242,16 +213,16 @@ class ServiceDirectory:
         return found
 
     def services(self) -> dict[str, tuple[str, ...]]:
-        """All services that anybody offers, each with its providers."""
+        """Return all offered services, each with its providers."""
         names: set[str] = set(self._own)
         for provider in self._providers.values():
             names |= provider.services
         return {name: self.providers(name) for name in sorted(names)}
 
 
-def _well_formed(said: Announcement) -> bool:
+def _well_formed(message: Announcement) -> bool:
     return (
-        0 <= said.lease <= MAX_LEASE_MS
-        and len(said.services) <= MAX_SERVICES
-        and all(_NAME.fullmatch(name) for name in said.services)
+        0 <= message.lease <= MAX_LEASE_MS
+        and len(message.services) <= MAX_SERVICES
+        and all(_NAME.fullmatch(name) for name in message.services)
     )

@@ -1,4 +1,4 @@
-"""Services on the overlay: announcements and hints over the mesh, the serving and the calling side.
+"""Services on the overlay: announcements and hints over the mesh, server and caller.
 
 This is the shell around the parts without I/O (`p2p.services.service_directory`, `p2p.services.health_gossip`, `p2p.services.balancers`): it brings
 them messages and the time.
@@ -33,7 +33,7 @@ HINTS_EVERY: Final = 1.0  # seconds; what becomes known in between goes into one
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """Seconds."""
+    """Settings of the service mesh. Seconds."""
 
     network: str
     announce_interval_s: float = 5.0
@@ -42,7 +42,8 @@ class MeshSettings:
 
 
 class ServiceMesh:
-    """See the module. `incarnation` grows with every start of this node.
+    """Server, caller, directory and balancers of one node on its overlay. `incarnation` grows with every
+    start.
 
     `directory` knows who offers what, `server` serves, `caller` calls, `choosing` has the routers.
     """
@@ -83,7 +84,7 @@ class ServiceMesh:
             await asyncio.sleep(TICK)
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """Expire, announce and publish hints as far as due."""
         for node in self.directory.expire(now):
             self.choosing.forget(node)
         announcement = self.directory.due(now)
@@ -96,20 +97,20 @@ class ServiceMesh:
                 self._overlay.broadcast("hint", hint)
 
     def neighbour_up(self, node: str) -> None:
-        """There is a new link: whoever is behind it wants to know us."""
+        """Announce to the node behind a new link."""
         self.directory.linked(node)
         self.directory.hurry(self._loop.time(), 0.0)
 
     def neighbour_down(self, node: str) -> None:
-        """The link to `node` broke, or it left."""
+        """Mark a neighbour whose link broke."""
         self.directory.lost(node)
 
     def leave(self) -> None:
-        """Say that nothing is offered any more."""
+        """Announce that no service is offered any more."""
         self._overlay.broadcast("services", self.directory.leave(self._loop.time()))
 
     async def close(self) -> None:
-        """Give up what is still being served in threads."""
+        """Abandon calls still being served in threads."""
         await self.server.close()
 
     def _on_services(self, received: Received) -> bool | None:

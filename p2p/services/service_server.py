@@ -1,4 +1,4 @@
-"""The serving side of services: handlers behind bounded admission, every reply with its load.
+"""Service server: handlers behind bounded admission, every reply with the load.
 
 A request waits for a worker for `max_wait_s` at most; beyond that it is refused as "busy" at once, with
 a time to come back (`p2p.flow.admission`). What its caller has given up is cancelled, or, when it runs
@@ -58,7 +58,7 @@ class ServiceReply(msgspec.Struct, rename="camel", omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class ServiceRequest:
-    """Of the request being served: who asks, until when it waits (loop time), its idempotency id."""
+    """The request being served: caller, deadline (loop time), idempotency id."""
 
     service: str
     caller: str
@@ -70,7 +70,7 @@ _current: contextvars.ContextVar[ServiceRequest] = contextvars.ContextVar("servi
 
 
 def current_request() -> ServiceRequest:
-    """The request that the handler which asks is serving.
+    """Return the request that the current handler is serving.
 
     Raises:
         LookupError: asked outside of a handler.
@@ -80,7 +80,7 @@ def current_request() -> ServiceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFigures:
-    """Of one service served here. Seconds; counts since the start."""
+    """Figures of one service served here. Seconds; counts since the start."""
 
     service: str
     workers: int
@@ -116,7 +116,7 @@ class _Service:
 
 
 class ServiceServer:
-    """The services of this node. Whoever owns it calls `close`."""
+    """The services of this node. The owner calls `close`."""
 
     def __init__(self, *, rng: random.Random) -> None:
         self._rng = rng
@@ -133,7 +133,7 @@ class ServiceServer:
         max_wait_s: float = MAX_WAIT,
         faults: Faults | None = None,
     ) -> None:
-        """Answer `name` with what `handler(payload)` returns; `workers` requests at once.
+        """Serve `name` with `handler(payload)`, at most `workers` requests at once.
 
         Raises:
             ValueError: the name cannot be one, or is taken.
@@ -143,7 +143,7 @@ class ServiceServer:
         self._services[name] = _Service(name, handler, workers, max_wait_s, faults)
 
     def remove(self, name: str) -> None:
-        """Serve it no longer; what is being served goes on."""
+        """Stop serving a service; requests being served go on."""
         self._services.pop(name, None)
 
     def __contains__(self, name: object) -> bool:
@@ -151,7 +151,7 @@ class ServiceServer:
 
     @property
     def in_flight(self) -> int:
-        """Requests inside all services."""
+        """Number of requests inside all services."""
         return sum(service.admission.core.in_flight for service in self._services.values())
 
     def figures(self) -> list[ServiceFigures]:
@@ -174,11 +174,11 @@ class ServiceServer:
         return found
 
     async def on_call(self, call: Call, body: ServiceCall) -> Answer:
-        """The RPC handler for METHOD."""
+        """Handle an RPC request for METHOD."""
         return await self.execute(body, call.caller, call.deadline)
 
     async def execute(self, call: ServiceCall, caller: str, deadline: float = inf) -> Answer:
-        """Serve one request: a `ServiceReply` and the load.
+        """Serve one request; returns a `ServiceReply` and the load.
 
         Raises:
             RpcError: "busy" (with when to come back), "expired", "unknown_service", or "internal" when
@@ -257,7 +257,7 @@ class ServiceServer:
             work.exception()  # whoever waited has it, or has gone
 
     async def close(self) -> None:
-        """Give up what runs in threads: they end with the process, their results are dropped."""
+        """Abandon the handlers in threads: they end with the process, their results are dropped."""
         tasks = list(self._threaded)
         for task in tasks:
             task.cancel()
@@ -267,7 +267,7 @@ class ServiceServer:
 async def _in_daemon_thread(
     loop: asyncio.AbstractEventLoop, handler: Handler, value: Any, request: ServiceRequest
 ) -> Any:
-    """`handler(value)` in a thread of its own that does not keep the process from ending.
+    """Run `handler(value)` in a daemon thread, which does not keep the process from ending.
 
     An executor's threads are joined at exit, so one that hangs would make the node unstoppable.
     """

@@ -1,6 +1,7 @@
-"""A link over a stream of bytes or TLS on it: handshake, messages, heartbeats and goodbyes on top of `p2p.wire.frame_transport`.
+"""Connection to a peer over a stream: handshake, messages, heartbeats and goodbyes.
 
-The link is over as soon as one side has said goodbye or gone silent; the transport follows (`FrameTransport.linger`).
+The bytes below it are those of `p2p.wire.frame_transport`, with TLS or without. The link ends as soon as one side
+has said goodbye or has timed out; the transport follows (`FrameTransport.linger`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye"})
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a stream leads, as far as its socket does not show it."""
+    """Origin of a stream, as far as its socket does not show it."""
 
     dialled: tuple[str, int] | None = None  # host and port, on the dialling side
     carrier: Carrier = "tcp"
@@ -44,7 +45,7 @@ DIRECT = Route()
 
 
 class Connection(FrameTransport):
-    """Implements `p2p.wire.link.Link`; also the handshake that leads to it.
+    """Implementation of `p2p.wire.link.Link`, and the handshake that leads to it.
 
     `established` is done when the link is up, or has the `ConnectFailed` or `HandshakeRefused` that
     prevented it. `peer` may be asked for from then on.
@@ -158,7 +159,7 @@ class Connection(FrameTransport):
         self._say(self._machine.start())
 
     def expire(self, seconds: float) -> None:
-        """Give the handshake up: the peer took longer than `seconds`."""
+        """End the handshake: the peer took longer than `seconds`."""
         if self._machine is None:
             refusal = HandshakeRefused(Code.TIMEOUT, f"no handshake in {seconds:g} s", by_us=True)
         else:
@@ -285,13 +286,13 @@ class Connection(FrameTransport):
             return False
 
     def overflowed(self) -> None:
-        """The peer does not read: drop what waits, so that at least the goodbye fits."""
+        """Drop the waiting messages of a peer that does not read, so that at least the goodbye fits."""
         waiting = self.outbox_bytes
         self._drop_unwritten()
         self.close(Code.SLOW, f"{waiting} bytes were waiting")
 
     def _handler_failed(self, error: Exception, where: str) -> None:
-        """A fault of this node's is no reason to drop a peer: count it, and tell the loop's handler."""
+        """Count a fault of this node, which is no reason to drop a peer, and report it to the loop."""
         self.stats.extra["handler_errors"] = self.stats.extra.get("handler_errors", 0) + 1
         self._loop.call_exception_handler(
             {"message": f"link handler failed in {where}", "exception": error, "protocol": self}
@@ -327,7 +328,7 @@ class Connection(FrameTransport):
         self.linger()
 
     def _ended(self, code: Code | None, reason: str) -> None:
-        """The link is over: tell the handler, once, from the loop (not from inside its own call)."""
+        """Notify the handler that the link is over, once, from the loop (not inside its own call)."""
         if self._beat is not None:
             self._beat.cancel()
         if self._liveness is not None:
@@ -340,7 +341,7 @@ class Connection(FrameTransport):
         self._ended(None, why)
 
     def _suspicion(self, error: Exception | None) -> str:
-        """What a connection that broke without a word in the handshake may mean."""
+        """Return a likely cause for a connection that broke in the handshake without a message."""
         if isinstance(error, ssl.SSLError):
             return " (its certificate or ours was not accepted)"
         if self.role is Role.DIAL and not self.stats.bytes_received and not self._encrypted:
@@ -371,12 +372,12 @@ def _impostor(envelope: Envelope) -> RemoteProtocolError:
 
 
 def _address(peername: Any) -> str:
-    """The peer's IP address as text; IPv4 addresses on IPv6 sockets in their own form."""
+    """Return the IP address of the peer as text; IPv4 addresses on IPv6 sockets in their own form."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     return host.removeprefix("::ffff:")
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Nobody has to ask: an owner that gave up does not."""
+    """Mark the exception of a future as retrieved: an owner that gave up does not read it."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""Links over direct TCP: accepting and dialling, with TLS or without.
+"""DirectConnectionService: links over TCP, accepted and dialled, with TLS or without.
 
 Streams that something else carries (`p2p.grenache_links.tunnel_carrier`) become links here too, by the same
 handshake: `dial_over` and `accept_over`.
@@ -42,7 +42,7 @@ _LEAST_TRY = 1.0  # seconds for each address of a name, of CONNECT_TIMEOUT
 
 
 class DirectConnectionService:
-    """Owns the listening sockets, the handshakes that are under way, and every link made by it.
+    """Owner of the listening sockets, the handshakes under way, and every link made by it.
 
     Without `start` it listens nowhere, and tells peers so.
 
@@ -98,7 +98,7 @@ class DirectConnectionService:
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Accept links at `host` (a name or an address; `::` means IPv6 and IPv4) and `port` (0: any free
-        one). Returns where.
+        one). Returns the address bound.
 
         Raises:
             OSError: the address cannot be had.
@@ -122,7 +122,7 @@ class DirectConnectionService:
         return self._listeners[0].getsockname()[0], self._port
 
     async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
-        """A new link to the node at `host` and `port`, which has to be `expect` if given.
+        """Dial the node at `host` and `port`, which must be `expect` if given; returns the link.
 
         Raises:
             ConnectFailed: nobody there, not in time, or no node of this kind.
@@ -142,8 +142,8 @@ class DirectConnectionService:
     async def dial_over(
         self, sock: socket.socket, address: tuple[str, int], expect: str | None = None
     ) -> Link:
-        """As `dial`, over a non-blocking stream socket that leads to the node at `address` through
-        Grenache. Takes the socket over, whatever comes of it.
+        """Dial as `dial` over a non-blocking stream socket that leads to the node at `address` through
+        Grenache. Takes ownership of the socket, whatever the outcome.
 
         Raises:
             ConnectFailed, HandshakeRefused: as `dial`.
@@ -163,7 +163,7 @@ class DirectConnectionService:
     async def _introduce(
         self, opened: socket.socket, where: str, expect: str | None, route: Route
     ) -> Link:
-        """TLS and handshake as the dialling side."""
+        """Run TLS and handshake as the dialling side."""
         connection = self._connection(Role.DIAL, expect, route)
         loop = asyncio.get_running_loop()
         try:
@@ -228,9 +228,10 @@ class DirectConnectionService:
             await asyncio.sleep(0)  # whoever had to go for it gives its socket back first
 
     def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]:
-        """Greet a stranger over a non-blocking stream socket that leads to it through Grenache.
-        `address` is its IP address. Takes the socket over. The task tells whether a link came of it; it
-        is cancelled when newer strangers need the place."""
+        """Accept a peer over a non-blocking stream socket that leads to it through Grenache. `address` is
+        its IP address. Takes ownership of the socket. The result of the task is True if a link came of
+        it; it is cancelled when newer connections need the place.
+        """
         task = self._receive(sock, address, Route(carrier="grenache", address=address))
         if self._stopping:
             task.cancel()
@@ -254,7 +255,7 @@ class DirectConnectionService:
             accepted.close()
 
     async def _greet(self, accepted: socket.socket, address: str, route: Route) -> bool:
-        """Whether a link came of it."""
+        """Run TLS and handshake as the accepting side; returns True if a link came of it."""
         self._unclaimed.remove(accepted)  # from here on the transport owns it
         connection = self._connection(Role.ACCEPT, None, route)
         loop = asyncio.get_running_loop()
@@ -327,7 +328,7 @@ def _listen(family: int, address: tuple[object, ...], *, dual: bool) -> socket.s
 
 
 async def _connect(host: str, port: int) -> socket.socket:
-    """A TCP connection to the first address of `host` that answers.
+    """Open a TCP connection to the first address of `host` that answers.
 
     Raises:
         OSError: none does; of the first one.
@@ -353,7 +354,7 @@ async def _connect(host: str, port: int) -> socket.socket:
 
 
 def _tls_failure(error: OSError) -> str:
-    """Why a TLS handshake failed, in words for the operator."""
+    """Return the cause of a failed TLS handshake, for the operator."""
     if isinstance(error, ssl.SSLError) and error.reason in (
         "WRONG_VERSION_NUMBER",
         "HTTP_REQUEST",

@@ -1,4 +1,4 @@
-"""Frames over an asyncio transport: what a connection is before it means anything.
+"""Frames over an asyncio transport: buffers, pacing and closing, below the meaning of messages.
 
 Reading: the socket's bytes land in the decoder's buffer and are cut into frames there; a batch of frames
 is handed on in one call, without a task per message. After `FRAMES_PER_TURN` frames reading stops until
@@ -37,7 +37,7 @@ CLOSE_GRACE = 1.0  # seconds for last words to be read
 
 
 class FrameTransport(asyncio.BufferedProtocol):
-    """Owner of one transport. A subclass says what frames and events mean (the abstract methods)."""
+    """Owner of one transport. Subclasses implement the abstract methods for frames and events."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.stats = LinkStats()
@@ -62,27 +62,27 @@ class FrameTransport(asyncio.BufferedProtocol):
     # What a subclass does
 
     def opened(self) -> None:
-        """The transport is there."""
+        """Called when the transport is there."""
         raise NotImplementedError
 
     def received(self, frames: list[bytearray]) -> None:
-        """Frames in order, at most `FRAMES_PER_TURN`. Not called again after `_stop_listening`."""
+        """Process frames in order, at most `FRAMES_PER_TURN`. Not called again after `_stop_listening`."""
         raise NotImplementedError
 
     def refused(self, error: RemoteProtocolError) -> None:
-        """The bytes are no frames."""
+        """Called when the bytes are not frames."""
         raise NotImplementedError
 
     def farewell(self, frame: bytearray) -> bool:
-        """Whether it says that the peer is leaving too."""
+        """Return True if the frame says that the peer is leaving too."""
         raise NotImplementedError
 
     def overflowed(self) -> None:
-        """More than `OUTBOX_LIMIT` bytes wait."""
+        """Called when more than `OUTBOX_LIMIT` bytes wait."""
         raise NotImplementedError
 
     def gone(self, error: Exception | None) -> None:
-        """The transport is gone; called once."""
+        """Called once when the transport is gone."""
         raise NotImplementedError
 
     # Reading
@@ -107,7 +107,7 @@ class FrameTransport(asyncio.BufferedProtocol):
         return False  # a peer that will say no more has left
 
     def _parse(self) -> None:
-        """Hand on what one turn of the loop allows; pause reading while more waits in the buffer."""
+        """Process the frames that one turn of the loop allows; pause reading while more are in the buffer."""
         more = self._hand_on()
         if more == self._reading:
             self._reading = not more
@@ -121,7 +121,7 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._loop.call_soon(self._parse)
 
     def _hand_on(self) -> bool:
-        """Whether complete frames may be left."""
+        """Process frames; returns True if complete ones may be left."""
         if self._deaf:
             self._overhear()
             return False
@@ -142,7 +142,7 @@ class FrameTransport(asyncio.BufferedProtocol):
         return left <= 0 and not self._deaf
 
     def _overhear(self) -> None:
-        """While lingering only a farewell matters: two sides that part at once need not wait."""
+        """Look for a farewell only, while lingering: two sides that part at once need not wait."""
         try:
             while frames := self._decoder.take(FRAMES_PER_TURN):
                 if any(map(self.farewell, frames)):
@@ -152,7 +152,7 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._decoder.discard()
 
     def _widen(self) -> None:
-        """The peer is no stranger any more: whole messages, and many at once."""
+        """Switch from handshake limits to those of a proven peer: whole messages, and many at once."""
         self._decoder.set_limit(MAX_FRAME, READ_BUFFER)
         self._batch = FRAMES_PER_TURN
 
@@ -160,12 +160,12 @@ class FrameTransport(asyncio.BufferedProtocol):
 
     @property
     def outbox_bytes(self) -> int:
-        """Bytes accepted and not yet taken by the peer's (or this) operating system."""
+        """Bytes accepted and not yet taken by the operating system of the peer or of this node."""
         held = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return self._pending_bytes + self._chunk_bytes + held
 
     def _put(self, payload: bytes) -> None:
-        """Queue one frame. Raises ValueError when it is longer than a frame may be."""
+        """Queue one frame. Raises ValueError if it is longer than MAX_FRAME."""
         size = len(payload)
         if size > MAX_FRAME:
             raise ValueError(f"a message of {size} bytes, the limit is {MAX_FRAME}")
@@ -205,7 +205,7 @@ class FrameTransport(asyncio.BufferedProtocol):
             transport.write(chunk)
 
     def _drop_unwritten(self) -> None:
-        """Forget what the transport has not been given: whole frames."""
+        """Drop frames that the transport has not been given."""
         self._pending.clear()
         self._chunks.clear()
         self._pending_bytes = self._chunk_bytes = 0
@@ -242,13 +242,13 @@ class FrameTransport(asyncio.BufferedProtocol):
         self._wake_drained()
 
     def linger(self) -> None:
-        """Write what waits, and stay until the peer hangs up, but not for long."""
+        """Write what waits, and stay for a short time until the peer hangs up."""
         self._stop_listening()
         self._flush()
         self._limit_stay()
 
     def hang_up(self) -> None:
-        """Close in order; the peer does not want to hear more."""
+        """Close in order; the peer reads no more."""
         self._stop_listening()
         self._drop_unwritten()
         if self._transport is not None:
@@ -260,18 +260,18 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._grace = self._loop.call_later(CLOSE_GRACE, self.abort)
 
     def abort(self) -> None:
-        """Close at once; what is not written is lost."""
+        """Close at once; unwritten data is lost."""
         self._stop_listening()
         self._drop_unwritten()
         if self._transport is not None:
             self._transport.abort()
 
     def on_gone(self, callback: Callable[[Any], object]) -> None:
-        """Call `callback` with this wire when its transport is gone."""
+        """Call `callback` with this transport when it is gone."""
         self._lost.add_done_callback(lambda _: callback(self))
 
     async def wait_closed(self) -> None:
-        """Until the transport is gone. For a wire that has, or will get, a transport."""
+        """Wait until the transport is gone. For an object that has, or will get, a transport."""
         await asyncio.shield(self._lost)
 
     def connection_lost(self, exc: Exception | None) -> None:

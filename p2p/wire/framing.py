@@ -22,7 +22,7 @@ _HTTP = (b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI", b"DELE", b"CONN", b"HTTP")
 
 
 class FrameDecoder:
-    """Cuts a stream of bytes into frames.
+    """Splitter of a stream of bytes into frames.
 
     It holds `room` bytes, and more (at most `limit` + 4) only while one longer frame is arriving.
     After an error the stream has no frame boundaries any more: every later call raises it again.
@@ -49,7 +49,7 @@ class FrameDecoder:
         self._room = max(room, HEADER)
 
     def writable(self) -> memoryview:
-        """Where the next bytes go, never empty. Say with `wrote` how many came.
+        """Return the buffer for the next bytes, never empty. `wrote` tells how many came.
 
         Raises:
             BufferError: full of frames that have not been taken.
@@ -70,11 +70,11 @@ class FrameDecoder:
         return self._view[held:]
 
     def wrote(self, count: int) -> None:
-        """`count` bytes were written at the start of what `writable` returned."""
+        """Record that `count` bytes were written at the start of the buffer from `writable`."""
         self._end += count
 
     def take(self, maximum: int) -> list[bytearray]:
-        """At most `maximum` complete frames, oldest first; none when no more are here.
+        """Return at most `maximum` complete frames, oldest first; an empty list if none is complete.
 
         Raises:
             FrameTooLarge: the next frame is announced as longer than the limit.
@@ -106,7 +106,7 @@ class FrameDecoder:
         return frames
 
     def discard(self) -> None:
-        """Forget everything received."""
+        """Drop everything received."""
         self._start = self._end = 0
         self._need = HEADER
 

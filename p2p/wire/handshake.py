@@ -1,4 +1,4 @@
-"""The handshake, for both roles, as one table. No I/O.
+"""Handshake of both roles as one table. No I/O.
 
     dialling node                     accepting node
         handshake          ----->
@@ -53,7 +53,7 @@ class HandshakeState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What an event leads to: a check, then what is sent, then the next state."""
+    """Reaction to an event: a check, then the messages to send, then the next state."""
 
     check: str  # a method's name, "" for none
     sends: tuple[str, ...]
@@ -88,7 +88,7 @@ Outgoing = tuple[str, msgspec.Struct]  # message type, payload
 
 @dataclass(frozen=True, slots=True)
 class HandshakeTerms:
-    """What this node says of itself."""
+    """Statements of this node about itself."""
 
     identity: Identity
     network: str
@@ -98,8 +98,11 @@ class HandshakeTerms:
 
 
 class HandshakeMachine:
-    """One handshake. Whoever drives it sends what the methods return, and turns a raised
-    `HandshakeRefused(by_us=True)` into a goodbye with its code and reason."""
+    """One handshake without I/O.
+
+    The driver sends the messages that the methods return, and turns a raised `HandshakeRefused(by_us=True)` into
+    a goodbye with its code and reason.
+    """
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class HandshakeMachine:
         return self._step("start", None)
 
     def receive(self, envelope: Envelope) -> list[Outgoing]:
-        """Take a message of the peer's.
+        """Process a message of the peer.
 
         Raises:
             HandshakeRefused: by either side; the handshake has ended.
@@ -149,7 +152,7 @@ class HandshakeMachine:
         return self._step(envelope.type, payload)
 
     def admit(self, code: Code | None) -> list[Outgoing]:
-        """The node's decision about the proven peer: None lets it in.
+        """Apply the node's decision about the proven peer: None admits it.
 
         Raises:
             HandshakeRefused: `code` was given.
@@ -159,11 +162,11 @@ class HandshakeMachine:
         return self._step("admit", None)
 
     def expired(self, seconds: float) -> HandshakeRefused:
-        """The refusal of a peer that took too long."""
+        """Return the refusal of a peer that took too long."""
         return self.refusal(Code.TIMEOUT, f"after {seconds:g} s still {self.state.value}")
 
     def refusal(self, code: Code, reason: str) -> HandshakeRefused:
-        """End the handshake; the error to raise or to tell."""
+        """End the handshake and return the error to raise."""
         self.state = HandshakeState.ENDED
         return HandshakeRefused(code, reason, by_us=True)
 
@@ -254,19 +257,22 @@ def proof_bytes(
     verifier: str,
     verifier_nonce: bytes,
 ) -> bytes:
-    """What an ack signs. The signer's role is in it, so that an ack cannot be sent back to its author."""
+    """Return the bytes that an ack signs. The signer's role is in them, so that an ack cannot be reflected
+    to its author.
+    """
     label = "exchange-node handshake 1"
     return pack([label, role.value, network, signer, signer_nonce, verifier, verifier_nonce])
 
 
 def major(version: str) -> str:
-    """The part of a version number that has to agree (semver.org)."""
+    """Return the part of a version number that has to agree (semver.org)."""
     return version.partition(".")[0]
 
 
 def read_goodbye(goodbye: Goodbye) -> tuple[Code | None, str]:
-    """Code and reason of a peer's goodbye, fit for logs. A code that this node does not know (of a newer
-    peer) is None, and stands in the reason."""
+    """Return code and reason of a peer's goodbye, fit for logs. A code that this node does not know (of a
+    newer peer) is None, and stands in the reason.
+    """
     reason = printable(goodbye.reason)
     try:
         return Code(goodbye.code), reason
@@ -275,5 +281,5 @@ def read_goodbye(goodbye: Goodbye) -> tuple[Code | None, str]:
 
 
 def printable(text: str) -> str:
-    """A peer's words without control characters, at most 200 characters of them."""
+    """Return a text of a peer without control characters, at most 200 characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:_REASON_LENGTH])

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a link: an established, authenticated connection to a peer.
+"""Link: interface of an established, authenticated connection to a peer.
 
 `p2p.wire.connection` implements it over streams of bytes, tests over memory.
 """
@@ -17,7 +17,7 @@ Carrier = Literal["tcp", "grenache"]
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
-    """Who is at the other end, as proven by the handshake."""
+    """The peer at the other end, as proven by the handshake."""
 
     node_id: str
     public_key: bytes
@@ -81,7 +81,7 @@ class Link(Protocol):
 
 
 class LinkHandler(Protocol):
-    """Who is told of links and their messages. Called in the event loop; must not block."""
+    """Receiver of links and their messages. Called in the event loop; must not block."""
 
     def link_up(self, link: Link) -> None: ...
 

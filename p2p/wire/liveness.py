@@ -1,8 +1,8 @@
-"""Whether a peer is still there, and how far away it is. No I/O.
+"""Liveness and round-trip time of a link by heartbeats. No I/O.
 
-A heartbeat with a sequence number asks; the other side answers it at once with a heartbeat of sequence
-0 whose `echo` is that number. Round trips are measured by the asker's own clock alone. An `echo` on a
-heartbeat that also asks counts the same.
+A heartbeat with a sequence number is a request; the other side answers it at once with a heartbeat of sequence
+0 whose `echo` is that number. Round trips are measured by the clock of the requesting side alone. An `echo` on
+a heartbeat that is itself a request counts the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _OUTSTANDING = 8  # asked and unanswered heartbeats remembered; older ones are l
 
 
 class Liveness:
-    """Times are seconds on any monotonic clock."""
+    """Heartbeats of one link. Times are seconds on any monotonic clock."""
 
     def __init__(
         self,
@@ -34,12 +34,14 @@ class Liveness:
         self.rtt: float | None = None  # seconds, smoothed
 
     def heard(self, now: float) -> None:
-        """Some bytes of the peer arrived, at `now` at the latest."""
+        """Record that bytes of the peer arrived, at `now` at the latest."""
         if now > self._last_heard:
             self._last_heard = now
 
     def tick(self, now: float) -> Heartbeat | None:
-        """The heartbeat to send now, if one is due. Call at `next_tick`, and whenever else."""
+        """Return the heartbeat to send now, None if none is due. Call at `next_tick`, and at any other
+        time.
+        """
         stalled = now - self._last_tick - self._interval
         if stalled > self._interval:
             # We were not running (a stopped process, a blocked loop): our pause is not the peer's silence.
@@ -55,15 +57,15 @@ class Liveness:
         return Heartbeat(sequence=self._sequence)
 
     def next_tick(self) -> float:
-        """When `tick` and `dead` have to be asked next."""
+        """Return the time of the next necessary call of `tick` and `dead`."""
         return min(self._next_beat, self._last_heard + self._dead_after)
 
     def dead(self, now: float) -> bool:
-        """Whether the peer has been silent for too long."""
+        """Return True if the peer has been silent for too long."""
         return now - self._last_heard >= self._dead_after
 
     def received(self, beat: Heartbeat, now: float) -> Heartbeat | None:
-        """Take a heartbeat of the peer's; the answer to send at once, if it asks for one."""
+        """Process a heartbeat of the peer; returns the answer to send at once, if it is a request."""
         asked = self._asked.pop(beat.echo, None)
         if asked is not None:
             sample = now - asked

@@ -1,4 +1,4 @@
-"""The envelope of every message, the payloads of the peer protocol, and the two codecs.
+"""Messages: the envelope of every message, the payloads of the peer protocol, and the two codecs.
 
 On the wire a payload that begins with `{` is JSON, anything else is msgpack. Inside the node an
 envelope's payload is always msgpack: JSON is translated at the edge, by the payload type registered
@@ -67,7 +67,9 @@ class Goodbye(msgspec.Struct, rename="camel"):
 
 
 class Heartbeat(msgspec.Struct, rename="camel"):
-    """`echo` returns the sequence number of the last heartbeat heard: round trips by one's own clock."""
+    """Heartbeat. `echo` returns the sequence number of the last heartbeat received: round trips by the
+    sender's own clock.
+    """
 
     sequence: int
     echo: int = 0
@@ -93,13 +95,13 @@ class IHave(msgspec.Struct, rename="camel"):
 
 
 class Graft(msgspec.Struct, rename="camel"):
-    """Send me these, and push to me from now on (Plumtree)."""
+    """Request to send these broadcasts, and to push from now on (Plumtree)."""
 
     ids: list[bytes]
 
 
 class Prune(msgspec.Struct, rename="camel"):
-    """You sent what I had: announce to me from now on instead of pushing (Plumtree)."""
+    """Request to announce from now on instead of pushing: the payload was a duplicate (Plumtree)."""
 
 
 class Request(msgspec.Struct, rename="camel"):
@@ -110,7 +112,7 @@ class Request(msgspec.Struct, rename="camel"):
 
 
 class Load(msgspec.Struct, rename="camel"):
-    """How busy whoever answered is, for whoever chooses whom to ask next. Seconds; advice, not proof."""
+    """Load of the node that answered, for the choice of the next one. Seconds; advice, not proof."""
 
     in_flight: float = 0.0  # requests inside when this one was done
     latency: float = 0.0  # what a request arriving now would take
@@ -153,12 +155,12 @@ _json = msgspec.json.Encoder()
 
 
 def pack(payload: Any) -> bytes:
-    """A payload as msgpack."""
+    """Encode a payload as msgpack."""
     return _packer.encode(payload)
 
 
 class Codec:
-    """Turns frames into envelopes and back; knows the payload type of each message type."""
+    """Encoder and decoder of envelopes; knows the payload type of each message type."""
 
     def __init__(self, payloads: dict[str, type[msgspec.Struct]] | None = None) -> None:
         self.payloads = {**PAYLOADS, **(payloads or {})}
@@ -167,7 +169,7 @@ class Codec:
         }
 
     def payload(self, message_type: str, raw: bytes | msgspec.Raw) -> Any:
-        """The typed payload of an envelope.
+        """Decode the typed payload of an envelope.
 
         Raises:
             MalformedMessage: it does not have the shape of its type.
@@ -181,7 +183,7 @@ class Codec:
             raise MalformedMessage(f"{message_type}: {error}") from error
 
     def decode(self, frame: bytes | bytearray | memoryview) -> Envelope:
-        """The envelope in a frame's payload; JSON or msgpack by its first byte.
+        """Decode the envelope in a frame's payload; JSON or msgpack by its first byte.
 
         Raises:
             MalformedMessage: no envelope, or (JSON only) a payload of the wrong shape.
@@ -198,7 +200,7 @@ class Codec:
             raise MalformedMessage(str(error)) from error
 
     def encode(self, envelope: Envelope, *, as_json: bool = False) -> bytes:
-        """The frame payload of `envelope` (without the length prefix)."""
+        """Encode `envelope` as the payload of a frame (without the length prefix)."""
         if not as_json:
             return _packer.encode(envelope)
         kind = self.payloads.get(envelope.type)
@@ -209,7 +211,7 @@ class Codec:
 
 
 def signed_bytes(envelope: Envelope) -> bytes:
-    """What the origin of a relayed message signs: everything but `hops`."""
+    """Return the bytes that the origin of a relayed message signs: everything but `hops`."""
     return pack(
         [
             "exchange-node relay",

@@ -48,7 +48,7 @@ _NOT_AFTER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280 4.1.2.5:
 
 
 def server_context(identity: Identity) -> ssl.SSLContext:
-    """For accepting links: shows `identity`, demands a certificate of the peer.
+    """Make the TLS context for accepting links: shows `identity`, demands a certificate of the peer.
 
     Raises:
         OSError: no temporary file could be written.
@@ -59,7 +59,7 @@ def server_context(identity: Identity) -> ssl.SSLContext:
 
 
 def client_context(identity: Identity) -> ssl.SSLContext:
-    """For dialling: shows `identity`, demands a certificate of the peer.
+    """Make the TLS context for dialling: shows `identity`, demands a certificate of the peer.
 
     Raises:
         OSError: no temporary file could be written.
@@ -68,7 +68,7 @@ def client_context(identity: Identity) -> ssl.SSLContext:
 
 
 def peer_public_key(connection: ssl.SSLObject | ssl.SSLSocket) -> bytes:
-    """The raw Ed25519 key whose possession the peer proved in the TLS handshake.
+    """Return the raw Ed25519 key whose possession the peer proved in the TLS handshake.
 
     Raises:
         RemoteProtocolError: `wrong_identity`; its certificate is missing or has a key of another kind.
@@ -80,7 +80,7 @@ def peer_public_key(connection: ssl.SSLObject | ssl.SSLSocket) -> bytes:
 
 
 def certified_key(der: bytes) -> bytes:
-    """The raw Ed25519 key in a certificate. Raises as `peer_public_key`."""
+    """Return the raw Ed25519 key in a certificate. Raises as `peer_public_key`."""
     try:
         key = x509.load_der_x509_certificate(der).public_key()
     except Exception as error:  # the parser raises many kinds on strange certificates
@@ -95,7 +95,7 @@ def certified_key(der: bytes) -> bytes:
 
 
 def authority_certificate() -> bytes:
-    """The network authority's certificate, PEM: the same on every node."""
+    """Return the network authority's certificate, PEM: the same on every node."""
     key = _authority_key()
     name = _name(_AUTHORITY_NAME)
     public = key.public_key()
@@ -115,7 +115,7 @@ def authority_certificate() -> bytes:
 
 
 def node_certificate(identity: Identity) -> bytes:
-    """The certificate of a node, PEM: the same for the same key."""
+    """Return the certificate of a node, PEM: the same for the same key."""
     authority = _authority_key()
     public = identity.private_key.public_key()
     digest = hashlib.sha256(identity.public_key).digest()

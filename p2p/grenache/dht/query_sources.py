@@ -7,21 +7,21 @@ AMPLIFICATION times the bytes that they sent us (the factor that QUIC has, RFC 9
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
 
-from p2p.base.allowance import Allowance
+from p2p.base.bounded_map import BoundedMap
+from p2p.base.token_bucket import Tokens
 from p2p.grenache.dht.compact_addresses import Reach, reach
 
 AMPLIFICATION: Final = 3
 PROOF_LASTS: Final = 600.0  # seconds
 
 
-class _Source(Allowance):
+class _Source(Tokens):
     __slots__ = ("proven_until",)
 
     def __init__(self, now: float, burst: float) -> None:
-        super().__init__(now, burst)
+        super().__init__(burst, now)
         self.proven_until = now
 
 
@@ -31,8 +31,7 @@ class QuerySources:
     def __init__(self, rate: float, burst: float, limit: int) -> None:
         self._rate = rate
         self._burst = burst
-        self._limit = limit
-        self._sources: OrderedDict[str, _Source] = OrderedDict()
+        self._sources: BoundedMap[str, _Source] = BoundedMap(limit)
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -56,11 +55,7 @@ class QuerySources:
         return source is not None and now < source.proven_until
 
     def _of(self, now: float, host: str) -> _Source:
-        source = self._sources.get(host)
+        source = self._sources.renew(host)
         if source is None:
-            if len(self._sources) >= self._limit:
-                self._sources.popitem(last=False)
             source = self._sources[host] = _Source(now, self._burst)
-        else:
-            self._sources.move_to_end(host)
         return source

@@ -276,7 +276,7 @@ class TestServing:
         core.handlers["m"] = lambda now, call: core.respond(now, call, b"")
         for number in range(5000):
             give(core, 0.0, Request(number, "m", 100_000, b""))
-        assert len(core._timers) < 200
+        assert len(core._deadlines._heap) < 200
 
 
 class _Nowhere:
