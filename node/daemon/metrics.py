@@ -190,7 +190,7 @@ class NodeCollector(Collector):
             PREFIX + "breaker_changes", "Breaker changes, by new state.", labels=["state"]
         )
         for state in STATES:
-            changes.add_metric([state], mesh.choosing.breaker_changes.get(state, 0))
+            changes.add_metric([state], mesh.balancers.breaker_changes.get(state, 0))
         yield changes
         hints = CounterMetricFamily(PREFIX + "hints", "Hint messages and hints.", labels=["kind"])
         for kind, count in mesh.hints.counters.items():

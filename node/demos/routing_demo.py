@@ -26,7 +26,7 @@ from node.demos.server_model import VirtualTime
 from node.demos.simulated_workers import Caller, Picker, RoundRobin, Tally, Worker
 from node.demos.story import bars, figures, happening
 from node.demos.svg_plot import Band, Line, Panel, svg
-from p2p.adaptive import AdaptiveRouter, BreakerState, Event
+from p2p.adaptive import AdaptiveRouter, BreakerState, RoutingEvent
 
 SLICE: Final = 0.5  # seconds
 PLAYBACK: Final = 5.0  # seconds of virtual time shown in one second
@@ -128,7 +128,7 @@ def _virtual(seed: int, show: Show, shown: Callable[[], None]) -> None:
             first.append(router)
         return router
 
-    def told(event: Event) -> None:
+    def told(event: RoutingEvent) -> None:
         if event.kind == "breaker":
             _breaker(show, event.at, str(event.peer), event.reason)
 
@@ -261,11 +261,11 @@ async def _real(seed: int, show: Show, shown: Callable[[], None]) -> None:
                 told = started
                 while loop.time() - started < REAL_LENGTH:
                     await asyncio.sleep(SLICE)
-                    router = node.mesh.choosing.router(SERVICE)
+                    router = node.mesh.balancers.router(SERVICE)
                     for row in router.explain(loop.time(), list(names)):
                         show.costs[names[str(row.peer)]].append(row.cost)
                         show.states[names[str(row.peer)]] = str(row.state)
-                    for noted in node.mesh.choosing.events.latest(100, kind="breaker"):
+                    for noted in node.mesh.balancers.events.latest(100, kind="breaker"):
                         if noted.at > told:
                             name = names.get(noted.node, "?")
                             _breaker(show, noted.at - started, name, noted.reason)

@@ -12,7 +12,8 @@ from typing import Protocol
 from node.demos.server_model import VirtualTime
 from p2p.adaptive import Load, Outcome, RetryPolicy, RetrySettings
 from p2p.adaptive.retry_policy import RetryBudget
-from p2p.flow.admission import AdmissionCore, Busy, Expired, Ticket
+from p2p.flow.admission import AdmissionCore, Expired, Ticket
+from p2p.flow.load import Busy
 
 DELAY = 0.002  # one way over the network
 TIMEOUT = 1.0  # of one attempt

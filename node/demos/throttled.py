@@ -18,7 +18,7 @@ from node.demos.server_model import Network, Server, Timeline, VirtualTime, seed
 from node.demos.story import SLICE, Story, figures, happening, watched
 from node.demos.svg_plot import BLUE, GREEN, RED, Band, Line, Panel, svg
 from p2p.base.errors import LinkClosed
-from p2p.flow import Entry, FlowEvent, Gate, Governor, LoadReport, Outbox, Outcome
+from p2p.flow import FlowEvent, Gate, Governor, LoadReport, Outbox, OutboxEntry, Outcome
 
 MESSAGES = 2000
 SLOW_FROM, SLOW_TO, SLOW_BY = 1.5, 3.0, 2.0  # something else keeps the server busy
@@ -153,7 +153,7 @@ class Sender:
             self._wake = inf
             self._pump()
 
-    def _ended(self, entry: Entry[int], outcome: Outcome, load: LoadReport | None) -> None:
+    def _ended(self, entry: OutboxEntry[int], outcome: Outcome, load: LoadReport | None) -> None:
         now = self._time.now
         self._story.tally.result(now, outcome == "ok")
         if self.outbox.on_result(now, entry, outcome, load):

@@ -31,7 +31,7 @@ from p2p.base.errors import (
 )
 from p2p.base.limits import RPC_MAX_DEADLINE
 from p2p.services.balanced_caller import CallResult, CallSettings
-from p2p.services.balancers import BalancerSettings, Noted
+from p2p.services.balancers import BalancerSettings, RoutingRecord
 from p2p.services.call_figures import CallFigures
 from p2p.services.service_mesh import MeshSettings, ServiceMesh
 from p2p.services.service_server import ServiceFigures
@@ -50,7 +50,7 @@ def mesh_settings(settings: Settings) -> MeshSettings:
             max_retries=settings.client_max_retries,
             retry_delay_s=settings.client_retry_delay_s,
         ),
-        choosing=BalancerSettings(
+        balancers=BalancerSettings(
             policy=settings.router_policy,
             weights=Weights(
                 latency=settings.metrics_latency_weight,
@@ -137,7 +137,7 @@ def _route(service: str, row: Explained, metrics: PeerMetrics | None) -> RouteVi
     )
 
 
-def _event(noted: Noted, time: Time) -> RouterEventView:
+def _event(noted: RoutingRecord, time: Time) -> RouterEventView:
     return RouterEventView(
         time=time(noted.at),
         kind=noted.kind,
@@ -152,7 +152,7 @@ def route_views(mesh: ServiceMesh, now: float) -> list[RouteView]:
     """The candidates of every service that this node has called, the next to be asked first."""
     return [
         _route(service, row, router.metrics(str(row.peer)))
-        for service, router in mesh.choosing.routers().items()
+        for service, router in mesh.balancers.routers().items()
         for row in router.explain(now, mesh.directory.providers(service))
     ]
 
@@ -162,13 +162,13 @@ def router_view(
 ) -> RouterView:
     """State of the adaptive router, with its latest events."""
     return RouterView(
-        policy=mesh.choosing.settings.policy,
+        policy=mesh.balancers.settings.policy,
         routes=route_views(mesh, now),
         hints=[
             HintView(node=str(peer), origin=origin, signal=signal.value, weight=round(weight, 3))
-            for peer, origin, signal, weight in mesh.choosing.book.listed(now)
+            for peer, origin, signal, weight in mesh.balancers.book.listed(now)
         ],
-        events=[_event(noted, time) for noted in mesh.choosing.events.latest(events, kind=kind)],
+        events=[_event(noted, time) for noted in mesh.balancers.events.latest(events, kind=kind)],
     )
 
 

@@ -17,7 +17,7 @@ Times are seconds on one monotonic clock, given by the caller; randomness is giv
 used alone: `Breaker`, `RetryPolicy`, `HedgePolicy`, `HintBook`, `HintPublisher`, `WeightedPolicy`.
 """
 
-from p2p.adaptive.adaptive_router import AdaptiveRouter, Explained
+from p2p.adaptive.adaptive_router import AdaptiveRouter
 from p2p.adaptive.circuit_breaker import Breaker, BreakerSettings, BreakerState
 from p2p.adaptive.cost_policy import CostPolicy, Policy
 from p2p.adaptive.health_hints import (
@@ -32,7 +32,7 @@ from p2p.adaptive.health_hints import (
 from p2p.adaptive.hedging import HedgePolicy
 from p2p.adaptive.peer_metrics import Load, Outcome, PeerMetrics, Pool
 from p2p.adaptive.retry_policy import RetryBudget, RetryPolicy, RetrySettings
-from p2p.adaptive.routing_events import Event
+from p2p.adaptive.routing_events import Explained, RoutingEvent
 from p2p.adaptive.weighted_policy import WeightedPolicy, Weights
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "BreakerSettings",
     "BreakerState",
     "CostPolicy",
-    "Event",
     "Explained",
     "HedgePolicy",
     "Hint",
@@ -58,6 +57,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "RetrySettings",
+    "RoutingEvent",
     "Signal",
     "WeightedPolicy",
     "Weights",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Generic, TypeVar
 
@@ -29,7 +29,7 @@ from p2p.adaptive.health_hints import (
     Signal,
 )
 from p2p.adaptive.peer_metrics import Load, Outcome, PeerMetrics, Pool
-from p2p.adaptive.routing_events import Event, Kind
+from p2p.adaptive.routing_events import Explained, Kind, RoutingEvent, explanation
 from p2p.adaptive.weighted_policy import WeightedPolicy, Weights
 
 SAMPLE = 16  # candidates looked at in one pick
@@ -38,7 +38,7 @@ TIE = 1.05  # costs this near to the lowest are as good: the least recently used
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
 # Seconds: a peer that did not answer twice running and is not asked is the breaker's business.
-SHUNNED = 1.0
+AVOIDED_FOR = 1.0
 PROBE_SPACING = 100  # own picks between two probes: trying the sick costs at most so much ...
 PROBE_WAIT = 8.0  # ... but a caller that sends little waits no longer than this many seconds
 LONGEST_SHARE = (
@@ -65,19 +65,6 @@ class _Peer:
         self.used = used  # number of the last pick; below 0 and random before the first
 
 
-@dataclass(frozen=True)
-class Explained:
-    """One candidate in `AdaptiveRouter.explain`. `cost` decides, the lowest wins; `why` says it in words."""
-
-    peer: Hashable
-    cost: float
-    state: BreakerState
-    hint_factor: float
-    slow_start: float
-    parts: dict[str, float]
-    why: str
-
-
 class AdaptiveRouter(Generic[P]):
     """Times in seconds on one monotonic clock; peers are any hashable values.
 
@@ -95,7 +82,7 @@ class AdaptiveRouter(Generic[P]):
         weights: Weights | None = None,
         breaker: BreakerSettings | None = None,
         hints: HintSettings | None = None,
-        on_event: Callable[[Event], None] | None = None,
+        on_event: Callable[[RoutingEvent], None] | None = None,
     ) -> None:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         if policy == "adaptive":
@@ -113,7 +100,7 @@ class AdaptiveRouter(Generic[P]):
         shorter = min(settings.longest_share, LONGEST_SHARE)
         self._breaker_settings = replace(settings, longest_share=shorter)
         self._peers: dict[Hashable, _Peer] = {}
-        self._unwell: dict[Hashable, _Peer] = {}  # those whose breaker is not closed
+        self._not_closed: dict[Hashable, _Peer] = {}  # those whose breaker is not closed
         self._pool = Pool()
         self._picks = 0
         self._panic = False
@@ -135,7 +122,7 @@ class AdaptiveRouter(Generic[P]):
         count = len(several)
         if not count:
             raise ValueError("no candidates to pick from")
-        if self._unwell:
+        if self._not_closed:
             probe = self._probe_due(now, several)
             if probe is not None:
                 return probe
@@ -151,7 +138,7 @@ class AdaptiveRouter(Generic[P]):
             if peer.stale_at <= now:
                 self._refresh(now, peer)
                 if peer.metrics.row > 1:
-                    self._shunned(now, peer)
+                    self._trip_if_avoided(now, peer)
             cost = peer.cost
             if cost <= limit:
                 near.append(peer)
@@ -161,14 +148,14 @@ class AdaptiveRouter(Generic[P]):
                 shut += 1
         best = _least_used(near, limit)
         if best is None or shut > len(looked) * (1.0 - PANIC):
-            best = self._despite(now, several, looked)
+            best = self._pick_despite_breakers(now, several, looked)
         elif self._panic:
-            self._panicking(now, False, len(several) - shut, len(several))
+            self._set_panic(now, False, len(several) - shut, len(several))
         self._picks += 1
         best.used = self._picks
         if self.on_event is not None:
             reason = "lowest cost" if best.cost < inf else "too many breakers are open"
-            self._tell(now, "pick", best.peer, f"{reason} of {len(looked)}", {"cost": best.bare})
+            self._notify(now, "pick", best.peer, f"{reason} of {len(looked)}", {"cost": best.bare})
         return best.peer  # type: ignore[return-value]
 
     def _sample(self, several: Sequence[P]) -> Sequence[P]:
@@ -182,16 +169,18 @@ class AdaptiveRouter(Generic[P]):
             looked = [*looked, *several[: start + SAMPLE - count]]
         return looked
 
-    def _despite(self, now: float, several: Sequence[P], looked: Sequence[P]) -> _Peer:
+    def _pick_despite_breakers(
+        self, now: float, several: Sequence[P], looked: Sequence[P]
+    ) -> _Peer:
         """Choose when most of the sampled peers have an open breaker."""
-        usable = [p for p in several if p not in self._unwell]
+        usable = [p for p in several if p not in self._not_closed]
         if len(usable) >= PANIC * len(several):
             looked = usable[:SAMPLE] if len(usable) <= SAMPLE else self._rng.sample(usable, SAMPLE)
             panic = False
         else:
             panic = True
         if panic is not self._panic:
-            self._panicking(now, panic, len(usable), len(several))
+            self._set_panic(now, panic, len(usable), len(several))
         chosen: _Peer | None = None
         low = inf
         for p in looked:
@@ -204,14 +193,14 @@ class AdaptiveRouter(Generic[P]):
         assert chosen is not None  # noqa: S101 - looked at is never empty
         return chosen
 
-    def _panicking(self, now: float, panic: bool, usable: int, candidates: int) -> None:
+    def _set_panic(self, now: float, panic: bool, usable: int, candidates: int) -> None:
         self._panic = panic
         if self.on_event is not None:
             what = "routing as if no breaker were open" if panic else "breakers are obeyed again"
-            self._tell(now, "panic", None, what, {"usable": usable, "candidates": candidates})
+            self._notify(now, "panic", None, what, {"usable": usable, "candidates": candidates})
 
     def _probe_due(self, now: float, several: Sequence[P]) -> P | None:
-        for peer in self._unwell.values():
+        for peer in self._not_closed.values():
             if not peer.breaker.allows(now, self._shift(now, peer)) or peer.peer not in several:
                 continue
             if (
@@ -224,11 +213,11 @@ class AdaptiveRouter(Generic[P]):
             self._probe_pick, self._probe_at = self._picks, now
             peer.used = self._picks
             if self.on_event is not None:
-                self._tell(now, "pick", peer.peer, "probe of a peer that failed", {})
+                self._notify(now, "pick", peer.peer, "probe of a peer that failed", {})
             return peer.peer  # type: ignore[return-value]
         return None
 
-    def _shunned(self, now: float, peer: _Peer) -> None:
+    def _trip_if_avoided(self, now: float, peer: _Peer) -> None:
         """Open the breaker of a peer that times out. By cost alone it would be avoided until its timeouts
         are forgotten, five times as long as for errors; the breaker knows when to probe it.
         """
@@ -236,7 +225,7 @@ class AdaptiveRouter(Generic[P]):
         if (
             breaker.closed
             and not metrics.sends
-            and now - metrics.failed_at > SHUNNED
+            and now - metrics.failed_at > AVOIDED_FOR
             and metrics.hanging > metrics.failing
         ):
             breaker.trip(now, f"{metrics.row} failures in a row, and nobody asked since")
@@ -345,7 +334,7 @@ class AdaptiveRouter(Generic[P]):
             known.stale_at = -inf
         if self.on_event is not None:
             detail: dict[str, object] = {"latency_s": latency_s, "error_rate": error_rate}
-            self._tell(
+            self._notify(
                 now,
                 "hint",
                 peer,
@@ -402,7 +391,13 @@ class AdaptiveRouter(Generic[P]):
             parts = self.policy.explain(now, metrics, self._pool)
             rows.append(
                 Explained(
-                    p, cost, state, factor, ramp, parts, _why(parts, state, factor, ramp, metrics)
+                    p,
+                    cost,
+                    state,
+                    factor,
+                    ramp,
+                    parts,
+                    explanation(parts, state, factor, ramp, metrics),
                 )
             )
         rows.sort(key=lambda row: (row.state is not BreakerState.CLOSED, row.cost))
@@ -411,7 +406,7 @@ class AdaptiveRouter(Generic[P]):
     def forget(self, peer: P) -> None:
         """Drop a peer that is gone for good."""
         self._peers.pop(peer, None)
-        self._unwell.pop(peer, None)
+        self._not_closed.pop(peer, None)
         self.hints.forget(peer)
 
     # -- within --------------------------------------------------------------------------------------
@@ -421,7 +416,7 @@ class AdaptiveRouter(Generic[P]):
             idle = [k for k in self._peers.values() if not k.metrics.sends]
             for old in sorted(idle, key=lambda k: k.used)[: REMEMBERED // 16]:
                 del self._peers[old.peer]
-                self._unwell.pop(old.peer, None)
+                self._not_closed.pop(old.peer, None)
         breaker = Breaker(self._breaker_settings, rng=self._rng)
         known = _Peer(peer, now, breaker, -1.0 - self._rng.random())
         known.hinted = peer in self.hints
@@ -433,22 +428,22 @@ class AdaptiveRouter(Generic[P]):
         self, now: float, known: _Peer, old: BreakerState, new: BreakerState, reason: str
     ) -> None:
         if new is BreakerState.CLOSED:
-            self._unwell.pop(known.peer, None)
+            self._not_closed.pop(known.peer, None)
             known.metrics.forgive(now)
         else:
-            self._unwell[known.peer] = known
+            self._not_closed[known.peer] = known
         known.stale_at = -inf
         if self.on_event is not None:
             detail: dict[str, object] = {"old": str(old), "new": str(new)}
             if new is BreakerState.OPEN:
                 detail["retry_in_s"] = known.breaker.until - now
-            self._tell(now, "breaker", known.peer, f"{old} to {new}: {reason}", detail)
+            self._notify(now, "breaker", known.peer, f"{old} to {new}: {reason}", detail)
 
-    def _tell(
+    def _notify(
         self, now: float, kind: Kind, peer: Hashable, reason: str, detail: dict[str, object]
     ) -> None:
         if self.on_event is not None:
-            self.on_event(Event(now, kind, peer, reason, detail))
+            self.on_event(RoutingEvent(now, kind, peer, reason, detail))
 
 
 def _several(candidates: Collection[P], exclude: Collection[P]) -> Sequence[P]:
@@ -467,19 +462,3 @@ def _least_used(near: list[_Peer], limit: float) -> _Peer | None:
         if peer.cost <= limit and (best is None or peer.used < best.used):
             best = peer
     return best
-
-
-def _why(
-    parts: dict[str, float], state: BreakerState, factor: float, ramp: float, metrics: PeerMetrics
-) -> str:
-    reasons = []
-    if state is not BreakerState.CLOSED:
-        reasons.append(f"breaker {state}")
-    if not metrics.total_calls:
-        reasons.append("not tried yet, taken for average")
-    if ramp < 1.0:
-        reasons.append(f"slow start at {100 * ramp:.0f} %")
-    if factor > 1.001:
-        reasons.append(f"hints say degraded (x{factor:.2f})")
-    reasons += [f"{name} {value:.3g}" for name, value in parts.items() if value]
-    return ", ".join(reasons)

@@ -45,7 +45,7 @@ class BreakerSettings:
     minimum_calls: float = 6.0  # ... among at least so many recent calls
     window_s: float = 5.0  # how fast recent calls are forgotten
     successes_to_close: int = 2
-    lease_s: float = 3.0  # a probe that is silent for so long gives its place to another
+    lease_s: float = 3.0  # a probe without a result for this long gives its place to another
     slow_start_s: float = 2.0
     forget_s: float = 10.0  # closed for this long: the next cooldown is the first again
 

@@ -105,9 +105,9 @@ class HintBook:
         voices = self._hints.get(peer)
         if voices is None:
             return 0.0
-        return self._said(now, voices[DEGRADED]) - self._said(now, voices[HEALTHY])
+        return self._published(now, voices[DEGRADED]) - self._published(now, voices[HEALTHY])
 
-    def _said(self, now: float, said: dict[str, float]) -> float:
+    def _published(self, now: float, said: dict[str, float]) -> float:
         silent: float = 1.0
         for arrived in said.values():
             silent *= 1.0 - VOICE * self.settings.weight(now - arrived)
@@ -166,7 +166,7 @@ class HintBook:
 
 
 @dataclass
-class _Said:
+class _Published:
     signal: Signal
     at: float
 
@@ -181,7 +181,7 @@ class HintPublisher:
 
     def __init__(self, settings: HintSettings | None = None) -> None:
         self.settings = settings or HintSettings()
-        self._said: dict[Hashable, _Said] = {}
+        self._published: dict[Hashable, _Published] = {}
 
     def withheld(self, verdicts: dict[Hashable, Hint]) -> bool:
         bad = sum(hint.signal is DEGRADED for hint in verdicts.values())
@@ -189,21 +189,21 @@ class HintPublisher:
 
     def due(self, now: float, verdicts: dict[Hashable, Hint]) -> list[Hint]:
         """Return the hints to publish now. `verdicts`: first-hand evidence about each peer."""
-        for peer in [p for p in self._said if p not in verdicts]:
-            del self._said[peer]
+        for peer in [p for p in self._published if p not in verdicts]:
+            del self._published[peer]
         if self.withheld(verdicts):
             return []
         hints = []
         for peer, hint in verdicts.items():
-            said = self._said.get(peer)
+            said = self._published.get(peer)
             if said is None:
                 if hint.signal is HEALTHY:
                     continue  # never called bad by us: nothing to take back
             elif now - said.at < self.settings.publish_interval_s:
                 continue
             elif hint.signal is HEALTHY and said.signal is HEALTHY:
-                del self._said[peer]
+                del self._published[peer]
                 continue
-            self._said[peer] = _Said(hint.signal, now)
+            self._published[peer] = _Published(hint.signal, now)
             hints.append(hint)
         return hints

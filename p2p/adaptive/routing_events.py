@@ -1,4 +1,4 @@
-"""What the router tells whoever listens: every decision, with its reason."""
+"""Records of the decisions of the adaptive router, each with its reason."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
+from p2p.adaptive.circuit_breaker import BreakerState
+from p2p.adaptive.peer_metrics import PeerMetrics
+
 Kind = Literal["pick", "breaker", "hint", "panic"]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class RoutingEvent:
     """`at` is the router's `now` in seconds; `detail` holds what the reason is made of."""
 
     at: float
@@ -18,3 +21,33 @@ class Event:
     peer: Hashable
     reason: str
     detail: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One candidate in `AdaptiveRouter.explain`. `cost` decides, the lowest wins; `why` says it in words."""
+
+    peer: Hashable
+    cost: float
+    state: BreakerState
+    hint_factor: float
+    slow_start: float
+    parts: dict[str, float]
+    why: str
+
+
+def explanation(
+    parts: dict[str, float], state: BreakerState, factor: float, ramp: float, metrics: PeerMetrics
+) -> str:
+    """Return the reasons of a cost in words."""
+    reasons = []
+    if state is not BreakerState.CLOSED:
+        reasons.append(f"breaker {state}")
+    if not metrics.total_calls:
+        reasons.append("not tried yet, taken for average")
+    if ramp < 1.0:
+        reasons.append(f"slow start at {100 * ramp:.0f} %")
+    if factor > 1.001:
+        reasons.append(f"hints say degraded (x{factor:.2f})")
+    reasons += [f"{name} {value:.3g}" for name, value in parts.items() if value]
+    return ", ".join(reasons)

@@ -1,9 +1,8 @@
-"""The address book: where peers may be reached, and whom to dial next. Pure: no I/O, no clock.
+"""Address book: addresses of peers, and the choice of those to dial next. Pure: no I/O, no clock.
 
-An address is *untried* until a dial to it has proven who is there; only then is it *tried*. Anyone
-can make us hear of addresses, so what is untried is bounded per source and overall and can never
-push out what is tried (after Bitcoin Core's new and tried tables, in a simple form). Addresses that
-the operator configured are *pinned*: never forgotten, and dialled first.
+An address is *untried* until a dial has proven the node there; then it is *tried*. Anyone can send
+addresses, so untried ones are bounded for each source and in all, and never push out tried ones.
+Addresses that the operator configured are *pinned*: never forgotten, and dialled first.
 
 An address belongs to one carrier. One for Grenache is a way to a node that has no link yet, and is dialled a
 while after it was found, so that a direct link comes first. A node that is linked over Grenache alone stays
@@ -30,11 +29,13 @@ from p2p.wire.link import Carrier
 INBOUND: Final = "inbound"  # source of an address that a peer which dialled us says it listens on
 MANUAL: Final = "manual"  # source of an address that the operator asked to connect to
 
-# What is dialled first, as the seed orders it; what inbound peers say comes last, they are here.
+# Order of dialling. Addresses of inbound peers come last: these peers have a link already.
 SOURCE_PRIORITY: Final = (MANUAL, "persisted", "bootstrap", "mdns", "grape", "exchange", INBOUND)
 BOOTSTRAP_PIN: Final = 1000.0  # seconds; a name that stops resolving to an address unpins it
 MAX_ADDRESSES_PER_NODE: Final = 4  # a node that restarts on new ports leaves this many behind
-FEELER_DELAY: Final = 0.3  # seconds from a peer's link to a dial back: let its side come up first
+FEELER_DELAY: Final = (
+    0.3  # seconds from an inbound link to the dial back: its own side comes up first
+)
 REANNOUNCED_AFTER: Final = 5.0  # seconds between dials that fresh mDNS announcements can cause
 GRENACHE_DELAY: Final = 4.0  # seconds from when dialling over Grenache is due until it is done
 
@@ -127,7 +128,7 @@ class AddressBook:
         """Return the address of this carrier at which the node was last reached, None if it never was."""
         return next((a for a in self.of(node_id) if a.tried and a.carrier == carrier), None)
 
-    # -- what was heard ---------------------------------------------------------------------------
+    # -- addresses --------------------------------------------------------------------------------
 
     def add(self, found: PeerFound, now: float) -> Address | None:
         """Remember an address from a strategy. Returns None if it cannot be dialled or there is no room for
@@ -139,7 +140,7 @@ class AddressBook:
             return None
         known = self.get(found.host, found.port, found.carrier)
         if known is not None:
-            return self._heard_again(known, found, now)
+            return self._renew(known, found, now)
         host = normal_host(found.host)
         fresh = Address(host, found.port, found.node_id, found.source, found.via, found.carrier)
         fresh.added = now
@@ -165,13 +166,13 @@ class AddressBook:
     def _delay(self, address: Address) -> float:
         return self.grenache_delay if address.carrier == "grenache" else 0.0
 
-    def _heard_again(self, known: Address, found: PeerFound, now: float) -> Address | None:
+    def _renew(self, known: Address, found: PeerFound, now: float) -> Address | None:
         if known.ourselves:
             return None
         self._pin(known, found.source, now)
         if _priority(found.source) < _priority(known.source):
             known.source, known.via = found.source, found.via
-        lives = found.source == "mdns"  # it was announced from there just now
+        lives = found.source == "mdns"  # announced from there just now
         if found.node_id is not None and found.node_id != known.node_id:
             if known.node_id is None and not known.tried:
                 known.node_id = found.node_id
@@ -192,7 +193,7 @@ class AddressBook:
 
     def _make_room(self, fresh: Address, now: float) -> bool:
         if fresh.pinned(now):
-            return True  # configured by the operator: a handful, not bounded by us
+            return True  # configured by the operator: a handful, not bounded here
         if fresh.node_id is not None:
             same_node = [a for a in self.of(fresh.node_id) if a.carrier == fresh.carrier]
             if len(same_node) >= MAX_ADDRESSES_PER_NODE and not self._drop_failing(same_node, now):
@@ -223,7 +224,7 @@ class AddressBook:
     def _untried(self, now: float) -> list[Address]:
         return [a for a in self._all.values() if not a.tried and not a.pinned(now)]
 
-    # -- what happened ----------------------------------------------------------------------------
+    # -- outcomes of dials and links ----------------------------------------------------------------
 
     def attempt(self, address: Address, now: float) -> None:
         address.last_attempt = now
@@ -329,7 +330,7 @@ class AddressBook:
         rest: Iterable[Address | None] = ()
         if not pinned_only:
             others = [a for a in due if not a.pinned(now)]
-            rng.shuffle(others)  # among equals the order is no one's to choose
+            rng.shuffle(others)  # nobody can choose the order among equals
             tried = sorted((a for a in others if a.tried), key=_quality)
             untried = sorted((a for a in others if not a.tried), key=_quality)
             rest = chain.from_iterable(zip_longest(tried, untried))

@@ -129,7 +129,7 @@ class NoProvider(CallError):
     executed = False
 
     def __init__(self, service: str) -> None:
-        super().__init__("no_provider", f"nobody that this node knows offers {service!r}")
+        super().__init__("no_provider", f"no known node offers the service {service!r}")
 
 
 class ServiceBusy(CallError):

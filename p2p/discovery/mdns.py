@@ -38,11 +38,11 @@ MAX_RESOLVING: Final = 16  # names looked up at once; a flood of names must not 
 MAX_PRESENT: Final = 256  # nodes of the segment that are kept track of
 MAX_ANNOUNCED: Final = 8  # addresses; they have to fit one packet
 MAX_REPORTED: Final = 4  # addresses of one node
-INTERFACE_CHECK: Final = 15.0  # seconds between looks at this host's addresses
+INTERFACE_CHECK: Final = 15.0  # seconds between checks of this host's addresses
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class MdnsReach:
     """Interfaces on which a node that binds `host` uses multicast DNS, and the addresses that it announces."""
 
     interfaces: list[str] | None  # None: all
@@ -57,18 +57,18 @@ class Reach:
         return "on all interfaces" if self.interfaces is None else f"on {self.interfaces[0]}"
 
 
-def reach_of(host: str, own_addresses: Iterable[str]) -> Reach:
+def reach_of(host: str, own_addresses: Iterable[str]) -> MdnsReach:
     """Return the reach of a bind host that is an IP address. `own_addresses`: all of this machine's."""
     ip = ipaddress.ip_address(host)
     if ip.is_loopback:
         # Multicast over ::1 does not work everywhere; the packets go over 127.0.0.1 for both.
-        return Reach(["127.0.0.1"], IPVersion.V4Only, [str(ip)], True)
+        return MdnsReach(["127.0.0.1"], IPVersion.V4Only, [str(ip)], True)
     four = ip.version == 4
     if ip.is_unspecified:
         # A node that binds :: takes IPv4 connections too.
         version = IPVersion.V4Only if four else IPVersion.All
-        return Reach(None, version, usable(own_addresses, (4,) if four else (4, 6)), False)
-    return Reach([host], IPVersion.V4Only if four else IPVersion.V6Only, [str(ip)], False)
+        return MdnsReach(None, version, usable(own_addresses, (4,) if four else (4, 6)), False)
+    return MdnsReach([host], IPVersion.V4Only if four else IPVersion.V6Only, [str(ip)], False)
 
 
 def usable(addresses: Iterable[str], versions: Sequence[int]) -> list[str]:
@@ -109,7 +109,7 @@ class MdnsStrategy(BaseStrategy):
         self.version = version
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
-        self._reach: Reach | None = None
+        self._reach: MdnsReach | None = None
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         self._present: dict[str, str] = {}
@@ -177,7 +177,7 @@ class MdnsStrategy(BaseStrategy):
         if zeroconf is not None:
             await zeroconf.async_close()  # unregisters: a goodbye packet
 
-    async def _find_reach(self) -> Reach:
+    async def _find_reach(self) -> MdnsReach:
         host = self.host
         if not is_ip(host):
             loop = asyncio.get_running_loop()
@@ -185,7 +185,7 @@ class MdnsStrategy(BaseStrategy):
             host = normal_host(str(infos[0][4][0]))
         return reach_of(host, own_addresses())
 
-    def _service_info(self, reach: Reach) -> AsyncServiceInfo:
+    def _service_info(self, reach: MdnsReach) -> AsyncServiceInfo:
         return AsyncServiceInfo(
             SERVICE_TYPE,
             f"{self.node_id}.{SERVICE_TYPE}",
@@ -195,7 +195,7 @@ class MdnsStrategy(BaseStrategy):
             parsed_addresses=reach.addresses,
         )
 
-    # -- what is heard ----------------------------------------------------------------------------
+    # -- announcements of others ------------------------------------------------------------------
 
     def _changed(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
@@ -206,7 +206,7 @@ class MdnsStrategy(BaseStrategy):
             if self._present.pop(name, None) is not None:
                 self._describe()
         elif name in self._resolving:
-            self._again.add(name)  # what is being resolved may be the older news
+            self._again.add(name)  # the lookup under way may return the older announcement
         elif len(self._resolving) < MAX_RESOLVING:
             self._resolving[name] = asyncio.create_task(
                 self._resolve(zeroconf, name), name=f"mdns resolve {name}"

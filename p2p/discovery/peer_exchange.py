@@ -31,8 +31,8 @@ from p2p.wire.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
 
 PEX_SECOND_DELAY: Final = 5.0  # seconds after the first push: what a slow feeler has proven since
 PEX_JITTER: Final = 0.1  # of PEX_INTERVAL, so that a network that started together does not pulse
-GRAIN: Final = 0.01  # seconds: a timer may fire a hair early, and must not be asked for that hair
-BURST: Final = 3.0  # lists that may come at any pace
+GRAIN: Final = 0.01  # seconds; timers may fire slightly early, a shorter wait would spin
+BURST: Final = 3.0  # lists accepted at once
 REFILL: Final = 2.0 / PEX_INTERVAL  # lists per second after that
 MAX_BUDGETS: Final = 1000  # nodes whose spending is remembered after their link is gone
 CARRIERS: Final[Mapping[str, Carrier]] = {name: name for name in get_args(Carrier)}
@@ -43,7 +43,7 @@ class _Partner:
     address: str
     next_push: float
     pushes: int = 0
-    told: set[tuple[str, str, int, str]] = field(default_factory=set)
+    sent: set[tuple[str, str, int, str]] = field(default_factory=set)
 
 
 class PeerExchangeCore:
@@ -62,7 +62,7 @@ class PeerExchangeCore:
         self._partners[node_id] = _Partner(normal_host(address), now + PEX_FIRST_DELAY)
 
     def link_down(self, node_id: str) -> None:
-        # The budget stays: a new link must not bring a new allowance.
+        # The budget stays: a new link must not bring a full bucket.
         self._partners.pop(node_id, None)
 
     def due(self, now: float) -> list[str]:
@@ -93,11 +93,11 @@ class PeerExchangeCore:
             and (passed_on := _for(partner.address, peer)) is not None
         ]
         if second:
-            useful = [peer for peer in useful if _key(peer) not in partner.told]
+            useful = [peer for peer in useful if _key(peer) not in partner.sent]
         if not useful:
             return None
         chosen = self._rng.sample(useful, min(len(useful), PEX_MAX_PEERS))
-        partner.told = {_key(peer) for peer in chosen}
+        partner.sent = {_key(peer) for peer in chosen}
         return PeerExchange(chosen)
 
     def received(self, node_id: str, message: PeerExchange, now: float) -> list[PeerFound]:
@@ -120,7 +120,7 @@ class PeerExchangeCore:
         for peer in message.peers:
             carrier = CARRIERS.get(peer.carrier)
             if peer.node_id == self._own_id or carrier is None:
-                continue  # a way that this version does not know is no fault of the sender
+                continue  # an unknown carrier is of a newer version, not a fault of the sender
             host = _believable(partner.address, peer)
             if host is None:
                 self.invalid += 1

@@ -235,7 +235,7 @@ class PeerDiscovery:
         finally:
             attempted.set()
         self._failures.pop(strategy.name, None)
-        while strategy.state != "failed":  # noqa: ASYNC110 - strategies know nothing of us
+        while strategy.state != "failed":  # noqa: ASYNC110 - strategies have no callback for it
             await asyncio.sleep(CHECK_INTERVAL)
         reason = strategy.detail
         try:

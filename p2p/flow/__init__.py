@@ -45,7 +45,7 @@ A change is tried on a few clients first, and before that on none:
     canary.figures(now)                        # canary beside control
 """
 
-from p2p.flow.admission import Admission, AdmissionCore, Busy, Expired
+from p2p.flow.admission import Admission, AdmissionCore, Expired
 from p2p.flow.aimd import Aimd, AimdSettings
 from p2p.flow.breaker_guard import (
     BreakerOpen,
@@ -57,9 +57,8 @@ from p2p.flow.breaker_guard import (
 from p2p.flow.canary import Canary, CohortFigures
 from p2p.flow.gate import Gate, GateClosed, GateStatus
 from p2p.flow.governor import FlowEvent, Governor, GovernorSettings
-from p2p.flow.load import LoadReport, Outcome
-from p2p.flow.outbox import Entry, Outbox, OutboxExpired, OutboxFull
-from p2p.flow.outcomes import outcome_of
+from p2p.flow.load import Busy, LoadReport, Outcome, outcome_of
+from p2p.flow.outbox import Outbox, OutboxEntry, OutboxExpired, OutboxFull
 from p2p.flow.rate_owner import Limit, RateOwner
 from p2p.flow.retry_strategy import (
     RetryBudget,
@@ -71,7 +70,7 @@ from p2p.flow.retry_strategy import (
 from p2p.flow.shadow import Shadow, ShadowFigures
 from p2p.flow.token_bucket import RateOwned, TokenBucket
 from p2p.flow.warmup import WarmUp
-from p2p.flow.window import Figures, SlidingWindow
+from p2p.flow.window import SlidingWindow, WindowFigures
 
 __all__ = [
     "Admission",
@@ -85,9 +84,7 @@ __all__ = [
     "Canary",
     "CircuitBreaker",
     "CohortFigures",
-    "Entry",
     "Expired",
-    "Figures",
     "FlowEvent",
     "Gate",
     "GateClosed",
@@ -97,6 +94,7 @@ __all__ = [
     "Limit",
     "LoadReport",
     "Outbox",
+    "OutboxEntry",
     "OutboxExpired",
     "OutboxFull",
     "Outcome",
@@ -111,6 +109,7 @@ __all__ = [
     "SlidingWindow",
     "TokenBucket",
     "WarmUp",
+    "WindowFigures",
     "full_jitter",
     "guarded",
     "outcome_of",

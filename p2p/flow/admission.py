@@ -17,17 +17,9 @@ from dataclasses import dataclass
 from math import inf
 
 from p2p.base.errors import P2PError
-from p2p.flow.load import LoadReport
+from p2p.flow.load import Busy, LoadReport
 
 _MEMORY = 0.05  # weight of a new service time
-
-
-class Busy(P2PError):
-    """Not served: too much to do. Worth trying again after `retry_after_s` seconds."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"busy; try again in {retry_after_s:.3f} s")
-        self.retry_after_s = retry_after_s
 
 
 class Expired(P2PError):

@@ -16,7 +16,7 @@ from typing import TypeVar
 from p2p.adaptive.circuit_breaker import Breaker as CircuitBreaker
 from p2p.adaptive.circuit_breaker import BreakerSettings, BreakerState
 from p2p.base.errors import P2PError
-from p2p.flow.outcomes import outcome_of
+from p2p.flow.load import outcome_of
 
 __all__ = ["BreakerOpen", "BreakerSettings", "BreakerState", "CircuitBreaker", "guarded"]
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
-from p2p.flow.window import Figures, SlidingWindow
+from p2p.flow.window import SlidingWindow, WindowFigures
 
 Cohort = Literal["canary", "control"]
 
 
 @dataclass(frozen=True, slots=True)
 class CohortFigures:
-    canary: Figures
-    control: Figures
+    canary: WindowFigures
+    control: WindowFigures
 
 
 class Canary:

@@ -19,9 +19,8 @@ from typing import Any, Literal, TypeVar
 
 from p2p.base.errors import P2PError
 from p2p.flow.governor import FlowEvent, Governor
-from p2p.flow.load import LoadReport, Outcome
-from p2p.flow.outbox import Entry, Outbox, OutboxExpired
-from p2p.flow.outcomes import outcome_of
+from p2p.flow.load import LoadReport, Outcome, outcome_of
+from p2p.flow.outbox import Outbox, OutboxEntry, OutboxExpired
 
 R = TypeVar("R")
 Mode = Literal["on", "shadow"]
@@ -92,7 +91,7 @@ class Gate:
         self._attempt_timeout_s = attempt_timeout_s
         self._load_of = load_of
         self._outcome_of = outcome_of
-        self._running: dict[Entry[_Job], asyncio.Task[None]] = {}
+        self._running: dict[OutboxEntry[_Job], asyncio.Task[None]] = {}
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # uvloop's handle for a time that is now does not know it
         self._closed = False
@@ -189,13 +188,16 @@ class Gate:
         self._pump(loop)
 
     def _start(
-        self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job], work: Coroutine[Any, Any, None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        entry: OutboxEntry[_Job],
+        work: Coroutine[Any, Any, None],
     ) -> None:
         task = loop.create_task(work)
         self._running[entry] = task
         task.add_done_callback(lambda done: self._ended(loop, entry))
 
-    def _ended(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job]) -> None:
+    def _ended(self, loop: asyncio.AbstractEventLoop, entry: OutboxEntry[_Job]) -> None:
         """The task of an attempt is over. It has no outcome if it was cancelled, perhaps before it began."""
         del self._running[entry]
         if entry.tag is not None:
@@ -209,7 +211,7 @@ class Gate:
                 entry.item.future.cancel()
         self._pump(loop)
 
-    async def _attempt(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job]) -> None:
+    async def _attempt(self, loop: asyncio.AbstractEventLoop, entry: OutboxEntry[_Job]) -> None:
         job = entry.item
         try:
             async with asyncio.timeout(self._attempt_timeout_s):
@@ -227,7 +229,7 @@ class Gate:
             if not job.future.done():
                 job.future.set_result(answer)
 
-    def _given_up(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job]) -> None:
+    def _given_up(self, loop: asyncio.AbstractEventLoop, entry: OutboxEntry[_Job]) -> None:
         """The future is done. When its caller cancelled it, so is the work."""
         future = entry.item.future
         if not future.cancelled():
@@ -238,17 +240,19 @@ class Gate:
             self.outbox.cancel(loop.time(), entry)
             self._pump(loop)
 
-    def _pass(self, loop: asyncio.AbstractEventLoop, job: _Job) -> Entry[_Job]:
+    def _pass(self, loop: asyncio.AbstractEventLoop, job: _Job) -> OutboxEntry[_Job]:
         """Shadow mode: count, and let it go."""
         now = loop.time()
         if self.governor.ready(now) > 0.0:
             self.would_wait += 1
-        entry = Entry(job, _SHADOW, inf, False)
+        entry = OutboxEntry(job, _SHADOW, inf, False)
         tag = entry.tag = self.governor.on_send(now)
         self._start(loop, entry, self._observe(loop, entry, tag))
         return entry
 
-    async def _observe(self, loop: asyncio.AbstractEventLoop, entry: Entry[_Job], tag: int) -> None:
+    async def _observe(
+        self, loop: asyncio.AbstractEventLoop, entry: OutboxEntry[_Job], tag: int
+    ) -> None:
         job = entry.item
         try:
             answer = await job.action()
@@ -262,7 +266,7 @@ class Gate:
             if not job.future.done():
                 job.future.set_result(answer)
 
-    def _expired(self, entry: Entry[_Job]) -> None:
+    def _expired(self, entry: OutboxEntry[_Job]) -> None:
         error = OutboxExpired(f"not delivered in time, after {entry.attempts} attempts")
         error.__cause__ = entry.item.error
         self._fail(entry.item, error)

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from p2p.base.errors import (
+    ConnectFailed,
+    DeliveryError,
+    LinkClosed,
+    P2PError,
+    RpcError,
+    RpcTimeout,
+)
+
 Outcome = Literal["ok", "busy", "timeout", "reset"]
 """How an attempt ended.
 
@@ -20,3 +29,30 @@ class LoadReport(NamedTuple):
     waited_s: float  # this request, in the server's queue
     served_s: float  # this request, in service
     in_flight: int = 0  # requests inside the server when this one was done
+
+
+class Busy(P2PError):
+    """Not served: too much to do. Worth trying again after `retry_after_s` seconds."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"busy; try again in {retry_after_s:.3f} s")
+        self.retry_after_s = retry_after_s
+
+
+def outcome_of(error: Exception) -> tuple[Outcome, float]:
+    """Return the outcome that an exception stands for, and the seconds that the far side asked to wait (or 0).
+
+    Any other exception than those of transport is an answer ("ok"): a refusal by the application says
+    nothing about overload.
+    """
+    after = getattr(error, "retry_after_s", 0.0)
+    after = float(after) if isinstance(after, int | float) and 0.0 <= after < 3600.0 else 0.0
+    if isinstance(error, RpcTimeout | TimeoutError):
+        return "timeout", after
+    if isinstance(error, RpcError):
+        return ("busy" if error.code == "busy" else "ok"), after
+    if isinstance(error, LinkClosed | ConnectFailed | DeliveryError | OSError | EOFError):
+        return "reset", after
+    if isinstance(error, Busy):
+        return "busy", after
+    return "ok", after

@@ -29,7 +29,7 @@ class OutboxExpired(P2PError):
     """Its time was over before it could be delivered."""
 
 
-class Entry(Generic[T]):
+class OutboxEntry(Generic[T]):
     """A queued message. `attempts`: how often it was sent. Times are on the outbox's clock."""
 
     __slots__ = ("added", "attempts", "expires", "item", "retry", "sent", "settled", "tag")
@@ -68,9 +68,9 @@ class Outbox(Generic[T]):
         self.base_s = base_s
         self.cap_s = cap_s
         self._rng = rng
-        self._fresh: deque[Entry[T]] = deque()
-        self._backoff: Deadlines[Entry[T]] = Deadlines()
-        self._expiries: Deadlines[Entry[T]] = Deadlines()
+        self._fresh: deque[OutboxEntry[T]] = deque()
+        self._backoff: Deadlines[OutboxEntry[T]] = Deadlines()
+        self._expiries: Deadlines[OutboxEntry[T]] = Deadlines()
         self._live = 0
         self.counters = {"added": 0, "attempts": 0, "delivered": 0, "failed": 0, "expired": 0}
 
@@ -84,7 +84,7 @@ class Outbox(Generic[T]):
 
     def add(
         self, now: float, item: T, *, ttl_s: float | None = None, retry: bool = True
-    ) -> Entry[T]:
+    ) -> OutboxEntry[T]:
         """Take a message. `retry`: whether it is safe to send twice.
 
         Raises:
@@ -92,7 +92,7 @@ class Outbox(Generic[T]):
         """
         if self._live >= self.limit:
             raise OutboxFull(f"{self._live} messages already wait")
-        entry = Entry(item, now, now + (self.ttl_s if ttl_s is None else ttl_s), retry)
+        entry = OutboxEntry(item, now, now + (self.ttl_s if ttl_s is None else ttl_s), retry)
         if len(self._fresh) > 2 * self._live + 64:
             self._fresh = deque(e for e in self._fresh if not e.settled)
         self._fresh.append(entry)
@@ -101,7 +101,7 @@ class Outbox(Generic[T]):
         self.counters["added"] += 1
         return entry
 
-    def next(self, now: float) -> Entry[T] | None:
+    def next(self, now: float) -> OutboxEntry[T] | None:
         """The message to send now, if there is one and the governor lets it go. It counts as sent."""
         entry = self._peek(now)
         if entry is None or self.governor.ready(now) > 0.0:
@@ -129,7 +129,7 @@ class Outbox(Generic[T]):
     def on_result(
         self,
         now: float,
-        entry: Entry[T],
+        entry: OutboxEntry[T],
         outcome: Outcome,
         load: LoadReport | None = None,
         *,
@@ -150,7 +150,7 @@ class Outbox(Generic[T]):
         self._backoff.set(entry, now + delay)
         return False
 
-    def cancel(self, now: float, entry: Entry[T]) -> None:
+    def cancel(self, now: float, entry: OutboxEntry[T]) -> None:
         """Nobody wants it any more, be it waiting or under way."""
         if entry.settled:
             return
@@ -159,23 +159,23 @@ class Outbox(Generic[T]):
             entry.tag = None
         self._settle(entry, None)
 
-    def expire(self, now: float) -> list[Entry[T]]:
+    def expire(self, now: float) -> list[OutboxEntry[T]]:
         """Take out what waited too long. What is under way is left to its result."""
-        out: list[Entry[T]] = []
+        out: list[OutboxEntry[T]] = []
         while (entry := self._expiries.pop(now)) is not None:
             if entry.tag is None:
                 self._settle(entry, "expired")
                 out.append(entry)
         return out
 
-    def drain(self, now: float) -> list[Entry[T]]:
+    def drain(self, now: float) -> list[OutboxEntry[T]]:
         """Take out everything that is not under way: the gate closes."""
         left = [entry for entry in (*self._fresh, *self._backoff.in_order()) if not entry.settled]
         for entry in left:
             self.cancel(now, entry)
         return left
 
-    def _peek(self, now: float) -> Entry[T] | None:
+    def _peek(self, now: float) -> OutboxEntry[T] | None:
         retry = self._backoff.first()
         if retry is not None and retry[0] <= now:
             return retry[1]
@@ -183,7 +183,7 @@ class Outbox(Generic[T]):
             self._fresh.popleft()
         return self._fresh[0] if self._fresh else None
 
-    def _settle(self, entry: Entry[T], counter: str | None) -> None:
+    def _settle(self, entry: OutboxEntry[T], counter: str | None) -> None:
         entry.settled = True
         self._expiries.discard(entry)
         self._backoff.discard(entry)

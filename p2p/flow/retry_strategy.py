@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from p2p.adaptive.retry_policy import RetryBudget, RetryPolicy, RetrySettings
-from p2p.flow.outcomes import outcome_of
+from p2p.flow.load import outcome_of
 from p2p.flow.token_bucket import TokenBucket
 
 __all__ = ["RetryBudget", "RetryPolicy", "RetrySettings", "RetryStrategy", "full_jitter"]

@@ -16,7 +16,7 @@ _BINS = ceil(log(_MOST / _LEAST) / _GROWTH) + 1
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class WindowFigures:
     """Of one window. Seconds; `throughput` is results a second; rates from 0 to 1; 0 when empty."""
 
     count: int
@@ -78,7 +78,7 @@ class SlidingWindow:
             index = ceil(log(latency_s / _LEAST) / _GROWTH)
         slot.bins[index] = slot.bins.get(index, 0) + 1
 
-    def figures(self, now: float) -> Figures:
+    def figures(self, now: float) -> WindowFigures:
         """Figures of the window now. Changes nothing."""
         newest = floor(now / self._width)
         oldest = newest - len(self._ring) + 1
@@ -92,12 +92,12 @@ class SlidingWindow:
             for index, n in slot.bins.items():
                 bins[index] = bins.get(index, 0) + n
         if not count:
-            return Figures(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return WindowFigures(0, 0.0, 0.0, 0.0, 0.0, 0.0)
         # Until the ring has gone round once, the time looked at is the time since the first result.
         first = -inf if self._first is None else self._first
         span = max(self._width, min(now - first, now - oldest * self._width))
         p50, p95, p99 = _percentiles(bins, (0.5, 0.95, 0.99))
-        return Figures(count, count / span, failed / count, p50, p95, p99)
+        return WindowFigures(count, count / span, failed / count, p50, p95, p99)
 
 
 def _percentiles(bins: dict[int, int], shares: tuple[float, ...]) -> list[float]:

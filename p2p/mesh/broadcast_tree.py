@@ -6,7 +6,7 @@ then on carries announcements (IHAVE) only. What was announced and did not come 
 makes that link eager again, so the tree mends itself when a node or link disappears.
 
 Added to the paper:
-- A link that comes up is told the ids still stored, so that broadcasts cross when a partition heals.
+- The ids still stored are announced to a link that comes up, so that broadcasts cross when a partition heals.
 - Recent ids are announced again, a few times, to links that have not shown that they hold them (on a tree
   link nothing else would ever repeat a push that was lost).
 - A second copy over the link of the first copy is no reason to prune: that link is the tree.

@@ -167,7 +167,7 @@ class MessageRouter:
         self.waiting = StoreAndForward(
             max_bytes=queue_max_bytes, max_per_peer=queue_max_per_peer, flush_interval=lazy_flush
         )
-        # Each takes the message (None) or says why it cannot. A further way is a further line here.
+        # Each sends the message (None) or returns the reason why not. A new method is a new line here.
         self._ways: list[tuple[Way, Callable[[float, _ToSend], str | None]]] = [
             (Way.DIRECT, self._send_direct),
             (Way.GRENACHE, self._send_over_grenache),
@@ -277,6 +277,19 @@ class MessageRouter:
         self.gossip.add(now, key, envelope, len(payload))
         return key
 
+    def route(
+        self, now: float, to: str, type: str, payload: bytes, *, queue_for: float | None = None
+    ) -> None:
+        """Send to one node as `send`, or broadcast if `to` is `*`.
+
+        Raises:
+            DeliveryError, ValueError: as `send`.
+        """
+        if to == EVERYONE:
+            self.broadcast(now, type, payload)
+        else:
+            self.send(now, to, type, payload, queue_for=queue_for)
+
     def take_outgoing(self) -> list[Outgoing]:
         """Return the envelopes to send now, in order. A peer whose link has gone meanwhile is skipped."""
         taken, self._outgoing = self._outgoing, []
@@ -312,7 +325,7 @@ class MessageRouter:
     def _send_relayed(self, now: float, message: _ToSend) -> str | None:
         link = self.routes.find(now, message.to)
         if link is None:
-            return "no peer has passed on anything from it lately"
+            return "no route: no peer relayed a message of it lately"
         envelope = self._envelope(message)
         # Random, so that equal messages are told apart; part of what is signed and of the seen digest.
         envelope.id = self._rng.randbytes(ID_LENGTH)
@@ -326,7 +339,7 @@ class MessageRouter:
 
     def _send_queued(self, now: float, message: _ToSend) -> str | None:
         if message.queue_for is None:
-            return "the message is not to wait"
+            return "the message may not be queued"
         waiting = Waiting(message.type, message.payload, now + message.queue_for)
         why_not = self.waiting.add(message.to, waiting)
         if why_not is None:
@@ -380,7 +393,7 @@ class MessageRouter:
             return self._charge(link, "a broadcast without an id")
         if key in self.gossip.seen:
             return self.gossip.duplicate(now, key, link)
-        # Copied: the frame's buffer is not ours to keep.
+        # Copied: the frame's buffer is reused for the next frames.
         payload = bytes(envelope.payload)
         if (
             broadcast_id(envelope.type, envelope.from_, payload) != key
@@ -391,7 +404,7 @@ class MessageRouter:
         ):
             return self._charge(link, "a broadcast whose envelope is not valid")
         origin = envelope.from_
-        if origin == self.node_id:  # sent before a restart: all that it says is known here
+        if origin == self.node_id:  # sent before a restart: its content is known here
             return self.gossip.ignore(now, key, link)
         if envelope.type not in self._handlers:
             self.gossip.ignore(now, key, link)
@@ -419,7 +432,7 @@ class MessageRouter:
         )
         self.gossip.add(now, key, onward, len(payload), link)
         self._outgoing += answers
-        self._heard(now, origin, link)
+        self._learn_route(now, origin, link)
         return None
 
     def _receive_control(self, now: float, link: str, envelope: Envelope) -> None:
@@ -474,14 +487,14 @@ class MessageRouter:
         # Remembered only now: a forged copy must not shut out the true one.
         self._relayed_seen.add(now, digest, link)
         if to == self.node_id:
-            self._receive_for_us(now, link, envelope)
+            self._receive_relayed_here(now, link, envelope)
         else:
             self._relay(now, link, envelope, key, sig)
         if origin != self.node_id:
-            self._heard(now, origin, link)
+            self._learn_route(now, origin, link)
         return None
 
-    def _receive_for_us(self, now: float, link: str, envelope: Envelope) -> None:
+    def _receive_relayed_here(self, now: float, link: str, envelope: Envelope) -> None:
         """Deliver a relayed message to this node. Its faults are its origin's, not the link's."""
         if envelope.type not in self._handlers:
             self.counters["unknown_type"] += 1
@@ -514,7 +527,7 @@ class MessageRouter:
         )
         self._emit((onward,), copy)
 
-    def _heard(self, now: float, origin: str, link: str) -> None:
+    def _learn_route(self, now: float, origin: str, link: str) -> None:
         """Learn a route: a proven message of `origin` arrived first over `link`."""
         if origin != link:
             self.routes.learn(now, origin, link)
@@ -533,7 +546,7 @@ class MessageRouter:
             if self._fragile:
                 raise
             self.counters["handler_errors"] += 1
-            log.exception("handler of %s failed", received.type)
+            log.exception("the handler of %s messages failed", received.type)
             return None
 
     def _charge_unknown(self, link: str, type: str) -> None:

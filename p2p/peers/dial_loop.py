@@ -21,10 +21,10 @@ from p2p.wire.link import Carrier, Link, PeerInfo
 log = logging.getLogger(__name__)
 
 MAX_DIALS: Final = 8  # at once
-GRAIN: Final = 0.01  # seconds: a timer may fire a hair early, and must not be asked for that hair
+GRAIN: Final = 0.01  # seconds; timers may fire slightly early, a shorter wait would spin
 RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
-RESERVE_SHARE: Final = 4  # one link in so many
-GRENACHE_SHARE: Final = 4  # one link in so many may be over Grenache, beside direct ones
+RESERVE_SHARE: Final = 4  # one link of this many
+GRENACHE_SHARE: Final = 4  # one link of this many may be over Grenache, beside direct ones
 
 
 class Dialer(Protocol):
@@ -83,8 +83,8 @@ class DialLoop:
         that was proven, `forgotten` of those that failed too often."""
         self.dialers: dict[Carrier, Dialer] = {}
         self.busy: dict[Key, Address] = {}  # being dialled
-        self._feeling: set[Key] = set()  # of these: feelers
-        self._met: dict[Key, str] = {}  # dialled address: who answered there
+        self._feelers: set[Key] = set()  # of these: feelers
+        self._answered_by: dict[Key, str] = {}  # dialled address: who answered there
         self._book = book
         self._links = links
         self._max_peers = max_peers
@@ -94,7 +94,7 @@ class DialLoop:
         self._reached = reached
         self._forgotten = forgotten
         self._wake = asyncio.Event()
-        # After a network is back, everybody is due at once: a storm for whoever has just started.
+        # After an outage all addresses are due at once: a storm for nodes that have just started.
         self._pace = TokenBucket(DIALS_PER_SECOND, burst=MAX_DIALS)
 
     @property
@@ -123,7 +123,7 @@ class DialLoop:
                         break
                     self.busy[address.key] = address
                     if feeler:
-                        self._feeling.add(address.key)
+                        self._feelers.add(address.key)
                     group.create_task(self._attempt_quietly(address), name=f"dial {address}")
                 with suppress(TimeoutError):
                     idle = self._idle_time()
@@ -144,7 +144,7 @@ class DialLoop:
             busy=self.busy,
             limit=max(slots // 2, 1),
         )
-        dialling = len(self.busy) - len(self._feeling)
+        dialling = len(self.busy) - len(self._feelers)
         room = self._max_peers - len(self._links) - dialling
         outbound = sum(link.peer.outbound for link in self._links.values()) + dialling
         own_room = outbound_limit(self._max_peers) - outbound
@@ -174,7 +174,7 @@ class DialLoop:
         """
         dialer = self.dialers.get(address.carrier)
         if dialer is None:
-            raise ConnectFailed("this node makes no connections")
+            raise ConnectFailed("this node has no dialer for the address")
         self._book.attempt(address, self._clock())
         self.busy[address.key] = address
         expect = self._expected(address)
@@ -191,12 +191,12 @@ class DialLoop:
             raise ConnectFailed(describe(error)) from error
         finally:
             self.busy.pop(address.key, None)
-            self._feeling.discard(address.key)
-            self._met.pop(address.key, None)
+            self._feelers.discard(address.key)
+            self._answered_by.pop(address.key, None)
             self.wake()
         self._book.succeeded(address, node_id, self._wall())
         if node_id not in self._links or (address.carrier == "tcp" and node_id in self._indirect()):
-            # It closed again before we could look: not at once a second time.
+            # It closed again at once: climb the ladder before the next dial.
             self._book.defer(address, self._clock(), self._rng)
         self._reached(node_id, address)
         return node_id
@@ -205,7 +205,7 @@ class DialLoop:
         """Remember the node id that answers at the address being dialled: a refusal does not contain it."""
         key = _key_of(info)
         if key in self.busy:
-            self._met[key] = info.node_id
+            self._answered_by[key] = info.node_id
 
     def dialled_for(self, info: PeerInfo) -> Address | None:
         """Return the dialled address of a link that is coming up; None for an inbound link."""
@@ -236,8 +236,8 @@ class DialLoop:
         return None if due is None else max(due - now, GRAIN)
 
     def _expected(self, address: Address) -> str | None:
-        # The operator configured an address, not a node: whoever has it now is meant, unless a
-        # connected peer says that it is there.
+        # The operator configured an address, not a node: any node there is meant, unless a
+        # connected peer claims the address.
         if address.pinned(self._clock()) and address.node_id not in self._links:
             return None
         return address.node_id
@@ -249,20 +249,21 @@ class DialLoop:
         now = self._clock()
         if refusal.code is Code.DUPLICATE:
             # The handshake got as far as the admission: the expected node is there.
-            node_id = expect or self._met.get(address.key)
+            node_id = expect or self._answered_by.get(address.key)
             if node_id is not None and node_id in self._links:
                 return node_id
             if node_id is not None:
-                self._failed(address, str(refusal), None)  # it has yet to notice our old link's end
+                # The peer has not noticed the end of our old link yet.
+                self._failed(address, str(refusal), None)
             elif address.node_id in self._links:
-                # A connected peer says that it is there: prove it.
+                # A connected peer claims the address: prove it.
                 address.next_dial = now + FEELER_DELAY
             else:
                 self._book.is_duplicate(address, now, self._rng)
         elif refusal.code is Code.SELF:
             self._book.is_ourselves(address)
         elif refusal.code is Code.WRONG_IDENTITY and not (address.tried or address.pinned(now)):
-            self._book.remove(address)  # what we were told is wrong; room for who knows better
+            self._book.remove(address)  # the claim was wrong; make room for others
         else:
             self._failed(address, str(refusal), refusal.code)
         return None

@@ -44,7 +44,7 @@ LEAVE_AFTER: Final = (
 MAX_HELD: Final = 3  # links of one peer that wait for a decision; an honest peer leaves one or two
 
 
-class Verdict(Enum):
+class SecondLinkVerdict(Enum):
     """Decision about a second link to a peer."""
 
     REFUSE = "refuse"  # we decide: the old one stays
@@ -67,7 +67,7 @@ def second_link(
     crossed: bool = False,
     carriers: tuple[Carrier, Carrier] = ("tcp", "tcp"),
     dialled: bool = False,
-) -> Verdict:
+) -> SecondLinkVerdict:
     """Decide about a new link while there is an old one.
 
     `silent_for`: seconds since the last byte on the old link (infinite when it is closed).
@@ -79,16 +79,16 @@ def second_link(
     upgrade, downgrade = carriers == ("grenache", "tcp"), carriers == ("tcp", "grenache")
     if decides(own_id, peer_id) and not upgrade:
         if looks_dead or (crossed and not downgrade):
-            return Verdict.REPLACE
+            return SecondLinkVerdict.REPLACE
         if not (downgrade and dialled):
-            return Verdict.REFUSE
+            return SecondLinkVerdict.REFUSE
     if held >= MAX_HELD and not upgrade:
-        return Verdict.REFUSE
-    return Verdict.SWITCH if looks_dead or upgrade else Verdict.HOLD
+        return SecondLinkVerdict.REFUSE
+    return SecondLinkVerdict.SWITCH if looks_dead or upgrade else SecondLinkVerdict.HOLD
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LinkChange:
     """Effect of an event on the link in use for a peer, and the links to close with code `duplicate`."""
 
     before: Link | None
@@ -116,7 +116,7 @@ class LinkTable:
 
     def verdict(
         self, info: PeerInfo, now: float, dialled_at: float | None = None
-    ) -> Verdict | None:
+    ) -> SecondLinkVerdict | None:
         """Return the decision about a new link to the peer `info`; None if it would be the only one.
 
         `dialled_at`: when we dialled it, if we did.
@@ -134,37 +134,37 @@ class LinkTable:
             dialled=info.outbound,
         )
 
-    def up(self, link: Link, now: float, dialled_at: float | None = None) -> Change:
+    def up(self, link: Link, now: float, dialled_at: float | None = None) -> LinkChange:
         peer_id = link.peer.node_id
         old = self._used.get(peer_id)
         verdict = self.verdict(link.peer, now, dialled_at)
-        if verdict is Verdict.REFUSE:
-            return Change(old, old, [link])
+        if verdict is SecondLinkVerdict.REFUSE:
+            return LinkChange(old, old, [link])
         self._count += 1
         self._order[id(link)] = self._count
-        if verdict is Verdict.HOLD:
+        if verdict is SecondLinkVerdict.HOLD:
             self._held.setdefault(peer_id, []).append(link)
-            return Change(old, old)
+            return LinkChange(old, old)
         self._used[peer_id] = link
         self._since[peer_id] = now
         if old is None:
-            return Change(None, link)
-        if verdict is Verdict.SWITCH:
+            return LinkChange(None, link)
+        if verdict is SecondLinkVerdict.SWITCH:
             self._held.setdefault(peer_id, []).append(old)
-            return Change(old, link)
+            return LinkChange(old, link)
         del self._order[id(old)]
-        return Change(old, link, [old])
+        return LinkChange(old, link, [old])
 
-    def down(self, link: Link) -> Change:
+    def down(self, link: Link) -> LinkChange:
         """Remove a closed link. An unregistered one changes nothing."""
         peer_id = link.peer.node_id
         used = self._used.get(peer_id)
         if self._order.pop(id(link), None) is None:
-            return Change(used, used)
+            return LinkChange(used, used)
         held = self._held.get(peer_id, [])
         if used is not link:
             self._drop_held(peer_id, link)
-            return Change(used, used)
+            return LinkChange(used, used)
         alive = (each for each in held if not each.closed)
         heir = max(alive, key=lambda h: (h.peer.carrier == "tcp", self._age(h)), default=None)
         if heir is None:
@@ -172,9 +172,9 @@ class LinkTable:
         else:
             self._drop_held(peer_id, heir)
             self._used[peer_id] = heir
-        return Change(link, heir)
+        return LinkChange(link, heir)
 
-    def heard(self, link: Link, now: float) -> Change | None:
+    def message_arrived(self, link: Link, now: float) -> LinkChange | None:
         """Record a message on `link`; returns None if the link is not registered.
 
         On a held link that is newer than the used one it is the peer's decision: it has let go of
@@ -187,13 +187,13 @@ class LinkTable:
         used = self._used[peer_id]
         if used is link:
             waited = peer_id in self._held and now - self._since[peer_id] >= LEAVE_AFTER
-            return Change(used, used, self._needless(used) if waited else [])
+            return LinkChange(used, used, self._needless(used) if waited else [])
         if self._age(link) < self._age(used) or _outranks(used, link):
-            return Change(used, used)
+            return LinkChange(used, used)
         self._drop_held(peer_id, link)
         self._held.setdefault(peer_id, []).append(used)  # its goodbye is on the way
         self._used[peer_id] = link
-        return Change(used, link)
+        return LinkChange(used, link)
 
     def _needless(self, used: Link) -> list[Link]:
         """Remove and return the links that this side closes now that the peer uses `used` too."""

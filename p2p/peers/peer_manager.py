@@ -1,9 +1,8 @@
 """PeerManager: links in use, dialling, and persistence of the peers of this node.
 
-`PeerManager` brings together what is decided elsewhere, in classes without I/O: whom to dial next
-(`p2p.addresses.address_book`), how long to wait (`p2p.addresses.reconnect`), which of two links to one peer stays
-(`p2p.peers.duplicate_links`). `p2p.peers.dial_loop` has the dial loop, `p2p.peers.peer_store` what is saved,
-`p2p.peers.peer_records` what is told of each peer.
+`PeerManager` joins classes without I/O that decide: the next address to dial (`p2p.addresses.address_book`), the wait
+before it (`p2p.addresses.reconnect`), the link that stays of two to one peer (`p2p.peers.duplicate_links`).
+`p2p.peers.dial_loop` dials, `p2p.peers.peer_store` saves, `p2p.peers.peer_records` reports.
 """
 
 from __future__ import annotations
@@ -31,9 +30,10 @@ from p2p.base.host_port import normal_host
 from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.strategy import describe
 from p2p.peers.dial_loop import Dialer, DialLoop
-from p2p.peers.duplicate_links import Change, LinkTable, Verdict
+from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore
+from p2p.wire.handshake import ADMISSION_REASONS
 from p2p.wire.link import Carrier, Link, LinkHandler, PeerInfo
 from p2p.wire.messages import Envelope, PeerAddress
 
@@ -237,7 +237,7 @@ class PeerManager:
         if info.outbound:
             self._dials.note_answer(info)
         verdict = self._table.verdict(info, self._now(), self._dialled_at(info))
-        if verdict is Verdict.REFUSE:
+        if verdict is SecondLinkVerdict.REFUSE:
             return Code.DUPLICATE
         if verdict is None and self._full(info):
             return Code.FULL
@@ -254,8 +254,8 @@ class PeerManager:
         now = self._now()
         new = node_id not in self._table.used
         if new and self._full(link.peer):
-            # Two were admitted for one place: only the links that are up count.
-            link.close(Code.FULL, "this node has as many peers as it wants")
+            # Two handshakes were admitted for one slot: only links that are up count.
+            link.close(Code.FULL, ADMISSION_REASONS[Code.FULL])
             return
         if link.peer.listen_port and (not link.peer.outbound or link.peer.carrier != "tcp"):
             self.found(PeerFound(link.peer.address, link.peer.listen_port, node_id, INBOUND))
@@ -265,7 +265,7 @@ class PeerManager:
         self._apply(change, Code.DUPLICATE, "another link is used")
         peer = self._records.had_link(node_id) if new else None
         if peer is not None:
-            self._tell(self._on_up, peer)
+            self._notify(self._on_up, peer)
         self._dials.wake()
 
     def link_down(self, link: Link, code: Code | None, reason: str) -> None:
@@ -285,12 +285,12 @@ class PeerManager:
             peer.last_error = _why_lost(code, reason)
             if not self._book.of(node_id):
                 self._records.forget(node_id)  # it cannot be dialled, and may never come back
-            self._tell(self._on_down, peer)
+            self._notify(self._on_down, peer)
             self._changed()
         self._dials.wake()
 
     def message(self, link: Link, envelope: Envelope) -> None:
-        change = self._table.heard(link, self._now())
+        change = self._table.message_arrived(link, self._now())
         if change is None:
             return
         self._apply(change, Code.DUPLICATE, "another link is used")
@@ -312,7 +312,7 @@ class PeerManager:
             and envelope.to in ("", self.own_id)
         )
 
-    def _apply(self, change: Change, code: Code | None, reason: str) -> None:
+    def _apply(self, change: LinkChange, code: Code | None, reason: str) -> None:
         if change.before is not change.after:
             listener = [] if self.listener is None else [self.listener]
             followers: list[LinkFollower] = [*listener, *self._followers]
@@ -335,15 +335,15 @@ class PeerManager:
         try:
             call(follower, link)
         except Exception:
-            log.exception("a follower of links failed")
+            log.exception("an observer of links failed")
 
     @staticmethod
-    def _tell(callbacks: Iterable[Callable[[Peer], None]], peer: Peer) -> None:
+    def _notify(callbacks: Iterable[Callable[[Peer], None]], peer: Peer) -> None:
         for callback in callbacks:
             try:
                 callback(peer)
             except Exception:
-                log.exception("a listener for peers failed")
+                log.exception("a callback for peers failed")
 
     # -- dialling ---------------------------------------------------------------------------------
 

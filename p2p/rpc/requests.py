@@ -24,16 +24,16 @@ from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcTimeout
 from p2p.base.timers import Deadlines
 from p2p.mesh.message_router import Handler, Received, Way
-from p2p.wire.messages import Cancel, Codec, Load, Request, Response, pack
+from p2p.wire.messages import Codec, Load, RpcCancel, RpcRequest, RpcResponse, pack
 
 MAX_METHOD_LENGTH: Final = 64
 MAX_ERROR_LENGTH: Final = 500  # characters of a message that a stranger chose
 ID_BITS: Final = 62
 
-Outcome = Response | RpcTimeout | DeliveryError | LinkClosed
+Outcome = RpcResponse | RpcTimeout | DeliveryError | LinkClosed
 
 
-class Sender(Protocol):
+class MessageSender(Protocol):
     """The part of `p2p.mesh.message_router.MessageRouter` that RPC uses."""
 
     def send(
@@ -93,7 +93,7 @@ class RpcCore:
 
     def __init__(
         self,
-        sender: Sender,
+        sender: MessageSender,
         *,
         rng: random.Random,
         on_abort: Callable[[float, Call], None] | None = None,
@@ -157,7 +157,7 @@ class RpcCore:
         """
         request_id = self._next_id
         self._next_id = (self._next_id + 1) % (1 << ID_BITS)
-        request = Request(request_id, method, max(1, round(timeout * 1000)), body)
+        request = RpcRequest(request_id, method, max(1, round(timeout * 1000)), body)
         self.counters["requests"] += 1
         try:
             way = self._sender.send(now, to, "request", pack(request))
@@ -179,7 +179,7 @@ class RpcCore:
         self._deadlines.discard(("", request_id))
         # If this is lost, the deadline ends the work over there.
         with contextlib.suppress(DeliveryError):
-            self._sender.send(now, asked.to, "cancel", pack(Cancel(request_id)))
+            self._sender.send(now, asked.to, "cancel", pack(RpcCancel(request_id)))
 
     def link_down(self, peer: str) -> None:
         """End the requests that need the link to `peer`, which is gone, with `LinkClosed`."""
@@ -207,16 +207,16 @@ class RpcCore:
         if not self._finish(call):
             return
         try:
-            self._reply(now, call, Response(call.id, body=body, load=load))
+            self._reply(now, call, RpcResponse(call.id, body=body, load=load))
         except ValueError as error:
-            self._reply(now, call, Response(call.id, error="too_large", message=str(error)))
+            self._reply(now, call, RpcResponse(call.id, error="too_large", message=str(error)))
 
     def fail(
         self, now: float, call: Call, code: str, message: str = "", retry_after_s: float = 0.0
     ) -> None:
         """Answer a call with an error. Does nothing if the call has ended."""
         if self._finish(call):
-            response = Response(
+            response = RpcResponse(
                 call.id,
                 error=code[:MAX_METHOD_LENGTH],
                 message=message[:MAX_ERROR_LENGTH],
@@ -224,7 +224,7 @@ class RpcCore:
             )
             self._reply(now, call, response)
 
-    def _reply(self, now: float, call: Call, response: Response) -> None:
+    def _reply(self, now: float, call: Call, response: RpcResponse) -> None:
         try:
             remaining = max(0.0, call.deadline - now)
             self._sender.send(
@@ -262,15 +262,15 @@ class RpcCore:
             return False
         message = self._codec.payload(received.type, received.payload)
         match message:
-            case Request():
+            case RpcRequest():
                 return self._on_request(received.now, received.origin, message)
-            case Response():
+            case RpcResponse():
                 self._on_response(received.origin, message)
-            case Cancel():
+            case RpcCancel():
                 self._abort(received.now, received.origin, message.id)
         return True
 
-    def _on_request(self, now: float, caller: str, request: Request) -> bool:
+    def _on_request(self, now: float, caller: str, request: RpcRequest) -> bool:
         if not 0 <= request.id < 1 << 63 or len(request.method) > MAX_METHOD_LENGTH:
             return False
         if request.deadline <= 0:
@@ -284,14 +284,16 @@ class RpcCore:
         call = Call(caller, request.id, request.method, request.body, deadline)
         start = self.handlers.get(call.method)
         if self.closing:
-            self._reply(now, call, Response(call.id, error="closed", message="stopping"))
+            self._reply(now, call, RpcResponse(call.id, error="closed", message="stopping"))
         elif start is None:
             self.counters["refused_unknown"] += 1
-            self._reply(now, call, Response(call.id, error="unknown_method", message=call.method))
+            self._reply(
+                now, call, RpcResponse(call.id, error="unknown_method", message=call.method)
+            )
         elif self._busy(call):
             self.counters["refused_busy"] += 1
             text = f"{len(calls)} of your requests are being served"
-            self._reply(now, call, Response(call.id, error="busy", message=text))
+            self._reply(now, call, RpcResponse(call.id, error="busy", message=text))
         else:
             self.counters["served"] += 1
             calls[call.id] = call
@@ -308,7 +310,7 @@ class RpcCore:
             call, limits.RPC_MAX_IN_FLIGHT_ALL, limits.RPC_MAX_BYTES_ALL
         )
 
-    def _on_response(self, origin: str, response: Response) -> None:
+    def _on_response(self, origin: str, response: RpcResponse) -> None:
         asked = self._asked.get(response.id)
         if asked is None or asked.to != origin:
             self.counters["stray_responses"] += 1

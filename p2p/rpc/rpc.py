@@ -15,7 +15,14 @@ import msgspec
 from p2p.base import limits
 from p2p.base.errors import RpcError
 from p2p.mesh.message_router import Handler, Received
-from p2p.rpc.requests import MAX_ERROR_LENGTH, MAX_METHOD_LENGTH, Call, Outcome, RpcCore, Sender
+from p2p.rpc.requests import (
+    MAX_ERROR_LENGTH,
+    MAX_METHOD_LENGTH,
+    Call,
+    MessageSender,
+    Outcome,
+    RpcCore,
+)
 from p2p.wire.messages import Load, pack
 
 log = logging.getLogger(__name__)
@@ -40,7 +47,7 @@ class Rpc:
 
     def __init__(
         self,
-        sender: Sender,
+        sender: MessageSender,
         *,
         rng: random.Random,
         flush: Callable[[], None],
@@ -254,7 +261,7 @@ class Rpc:
 class _Watched:
     """A sender that calls `after` after each handler: results are delivered as messages arrive."""
 
-    def __init__(self, sender: Sender, after: Callable[[], None]) -> None:
+    def __init__(self, sender: MessageSender, after: Callable[[], None]) -> None:
         self.send = sender.send
         self._handle = sender.handle
         self._after = after

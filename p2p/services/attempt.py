@@ -25,7 +25,7 @@ from p2p.wire.messages import Load
 MAX_LOAD: Final = 1e6  # what a node says of itself is cut to this
 
 
-class Attempt:
+class ServiceAttempt:
     """Sender of attempts. `node_id` is the own one."""
 
     def __init__(self, node_id: str, rpc: Rpc, server: ServiceServer) -> None:

@@ -3,7 +3,7 @@
     value = await caller.call("quotes", {"market": "BTC-USD"}, timeout=2.0, idempotent=True)
 
 The candidates are the nodes that announce the service, this one included if it serves it; the router of
-the service picks. What happens when an attempt fails:
+the service picks. After an attempt:
 
     outcome                        for the router   tried again
     the handler's own refusal      ok               never: it is the answer
@@ -12,12 +12,13 @@ the service picks. What happens when an attempt fails:
     no answer in time              timeout          only if idempotent
 
 Another attempt goes to another node while there is one, after a wait of a few ms with full jitter, within
-the deadline of the call, and only from the retry budget. Where an idempotent call has waited longer than
-95 of 100 answers take, a second node is asked beside the first, from a budget of its own. Whoever is
-asked in vain is told to stop.
+the deadline of the call, and only from the retry budget. When an idempotent call has waited longer than
+95 of 100 answers take, a second attempt is made at another node (a hedge), from a budget of its own. The
+attempt that loses is cancelled.
 
-Every attempt, first or further, passes the governor of its node and service (`p2p.flow.governor`): so
-many under way as its replies show no queue for. When no node can take one, the call waits its turn.
+Every attempt, first or further, passes the governor of its node and service (`p2p.flow.governor`), which
+limits the attempts under way to those that the replies show no queue for. When no node has room, the call
+waits in the concurrency queue.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from p2p.base.errors import CallError, CallTimeout, HandlerError, NoProvider, Se
 from p2p.base.limits import RPC_MAX_DEADLINE
 from p2p.flow.governor import FlowEvent, Governor
 from p2p.rpc.rpc import Rpc
-from p2p.services.attempt import Attempt, load_report, load_tuple
-from p2p.services.balancers import MAX_ROUTERS, Balancers, Noted
+from p2p.services.attempt import ServiceAttempt, load_report, load_tuple
+from p2p.services.balancers import MAX_ROUTERS, Balancers, RoutingRecord
 from p2p.services.call_figures import CallFigures
 from p2p.services.concurrency_queue import MAX_GOVERNORS, ConcurrencyQueue
 from p2p.services.service_server import ServiceCall, ServiceReply, ServiceServer
@@ -47,11 +48,11 @@ from p2p.wire.messages import pack
 
 QUICK_BASE: Final = 0.01  # seconds; upper end of the first wait before another node is asked
 QUICK_CAP: Final = 0.1
-RETRY_RESERVE: Final = 100.0  # a node that dies takes all that was under way to it along, at once
+RETRY_RESERVE: Final = 100.0  # a node that dies fails all calls under way to it at once
 LEAST_HEDGE: Final = 0.005  # seconds; below this the loop's own delays would look like a slow node
-SHORT_WAIT: Final = 0.01  # seconds; a better node that is paced is waited for so long
-LOST_HEDGES: Final = 3  # so many without an answer in between, and ...
-SILENT: Final = 1.0  # ... for so many seconds: the node counts as not answering. Less is a hiccup.
+SHORT_WAIT: Final = 0.01  # seconds that a better node without room is waited for
+LOST_HEDGES: Final = 3  # this many without an answer in between, and ...
+SILENT: Final = 1.0  # ... for this many seconds: the node counts as not answering
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class _Service:
         self.hedge = HedgePolicy()
         self.figures = CallFigures()
         self.lost_hedges: dict[str, list[float]] = {}  # when, by node, since its last answer
-        self.turns = ConcurrencyQueue(rng, on_rate)
+        self.queue = ConcurrencyQueue(rng, on_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +147,15 @@ class BalancedCaller:
         node_id: str,
         rpc: Rpc,
         server: ServiceServer,
-        choosing: Balancers,
+        balancers: Balancers,
         providers: Callable[[str], Sequence[str]],
         *,
         settings: CallSettings | None = None,
         rng: random.Random,
     ) -> None:
         self.settings = settings or CallSettings()
-        self._asking = Attempt(node_id, rpc, server)
-        self._choosing = choosing
+        self._attempts = ServiceAttempt(node_id, rpc, server)
+        self._balancers = balancers
         self._providers = providers
         self._rng = rng
         self._loop = asyncio.get_running_loop()
@@ -215,7 +216,7 @@ class BalancedCaller:
         now = self._loop.time()
         job = _Job(
             service=self._service(service),
-            router=self._choosing.router(service),
+            router=self._balancers.router(service),
             request=request,
             candidates=(lambda: (to,)) if to is not None else (lambda: self._providers(service)),
             started=now,
@@ -251,7 +252,7 @@ class BalancedCaller:
     def _on_rate(self, service: str, node: str, event: FlowEvent) -> None:
         reason = f"{event.kind} to {event.window:.3g} at once: {event.reason}"
         detail: dict[str, object] = {"window": event.window, "change": event.kind}
-        self._choosing.events.add(Noted(event.at, "rate", service, node, reason, detail))
+        self._balancers.events.add(RoutingRecord(event.at, "rate", service, node, reason, detail))
 
     async def _until_settled(self, job: _Job) -> CallResult:
         job.service.elsewhere.on_request(job.started)  # one budget for both kinds of retries
@@ -263,7 +264,7 @@ class BalancedCaller:
             before = job.attempts
             try:
                 pick = partial(self._pick, job, failed)
-                node = await job.service.turns.turn(pick, job.deadline)
+                node = await job.service.queue.wait_for_node(pick, job.deadline)
                 if job.hedged and job.others([*failed, node]):
                     return await self._hedged(job, node, failed)
                 return await self._once(job, self._begin(job, node), failed)
@@ -290,7 +291,7 @@ class BalancedCaller:
     def _pick(self, job: _Job, failed: Sequence[str]) -> tuple[str | None, float]:
         """Return the node to call now; or None and the time of the next look."""
         now = self._loop.time()
-        governor = job.service.turns.governor
+        governor = job.service.queue.governor
         candidates = job.candidates()
         if job.to is not None:
             return job.to, now
@@ -338,7 +339,7 @@ class BalancedCaller:
             for node in job.candidates()
             if node not in without
             and job.router.breaker_state(now, node) is BreakerState.CLOSED
-            and job.service.turns.governor(node).ready(now) <= now
+            and job.service.queue.governor(node).ready(now) <= now
         ]
         return job.router.pick(now, well) if well else None
 
@@ -372,7 +373,7 @@ class BalancedCaller:
         job.attempts += 1
         job.service.figures.attempts += 1
         job.router.on_send(now, node)
-        governor = job.service.turns.governor(node)
+        governor = job.service.queue.governor(node)
         return _Attempt(node, now, governor, governor.on_send(now))
 
     async def _once(self, job: _Job, attempt: _Attempt, failed: list[str]) -> CallResult:
@@ -381,7 +382,7 @@ class BalancedCaller:
         node, sent, governor, tag = attempt.node, attempt.sent, attempt.governor, attempt.tag
         try:
             timeout = self._attempt_time(job, node, sent, failed)
-            answer = await self._asking.ask(
+            answer = await self._attempts.ask(
                 node, job.request, timeout, sent, needs_link=job.idempotent
             )
         except asyncio.CancelledError:
@@ -406,7 +407,7 @@ class BalancedCaller:
             failed.append(node)
             raise
         finally:
-            job.service.turns.freed()
+            job.service.queue.freed()
         now = self._loop.time()
         router.on_result(now, node, now - sent, "ok", load_tuple(answer.load))
         governor.on_result(now, tag, "ok", load_report(answer.load))

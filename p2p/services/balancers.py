@@ -17,10 +17,10 @@ from p2p.adaptive import (
     DEGRADED,
     AdaptiveRouter,
     BreakerSettings,
-    Event,
     Hint,
     HintBook,
     HintSettings,
+    RoutingEvent,
     Signal,
     Weights,
 )
@@ -33,7 +33,7 @@ PICKS_KEPT: Final = 500
 OTHERS_KEPT: Final = 500  # breaker changes, hints, panics: rare, and not to be pushed out by picks
 
 PolicyName = Literal["adaptive", "weighted"]
-NotedKind = Literal["pick", "breaker", "hint", "panic", "rate"]
+RoutingRecordKind = Literal["pick", "breaker", "hint", "panic", "rate"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class BalancerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class RoutingRecord:
     """A decision or observation with its reason. `at` is loop time; `service` is empty for hints."""
 
     at: float
-    kind: NotedKind
+    kind: RoutingRecordKind
     service: str
     node: str
     reason: str
@@ -62,10 +62,10 @@ class EventRing:
     """The latest events, bounded."""
 
     def __init__(self, picks: int = PICKS_KEPT, others: int = OTHERS_KEPT) -> None:
-        self._picks: deque[Noted] = deque(maxlen=picks)
-        self._others: deque[Noted] = deque(maxlen=others)
+        self._picks: deque[RoutingRecord] = deque(maxlen=picks)
+        self._others: deque[RoutingRecord] = deque(maxlen=others)
 
-    def add(self, noted: Noted) -> None:
+    def add(self, noted: RoutingRecord) -> None:
         (self._picks if noted.kind == "pick" else self._others).append(noted)
         if log.isEnabledFor(logging.DEBUG):
             fields = {
@@ -78,7 +78,7 @@ class EventRing:
             what = f"{noted.kind} {noted.service or 'any service'} {noted.node}"
             log.debug("%s: %s", what, noted.reason, extra={"fields": fields})
 
-    def latest(self, limit: int, *, kind: str | None = None) -> list[Noted]:
+    def latest(self, limit: int, *, kind: str | None = None) -> list[RoutingRecord]:
         """Return at most `limit` of the newest events, oldest first."""
         found = [n for n in (*self._picks, *self._others) if kind is None or n.kind == kind]
         found.sort(key=lambda noted: noted.at)
@@ -115,17 +115,17 @@ class Balancers:
         """Return the existing routers by service."""
         return dict(sorted(self._routers.items()))
 
-    def _listener(self, service: str) -> Callable[[Event], None]:
+    def _listener(self, service: str) -> Callable[[RoutingEvent], None]:
         add = self.events.add
 
-        def listen(event: Event) -> None:
+        def listen(event: RoutingEvent) -> None:
             if event.kind == "hint":
                 return  # told once, in `on_hint`, not by every router
             if event.kind == "breaker":
                 new = str(event.detail.get("new"))
                 self.breaker_changes[new] = self.breaker_changes.get(new, 0) + 1
             node = "" if event.peer is None else str(event.peer)
-            add(Noted(event.at, event.kind, service, node, event.reason, event.detail))
+            add(RoutingRecord(event.at, event.kind, service, node, event.reason, event.detail))
 
         return listen
 
@@ -145,7 +145,7 @@ class Balancers:
                 router.on_hint(now, origin, peer, signal, latency_s, error_rate)
         detail: dict[str, object] = {"latency_s": latency_s, "error_rate": error_rate}
         reason = f"{signal} from {origin}" + ("" if taken else ", refused: it says too much")
-        self.events.add(Noted(now, "hint", "", peer, reason, detail))
+        self.events.add(RoutingRecord(now, "hint", "", peer, reason, detail))
 
     def hints_due(self, now: float) -> list[Hint]:
         """Return own hints to publish now, one for each peer: the worst that any service has seen."""

@@ -15,7 +15,7 @@ from typing import Final
 from p2p.base.errors import ServiceBusy
 from p2p.flow.governor import FlowEvent, Governor, GovernorSettings
 
-MAX_WAITING: Final = 2000  # calls to one service that wait for their turn
+MAX_WAITING: Final = 2000  # queued calls to one service
 LOOK_AGAIN: Final = 0.25  # seconds; while they wait, others may have begun to offer the service
 GRAIN: Final = 0.001  # seconds; timers are no finer
 MAX_GOVERNORS: Final = 256  # nodes of one service
@@ -23,7 +23,7 @@ MAX_GOVERNORS: Final = 256  # nodes of one service
 GOVERNOR: Final = GovernorSettings(
     first_window=16.0,
     first_round_trip_s=0.01,
-    failures_in_a_row=1_000_000,  # whether to ask at all is the router's breaker's to say
+    failures_in_a_row=1_000_000,  # excluding a node is the task of the router's breaker
 )
 
 
@@ -60,7 +60,7 @@ class ConcurrencyQueue:
         """Wake the first waiter: an attempt ended."""
         self._freed.set()
 
-    async def turn(self, pick: Pick, deadline: float) -> str:
+    async def wait_for_node(self, pick: Pick, deadline: float) -> str:
         """Return the node that `pick` chooses, at once or when one has room. Send to it before any other
         await.
 
@@ -72,7 +72,7 @@ class ConcurrencyQueue:
             if node is not None:
                 return node
         if self._waiting >= MAX_WAITING:
-            raise ServiceBusy(f"{MAX_WAITING} calls already wait for their turn here", 1.0)
+            raise ServiceBusy(f"{MAX_WAITING} calls to the service are queued already", 1.0)
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:

@@ -30,7 +30,7 @@ RATE = 12.0  # announcements a second that are taken from one node: the shortest
 _NAME = re.compile(r"[!-~]{1,64}")
 
 
-class Announcement(msgspec.Struct, frozen=True, rename="camel"):
+class ServiceAnnouncement(msgspec.Struct, frozen=True, rename="camel"):
     """Offer of `services`, sorted, for `lease` ms from arrival; an empty list when the node leaves."""
 
     key: bytes
@@ -41,7 +41,7 @@ class Announcement(msgspec.Struct, frozen=True, rename="camel"):
     signature: bytes = b""
 
 
-MESSAGES: dict[str, type[msgspec.Struct]] = {"services": Announcement}
+MESSAGES: dict[str, type[msgspec.Struct]] = {"services": ServiceAnnouncement}
 
 
 def check_name(name: str) -> str:
@@ -51,7 +51,9 @@ def check_name(name: str) -> str:
         ValueError: it is not 1 to 64 visible ASCII characters.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name[:80]!r} is no service name: 1 to 64 visible ASCII characters")
+        raise ValueError(
+            f"invalid service name {name[:80]!r}: must be 1 to 64 visible ASCII characters"
+        )
     return name
 
 
@@ -75,7 +77,7 @@ class ServiceDirectory:
     ) -> None:
         self.node_id = identity.node_id
         self._messages = SignedBroadcast(
-            Announcement,
+            ServiceAnnouncement,
             "exchange-node services",
             identity,
             network,
@@ -220,7 +222,7 @@ class ServiceDirectory:
         return {name: self.providers(name) for name in sorted(names)}
 
 
-def _well_formed(message: Announcement) -> bool:
+def _well_formed(message: ServiceAnnouncement) -> bool:
     return (
         0 <= message.lease <= MAX_LEASE_MS
         and len(message.services) <= MAX_SERVICES

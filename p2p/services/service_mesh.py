@@ -38,14 +38,14 @@ class MeshSettings:
     network: str
     announce_interval_s: float = 5.0
     calls: CallSettings = field(default_factory=CallSettings)
-    choosing: BalancerSettings = field(default_factory=BalancerSettings)
+    balancers: BalancerSettings = field(default_factory=BalancerSettings)
 
 
 class ServiceMesh:
     """Server, caller, directory and balancers of one node on its overlay. `incarnation` grows with every
     start.
 
-    `directory` knows who offers what, `server` serves, `caller` calls, `choosing` has the routers.
+    `directory` knows who offers what, `server` serves, `caller` calls, `balancers` has the routers.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class ServiceMesh:
             interval=settings.announce_interval_s,
         )
         self.hints = HealthGossip(identity, settings.network, incarnation=incarnation)
-        self.choosing = Balancers(settings.choosing, rng=rng)
+        self.balancers = Balancers(settings.balancers, rng=rng)
         self.server = ServiceServer(rng=rng)
         self.caller = BalancedCaller(
             identity.node_id,
             overlay.rpc,
             self.server,
-            self.choosing,
+            self.balancers,
             self.directory.providers,
             settings=settings.calls,
             rng=rng,
@@ -86,13 +86,13 @@ class ServiceMesh:
     def tick(self, now: float) -> None:
         """Expire, announce and publish hints as far as due."""
         for node in self.directory.expire(now):
-            self.choosing.forget(node)
+            self.balancers.forget(node)
         announcement = self.directory.due(now)
         if announcement is not None:
             self._overlay.broadcast("services", announcement)
         if now >= self._hints_at:
             self._hints_at = now + HINTS_EVERY
-            hint = self.hints.publish(self.choosing.hints_due(now))
+            hint = self.hints.publish(self.balancers.hints_due(now))
             if hint is not None:
                 self._overlay.broadcast("hint", hint)
 
@@ -121,4 +121,4 @@ class ServiceMesh:
     def _on_hint(self, received: Received) -> bool | None:
         if not received.broadcast:
             return False
-        return self.hints.receive(received.now, received.payload, self.choosing.on_hint)
+        return self.hints.receive(received.now, received.payload, self.balancers.on_hint)

@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from p2p.base.errors import HandlerError, RpcError
-from p2p.flow.admission import Admission, Busy, Expired
+from p2p.flow.admission import Admission, Expired
+from p2p.flow.load import Busy
 from p2p.rpc.requests import Call
 from p2p.rpc.rpc import Answer
 from p2p.services.fault_injection import Faults
@@ -139,7 +140,7 @@ class ServiceServer:
             ValueError: the name cannot be one, or is taken.
         """
         if check_name(name) in self._services:
-            raise ValueError(f"the service {name!r} is served already")
+            raise ValueError(f"service {name!r} is served already; remove it first")
         self._services[name] = _Service(name, handler, workers, max_wait_s, faults)
 
     def remove(self, name: str) -> None:

@@ -33,7 +33,7 @@ LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye"})
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class StreamOrigin:
     """Origin of a stream, as far as its socket does not show it."""
 
     dialled: tuple[str, int] | None = None  # host and port, on the dialling side
@@ -41,10 +41,10 @@ class Route:
     address: str = ""  # the peer's IP address; empty: the socket's
 
 
-DIRECT = Route()
+DIRECT = StreamOrigin()
 
 
-class Connection(FrameTransport):
+class PeerConnection(FrameTransport):
     """Implementation of `p2p.wire.link.Link`, and the handshake that leads to it.
 
     `established` is done when the link is up, or has the `ConnectFailed` or `HandshakeRefused` that
@@ -61,12 +61,12 @@ class Connection(FrameTransport):
         *,
         nonce: bytes,
         expect: str | None = None,
-        route: Route = DIRECT,
+        route: StreamOrigin = DIRECT,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(clock)
-        self.established: asyncio.Future[Connection] = self._loop.create_future()
+        self.established: asyncio.Future[PeerConnection] = self._loop.create_future()
         self.established.add_done_callback(_retrieve)
         self.role = role
         self.bad_messages = 0
@@ -99,7 +99,7 @@ class Connection(FrameTransport):
 
     @property
     def closed(self) -> bool:
-        return self._deaf
+        return self._closing
 
     def send(self, envelope: Envelope) -> None:
         """Queue a message.
@@ -107,7 +107,7 @@ class Connection(FrameTransport):
         Raises:
             ValueError: it is longer than `MAX_FRAME`.
         """
-        if not self._deaf:
+        if not self._closing:
             self._put(self._encode_message(envelope))
 
     def send_packed(self, payload: bytes) -> None:
@@ -116,7 +116,7 @@ class Connection(FrameTransport):
         Raises:
             ValueError: it is longer than `MAX_FRAME`.
         """
-        if not self._deaf:
+        if not self._closing:
             if self._json:
                 payload = self._codec.encode(self._codec.decode(payload), as_json=True)
             self._put(payload)
@@ -125,12 +125,12 @@ class Connection(FrameTransport):
         await self._wait_drained()
 
     def close(self, code: Code, reason: str = "") -> None:
-        if not self._deaf:
-            self._say_goodbye(code, reason)
+        if not self._closing:
+            self._send_goodbye(code, reason)
             self._ended(code, reason)
 
     def __repr__(self) -> str:
-        state = "closed" if self._deaf else "open" if self._machine is None else "in handshake"
+        state = "closed" if self._closing else "open" if self._machine is None else "in handshake"
         return f"<Connection {self.role.value} {self._peer_id or self.address} {state}>"
 
     # Handshake
@@ -156,7 +156,7 @@ class Connection(FrameTransport):
             tls_key=key,
             observed_address=self.address,
         )
-        self._say(self._machine.start())
+        self._send_messages(self._machine.start())
 
     def expire(self, seconds: float) -> None:
         """End the handshake: the peer took longer than `seconds`."""
@@ -166,12 +166,12 @@ class Connection(FrameTransport):
             refusal = self._machine.expired(seconds)
         self._end_handshake(refusal)
 
-    def _shake(self, machine: HandshakeMachine, frame: bytearray) -> None:
+    def _handshake_step(self, machine: HandshakeMachine, frame: bytearray) -> None:
         try:
-            self._say(machine.receive(self._codec.decode(frame)))
+            self._send_messages(machine.receive(self._codec.decode(frame)))
             if machine.state is HandshakeState.PROVEN:
                 self._peer = self._proven(machine)
-                self._say(machine.admit(self._admit(self._peer)))
+                self._send_messages(machine.admit(self._admit(self._peer)))
                 self._bring_up(self._peer)
         except HandshakeRefused as refusal:
             self._end_handshake(refusal)
@@ -200,7 +200,7 @@ class Connection(FrameTransport):
         self._json = not (MSGPACK in ours and MSGPACK in peer.capabilities.codecs)
         if not self._json:
             self._encode_message = _encode_msgpack
-        self._widen()
+        self._lift_handshake_limits()
         self._liveness = Liveness(self._clock())
         self._tick()
         if not self.established.done():
@@ -208,10 +208,10 @@ class Connection(FrameTransport):
         self._guard(self._handler.link_up, self)
 
     def _end_handshake(self, refusal: HandshakeRefused) -> None:
-        if self._deaf:
+        if self._closing:
             return
         if refusal.by_us:
-            self._say_goodbye(refusal.code, refusal.reason)
+            self._send_goodbye(refusal.code, refusal.reason)
         else:
             self.hang_up()
         self._failed(refusal)
@@ -225,7 +225,7 @@ class Connection(FrameTransport):
     def received(self, frames: list[bytearray]) -> None:
         if self._machine is not None:
             for frame in frames:
-                self._shake(self._machine, frame)
+                self._handshake_step(self._machine, frame)
             return
         decode, handle = self._codec.decode, self._handler.message
         application, peer_id = self._application_types, self._peer_id
@@ -242,7 +242,7 @@ class Connection(FrameTransport):
                     self._handler_failed(error, f"message {envelope.type}")
             else:
                 self._link_message(envelope)
-            if self._deaf:
+            if self._closing:
                 return
 
     def _link_message(self, envelope: Envelope) -> None:
@@ -265,7 +265,7 @@ class Connection(FrameTransport):
         elif kind in LINK_TYPES:
             raise RemoteProtocolError(Code.UNEXPECTED, f"{kind} on an established link")
         else:
-            # A newer node may speak more than this one; one that speaks nothing else is of no use.
+            # A newer version may send further types; a peer that sends nothing else is of no use.
             self.bad_messages += 1
             self.stats.extra["unknown_types"] = self.stats.extra.get("unknown_types", 0) + 1
             if self.bad_messages > MAX_BAD_MESSAGES:
@@ -279,7 +279,7 @@ class Connection(FrameTransport):
         else:
             self.close(error.code, error.reason)
 
-    def farewell(self, frame: bytearray) -> bool:
+    def is_goodbye(self, frame: bytearray) -> bool:
         try:
             return self._codec.decode(frame).type == "goodbye"
         except RemoteProtocolError:
@@ -308,13 +308,13 @@ class Connection(FrameTransport):
 
     def _tick(self) -> None:
         liveness = self._liveness
-        if self._deaf or liveness is None:
+        if self._closing or liveness is None:
             return
         now = self._clock()
-        liveness.heard(self.stats.last_seen)
+        liveness.bytes_received(self.stats.last_seen)
         beat = liveness.tick(now)
         if liveness.dead(now):
-            self.close(Code.TIMEOUT, "nothing heard for too long")
+            self.close(Code.TIMEOUT, "no message for too long")
             return
         if beat is not None:
             self._put(self._encode("heartbeat", beat))
@@ -323,7 +323,7 @@ class Connection(FrameTransport):
 
     # Ending
 
-    def _say_goodbye(self, code: Code, reason: str) -> None:
+    def _send_goodbye(self, code: Code, reason: str) -> None:
         self._put(self._encode("goodbye", Goodbye(code.value, reason)))
         self.linger()
 
@@ -337,15 +337,15 @@ class Connection(FrameTransport):
 
     def gone(self, error: Exception | None) -> None:
         why = str(error) if error is not None else "the peer closed the connection"
-        self._failed(ConnectFailed(why + self._suspicion(error)))
+        self._failed(ConnectFailed(why + self._likely_cause(error)))
         self._ended(None, why)
 
-    def _suspicion(self, error: Exception | None) -> str:
+    def _likely_cause(self, error: Exception | None) -> str:
         """Return a likely cause for a connection that broke in the handshake without a message."""
         if isinstance(error, ssl.SSLError):
             return " (its certificate or ours was not accepted)"
         if self.role is Role.DIAL and not self.stats.bytes_received and not self._encrypted:
-            return " without a word (does it demand TLS? here P2P_SECURITY is off)"
+            return " without a message (does it demand TLS? P2P_SECURITY is off here)"
         return ""
 
     # Encoding
@@ -360,7 +360,7 @@ class Connection(FrameTransport):
         )
         return self._codec.encode(envelope, as_json=self._json)
 
-    def _say(self, messages: list[tuple[str, msgspec.Struct]]) -> None:
+    def _send_messages(self, messages: list[tuple[str, msgspec.Struct]]) -> None:
         for kind, payload in messages:
             self._put(self._encode(kind, payload))
 

@@ -27,7 +27,7 @@ from p2p.base.limits import (
     PROTOCOL_VERSION,
 )
 from p2p.wire import tls
-from p2p.wire.connection import DIRECT, MSGPACK, Connection, Route
+from p2p.wire.connection import DIRECT, MSGPACK, PeerConnection, StreamOrigin
 from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
 from p2p.wire.link import Link, LinkHandler, PeerInfo
@@ -83,18 +83,17 @@ class DirectConnectionService:
         )
         self._server_tls = tls.server_context(identity) if secure else None
         self._client_tls = tls.client_context(identity) if secure else None
-        # asyncio's own limit is longer than ours, so that there is one place that says what happened.
+        # asyncio's own limit is longer than ours, so that one place reports the timeout.
         self._tls_timeout = HANDSHAKE_TIMEOUT + 1 if secure else None
         self._tls_grace = CLOSE_GRACE if secure else None
         self._port = 0
         self._stopping = False
         self._listeners: list[socket.socket] = []
         self._acceptors: list[asyncio.Task[None]] = []
-        self._greetings: dict[
-            asyncio.Task[bool], None
-        ] = {}  # handshakes of strangers, oldest first
-        self._unclaimed: set[socket.socket] = set()  # accepted, greeting not begun
-        self._connections: set[Connection] = set()
+        # Handshakes of strangers under way, oldest first.
+        self._handshakes: dict[asyncio.Task[bool], None] = {}
+        self._unowned: set[socket.socket] = set()  # accepted, handshake not begun
+        self._connections: set[PeerConnection] = set()
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Accept links at `host` (a name or an address; `::` means IPv6 and IPv4) and `port` (0: any free
@@ -137,7 +136,7 @@ class DirectConnectionService:
             raise ConnectFailed(f"{where} did not answer in {CONNECT_TIMEOUT:g} s") from None
         except (OSError, UnicodeError, OverflowError) as error:
             raise ConnectFailed(f"{where}: {error}") from error
-        return await self._introduce(opened, where, expect, Route((host, port)))
+        return await self._handshake(opened, where, expect, StreamOrigin((host, port)))
 
     async def dial_over(
         self, sock: socket.socket, address: tuple[str, int], expect: str | None = None
@@ -154,14 +153,16 @@ class DirectConnectionService:
             sock.close()
             raise
         where = f"{format_host_port(*address)} over Grenache"
-        return await self._introduce(sock, where, expect, Route(address, "grenache", address[0]))
+        return await self._handshake(
+            sock, where, expect, StreamOrigin(address, "grenache", address[0])
+        )
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
             raise ConnectFailed("this node is stopping")
 
-    async def _introduce(
-        self, opened: socket.socket, where: str, expect: str | None, route: Route
+    async def _handshake(
+        self, opened: socket.socket, where: str, expect: str | None, route: StreamOrigin
     ) -> Link:
         """Run TLS and handshake as the dialling side."""
         connection = self._connection(Role.DIAL, expect, route)
@@ -195,7 +196,7 @@ class DirectConnectionService:
     async def stop(self) -> None:
         """Accept no more, say goodbye to every peer, and close, within about `CLOSE_GRACE`."""
         self._stopping = True
-        tasks = [*self._acceptors, *self._greetings]
+        tasks = [*self._acceptors, *self._handshakes]
         for task in tasks:
             task.cancel()
         self._close_listeners()
@@ -225,38 +226,42 @@ class DirectConnectionService:
                     await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             self._receive(accepted, str(address[0]), DIRECT)
-            await asyncio.sleep(0)  # whoever had to go for it gives its socket back first
+            await asyncio.sleep(0)  # a displaced handshake closes its socket first
 
     def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]:
         """Accept a peer over a non-blocking stream socket that leads to it through Grenache. `address` is
         its IP address. Takes ownership of the socket. The result of the task is True if a link came of
         it; it is cancelled when newer connections need the place.
         """
-        task = self._receive(sock, address, Route(carrier="grenache", address=address))
+        task = self._receive(sock, address, StreamOrigin(carrier="grenache", address=address))
         if self._stopping:
             task.cancel()
         return task
 
-    def _receive(self, accepted: socket.socket, address: str, route: Route) -> asyncio.Task[bool]:
-        pending = [task for task in self._greetings if not task.cancelling()]
+    def _receive(
+        self, accepted: socket.socket, address: str, route: StreamOrigin
+    ) -> asyncio.Task[bool]:
+        pending = [task for task in self._handshakes if not task.cancelling()]
         if len(pending) >= MAX_PENDING_HANDSHAKES:
             # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
             pending[0].cancel()
-        task = asyncio.get_running_loop().create_task(self._greet(accepted, address, route))
-        self._greetings[task] = None
-        self._unclaimed.add(accepted)
-        task.add_done_callback(partial(self._greeted, accepted))
+        task = asyncio.get_running_loop().create_task(self._accept_peer(accepted, address, route))
+        self._handshakes[task] = None
+        self._unowned.add(accepted)
+        task.add_done_callback(partial(self._accept_ended, accepted))
         return task
 
-    def _greeted(self, accepted: socket.socket, task: asyncio.Task[bool]) -> None:
-        del self._greetings[task]
-        if accepted in self._unclaimed:  # cancelled before it began
-            self._unclaimed.remove(accepted)
+    def _accept_ended(self, accepted: socket.socket, task: asyncio.Task[bool]) -> None:
+        del self._handshakes[task]
+        if accepted in self._unowned:  # cancelled before it began
+            self._unowned.remove(accepted)
             accepted.close()
 
-    async def _greet(self, accepted: socket.socket, address: str, route: Route) -> bool:
+    async def _accept_peer(
+        self, accepted: socket.socket, address: str, route: StreamOrigin
+    ) -> bool:
         """Run TLS and handshake as the accepting side; returns True if a link came of it."""
-        self._unclaimed.remove(accepted)  # from here on the transport owns it
+        self._unowned.remove(accepted)  # from here on the transport owns it
         connection = self._connection(Role.ACCEPT, None, route)
         loop = asyncio.get_running_loop()
         try:
@@ -288,8 +293,8 @@ class DirectConnectionService:
 
     # Helpers
 
-    def _connection(self, role: Role, expect: str | None, route: Route) -> Connection:
-        return Connection(
+    def _connection(self, role: Role, expect: str | None, route: StreamOrigin) -> PeerConnection:
+        return PeerConnection(
             role,
             HandshakeTerms(self._identity, self._network, self._port, self._capabilities),
             self._codec,
@@ -301,7 +306,7 @@ class DirectConnectionService:
             clock=self._clock,
         )
 
-    def _track(self, connection: Connection) -> None:
+    def _track(self, connection: PeerConnection) -> None:
         self._connections.add(connection)
         connection.on_gone(self._connections.discard)
 

@@ -48,7 +48,7 @@ class FrameTransport(asyncio.BufferedProtocol):
         # One frame at a time during the handshake: what follows it falls under other limits.
         self._decoder = FrameDecoder(MAX_HANDSHAKE_FRAME, HEADER + MAX_HANDSHAKE_FRAME)
         self._batch = 1
-        self._deaf = False  # whatever arrives is thrown away, but for a farewell
+        self._closing = False  # arriving frames are dropped, except a goodbye
         self._reading = True
         self._pending: list[bytes] = []  # lengths and payloads in turn
         self._pending_bytes = 0
@@ -66,14 +66,14 @@ class FrameTransport(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def received(self, frames: list[bytearray]) -> None:
-        """Process frames in order, at most `FRAMES_PER_TURN`. Not called again after `_stop_listening`."""
+        """Process frames in order, at most `FRAMES_PER_TURN`. Not called again after `_stop_processing`."""
         raise NotImplementedError
 
     def refused(self, error: RemoteProtocolError) -> None:
         """Called when the bytes are not frames."""
         raise NotImplementedError
 
-    def farewell(self, frame: bytearray) -> bool:
+    def is_goodbye(self, frame: bytearray) -> bool:
         """Return True if the frame says that the peer is leaving too."""
         raise NotImplementedError
 
@@ -104,11 +104,11 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._parse()
 
     def eof_received(self) -> bool:
-        return False  # a peer that will say no more has left
+        return False  # a half-closed peer has left
 
     def _parse(self) -> None:
         """Process the frames that one turn of the loop allows; pause reading while more are in the buffer."""
-        more = self._hand_on()
+        more = self._process_frames()
         if more == self._reading:
             self._reading = not more
             transport = self._transport
@@ -120,15 +120,15 @@ class FrameTransport(asyncio.BufferedProtocol):
         if more:
             self._loop.call_soon(self._parse)
 
-    def _hand_on(self) -> bool:
+    def _process_frames(self) -> bool:
         """Process frames; returns True if complete ones may be left."""
-        if self._deaf:
-            self._overhear()
+        if self._closing:
+            self._await_goodbye()
             return False
         left = FRAMES_PER_TURN
         scheduled, self._flush_due = self._flush_due, True  # answers are written below, at once
         try:
-            while left > 0 and not self._deaf:
+            while left > 0 and not self._closing:
                 frames = self._decoder.take(min(self._batch, left))
                 if not frames:
                     break
@@ -139,19 +139,19 @@ class FrameTransport(asyncio.BufferedProtocol):
             self.refused(error)
         self._flush_due = scheduled
         self._flush()
-        return left <= 0 and not self._deaf
+        return left <= 0 and not self._closing
 
-    def _overhear(self) -> None:
+    def _await_goodbye(self) -> None:
         """Look for a farewell only, while lingering: two sides that part at once need not wait."""
         try:
             while frames := self._decoder.take(FRAMES_PER_TURN):
-                if any(map(self.farewell, frames)):
+                if any(map(self.is_goodbye, frames)):
                     self.hang_up()
                     return
         except RemoteProtocolError:
             self._decoder.discard()
 
-    def _widen(self) -> None:
+    def _lift_handshake_limits(self) -> None:
         """Switch from handshake limits to those of a proven peer: whole messages, and many at once."""
         self._decoder.set_limit(MAX_FRAME, READ_BUFFER)
         self._batch = FRAMES_PER_TURN
@@ -195,7 +195,7 @@ class FrameTransport(asyncio.BufferedProtocol):
         else:
             self._chunks.append(chunk)
             self._chunk_bytes += len(chunk)
-            if self.outbox_bytes > OUTBOX_LIMIT and not self._deaf:
+            if self.outbox_bytes > OUTBOX_LIMIT and not self._closing:
                 self.overflowed()
 
     def _write(self, chunk: bytes) -> None:
@@ -224,7 +224,7 @@ class FrameTransport(asyncio.BufferedProtocol):
 
     async def _wait_drained(self) -> None:
         self._flush()
-        while self.outbox_bytes >= OUTBOX_HIGH_WATER and not self._deaf:
+        while self.outbox_bytes >= OUTBOX_HIGH_WATER and not self._closing:
             waiter = self._loop.create_future()
             self._drained.append(waiter)
             await waiter
@@ -237,19 +237,19 @@ class FrameTransport(asyncio.BufferedProtocol):
 
     # Ending
 
-    def _stop_listening(self) -> None:
-        self._deaf = True
+    def _stop_processing(self) -> None:
+        self._closing = True
         self._wake_drained()
 
     def linger(self) -> None:
         """Write what waits, and stay for a short time until the peer hangs up."""
-        self._stop_listening()
+        self._stop_processing()
         self._flush()
         self._limit_stay()
 
     def hang_up(self) -> None:
         """Close in order; the peer reads no more."""
-        self._stop_listening()
+        self._stop_processing()
         self._drop_unwritten()
         if self._transport is not None:
             self._transport.close()
@@ -261,7 +261,7 @@ class FrameTransport(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close at once; unwritten data is lost."""
-        self._stop_listening()
+        self._stop_processing()
         self._drop_unwritten()
         if self._transport is not None:
             self._transport.abort()
@@ -275,7 +275,7 @@ class FrameTransport(asyncio.BufferedProtocol):
         await asyncio.shield(self._lost)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_listening()
+        self._stop_processing()
         self._drop_unwritten()
         if self._grace is not None:
             self._grace.cancel()

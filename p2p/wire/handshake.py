@@ -3,12 +3,12 @@
     dialling node                     accepting node
         handshake          ----->
                            <-----     handshake
-        handshake_ack      ----->                        proven: would this node have the peer?
+        handshake_ack      ----->                        proven: admit the peer?
                            <-----     handshake_ack
-        proven: would it? established                    established
+        proven: admit? established                      established
 
-The accepting side says nothing before it has read a stranger's handshake, and its ack means that it has
-let the peer in, so that a refusal ("full", "duplicate") reaches the dialling side as such. An ack signs
+The accepting side sends nothing before it has read a stranger's handshake, and its ack means that it has
+admitted the peer, so that a refusal ("full", "duplicate") reaches the dialling side as such. An ack signs
 both nonces: the keys are proven also where there is no TLS. Where there is, the key must moreover be
 that of the peer's certificate, so nobody can sit in the middle.
 
@@ -32,7 +32,7 @@ NONCE_LENGTH = 32  # bytes
 _REASON_LENGTH = 200  # characters of a peer's words that are kept
 
 ADMISSION_REASONS = {
-    Code.FULL: "this node has as many peers as it wants",
+    Code.FULL: "this node has as many peers as MAX_PEERS allows",
     Code.DUPLICATE: "another link to the same peer is kept",
 }
 
@@ -227,7 +227,7 @@ class HandshakeMachine:
             raise self.refusal(Code.SELF, "this is the node itself")
         if self._expect is not None and claims.node_id != self._expect:
             raise self.refusal(
-                Code.WRONG_IDENTITY, f"{self._expect} was dialled, {claims.node_id} answered"
+                Code.WRONG_IDENTITY, f"{self._expect} was dialled, but {claims.node_id} answered"
             )
         self.peer = claims
 

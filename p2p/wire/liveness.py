@@ -29,14 +29,14 @@ class Liveness:
         self._sequence = 0
         self._asked: dict[int, float] = {}
         self._next_beat = now
-        self._last_heard = now
+        self._last_received = now
         self._last_tick = now
         self.rtt: float | None = None  # seconds, smoothed
 
-    def heard(self, now: float) -> None:
+    def bytes_received(self, now: float) -> None:
         """Record that bytes of the peer arrived, at `now` at the latest."""
-        if now > self._last_heard:
-            self._last_heard = now
+        if now > self._last_received:
+            self._last_received = now
 
     def tick(self, now: float) -> Heartbeat | None:
         """Return the heartbeat to send now, None if none is due. Call at `next_tick`, and at any other
@@ -44,8 +44,8 @@ class Liveness:
         """
         stalled = now - self._last_tick - self._interval
         if stalled > self._interval:
-            # We were not running (a stopped process, a blocked loop): our pause is not the peer's silence.
-            self._last_heard = min(now, self._last_heard + stalled)
+            # This process was stopped or its loop blocked: our pause is not the peer's silence.
+            self._last_received = min(now, self._last_received + stalled)
         self._last_tick = now
         if now < self._next_beat:
             return None
@@ -58,11 +58,11 @@ class Liveness:
 
     def next_tick(self) -> float:
         """Return the time of the next necessary call of `tick` and `dead`."""
-        return min(self._next_beat, self._last_heard + self._dead_after)
+        return min(self._next_beat, self._last_received + self._dead_after)
 
     def dead(self, now: float) -> bool:
         """Return True if the peer has been silent for too long."""
-        return now - self._last_heard >= self._dead_after
+        return now - self._last_received >= self._dead_after
 
     def received(self, beat: Heartbeat, now: float) -> Heartbeat | None:
         """Process a heartbeat of the peer; returns the answer to send at once, if it is a request."""

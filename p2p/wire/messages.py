@@ -104,7 +104,7 @@ class Prune(msgspec.Struct, rename="camel"):
     """Request to announce from now on instead of pushing: the payload was a duplicate (Plumtree)."""
 
 
-class Request(msgspec.Struct, rename="camel"):
+class RpcRequest(msgspec.Struct, rename="camel"):
     id: int
     method: str
     deadline: int  # ms that the caller will still wait, from arrival
@@ -121,7 +121,7 @@ class Load(msgspec.Struct, rename="camel"):
     served: float = 0.0  # this request, in service
 
 
-class Response(msgspec.Struct, rename="camel", omit_defaults=True):
+class RpcResponse(msgspec.Struct, rename="camel", omit_defaults=True):
     id: int
     body: bytes = b""  # msgpack
     error: str = ""  # a stable code; empty for success
@@ -130,7 +130,7 @@ class Response(msgspec.Struct, rename="camel", omit_defaults=True):
     retry_after: int = 0  # ms; with "busy": not before this
 
 
-class Cancel(msgspec.Struct, rename="camel"):
+class RpcCancel(msgspec.Struct, rename="camel"):
     id: int
 
 
@@ -143,9 +143,9 @@ PAYLOADS: dict[str, type[msgspec.Struct]] = {
     "ihave": IHave,
     "graft": Graft,
     "prune": Prune,
-    "request": Request,
-    "response": Response,
-    "cancel": Cancel,
+    "request": RpcRequest,
+    "response": RpcResponse,
+    "cancel": RpcCancel,
 }
 
 _packer = msgspec.msgpack.Encoder()

@@ -25,7 +25,7 @@ from p2p.base.identity import Identity
 from p2p.base.limits import MAX_FRAME, READ_BUFFER
 from p2p.wire.direct_links import DirectConnectionService
 from p2p.wire.link import Link
-from p2p.wire.messages import Codec, Envelope, Request, pack
+from p2p.wire.messages import Codec, Envelope, RpcRequest, pack
 from tests.benchmarks.report import Row
 
 SIZE = 202  # bytes of one encoded envelope
@@ -45,7 +45,7 @@ _LENGTH = Struct(">I")
 
 
 def message(body: bytes = b"", kind: str = "request") -> Envelope:
-    request = Request(id=1, method="order.take", deadline=5000, body=body)
+    request = RpcRequest(id=1, method="order.take", deadline=5000, body=body)
     return Envelope(kind, SENDER.node_id, "", 1_700_000_000_000, msgspec.Raw(pack(request)))
 
 

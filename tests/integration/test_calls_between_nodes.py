@@ -171,7 +171,7 @@ def test_worker_call_services_and_router_by_command_line(nodes: Nodes) -> None:
     assert here["node"] == worker.node_id
     missing = run_cli("call", "nix", "--data-dir", str(caller.data_dir))
     assert missing.returncode == 1
-    assert "offers 'nix'" in missing.stderr
+    assert "offers the service 'nix'" in missing.stderr
     wrong = run_cli("worker", "--handler", "nix_here:f", "--data-dir", str(caller.data_dir))
     assert wrong.returncode == 2
     assert worker.stop() == 0

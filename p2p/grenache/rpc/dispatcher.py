@@ -16,7 +16,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from p2p.flow.admission import Admission, Busy, Ticket
+from p2p.flow.admission import Admission, Ticket
+from p2p.flow.load import Busy
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import BadInput, RemoteError
 from p2p.grenache.rpc.rpc_wire import Rid, busy, encode_reply

@@ -27,7 +27,7 @@ class Member:
     router: MessageRouter
     rpc: Rpc
     server: ServiceServer
-    choosing: Balancers
+    balancers: Balancers
     caller: BalancedCaller
     frozen: bool = False
 
@@ -60,19 +60,19 @@ class Net:
         rpc = Rpc(router, rng=rng, flush=lambda: self.flush(i))
         server = ServiceServer(rng=rng)
         settings = BalancerSettings(breaker=self._breaker)
-        choosing = Balancers(settings, rng=rng)
+        balancers = Balancers(settings, rng=rng)
         node_id = identity(i).node_id
         caller = BalancedCaller(
             node_id,
             rpc,
             server,
-            choosing,
+            balancers,
             lambda service: self.offers.get(service, []),
             settings=calls,
             rng=rng,
         )
         rpc.serve_calls(METHOD, server.on_call, body_type=ServiceCall)
-        member = Member(node_id, router, rpc, server, choosing, caller)
+        member = Member(node_id, router, rpc, server, balancers, caller)
         self.members[node_id] = member
         return member
 

@@ -13,11 +13,11 @@ import uvloop
 
 from p2p.base.errors import Code
 from p2p.base.identity import Identity
-from p2p.wire.connection import Connection
+from p2p.wire.connection import PeerConnection
 from p2p.wire.direct_links import DirectConnectionService
 from p2p.wire.framing import FrameDecoder
 from p2p.wire.link import Link, LinkHandler
-from p2p.wire.messages import Codec, Envelope, Request, pack
+from p2p.wire.messages import Codec, Envelope, RpcRequest, pack
 
 WAYS = [
     (secure, fast) for fast in (False, True) for secure in (False, True)
@@ -107,7 +107,7 @@ class Node:
         return self.identity.node_id
 
     def envelope(self, number: int = 1, size: int = 0, **fields: Any) -> Envelope:
-        payload = pack(Request(number, "test", 1000, bytes(size)))
+        payload = pack(RpcRequest(number, "test", 1000, bytes(size)))
         values: dict[str, Any] = {
             "type": "request",
             "from_": self.node_id,
@@ -163,8 +163,8 @@ class Pair:
 
     left: Node
     right: Node
-    left_link: Connection
-    right_link: Connection
+    left_link: PeerConnection
+    right_link: PeerConnection
 
 
 @contextlib.asynccontextmanager
@@ -176,9 +176,9 @@ async def pair(
         two = await made.node(2, **right or {})
         link = await one.service.dial(*two.address, expect=two.node_id)
         await until(lambda: two.handler.up)
-        assert isinstance(link, Connection)
+        assert isinstance(link, PeerConnection)
         other = two.handler.up[0]
-        assert isinstance(other, Connection)
+        assert isinstance(other, PeerConnection)
         yield Pair(one, two, link, other)
 
 

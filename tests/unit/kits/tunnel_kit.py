@@ -15,7 +15,7 @@ from link_kit import Node, Nodes, nodes, until
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed, RequestTimeout
 from p2p.grenache_links.tunnel_carrier import TunnelCarrier
-from p2p.wire.connection import Connection
+from p2p.wire.connection import PeerConnection
 
 SERVICE = "exchange-node:test"
 
@@ -143,8 +143,8 @@ class Pair:
     network: Network
     left: Tunneller
     right: Tunneller
-    left_link: Connection
-    right_link: Connection
+    left_link: PeerConnection
+    right_link: PeerConnection
 
     @property
     def requests(self) -> Requests:
@@ -158,6 +158,6 @@ async def pair(*, secure: bool = True) -> AsyncIterator[Pair]:
         link = await left.carrier.dial(*right.address, expect=right.node.node_id)
         await until(lambda: right.node.handler.up)
         other = right.node.handler.up[0]
-        assert isinstance(link, Connection)
-        assert isinstance(other, Connection)
+        assert isinstance(link, PeerConnection)
+        assert isinstance(other, PeerConnection)
         yield Pair(net, left, right, link, other)

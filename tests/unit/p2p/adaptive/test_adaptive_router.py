@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p.adaptive import AdaptiveRouter, Breaker, BreakerSettings, BreakerState, Event, Weights
+from p2p.adaptive import (
+    AdaptiveRouter,
+    Breaker,
+    BreakerSettings,
+    BreakerState,
+    RoutingEvent,
+    Weights,
+)
 from p2p.adaptive.adaptive_router import PROBE_SPACING, REMEMBERED, SAMPLE
 
 TEN = [f"p{i}" for i in range(10)]
@@ -162,7 +169,7 @@ def test_an_open_peer_is_left_out_and_then_probed_once():
 
 
 def test_when_all_are_open_it_routes_as_if_none_were():
-    events: list[Event] = []
+    events: list[RoutingEvent] = []
     r = router(on_event=events.append)
     now = 0.0
     for peer in TEN:
@@ -186,7 +193,7 @@ def test_when_all_are_open_it_routes_as_if_none_were():
 
 def test_below_half_usable_it_panics_and_at_half_it_does_not():
     for broken, panics in ((5, False), (6, True)):
-        events: list[Event] = []
+        events: list[RoutingEvent] = []
         r = router(on_event=events.append)
         now = warm(r, TEN)
         for peer in TEN[:broken]:
@@ -262,7 +269,7 @@ def test_an_explanation_lists_every_candidate_best_first_with_the_reason():
 
 
 def test_every_decision_change_and_hint_is_an_event_with_a_reason():
-    events: list[Event] = []
+    events: list[RoutingEvent] = []
     r = router(on_event=events.append)
     now = warm(r, TEN)
     r.pick(now, TEN)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p.flow import Entry, Governor, LoadReport, Outbox, OutboxFull
+from p2p.flow import Governor, LoadReport, Outbox, OutboxEntry, OutboxFull
 
 
 def outbox(**options: float) -> Outbox[int]:
@@ -17,7 +17,7 @@ def outbox(**options: float) -> Outbox[int]:
     return Outbox(governor, rng=random.Random(2), **options)  # type: ignore[arg-type]
 
 
-def next_one(box: Outbox[int], now: float) -> tuple[float, Entry[int]]:
+def next_one(box: Outbox[int], now: float) -> tuple[float, OutboxEntry[int]]:
     """The next message and when it goes."""
     for _ in range(100):
         entry = box.next(now)
@@ -161,8 +161,8 @@ def test_every_message_ends_exactly_once(seed: int) -> None:
     rng = random.Random(seed)
     box = outbox(limit=30, ttl_s=3.0)
     now, added, expired, cancelled = 0.0, 0, 0, 0
-    known: list[Entry[int]] = []
-    flying: list[Entry[int]] = []
+    known: list[OutboxEntry[int]] = []
+    flying: list[OutboxEntry[int]] = []
     for _ in range(300):
         now += rng.expovariate(30.0)
         expired += len(box.expire(now))

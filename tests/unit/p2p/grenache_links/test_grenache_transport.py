@@ -23,7 +23,7 @@ from p2p.grenache_links.grenache_transport import GrenacheSettings, GrenacheTran
 from p2p.grenache_links.tunnel_carrier import TunnelCarrier
 from p2p.mesh.message_router import Received
 from p2p.overlay import Overlay, OverlaySettings
-from p2p.wire.connection import Connection
+from p2p.wire.connection import PeerConnection
 from p2p.wire.messages import pack
 
 SERVICE = "exchange-node:test"
@@ -88,12 +88,12 @@ class Over:
         self.worker.serve(SERVICE, self.right_carrier.answer)
         self.address = await self.worker.start(*self.address)
 
-    async def dial(self, expect: str | None = None) -> tuple[Connection, Connection]:
+    async def dial(self, expect: str | None = None) -> tuple[PeerConnection, PeerConnection]:
         link = await self.left_carrier.dial(*self.address, expect)
         await until(lambda: self.right.handler.up)
         other = self.right.handler.up[0]
-        assert isinstance(link, Connection)
-        assert isinstance(other, Connection)
+        assert isinstance(link, PeerConnection)
+        assert isinstance(other, PeerConnection)
         return link, other
 
     async def stop(self) -> None:

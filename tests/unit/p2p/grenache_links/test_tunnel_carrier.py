@@ -18,7 +18,7 @@ from p2p.grenache_links import tunnel, tunnel_carrier
 from p2p.grenache_links.tunnel import BUFFER, WINDOW, Request, to_json
 from p2p.grenache_links.tunnel_carrier import TunnelCarrier
 from p2p.wire import direct_links
-from p2p.wire.connection import Connection
+from p2p.wire.connection import PeerConnection
 from p2p.wire.link import PeerInfo
 
 Make = Callable[[], Any]
@@ -499,7 +499,7 @@ def test_many_links_at_once() -> None:
             hub, *others = made
             links = await asyncio.gather(*(one.carrier.dial(*hub.address) for one in others))
             for link, one in zip(links, others, strict=True):
-                assert isinstance(link, Connection)
+                assert isinstance(link, PeerConnection)
                 for n in range(50):
                     link.send(one.node.envelope(n))
             await until(lambda: len(hub.node.handler.messages) == 50 * len(others))

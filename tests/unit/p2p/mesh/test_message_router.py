@@ -61,7 +61,7 @@ class TestWaysToOneNode:
         assert [way for way, _ in caught.value.tried] == ways
         assert dict(caught.value.tried)["direct"] == "not connected"
         assert dict(caught.value.tried)["grenache"] == "no Grape is used"
-        assert "not to wait" in dict(caught.value.tried)["queued"]
+        assert "may not be queued" in dict(caught.value.tried)["queued"]
         assert router.take_outgoing() == []
 
     def test_a_node_that_is_linked_over_grenache_is_sent_to_that_way(self):

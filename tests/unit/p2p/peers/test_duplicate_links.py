@@ -12,9 +12,9 @@ from p2p.peers.duplicate_links import (
     LEAVE_AFTER,
     MAX_HELD,
     SUSPECT_AFTER,
-    Change,
+    LinkChange,
     LinkTable,
-    Verdict,
+    SecondLinkVerdict,
     decides,
     second_link,
 )
@@ -26,15 +26,15 @@ ALIVE, SILENT = 1.0, SUSPECT_AFTER
 @pytest.mark.parametrize(
     ("own", "peer", "silent", "held", "crossed", "verdict"),
     [
-        (LOW, HIGH, ALIVE, 0, False, Verdict.REFUSE),
-        (LOW, HIGH, ALIVE, 0, True, Verdict.REPLACE),
-        (LOW, HIGH, SILENT, 0, False, Verdict.REPLACE),
-        (LOW, HIGH, float("inf"), 0, False, Verdict.REPLACE),
-        (HIGH, LOW, ALIVE, 0, False, Verdict.HOLD),
-        (HIGH, LOW, ALIVE, 0, True, Verdict.HOLD),
-        (HIGH, LOW, SILENT, 0, False, Verdict.SWITCH),
-        (HIGH, LOW, ALIVE, MAX_HELD - 1, False, Verdict.HOLD),
-        (HIGH, LOW, ALIVE, MAX_HELD, False, Verdict.REFUSE),
+        (LOW, HIGH, ALIVE, 0, False, SecondLinkVerdict.REFUSE),
+        (LOW, HIGH, ALIVE, 0, True, SecondLinkVerdict.REPLACE),
+        (LOW, HIGH, SILENT, 0, False, SecondLinkVerdict.REPLACE),
+        (LOW, HIGH, float("inf"), 0, False, SecondLinkVerdict.REPLACE),
+        (HIGH, LOW, ALIVE, 0, False, SecondLinkVerdict.HOLD),
+        (HIGH, LOW, ALIVE, 0, True, SecondLinkVerdict.HOLD),
+        (HIGH, LOW, SILENT, 0, False, SecondLinkVerdict.SWITCH),
+        (HIGH, LOW, ALIVE, MAX_HELD - 1, False, SecondLinkVerdict.HOLD),
+        (HIGH, LOW, ALIVE, MAX_HELD, False, SecondLinkVerdict.REFUSE),
     ],
 )
 def test_verdicts(own, peer, silent, held, crossed, verdict):
@@ -50,7 +50,7 @@ def test_exactly_one_side_decides():
 )
 @pytest.mark.parametrize("crossed", [False, True])
 def test_whatever_each_side_has_seen_only_one_of_them_closes_a_link(low_sees, high_sees, crossed):
-    closing = {Verdict.REFUSE, Verdict.REPLACE}
+    closing = {SecondLinkVerdict.REFUSE, SecondLinkVerdict.REPLACE}
     low = second_link(LOW, HIGH, silent_for=low_sees, crossed=crossed)
     high = second_link(HIGH, LOW, silent_for=high_sees, crossed=crossed)
     assert low in closing
@@ -65,19 +65,21 @@ def test_a_direct_link_replaces_one_over_grenache_whoever_decides(own, silent):
     for dialled in (True, False):
         for crossed in (True, False):
             how = {"dialled": dialled, "crossed": crossed}
-            assert second_link(own, peer, **how, **upgrade) is Verdict.SWITCH
-            assert second_link(own, peer, held=MAX_HELD, **how, **upgrade) is Verdict.SWITCH
+            assert second_link(own, peer, **how, **upgrade) is SecondLinkVerdict.SWITCH
+            assert (
+                second_link(own, peer, held=MAX_HELD, **how, **upgrade) is SecondLinkVerdict.SWITCH
+            )
 
 
 @pytest.mark.parametrize("dialled", [True, False])
 @pytest.mark.parametrize("crossed", [True, False])
 def test_a_link_over_grenache_does_not_replace_a_live_direct_one(dialled, crossed):
     offered = {"carriers": ("tcp", "grenache"), "dialled": dialled, "crossed": crossed}
-    verdict = Verdict.HOLD if dialled else Verdict.REFUSE
+    verdict = SecondLinkVerdict.HOLD if dialled else SecondLinkVerdict.REFUSE
     assert second_link(LOW, HIGH, silent_for=ALIVE, **offered) is verdict
-    assert second_link(HIGH, LOW, silent_for=ALIVE, **offered) is Verdict.HOLD
-    assert second_link(LOW, HIGH, silent_for=SILENT, **offered) is Verdict.REPLACE
-    assert second_link(HIGH, LOW, silent_for=SILENT, **offered) is Verdict.SWITCH
+    assert second_link(HIGH, LOW, silent_for=ALIVE, **offered) is SecondLinkVerdict.HOLD
+    assert second_link(LOW, HIGH, silent_for=SILENT, **offered) is SecondLinkVerdict.REPLACE
+    assert second_link(HIGH, LOW, silent_for=SILENT, **offered) is SecondLinkVerdict.SWITCH
 
 
 def link(peer, now=0.0, **more):
@@ -99,7 +101,7 @@ def test_the_deciding_side_closes_the_second_link_while_the_first_is_alive():
     change = table.up(second, ALIVE)
     assert change.close == [second]
     assert table.used[HIGH] is first
-    assert table.heard(second, ALIVE) is None
+    assert table.message_arrived(second, ALIVE) is None
     table.down(second)
     assert table.used[HIGH] is first
 
@@ -118,7 +120,7 @@ def test_of_two_links_that_crossed_the_deciding_side_takes_its_own():
     table = LinkTable(LOW)
     theirs, ours = link(HIGH, now=1.0), link(HIGH, now=1.1)
     table.up(theirs, 1.0)
-    assert table.verdict(ours.peer, 1.1, dialled_at=0.9) is Verdict.REPLACE
+    assert table.verdict(ours.peer, 1.1, dialled_at=0.9) is SecondLinkVerdict.REPLACE
     assert table.up(ours, 1.1, dialled_at=0.9).close == [theirs]
     feeler = link(HIGH, now=1.2)
     assert table.up(feeler, 1.2, dialled_at=1.15).close == [feeler]
@@ -143,8 +145,8 @@ def test_a_message_on_the_held_link_is_the_decision_and_a_late_one_on_the_old_li
     first, second = link(LOW), link(LOW)
     table.up(first, 0.0)
     table.up(second, ALIVE)
-    assert table.heard(second, 2.0).after is second
-    late = table.heard(first, 2.0)
+    assert table.message_arrived(second, 2.0).after is second
+    late = table.message_arrived(first, 2.0)
     assert late.before is late.after is second
     table.down(first)
     assert table.used[LOW] is second
@@ -196,11 +198,13 @@ def test_a_direct_link_is_used_at_once_and_the_other_held_until_the_peer_speaks(
     table.up(indirect, 0.0)
     change = table.up(direct, 1.0)
     assert (change.before, change.after, change.close) == (indirect, direct, [])
-    assert table.heard(indirect, 1.0) == Change(direct, direct)  # under way when the links changed
-    assert table.heard(direct, 1.0 + LEAVE_AFTER - 0.1).close == []
+    assert table.message_arrived(indirect, 1.0) == LinkChange(
+        direct, direct
+    )  # under way when the links changed
+    assert table.message_arrived(direct, 1.0 + LEAVE_AFTER - 0.1).close == []
     late = 1.0 + LEAVE_AFTER
-    assert table.heard(direct, late).close == ([indirect] if own is LOW else [])
-    assert table.heard(direct, late).close == []
+    assert table.message_arrived(direct, late).close == ([indirect] if own is LOW else [])
+    assert table.message_arrived(direct, late).close == []
     assert table.down(indirect).after is direct
     assert table.down(direct).after is None
 
@@ -219,7 +223,7 @@ def test_a_message_over_grenache_never_takes_over_from_a_direct_link():
     direct, indirect = link(LOW), link(LOW, carrier="grenache")
     table.up(direct, 0.0)
     table.up(indirect, ALIVE)
-    assert table.heard(indirect, 5.0) == Change(direct, direct)
+    assert table.message_arrived(indirect, 5.0) == LinkChange(direct, direct)
 
 
 def test_the_heir_of_a_direct_link_is_a_direct_one_if_there_is_one():
@@ -281,7 +285,7 @@ class PairOfTables:
 
         def accept():
             info_of_dialler = info(dialler, carrier=carrier, outbound=False)
-            if self.tables[accepter].verdict(info_of_dialler, self.now) is Verdict.REFUSE:
+            if self.tables[accepter].verdict(info_of_dialler, self.now) is SecondLinkVerdict.REFUSE:
                 return
             self.up(wire, accepter, None)
             self.later(wire, dialler, answer)
@@ -290,7 +294,7 @@ class PairOfTables:
             if wire.ends[accepter] == "closed":
                 return
             peer = info(accepter, carrier=carrier)
-            if self.tables[dialler].verdict(peer, self.now, since) is Verdict.REFUSE:
+            if self.tables[dialler].verdict(peer, self.now, since) is SecondLinkVerdict.REFUSE:
                 wire.ends[dialler] = "closed"
                 self.later(wire, accepter, lambda: self.down(wire, accepter))
                 return
@@ -334,7 +338,7 @@ class PairOfTables:
     def hear(self, wire, own):
         end = wire.ends[own]
         if end is not None and end != "closed":
-            change = self.tables[own].heard(end, self.now)
+            change = self.tables[own].message_arrived(end, self.now)
             if change is not None:
                 self.change(change, own)
 

@@ -16,7 +16,7 @@ from p2p.base.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
 from p2p.mesh.message_router import MessageRouter, Received
 from p2p.rpc.requests import Call, RpcCore
 from p2p.rpc.rpc import Rpc
-from p2p.wire.messages import Cancel, Load, Request, Response, pack
+from p2p.wire.messages import Load, RpcCancel, RpcRequest, RpcResponse, pack
 
 
 class Net(VirtualMesh):
@@ -126,9 +126,9 @@ class TestAsking:
 
     def test_an_answer_of_another_node_or_to_no_question_is_ignored_and_counted(self, net):
         number = net.ask(1, 2, "slow", timeout=5.0)
-        false = pack(Response(number, body=pack("false")))
+        false = pack(RpcResponse(number, body=pack("false")))
         net.routers[0].send(net.now, net.ids[1], "response", false)
-        net.routers[2].send(net.now, net.ids[1], "response", pack(Response(number + 1)))
+        net.routers[2].send(net.now, net.ids[1], "response", pack(RpcResponse(number + 1)))
         net.collect()
         net.pass_time(0.5)
         assert net.results(1) == {}
@@ -176,21 +176,21 @@ class TestServing:
         core.handlers["slow"] = lambda now, call: None
         body = bytes(1000 * 1000)
         for number in range(20):
-            give(core, 0.0, Request(number, "slow", 1000, body))
+            give(core, 0.0, RpcRequest(number, "slow", 1000, body))
         served = limits.RPC_MAX_BYTES // len(body)
         assert core.in_flight(identity(5).node_id) == served
         assert core.counters["refused_busy"] == 20 - served
         core.tick(1.0)
         assert core.in_flight(identity(5).node_id) == 0
-        give(core, 1.0, Request(99, "slow", 1000, body))
+        give(core, 1.0, RpcRequest(99, "slow", 1000, body))
         assert core.in_flight(identity(5).node_id) == 1
 
     def test_an_expired_request_is_not_started(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         started: list[Call] = []
         core.handlers["m"] = lambda now, call: started.append(call)
-        assert give(core, 0.0, Request(1, "m", 0, b""))
-        assert give(core, 0.0, Request(1, "m", -5, b""))
+        assert give(core, 0.0, RpcRequest(1, "m", 0, b""))
+        assert give(core, 0.0, RpcRequest(1, "m", -5, b""))
         assert started == []
         assert core.counters["refused_expired"] == 2
         assert core.next_deadline() is None
@@ -198,15 +198,15 @@ class TestServing:
     def test_nobody_can_make_us_work_for_longer_than_the_limit(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         core.handlers["m"] = lambda now, call: None
-        give(core, 10.0, Request(1, "m", 2**62, b""))
+        give(core, 10.0, RpcRequest(1, "m", 2**62, b""))
         assert core.next_deadline() == 10.0 + limits.RPC_MAX_DEADLINE
 
     def test_a_request_that_comes_twice_while_served_is_started_once(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         started: list[Call] = []
         core.handlers["m"] = lambda now, call: started.append(call)
-        give(core, 0.0, Request(1, "m", 1000, b""))
-        give(core, 0.1, Request(1, "m", 1000, b""))
+        give(core, 0.0, RpcRequest(1, "m", 1000, b""))
+        give(core, 0.1, RpcRequest(1, "m", 1000, b""))
         assert len(started) == 1
         assert core.counters["duplicates"] == 1
 
@@ -215,13 +215,13 @@ class TestServing:
         core = RpcCore(sender, rng=random.Random(0))
         started: list[Call] = []
         core.handlers["m"] = lambda now, call: started.append(call)
-        give(core, 0.0, Request(1, "m", 1000, b""))
-        give(core, 0.0, Cancel(1))
-        give(core, 0.0, Request(1, "m", 1000, b""))
+        give(core, 0.0, RpcRequest(1, "m", 1000, b""))
+        give(core, 0.0, RpcCancel(1))
+        give(core, 0.0, RpcRequest(1, "m", 1000, b""))
         core.respond(0.1, started[0], b"old")
         assert sender.sent == []
         core.respond(0.1, started[1], b"new")
-        assert [msgspec.msgpack.decode(p, type=Response).body for p in sender.sent] == [b"new"]
+        assert [msgspec.msgpack.decode(p, type=RpcResponse).body for p in sender.sent] == [b"new"]
 
     def test_all_callers_together_are_bounded_and_what_ended_counts_no_more(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
@@ -229,29 +229,29 @@ class TestServing:
         core.handlers["m"] = lambda now, call: calls.append(call)
         for caller in range(20):
             for number in range(500):
-                give(core, 0.0, Request(number, "m", 1000, b""), caller=caller)
+                give(core, 0.0, RpcRequest(number, "m", 1000, b""), caller=caller)
         assert len(calls) == limits.RPC_MAX_IN_FLIGHT_ALL
         assert core.counters["refused_busy"] == 10_000 - limits.RPC_MAX_IN_FLIGHT_ALL
         for call in calls:
             core.respond(0.1, call, b"")
-        assert give(core, 0.2, Request(1, "m", 1000, b""), caller=19)
+        assert give(core, 0.2, RpcRequest(1, "m", 1000, b""), caller=19)
         assert len(calls) == limits.RPC_MAX_IN_FLIGHT_ALL + 1
 
     def test_a_cancel_ends_only_the_caller_s_own_request(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         core.handlers["m"] = lambda now, call: None
-        give(core, 0.0, Request(1, "m", 1000, b""), caller=5)
-        give(core, 0.0, Cancel(1), caller=6)
+        give(core, 0.0, RpcRequest(1, "m", 1000, b""), caller=5)
+        give(core, 0.0, RpcCancel(1), caller=6)
         assert core.in_flight(identity(5).node_id) == 1
-        give(core, 0.0, Cancel(1), caller=5)
+        give(core, 0.0, RpcCancel(1), caller=5)
         assert core.in_flight(identity(5).node_id) == 0
 
     def test_a_request_of_the_wrong_shape_or_to_everyone_is_invalid(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
-        assert not give(core, 0.0, Request(-1, "m", 1000, b""))
-        assert not give(core, 0.0, Request(2**63, "m", 1000, b""))
-        assert not give(core, 0.0, Request(1, "m" * 100, 1000, b""))
-        assert not give(core, 0.0, Request(1, "m", 1000, b""), broadcast=True)
+        assert not give(core, 0.0, RpcRequest(-1, "m", 1000, b""))
+        assert not give(core, 0.0, RpcRequest(2**63, "m", 1000, b""))
+        assert not give(core, 0.0, RpcRequest(1, "m" * 100, 1000, b""))
+        assert not give(core, 0.0, RpcRequest(1, "m", 1000, b""), broadcast=True)
 
     def test_an_answer_too_large_for_a_frame_is_an_error_to_the_caller(self, net):
         net.cores[1].handlers["huge"] = lambda now, call: net.cores[1].respond(
@@ -275,7 +275,7 @@ class TestServing:
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         core.handlers["m"] = lambda now, call: core.respond(now, call, b"")
         for number in range(5000):
-            give(core, 0.0, Request(number, "m", 100_000, b""))
+            give(core, 0.0, RpcRequest(number, "m", 100_000, b""))
         assert len(core._deadlines._heap) < 200
 
 
@@ -296,7 +296,7 @@ def give(
     core: RpcCore, now: float, message: Any, *, caller: int = 5, broadcast: bool = False
 ) -> bool:
     name = identity(caller).node_id
-    kind = type(message).__name__.lower()
+    kind = type(message).__name__.removeprefix("Rpc").lower()
     return core.receive(Received(now, kind, name, name, pack(message), broadcast))
 
 
@@ -533,7 +533,7 @@ class TestLoadAndLinks:
         assert (results[second].error, results[second].retry_after) == ("busy", 13)
 
     def test_a_response_without_load_is_written_as_before(self):
-        assert msgspec.msgpack.decode(pack(Response(5, body=b"x"))) == {"id": 5, "body": b"x"}
+        assert msgspec.msgpack.decode(pack(RpcResponse(5, body=b"x"))) == {"id": 5, "body": b"x"}
 
     def test_a_request_that_needs_its_link_ends_with_the_link(self, net):
         core = net.cores[0]

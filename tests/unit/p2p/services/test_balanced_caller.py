@@ -52,7 +52,7 @@ async def test_the_result_comes_back_with_who_gave_it(net):
 
 
 async def test_a_service_that_nobody_offers_is_refused_at_once(net):
-    with pytest.raises(NoProvider, match="offers 'nix'"):
+    with pytest.raises(NoProvider, match="offers the service 'nix'"):
         await net.nodes[0].caller.call("nix")
 
 
@@ -74,7 +74,7 @@ async def test_a_refusal_reaches_the_caller_and_is_no_failure_of_the_node(net):
         with pytest.raises(HandlerError) as caught:
             await caller.call("bank")
         assert (caught.value.code, caught.value.message) == ("no_funds", "nothing left")
-    metrics = net.nodes[0].choosing.router("bank").metrics(net.nodes[1].id)
+    metrics = net.nodes[0].balancers.router("bank").metrics(net.nodes[1].id)
     assert (metrics.success_count, metrics.error_count) == (20, 0)
     assert caller.figures()["bank"].outcomes == {"refused": 20}
 
@@ -170,7 +170,7 @@ async def test_a_hanging_node_costs_the_caller_nothing_but_time_and_is_left_alon
     caller = net.nodes[0].caller
     for n in range(200):
         assert await caller.call("it", n, idempotent=True, timeout=2.0) == n
-    router = net.nodes[0].choosing.router("it")
+    router = net.nodes[0].balancers.router("it")
     asked = router.metrics(net.nodes[1].id)
     assert asked.timeout_count >= 1
     assert asked.total_calls < 30
@@ -227,7 +227,7 @@ async def test_cancelling_a_call_cancels_the_work(net):
     await asyncio.sleep(1)
     assert ended == ["x"]
     assert net.nodes[0].caller.figures()["it"].outcomes == {"cancelled": 1}
-    assert net.nodes[0].choosing.router("it").metrics(net.nodes[1].id).in_flight == 0
+    assert net.nodes[0].balancers.router("it").metrics(net.nodes[1].id).in_flight == 0
 
 
 async def test_the_deadline_travels_and_ends_the_work_on_the_other_side(net):
@@ -306,13 +306,13 @@ async def test_a_breaker_opens_on_a_failing_node_and_closes_when_it_is_well_agai
         await asyncio.gather(*(one_after_another(until) for _ in range(6)))
 
     await calls(5.0)
-    router = node.choosing.router("it")
+    router = node.balancers.router("it")
     assert router.breaker_state(loop.time(), net.nodes[1].id) is not BreakerState.CLOSED
     bad = False
     await calls(15.0)
     assert router.breaker_state(loop.time(), net.nodes[1].id) is BreakerState.CLOSED
     kinds = [
-        noted.reason.split(":")[0] for noted in node.choosing.events.latest(100, kind="breaker")
+        noted.reason.split(":")[0] for noted in node.balancers.events.latest(100, kind="breaker")
     ]
     assert kinds[0] == "CLOSED to OPEN"
     assert kinds[-1] == "HALF_OPEN to CLOSED"
@@ -355,7 +355,7 @@ async def test_too_many_calls_at_once_wait_for_their_turn_and_all_are_answered(n
     assert len(good) >= 490
     figures = caller.figures()["it"]
     assert figures.attempts < 700  # not sent again and again to a node that is full
-    rates = net.nodes[0].choosing.events.latest(100, kind="rate")
+    rates = net.nodes[0].balancers.events.latest(100, kind="rate")
     assert any("cut" in noted.reason for noted in rates)
 
 

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from p2p.adaptive import DEGRADED, HEALTHY, BreakerSettings, HintSettings, WeightedPolicy
-from p2p.services.balancers import Balancers, BalancerSettings, EventRing, Noted
+from p2p.services.balancers import Balancers, BalancerSettings, EventRing, RoutingRecord
 
 
-def choosing(**settings) -> Balancers:
+def balancers(**settings) -> Balancers:
     return Balancers(BalancerSettings(**settings), rng=random.Random(1))
 
 
@@ -23,7 +23,7 @@ def fail(made: Balancers, service: str, peer: str, now: float, times: int = 10) 
 
 
 def test_each_service_has_a_router_of_its_own():
-    made = choosing()
+    made = balancers()
     fail(made, "a", "peer", 0.0)
     assert made.router("a") is made.router("a")
     assert made.router("b") is not made.router("a")
@@ -32,12 +32,12 @@ def test_each_service_has_a_router_of_its_own():
 
 
 def test_the_policy_is_the_one_that_is_set():
-    assert isinstance(choosing(policy="weighted").router("a").policy, WeightedPolicy)
-    assert not isinstance(choosing().router("a").policy, WeightedPolicy)
+    assert isinstance(balancers(policy="weighted").router("a").policy, WeightedPolicy)
+    assert not isinstance(balancers().router("a").policy, WeightedPolicy)
 
 
 def test_a_hint_counts_for_every_service_also_for_those_called_later():
-    made = choosing()
+    made = balancers()
     made.router("early").pick(0.0, ["good", "bad"])
     made.on_hint(0.0, "origin", "bad", DEGRADED, 1.0, 0.5)
     for service in ("early", "late"):
@@ -51,7 +51,7 @@ def test_a_hint_counts_for_every_service_also_for_those_called_later():
 
 
 def test_own_hints_are_the_worst_that_any_service_has_seen():
-    made = choosing(hints=HintSettings(publish_interval_s=1.0))
+    made = balancers(hints=HintSettings(publish_interval_s=1.0))
     for peer in ("a", "b", "c"):
         for service in ("x", "y"):
             made.router(service).on_send(0.0, peer)
@@ -63,7 +63,7 @@ def test_own_hints_are_the_worst_that_any_service_has_seen():
 
 
 def test_a_peer_that_left_is_forgotten_by_all():
-    made = choosing()
+    made = balancers()
     fail(made, "x", "a", 0.0)
     fail(made, "y", "a", 0.0)
     made.on_hint(0.0, "origin", "a", DEGRADED, 1.0, 0.5)
@@ -74,7 +74,7 @@ def test_a_peer_that_left_is_forgotten_by_all():
 
 
 def test_breaker_changes_are_kept_though_there_are_many_picks_after_them():
-    made = choosing(breaker=BreakerSettings(failure_threshold=3))
+    made = balancers(breaker=BreakerSettings(failure_threshold=3))
     fail(made, "x", "a", 0.0)
     for n in range(5000):
         made.router("x").pick(1.0 + n / 1000, ["a", "b", "c"])
@@ -89,14 +89,14 @@ def test_the_latest_events_are_the_newest_in_order_of_time():
     ring = EventRing(picks=3, others=2)
     for n in range(6):
         kind = "pick" if n % 2 else "hint"
-        ring.add(Noted(float(n), kind, "s", "n", "r", {}))
+        ring.add(RoutingRecord(float(n), kind, "s", "n", "r", {}))
     assert [noted.at for noted in ring.latest(10)] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert [noted.at for noted in ring.latest(2)] == [4.0, 5.0]
     assert [noted.at for noted in ring.latest(10, kind="hint")] == [2.0, 4.0]
 
 
 def test_events_are_logged_with_their_fields_at_debug_only(caplog: pytest.LogCaptureFixture):
-    made = choosing()
+    made = balancers()
     made.on_hint(0.0, "origin", "peer", HEALTHY, 0.0, 0.0)
     assert caplog.records == []
     caplog.set_level(logging.DEBUG, "p2p.services.balancers")

@@ -10,7 +10,7 @@ from p2p.services.service_directory import (
     ANSWER_WITHIN,
     LEAST_GAP,
     MAX_SERVICES,
-    Announcement,
+    ServiceAnnouncement,
     ServiceDirectory,
 )
 from p2p.wire.messages import pack
@@ -132,7 +132,7 @@ def test_an_announcement_of_another_network_or_another_key_or_changed_is_refused
     good = directory(1, "jobs").due(0.0)
     assert good is not None
     assert directory(0, network="other").receive(0.0, good, 0.5) is False
-    said = msgspec.msgpack.decode(good, type=Announcement)
+    said = msgspec.msgpack.decode(good, type=ServiceAnnouncement)
     forged = [
         msgspec.structs.replace(said, services=["jobs", "more"]),
         msgspec.structs.replace(said, lease=said.lease + 1),
@@ -188,7 +188,7 @@ def test_a_node_offers_so_many_services_and_no_more():
     a.offer("service-0")
     with pytest.raises(ValueError, match="at most 64"):
         a.offer("one too many")
-    with pytest.raises(ValueError, match="no service name"):
+    with pytest.raises(ValueError, match="invalid service name"):
         directory(1).offer("a b")
 
 

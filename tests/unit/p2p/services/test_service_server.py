@@ -111,7 +111,7 @@ async def test_names_are_taken_once_and_must_be_names(server):
     server.serve("it", lambda payload: None)
     with pytest.raises(ValueError, match="served already"):
         server.serve("it", lambda payload: None)
-    with pytest.raises(ValueError, match="no service name"):
+    with pytest.raises(ValueError, match="invalid service name"):
         server.serve("a b", lambda payload: None)
 
 

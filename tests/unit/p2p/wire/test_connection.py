@@ -21,7 +21,7 @@ from p2p.base.limits import (
     OUTBOX_HIGH_WATER,
     OUTBOX_LIMIT,
 )
-from p2p.wire.connection import Connection
+from p2p.wire.connection import PeerConnection
 from p2p.wire.frame_transport import CLOSE_GRACE, WRITE_CHUNK
 from p2p.wire.handshake import HandshakeTerms, Role
 from p2p.wire.link import Link
@@ -42,7 +42,7 @@ def on_every_way(test: Test) -> Callable[[bool, bool], None]:
     return pytest.mark.parametrize(("secure", "fast"), WAYS, ids=WAY_NAMES)(body)
 
 
-def raw(link: Connection, payload: bytes) -> None:
+def raw(link: PeerConnection, payload: bytes) -> None:
     """Write a frame past every check."""
     assert link._transport is not None
     link._transport.write(framed(payload))
@@ -429,15 +429,15 @@ class QuietTransport(asyncio.Transport):
     abort = close
 
 
-def silent_peer(handler: Recorder) -> tuple[Connection, QuietTransport]:
+def silent_peer(handler: Recorder) -> tuple[PeerConnection, QuietTransport]:
     """A link that is up, to a peer that will not be heard again."""
     loop = asyncio.get_running_loop()
     mine, other = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2))
     codec = Codec()
 
-    def make(role: Role, identity: Identity) -> Connection:
+    def make(role: Role, identity: Identity) -> PeerConnection:
         terms = HandshakeTerms(identity, "n", 0, Capabilities("1.0.0"))
-        return Connection(
+        return PeerConnection(
             role, terms, codec, handler, lambda peer: None, nonce=bytes(32), clock=loop.time
         )
 

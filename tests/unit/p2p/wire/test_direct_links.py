@@ -15,7 +15,7 @@ from link_kit import WAY_NAMES, WAYS, Nodes, Recorder, framed, nodes, run, until
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.identity import Identity
 from p2p.wire import direct_links
-from p2p.wire.connection import Connection
+from p2p.wire.connection import PeerConnection
 from p2p.wire.direct_links import DirectConnectionService
 from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.link import PeerInfo
@@ -87,7 +87,7 @@ async def test_another_node_than_expected_is_refused_on_both_sides(
     a, b = await made.node(1), await made.node(2)
     error = await refused(a.service.dial(*b.address, expect="a" * 32))
     assert (error.code, error.by_us) == (Code.WRONG_IDENTITY, True)
-    await until(lambda: not b.service._greetings)
+    await until(lambda: not b.service._handshakes)
     assert a.handler.up == b.handler.up == []
 
 
@@ -159,7 +159,7 @@ async def test_stop_does_not_wait_for_a_peer_that_does_not_read(made: Nodes) -> 
     link = await a.service.dial(*b.address)
     await until(lambda: b.handler.up)
     other = b.handler.up[0]
-    assert isinstance(other, Connection)
+    assert isinstance(other, PeerConnection)
     assert other._transport is not None
     other._transport.pause_reading()
     while link.outbox_bytes < 1_000_000:
@@ -201,10 +201,10 @@ async def test_a_silent_stranger_is_dropped_in_time(made: Nodes) -> None:
     try:
         a = await made.node(1)
         reader, writer = await asyncio.open_connection(*a.address)
-        heard = await asyncio.wait_for(reader.read(), 3)
-        assert made.secure or b'"timeout"' in heard
+        bytes_received = await asyncio.wait_for(reader.read(), 3)
+        assert made.secure or b'"timeout"' in bytes_received
         writer.close()
-        assert not a.service._greetings
+        assert not a.service._handshakes
         await until(lambda: not a.service._connections)
     finally:
         direct_links.HANDSHAKE_TIMEOUT = original  # type: ignore[misc]
@@ -218,9 +218,9 @@ async def test_strangers_that_stall_do_not_keep_others_out(made: Nodes) -> None:
         a, b = await made.node(1), await made.node(2)
         for _ in range(12):
             stalling.append(socket.create_connection(b.address))  # noqa: PERF401
-        await until(lambda: len(b.service._greetings) >= 4)
+        await until(lambda: len(b.service._handshakes) >= 4)
         await a.service.dial(*b.address)
-        assert len(b.service._greetings) <= 5
+        assert len(b.service._handshakes) <= 5
     finally:
         direct_links.MAX_PENDING_HANDSHAKES = original  # type: ignore[misc]
         for each in stalling:
@@ -242,14 +242,14 @@ def test_tls_on_one_side_only_is_explained(
             if dialler_secure:
                 assert "does not speak TLS; is P2P_SECURITY=off there?" in str(caught.value)
             else:
-                assert "does it demand TLS? here P2P_SECURITY is off" in str(caught.value)
+                assert "does it demand TLS? P2P_SECURITY is off here" in str(caught.value)
             await until(lambda: "TLS" in caplog.text)
             c = await theirs.node(3)
             await c.service.dial(*b.address)  # nothing broke
 
     run(inside(), fast=fast)
-    heard = "these bytes are TLS" if dialler_secure else "does not speak TLS"
-    assert heard in caplog.text
+    bytes_received = "these bytes are TLS" if dialler_secure else "does not speak TLS"
+    assert bytes_received in caplog.text
 
 
 def test_a_goodbye_before_the_handshake_is_json_that_anyone_can_read() -> None:

@@ -105,9 +105,9 @@ def test_the_accepting_sides_ack_waits_for_its_decision() -> None:
     assert (caught.value.code, caught.value.by_us) == (Code.FULL, True)
     assert "as many peers" in caught.value.reason
     goodbye = Goodbye(caught.value.code.value, caught.value.reason)
-    with pytest.raises(HandshakeRefused) as heard:
+    with pytest.raises(HandshakeRefused) as bytes_received:
         dial.receive(wrap("goodbye", goodbye, B.node_id))
-    assert (heard.value.code, heard.value.by_us) == (Code.FULL, False)
+    assert (bytes_received.value.code, bytes_received.value.by_us) == (Code.FULL, False)
 
 
 def both(mine: HandshakeTerms, **more: Any) -> list[tuple[HandshakeMachine, HandshakeMachine]]:

@@ -18,9 +18,9 @@ def test_silence_is_death_and_any_byte_is_life() -> None:
         live.tick(float(second))
     assert not live.dead(7.9)
     assert live.dead(8.0)
-    live.heard(7.9)
+    live.bytes_received(7.9)
     assert not live.dead(8.0)
-    live.heard(3.0)  # old news change nothing
+    live.bytes_received(3.0)  # old news change nothing
     assert live.dead(15.9)
 
 

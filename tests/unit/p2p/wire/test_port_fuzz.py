@@ -22,7 +22,7 @@ from p2p.base.errors import Code
 from p2p.base.identity import Identity
 from p2p.base.limits import MAX_FRAME, MAX_HANDSHAKE_FRAME, READ_BUFFER
 from p2p.wire import tls
-from p2p.wire.connection import Connection
+from p2p.wire.connection import PeerConnection
 from p2p.wire.framing import HEADER, FrameDecoder
 from p2p.wire.messages import Capabilities, Codec, Envelope, Handshake, HandshakeAck, pack
 
@@ -83,7 +83,7 @@ class Target:
         return answer
 
     async def still_works(self) -> None:
-        await until(lambda: not self.node.service._greetings)
+        await until(lambda: not self.node.service._handshakes)
         for connection in self.node.service._connections:
             room = max(READ_BUFFER, MAX_HANDSHAKE_FRAME + HEADER)
             assert connection._decoder.capacity <= room
@@ -95,7 +95,7 @@ class Target:
         link.send(friend.envelope())
         await until(lambda: len(self.node.handler.messages) == before + 1)
         link.close(Code.SHUTDOWN)
-        assert isinstance(link, Connection)
+        assert isinstance(link, PeerConnection)
         await link.wait_closed()
         await until(lambda: not self.node.service._connections)
 
@@ -177,7 +177,7 @@ def test_any_bytes_of_a_proven_peer_are_answered_or_hung_up_on(
         attackers = Nodes(target.secure)
         attacker = await attackers.node(0, listen=None, identity=STRANGER)
         link = await attacker.service.dial(*target.node.address)
-        assert isinstance(link, Connection)
+        assert isinstance(link, PeerConnection)
         assert link._transport is not None
         step = max(1, len(data) // splits)
         for begin in range(0, len(data), step):
@@ -185,7 +185,7 @@ def test_any_bytes_of_a_proven_peer_are_answered_or_hung_up_on(
             await asyncio.sleep(0)
         await until(lambda: target.node.handler.up)
         theirs = target.node.handler.up[-1]
-        assert isinstance(theirs, Connection)
+        assert isinstance(theirs, PeerConnection)
         await asyncio.sleep(0.002)
         assert theirs._decoder.capacity <= MAX_FRAME + HEADER
         link.close(Code.SHUTDOWN)
