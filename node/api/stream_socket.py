@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -31,6 +29,7 @@ from node.api import limits
 from node.api.access import DOORKEEPER, Caller, caller_of
 from node.api.problems import problem
 from node.api.public_routes import SERVICE
+from node.http.socket_session import End, SocketSession
 from node.streams.stream import Ended, Reader, TooSlow, encode
 from node.streams.stream_messages import (
     PRIVATE,
@@ -59,11 +58,7 @@ HUB: Final = web.AppKey("hub", StreamRegistry)
 _decoder: Final = msgspec.json.Decoder(ClientMessage)
 
 
-class _Stalled(Exception):
-    """The reader took nothing for too long."""
-
-
-class _Session:
+class _Connection:
     """Session of a stream connection: caller, subscriptions, answers to messages."""
 
     def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
@@ -73,34 +68,26 @@ class _Session:
         self._caller = caller_of(request)
         self._loop = asyncio.get_running_loop()
         self._readers: dict[str, Reader] = {}  # by the name of their stream
-        self._ready: dict[Reader, None] = {}  # there is something for them
-        self._planned: asyncio.Handle | None = None  # the next look at those,
-        self._planned_for = 0.0  # and when
-        self._waiting: deque[bytes] = deque()  # taken from a stream, and no room to write them
-        self._full = asyncio.Event()  # the writer has to wait for room, or to part
-        self._sending: float | None = None  # since when one message waits to be taken
-        self._fault: Exception | None = None
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the connection is gone already")
-        self._transport = transport
+        self._session = SocketSession(
+            request,
+            socket,
+            self._messages_of,
+            buffer=limits.STREAM_BUFFER,
+            send_timeout=limits.STREAM_SEND_TIMEOUT,
+            close_timeout=limits.STREAM_CLOSE_TIMEOUT,
+            too_slow=TooSlow,
+            stalled=(TOO_SLOW, "too slow: a message was not taken in time"),
+            behind=(TOO_SLOW, "too slow: messages you lack are no longer held"),
+            verdict=self._verdict,
+        )
 
     async def run(self) -> None:
-        """Serve until the client leaves, or is cut."""
-        writer = self._loop.create_task(self._write())
-        watch = self._loop.create_task(self._watch(writer))
+        """Serve until the client leaves, or is disconnected."""
         try:
-            await self._read()
-        except (_Stalled, ConnectionError):
-            self._cut()
+            await self._session.run(self._read())
         finally:
             for reader in self._readers.values():
                 reader.stop()
-            if self._planned is not None:
-                self._planned.cancel()
-            for task in (watch, writer):
-                task.cancel()
-            await asyncio.wait({watch, writer})
 
     # What the client sends
 
@@ -142,7 +129,7 @@ class _Session:
         stream = await self._hub.find(request, self._account(request))
         if stream.name in self._readers:
             raise ServiceError(409, "already_subscribed", f"{stream.name} is coming already")
-        reader = Reader(stream, self._woken, request.conflate_ms, request.resume)
+        reader = Reader(stream, self._session.mark, request.conflate_ms, request.resume)
         self._readers[stream.name] = reader
         await self._answer(Subscribed(stream=stream.name, resumed=reader.resumed, id=request.id))
         reader.begin()
@@ -161,7 +148,7 @@ class _Session:
             detail = f"{request.stream[:80]!r} is not subscribed to"
             raise ServiceError(409, "not_subscribed", detail)
         reader.stop()
-        self._ready.pop(reader, None)
+        self._session.forget(reader)
         await self._answer(Unsubscribed(stream=request.stream, id=request.id))
 
     async def _authenticate(self, request: Auth) -> None:
@@ -190,61 +177,10 @@ class _Session:
         return caller
 
     async def _answer(self, answer: msgspec.Struct) -> None:
-        try:
-            async with asyncio.timeout(limits.STREAM_SEND_TIMEOUT):
-                await self._socket.send_frame(encode(answer), WSMsgType.TEXT)
-        except TimeoutError:
-            raise _Stalled from None
+        self._session.post(encode(answer))
+        await self._session.drained()
 
     # What the streams have
-
-    def _woken(self, reader: Reader) -> None:
-        """A stream has something: look soon, out of reach of whoever told it."""
-        self._ready[reader] = None
-        if not self._full.is_set():
-            self._plan(reader.due)
-
-    def _plan(self, due: float) -> None:
-        """Look at what is ready at this time, or soon if it has come."""
-        if self._planned is not None:
-            if self._planned_for <= due:
-                return
-            self._planned.cancel()
-        if due and due > self._loop.time():
-            self._planned_for = due
-            self._planned = self._loop.call_at(due, self._carry)
-        else:
-            self._planned_for = 0.0
-            self._planned = self._loop.call_soon(self._carry)
-
-    def _carry(self) -> None:
-        """Send what there is, as far as it can be written at once: most readers keep up, and need no
-        task to be switched to. What is left is the writer's."""
-        self._planned = None
-        try:
-            self._fill()
-        except (TooSlow, ConnectionError) as error:
-            self._fault = error
-            self._full.set()
-        except Exception as error:
-            log.exception("a stream failed")
-            self._fault = error
-            self._full.set()
-
-    def _fill(self) -> None:
-        now = self._loop.time()
-        for reader in tuple(self._ready):
-            if reader.due > now:
-                continue
-            del self._ready[reader]
-            self._waiting.extend(self._messages_of(reader, now))
-            while self._waiting:
-                if self._transport.get_write_buffer_size() >= limits.STREAM_BUFFER:
-                    self._full.set()
-                    return
-                self._write_now(self._waiting.popleft())
-        if self._ready:
-            self._plan(min(reader.due for reader in self._ready))
 
     def _messages_of(self, reader: Reader, now: float) -> list[bytes]:
         try:
@@ -255,71 +191,12 @@ class _Session:
             reader.stop()
             return [encode(StreamError(code=end.code, detail=end.detail, stream=name))]
 
-    def _write_now(self, message: bytes) -> None:
-        """Write one frame without waiting: aiohttp writes first and then waits for room, if at all."""
-        sending = self._socket.send_frame(message, WSMsgType.TEXT)
-        try:
-            sending.send(None)
-        except StopIteration:
-            return
-        sending.close()
-
-    async def _write(self) -> None:
-        """Send what could not be written at once, as the reader takes it, until cancelled."""
-        while True:
-            await self._full.wait()
-            if self._fault is not None:
-                break
-            try:
-                while self._waiting:
-                    self._sending = self._loop.time()
-                    await self._socket.send_frame(self._waiting.popleft(), WSMsgType.TEXT)
-            except ConnectionError:
-                break
-            self._sending = None
-            self._full.clear()
-            if self._planned is not None:
-                self._planned.cancel()
-            self._carry()
-        if isinstance(self._fault, TooSlow):
-            await self._part(TOO_SLOW, "too slow: what you lack is not held any more")
-        self._cut()
-
-    # The end of a connection
-
-    async def _watch(self, writer: asyncio.Task[None]) -> None:
-        """Part with a reader that does not take a message for too long, which is cheaper than a timer for
-        each, and with one whose key was revoked."""
-        timeout = limits.STREAM_SEND_TIMEOUT
-        while True:
-            await asyncio.sleep(timeout / 4)
-            if self._sending is not None and self._loop.time() - self._sending >= timeout:
-                end = TOO_SLOW, "too slow: a message was not taken in time"
-            elif self._revoked:
-                end = KEY_REVOKED, "the key was revoked"
-            else:
-                continue
-            writer.cancel()
-            await self._part(*end)
-            return
-
-    @property
-    def _revoked(self) -> bool:
+    def _verdict(self) -> End | None:
+        """End a connection whose key was revoked."""
         if not self._caller.key:
-            return False
+            return None
         key = self._request.app[SERVICE].accounts.key(self._caller.key)
-        return key is None or key.revoked != 0
-
-    async def _part(self, code: int, why: str) -> None:
-        """Close with the reason, for as long as there is hope that the reader sees it."""
-        with suppress(Exception):
-            async with asyncio.timeout(limits.STREAM_CLOSE_TIMEOUT):
-                await self._socket.close(code=code, message=why.encode(), drain=False)
-        self._cut()
-
-    def _cut(self) -> None:
-        """End the connection now."""
-        self._transport.abort()
+        return (KEY_REVOKED, "the key was revoked") if key is None or key.revoked else None
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -340,7 +217,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     await socket.prepare(request)
     connections.add(socket)
     try:
-        await _Session(request, socket).run()
+        await _Connection(request, socket).run()
     except ConnectionResetError:
         pass
     finally:
