@@ -15,16 +15,15 @@
     [0,"on",null,{"type":"EXCHANGE LIMIT",...}]   ->
                                                   <-   [0,"on",[ORDER]]  [0,"n",[...,"SUCCESS",...]]
 
-The reader's messages are answered by the task that reads them; what channels have to say is written by
-another. Both take turns, so an answer never lands between a snapshot and its checksum. Inputs about
-orders are begun in the order they come and may end in another one.
+The client's messages are answered in the order they arrive. Channels write through the connection's
+`SocketSession`, which takes all messages of a channel at once, so an answer never lands between a snapshot
+and its checksum. Inputs about orders begin in the order they arrive and may end in another one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from uuid import uuid4
 
@@ -43,9 +42,10 @@ from node.bitfinex.errors import (
     UNKNOWN,
     BitfinexError,
 )
-from node.bitfinex.limits import CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT, SNAPSHOTS_AFTER
-from node.bitfinex.public_channels import ChannelStream, make_channel
+from node.bitfinex.limits import BUFFER, CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT, SNAPSHOTS_AFTER
+from node.bitfinex.public_channels import ChannelStream, TooSlow, make_channel
 from node.bitfinex.symbols import Symbols
+from node.http.socket_session import SocketSession
 from node.service.market_data import MarketData
 
 TIMESTAMPS: Final = 32_768
@@ -55,15 +55,12 @@ _MAX_FLAGS: Final = 2**53
 _MAX_CHANNEL: Final = 2**31
 
 
-class Stalled(Exception):
-    """The reader did not take a message in time."""
-
-
 class Connection:
     """See the module's docstring."""
 
     def __init__(
         self,
+        request: web.Request,
         socket: web.WebSocketResponse,
         market_data: MarketData,
         symbols: Symbols,
@@ -89,8 +86,15 @@ class Connection:
         self._next = 1
         self._flags = 0
         self._sequence = 0
-        self._turn = asyncio.Lock()
-        self._wake = asyncio.Event()
+        self._beat = clock() + HEARTBEAT
+        self._session = SocketSession[Connection](
+            request,
+            socket,
+            lambda _, now: self._due_messages(now),
+            buffer=BUFFER,
+            send_timeout=SEND_TIMEOUT,
+            too_slow=TooSlow,
+        )
         self._answers = {
             "ping": self._on_ping,
             "conf": self._on_conf,
@@ -99,12 +103,12 @@ class Connection:
             "auth": self._on_auth,
         }
 
-    async def read(self) -> None:
-        """Greet, then serve the client's messages until it leaves.
+    async def run(self) -> None:
+        """Serve the client until it leaves, or is disconnected."""
+        await self._session.run(self._read())
 
-        Raises:
-            Stalled, ConnectionError: it does not read, or is gone.
-        """
+    async def _read(self) -> None:
+        """Greet, then answer the client's messages until it leaves."""
         platform = {"status": 1}
         await self._tell(
             {"event": "info", "version": 2, "serverId": self._server_id, "platform": platform}
@@ -115,38 +119,30 @@ class Connection:
             elif message.type is WSMsgType.BINARY:
                 await self._tell(_error("json: invalid", UNKNOWN))
 
-    async def write(self) -> None:
-        """Write what the channels have, and heartbeats, until cancelled.
+    # Channels
 
-        Raises:
-            Stalled, ConnectionError: the client does not read, or is gone.
-            TooSlow: it reads too slowly.
-        """
-        beat = self._clock() + HEARTBEAT
-        while True:
-            due = [channel.due for channel in self._channels.values() if channel.ready]
-            await self._woken(min([*due, beat]) - self._clock())
-            async with self._turn:
-                now = self._clock()
-                for number, channel in self._channels.items():
-                    if channel.ready and channel.due <= now:
-                        channel.ready = False
-                        channel.due = now + channel.pace
-                        await self._send(number, channel.write(self._flags))
-                if now >= beat:
-                    beat = now + HEARTBEAT
-                    for number in self._channels:
-                        await self._send(number, [BEAT])
+    @property
+    def due(self) -> float:
+        """Time of the next message of a channel, or of the heartbeat."""
+        due = [channel.due for channel in self._channels.values() if channel.ready]
+        return min([*due, self._beat])
 
-    async def _woken(self, timeout: float) -> None:
-        """Wait until a channel has something new, or for the time."""
-        self._wake.clear()
-        if timeout > 0:
-            timer = asyncio.get_running_loop().call_later(timeout, self._wake.set)
-            try:
-                await self._wake.wait()
-            finally:
-                timer.cancel()
+    def _wake(self) -> None:
+        self._session.mark(self)
+
+    def _due_messages(self, now: float) -> list[bytes]:
+        texts: list[str] = []
+        for number, channel in self._channels.items():
+            if channel.ready and channel.due <= now:
+                channel.ready = False
+                channel.due = now + channel.pace
+                texts.extend(self._framed(number, channel.write(self._flags)))
+        if now >= self._beat:
+            self._beat = now + HEARTBEAT
+            for number in self._channels:
+                texts.extend(self._framed(number, [BEAT]))
+        self._wake()
+        return [text.encode() for text in texts]
 
     async def goodbye(self) -> None:
         """Say that the node stops, and close."""
@@ -154,7 +150,7 @@ class Connection:
             await self._tell(
                 {"event": "info", "code": RESTART, "msg": "the node is stopping, connect again"}
             )
-        except (Stalled, ConnectionError):
+        except ConnectionError:
             return
         await self._socket.close(code=1012, message=b"the node is stopping")
 
@@ -171,26 +167,12 @@ class Connection:
 
     # Writing
 
-    async def _texts(self, texts: Iterable[str]) -> None:
-        """Each in time. uvloop's clock stands still while nothing has to wait for the reader."""
-        at = self._clock()
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT) as patience:
-                for text in texts:
-                    await self._socket.send_str(text)
-                    if (now := self._clock()) != at:
-                        at = now
-                        patience.reschedule(at + SEND_TIMEOUT)
-        except TimeoutError:
-            raise Stalled from None
+    def _post(self, event: dict[str, Any]) -> None:
+        self._session.post(orjson.dumps(event))
 
     async def _tell(self, event: dict[str, Any]) -> None:
-        async with self._turn:
-            await self._texts([orjson.dumps(event).decode()])
-
-    async def _send(self, number: int, bodies: Sequence[str]) -> None:
-        if bodies:
-            await self._texts(self._framed(number, bodies))
+        self._post(event)
+        await self._session.drained()
 
     def _framed(self, number: int, bodies: Iterable[str]) -> Iterator[str]:
         if not self._flags & (SEQUENCE | TIMESTAMPS):
@@ -239,10 +221,9 @@ class Connection:
         flags = message.get("flags", 0)
         if type(flags) is not int or not 0 <= flags < _MAX_FLAGS:
             raise BitfinexError(UNKNOWN, "flags: invalid")
-        async with self._turn:
-            self._flags = flags
-            told = {"event": "conf", "status": "OK", "flags": flags}
-            await self._texts([orjson.dumps(told).decode()])
+        self._post({"event": "conf", "status": "OK", "flags": flags})
+        self._flags = flags  # from the next message on
+        await self._session.drained()
 
     async def _on_auth(self, message: dict[str, Any]) -> None:
         try:
@@ -253,7 +234,7 @@ class Connection:
             dead_man = message.get("dms") == DEAD_MAN
             account = await self._private.enter(
                 message,
-                self._wake.set,
+                self._wake,
                 dead_man=dead_man,
                 secure=self._secure,
                 remote=self._remote,
@@ -280,11 +261,11 @@ class Connection:
                 "wallets": {"read": 1, "write": 0},
             },
         }
-        async with self._turn:
-            await self._texts([orjson.dumps(told).decode()])
-            account.stream.due = self._clock() + SNAPSHOTS_AFTER
-            self._channels[0] = account.stream
-        self._wake.set()
+        self._post(told)
+        account.stream.due = self._clock() + SNAPSHOTS_AFTER
+        self._channels[0] = account.stream
+        self._wake()
+        await self._session.drained()
 
     async def _on_input(self, text: str) -> None:
         if self._account is None:
@@ -296,9 +277,7 @@ class Connection:
             await self._tell(_error(error.text, error.code))
 
     async def _on_subscribe(self, message: dict[str, Any]) -> None:
-        channel = make_channel(
-            message, self._market_data, self._symbols, self._books, self._wake.set
-        )
+        channel = make_channel(message, self._market_data, self._symbols, self._books, self._wake)
         if len(str(message.get("subId", ""))) > MAX_ID:
             raise BitfinexError(UNKNOWN, "subId: invalid")
         if any(channel.identity == other.identity for other in self._channels.values()):
@@ -310,25 +289,22 @@ class Connection:
             number = self._next
             self._next = self._next % _MAX_CHANNEL + 1
             told = {**message, "event": "subscribed", "chanId": number, **channel.echo()}
-            async with self._turn:
-                await self._texts([orjson.dumps(told).decode()])
-                self._channels[number] = channel
         except BaseException:
             channel.close()
             raise
-        self._wake.set()
+        self._post(told)
+        self._channels[number] = channel
+        self._wake()
+        await self._session.drained()
 
     async def _on_unsubscribe(self, message: dict[str, Any]) -> None:
         text = str(message.get("chanId"))
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
-        async with self._turn:
-            channel = self._channels.pop(number, None) if number else None
-            if channel is not None:
-                channel.close()
-                told = {"event": "unsubscribed", "status": "OK", "chanId": number}
-                await self._texts([orjson.dumps(told).decode()])
+        channel = self._channels.pop(number, None) if number else None
         if channel is None:
             raise BitfinexError(NOT_SUBSCRIBED, "unsubscribe: invalid")
+        channel.close()
+        await self._tell({"event": "unsubscribed", "status": "OK", "chanId": number})
 
 
 def _error(text: str, code: int) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from node.bitfinex.account_events import AccountFeeds
 from node.bitfinex.account_inputs import PrivateSide
 from node.bitfinex.account_reads import AccountReads
 from node.bitfinex.bitfinex_books import Books
-from node.bitfinex.bitfinex_socket import Connection, Stalled
+from node.bitfinex.bitfinex_socket import Connection
 from node.bitfinex.errors import BAD_AUTH, BitfinexError
 from node.bitfinex.limits import BUFFER, CONNECTIONS, MAX_MESSAGE, PING, RATE, RateLimit
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.private_rest import PrivateRest
-from node.bitfinex.public_channels import TooSlow
 from node.bitfinex.public_rest import Form, Rest
 from node.bitfinex.request_signing import Gate, Keys
 from node.bitfinex.symbols import Symbols
@@ -64,6 +63,7 @@ class _Sockets:
             return web.Response(status=429, text="too many connections")
         await socket.prepare(request)
         connection = Connection(
+            request,
             socket,
             self._market_data,
             self._symbols,
@@ -75,29 +75,13 @@ class _Sockets:
             remote=request.remote or "",
         )
         self._open[connection] = None
-        writer = asyncio.create_task(self._write(connection, request))
         try:
-            await connection.read()
-        except (Stalled, ConnectionError):
-            _cut(request)
+            await connection.run()
         finally:
             del self._open[connection]
-            writer.cancel()
-            try:
-                await asyncio.wait({writer})
-            finally:
-                connection.close()
-                await connection.leave()
+            connection.close()
+            await connection.leave()
         return socket
-
-    async def _write(self, connection: Connection, request: web.Request) -> None:
-        try:
-            await connection.write()
-        except (Stalled, TooSlow, ConnectionError):
-            _cut(request)
-        except Exception:
-            log.exception("a connection of the Bitfinex WebSocket failed")
-            _cut(request)
 
     async def close(self, _app: web.Application) -> None:
         """Tell everyone that the node stops."""
@@ -110,12 +94,6 @@ class _Sockets:
 
 
 _UPGRADE: Final = {"Upgrade": "websocket"}
-
-
-def _cut(request: web.Request) -> None:
-    """End a connection whose reader is gone or does not read: a close frame would wait too."""
-    if request.transport is not None:
-        request.transport.abort()
 
 
 def add_bitfinex(
