@@ -65,8 +65,9 @@ class Watch:
         self._refused: list[dict[tuple[str, str, int], float]] = [{} for _ in range(n)]
         self._heard: list[set[tuple[str, str, bytes]]] = [set() for _ in range(n)]
         self._only_earlier = [False] * n
-        # Untriggered orders as of the last drain. One that is triggered leaves when it is matched.
-        self._untriggered: list[set[int]] = [set() for _ in range(n)]
+        # Orders that a call may let go on: untriggered ones as of the last drain, and those that an
+        # answer frees. They leave when they are matched.
+        self._due: list[set[int]] = [set() for _ in range(n)]
         self.decisions = 0
         self.grants = 0
         self.refusals = 0
@@ -90,7 +91,7 @@ class Watch:
     def started(self, node: int, engine: Engine) -> None:
         self.acknowledged_is_there(node, engine.order_store.get)
         self.money_is_there(node, engine)
-        self._untriggered[node] = {
+        self._due[node] = {
             order.number for order in engine.order_store.open_orders if order.untriggered
         }
 
@@ -196,7 +197,7 @@ class Watch:
         money.fits_position(node, taker, quantity * worth.base_units, position, under_way)
 
     def matched(self, engine: Engine, node: int, now: float, taker: Order) -> None:
-        self._untriggered[node].discard(taker.number)
+        self._due[node].discard(taker.number)
         if taker.free:
             invariants.nothing_missed(
                 taker,
@@ -210,6 +211,7 @@ class Watch:
         take = next((t for t in engine.orders.takes.pending if t.take == result.take), None)
         if take is None or take.maker != maker or result.reason == "reserved":
             return
+        self._due[node].add(take.order)
         order = (take.market, maker, take.maker_order)
         if result.reason not in ("", "gone", "void"):
             self._refused[node][order] = now + REFUSED  # its feed says nothing of that
@@ -264,7 +266,7 @@ class Watch:
                         )
                     )
         if not self._only_earlier[node]:
-            offers += _hidden(engine, taker, limit, own, self._untriggered[node])
+            offers += _hidden(engine, taker, limit, own, self._due[node])
         return offers
 
     # Draining and committing
@@ -283,9 +285,7 @@ class Watch:
             self._new_fill(node, fill, drained)
         self.books[node].drained(engine, drained)
         for order in drained.orders:
-            (self._untriggered[node].add if order.untriggered else self._untriggered[node].discard)(
-                order.number
-            )
+            (self._due[node].add if order.untriggered else self._due[node].discard)(order.number)
         if drained.orders:
             pending: Counter[int] = Counter()
             reserving: Counter[int] = Counter()
@@ -451,12 +451,13 @@ def _next_slice(engine: Engine, number: int, taker: Order) -> bool:
 
 
 def _hidden(
-    engine: Engine, taker: Order, limit: int | None, own: str, untriggered: set[int]
+    engine: Engine, taker: Order, limit: int | None, own: str, due: set[int]
 ) -> list[Offer]:
     """Own hidden orders that cross `taker`.
 
-    Stops that the same call triggers enter the book one after another. A taker does not see the hidden
-    ones behind it: each of those matches what rests, the taker too, when its turn comes.
+    What one call lets go on, stops that it triggers and orders that an answer frees, does so one after
+    the other. A taker does not see the hidden ones behind it: each of those matches what rests, the
+    taker too, when its turn comes.
     """
     since = taker.priority or taker.time
     return [
@@ -468,7 +469,7 @@ def _hidden(
             order.number,
             order.free,
             hidden=True,
-            doubtful=order.number in untriggered and (order.priority or order.time) > since,
+            doubtful=order.number in due and (order.priority or order.time) > since,
         )
         for order in engine.order_store.open_orders
         if order.hidden
