@@ -120,6 +120,11 @@ class NodeSection(Section):
         return self.data_dir / "journal"
 
     @property
+    def market_path(self) -> Path:
+        """Public trades and candles."""
+        return self.data_dir / "market.sqlite3"
+
+    @property
     def lock_path(self) -> Path:
         """Locked while a node runs on this data directory."""
         return self.data_dir / "node.lock"

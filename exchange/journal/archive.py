@@ -166,14 +166,32 @@ class Archive:
             number = self._names[name] = len(self._names) + 1
         return number
 
-    def forget_after(self, frame: int) -> None:
-        """Undo what came of later frames: the log was put back to an older copy, or lost its end.
+    def count_after(self, frame: int) -> int:
+        """How many rows came of later frames. Reads every row."""
+        count = 0
+        for table in ("orders", "fills", "postings"):
+            text = f"SELECT count(*) FROM {table} WHERE frame > ?"  # noqa: S608
+            count += self._ask(text, (frame,))[0][0]
+        return count
+
+    def set_aside_after(self, frame: int) -> None:
+        """Move what came of later frames into the table `lost`: the log has lost them, and will number
+        others so.
 
         Raises:
             JournalError: it cannot be written.
         """
         with self._transaction() as db:
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, "
+                "frame INTEGER NOT NULL, data BLOB NOT NULL)"
+            )
             for table in ("orders", "fills", "postings"):
+                db.execute(
+                    f"INSERT INTO lost (kind, frame, data) SELECT '{table}', frame, data FROM {table} "  # noqa: S608
+                    "WHERE frame > ?",
+                    (frame,),
+                )
                 db.execute(f"DELETE FROM {table} WHERE frame > ?", (frame,))  # noqa: S608
             db.execute("UPDATE place SET frame = ?", (frame,))
         self.at = frame

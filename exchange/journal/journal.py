@@ -3,6 +3,7 @@
     NUMBER.log        the log: every commit is one frame (exchange.journal.write_ahead_log); the truth
     NUMBER.state      the state after a frame, so that earlier ones need not be read (exchange.journal.snapshots)
     archive.sqlite3   finished orders, fills and postings for queries, made from the log (exchange.journal.archive)
+    anchor            whose journal it is, and how far its log got (exchange.journal.anchor)
     lock              held by the process that writes
 
 With `sync="full"` a commit is on the disk when it returns, so an acknowledged order survives power
@@ -24,8 +25,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from exchange.journal import snapshots
+from exchange.journal import anchor, snapshots
 from exchange.journal.archive import Archive
+from exchange.journal.completeness import Completeness
 from exchange.journal.frames import JournalError
 from exchange.journal.state import RECENT, State
 from exchange.journal.write_ahead_log import SEGMENT_BYTES, Tail, WriteAheadLog, flush_directory
@@ -71,15 +73,16 @@ class Journal:
         segment_bytes: int = SEGMENT_BYTES,
         snapshot_bytes: int = SNAPSHOT_BYTES,
     ) -> None:
-        """Open or create the journal in the directory `path`. Feeds of others than `owner` can be
-        fetched again, so a commit of nothing else does not wait for the disk. Without `background`
+        """Open or create the journal in the directory `path`, which is the node `owner`'s. Feeds of
+        others can be fetched again, so a commit of nothing else does not wait for the disk. Without `background`
         nothing is archived but by queries, and nothing done about snapshots but by `work`.
 
         Raises:
-            JournalError: not a journal, damaged, of another version, in use, or not writable.
+            JournalError: not a journal, damaged, incomplete, another node's, of another version, in use,
+                or not writable.
         """
         self.path = path
-        self.note: str | None = None  # what a user should know about the archive
+        self.notes: list[str] = []  # what a user should know about it
         self.trouble: str | None = None  # why archive or snapshot could not be written lately
         self._sync = sync == "full"
         self._owner = owner
@@ -92,6 +95,7 @@ class Journal:
         self._background = background
         self._making: Iterator[None] | None = None  # a snapshot, step by step
         self._lock = -1
+        self._anchor: anchor.Anchor | None = None
         try:
             self._open(segment_bytes)
         except BaseException as error:
@@ -118,32 +122,59 @@ class Journal:
             raise JournalError(f"the journal {path} is in use by another process") from error
         snapshots.tidy(path)
         self._snapshot = max(snapshots.numbers(path), default=0)
-        archived = path / "archive.sqlite3"
-        if archived.exists() and not any(path.glob("*.log")):
-            raise JournalError(f"{path} has an archive and no log: what came last is lost")
+        found = path / anchor.NAME
+        self._anchor = anchor.Anchor(found) if found.exists() else None
+        checks = Completeness(path, self._anchor, self._snapshot, full=self._sync)
+        checks.owner(self._owner)
+        if not any(path.glob("*.log")):
+            checks.no_log()
         self._log = WriteAheadLog(
-            path, version=SCHEMA_VERSION, start=self._snapshot + 1, segment_bytes=segment_bytes
+            path,
+            version=SCHEMA_VERSION,
+            start=1,
+            segment_bytes=segment_bytes,
+            check=checks.log_ends,
         )
-        if self._log.last < self._snapshot or self._log.segments[0] > self._snapshot + 1:
-            raise JournalError(f"{path} lacks the segment of frame {self._snapshot + 1}")
+        if self._log.segments[0] > self._snapshot + 1:
+            raise JournalError(
+                f"{path} lacks the segment of frame {self._snapshot + 1:,}: put the missing .log and .state "
+                "files back from a backup"
+            )
         self._committed = self._found = self._log.last
         self._records = self._archived = 0  # since the start: committed; of them in the archive
         self._segments = self._log.segments
-        self._archive = Archive(archived)
-        self._match_archive()
+        self._archive = Archive(path / "archive.sqlite3")
+        checks.archive(self._archive, self._log.last)
+        self._begin_archive(checks.notes)
+        self.notes = checks.notes
+        self._checks = checks
+        self._cast_anchor(found)
         self._tail = Tail(self._log, self._archive.at)
 
-    def _match_archive(self) -> None:
-        """Begin where the archive is, or have it where the log is."""
+    def _cast_anchor(self, path: Path) -> None:
+        """All that was found is on the disk by now. Whose it is a journal of version 0.1.0 shows when it
+        has been read."""
+        held, last = self._anchor, self._log.last
+        owner = "" if held is None else held.owner
+        if not last or (held is not None and not held.written):
+            owner = self._owner or owner  # nothing is in it yet
+        if held is None or held.written > last or held.owner != owner:
+            if held is not None:
+                held.close()
+            self._anchor = anchor.write(path, owner=owner, position=last)
+        else:
+            held.note(last, last)
+
+    def _begin_archive(self, notes: list[str]) -> None:
+        """Begin where the archive is."""
         archive, log = self._archive, self._log
         if archive.put_aside is not None:
-            self.note = f"the archive {archive.path} could not be used ({archive.put_aside})"
-        if archive.at > log.last:
-            archive.forget_after(log.last)
+            notes.append(f"the archive {archive.path} could not be used ({archive.put_aside})")
         first = log.segments[0]
         if archive.at + 1 < first:
-            lost = f"history from before frame {first} of the log is lost"
-            self.note = lost if self.note is None else f"{self.note}: {lost}"
+            notes.append(
+                f"history from before frame {first} of the log is lost: the archive that had it is gone"
+            )
             orders = [
                 (first - 1, order) for order in self._state().recovered().orders if order.done
             ]
@@ -155,11 +186,17 @@ class Journal:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        try:
+            if self._failed is None:
+                self._log.settle()
+                self._note_position()
+        except OSError as error:
+            self._failed = f"cannot write the journal {self.path}: {error}"
         self._release()
 
     def _release(self) -> None:
-        for name in ("_archive", "_tail", "_log"):
-            if hasattr(self, name):
+        for name in ("_archive", "_tail", "_log", "_anchor"):
+            if getattr(self, name, None) is not None:
                 getattr(self, name).close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -187,6 +224,7 @@ class Journal:
             if isinstance(error, (OSError, ValueError, TypeError)):
                 raise JournalError(self._failed) from error
             raise
+        self._note_position()
         self._records += len(records)
         if self._log.segments is not self._segments:
             self._segments = segments = self._log.segments
@@ -194,6 +232,13 @@ class Journal:
                 self._archive_to(segments[-BEHIND] - 1)
         if self._background and not self._wake.is_set():
             self._start()
+
+    def _note_position(self) -> None:
+        """Tell the anchor. With `sync="full"` a frame that was not flushed is none that anybody was
+        promised."""
+        log = self._log
+        if self._anchor is not None:
+            self._anchor.note(log.durable if self._sync else log.last, log.durable)
 
     def _can_be_fetched(self, record: Record) -> bool:
         return isinstance(record, (PutBatch, PutSnapshot)) and record.owner != self._owner
@@ -204,7 +249,8 @@ class Journal:
         """Everything that a restarted node goes on with. The archive then has what was found.
 
         Raises:
-            JournalError: a file is damaged, or the archive cannot be written.
+            JournalError: a file is damaged, the journal is another node's, or the archive cannot be
+                written.
         """
         collecting = gc.isenabled()
         gc.disable()  # nothing that is read is garbage, and the collector would look at it many times
@@ -213,6 +259,11 @@ class Journal:
         finally:
             if collecting:
                 gc.enable()
+        held = self._anchor
+        if self._owner and held is not None and not held.owner:
+            self._checks.belongs(recovered, self._owner)
+            held.close()
+            self._anchor = anchor.write(held.path, owner=self._owner, position=self._log.last)
         self._archive_to(self._found)
         if self._background:
             self._start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -71,9 +72,16 @@ class WriteAheadLog:
     may read in any."""
 
     def __init__(
-        self, directory: Path, *, version: int, start: int, segment_bytes: int = SEGMENT_BYTES
+        self,
+        directory: Path,
+        *,
+        version: int,
+        start: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        check: Callable[[int], None] = lambda last: None,
     ) -> None:
-        """Open the log, or begin one whose first frame is `start`.
+        """Open the log, or begin one whose first frame is `start`. `check` is called with the last whole
+        frame of a log that is there, before anything of it is changed; what it raises ends the opening.
 
         Raises:
             JournalError: it is damaged, or of another version.
@@ -82,6 +90,7 @@ class WriteAheadLog:
         self.directory = directory
         self.version = version
         self._segment_bytes = segment_bytes
+        self._check = check
         # First frame and name of each segment, oldest first. Replaced, never changed: others read it.
         self._changing = threading.Lock()
         self.segments: tuple[int, ...] = tuple(
@@ -122,6 +131,7 @@ class WriteAheadLog:
         except Fault as fault:
             if not fault.torn or len(data) > FILE_HEAD_SIZE:
                 raise JournalError(f"{path}, offset 0: {fault}") from fault
+            self._check(self.last)
             self._begin(first)
             return
         offset = FILE_HEAD_SIZE
@@ -136,6 +146,7 @@ class WriteAheadLog:
         except Fault as fault:
             if not fault.torn or promised(data, offset, self.last + 1):
                 raise JournalError(f"{path}, offset {offset}: {fault}") from fault
+        self._check(self.last)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
         if offset < len(data):
             os.ftruncate(self._fd, offset)
@@ -164,6 +175,12 @@ class WriteAheadLog:
         self.size += len(data)
         self.last = number
         return number
+
+    def settle(self) -> None:
+        """Have everything on the disk that was appended."""
+        if self.durable < self.last:
+            os.fsync(self._fd)
+            self.durable = self.last
 
     def seal(self) -> None:
         """Begin a new segment, once the present one is on the disk."""

@@ -105,8 +105,8 @@ class Node(TradingService):
             instruments, engine.markets, history, lambda: engine.us(self._loop.time())
         )
         market_data.restore(recovered)
-        if journal.note is not None:
-            self._warn(journal.note)
+        for note in journal.notes:
+            self._warn(note)
         if history.replaced is not None:
             self._warn(
                 f"the market history {history.path} could not be used ({history.replaced}): it is "

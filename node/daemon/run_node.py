@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from config import Loaded, Settings
-from exchange.journal.journal import Journal, JournalError
+from exchange.journal.journal import JournalError
 from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
 from node.api.api_tls import Tls, TlsError, load_tls, self_signed
+from node.daemon.data_directory import open_key_and_journal
 from node.daemon.node import Node
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
@@ -29,7 +30,6 @@ from node.service.public_services import OFFERS
 from node.version import VERSION
 from node.views.views import StatusView
 from p2p.base.host_port import format_host_port
-from p2p.base.identity import Identity
 from p2p.services.fault_injection import Faults
 from p2p.services.service_server import Handler
 
@@ -184,16 +184,17 @@ async def start_node(
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _lock(settings.lock_path, stack)
-        identity = Identity.load_or_create(credential("node.key") or settings.key_path)
         instruments = (
             Instruments.load(settings.instruments_file)
             if settings.instruments_file
             else Instruments.default()
         )
-        journal = Journal(settings.journal_path, sync=settings.journal_sync, owner=identity.node_id)
+        identity, journal = open_key_and_journal(
+            settings, credential("node.key") or settings.key_path
+        )
         stack.callback(journal.close)
         history = MarketHistory(
-            settings.data_dir / "market.sqlite3",
+            settings.market_path,
             trades_kept=settings.market_trades_kept,
             candles_kept=settings.market_candles_kept,
         )

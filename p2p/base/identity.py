@@ -66,6 +66,27 @@ class Identity:
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
+    def load(cls, path: Path) -> Identity:
+        """Read the key at `path`.
+
+        Raises:
+            ValueError: the file is not an Ed25519 private key in PEM form, or others may read it.
+            OSError: the file cannot be read.
+        """
+        if path.stat().st_mode & 0o077:
+            raise ValueError(
+                f"{path} can be read by other users; run: chmod 600 {path} "
+                "(and consider making a new key if it may have been copied)"
+            )
+        try:
+            key = load_pem_private_key(path.read_bytes(), password=None)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not a private key in PEM form: {error}") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError(f"{path} holds a key of another kind; expected Ed25519")
+        return cls(key)
+
+    @classmethod
     def load_or_create(cls, path: Path) -> Identity:
         """Read the key at `path`, or make a new one there with mode 0600.
 
@@ -74,20 +95,18 @@ class Identity:
             OSError: the file cannot be read or written.
         """
         if path.exists():
-            if path.stat().st_mode & 0o077:
-                raise ValueError(
-                    f"{path} can be read by other users; run: chmod 600 {path} "
-                    "(and consider making a new key if it may have been copied)"
-                )
-            try:
-                key = load_pem_private_key(path.read_bytes(), password=None)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path} is not a private key in PEM form: {error}") from error
-            if not isinstance(key, Ed25519PrivateKey):
-                raise ValueError(f"{path} holds a key of another kind; expected Ed25519")
-            return cls(key)
+            return cls.load(path)
         identity = cls.generate()
-        pem = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        identity.save(path)
+        return identity
+
+    def save(self, path: Path) -> None:
+        """Write the key to `path`, with mode 0600, in place of what is there.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        pem = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         # Written whole under another name first: a crash leaves no half key behind.
         draft = path.with_name(path.name + ".new")
         draft.unlink(missing_ok=True)
@@ -97,7 +116,6 @@ class Identity:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)
-        return identity
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of `message`."""

@@ -330,7 +330,9 @@ class NodeProcess:
         with TemporaryDirectory() as scratch:
             copy = Path(scratch) / "journal"
             shutil.copytree(
-                self.data_dir / "journal", copy, ignore=shutil.ignore_patterns("archive*", "*.tmp")
+                self.data_dir / "journal",
+                copy,
+                ignore=shutil.ignore_patterns("archive*", "anchor*", "*.tmp"),
             )
             with closing(Journal(copy)) as journal:
                 return journal.recover(), journal.history().fills(limit=1000)

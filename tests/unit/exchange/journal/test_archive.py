@@ -17,6 +17,7 @@ from journal_kit import FILL, ORDER, POSTING, random_records, replace
 
 from exchange.journal.archive import Archive
 from exchange.journal.frames import JournalError
+from exchange.model.codec import pack
 from exchange.model.records import Fill, Order, Posting, Transaction
 
 MARKETS = (None, M, "ETH-USD", "unknown")
@@ -144,13 +145,21 @@ def test_a_write_that_fails_leaves_nothing(archive: Archive) -> None:
     assert (len(archive.fills(limit=9)), len(archive.postings("account:2", asset="NEW"))) == (2, 1)
 
 
-def test_what_came_of_later_frames_is_forgotten(archive: Archive) -> None:
+def test_what_came_of_later_frames_is_set_aside_and_kept(archive: Archive) -> None:
     for at in (1, 2, 3):
         archive.add([(at, replace(ORDER, number=at))], [(at, FILL)], [(at, POSTING)], at)
-    archive.forget_after(1)
-    assert archive.at == 1
+    assert [archive.count_after(frame) for frame in (0, 1, 3)] == [9, 6, 0]
+    archive.set_aside_after(1)
+    assert (archive.at, archive.count_after(1)) == (1, 0)
     assert len(archive.orders(limit=9)) == len(archive.fills(limit=9)) == 1
     assert len(archive.ledger(limit=9)) == 1
+    with closing(sqlite3.connect(archive.path)) as db:
+        lost = db.execute("SELECT kind, frame, data FROM lost ORDER BY kind, frame").fetchall()
+    assert [row[:2] for row in lost] == [
+        *(("fills", 2), ("fills", 3), ("orders", 2), ("orders", 3)),
+        *(("postings", 2), ("postings", 3)),
+    ]
+    assert lost[0][2] == pack(FILL)
 
 
 def test_what_was_flushed_is_in_the_file_itself(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""The journal's anchor: whose journal it is and how far its log got, in a file of its own.
+
+A log that was cut short looks like one that never was longer. The anchor tells the difference, also for
+a node that has no archive yet and no peers to ask.
+
+    sector 0   magic (8 bytes), version (32 bits), owner's node id (64 bytes), CRC of all that
+    sector 1   last frame written, last frame flushed (64 bits each), CRC of both
+    sector 2   the same; the two are written in turn, so that one of them is always whole
+
+The rules that make it safe to rely on:
+
+- A frame is written to the log before the anchor says so, and flushed before the anchor says that. A log
+  that ends before `flushed` was therefore cut or replaced, whatever crashed. One that ends before
+  `written` may have lost its end in a power cut.
+- The file has its size from the start and is mapped into memory: to note a position is a copy of 20 bytes,
+  no system call. It outlives the process at once. It reaches the disk when the system gets to it, within
+  half a minute, and after a power cut the anchor may say less than the log holds, never more than the
+  log held.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Final
+
+from exchange.journal.frames import JournalError
+from exchange.journal.write_ahead_log import flush_directory
+
+NAME: Final = "anchor"
+_MAGIC: Final = b"xchganch"
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<8sI64s")
+_POSITIONS: Final = struct.Struct("<QQ")
+_CRC: Final = struct.Struct("<I")
+_SECTOR: Final = 512
+_SIZE: Final = 3 * _SECTOR
+_LENGTH: Final = _POSITIONS.size + _CRC.size  # of what a slot holds
+
+
+class Anchor:
+    """`note` is for one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an anchor that is there.
+
+        Raises:
+            JournalError: it is damaged, or of another version.
+            OSError: it cannot be opened.
+        """
+        self.path = path
+        fd = os.open(path, os.O_RDWR)
+        try:
+            if os.fstat(fd).st_size != _SIZE:
+                raise self._damaged()
+            self._map = mmap.mmap(fd, _SIZE)
+        finally:
+            os.close(fd)
+        try:
+            self._read()
+        except BaseException:
+            self._map.close()
+            raise
+
+    def _read(self) -> None:
+        fields = self._map[: _HEAD.size]
+        magic, version, owner = _HEAD.unpack(fields)
+        if self._map[_HEAD.size : _HEAD.size + _CRC.size] != _crc(fields) or magic != _MAGIC:
+            raise self._damaged()
+        if version != _VERSION:
+            raise JournalError(
+                f"{self.path} has version {version}; this program reads version {_VERSION}"
+            )
+        self.owner: str = owner.rstrip(b"\0").decode("ascii", "replace")
+        found = [
+            _POSITIONS.unpack(slot[: _POSITIONS.size])
+            for slot in (self._map[at : at + _LENGTH] for at in (_SECTOR, 2 * _SECTOR))
+            if slot[_POSITIONS.size :] == _crc(slot[: _POSITIONS.size])
+        ]
+        if not found:
+            raise self._damaged()
+        self.written, self.flushed = (max(positions) for positions in zip(*found, strict=True))
+        self._next = _SECTOR
+
+    def _damaged(self) -> JournalError:
+        return JournalError(
+            f"{self.path} is damaged: it says how far the log got. Put it back from a backup; if the "
+            "log is known to be whole, delete the file"
+        )
+
+    def note(self, written: int, flushed: int) -> None:
+        """The log has frames up to `written`, those up to `flushed` on the disk."""
+        at = self._next
+        self._next = 3 * _SECTOR - at
+        data = _POSITIONS.pack(written, flushed)
+        self._map[at : at + _LENGTH] = data + _crc(data)
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def _crc(data: bytes) -> bytes:
+    return _CRC.pack(zlib.crc32(data))
+
+
+def write(path: Path, *, owner: str, position: int) -> Anchor:
+    """Make an anchor, in place of one that may be there: all frames up to `position` are on the disk.
+
+    Raises:
+        OSError: it cannot be written; what was there is there still.
+    """
+    head = _HEAD.pack(_MAGIC, _VERSION, owner.encode("ascii"))
+    positions = _POSITIONS.pack(position, position)
+    data = bytearray(_SIZE)
+    for at, part in ((0, head), (_SECTOR, positions), (2 * _SECTOR, positions)):
+        data[at : at + len(part) + _CRC.size] = part + _crc(part)
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    draft.replace(path)
+    flush_directory(path.parent)
+    return Anchor(path)

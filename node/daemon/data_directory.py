@@ -1,0 +1,65 @@
+"""Key and journal of a data directory: both or none, and of one node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config import Settings
+from exchange.journal.completeness import owner_of
+from exchange.journal.journal import Journal, JournalError
+from node.daemon.process import StartError
+from p2p.base.identity import Identity
+
+
+def open_key_and_journal(settings: Settings, key_path: Path) -> tuple[Identity, Journal]:
+    """Open both, or make both. The key may be elsewhere, where a service manager keeps it. A new key is written when its journal is there: a crash in between leaves
+    an empty journal, which the next key takes over.
+
+    Raises:
+        StartError: one of them is missing.
+        JournalError: the journal cannot be used, or is another node's.
+        OSError, ValueError: a file cannot be read or written, or is no key.
+    """
+    created = not key_path.exists()
+    if created:
+        _check_no_journal(settings, key_path)
+        identity = Identity.generate()
+    else:
+        identity = Identity.load(key_path)
+        _check_journal(settings, identity)
+    journal = Journal(settings.journal_path, sync=settings.journal_sync, owner=identity.node_id)
+    if created:
+        try:
+            identity.save(key_path)
+        except OSError:
+            journal.close()
+            raise
+    return identity, journal
+
+
+def _check_no_journal(settings: Settings, key_path: Path) -> None:
+    path = settings.journal_path
+    try:
+        owner = owner_of(path)
+    except JournalError:
+        owner = ""
+    if owner is not None:
+        whose = f"of node {owner} " if owner else ""
+        raise StartError(
+            f"{key_path} is missing, and {path} has the journal {whose}that belongs to it: without "
+            "the key its orders cannot be changed. Put the key back from a backup, or start with another "
+            "--data-dir to become a new node"
+        )
+
+
+def _check_journal(settings: Settings, identity: Identity) -> None:
+    """A key alone may be one that was made elsewhere; but a node that ran here had a journal."""
+    path = settings.journal_path
+    present = path.is_file() or any(path.glob("*.log")) or any(path.glob("a*"))
+    if not present and settings.market_path.exists():
+        raise StartError(
+            f"{path} is missing: the orders and balances of node {identity.node_id}, which ran here before. "
+            "Put that directory back from a backup, or start with another --data-dir to become a new node. "
+            f"To begin anew under this key, which other nodes refuse if they remember its orders, delete "
+            f"{settings.market_path}"
+        )
