@@ -271,11 +271,15 @@ class OrderManager:
         for market in self._context.markets.values():
             if not market.halted:
                 self._conditional.resume(now, market)
+        # Orders triggered by a missed trade enter after the others, in the order of their triggers.
+        triggered = set(self.store.work)
         for order in list(self.store.open.values()):
             if order.done:
                 continue
             if self._is_frozen(order) and not order.cancelled:
                 self.store.cancel(now, order, "frozen")
+                continue
+            if order.number in triggered:
                 continue
             if order.tif == "fok" and not order.untriggered and not order.cancelled:
                 self.store.cancel(now, order, "fok")  # except for what is committed

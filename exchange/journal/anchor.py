@@ -4,7 +4,7 @@ A log that was cut short looks like one that never was longer. The anchor tells 
 a node that has no archive yet and no peers to ask.
 
     sector 0   magic (8 bytes), version (32 bits), owner's node id (64 bytes), CRC of all that
-    sector 1   last frame written, last frame flushed (64 bits each), CRC of both
+    sector 1   last frame written, last frame flushed, check (both and _CHECK, xor); 64 bits each
     sector 2   the same; the two are written in turn, so that one of them is always whole
 
 The rules that make it safe to rely on:
@@ -12,7 +12,7 @@ The rules that make it safe to rely on:
 - A frame is written to the log before the anchor says so, and flushed before the anchor says that. A log
   that ends before `flushed` was therefore cut or replaced, whatever crashed. One that ends before
   `written` may have lost its end in a power cut.
-- The file has its size from the start and is mapped into memory: to note a position is a copy of 20 bytes,
+- The file has its size from the start and is mapped into memory: to note a position is a copy of 24 bytes,
   no system call. It outlives the process at once. It reaches the disk when the system gets to it, within
   half a minute, and after a power cut the anchor may say less than the log holds, never more than the
   log held.
@@ -34,11 +34,11 @@ NAME: Final = "anchor"
 _MAGIC: Final = b"xchganch"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<8sI64s")
-_POSITIONS: Final = struct.Struct("<QQ")
+_POSITIONS: Final = struct.Struct("<QQQ")
+_CHECK: Final = 0x6E63686F72F5A11D
 _CRC: Final = struct.Struct("<I")
 _SECTOR: Final = 512
 _SIZE: Final = 3 * _SECTOR
-_LENGTH: Final = _POSITIONS.size + _CRC.size  # of what a slot holds
 
 
 class Anchor:
@@ -76,9 +76,11 @@ class Anchor:
             )
         self.owner: str = owner.rstrip(b"\0").decode("ascii", "replace")
         found = [
-            _POSITIONS.unpack(slot[: _POSITIONS.size])
-            for slot in (self._map[at : at + _LENGTH] for at in (_SECTOR, 2 * _SECTOR))
-            if slot[_POSITIONS.size :] == _crc(slot[: _POSITIONS.size])
+            (written, flushed)
+            for written, flushed, check in (
+                _POSITIONS.unpack_from(self._map, at) for at in (_SECTOR, 2 * _SECTOR)
+            )
+            if check == written ^ flushed ^ _CHECK
         ]
         if not found:
             raise self._damaged()
@@ -95,8 +97,7 @@ class Anchor:
         """The log has frames up to `written`, those up to `flushed` on the disk."""
         at = self._next
         self._next = 3 * _SECTOR - at
-        data = _POSITIONS.pack(written, flushed)
-        self._map[at : at + _LENGTH] = data + _crc(data)
+        _POSITIONS.pack_into(self._map, at, written, flushed, written ^ flushed ^ _CHECK)
 
     def close(self) -> None:
         self._map.close()
@@ -113,10 +114,10 @@ def write(path: Path, *, owner: str, position: int) -> Anchor:
         OSError: it cannot be written; what was there is there still.
     """
     head = _HEAD.pack(_MAGIC, _VERSION, owner.encode("ascii"))
-    positions = _POSITIONS.pack(position, position)
     data = bytearray(_SIZE)
-    for at, part in ((0, head), (_SECTOR, positions), (2 * _SECTOR, positions)):
-        data[at : at + len(part) + _CRC.size] = part + _crc(part)
+    data[: len(head) + _CRC.size] = head + _crc(head)
+    for at in (_SECTOR, 2 * _SECTOR):
+        _POSITIONS.pack_into(data, at, position, position, _CHECK)
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -237,8 +237,9 @@ class Journal:
         """Tell the anchor. With `sync="full"` a frame that was not flushed is none that anybody was
         promised."""
         log = self._log
+        durable = log.durable
         if self._anchor is not None:
-            self._anchor.note(log.durable if self._sync else log.last, log.durable)
+            self._anchor.note(durable if self._sync else log.last, durable)
 
     def _can_be_fetched(self, record: Record) -> bool:
         return isinstance(record, (PutBatch, PutSnapshot)) and record.owner != self._owner

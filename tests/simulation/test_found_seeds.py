@@ -20,6 +20,8 @@ FOUND = {
     # The node: a fill of a reduce-only order that the same taker had just made smaller said that more
     # was on show than left, and all others refused the feed from there on.
     7300477: "honest_messages_are_valid",
+    # The node: orders that a start triggers went on by their numbers, and not as they were triggered.
+    7330162: "best_first",
 }
 
 

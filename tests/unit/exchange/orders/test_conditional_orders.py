@@ -155,6 +155,25 @@ def test_trades_heard_of_while_a_restarted_node_listens_trigger_when_it_writes()
     assert not untriggered(desks, stop)
 
 
+def test_orders_that_a_missed_trade_triggers_enter_one_after_another_as_without_a_restart() -> None:
+    desks = Desks(2)
+    sell = desks.ask(0, None, 2, stop=100)
+    bid = desks.bid(0, 101, 5, hidden=True, stop=100)
+    all_of_it = desks.bid(0, 102, 1, tif="fok", stop=100)
+    desks.bid(0, 84, 5)
+    desks.ask(0, 102, 5)
+    desks.exchange()
+    start_listening(desks)
+    hear_of_a_trade(desks, 100)
+    write(desks)
+    desks.settle()
+    sell, bid = desks.order(0, sell.number), desks.order(0, bid.number)
+    assert (sell.value, bid.filled) == (2 * 101, 2)  # and not 84
+    all_of_it = desks.order(0, all_of_it.number)
+    assert (all_of_it.reason, all_of_it.value) == ("filled", 102)  # it was never tried before
+    desks.check()
+
+
 @pytest.mark.parametrize("again", [1, 2])
 def test_a_trade_heard_of_while_listening_is_not_forgotten_in_a_crash(again: int) -> None:
     desks = Desks(2)
