@@ -195,9 +195,12 @@ class Journal:
         self._release()
 
     def _release(self) -> None:
-        for name in ("_archive", "_tail", "_log", "_anchor"):
-            if getattr(self, name, None) is not None:
+        for name in ("_archive", "_tail", "_log"):
+            if hasattr(self, name):
                 getattr(self, name).close()
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

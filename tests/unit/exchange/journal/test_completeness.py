@@ -299,6 +299,14 @@ def test_an_anchor_goes_with_the_log_through_segments_and_restarts(path: Path) -
     assert opened(path) == (60, [])
 
 
+def test_a_journal_may_be_closed_twice(path: Path) -> None:
+    journal = open_journal(path)
+    journal.commit([PutMeta("last", 1)])
+    journal.close()
+    journal.close()
+    assert opened(path) == (1, [])
+
+
 # The anchor's file
 
 
