@@ -129,3 +129,22 @@ def write(path: Path, *, owner: str, position: int) -> Anchor:
     draft.replace(path)
     flush_directory(path.parent)
     return Anchor(path)
+
+
+def cast(path: Path, held: Anchor | None, owner: str, last: int) -> Anchor:
+    """The anchor of a log that was opened and is on the disk up to frame `last`: `held` if there is one
+    that says nothing else, or a new one. `owner` is who opened it: it owns an empty journal, and no other
+    that does not say so.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    said = "" if held is None else held.owner
+    if not last or (held is not None and not held.written):
+        said = owner or said
+    if held is not None:
+        if held.written <= last and held.owner == said:
+            held.note(last, last)
+            return held
+        held.close()
+    return write(path, owner=said, position=last)

@@ -30,7 +30,13 @@ from exchange.journal.archive import Archive
 from exchange.journal.completeness import Completeness
 from exchange.journal.frames import JournalError
 from exchange.journal.state import RECENT, State
-from exchange.journal.write_ahead_log import SEGMENT_BYTES, Tail, WriteAheadLog, flush_directory
+from exchange.journal.write_ahead_log import (
+    SEGMENT_BYTES,
+    Tail,
+    WriteAheadLog,
+    flush_directory,
+    need,
+)
 from exchange.model.codec import pack, unpacker
 from exchange.model.commands import HOUSE
 from exchange.model.records import (
@@ -101,7 +107,9 @@ class Journal:
         except BaseException as error:
             self._release()
             if isinstance(error, (OSError, ValueError)):
-                raise JournalError(f"cannot open the journal {path}: {error}") from error
+                raise JournalError(
+                    f"cannot open the journal {path}: {error}{need(error)}"
+                ) from error
             raise
 
     def _open(self, segment_bytes: int) -> None:
@@ -148,22 +156,9 @@ class Journal:
         self._begin_archive(checks.notes)
         self.notes = checks.notes
         self._checks = checks
-        self._cast_anchor(found)
+        # Whose journal one of version 0.1.0 is shows when it has been read.
+        self._anchor = anchor.cast(found, self._anchor, self._owner, self._log.last)
         self._tail = Tail(self._log, self._archive.at)
-
-    def _cast_anchor(self, path: Path) -> None:
-        """All that was found is on the disk by now. Whose it is a journal of version 0.1.0 shows when it
-        has been read."""
-        held, last = self._anchor, self._log.last
-        owner = "" if held is None else held.owner
-        if not last or (held is not None and not held.written):
-            owner = self._owner or owner  # nothing is in it yet
-        if held is None or held.written > last or held.owner != owner:
-            if held is not None:
-                held.close()
-            self._anchor = anchor.write(path, owner=owner, position=last)
-        else:
-            held.note(last, last)
 
     def _begin_archive(self, notes: list[str]) -> None:
         """Begin where the archive is."""
@@ -223,7 +218,7 @@ class Journal:
             self._committed = self._log.append(pack(records), sync=sync)
         except BaseException as error:
             # What is on the disk is unknown, and a second flush would not tell.
-            self._failed = f"cannot write the journal {self.path}: {error}"
+            self._failed = f"cannot write the journal {self.path}: {error}{need(error)}"
             if isinstance(error, (OSError, ValueError, TypeError)):
                 raise JournalError(self._failed) from error
             raise

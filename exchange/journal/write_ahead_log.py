@@ -8,6 +8,7 @@ that is no frame is damage, and refused.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from exchange.journal.frames import (
 )
 
 SEGMENT_BYTES: Final = 16 * 2**20  # a segment is closed by the first frame that goes beyond
+FREE_BYTES: Final = 4 * SEGMENT_BYTES  # that a disk should have when a node starts on it again
 READ_BYTES: Final = 2**20  # read ahead; more when a frame is longer
 _MAGIC: Final = b"xchg-log"
 _SUFFIX: Final = ".log"
@@ -51,6 +53,14 @@ def write_all(fd: int, data: bytes) -> None:
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, memoryview(data)[written:])
+
+
+def need(error: BaseException) -> str:
+    """What a full disk needs, as the end of a sentence; "" for other errors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        mib = FREE_BYTES // 2**20
+        return f". Free at least {mib} MiB for it and start again: what was acknowledged is there"
+    return ""
 
 
 def check_version(path: Path, data: bytes, magic: bytes, version: int) -> None:

@@ -85,4 +85,9 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
     "too_many_orders": ("Too many orders", "The account has as many open orders as it may."),
     "reduce_only": ("Reduce only", "There is no position that the order could reduce."),
     "starting": ("Starting", "The node has just started; try again in a moment."),
+    "storage_failed": (
+        "Storage failed",
+        "The node cannot write its journal, because the disk is full or broken, and stops. Whether the "
+        "request took effect shows after its next start: look it up, or repeat it with the same client_id.",
+    ),
 }

@@ -13,7 +13,9 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from exchange.orders.engine_context import Refused
 from node.api.problem_codes import TRADING_CODES
+from node.service.refusals import status_of
 from node.views.views import ServiceError
 from p2p.base.http_errors import ErrorAnsweringConnection
 
@@ -250,6 +252,8 @@ async def problem_middleware(
         return await handler(request)
     except ServiceError as error:
         return problem(request, error.status, error.code, error.detail, extra=error.extra)
+    except Refused as refused:
+        return problem(request, status_of(refused.code), refused.code, refused.detail)
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -39,6 +39,7 @@ _CODES: Final = {
     "halted": UNKNOWN,
     "stale_data": UNKNOWN,
     "starting": MAINTENANCE,
+    "storage_failed": MAINTENANCE,
     "rate_limited": RATE_LIMIT,
 }
 

@@ -116,7 +116,7 @@ async def _serve(
         failed, _ = group.split(JournalError)
         if failed is None:
             raise
-        print(f"exchange-node: {_first(failed)}; stopped", file=sys.stderr)
+        print(f"exchange-node: {_first(failed)}; the node has stopped", file=sys.stderr)
         return EXIT_FAILED
     finally:
         supervision.cancel()

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from exchange.engine.engine import Drained, Engine
 from exchange.journal.journal import Journal, JournalError
+from exchange.orders.engine_context import Refused
 
 # Upper bounds in seconds of the bins that the time of commits is counted in.
 COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -33,6 +34,7 @@ class Committer:
         self._waiters: list[asyncio.Future[None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
+        self._failed: Refused | None = None  # what callers are told once the disk has failed
         self._writing: Drained | None = None  # what is on its way to the disk
         self.commits = 0
         self.commit_seconds = 0.0
@@ -46,8 +48,10 @@ class Committer:
         """Wait until everything done so far is durable and its messages have left.
 
         Raises:
-            JournalError: the disk failed; the node is stopping.
+            Refused: storage_failed; the node is stopping.
         """
+        if self._failed is not None:
+            raise self._failed
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append(waiter)
         self.wake()
@@ -58,7 +62,7 @@ class Committer:
         at all when it is.
 
         Raises:
-            JournalError: the disk failed; the node is stopping.
+            Refused: storage_failed; the node is stopping.
         """
         writing = self._writing
         if self._engine.undrained(account) or (
@@ -86,7 +90,10 @@ class Committer:
         finally:
             self._thread.shutdown(wait=True)
             for waiter in self._waiters:
-                waiter.cancel()
+                if self._failed is None:
+                    waiter.cancel()
+                elif not waiter.done():
+                    waiter.set_exception(self._failed)
 
     def stop(self) -> None:
         """Let `run` end after one more drain."""
@@ -108,9 +115,14 @@ class Committer:
                 self.commit_seconds += took
                 self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
         except JournalError as error:
+            self._failed = Refused(
+                "storage_failed",
+                f"the node cannot write its journal and is stopping: {error}. Whether this took effect shows "
+                "after its next start: look it up then, or repeat it with the same client_id",
+            )
             for waiter in waiters:
                 if not waiter.done():
-                    waiter.set_exception(error)
+                    waiter.set_exception(self._failed)
             raise
         self._writing = None
         self._release(drained)

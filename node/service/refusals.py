@@ -22,6 +22,7 @@ _STATUS_OF: Final = {
     "rate_limited": 429,
     "stale_data": 503,
     "starting": 503,
+    "storage_failed": 503,
 }
 
 

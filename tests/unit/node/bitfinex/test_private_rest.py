@@ -199,6 +199,7 @@ async def test_operations_that_are_none_are_refused_together(
         ("too_many_orders", 500, 10000, "sorry"),
         ("stale_data", 500, 10000, "sorry"),
         ("starting", 500, 20060, "sorry"),
+        ("storage_failed", 500, 20060, "sorry"),
         ("rate_limited", 429, 11010, "ratelimit: error"),
     ],
 )

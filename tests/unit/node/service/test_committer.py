@@ -101,12 +101,17 @@ async def test_a_failed_commit_releases_nothing_and_ends_the_committer(engine, j
     running = asyncio.create_task(committer.run())
     engine.numbers.append(1)
     acknowledged = asyncio.create_task(committer.durable())
+    await entered(journal)
+    meanwhile = asyncio.create_task(committer.durable())
+    await asyncio.sleep(0)
     journal.error = JournalError("disk full")
     journal.gate.set()
     with pytest.raises(JournalError, match="disk full"):
-        await acknowledged
-    with pytest.raises(JournalError):
         await running
+    for waiting in (acknowledged, meanwhile, committer.durable()):  # the last one comes too late
+        with pytest.raises(Refused, match=r"disk full.*after its next start") as refused:
+            await waiting
+        assert refused.value.code == "storage_failed"
     assert released == []
 
 
@@ -139,7 +144,7 @@ async def test_on_a_full_disk_nothing_is_acknowledged_and_the_next_start_finds_w
 
         monkeypatch.setattr(os, "write", full)
         engine.numbers.append(2)
-        with pytest.raises(JournalError, match="No space left"):
+        with pytest.raises(Refused, match=r"No space left.*Free at least 64 MiB"):
             await committer.durable()
         monkeypatch.undo()
         with pytest.raises(JournalError):
