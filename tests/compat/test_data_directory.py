@@ -46,7 +46,7 @@ def test_everything_is_recovered(journal: product.Journal) -> None:
         if number != feeds_at:
             assert product.agrees(found, expected), (number, found, expected)
     assert len(recovered) >= len(JOURNAL["recovered"])
-    assert journal.note is None
+    assert journal.notes == []
 
 
 def test_the_engine_goes_on_with_the_same_feeds_and_books(

@@ -12,6 +12,7 @@ FOUND = {
     900246: "nothing_missed",
     5000058: "nothing_missed",
     7300582: "nothing_missed",
+    7350293: "nothing_missed",
     7321506: "nothing_missed",  # the second is freed by an answer, the first looks at the book again
     # The node: a fill-or-kill order that only reduces was fitted to the position when it was placed,
     # and not again when it was tried again or triggered.

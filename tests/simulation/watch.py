@@ -65,8 +65,8 @@ class Watch:
         self._refused: list[dict[tuple[str, str, int], float]] = [{} for _ in range(n)]
         self._heard: list[set[tuple[str, str, bytes]]] = [set() for _ in range(n)]
         self._only_earlier = [False] * n
-        # Orders that a call may let go on: untriggered ones as of the last drain, and those that an
-        # answer frees. They leave when they are matched.
+        # Orders that a call may let go on: untriggered ones, and those that an answer frees. They leave
+        # when they are matched.
         self._due: list[set[int]] = [set() for _ in range(n)]
         self.decisions = 0
         self.grants = 0
@@ -124,6 +124,8 @@ class Watch:
             if known is not None and known.time == order.time:
                 continue  # it was submitted a second time
             self.registers[node].accepted(order)
+            if order.untriggered:
+                self._due[node].add(order.number)
             begins = order.stop - order.side * order.trailing_offset
             self.specs[self.node_ids[node], order.number] = Spec(
                 new,

@@ -11,7 +11,7 @@ import pytest
 
 from exchange.journal.journal import Journal, JournalError
 from exchange.model.records import PutMeta
-from exchange.orders.engine_context import Drained
+from exchange.orders.engine_context import Drained, Refused
 from node.service.committer import Committer
 
 
