@@ -21,7 +21,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def run(settings: Settings, *values: int) -> str:
     """A node that commits something and stops; its id."""
-    identity, journal = open_key_and_journal(settings)
+    identity, journal = open_key_and_journal(settings, settings.key_path)
     for value in values:
         journal.commit([PutMeta("value", value)])
     journal.close()
@@ -32,7 +32,7 @@ def run(settings: Settings, *values: int) -> str:
 def test_both_are_made_and_found_again(settings: Settings) -> None:
     first = run(settings, 1)
     assert run(settings, 2) == first
-    _, journal = open_key_and_journal(settings)
+    _, journal = open_key_and_journal(settings, settings.key_path)
     assert journal.recover().meta == {"value": 2}
     journal.close()
 
