@@ -272,7 +272,7 @@ class OrderManager:
             if not market.halted:
                 self._conditional.resume(now, market)
         # Orders triggered by a missed trade enter after the others, in the order of their triggers.
-        triggered = set(self.store.work)
+        triggered = set(self.store.work_queue)
         for order in list(self.store.open.values()):
             if order.done:
                 continue

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 from node.api.problem_codes import TRADING_CODES
 from node.service.refusals import status_of
 from node.views.views import ServiceError
@@ -109,7 +109,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "No node that is known offers this service; GET /v1/services lists those there are.",
     ),
     "service_refused": (
-        "Refused by the service",
+        "CommandRejected by the service",
         "The service answered with a refusal of its own; `service_code` is its code.",
     ),
     "service_busy": (
@@ -252,7 +252,7 @@ async def problem_middleware(
         return await handler(request)
     except ServiceError as error:
         return problem(request, error.status, error.code, error.detail, extra=error.extra)
-    except Refused as refused:
+    except CommandRejected as refused:
         return problem(request, status_of(refused.code), refused.code, refused.detail)
     except web.HTTPException as error:
         if error.status < 400:

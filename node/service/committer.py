@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from exchange.engine.engine import Drained, Engine
 from exchange.journal.journal import Journal, JournalError
-from exchange.orders.engine_context import Refused
+from exchange.orders.engine_context import CommandRejected
 
 # Upper bounds in seconds of the bins that the time of commits is counted in.
 COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -34,7 +34,9 @@ class Committer:
         self._waiters: list[asyncio.Future[None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
-        self._failed: Refused | None = None  # what callers are told once the disk has failed
+        self._failed: CommandRejected | None = (
+            None  # what callers are told once the disk has failed
+        )
         self._writing: Drained | None = None  # what is on its way to the disk
         self.commits = 0
         self.commit_seconds = 0.0
@@ -48,7 +50,7 @@ class Committer:
         """Wait until everything done so far is durable and its messages have left.
 
         Raises:
-            Refused: storage_failed; the node is stopping.
+            CommandRejected: storage_failed; the node is stopping.
         """
         if self._failed is not None:
             raise self._failed
@@ -62,7 +64,7 @@ class Committer:
         at all when it is.
 
         Raises:
-            Refused: storage_failed; the node is stopping.
+            CommandRejected: storage_failed; the node is stopping.
         """
         writing = self._writing
         if self._engine.undrained(account) or (
@@ -115,7 +117,7 @@ class Committer:
                 self.commit_seconds += took
                 self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
         except JournalError as error:
-            self._failed = Refused(
+            self._failed = CommandRejected(
                 "storage_failed",
                 f"the node cannot write its journal and is stopping: {error}. Whether this took effect shows "
                 "after its next start: look it up then, or repeat it with the same client_id",

@@ -11,7 +11,7 @@ import pytest
 
 from exchange.journal.journal import Journal, JournalError
 from exchange.model.records import PutMeta
-from exchange.orders.engine_context import Drained, Refused
+from exchange.orders.engine_context import CommandRejected, Drained
 from node.service.committer import Committer
 
 
@@ -109,7 +109,7 @@ async def test_a_failed_commit_releases_nothing_and_ends_the_committer(engine, j
     with pytest.raises(JournalError, match="disk full"):
         await running
     for waiting in (acknowledged, meanwhile, committer.durable()):  # the last one comes too late
-        with pytest.raises(Refused, match=r"disk full.*after its next start") as refused:
+        with pytest.raises(CommandRejected, match=r"disk full.*after its next start") as refused:
             await waiting
         assert refused.value.code == "storage_failed"
     assert released == []
@@ -144,7 +144,7 @@ async def test_on_a_full_disk_nothing_is_acknowledged_and_the_next_start_finds_w
 
         monkeypatch.setattr(os, "write", full)
         engine.numbers.append(2)
-        with pytest.raises(Refused, match=r"No space left.*Free at least 64 MiB"):
+        with pytest.raises(CommandRejected, match=r"No space left.*Free at least 64 MiB"):
             await committer.durable()
         monkeypatch.undo()
         with pytest.raises(JournalError):
