@@ -153,6 +153,14 @@ class Instrument:
         """An exact number of lots, 1 to MAX_LOTS. ValueError says what is wrong with the quantity."""
         return _to_steps("quantity", quantity, "lot", self.lot, MAX_LOTS)
 
+    def ticks_near(self, price: str | Decimal, *, up: bool) -> int:
+        """The nearest number of ticks at or above the price, or at or below it; errors as `to_ticks`."""
+        return _to_steps("price", price, "tick", self.tick, MAX_TICKS, up=up)
+
+    def lots_within(self, quantity: str | Decimal) -> int:
+        """The whole lots in a quantity; errors as `to_lots`, also for less than a lot."""
+        return _to_steps("quantity", quantity, "lot", self.lot, MAX_LOTS, up=False)
+
     def price_text(self, ticks: int) -> str:
         return _text(_EXACT.multiply(Decimal(ticks), self.tick))
 
@@ -362,7 +370,16 @@ def _step(field: str, value: str | Decimal) -> Decimal:
     return Decimal(_text(step))
 
 
-def _to_steps(what: str, value: str | Decimal, step_name: str, step: Decimal, most: int) -> int:
+def _to_steps(
+    what: str,
+    value: str | Decimal,
+    step_name: str,
+    step: Decimal,
+    most: int,
+    *,
+    up: bool | None = None,
+) -> int:
+    """Count the steps of `value`. Between two steps it is rounded `up` or down, or refused (None)."""
     number = _number(what, value)
     if number <= 0:
         raise ValueError(f"{what} must be more than 0, got {_text(number)}")
@@ -372,6 +389,12 @@ def _to_steps(what: str, value: str | Decimal, step_name: str, step: Decimal, mo
     steps = int(_ROUNDING.divide_int(number, step))
     below = _EXACT.multiply(Decimal(steps), step)
     if below != number:
+        if up:
+            return steps + 1
+        if up is False:
+            if not steps:
+                raise ValueError(f"{what} {_text(number)} is below the {step_name} {_text(step)}")
+            return steps
         above = _text(_EXACT.add(below, step))
         nearest = f"nearest are {_text(below)} and {above}" if steps else f"the least is {above}"
         raise ValueError(

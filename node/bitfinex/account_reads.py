@@ -123,7 +123,7 @@ class AccountReads:
             if price is None:
                 raise bad("rate", "nobody sells, so there is no price to go by")
         else:
-            price = order_inputs.price_in(pair, body, "rate")
+            price = order_inputs.limit_price(pair, body, "rate", side)
         per_lot = int((instrument.tick * instrument.lot).scaleb(exponent)) * price
         return f"[{pair.scale.amount(max(units, 0) // per_lot)}]"
 

@@ -3,6 +3,11 @@
 Numbers may be JSON numbers or texts and are taken as they are written, never as binary floats. Values
 are those of `decode`: text, int, Decimal, bool, None, lists and dicts. Keys that are not known here are
 ignored, as Bitfinex does (`lev` and `meta` mean nothing on a spot market).
+
+Bots compute amounts to eight decimals and prices to five significant digits, whatever the market's
+steps are. So an amount is cut to the lot, and a price is rounded to the tick so that the order is never
+worse for its owner than what was written: a limit down for a buy and up for a sell; a stop, which must
+not trigger early, up for a buy and down for a sell; a trailing distance up.
 """
 
 from __future__ import annotations
@@ -74,21 +79,21 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
     stop: int | None = None
     trailing_offset: int | None = None
     if kind in ("LIMIT", "FOK", "IOC"):
-        price = price_in(pair, body, "price")
+        price = limit_price(pair, body, "price", side)
     elif kind == "STOP":
-        stop = price_in(pair, body, "price")
+        stop = _stop_price(pair, body, "price", side)
     elif kind == "STOP LIMIT":
-        stop = price_in(pair, body, "price")
-        price = price_in(pair, body, "price_aux_limit")
+        stop = _stop_price(pair, body, "price", side)
+        price = limit_price(pair, body, "price_aux_limit", side)
     elif kind == "TRAILING STOP":
-        trailing_offset = price_in(pair, body, "price_trailing")
+        trailing_offset = _distance(pair, body, "price_trailing")
     tif = _TIMES_IN_FORCE[kind]
     expires = _expires(body.get("tif"), now)
     if expires is not None:
         if tif != "gtc" or kind == "MARKET":
             raise bad("tif", f"{kind} orders end at once anyway")
         tif = "gtd"
-    oco = price_in(pair, body, "price_oco_stop") if flags & order_arrays.OCO else None
+    oco = _stop_price(pair, body, "price_oco_stop", side) if flags & order_arrays.OCO else None
     cid = _integer(body.get("cid"), "cid")
     return NewOrder(
         market=pair.key,
@@ -118,17 +123,16 @@ def amend(body: Body, order: Order, pair: Pair, now: int) -> Amend:
     price: int | None = None
     stop: int | None = None
     if body.get("price") is not None:
-        value = price_in(pair, body, "price")
         if order.kind in ("stop", "stop_limit") and not order_arrays.triggered(order):
-            stop = value
+            stop = _stop_price(pair, body, "price", order.side)
         elif order.price is None:
             raise bad("price", "the order has none")
         else:
-            price = value
+            price = limit_price(pair, body, "price", order.side)
     if body.get("price_aux_limit") is not None:
         if order.kind != "stop_limit" or order_arrays.triggered(order):
             raise bad("price_aux_limit", "the order has none")
-        price = price_in(pair, body, "price_aux_limit")
+        price = limit_price(pair, body, "price_aux_limit", order.side)
     quantity: int | None = None
     change: int | None = None
     if body.get("amount") is not None:
@@ -147,7 +151,7 @@ def amend(body: Body, order: Order, pair: Pair, now: int) -> Amend:
         stop=stop,
         trailing_offset=None
         if body.get("price_trailing") is None
-        else price_in(pair, body, "price_trailing"),
+        else _distance(pair, body, "price_trailing"),
         expires=_expires(body.get("tif"), now),
     )
 
@@ -258,19 +262,35 @@ def _text(value: Any, name: str) -> str:
 
 
 def _amount(pair: Pair, value: Any, name: str) -> tuple[int, int]:
-    """Side and lots of a signed amount."""
+    """Side and whole lots of a signed amount."""
     text = _text(value, name)
     side = -1 if text.startswith("-") else 1
     try:
-        return side, pair.scale.lots(text.removeprefix("-"))
+        return side, pair.scale.lots_within(text.removeprefix("-"))
     except ValueError as error:
         raise bad(name, str(error)) from None
 
 
-def price_in(pair: Pair, body: Body, name: str) -> int:
-    """Ticks; also of a distance."""
+def limit_price(pair: Pair, body: Body, name: str, side: int) -> int:
+    """Ticks of a limit price: buys are rounded down, sells up.
+
+    Raises:
+        BitfinexError: the price is missing or out of range.
+    """
+    return _price(pair, body, name, up=side < 0)
+
+
+def _stop_price(pair: Pair, body: Body, name: str, side: int) -> int:
+    return _price(pair, body, name, up=side > 0)
+
+
+def _distance(pair: Pair, body: Body, name: str) -> int:
+    return _price(pair, body, name, up=True)
+
+
+def _price(pair: Pair, body: Body, name: str, *, up: bool) -> int:
     try:
-        return pair.scale.ticks(_text(body.get(name), name))
+        return pair.scale.ticks_near(_text(body.get(name), name), up=up)
     except ValueError as error:
         raise bad(name, str(error)) from None
 

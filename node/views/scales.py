@@ -48,6 +48,16 @@ class Scale:
         lots = _steps(text, self.quantity_decimals, self._lot, MAX_LOTS)
         return self.instrument.to_lots(text) if lots is None else lots
 
+    def ticks_near(self, text: str, *, up: bool) -> int:
+        """As `Instrument.ticks_near`, with its errors."""
+        ticks = _steps(text, self.price_decimals, self._tick, MAX_TICKS)
+        return self.instrument.ticks_near(text, up=up) if ticks is None else ticks
+
+    def lots_within(self, text: str) -> int:
+        """As `Instrument.lots_within`, with its errors."""
+        lots = _steps(text, self.quantity_decimals, self._lot, MAX_LOTS)
+        return self.instrument.lots_within(text) if lots is None else lots
+
     # Out
 
     def value(self, ticks: int) -> int:

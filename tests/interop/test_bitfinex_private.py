@@ -386,10 +386,16 @@ def test_errors_are_those_that_ccxt_knows(world: World) -> None:
         exchange.private_post_auth_w_order_submit(
             {"type": "EXCHANGE LIMIT", "symbol": "tNOSUCH", "amount": "1", "price": "1"}
         )
-    with pytest.raises(ccxt.BadRequest, match="not a multiple of the tick"):
+    with pytest.raises(ccxt.BadRequest, match="below the lot"):
         exchange.private_post_auth_w_order_submit(
-            {"type": "EXCHANGE LIMIT", "symbol": BFX, "amount": "1", "price": "30000.05"}
+            {"type": "EXCHANGE LIMIT", "symbol": BFX, "amount": "0.000000001", "price": "30000"}
         )
+    told = exchange.private_post_auth_w_order_submit(
+        {"type": "EXCHANGE LIMIT", "symbol": BFX, "amount": "0.0200001234", "price": "20000.09"}
+    )
+    taken = told[4][0]
+    assert (float(taken[7]), float(taken[16])) == (0.02, 20000)  # to the lot, and to the tick
+    exchange.cancel_order(str(taken[0]))
     with pytest.raises(ccxt.BadRequest, match="there is no margin trading"):
         exchange.private_post_auth_w_order_submit(
             {"type": "LIMIT", "symbol": BFX, "amount": "1", "price": "30000"}

@@ -78,11 +78,43 @@ def test_orders_of_every_type(body: dict[str, Any], order: NewOrder) -> None:
 
 
 def test_numbers_are_taken_as_they_are_written() -> None:
-    body = order_inputs.decode('{"amount": 0.10000000000000000001, "price": 30000.1, "cid": 1}')
-    assert refused(order_inputs.new_order, {**LIMIT, **body}, ALICE, SYMBOLS, NOW)[0] == 10020
     body = order_inputs.decode('{"amount": -1e-5, "price": 3.00001e4}')
     made = order_inputs.new_order({**LIMIT, **body}, ALICE, SYMBOLS, NOW)
     assert (made.side, made.quantity, made.price) == (-1, 1, 300_001)
+
+
+@pytest.mark.parametrize(
+    ("body", "order"),
+    [
+        ({"amount": "0.100009999"}, new(price=300_000)),
+        ({"amount": "-0.100009999"}, new(side=-1, price=300_000)),
+        ({"price": "30000.09"}, new(price=300_000)),
+        ({"amount": "-0.1", "price": "30000.01"}, new(side=-1, price=300_001)),
+        ({"amount": "-0.1", "price": "0.01"}, new(side=-1, price=1)),
+        ({"type": "EXCHANGE IOC", "price": "30000.09"}, new(price=300_000, tif="ioc")),
+        ({"type": "EXCHANGE STOP", "price": "30000.01"}, new(stop=300_001)),
+        ({"type": "EXCHANGE STOP", "price": "30000.09", "amount": "-0.1"}, new(side=-1, stop=300_000)),
+        (
+            {"type": "EXCHANGE STOP LIMIT", "price": "30000.01", "price_aux_limit": "30001.09"},
+            new(stop=300_001, price=300_010),
+        ),
+        (
+            {
+                "type": "EXCHANGE STOP LIMIT",
+                "amount": "-0.1",
+                "price": "30000.09",
+                "price_aux_limit": "29999.01",
+            },
+            new(side=-1, stop=300_000, price=299_991),
+        ),
+        ({"type": "EXCHANGE TRAILING STOP", "price_trailing": "5.51"}, new(trailing_offset=56)),
+        ({"flags": 16384, "price_oco_stop": "30001.01"}, new(price=300_000, oco_stop=300_011)),
+    ],
+)  # fmt: skip
+def test_amounts_are_cut_to_the_lot_and_prices_rounded_for_their_owner(
+    body: dict[str, Any], order: NewOrder
+) -> None:
+    assert read(**body) == order
 
 
 @pytest.mark.parametrize(
@@ -98,9 +130,14 @@ def test_numbers_are_taken_as_they_are_written() -> None:
         ({"amount": None}, "amount: invalid: a number is expected"),
         ({"amount": True}, "amount: invalid: a number is expected"),
         ({"amount": "--1"}, "amount: invalid"),
-        ({"amount": "0.000001"}, "amount: invalid: quantity 0.000001 is not a multiple of the lot"),
+        ({"amount": "0.000001"}, "amount: invalid: quantity 0.000001 is below the lot 0.00001"),
+        (
+            {"amount": "-0.00000999"},
+            "amount: invalid: quantity 0.00000999 is below the lot 0.00001",
+        ),
         ({"amount": "9" * 50}, "amount: invalid"),
-        ({"price": "30000.05"}, "price: invalid: price 30000.05 is not a multiple of the tick 0.1"),
+        ({"price": "0.05"}, "price: invalid: price 0.05 is below the tick 0.1"),
+        ({"price": "100000000.01"}, "price: invalid: price 100000000.01 is too large"),
         ({"price": None}, "price: invalid"),
         ({"price": "nan"}, "price: invalid"),
         ({"price": "-30000"}, "price: invalid"),

@@ -147,7 +147,7 @@ async def test_operations_are_carried_out_one_after_another(
 ) -> None:
     ops = [
         ["on", {**LIMIT, "cid": 1}],
-        ["on", {**LIMIT, "price": "30000.05"}],
+        ["on", {**LIMIT, "price": "0.05"}],
         ["ou", {"id": OWN + 1, "delta": "0.1"}],
         ["on", LIMIT],
         ["oc", {"id": OWN + 1}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -70,3 +71,26 @@ def test_a_text_is_read_or_refused_as_the_instrument_does(step: Decimal, text: s
     scale = Scale(instrument)
     assert outcome(scale.ticks, text) == outcome(instrument.to_ticks, text)
     assert outcome(scale.lots, text) == outcome(instrument.to_lots, text)
+
+
+@given(steps, st.decimals(min_value=0, max_value=10**12, places=9).map(lambda d: format(d, "f")))
+@example(Decimal("0.1"), "0.100000001")
+@example(Decimal(1), "0.5")
+@example(Decimal(1), str(MAX_TICKS))
+@example(Decimal(1), f"{MAX_TICKS}.1")
+def test_a_number_between_two_steps_is_rounded_to_the_side_that_is_wanted(
+    step: Decimal, text: str
+) -> None:
+    scale = Scale(Instrument("AAA-BBB", step, step))
+    exact = Decimal(text) / step
+    down = outcome(lambda value: scale.ticks_near(value, up=False), text)
+    up = outcome(lambda value: scale.ticks_near(value, up=True), text)
+    assert outcome(scale.lots_within, text) == down or isinstance(down, str)
+    if 0 < exact <= MAX_TICKS:
+        assert up == math.ceil(exact)
+    else:
+        assert isinstance(up, str)
+    if 1 <= exact <= MAX_TICKS:
+        assert down == int(exact // 1)
+    else:
+        assert isinstance(down, str)
