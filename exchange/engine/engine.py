@@ -32,6 +32,7 @@ from exchange.feeds.exchange_messages import (
     pack,
     unpack,
 )
+from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.market.market_specs import MarketSpecs
@@ -71,6 +72,7 @@ class Engine:
         fence_max: float = FENCE_MAX,
         warn: Callable[[str], None] = lambda text: None,
         now: float = 0.0,
+        limits: FeedLimits | None = None,
     ) -> None:
         """Restore an engine from its journal, or begin a new one.
 
@@ -81,6 +83,7 @@ class Engine:
             recovered: contents of the journal. With any, the node ran before and keeps its own feeds
                 fenced for at most `fence_max` seconds, see `exchange.feeds.startup_fence`.
             warn: receives texts for the log.
+            limits: protection from other owners' feeds; the defaults if None.
         """
         past = recovered or Recovered()
         markets = list(markets)
@@ -109,10 +112,10 @@ class Engine:
         self.feeds = context.feeds  # by (owner, market), the own ones included
         self.orders = OrderManager(context)
         self.order_store = self.orders.store
-        self._ingest = FeedIngest(context, rng, self.orders.matching.uncross)
+        self._ingest = FeedIngest(context, rng, self.orders.matching.uncross, limits)
         self._replicator = self._ingest.replicator
         self.unknown_markets: dict[str, str] = {}  # market -> a node that trades it
-        self._ingest.restore(past)
+        self._ingest.restore(past, now)
         self.orders.restore(now, past)
         knows_others = any(stored.owner != keys.node_id for stored in past.feeds)
         self._fence = StartupFence(
@@ -153,6 +156,24 @@ class Engine:
     @property
     def feeds_behind(self) -> int:
         return self._replicator.behind
+
+    @property
+    def given_up(self) -> list[GivenUpFeed]:
+        """Feeds of others that this node does not hold any more, with the reasons."""
+        return list(self._ingest.bounds.given_up.values())
+
+    @property
+    def feed_figures(self) -> FeedFigures:
+        """Figures of the limits on feeds, for the metrics."""
+        ingest = self._ingest
+        return FeedFigures(
+            given_up=len(ingest.bounds.given_up),
+            orders=ingest.bounds.orders,
+            delayed=ingest.bounds.rates.delayed,
+            digests_dropped=self._replicator.digests_dropped,
+            unconnected_bytes=ingest.unconnected.bytes,
+            unconnected_evicted=ingest.unconnected.evicted,
+        )
 
     def summary(self) -> bytes:
         """Return a digest that is equal on nodes that hold the same feeds."""
@@ -267,6 +288,7 @@ class Engine:
         if not valid:
             return False
         if newcomer:
+            self._ingest.presence_changed(now, owner, present=True)
             self._leases.hurry(now, self._rng.uniform(0.0, 0.5))
             self.orders.takes.retry_now(now, owner)
         for key, number in presence.heads:
@@ -280,6 +302,8 @@ class Engine:
 
     def _owner_changed(self, now: float, owner: str) -> None:
         """Show or hide an owner's orders after its lease began or ended."""
+        if not self._leases.present(owner):
+            self._ingest.presence_changed(now, owner, present=False)
         for market in self.markets.values():
             if owner in market.replicas:
                 market.refresh_owner(owner)
@@ -295,7 +319,7 @@ class Engine:
         self.orders.expire(now)
         for owner in self._leases.expire(now):
             self._owner_changed(now, owner)
-        self._ingest.resume_waiting(now)
+        self._ingest.tick(now)
         self._replicator.tick(now)
         for market in self.markets.values():
             for owner in market.held_owners:

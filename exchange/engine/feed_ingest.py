@@ -5,9 +5,18 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from itertools import islice
 
+from exchange.feeds import feed_limits
 from exchange.feeds.exchange_messages import FeedName, FeedPart
 from exchange.feeds.feed import Feed, FeedFault, Writer
+from exchange.feeds.feed_limits import (
+    ABSENT,
+    MAX_GIVEN_UP,
+    FeedBounds,
+    FeedLimits,
+    GivenUpFeed,
+)
 from exchange.feeds.feed_replica import Replica
 from exchange.feeds.replication import Replicator
 from exchange.feeds.unconnected_batches import UnconnectedBatches
@@ -21,10 +30,10 @@ from exchange.model.events import (
     Opened,
     check_batch,
 )
-from exchange.model.records import PutBatch, Recovered
+from exchange.model.records import GiveUpFeed, PutBatch, Recovered
 from exchange.orders.engine_context import MAX_DRIFT_US, EngineContext
 
-MAX_FEEDS = 100_000
+SCANNED = 64  # feeds looked at to make room for another
 
 
 class FeedIngest:
@@ -34,19 +43,32 @@ class FeedIngest:
     """
 
     def __init__(
-        self, context: EngineContext, rng: random.Random, uncross: Callable[[float, Market], None]
+        self,
+        context: EngineContext,
+        rng: random.Random,
+        uncross: Callable[[float, Market], None],
+        limits: FeedLimits | None = None,
     ) -> None:
         self._context = context
         self._uncross = uncross
         self._ids: dict[bytes, str] = {}
+        self.bounds = FeedBounds(limits or FeedLimits())
+        self._now = 0.0  # of the last tick
         self.unconnected = UnconnectedBatches()
+        self._trades_known: dict[FeedName, int] = {}  # number at which a feed was given up
         # Heap of replicas whose next batch waits for its time; entries may be out of date.
         self._waiting: list[tuple[float, FeedName]] = []
-        self.replicator = Replicator(context.node_id, context.feeds, self._wants_feed, rng)
+        self.replicator = Replicator(
+            context.node_id, context.feeds, self._wants_feed, rng, self.bounds.given_up
+        )
 
-    def restore(self, past: Recovered) -> None:
+    def restore(self, past: Recovered, now: float) -> None:
         """Rebuild the feeds, the own ones too, from the journal."""
         context = self._context
+        for record in past.given_up:
+            self.bounds.give_up(
+                GivenUpFeed(record.owner, record.market, record.reason, now, record.batch)
+            )
         trades: dict[str, list[Trade]] = {}
         for stored in past.feeds:
             market = context.markets.get(stored.market)
@@ -58,9 +80,9 @@ class FeedIngest:
             if stored.owner == context.node_id:
                 market.writer = Writer(feed, context.keys, context.network)
             else:
-                market.replicas[stored.owner] = Replica(
-                    feed, context.keys, context.network, self.unconnected
-                )
+                market.replicas[stored.owner] = self._replica(feed)
+                self.bounds.measure((feed.owner, feed.market), len(feed.state.orders))
+                self.bounds.owner_left(now, feed.owner)
             for batch in stored.batches:
                 trades.setdefault(market.key, []).extend(
                     Trade(stored.owner, event, batch.first + index)
@@ -81,7 +103,7 @@ class FeedIngest:
         owner = self._ids.get(key)
         if owner is None:
             owner = self._context.keys.node_id_of(key)
-            if len(key) == 32 and len(self._ids) < MAX_FEEDS:
+            if len(key) == 32 and len(self._ids) < self.bounds.limits.max_feeds:
                 self._ids[key] = owner
         return owner
 
@@ -97,7 +119,9 @@ class FeedIngest:
             return False
         # The next batch is here and waits for its time: others hold nothing that helps.
         replica = found.replicas.get(owner)
-        return replica is None or replica.waits_until is None
+        if replica is None:
+            return not self.bounds.refuses(self._now, (owner, market))
+        return replica.waits_until is None
 
     def on_batch(self, now: float, batch: Batch, via: str) -> bool:
         """Process a batch that the neighbour `via` brought. False if it is invalid."""
@@ -105,8 +129,11 @@ class FeedIngest:
         owner = self.owner_of(batch.key)
         market = context.markets.get(batch.market)
         replica = market.replicas.get(owner) if market is not None else None
-        full = replica is None and len(context.feeds) >= MAX_FEEDS
-        if market is None or owner == context.node_id or full:
+        if (
+            market is None
+            or owner == context.node_id
+            or not self._may_hold(now, replica, owner, batch)
+        ):
             try:
                 digest = check_batch(context.keys, context.network, batch)
             except InvalidBatch:
@@ -116,7 +143,7 @@ class FeedIngest:
             return True
         known = replica is not None
         if replica is None:
-            replica = self._new_replica(owner, market.key)
+            replica = self._replica(Feed(owner, market.key))
         try:
             applied = replica.offer(batch, now)
         except InvalidBatch:
@@ -125,6 +152,8 @@ class FeedIngest:
             self._blame(market, owner, fault)
             applied = []
         if not known:
+            if not market.visible(owner):
+                self.bounds.owner_unseen(now, owner)
             market.replicas[owner] = replica
             context.feeds[owner, market.key] = replica.feed
         self._advance(now, market, replica, applied)
@@ -132,11 +161,91 @@ class FeedIngest:
             self.replicator.announced(now, via, owner, market.key, batch.first - 1)
         return True
 
-    def _new_replica(self, owner: str, market: str) -> Replica:
+    def _replica(self, feed: Feed) -> Replica:
         context = self._context
-        return Replica(Feed(owner, market), context.keys, context.network, self.unconnected)
+        return Replica(feed, context.keys, context.network, self.unconnected, self.bounds.rates)
 
-    def resume_waiting(self, now: float) -> None:
+    def _may_hold(self, now: float, replica: Replica | None, owner: str, batch: Batch) -> bool:
+        """Check that a feed is held, or that there is room for it and it was not given up."""
+        if replica is not None:
+            return True
+        return not self.bounds.refuses(now, (owner, batch.market)) and self._make_room(now)
+
+    def _make_room(self, now: float) -> bool:
+        """Give up a feed of an absent owner if there are too many feeds. False if none was found."""
+        context = self._context
+        feeds = context.feeds
+        if len(feeds) < self.bounds.limits.max_feeds:
+            return True
+        # The oldest feeds come first. Those of present owners go to the end, a few at a time.
+        for name in list(islice(feeds, SCANNED)):
+            owner, key = name
+            if owner != context.node_id and not context.markets[key].visible(owner):
+                self._give_up(now, owner, context.markets[key], ABSENT)
+                return True
+            feeds.move_to_end(name)
+        return False
+
+    def _give_up(self, now: float, owner: str, market: Market, reason: str) -> None:
+        """Hide a feed and forget it, but for its last batch."""
+        replica = market.replicas.pop(owner)
+        replica.close()
+        feed = replica.feed
+        last = next(reversed(feed.batches.values()), None)
+        batch = last.batch if last else feed.snapshot.batch if feed.snapshot else None
+        del self._context.feeds[owner, market.key]
+        self.replicator.forget(owner, market.key)
+        orders = len(feed.state.orders)
+        for number in feed.state.orders:
+            market.forget(owner, number)
+        self.bounds.give_up(GivenUpFeed(owner, market.key, reason, now, batch))
+        self._trades_known[owner, market.key] = feed.number
+        if len(self._trades_known) > MAX_GIVEN_UP:
+            del self._trades_known[next(iter(self._trades_known))]
+        self._context.records.append(GiveUpFeed(owner, market.key, reason, batch))
+        self._context.warn(
+            f"gave up the feed of node {owner} for {market.key} at number {feed.number} with {orders} "
+            f"open orders: {reason}; its orders are hidden"
+        )
+
+    def _give_up_all(self, now: float, owner: str, reason: str, *, above: int = 0) -> None:
+        """Give up the feeds of an owner that have more than `above` open orders."""
+        for market in self._context.markets.values():
+            replica = market.replicas.get(owner)
+            if replica is not None and len(replica.feed.state.orders) > above:
+                self._give_up(now, owner, market, reason)
+
+    def _keep_bounds(self, now: float, market: Market, feed: Feed) -> None:
+        """Give feeds up that exceed a limit after a change of `feed`."""
+        bounds = self.bounds
+        orders = len(feed.state.orders)
+        bounds.measure((feed.owner, feed.market), orders)
+        if orders > feed_limits.MAX_OPEN_ORDERS:
+            reason = f"more than {feed_limits.MAX_OPEN_ORDERS} open orders"
+            self._give_up(now, feed.owner, market, reason)
+        while (heaviest := bounds.too_heavy()) is not None:
+            reason = (
+                f"more than {bounds.limits.max_orders} open orders in all, most of them its own"
+            )
+            self._give_up_all(now, heaviest, reason)
+            if bounds.too_heavy() == heaviest:
+                break
+
+    def presence_changed(self, now: float, owner: str, *, present: bool) -> None:
+        """Note that an owner's presence lease began or ended."""
+        if present:
+            self.bounds.owner_present(owner)
+        else:
+            self.bounds.owner_left(now, owner)
+
+    def tick(self, now: float) -> None:
+        """Apply batches whose time has come; give up heavy feeds of owners absent for long."""
+        self._now = now
+        self._resume_waiting(now)
+        for owner in self.bounds.absent_owners(now):
+            self._give_up_all(now, owner, ABSENT, above=self.bounds.limits.absent_orders)
+
+    def _resume_waiting(self, now: float) -> None:
         """Apply batches that had to wait, where their time has come."""
         while self._waiting and self._waiting[0][0] <= now:
             until, (owner, key) = heapq.heappop(self._waiting)
@@ -155,6 +264,7 @@ class FeedIngest:
         feed = replica.feed
         if replica.waits_until is not None:
             heapq.heappush(self._waiting, (replica.waits_until, (feed.owner, feed.market)))
+        known = self._trades_known.get((feed.owner, feed.market), 0)
         for batch in applied:
             self._context.records.append(PutBatch(feed.owner, batch))
             for number, event in enumerate(batch.events, batch.first):
@@ -162,7 +272,8 @@ class FeedIngest:
                     self._saw_time(now, market, event.time)
                     market.forget(feed.owner, event.order)
                 elif isinstance(event, Filled):
-                    self._context.add_trade(market, Trade(feed.owner, event, number))
+                    if number > known:  # otherwise added before the feed was given up
+                        self._context.add_trade(market, Trade(feed.owner, event, number))
                     if event.taker == self._context.node_id:
                         self._check_remembered(feed.owner, event)
                 if not isinstance(event, Checkpoint):
@@ -171,6 +282,7 @@ class FeedIngest:
         if applied:
             self.replicator.advanced(now, feed.owner, market.key, feed.number)
             market.drop_holds(now, feed.owner)
+            self._keep_bounds(now, market, feed)
             if market.crossed:
                 self._uncross(now, market)
 
@@ -237,28 +349,37 @@ class FeedIngest:
         complete = self.replicator.on_part(now, node, part)
         if complete is None:
             return True
-        batch, pages = complete
-        replica = market.replicas.get(part.owner)
-        if replica is None and len(self._context.feeds) >= MAX_FEEDS:
-            return True
+        self._adopt(now, market, part.owner, *complete)
+        return True
+
+    def _adopt(
+        self, now: float, market: Market, owner: str, checkpoint: Batch, pages: list[bytes]
+    ) -> None:
+        """Replace the state of a feed by a complete snapshot, unless it is older."""
+        replica = market.replicas.get(owner)
+        if not self._may_hold(now, replica, owner, checkpoint):
+            return
         if replica is None:
-            replica = self._new_replica(part.owner, part.market)
+            replica = self._replica(Feed(owner, market.key))
+            if not market.visible(owner):
+                self.bounds.owner_unseen(now, owner)
         before = list(replica.feed.state.orders)
-        market.replicas[part.owner] = replica
-        self._context.feeds[part.owner, part.market] = replica.feed
+        market.replicas[owner] = replica
+        self._context.feeds[owner, market.key] = replica.feed
         try:
-            applied = replica.offer_snapshot(batch, pages, now)
+            applied = replica.offer_snapshot(checkpoint, pages, now)
         except FeedFault as fault:
-            self._blame(market, part.owner, fault)
-            return True
+            self._blame(market, owner, fault)
+            return
         if applied is None:
-            return True
-        market.replaced(part.owner, before)
+            return
+        market.replaced(owner, before)
         for order in replica.feed.state.orders.values():
             self._saw_time(now, market, order.time)
         self._advance(now, market, replica, applied)
-        self.replicator.advanced(now, part.owner, part.market, replica.feed.number)
-        market.drop_holds(now, part.owner)
+        self.replicator.advanced(now, owner, market.key, replica.feed.number)
+        market.drop_holds(now, owner)
+        if not applied:
+            self._keep_bounds(now, market, replica.feed)
         if market.crossed:
             self._uncross(now, market)
-        return True

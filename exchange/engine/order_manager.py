@@ -27,6 +27,7 @@ from __future__ import annotations
 from copy import copy
 
 from exchange.engine.fast_path import FastPath
+from exchange.feeds.feed_limits import OWN_OPEN_ORDERS
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.records import Order, PutHalt, Recovered
@@ -115,6 +116,15 @@ class OrderManager:
             self._check_writes()
         if store.expiry.times:
             self.expire(now)
+        if new.price is not None:
+            market = context.markets.get(new.market)
+            # Below the limit at which every replica gives the feed up.
+            if market is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
+                raise CommandRejected(
+                    "too_many_orders",
+                    f"this node has {OWN_OPEN_ORDERS} open orders in {new.market}, the most that it "
+                    "accepts: cancel some of them",
+                )
         order = self._fast_path.place(now, new)
         if order is None:
             placed = self._validation.accept(now, new)

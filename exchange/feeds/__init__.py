@@ -10,6 +10,7 @@ feed_replica        another owner's feed: batches checked and applied in sequenc
 checkpoint_rule     the writer's rule for checkpoints, and its enforcement
 unconnected_batches batches that wait for events before them, bounded in bytes
 owner_weights       the heaviest owner, which loses when a total is exceeded
+feed_limits         limits on orders, rates and feeds of other owners, feeds given up
 presence            presence leases: whose orders are shown
 startup_fence       wait for the neighbours' digests after a restart
 """

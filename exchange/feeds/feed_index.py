@@ -37,6 +37,11 @@ class FeedIndex(dict[FeedName, Feed]):
         super().__delitem__(name)
         self._changed[name] = None
 
+    def move_to_end(self, name: FeedName) -> None:
+        """Make a feed the last in the order of the dict."""
+        feed = self.pop(name)
+        super().__setitem__(name, feed)
+
     def heads(self) -> list[FeedHead]:
         """Heads of all feeds with events, by owner and market. Not to be changed."""
         if self._changed:

@@ -11,12 +11,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
 from exchange.feeds.checkpoint_rule import Earliness, earliness, wait_of
 from exchange.feeds.feed import Feed, FeedFault, StoredBatch
+from exchange.feeds.feed_limits import SNAPSHOT_ORDERS_PER_EVENT
 from exchange.feeds.unconnected_batches import UnconnectedBatches
 from exchange.model.events import Batch, Checkpoint, Snapshot, check_batch
 from exchange.model.ports import SigningKeys
@@ -24,8 +25,20 @@ from exchange.model.ports import SigningKeys
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _no_pace(now: float, owner: str) -> float:
-    return 0.0
+class EventPace(Protocol):
+    """Budget of events of owners, as `exchange.feeds.feed_limits.EventRates`."""
+
+    def wait(self, now: float, owner: str) -> float: ...
+
+    def spend(self, now: float, owner: str, events: int) -> None: ...
+
+
+class _Unpaced:
+    def wait(self, now: float, owner: str) -> float:
+        return 0.0
+
+    def spend(self, now: float, owner: str, events: int) -> None:
+        pass
 
 
 class Replica:
@@ -37,14 +50,14 @@ class Replica:
         keys: SigningKeys,
         network: str,
         unconnected: UnconnectedBatches | None = None,
-        pace: Callable[[float, str], float] = _no_pace,
+        pace: EventPace | None = None,
     ) -> None:
-        """`pace(now, owner)`: seconds until the owner's next batch may be applied."""
+        """`pace`: none, the default, delays nothing."""
         self.feed = feed
         self._keys = keys
         self._network = network
         self._unconnected = UnconnectedBatches() if unconnected is None else unconnected
-        self._pace = pace
+        self._pace: EventPace = pace or _Unpaced()
         self._name = feed.owner, feed.market
         self._last_checkpoint = float("-inf")  # time at which the last one was applied here
         self.waits_until: float | None = None  # time at which the next batch may be applied
@@ -103,7 +116,14 @@ class Replica:
             raise self._fault(f"impossible snapshot: {error}") from error
         self._last_checkpoint = now
         self.waits_until = None
+        orders = len(self.feed.state.orders)
+        self._pace.spend(now, self.feed.owner, orders // SNAPSHOT_ORDERS_PER_EVENT)
         return self.resume(now)
+
+    def close(self) -> None:
+        """Forget the batches that wait."""
+        self._unconnected.clear(self._name)
+        self.waits_until = None
 
     def resume(self, now: float) -> list[Batch]:
         """Apply the waiting batches that connect and whose time has come; returns them in order.
@@ -125,7 +145,7 @@ class Replica:
 
     def _must_wait(self, batch: Batch, now: float) -> bool:
         """Set `waits_until` if the next batch may not be applied yet."""
-        wait = self._pace(now, self.feed.owner)
+        wait = self._pace.wait(now, self.feed.owner)
         if isinstance(batch.events[-1], Checkpoint):
             found, open_orders = earliness(self.feed, batch)
             if found is Earliness.FAULT:
@@ -150,6 +170,7 @@ class Replica:
         except FeedFault as fault:
             raise self._fault(str(fault)) from fault
         self.feed.hold(batch, digest)
+        self._pace.spend(now, self.feed.owner, len(batch.events))
         if isinstance(batch.events[-1], Checkpoint):
             self._last_checkpoint = now
 

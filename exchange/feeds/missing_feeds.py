@@ -50,10 +50,11 @@ class MissingFeed:
     page: int = 0  # next snapshot page to request
     checkpoint: Batch | None = None
     pages: list[bytes] = field(default_factory=list)
+    page_bytes: int = 0
 
     def restart_snapshot(self, checkpoint: Batch | None = None) -> None:
         """Forget the pages received so far."""
-        self.checkpoint, self.page, self.pages = checkpoint, 0, []
+        self.checkpoint, self.page, self.pages, self.page_bytes = checkpoint, 0, [], 0
 
 
 class MissingFeeds:

@@ -17,11 +17,20 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
-from exchange.feeds.exchange_messages import FeedDigest, FeedPart, FeedRequest, pack
+from exchange.feeds.exchange_messages import (
+    FeedDigest,
+    FeedHead,
+    FeedName,
+    FeedPart,
+    FeedRequest,
+    pack,
+)
 from exchange.feeds.feed import MAX_PAGES, Feed, pages_hash
 from exchange.feeds.feed_index import FeedIndex
+from exchange.feeds.feed_limits import GivenUpFeed
 from exchange.feeds.missing_feeds import MissingFeed, MissingFeeds
 from exchange.feeds.request_budget import TokenBuckets
 from exchange.model.events import Batch, Checkpoint
@@ -33,6 +42,7 @@ DIGEST_BURST = 4  # digests that a neighbour may send at once ...
 DIGEST_RATE = 1.0  # ... and a second
 PART_BYTES = 256 * 1024
 MAX_HEADS = 4096  # in one digest
+MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024  # of pages; 250,000 orders take 6 to 10
 MAX_NAME = 80  # characters of a market's name
 
 
@@ -46,11 +56,14 @@ class Replicator:
         feeds: FeedIndex,
         wanted: Callable[[str, str], bool],
         rng: random.Random,
+        given_up: Mapping[FeedName, GivenUpFeed] = MappingProxyType({}),
     ) -> None:
+        """`given_up`: feeds not held any more, whose last batch is sent to their owner alone."""
         self._node_id = node_id
         self._feeds = feeds
         self._wanted = wanted
         self._rng = rng
+        self._given_up = given_up
         self._neighbours: dict[str, None] = {}
         self._missing = MissingFeeds(node_id, self._neighbours)
         self._digests = TokenBuckets(DIGEST_RATE, DIGEST_BURST)
@@ -89,7 +102,14 @@ class Replicator:
 
     def _send_heads(self, node: str, *, answer: bool) -> None:
         heads = self._feeds.heads()
-        if len(heads) <= MAX_HEADS:
+        given_up = [
+            FeedHead(node, feed.market, feed.batch.last, b"")
+            for feed in self._given_up.values()
+            if feed.owner == node and feed.batch is not None
+        ]
+        if given_up:
+            heads = given_up + heads
+        if len(heads) <= MAX_HEADS and not given_up:
             version, payload = self._packed.get(answer, (-1, b""))
             if version != self._feeds.version:
                 payload = pack(FeedDigest(self.summary(), heads, answer))
@@ -97,8 +117,8 @@ class Replicator:
         else:
             # The neighbour's own heads, which it may be waiting for (exchange.feeds.startup_fence),
             # and a random part of the others each time.
-            theirs = self._feeds.heads_of(node)[:MAX_HEADS]
-            others = self._rng.sample(heads, MAX_HEADS - len(theirs))
+            theirs = (given_up + self._feeds.heads_of(node))[:MAX_HEADS]
+            others = self._rng.sample(heads, min(len(heads), MAX_HEADS - len(theirs)))
             chosen = theirs + [head for head in others if head.owner != node]
             payload = pack(FeedDigest(self.summary(), chosen, answer))
         self._out.append(Send(node, "digest", payload))
@@ -201,6 +221,9 @@ class Replicator:
             # cost the other node a timeout.
             if len(request.owner) == len(self._node_id):
                 part = FeedPart(request.owner, request.market, 0)
+                given_up = self._given_up.get((request.owner, request.market))
+                if node == request.owner and given_up is not None and given_up.batch is not None:
+                    part = FeedPart(node, request.market, given_up.batch.last, [given_up.batch])
                 self._out.append(Send(node, "feed", pack(part)))
             return
         # Also the feed of an owner at fault: the batches held here are half of the proof.
@@ -271,6 +294,10 @@ class Replicator:
         self._missing.helped(now, missing)
         missing.pages.append(part.orders)
         missing.page += 1
+        missing.page_bytes += len(part.orders)
+        if missing.page_bytes > MAX_SNAPSHOT_BYTES:  # more orders than a feed may have
+            self._missing.drop(missing.name)
+            return None
         if missing.page < len(part.pages):
             self._continue(now, node, missing)
             return None

@@ -17,6 +17,7 @@ from exchange.model.records import (
     DropDecisions,
     DropTake,
     Fill,
+    GiveUpFeed,
     Order,
     PendingTake,
     PutBatch,
@@ -31,6 +32,7 @@ from exchange.model.records import (
     Transaction,
 )
 
+MAX_GIVEN_UP = 1000  # feeds given up that are remembered
 RECENT = 10_000  # finished orders kept, by time of finishing
 
 
@@ -70,6 +72,7 @@ class State:
         self._nonces: dict[tuple[str, int], int] = {}
         self._credit: dict[tuple[str, str], int | None] = {}
         self._halts: dict[str, str] = {}
+        self._given_up: dict[tuple[str, str], GiveUpFeed] = {}
         self._how: dict[type, Callable[[Any], None]] = {
             Order: self._order,
             Fill: lambda record: None,  # history only: the filled order has a record of its own
@@ -86,6 +89,7 @@ class State:
             PutNonce: self._nonce,
             PutCredit: self._put_credit,
             PutHalt: self._halt,
+            GiveUpFeed: self._give_up,
             PutBalance: self._balance,
         }
 
@@ -130,7 +134,16 @@ class State:
         feed = self._feeds.get((owner, market))
         if feed is None:
             feed = self._feeds[owner, market] = _Feed()
+            self._given_up.pop((owner, market), None)
         return feed
+
+    def _give_up(self, record: GiveUpFeed) -> None:
+        name = record.owner, record.market
+        self._feeds.pop(name, None)
+        self._given_up.pop(name, None)
+        self._given_up[name] = record
+        if len(self._given_up) > MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
 
     def _decision(self, decision: Decision) -> None:
         self._decisions.setdefault(decision.taker, {})[decision.take] = decision
@@ -195,6 +208,7 @@ class State:
             nonces=self._nonces,
             credit=self._credit,
             halts=self._halts,
+            given_up=list(self._given_up.values()),
         )
 
     @staticmethod
@@ -223,6 +237,7 @@ class State:
             yield DropDecisions(taker, below)
         for decisions in self._decisions.values():
             yield from decisions.values()
+        yield from self._given_up.values()
         for (owner, market), feed in self._feeds.items():
             if feed.snapshot is not None:
                 yield PutSnapshot(owner, market, feed.snapshot)

@@ -261,6 +261,16 @@ class PutSnapshot(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
     snapshot: Snapshot
 
 
+class GiveUpFeed(msgspec.Struct, frozen=True, array_like=True, tag="give_up"):
+    """Another owner's feed is not held any more (`exchange.feeds.feed_limits`). `batch`: the last batch
+    held, the proof for its owner of how far its feed went."""
+
+    owner: str
+    market: str
+    reason: str
+    batch: Batch | None
+
+
 Record = (
     PutMeta
     | Order
@@ -277,6 +287,7 @@ Record = (
     | PutHalt
     | PutBatch
     | PutSnapshot
+    | GiveUpFeed
 )
 
 
@@ -302,3 +313,4 @@ class Recovered(msgspec.Struct):
     nonces: dict[tuple[str, int], int] = {}  # (key, digits)
     credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)
     halts: dict[str, str] = {}  # market -> why
+    given_up: list[GiveUpFeed] = []

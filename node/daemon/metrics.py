@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from exchange.feeds.feed_limits import FeedFigures
 from node.service.committer import COMMIT_BOUNDS, Committer
 from node.service.routing_service import route_views
 from node.views.views import StatusView
@@ -51,6 +52,8 @@ class Source(Protocol):
     def status(self) -> StatusView: ...
     def now(self) -> float: ...
     def exchange_figures(self) -> ExchangeFigures: ...
+
+    def feed_figures(self) -> FeedFigures: ...
 
 
 def exposition(node: Source) -> bytes:
@@ -121,6 +124,13 @@ class NodeCollector(Collector):
         yield _gauge("pending_takes", "Takes whose outcome is unknown.", figures.pending_takes)
         yield _gauge("feeds", "Feeds that are held.", figures.feeds)
         yield _gauge("feeds_behind", "Feeds known to have news not held.", figures.feeds_behind)
+        feed = node.feed_figures()
+        yield _gauge("feeds_given_up", "Feeds of others given up for a limit.", feed.given_up)
+        yield _gauge("others_open_orders", "Open orders of all other owners.", feed.orders)
+        yield _counter("batches_delayed", "Waits for an owner's event budget.", feed.delayed)
+        yield _counter("digests_dropped", "Digests beyond their budget.", feed.digests_dropped)
+        yield _gauge("unconnected_bytes", "Batches that wait, in bytes.", feed.unconnected_bytes)
+        yield _counter("unconnected_evicted", "Waiting batches evicted.", feed.unconnected_evicted)
         depth = GaugeMetricFamily(PREFIX + "book_levels", "Levels.", labels=["market", "side"])
         orders = GaugeMetricFamily(PREFIX + "book_orders", "Orders.", labels=["market", "side"])
         for market, side, levels, count in figures.books:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from config import Settings
 from exchange.engine.engine import MESSAGES, Engine
+from exchange.feeds.feed_limits import FeedFigures
 from exchange.journal.journal import Journal
 from exchange.journal.market_history import MarketHistory
 from exchange.model.instruments import Instruments
@@ -390,6 +391,10 @@ class Node(TradingService):
 
     def metrics(self) -> bytes:
         return exposition(self)
+
+    def feed_figures(self) -> FeedFigures:
+        """Figures of the limits on feeds, for the metrics."""
+        return self._engine.feed_figures
 
     def exchange_figures(self) -> ExchangeFigures:
         """For the metrics."""

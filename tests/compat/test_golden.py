@@ -235,7 +235,8 @@ def test_the_network_authority_is_the_same() -> None:
 
 def test_every_kind_of_record_has_an_example() -> None:
     kinds = {kind.__struct_config__.tag for kind in product.SnapshotRecord.__args__}
-    assert {record["kind"] for record in RECORDS} == kinds
+    later = {"give_up"}  # kinds that version 0.1.0 does not have
+    assert {record["kind"] for record in RECORDS} == kinds - later
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=[r["kind"] for r in RECORDS])

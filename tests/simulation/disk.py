@@ -22,6 +22,7 @@ from exchange.model.records import (
     DropDecisions,
     DropTake,
     Fill,
+    GiveUpFeed,
     Order,
     PendingTake,
     Posting,
@@ -96,6 +97,7 @@ class MemoryDisk:
         self._nonces: dict[tuple[str, int], int] = {}
         self._credit: dict[tuple[str, str], int | None] = {}
         self._halts: dict[str, str] = {}
+        self._given_up: dict[tuple[str, str], bytes] = {}
 
     def commit(self, records: list[Record]) -> None:
         for record in records:
@@ -105,7 +107,13 @@ class MemoryDisk:
         match record:
             case Order() as order:
                 self._orders[order.number] = _pack(order)
+            case GiveUpFeed(owner, market):
+                self._batches.pop((owner, market), None)
+                self._snapshots.pop((owner, market), None)
+                self._given_up.pop((owner, market), None)
+                self._given_up[owner, market] = _pack(record)
             case PutBatch(owner, batch):
+                self._given_up.pop((owner, batch.market), None)
                 self._batches.setdefault((owner, batch.market), {}).setdefault(
                     batch.first, _pack(batch)
                 )
@@ -140,6 +148,7 @@ class MemoryDisk:
             case PutHalt(market, str() as reason):
                 self._halts[market] = reason
             case PutSnapshot(owner, market, snapshot):
+                self._given_up.pop((owner, market), None)
                 last = snapshot.batch.last
                 self._snapshots[owner, market] = last, _pack(snapshot)
                 held = self._batches.get((owner, market), {})
@@ -180,6 +189,7 @@ class MemoryDisk:
             nonces=dict(self._nonces),
             credit=dict(self._credit),
             halts=dict(self._halts),
+            given_up=[_unpack(data, GiveUpFeed) for data in self._given_up.values()],
         )
 
     def orders(self) -> list[Order]:

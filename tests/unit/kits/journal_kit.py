@@ -16,6 +16,7 @@ from exchange.model.records import (
     DropDecisions,
     DropTake,
     Fill,
+    GiveUpFeed,
     Order,
     PendingTake,
     PutBatch,
@@ -66,6 +67,7 @@ RECORDS: list[Record] = [
     PutHalt(M, "a reason"),
     PutBatch("other", BATCHES[0]),
     PutSnapshot(OWNER.id, M, SNAPSHOT),
+    GiveUpFeed("gone", M, "its owner is absent", BATCHES[1]),
 ]
 
 
@@ -129,5 +131,6 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
         lambda: PutBatch(OWNER.id, rng.choice(BATCHES)),
         lambda: PutBatch("other", rng.choice(BATCHES)),
         lambda: PutSnapshot(OWNER.id, M, SNAPSHOT),
+        lambda: GiveUpFeed(rng.choice((OWNER.id, "other", "gone")), M, "why", BATCHES[1]),
     ]
     return [rng.choice(kinds)() for _ in range(count)]

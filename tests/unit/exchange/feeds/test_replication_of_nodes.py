@@ -10,10 +10,10 @@ import pytest
 from exchange_kit import NETWORK, Keys, M, Mail, Network, Owner
 from replication_kit import answer, opened, replace
 
-from exchange.engine import feed_ingest as follower_module
 from exchange.feeds import feed as feed_module
 from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, FeedRequest, unpack
 from exchange.feeds.feed import state_hash
+from exchange.feeds.feed_limits import FeedLimits
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.replication import GRACE
 from exchange.model.events import BUY, GENESIS, Amended, Batch, Checkpoint, Closed
@@ -289,8 +289,9 @@ def test_only_feeds_of_nodes_and_of_markets_traded_here_are_wanted(
 def test_feeds_are_bounded_and_what_does_not_fit_is_still_judged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(follower_module, "MAX_FEEDS", 2)  # the own one and one more
     net = Network(1)
+    monkeypatch.setattr(net[0]._ingest.bounds, "limits", FeedLimits(max_feeds=2))
+    _present(net, 50)  # the own feed and that of an owner that is here
     followed = Owner(50)
     assert net.give(0, followed.batch(opened(1)))
     assert net.give(0, followed.batch(opened(2)))
