@@ -14,7 +14,7 @@ import hmac
 import ipaddress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
@@ -22,11 +22,11 @@ from exchange.ledger.accounts import Accounts, AuthError
 from exchange.model.commands import HOUSE
 from exchange.model.records import Permission
 from node.api.rate_limit import RateLimit, Verdict
+from node.operations.operation import Access
 from node.views.views import ServiceError
 
 # public: anybody. read, trade: whoever has an account, with that permission. node: the operator, or a
 # key of the house. operator: the operator alone.
-Access = Literal["public", "read", "trade", "node", "operator"]
 
 OPERATOR: Final = "operator"
 _MAX_HEADER: Final = 300  # characters; a key and its secret have about 100

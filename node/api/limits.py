@@ -10,11 +10,6 @@ HANDLER_TIMEOUT: Final = 30.0  # longer than any dial, ping or take; then 504, a
 KEEPALIVE: Final = 75.0  # an idle connection is closed after this
 SHUTDOWN_TIMEOUT: Final = 3.0  # requests in progress get this long when the node stops
 RATE_CLIENTS: Final = 10_000  # keys and addresses whose rate is remembered; about 2 MB
-DEFAULT_LIMIT: Final = 100  # rows of a list
-MAX_LIMIT: Final = 1000
-DEFAULT_DEPTH: Final = 25  # levels a side
-MAX_DEPTH: Final = 1000
-DEFAULT_EVENTS: Final = 50  # of the router
 GONE_CHECK: Final = 0.5  # how often a long call looks whether its client is still there
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus text format
 

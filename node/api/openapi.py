@@ -14,11 +14,12 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from node.api.access import Access
 from node.api.problems import CODES, CONTENT_TYPE, Problem
-from node.api.public_routes import ROUTES, Param, Route
+from node.api.public_routes import ROUTES
+from node.operations.operation import Access, Operation, Param
 from node.views.field_types import DECIMAL_PATTERN, SIGNED_PATTERN
 
+OPERATIONS: Final = tuple(route.operation for route in ROUTES)
 _REF: Final = "#/components/schemas/{name}"
 _EVERYWHERE: Final = (400, 401, 403, 421, 429, 500)  # any operation can answer these
 
@@ -91,35 +92,35 @@ def _parameter(param: Param) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def _operation(operation: Operation[Any], schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     responses: dict[str, Any] = {
-        str(route.status): {
-            "description": HTTPStatus(route.status).phrase,
-            "content": {"application/json": {"schema": schemas[route.answer]}},
+        str(operation.status): {
+            "description": HTTPStatus(operation.status).phrase,
+            "content": {"application/json": {"schema": schemas[operation.answer]}},
         }
     }
-    if route.status == 201:
+    if operation.status == 201:
         responses["201"]["headers"] = {
             "Location": {"description": "Path of the order.", "schema": {"type": "string"}}
         }
-    for status in sorted({*_EVERYWHERE, *route.problems}):
+    for status in sorted({*_EVERYWHERE, *operation.problems}):
         responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
-    operation: dict[str, Any] = {
-        "operationId": route.name,
-        "tags": [route.tag],
-        "summary": route.summary,
-        "parameters": [_parameter(param) for param in route.params],
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "parameters": [_parameter(param) for param in operation.params],
         "responses": responses,
     }
-    operation["security"] = _SECURITY[route.access]
-    if route.description:
-        operation["description"] = route.description
-    if route.body is not None:
-        operation["requestBody"] = {
+    described["security"] = _SECURITY[operation.access]
+    if operation.description:
+        described["description"] = operation.description
+    if operation.body is not None:
+        described["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schemas[route.body]}},
+            "content": {"application/json": {"schema": schemas[operation.body]}},
         }
-    return operation
+    return described
 
 
 def _stream_operation() -> dict[str, Any]:
@@ -144,18 +145,25 @@ def _stream_operation() -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     types: list[Any] = [Problem]
-    for route in ROUTES:
-        types += [kind for kind in (route.answer, route.body) if kind not in (None, *types)]
+    for operation in OPERATIONS:
+        types += [kind for kind in (operation.answer, operation.body) if kind not in (None, *types)]
     described, components = msgspec.json.schema_components(types, ref_template=_REF)
     schemas = dict(zip(types, described, strict=True))
     components["Problem"]["additionalProperties"] = True
 
     paths: dict[str, Any] = {}
-    for route in ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
+            operation, schemas
+        )
     paths["/v1/stream"] = {"get": _stream_operation()}
 
-    statuses = {*_EVERYWHERE, 426, 503, *(status for route in ROUTES for status in route.problems)}
+    statuses = {
+        *_EVERYWHERE,
+        426,
+        503,
+        *(status for operation in OPERATIONS for status in operation.problems),
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -165,7 +173,9 @@ def document() -> dict[str, Any]:
             "license": {"name": "ISC", "identifier": "ISC"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name} for name in dict.fromkeys(route.tag for route in ROUTES)],
+        "tags": [
+            {"name": name} for name in dict.fromkeys(operation.tag for operation in OPERATIONS)
+        ],
         "paths": paths,
         "components": {
             "securitySchemes": _SCHEMES,

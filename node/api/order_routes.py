@@ -7,12 +7,8 @@ from typing import Final
 from aiohttp import web
 
 from node.api.route import (
-    ACCOUNT,
-    MARKET,
     SERVICE,
     SPAN,
-    SPAN_PARAMS,
-    Param,
     Route,
     account_of,
     answer,
@@ -23,14 +19,12 @@ from node.api.route import (
     read_body,
     span,
 )
-from node.views.account_views import CancelAfterRequest, CancelAfterView, FeesView, PostingView
-from node.views.order_mapping import MAX_GROUP
+from node.operations import trading_operations
+from node.views.account_views import CancelAfterRequest
+from node.views.limits import MAX_GROUP
 from node.views.views import (
     AmendRequest,
-    BalanceView,
-    FillView,
     OrderRequest,
-    OrderView,
     ServiceError,
 )
 
@@ -147,189 +141,17 @@ async def list_fees(request: web.Request) -> web.Response:
     return answer(request.app[SERVICE].operations.fees(account))
 
 
-_ORDER: Final = Param(
-    "id", "path", {"type": "string", "examples": ["12"]}, "The order's full id or its number."
-)
-_ORDER_QUERY: Final = Param("order", "query", {"type": "string"}, "Only fills of this order.")
-_CLIENT_ID: Final = Param("client_id", "path", {"type": "string"}, "The id that the client gave.")
-_CLIENT_ID_QUERY: Final = Param("client_id", "query", {"type": "string"}, "The order with this id.")
-_OPEN: Final = Param(
-    "open",
-    "query",
-    {"type": "boolean", "default": True},
-    "true: only orders still open or pending; false: finished ones too.",
-)
-_GROUP: Final = Param(
-    "group",
-    "query",
-    {"type": "integer", "minimum": 0, "maximum": MAX_GROUP},
-    "Only orders of this group.",
-)
-_ALL: Final = Param(
-    "all", "query", {"type": "boolean", "default": False}, "true: every open order that fits."
-)
-_ASSET: Final = Param("asset", "query", {"type": "string", "examples": ["USD"]}, "Only this asset.")
-_CHANGES: Final = (404, 408, 409, 413, 415, 422, 429, 503, 504)
-
 ORDER_ROUTES: Final[tuple[Route, ...]] = (
-    Route(
-        "POST",
-        "/v1/orders",
-        submit_order,
-        "submitOrder",
-        "orders",
-        "Place an order",
-        OrderView,
-        "Answers when the order is durable on this node's disk. Without `price` it is a market "
-        "order. With `client_id` a repeated submission returns the first one's order. With "
-        "`oco_stop` there are two; `linked_order_id` is the second one's id.",
-        body=OrderRequest,
-        params=(ACCOUNT,),
-        status=201,
-        problems=_CHANGES,
-        access="trade",
-    ),
-    Route(
-        "GET",
-        "/v1/orders",
-        list_orders,
-        "listOrders",
-        "orders",
-        "Own orders",
-        list[OrderView],
-        "Open ones by the time when they were placed; with `open=false` by their last change.",
-        params=(MARKET, _OPEN, *SPAN_PARAMS, ACCOUNT),
-        problems=(404,),
-        access="read",
-    ),
-    Route(
-        "DELETE",
-        "/v1/orders",
-        cancel_orders,
-        "cancelOrders",
-        "orders",
-        "Cancel several orders",
-        list[OrderView],
-        "Those that fit everything that is given; nothing given is refused, `all=true` means every "
-        "one. Answers with the orders that were cancelled, when that is durable.",
-        params=(MARKET, _GROUP, _CLIENT_ID_QUERY, _ALL, ACCOUNT),
-        problems=(404, 409, 422, 429, 503, 504),
-        access="trade",
-    ),
-    Route(
-        "POST",
-        "/v1/orders/cancel-after",
-        cancel_after,
-        "cancelAfter",
-        "orders",
-        "A dead man's switch",
-        CancelAfterView,
-        "All open orders of the account are cancelled after so many milliseconds, unless this is "
-        "said again before. 0 ends it. It survives a restart of the node.",
-        body=CancelAfterRequest,
-        params=(ACCOUNT,),
-        problems=_CHANGES,
-        access="trade",
-    ),
-    Route(
-        "GET",
-        "/v1/orders/by-client-id/{client_id}",
-        get_order_by_client_id,
-        "getOrderByClientId",
-        "orders",
-        "The order with a client id",
-        OrderView,
-        params=(_CLIENT_ID, ACCOUNT),
-        problems=(404,),
-        access="read",
-    ),
-    Route(
-        "GET",
-        "/v1/orders/{id}",
-        get_order,
-        "getOrder",
-        "orders",
-        "One own order",
-        OrderView,
-        params=(_ORDER, ACCOUNT),
-        problems=(404,),
-        access="read",
-    ),
-    Route(
-        "PATCH",
-        "/v1/orders/{id}",
-        amend_order,
-        "amendOrder",
-        "orders",
-        "Amend an order",
-        OrderView,
-        "What is left out stays as it is. A smaller quantity keeps the order's place in the book, a "
-        "greater one or another price does not. Answers when durable.",
-        body=AmendRequest,
-        params=(_ORDER, ACCOUNT),
-        problems=_CHANGES,
-        access="trade",
-    ),
-    Route(
-        "DELETE",
-        "/v1/orders/{id}",
-        cancel_order,
-        "cancelOrder",
-        "orders",
-        "Cancel an order",
-        OrderView,
-        "Answers with the order as it is after the cancel, when that is durable. What is already "
-        "filled stays filled.",
-        params=(_ORDER, ACCOUNT),
-        problems=(404, 409, 429, 503, 504),
-        access="trade",
-    ),
-    Route(
-        "GET",
-        "/v1/fills",
-        list_fills,
-        "listFills",
-        "orders",
-        "Own fills",
-        list[FillView],
-        params=(MARKET, _ORDER_QUERY, *SPAN_PARAMS, ACCOUNT),
-        problems=(404,),
-        access="read",
-    ),
-    Route(
-        "GET",
-        "/v1/balances",
-        list_balances,
-        "listBalances",
-        "money",
-        "What the account has, and what of it is held for open orders",
-        list[BalanceView],
-        params=(ACCOUNT,),
-        problems=(404,),
-        access="read",
-    ),
-    Route(
-        "GET",
-        "/v1/ledger",
-        list_postings,
-        "listLedger",
-        "money",
-        "The account's lines of the ledger",
-        list[PostingView],
-        params=(_ASSET, *SPAN_PARAMS, ACCOUNT),
-        problems=(404,),
-        access="read",
-    ),
-    Route(
-        "GET",
-        "/v1/fees",
-        list_fees,
-        "listFees",
-        "money",
-        "What trading costs the account",
-        list[FeesView],
-        params=(ACCOUNT,),
-        problems=(404,),
-        access="read",
-    ),
+    Route(trading_operations.SUBMIT_ORDER, submit_order),
+    Route(trading_operations.LIST_ORDERS, list_orders),
+    Route(trading_operations.CANCEL_ORDERS, cancel_orders),
+    Route(trading_operations.CANCEL_AFTER, cancel_after),
+    Route(trading_operations.GET_ORDER_BY_CLIENT_ID, get_order_by_client_id),
+    Route(trading_operations.GET_ORDER, get_order),
+    Route(trading_operations.AMEND_ORDER, amend_order),
+    Route(trading_operations.CANCEL_ORDER, cancel_order),
+    Route(trading_operations.LIST_FILLS, list_fills),
+    Route(trading_operations.LIST_BALANCES, list_balances),
+    Route(trading_operations.LIST_LEDGER, list_postings),
+    Route(trading_operations.LIST_FEES, list_fees),
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
@@ -14,11 +14,13 @@ from aiohttp import web
 
 from exchange.model.commands import HOUSE
 from node.api import limits
-from node.api.access import Access, caller_of
+from node.api.access import caller_of
 from node.api.node_service import NodeService
 from node.http.request_body import read_body as read_bytes
+from node.operations.operation import Operation
 from node.service.trading import Span
 from node.views.field_types import is_decimal
+from node.views.limits import DEFAULT_LIMIT, MAX_LIMIT
 from node.views.timestamps import time_of
 from node.views.views import ServiceError
 
@@ -30,32 +32,11 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Param:
-    """A query or path parameter."""
-
-    name: str
-    place: Literal["path", "query"]
-    schema: Mapping[str, Any]
-    description: str
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
-    """Declaration of an operation: how it is served and documented."""
+    """An operation and the handler that serves it."""
 
-    method: str
-    path: str
+    operation: Operation[Any]
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    name: str  # operationId
-    tag: str
-    summary: str
-    answer: Any  # type of the answer's body
-    description: str = ""
-    body: type[msgspec.Struct] | None = None
-    params: tuple[Param, ...] = ()
-    status: int = 200
-    problems: tuple[int, ...] = ()  # besides those that every operation can answer
-    access: Access = "operator"
 
 
 # Reading requests -----------------------------------------------------------------------------
@@ -210,7 +191,7 @@ def span(values: dict[str, str]) -> Span:
     return Span(
         start=moment(values, "start") or 0,
         end=None if end is None else end + 999,
-        limit=number(values, "limit", limits.DEFAULT_LIMIT, limits.MAX_LIMIT),
+        limit=number(values, "limit", DEFAULT_LIMIT, MAX_LIMIT),
         newest_first=newest_first(values),
     )
 
@@ -294,41 +275,3 @@ async def finish(request: web.Request, work: Coroutine[Any, Any, T], what: str) 
         "look it up, or repeat it with the same client_id"
     )
     raise ServiceError(504, "no_answer", detail)
-
-
-# Parameters that several routes have ------------------------------------------------------------
-
-MARKET_NAME: Final = {"type": "string", "examples": ["BTC-USD"]}
-MARKET: Final = Param("market", "query", MARKET_NAME, "Only this market.")
-MARKET_PATH: Final = Param("market", "path", MARKET_NAME, "The market's symbol.")
-LIMIT: Final = Param(
-    "limit",
-    "query",
-    {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": limits.MAX_LIMIT,
-        "default": limits.DEFAULT_LIMIT,
-    },
-    "At most so many, from where `sort` begins.",
-)
-_MOMENT: Final = {"type": "string", "examples": ["2026-01-02T03:04:05Z", "1767323045000"]}
-START: Final = Param(
-    "start", "query", _MOMENT, "Not before this time: ISO 8601 (UTC without an offset), or ms."
-)
-END: Final = Param("end", "query", _MOMENT, "Not after this time.")
-SORT: Final = Param(
-    "sort",
-    "query",
-    {"enum": ["asc", "desc"], "default": "desc"},
-    "desc: newest first; asc: oldest first.",
-)
-SPAN_PARAMS: Final = (START, END, LIMIT, SORT)
-_ACCOUNT_NAME: Final = {"type": "string", "examples": ["alice", "1"]}
-ACCOUNT: Final = Param(
-    "account",
-    "query",
-    _ACCOUNT_NAME,
-    "For the operator: act for this account, by name or number, and not for the house.",
-)
-ACCOUNT_PATH: Final = Param("account", "path", _ACCOUNT_NAME, "The account's name or number.")

@@ -18,12 +18,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from node.client.client_calls import OperatorCalls, OrderCalls
 from node.client.server_trust import Trust
+from node.operations import public_operations
+from node.operations.operation import Operation
 from node.views.views import (
     BookView,
     CallRequest,
@@ -219,11 +221,9 @@ class ExchangeClient(OrderCalls, OperatorCalls):
 
     async def _call(
         self,
-        kind: type[T],
-        method: str,
-        path: str,
+        operation: Operation[T],
         /,
-        *,
+        *in_path: str,
         body: Any = None,
         **parameters: str | int | bool | None,
     ) -> T:
@@ -232,18 +232,19 @@ class ExchangeClient(OrderCalls, OperatorCalls):
             for name, value in parameters.items()
             if value is not None
         }
+        path = operation.path_of(*in_path)
         url = self.url + path + (f"?{urlencode(values)}" if values else "")
         headers = self._headers
         raw: bytes | None = None
         if body is not None:
             raw = msgspec.json.encode(body)
             headers = headers | {"Content-Type": "application/json"}
-        reply = await self._transport.request(method, url, raw, headers)
+        reply = await self._transport.request(operation.method, url, raw, headers)
         try:
             if reply.content_type == "application/problem+json":
                 raise ApiError(msgspec.json.decode(reply.body, type=dict[str, Any]))
             if reply.status in (200, 201) and reply.content_type == "application/json":
-                return msgspec.json.decode(reply.body, type=kind)
+                return msgspec.json.decode(reply.body, type=operation.answer)
         except (msgspec.DecodeError, ValueError) as error:
             raise NotANode(f"{self.url} does not answer like a node: {error}") from error
         raise NotANode(f"{self.url} does not answer like a node (HTTP status {reply.status})")
@@ -259,9 +260,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
     ) -> list[TradeView]:
         """Public trades seen by the node; `start` and `end` are ISO 8601 or milliseconds."""
         return await self._call(
-            list[TradeView],
-            "GET",
-            "/v1/trades",
+            public_operations.LIST_TRADES,
             market=market,
             start=start,
             end=end,
@@ -281,9 +280,8 @@ class ExchangeClient(OrderCalls, OperatorCalls):
     ) -> list[CandleView]:
         """Candles that begin from `start` to `end`, which are ISO 8601 or milliseconds."""
         return await self._call(
-            list[CandleView],
-            "GET",
-            f"/v1/candles/{quote(market, safe='')}",
+            public_operations.LIST_CANDLES,
+            market,
             timeframe=timeframe,
             start=start,
             end=end,
@@ -292,34 +290,33 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         )
 
     async def book(self, market: str, *, depth: int = 25) -> BookView:
-        return await self._call(BookView, "GET", f"/v1/book/{quote(market, safe='')}", depth=depth)
+        return await self._call(public_operations.GET_BOOK, market, depth=depth)
 
     async def markets(self) -> list[MarketView]:
-        return await self._call(list[MarketView], "GET", "/v1/markets")
+        return await self._call(public_operations.LIST_MARKETS)
 
     async def peers(self) -> list[PeerView]:
-        return await self._call(list[PeerView], "GET", "/v1/peers")
+        return await self._call(public_operations.LIST_PEERS)
 
     async def connect(self, address: str) -> PeerView:
         """Makes the node dial HOST:PORT now."""
-        return await self._call(PeerView, "POST", "/v1/peers", body={"address": address})
+        return await self._call(public_operations.CONNECT_PEER, body={"address": address})
 
     async def ping(self, node_id: str) -> PingView:
         """Makes the node ask another one, by id or an unambiguous beginning of it."""
-        return await self._call(PingView, "POST", f"/v1/peers/{quote(node_id, safe='')}/ping")
+        return await self._call(public_operations.PING_NODE, node_id)
 
     async def services(self) -> list[ServiceView]:
         """Services that anybody in the network offers."""
-        return await self._call(list[ServiceView], "GET", "/v1/services")
+        return await self._call(public_operations.LIST_SERVICES)
 
     async def call_service(self, service: str, request: CallRequest) -> CallView:
         """Makes the node call a service. `ApiError` with code "service_refused" is its own refusal."""
-        path = f"/v1/services/{quote(service, safe='')}/call"
-        return await self._call(CallView, "POST", path, body=request)
+        return await self._call(public_operations.CALL_SERVICE, service, body=request)
 
     async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
         """State of the adaptive router, with its latest events."""
-        return await self._call(RouterView, "GET", "/v1/router", events=events, kind=kind)
+        return await self._call(public_operations.GET_ROUTER, events=events, kind=kind)
 
     async def status(self) -> StatusView:
-        return await self._call(StatusView, "GET", "/v1/status")
+        return await self._call(public_operations.GET_STATUS)

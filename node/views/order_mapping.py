@@ -6,7 +6,6 @@ Everything that is wrong with a text is a `ServiceError` that says what to write
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from exchange.market.candles import Candle, TradeRecord
 from exchange.model.commands import Amend, NewOrder
@@ -14,6 +13,7 @@ from exchange.model.decimals import plain
 from exchange.model.instruments import Instrument, Instruments, UnknownInstrument
 from exchange.model.records import Fill, Order
 from exchange.orders.order_validation import MAX_CLIENT_ID
+from node.views.limits import MAX_GROUP
 from node.views.scales import Scale
 from node.views.timestamps import iso, time_of
 from node.views.views import (
@@ -29,7 +29,6 @@ from node.views.views import (
 )
 
 BUY, SELL = 1, -1
-MAX_GROUP: Final = 2**53  # what every JSON reader holds exactly
 
 
 def side_word(side: int) -> Side:

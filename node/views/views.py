@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from exchange.model.commands import SelfTrade, TimeInForce
+from exchange.model.records import Permission
 from node.views.field_types import Decimal, SignedDecimal, Timestamp
 
 Side = Literal["buy", "sell"]
@@ -418,3 +419,30 @@ class RouterView(msgspec.Struct, kw_only=True):
     routes: list[RouteView]  # by service, the next to be asked first
     hints: list[HintView]
     events: list[RouterEventView]  # the latest, oldest first
+
+
+class ConnectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """An address to dial now."""
+
+    address: str  # HOST:PORT, [IPv6]:PORT
+
+
+class SessionView(msgspec.Struct, kw_only=True):
+    """The caller of the request, its permissions, and the node that answers."""
+
+    node_id: str
+    version: str
+    account: int | None  # None: no account, only public data; 0: the house
+    account_name: str | None
+    operator: bool
+    permissions: list[Permission]  # of the key; the operator has all
+    key: str | None  # without its secret; None without a key
+    keys_required: bool  # API_AUTH=required: without a key there is public data only
+
+
+class HealthView(msgspec.Struct, kw_only=True):
+    """The node answers. Use /v1/status for how it is."""
+
+    status: Literal["ok"]
+    node_id: str
+    version: str

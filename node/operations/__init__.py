@@ -1,0 +1,1 @@
+"""Declarations of all API operations, shared by server, clients and documents."""

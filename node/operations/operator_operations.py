@@ -1,0 +1,250 @@
+"""Operations of the node's operator: accounts, keys, money, halts, and obligations of peers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from node.operations.operation import (
+    ACCOUNT_PATH,
+    MARKET_PATH,
+    SPAN_PARAMS,
+    Operation,
+    Param,
+)
+from node.views.account_views import (
+    AccountChange,
+    AccountRequest,
+    AccountView,
+    ChangedAccountView,
+    CreditRequest,
+    CreditView,
+    HaltRequest,
+    HaltView,
+    KeyRequest,
+    KeyView,
+    MoneyRequest,
+    NewKeyView,
+    ObligationView,
+    PositionView,
+    PostingView,
+    SettlementRequest,
+    SettlementView,
+    TransferView,
+)
+from node.views.statement_views import ReconciliationView
+
+_KEY: Final = Param("key", "path", {"type": "string"}, "The key, without its secret.")
+_ASSET: Final = Param("asset", "query", {"type": "string", "examples": ["USD"]}, "Only this asset.")
+_HOLDER: Final = Param(
+    "holder",
+    "query",
+    {"type": "string", "default": "outside", "examples": ["account:alice", "fees"]},
+    "account:NAME, peer:NODE, fees, or outside: what came in and left.",
+)
+_PEER: Final = Param(
+    "peer", "path", {"type": "string"}, "Node id, or an unambiguous beginning of it."
+)
+CHANGES: Final = (404, 408, 409, 413, 415, 422, 503, 504)
+
+LIST_ACCOUNTS: Final = Operation(
+    "GET",
+    "/v1/accounts",
+    "listAccounts",
+    "accounts",
+    "The accounts of this node",
+    list[AccountView],
+)
+CREATE_ACCOUNT: Final = Operation(
+    "POST",
+    "/v1/accounts",
+    "createAccount",
+    "accounts",
+    "Make an account",
+    AccountView,
+    body=AccountRequest,
+    status=201,
+    problems=CHANGES,
+)
+GET_ACCOUNT: Final = Operation(
+    "GET",
+    "/v1/accounts/{account}",
+    "getAccount",
+    "accounts",
+    "One account",
+    AccountView,
+    params=(ACCOUNT_PATH,),
+    problems=(404,),
+)
+CHANGE_ACCOUNT: Final = Operation(
+    "PATCH",
+    "/v1/accounts/{account}",
+    "changeAccount",
+    "accounts",
+    "Freeze an account or thaw it, or change its limits",
+    ChangedAccountView,
+    "A frozen account may look and cancel, not trade or withdraw. Its open orders are cancelled, "
+    "with reason `frozen`.",
+    body=AccountChange,
+    params=(ACCOUNT_PATH,),
+    problems=CHANGES,
+)
+DEPOSIT: Final = Operation(
+    "POST",
+    "/v1/accounts/{account}/deposits",
+    "deposit",
+    "accounts",
+    "Record that the account handed over money",
+    TransferView,
+    body=MoneyRequest,
+    params=(ACCOUNT_PATH,),
+    status=201,
+    problems=CHANGES,
+)
+WITHDRAW: Final = Operation(
+    "POST",
+    "/v1/accounts/{account}/withdrawals",
+    "withdraw",
+    "accounts",
+    "Record that the account got money back",
+    TransferView,
+    "Not more than is available: what open orders hold stays.",
+    body=MoneyRequest,
+    params=(ACCOUNT_PATH,),
+    status=201,
+    problems=CHANGES,
+)
+LIST_KEYS: Final = Operation(
+    "GET",
+    "/v1/accounts/{account}/keys",
+    "listKeys",
+    "accounts",
+    "The account's API keys, without their secrets",
+    list[KeyView],
+    params=(ACCOUNT_PATH,),
+    problems=(404,),
+)
+CREATE_KEY: Final = Operation(
+    "POST",
+    "/v1/accounts/{account}/keys",
+    "createKey",
+    "accounts",
+    "Make an API key",
+    NewKeyView,
+    "The secret is in this answer and nowhere else.",
+    body=KeyRequest,
+    params=(ACCOUNT_PATH,),
+    status=201,
+    problems=CHANGES,
+)
+REVOKE_KEY: Final = Operation(
+    "DELETE",
+    "/v1/keys/{key}",
+    "revokeKey",
+    "accounts",
+    "Revoke an API key",
+    KeyView,
+    "Nobody gets in with it any more.",
+    params=(_KEY,),
+    problems=(404, 503, 504),
+)
+HALT_MARKET: Final = Operation(
+    "POST",
+    "/v1/markets/{market}/halt",
+    "haltMarket",
+    "markets",
+    "Halt a market on this node",
+    HaltView,
+    "New orders are refused with code `halted`; orders can be cancelled. Other nodes go on.",
+    body=HaltRequest,
+    params=(MARKET_PATH,),
+    problems=CHANGES,
+)
+RESUME_MARKET: Final = Operation(
+    "POST",
+    "/v1/markets/{market}/resume",
+    "resumeMarket",
+    "markets",
+    "End a halt",
+    HaltView,
+    "Takes no body.",
+    params=(MARKET_PATH,),
+    problems=(404, 409, 422, 503, 504),
+)
+LIST_HALTS: Final = Operation(
+    "GET",
+    "/v1/halts",
+    "listHalts",
+    "markets",
+    "Which markets are halted on this node",
+    list[HaltView],
+    access="public",
+)
+LIST_POSTINGS: Final = Operation(
+    "GET",
+    "/v1/postings",
+    "listPostings",
+    "books",
+    "Any holder's lines of the ledger",
+    list[PostingView],
+    "The lines of one transaction, over all holders, sum to zero for each asset.",
+    params=(_HOLDER, _ASSET, *SPAN_PARAMS),
+    problems=(404,),
+)
+LIST_POSITIONS: Final = Operation(
+    "GET",
+    "/v1/positions",
+    "listPositions",
+    "books",
+    "What is open with each other node",
+    list[PositionView],
+)
+LIST_OBLIGATIONS: Final = Operation(
+    "GET",
+    "/v1/obligations",
+    "listObligations",
+    "books",
+    "The payments that would even out all positions",
+    list[ObligationView],
+)
+RECONCILE: Final = Operation(
+    "GET",
+    "/v1/reconciliations/{peer}",
+    "reconcile",
+    "books",
+    "Compare what this node and another say of each other",
+    ReconciliationView,
+    "Asks the other node for its signed statement: positions, trades and settlements between the two. "
+    "Where they differ, the answer says in which. `evidence` has everything that both have signed.",
+    params=(_PEER,),
+    problems=(400, 404, 502, 503, 504),
+)
+SETTLE: Final = Operation(
+    "POST",
+    "/v1/settlements",
+    "settle",
+    "books",
+    "Record a payment between this node and another, made outside",
+    SettlementView,
+    body=SettlementRequest,
+    status=201,
+    problems=CHANGES,
+)
+LIST_CREDIT: Final = Operation(
+    "GET",
+    "/v1/credit",
+    "listCredit",
+    "books",
+    "How much other nodes may come to owe",
+    list[CreditView],
+)
+SET_CREDIT: Final = Operation(
+    "POST",
+    "/v1/credit",
+    "setCredit",
+    "books",
+    "Limit how much a node may come to owe",
+    CreditView,
+    "Trades that would take a node beyond its limit are refused, with reason `credit`.",
+    body=CreditRequest,
+    problems=CHANGES,
+)

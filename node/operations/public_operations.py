@@ -1,0 +1,221 @@
+"""Operations on market data, the network and services, and the table of all operations."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from exchange.market.candles import TIMEFRAMES
+from node.operations.operation import (
+    MARKET,
+    MARKET_PATH,
+    SPAN_PARAMS,
+    Operation,
+    Param,
+)
+from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
+from node.views.views import (
+    BookView,
+    CallRequest,
+    CallView,
+    CandleView,
+    ConnectRequest,
+    DiagnosticsView,
+    HealthView,
+    MarketView,
+    PeerView,
+    PingView,
+    RouterView,
+    ServiceView,
+    SessionView,
+    StatusView,
+    TopologyView,
+    TradeView,
+)
+
+EVENT_KINDS: Final = ("pick", "breaker", "hint", "panic", "rate")
+_TIMEFRAME = Param(
+    "timeframe", "query", {"enum": list(TIMEFRAMES), "default": "1m"}, "The length of a candle."
+)
+_DEPTH = Param(
+    "depth",
+    "query",
+    {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MAX_DEPTH,
+        "default": DEFAULT_DEPTH,
+    },
+    "Price levels a side, best first.",
+)
+_SERVICE = Param(
+    "service", "path", {"type": "string", "examples": ["job_service"]}, "The service's name."
+)
+_EVENTS = Param(
+    "events",
+    "query",
+    {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MAX_LIMIT,
+        "default": DEFAULT_EVENTS,
+    },
+    "At most so many events, the newest.",
+)
+_KIND = Param("kind", "query", {"enum": list(EVENT_KINDS)}, "Only events of this kind.")
+_NODE = Param("node", "path", {"type": "string"}, "A node id, or an unambiguous beginning of one.")
+
+LIST_TRADES: Final = Operation(
+    "GET",
+    "/v1/trades",
+    "listTrades",
+    "market data",
+    "Public trades of the network seen by this node",
+    list[TradeView],
+    "Trades of other nodes may come to be known late; they are listed by their own time.",
+    params=(MARKET, *SPAN_PARAMS),
+    problems=(404,),
+    access="public",
+)
+LIST_CANDLES: Final = Operation(
+    "GET",
+    "/v1/candles/{market}",
+    "listCandles",
+    "market data",
+    "Candles of a market",
+    list[CandleView],
+    "From all trades of the network that this node has seen. There is no candle where nothing "
+    "was traded. `time` is when a candle begins, in UTC: 7D and 14D count from 1970-01-01, a "
+    "Thursday; 1W begins on Mondays; 1M is a calendar month. A trade that comes to be known "
+    "late amends the candle of its own time.",
+    params=(MARKET_PATH, _TIMEFRAME, *SPAN_PARAMS),
+    problems=(404,),
+    access="public",
+)
+GET_BOOK: Final = Operation(
+    "GET",
+    "/v1/book/{market}",
+    "getBook",
+    "market data",
+    "The order book of a market",
+    BookView,
+    "The whole network's orders as this node knows them.",
+    params=(MARKET_PATH, _DEPTH),
+    problems=(404,),
+    access="public",
+)
+LIST_MARKETS: Final = Operation(
+    "GET",
+    "/v1/markets",
+    "listMarkets",
+    "market data",
+    "Markets with tick, lot, best prices and figures of the last 24 hours",
+    list[MarketView],
+    access="public",
+)
+LIST_PEERS: Final = Operation(
+    "GET",
+    "/v1/peers",
+    "listPeers",
+    "network",
+    "Known and connected peers",
+    list[PeerView],
+    access="node",
+)
+CONNECT_PEER: Final = Operation(
+    "POST",
+    "/v1/peers",
+    "connectPeer",
+    "network",
+    "Dial an address now",
+    PeerView,
+    "Answers with the connected peer, or with the reason why it could not be connected.",
+    body=ConnectRequest,
+    problems=(408, 409, 413, 415, 422, 502, 503, 504),
+)
+PING_NODE: Final = Operation(
+    "POST",
+    "/v1/peers/{node}/ping",
+    "pingNode",
+    "network",
+    "A request to another node and back",
+    PingView,
+    "Directly or relayed over the mesh; takes no body.",
+    params=(_NODE,),
+    problems=(404, 409, 502, 503, 504),
+)
+LIST_SERVICES: Final = Operation(
+    "GET",
+    "/v1/services",
+    "listServices",
+    "services",
+    "Services that nodes of the network offer",
+    list[ServiceView],
+    access="node",
+)
+CALL_SERVICE: Final = Operation(
+    "POST",
+    "/v1/services/{service}/call",
+    "callService",
+    "services",
+    "Call a service",
+    CallView,
+    "Asks the node that is expected to answer soonest, and another one when that is safe: the "
+    "request was not executed, or is `idempotent`. Answers with the service's result; what the "
+    "service itself refuses has code `service_refused` and the service's own code in "
+    "`service_code`.",
+    body=CallRequest,
+    params=(_SERVICE,),
+    problems=(404, 408, 413, 415, 422, 502, 503, 504),
+)
+GET_ROUTER: Final = Operation(
+    "GET",
+    "/v1/router",
+    "getRouter",
+    "services",
+    "How nodes are chosen: costs, breakers, hints and the latest events",
+    RouterView,
+    params=(_EVENTS, _KIND),
+    access="node",
+)
+GET_STATUS: Final = Operation(
+    "GET", "/v1/status", "getStatus", "node", "How the node is", StatusView, access="node"
+)
+GET_SESSION: Final = Operation(
+    "GET",
+    "/v1/session",
+    "getSession",
+    "node",
+    "Who makes the request, and what they may",
+    SessionView,
+    "For programs and pages that offer only what a key allows.",
+    access="public",
+)
+GET_DIAGNOSTICS: Final = Operation(
+    "GET",
+    "/v1/diagnostics",
+    "getDiagnostics",
+    "node",
+    "Commit latency, loop lag, memory, disk and archive lag",
+    DiagnosticsView,
+    access="node",
+)
+GET_TOPOLOGY: Final = Operation(
+    "GET",
+    "/v1/topology",
+    "getTopology",
+    "network",
+    "Links of this node and of its neighbours",
+    TopologyView,
+    "Neighbours are asked, and may decline (P2P_SHARE_LINKS=false). Answers are used again for "
+    "some seconds.",
+    access="node",
+)
+GET_HEALTH: Final = Operation(
+    "GET",
+    "/v1/health",
+    "getHealth",
+    "node",
+    "Whether the node answers",
+    HealthView,
+    access="public",
+)

@@ -1,0 +1,12 @@
+"""Limits of requests and answers of the API that its documents name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DEFAULT_LIMIT: Final = 100  # rows of a list
+MAX_LIMIT: Final = 1000
+DEFAULT_DEPTH: Final = 25  # levels a side
+MAX_DEPTH: Final = 1000
+DEFAULT_EVENTS: Final = 50  # of the router
+MAX_GROUP: Final = 2**53  # JSON readers hold integers up to here exactly
