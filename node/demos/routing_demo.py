@@ -176,6 +176,44 @@ def _baseline(seed: int) -> Tally:
 # Real nodes
 
 
+class _Workers:
+    """Worker nodes in processes of their own, each with a data directory below `scratch`."""
+
+    def __init__(self, scratch: Path, bootstrap: str) -> None:
+        self._scratch = scratch
+        self._bootstrap = bootstrap
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def launch(self, name: str) -> None:
+        faults = {"slow": ("--latency", "100ms"), "flaky": ("--error-rate", "0.3")}
+        command = ["-m", "node.cli.main", "worker", "--service", SERVICE, "--no-mdns"]
+        command += ["--handler", "node.demos.routing_demo:work", "--bootstrap", self._bootstrap]
+        command += ["--data-dir", f"{self._scratch}/{name}", *faults.get(name, ())]
+        command += ["--p2p-host", "127.0.0.1", "--p2p-port", "0", "--api-port", "0"]
+        self._processes[name] = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, "WORKER_ANNOUNCE_INTERVAL": "500", "JOURNAL_SYNC": "normal"},
+        )
+
+    def names(self) -> dict[str, str]:
+        """Names of the workers by node id, once all have started."""
+        files = ((name, self._scratch / name / "node.json") for name in self._processes)
+        return {jsonlib.loads(file.read_text())["node_id"]: name for name, file in files}
+
+    async def kill(self, name: str) -> None:
+        self._processes[name].send_signal(signal.SIGKILL)
+        await self._processes[name].wait()
+
+    async def end_all(self) -> None:
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.terminate()
+        await asyncio.gather(*(process.wait() for process in self._processes.values()))
+
+
 async def _real(seed: int, show: Show, shown: Callable[[], None]) -> None:
     """A node that calls, and workers in processes of their own, one of which is killed."""
     from config import Settings
@@ -194,43 +232,13 @@ async def _real(seed: int, show: Show, shown: Callable[[], None]) -> None:
         )
         async with open_node(settings) as node, contextlib.AsyncExitStack() as stack:
             host, port = node.overlay.address
-            processes: dict[str, asyncio.subprocess.Process] = {}
-            names: dict[str, str] = {}  # by node id
-
-            async def launch(name: str) -> None:
-                options = {"slow": ("--latency", "100ms"), "flaky": ("--error-rate", "0.3")}
-                command = ["-m", "node.cli.main", "worker", "--service", SERVICE]
-                command += [
-                    "--handler",
-                    "node.demos.routing_demo:work",
-                    "--bootstrap",
-                    f"{host}:{port}",
-                ]
-                command += ["--data-dir", f"{scratch}/{name}", *options.get(name, ())]
-                command += ["--p2p-host", "127.0.0.1", "--p2p-port", "0", "--api-port", "0"]
-                processes[name] = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *command,
-                    "--no-mdns",
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.DEVNULL,
-                    env={**os.environ, "WORKER_ANNOUNCE_INTERVAL": "500", "JOURNAL_SYNC": "normal"},
-                )
-
-            async def end_all() -> None:
-                for process in processes.values():
-                    if process.returncode is None:
-                        process.terminate()
-                await asyncio.gather(*(process.wait() for process in processes.values()))
-
-            stack.push_async_callback(end_all)
-            await asyncio.gather(*(launch(name) for name in NAMES))
+            workers = _Workers(Path(scratch), f"{host}:{port}")
+            stack.push_async_callback(workers.end_all)
+            await asyncio.gather(*(workers.launch(name) for name in NAMES))
             async with asyncio.timeout(30):
                 while len(node.mesh.directory.providers(SERVICE)) < len(NAMES):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            for name in NAMES:
-                runtime = jsonlib.loads((Path(scratch) / name / "node.json").read_text())
-                names[runtime["node_id"]] = name
+            names = workers.names()
 
             started = loop.time()
             tally = show.tally
@@ -251,11 +259,10 @@ async def _real(seed: int, show: Show, shown: Callable[[], None]) -> None:
             async def kill_and_restart() -> None:
                 await asyncio.sleep(REAL_CRASH[0])
                 show.event(REAL_CRASH[0], "'crashing' is killed with SIGKILL", "cyan")
-                processes["crashing"].send_signal(signal.SIGKILL)
-                await processes["crashing"].wait()
+                await workers.kill("crashing")
                 await asyncio.sleep(REAL_CRASH[1] - REAL_CRASH[0])
                 show.event(loop.time() - started, "'crashing' is started again", "cyan")
-                await launch("crashing")
+                await workers.launch("crashing")
 
             async def look() -> None:
                 told = started

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from p2p.base.token_bucket import Tokens
+from p2p.base.tokens import Tokens
 
 
 class RetryBudget:

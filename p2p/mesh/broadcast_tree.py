@@ -31,7 +31,7 @@ from typing import Final, Generic, TypeVar
 from p2p.base import limits
 from p2p.base.seen_window import SeenWindow
 from p2p.base.timers import Deadlines
-from p2p.base.token_bucket import Tokens
+from p2p.base.tokens import Tokens
 from p2p.wire.messages import Graft, IHave, Prune
 
 ID_LENGTH: Final = 16

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from p2p.base.bounded_map import BoundedMap
-from p2p.base.token_bucket import Tokens
+from p2p.base.tokens import Tokens
 from p2p.grenache.dht.compact_addresses import Reach, reach
 
 AMPLIFICATION: Final = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2p.base.bounded_map import BoundedMap
-from p2p.base.token_bucket import Tokens
+from p2p.base.tokens import Tokens
 
 
 def test_tokens_fill_at_the_rate_up_to_the_burst():
