@@ -203,7 +203,7 @@ export class Table {
       }
       known = held;
       this.#rows.set(key, known);
-    }
+    } else if (known.row === row) return known.element; // the same object says the same
     known.row = row;
     this.columns.forEach((column, at) => {
       const cell = /** @type {HTMLTableCellElement} */ (known.element.children[at]);

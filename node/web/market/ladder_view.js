@@ -20,6 +20,7 @@ const ROWS = 13; // of a side
  * @property {HTMLTableCellElement} total
  * @property {HTMLTableCellElement} own
  * @property {string} held price of the level on it, "" for none
+ * @property {string} share width of its bar
  */
 
 export class LadderView {
@@ -91,7 +92,7 @@ export class LadderView {
     const price = h("button", { type: "button", class: "level", tabindex: "-1" });
     const cells = ["quantity", "total", "own"].map((name) => h("td", { class: `number ${name}` }));
     const element = h("tr", { class: side, data: { side } }, h("td", { class: "number" }, price), ...cells);
-    const row = { element, price, quantity: cells[0], total: cells[1], own: cells[2], held: "" };
+    const row = { element, price, quantity: cells[0], total: cells[1], own: cells[2], held: "", share: "" };
     element.addEventListener("click", () => {
       if (row.held !== "") pick(side === "sell" ? "buy" : "sell", row.held);
     });
@@ -190,7 +191,6 @@ export class LadderView {
       row.price.hidden = level === undefined;
       if (level === undefined) {
         for (const cell of [row.price, row.quantity, row.total, row.own]) setText(cell, "");
-        row.element.style.setProperty("--depth", "0%");
         return;
       }
       const mine = own.get(`${half.side} ${level.entry[0]}`);
@@ -199,8 +199,11 @@ export class LadderView {
       setText(row.total, totals[at].toFixed(this.digits.quantity));
       setText(row.own, mine ? mine.toString() : "");
       setClass(row.element, "mine", mine !== undefined);
-      const share = most > 0 ? Math.round((totals[at].toNumber() / most) * 100) : 0;
-      row.element.style.setProperty("--depth", `${share}%`);
+      const share = `${most > 0 ? Math.round((totals[at].toNumber() / most) * 100) : 0}%`;
+      if (row.share !== share) {
+        row.share = share;
+        row.element.style.setProperty("--depth", share);
+      }
     });
   }
 

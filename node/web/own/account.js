@@ -60,7 +60,7 @@ export class Account {
   #streams() {
     const { stream } = this.model;
     const follow = (/** @type {string} */ channel, /** @type {(m: any) => void} */ take) => {
-      this.#scope.add(stream.subscribe({ channel, conflate_ms: channel === "fills" ? 0 : 100 }, take));
+      this.#scope.add(stream.subscribe({ channel, conflate_ms: 200 }, take));
     };
     follow("orders", (message) => this.#takeOrders(message));
     follow("fills", (message) => this.#takeFills(message));
