@@ -14,6 +14,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from node.api.call_examples import examples
 from node.api.problems import CODES, CONTENT_TYPE, Problem
 from node.api.public_routes import ROUTES
 from node.operations.operation import Access, Operation, Param
@@ -193,18 +194,6 @@ def document() -> dict[str, Any]:
 
 # The page -------------------------------------------------------------------------------------
 
-_STYLE: Final = """
-:root{color-scheme:light dark}
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-code,pre{font-family:ui-monospace,monospace;font-size:.9em}
-pre{overflow-x:auto;padding:.6rem;border:1px solid #8886;border-radius:4px}
-table{border-collapse:collapse;width:100%;margin:.5rem 0}
-th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884}
-h2{margin-top:2.5rem;border-bottom:2px solid #8886}
-h3{margin:2rem 0 .25rem}
-.method{font-weight:700;color:#0a7}
-"""
-
 
 def _text(text: str) -> str:
     """Escapes, and turns `code` into code."""
@@ -273,7 +262,14 @@ def _operation_html(method: str, path: str, operation: dict[str, Any]) -> str:
     problems = [s for s, r in operation["responses"].items() if "Problem" in r.get("$ref", "")]
     answer = ", ".join(answers) or "101 and then the stream"
     parts.append(f"<p>Answers: {answer}; problems {', '.join(problems)}.</p>")
-    return "".join(parts)
+    lines = examples(method.upper(), path, operation, document()["components"]["schemas"])
+    parts.append(
+        "".join(
+            f'<div class="example"><b>{name}</b><pre tabindex="0">{html.escape(line)}</pre></div>'
+            for name, line in lines.items()
+        )
+    )
+    return f'<section class="operation">{"".join(parts)}</section>'
 
 
 def _bounds(schema: dict[str, Any]) -> str:
@@ -292,7 +288,8 @@ def _schema_html(name: str, schema: dict[str, Any]) -> str:
         for field, member in schema.get("properties", {}).items()
     ]
     summary = f"<p>{_text(schema['description'])}</p>" if "description" in schema else ""
-    return f'<h3 id="{name}">{name}</h3>{summary}{_rows(rows, "Field", "Type", "")}'
+    inside = f'<h3 id="{name}">{name}</h3>{summary}{_rows(rows, "Field", "Type", "")}'
+    return f'<section class="shape">{inside}</section>'
 
 
 _EXAMPLES: Final = """\
@@ -304,7 +301,8 @@ curl -X DELETE http://HOST/v1/orders/1"""
 
 @cache
 def page() -> str:
-    """The document as one readable page that loads nothing."""
+    """The document as one readable page. Its script adds a search and buttons that copy; without
+    it everything is there as well."""
     described = document()
     operations = [
         _operation_html(method, path, operation)
@@ -313,19 +311,24 @@ def page() -> str:
     ]
     schemas = [_schema_html(*item) for item in described["components"]["schemas"].items()]
     codes = "".join(
-        f'<h3 id="problem-{code}"><code>{code}</code></h3><p>{_text(title)}. {_text(meaning)}</p>'
+        f'<section class="problem"><h3 id="problem-{code}"><code>{code}</code></h3>'
+        f"<p>{_text(title)}. {_text(meaning)}</p></section>"
         for code, (title, meaning) in sorted(CODES.items())
     )
     introduction = "".join(f"<p>{_text(part)}</p>" for part in INTRODUCTION.split("\n\n"))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>exchange-node API</title><style>{_STYLE}</style></head><body>"
+        "<title>exchange-node API</title>"
+        '<link rel="icon" type="image/svg+xml" href="/web/icon.svg">'
+        '<link rel="stylesheet" href="/web/style/docs.css">'
+        '<script type="module" src="/web/docs.js"></script></head><body>'
+        '<p><a href="/">The page of this node</a></p>'
         f"<h1>exchange-node API {html.escape(described['info']['version'])}</h1>{introduction}"
         '<p>For programs: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1), and '
         '<a href="/asyncapi.json">asyncapi.json</a> (AsyncAPI 3.0) for the stream.</p>'
         f"<pre>{html.escape(_EXAMPLES)}</pre>"
-        f"<h2>Operations</h2>{''.join(operations)}"
+        f'<div id="search"></div><h2>Operations</h2>{"".join(operations)}'
         f"<h2>Shapes</h2>{''.join(schemas)}"
         "<h2>Problems</h2><p>The node's refusals of orders carry further codes; their "
         f"<code>detail</code> says what was wrong and what to do.</p>{codes}"
@@ -340,12 +343,16 @@ async def _get_document(_request: web.Request) -> web.Response:
 
 
 async def _get_page(request: web.Request) -> web.Response:
+    text = page()
+    for scheme, own in (("http", request.scheme), ("ws", request.scheme.replace("http", "ws"))):
+        text = text.replace(f"{scheme}://HOST", html.escape(f"{own}://{request.host}"))
     return web.Response(
-        text=page().replace("http://HOST", html.escape(f"http://{request.host}")),
+        text=text,
         content_type="text/html",
         headers={
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
         },
     )
 

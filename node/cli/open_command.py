@@ -11,16 +11,16 @@ import click
 from node.cli.client_session import Session, client_options, print_json
 
 
-def has_browser() -> bool:
-    """Return True if a browser with a window can be opened from here."""
-    if sys.platform.startswith("linux"):
-        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            return False
+def open_in_browser(url: str) -> bool:
+    """Open `url` in a browser with a window. Returns False where there is none."""
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        return False
     try:
-        webbrowser.get()
+        return webbrowser.open(url)
     except webbrowser.Error:
         return False
-    return True
 
 
 @click.command("open")
@@ -39,7 +39,7 @@ def open_page(session: Session, only_print: bool) -> None:
       exchange-node open --data-dir ~/.exchange-node-2
     """
     url = f"{session.find().url}/"
-    opened = not only_print and has_browser() and webbrowser.open(url)
+    opened = not only_print and open_in_browser(url)
     if session.as_json:
         print_json({"url": url, "opened": opened})
     elif only_print:

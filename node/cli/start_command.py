@@ -13,8 +13,10 @@ from typing import Any, Final, TypeVar
 import click
 
 from node.cli.client_session import Exit, Failure, inherited
+from node.cli.open_command import open_in_browser
 
 T = TypeVar("T")
+UNTIL_STOPPED: Final = 1e9  # seconds
 
 
 _START_OPTIONS: Final = (
@@ -209,9 +211,22 @@ def load_settings(config_file: str | None, **values: object) -> Any:
     help="How long they trade.",
 )
 @click.option("--seed", type=int, help="Repeat the traders' choices of an earlier run.")
+@click.option(
+    "--open",
+    "open_page",
+    is_flag=True,
+    help="Open the first node's page; they trade until Ctrl-C, unless --seconds says how long.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
 @click.pass_context
-def demo(ctx: click.Context, nodes: int, seconds: float, seed: int | None, as_json: bool) -> int:
+def demo(
+    ctx: click.Context,
+    nodes: int,
+    seconds: float,
+    seed: int | None,
+    open_page: bool,
+    as_json: bool,
+) -> int:
     """Run a few nodes with simulated traders in this terminal, or show how a part works.
 
     Without a command: real nodes on free loopback ports, in a temporary directory that is removed
@@ -220,6 +235,7 @@ def demo(ctx: click.Context, nodes: int, seconds: float, seed: int | None, as_js
     \b
     Examples:
       exchange-node demo
+      exchange-node demo --open                    and look at it in a browser
       exchange-node demo --nodes 5 --seconds 30
       exchange-node demo --seed 7 --json
       exchange-node demo storm                     what naive retries do to a server
@@ -229,11 +245,19 @@ def demo(ctx: click.Context, nodes: int, seconds: float, seed: int | None, as_js
     if ctx.invoked_subcommand is not None:
         for name in ctx.params:
             if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-                option = "--json" if name == "as_json" else f"--{name}"
+                option = {"as_json": "--json", "open_page": "--open"}.get(name, f"--{name}")
                 ctx.fail(f"{option} belongs behind {ctx.invoked_subcommand!r}, if it has one.")
         return 0
     module = importlib.import_module("node.demos.trading_demo")
-    code: int = module.run(nodes=nodes, seconds=seconds, seed=seed, json=as_json)
+    if open_page and ctx.get_parameter_source("seconds") is click.core.ParameterSource.DEFAULT:
+        seconds = UNTIL_STOPPED
+    code: int = module.run(
+        nodes=nodes,
+        seconds=seconds,
+        seed=seed,
+        json=as_json,
+        open_page=open_in_browser if open_page else None,
+    )
     return code
 
 

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -38,6 +38,9 @@ WIDTH = 110  # characters of the summary
 QUIET_TIMEOUT = 15.0  # seconds for the nodes to agree after the last order
 
 
+OpenPage = Callable[[str], bool]
+
+
 @dataclass
 class DemoNode:
     """A node of the demo and its simulated trader."""
@@ -50,15 +53,27 @@ class DemoNode:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def run(*, nodes: int, seconds: float, seed: int | None, json: bool) -> int:
-    """Run the demo; 0 when all books and both sides of every trade agree, 1 when not."""
+def run(
+    *,
+    nodes: int,
+    seconds: float,
+    seed: int | None,
+    json: bool,
+    open_page: OpenPage | None = None,
+) -> int:
+    """Run the demo; 0 when all books and both sides of every trade agree, 1 when not.
+
+    `open_page` opens a URL in a browser, or returns False: the first node's page while they trade.
+    """
     logging.getLogger().setLevel(logging.ERROR)
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     with asyncio.Runner() as runner:
-        return runner.run(_demo(nodes, seconds, seed, json))
+        return runner.run(_demo(nodes, seconds, seed, json, open_page))
 
 
-async def _demo(count: int, seconds: float, seed: int, as_json: bool) -> int:
+async def _demo(
+    count: int, seconds: float, seed: int, as_json: bool, open_page: OpenPage | None
+) -> int:
     console = Console(stderr=as_json)
     if not console.is_terminal:
         console = Console(stderr=as_json, width=WIDTH)  # nothing is cut where it is piped to
@@ -70,6 +85,8 @@ async def _demo(count: int, seconds: float, seed: int, as_json: bool) -> int:
             if not await _meet(members):
                 console.print("the nodes did not find each other in time", style="red")
                 return 1
+            if open_page is not None:
+                _show_pages(console, members, open_page)
             started = time.monotonic()
             with _display(console, members, started, seconds):
                 await _trade(members, seconds, interrupted)
@@ -83,7 +100,7 @@ async def _demo(count: int, seconds: float, seed: int, as_json: bool) -> int:
         print(jsonlib.dumps(summary))
     else:
         console.print(_render(summary))
-    if interrupted.is_set():
+    if interrupted.is_set() and open_page is None:
         return 130
     return 0 if summary["agree"] else 1
 
@@ -106,6 +123,16 @@ async def _start(count: int, seed: int, scratch: Path, stack: ExitStack) -> list
         member.running = asyncio.create_task(node.run(member.stop), name=f"node {name}")
         members.append(member)
     return members
+
+
+def _show_pages(console: Console, members: list[DemoNode], open_page: OpenPage) -> None:
+    """Print where the pages of the nodes are, and open the first one where that is possible."""
+    for member in members:
+        console.print(f"page of node {member.name}: {member.node.api.url}/", highlight=False)
+    url = f"{members[0].node.api.url}/#/market/{MARKET}"
+    if not open_page(url):
+        console.print("no browser can be opened from here; open one of these addresses in one")
+    console.file.flush()
 
 
 async def _meet(members: list[DemoNode]) -> bool:
@@ -237,19 +264,25 @@ def _between_nodes(members: list[DemoNode]) -> int:
     )
 
 
+def _how_long(seconds: float) -> str:
+    return f"for {seconds:g} s" if seconds < 1e6 else "until Ctrl-C"
+
+
 @contextmanager
 def _display(
     console: Console, members: list[DemoNode], started: float, seconds: float
 ) -> Iterator[None]:
     """A table that follows the nodes, where there is a terminal to show it."""
     if not console.is_terminal:
-        console.print(f"{len(members)} nodes trade {MARKET} for {seconds:g} s ...")
+        console.print(f"{len(members)} nodes trade {MARKET} {_how_long(seconds)} ...")
         yield
         return
 
     def table() -> Table:
         elapsed = min(time.monotonic() - started, seconds)
-        view = Table(title=f"{MARKET}  {elapsed:4.1f} of {seconds:g} s", title_justify="left")
+        view = Table(
+            title=f"{MARKET}  {elapsed:4.1f} s, {_how_long(seconds)}", title_justify="left"
+        )
         for name in ("node", "orders", "fills", "resting", "bid", "ask", "book"):
             view.add_column(name, justify="left" if name in ("node", "book") else "right")
         for member in members:

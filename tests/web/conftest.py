@@ -53,8 +53,10 @@ def npm() -> Path:
     return HERE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium, until the module's last test: Playwright runs a loop in this thread as long, which
+    tests with loops of their own could not bear."""
     if importlib.util.find_spec("playwright") is None:
         _unavailable(
             f"Playwright is not installed: {sys.executable} -m pip install --no-deps "

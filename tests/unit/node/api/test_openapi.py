@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 
@@ -13,6 +16,7 @@ from jsonschema import ValidationError
 from openapi_spec_validator import validate
 
 from node.api import make_app
+from node.api.call_examples import examples
 from node.api.openapi import document, page
 from node.api.problems import CODES
 
@@ -86,7 +90,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        if tag not in ("meta", "!doctype"):
+        if tag not in ("meta", "link", "!doctype"):
             self.open.append(tag)
         for name, value in attrs:
             if name == "id":
@@ -105,10 +109,14 @@ async def test_the_page_is_well_formed_loads_nothing_and_explains_everything(api
     html = _Page()
     html.feed(answer.body.decode())
     assert html.open == []
-    assert html.tags.isdisjoint({"script", "link", "img", "iframe", "form"})
+    assert html.tags.isdisjoint({"style", "img", "iframe", "form"})
     assert {link for link in html.links if not link.startswith("#")} == {
+        "/",
         "/openapi.json",
         "/asyncapi.json",
+        "/web/docs.js",
+        "/web/icon.svg",
+        "/web/style/docs.css",
     }
     assert {link[1:] for link in html.links if link.startswith("#")} <= set(html.ids)
     assert len(html.ids) == len(set(html.ids))
@@ -116,3 +124,40 @@ async def test_the_page_is_well_formed_loads_nothing_and_explains_everything(api
     for path in document()["paths"]:
         assert path in page()
     assert f"{api.url}/v1/orders".encode() in answer.body
+
+
+def lines(language: str) -> dict[str, str]:
+    """The examples of every operation, by its name."""
+    described = document()
+    return {
+        operation["operationId"]: line
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+        for name, line in examples(
+            method.upper(), path, operation, described["components"]["schemas"]
+        ).items()
+        if name == language
+    }
+
+
+@pytest.mark.parametrize("language", ["curl", "Python"])
+async def test_every_example_is_a_request_that_the_node_understands(
+    api: Api, language: str
+) -> None:
+    sent = {}
+    for name, line in lines(language).items():
+        line = line.replace("http://HOST", api.url)
+        if language == "curl":
+            words = ["curl", "--silent", "--max-time", "10", *shlex.split(line)[1:]]
+        else:
+            quiet = "import sys; sys.tracebacklimit = 0\n"
+            words = [sys.executable, "-S", "-c", quiet + line]
+        running = await asyncio.create_subprocess_exec(
+            *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, problem = await running.communicate()
+        sent[name] = (out + problem).decode()
+    assert len(sent) > 40
+    refused = ("invalid_body", "invalid_json", "invalid_parameter", "not_found", "Bad Request")
+    refused += ("method_not_allowed", "unsupported_media", "Not Allowed", "Unsupported", "Syntax")
+    assert {name: text for name, text in sent.items() if any(w in text for w in refused)} == {}

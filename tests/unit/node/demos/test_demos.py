@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from node.cli.main import cli
+from node.cli.start_command import UNTIL_STOPPED
 from node.demos import components, routing_demo, storm, throttled
 from node.demos.loopback import Link, LoopbackServer, LoopTime
 from node.demos.server_model import Network, Server, ServerSettings, VirtualTime
@@ -153,7 +154,12 @@ def test_the_group_still_runs_nodes_when_no_scene_is_named(monkeypatch: pytest.M
 
     monkeypatch.setattr("node.demos.trading_demo.run", run)
     assert demo("--nodes", "4", "--seconds", "10", "--seed", "7").exit_code == 0
-    assert asked == {"nodes": 4, "seconds": 10.0, "seed": 7, "json": False}
+    assert asked == {"nodes": 4, "seconds": 10.0, "seed": 7, "json": False, "open_page": None}
+    assert demo("--open").exit_code == 0
+    assert callable(asked["open_page"])
+    assert asked["seconds"] == UNTIL_STOPPED
+    assert demo("--open", "--seconds", "9").exit_code == 0
+    assert asked["seconds"] == 9.0
 
 
 # The pieces
