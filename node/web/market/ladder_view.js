@@ -38,7 +38,7 @@ export class LadderView {
     this.asks = Array.from({ length: ROWS }, () => this.#row("sell", pick)).reverse();
     this.bids = Array.from({ length: ROWS }, () => this.#row("buy", pick));
     this.spread = h("td", { colspan: 4, class: "spread" });
-    const heads = ["Price", `Quantity ${market.base}`, "Total", "Own"].map((text) =>
+    const heads = ["Price", "Quantity", "Total", "Own"].map((text) =>
       h("th", { scope: "col", class: "number" }, text),
     );
     const body = h(
