@@ -84,6 +84,11 @@ class NodeSection(Section):
         default=9000,
         description="How long other nodes go on showing this node's orders after they last heard of it.",
     )
+    take_answer_wait: Annotated[int, Whole(0, 60_000, unit="ms")] = Field(
+        default=250,
+        description="How long the answer to an order waits at most for other nodes that it takes from, "
+        "in the Bitfinex dialect and where a request under /v1 asks for it; 0 answers at once.",
+    )
     market_trades_kept: Annotated[int, Whole(1000, 100_000_000)] = Field(
         default=500_000,
         description="Public trades of each market that are kept for history queries.",
@@ -137,6 +142,10 @@ class NodeSection(Section):
     @property
     def presence_lease_s(self) -> float:
         return self.presence_lease_ms / 1000
+
+    @property
+    def take_answer_wait_s(self) -> float:
+        return self.take_answer_wait / 1000
 
 
 class PeerSection(Section):

@@ -32,13 +32,16 @@ class AccountReads:
         await self._trading.durable(account)
 
     async def open_orders(self, account: int, body: Body, pair: Pair | None) -> str:
-        """All, or those with the ids that are asked for."""
+        """All open orders; or those with the ids that are asked for, finished ones too.
+
+        Clients look up an order here whatever has become of it: `fetch_order` of ccxt does.
+        """
+        key = None if pair is None else pair.key
         wanted = order_inputs.wanted_ids(body)
-        found = [
-            order
-            for order in self._trading.open_orders_of(account, None if pair is None else pair.key)
-            if wanted is None or order.number in wanted
-        ]
+        if wanted is None:
+            found = self._trading.open_orders_of(account, key)
+        else:
+            found = self._known(account, wanted, key)
         return await self._orders(account, found)
 
     async def past_orders(self, account: int, body: Body, pair: Pair | None) -> str:
@@ -48,10 +51,14 @@ class AccountReads:
             span = _span(body, ORDERS_DEFAULT, ORDERS_MAX)
             found = await self._trading.past_orders(account, span, market=key)
         else:
-            known = [self._trading.order_of(account, number) for number in sorted(wanted)]
-            found = [o for o in known if o is not None and o.done and key in (None, o.market)]
+            found = [order for order in self._known(account, wanted, key) if order.done]
             found.sort(key=lambda order: order.updated, reverse=True)
         return await self._orders(account, found)
+
+    def _known(self, account: int, numbers: Iterable[int], market: str | None) -> list[Order]:
+        """The account's orders with those numbers, oldest first."""
+        known = [self._trading.order_of(account, number) for number in sorted(numbers)]
+        return [o for o in known if o is not None and market in (None, o.market)]
 
     async def _orders(self, account: int, orders: Sequence[Order]) -> str:
         fills = await fills_by_order(self._trading, account, orders)

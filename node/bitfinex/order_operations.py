@@ -6,6 +6,7 @@ they are listed one by one in what is read or told afterwards.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -71,7 +72,7 @@ class OrderOperations:
         self._trading = trading
         self._symbols = symbols
         self._now = now
-        self._kinds: dict[str, Callable[[Session, Body], Awaitable[Done]]] = {
+        self._kinds: dict[str, Callable[[Session, Body, float], Awaitable[Done]]] = {
             "on": self._submit,
             "ou": self._update,
             "oc": self._cancel,
@@ -88,27 +89,31 @@ class OrderOperations:
             raise BitfinexError(BAD_AUTH, "apikey: permission invalid: this key may only read")
         if kind == "ox_multi":
             return await self._many(session, body, listed=listed)
+        return await self._one(session, kind, body, self._trading.take_answer_wait)
+
+    async def _one(self, session: Session, kind: str, body: Any, wait: float) -> Done:
+        """Carry out one operation. It waits at most `wait` seconds for other nodes' decisions."""
         if not isinstance(body, dict):
             raise bad("payload", "an object is expected")
         try:
-            return await self._kinds[kind](session, body)
+            return await self._kinds[kind](session, body, wait)
         except CommandRejected as error:
             raise refusal(error.code, error.detail) from None
 
-    async def _submit(self, session: Session, body: Body) -> Done:
+    async def _submit(self, session: Session, body: Body, wait: float) -> Done:
         wanted = order_inputs.new_order(body, session.account, self._symbols, self._now())
-        placed = await self._trading.place(wanted)
+        placed = await self._trading.place(wanted, wait=wait)
         # Of a pair the first one: clients take more than one order for a malformed answer.
         first = order_text(placed[0], self._symbols[body["symbol"]])
         return Done("on", first, f"Submitting {len(placed)} orders.")
 
-    async def _update(self, session: Session, body: Body) -> Done:
+    async def _update(self, session: Session, body: Body, wait: float) -> Done:
         order, pair = self._named(session, body)
         changes = order_inputs.amend(body, order, pair, self._now())
-        changed = await self._trading.amend(session.account, order.number, changes)
+        changed = await self._trading.amend(session.account, order.number, changes, wait=wait)
         return Done("ou", order_text(changed, pair), "Submitting update to order.")
 
-    async def _cancel(self, session: Session, body: Body) -> Done:
+    async def _cancel(self, session: Session, body: Body, _wait: float) -> Done:
         order, pair = self._named(session, body)
         if order.cancelled and not order.done:  # said again, while another node's answer is awaited
             told = order_text(order, pair)
@@ -117,7 +122,7 @@ class OrderOperations:
             told = order_text(await self._trading.cancel(session.account, order.number), pair)
         return Done("oc", told, "Submitted for cancellation.")
 
-    async def _cancel_many(self, session: Session, body: Body) -> Done:
+    async def _cancel_many(self, session: Session, body: Body, _wait: float) -> Done:
         cancelled: list[Order] = []
         for which in order_inputs.selections(body, session.account, self._now()):
             cancelled += await self._trading.cancel_many(which)
@@ -138,9 +143,11 @@ class OrderOperations:
         ):
             raise bad("ops", f"pairs of {', '.join(self._kinds)} and a payload are expected")
         told = []
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._trading.take_answer_wait  # of all operations together
         for kind, payload in ops:
             try:
-                done = await self.carry_out(session, kind, payload, listed=listed)
+                done = await self._one(session, kind, payload, max(0.0, until - clock()))
                 told.append(done.notification(self._now() // 1000, listed=listed))
             except BitfinexError as error:
                 told.append(refused(kind, payload, error, self._now() // 1000))

@@ -114,7 +114,14 @@ class Node(TradingService):
                 "begun anew"
             )
         super().__init__(
-            engine, instruments, journal, committer, self._loop.time, market_data, recovered.meta
+            engine,
+            instruments,
+            journal,
+            committer,
+            self._loop.time,
+            market_data,
+            recovered.meta,
+            take_answer_wait=settings.take_answer_wait_s,
         )
         self.grapes: Grapes | None = None
         if settings.discovery_grenache:

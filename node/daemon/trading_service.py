@@ -59,6 +59,8 @@ class TradingService:
         clock: Callable[[], float],
         market_data: MarketData,
         remembered: Mapping[str, int] | None = None,
+        *,
+        take_answer_wait: float = 0.0,
     ) -> None:
         """`remembered` is the journal's meta data."""
         self.market_data = market_data
@@ -67,7 +69,9 @@ class TradingService:
         self._journal = journal
         self._committer = committer
         self._clock = clock
-        self.trading = AccountTrading(engine, journal, committer, clock, remembered)
+        self.trading = AccountTrading(
+            engine, journal, committer, clock, remembered, take_answer_wait=take_answer_wait
+        )
         self.texts = OrderMapping(instruments, engine.node_id, self.trading.decimals)
         self._by_key = self.texts.by_key
         self.hub = StreamRegistry(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import TypedDict, TypeVar
 
@@ -38,8 +38,11 @@ class AccountTrading:
         committer: Committer,
         clock: Callable[[], float],
         remembered: Mapping[str, int] | None = None,
+        *,
+        take_answer_wait: float = 0.0,
     ) -> None:
         """`remembered` is the journal's meta data."""
+        self.take_answer_wait = take_answer_wait
         self._engine = engine
         self._journal = journal
         self._committer = committer
@@ -48,6 +51,8 @@ class AccountTrading:
         engine.when_fence_lifts(self._writing.set)
         self._dead_man = CancelOnDisconnect(remembered)
         self._listeners: dict[int, dict[Listener, None]] = {}
+        # Answers that wait for other nodes' decisions, by order number.
+        self._undecided: dict[int, list[asyncio.Future[None]]] = {}
         # Numbers of open orders by account, oldest first, so that a client's question does not go
         # through everybody's orders. The house's are most of them and are not kept twice.
         self._open: dict[int, dict[int, None]] = {}
@@ -56,7 +61,7 @@ class AccountTrading:
 
     # Commands
 
-    async def place(self, order: NewOrder) -> list[Order]:
+    async def place(self, order: NewOrder, *, wait: float = 0.0) -> list[Order]:
         if order.client_id is not None:
             if self._journal.behind:  # wait here: the look-up itself would hold the loop
                 await asyncio.to_thread(self._journal.history)
@@ -69,12 +74,13 @@ class AccountTrading:
             )  # some seconds at most after a restart: exchange.feeds.startup_fence
         placed = self._engine.orders.place(self._clock(), order)
         self.order_count += len(placed)
-        return await self._durable(placed)
+        return await self._decided(placed, wait)
 
-    async def amend(self, account: int, number: int, changes: Amend) -> Order:
+    async def amend(self, account: int, number: int, changes: Amend, *, wait: float = 0.0) -> Order:
         await self._writing.wait()
         self._own(account, number)
-        (order,) = await self._durable([self._engine.orders.amend(self._clock(), number, changes)])
+        amended = self._engine.orders.amend(self._clock(), number, changes)
+        (order,) = await self._decided([amended], wait)
         return order
 
     async def cancel(self, account: int, number: int) -> Order:
@@ -118,6 +124,38 @@ class AccountTrading:
         copies = [copy(order) for order in orders]
         await self._committer.durable()
         return copies
+
+    async def _decided(self, orders: Sequence[Order], wait: float) -> list[Order]:
+        """The orders when that is on the disk and nothing of them is pending with other nodes, or after
+        `wait` seconds."""
+        pending = [order.number for order in orders if order.pending] if wait > 0 else ()
+        if not pending:
+            return await self._durable(orders)
+        decisions = [self._decision(number) for number in pending]
+        try:
+            await self._durable(orders)  # the takes leave with it
+            await asyncio.wait(decisions, timeout=wait)
+        finally:
+            for decision in decisions:
+                decision.cancel()
+        # The engine changes these objects in place, also when only a part was decided.
+        copies = [copy(order) for order in orders]
+        await self._committer.durable_of(orders[0].account)
+        return copies
+
+    def _decision(self, number: int) -> asyncio.Future[None]:
+        """A future that `publish` completes when nothing of the order is pending any more."""
+        decision: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._undecided.setdefault(number, [])
+        waiting.append(decision)
+
+        def forget(_done: asyncio.Future[None]) -> None:
+            waiting.remove(decision)
+            if not waiting and self._undecided.get(number) is waiting:
+                del self._undecided[number]
+
+        decision.add_done_callback(forget)
+        return decision
 
     def _before(self, order: NewOrder, client_id: str) -> Order | None:
         """The order with the same client id, if the engine has forgotten it and the disk has not.
@@ -253,6 +291,12 @@ class AccountTrading:
     def publish(self, drained: Drained) -> None:
         """Tell listeners what became durable."""
         self._keep_open(drained.orders)
+        if self._undecided:
+            for order in drained.orders:
+                if not order.pending:
+                    for decision in self._undecided.get(order.number, ()):
+                        if not decision.done():
+                            decision.set_result(None)
         listeners = self._listeners
         if not listeners:
             return

@@ -44,11 +44,23 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 class Trading(Protocol):
     """See the module's docstring. Orders and fills of other accounts are as if they did not exist."""
 
-    async def place(self, order: NewOrder) -> list[Order]:
-        """The order, and the second one of a pair (`oco_stop`)."""
+    @property
+    def take_answer_wait(self) -> float:
+        """Seconds that the node's operator lets an answer wait for other nodes (TAKE_ANSWER_WAIT)."""
         ...
 
-    async def amend(self, account: int, number: int, changes: Amend) -> Order: ...
+    async def place(self, order: NewOrder, *, wait: float = 0.0) -> list[Order]:
+        """Place an order; with `oco_stop` a pair of orders.
+
+        Returns:
+            The orders, durable. While other nodes have not decided on what the orders take from them,
+            that is waited for, `wait` seconds at most.
+        """
+        ...
+
+    async def amend(self, account: int, number: int, changes: Amend, *, wait: float = 0.0) -> Order:
+        """Amend an order; `wait` as in `place`."""
+        ...
 
     async def cancel(self, account: int, number: int) -> Order: ...
 

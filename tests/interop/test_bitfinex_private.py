@@ -138,6 +138,8 @@ def test_a_trade_between_two_accounts(world: World) -> None:
     resting = maker.create_order(SYMBOL, "limit", "sell", 0.3, 30100)
     world.seen(taker, "asks", 30100, 0.3)
     first = taker.create_order(SYMBOL, "market", "buy", 0.1)
+    # Also when the maker is another node's, the answer waits for what it decides.
+    assert (first["status"], first["filled"]) == ("closed", 0.1)
     bought = finished(taker, first, "closed")
     assert (bought["filled"], bought["average"], bought["type"]) == (0.1, 30100, "market")
     second = taker.create_order(SYMBOL, "limit", "buy", 0.2, 30200)
@@ -147,8 +149,10 @@ def test_a_trade_between_two_accounts(world: World) -> None:
     assert sold["info"][13] == "EXECUTED @ 30100(-0.2): was PARTIALLY FILLED @ 30100(-0.1)"
 
     assert taker.fetch_closed_order(first["id"], SYMBOL)["filled"] == 0.1
-    with pytest.raises(ccxt.OrderNotFound):
-        taker.fetch_open_order(first["id"], SYMBOL)
+    for symbol in (SYMBOL, None):
+        asked = taker.fetch_order(first["id"], symbol)
+        assert (asked["status"], asked["filled"], asked["remaining"]) == ("closed", 0.1, 0)
+    assert taker.fetch_open_orders(SYMBOL) == []
 
     # Both have the same trades, under the ids that everybody sees.
     mine, others = maker.fetch_my_trades(SYMBOL), taker.fetch_my_trades(SYMBOL)

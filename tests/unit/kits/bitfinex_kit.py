@@ -53,6 +53,8 @@ class FakeDesk:
         self.balances: dict[tuple[int, str], tuple[int, int]] = {}
         self.listeners: dict[int, list[Callable[[AccountNews], None]]] = {}
         self.placed: list[NewOrder] = []
+        self.take_answer_wait = 0.25
+        self.waits: list[float] = []  # of orders and amendments
         self.amended: list[tuple[int, Amend]] = []
         self.refuse: CommandRejected | None = None
         self.time = NOW
@@ -152,8 +154,9 @@ class FakeDesk:
 
     # Trading
 
-    async def place(self, order: NewOrder) -> list[Order]:
+    async def place(self, order: NewOrder, *, wait: float = 0.0) -> list[Order]:
         self._check()
+        self.waits.append(wait)
         if order.client_id is not None:
             earlier = self.order_by_client_id(order.account, order.client_id)
             if earlier is not None:
@@ -205,8 +208,9 @@ class FakeDesk:
             raise CommandRejected("order_done", f"order {number} is already over")
         return order
 
-    async def amend(self, account: int, number: int, changes: Amend) -> Order:
+    async def amend(self, account: int, number: int, changes: Amend, *, wait: float = 0.0) -> Order:
         self._check()
+        self.waits.append(wait)
         order = self._own(account, number)
         self.amended.append((number, changes))
         if changes.price is not None:

@@ -401,3 +401,29 @@ async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
     code, text = await refused(exchange, key, "r/wallets")
     assert code == 10000
     assert text.rpartition(" ")[2] in caplog.text
+
+
+async def test_orders_wait_for_other_nodes_and_several_share_the_wait(
+    exchange: Exchange, key: Credentials
+) -> None:
+    order_id = await submit(exchange, key)
+    await ask(exchange, key, "w/order/update", {"id": order_id, "price": "29000"})
+    assert exchange.desk.waits == [0.25, 0.25]
+    exchange.desk.take_answer_wait = 0.001
+    await ask(exchange, key, "w/order/multi", {"ops": [["on", LIMIT]] * 50})
+    shared = exchange.desk.waits[2:]
+    assert shared == sorted(shared, reverse=True)
+    assert max(shared) <= 0.001
+
+
+async def test_orders_asked_for_by_id_are_found_when_they_are_finished(
+    exchange: Exchange, key: Credentials
+) -> None:
+    ids = [await submit(exchange, key) for _ in range(3)]
+    exchange.desk.end(2, "cancelled")
+    assert [row[0] for row in await ask(exchange, key, "r/orders")] == [ids[0], ids[2]]
+    found = await ask(exchange, key, "r/orders", {"id": [*ids[:2], OWN + 99]})
+    assert [(row[0], row[13]) for row in found] == [(ids[0], "ACTIVE"), (ids[1], "CANCELED")]
+    assert await ask(exchange, key, "r/orders/tETHUSD", {"id": ids}) == []
+    stranger = exchange.key(BOB)
+    assert await ask(exchange, stranger, "r/orders", {"id": ids}) == []

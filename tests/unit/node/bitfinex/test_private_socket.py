@@ -494,7 +494,7 @@ async def test_what_was_begun_goes_on_when_its_connection_ends(exchange: Exchang
     wait = asyncio.Event()
     place = exchange.desk.place
 
-    async def slowly(order: Any) -> Any:
+    async def slowly(order: Any, **_more: Any) -> Any:
         await wait.wait()
         return await place(order)
 
@@ -544,7 +544,7 @@ async def test_so_many_inputs_at_once_and_then_reading_waits(
     wait = asyncio.Event()
     begun = []
 
-    async def slowly(order: Any) -> Any:
+    async def slowly(order: Any, **_more: Any) -> Any:
         begun.append(order)
         await wait.wait()
         raise CommandRejected("halted", "later")
