@@ -284,7 +284,9 @@ class Engine:
     def _on_presence(self, now: float, presence: Presence, via: str) -> bool:
         owner = self._ingest.owner_of(presence.key)
         was_present = self._leases.present(owner)
-        valid, owner, newcomer = self._leases.accept(now, presence)
+        valid, owner, newcomer = self._leases.accept(
+            now, presence, least_absence=self._ingest.bounds.least_absence(owner)
+        )
         if not valid:
             return False
         if newcomer:

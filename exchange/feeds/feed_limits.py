@@ -28,6 +28,7 @@ from exchange.model.events import Batch
 MAX_OPEN_ORDERS = 250_000  # of one feed; content limit, part of the protocol
 OWN_OPEN_ORDERS = 200_000  # of one own feed, for new orders: waiting orders may still be triggered
 MAX_GIVEN_UP = 1000  # feeds given up that are remembered
+ORDERS_SHOWN_A_SECOND = 20_000  # of an owner that comes and goes: for each second of its absence
 SNAPSHOT_ORDERS_PER_EVENT = 8  # orders of a snapshot that cost as much as an event
 
 ABSENT = "its owner is absent"
@@ -143,6 +144,10 @@ class FeedBounds:
         return self._weights.heaviest() if self.orders > self.limits.max_orders else None
 
     # Owners that come and go
+
+    def least_absence(self, owner: str) -> float:
+        """Return the seconds that an owner has to stay away between two presences."""
+        return self._weights[owner] / ORDERS_SHOWN_A_SECOND
 
     def owner_left(self, now: float, owner: str) -> None:
         """Note the end of an owner's presence lease."""

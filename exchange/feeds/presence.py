@@ -51,6 +51,7 @@ class PresenceLeases:
         self._counter = 0
         self._known: dict[str, tuple[int, int]] = {}  # owner -> (incarnation, counter)
         self._until: dict[str, float] = {}
+        self._ended: dict[str, float] = {}  # owner -> end of its last lease
         self._next_renewal = 0.0
         self._last_renewal = float("-inf")
 
@@ -86,8 +87,13 @@ class PresenceLeases:
         """Renew within `delay` seconds, for a node that has just joined; at most once a second."""
         self._next_renewal = min(self._next_renewal, max(now + delay, self._last_renewal + 1.0))
 
-    def accept(self, now: float, presence: Presence) -> tuple[bool, str, bool]:
+    def accept(
+        self, now: float, presence: Presence, *, least_absence: float = 0.0
+    ) -> tuple[bool, str, bool]:
         """Process a presence of another owner.
+
+        `least_absence`: seconds between the end of a lease and the owner's next one. To show and hide
+        many orders takes time, so the owner of many cannot come and go at will.
 
         Returns:
             (valid, owner, newcomer): `newcomer` if this owner or incarnation was not present before.
@@ -108,8 +114,13 @@ class PresenceLeases:
             return True, owner, False
         self._known[owner] = mark
         if presence.lease == 0:
-            self._until.pop(owner, None)
+            if self._until.pop(owner, None) is not None:
+                self._ended[owner] = now
             return True, owner, False
+        ended = self._ended.get(owner)
+        if ended is not None and now < ended + least_absence:
+            return True, owner, False  # its next presence makes it present
+        self._ended.pop(owner, None)
         newcomer = known is None or known[0] != presence.incarnation or owner not in self._until
         self._until[owner] = now + presence.lease / 1000
         return True, owner, newcomer
@@ -119,4 +130,5 @@ class PresenceLeases:
         gone = sorted(owner for owner, until in self._until.items() if until <= now)
         for owner in gone:
             del self._until[owner]
+            self._ended[owner] = now
         return gone

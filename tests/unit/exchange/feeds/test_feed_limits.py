@@ -310,6 +310,29 @@ def test_the_feed_of_an_absent_owner_is_given_up_and_returns_with_it() -> None:
     assert net.shown(heavy) == 6
 
 
+@pytest.mark.parametrize("leaving", [True, False], ids=["goodbye", "lease runs out"])
+def test_an_owner_of_many_orders_cannot_come_and_go_at_will(
+    leaving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits_module, "ORDERS_SHOWN_A_SECOND", 10)
+    net = Harness(FeedLimits())
+    owner = Owner(50)
+    net.leases[owner.id] = PresenceLeases(owner.keys, NETWORK, incarnation=1, lease_ms=500)
+    net.presence(owner)
+    net.publish(owner, orders(50))
+    changes, shown = 0, True
+    for _ in range(600):  # ten times a second, for a minute
+        net.presence(owner, leaving=leaving and shown)
+        net.now += 0.1 if leaving or not shown else 0.6
+        net[0].tick(net.now)
+        changes += (net.shown(owner) > 0) != shown
+        shown = net.shown(owner) > 0
+    assert 10 <= changes <= 2 * (net.now - 1000.0) / 5 + 2
+    net.now += 6.0
+    net.presence(owner)
+    assert net.shown(owner) == 50
+
+
 def test_an_owner_that_was_never_present_is_absent_from_its_first_batch_on() -> None:
     net = Harness(FAST)
     owner = Owner(50)
