@@ -9,6 +9,7 @@ milliseconds, with a property in seconds (`..._s`) beside each.
 from __future__ import annotations
 
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -373,8 +374,9 @@ class GrapeSection(Section):
     grape_concurrency: Annotated[int, Whole(1, 1024)] = Field(
         default=32, description="DHT queries under way at once for one lookup."
     )
-    grape_peer_max_age: Annotated[int, Whole(1000, 86_400_000, unit="ms")] = Field(
-        default=120_000, description="How long an announcement is kept after it was last made."
+    grape_peer_max_age: Annotated[int, Whole(0, 2_147_483_647, unit="ms")] = Field(
+        default=120_000,
+        description="How long an announcement is kept after it was last made; 0 keeps it for ever.",
     )
     grape_public_host: Annotated[str, Ipv4()] = Field(
         default="",
@@ -389,7 +391,7 @@ class GrapeSection(Section):
 
     @property
     def grape_peer_max_age_s(self) -> float:
-        return self.grape_peer_max_age / 1000
+        return self.grape_peer_max_age / 1000 if self.grape_peer_max_age else inf
 
 
 class WorkerSection(Section):

@@ -105,7 +105,7 @@ def _host(_ctx: click.Context, _param: click.Parameter, value: str | None) -> st
     "grape_peer_max_age",
     cls=Flag,
     metavar="MS",
-    help="Forget an announcement this long after it was last made.  [default: 120000]",
+    help="Forget an announcement this long after it was last made; 0: never.  [default: 120000]",
 )
 @click.option(
     "--dnl",

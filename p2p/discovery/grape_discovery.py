@@ -25,9 +25,12 @@ log = logging.getLogger(__name__)
 FIRST_ROUND: Final = (
     0.5  # seconds to the second round; doubling, because others may just be starting
 )
-ALONE_ROUND: Final = 5.0  # longest time between rounds while this node has no peer
-RETRY_FIRST: Final = 1.0  # seconds to the next try when no Grape answers, doubling
+ALONE_ROUND: Final = 5.0  # longest time between rounds while this node has no peer ...
+EAGER_ROUND: Final = 1.0  # ... and in its first EAGER_FOR seconds
+EAGER_FOR: Final = 30.0
+RETRY_FIRST: Final = 0.5  # seconds to the next try when no Grape answers, doubling
 RETRY_MAX: Final = 15.0
+RETRY_ALONE: Final = 2.0  # the longest such time while this node has no peer
 WITHDRAWING: Final = 1.0  # seconds that taking announcements back may take when this node stops
 SPREAD: Final = 0.2  # waits vary by this share, so that nodes started together do not stay in step
 
@@ -93,17 +96,22 @@ class GrapeStrategy(BaseStrategy):
 
     async def _run(self) -> None:
         wait, retry = FIRST_ROUND, RETRY_FIRST
+        now = asyncio.get_running_loop().time
+        eager_until = now() + EAGER_FOR
         while True:
             try:
                 await self._round()
             except GrenacheError as error:
                 self._silent(error)
                 await asyncio.sleep(self._spread(retry))
-                retry = min(2 * retry, RETRY_MAX)
+                retry = min(2 * retry, RETRY_ALONE if self._alone() else RETRY_MAX)
                 wait = FIRST_ROUND
                 continue
             retry = RETRY_FIRST
-            longest = min(self._interval, ALONE_ROUND) if self._alone() else self._interval
+            longest = self._interval
+            if self._alone():
+                # Others may be starting too, and be announced between two rounds of ours.
+                longest = min(longest, EAGER_ROUND if now() < eager_until else ALONE_ROUND)
             try:
                 async with asyncio.timeout(self._spread(min(wait, longest))):
                     await self._soon.wait()

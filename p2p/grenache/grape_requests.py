@@ -74,7 +74,7 @@ def announcement(argument: Any) -> tuple[str, int, str | None]:
     if port is None:
         raise BadInput("ERR_GRAPE_SERVICE_PORT")
     given = argument[2] if len(argument) > 2 else None
-    return service, check_port(port), None if given is None else _given_host(given)
+    return service, check_port(port, least=0), None if given is None else _given_host(given)
 
 
 def looked_up(argument: Any) -> str:

@@ -38,15 +38,17 @@ def check_service(name: str) -> str:
     return name
 
 
-def check_port(port: int) -> int:
-    """A port to announce, as given.
+def check_port(port: int, *, least: int = 1) -> int:
+    """A port to announce, as given. `least`: 0 where a Grape itself reads it, which takes 0 for its own UDP
+    port; for a worker that would be a mistake.
 
     Raises:
-        BadInput: not a whole number from 1 to 65535. A Grape takes 0 for its own UDP port, and loses others
-            silently.
+        BadInput: not a whole number from `least` to 65535. A Node.js Grape loses others silently.
     """
-    if type(port) is not int or not 1 <= port <= 65535:
-        raise BadInput("ERR_GRAPE_SERVICE_PORT", f"a port is 1 to 65535, not {port!r}")
+    if type(port) is not int or not least <= port <= 65535:
+        raise BadInput(
+            "ERR_GRAPE_SERVICE_PORT", f"expected a port from {least} to 65535, not {port!r}"
+        )
     return port
 
 

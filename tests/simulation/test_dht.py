@@ -51,6 +51,16 @@ def test_a_dead_node_costs_lookups_tens_of_milliseconds_and_then_nothing(seed: i
     assert figures["later"] < figures["before"] + 0.01
 
 
+@pytest.mark.parametrize("nodes", [3, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_dead_node_costs_the_first_lookup_150_ms_at_most_where_round_trips_take_50(
+    seed: int, nodes: int
+):
+    figures = scenarios.dead_node(seed, nodes, one_way=0.024)
+    assert figures["at_once"] < figures["before"] + 0.15
+    assert figures["later"] < figures["before"] + 0.01
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_partition_leaves_both_sides_working_and_heals(seed: int):
     figures = scenarios.partition(seed)

@@ -12,7 +12,7 @@ from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.external_address import SeenAs
-from p2p.grenache.dht.iterative_search import IterativeSearch, Visit
+from p2p.grenache.dht.iterative_search import Candidate, IterativeSearch, Visit
 from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, Node, Reply
 from p2p.grenache.dht.own_announcements import OwnEntries
 from p2p.grenache.dht.queries import TRIES, Failed, Queries, Query, Replied
@@ -22,6 +22,7 @@ from p2p.grenache.dht.value_store import ValueStore
 from p2p.grenache.dht.write_tokens import WriteTokens
 from p2p.grenache.directory import Address
 
+MAX_HOLDERS = 1_000  # services whose holders are remembered
 MAX_OWN_ADDRESSES = 16  # ways that lead back to ourselves; the latest are remembered
 
 
@@ -57,6 +58,8 @@ class DhtContext:
         self.values = ValueStore(settings.value_max_age, settings.max_values)
         self.seen = SeenAs()
         self.queries = Queries(rng, self.timers, self.send, self._answered, self._unanswered)
+        # By service: until when, and the nodes that announcements of it go to; see `lookups.Announcement`.
+        self.holders: OrderedDict[bytes, tuple[float, list[Candidate]]] = OrderedDict()
         self.bootstrap: tuple[Address, ...] = ()
         self.outgoing: list[tuple[bytes, Address]] = []
         self.counters: Counter[str] = Counter()
@@ -124,6 +127,13 @@ class DhtContext:
             self, self.id, ask, target, self.settings.concurrency, visit, finished
         ).start(now, [Node(contact.id, contact.address) for contact in known], unnamed)
 
+    def remember_holders(self, until: float, service: bytes, holders: list[Candidate]) -> None:
+        """Nodes to which announcements of `service` go without a search, until then."""
+        self.holders[service] = (until, holders)
+        self.holders.move_to_end(service)
+        if len(self.holders) > MAX_HOLDERS:
+            self.holders.popitem(last=False)
+
     def leads_here(self, address: Address) -> bool:
         """Return True if what is sent there has come back to us."""
         return address in self._own_addresses
@@ -142,6 +152,8 @@ class DhtContext:
         news = False
         if self.acceptable(reply.sender, address):
             news = self.table.heard(now, reply.sender, address, reply.kind)
+            if news:
+                self.holders.clear()  # the new node may be closer
         self.on_answer(now, address, news)
 
     def _unanswered(self, now: float, address: Address) -> None:

@@ -122,10 +122,18 @@ class DhtNode:
         self._upkeep.set_bootstrap(now, tuple(a for a in addresses if usable(a)))
 
     def announce(
-        self, now: float, service: bytes, port: int, host: str | None, done: Callable[[int], None]
+        self,
+        now: float,
+        service: bytes,
+        port: int,
+        host: str | None,
+        done: Callable[[int], None],
+        *,
+        implied: bool = False,
     ) -> None:
         """Record at the closest nodes and here that `service` is served at `port`. `host`: at that IPv4
-        address instead of ours. `done` hears how many hold it, this node included."""
+        address instead of ours. `implied`: `port` is our own UDP port, and others record the one that they
+        see. `done` receives the number of nodes that hold it, this node included."""
         own = self._core.own
         own.add(now, service, port, host)
 
@@ -133,7 +141,7 @@ class DhtNode:
             own.held_by(service, port, host, taken)
             done(1 + taken)
 
-        Announcement(self._core, service, port, host, told).start(now)
+        Announcement(self._core, service, 0 if implied else port, host, told).start(now)
 
     def withdraw(
         self, now: float, service: bytes, port: int, host: str | None, done: Callable[[int], None]

@@ -42,6 +42,7 @@ PROTOCOL_ERROR: Final = 203
 METHOD_UNKNOWN: Final = 204
 TOO_LARGE: Final = 205
 BAD_SIGNATURE: Final = 206
+SALT_TOO_LARGE: Final = 207
 CAS_MISMATCH: Final = 301
 SEQ_TOO_LOW: Final = 302
 
@@ -375,6 +376,9 @@ def _read_put(arguments: _Arguments) -> Put:
         raise arguments.bad("data payload too large", TOO_LARGE)
     if not arguments.values.keys() & {b"k", b"sig"}:
         return Put(token, value)
+    salt = arguments.values.get(b"salt", b"")
+    if isinstance(salt, bytes) and len(salt) > MAX_SALT:
+        raise arguments.bad("salt is too big", SALT_TOO_LARGE)
     return Put(
         token,
         value,

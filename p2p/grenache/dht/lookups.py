@@ -6,7 +6,7 @@ goes to a callback, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +28,7 @@ from p2p.grenache.dht.queries import Late, Query
 from p2p.grenache.dht.value_store import Item, conflict
 
 MAX_FOUND: Final = 1_000  # addresses that one lookup gives
+HOLDERS_FOR: Final = 60.0  # seconds; others take a token for five minutes at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,10 @@ class Announcement:
 
     `host`: record this address. Only Grapes of our kind can, so only they are told, unless that is the
     address that the others will see anyway. When nobody takes it, everything is tried once more.
+
+    The nodes that the last search for the service found, with their tokens, are used again for HOLDERS_FOR
+    seconds, unless another node has joined since: workers announce the same service again and again. When
+    some of them do not take the announcement, there is a new search.
     """
 
     def __init__(
@@ -136,19 +141,32 @@ class Announcement:
         self._host = host
         self._done = done
         self._gone = gone
+        self._recalled = False  # the nodes come from an earlier search
         self._again = False
 
     def start(self, now: float) -> None:
         core, service = self._core, self._service
-        core.search(now, GetPeers(service), service, lambda now, node, reply: True, self._tell)
+        known = core.holders.get(service)
+        if known is not None and now < known[0]:
+            self._recalled = True
+            self._tell(now, known[1])
+            return
+        self._recalled = False
+        core.search(now, GetPeers(service), service, lambda now, node, reply: True, self._found)
 
-    def _tell(self, now: float, search: IterativeSearch) -> None:
+    def _found(self, now: float, search: IterativeSearch) -> None:
+        closest = [node for node in search.closest() if node.token is not None]
+        if closest:
+            self._core.remember_holders(now + HOLDERS_FOR, self._service, closest)
+        self._tell(now, closest)
+
+    def _tell(self, now: float, closest: Sequence[Candidate]) -> None:
         host = self._host or self._core.settings.public_host
         seen_as = self._core.seen.best()[0]
         as_seen = host is None or host == seen_as or (self._host is None and seen_as is None)
         packed = None if host is None else pack_host(host)
         asks: list[tuple[Candidate, Ask]] = []
-        for node in search.closest():
+        for node in closest:
             if node.token is None:
                 continue
             if of_our_kind(node.kind):
@@ -163,8 +181,12 @@ class Announcement:
         return AnnouncePeer(self._service, self._port, token, host, self._gone)
 
     def _told(self, now: float, taken: int, asked: int) -> None:
-        if asked and not taken and not self._again:
+        if self._recalled and taken < min(asked, QUORUM):
+            self._core.holders.pop(self._service, None)
+            self.start(now)
+        elif asked and not taken and not self._again:
             self._again = True
+            self._core.holders.pop(self._service, None)
             self.start(now)
         else:
             self._done(taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -16,6 +17,7 @@ from p2p.grenache.directory import Address
 TICK: Final = 0.5  # seconds between looks at what is due
 RETRY_FIRST: Final = 0.5  # seconds after a bootstrap address did not answer; doubles
 RETRY_MAX: Final = 60.0
+RETRY_ALONE: Final = 1.0  # while no node at all is known: whoever starts second joins at once
 CHECK_BOOTSTRAP: Final = 60.0  # it may be the only bridge to the rest after a split of the network
 REFRESH_INTERVAL: Final = 300.0
 JOIN_INTERVAL: Final = 1.0  # at least, between searches for our own neighbours
@@ -45,8 +47,12 @@ class Bootstrap:
         self.failures = 0
         self.next_try = now + CHECK_BOOTSTRAP
 
-    def failed(self, now: float, failure: Failure | None) -> None:
+    def failed(self, now: float, alone: bool) -> None:
+        """`alone`: no other node is known either."""
         self.asking = False
+        if alone:
+            self.next_try = now + RETRY_ALONE
+            return
         self.next_try = now + min(RETRY_FIRST * 2**self.failures, RETRY_MAX)
         self.failures = min(self.failures + 1, 10)
 
@@ -113,9 +119,12 @@ class Upkeep:
                 address,
                 FindNode(core.id),
                 replied=bootstrap.answered,
-                failed=bootstrap.failed,
+                failed=partial(self._bootstrap_failed, bootstrap),
             )
             bootstrap.asking = query is not None
+
+    def _bootstrap_failed(self, bootstrap: Bootstrap, now: float, _failure: Failure | None) -> None:
+        bootstrap.failed(now, alone=not self._core.table)
 
     def _join(self, now: float) -> None:
         """Look for our own neighbours, then for nodes in every bucket that could have more."""

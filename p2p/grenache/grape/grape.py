@@ -31,7 +31,9 @@ from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
 
 log = logging.getLogger(__name__)
 
+CACHE_SHARE: Final = 10  # of an announcement's life
 MAX_CACHED: Final = 1_000  # services whose last lookup is kept
+EMPTY_CACHE: Final = 0.25  # seconds that an empty result is kept: an announcement may be on its way
 RESOLVE_INTERVAL: Final = 60.0  # seconds between looks at what bootstrap names resolve to
 RESOLVE_RETRY: Final = 1.0  # seconds after one did not; doubles up to the interval
 FIRST_RESOLVE: Final = 2.0  # seconds that the first operations wait for names to resolve
@@ -48,6 +50,12 @@ class GrapeSettings(DhtSettings):
     port: int = 20001  # UDP; 0: the system chooses
     bootstrap: tuple[Address, ...] = ()  # names are allowed; our own address does no harm
     lookup_cache: float = 1.0  # seconds that what others answered serves the next lookup; 0: never
+
+    @property
+    def lookup_cache_s(self) -> float:
+        """Seconds for which a lookup's result is kept: a small part of an announcement's life at most, so
+        that nothing is found long after it has faded."""
+        return min(self.lookup_cache, self.peer_max_age / CACHE_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,8 @@ class Grape:
 
     async def announce(self, service: str, port: int, *, host: str | None = None) -> int:
         """Say that `service` is served at `port` of this machine, or of `host` (an IPv4 address).
-        Entries fade after `peer_max_age`, so this has to be repeated.
+        Entries fade after `peer_max_age`, so this has to be repeated. Port 0 stands for the UDP port of this
+        Grape, as BEP 5 has it.
 
         Returns how many Grapes hold it now, this one included. A given `host` is known to Grapes of
         this kind only: the Node.js ones record what our datagrams come from.
@@ -202,7 +211,11 @@ class Grape:
         name = _name(service)
         _check_address(port, host)
         node = await self._ready()
-        return await self._operation(lambda now, done: node.announce(now, name, port, host, done))
+        return await self._operation(
+            lambda now, done: node.announce(
+                now, name, port or self._address[1], host, done, implied=not port
+            )
+        )
 
     async def withdraw(self, service: str, port: int, *, host: str | None = None) -> int:
         """Take back what was announced here. Returns how many Grapes forgot it. The Node.js ones
@@ -211,7 +224,7 @@ class Grape:
         _check_address(port, host)
         node = await self._ready()
         forgotten: int = await self._operation(
-            lambda now, done: node.withdraw(now, name, port, host, done)
+            lambda now, done: node.withdraw(now, name, port or self._address[1], host, done)
         )
         self._cache.pop(name, None)
         return forgotten
@@ -221,8 +234,8 @@ class Grape:
     ) -> list[Address]:
         """Look up the workers of `service`, in random order: entries of this Grape and answers of others.
 
-        What they answered serves for `lookup_cache` seconds unless it was nothing; `fresh` asks them
-        now. `reached_at`: the address of this machine through which the asker came, for askers
+        What they answered serves for `lookup_cache` seconds, also that nobody is known; `fresh` asks
+        them now. `reached_at`: the address of this machine through which the asker came, for askers
         elsewhere: loopback addresses are replaced by it.
         """
         name = _name(service)
@@ -322,8 +335,11 @@ class Grape:
             return
         found = future.result()
         self._cache.pop(name, None)
-        if found.peers and self.settings.lookup_cache > 0:
-            self._cache[name] = (self._now() + self.settings.lookup_cache, found)
+        keep = self.settings.lookup_cache_s
+        if not found.peers:
+            keep = min(keep, EMPTY_CACHE)
+        if keep > 0:
+            self._cache[name] = (self._now() + keep, found)
             if len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
 
@@ -475,8 +491,8 @@ def _name(service: str) -> bytes:
 
 
 def _check_address(port: int, host: str | None) -> None:
-    if type(port) is not int or not 0 < port < 65536:
-        raise BadInput("ERR_GRAPE_SERVICE_PORT", f"expected a port from 1 to 65535, not {port!r}")
+    if type(port) is not int or not 0 <= port < 65536:
+        raise BadInput("ERR_GRAPE_SERVICE_PORT", f"expected a port from 0 to 65535, not {port!r}")
     if host is not None and reach(host) is Reach.NONE:
         raise BadInput("ERR_GRAPE_HOST", f"{host!r} is not an IPv4 address that can be reached")
 

@@ -30,7 +30,7 @@ OnState = Callable[[str, bool, str], None]
 """Called with a Grape's URL, whether it answers now, and why."""
 
 PROBE_TIMEOUT: Final = 2.0  # seconds
-HEDGE: Final = 0.3  # seconds after which another Grape is asked, too; a well one needs a few ms
+HEDGE: Final = 0.12  # seconds after which another Grape is asked, too; a well one needs a few ms
 AT_ONCE: Final = 3  # Grapes that `several` asks
 GRACE: Final = 1.0  # seconds that the others get when one of several has answered
 
@@ -172,11 +172,16 @@ class GrapePool:
                     running[_task(ask(grape))] = (grape, self._now())
                 if not running:
                     break
+                # An answer that wants to be confirmed does not wait for a Grape that hangs.
                 done, _ = await asyncio.wait(
                     running,
-                    timeout=HEDGE if waiting else None,
+                    timeout=HEDGE if waiting or answers else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                if not done and not waiting:
+                    for late, _since in running.values():
+                        self._slow(late)
+                    break
                 for task in done:
                     grape, _ = running.pop(task)
                     try:

@@ -6,8 +6,8 @@ not noticed by requests at all. An address that lookups leave out is kept for a 
 it answers: one Grape may know fewer than another, and one that was restarted knows nobody until the workers
 announce themselves to it again.
 
-An empty answer is not taken for the truth at once either: an announcement may be on its way. It is asked
-again for `empty_wait` seconds before `LookupEmpty` is raised.
+A service that nobody serves raises `LookupEmpty` after one lookup. With `empty_wait`, for callers that start
+together with the workers, lookups are repeated for as many seconds before.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 REFRESH: Final = 1.5  # seconds
 KEEP: Final = 10.0  # seconds that an address is used after it was found, or answered
 KEEP_LONGEST: Final = 180.0  # of answering without being found; Grapes show the dead for as long
-EMPTY_WAIT: Final = 1.0  # seconds
+EMPTY_WAIT: Final = 0.0  # seconds that a service without workers is waited for
 FIRST_PAUSE, LONGEST_PAUSE = 0.03, 0.25  # seconds between two lookups that find nobody
 OLD: Final = 10.0  # seconds; who has not asked for so long waits a moment for a new answer ...
-MOMENT: Final = 0.3  # ... of so many seconds
+MOMENT: Final = 0.15  # ... of so many seconds
 AFTER_FAILURE: Final = 0.25  # seconds between two lookups because a worker failed ...
 AFTER_ALL_FAILED: Final = 0.03  # ... or because all did
 LOOKUP_TIMEOUT: Final = 15.0  # seconds; a directory has shorter ones of its own

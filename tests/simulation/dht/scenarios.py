@@ -206,9 +206,11 @@ def silent_restart(seed: int, nodes: int = 8) -> float:
     return network.run_until(lambda: all_know(others, place, new), 60.0)
 
 
-def dead_node(seed: int, nodes: int = 8) -> dict[str, float]:
-    """One of few nodes dies. Seconds that lookups take, before, in the first second, and later."""
-    network = network_of(nodes, seed, Conditions(latency=(0.001, 0.002), jitter=0.0002, loss=0.0))
+def dead_node(seed: int, nodes: int = 8, one_way: float = 0.001) -> dict[str, float]:
+    """One of few nodes dies. Seconds that lookups take, before, in the first second, and later. `one_way`:
+    the least delay of a datagram; the largest is 1 ms more, and twice that at most."""
+    most = min(2 * one_way, one_way + 0.001)
+    network = network_of(nodes, seed, Conditions(latency=(one_way, most), jitter=0.0002, loss=0.0))
     asker = network.hosts[address(2)]
     figures = {}
     for phase, wait in (("before", 0.0), ("at_once", 0.0), ("later", 5.0)):

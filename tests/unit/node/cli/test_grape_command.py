@@ -133,7 +133,7 @@ def test_settings_are_the_defaults_of_options(
         ("--bn [::1]:20001", 2, "it speaks IPv4 only; name that Grape by its IPv4 address"),
         ("-b ::1", 2, "choose an IPv4 address with --bind or --dht-host"),
         ("-b a,b", 2, "'a,b' is not an IP address or host name"),
-        ("--dpa 1", 2, "(command line --grape-peer-max-age): expected a whole number of ms"),
+        ("--dpa -1", 2, "(command line --grape-peer-max-age): expected a whole number of ms"),
         ("--public-host x", 2, "expected an IPv4 address such as 192.0.2.7"),
         ("--max-payload 1", 2, "256<=x<=1048576"),
         ("--dq 1", 2, "No such option"),

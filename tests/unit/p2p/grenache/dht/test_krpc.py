@@ -162,7 +162,7 @@ def arguments(method: bytes, **changes):
         (b"put", {"sig": None}, 203),
         (b"put", {"seq": None}, 203),
         (b"put", {"seq": 2**63}, 203),
-        (b"put", {"salt": bytes(65)}, 203),
+        (b"put", {"salt": bytes(65)}, 207),
         (b"put", {"cas": b"1"}, 203),
     ],
 )

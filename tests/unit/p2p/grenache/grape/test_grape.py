@@ -17,7 +17,7 @@ from p2p.grenache import bep44
 from p2p.grenache.dht.krpc import GetPeers, encode_query
 from p2p.grenache.directory import Address, Directory, MutableItem, StoredValue
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
-from p2p.grenache.grape.grape import Grape, GrapeSettings
+from p2p.grenache.grape.grape import EMPTY_CACHE, Grape, GrapeSettings
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
@@ -140,7 +140,7 @@ async def test_signed_values_and_their_refusals():
         ("lookup", ("\ud800",)),
         ("lookup", (None,)),
         ("announce", ("", 80)),
-        ("announce", ("svc", 0)),
+        ("announce", ("svc", -1)),
         ("announce", ("svc", 65536)),
         ("announce", ("svc", True)),
         ("announce", ("svc", "80")),
@@ -175,7 +175,7 @@ def count_searches(grape: Grape) -> int:
     return grape.status().counters["searches"]
 
 
-async def test_what_others_answered_serves_for_a_moment_unless_it_was_nothing():
+async def test_a_lookup_serves_the_next_ones_for_a_moment():
     async with grapes(2) as (a, b):
         await b.announce("svc", 80)
         assert await a.lookup("svc") == [("127.0.0.1", 80)]
@@ -187,7 +187,36 @@ async def test_what_others_answered_serves_for_a_moment_unless_it_was_nothing():
         assert count_searches(a) == before + 1
         for _ in range(3):
             assert await a.lookup("nobody") == []
-        assert count_searches(a) == before + 4
+        assert count_searches(a) == before + 2
+        await asyncio.sleep(EMPTY_CACHE)
+        await b.announce("nobody", 81)
+        assert await a.lookup("nobody") == [("127.0.0.1", 81)]
+
+
+@pytest.mark.parametrize(("max_age", "kept"), [(120.0, 1.0), (0.2, 0.02), (float("inf"), 1.0)])
+def test_a_lookup_is_kept_for_a_tenth_of_an_announcements_life_at_most(max_age, kept):
+    assert GrapeSettings(peer_max_age=max_age).lookup_cache_s == pytest.approx(kept)
+
+
+async def test_port_0_is_the_udp_port_of_the_grape():
+    async with grapes(2) as (a, b):
+        await b.announce("svc", 0)
+        assert await a.lookup("svc") == [b.address]
+        assert await b.withdraw("svc", 0) == 2
+        assert await a.lookup("svc", fresh=True) == []
+
+
+async def test_announcements_of_a_service_reuse_the_nodes_of_the_last_search():
+    async with grapes(3) as (a, b, c):
+        await a.lookup("svc")  # everybody knows everybody
+        assert await a.announce("svc", 80) == 3
+        before = count_searches(a)
+        assert await a.announce("svc", 81) == 3
+        assert count_searches(a) == before
+        await c.stop()
+        assert await a.announce("svc", 82) == 2  # one does not take it, so others are searched for
+        assert count_searches(a) == before + 1
+        assert {port for _, port in await b.lookup("svc")} == {80, 81, 82}
 
 
 async def test_what_is_announced_here_is_in_the_next_answer_cache_or_not():

@@ -61,7 +61,16 @@ async def test_a_new_worker_is_used_within_two_seconds_even_if_the_known_one_is_
         assert now() - began < 2.0
 
 
-async def test_nobody_is_waited_for_a_little_and_then_it_is_said(world):
+async def test_a_service_that_nobody_serves_fails_after_one_lookup(world):
+    for _ in range(2):
+        began = now()
+        with pytest.raises(LookupEmpty, match="svc"):
+            await world.ask()
+        assert now() - began <= 0.05
+
+
+async def test_an_empty_service_is_waited_for_as_long_as_the_client_was_made_for():
+    world = World(empty_wait=1.0)
     began = now()
     with pytest.raises(LookupEmpty, match="svc"):
         await world.ask()
@@ -70,9 +79,11 @@ async def test_nobody_is_waited_for_a_little_and_then_it_is_said(world):
     with pytest.raises(LookupEmpty):
         await world.ask(timeout=0.1)
     assert now() - began <= 0.1
+    await world.client.close()
 
 
-async def test_an_announcement_that_is_just_under_way_is_found(world):
+async def test_an_announcement_that_is_just_under_way_is_found_by_a_client_that_waits():
+    world = World(empty_wait=1.0)
     asking = asyncio.ensure_future(world.ask())
     await asyncio.sleep(0.3)
     world.add(1, echo())
