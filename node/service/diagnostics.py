@@ -10,17 +10,17 @@ import resource
 import shutil
 import sys
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from exchange.journal.journal import Journal
 from node.service.committer import COMMIT_BOUNDS, Committer
+from node.service.quantiles import quantile_ms
 from node.views.views import DiagnosticsView
 
 LAGS: Final = 1200  # measurements kept: a minute
 LITTLE_DISK: Final = 1 << 30  # bytes free, below which the operator is warned
-SLOW_COMMIT: Final = 0.25  # seconds of the 95th percentile
+SLOW_COMMIT: Final = 250.0  # ms, of the 95th percentile
 LONG_LAG: Final = 0.25  # seconds
 
 
@@ -41,15 +41,15 @@ class Diagnostics:
         bins = self._committer.commit_bins
         free = shutil.disk_usage(self._data_dir).free
         lags = sorted(self._lags) or [0.0]
-        p95, lag = quantile(bins, 0.95), lags[-1]
+        p95, lag = quantile_ms(COMMIT_BOUNDS, bins, 0.95), lags[-1]
         return DiagnosticsView(
             uptime_s=uptime_s,
             orders=orders,
             fills=fills,
             commits=self._committer.commits,
-            commit_p50_ms=_ms(quantile(bins, 0.5)),
-            commit_p95_ms=_ms(p95),
-            commit_p99_ms=_ms(quantile(bins, 0.99)),
+            commit_p50_ms=quantile_ms(COMMIT_BOUNDS, bins, 0.5),
+            commit_p95_ms=p95,
+            commit_p99_ms=quantile_ms(COMMIT_BOUNDS, bins, 0.99),
             loop_lag_p95_ms=round(lags[int((len(lags) - 1) * 0.95)] * 1000, 3),
             loop_lag_max_ms=round(lag * 1000, 3),
             memory_bytes=_memory(),
@@ -58,24 +58,6 @@ class Diagnostics:
             archive_behind=self._journal.archive_behind,
             warnings=_warnings(free, p95, lag, self._journal.archive_behind),
         )
-
-
-def quantile(bins: Sequence[int], part: float) -> float | None:
-    """Upper bound in seconds of the bin with this quantile; None without commits, infinity beyond
-    the last bound."""
-    total = sum(bins)
-    if not total:
-        return None
-    seen = 0
-    for bound, count in zip((*COMMIT_BOUNDS, float("inf")), bins, strict=True):
-        seen += count
-        if seen >= part * total:
-            return bound
-    raise AssertionError("the last bin has the rest")
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else min(seconds, COMMIT_BOUNDS[-1] * 2) * 1000
 
 
 def _memory() -> int:
@@ -108,7 +90,7 @@ def _warnings(free: int, commit: float | None, lag: float, behind: int) -> list[
         )
     if commit is not None and commit >= SLOW_COMMIT:
         found.append(
-            f"one in twenty commits takes {_ms(commit):g} ms or more: the disk is slow or busy; "
+            f"one in twenty commits takes {commit:g} ms or more: the disk is slow or busy; "
             "move the data directory to a faster one"
         )
     if lag >= LONG_LAG:

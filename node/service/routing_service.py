@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from config import Settings
+from node.service.quantiles import quantile_ms
 from node.views.views import (
     CallRequest,
     CallsView,
@@ -32,7 +33,7 @@ from p2p.base.errors import (
 from p2p.base.limits import RPC_MAX_DEADLINE
 from p2p.services.balanced_caller import CallResult, CallSettings
 from p2p.services.balancers import BalancerSettings, RoutingRecord
-from p2p.services.call_figures import CallFigures
+from p2p.services.call_figures import LATENCY_BOUNDS, CallFigures
 from p2p.services.service_mesh import MeshSettings, ServiceMesh
 from p2p.services.service_server import ServiceFigures
 
@@ -96,6 +97,9 @@ def _calls(figures: CallFigures) -> CallsView:
         hedges=figures.hedges,
         outcomes=dict(sorted(figures.outcomes.items())),
         mean_ms=_ms(figures.seconds / answered) if answered else None,
+        p50_ms=quantile_ms(LATENCY_BOUNDS, figures.bins, 0.5),
+        p95_ms=quantile_ms(LATENCY_BOUNDS, figures.bins, 0.95),
+        p99_ms=quantile_ms(LATENCY_BOUNDS, figures.bins, 0.99),
     )
 
 

@@ -342,6 +342,10 @@ class CallsView(msgspec.Struct, kw_only=True):
     hedges: int  # of these: sent beside a slow one
     outcomes: dict[str, int]  # ok, refused (by the service), cancelled, or how the call failed
     mean_ms: float | None  # of those that were answered
+    # Of the same; upper bounds of the bins that they are counted in.
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
 
 
 class ServiceView(msgspec.Struct, kw_only=True):

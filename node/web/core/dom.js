@@ -126,6 +126,9 @@ export function button(label, act, props = {}) {
  * @property {(cell: HTMLTableCellElement, row: R) => void} [update]
  */
 
+/** Rows of a table before more is asked for: laying out hundreds many times a second takes its time. */
+const SHOWN = 40;
+
 /**
  * A table whose rows are known by a key: rows stay the same elements while their values change, so that
  * focus and what is being typed in them survive.
@@ -166,12 +169,23 @@ export class Table {
       { class: "scroller", tabindex: "0", role: "group", "aria-label": caption },
       this.table,
     );
-    this.element = h("div", { class: "table" }, this.scroller, this.empty);
+    this.limit = SHOWN;
+    /** @type {R[]} */
+    this.all = [];
+    this.more = button("", () => {
+      this.limit = Infinity;
+      this.update(this.all);
+    });
+    this.element = h("div", { class: "table" }, this.scroller, this.empty, this.more);
     this.update([]);
   }
 
-  /** @param {R[]} rows in the order to be shown */
-  update(rows) {
+  /** @param {R[]} all in the order to be shown; the first ones are, until more is asked for */
+  update(all) {
+    this.all = all;
+    const rows = all.slice(0, this.limit);
+    this.more.hidden = rows.length === all.length;
+    setText(this.more, `Show all ${all.length}`);
     const wanted = new Set(rows.map((row) => this.key(row)));
     for (const [key, known] of this.#rows) {
       if (!wanted.has(key)) {

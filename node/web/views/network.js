@@ -1,7 +1,7 @@
 /** The network view: peers, the map of links, discovery, feeds. */
 
 import { explain } from "../core/api.js";
-import { Table, button, field, h, toast } from "../core/dom.js";
+import { Table, button, confirm, field, h, toast } from "../core/dom.js";
 import { ago, bytes, millis, shortId } from "../core/format.js";
 import { Scope } from "../core/state.js";
 import { NetworkMap } from "./network_map.js";
@@ -25,6 +25,8 @@ import { Facts, badge, guarded, panel } from "./sheet.js";
  * @property {string | null} last_error
  * @property {number} bytes_received
  * @property {number} bytes_sent
+ * @property {string | null} [privilege] "pinned" and others; not there on nodes without a policy
+ * @property {string | null} [banned_until]
  *
  * @typedef {{name: string, state: string, detail: string, found: number}} Discovery
  */
@@ -129,17 +131,48 @@ function peersTable(model) {
         title: "",
         make: (cell, row) => {
           if (!model.isOperator || row().node_id === null) return;
+          const name = shortId(row().node_id ?? "");
+          cell.append(button("Ping", () => void ping(model, row()), { "aria-label": `ping ${name}` }));
+          if (row().banned_until === undefined) return; // this node has no policy of peers
           cell.append(
-            button("Ping", () => void ping(model, row()), {
-              "aria-label": `ping ${shortId(row().node_id ?? "")}`,
-            }),
+            " ",
+            button("", () => void change(model, row(), row().privilege === "pinned" ? "unpin" : "pin"), { class: "pin" }),
+            " ",
+            button("", () => void change(model, row(), row().banned_until === null ? "ban" : "unban"), { class: "ban" }),
           );
+        },
+        update: (cell, p) => {
+          name(cell.querySelector(".pin"), p.privilege === "pinned" ? "Unpin" : "Pin", p);
+          name(cell.querySelector(".ban"), p.banned_until === null ? "Ban" : "Unban", p);
         },
       },
     ],
     (p) => p.node_id ?? `${p.address}:${p.port}`,
     "No peers yet. Type the address of another node above, or wait until one is found.",
   );
+}
+
+/** @param {Element | null} target @param {string} word @param {Peer} peer */
+function name(target, word, peer) {
+  if (target === null || target.textContent === word) return;
+  target.textContent = word;
+  target.setAttribute("aria-label", `${word.toLowerCase()} ${shortId(peer.node_id ?? "")}`);
+}
+
+/**
+ * @param {import("../core/model.js").Model} model @param {Peer} peer
+ * @param {"pin" | "unpin" | "ban" | "unban"} action
+ */
+async function change(model, peer, action) {
+  const who = shortId(peer.node_id ?? "");
+  const text = `${who} is cut off for a day, and told so.`;
+  if (action === "ban" && !(await confirm(`Ban ${who}?`, [h("p", {}, text)], "Ban it"))) return;
+  try {
+    await model.api.post("/v1/peers/policy", { action, subject: peer.node_id });
+    toast(`${who}: ${action} done.`, "good");
+  } catch (error) {
+    toast(explain(error), "bad");
+  }
 }
 
 /** @param {import("../core/model.js").Model} model @param {Peer} peer */

@@ -10,7 +10,7 @@ import { badge, guarded, panel } from "./sheet.js";
  * @property {string} name
  * @property {string[]} nodes
  * @property {{workers: number, serving: number, waiting: number, served: number, busy: number, expired: number, service_ms: number, faults: string} | null} serving
- * @property {{attempts: number, hedges: number, outcomes: Record<string, number>, mean_ms: number | null} | null} calls
+ * @property {{attempts: number, hedges: number, outcomes: Record<string, number>, mean_ms: number | null, p50_ms: number | null, p95_ms: number | null, p99_ms: number | null} | null} calls
  *
  * @typedef {object} Route
  * @property {string} service
@@ -91,6 +91,8 @@ export function servicesView(model) {
 function servicesTable() {
   const outcomes = (/** @type {Service} */ s) =>
     s.calls === null ? "–" : Object.entries(s.calls.outcomes).map(([name, count]) => `${words(name)} ${count}`).join(", ") || "–";
+  const percentiles = (/** @type {Service} */ s) =>
+    s.calls === null ? "–" : [s.calls.p50_ms, s.calls.p95_ms, s.calls.p99_ms].map(millis).join(", ");
   return new Table(
     "Services",
     [
@@ -102,6 +104,7 @@ function servicesTable() {
       { title: "Service time", text: (s) => (s.serving === null ? "–" : millis(s.serving.service_ms)), numeric: true },
       { title: "Own calls", text: outcomes },
       { title: "Mean latency", text: (s) => millis(s.calls?.mean_ms ?? null), numeric: true },
+      { title: "50, 95, 99 % at most", text: percentiles, numeric: true },
       { title: "Hedges", text: (s) => String(s.calls?.hedges ?? "–"), numeric: true },
     ],
     (s) => s.name,

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from node.service.committer import COMMIT_BOUNDS
-from node.service.diagnostics import Diagnostics, quantile
+from node.service.diagnostics import Diagnostics
+from node.service.quantiles import quantile
 
 
 @dataclass
@@ -39,7 +40,7 @@ def diagnostics(parts: Parts, folder: Path) -> Diagnostics:
 def test_a_quantile_is_the_upper_bound_of_its_bin(
     bins: list[int], part: float, wanted: float | None
 ) -> None:
-    assert quantile(bins, part) == wanted
+    assert quantile(COMMIT_BOUNDS, bins, part) == wanted
 
 
 def test_lag_is_the_newest_minute_s_and_never_negative(tmp_path: Path) -> None:
