@@ -68,14 +68,22 @@ class NodeService(Protocol):
         """Compare what this node and a peer say of each other."""
         ...
 
-    async def submit(self, request: OrderRequest, *, account: int = HOUSE) -> OrderView:
-        """Returns when the order is durable on this node's disk."""
+    async def submit(
+        self, request: OrderRequest, *, account: int = HOUSE, wait_for_takes: bool = False
+    ) -> OrderView:
+        """Place an order. Returns when it is durable on this node's disk; with `wait_for_takes` when
+        other nodes have decided on what it takes from them too, or TAKE_ANSWER_WAIT is over."""
         ...
 
     async def amend(
-        self, order_id: str, request: AmendRequest, *, account: int = HOUSE
+        self,
+        order_id: str,
+        request: AmendRequest,
+        *,
+        account: int = HOUSE,
+        wait_for_takes: bool = False,
     ) -> OrderView:
-        """Returns when durable."""
+        """Amend an order. Returns as `submit` does."""
         ...
 
     async def cancel(self, order_id: str, *, account: int = HOUSE) -> OrderView:

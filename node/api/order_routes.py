@@ -30,17 +30,21 @@ from node.views.views import (
 
 
 async def submit_order(request: web.Request) -> web.Response:
-    account = account_of(request, query(request, "account"))
+    values = query(request, "wait_for_takes", "account")
+    account, wait = account_of(request, values), flag(values, "wait_for_takes", False)
     order = await read_body(request, OrderRequest)
-    work = request.app[SERVICE].submit(order, account=account)
+    work = request.app[SERVICE].submit(order, account=account, wait_for_takes=wait)
     view = await finish(request, work, "placing the order")
     return answer(view, status=201, location=f"/v1/orders/{view.id}")
 
 
 async def amend_order(request: web.Request) -> web.Response:
-    account = account_of(request, query(request, "account"))
+    values = query(request, "wait_for_takes", "account")
+    account, wait = account_of(request, values), flag(values, "wait_for_takes", False)
     changes = await read_body(request, AmendRequest)
-    work = request.app[SERVICE].amend(request.match_info["id"], changes, account=account)
+    work = request.app[SERVICE].amend(
+        request.match_info["id"], changes, account=account, wait_for_takes=wait
+    )
     return answer(await finish(request, work, "amending the order"))
 
 

@@ -62,16 +62,33 @@ class Calls:
 class OrderCalls(Calls):
     """An account's orders, fills and money."""
 
-    async def submit(self, request: OrderRequest, *, account: str | None = None) -> OrderView:
-        """Places an order; returns when it is durable on the node's disk."""
-        return await self._call(trading_operations.SUBMIT_ORDER, body=request, account=account)
+    async def submit(
+        self, request: OrderRequest, *, wait_for_takes: bool = False, account: str | None = None
+    ) -> OrderView:
+        """Place an order; returns when it is durable on the node's disk. With `wait_for_takes` the answer
+        waits for the decisions of other nodes that it takes from, for a bounded time."""
+        return await self._call(
+            trading_operations.SUBMIT_ORDER,
+            body=request,
+            wait_for_takes=wait_for_takes or None,
+            account=account,
+        )
 
     async def amend(
-        self, order_id: str, changes: AmendRequest, *, account: str | None = None
+        self,
+        order_id: str,
+        changes: AmendRequest,
+        *,
+        wait_for_takes: bool = False,
+        account: str | None = None,
     ) -> OrderView:
-        """Changes an open order; what is None in `changes` stays as it is."""
+        """Amend an open order; what is None in `changes` stays as it is."""
         return await self._call(
-            trading_operations.AMEND_ORDER, order_id, body=changes, account=account
+            trading_operations.AMEND_ORDER,
+            order_id,
+            body=changes,
+            wait_for_takes=wait_for_takes or None,
+            account=account,
         )
 
     async def cancel(self, order_id: str, *, account: str | None = None) -> OrderView:

@@ -86,19 +86,29 @@ class TradingService:
 
     # Orders
 
-    async def submit(self, request: OrderRequest, *, account: int = HOUSE) -> OrderView:
+    async def submit(
+        self, request: OrderRequest, *, account: int = HOUSE, wait_for_takes: bool = False
+    ) -> OrderView:
         order = self.texts.new_order(request, account)
+        wait = self.trading.take_answer_wait if wait_for_takes else 0.0
         with refusals():
-            placed = await self.trading.place(order)
+            placed = await self.trading.place(order, wait=wait)
         return self.texts.order(placed[0])
 
     async def amend(
-        self, order_id: str, request: AmendRequest, *, account: int = HOUSE
+        self,
+        order_id: str,
+        request: AmendRequest,
+        *,
+        account: int = HOUSE,
+        wait_for_takes: bool = False,
     ) -> OrderView:
         order = self._found(order_id, account)
         changes = self.texts.changes(order.market, request)
+        wait = self.trading.take_answer_wait if wait_for_takes else 0.0
         with refusals():
-            return self.texts.order(await self.trading.amend(account, order.number, changes))
+            amended = await self.trading.amend(account, order.number, changes, wait=wait)
+        return self.texts.order(amended)
 
     async def cancel(self, order_id: str, *, account: int = HOUSE) -> OrderView:
         number = self.texts.number(order_id)

@@ -42,6 +42,13 @@ _GROUP: Final = Param(
 _ALL: Final = Param(
     "all", "query", {"type": "boolean", "default": False}, "true: every open order that fits."
 )
+_WAIT: Final = Param(
+    "wait_for_takes",
+    "query",
+    {"type": "boolean", "default": False},
+    "true: answer when other nodes have decided on what the order takes from them, after "
+    "TAKE_ANSWER_WAIT at the latest; `pending` is what is not decided then.",
+)
 _ASSET: Final = Param("asset", "query", {"type": "string", "examples": ["USD"]}, "Only this asset.")
 CHANGES: Final = (404, 408, 409, 413, 415, 422, 429, 503, 504)
 
@@ -56,7 +63,7 @@ SUBMIT_ORDER: Final = Operation(
     "order. With `client_id` a repeated submission returns the first one's order. With "
     "`oco_stop` there are two; `linked_order_id` is the second one's id.",
     body=OrderRequest,
-    params=(ACCOUNT,),
+    params=(_WAIT, ACCOUNT),
     status=201,
     problems=CHANGES,
     access="trade",
@@ -132,7 +139,7 @@ AMEND_ORDER: Final = Operation(
     "What is left out stays as it is. A smaller quantity keeps the order's place in the book, a "
     "greater one or another price does not. Answers when durable.",
     body=AmendRequest,
-    params=(_ORDER, ACCOUNT),
+    params=(_ORDER, _WAIT, ACCOUNT),
     problems=CHANGES,
     access="trade",
 )

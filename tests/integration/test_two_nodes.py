@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import secrets
+import signal
 from decimal import Decimal
 
 import pytest
 from netns import Namespace
-from processes import Nodes, eventually, in_both_modes, same_books, see_each_other, trade_ids
+from processes import (
+    MARKET,
+    Nodes,
+    eventually,
+    in_both_modes,
+    same_books,
+    see_each_other,
+    trade_ids,
+)
+
+from node.views.views import OrderRequest
 
 
 @in_both_modes
@@ -37,6 +48,30 @@ def test_an_order_on_one_node_fills_an_order_on_the_other(nodes: Nodes) -> None:
     assert [(level.price, level.quantity) for level in book.bids] == [("9", "2")]
     assert [t.id for t in a.trades()] == [t.id for t in b.trades()] == [taken.id]
     assert a.status().pending_takes == b.status().pending_takes == 0
+
+
+def test_an_order_that_takes_from_another_node_is_answered_as_filled(nodes: Nodes) -> None:
+    a, b = nodes.pair(TAKE_ANSWER_WAIT="5000")
+    for quantity in ("1", "2"):
+        a.sell(quantity, "10.00")
+        eventually(lambda quantity=quantity: b.asks() == {"10": quantity})
+        request = OrderRequest(market=MARKET, side="buy", quantity=quantity, price="10")
+        bought = b.ask(lambda client, request=request: client.submit(request, wait_for_takes=True))
+        assert (bought.status, bought.filled, bought.pending) == ("filled", quantity, "0")
+
+
+def test_an_order_is_answered_as_pending_when_the_other_node_does_not_answer(nodes: Nodes) -> None:
+    a, b = nodes.pair(TAKE_ANSWER_WAIT="100")
+    a.sell(1, 10)
+    eventually(lambda: b.asks() == {"10": "1"})
+    a.send_signal(signal.SIGSTOP)
+    try:
+        request = OrderRequest(market=MARKET, side="buy", quantity="1", price="10")
+        bought = b.ask(lambda client: client.submit(request, wait_for_takes=True))
+        assert (bought.status, bought.filled, bought.pending) == ("pending", "0", "1")
+    finally:
+        a.send_signal(signal.SIGCONT)
+    eventually(lambda: b.get_order(bought.id).status == "filled")
 
 
 def test_the_walk_through_by_command_line(nodes: Nodes) -> None:

@@ -194,7 +194,9 @@ class FakeService:
             raise ServiceError(400, "bad_number", detail, **{step_name: str(step)})
         return value
 
-    async def submit(self, request: OrderRequest, *, account: int = 0) -> OrderView:
+    async def submit(
+        self, request: OrderRequest, *, account: int = 0, wait_for_takes: bool = False
+    ) -> OrderView:
         await self._wait()
         market = self._market(request.market)
         for order in self.own:
@@ -357,7 +359,14 @@ class FakeService:
     async def reconcile(self, peer: str) -> ReconciliationView:
         raise NotImplementedError
 
-    async def amend(self, order_id: str, request: AmendRequest, *, account: int = 0) -> OrderView:
+    async def amend(
+        self,
+        order_id: str,
+        request: AmendRequest,
+        *,
+        account: int = 0,
+        wait_for_takes: bool = False,
+    ) -> OrderView:
         raise NotImplementedError
 
     async def cancel_many(

@@ -599,6 +599,34 @@ async def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
         assert await desk.balances("alice") == {"USD": ("6000", "0")}
 
 
+async def test_an_order_waits_for_other_nodes_where_that_is_asked_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    trading = desk.house.trading
+    trading.take_answer_wait = 0.25
+    place, amend = trading.place, trading.amend
+
+    async def placing(*arguments: Any, wait: float) -> Any:
+        waits.append(wait)
+        return await place(*arguments, wait=wait)
+
+    async def amending(*arguments: Any, wait: float) -> Any:
+        waits.append(wait)
+        return await amend(*arguments, wait=wait)
+
+    monkeypatch.setattr(trading, "place", placing)
+    monkeypatch.setattr(trading, "amend", amending)
+    request, price = OrderRequest(**BUY), AmendRequest(price="29999")
+    async with client_of(desk) as client:
+        for waiting in (False, True):
+            order = await client.submit(request, wait_for_takes=waiting)
+            await client.amend(order.id, price, wait_for_takes=waiting)
+    assert waits == [0.0, 0.0, 0.25, 0.25]
+    refused = await desk.post("/v1/orders?wait_for_takes=1", BUY)
+    assert_problem(refused, 400, "invalid_parameter", "wait_for_takes must be true or false")
+
+
 async def test_the_client_has_a_method_for_everything(desk: Desk) -> None:
     async with client_of(desk) as operator:
         await operator.create_account(AccountRequest(name="alice"))
