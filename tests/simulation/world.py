@@ -151,13 +151,18 @@ class World:
         self._plan_faults()
         clock.run_until(settings.duration)
         self._calm()
-        quiet_from = clock.now
+        quiet_from = traded_at = clock.now
+        fills = self.watch.fills
         while True:
             clock.run_until(clock.now + 1.0)
             unsettled = self._unsettled()
             if unsettled is None:
                 break
-            if clock.now - quiet_from > QUIET_MAX:
+            if (
+                self.watch.fills != fills
+            ):  # an iceberg is taken slice by slice, with a round trip each
+                traded_at, fills = clock.now, self.watch.fills
+            if clock.now - traded_at > QUIET_MAX:
                 raise Violation("replicas_identical", unsettled)
         settled_after = clock.now - quiet_from
         self._final()
