@@ -283,12 +283,14 @@ class Engine:
 
     def _on_presence(self, now: float, presence: Presence, via: str) -> bool:
         owner = self._ingest.owner_of(presence.key)
-        was_present = self._leases.present(owner)
+        was_present, before = self._leases.present(owner), self._leases.mark(owner)
         valid, owner, newcomer = self._leases.accept(
             now, presence, least_absence=self._ingest.bounds.least_absence(owner)
         )
         if not valid:
             return False
+        if self._leases.mark(owner) != before:
+            self._ingest.confirm(now, owner, presence.heads)
         if newcomer:
             self._ingest.presence_changed(now, owner, present=True)
             self._leases.hurry(now, self._rng.uniform(0.0, 0.5))

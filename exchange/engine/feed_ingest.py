@@ -286,6 +286,14 @@ class FeedIngest:
             if market.crossed:
                 self._uncross(now, market)
 
+    def confirm(self, now: float, owner: str, heads: list[tuple[str, int]]) -> None:
+        """Note which feeds are complete here, by the heads that their owner has just published."""
+        for key, number in heads:
+            market = self._context.markets.get(key)
+            replica = None if market is None else market.replicas.get(owner)
+            if replica is not None and number <= replica.feed.number:
+                replica.complete_at = now
+
     def _check_remembered(self, owner: str, event: Filled) -> None:
         """A trade that this node took: warn, once, if its journal has never heard of it. Nothing more
         than that, for anybody can write such an event."""

@@ -82,7 +82,7 @@ class OrderManager:
         next_take = max(stored, context.us(now))
         context.forgotten = range(stored, next_take)
         self.fills.next_take = next_take
-        self._decisions.restore(past.decisions, past.marks)
+        self._decisions.restore(context.us(now), past.decisions, past.marks)
         reserved: dict[int, int] = {}
         for decision in self._decisions.reservations:
             reserved[decision.order] = reserved.get(decision.order, 0) + decision.quantity

@@ -54,6 +54,7 @@ class Replica:
     ) -> None:
         """`pace`: none, the default, delays nothing."""
         self.feed = feed
+        self.complete_at = float("-inf")  # when the owner last confirmed that nothing is missing
         self._keys = keys
         self._network = network
         self._unconnected = UnconnectedBatches() if unconnected is None else unconnected

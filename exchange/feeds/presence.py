@@ -80,6 +80,10 @@ class PresenceLeases:
             draft, signature=self._keys.sign(_signed(self._network, draft))
         )
 
+    def mark(self, owner: str) -> tuple[int, int] | None:
+        """(incarnation, counter) of the latest presence of an owner."""
+        return self._known.get(owner)
+
     def renewal_due(self, now: float) -> bool:
         return now >= self._next_renewal
 

@@ -5,7 +5,8 @@ been placed. Trades that are told of late, when a node catches up, trigger nothi
 elsewhere by now, and its next trade will say so.
 
 What counts is the order in which this node sees things: a stop is triggered by trades seen after it was
-placed, and no clocks of two nodes are compared. Nothing is triggered in a halted market, nor while a
+placed. A trade is late if its time says so and its owner has not confirmed in the last ten seconds that its
+feed was complete here without it: a clock that is wrong by an hour changes nothing. Nothing is triggered in a halted market, nor while a
 restarted node does not write its feeds. But nothing is placed then either, so every stop that waits was
 there before the trades that come meanwhile. They are put aside and looked at afterwards: of a halt the
 last one, for it may have been long. The last one is in the journal too, and a crash does not forget it.
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from exchange.ledger.ledger import InsufficientBalance
-from exchange.market.market import Market
+from exchange.market.market import Market, Trade
 from exchange.market.triggers import Triggers
 from exchange.model.commands import HOUSE
 from exchange.model.records import Order
@@ -90,12 +91,20 @@ class ConditionalOrders:
         if not context.unseen:
             return False
         market, trade = context.unseen.popleft()
-        if context.us(now) - trade.event.time < LATE_US:
+        if not self._is_late(now, market, trade):
             if market.halted or context.fenced:
                 self._put_aside(market, trade.event.price)
             else:
                 self._process(now, market, trade.event.price)
         return True
+
+    def _is_late(self, now: float, market: Market, trade: Trade) -> bool:
+        """Check if a trade may have taken place more than LATE_US ago. Its time is its maker's clock, which
+        may be an hour off: a trade that had not taken place a moment ago is not late, whatever its time."""
+        if abs(self._context.us(now) - trade.event.time) < LATE_US:
+            return False
+        replica = market.replicas.get(trade.maker)
+        return replica is None or now - replica.complete_at >= LATE_US / 1_000_000
 
     def _put_aside(self, market: Market, price: int) -> None:
         prices = self._missed.setdefault(market.key, [])

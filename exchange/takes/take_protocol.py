@@ -16,6 +16,8 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from exchange.feeds.exchange_messages import Take, TakeResult
 from exchange.model.records import Decision, PendingTake
 
@@ -195,9 +197,19 @@ class TakeDecisions:
         self._kept = 0  # decisions
         self._reserved: dict[tuple[str, int], Decision] = {}  # by (taker, take), first to end first
 
-    def restore(self, decisions: list[Decision], marks: dict[str, int]) -> None:
+    def restore(self, now: int, decisions: list[Decision], marks: dict[str, int]) -> None:
+        """Restore what the journal holds at `now` (us). A reservation that seems to be over, or to have more
+        than its whole time left, gets its whole time again: the clock may have been set while the node was
+        down, and must neither end it early nor keep it for hours."""
         self._marks.update(marks)
-        for decision in sorted(decisions, key=lambda d: (d.until, d.taker, d.take)):
+        latest = now + RESERVATION_US
+        restored = [
+            decision
+            if not decision.until or now < decision.until <= latest
+            else msgspec.structs.replace(decision, until=latest)
+            for decision in decisions
+        ]
+        for decision in sorted(restored, key=lambda d: (d.until, d.taker, d.take)):
             self.record(decision)
 
     def forget(self, taker: str, below: int) -> bool:

@@ -156,6 +156,7 @@ class Node:
             instruments=self.operator.instruments,
             recovered=self.disk.recover(),
             lease_ms=self._habits.lease_ms,
+            now=self.now,
             warn=self._watch.warning,
         )
         self.engine = watched(engine, self.number, self._watch)

@@ -117,14 +117,36 @@ def test_the_trade_of_a_halt_counts_once() -> None:
     assert untriggered(desks, second)
 
 
-def test_a_trade_told_of_late_in_a_halt_triggers_nothing_after_it() -> None:
-    desks = Desks(2, skew_us={1: -LATE_US - 1})
+@pytest.mark.parametrize("clock", [-86_400, -3600, 0, 3600, 86_400])
+def test_a_trade_triggers_wherever_its_makers_clock_is(clock: int) -> None:
+    desks = Desks(2, skew_us={1: clock * 1_000_000})
+    desks.trade(1, 100)
+    desks.run(4.0)  # and node 1 says how far its feed goes
     stop = desks.ask(0, 95, 3, stop=96)
-    desks[0].orders.halt(KEY)
     desks.trade(1, 90)
     desks.exchange()
-    assert desks[0].markets[KEY].tape
-    desks[0].orders.resume_market(desks.now, KEY)
+    assert not untriggered(desks, stop)
+
+
+@pytest.mark.parametrize("halted", [False, True])
+@pytest.mark.parametrize("clock", [-86_400, 0, 3600])
+def test_a_trade_told_of_late_triggers_nothing_wherever_its_makers_clock_is(
+    clock: int, *, halted: bool
+) -> None:
+    desks = Desks(2, skew_us={1: clock * 1_000_000})
+    desks.trade(1, 100)
+    desks.run(4.0)
+    stop = desks.ask(0, 95, 3, stop=96)
+    if halted:
+        desks[0].orders.halt(KEY)
+    desks.on_mail = lambda mail: []
+    desks.trade(1, 90)
+    desks.run(LATE_US / 1_000_000 + 5.0)
+    desks.on_mail = lambda mail: [mail]
+    desks.run(6.0)
+    assert desks[0].markets[KEY].tape[-1].event.price == 90
+    if halted:
+        desks[0].orders.resume_market(desks.now, KEY)
     assert untriggered(desks, stop)
 
 

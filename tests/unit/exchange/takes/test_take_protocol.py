@@ -16,6 +16,7 @@ from exchange.takes.take_protocol import (
     ASK_AGAIN_MAX,
     FEW_DECISIONS,
     PATIENCE,
+    RESERVATION_US,
     RESERVED,
     PendingTakes,
     TakeDecisions,
@@ -261,7 +262,7 @@ def test_below_only_ever_grows() -> None:
 
 def test_decisions_and_marks_are_restored() -> None:
     maker = TakeDecisions()
-    maker.restore([decision("a", 5), decision("a", 6), decision("b", 1)], {"a": 5})
+    maker.restore(0, [decision("a", 5), decision("a", 6), decision("b", 1)], {"a": 5})
     assert maker.decided("a", 6) == decision("a", 6)
     assert maker.decided("a", 5) is not None
     assert maker.stale("a", 4)
@@ -288,7 +289,7 @@ def test_decisions_for_all_takers_are_bounded_and_everybody_still_gets_a_few(
     assert [hoard(taker) for taker in "bcd"] == [FEW_DECISIONS] * 3
     assert not maker.decides("a")
     again = TakeDecisions()
-    again.restore([decision("a", n) for n in range(1, 21)], {"a": 1})
+    again.restore(0, [decision("a", n) for n in range(1, 21)], {"a": 1})
     assert not again.decides("a")
     again.forget("a", 19)  # it says what it knows, and there is room for everybody
     assert again.decides("a")
@@ -403,8 +404,18 @@ def test_reservations_end_in_time_unless_they_are_decided() -> None:
 
 def test_reservations_end_in_the_same_order_after_a_restart() -> None:
     maker = TakeDecisions()
-    maker.restore([reserved(1, 300), reserved(2, 100), reserved(3, 200)], {})
+    maker.restore(50, [reserved(1, 300), reserved(2, 100), reserved(3, 200)], {})
     assert [d.take for d in maker.ended(250)] == [2, 3]
+
+
+@pytest.mark.parametrize("hours", [-1, 24])
+def test_reservations_get_their_time_again_when_the_clock_was_set(hours: int) -> None:
+    before = 1_000_000_000_000
+    now = before + hours * 3_600_000_000
+    maker = TakeDecisions()
+    maker.restore(now, [reserved(1, before + 5), reserved(2, before + 9), decision("a", 3)], {})
+    assert maker.ended(now + RESERVATION_US - 1) == []
+    assert [d.take for d in maker.ended(now + RESERVATION_US)] == [1, 2]
 
 
 def test_a_reservation_outlives_what_its_taker_claims_to_know() -> None:
