@@ -121,7 +121,7 @@ const STATES = /** @type {Record<string, ["good" | "bad" | "mid", string]>} */ (
 /** @returns {Table<Route>} */
 function routesTable() {
   const parts = (/** @type {Route} */ r) =>
-    Object.entries(r.parts).map(([name, value]) => `${words(name)} ${value.toPrecision(3)}`).join(", ");
+    Object.entries(r.parts).filter(([, value]) => value !== 0).map(([name, value]) => `${words(name)} ${value.toPrecision(3)}`).join(", ");
   return new Table(
     "Nodes by service, the next to be asked first",
     [
@@ -136,13 +136,13 @@ function routesTable() {
           if (cell.textContent !== text) cell.replaceChildren(badge(text, mood));
         },
       },
-      { title: "Made of", text: parts },
       { title: "Calls", text: (r) => String(r.total_calls), numeric: true },
       { title: "Errors", text: (r) => String(r.error_count + r.timeout_count), numeric: true },
       { title: "In flight", text: (r) => String(r.in_flight), numeric: true },
       { title: "Latency", text: (r) => millis(r.avg_latency_ms), numeric: true },
       { title: "Slow start", text: (r) => (r.slow_start < 1 ? `${Math.round(r.slow_start * 100)} %` : "–"), numeric: true },
       { title: "Why", text: (r) => r.why },
+      { title: "Cost made of", text: parts },
     ],
     (r) => `${r.service} ${r.node}`,
     "This node has called no service yet: exchange-node call SERVICE JSON does.",
