@@ -310,9 +310,7 @@ class Engine:
             self._ingest.presence_changed(now, owner, present=False)
         for market in self.markets.values():
             if owner in market.replicas:
-                market.refresh_owner(owner)
-                if market.crossed:
-                    self.orders.matching.uncross(now, market)
+                self._ingest.refresh_owner(now, market, owner)
 
     # Time
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from exchange.feeds import feed_limits
@@ -33,6 +34,7 @@ from exchange.model.events import (
 from exchange.model.records import GiveUpFeed, PutBatch, Recovered
 from exchange.orders.engine_context import MAX_DRIFT_US, EngineContext
 
+REFRESHED = 5_000  # orders shown or hidden at once: about 10 ms
 SCANNED = 64  # feeds looked at to make room for another
 
 
@@ -58,6 +60,8 @@ class FeedIngest:
         self._trades_known: dict[FeedName, int] = {}  # number at which a feed was given up
         # Heap of replicas whose next batch waits for its time; entries may be out of date.
         self._waiting: list[tuple[float, FeedName]] = []
+        # Orders to show or hide, of owners with many.
+        self._refreshing: deque[tuple[Market, str, Iterator[int]]] = deque()
         self.replicator = Replicator(
             context.node_id, context.feeds, self._wants_feed, rng, self.bounds.given_up
         )
@@ -119,7 +123,7 @@ class FeedIngest:
             return False
         # The next batch is here and waits for its time: others hold nothing that helps.
         replica = found.replicas.get(owner)
-        if replica is None:
+        if replica is None or replica.feed.fault:
             return not self.bounds.refuses(self._now, (owner, market))
         return replica.waits_until is None
 
@@ -149,7 +153,7 @@ class FeedIngest:
         except InvalidBatch:
             return False  # no state for a stranger's forgery
         except FeedFault as fault:
-            self._blame(market, owner, fault)
+            self._blame(now, market, owner, fault)
             applied = []
         if not known:
             if not market.visible(owner):
@@ -188,7 +192,7 @@ class FeedIngest:
 
     def _give_up(self, now: float, owner: str, market: Market, reason: str) -> None:
         """Hide a feed and forget it, but for its last batch."""
-        replica = market.replicas.pop(owner)
+        replica = market.replicas[owner]
         replica.close()
         feed = replica.feed
         last = next(reversed(feed.batches.values()), None)
@@ -196,8 +200,7 @@ class FeedIngest:
         del self._context.feeds[owner, market.key]
         self.replicator.forget(owner, market.key)
         orders = len(feed.state.orders)
-        for number in feed.state.orders:
-            market.forget(owner, number)
+        feed.fault = reason  # hides its orders; the replica goes when all of them are hidden
         self.bounds.give_up(GivenUpFeed(owner, market.key, reason, now, batch))
         self._trades_known[owner, market.key] = feed.number
         if len(self._trades_known) > MAX_GIVEN_UP:
@@ -207,12 +210,42 @@ class FeedIngest:
             f"gave up the feed of node {owner} for {market.key} at number {feed.number} with {orders} "
             f"open orders: {reason}; its orders are hidden"
         )
+        self.refresh_owner(now, market, owner)
+
+    def refresh_owner(self, now: float, market: Market, owner: str) -> None:
+        """Show or hide all orders of an owner: a few at once, of many a part with each tick.
+
+        An order that is not hidden yet is as one of a replica that is late: a take of it is decided by
+        its owner.
+        """
+        replica = market.replicas.get(owner)
+        if replica is None:
+            return
+        numbers = list(replica.feed.state.orders)
+        if len(numbers) > REFRESHED:
+            self._refreshing.append((market, owner, iter(numbers)))
+        else:
+            self._refresh(now, market, owner, iter(numbers))
+
+    def _refresh(self, now: float, market: Market, owner: str, numbers: Iterator[int]) -> bool:
+        """Show or hide some orders. True if no more are left."""
+        left = REFRESHED
+        for number in islice(numbers, left):
+            market.refresh(owner, number)
+            left -= 1
+        replica = market.replicas.get(owner)
+        if left and replica is not None and (owner, market.key) not in self._context.feeds:
+            del market.replicas[owner]  # it was given up
+        if market.crossed:
+            self._uncross(now, market)
+        return left > 0
 
     def _give_up_all(self, now: float, owner: str, reason: str, *, above: int = 0) -> None:
         """Give up the feeds of an owner that have more than `above` open orders."""
         for market in self._context.markets.values():
             replica = market.replicas.get(owner)
-            if replica is not None and len(replica.feed.state.orders) > above:
+            held = (owner, market.key) in self._context.feeds
+            if replica is not None and held and len(replica.feed.state.orders) > above:
                 self._give_up(now, owner, market, reason)
 
     def _keep_bounds(self, now: float, market: Market, feed: Feed) -> None:
@@ -241,6 +274,10 @@ class FeedIngest:
     def tick(self, now: float) -> None:
         """Apply batches whose time has come; give up heavy feeds of owners absent for long."""
         self._now = now
+        if self._refreshing:
+            market, owner, numbers = self._refreshing.popleft()
+            if not self._refresh(now, market, owner, numbers):
+                self._refreshing.append((market, owner, numbers))
         self._resume_waiting(now)
         for owner in self.bounds.absent_owners(now):
             self._give_up_all(now, owner, ABSENT, above=self.bounds.limits.absent_orders)
@@ -256,7 +293,7 @@ class FeedIngest:
             try:
                 applied = replica.resume(now)
             except FeedFault as fault:
-                self._blame(market, owner, fault)
+                self._blame(now, market, owner, fault)
                 applied = []
             self._advance(now, market, replica, applied)
 
@@ -311,11 +348,14 @@ class FeedIngest:
         if time <= self._context.us(now) + MAX_DRIFT_US:
             market.last_time = max(market.last_time, time)
 
-    def _blame(self, market: Market, owner: str, fault: FeedFault) -> None:
+    def _blame(self, now: float, market: Market, owner: str, fault: FeedFault) -> None:
         self._context.warn(
             f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
         )
-        market.hide(owner)
+        replica = market.replicas.get(owner)
+        for number in replica.fault_orders if replica is not None else ():
+            market.refresh(owner, number)  # at once: the feed may not have these orders any more
+        self.refresh_owner(now, market, owner)
         self.replicator.forget(owner, market.key)
 
     def _on_own_batch(self, market: Market, batch: Batch, digest: bytes) -> None:
@@ -377,7 +417,7 @@ class FeedIngest:
         try:
             applied = replica.offer_snapshot(checkpoint, pages, now)
         except FeedFault as fault:
-            self._blame(market, owner, fault)
+            self._blame(now, market, owner, fault)
             return
         if applied is None:
             return

@@ -41,6 +41,11 @@ class _Unpaced:
         pass
 
 
+def orders_of(batch: Batch) -> list[int]:
+    """Return the numbers of the orders that the events of a batch are about."""
+    return [event.order for event in batch.events if not isinstance(event, Checkpoint)]
+
+
 class Replica:
     """Another owner's feed, followed in order. Batches may arrive late, doubled and out of order."""
 
@@ -62,6 +67,8 @@ class Replica:
         self._name = feed.owner, feed.market
         self._last_checkpoint = float("-inf")  # time at which the last one was applied here
         self.waits_until: float | None = None  # time at which the next batch may be applied
+        # Orders of the batches applied by the call that found a fault: the caller has not seen them.
+        self.fault_orders: list[int] = []
 
     @property
     def gap(self) -> bool:
@@ -95,7 +102,11 @@ class Replica:
             )
             return []
         self._apply(batch, digest, now)
-        return [batch, *self.resume(now)]
+        try:
+            return [batch, *self.resume(now)]
+        except FeedFault:
+            self.fault_orders += orders_of(batch)
+            raise
 
     def offer_snapshot(
         self, batch: Batch, pages: list[bytes], now: float = 0.0
@@ -132,14 +143,19 @@ class Replica:
         Raises:
             FeedFault: as for `offer`.
         """
-        feed, applied = self.feed, []
+        feed = self.feed
+        applied: list[Batch] = []
         self.waits_until = None
         self._unconnected.remove_to(self._name, feed.number)
         while (following := self._unconnected.get(self._name, feed.number + 1)) is not None:
             batch = following.batch
-            if self._must_wait(batch, now):
-                break
-            self._apply(batch, following.digest, now)
+            try:
+                if self._must_wait(batch, now):
+                    break
+                self._apply(batch, following.digest, now)
+            except FeedFault:
+                self.fault_orders += [order for done in applied for order in orders_of(done)]
+                raise
             self._unconnected.remove_to(self._name, feed.number)
             applied.append(batch)
         return applied
@@ -169,6 +185,7 @@ class Replica:
             for event in batch.events:
                 state.apply(event)
         except FeedFault as fault:
+            self.fault_orders += orders_of(batch)  # the feed has stopped half way through it
             raise self._fault(str(fault)) from fault
         self.feed.hold(batch, digest)
         self._pace.spend(now, self.feed.owner, len(batch.events))

@@ -180,18 +180,6 @@ class Market:
             for number in feed.state.orders:
                 self.refresh(owner, number)
 
-    def hide(self, owner: str) -> None:
-        """The owner was found at fault: its feed may have stopped half way through a batch, so what
-        the book shows of it is looked for in the book, not in the feed."""
-        for side in (1, -1):
-            shown = [
-                self.owners.split(key)[1]
-                for key, *_, rank in self.book.orders(side)
-                if rank == owner
-            ]
-            for number in shown:
-                self.refresh(owner, number)
-
     def replaced(self, owner: str, before: list[int]) -> None:
         """The owner's feed jumped to a snapshot; `before` are the orders it had."""
         for number in before:

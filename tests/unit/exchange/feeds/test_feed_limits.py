@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from exchange_kit import EPOCH_US, NETWORK, Keys, M, Network, Owner
 
+from exchange.engine import feed_ingest as feed_ingest_module
 from exchange.engine import order_manager as order_manager_module
 from exchange.engine.engine import Engine
 from exchange.feeds import feed as feed_module
@@ -331,6 +332,52 @@ def test_an_owner_of_many_orders_cannot_come_and_go_at_will(
     net.now += 6.0
     net.presence(owner)
     assert net.shown(owner) == 50
+
+
+def test_many_orders_are_hidden_and_shown_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_ingest_module, "REFRESHED", 10)
+    net = Harness(FeedLimits(max_orders=40))
+    owner = Owner(50)
+    net.presence(owner)
+    net.publish(owner, orders(35))
+
+    def shown_after_each_tick() -> list[int]:
+        found = []
+        for _ in range(5):
+            found.append(net.shown(owner))
+            net.now += 0.1
+            net[0].tick(net.now)
+        return found
+
+    net.presence(owner, leaving=True)
+    assert shown_after_each_tick() == [35, 25, 15, 5, 0]
+    net.now += 1.0
+    net.presence(owner)
+    assert shown_after_each_tick() == [0, 10, 20, 30, 35]
+    net.publish(owner, orders(6, first=100))
+    assert net[0].given_up[0].owner == owner.id
+    assert not net.holds(owner)
+    assert shown_after_each_tick()[-1] == 1
+    net[0].tick(net.now)
+    assert net.shown(owner) == 0
+    assert owner.id not in net[0].markets[M].replicas
+
+
+def test_a_fault_after_batches_that_waited_leaves_nothing_on_the_book() -> None:
+    net = Harness(FeedLimits())
+    owner = Owner(50)
+    net.presence(owner)
+    net.publish(owner, orders(3))
+    missing = owner.batch(Closed(1, "cancelled"))
+    closing = owner.batch(Closed(2, "cancelled"))
+    feed = owner.writer.feed
+    bad = owner.lie(closing.last + 1, feed.state.head, Closed(3, "cancelled"), Closed(77, "x"))
+    net.give(0, bad)
+    net.give(0, closing)
+    assert net.shown(owner) == 3
+    net.give(0, missing)  # all three are applied by this call, the last one in part
+    assert net[0].feeds[owner.id, M].fault is not None
+    assert net.shown(owner) == 0
 
 
 def test_an_owner_that_was_never_present_is_absent_from_its_first_batch_on() -> None:

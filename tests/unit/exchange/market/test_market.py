@@ -210,18 +210,6 @@ def test_a_hold_on_an_order_whose_feed_was_never_heard() -> None:
     assert here.market.held_owners == []
 
 
-def test_an_owner_at_fault_is_hidden_though_its_feed_no_longer_lists_what_is_shown() -> None:
-    here = Here()
-    here.show(A, 1)
-    here.show(A, 2, side=BUY, price=90)
-    here.show(B, 1)
-    feed = here.market.replicas[A].feed
-    feed.fault = "caught"
-    del feed.state.orders[1]
-    here.market.hide(A)
-    assert here.quantities == {(B, 1): 10}
-
-
 def test_a_jump_to_a_snapshot_replaces_everything_of_that_owner() -> None:
     here = Here()
     here.show(A, 1)
