@@ -11,12 +11,13 @@ from exchange.orders.engine_context import CommandRejected
 from tests.simulation.old_copies import start_old_copy, writes_at_once
 from tests.simulation.settings import settings_of
 
-# Seeds that fork their feed when nodes do not listen first, without new orders.
-FORKED = [32, 52]
+# Seeds that forked their feed without the startup fence when they were looked for, first the likeliest:
+# with every change of the timing of messages they become others.
+LIKELY = [32, 29, 55, 52, 62, *range(1, 29)]
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("seed", [1, 7, 38, 41, 77, *FORKED])  # 38, 41: snapshots; 77: slow proof
+@pytest.mark.parametrize("seed", [1, 7, 38, 41, 77, 32, 55])  # 38, 41: snapshots; 77: slow proof
 def test_an_old_copy_is_noticed_and_writes_nothing(seed: int, busy: bool, tmp_path: Path) -> None:
     start = start_old_copy(settings_of(seed), tmp_path, busy=busy)
     assert start.kind == "noticed"
@@ -30,7 +31,10 @@ def test_an_old_copy_is_noticed_and_writes_nothing(seed: int, busy: bool, tmp_pa
     assert not any(feed.fault for other in others for feed in other.engine.feeds.values())
 
 
-@pytest.mark.parametrize("seed", FORKED)
-def test_a_node_that_does_not_listen_first_is_seen_to_fork(seed: int, tmp_path: Path) -> None:
+def test_a_node_without_the_fence_is_seen_to_fork(tmp_path: Path) -> None:
+    """Of some dozens of restarts from old copies at least one writes other events under used numbers."""
     with writes_at_once():
-        assert start_old_copy(settings_of(seed), tmp_path, busy=False).kind == "forked"
+        assert any(
+            start_old_copy(settings_of(seed), tmp_path / str(seed), busy=False).kind == "forked"
+            for seed in LIKELY
+        )
