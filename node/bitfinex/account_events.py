@@ -46,8 +46,18 @@ class Event(NamedTuple):
     text: str
 
 
-class Unnumbered(str):
-    """A message that the private sequence does not count: clients expect none in an error."""
+class Outcome(str):
+    """A notification about one of the connection's own inputs (`*-req`).
+
+    Neither sequence counts it. It carries the private number as that is, and no public one: audits of
+    clients (`seqAudit` of bitfinex-api-node, its plugin for bfx-api-node-core) expect exactly that.
+    """
+
+    __slots__ = ()
+
+
+class Refusal(Outcome):
+    """The same of an input that failed, which carries no number at all."""
 
     __slots__ = ()
 
@@ -105,11 +115,13 @@ class AccountEventStream(ChannelStream):
             bodies.append(f'"bu",{self._feed.worth()}')
         return bodies
 
-    def number(self, body: str) -> str:
-        if isinstance(body, Unnumbered):
+    def numbers(self, body: str, public: Callable[[], int]) -> str:
+        if isinstance(body, Refusal):
             return ""
+        if isinstance(body, Outcome):
+            return f",{self._numbered}"
         self._numbered += 1
-        return f",{self._numbered}"
+        return f",{public()},{self._numbered}"
 
     def tell(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -136,7 +148,7 @@ class AccountEventStream(ChannelStream):
         """Send the outcome of an input."""
         if self._wanted.wants("n", ""):
             body = f'"n",{notification}'
-            self._add(Unnumbered(body) if failed else body)
+            self._add(Refusal(body) if failed else Outcome(body))
 
     def calculate(self, names: Collection[str]) -> None:
         """Tell again what is asked for: `balance`, `wallet_exchange_BTC`. It is always up to date."""

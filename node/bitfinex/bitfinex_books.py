@@ -13,7 +13,7 @@ from zlib import crc32
 
 from node.bitfinex.errors import BAD_PARAMETER, BitfinexError
 from node.bitfinex.javascript_numbers import javascript, rounded
-from node.bitfinex.limits import BOOK_LENGTHS
+from node.bitfinex.limits import BOOK_LENGTHS, BOOK_MAX
 from node.bitfinex.order_ids import OrderIds
 from node.bitfinex.symbols import Pair
 from node.service.market_data import MarketData, Shown
@@ -60,6 +60,11 @@ class View:
             self._checksum = value - 2**32 if value >= 2**31 else value
         return self._checksum
 
+    def cut(self, length: int) -> View:
+        """The best `length` entries a side of this view."""
+        bids, asks = (dict(islice(side.items(), length)) for side in (self.bids, self.asks))
+        return View(self.version, bids, asks)
+
     def since(self, before: View) -> list[str]:
         """Changes for a reader that has `before`: removals first, so that no more is held than shown."""
         gone: list[str] = []
@@ -82,7 +87,15 @@ class Books:
         self._ids: dict[str, OrderIds] = {}
 
     def view(self, pair: Pair, precision: str, length: int) -> View:
-        """The best `length` entries a side. `precision` is P0 to P4 or R0."""
+        """The best `length` entries a side. `precision` is P0 to P4 or R0.
+
+        Only views of `BOOK_LENGTHS` are kept, which bounds the memory; others are cut from them.
+        """
+        kept = next(each for each in BOOK_LENGTHS if each >= length)
+        whole = self._view(pair, precision, kept)
+        return whole if kept == length else whole.cut(length)
+
+    def _view(self, pair: Pair, precision: str, length: int) -> View:
         shown = self._market_data.shown(pair.key)
         at = pair.key, precision, length
         before = self._views.get(at)
@@ -202,9 +215,11 @@ def check_length(length: object) -> int:
     """A number of entries a side, as number or text.
 
     Raises:
-        BitfinexError: not one of those there are.
+        BitfinexError: not a whole number from 1 to `BOOK_MAX`.
     """
-    for known in BOOK_LENGTHS:
-        if length in (known, str(known)):
-            return known
+    text = str(length) if type(length) is int else length
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 3:
+        number = int(text)
+        if 1 <= number <= BOOK_MAX:
+            return number
     raise BitfinexError(BAD_PARAMETER, "len: invalid")

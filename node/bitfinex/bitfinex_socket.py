@@ -182,13 +182,18 @@ class Connection:
         for body in bodies:
             text = f"[{number},{body}"
             if self._flags & SEQUENCE:
-                self._sequence += 1
-                text = f"{text},{self._sequence}"
-                if body != BEAT and number in self._channels:
-                    text += self._channels[number].number(body)
+                if body == BEAT:
+                    text += f",{self._counted()}"
+                else:
+                    text += self._channels[number].numbers(body, self._counted)
             if self._flags & TIMESTAMPS:
                 text = f"{text},{time.time_ns() // 1_000_000}"
             yield f"{text}]"
+
+    def _counted(self) -> int:
+        """The next public sequence number."""
+        self._sequence += 1
+        return self._sequence
 
     # Reading
 

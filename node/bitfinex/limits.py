@@ -17,7 +17,8 @@ TRADES_DEFAULT: Final = 120  # rows, as Bitfinex has them
 ROWS_MAX: Final = 10_000
 CANDLES_DEFAULT: Final = 100
 TICKERS_MAX: Final = 250  # symbols in one request
-BOOK_LENGTHS: Final = (1, 25, 100, 250)  # entries a side
+BOOK_LENGTHS: Final = (1, 25, 100, 250)  # entries a side of the views that are kept
+BOOK_MAX: Final = BOOK_LENGTHS[-1]
 BOOK_DEFAULT: Final = 25
 
 CHANNELS: Final = 25  # subscriptions of one connection; clients open a second one then

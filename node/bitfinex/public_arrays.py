@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Final
@@ -11,34 +12,19 @@ from exchange.model.instruments import MAX_LOTS
 from node.bitfinex.errors import BAD_PARAMETER, BitfinexError
 from node.bitfinex.order_ids import trade_id
 from node.bitfinex.symbols import Pair, Symbols
-from node.service.market_data import MarketData
+from node.service.market_data import MarketData, Ticker
 
 SIZES: Final = 25  # levels whose quantities a ticker adds up
 _RELATIVE: Final = Decimal("0.00000001")
-_EMPTY: Final = (
-    "pub:list:pair:futures",
-    "pub:list:pair:margin",
-    "pub:list:pair:securities",
-    "pub:list:currency:margin",
-    "pub:list:currency:futures",
-    "pub:list:currency:paper",
-    "pub:list:currency:stablecoin",
-    "pub:info:pair:futures",
-    "pub:info:tx:status",
-    "pub:map:currency:explorer",
-    "pub:map:currency:pool",
-    "pub:map:currency:sym",
-    "pub:map:currency:tx:fee",
-    "pub:map:currency:undl",
-    "pub:map:currency:unit",
-    "pub:map:tx:method",
-)
+_LABEL: Final = re.compile(r"pub(:[a-z0-9]{1,20}){2,8}", re.ASCII)
 
 
 def ticker(pair: Pair, market_data: MarketData) -> str:
     """BID, BID_SIZE, ASK, ASK_SIZE, DAILY_CHANGE, DAILY_CHANGE_RELATIVE, LAST_PRICE, VOLUME, HIGH, LOW.
 
-    Sizes are those of the best 25 levels, as on Bitfinex. null where there is nothing.
+    Sizes are those of the best 25 levels, as on Bitfinex. Clients crash on a missing bid or ask, so a
+    side without orders has the size 0 and the last trade's price, never across the other side. null is
+    for prices that nothing is known of: of a market without a trade, and without orders too.
     """
     scale = pair.scale
     found = market_data.ticker(pair.key)
@@ -51,14 +37,36 @@ def ticker(pair: Pair, market_data: MarketData) -> str:
     def size(side: int) -> str:
         return scale.amount(sum(lots for _, lots, _ in book.levels(side, SIZES)))
 
-    relative = "0"
-    if day.change and day.before:
-        share = (Decimal(day.change) / day.before).quantize(_RELATIVE, rounding=ROUND_HALF_EVEN)
-        relative = f"{share:f}"
+    bid, ask = _quotes(found)
+    change, relative = "null", "null"
+    if day.last is not None:
+        change, relative = scale.price(day.change), "0"
+        if day.change and day.before:
+            share = (Decimal(day.change) / day.before).quantize(_RELATIVE, rounding=ROUND_HALF_EVEN)
+            relative = f"{share:f}"
+    high = day.last if day.high is None else day.high  # without trades in the last 24 hours
+    low = day.last if day.low is None else day.low
     return (
-        f"[{price(found.bid)},{size(1)},{price(found.ask)},{size(-1)},{scale.price(day.change)},"
-        f"{relative},{price(day.last)},{scale.amount(day.volume)},{price(day.high)},{price(day.low)}]"
+        f"[{price(bid)},{size(1)},{price(ask)},{size(-1)},{change},"
+        f"{relative},{price(day.last)},{scale.amount(day.volume)},{price(high)},{price(low)}]"
     )
+
+
+def quoted(pair: Pair, market_data: MarketData) -> bool:
+    """Return True if a ticker of the market has a bid and an ask."""
+    return None not in _quotes(market_data.ticker(pair.key))
+
+
+def _quotes(found: Ticker) -> tuple[int | None, int | None]:
+    """Bid and ask; of a side without orders a price in place of it, see `ticker`."""
+    bid, ask, last = found.bid, found.ask, found.day.last
+    if bid is None and ask is None:
+        return last, last
+    if bid is None and ask is not None:
+        return (ask if last is None else min(last, ask)), ask
+    if ask is None and bid is not None:
+        return bid, (bid if last is None else max(last, bid))
+    return bid, ask
 
 
 def named_ticker(pair: Pair, market_data: MarketData) -> str:
@@ -87,10 +95,11 @@ def array(items: Iterable[str]) -> str:
 
 
 def configuration(label: str, symbols: Symbols) -> Any:
-    """Answer of `/v2/conf/{label}`.
+    """Answer of `/v2/conf/{label}`: nothing for a label that this node has nothing for, as clients
+    ask for several labels in one request.
 
     Raises:
-        BitfinexError: no such label.
+        BitfinexError: no label at all.
     """
     if label == "pub:info:pair":
         return [[pair.name, _pair_info(pair)] for pair in symbols]
@@ -100,7 +109,7 @@ def configuration(label: str, symbols: Symbols) -> Any:
         return symbols.currencies
     if label == "pub:map:currency:label":
         return [[name, name] for name in symbols.currencies]
-    if label in _EMPTY:
+    if _LABEL.fullmatch(label):
         return []
     raise BitfinexError(BAD_PARAMETER, f"conf: invalid: {label[:60]}")
 

@@ -54,9 +54,9 @@ class ChannelStream:
         """Messages without their channel id, as JSON text: `[...]`, or `"te",[...]`."""
         raise NotImplementedError
 
-    def number(self, body: str) -> str:
-        """Suffix behind the sequence number of such a message."""
-        return ""
+    def numbers(self, body: str, public: Callable[[], int]) -> str:
+        """Sequence numbers to append to such a message; `public` counts it in the connection's."""
+        return f",{public()}"
 
     def close(self) -> None:
         """Listen no longer."""
@@ -99,6 +99,8 @@ class Channel(ChannelStream):
 
 
 class TickerChannel(Channel):
+    """The snapshot waits for a first order or trade: clients take every ticker to have prices."""
+
     name = "ticker"
     pace = PACE_FIGURES
 
@@ -110,6 +112,8 @@ class TickerChannel(Channel):
         self.mark()
 
     def write(self, flags: int) -> list[str]:
+        if not public_arrays.quoted(self.pair, self.market_data):
+            return []
         text = public_arrays.ticker(self.pair, self.market_data)
         if text == self._told:
             return []

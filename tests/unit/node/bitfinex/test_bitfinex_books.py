@@ -129,7 +129,7 @@ def test_coarser_precisions_put_levels_together_and_never_cross() -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 50)), max_size=120),
     st.sampled_from(["P1", "P2", "P3", "P4"]),
-    st.sampled_from([1, 25]),
+    st.sampled_from([1, 3, 25]),
 )
 def test_a_coarse_side_is_what_all_its_orders_give(
     orders: list[tuple[int, int]], precision: str, length: int
@@ -224,12 +224,25 @@ def test_a_client_that_applies_the_changes_holds_what_is_shown(
             assert client.checksum() == view.checksum
 
 
-@pytest.mark.parametrize("length", [1, 25, 100, 250, "1", "25"])
+def test_views_of_any_length_are_the_beginnings_of_those_that_are_kept() -> None:
+    looking = Looking()
+    for step in range(30):
+        looking.order(1, str(12_000 - step), "0.1")
+        looking.order(-1, str(12_001 + step), "0.1")
+    for length in range(1, 251):
+        shown = looking.view("P0", length)
+        assert (len(shown.bids), len(shown.asks)) == (min(length, 30), min(length, 30))
+        assert list(shown.asks) == [-(120_010 + 10 * step) for step in range(min(length, 30))]
+    assert len(looking.books._views) == 4
+    assert looking.view("P0", 40).checksum == looking.view("P0", 25).checksum
+
+
+@pytest.mark.parametrize("length", [1, 20, 25, 100, 250, "1", "25", "249"])
 def test_lengths_are_numbers_or_texts(length: object) -> None:
     assert check_length(length) == int(str(length))
 
 
-@pytest.mark.parametrize("wrong", ["P5", "", None, 0, [], "p0"])
+@pytest.mark.parametrize("wrong", ["P5", "", None, 0, 251, True, "-1", "²", "0025", [], "p0"])
 def test_wrong_precisions_and_lengths_are_refused(wrong: object) -> None:
     with pytest.raises(BitfinexError, match="prec: invalid"):
         check_precision(wrong)

@@ -130,7 +130,7 @@ async def test_binary_messages_are_refused(reader: Reader) -> None:
         ({"channel": "ticker", "symbol": "tNOSUCH"}, 10300, "symbol: invalid"),
         ({"channel": "ticker"}, 10300, "symbol: invalid"),
         ({"channel": "book", "symbol": "tBTCUSD", "prec": "P7"}, 10300, "prec: invalid"),
-        ({"channel": "book", "symbol": "tBTCUSD", "len": "24"}, 10300, "len: invalid"),
+        ({"channel": "book", "symbol": "tBTCUSD", "len": "251"}, 10300, "len: invalid"),
         ({"channel": "book", "symbol": "tBTCUSD", "freq": "F2"}, 10300, "freq: invalid"),
         ({"channel": "candles", "key": "trade:2m:tBTCUSD"}, 10300, "timeframe: invalid"),
         ({"channel": "candles", "key": 7}, 10300, "key: invalid"),
@@ -151,7 +151,7 @@ async def test_the_echo_says_everything_that_was_asked_and_chosen(reader: Reader
         "event": "subscribed", "channel": "book", "chanId": told["chanId"], "symbol": "tTEST:USD",
         "pair": "TEST:USD", "prec": "P0", "freq": "F0", "len": "100", "subId": "abc",
     }  # fmt: skip
-    told, _ = await reader.subscribe("ticker", pair="BTCUSD")
+    told = await reader.ask({"event": "subscribe", "channel": "ticker", "pair": "BTCUSD"})
     assert (told["symbol"], told["pair"]) == ("tBTCUSD", "BTCUSD")
     assert "subId" not in told
     told = await reader.ask(
@@ -287,11 +287,11 @@ async def test_trades_come_as_execution_and_update(api: Api, reader: Reader) -> 
 
 async def test_a_ticker_is_sent_again_when_it_changed(api: Api, reader: Reader) -> None:
     shown = api.service.shown
-    told, snapshot = await reader.subscribe("ticker", symbol="tBTCUSD")
-    assert snapshot == [None, 0, None, 0, 0, 0, None, 0, None, None]
+    told = await reader.ask({"event": "subscribe", "channel": "ticker", "symbol": "tBTCUSD"})
+    await reader.nothing()  # no prices yet
     shown.order(BTC, 1, "30000", "1", number=1)
     assert await reader.hear() == [
-        told["chanId"], [30000, 1, None, 0, 0, 0, None, 0, None, None],
+        told["chanId"], [30000, 1, 30000, 0, None, None, None, 0, None, None],
     ]  # fmt: skip
     for number in range(30):  # the sizes of the best 25 levels stay, and so does the best price
         shown.order(BTC, 1, f"{29000 - number}", "1", number=number + 2)

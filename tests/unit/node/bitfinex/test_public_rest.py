@@ -64,12 +64,16 @@ async def test_the_two_questions_of_load_markets_are_answered(api: Api) -> None:
     assert await get(api, "conf/pub:list:pair:exchange") == [
         ["BTCUSD", "ETHUSD", "ETHBTC", "TEST:USD"]
     ]
-    assert await refused(api, "conf/pub:nothing") == (10020, "conf: invalid: pub:nothing")
+    unknown = "pub:list:pair:exchange:inactive,pub:map:currency:wfx,pub:info:tx:status"
+    assert await get(api, f"conf/{unknown}") == [[], [], []]
+    for label in ("pub", "pub:nothing", "pub:list:", "Pub:list:pair", "pub:list:pair,", "x" * 99):
+        code, text = await refused(api, f"conf/{label}")
+        assert (code, text[:13]) == (10020, "conf: invalid")
 
 
 async def test_tickers(api: Api) -> None:
     shown = api.service.shown
-    assert await get(api, "ticker/tBTCUSD") == [None, 0, None, 0, 0, 0, None, 0, None, None]
+    assert await get(api, "ticker/tBTCUSD") == [None, 0, None, 0, None, None, None, 0, None, None]
     shown.order(BTC, 1, "30000", "1", number=1)
     shown.order(BTC, 1, "29000", "2", number=2)
     shown.order(BTC, -1, "30001.5", "0.5", number=3)
@@ -85,6 +89,35 @@ async def test_tickers(api: Api) -> None:
     assert [row[0] for row in two] == ["tTEST:USD", "tBTCUSD"]
     for path in ("tickers", "tickers?symbols="):
         assert await refused(api, path) == (10020, "symbols: invalid")
+
+
+@pytest.mark.parametrize(
+    ("last", "bid", "ask", "quotes"),
+    [
+        (None, "30000", None, [30000, 1, 30000, 0]),
+        (None, None, "30000", [30000, 0, 30000, 1]),
+        ("31000", None, None, [31000, 0, 31000, 0]),
+        ("31000", "30000", None, [30000, 1, 31000, 0]),
+        ("29000", "30000", None, [30000, 1, 30000, 0]),  # never across the other side
+        ("29000", None, "30000", [29000, 0, 30000, 1]),
+        ("31000", None, "30000", [30000, 0, 30000, 1]),
+    ],
+)
+async def test_a_side_without_orders_has_a_price_and_the_size_0(
+    api: Api, last: str | None, bid: str | None, ask: str | None, quotes: list[float]
+) -> None:
+    shown = api.service.shown
+    if last is not None:
+        shown.trade(BTC, 1, last, "0.5", time=NOW - 30 * HOUR)
+    if bid is not None:
+        shown.order(BTC, 1, bid, "1", number=1)
+    if ask is not None:
+        shown.order(BTC, -1, ask, "1", number=2)
+    found = await get(api, "ticker/tBTCUSD")
+    assert found[:4] == quotes
+    traded = None if last is None else float(last)
+    change = None if last is None else 0
+    assert found[4:] == [change, change, traded, 0, traded, traded]
 
 
 async def test_unknown_symbols_are_refused_everywhere(api: Api) -> None:
@@ -123,12 +156,12 @@ async def test_books_in_every_precision(api: Api) -> None:
     assert await get(api, "book/tTEST:USD/P0") == [[12.34, 2, 11], [12.41, 1, -7]]
     assert await get(api, "book/tTEST%3AUSD/P1?len=1") == [[12.34, 2, 11], [12.41, 1, -7]]
     assert await get(api, "book/tTEST:USD/P2?len=250") == [[12.3, 2, 11], [12.5, 1, -7]]
-    raw = await get(api, "book/tTEST:USD/R0?len=100")
+    raw = await get(api, "book/tTEST:USD/R0?len=99")
     assert [row[1:] for row in raw[2:]] == [[12.41, -7]]
     assert sorted(row[2] for row in raw[:2]) == [5, 6]
     assert await get(api, "book/tBTCUSD/P0") == []
     assert await refused(api, "book/tBTCUSD/P9") == (10020, "prec: invalid")
-    assert await refused(api, "book/tBTCUSD/P0?len=24") == (10020, "len: invalid")
+    assert await refused(api, "book/tBTCUSD/P0?len=251") == (10020, "len: invalid")
 
 
 async def test_candles_of_every_length(api: Api) -> None:
