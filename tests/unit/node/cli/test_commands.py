@@ -500,8 +500,8 @@ def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("demo").exit_code == 0
     assert run("demo", "--nodes", "5", "--seconds", "2.5", "--seed", "7", "--json").exit_code == 0
     assert seen == [
-        {"nodes": 3, "seconds": 10.0, "seed": None, "json": False},
-        {"nodes": 5, "seconds": 2.5, "seed": 7, "json": True},
+        {"nodes": 3, "seconds": 10.0, "seed": None, "json": False, "open_page": None},
+        {"nodes": 5, "seconds": 2.5, "seed": 7, "json": True, "open_page": None},
     ]
 
 
