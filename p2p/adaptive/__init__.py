@@ -14,10 +14,11 @@ Which peer is asked next, learned from what came back:
         print(row.peer, row.cost, row.why)
 
 Times are seconds on one monotonic clock, given by the caller; randomness is given too. Each part can be
-used alone: `Breaker`, `RetryPolicy`, `HedgePolicy`, `HintBook`, `HintPublisher`, `WeightedPolicy`.
+used alone: `BalancedCall` (choice, retries and hedges of one call together), `Breaker`, `RetryPolicy`, `HedgePolicy`, `HintBook`, `HintPublisher`, `WeightedPolicy`.
 """
 
 from p2p.adaptive.adaptive_router import AdaptiveRouter
+from p2p.adaptive.balanced_call import BalancedCall, CallBalance
 from p2p.adaptive.circuit_breaker import Breaker, BreakerSettings, BreakerState
 from p2p.adaptive.cost_policy import CostPolicy, Policy
 from p2p.adaptive.health_hints import (
@@ -39,9 +40,11 @@ __all__ = [
     "DEGRADED",
     "HEALTHY",
     "AdaptiveRouter",
+    "BalancedCall",
     "Breaker",
     "BreakerSettings",
     "BreakerState",
+    "CallBalance",
     "CostPolicy",
     "Explained",
     "HedgePolicy",

@@ -32,11 +32,11 @@ from typing import Any, Final, TypedDict, Unpack
 
 import msgspec
 
-from p2p.adaptive import AdaptiveRouter, BreakerState, HedgePolicy
-from p2p.adaptive.retry_policy import RetryBudget, RetryPolicy, RetrySettings
+from p2p.adaptive import AdaptiveRouter, BalancedCall, CallBalance, RetrySettings
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import CallError, CallTimeout, HandlerError, NoProvider, ServiceBusy
 from p2p.base.limits import RPC_MAX_DEADLINE
+from p2p.flow.attempt_race import AttemptRace
 from p2p.flow.governor import FlowEvent, Governor
 from p2p.rpc.rpc import Rpc
 from p2p.services.attempt import ServiceAttempt, load_report, load_tuple
@@ -48,8 +48,6 @@ from p2p.wire.messages import pack
 
 QUICK_BASE: Final = 0.01  # seconds; upper end of the first wait before another node is asked
 QUICK_CAP: Final = 0.1
-RETRY_RESERVE: Final = 100.0  # a node that dies fails all calls under way to it at once
-LEAST_HEDGE: Final = 0.005  # seconds; below this the loop's own delays would look like a slow node
 SHORT_WAIT: Final = 0.01  # seconds that a better node without room is waited for
 LOST_HEDGES: Final = 3  # this many without an answer in between, and ...
 SILENT: Final = 1.0  # ... for this many seconds: the node counts as not answering
@@ -93,19 +91,17 @@ class _Service:
     def __init__(
         self,
         settings: CallSettings,
+        router: AdaptiveRouter[str],
         rng: random.Random,
         on_rate: Callable[[str, FlowEvent], None],
     ) -> None:
-        budget = RetryBudget(ratio=0.2, reserve=RETRY_RESERVE, per_second=1.0)
-        retries = settings.max_retries
-        self.elsewhere = RetryPolicy(
-            RetrySettings(retries, base_s=QUICK_BASE, cap_s=QUICK_CAP), rng=rng, budget=budget
+        retries, base = settings.max_retries, max(QUICK_BASE, settings.retry_delay_s)
+        self.balance = CallBalance(
+            router,
+            elsewhere=RetrySettings(retries, base_s=QUICK_BASE, cap_s=QUICK_CAP),
+            same=RetrySettings(retries, base_s=base, cap_s=8 * base),
+            rng=rng,
         )
-        base = max(QUICK_BASE, settings.retry_delay_s)
-        self.same = RetryPolicy(
-            RetrySettings(retries, base_s=base, cap_s=8 * base), rng=rng, budget=budget
-        )
-        self.hedge = HedgePolicy()
         self.figures = CallFigures()
         self.lost_hedges: dict[str, list[float]] = {}  # when, by node, since its last answer
         self.queue = ConcurrencyQueue(rng, on_rate)
@@ -119,24 +115,29 @@ class _Attempt:
     tag: int  # the governor's
 
 
-@dataclass(slots=True)
-class _Job:
-    """One call under way."""
+class _ServiceCall(BalancedCall[str]):
+    """One call under way. `to`: the only node that may answer it."""
 
-    service: _Service
-    router: AdaptiveRouter[str]
-    request: ServiceCall
-    candidates: Callable[[], Sequence[str]]
-    started: float
-    deadline: float
-    idempotent: bool
-    hedged: bool
-    to: str | None
-    attempts: int = 0
+    __slots__ = ("hedged", "request", "service", "started", "to")
 
-    def others(self, nodes: Sequence[str]) -> bool:
-        """Return True if there is a candidate that is not among `nodes`."""
-        return any(node not in nodes for node in self.candidates())
+    def __init__(
+        self,
+        service: _Service,
+        request: ServiceCall,
+        candidates: Callable[[], Sequence[str]],
+        started: float,
+        deadline: float,
+        *,
+        idempotent: bool,
+        hedged: bool,
+        to: str | None,
+    ) -> None:
+        super().__init__(service.balance, candidates, deadline, idempotent=idempotent)
+        self.service = service
+        self.request = request
+        self.started = started
+        self.hedged = hedged
+        self.to = to
 
 
 class BalancedCaller:
@@ -214,9 +215,8 @@ class BalancedCaller:
             idempotent = service in self._idempotent
         idempotent = idempotent or bool(idempotency_id)
         now = self._loop.time()
-        job = _Job(
+        call = _ServiceCall(
             service=self._service(service),
-            router=self._balancers.router(service),
             request=request,
             candidates=(lambda: (to,)) if to is not None else (lambda: self._providers(service)),
             started=now,
@@ -225,9 +225,9 @@ class BalancedCaller:
             to=to,
             hedged=idempotent and to is None and (self.settings.hedge if hedge is None else hedge),
         )
-        figures = job.service.figures
+        figures = call.service.figures
         try:
-            result = await self._until_settled(job)
+            result = await self._until_settled(call)
         except HandlerError:
             figures.ended("refused")
             raise
@@ -242,11 +242,16 @@ class BalancedCaller:
         return result
 
     def _service(self, name: str) -> _Service:
+        router = self._balancers.router(name)  # marked as used
         service = self._services.get(name)
         if service is None:
             service = self._services[name] = _Service(
-                self.settings, self._rng, lambda node, event: self._on_rate(name, node, event)
+                self.settings,
+                router,
+                self._rng,
+                lambda node, event: self._on_rate(name, node, event),
             )
+        service.balance.router = router
         return service
 
     def _on_rate(self, service: str, node: str, event: FlowEvent) -> None:
@@ -254,141 +259,111 @@ class BalancedCaller:
         detail: dict[str, object] = {"window": event.window, "change": event.kind}
         self._balancers.events.add(RoutingRecord(event.at, "rate", service, node, reason, detail))
 
-    async def _until_settled(self, job: _Job) -> CallResult:
-        job.service.elsewhere.on_request(job.started)  # one budget for both kinds of retries
-        failed: list[str] = []
+    async def _until_settled(self, call: _ServiceCall) -> CallResult:
+        service = call.service
+        service.balance.on_call(call.started)
         while True:
-            candidates = job.candidates()
-            if not candidates:
-                raise NoProvider(job.request.service)
-            before = job.attempts
+            if not call.candidates():
+                raise NoProvider(call.request.service)
             try:
-                pick = partial(self._pick, job, failed)
-                node = await job.service.queue.wait_for_node(pick, job.deadline)
-                if job.hedged and job.others([*failed, node]):
-                    return await self._hedged(job, node, failed)
-                return await self._once(job, self._begin(job, node), failed)
+                node = await service.queue.wait_for_node(partial(self._pick, call), call.deadline)
+                if call.hedged and call.others(node):
+                    return await self._hedged(call, node)
+                return await self._once(call, self._begin(call, node))
             except HandlerError:
                 raise
             except CallError as error:
-                delay = self._wait_after(job, error, failed, max(1, before + 1))
+                delay = call.next_delay(
+                    self._loop.time(),
+                    executed=error.executed,
+                    retry_after_s=error.retry_after_s if isinstance(error, ServiceBusy) else 0.0,
+                )
                 if delay is None:
                     raise
             await asyncio.sleep(delay)
 
-    def _wait_after(
-        self, job: _Job, error: CallError, failed: list[str], attempts: int
-    ) -> float | None:
-        """Return the seconds until the next attempt; None if this was the last."""
-        if error.executed and not job.idempotent:
-            return None
-        now = self._loop.time()
-        if job.others(failed):
-            return job.service.elsewhere.next_delay(now, attempts, job.deadline)
-        after = error.retry_after_s if isinstance(error, ServiceBusy) else 0.0
-        return job.service.same.next_delay(now, attempts, job.deadline, after)
-
-    def _pick(self, job: _Job, failed: Sequence[str]) -> tuple[str | None, float]:
+    def _pick(self, call: _ServiceCall) -> tuple[str | None, float]:
         """Return the node to call now; or None and the time of the next look."""
         now = self._loop.time()
-        governor = job.service.queue.governor
-        candidates = job.candidates()
-        if job.to is not None:
-            return job.to, now
-        at = {node: governor(node).ready(now) for node in candidates}
-        room = [node for node in candidates if at[node] < now + SHORT_WAIT]
-        if failed and any(node not in failed for node in candidates):
-            room = [node for node in room if node not in failed]
+        if call.to is not None:
+            return call.to, now
+        governor = call.service.queue.governor
+        at = {node: governor(node).ready(now) for node in call.candidates()}
+        room = [node for node in at if at[node] < now + SHORT_WAIT]
+        if call.failed and call.others():
+            room = [node for node in room if node not in call.failed]
         if not room:
             return None, min(at.values(), default=now)
-        best = job.router.pick(now, room, failed)
+        best = call.pick(now, room)
         return (best, now) if at[best] <= now else (None, at[best])
 
     # Attempts
 
-    async def _hedged(self, job: _Job, first: str, failed: list[str]) -> CallResult:
-        """Make an attempt at `first`, and a second one beside it if it takes long."""
-        hedge = job.service.hedge
-        hedge.on_request(self._loop.time())
-        usual = hedge.delay()
-        if usual is None:
-            return await self._once(job, self._begin(job, first), failed)
-        slow = self._loop.create_task(self._once(job, self._begin(job, first), failed))
-        tasks = {slow}
+    async def _hedged(self, call: _ServiceCall, first: str) -> CallResult:
+        """Make an attempt at `first`, and a second one beside it if it takes long. The later of the two is
+        cancelled, so that its node stops working for nobody.
+        """
+        loop, balance = self._loop, call.balance
+        delay = balance.hedge_delay(loop.time())
+        if delay is None:
+            return await self._once(call, self._begin(call, first))
+        race: AttemptRace[CallResult] = AttemptRace(
+            loop.create_task, decides=lambda error: isinstance(error, HandlerError)
+        )
+        slow = race.start(self._once(call, self._begin(call, first)))
+        timer = loop.call_later(delay, self._beside, race, call, first)
         try:
-            done, _ = await asyncio.wait(tasks, timeout=max(LEAST_HEDGE, usual))
-            second = None if done else self._second(job, [*failed, first])
-            if second is not None and hedge.take(self._loop.time()):
-                job.service.figures.hedges += 1
-                attempt = self._once(job, self._begin(job, second), failed)
-                tasks.add(self._loop.create_task(attempt))
-            result = await self._first_good(tasks)
+            result = await race.result()
             if not slow.done():
-                self._lost_to_another(job, first)
+                self._lost_to_another(call, first)
             return result
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            timer.cancel()
+            race.cancel()
+            await asyncio.gather(*race.tasks, return_exceptions=True)
 
-    def _second(self, job: _Job, without: Sequence[str]) -> str | None:
-        """Return a node for a hedge beside a slow one: healthy and with room now, or None."""
+    def _beside(self, race: AttemptRace[CallResult], call: _ServiceCall, first: str) -> None:
+        """Add an attempt at a healthy node that has room, if the budget of hedges has one."""
         now = self._loop.time()
-        well = [
-            node
-            for node in job.candidates()
-            if node not in without
-            and job.router.breaker_state(now, node) is BreakerState.CLOSED
-            and job.service.queue.governor(node).ready(now) <= now
-        ]
-        return job.router.pick(now, well) if well else None
+        governor = call.service.queue.governor
+        if race.decided or race.tasks[0].done():
+            return
+        second = call.pick_second(now, first, lambda node: governor(node).ready(now) <= now)
+        if second is not None and call.balance.hedge.take(now):
+            call.service.figures.hedges += 1
+            race.start(self._once(call, self._begin(call, second)))
 
-    @staticmethod
-    async def _first_good(tasks: set[asyncio.Task[CallResult]]) -> CallResult:
-        """Return the first result or refusal; raise the last error if all fail."""
-        waiting = set(tasks)
-        while True:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            error: BaseException | None = None
-            for task in done:
-                error = task.exception()
-                if error is None or isinstance(error, HandlerError):
-                    return task.result()
-            if not waiting and error is not None:
-                raise error
-
-    def _lost_to_another(self, job: _Job, node: str) -> None:
+    def _lost_to_another(self, call: _ServiceCall, node: str) -> None:
         """Count a hedge lost by `node`. A cancelled attempt is no evidence for the router; a node that only
         ever loses has stopped answering.
         """
-        if len(job.service.lost_hedges) > MAX_GOVERNORS:
-            job.service.lost_hedges.clear()
-        lost = job.service.lost_hedges.setdefault(node, [])
+        if len(call.service.lost_hedges) > MAX_GOVERNORS:
+            call.service.lost_hedges.clear()
+        lost = call.service.lost_hedges.setdefault(node, [])
         if len(lost) < LOST_HEDGES:
             lost.append(self._loop.time())
 
-    def _begin(self, job: _Job, node: str) -> _Attempt:
+    def _begin(self, call: _ServiceCall, node: str) -> _Attempt:
         """Count an attempt as sent. Before any await: the next call must see it when it chooses."""
         now = self._loop.time()
-        job.attempts += 1
-        job.service.figures.attempts += 1
-        job.router.on_send(now, node)
-        governor = job.service.queue.governor(node)
+        call.begin(now, node)
+        call.service.figures.attempts += 1
+        governor = call.service.queue.governor(node)
         return _Attempt(node, now, governor, governor.on_send(now))
 
-    async def _once(self, job: _Job, attempt: _Attempt, failed: list[str]) -> CallResult:
-        """Make one attempt. A node that fails is added to `failed`."""
-        router = job.router
+    async def _once(self, call: _ServiceCall, attempt: _Attempt) -> CallResult:
+        """Make one attempt. A node that fails is added to the call's `failed`."""
+        router = call.balance.router
         node, sent, governor, tag = attempt.node, attempt.sent, attempt.governor, attempt.tag
         try:
-            timeout = self._attempt_time(job, node, sent, failed)
+            timeout = self._attempt_time(call, node, sent)
             answer = await self._attempts.ask(
-                node, job.request, timeout, sent, needs_link=job.idempotent
+                node, call.request, timeout, sent, needs_link=call.idempotent
             )
         except asyncio.CancelledError:
             now = self._loop.time()
             governor.on_cancel(now, tag)
-            lost = job.service.lost_hedges.get(node, ())
+            lost = call.service.lost_hedges.get(node, ())
             if len(lost) >= LOST_HEDGES and now - lost[0] >= SILENT:
                 router.on_result(now, node, now - sent, "timeout")
             else:
@@ -404,30 +379,30 @@ class BalancedCaller:
                 governor.on_result(now, tag, "timeout")
             else:  # says nothing about too much work
                 governor.on_cancel(now, tag)
-            failed.append(node)
+            call.failed.append(node)
             raise
         finally:
-            job.service.queue.freed()
+            call.service.queue.freed()
         now = self._loop.time()
         router.on_result(now, node, now - sent, "ok", load_tuple(answer.load))
         governor.on_result(now, tag, "ok", load_report(answer.load))
-        job.service.lost_hedges.pop(node, None)
+        call.service.lost_hedges.pop(node, None)
         reply: ServiceReply = answer.value
         if reply.error:
             raise HandlerError(reply.error, reply.message)
-        job.service.hedge.on_success(now - sent)
+        call.balance.hedge.on_success(now - sent)
         try:
             value = msgspec.msgpack.decode(reply.result)
         except (msgspec.DecodeError, RecursionError) as error:
             raise CallError("bad_response", f"node {node}: {error}") from None
-        return CallResult(value, node, job.attempts, now - job.started)
+        return CallResult(value, node, call.attempts, now - call.started)
 
-    def _attempt_time(self, job: _Job, node: str, now: float, failed: list[str]) -> float:
+    def _attempt_time(self, call: _ServiceCall, node: str, now: float) -> float:
         """Return half of the time left if a further attempt could use the rest; never less than recent
         answers took.
         """
-        left = max(0.001, job.deadline - now)
+        left = max(0.001, call.deadline - now)
         retries = self.settings.max_retries
-        if not job.idempotent or job.attempts > retries or not job.others([*failed, node]):
+        if not call.idempotent or call.attempts > retries or not call.others(node):
             return left
-        return min(left, max(left / 2, 2.0 * (job.service.hedge.delay() or 0.0)))
+        return min(left, max(left / 2, 2.0 * (call.balance.hedge.delay() or 0.0)))

@@ -36,7 +36,13 @@ from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, Transport, TransportStatus
 from p2p.grenache.rpc.rpc_wire import new_rid
-from p2p.grenache.rpc.worker_calls import Calling, Figures, Job, Service, TurnedAway
+from p2p.grenache.rpc.worker_calls import (
+    TurnedAway,
+    WorkerCall,
+    WorkerCallFigures,
+    WorkerCalls,
+    WorkerService,
+)
 from p2p.grenache.rpc.worker_list import EMPTY_WAIT, REFRESH, WorkerList
 from p2p.grenache.rpc.ws_transport import WsTransport
 
@@ -66,7 +72,7 @@ class ServiceStatus:
     shunned: tuple[Address, ...]  # their breaker is not closed
     age_s: float | None
     lookups: int
-    figures: Figures
+    figures: WorkerCallFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ class Client:
         self._refresh = refresh
         self._empty_wait = empty_wait
         self._loop = asyncio.get_running_loop()
-        self._services: dict[str, Service] = {}
+        self._services: dict[str, WorkerService] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._closing = asyncio.Event()
@@ -124,7 +130,7 @@ class Client:
             raise ValueError(f"no transport {transport!r}; there are 'http' and 'ws'")
         else:
             self._transport = transport
-        self._calling = Calling(self._transport, self._closing, self._spawn)
+        self._calls = WorkerCalls(self._transport, self._closing, self._spawn)
 
     async def __aenter__(self) -> Client:
         return self
@@ -168,15 +174,15 @@ class Client:
         rid = new_rid()
         body = self._transport.encode(rid, service, payload)
         now = self._loop.time()
-        job = Job(known, rid, body, now + _checked(timeout), idempotent=idempotent)
-        known.retry.on_request(now)
+        call = WorkerCall(known, rid, body, now + _checked(timeout), idempotent=idempotent)
+        known.balance.on_call(now)
         figures = known.figures
         if self._under_way >= MAX_UNDER_WAY:
             text = f"{MAX_UNDER_WAY} requests are under way"
             raise RequestFailed("ERR_CLIENT_BUSY", text, sent=False)
         self._under_way += 1
         try:
-            reply = await self._calling.settle(job)
+            reply = await self._calls.settle(call)
         except GrenacheError:
             figures.failed += 1
             raise
@@ -243,13 +249,13 @@ class Client:
         gate = asyncio.Semaphore(MAP_AT_ONCE)
 
         async def ask(address: Address) -> MapResult:
-            job = Job(known, rid, body, deadline, idempotent=idempotent)
+            call = WorkerCall(known, rid, body, deadline, idempotent=idempotent)
             try:
                 async with asyncio.timeout_at(deadline):
                     await gate.acquire()
                 try:
-                    sent_at = self._calling.begin(job, address)
-                    reply = await self._calling.attempt(job, address, sent_at)
+                    sent_at = self._calls.begin(call, address)
+                    reply = await self._calls.attempt(call, address, sent_at)
                 finally:
                     gate.release()
             except TimeoutError:
@@ -286,7 +292,7 @@ class Client:
 
     # Services
 
-    def _service(self, name: str) -> Service:
+    def _service(self, name: str) -> WorkerService:
         """State of a service, marked as used most recently."""
         self._check_open()
         known = self._services.pop(name, None)
@@ -304,7 +310,7 @@ class Client:
                 spawn=self._spawn,
                 closing=self._closing,
             )
-            known = Service(workers, router, self._rng)
+            known = WorkerService(workers, router, self._rng)
         self._services[name] = known
         return known
 

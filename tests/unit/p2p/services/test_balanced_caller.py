@@ -12,6 +12,7 @@ import pytest
 from call_kit import LATENCY, Net
 
 from p2p.adaptive import BreakerSettings, BreakerState
+from p2p.adaptive.balanced_call import RETRY_RESERVE
 from p2p.base.errors import (
     CallLost,
     CallTimeout,
@@ -20,7 +21,7 @@ from p2p.base.errors import (
     ServiceBusy,
     ServiceUnreachable,
 )
-from p2p.services.balanced_caller import RETRY_RESERVE, CallSettings
+from p2p.services.balanced_caller import CallSettings
 from p2p.services.fault_injection import Faults
 
 pytestmark = pytest.mark.looptime

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from grenache_world_kit import LOST, Work, World, address, echo, failing, now
 
+from p2p.adaptive.balanced_call import RETRY_RESERVE
 from p2p.grenache.errors import RemoteError, RequestFailed, RequestTimeout
 from p2p.grenache.rpc.rpc_transport import BadReply
 from p2p.grenache.rpc.rpc_wire import Reply, busy
-from p2p.grenache.rpc.worker_calls import RETRY_RESERVE
 
 pytestmark = pytest.mark.looptime
 
@@ -309,7 +309,7 @@ async def test_without_budget_for_hedges_a_second_worker_is_asked_at_half_time(w
     world.add(2, echo())
     for _ in range(30):
         await world.ask(idempotent=True)
-    hedge = world.client._services["svc"].hedge
+    hedge = world.client._services["svc"].balance.hedge
     while hedge.take(now()):
         pass
     world.add(1, echo(1000.0))
