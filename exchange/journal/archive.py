@@ -1,8 +1,8 @@
-"""History on disk: finished orders, fills and the ledger's lines, in an SQLite file for queries.
+"""Archive: finished orders, fills and postings of the ledger, in an SQLite file for queries.
 
-It is made from the journal's log, some milliseconds after a commit has returned, and knows how far it
-got: what is lacking after a crash is read again. What the log no longer holds, since a snapshot took
-its place, is here alone.
+It is filled from the write-ahead log some milliseconds after a commit has returned, and stores the last
+frame that it contains: after a crash the rest is read from the log again. Frames that a snapshot has
+replaced are in the archive alone.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ Row = tuple[object, ...]
 
 
 class Archive:
-    """`add` is for one thread at a time, what else there is may be called from any."""
+    """History of a node. One thread at a time calls `add`; all other methods may be called from any."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file. One that cannot be used is put aside, and a new one begun.
+        """Open or create the file. An unusable file is renamed, and a new one begun.
 
         Raises:
-            JournalError: it can be neither used nor put aside.
+            JournalError: the file can be neither used nor renamed.
         """
         self.path = path
-        self.put_aside: str | None = None  # why the file that was there could not be used
+        self.put_aside: str | None = None  # reason, if an unusable file was renamed
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         try:
@@ -88,7 +88,7 @@ class Archive:
             self._names: dict[str, int] = dict(
                 db.execute("SELECT name, id FROM names ORDER BY id").fetchall()
             )
-            self._named = len(self._names)  # so many of them are in the file
+            self._named = len(self._names)  # number of names that are in the file
             self._next = {
                 table: db.execute(f"SELECT ifnull(max(id), 0) + 1 FROM {table}").fetchone()[0]  # noqa: S608
                 for table in ("fills", "postings")
@@ -109,7 +109,7 @@ class Archive:
         postings: Iterable[tuple[int, Posting]],
         at: int,
     ) -> None:
-        """Add what the frames up to `at` hold, each with its frame's number, all or none.
+        """Add the rows of the frames up to `at`, each with its frame's number; all or none.
 
         Raises:
             JournalError: nothing was written.
@@ -167,7 +167,7 @@ class Archive:
         return number
 
     def count_after(self, frame: int) -> int:
-        """How many rows came of later frames. Reads every row."""
+        """Count the rows of later frames. Reads every row."""
         count = 0
         for table in ("orders", "fills", "postings"):
             text = f"SELECT count(*) FROM {table} WHERE frame > ?"  # noqa: S608
@@ -175,11 +175,11 @@ class Archive:
         return count
 
     def set_aside_after(self, frame: int) -> None:
-        """Move what came of later frames into the table `lost`: the log has lost them, and will number
-        others so.
+        """Move the rows of later frames into the table `lost`: the log has lost these frames and will give
+        their numbers to others.
 
         Raises:
-            JournalError: it cannot be written.
+            JournalError: the archive cannot be written.
         """
         with self._transaction() as db:
             db.execute(
@@ -197,9 +197,9 @@ class Archive:
         self.at = frame
 
     def flush(self) -> int:
-        """Make durable what is in it. Up to which frame that is."""
+        """Flush the archive to the disk. Returns the frame up to which it is durable, 0 if unknown."""
         at = self.at
-        with self._writing, suppress(sqlite3.Error):  # then the log keeps it longer
+        with self._writing, suppress(sqlite3.Error):  # on errors the log keeps the frames longer
             busy, length, moved = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if not busy and length == moved:
                 return at
@@ -212,7 +212,7 @@ class Archive:
         return _order_of(rows[0][0]) if rows else None
 
     def by_client_id(self, client_id: str, account: int) -> Order | None:
-        """The latest finished order with this client id."""
+        """Find the latest finished order with a client id."""
         rows = self._ask(
             "SELECT data FROM orders WHERE account = ? AND client_id = ? ORDER BY number DESC LIMIT 1",
             (account, client_id),
@@ -229,7 +229,7 @@ class Archive:
         limit: int = 100,
         newest_first: bool = True,
     ) -> list[Order]:
-        """Finished orders of an account by their last change, then by number."""
+        """List finished orders of an account by their last change, then by number."""
         where = ("orders", "account", account, "market", market, "updated", "number")
         return [_order_of(data) for data in self._part(where, start, end, limit, newest_first)]
 
@@ -244,7 +244,7 @@ class Archive:
         limit: int = 100,
         newest_first: bool = True,
     ) -> list[Fill]:
-        """Fills of an account's orders by time, then as they were written."""
+        """List fills of an account's orders by time, then in the order of writing."""
         if order is None:
             where = ("fills", "account", account, "market", market, "time", "id")
             return [_fill_of(data) for data in self._part(where, start, end, limit, newest_first)]
@@ -269,26 +269,26 @@ class Archive:
         limit: int = 100,
         newest_first: bool = True,
     ) -> list[Posting]:
-        """A holder's lines of the ledger by time, then as they were written."""
+        """List postings of a holder by time, then in the order of writing."""
         where = ("postings", "holder", holder, "asset", asset, "time", "id")
         return [_posting_of(data) for data in self._part(where, start, end, limit, newest_first)]
 
     def orders(self, *, market: str | None = None, limit: int) -> list[Order]:
-        """Finished orders of all accounts, those with the greatest numbers first."""
+        """List finished orders of all accounts, greatest numbers first."""
         return [_order_of(data) for data in self._newest("orders", "number", market, limit)]
 
     def fills(self, *, market: str | None = None, limit: int) -> list[Fill]:
-        """Fills of all accounts, the latest written first. A `limit` of -1 is none."""
+        """List fills of all accounts, latest first. `limit` -1: all."""
         return [_fill_of(data) for data in self._newest("fills", "id", market, limit)]
 
     def ledger(self, *, limit: int) -> list[Posting]:
-        """Lines of all holders, the latest written first. A `limit` of -1 is none."""
+        """List postings of all holders, latest first. `limit` -1: all."""
         return [_posting_of(data) for data in self._newest("postings", "id", None, limit)]
 
-    # What is between this node and another. A cut is the same for good: later rows have greater numbers.
+    # Fills and postings with another node. A cut stays the same: later rows have greater numbers.
 
     def cut(self) -> tuple[int, int]:
-        """The last fill and the last posting there are."""
+        """Return the numbers of the last fill and the last posting."""
         rows = self._ask(
             "SELECT (SELECT ifnull(max(id), 0) FROM fills), (SELECT ifnull(max(id), 0) FROM postings)",
             (),
@@ -305,8 +305,8 @@ class Archive:
         last: int = FOREVER,
         page: int = 1000,
     ) -> Iterator[Fill]:
-        """Fills with another node up to one of `cut`, whose takes are numbered from `first` to `last`;
-        by take. `page` of them are in memory at a time."""
+        """Yield fills with another node up to a number of `cut`, with take numbers from `first` to `last`,
+        by take. `page` fills are in memory at a time."""
         at = (first, 0)
         while True:
             rows = self._ask(
@@ -321,7 +321,7 @@ class Archive:
                 return
 
     def last_postings(self, holder: str, upto: int) -> list[Posting]:
-        """A holder's last line in each asset, up to one of `cut`: it has the balance."""
+        """List a holder's last posting in each asset, up to a number of `cut`; it has the balance."""
         rows = self._ask(
             "SELECT data FROM postings WHERE id IN "
             "(SELECT max(id) FROM postings WHERE holder = ? AND id <= ? GROUP BY asset)",
@@ -330,7 +330,7 @@ class Archive:
         return [_posting_of(data) for (data,) in rows]
 
     def moves_of(self, holder: str, upto: int) -> list[Posting]:
-        """A holder's lines that come of no trade, the latest written first, up to one of `cut`."""
+        """List a holder's postings that are not of trades, latest first, up to a number of `cut`."""
         rows = self._ask(
             "SELECT data FROM postings WHERE holder = ? AND id <= ? "
             "AND kind NOT IN ('trade', 'fee') ORDER BY id DESC",
@@ -354,7 +354,7 @@ class Archive:
         limit: int,
         newest_first: bool,
     ) -> list[bytes]:
-        """One index serves both all markets (or assets) and one: each is asked alone, by time."""
+        """Query each market (or asset) alone by time, so that one index serves one market and all."""
         table, whose, holder, of, name, time, key = where
         way = "DESC" if newest_first else "ASC"
         text = (
@@ -377,8 +377,8 @@ class Archive:
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
-    """Many rows to a statement: SQLite gives the interpreter away for each one, and to get it back from
-    a busy thread takes 5 ms. One row at a time would then be 200 a second."""
+    """Insert rows, many in one statement: SQLite releases the interpreter lock for each statement, and
+    getting it back from a busy thread takes 5 ms; single rows would be 200 a second then."""
     done = 0
     for many in ROWS:
         while len(rows) - done >= many:

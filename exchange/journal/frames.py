@@ -34,7 +34,7 @@ class JournalError(Exception):
     """Failure to open, read or write the journal. The text names the file and the reason."""
 
 
-class Fault(Exception):
+class FrameFault(Exception):
     """Bytes that are not a whole frame. `torn`: the rest of an unfinished write, with nothing after it."""
 
     def __init__(self, why: str, *, torn: bool) -> None:
@@ -42,7 +42,7 @@ class Fault(Exception):
         self.torn = torn
 
 
-class Head(msgspec.Struct, frozen=True):
+class FrameHead(msgspec.Struct, frozen=True):
     """Header of a frame."""
 
     length: int  # of the payload, bytes
@@ -61,17 +61,17 @@ def version_of(data: bytes, magic: bytes) -> int:
     """Return the version in a file's header.
 
     Raises:
-        Fault: the header is incomplete, damaged or of another kind of file.
+        FrameFault: the header is incomplete, damaged or of another kind of file.
     """
     if len(data) < FILE_HEAD_SIZE:
-        raise Fault("its head is cut off", torn=True)
+        raise FrameFault("its head is cut off", torn=True)
     found, version, crc = _FILE_HEAD.unpack_from(data)
     if not any(data[:FILE_HEAD_SIZE]):
-        raise Fault("its head was never written", torn=True)
+        raise FrameFault("its head was never written", torn=True)
     if found != magic:
-        raise Fault("it is another kind of file", torn=False)
+        raise FrameFault("it is another kind of file", torn=False)
     if crc != zlib.crc32(found + version.to_bytes(4, "little")):
-        raise Fault("its head is damaged", torn=False)
+        raise FrameFault("its head is damaged", torn=False)
     return int(version)
 
 
@@ -81,43 +81,43 @@ def frame(number: int, durable: int, payload: bytes) -> bytes:
     return _HEAD.pack(*fields, zlib.crc32(_CHECKED.pack(*fields))) + payload
 
 
-def head_at(data: bytes | memoryview, offset: int) -> Head:
+def head_at(data: bytes | memoryview, offset: int) -> FrameHead:
     """Decode the header of the frame at `offset`.
 
     Raises:
-        Fault: cut off or damaged.
+        FrameFault: cut off or damaged.
     """
     if len(data) < offset + HEAD_SIZE:
-        raise Fault("the frame's head is cut off", torn=True)
+        raise FrameFault("the frame's head is cut off", torn=True)
     mark, length, crc, number, durable, head_crc = _HEAD.unpack_from(data, offset)
     if mark != _MARK or head_crc != zlib.crc32(data[offset : offset + _CHECKED.size]):
-        raise Fault("the frame's head is damaged", torn=_has_gap(data, offset, len(data)))
-    return Head(length, crc, number, durable)
+        raise FrameFault("the frame's head is damaged", torn=_has_gap(data, offset, len(data)))
+    return FrameHead(length, crc, number, durable)
 
 
-def payload_at(data: bytes | memoryview, offset: int, head: Head) -> bytes:
+def payload_at(data: bytes | memoryview, offset: int, head: FrameHead) -> bytes:
     """Return the payload of the frame at `offset` with the header `head`.
 
     Raises:
-        Fault: cut off or damaged.
+        FrameFault: cut off or damaged.
     """
     start = offset + HEAD_SIZE
     end = start + head.length
     if len(data) < end:
-        raise Fault("the frame is cut off", torn=True)
+        raise FrameFault("the frame is cut off", torn=True)
     payload = bytes(data[start:end])
     if zlib.crc32(payload) != head.crc:
-        raise Fault("the frame's checksum is wrong", torn=_has_gap(data, offset, end))
+        raise FrameFault("the frame's checksum is wrong", torn=_has_gap(data, offset, end))
     return payload
 
 
-def promised(data: bytes, offset: int, number: int) -> bool:
+def known_durable(data: bytes, offset: int, number: int) -> bool:
     """Report if any whole frame from `offset` on calls frame `number` durable."""
     while (offset := data.find(_MARK, offset)) >= 0:
         try:
             head = head_at(data, offset)
             payload_at(data, offset, head)
-        except Fault:
+        except FrameFault:
             offset += 1
             continue
         if head.durable >= number:

@@ -1,14 +1,17 @@
-"""The journal: everything an acknowledged order depends on, in one directory.
+"""Journal of a node: everything that an acknowledged order depends on, in one directory.
 
     NUMBER.log        the log: every commit is one frame (exchange.journal.write_ahead_log); the truth
     NUMBER.state      the state after a frame, so that earlier ones need not be read (exchange.journal.snapshots)
     archive.sqlite3   finished orders, fills and postings for queries, made from the log (exchange.journal.archive)
-    anchor            whose journal it is, and how far its log got (exchange.journal.anchor)
+    anchor            owner of the journal, and the last position of its log (exchange.journal.anchor)
     lock              held by the process that writes
 
-With `sync="full"` a commit is on the disk when it returns, so an acknowledged order survives power
-loss; with "normal" it survives the death of the process only. Archive and snapshots are written by a
-thread of their own, never on the way to an acknowledgement.
+Rules of this file:
+- With `sync="full"` a commit is on the disk when it returns, so an acknowledged order survives power
+  loss; with "normal" it survives the death of the process only.
+- The log is the truth. Archive and snapshots are derived from it by a thread of their own, never on the
+  way to an acknowledgement.
+- After a failed write nothing more is committed: the content of the disk is unknown then.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from exchange.journal import anchor, snapshots
 from exchange.journal.archive import Archive
 from exchange.journal.completeness import Completeness
 from exchange.journal.frames import JournalError
-from exchange.journal.state import RECENT, State
+from exchange.journal.state import RECENT, JournalState
 from exchange.journal.write_ahead_log import (
     SEGMENT_BYTES,
     Tail,
@@ -53,19 +56,21 @@ from exchange.model.records import (
 __all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
 
 SCHEMA_VERSION: Final = 4  # of the records too: raise it when their fields change
-SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # of log at least before the next snapshot
-SNAPSHOT_FACTOR: Final = 3  # and so many times the size of the last one
+SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # least log between two snapshots
+SNAPSHOT_FACTOR: Final = 3  # least log, in sizes of the last snapshot
 BEHIND: Final = 16  # segments of log that the archive may lack; then commits wait for it
 ARCHIVE_BYTES: Final = 256 * 1024  # of log in one transaction of the archive
-GATHER: Final = 0.02  # s, from a commit to its archiving: what comes meanwhile goes along
-PAUSE_MAX: Final = 0.1  # s; the thread rests as long as it worked, so trading has the processor
+GATHER: Final = 0.02  # s from a commit to its archiving, to gather more commits
+PAUSE_MAX: Final = (
+    0.1  # s; the thread rests as long as it worked, to leave the processor to trading
+)
 RETRY: Final = 1.0  # s after the archive could not be written
 
 _records_of = unpacker(list[Record]).decode
 
 
 class Journal:
-    """One node's journal. `commit` may be called from another thread than the constructor, one call at
+    """Journal of one node. `commit` may be called from another thread than the constructor, one call at
     a time. `history` may be called from any thread, and blocks until the archive has what was
     committed before: `await asyncio.to_thread(lambda: journal.history().fills_of(account))`."""
 
@@ -79,17 +84,18 @@ class Journal:
         segment_bytes: int = SEGMENT_BYTES,
         snapshot_bytes: int = SNAPSHOT_BYTES,
     ) -> None:
-        """Open or create the journal in the directory `path`, which is the node `owner`'s. Feeds of
-        others can be fetched again, so a commit of nothing else does not wait for the disk. Without `background`
-        nothing is archived but by queries, and nothing done about snapshots but by `work`.
+        """Open or create the journal of the node `owner` in the directory `path`.
+
+        Feeds of others can be fetched again, so a commit with nothing else does not wait for the disk.
+        Without `background` only queries write the archive, and only `work` makes snapshots.
 
         Raises:
             JournalError: not a journal, damaged, incomplete, another node's, of another version, in use,
                 or not writable.
         """
         self.path = path
-        self.notes: list[str] = []  # what a user should know about it
-        self.trouble: str | None = None  # why archive or snapshot could not be written lately
+        self.notes: list[str] = []  # messages for the user about the journal found
+        self.trouble: str | None = None  # error of the last write of archive or snapshot
         self._sync = sync == "full"
         self._owner = owner
         self._snapshot_bytes = snapshot_bytes
@@ -161,7 +167,7 @@ class Journal:
         self._tail = Tail(self._log, self._archive.at)
 
     def _begin_archive(self, notes: list[str]) -> None:
-        """Begin where the archive is."""
+        """Continue the archive from its last frame."""
         archive, log = self._archive, self._log
         if archive.put_aside is not None:
             notes.append(f"the archive {archive.path} could not be used ({archive.put_aside})")
@@ -176,7 +182,7 @@ class Journal:
             archive.add(orders, [], [], first - 1)
 
     def close(self) -> None:
-        """What the archive lacks is read from the log at the next start."""
+        """Close all files. The next start reads from the log what the archive lacks."""
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
@@ -217,7 +223,7 @@ class Journal:
         try:
             self._committed = self._log.append(pack(records), sync=sync)
         except BaseException as error:
-            # What is on the disk is unknown, and a second flush would not tell.
+            # The content of the disk is unknown, and a second flush would not show it.
             self._failed = f"cannot write the journal {self.path}: {error}{need(error)}"
             if isinstance(error, (OSError, ValueError, TypeError)):
                 raise JournalError(self._failed) from error
@@ -232,8 +238,8 @@ class Journal:
             self._start()
 
     def _note_position(self) -> None:
-        """Tell the anchor. With `sync="full"` a frame that was not flushed is none that anybody was
-        promised."""
+        """Write the position to the anchor. With `sync="full"` only flushed frames count: nothing else was
+        acknowledged."""
         log = self._log
         durable = log.durable
         if self._anchor is not None:
@@ -245,14 +251,14 @@ class Journal:
     # Reading it all
 
     def recover(self) -> Recovered:
-        """Everything that a restarted node goes on with. The archive then has what was found.
+        """Return the state for a restarted node, and bring the archive up to date.
 
         Raises:
             JournalError: a file is damaged, the journal is another node's, or the archive cannot be
                 written.
         """
         collecting = gc.isenabled()
-        gc.disable()  # nothing that is read is garbage, and the collector would look at it many times
+        gc.disable()  # nothing read here is garbage, and the collector would visit it many times
         try:
             recovered = self._state(self._committed).recovered()
         finally:
@@ -268,14 +274,14 @@ class Journal:
             self._start()
         return recovered
 
-    def _state(self, upto: int = 0) -> State:
-        """The state after frame `upto`, or the snapshot's if that is later."""
-        state = State()
+    def _state(self, upto: int = 0) -> JournalState:
+        """Return the state after frame `upto`, or that of the snapshot if it is later."""
+        state = JournalState()
         for _ in self._fold(state, upto):
             pass
         return state
 
-    def _fold(self, state: State, upto: int) -> Iterator[None]:
+    def _fold(self, state: JournalState, upto: int) -> Iterator[None]:
         snapshot = self._snapshot
         tail = Tail(self._log, snapshot)
         try:
@@ -324,11 +330,11 @@ class Journal:
 
     @property
     def archive_behind(self) -> int:
-        """Committed records that the archive lacks."""
+        """Number of committed records that the archive lacks."""
         return self._records - self._archived
 
     def work(self) -> bool:
-        """One step of what is done behind the commits. Whether there is more to do.
+        """Do one step of the background work. Returns True if there is more to do.
 
         Raises:
             JournalError, OSError: the archive or a snapshot cannot be written; try again later.
@@ -355,8 +361,8 @@ class Journal:
         return since >= max(self._snapshot_bytes, SNAPSHOT_FACTOR * last)
 
     def _make_snapshot(self, number: int) -> Iterator[None]:
-        """Of closed segments only: nobody waits for it."""
-        state = State()
+        """Write a snapshot of closed segments, step by step; no commit waits for it."""
+        state = JournalState()
         yield from self._fold(state, number)
         yield from snapshots.save(self.path, number, state, SCHEMA_VERSION)
         yield from state.release()
@@ -369,7 +375,7 @@ class Journal:
         self._log.drop(min(number, flushed))
 
     def _archive_some(self, upto: int) -> None:
-        """The next part of the log into the archive."""
+        """Copy the next part of the log into the archive."""
         with self._archiving:
             if self._archive.at >= upto:
                 return
@@ -406,7 +412,7 @@ class Journal:
     # History
 
     def history(self) -> Archive:
-        """What can be asked about the past, with everything that was committed before this call.
+        """Return the archive after adding everything committed before this call.
 
         Raises:
             JournalError: the archive cannot be written, or the log not read.
@@ -415,16 +421,16 @@ class Journal:
         return self._archive
 
     def order(self, number: int) -> Order | None:
-        """A finished order. One of the latest may be missed: see `behind`."""
+        """Find a finished order. The latest ones may be missing: see `behind`."""
         return self._look_up().order(number)
 
     def by_client_id(self, client_id: str, account: int = HOUSE) -> Order | None:
-        """The latest finished order of the account with this client id. See `behind`."""
+        """Find the account's latest finished order with a client id. See `behind`."""
         return self._look_up().by_client_id(client_id, account)
 
     @property
     def behind(self) -> bool:
-        """Whether looking up an order has to wait for the archive. It does not while the archive lacks
+        """Report if a search for an order has to wait for the archive. It need not while the archive lacks
         no more than the engine has in memory: the latest `RECENT` orders to finish."""
         return self._records - self._archived > RECENT
 

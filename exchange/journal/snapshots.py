@@ -16,14 +16,14 @@ import msgspec
 from exchange.journal.frames import (
     FILE_HEAD_SIZE,
     HEAD_SIZE,
-    Fault,
+    FrameFault,
     JournalError,
     file_head,
     frame,
     head_at,
     payload_at,
 )
-from exchange.journal.state import SnapshotRecord, State
+from exchange.journal.state import JournalState, SnapshotRecord
 from exchange.journal.write_ahead_log import check_version, flush_directory, write_all
 from exchange.model.codec import pack, unpacker
 from exchange.model.records import PutSnapshot
@@ -54,7 +54,7 @@ def tidy(directory: Path) -> None:
         path_of(directory, number).unlink()
 
 
-def save(directory: Path, number: int, state: State, version: int) -> Iterator[None]:
+def save(directory: Path, number: int, state: JournalState, version: int) -> Iterator[None]:
     """Write the state after frame `number`, one step for each `next`.
 
     Raises:
@@ -90,7 +90,7 @@ def _chunks(records: Iterator[SnapshotRecord]) -> Iterator[list[SnapshotRecord]]
         yield chunk
 
 
-def load(path: Path, version: int, state: State) -> Iterator[None]:
+def load(path: Path, version: int, state: JournalState) -> Iterator[None]:
     """Load a snapshot into an empty state, one step for each `next`.
 
     Raises:
@@ -106,7 +106,7 @@ def load(path: Path, version: int, state: State) -> Iterator[None]:
                 data = file.read(HEAD_SIZE)
                 head = head_at(data, 0)
                 if head.number != count:
-                    raise Fault(f"part {head.number} where {count} belongs", torn=False)
+                    raise FrameFault(f"part {head.number} where {count} belongs", torn=False)
                 chunk = _records_of(payload_at(data + file.read(head.length), 0, head))
                 if not chunk:
                     return
@@ -114,5 +114,5 @@ def load(path: Path, version: int, state: State) -> Iterator[None]:
                 offset += HEAD_SIZE + head.length
                 count += 1
                 yield
-    except (Fault, msgspec.DecodeError) as error:
+    except (FrameFault, msgspec.DecodeError) as error:
         raise JournalError(f"{path}, offset {offset}: {error}") from error

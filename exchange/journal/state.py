@@ -55,7 +55,7 @@ class _Feed:
         self.batches: dict[int, Batch] = {}  # by first event
 
 
-class State:
+class JournalState:
     """Fold of a journal: apply all records in order, then call `recovered` or `records`."""
 
     def __init__(self) -> None:

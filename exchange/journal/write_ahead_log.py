@@ -1,9 +1,10 @@
-"""The journal's log: frames numbered from 1 in segment files, appended and never changed.
+"""Write-ahead log of the journal: frames numbered from 1 in segment files, appended and never changed.
 
-A segment is named after its first frame. Only the newest one is written; an older one is on the disk
-whole, for it was flushed before the next was begun. The end of the newest may be torn by a crash: what
-is no whole frame there was never acknowledged, and is cut off when the log is opened. Anything else
-that is no frame is damage, and refused.
+Rules of this file:
+- A segment is named after its first frame. Only the newest segment is written; an older one is whole on
+  the disk, because it was flushed before the next was begun.
+- A crash may tear the end of the newest segment. An incomplete frame there was never acknowledged and is
+  cut off when the log is opened. Any other bytes that are not a frame are damage: the log is refused.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from exchange.journal.frames import (
     FILE_HEAD_SIZE,
     HEAD_SIZE,
     MAX_PAYLOAD,
-    Fault,
+    FrameFault,
     JournalError,
     file_head,
     frame,
     head_at,
+    known_durable,
     payload_at,
-    promised,
     version_of,
 )
 
-SEGMENT_BYTES: Final = 16 * 2**20  # a segment is closed by the first frame that goes beyond
+SEGMENT_BYTES: Final = 16 * 2**20  # the first frame that exceeds it closes a segment
 FREE_BYTES: Final = 4 * SEGMENT_BYTES  # that a disk should have when a node starts on it again
 READ_BYTES: Final = 2**20  # read ahead; more when a frame is longer
 _MAGIC: Final = b"xchg-log"
@@ -49,14 +50,14 @@ def flush_directory(path: Path) -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """A write may take a part only."""
+    """Write all of `data`; a single write may take only a part of it."""
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, memoryview(data)[written:])
 
 
 def need(error: BaseException) -> str:
-    """What a full disk needs, as the end of a sentence; "" for other errors."""
+    """Return the remedy for a full disk as the end of a sentence; "" for other errors."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         mib = FREE_BYTES // 2**20
         return f". Free at least {mib} MiB for it and start again: what was acknowledged is there"
@@ -64,11 +65,11 @@ def need(error: BaseException) -> str:
 
 
 def check_version(path: Path, data: bytes, magic: bytes, version: int) -> None:
-    """Whether `data` begins a file of this version.
+    """Check that `data` begins a file of this version.
 
     Raises:
-        Fault: it begins no such file.
-        JournalError: it is of another version.
+        FrameFault: another kind of file, or a damaged header.
+        JournalError: another version.
     """
     found = version_of(data, magic)
     if found != version:
@@ -78,8 +79,8 @@ def check_version(path: Path, data: bytes, magic: bytes, version: int) -> None:
 
 
 class WriteAheadLog:
-    """See the module's docstring. `append` is for one thread at a time, `drop` for another one; a `Tail`
-    may read in any."""
+    """Log of frames. Threads: one at a time calls `append`, another may call `drop`, and any may read with
+    a `Tail`."""
 
     def __init__(
         self,
@@ -91,11 +92,11 @@ class WriteAheadLog:
         check: Callable[[int], None] = lambda last: None,
     ) -> None:
         """Open the log, or begin one whose first frame is `start`. `check` is called with the last whole
-        frame of a log that is there, before anything of it is changed; what it raises ends the opening.
+        frame of an existing log before anything of it is changed; its exceptions end the opening.
 
         Raises:
-            JournalError: it is damaged, or of another version.
-            OSError: it cannot be read or written.
+            JournalError: the log is damaged or of another version.
+            OSError: the log cannot be read or written.
         """
         self.directory = directory
         self.version = version
@@ -131,14 +132,14 @@ class WriteAheadLog:
                 self.segments = (*self.segments, first)
 
     def _reopen(self) -> None:
-        """Find the end of the newest segment, and cut off what was torn."""
+        """Find the end of the newest segment, and cut off a torn frame."""
         first = self.segments[-1]
         path = self.path(first)
         data = path.read_bytes()
         self.last = self.durable = first - 1
         try:
             check_version(path, data, _MAGIC, self.version)
-        except Fault as fault:
+        except FrameFault as fault:
             if not fault.torn or len(data) > FILE_HEAD_SIZE:
                 raise JournalError(f"{path}, offset 0: {fault}") from fault
             self._check(self.last)
@@ -153,27 +154,29 @@ class WriteAheadLog:
                 self.last = head.number
                 self.durable = max(self.durable, head.durable)
                 offset += HEAD_SIZE + head.length
-        except Fault as fault:
-            if not fault.torn or promised(data, offset, self.last + 1):
+        except FrameFault as fault:
+            if not fault.torn or known_durable(data, offset, self.last + 1):
                 raise JournalError(f"{path}, offset {offset}: {fault}") from fault
         self._check(self.last)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND)
         if offset < len(data):
             os.ftruncate(self._fd, offset)
-        # What a crash of the process left may be in the system's memory only.
+        # Frames left by a crash of the process may be in the memory of the system only.
         os.fsync(self._fd)
         self.durable = self.last
         self.size = offset
 
     def append(self, payload: bytes, *, sync: bool) -> int:
-        """Write one frame; it is on the disk when this returns if `sync`. Its number.
+        """Write one frame and return its number. With `sync` it is on the disk then.
 
         Raises:
-            OSError: the frame is there or not, whole or not. Nothing may be appended any more.
+            OSError: the frame may be there or not, whole or not. Nothing may be appended any more.
             ValueError: the payload is too long.
         """
         if len(payload) > MAX_PAYLOAD:
-            raise ValueError(f"{len(payload):,} bytes in one commit are too much")
+            raise ValueError(
+                f"a commit of {len(payload):,} bytes is too large; the most is {MAX_PAYLOAD:,}"
+            )
         if self.size >= self._segment_bytes:
             self.seal()
         number = self.last + 1
@@ -187,13 +190,13 @@ class WriteAheadLog:
         return number
 
     def settle(self) -> None:
-        """Have everything on the disk that was appended."""
+        """Flush all appended frames to the disk."""
         if self.durable < self.last:
             os.fsync(self._fd)
             self.durable = self.last
 
     def seal(self) -> None:
-        """Begin a new segment, once the present one is on the disk."""
+        """Flush the present segment and begin a new one."""
         if self.last + 1 == self.segments[-1]:
             return
         os.fsync(self._fd)
@@ -201,8 +204,8 @@ class WriteAheadLog:
         self._begin(self.last + 1)
 
     def drop(self, upto: int) -> None:
-        """Delete the segments that hold nothing after frame `upto`, oldest first, so that what is left
-        is without gaps whenever this ends."""
+        """Delete the segments without frames after `upto`, oldest first, so that an interruption leaves no
+        gap."""
         while len(self.segments) > 1 and self.segments[1] <= upto + 1:
             with suppress(FileNotFoundError):
                 self.path(self.segments[0]).unlink()
@@ -216,21 +219,21 @@ class WriteAheadLog:
 
 
 class Tail:
-    """Reads a log's frames in order, from the one after `after`, while it may be written to."""
+    """Reader of a log's frames in order, after frame `after`, while the log may be written to."""
 
     def __init__(self, log: WriteAheadLog, after: int) -> None:
         self._log = log
-        self.at = after  # the last frame that was taken
+        self.at = after  # the last frame read
         self._fd = -1
         self._segment = 0
-        self._offset = 0  # in the file, of what is not taken
+        self._offset = 0  # of the next frame in the file
 
     def take(self, upto: int, size: int = READ_BYTES) -> list[tuple[int, bytes]]:
-        """The next frames, number and payload, none beyond `upto`: those in about the next `size` bytes
-        of the segment, at least one while there is one. Frames up to `upto` must have been appended.
+        """Read the next frames (number, payload) up to `upto`: about `size` bytes of the segment, and at
+        least one frame. Frames up to `upto` must have been appended.
 
         Raises:
-            JournalError: they are not all there, or damaged.
+            JournalError: a frame is missing or damaged.
             OSError: the file cannot be read.
         """
         taken: list[tuple[int, bytes]] = []
@@ -238,14 +241,14 @@ class Tail:
             self._open()
             try:
                 self._fill(taken, upto, size)
-            except Fault as fault:
+            except FrameFault as fault:
                 raise JournalError(
                     f"{self._log.path(self._segment)}, offset {self._offset}: {fault}"
                 ) from fault
         return taken
 
     def _open(self) -> None:
-        """Have the segment open that holds the next frame."""
+        """Open the segment that holds the next frame."""
         segment = max((s for s in self._log.segments if s <= self.at + 1), default=0)
         if segment == 0:
             raise JournalError(f"{self._log.directory} lacks the segment of frame {self.at + 1}")
@@ -258,12 +261,12 @@ class Tail:
         try:
             check_version(path, os.pread(self._fd, FILE_HEAD_SIZE, 0), _MAGIC, self._log.version)
             number = segment
-            while number <= self.at:  # what was taken by somebody else
+            while number <= self.at:  # frames that another reader has taken
                 head = head_at(os.pread(self._fd, HEAD_SIZE, self._offset), 0)
                 _check_number(head.number, number)
                 self._offset += HEAD_SIZE + head.length
                 number += 1
-        except Fault as fault:
+        except FrameFault as fault:
             raise JournalError(f"{path}, offset {self._offset}: {fault}") from fault
 
     def _fill(self, taken: list[tuple[int, bytes]], upto: int, size: int) -> None:
@@ -293,4 +296,4 @@ class Tail:
 
 def _check_number(found: int, expected: int) -> None:
     if found != expected:
-        raise Fault(f"frame {found} where {expected} belongs", torn=False)
+        raise FrameFault(f"frame {found} where {expected} belongs", torn=False)

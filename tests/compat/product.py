@@ -18,7 +18,8 @@ from exchange.feeds.feed import FeedState
 from exchange.feeds.presence import PresenceLeases
 from exchange.journal.frames import file_head, frame, head_at, payload_at, version_of
 from exchange.journal.journal import SCHEMA_VERSION, Journal
-from exchange.journal.state import SnapshotRecord, State
+from exchange.journal.state import JournalState as State
+from exchange.journal.state import SnapshotRecord
 from exchange.ledger.reconciliation import Evidence
 from exchange.ledger.reconciliation import evaluate as judge
 from exchange.ledger.statements import SignedDocument, Statement, StatementPart

@@ -19,7 +19,7 @@ from exchange.journal import anchor, write_ahead_log
 from exchange.journal.completeness import owner_of
 from exchange.journal.frames import FILE_HEAD_SIZE, HEAD_SIZE, head_at
 from exchange.journal.journal import Journal, JournalError
-from exchange.journal.state import State
+from exchange.journal.state import JournalState
 from exchange.model.records import PutBatch, PutMeta, Record, Recovered
 
 Sync = Literal["full", "normal"]
@@ -98,13 +98,13 @@ class Left:
 def leave(path: Path, seed: int, sync: Sync, *, killed: bool, archive: bool) -> Left:
     rng = random.Random(seed)
     state: list[Record] = []
-    states = [State().recovered()]
+    states = [JournalState().recovered()]
     with closing(open_journal(path, sync=sync)) as journal:
         for _ in range(70):
             records = [PutMeta("own", rng.randrange(9)), *random_records(rng, rng.randint(1, 3))]
             journal.commit(records)
             state += records
-            folded = State()
+            folded = JournalState()
             folded.apply(state)
             states.append(folded.recovered())
             if rng.random() < 0.9:

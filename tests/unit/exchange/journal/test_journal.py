@@ -27,7 +27,7 @@ from exchange.journal import frames, snapshots, write_ahead_log
 from exchange.journal import journal as journal_module
 from exchange.journal.frames import FILE_HEAD_SIZE
 from exchange.journal.journal import SCHEMA_VERSION, Journal, JournalError
-from exchange.journal.state import State
+from exchange.journal.state import JournalState
 from exchange.model import records as records_module
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
 from exchange.model.records import Fill, Order, PutBatch, PutMeta, Record, Recovered
@@ -57,7 +57,7 @@ def reopened(path: Path) -> Recovered:
 
 
 def folded(records: list[Record]) -> Recovered:
-    state = State()
+    state = JournalState()
     state.apply(records)
     return state.recovered()
 
@@ -542,7 +542,7 @@ def test_a_commit_that_is_too_long_is_a_journal_error(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write_ahead_log, "MAX_PAYLOAD", 100)
-    with pytest.raises(JournalError, match="too much"):
+    with pytest.raises(JournalError, match="too large"):
         journal.commit([PutMeta("a" * 200, 1)])
 
 

@@ -13,7 +13,7 @@ from journal_kit import BATCHES, OWNER, RECORDS, SNAPSHOT, random_records
 
 from exchange.journal import snapshots, state
 from exchange.journal.frames import JournalError
-from exchange.journal.state import State
+from exchange.journal.state import JournalState
 from exchange.model.codec import pack, unpacker
 from exchange.model.events import Opened
 from exchange.model.records import (
@@ -37,7 +37,7 @@ unpack = unpacker(list[Record]).decode
 
 
 def folded(records: list[Any]) -> Recovered:
-    found = State()
+    found = JournalState()
     found.apply(records)
     return found.recovered()
 
@@ -87,7 +87,7 @@ def test_the_state_equals_a_simple_model_and_survives_its_own_records(seed: int)
     plain = MemoryDisk()
     plain.commit(records)
     expected = plain.recover()
-    found = State()
+    found = JournalState()
     for record in records:
         found.apply([record])
     assert found.recovered() == expected
@@ -97,7 +97,7 @@ def test_the_state_equals_a_simple_model_and_survives_its_own_records(seed: int)
 def test_the_latest_orders_to_finish_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "RECENT", 3)
     orders = [Order(number, M, 1, 100, 5, 1000) for number in range(1, 21)]
-    found = State()
+    found = JournalState()
     found.apply(order for order in orders)
     finish = [7, 3, 20, 11, 5, 1, 2]
     found.apply(msgspec.structs.replace(orders[number - 1], done=True) for number in finish)
@@ -107,7 +107,7 @@ def test_the_latest_orders_to_finish_are_kept(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_state_is_released_in_steps() -> None:
-    found = State()
+    found = JournalState()
     found.apply(Order(number, M, 1, 100, 5, 1000) for number in range(1, 2502))
     assert run(found.release()) == 3
     assert found.recovered().orders == []
@@ -155,19 +155,19 @@ def run(steps: Any) -> int:
 
 
 def loaded(path: Path) -> Recovered:
-    found = State()
+    found = JournalState()
     run(snapshots.load(path, VERSION, found))
     return found.recovered()
 
 
 @pytest.fixture
-def full() -> State:
-    found = State()
+def full() -> JournalState:
+    found = JournalState()
     found.apply(random_records(random.Random(5), 3000))
     return found
 
 
-def test_a_snapshot_holds_the_state(tmp_path: Path, full: State) -> None:
+def test_a_snapshot_holds_the_state(tmp_path: Path, full: JournalState) -> None:
     run(snapshots.save(tmp_path, 12, full, VERSION))
     assert snapshots.numbers(tmp_path) == [12]
     path = snapshots.path_of(tmp_path, 12)
@@ -177,12 +177,12 @@ def test_a_snapshot_holds_the_state(tmp_path: Path, full: State) -> None:
 
 
 def test_an_empty_state_has_a_snapshot(tmp_path: Path) -> None:
-    run(snapshots.save(tmp_path, 1, State(), VERSION))
+    run(snapshots.save(tmp_path, 1, JournalState(), VERSION))
     assert loaded(snapshots.path_of(tmp_path, 1)) == Recovered()
 
 
 def test_whenever_the_writing_ends_there_is_a_whole_snapshot_or_none(
-    tmp_path: Path, full: State, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, full: JournalState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "CHUNK", 20)
     steps = run(snapshots.save(tmp_path, 1, full, VERSION))
@@ -199,12 +199,14 @@ def test_whenever_the_writing_ends_there_is_a_whole_snapshot_or_none(
 
 def test_only_the_newest_snapshot_is_kept(tmp_path: Path) -> None:
     for number in (3, 20, 100):
-        run(snapshots.save(tmp_path, number, State(), VERSION))
+        run(snapshots.save(tmp_path, number, JournalState(), VERSION))
     snapshots.tidy(tmp_path)
     assert snapshots.numbers(tmp_path) == [100]
 
 
-def test_a_damaged_snapshot_is_refused_by_name_and_offset(tmp_path: Path, full: State) -> None:
+def test_a_damaged_snapshot_is_refused_by_name_and_offset(
+    tmp_path: Path, full: JournalState
+) -> None:
     run(snapshots.save(tmp_path, 1, full, VERSION))
     path = snapshots.path_of(tmp_path, 1)
     whole = path.read_bytes()
@@ -222,6 +224,6 @@ def test_a_damaged_snapshot_is_refused_by_name_and_offset(tmp_path: Path, full: 
 
 
 def test_a_snapshot_of_another_version_is_refused(tmp_path: Path) -> None:
-    run(snapshots.save(tmp_path, 1, State(), VERSION + 1))
+    run(snapshots.save(tmp_path, 1, JournalState(), VERSION + 1))
     with pytest.raises(JournalError, match=f"has journal version {VERSION + 1}"):
         loaded(snapshots.path_of(tmp_path, 1))

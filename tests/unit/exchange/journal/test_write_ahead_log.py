@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exchange.journal import frames, write_ahead_log
-from exchange.journal.frames import FILE_HEAD_SIZE, HEAD_SIZE, Fault, JournalError
+from exchange.journal.frames import FILE_HEAD_SIZE, HEAD_SIZE, FrameFault, JournalError
 from exchange.journal.write_ahead_log import Tail, WriteAheadLog
 
 VERSION = 7
@@ -297,8 +297,8 @@ def test_a_short_write_goes_on(opened: WriteAheadLog, monkeypatch: pytest.Monkey
 
 def test_a_whole_frame_that_nothing_promises_is_no_promise() -> None:
     whole = frames.frame(5, 4, b"payload")
-    assert frames.promised(b"??" + whole, 0, 4)
-    assert not frames.promised(b"??" + whole, 0, 5)
-    assert not frames.promised(b"??" + whole[:-1], 0, 4)
-    with pytest.raises(Fault, match="cut off"):
+    assert frames.known_durable(b"??" + whole, 0, 4)
+    assert not frames.known_durable(b"??" + whole, 0, 5)
+    assert not frames.known_durable(b"??" + whole[:-1], 0, 4)
+    with pytest.raises(FrameFault, match="cut off"):
         frames.payload_at(whole[:-1], 0, frames.head_at(whole, 0))
