@@ -1,1 +1,11 @@
-"""The exchange of one node, without I/O and without a network of its own: orders, feeds, takes, ledger, journal."""
+"""Exchange of one node, without I/O and without a network.
+
+model    instruments, commands, events, records: the vocabulary of all other folders
+market   order book, rules and specs of a market, triggers, candles
+feeds    feeds of all owners, their replication, presence
+ledger   double-entry ledger, accounts, statements
+journal  write-ahead log, snapshots, archive
+orders   parts of the order manager
+takes    trading with other nodes' orders
+engine   order manager, fast path, feed ingest, and the engine over all of them
+"""

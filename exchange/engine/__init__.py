@@ -1,1 +1,7 @@
-"""The engine: order manager, fast path and feed ingest over all markets of one node."""
+"""Engine of one node.
+
+engine         commands, messages and time in, records and messages out
+order_manager  commands on own orders, and the parts that carry them out
+fast_path      plain limit and market orders in fewer steps
+feed_ingest    feeds of other owners
+"""

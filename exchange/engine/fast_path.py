@@ -209,7 +209,7 @@ class FastPath:
         """An order that meets others at once, at `limit` at worst (None: any)."""
         context, orders, book = self._context, self._store, market.book
         side, price, quantity, account = new.side, new.price, new.quantity, new.account
-        found = book.reach(side, limit, quantity)
+        found = book.preview(side, limit, quantity)
         makers = self._makers(account, found)
         if not makers:
             return None
@@ -357,7 +357,7 @@ class FastPath:
                 orders.recent[maker_number] = maker
                 del orders.open[maker_number]
                 if maker.expires:
-                    orders.expiry.remove(maker_number)
+                    orders.expiry.discard(maker_number)
             if owner:
                 purse = ledger.accounts[owner][taken]
                 if left:

@@ -114,7 +114,7 @@ class OrderManager:
         context, store = self._context, self.store
         if context.stale is not None or context.fenced:
             self._check_writes()
-        if store.expiry.times:
+        if store.expiry.values:
             self.expire(now)
         if new.price is not None:
             market = context.markets.get(new.market)
@@ -352,9 +352,9 @@ class OrderManager:
     def expire(self, now: float) -> None:
         """Cancel expired good-till-date orders. Call before anything that may fill one of them."""
         store = self.store
-        if not store.expiry.times or not self._context.writes:
+        if not store.expiry.values or not self._context.writes:
             return
-        for number in store.expiry.due(self._context.us(now)):
+        for _, number in store.expiry.pop_through(self._context.us(now)):
             order = store.open.get(number)
             if order is not None and not order.cancelled:
                 store.cancel(now, order, "expired")

@@ -1,1 +1,9 @@
-"""One market on this node: order book, market rules and specs, triggers, candles."""
+"""One market on this node.
+
+market        feeds of all owners, and the book of orders that can be traded from this node
+order_book    price levels, priority, matching
+market_rules  limits of size, value and price; trading halts
+market_specs  rules and units of all markets
+triggers      conditional orders by the price that triggers them
+candles       candles of every timeframe, statistics of 24 hours
+"""

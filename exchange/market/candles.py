@@ -1,14 +1,14 @@
-"""Candles of every length, from trades that may arrive late and in any order.
+"""Candles of every timeframe, from trades that may arrive late and in any order.
 
-A candle is a pure function of the trades that fall into it. Their order is (time, maker, number), the
-same on every node, so its open and close do not depend on when a trade came to be known: a late one
-amends the candle of its own time. Nodes that have seen the same trades have the same candles.
+Theory of operation. A candle is a pure function of the trades of its period. Their order is (time,
+maker, number), the same on every node, so open and close do not depend on the time of arrival: a late
+trade amends the candle of its own period. Nodes with the same trades have the same candles.
 
-Lengths up to a day begin at multiples of themselves in UTC. 7D and 14D count from the epoch, 1970-01-01,
-so they begin on Thursdays; 1W begins on Mondays; 1M is a calendar month.
+Timeframes up to a day begin at multiples of themselves in UTC. 7D and 14D count from the epoch,
+1970-01-01, so they begin on Thursdays; 1W begins on Mondays; 1M is a calendar month.
 
-Trades are gathered by minute, and what a minute gained is added to the candles of all lengths when
-somebody looks: candles of parts add up, so a burst of trades costs one addition a length.
+Trades are collected by minute, and the sum of a minute is added to the candles of all timeframes when
+they are read: candles of parts add up, so a burst of trades costs one addition for each timeframe.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ import msgspec
 MINUTE: Final = 60_000_000  # us
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
-MAX_VOLUME: Final = 2**62  # volumes stop here: what others claim to have traded must fit a column
-MINUTES_HELD: Final = 1500  # one-minute candles kept in memory: a day, and what was before it
-OTHERS_HELD: Final = 8  # of every other length
+MAX_VOLUME: Final = 2**62  # upper bound of volumes: claims of others must fit a database column
+MINUTES_HELD: Final = 1500  # one-minute candles kept in memory: a day and some before it
+OTHERS_HELD: Final = 8  # of every other timeframe
 LATEST: Final = 253_402_300_799_999_999  # us, the end of the year 9999
 
 Key = tuple[int, str, int]  # (time, maker, number): the order of trades on every node
 
 
 class TradeRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One public trade. (`maker`, `number`) is its place in the maker's feed, (`taker`, `take`) its id
-    on both sides. Ticks, lots, microseconds since the epoch."""
+    """Public trade. (`maker`, `number`) is its place in the maker's feed, (`taker`, `take`) its id on
+    both sides. Ticks, lots, microseconds since the epoch."""
 
     time: int
     maker: str
@@ -51,8 +51,8 @@ class TradeRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Candle(msgspec.Struct, gc=False):
-    """What was traded from `start` on, for the length of the candle. `first` and `last` are the keys
-    of the trades that made `open` and `close`."""
+    """Trades of one period from `start` on. `first` and `last` are the keys of the trades that made
+    `open` and `close`."""
 
     start: int  # us since the epoch
     open: int
@@ -65,7 +65,7 @@ class Candle(msgspec.Struct, gc=False):
     last: Key
 
     def add(self, part: Candle) -> None:
-        """Take in a candle of other trades of the same time. In any order the result is the same."""
+        """Add a candle of other trades of the same period. The result does not depend on the order."""
         if part.first < self.first:
             self.open, self.first = part.open, part.first
         if part.last > self.last:
@@ -78,20 +78,20 @@ class Candle(msgspec.Struct, gc=False):
         self.trades += part.trades
 
     def at(self, start: int) -> Candle:
-        """A copy that begins at `start`."""
+        """Return a copy that begins at `start`."""
         return msgspec.structs.replace(self, start=start)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeframe:
-    """A length of candles. `length` in microseconds, 0 for calendar months."""
+    """Length of candles in microseconds, 0 for calendar months."""
 
     name: str
     length: int
-    offset: int = 0  # where the first one begins, counted from the epoch
+    offset: int = 0  # start of the first candle, counted from the epoch
 
     def start(self, time: int) -> int:
-        """When the candle began that `time` (us since the epoch) falls into."""
+        """Return the start of the candle that contains `time`. Us since the epoch."""
         if self.length:
             return time - (time - self.offset) % self.length
         day = datetime.fromtimestamp(time // 1_000_000, UTC)
@@ -122,25 +122,25 @@ _MINUTES: Final = TIMEFRAMES["1m"]
 
 
 class CandleLookup(Protocol):
-    """Where candles are looked up that are not in memory."""
+    """Look-up of candles that are not in memory."""
 
     def __call__(self, frame: str, start: int) -> Candle | None: ...
 
 
 class CandleSeries:
-    """The candles of one market: the latest in memory, the others found through `stored`."""
+    """Candles of one market in all timeframes: the latest in memory, older ones through `stored`."""
 
     def __init__(self, stored: CandleLookup, latest_minutes: Sequence[Candle] = ()) -> None:
-        """`latest_minutes` are the newest stored one-minute candles, at most `MINUTES_HELD`."""
+        """`latest_minutes`: newest stored one-minute candles, at most `MINUTES_HELD`."""
         self._stored = stored
         self._held: dict[str, dict[int, Candle]] = {name: {} for name in TIMEFRAMES}
         self._held["1m"] = {candle.start: candle for candle in latest_minutes}
         self._changed: dict[tuple[str, int], Candle] = {}
-        self._parts: dict[int, Candle] = {}  # by minute: in no candle yet
-        self._minutes: list[Candle] | None = None  # by start; made anew when one was added
+        self._parts: dict[int, Candle] = {}  # by minute: not yet added to the candles
+        self._minutes: list[Candle] | None = None  # by start; None after one was added
 
     def add(self, trades: Iterable[TradeRecord]) -> None:
-        """Take in trades, each of them once."""
+        """Add trades, each of them once."""
         parts = self._parts
         for trade in trades:
             start = trade.time - trade.time % MINUTE
@@ -154,7 +154,7 @@ class CandleSeries:
                 part.add(one)
 
     def settle(self) -> list[tuple[str, Candle]]:
-        """Bring the candles up to date. Returns (timeframe, candle) of what changed by that."""
+        """Add the collected trades to the candles. Returns (timeframe, candle) of the changed ones."""
         parts, self._parts = self._parts, {}
         touched: dict[tuple[str, int], Candle] = {}
         for part in parts.values():
@@ -180,17 +180,17 @@ class CandleSeries:
 
     @property
     def changed(self) -> dict[tuple[str, int], Candle]:
-        """By (timeframe, start): those that `stored` does not have in their present form."""
+        """Candles by (timeframe, start) that `stored` does not have in their present form."""
         self.settle()
         return self._changed
 
     def held(self, frame: str) -> list[Candle]:
-        """Those in memory, all changed ones among them."""
+        """Return the candles in memory, which include all changed ones."""
         self.settle()
         return list(self._held[frame].values())
 
     def saved(self, candles: Iterable[tuple[str, Candle]]) -> None:
-        """`stored` has these now, as the copies say. What is old and unchanged is let go."""
+        """Mark candles as stored, in the state of the given copies. Old unchanged candles are dropped."""
         for frame, copy in candles:
             if self._changed.get((frame, copy.start)) == copy:
                 del self._changed[frame, copy.start]
@@ -206,7 +206,7 @@ class CandleSeries:
                 self._minutes = None
 
     def minutes(self) -> list[Candle]:
-        """The one-minute candles in memory, oldest first. Not to be changed."""
+        """Return the one-minute candles in memory, oldest first. For reading only."""
         self.settle()
         if self._minutes is None:
             held = self._held["1m"]
@@ -215,10 +215,10 @@ class CandleSeries:
 
 
 class DayStatistics(NamedTuple):
-    """The last 24 hours, to the minute. Ticks and lots; None where nothing was ever traded."""
+    """Statistics of the last 24 hours, to the minute. Ticks and lots; None before the first trade."""
 
     last: int | None
-    before: int | None  # the price that held when they began, or their first one
+    before: int | None  # last price before these 24 hours, or else their first price
     volume: int
     high: int | None
     low: int | None
@@ -229,7 +229,7 @@ class DayStatistics(NamedTuple):
 
 
 def day_statistics(minutes: Sequence[Candle], now: int) -> DayStatistics:
-    """Figures of the 24 hours before `now` (us), from one-minute candles, oldest first."""
+    """Return the statistics of the 24 hours before `now` (us) from one-minute candles, oldest first."""
     if not minutes:
         return DayStatistics(None, None, 0, None, None)
     begin = _MINUTES.start(now - DAY)
@@ -252,5 +252,5 @@ def _start(candle: Candle) -> int:
 
 
 def plausible(time: int, now: int, ahead: int) -> bool:
-    """Whether a trade can have this time: others say what they like. All in us."""
+    """Report if a trade may have this time, which another node has set. All in us."""
     return 0 < time <= min(now + ahead, LATEST)

@@ -1,8 +1,12 @@
-"""One market on this node: everyone's feeds, and the book of what can be traded with from here.
+"""Market: the feeds of all owners, and the book of orders that can be traded from this node.
 
-The feeds say what is on show. The book is what remains after orders of absent owners are left out,
-and what this node has already asked for, or knows to be gone before the feed says so, is deducted.
-With nothing asked and everybody present it is a pure function of the feeds.
+Theory of operation. The feeds list the displayed orders. The book leaves out the orders of absent
+owners, and deducts the quantities that this node has requested, or knows to be gone before the feed
+shows it. Without requests, and with everybody present, it is a pure function of the feeds.
+
+Rules of this file:
+- Own orders are not deducted and never absent: `write` updates the book from the event alone.
+- Every change of the book calls `_touch`, which collects the changed levels for readers.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook
 from exchange.model.events import Closed, Filled, Moved, Opened, OrderEvent
 
-TAPE = 1000  # public trades kept in memory for each market
+TAPE = 1000  # public trades kept in memory for a market
 NUMBER_BITS = 40
 _NUMBER_MASK = (1 << NUMBER_BITS) - 1
 
@@ -29,9 +33,9 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class OwnerIndex:
-    """Small numbers for owners, so that an order's key in a book is one integer. Local to a process.
+    """Index of owners, so that an order's key in a book is one integer. Local to a process.
 
-    Index 0 is this node.
+    This node has index 0: the key of an own order is its number.
     """
 
     def __init__(self, node_id: str) -> None:
@@ -46,21 +50,21 @@ class OwnerIndex:
         return index << NUMBER_BITS | number
 
     def split(self, key: int) -> tuple[str, int]:
-        """(owner, order number)"""
+        """Return (owner, order number)."""
         return self._ids[key >> NUMBER_BITS], key & _NUMBER_MASK
 
 
 @dataclass(slots=True)
 class Hold:
-    """Quantity that the feed still shows and that is known to be gone, until the feed says so."""
+    """Deduction of a quantity that is known to be gone while the feed still shows it."""
 
-    quantity: int | None  # None: all of it
-    number: int | None  # until the owner's feed has reached this number ...
-    until: float | None  # ... or until this time
+    quantity: int | None  # None: the whole order
+    number: int | None  # feed number of the owner that ends the deduction
+    until: float | None  # time that ends it
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
-    """A public trade: a `Filled` event in the feed of its maker, and its number there."""
+    """Public trade: a `Filled` event in the feed of its maker, and its number there."""
 
     maker: str
     event: Filled
@@ -69,24 +73,25 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class Market:
+    """State of one market on this node."""
+
     key: str
     owners: OwnerIndex
     writer: Writer
-    visible: Callable[[str], bool]  # whether an owner's presence lease runs
-    units: MarketUnits  # what its ticks and lots are worth
+    visible: Callable[[str], bool]  # True while an owner's presence lease is valid
+    units: MarketUnits  # worth of its ticks and lots
     rules: MarketRules | None = None
     book: OrderBook = field(default_factory=OrderBook)
-    hidden: OrderBook = field(
-        default_factory=OrderBook
-    )  # own orders that no feed shows; key: order number
+    # Own orders that no feed shows; key: order number.
+    hidden: OrderBook = field(default_factory=OrderBook)
     replicas: dict[str, Replica] = field(default_factory=dict)
     tape: deque[Trade] = field(default_factory=lambda: deque(maxlen=TAPE))
-    halted: bool = False  # no trading here for now, see `Desk.halt`
-    last_time: int = 0  # latest order time seen, us: own orders come after it
-    version: int = 0
-    touched: dict[int, None] = field(default_factory=dict)  # side * price, this drain
-    _reserved: dict[int, int] = field(default_factory=dict)  # key -> asked of its owner
-    _holds: dict[str, dict[int, list[Hold]]] = field(default_factory=dict)  # owner -> number -> ...
+    halted: bool = False  # see `OrderManager.halt`
+    last_time: int = 0  # latest order time in the market, us: own orders come after it
+    version: int = 0  # grows with every change of the book
+    touched: dict[int, None] = field(default_factory=dict)  # side * price, since the last drain
+    _reserved: dict[int, int] = field(default_factory=dict)  # by key: requested of its owner
+    _holds: dict[str, dict[int, list[Hold]]] = field(default_factory=dict)  # by owner and number
 
     def feed(self, owner: str) -> Feed | None:
         replica = self.replicas.get(owner)
@@ -97,7 +102,7 @@ class Market:
     # The book
 
     def refresh(self, owner: str, number: int) -> None:
-        """Bring one order's quantity in the book up to date."""
+        """Update one order's quantity in the book."""
         key = self.owners.key(owner, number)
         feed = self.feed(owner)
         order = feed.state.orders.get(number) if feed is not None else None
@@ -122,8 +127,8 @@ class Market:
             self._touch(order.side, order.price)
 
     def write(self, event: OrderEvent) -> None:
-        """Append to the own feed, and show it in the book. As `refresh` does, of which nothing but the
-        feed itself matters for an own order: nothing of it is asked for, and it is always there."""
+        """Append an event to the own feed and apply it to the book. A short form of `refresh`: an own
+        order has no deductions and is always present."""
         writer = self.writer
         writer.append(event)
         number = event.order
@@ -134,7 +139,7 @@ class Market:
             shown = 0 if isinstance(event, (Closed, Moved)) else event.shown
             place = self.book.change(number, shown)
             if place is None or isinstance(event, Moved):
-                self.refresh(writer.feed.owner, number)  # it was not there, or is elsewhere now
+                self.refresh(writer.feed.owner, number)  # it was not in the book, or has moved
             if place is None:
                 return
             side, price = place
@@ -142,7 +147,7 @@ class Market:
         self.touched[side * price] = None
 
     def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
-        """Bring an own hidden order up to date; `quantity` 0 takes it out."""
+        """Add or update an own hidden order; `quantity` 0 removes it."""
         hidden = self.hidden
         if number in hidden:
             if quantity and hidden.place(number) == (side, price, time):
@@ -154,7 +159,7 @@ class Market:
 
     @property
     def crossed(self) -> bool:
-        """Whether resting orders could trade with each other, own hidden ones included."""
+        """True when resting orders could trade with each other, own hidden ones included."""
         if self.book.crossed:
             return True
         hidden = self.hidden
@@ -167,21 +172,21 @@ class Market:
         return False
 
     def forget(self, owner: str, number: int) -> None:
-        """Take an order off the book: its number may stand for another one now."""
+        """Remove an order from the book: its number may be reused by an event of the feed."""
         key = self.owners.key(owner, number)
         if key in self.book:
             self._touch(*self.book.side_price(key))
             self.book.remove(key)
 
     def refresh_owner(self, owner: str) -> None:
-        """The owner came or went."""
+        """Show or hide the orders of an owner whose presence has changed."""
         feed = self.feed(owner)
         if feed is not None:
             for number in feed.state.orders:
                 self.refresh(owner, number)
 
     def replaced(self, owner: str, before: list[int]) -> None:
-        """The owner's feed jumped to a snapshot; `before` are the orders it had."""
+        """Apply a snapshot that has replaced an owner's feed. `before`: its orders until then."""
         for number in before:
             self.forget(owner, number)
         self.refresh_owner(owner)
@@ -196,13 +201,14 @@ class Market:
     # Deductions
 
     def reserve(self, owner: str, number: int, quantity: int) -> None:
-        """We are asking the owner for this much."""
+        """Deduct a quantity that is requested of its owner."""
         key = self.owners.key(owner, number)
         self._reserved[key] = self._reserved.get(key, 0) + quantity
         self.refresh(owner, number)
 
     def release(self, owner: str, number: int, quantity: int, hold: Hold | None) -> None:
-        """The owner has answered; `hold` stands for what the answer told before the feed does."""
+        """End the deduction of a request with an answer. `hold` replaces it until the feed shows the
+        effect of the answer."""
         key = self.owners.key(owner, number)
         left = self._reserved[key] - quantity
         if left:
@@ -215,7 +221,7 @@ class Market:
         self.refresh(owner, number)
 
     def drop_holds(self, now: float, owner: str) -> None:
-        """Forget holds that the owner's feed, or the time, has overtaken."""
+        """Drop the holds that the owner's feed or the time has ended."""
         holds = self._holds.get(owner)
         if not holds:
             return
@@ -241,24 +247,31 @@ class Market:
     def held_owners(self) -> list[str]:
         return list(self._holds)
 
-    # Views
+    # Reading
+
+    def best_counterprice(self, side: int) -> int | None:
+        """Return the best price for an order of `side`, own hidden orders included."""
+        shown, hidden = self.book.best(-side), self.hidden.best(-side)
+        if shown is None or hidden is None:
+            return hidden if shown is None else shown
+        return min(shown, hidden) if side > 0 else max(shown, hidden)
 
     @property
     def reference(self) -> int | None:
-        """The price that bands are around."""
+        """Reference price of the price bands."""
         last = self.tape[-1].event.price if self.tape else None
         return reference_price(last, self.book.best(1), self.book.best(-1))
 
     def priority(self, owner: str, number: int) -> tuple[int, str, int]:
-        """(time, owner, number) of a visible order: earlier is smaller, the same on every node."""
+        """Return (time, owner, number) of a visible order: earlier is smaller, equal on every node."""
         feed = self.feed(owner)
         if feed is None:
             raise KeyError(owner)
         return feed.state.orders[number].time, owner, number
 
     def contents(self) -> list[tuple[int, int, int, str, int, int]]:
-        """(side, price, time, owner, number, quantity) of every order in the book, bids first, best
-        first. Equal on nodes that hold the same feeds, see everybody and have nothing pending."""
+        """Return (side, price, time, owner, number, quantity) of every order in the book, bids first,
+        best first. Equal on nodes with the same feeds, all owners present and nothing pending."""
         return [
             (side, price, time, *self.owners.split(key), quantity)
             for side in (1, -1)
@@ -266,5 +279,5 @@ class Market:
         ]
 
     def digest(self) -> str:
-        """A short hash of `contents`."""
+        """Return a short hash of `contents`."""
         return hashlib.sha256(_encoder.encode(self.contents())).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""What a market accepts: sizes, values, prices near the market, and whether it is open at all.
+"""Market rules: limits of size, value and price of an order, and trading halts.
 
-These are local policy of a node (see `exchange.model.instruments`); its peers may have others. All numbers
-inside are integers: prices in ticks, quantities in lots, values in ticks * lots, fractions in parts
-per million.
+The rules are local policy of a node (see `exchange.model.instruments`); its peers may have others. All
+numbers inside are integers: prices in ticks, quantities in lots, values in ticks * lots, fractions in
+parts per million.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final
 
 from exchange.model.instruments import MAX_LOTS, MAX_TICKS, PPM, Instrument
 
-NO_LIMIT: Final = MAX_TICKS * MAX_LOTS  # no order is worth more
+NO_LIMIT: Final = MAX_TICKS * MAX_LOTS  # the greatest value of any order
 
 
 class RuleError(Exception):
-    """An order that the rules of its market do not allow. `code` is stable, the text is a sentence."""
+    """Violation of a market's rules by an order. `code` is stable, the text is a sentence."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -27,14 +27,14 @@ class RuleError(Exception):
 
 
 def reference_price(last: int | None, bid: int | None, ask: int | None) -> int | None:
-    """The price that bands are around, in ticks: the last trade's, but not outside of the book; else the
-    middle of the book (rounded down), else none.
+    """Return the reference price of the bands in ticks: the price of the last trade, but not outside of
+    the book; without a trade the middle of the book, rounded down; otherwise None.
 
-    A trade is its maker's word alone. Were it not held against the book, one node's invention would have
-    every honest price refused, so no trade could put it right.
+    A trade is an unproven statement of its maker. Without the bound by the book one node could invent a
+    price that has every honest order rejected, and no trade could correct it.
     """
     if last is not None:
-        if bid is None or ask is None or bid <= ask:  # else the book is crossed and says nothing
+        if bid is None or ask is None or bid <= ask:  # a crossed book bounds nothing
             last = last if bid is None else max(last, bid)
             last = last if ask is None else min(last, ask)
         return last
@@ -44,7 +44,7 @@ def reference_price(last: int | None, bid: int | None, ask: int | None) -> int |
 
 
 class MarketRules:
-    """The limits of one instrument. Immutable."""
+    """Limits of one instrument. Immutable."""
 
     __slots__ = (
         "_instrument",
@@ -63,7 +63,7 @@ class MarketRules:
         self.max_lots = MAX_LOTS if most is None else instrument.to_lots(most)
         unit = instrument.notional(1, 1)
         cheapest, dearest = instrument.min_notional, instrument.max_notional
-        # In whole units a least value is rounded up and a most one down: comparing is exact.
+        # In whole units a minimum is rounded up and a maximum down, so that comparisons are exact.
         self.min_notional = 0 if cheapest is None else ceil(Fraction(cheapest) / Fraction(unit))
         self.max_notional = (
             NO_LIMIT if dearest is None else floor(Fraction(dearest) / Fraction(unit))
@@ -79,19 +79,19 @@ class MarketRules:
         reference: int | None,
         worst_price: int | None = None,
     ) -> None:
-        """Accept an order or say why not.
+        """Check an order.
 
         Args:
             side: 1 (buy) or -1 (sell)
             price: of a limit order; None for a market order
-            quantity: in all
-            reference: the price that the band is around, see `reference_price`; of a conditional order
-                its stop, because that is where the market will be when it matters. None: no band
-            worst: of a market order, the worst price it may trade at; the band holds for it where
-                it would be dear, a limit price must not be too good either
+            quantity: total quantity
+            reference: center of the price band, see `reference_price`; for a conditional order its
+                stop, because the market will be there when it is triggered. None: no band
+            worst_price: of a market order. The band bounds it on the expensive side only, a limit
+                price on both sides
 
         A market order is valued at the reference, or at its worst price when there is none; with
-        neither its value is not known and not checked.
+        neither its value is unknown and not checked.
 
         Raises:
             RuleError: too_small, too_large, notional_too_small, notional_too_large or price_band.
@@ -109,7 +109,7 @@ class MarketRules:
             raise self._value(at, quantity)
 
     def accepts(self, price: int, quantity: int, reference: int | None) -> bool:
-        """Whether `check` has nothing against a limit order; without a band any reference will do."""
+        """Report if `check` passes a limit order. Without a band the reference is not used."""
         if not (
             self.min_lots <= quantity <= self.max_lots
             and self.min_notional <= price * quantity <= self.max_notional
@@ -121,8 +121,8 @@ class MarketRules:
         return abs(price - reference) * PPM <= band * reference
 
     def protect(self, side: int, best: int, reference: int | None = None) -> int:
-        """The worst price in ticks that a market order may trade at, when the best one on the other side
-        of the book is `best`; within the band around `reference` if there is one.
+        """Return the worst price in ticks of a market order when the best counterprice is `best`; within
+        the band around `reference` if there is one.
 
         Rounded towards `best`; at least one tick.
         """
@@ -132,15 +132,15 @@ class MarketRules:
             worst_price = min(worst_price, edge) if side > 0 else max(worst_price, edge)
         return max(worst_price, 1)
 
-    # Refusals
+    # Violations
 
     def _size(self, quantity: int) -> RuleError:
         text = self._instrument.quantity_text
         if quantity < self.min_lots:
-            code, limit = "too_small", f"below the least of {self._instrument.symbol}"
+            code, limit = "too_small", f"below the minimum of {self._instrument.symbol}"
             instead = f"order {text(self.min_lots)} {self._instrument.base} or more"
         else:
-            code, limit = "too_large", f"above the most of {self._instrument.symbol}"
+            code, limit = "too_large", f"above the maximum of {self._instrument.symbol}"
             instead = f"order {text(self.max_lots)} {self._instrument.base} or less"
         return RuleError(code, f"quantity {text(quantity)} is {limit}: {instead}")
 
@@ -155,7 +155,7 @@ class MarketRules:
             lots = -(-self.min_notional // price)
             return RuleError(
                 "notional_too_small",
-                f"{what}, less than the least {_plain(instrument.min_notional)}: at this price order "
+                f"{what}, less than the minimum {_plain(instrument.min_notional)}: at this price order "
                 f"{instrument.quantity_text(lots)} {instrument.base} or more",
             )
         lots = self.max_notional // price
@@ -166,7 +166,7 @@ class MarketRules:
         )
         return RuleError(
             "notional_too_large",
-            f"{what}, more than the most {_plain(instrument.max_notional)}: {instead}",
+            f"{what}, more than the maximum {_plain(instrument.max_notional)}: {instead}",
         )
 
     def _outside(self, side: int, price: int | None, limit: int, reference: int) -> RuleError:
@@ -183,38 +183,42 @@ class MarketRules:
 
 
 class Halts:
-    """Which markets are halted, and why."""
+    """Halted markets with their reasons."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
 
     def halt(self, market: str, reason: str) -> None:
-        """Another reason replaces the earlier one."""
+        """Halt a market, or replace the reason of its halt."""
         self._reasons[market] = reason
 
     def resume(self, market: str) -> bool:
-        """Whether it was halted."""
+        """End a halt. Returns False when the market was not halted."""
         return self._reasons.pop(market, None) is not None
 
     def reason(self, market: str) -> str | None:
-        """Why it is halted; None when it is not."""
+        """Return the reason of a halt, "" without one; None when the market is not halted."""
         return self._reasons.get(market)
 
     def __contains__(self, market: object) -> bool:
         return market in self._reasons
 
     def check(self, market: str) -> None:
-        """RuleError `halted` when it is."""
+        """Check that a market is not halted.
+
+        Raises:
+            RuleError: halted.
+        """
         if self._reasons and (reason := self._reasons.get(market)) is not None:
             raise RuleError(
                 "halted",
                 f"{market.partition('@')[0]} is halted{': ' if reason else ''}{reason}; orders can be "
-                "cancelled, new ones are accepted when it has been resumed",
+                "cancelled; new ones are accepted after it is resumed",
             )
 
 
 def _away(side: int, price: int, ppm: int) -> int:
-    """`price` moved by a fraction, up for a buy and down for a sell, rounded towards `price`."""
+    """Return `price` moved by a fraction, up for a buy and down for a sell, rounded towards `price`."""
     return price + side * (price * ppm // PPM)
 
 

@@ -1,7 +1,7 @@
-"""What a node's markets accept and what their ticks and lots are worth: rules, units, and amounts.
+"""Market specs: rules and units of a node's markets, and amounts of orders in units.
 
-Built once at the start, from the node's instruments. An engine without instruments (a test's, or a
-book without money) counts lots and ticks * lots themselves, charges nothing and has no rules.
+Built once at the start from the node's instruments. A market without an instrument (of a test, or a
+book without money) counts lots and ticks * lots themselves, without fees and rules.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ PROTECTION_PPM = 50_000  # of a market without rules: 5 %
 
 
 class MarketSpecs:
-    """By market key. `stored`: decimals that the journal's balances are in; they never become fewer."""
+    """Rules and units by market key."""
 
     def __init__(
         self, markets: Iterable[str], instruments: Iterable[Instrument], stored: Mapping[str, int]
     ) -> None:
+        """`stored`: decimals of the journal's balances; they never become fewer."""
         listed = {instrument.key: instrument for instrument in instruments}
         self.rules = {key: MarketRules(listed[key]) for key in markets if key in listed}
         self.decimals = decimals_of(listed.values())
-        for asset, decimals in stored.items():  # what is owed in one that is no longer traded, too
+        for (
+            asset,
+            decimals,
+        ) in stored.items():  # assets with balances that are no longer traded, too
             self.decimals[asset] = max(decimals, self.decimals.get(asset, 0))
         self.units: dict[str, MarketUnits] = {}
         for key in markets:
@@ -45,33 +49,33 @@ class MarketSpecs:
     # Amounts
 
     def amount_text(self, asset: str, amount: int) -> str:
-        """An amount for people: `0.5 BTC`."""
+        """Return an amount as text: `0.5 BTC`."""
         number = format(Decimal(amount).scaleb(-self.decimals[asset]), "f")
         if "." in number:
             number = number.rstrip("0").rstrip(".")
         return f"{number} {asset}"
 
     def asset_spent(self, order: Order) -> str:
-        """The asset that an order parts with."""
+        """Return the asset that an order pays with."""
         units = self.units[order.market]
         return units.quote if order.side == BUY else units.base
 
     def amount_required(self, order: Order) -> int:
-        """What the order may still part with, at most: what is held for it. Units of `given`."""
+        """Return the most that an order may still cost: the amount to hold, in units of `asset_spent`."""
         units = self.units[order.market]
         if order.side != BUY:
             return order.left * units.base_units
         return order.left * self._limit(order) * units.quote_units
 
     def received(self, market: str, side: int, price: int, quantity: int) -> tuple[str, int]:
-        """The asset that a side of a trade gets, and how much of it before fees."""
+        """Return the asset that a side of a trade receives, and the amount before fees."""
         units = self.units[market]
         if side == BUY:
             return units.base, quantity * units.base_units
         return units.quote, quantity * price * units.quote_units
 
     def _limit(self, order: Order) -> int:
-        """The most that a buy may pay for a lot, in ticks; 0 when only the house's may be any."""
+        """Return the highest price of a buy in ticks; 0: unlimited, which only the house may have."""
         if order.price is not None:
             return order.price
         if order.worst_price:
@@ -83,7 +87,7 @@ class MarketSpecs:
     def protection_price(
         self, market: str, side: int, best: int, reference: int | None = None
     ) -> int:
-        """The worst price at which a market order may trade when the market is at `best`."""
+        """Return the worst price of a market order when the best counterprice is `best`."""
         rules = self.rules.get(market)
         if rules is not None:
             return rules.protect(side, best, reference)

@@ -1,22 +1,33 @@
-"""The order book of one market: what rests, best first, and what a taker would meet.
+"""Order book of one market: resting orders by price and priority, and the matching of a taker.
 
-Prices are integers (ticks), quantities integers (lots), and an order is an integer key of the caller's.
-A side is a sorted list of signed prices with the best last (bids as +price, asks as -price), a level is a
-dict from key to quantity in priority order, and one dict finds an order's place by its key. Cancelling
-is then O(1), so is taking the best, and of an order there is nothing for the cyclic collector to follow
-(tests/benchmarks/bench_book.py has the figures).
+Theory of operation. Prices are integers (ticks), quantities integers (lots), and the caller names each
+order by an integer key. A side is a sorted sequence of signed prices with the best last (bids as +price,
+asks as -price), a level is a dict from key to quantity in priority order, and one dict leads from a key
+to the order's level. Cancels and fills of the best level are then O(1), and an order gives the cyclic
+collector nothing to follow (tests/benchmarks/bench_book.py has the figures).
 
-Priority inside a level is (time, rank, key), earlier first. Orders nearly always arrive in that order, which
-costs one comparison; a late one is put in its place by moving the orders behind it.
+The sequence of prices is a list up to MANY_LEVELS: nearly all inserts are close to the best price, at
+the end of the list, where an insert is cheapest. Beyond that it is a `SortedList`, because an insert in
+the middle of a list moves everything behind it, which takes longer with every level.
+
+Priority within a level is (time, rank, key), earlier first. Orders nearly always arrive in that order,
+which costs one comparison; a late order is put in its place by moving the orders behind it.
+
+Rules of this file:
+- Arguments are checked before the first change.
+- `bids`, `asks` and `resting` are public for reading only.
+- A method given a key raises KeyError when no such order rests.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, Protocol
 
 import msgspec
+from sortedcontainers import SortedList
 
 BUY: Final = 1
 SELL: Final = -1
@@ -25,14 +36,34 @@ Fill = tuple[int, int, int]  # key of the resting order, price in ticks, quantit
 Level = tuple[int, int, int]  # price in ticks, quantity in lots, number of orders
 Resting = tuple[int, int, int, int, Any]  # key, price, quantity, time, rank
 
+# Levels of a side at which its prices move to a SortedList, and back. Far apart, so that a side that
+# hovers around one of them is not converted again and again.
+MANY_LEVELS: Final = 8192
+FEW_LEVELS: Final = 4096
+
 # A dict keeps a gap where an entry was removed until it is rebuilt, and finding its first entry steps
 # over the gaps. Levels of this many orders and more are rebuilt now and then, so that eating through a
 # deep level from its head stays cheap; smaller ones cannot gather enough gaps to matter.
 _DEEP: Final = 512
 
 
-class _Place(msgspec.Struct, frozen=True, gc=False):
-    """Where an order rests. Unlike a tuple, nothing that the cyclic collector would look at."""
+class SortedPrices(Protocol):
+    """Methods that the book needs of a `SortedList` of prices."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> int: ...
+    def __iter__(self) -> Iterator[int]: ...
+    def __reversed__(self) -> Iterator[int]: ...
+    def add(self, value: int) -> None: ...
+    def remove(self, value: int) -> None: ...
+    def pop(self) -> int: ...
+
+
+Prices = list[int] | SortedPrices
+
+
+class _Position(msgspec.Struct, frozen=True, gc=False):
+    """Place of a resting order. Unlike a tuple it is invisible to the cyclic collector."""
 
     signed: int  # price
     time: int
@@ -40,7 +71,7 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Queue:
-    """The orders of one price. `orders` is key -> quantity, in priority order."""
+    """Orders of one price. `orders` is key -> quantity, in priority order."""
 
     __slots__ = ("gaps", "orders", "total")
 
@@ -62,28 +93,28 @@ class _Queue:
 
 
 class OrderBook:
-    """One market's resting orders, merged from all their owners.
+    """Resting orders of one market, merged from all their owners.
 
     `side` is BUY or SELL, `time` microseconds, `rank` anything comparable and immutable that breaks ties
-    of time the same way on every node; among equal ranks the key does. A method given a key raises KeyError when no such order rests, ValueError
-    when an argument makes no sense; the book is then unchanged.
+    of time the same way on every node; among equal ranks the key does. Arguments out of range raise
+    ValueError.
     """
 
     __slots__ = ("_newest", "_queues", "asks", "bids", "resting")
 
     def __init__(self) -> None:
-        self.bids: list[int] = []  # +price, ascending: the best is last; to be looked at only, ...
-        self.asks: list[int] = []  # -price, the same; ...
+        self.bids: Prices = []  # +price, ascending: the best is last
+        self.asks: Prices = []  # -price, the same
+        self.resting: dict[int, _Position] = {}  # by key
         self._queues: dict[int, _Queue] = {}  # by signed price
-        self.resting: dict[int, _Place] = {}  # ... by key
-        self._newest = -1  # no order was ever added with a later time
+        self._newest = -1  # latest time of any order ever added
 
     # Changing the book
 
     def submit(
         self, key: int, side: int, price: int | None, quantity: int, time: int, rank: Any
     ) -> list[Fill]:
-        """Match, then rest what is left of a limit order. A market order (price None) never rests."""
+        """Match, then rest the remainder of a limit order. A market order (price None) never rests."""
         orders = self.resting
         if key in orders:
             raise ValueError(f"order {key} is already in the book")
@@ -112,7 +143,7 @@ class OrderBook:
     def match(self, side: int, price: int | None, quantity: int) -> list[Fill]:
         """Take up to `quantity` from the other side, best price first, then by priority. Nothing rests.
 
-        `price` is the worst that is acceptable; None accepts any.
+        `price` is the limit; None accepts any price.
         """
         if quantity <= 0 or (side != 1 and side != -1) or (price is not None and price <= 0):
             raise _refusal(side, price, quantity)
@@ -130,21 +161,21 @@ class OrderBook:
         self.append(key, side * price, quantity, time, rank)
 
     def append(self, key: int, signed: int, quantity: int, time: int, rank: Any) -> None:
-        """As `add`, of an order at +price or -price whose arguments need no checking."""
+        """Rest an order like `add`, at the signed price, without checks of the arguments."""
         queue = self._queues.get(signed)
         if queue is None:
             self._open(signed, key, quantity, time)
         else:
             if time > self._newest:
                 self._newest = time
-                queue.orders[key] = quantity  # later than every order ever added: last in its level
+                queue.orders[key] = quantity  # later than every order before: last in its level
             else:
                 self._insert(queue.orders, key, quantity, (time, rank, key))
             queue.total += quantity
-        self.resting[key] = _Place(signed, time, rank)
+        self.resting[key] = _Position(signed, time, rank)
 
     def set_quantity(self, key: int, quantity: int) -> None:
-        """Change what is left of an order; its priority stays. 0 removes it."""
+        """Change the remaining quantity of an order, which keeps its priority. 0 removes the order."""
         if quantity < 0:
             raise ValueError(f"a quantity cannot be negative, got {quantity}")
         queue = self._queues[self.resting[key].signed]
@@ -155,8 +186,8 @@ class OrderBook:
             queue.orders[key] = quantity
 
     def change(self, key: int, quantity: int) -> tuple[int, int] | None:
-        """As `set_quantity`, without an error for an order that does not rest. (side, price) of the
-        order, or None."""
+        """Change a quantity like `set_quantity`. Returns (side, price) of the order, None if it does not
+        rest."""
         place = self.resting.get(key)
         if place is None:
             return None
@@ -170,7 +201,7 @@ class OrderBook:
         return (1, signed) if signed > 0 else (-1, -signed)
 
     def remove(self, key: int) -> int:
-        """Take an order out and return the quantity it had."""
+        """Remove an order and return its quantity."""
         signed = self.resting.pop(key).signed
         queue = self._queues[signed]
         orders = queue.orders
@@ -180,18 +211,21 @@ class OrderBook:
             if len(orders) >= _DEEP:
                 queue.close_gaps(1)
         else:
-            side = self.bids if signed > 0 else self.asks
-            del side[bisect_left(side, signed)]
+            prices = self.bids if signed > 0 else self.asks
+            if isinstance(prices, list):
+                del prices[bisect_left(prices, signed)]
+            else:
+                prices.remove(signed)
             del self._queues[signed]
         return quantity
 
-    # Looking
+    # Reading
 
     def __contains__(self, key: int) -> bool:
         return key in self.resting
 
     def __len__(self) -> int:
-        """How many orders rest."""
+        """Number of resting orders."""
         return len(self.resting)
 
     def quantity(self, key: int) -> int:
@@ -202,30 +236,30 @@ class OrderBook:
         return (1, signed) if signed > 0 else (-1, -signed)
 
     def place(self, key: int) -> tuple[int, int, int]:
-        """(side, price, time)"""
+        """Return (side, price, time) of an order."""
         found = self.resting[key]
         signed = found.signed
         return (1, signed, found.time) if signed > 0 else (-1, -signed, found.time)
 
     def best(self, side: int) -> int | None:
-        """The best price of a side, None when it is empty."""
+        """Return the best price of a side, None when it is empty."""
         prices = self._prices(side)
         return abs(prices[-1]) if prices else None
 
     def meets(self, side: int, price: int | None) -> bool:
-        """Whether a taker at `price` would meet anything."""
+        """Report if a taker at `price` would trade."""
         opposite = self._prices(-side)
         return bool(opposite) and (price is None or opposite[-1] + side * price >= 0)
 
     @property
     def crossed(self) -> bool:
-        """Whether the best bid and the best ask could trade."""
+        """True when the best bid and the best ask could trade."""
         return bool(self.bids and self.asks) and self.bids[-1] + self.asks[-1] >= 0
 
     def crossing(self, side: int, price: int | None) -> Iterator[Fill]:
-        """The orders that a taker at `price` would meet, in the order it would meet them.
+        """Iterate over the orders that a taker at `price` would trade with, in matching order.
 
-        Changes nothing. The book must not be changed while this is being iterated.
+        Changes nothing. The book must not be changed during the iteration.
         """
         for signed in reversed(self._prices(-side)):
             if price is not None and signed < -side * price:
@@ -233,8 +267,8 @@ class OrderBook:
             for key, quantity in self._queues[signed].orders.items():
                 yield key, abs(signed), quantity
 
-    def reach(self, side: int, price: int | None, quantity: int) -> list[Fill]:
-        """What `match` would give, and the book stays as it is."""
+    def preview(self, side: int, price: int | None, quantity: int) -> list[Fill]:
+        """Return the result of `match` without changing the book."""
         found: list[Fill] = []
         for signed in reversed(self.asks if side == 1 else self.bids):
             if price is not None and signed < -side * price:
@@ -248,21 +282,21 @@ class OrderBook:
         return found
 
     def level(self, side: int, price: int) -> Level:
-        """One price level, in O(1); quantity and count are 0 when nothing rests there."""
+        """Return one price level, in O(1); quantity and count are 0 when nothing rests there."""
         queue = self._queues.get(side * price)
         return (price, queue.total, len(queue.orders)) if queue else (price, 0, 0)
 
     def levels(self, side: int, depth: int | None = None) -> list[Level]:
-        """The best `depth` levels of a side (all when None), best first. O(depth)."""
-        prices = self._prices(side)
+        """Return the best `depth` levels of a side (all when None), best first. O(depth)."""
+        best_first: Iterator[int] = reversed(self._prices(side))
         if depth is not None:
-            prices = prices[-depth:] if depth > 0 else []
+            best_first = islice(best_first, max(depth, 0))
         queues = self._queues
-        return [(abs(s), queues[s].total, len(queues[s].orders)) for s in reversed(prices)]
+        return [(abs(s), queues[s].total, len(queues[s].orders)) for s in best_first]
 
     def at(self, side: int, price: int) -> Iterator[tuple[int, int, int, Any]]:
-        """Key, quantity, time and rank of every order of one level, in priority order. Same rule as for
-        `crossing` on changing the book."""
+        """Iterate over (key, quantity, time, rank) of the orders of one level in priority order, under the
+        same rule as `crossing`."""
         queue = self._queues.get(side * price)
         if queue is not None:
             for key, quantity in queue.orders.items():
@@ -270,15 +304,15 @@ class OrderBook:
                 yield key, quantity, found.time, found.rank
 
     def orders(self, side: int) -> Iterator[Resting]:
-        """Every order of a side in priority order. Same rule as for `crossing` on changing the book."""
+        """Iterate over all orders of a side in priority order, under the same rule as `crossing`."""
         for signed in reversed(self._prices(side)):
             for key, quantity in self._queues[signed].orders.items():
                 found = self.resting[key]
                 yield key, abs(signed), quantity, found.time, found.rank
 
-    # Inside
+    # Levels
 
-    def _prices(self, side: int) -> list[int]:
+    def _prices(self, side: int) -> Prices:
         if side == 1:
             return self.bids
         if side == -1:
@@ -286,15 +320,30 @@ class OrderBook:
         raise ValueError(f"a side is 1 (buy) or -1 (sell), got {side!r}")
 
     def _open(self, signed: int, key: int, quantity: int, time: int) -> None:
-        insort(self.bids if signed > 0 else self.asks, signed)
+        prices = self.bids if signed > 0 else self.asks
+        if isinstance(prices, list):
+            insort(prices, signed)
+            if len(prices) > MANY_LEVELS:
+                self._replace_prices(signed, SortedList(prices))
+        else:
+            prices.add(signed)
+            if len(prices) < FEW_LEVELS:
+                self._replace_prices(signed, list(prices))
         self._queues[signed] = _Queue(key, quantity)
         if time > self._newest:
             self._newest = time
 
+    def _replace_prices(self, signed: int, prices: Prices) -> None:
+        """Replace the prices of a side by the same prices in another kind of sequence."""
+        if signed > 0:
+            self.bids = prices
+        else:
+            self.asks = prices
+
     def _insert(
         self, queue: dict[int, int], key: int, quantity: int, priority: tuple[int, Any, int]
     ) -> None:
-        """Put an order where its priority belongs. The cost is the number of orders behind it."""
+        """Insert an order by its priority. The cost is the number of orders behind it."""
         orders = self.resting
         behind: list[tuple[int, int]] = []
         while queue:
@@ -308,7 +357,7 @@ class OrderBook:
             later, its_quantity = behind.pop()
             queue[later] = its_quantity
 
-    def _take(self, opposite: list[int], limit: int, side: int, quantity: int) -> list[Fill]:
+    def _take(self, opposite: Prices, limit: int, side: int, quantity: int) -> list[Fill]:
         """Match against the levels whose signed price is at least `limit`."""
         orders = self.resting
         fills: list[Fill] = []

@@ -1,1 +1,11 @@
-"""Instruments, commands, events and records: the vocabulary that every other folder of the exchange shares."""
+"""Vocabulary that every other folder of the exchange shares.
+
+instruments  markets with their steps, limits and fees; decimals to ticks and lots and back
+commands     new orders, amendments, selections
+events       feed events and signed batches
+records      journal records
+codec        records as bytes
+ports        protocols that the exchange needs from outside, outgoing messages
+decimals     texts of scaled integers
+keyed_heap   keys by a number that may change: expiry, retries, stop prices
+"""

@@ -1,7 +1,7 @@
-"""Records as bytes: msgpack, every record an array that begins with the name of its kind.
+"""Codec of journal records: msgpack, each record an array that begins with its tag.
 
-msgpack has no integers beyond 64 bits, and sums of price times quantity can be greater. Records with
-such a one take a slower way, on which it is written as decimal text; every reader takes both.
+msgpack has no integers beyond 64 bits, and sums of price times quantity can be greater. Such integers
+are written as decimal text, by a slower path; readers accept both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _fast = msgspec.msgpack.Encoder().encode
 
 
 def pack(value: object) -> bytes:
-    """`value`: structs, lists of structs and what is in them."""
+    """Encode structs, lists of structs and their contents."""
     try:
         return _fast(value)
     except OverflowError:
@@ -22,7 +22,7 @@ def pack(value: object) -> bytes:
 
 
 def _narrow(value: Any) -> Any:
-    """`value` with every integer that msgpack cannot hold as text."""
+    """Return `value` with every integer that msgpack cannot hold as text."""
     if type(value) is int:
         return value if -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, dict):
@@ -33,5 +33,5 @@ def _narrow(value: Any) -> Any:
 
 
 def unpacker(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    """Decodes what `pack` gives of values of type `kind`; raises msgspec.DecodeError."""
+    """Return the decoder of `pack` for values of type `kind`. It raises msgspec.DecodeError."""
     return msgspec.msgpack.Decoder(kind, strict=False)

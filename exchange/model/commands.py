@@ -1,4 +1,4 @@
-"""What can be asked of a desk: a new order, changes to one, and which orders are meant."""
+"""Commands to the order manager: new orders, amendments, and selections of orders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-HOUSE = 0  # the account of the node's own operator: it may owe, others may not
+HOUSE = 0  # account of the node's operator; its balances may become negative
 
 TimeInForce = Literal["gtc", "ioc", "fok", "gtd"]
 SelfTrade = Literal["none", "cancel_newest", "cancel_oldest", "cancel_both", "decrement"]
@@ -14,13 +14,13 @@ Kind = Literal["limit", "market", "stop", "stop_limit", "trailing_stop"]
 
 
 class NewOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An order to be placed. Prices in ticks, quantities in lots, times in us since the epoch.
+    """New order. Prices in ticks, quantities in lots, times in us since the epoch.
 
-    `stop` makes it conditional: it enters the book, or trades at the market when `price` is None, once
-    a trade of the market is at `stop` or beyond (above for a buy, below for a sell). With `trailing_offset` the
-    stop follows the market at that distance. With `oco_stop` a second order of the same side and
-    quantity is placed, a stop at that price; when one of the two trades or is triggered, the other is
-    cancelled.
+    `stop` makes it conditional: a trade of the market at `stop` or beyond (above for a buy, below for a
+    sell) triggers it, and it enters the book, or trades at the market when `price` is None. With
+    `trailing_offset` the stop follows the market at that distance. With `oco_stop` a second order of
+    the same side and quantity is placed, a stop at that price; when one of the two trades or is
+    triggered, the other is cancelled.
     """
 
     market: str
@@ -32,7 +32,7 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     expires: int | None = None  # good till date: with `tif` "gtd"
     post_only: bool = False
     hidden: bool = False
-    display_quantity: int | None = None  # iceberg: so many lots on show at a time
+    display_quantity: int | None = None  # iceberg: lots displayed at a time
     reduce_only: bool = False
     stop: int | None = None
     trailing_offset: int | None = None
@@ -44,11 +44,11 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Amend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Changes to an open order; None leaves as it is. A smaller quantity keeps the order's priority,
+    """Amendment of an open order; None: unchanged. A smaller quantity keeps the order's priority,
     another price or a greater quantity does not."""
 
     price: int | None = None
-    quantity: int | None = None  # in all, what is filled included
+    quantity: int | None = None  # total, filled quantity included
     change: int | None = None  # of the quantity, instead of `quantity`
     stop: int | None = None
     trailing_offset: int | None = None
@@ -57,7 +57,7 @@ class Amend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which open orders of an account: all that fit everything that is given."""
+    """Selection of an account's open orders: those that match all given criteria."""
 
     account: int = HOUSE
     numbers: frozenset[int] | None = None

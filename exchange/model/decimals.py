@@ -1,13 +1,13 @@
-"""Integers as decimal texts."""
+"""Decimal texts of scaled integers."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 
-@lru_cache(maxsize=8192)  # the prices and quantities of a market come again and again
+@lru_cache(maxsize=8192)  # prices and quantities of a market repeat
 def plain(value: int, decimals: int) -> str:
-    """`value` / 10**`decimals` in plain digits: no exponent, no trailing zeros."""
+    """Return `value` / 10**`decimals` in plain digits: no exponent, no trailing zeros."""
     if not decimals:
         return str(value)
     digits = str(abs(value)).rjust(decimals + 1, "0")

@@ -1,11 +1,14 @@
 """Feed events, and the signed batches that carry them.
 
 A feed is one owner's append-only, gap-free, numbered list of events for one market. Every event
-about an order carries the quantity that is on show after it, so a replica has nothing to compute.
-One trade is one `Filled` event, in its maker's feed; the taker's order, if it was on show, is
-`Amended` or `Closed` in the taker's own feed. What an owner does not show (hidden orders, the rest of
-an iceberg) is in no event before it trades: a hidden order that does is opened for the traded quantity
-and filled at once.
+about an order carries the displayed quantity after it, so a replica has nothing to compute. One trade is
+one `Filled` event, in its maker's feed; the taker's order, if it was displayed, is `Amended` or `Closed`
+in the taker's own feed. Hidden quantities (hidden orders, the rest of an iceberg) are in no event before
+they trade: a hidden order is then opened for the traded quantity and filled at once.
+
+Rules of this file:
+- Structs are arrays on the wire and in signed bytes: fields and tags never change their order or names.
+- Sizes and values are checked before anything is stored (`check_batch`).
 """
 
 from __future__ import annotations
@@ -20,16 +23,16 @@ from exchange.model.ports import SigningKeys
 BUY = 1
 SELL = -1
 
-GENESIS = b"\x00" * 32  # the hash before the first batch
-MAX_EVENTS = 256  # in one batch: keeps a batch far below the frame limit
+GENESIS = b"\x00" * 32  # hash before the first batch
+MAX_EVENTS = 256  # of one batch: far below the frame limit
 MAX_ORDER = 2**40  # order numbers of one owner
 MAX_PRICE = 2**48  # ticks
 MAX_QUANTITY = 2**53  # lots
-_LIMIT = 2**62  # every integer in an event is below this: fits SQLite's and anyone's signed 64 bits
+_LIMIT = 2**62  # bound of every integer in an event: fits signed 64 bits
 
 
 class Opened(msgspec.Struct, tag="opened", array_like=True, frozen=True, gc=False):
-    """An order is on the book. `price` in ticks, `shown` in lots, `time` in us since the epoch."""
+    """Order opened. `price` in ticks, `shown` in lots, `time` in us since the epoch."""
 
     order: int
     side: int  # BUY or SELL
@@ -39,8 +42,8 @@ class Opened(msgspec.Struct, tag="opened", array_like=True, frozen=True, gc=Fals
 
 
 class Filled(msgspec.Struct, tag="filled", array_like=True, frozen=True, gc=False):
-    """A trade against the order. `left` is what is neither filled nor cancelled; 0 ends the order. Of
-    an iceberg it is only as much as is on show, or 1 when more will come.
+    """Trade against the order. `left` is the quantity neither filled nor cancelled; 0 ends the order. Of
+    an iceberg it is the displayed quantity only, or 1 when another slice follows.
 
     (`taker`, `take`) is the id of the trade, the same on both sides.
     """
@@ -57,15 +60,15 @@ class Filled(msgspec.Struct, tag="filled", array_like=True, frozen=True, gc=Fals
 
 
 class Amended(msgspec.Struct, tag="amended", array_like=True, frozen=True, gc=False):
-    """The quantity on show changed and the order kept its priority. 0: off the book for now."""
+    """Displayed quantity changed; the order keeps its priority. 0: out of the book for now."""
 
     order: int
     shown: int
 
 
 class Moved(msgspec.Struct, tag="moved", array_like=True, frozen=True, gc=False):
-    """The order stands elsewhere in the book: at another price, or at the end of the queue of its own.
-    `time` takes the place of the time it was opened with, and is later."""
+    """Order moved to another price, or to the end of the queue of its own price. `time`, its new
+    priority, replaces the time of its opening and is later."""
 
     order: int
     price: int
@@ -74,15 +77,15 @@ class Moved(msgspec.Struct, tag="moved", array_like=True, frozen=True, gc=False)
 
 
 class Closed(msgspec.Struct, tag="closed", array_like=True, frozen=True, gc=False):
-    """The order has left the book for good."""
+    """Order closed: it has left the book for good."""
 
     order: int
     reason: str  # filled, cancelled
 
 
 class Checkpoint(msgspec.Struct, tag="checkpoint", array_like=True, frozen=True, gc=False):
-    """`state` is the hash of the open orders at this number: it makes any replica's copy of them a
-    snapshot signed by the owner. Always the last event of its batch."""
+    """Hash of the open orders at this number: it makes any replica's copy of them a snapshot signed by
+    the owner. Always the last event of its batch."""
 
     state: bytes
 
@@ -94,7 +97,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class InvalidBatch(ValueError):
-    """A batch that no honest owner signs: wrong shape, wrong signature, impossible values."""
+    """Batch that no honest owner signs: wrong shape, wrong signature, impossible values."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
@@ -108,7 +111,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     market: str
     first: int
     previous: bytes
-    events: tuple[Event, ...]  # unlike a list nothing that the cyclic collector looks at for long
+    events: tuple[Event, ...]  # a tuple: the cyclic collector stops tracking it
     signature: bytes
 
     @property
@@ -116,12 +119,12 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
         return self.first + len(self.events) - 1
 
     def digest(self, network: str) -> bytes:
-        """The 32-byte hash that is signed and that the next batch names as `previous`."""
+        """Return the 32-byte hash that is signed and that the next batch has as `previous`."""
         return batch_digest(network, self.key, self.market, self.first, self.previous, self.events)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The state of a feed at a checkpoint: the batch that ends in it, its hash, the pages."""
+    """State of a feed at a checkpoint: the batch that ends with it, its hash, the pages of orders."""
 
     batch: Batch
     head: bytes
@@ -131,7 +134,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 def batch_digest(
     network: str, key: bytes, market: str, first: int, previous: bytes, events: Sequence[Event]
 ) -> bytes:
-    """SHA-256 over the canonical msgpack form of a batch without its signature."""
+    """Return the SHA-256 of the canonical msgpack form of a batch without its signature."""
     return hashlib.sha256(
         _encoder.encode(["exchange-node feed", network, key, market, first, previous, events])
     ).digest()
@@ -145,17 +148,17 @@ def sign_batch(
     previous: bytes,
     events: Sequence[Event],
 ) -> tuple[Batch, bytes]:
-    """A signed batch of this node, and its hash."""
+    """Return a signed batch of this node, and its hash."""
     key = keys.public_key
     digest = batch_digest(network, key, market, first, previous, events)
     return Batch(key, market, first, previous, tuple(events), keys.sign(digest)), digest
 
 
 def check_batch(keys: SigningKeys, network: str, batch: Batch) -> bytes:
-    """The hash of `batch` if it is well-formed and its owner signed it.
+    """Check shape, signature and values of a batch, and return its hash.
 
     Raises:
-        InvalidBatch: otherwise.
+        InvalidBatch: the batch is not valid.
     """
     if len(batch.key) != 32 or len(batch.signature) != 64 or len(batch.previous) != 32:
         raise InvalidBatch("key, signature or hash of a wrong length")
@@ -175,7 +178,7 @@ def check_batch(keys: SigningKeys, network: str, batch: Batch) -> bytes:
 
 
 def check_event(event: Event) -> None:
-    """Whether an event's values are possible at all.
+    """Check that an event's values are possible.
 
     Raises:
         InvalidBatch: they are not.

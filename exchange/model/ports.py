@@ -1,7 +1,7 @@
-"""What the exchange needs from outside, as small protocols, and what it hands back.
+"""Ports of the exchange: protocols that it needs from outside, and messages that it sends.
 
 The exchange opens no sockets, reads no clock and writes no disk. A shell (`node`, or the simulator)
-gives it messages and the time, and takes away records to make durable and messages to send.
+passes messages and the time to it, and takes records to make durable and messages to send from it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import msgspec
 
 
 class SigningKeys(Protocol):
-    """This node's key, and the checking of others'."""
+    """Signing with this node's key, and verification of other nodes' signatures."""
 
     @property
     def node_id(self) -> str: ...
 
     @property
     def public_key(self) -> bytes:
-        """32 bytes, Ed25519."""
+        """Ed25519 key of 32 bytes."""
         ...
 
     def sign(self, message: bytes) -> bytes: ...
@@ -30,7 +30,7 @@ class SigningKeys(Protocol):
 
 
 class Send(msgspec.Struct, frozen=True):
-    """A message for one node, by whatever way the router finds. May be lost: the protocols repeat."""
+    """Message to one node, by any route. It may be lost: the protocols repeat it."""
 
     to: str
     type: str
@@ -38,7 +38,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Broadcast(msgspec.Struct, frozen=True):
-    """A message for every node of the network."""
+    """Message to every node of the network."""
 
     type: str
     payload: bytes  # msgpack

@@ -1,11 +1,11 @@
-"""What the exchange asks to be made durable, and what it starts from.
+"""Records: the durable state of an engine, written to the journal and read at the start.
 
-Records of one `drain` are committed together, before any message or acknowledgement that follows
-from them leaves the node.
-
-They are journaled as arrays: another order of fields, or another field that is not the last one with
-a default, is another format (`exchange.journal.journal.SCHEMA_VERSION`). None of them can be part of a cycle,
-so the collector need not look at them, of which there may be millions.
+Rules of this file:
+- The records of one `drain` are committed together, before any message or acknowledgement that follows
+  from them leaves the node.
+- Records are journaled as arrays. Another order of fields, or a new field that is not last with a
+  default, is another format (`exchange.journal.journal.SCHEMA_VERSION`). Names of fields are not stored.
+- No record is part of a reference cycle, so `gc=False` spares the collector millions of them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PostingKind = Literal["deposit", "withdrawal", "trade", "fee", "settlement", "tr
 
 
 class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
-    """An own order. Integers: ticks, lots, microseconds since the epoch.
+    """Own order. Integers: ticks, lots, microseconds since the epoch.
 
-    At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is cancelled
-    or untriggered, and of a limit order that is not hidden the free quantity (`display_quantity` of it at most) is what
-    its feed shows.
+    At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is
+    cancelled or untriggered. The feed shows the free quantity of a limit order that is not hidden, of an
+    iceberg `display_quantity` at most.
     """
 
     number: int
@@ -41,29 +41,29 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     group: int = 0
     kind: Kind = "limit"  # as it was placed
     self_trade: SelfTrade = "none"
-    worst_price: int = 0  # market order: the worst price it may trade at; 0: any
-    opened: bool = False  # the feed has an `Opened` for it
-    shown: int = 0  # the quantity that the feed shows
+    worst_price: int = 0  # of a market order; 0: any
+    opened: bool = False  # the feed has its `Opened`
+    shown: int = 0  # quantity that the feed shows
     filled: int = 0
     value: int = 0  # sum of price * quantity over its fills (ticks * lots)
-    cancelled: bool = False  # nothing more may be filled but what is pending
+    cancelled: bool = False  # only the pending quantity may still be filled
     done: bool = False
-    reason: str = ""  # why it ended, or is about to: filled, cancelled, ioc, expired, ...
-    updated: int = 0  # us: its last change
-    pending: int = 0  # asked of other owners, outcome unknown
-    reserved: int = 0  # promised to fill-or-kill takers: off show, neither filled nor free
-    priority: int = 0  # us: its time in the book once it lost its place; 0: `time`
+    reason: str = ""  # of its end: filled, cancelled, ioc, expired, ...
+    updated: int = 0  # us: last change
+    pending: int = 0  # requested of other owners, outcome unknown
+    reserved: int = 0  # for fill-or-kill takers: not displayed, neither filled nor free
+    priority: int = 0  # us: time in the book after a loss of priority; 0: `time`
     tif: TimeInForce = "gtc"
     expires: int = 0  # us; 0: never
     post_only: bool = False
     hidden: bool = False
-    display_quantity: int = 0  # iceberg: lots on show at a time; 0: all
+    display_quantity: int = 0  # iceberg: lots displayed at a time; 0: all
     reduce_only: bool = False
     stop: int = 0  # trigger price; 0: not conditional
-    trailing_offset: int = 0  # distance of a trailing stop, ticks
-    untriggered: bool = False  # conditional and not triggered yet: neither matched nor shown
-    linked_order: int = 0  # one cancels the other: the other's number
-    altered: bool = False  # what can be amended is not what it was when it was placed
+    trailing_offset: int = 0  # of a trailing stop, ticks
+    untriggered: bool = False  # waits for its stop: neither matched nor displayed
+    linked_order: int = 0  # number of the other order of a pair
+    altered: bool = False  # amendable fields differ from the placed order
 
     @property
     def free(self) -> int:
@@ -73,14 +73,14 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
 
     @property
     def left(self) -> int:
-        """What may still be filled: of a cancelled order only what others decide about."""
+        """Quantity that may still be filled: of a cancelled order what other owners decide about."""
         if self.cancelled:
             return self.pending + self.reserved
         return self.quantity - self.filled
 
 
 class PendingTake(msgspec.Struct, array_like=True, tag="take", gc=False):
-    """A take that was asked of another owner (or is about to be) and is not resolved."""
+    """Take of another owner's order without a final answer."""
 
     take: int
     market: str
@@ -90,15 +90,13 @@ class PendingTake(msgspec.Struct, array_like=True, tag="take", gc=False):
     side: int  # our order's side
     price: int
     quantity: int
-    void: bool = False  # ask that it be refused if it is not decided yet
-    seen: int = 0  # how far the maker's feed was held here when it was asked
-    phase: TakePhase = (
-        ""  # of a fill-or-kill order's take: reserve, granted, then commit or given_up
-    )
+    void: bool = False  # request a refusal if it is not decided yet
+    seen: int = 0  # number of the maker's feed here at the first request
+    phase: TakePhase = ""  # of a fill-or-kill order: reserve, granted, then commit or given_up
 
 
 class Decision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=False):
-    """What this node, as owner, answered to a take. `quantity` 0 is a refusal."""
+    """Answer of this node, as owner, to a take. `quantity` 0 is a refusal."""
 
     taker: str
     take: int
@@ -108,12 +106,12 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=
     quantity: int
     time: int
     number: int
-    reason: str  # "" filled, "reserved", or why not
-    until: int = 0  # us: a reservation ends then
+    reason: str  # "" filled, "reserved", or the reason of a refusal
+    until: int = 0  # us: end of a reservation
 
 
 class Fill(msgspec.Struct, frozen=True, array_like=True, tag="fill", gc=False):
-    """One own side of a trade. (`taker`, `take`, `role`) is unique."""
+    """Own side of a trade. (`taker`, `take`, `role`) is unique."""
 
     taker: str
     take: int
@@ -127,23 +125,23 @@ class Fill(msgspec.Struct, frozen=True, array_like=True, tag="fill", gc=False):
     counterparty: str
     counterparty_order: int
     account: int = HOUSE  # our order's
-    fee: int = 0  # what the account paid, in units of `fee_asset`; negative: a rebate
+    fee: int = 0  # paid by the account, in units of `fee_asset`; negative: a rebate
     fee_asset: str = ""
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True, tag="account", gc=False):
-    """Who may trade on this node. Number 0 is the house."""
+    """Account of a client of this node. Number 0 is the house."""
 
     number: int
     name: str
     created: int  # us
-    frozen: bool = False  # may look and cancel, not trade or withdraw
+    frozen: bool = False  # it may read and cancel, not trade or withdraw
     max_open_orders: int = 1000
     orders_per_minute: int = 6000
 
 
 class ApiKey(msgspec.Struct, frozen=True, array_like=True, tag="key", gc=False):
-    """A key of an account. `secret` is what the signatures of its requests are verified with."""
+    """API key of an account. `secret` verifies the signatures of its requests."""
 
     key: str
     secret: str
@@ -158,24 +156,25 @@ class ApiKey(msgspec.Struct, frozen=True, array_like=True, tag="key", gc=False):
 
 
 class Posting(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One line of the ledger, by itself. The amounts of one transaction sum to zero for each asset.
+    """Posting of the ledger with its transaction. The amounts of a transaction sum to zero per asset.
 
-    Holders: "account:<number>" (what the node owes the account), "peer:<node id>" (what it owes that
-    node; negative: is owed), "fees", "outside" (what came in or left). Amounts in the asset's units.
+    Holders: "account:<number>" (debt of the node to the account), "peer:<node id>" (debt to that node;
+    negative: debt of that node), "fees", "outside" (deposits and withdrawals). Amounts in the asset's
+    units.
     """
 
     transaction: int
     holder: str
     asset: str
     amount: int
-    balance: int  # of the holder in the asset, after it
+    balance: int  # of the holder in the asset, afterwards
     time: int  # us
     kind: PostingKind
-    reference: str  # what it is about: a trade's id, a note
+    reference: str  # a trade's id, a note
 
 
 class TransactionLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a `Posting` has of its own."""
+    """Posting without the fields that its transaction has."""
 
     holder: str
     asset: str
@@ -185,7 +184,7 @@ class TransactionLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Transaction(msgspec.Struct, frozen=True, array_like=True, tag="transaction", gc=False):
-    """What moved at once in the ledger."""
+    """Movements of the ledger that are made together."""
 
     number: int
     time: int  # us
@@ -219,14 +218,14 @@ class DropTake(msgspec.Struct, frozen=True, array_like=True, tag="drop_take", gc
 
 
 class DropDecisions(msgspec.Struct, frozen=True, array_like=True, tag="drop_decisions", gc=False):
-    """Forget decisions for `taker` below `below`, and remember the mark itself."""
+    """Drop the decisions for `taker` below `below`, and keep the mark itself."""
 
     taker: str
     below: int
 
 
 class PutNonce(msgspec.Struct, frozen=True, array_like=True, tag="nonce", gc=False):
-    """The greatest nonce used with a key, for each number of digits: clients count in ms or in us."""
+    """Greatest nonce used with a key, by number of digits: clients count in ms or in us."""
 
     key: str
     digits: int
@@ -234,7 +233,7 @@ class PutNonce(msgspec.Struct, frozen=True, array_like=True, tag="nonce", gc=Fal
 
 
 class PutCredit(msgspec.Struct, frozen=True, array_like=True, tag="credit", gc=False):
-    """How much a peer ("" for every other one) may owe in an asset; None: no limit."""
+    """Credit limit of a peer in an asset ("": the default for peers); None: no limit."""
 
     peer: str
     asset: str
@@ -242,7 +241,7 @@ class PutCredit(msgspec.Struct, frozen=True, array_like=True, tag="credit", gc=F
 
 
 class PutHalt(msgspec.Struct, frozen=True, array_like=True, tag="halt", gc=False):
-    """A market is halted, and why; `reason` None: not any more."""
+    """Halt of a market with its reason; `reason` None: the halt has ended."""
 
     market: str
     reason: str | None
@@ -254,7 +253,7 @@ class PutBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch", gc=Fal
 
 
 class PutSnapshot(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
-    """The feed can be rebuilt from here: batches up to the snapshot's are dropped."""
+    """Start of a feed: batches up to the snapshot's are dropped."""
 
     owner: str
     market: str
@@ -299,18 +298,18 @@ class StoredFeed(msgspec.Struct):
 
 
 class Recovered(msgspec.Struct):
-    """All that a node remembers when it starts."""
+    """Contents of the journal at the start of a node."""
 
     meta: dict[str, int] = {}
-    orders: list[Order] = []  # not done, and the most recent done ones
+    orders: list[Order] = []  # open ones, and the most recent finished ones
     takes: list[PendingTake] = []
     decisions: list[Decision] = []
-    marks: dict[str, int] = {}  # taker -> takes below are forgotten
+    marks: dict[str, int] = {}  # by taker: decisions below are dropped
     feeds: list[StoredFeed] = []
-    balances: dict[tuple[str, str], int] = {}  # (holder, asset) -> the last posting's balance
+    balances: dict[tuple[str, str], int] = {}  # by (holder, asset): balance of the last posting
     accounts: list[Account] = []
     keys: list[ApiKey] = []
-    nonces: dict[tuple[str, int], int] = {}  # (key, digits)
-    credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)
-    halts: dict[str, str] = {}  # market -> why
+    nonces: dict[tuple[str, int], int] = {}  # by (key, digits)
+    credit: dict[tuple[str, str], int | None] = {}  # by (peer, asset)
+    halts: dict[str, str] = {}  # by market: reason
     given_up: list[GiveUpFeed] = []

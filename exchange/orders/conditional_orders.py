@@ -1,23 +1,25 @@
-"""Orders that wait for a trade: stops, trailing stops, and pairs of which one cancels the other.
+"""Conditional orders: stops, trailing stops, and order pairs (one cancels the other).
 
-A trade of the market, whoever made it, triggers what it reaches; the order then enters as if it had just
-been placed. Trades that are told of late, when a node catches up, trigger nothing: the market may be
-elsewhere by now, and its next trade will say so.
+Theory of operation. A trade of the market, by whomever, triggers the orders whose stop it reaches; a
+triggered order then enters the market like a new one. Late trades, which arrive when a node catches up,
+trigger nothing: the market may be elsewhere by now, and its next trade shows where.
 
-What counts is the order in which this node sees things: a stop is triggered by trades seen after it was
-placed. A trade is late if its time says so and its owner has not confirmed in the last ten seconds that its
-feed was complete here without it: a clock that is wrong by an hour changes nothing. Nothing is triggered in a halted market, nor while a
-restarted node does not write its feeds. But nothing is placed then either, so every stop that waits was
-there before the trades that come meanwhile. They are put aside and looked at afterwards: of a halt the
-last one, for it may have been long. The last one is in the journal too, and a crash does not forget it.
+The order of events on this node counts: a stop is triggered by trades that arrive after it was placed.
+A trade is late if its time is old and its owner has not confirmed in the last ten seconds that its feed
+was complete here without it: a clock that is wrong by an hour changes nothing. Nothing is triggered in a
+halted market, nor while the startup fence stands. But no orders are placed then either, so every stop
+precedes the trades that arrive meanwhile. Those are set aside and processed afterwards; of a halt only
+the last one, because a halt may be long. It is journaled too, so that a crash does not lose it.
 
-Of a pair (`linked_order`) only one trades. When the stop is triggered while the other order waits for the
-answer of another node, the stop stays untriggered until that is known, and is cancelled if it was a fill.
+Of a pair (`linked_order`) only one order trades. When the stop is triggered while the limit order awaits
+another node's answer, the stop stays untriggered until the answer arrives, and is cancelled if that was
+a fill.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market, Trade
@@ -27,23 +29,25 @@ from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
 from exchange.orders.order_store import OrderStore
 
-LATE_US = 10_000_000  # a trade told of so long after it took place triggers nothing
-FOLLOW = 2.0  # seconds at least from writing trailing stops down to doing so again
-# In the journal, before a market: the price of the last trade that was put aside; 0: none.
-_MISSED = "missed:"
+LATE_US: Final = 10_000_000  # age at which a trade triggers nothing any more
+STORE_INTERVAL: Final = 2.0  # seconds between two records of the trailing stops
+# Journal name, before a market: price of the last trade that was set aside; 0: none.
+_MISSED: Final = "missed:"
 
 
 class ConditionalOrders:
+    """Untriggered orders of this node, and the trades that may trigger them."""
+
     def __init__(self, context: EngineContext, store: OrderStore) -> None:
         self._context = context
         self._store = store
-        self._waiting: set[int] = set()  # triggered, while the linked order's outcome is not known
-        self._missed: dict[str, list[int]] = {}  # market -> prices of trades put aside
-        self._traded: set[str] = set()  # markets with trades since the stops were written down
-        self._written = 0.0  # when that was
+        self._waiting: set[int] = set()  # triggered stops whose linked order awaits an answer
+        self._missed: dict[str, list[int]] = {}  # by market: prices of trades set aside
+        self._traded: set[str] = set()  # markets with trades since the stops were recorded
+        self._recorded = 0.0  # time of that
 
     def restore(self, meta: Mapping[str, int]) -> None:
-        """Once the own orders are there."""
+        """Restore the untriggered orders, after the order store."""
         for key in self._context.markets:
             price = meta.get(_MISSED + key)
             if price:
@@ -54,10 +58,10 @@ class ConditionalOrders:
                 if linked is not None and linked.cancelled and linked.reason == "oco":
                     self._waiting.add(order.number)
                 else:
-                    self.arm(order)
+                    self.add(order)
 
-    def arm(self, order: Order) -> None:
-        """The order waits from now on."""
+    def add(self, order: Order) -> None:
+        """Add an untriggered order."""
         triggers = self._store.triggers.get(order.market)
         if triggers is None:
             triggers = self._store.triggers[order.market] = Triggers()
@@ -69,22 +73,22 @@ class ConditionalOrders:
         self._context.watched.add(order.market)
 
     def amend(self, order: Order) -> None:
-        """Its stop or distance has changed."""
+        """Apply a changed stop or offset."""
         triggers = self._store.triggers[order.market]
         if order.number in triggers:
             triggers.remove(order.number)
-            self.arm(order)
+            self.add(order)
 
     def check_linked(self, now: float, order: Order) -> None:
-        """Something happened to an untriggered order or to its linked order."""
+        """Let a triggered stop enter if its linked order has ended."""
         if order.number in self._waiting and self._store.linked(order) is None:
             self._waiting.discard(order.number)
             self._enter(now, order)
 
-    # Triggering
+    # Trades
 
     def process_trade(self, now: float) -> bool:
-        """Trigger what the next trade that was not looked at reaches. False when there is none."""
+        """Process the next unseen trade of a watched market. Returns False when there is none."""
         context = self._context
         if context.stale is not None:
             context.unseen.clear()
@@ -93,9 +97,9 @@ class ConditionalOrders:
         market, trade = context.unseen.popleft()
         if not self._is_late(now, market, trade):
             if market.halted or context.fenced:
-                self._put_aside(market, trade.event.price)
+                self._set_aside(market, trade.event.price)
             else:
-                self._process(now, market, trade.event.price)
+                self._trigger_at(now, market, trade.event.price)
         return True
 
     def _is_late(self, now: float, market: Market, trade: Trade) -> bool:
@@ -106,7 +110,7 @@ class ConditionalOrders:
         replica = market.replicas.get(trade.maker)
         return replica is None or now - replica.complete_at >= LATE_US / 1_000_000
 
-    def _put_aside(self, market: Market, price: int) -> None:
+    def _set_aside(self, market: Market, price: int) -> None:
         prices = self._missed.setdefault(market.key, [])
         if market.halted:
             prices.clear()
@@ -114,14 +118,14 @@ class ConditionalOrders:
         self._context.meta[_MISSED + market.key] = price
 
     def resume(self, now: float, market: Market) -> None:
-        """After a halt, and after a restart: look at the trades that were put aside."""
+        """Process the trades set aside, after a halt or a restart."""
         prices = self._missed.pop(market.key, None)
         if prices is not None:
             self._context.meta[_MISSED + market.key] = 0
             for price in prices:
-                self._process(now, market, price)
+                self._trigger_at(now, market, price)
 
-    def _process(self, now: float, market: Market, price: int) -> None:
+    def _trigger_at(self, now: float, market: Market, price: int) -> None:
         triggers = self._store.triggers.get(market.key)
         if triggers is None:
             return
@@ -132,10 +136,10 @@ class ConditionalOrders:
             self._context.watched.discard(market.key)
 
     def store_trailing_stops(self, now: float) -> None:
-        """Write down where the trailing stops are, if it is time. Call now and then."""
-        if not self._traded or now < self._written + FOLLOW:
+        """Record the present trailing stops, at most every STORE_INTERVAL seconds. Call now and then."""
+        if not self._traded or now < self._recorded + STORE_INTERVAL:
             return
-        self._written = now
+        self._recorded = now
         for key in self._traded:
             for number, stop in self._store.triggers[key].trailing().items():
                 order = self._store.open[number]
@@ -143,6 +147,8 @@ class ConditionalOrders:
                     order.stop = stop
                     self._store.publish(now, order)
         self._traded.clear()
+
+    # Triggered orders
 
     def _trigger(self, now: float, order: Order) -> None:
         linked = self._store.linked(order)
@@ -156,7 +162,7 @@ class ConditionalOrders:
 
     def _enter(self, now: float, order: Order) -> None:
         if order.cancelled:
-            return  # its linked order traded after all
+            return  # its linked order has traded after all
         market = self._context.markets[order.market]
         order.priority = self._store.new_time(now, market, order)
         if order.price is None and not order.worst_price:
@@ -169,13 +175,12 @@ class ConditionalOrders:
         self._store.work_queue.append(order.number)
 
     def _protect(self, market: Market, order: Order) -> None:
-        """The worst price of a market order is a matter of where the market is when it enters."""
-        if order.account == HOUSE and order.market not in self._context.specs.rules:
+        """Set the worst price of a market order from the market that it enters."""
+        specs = self._context.specs
+        if order.account == HOUSE and order.market not in specs.rules:
             return
-        bests = [b for b in (market.book.best(-order.side), market.hidden.best(-order.side)) if b]
-        if bests:
-            best = min(bests) if order.side > 0 else max(bests)
-            specs = self._context.specs
+        best = market.best_counterprice(order.side)
+        if best is not None:
             reference = market.reference
             order.worst_price = specs.protection_price(order.market, order.side, best, reference)
 

@@ -1,4 +1,4 @@
-"""What the parts of one node's exchange share: its markets, and what is to leave it."""
+"""Engine context: state that the parts of one node's exchange share, and the output of the next drain."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from exchange.market.market_specs import MarketSpecs
 from exchange.model.ports import Message, SigningKeys
 from exchange.model.records import Fill, Order, PutSnapshot, Record, Recovered
 
-MAX_DRIFT_US = 5_000_000  # others' order times further ahead than this do not move ours
-
+MAX_DRIFT_US = 5_000_000  # order times of others further ahead do not move ours
 
 _TRANSACTION = "next_transaction"  # names in the journal
-_DECIMALS = "decimals:"  # before an asset: in which units it is counted
+_DECIMALS = "decimals:"  # before an asset: decimals in which its amounts are counted
 
 
 def stored_decimals(past: Recovered) -> dict[str, int]:
-    """In which units the journal counts each asset."""
+    """Return the decimals in which the journal counts each asset."""
     return {
         name.removeprefix(_DECIMALS): value
         for name, value in past.meta.items()
@@ -34,7 +33,7 @@ def stored_decimals(past: Recovered) -> dict[str, int]:
 
 
 class CommandRejected(Exception):
-    """A command that was not carried out. `code` is stable, the text is a sentence."""
+    """Rejection of a command, which has changed nothing. `code` is stable, the text is a sentence."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -43,10 +42,10 @@ class CommandRejected(Exception):
 
 
 class Drained(msgspec.Struct):
-    """What came of the calls since the last `drain`.
+    """Output of the engine since the last drain.
 
-    `records` first, all of them, then `messages` in order; `levels`, `trades`, `orders`, `fills` and
-    `balances` tell readers what changed.
+    Make all `records` durable first, then send the `messages` in order. `levels`, `trades`, `orders`,
+    `fills` and `balances` are the changes for readers.
     """
 
     records: list[Record]
@@ -55,11 +54,11 @@ class Drained(msgspec.Struct):
     trades: list[tuple[str, Trade]]
     orders: list[Order]  # copies
     fills: list[Fill]
-    balances: list[tuple[int, str, int, int]] = []  # (account, asset, total, held) as they are now
+    balances: list[tuple[int, str, int, int]] = []  # (account, asset, total, held)
 
 
 class EngineContext:
-    """Markets and feeds by name, the clock, and everything collected for the next `drain`."""
+    """Markets and feeds by name, the clock, and the records and messages for the next drain."""
 
     def __init__(
         self,
@@ -77,9 +76,9 @@ class EngineContext:
         self.network = network
         self.epoch_us = epoch_us
         self.warn = warn
-        self.stale: str | None = None  # why this node must not write its feeds any more
-        self.fenced = False  # after a restart: whether it must not write them yet
-        self.forgotten = range(0)  # takes of this node that the journal knows nothing of, if any
+        self.stale: str | None = None  # reason why this node must not write its feeds any more
+        self.fenced = False  # after a restart: this node must not write its feeds yet
+        self.forgotten = range(0)  # own takes that the journal of an old copy may lack
         self.specs = specs
         self.ledger = Ledger(specs.decimals)
         self.accounts = Accounts()
@@ -98,13 +97,13 @@ class EngineContext:
         self.fills: list[Fill] = []
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
-        self.counters: dict[str, int] = {}  # numbers that only grow, as they were last drained
-        self.watched: set[str] = set()  # markets with orders that wait for a trade
-        self.unseen: deque[tuple[Market, Trade]] = deque()  # trades of those, still to be looked at
+        self.counters: dict[str, int] = {}  # growing numbers, with their last drained values
+        self.watched: set[str] = set()  # markets with untriggered orders
+        self.unseen: deque[tuple[Market, Trade]] = deque()  # their trades, not yet processed
 
     def restore_money(self, now: float, past: Recovered) -> None:
-        """Balances, limits and accounts of the journal. Balances are counted in smaller units from now
-        on where an instrument asks for it."""
+        """Restore balances, limits and accounts from the journal. Balances are counted in smaller units
+        from now on where an instrument needs that."""
         self.ledger.restore(past.balances, past.credit, past.meta.get(_TRANSACTION, 1))
         self.accounts.restore(past.accounts, past.keys, past.nonces)
         stored = stored_decimals(past)
@@ -116,32 +115,34 @@ class EngineContext:
         self.counters[_TRANSACTION] = self.ledger.next_transaction
 
     def count(self, name: str, value: int) -> None:
-        """Make a counter durable if it has moved."""
+        """Make a counter durable if it has changed."""
         if self.counters.get(name) != value:
             self.counters[name] = self.meta[name] = value
 
     def drain_money(self) -> list[tuple[int, str, int, int]]:
-        """Take over the records of ledger and accounts. (account, asset, total, held) that changed."""
+        """Move the records of ledger and accounts to `records`. Returns the changed balances as
+        (account, asset, total, held)."""
         ledger, accounts = self.ledger, self.accounts
         self.count(_TRANSACTION, ledger.next_transaction)
         for source in (ledger.records, accounts.records):
             if source:
                 self.records.extend(source)
                 source.clear()
-        balances = [(*purse.key, purse.balance, purse.held) for purse in ledger.changed]
+        balances = [(*changed.key, changed.balance, changed.held) for changed in ledger.changed]
         ledger.changed.clear()
         return balances
 
     @property
     def writes(self) -> bool:
-        """Whether this node may write its feeds and settle anything."""
+        """True while this node may write its feeds and settle trades."""
         return self.stale is None and not self.fenced
 
     def us(self, now: float) -> int:
-        """The wall clock at `now`, in microseconds since the epoch."""
+        """Return the wall clock at `now`, in microseconds since the epoch."""
         return self.epoch_us + int(now * 1_000_000)
 
     def add_trade(self, market: Market, trade: Trade) -> None:
+        """Add a public trade to the tape, and to the queue of the conditional orders."""
         market.tape.append(trade)
         self.trades.append((market.key, trade))
         if market.key in self.watched:

@@ -1,9 +1,16 @@
-"""Trades put down on this node: fills, postings, and the public event.
+"""Recording of trades on this node: fills, ledger postings, and the public event in the feed.
 
-The caller has decided on the trade, and publishes the taker's order when it is through with it.
+The caller has decided on the trade, and publishes the taker's order when all its trades are recorded.
+
+Rules of this file:
+- Prices are ticks, quantities lots, `time` microseconds; `now` is monotonic seconds.
+- A trade has one event, in the feed of its maker. The feed event of the taker's order is written by
+  `OrderStore.publish`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from exchange.market.market import Market, Trade
 from exchange.model.commands import HOUSE
@@ -13,8 +20,18 @@ from exchange.orders.engine_context import EngineContext
 from exchange.orders.order_store import OrderStore
 
 
+class _TakeFill(NamedTuple):
+    """Figures of a trade that both sides share. (`taker`, `take`) is its id."""
+
+    taker: str
+    take: int
+    price: int
+    quantity: int
+    time: int
+
+
 class FillRecorder:
-    """Prices are ticks, quantities lots, `time` us. `now` is monotonic seconds."""
+    """Trades of own orders with each other and with orders of other nodes."""
 
     def __init__(self, context: EngineContext, store: OrderStore) -> None:
         self._context = context
@@ -22,6 +39,7 @@ class FillRecorder:
         self.next_take = 1
 
     def new_take(self) -> int:
+        """Return a take number that was never used."""
         take = self.next_take
         self.next_take = take + 1
         return take
@@ -36,31 +54,32 @@ class FillRecorder:
         *,
         reserved: bool = False,
     ) -> None:
-        """A trade between two of this node's own orders. `reserved`: the maker's quantity was kept for
-        it."""
+        """Record a trade between two orders of this node. `reserved`: the maker's quantity was reserved
+        for it."""
         context = self._context
         take = self.new_take()
         time = context.us(now)
         taker_fee = maker_fee = 0
-        if taker.account != HOUSE or maker.account != HOUSE:  # else nothing moves
+        if taker.account != HOUSE or maker.account != HOUSE:  # nothing moves between house orders
             buyer, seller = (taker, maker) if taker.side == BUY else (maker, taker)
             buyer_fee, seller_fee = context.ledger.trade_here(
-                time,
-                f"{context.node_id}/{take}",
-                context.specs.units[taker.market],
-                price,
-                quantity,
-                buyer.account,
-                seller.account,
-                taker.side,
+                time=time,
+                reference=f"{context.node_id}/{take}",
+                units=context.specs.units[taker.market],
+                price=price,
+                quantity=quantity,
+                buyer=buyer.account,
+                seller=seller.account,
+                taker_side=taker.side,
             )
-            taker_fee, maker_fee = (
-                (buyer_fee, seller_fee) if taker is buyer else (seller_fee, buyer_fee)
-            )
+            if taker is buyer:
+                taker_fee, maker_fee = buyer_fee, seller_fee
+            else:
+                taker_fee, maker_fee = seller_fee, buyer_fee
         node = context.node_id
-        number = taker.number
-        self._maker(now, maker, node, take, number, price, quantity, time, maker_fee, reserved)
-        self._taker(now, taker, take, node, maker.number, price, quantity, time, taker_fee)
+        trade = _TakeFill(node, take, price, quantity, time)
+        self._maker(now, maker, trade, node, taker.number, maker_fee, reserved=reserved)
+        self._taker(now, taker, trade, node, maker.number, taker_fee)
 
     def maker_fill(
         self,
@@ -75,20 +94,21 @@ class FillRecorder:
         *,
         reserved: bool = False,
     ) -> None:
-        """Another node took from our order."""
+        """Record that another node took from our order."""
         context = self._context
         fee = context.ledger.trade_with(
-            time,
-            f"{taker}/{take}",
-            context.specs.units[order.market],
-            order.side,
-            price,
-            quantity,
-            order.account,
-            taker,
-            "maker",
+            time=time,
+            reference=f"{taker}/{take}",
+            units=context.specs.units[order.market],
+            side=order.side,
+            price=price,
+            quantity=quantity,
+            account=order.account,
+            peer=taker,
+            role="maker",
         )
-        self._maker(now, order, taker, take, taker_order, price, quantity, time, fee, reserved)
+        trade = _TakeFill(taker, take, price, quantity, time)
+        self._maker(now, order, trade, taker, taker_order, fee, reserved=reserved)
 
     def taker_fill(
         self,
@@ -101,58 +121,57 @@ class FillRecorder:
         quantity: int,
         time: int,
     ) -> None:
-        """Another node granted our take. `time` is its own, the ledger goes by ours."""
+        """Record that another node granted our take. `time` is the maker's; the ledger uses ours."""
         context = self._context
         fee = context.ledger.trade_with(
-            context.us(now),
-            f"{context.node_id}/{take}",
-            context.specs.units[order.market],
-            order.side,
-            price,
-            quantity,
-            order.account,
-            maker,
-            "taker",
+            time=context.us(now),
+            reference=f"{context.node_id}/{take}",
+            units=context.specs.units[order.market],
+            side=order.side,
+            price=price,
+            quantity=quantity,
+            account=order.account,
+            peer=maker,
+            role="taker",
         )
-        self._taker(now, order, take, maker, maker_order, price, quantity, time, fee)
+        trade = _TakeFill(context.node_id, take, price, quantity, time)
+        self._taker(now, order, trade, maker, maker_order, fee)
+
+    # Both sides
 
     def _maker(
         self,
         now: float,
         order: Order,
-        taker: str,
-        take: int,
-        taker_order: int,
-        price: int,
-        quantity: int,
-        time: int,
+        trade: _TakeFill,
+        counterparty: str,
+        counterparty_order: int,
         fee: int,
+        *,
         reserved: bool,
     ) -> None:
         context = self._context
+        quantity = trade.quantity
         order.filled += quantity
-        order.value += price * quantity
+        order.value += trade.price * quantity
         if reserved:
             order.reserved -= quantity
         elif order.opened:
             order.shown -= quantity
         market = context.markets[order.market]
         if order.hidden:
-            self._show_trade(market, order, price, quantity, taker, take, time)
+            self._reveal(market, order, trade)
         else:
             left = order.pending + order.reserved
             if not order.cancelled:
                 left = order.quantity - order.filled
             if order.display_quantity and left:
-                left = order.shown or 1  # how much more there is stays here
-            event = Filled(
-                order.number, order.side, quantity, price, order.shown, left, taker, take, time
-            )
+                left = order.shown or 1  # the hidden rest of an iceberg is not published
+            event = _event(order, trade, shown=order.shown, left=left)
             market.write(event)
-            context.add_trade(
-                market, Trade(context.node_id, event, market.writer.feed.state.number)
-            )
-        self._add(order, taker, take, "maker", price, quantity, time, taker, taker_order, fee)
+            number = market.writer.feed.state.number
+            context.add_trade(market, Trade(context.node_id, event, number))
+        self._add(order, trade, "maker", counterparty, counterparty_order, fee)
         if order.linked_order or self._store.reduce_only:
             self._after(now, order)
         self._store.publish(now, order)
@@ -161,18 +180,14 @@ class FillRecorder:
         self,
         now: float,
         order: Order,
-        take: int,
-        maker: str,
-        maker_order: int,
-        price: int,
-        quantity: int,
-        time: int,
+        trade: _TakeFill,
+        counterparty: str,
+        counterparty_order: int,
         fee: int,
     ) -> None:
-        node = self._context.node_id
-        order.filled += quantity
-        order.value += price * quantity
-        self._add(order, node, take, "taker", price, quantity, time, maker, maker_order, fee)
+        order.filled += trade.quantity
+        order.value += trade.price * trade.quantity
+        self._add(order, trade, "taker", counterparty, counterparty_order, fee)
         self._context.orders[order.number] = order
         if order.linked_order or self._store.reduce_only:
             self._after(now, order)
@@ -180,60 +195,60 @@ class FillRecorder:
     def _add(
         self,
         order: Order,
-        taker: str,
-        take: int,
+        trade: _TakeFill,
         role: str,
-        price: int,
-        quantity: int,
-        time: int,
         counterparty: str,
         counterparty_order: int,
         fee: int,
     ) -> None:
         context = self._context
-        market, side = order.market, order.side
-        units = context.specs.units[market]
+        units = context.specs.units[order.market]
         fill = Fill(
-            taker,
-            take,
-            role,
-            market,
-            order.number,
-            side,
-            price,
-            quantity,
-            time,
-            counterparty,
-            counterparty_order,
-            order.account,
-            fee,
-            units.base if side == BUY else units.quote,
+            taker=trade.taker,
+            take=trade.take,
+            role=role,
+            market=order.market,
+            order=order.number,
+            side=order.side,
+            price=trade.price,
+            quantity=trade.quantity,
+            time=trade.time,
+            counterparty=counterparty,
+            counterparty_order=counterparty_order,
+            account=order.account,
+            fee=fee,
+            fee_asset=units.base if order.side == BUY else units.quote,
         )
         context.fills.append(fill)
 
     def _after(self, now: float, order: Order) -> None:
-        """Of a pair, the other one is cancelled; what only reduces may do so by less now."""
-        orders = self._store
-        linked = orders.linked(order)
+        """Cancel the other order of a pair; check the reduce-only orders against the new position."""
+        store = self._store
+        linked = store.linked(order)
         if linked is not None and not linked.cancelled:
-            orders.cancel(now, linked, "oco")
+            store.cancel(now, linked, "oco")
         if order.account == HOUSE:
-            orders.work_queue.extend(orders.reduce_only)
+            store.work_queue.extend(store.reduce_only)
 
-    def _show_trade(
-        self,
-        market: Market,
-        order: Order,
-        price: int,
-        quantity: int,
-        taker: str,
-        take: int,
-        time: int,
-    ) -> None:
-        """A hidden order traded: it is opened for what it traded, and is gone again at once."""
-        number = order.number
-        shown = Opened(number, order.side, price, quantity, order.priority or order.time)
-        filled = Filled(number, order.side, quantity, price, 0, 0, taker, take, time)
-        market.writer.append(shown)
+    def _reveal(self, market: Market, order: Order, trade: _TakeFill) -> None:
+        """Publish a trade of a hidden order: it is opened for the traded quantity and filled at once."""
+        time = order.priority or order.time
+        market.writer.append(Opened(order.number, order.side, trade.price, trade.quantity, time))
+        filled = _event(order, trade, shown=0, left=0)
         market.writer.append(filled)
         self._context.add_trade(market, Trade(self._context.node_id, filled, market.writer.number))
+
+
+def _event(order: Order, trade: _TakeFill, *, shown: int, left: int) -> Filled:
+    """Return the public event of a trade, in the feed of its maker order."""
+    return Filled(
+        order=order.number,
+        side=order.side,
+        quantity=trade.quantity,
+        price=trade.price,
+        shown=shown,
+        left=left,
+        taker=trade.taker,
+        take=trade.take,
+        time=trade.time,
+    )

@@ -1,11 +1,15 @@
-"""Matching this node's own orders against the market's book.
+"""Matching of this node's own orders against the market's book.
 
-Best price first; at one price what is on show before own hidden orders, and by time. A counterpart of
-this node is filled at once, another owner's is asked. Of two crossed resting orders the later one takes;
-hidden orders take whatever comes, for nobody else can see them.
+Theory of operation. Best price first; at one price displayed orders before own hidden ones, then by
+time. A counterpart of this node is filled at once, another owner's gets a request. Of two crossed resting
+orders the later one takes; hidden orders take from everybody, because no other node can see them.
 
-Self-trade prevention is between orders of one account on this node. The mode is the taker's, "newest"
-is the order that would take, "oldest" the one that rests.
+Self-trade prevention is between orders of one account on this node. The mode is the taker's; "newest" is
+the order that would take, "oldest" the one that rests.
+
+Rules of this file:
+- A plan ends where a trade can change the book: after a slice of an own iceberg, a reduce-only order, or
+  a prevented self-trade. The next plan is made from the new book.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ Counterpart = tuple[str, int, int, int]  # owner, order number, price, quantity
 
 
 class Matching:
+    """Trades of own orders with everything that the book has for them."""
+
     def __init__(
         self,
         context: EngineContext,
@@ -46,11 +52,11 @@ class Matching:
         self._reduce_only = reduce_only
         self._credit = credit
 
-    # What there is
+    # Counterparts
 
     def counterparts(self, order: Order, *, hidden: bool = True) -> Iterator[Counterpart]:
-        """Whom the order would meet if it wanted everything, in that order, with or without own hidden
-        orders. The book must not be changed while this is being iterated."""
+        """Iterate over all counterparts of an order in matching order, with or without own hidden
+        orders. The book must not be changed during the iteration."""
         split = self._context.owners.split
         market = self._context.markets[order.market]
         for key, price, quantity in self._found(market, order, hidden=hidden):
@@ -58,7 +64,7 @@ class Matching:
 
     @staticmethod
     def _found(market: Market, order: Order, *, hidden: bool) -> Iterator[tuple[int, int, int]]:
-        """The same as (key, price, quantity)."""
+        """Iterate over the same counterparts as (key, price, quantity)."""
         side = order.side
         limit = order.price if order.price is not None else order.worst_price or None
         found = market.book.crossing(side, limit)
@@ -69,7 +75,7 @@ class Matching:
     def affordable(
         self, order: Order, owner: str, price: int, quantity: int, plan: list[Counterpart]
     ) -> int:
-        """`quantity`, or as much of it as the owner's credit allows beside what is planned."""
+        """Return `quantity`, or the part of it that the owner's credit allows beside the plan."""
         if not self._context.ledger.credit:
             return quantity
         planned = [(price, quantity) for peer, _, price, quantity in plan if peer == owner]
@@ -77,8 +83,8 @@ class Matching:
         return quantity if lots is None else min(quantity, lots)
 
     def would_take(self, order: Order, *, hidden: bool = True) -> bool:
-        """Whether the order meets anything; once it rests, anything earlier. `hidden`: own hidden
-        orders too, which take for themselves from what rests."""
+        """Report if the order would take from another: from any when it is new, from an earlier one when
+        it rests. `hidden`: count own hidden orders, which take from resting orders themselves."""
         if not order.opened:
             return any(True for _ in self.counterparts(order))
         market = self._context.markets[order.market]
@@ -92,11 +98,11 @@ class Matching:
         return order.priority or order.time, self._context.node_id, order.number
 
     def _plan(self, order: Order, *, only_earlier: bool) -> list[Counterpart]:
-        """With whom to trade, up to where the book may look different afterwards: a slice of an own
-        iceberg is followed by another one, and what is prevented leaves something to others.
+        """Return the next counterparts to trade with.
 
-        With `only_earlier` later resting orders are left to their owners, who will ask us; enough is
-        kept for those that are better."""
+        With `only_earlier` later resting orders are left to their owners, who will send takes; their
+        quantity at better prices is set aside.
+        """
         market = self._context.markets[order.market]
         split = self._context.owners.split
         mine = self._priority(order)
@@ -109,35 +115,35 @@ class Matching:
             if only_earlier and market.priority(owner, number) > mine:
                 wanted -= quantity
             elif key != number:
-                able = self.affordable(order, owner, price, quantity, plan)
-                if able < quantity:
-                    order.reason = "credit"  # its owner sees it, and that it ended so if it does
-                    quantity = able
+                affordable = self.affordable(order, owner, price, quantity, plan)
+                if affordable < quantity:
+                    order.reason = "credit"  # shown while the order is open, and if it ends so
+                    quantity = affordable
                 if quantity:
                     plan.append((owner, number, price, quantity))
                     wanted -= quantity
             else:
                 plan.append((owner, number, price, quantity))
                 wanted -= quantity
-                if self._is_special(order, self._store.open[number]):
+                if self._changes_book(order, self._store.open[number]):
                     break
             if not wanted:
                 break
         return plan
 
     @staticmethod
-    def _is_special(taker: Order, maker: Order) -> bool:
-        """Whether the book may look different after the two have met."""
+    def _changes_book(taker: Order, maker: Order) -> bool:
+        """Report if a meeting of the two may change the book beyond their own quantities."""
         return (
             maker.display_quantity > 0
             or maker.reduce_only
             or (taker.self_trade != "none" and maker.account == taker.account)
         )
 
-    # Matching
+    # Trades
 
     def take_liquidity(self, now: float, order: Order, *, only_earlier: bool) -> None:
-        """Fill what is free of an order as far as the book goes."""
+        """Trade the free quantity of an order with the book."""
         market = self._context.markets[order.market]
         limit = order.price if order.price is not None else order.worst_price or None
         if not market.book.meets(order.side, limit) and not market.hidden.resting:
@@ -147,28 +153,29 @@ class Matching:
             again = False
             for owner, number, price, quantity in self._plan(order, only_earlier=only_earlier):
                 if owner != node:
-                    self.ask(now, order, owner, number, price, quantity)
+                    self.request(now, order, owner, number, price, quantity)
                     continue
                 maker = self._store.open[number]
-                again = self._is_special(order, maker)  # which only the last one of a plan is
+                again = self._changes_book(order, maker)  # of the last counterpart only
                 if not again:
-                    self.fill_here(now, order, maker, price, quantity)
+                    self.fill_local(now, order, maker, price, quantity)
                 elif order.self_trade != "none" and maker.account == order.account:
-                    self._prevent(now, order, maker)
+                    self._prevent_self_trade(now, order, maker)
                 elif not maker.reduce_only:
-                    self.fill_here(now, order, maker, price, min(quantity, maker.free))
+                    self.fill_local(now, order, maker, price, min(quantity, maker.free))
                 elif self._reduce_only.fit(now, maker):
-                    # First shown as small as it is now: its fill must not leave more on show than
-                    # there is, or no other node accepts the feed.
+                    # The smaller quantity is published first: a fill that leaves more on display than
+                    # the order has would invalidate the feed on all other nodes.
                     self._store.publish(now, maker)
-                    self.fill_here(now, order, maker, price, min(quantity, maker.free))
+                    self.fill_local(now, order, maker, price, min(quantity, maker.free))
             if not again:
                 break
 
-    def fill_here(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
+    def fill_local(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
+        """Trade with an order of this node."""
         self._fills.local_trade(now, taker, maker, price, quantity)
 
-    def ask(
+    def request(
         self,
         now: float,
         order: Order,
@@ -178,10 +185,11 @@ class Matching:
         quantity: int,
         phase: Literal["", "reserve"] = "",
     ) -> None:
-        self._taker_side.ask(now, order, owner, number, price, quantity, phase)
+        """Request a trade with another owner's order."""
+        self._taker_side.request(now, order, owner, number, price, quantity, phase)
 
-    def _prevent(self, now: float, taker: Order, maker: Order) -> None:
-        """Instead of a trade of an account with itself."""
+    def _prevent_self_trade(self, now: float, taker: Order, maker: Order) -> None:
+        """Apply the self-trade prevention of the taker."""
         mode = taker.self_trade
         if mode in ("cancel_oldest", "cancel_both"):
             self._store.cancel(now, maker, "self_trade")
@@ -203,11 +211,13 @@ class Matching:
                 maker.altered = True
                 self._store.publish(now, maker)
 
+    # Crossed books
+
     def uncross(self, now: float, market: Market) -> None:
-        """Own resting orders that cross earlier orders of others take them, hidden ones any."""
+        """Let own resting orders take from earlier crossing orders of others, hidden ones from any."""
         if not self._context.writes or market.halted:
             return
-        orders = self._store
+        store = self._store
         for order in self._crossed(market):
             if order.done or not order.free:
                 continue
@@ -216,12 +226,12 @@ class Matching:
             if not order.post_only:
                 self.take_liquidity(now, order, only_earlier=not order.hidden)
             elif self.would_take(order, hidden=False):
-                orders.cancel(now, order, "post_only")
+                store.cancel(now, order, "post_only")
                 continue
-            orders.publish(now, order)
+            store.publish(now, order)
 
     def _crossed(self, market: Market) -> list[Order]:
-        """Own orders that rest at a price at which the other side can be had."""
+        """Return the own orders that rest at a price that the other side offers."""
         crossed: list[Order] = []
         for side in (BUY, SELL):
             best = market.book.best(-side)

@@ -1,7 +1,12 @@
-"""This node's own orders in memory, and what follows from the state of each of them.
+"""Order store: this node's own orders in memory, their indexes, and their display in the feed.
 
-Whoever changes an order calls `publish` with it. That makes the own feed show what is free of it, holds
-what it may still cost, keeps the indexes, and ends the order when nothing more can happen to it.
+Every change of an order ends with `publish`. It makes the own feed show the order's free quantity, holds
+the amount that the order may still cost, updates the indexes, and ends the order when nothing more can
+happen to it.
+
+Rules of this file:
+- An open order is in `open`, a finished one in `recent`, never in both.
+- The indexes contain open orders only; each order is in the indexes that its fields ask for.
 """
 
 from __future__ import annotations
@@ -16,9 +21,9 @@ from exchange.market.market import Market
 from exchange.market.triggers import Triggers
 from exchange.model.commands import HOUSE, Selection
 from exchange.model.events import Amended, Closed, Moved, Opened
+from exchange.model.keyed_heap import KeyedHeap
 from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
-from exchange.orders.expiry import Expiry
 
 if TYPE_CHECKING:
     from exchange.takes.take_protocol import PendingTakes
@@ -28,40 +33,39 @@ RECENT_ORDERS = 10_000  # finished orders kept in memory at least, for answers a
 
 
 def is_immediate(order: Order) -> bool:
-    """Whether it trades now or never, and is not for the book."""
+    """Report if the order trades at once or ends: it never rests in the book."""
     return order.price is None or order.tif == "ioc" or order.tif == "fok"
 
 
-def _on_show(order: Order, *, moved: bool) -> int:
-    """How many lots the feed is to show."""
+def _displayed(order: Order, *, moved: bool) -> int:
+    """Return the lots that the feed is to show."""
     shown = order.free
     if order.display_quantity:
-        # A slice is not filled up: when it is gone the next one goes to the end of the queue.
+        # A slice is not refilled: when it is gone the next one goes to the end of the queue.
         had = 0 if moved else min(order.shown, shown, order.display_quantity)
         shown = had or min(order.display_quantity, shown)
     return shown
 
 
 class OrderStore:
-    """See the module's docstring. `now` is monotonic seconds."""
+    """Own orders by number, and by account, client id, expiry and trigger. `now` is monotonic seconds."""
 
     def __init__(self, context: EngineContext, takes: PendingTakes) -> None:
         self._context = context
         self._takes = takes
         self.open: dict[int, Order] = {}  # not done, oldest first
-        self.recent: dict[int, Order] = {}  # done, as they ended
-        self.work_queue: deque[int] = (
-            deque()
-        )  # numbers of orders to go on with, see `exchange.engine.order_manager`
-        self.expiry = Expiry()
-        self.triggers: dict[str, Triggers] = {}  # by market, of orders that wait for a trade
+        self.recent: dict[int, Order] = {}  # done, in the order in which they ended
+        # Numbers of orders to continue with, see `exchange.engine.order_manager`.
+        self.work_queue: deque[int] = deque()
+        self.expiry: KeyedHeap[int, int] = KeyedHeap()  # good-till-date orders: us by order number
+        self.triggers: dict[str, Triggers] = {}  # by market, of untriggered orders
         self.reduce_only: dict[int, Order] = {}  # open reduce-only orders of the house
         self.client_ids: dict[tuple[int, str], int] = {}  # (account, client id) -> latest order
         self.by_account: dict[int, dict[int, Order]] = {}  # open orders of clients, oldest first
         self.next_number = 1
 
     def restore(self, next_order: int, orders: list[Order], reserved: Mapping[int, int]) -> None:
-        """Orders of the journal, by number. `reserved`: what is promised of each to others."""
+        """Restore the orders of the journal. `reserved`: quantities reserved for others, by order."""
         self.next_number = next_order
         for order in orders:
             if order.client_id is not None:
@@ -69,7 +73,7 @@ class OrderStore:
             if order.done:
                 self.recent[order.number] = order
             elif order.market in self._context.markets:
-                # What was kept for an own fill-or-kill order went with the process.
+                # Reservations for own fill-or-kill orders ended with the process.
                 order.reserved = reserved.get(order.number, 0)
                 self.open[order.number] = order
         for order in self.open.values():
@@ -108,11 +112,11 @@ class OrderStore:
         return self.by_account.get(account, _NONE).values()
 
     def linked(self, order: Order) -> Order | None:
-        """The other order of a pair, while it is open."""
+        """Return the other order of a pair while it is open."""
         return self.open.get(order.linked_order) if order.linked_order else None
 
     def select(self, which: Selection) -> list[Order]:
-        """Open orders that fit and are not being cancelled, oldest first."""
+        """Return the open orders of a selection that are not being cancelled, oldest first."""
         found: Collection[Order]
         if which.numbers is not None:
             found = [self.open[n] for n in sorted(which.numbers) if n in self.open]
@@ -129,11 +133,11 @@ class OrderStore:
             and which.side in (None, order.side)
         ]
 
-    # Changing
+    # Changes
 
     def new_time(self, now: float, market: Market, order: Order | None = None) -> int:
-        """A time in us after that of every order seen in the market; for an `order` that loses its
-        place after its own too, whatever the clock was set to since."""
+        """Return a time in us after every order of the market. For an `order` that loses its priority it
+        is also after the order's own time, even if the clock was set back."""
         time = self._context.us(now)
         last = market.last_time
         if order is not None:
@@ -144,7 +148,7 @@ class OrderStore:
         return time
 
     def add(self, order: Order) -> None:
-        """A new order, with `next_number`. Its hold is set already."""
+        """Add a new order with the number `next_number`. Its hold is set already."""
         self.next_number = order.number + 1
         order.updated = order.time
         self.open[order.number] = order
@@ -155,8 +159,8 @@ class OrderStore:
         self._context.orders[order.number] = order
 
     def cancel(self, now: float, order: Order, reason: str) -> None:
-        """Nothing more of it may be filled, but what others decide about: they are asked at once to
-        refuse what they have not granted yet."""
+        """Cancel an order. Quantities that are pending with other owners may still be filled: the owners
+        are requested at once to refuse what they have not granted."""
         order.cancelled = True
         order.reason = reason
         if order.pending:
@@ -166,12 +170,12 @@ class OrderStore:
         self.publish(now, order)
 
     def publish(self, now: float, order: Order, *, moved: bool = False) -> None:
-        """The order has changed. `moved`: it has a new price, or a new `priority`."""
+        """Publish a changed order. `moved`: it has a new price, or a new `priority`."""
         context = self._context
         context.orders[order.number] = order
         order.updated = max(context.us(now), order.updated)
         market = context.markets[order.market]
-        busy = order.pending + order.reserved  # what others decide about
+        busy = order.pending + order.reserved  # decided by other owners
         left = 0 if order.cancelled else order.quantity - order.filled - busy
         if not left and not busy:
             self._end(market, order)
@@ -179,15 +183,15 @@ class OrderStore:
         if order.hidden:
             self._show_hidden(market, order)
         elif left == order.shown and order.opened and not moved and not order.display_quantity:
-            pass  # the feed says so already
+            pass  # the feed is up to date
         elif order.price is not None and order.tif != "ioc" and order.tif != "fok":
             self._show(now, market, order, order.price, moved)
         if order.account != HOUSE:
             self.hold(order)
 
     def reserve(self, now: float, order: Order, quantity: int) -> None:
-        """Keep a part of an order for a fill-or-kill taker: off show, neither filled nor free. From an
-        iceberg's slice it is taken as a fill would be: the next one goes to the end of the queue."""
+        """Reserve a part of an order for a fill-or-kill taker: not displayed, neither filled nor free.
+        It reduces an iceberg's slice like a fill: the next slice goes to the end of the queue."""
         order.reserved += quantity
         if order.display_quantity:
             order.shown -= min(quantity, order.shown)
@@ -196,14 +200,13 @@ class OrderStore:
 
     def _show(self, now: float, market: Market, order: Order, price: int, moved: bool) -> None:
         """Bring the feed up to date."""
-        shown = _on_show(order, moved=moved)
+        shown = _displayed(order, moved=moved)
         if not order.opened:
             if shown:
                 order.opened = True
                 order.shown = shown
-                market.write(
-                    Opened(order.number, order.side, price, shown, order.priority or order.time),
-                )
+                time = order.priority or order.time
+                market.write(Opened(order.number, order.side, price, shown, time))
         elif moved or (order.display_quantity and shown > order.shown):
             if not moved:
                 order.priority = self.new_time(now, market, order)
@@ -214,8 +217,8 @@ class OrderStore:
             market.write(Amended(order.number, shown))
 
     def is_shown(self, order: Order) -> bool:
-        """Whether the feed says of the order what it should."""
-        return order.hidden or is_immediate(order) or order.shown == _on_show(order, moved=False)
+        """Report if the feed is up to date with the order."""
+        return order.hidden or is_immediate(order) or order.shown == _displayed(order, moved=False)
 
     def _show_hidden(self, market: Market, order: Order) -> None:
         if order.hidden and order.price is not None:
@@ -249,7 +252,7 @@ class OrderStore:
         self.recent[number] = order
 
     def trim(self) -> None:
-        """Forget the oldest finished orders once there are many, so that each costs little."""
+        """Drop the oldest finished orders, many at a time, so that each costs little."""
         recent = self.recent
         if len(recent) <= 2 * RECENT_ORDERS:
             return
@@ -263,11 +266,11 @@ class OrderStore:
     # Holds
 
     def hold(self, order: Order) -> None:
-        """Hold what the order may still cost. Of a pair only one can trade: the greater need is held,
-        under the older one's number.
+        """Hold the amount that the order may still cost. Of a pair only one order can trade: the greater
+        amount is held, under the number of the older order.
 
         Raises:
-            InsufficientBalance: nothing was changed.
+            InsufficientBalance: nothing has changed.
         """
         if order.account == HOUSE:
             return
@@ -280,7 +283,7 @@ class OrderStore:
             amount = max(amount, context.specs.amount_required(linked))
             number = min(number, linked.number)
         elif order.linked_order and order.linked_order < number:
-            # What the pair shared was under the other one, which has ended.
+            # The hold of the pair was under the other order, which has ended.
             context.ledger.hold(order.linked_order, order.account, asset, 0)
         context.ledger.hold(number, order.account, asset, amount)
 
@@ -295,11 +298,12 @@ class OrderStore:
             self.expiry.set(order.number, order.expires)
 
     def _remove_special(self, market: Market, order: Order) -> None:
+        """Remove an ended order from the indexes that few orders are in."""
         number = order.number
         if order.hidden and order.price is not None:
             market.hide_order(number, order.side, order.price, 0, 0)
         self.reduce_only.pop(number, None)
-        self.expiry.remove(number)
+        self.expiry.discard(number)
         triggers = self.triggers.get(market.key)
         if triggers is not None and number in triggers:
             triggers.remove(number)

@@ -1,9 +1,13 @@
-"""Whether a new order is accepted, and the order (or pair) that comes of it.
+"""Order validation: acceptance of a new order, and the records of the order or order pair.
 
-Everything is checked before anything is changed: a refused order leaves no trace.
+Rules of this file:
+- All checks precede the first change: a rejected order leaves no trace.
+- The rate limit is last, because it counts the order.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market
@@ -16,15 +20,15 @@ from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.order_store import OrderStore
 from exchange.orders.reduce_only import ReduceOnly
 
-MAX_CLIENT_ID = 64  # characters
-MAX_SLICES = (
-    1000  # of an iceberg: each is matched by itself, so one taker can make for as many trades
-)
-_MAX_TIME = 2**62  # us
-MAX_GROUP = 2**62  # what a journal and anybody's signed 64 bits hold, with room
+MAX_CLIENT_ID: Final = 64  # characters
+MAX_SLICES: Final = 1000  # of an iceberg: each is a trade of its own for whoever takes them all
+MAX_GROUP: Final = 2**62  # fits the journal and signed 64 bits, with room
+_MAX_TIME: Final = 2**62  # us
 
 
 class OrderValidation:
+    """Checks of new orders against the account, the market, the position and the balance."""
+
     def __init__(
         self,
         context: EngineContext,
@@ -38,10 +42,10 @@ class OrderValidation:
         self._conditional = conditional
 
     def earlier(self, new: NewOrder, client_id: str) -> Order | None:
-        """The order that was placed with the same client id, if it is still in memory.
+        """Return the order that was placed with the same client id, if it is still in memory.
 
         Raises:
-            CommandRejected: it is another order.
+            CommandRejected: the earlier order is different.
         """
         order = self._store.by_client_id(client_id, new.account)
         if order is None:
@@ -54,10 +58,10 @@ class OrderValidation:
         return order
 
     def accept(self, now: float, new: NewOrder) -> list[Order]:
-        """The new order, and the stop that makes a pair with it (`oco_stop`); both are added.
+        """Validate and add a new order, and with `oco_stop` the stop that makes a pair with it.
 
         Raises:
-            CommandRejected: nothing was changed.
+            CommandRejected: nothing has changed.
         """
         context = self._context
         market = context.markets.get(new.market)
@@ -65,7 +69,7 @@ class OrderValidation:
             raise CommandRejected("unknown_market", f"this node does not trade {new.market}")
         if new.side != BUY and new.side != SELL:
             raise CommandRejected("bad_side", "side is buy or sell")
-        _check_numbers(new)
+        _check_ranges(new)
         _check_combination(new, context.us(now))
         if new.account != HOUSE:
             self._check_account(new.account, 1 if new.oco_stop is None else 2)
@@ -73,23 +77,23 @@ class OrderValidation:
             raise self.halted(market)
         quantity = self._reduced(new) if new.reduce_only else new.quantity
         stop = self._stop(market, new)
-        worst_price = self.worst_price(market, new)
+        worst_price = self._worst_price(market, new)
         self.check_rules(market, new.side, new.price, quantity, stop, worst_price)
         orders = [self._order(now, market, new, quantity, stop, worst_price)]
         if new.oco_stop is not None:
-            orders.append(self._other(orders[0], new.oco_stop))
+            orders.append(self._linked_stop(orders[0], new.oco_stop))
         if new.account != HOUSE:
             self._hold(now, orders)
         for each in orders:
             self._store.add(each)
             if each.untriggered:
-                self._conditional.arm(each)
+                self._conditional.add(each)
         return orders
 
-    # Checks, also of changes
+    # Checks, also of amendments
 
     def halted(self, market: Market) -> CommandRejected:
-        """What is said of a market that is halted."""
+        """Return the rejection of an order for a halted market."""
         try:
             self._context.halts.check(market.key)
         except RuleError as error:
@@ -97,7 +101,7 @@ class OrderValidation:
         return CommandRejected("halted", f"{market.key} is halted")
 
     def check_active(self, number: int) -> None:
-        """Whether an account may trade.
+        """Check that an account may trade.
 
         Raises:
             CommandRejected: unknown_account, account_frozen.
@@ -107,7 +111,8 @@ class OrderValidation:
             raise CommandRejected("unknown_account", f"there is no account {number}")
         if account.frozen:
             raise CommandRejected(
-                "account_frozen", f"account {account.name} is frozen: it can look and cancel only"
+                "account_frozen",
+                f"account {account.name} is frozen: it can read and cancel, not trade",
             )
 
     def check_rules(
@@ -119,10 +124,10 @@ class OrderValidation:
         stop: int,
         worst_price: int,
     ) -> None:
-        """The market's rules for an order with these figures; `stop` and `worst_price` 0: none.
+        """Check an order with these figures against the market's rules; `stop`, `worst_price` 0: none.
 
         Raises:
-            CommandRejected: they do not allow it.
+            CommandRejected: the code of the broken rule.
         """
         rules = market.rules
         if rules is None:
@@ -134,6 +139,7 @@ class OrderValidation:
             raise CommandRejected(error.code, error.detail) from error
 
     def insufficient(self, error: InsufficientBalance) -> CommandRejected:
+        """Return the rejection of an order that the balance does not cover."""
         text = self._context.specs.amount_text
         return CommandRejected(
             "insufficient_balance",
@@ -147,10 +153,10 @@ class OrderValidation:
         if not self._context.accounts.allows_open(account, has + count - 1):
             raise CommandRejected(
                 "too_many_orders",
-                f"the account has {has} open orders and may not have {count} more",
+                f"the account has {has} open orders and may not have {count} more: cancel some",
             )
 
-    # Figures
+    # Figures of the order
 
     def _reduced(self, new: NewOrder) -> int:
         room = self._reduce_only.room(new.account, new.market, new.side)
@@ -161,6 +167,7 @@ class OrderValidation:
         return min(new.quantity, room)
 
     def _stop(self, market: Market, new: NewOrder) -> int:
+        """Return the first stop of a conditional order; 0: none, or known after the first trade."""
         if new.stop is not None:
             return new.stop
         if new.trailing_offset is None:
@@ -172,42 +179,49 @@ class OrderValidation:
         if new.account != HOUSE and new.side == BUY:
             raise CommandRejected(
                 "bad_order",
-                "there was no trade yet that the stop could trail: say where it begins with `stop`",
+                "the market has no trade yet that the stop could trail: add `stop`, its first price",
             )
         return 0
 
-    def worst_price(self, market: Market, new: NewOrder) -> int:
-        """Of a new market order: the worst price; 0: any."""
+    def _worst_price(self, market: Market, new: NewOrder) -> int:
+        """Return the worst price of a new market order; 0: any."""
         if new.price is not None:
             return 0
         if new.worst_price is not None:
             return new.worst_price
         if new.stop is not None or new.trailing_offset is not None:
-            return 0  # known when it enters
-        specs = self._context.specs
+            return 0  # set when the order is triggered
         if new.account == HOUSE and market.rules is None:
             return 0
-        side = new.side
-        bests = [b for b in (market.book.best(-side), market.hidden.best(-side)) if b is not None]
-        if not bests:
-            return 0  # there is nothing to trade with
-        best = min(bests) if side == BUY else max(bests)
-        return specs.protection_price(market.key, side, best, market.reference)
+        best = market.best_counterprice(new.side)
+        if best is None:
+            return 0  # nothing to trade with
+        specs = self._context.specs
+        return specs.protection_price(market.key, new.side, best, market.reference)
 
     def _order(
-        self, now: float, market: Market, new: NewOrder, quantity: int, stop: int, worst_price: int
+        self,
+        now: float,
+        market: Market,
+        new: NewOrder,
+        quantity: int,
+        stop: int,
+        worst_price: int,
     ) -> Order:
         display_quantity = new.display_quantity or 0
         return Order(
-            self._store.next_number,
-            market.key,
-            new.side,
-            new.price,
-            quantity,
-            self._store.new_time(now, market),
-            new.client_id,
+            number=self._store.next_number,
+            market=market.key,
+            side=new.side,
+            price=new.price,
+            quantity=quantity,
+            time=self._store.new_time(now, market),
+            client_id=new.client_id,
             account=new.account,
+            group=new.group,
             kind=kind_of(new),
+            self_trade=_self_trade(new),
+            worst_price=worst_price,
             tif=new.tif,
             expires=new.expires or 0,
             post_only=new.post_only,
@@ -217,38 +231,34 @@ class OrderValidation:
             stop=stop,
             trailing_offset=new.trailing_offset or 0,
             untriggered=new.stop is not None or new.trailing_offset is not None,
-            group=new.group,
-            self_trade=_self_trade(new),
-            worst_price=worst_price,
             altered=quantity != new.quantity,
         )
 
     @staticmethod
-    def _other(order: Order, stop: int) -> Order:
-        """The stop of a pair."""
+    def _linked_stop(order: Order, stop: int) -> Order:
+        """Return the stop of a pair, and link both orders."""
         order.linked_order = order.number + 1
         return Order(
-            order.linked_order,
-            order.market,
-            order.side,
-            None,
-            order.quantity,
-            order.time,
+            number=order.linked_order,
+            market=order.market,
+            side=order.side,
+            price=None,
+            quantity=order.quantity,
+            time=order.time,
             account=order.account,
+            group=order.group,
             kind="stop",
+            self_trade=order.self_trade,
             tif=order.tif,
             expires=order.expires,
             reduce_only=order.reduce_only,
             stop=stop,
             untriggered=True,
             linked_order=order.number,
-            group=order.group,
-            self_trade=order.self_trade,
         )
 
     def _hold(self, now: float, orders: list[Order]) -> None:
-        """Hold what the order, or the pair, may cost, and count it. This comes last, for it changes
-        something."""
+        """Hold the amount that the order, or the pair, may cost, and count it against the rate."""
         order = orders[0]
         context = self._context
         asset = context.specs.asset_spent(order)
@@ -261,46 +271,62 @@ class OrderValidation:
             context.ledger.hold(order.number, order.account, asset, 0)
             raise CommandRejected(
                 "rate_limited",
-                "the account places more orders a minute than it may: wait a little",
+                "the account has reached its limit of orders per minute: try again in a moment",
             )
 
 
 def check_trailing(stop: int) -> None:
-    """Whether a trailing stop may begin there: no trade is ever at zero or below."""
+    """Check that a trade can reach a trailing stop: no price is zero or less.
+
+    Raises:
+        CommandRejected: out_of_range.
+    """
     if stop <= 0:
         raise CommandRejected(
-            "out_of_range", "the distance is no less than the price that it is from"
+            "out_of_range", "the trailing offset must be less than the price that it starts from"
         )
 
 
-def is_same(order: Order, new: NewOrder, linked: Order | None) -> bool:
-    """Whether `order` can be what became of `new`, which came a second time. `linked`: the other one of
-    its pair, as far as it is known.
+# Repeated orders
 
-    What can be amended is not compared once it was. Nor is a date, for "in an hour" is another one each
-    time, and of a market order the worst price when the market's protection has set it.
+
+def is_same(order: Order, new: NewOrder, linked: Order | None) -> bool:
+    """Report if `order` may be the result of `new`, which was sent again. `linked`: the other order of
+    its pair, if known.
+
+    Amendable fields are not compared after an amendment. Neither are dates, since "in an hour" is
+    another date each time, nor the worst price of a market order that the market's protection has set.
     """
-    pair = new.oco_stop is not None
-    if (
-        (order.market, order.side, order.kind) != (new.market, new.side, kind_of(new))
-        or (order.post_only, order.hidden) != (new.post_only, new.hidden)
-        or (order.reduce_only, order.group) != (new.reduce_only, new.group)
-        or order.self_trade != _self_trade(new)
-        or (new.worst_price is not None and order.worst_price != new.worst_price)
-        or (order.linked_order != 0) != pair
-        or (pair and linked is not None and linked.stop != new.oco_stop and not linked.altered)
-    ):
+    if not _same_terms(order, new) or not _same_pair(order, new, linked):
         return False
     if order.altered:
         return True
     display_quantity = new.display_quantity or 0
-    followed = order.trailing_offset > 0  # its stop is not where it was
+    trails = order.trailing_offset > 0  # its stop moves
     return (
         (order.price, order.quantity, order.tif) == (new.price, new.quantity, new.tif)
         and order.display_quantity == (display_quantity if display_quantity < new.quantity else 0)
         and order.trailing_offset == (new.trailing_offset or 0)
-        and (followed or order.stop == (new.stop or 0))
+        and (trails or order.stop == (new.stop or 0))
     )
+
+
+def _same_terms(order: Order, new: NewOrder) -> bool:
+    """Compare the fields that never change."""
+    return (
+        (order.market, order.side, order.kind) == (new.market, new.side, kind_of(new))
+        and (order.post_only, order.hidden) == (new.post_only, new.hidden)
+        and (order.reduce_only, order.group) == (new.reduce_only, new.group)
+        and order.self_trade == _self_trade(new)
+        and (new.worst_price is None or order.worst_price == new.worst_price)
+    )
+
+
+def _same_pair(order: Order, new: NewOrder, linked: Order | None) -> bool:
+    pair = new.oco_stop is not None
+    if (order.linked_order != 0) != pair:
+        return False
+    return not pair or linked is None or linked.stop == new.oco_stop or linked.altered
 
 
 def _self_trade(new: NewOrder) -> SelfTrade:
@@ -308,6 +334,7 @@ def _self_trade(new: NewOrder) -> SelfTrade:
 
 
 def kind_of(new: NewOrder) -> Kind:
+    """Return the order type that the given prices make."""
     if new.trailing_offset is not None:
         return "trailing_stop"
     if new.stop is not None:
@@ -315,10 +342,16 @@ def kind_of(new: NewOrder) -> Kind:
     return "limit" if new.price is not None else "market"
 
 
-def _check_numbers(new: NewOrder) -> None:
-    price = new.price
-    if not 0 < new.quantity < MAX_QUANTITY or (price is not None and not 0 < price < MAX_PRICE):
-        raise _out_of_range()
+# Checks of the command alone
+
+
+def _check_ranges(new: NewOrder) -> None:
+    for price in (new.price, new.stop, new.trailing_offset, new.oco_stop, new.worst_price):
+        if price is not None and not 0 < price < MAX_PRICE:
+            raise _out_of_range()
+    for quantity in (new.quantity, new.display_quantity):
+        if quantity is not None and not 0 < quantity < MAX_QUANTITY:
+            raise _out_of_range()
     if not -MAX_GROUP < new.group < MAX_GROUP:
         raise _out_of_range()
     if new.client_id is not None and not 0 < len(new.client_id) <= MAX_CLIENT_ID:
@@ -326,48 +359,53 @@ def _check_numbers(new: NewOrder) -> None:
 
 
 def _check_combination(new: NewOrder, now_us: int) -> None:
-    """Refuse what is out of range or contradicts itself."""
-    for price in (new.stop, new.trailing_offset, new.oco_stop, new.worst_price):
-        if price is not None and not 0 < price < MAX_PRICE:
-            raise _out_of_range()
-    if new.display_quantity is not None and not 0 < new.display_quantity < MAX_QUANTITY:
-        raise _out_of_range()
+    """Reject options that exclude each other."""
     conditional = new.stop is not None or new.trailing_offset is not None
     immediate = new.price is None or new.tif in ("ioc", "fok")
-    if new.tif == "gtd":
-        if new.expires is None or not now_us < new.expires < _MAX_TIME:
-            raise _bad("an order that is good till a date needs one that is to come")
-        if new.price is None and not conditional:
-            raise _bad("a market order trades at once: it has no date")
-    elif new.expires is not None:
-        raise _bad("only an order that is good till a date has one")
+    _check_expiry(new, now_us, conditional=conditional)
     if new.worst_price is not None and new.price is not None:
-        raise _bad("a limit order has a price: a worst price is for market orders")
+        raise _bad_order("a limit order has a price: a worst price is for market orders")
     if new.trailing_offset is not None and new.price is not None:
-        raise _bad("a trailing stop trades at the market: it has no price")
-    if immediate and (new.post_only or new.hidden or new.display_quantity is not None):
-        raise _bad(
-            "an order that trades at once is never in the book: not post-only, hidden, iceberg"
-        )
-    if new.hidden and new.post_only:
-        raise _bad("a hidden order takes whatever comes: it cannot be post-only")
-    if new.display_quantity is not None and new.display_quantity * MAX_SLICES < new.quantity:
-        raise _bad(f"an iceberg has at most {MAX_SLICES} slices")
-    if new.hidden and new.display_quantity is not None:
-        raise _bad("an order is hidden or an iceberg, not both")
+        raise _bad_order("a trailing stop trades at the market: it has no price")
+    _check_display(new, immediate=immediate)
     if new.oco_stop is not None:
         if new.price is None or immediate or conditional:
-            raise _bad("a pair is a limit order for the book and a stop")
+            raise _bad_order("a pair is a limit order for the book and a stop")
         if new.side * new.oco_stop <= new.side * new.price:
             where = "above" if new.side == BUY else "below"
-            raise _bad(f"the stop of such a pair is {where} its limit price")
+            raise _bad_order(f"the stop of such a pair is {where} its limit price")
 
 
-def _bad(detail: str) -> CommandRejected:
+def _check_expiry(new: NewOrder, now_us: int, *, conditional: bool) -> None:
+    if new.tif == "gtd":
+        if new.expires is None or not now_us < new.expires < _MAX_TIME:
+            raise _bad_order("a good-till-date order needs an expiry time in the future")
+        if new.price is None and not conditional:
+            raise _bad_order("a market order trades at once: it has no expiry time")
+    elif new.expires is not None:
+        raise _bad_order("only a good-till-date order (gtd) has an expiry time")
+
+
+def _check_display(new: NewOrder, *, immediate: bool) -> None:
+    iceberg = new.display_quantity is not None
+    if immediate and (new.post_only or new.hidden or iceberg):
+        raise _bad_order(
+            "an order that trades at once is never in the book: not post-only, hidden or iceberg"
+        )
+    if new.hidden and new.post_only:
+        raise _bad_order("a hidden order takes from all others: it cannot be post-only")
+    if new.display_quantity is not None and new.display_quantity * MAX_SLICES < new.quantity:
+        raise _bad_order(f"an iceberg has at most {MAX_SLICES} slices")
+    if new.hidden and iceberg:
+        raise _bad_order("an order is hidden or an iceberg, not both")
+
+
+def _bad_order(detail: str) -> CommandRejected:
     return CommandRejected("bad_order", detail)
 
 
 def _out_of_range() -> CommandRejected:
     return CommandRejected(
-        "out_of_range", "price and quantity must be positive and not absurdly large"
+        "out_of_range",
+        f"price and quantity must be positive, below {MAX_PRICE} ticks and {MAX_QUANTITY} lots",
     )

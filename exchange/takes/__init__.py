@@ -1,1 +1,9 @@
-"""Trading with other nodes' orders: take protocol, maker and taker side, fill or kill, credit."""
+"""Trading with other nodes' orders.
+
+take_protocol      state of both halves of the protocol: pending takes, decisions
+taker_side         takes of other owners' orders
+maker_side         takes by other owners
+fill_or_kill       all of an order at once, by two-phase commit over several owners
+reservation_quota  limits on reservations of others that are never committed
+credit             credit limits of other nodes
+"""

@@ -1,4 +1,4 @@
-"""How much more may be traded with another node: its limit, less what it owes, less what is under way."""
+"""Credit check: quantity that may still be traded with another node, by its credit limit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from exchange.takes.take_protocol import PendingTakes, TakeDecisions
 
 
 class CreditCheck:
+    """Credit limit of a peer, less its debt, less the debt that trades under way may add."""
+
     def __init__(
         self,
         context: EngineContext,
@@ -30,10 +32,10 @@ class CreditCheck:
         price: int,
         planned: Iterable[tuple[int, int]] = (),
     ) -> int | None:
-        """How many lots our side may trade with `peer` at `price`; None: any number.
+        """Return the lots that our side may trade with `peer` at `price`; None: no limit.
 
-        What our side receives is what the peer then owes. `planned`: (price, quantity) of the same side
-        that comes before.
+        The amount that our side receives is the amount that the peer then owes. `planned` lists
+        (price, quantity) of trades of the same side that come before.
         """
         specs = self._context.specs
         asset, each = specs.received(market, side, price, 1)

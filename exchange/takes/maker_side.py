@@ -1,13 +1,18 @@
-"""Being taken from: what this node, as owner, answers to takes of others.
+"""Maker side of the take protocol: decisions of this node, as owner, on takes by others.
 
-Each take is decided once, from the own state alone, and answered the same ever after. The one exception
-is a reservation for a fill-or-kill order, which is decided a second time: filled, given up, or ended when
-its time is over.
+Each take is decided once, from the own state alone, and gets the same answer ever after. The one
+exception is a reservation for a fill-or-kill order, which is decided a second time: filled, given up,
+or expired.
+
+Rules of this file:
+- A decision is recorded and journaled before its answer is queued; one drain carries both.
+- A message with values that no feed and no journal can hold is invalid, not refused.
 """
 
 from __future__ import annotations
 
 from exchange.feeds.exchange_messages import Take, pack
+from exchange.market.market import Market
 from exchange.model.events import MAX_ORDER, MAX_PRICE, MAX_QUANTITY
 from exchange.model.ports import Send
 from exchange.model.records import Decision, DropDecisions, Order
@@ -21,6 +26,8 @@ from exchange.takes.take_protocol import RESERVATION_US, RESERVED, TakeDecisions
 
 
 class MakerSide:
+    """Takes by other nodes of this node's orders."""
+
     def __init__(
         self,
         context: EngineContext,
@@ -38,39 +45,39 @@ class MakerSide:
         self._reduce_only = reduce_only
         self._quota = ReservationQuota()
 
-    def on_take(self, now: float, taker: str, ask: Take) -> bool:
-        """Another node asks; False when no honest node asks so."""
+    def on_take(self, now: float, taker: str, request: Take) -> bool:
+        """Answer a request of another node. Returns False when no honest node sends it."""
         if not (
-            1 <= ask.below <= ask.take < 2**62
-            and 0 < ask.quantity < MAX_QUANTITY
-            and 0 < ask.price < MAX_PRICE
-            and 0 < ask.order < MAX_ORDER
-            and 0 < ask.taker_order < MAX_ORDER
-            and len(ask.market) <= 80
+            1 <= request.below <= request.take < 2**62
+            and 0 < request.quantity < MAX_QUANTITY
+            and 0 < request.price < MAX_PRICE
+            and 0 < request.order < MAX_ORDER
+            and 0 < request.taker_order < MAX_ORDER
+            and len(request.market) <= 80
             and len(taker) <= 64
         ):
-            return False  # what no feed and no journal could hold
-        if self._decisions.stale(taker, ask.take) or not self._decisions.answers(taker):
+            return False
+        if self._decisions.stale(taker, request.take) or not self._decisions.answers(taker):
             return True
-        if self._decisions.forget(taker, ask.below):
-            self._context.records.append(DropDecisions(taker, ask.below))
-        decision = self._decisions.decided(taker, ask.take)
+        if self._decisions.forget(taker, request.below):
+            self._context.records.append(DropDecisions(taker, request.below))
+        decision = self._decisions.decided(taker, request.take)
         if decision is None:
             if not self._decisions.decides(taker):
                 return True
-            decision = self._decide(now, taker, ask)
+            decision = self._decide(now, taker, request)
             self._put(decision)
             if decision.reason == RESERVED:
                 self._quota.begin(decision)
         elif decision.reason == RESERVED:
             if self._context.stale is not None:
                 return True
-            decision = self._decide_reserved(now, decision, ask)
+            decision = self._decide_reserved(now, decision, request)
         self._context.messages.append(Send(taker, "take_result", pack(result_of(decision))))
         return True
 
     def tick(self, now: float) -> None:
-        """End the reservations whose time is over."""
+        """End the expired reservations."""
         for decision in self._decisions.ended(self._context.us(now)):
             self._give_up(now, decision, "expired")
 
@@ -78,80 +85,92 @@ class MakerSide:
         self._decisions.record(decision)
         self._context.records.append(decision)
 
-    def _decide(self, now: float, taker: str, ask: Take) -> Decision:
-        context = self._context
-        market = context.markets.get(ask.market)
-        order = self._store.open.get(ask.order)
+    # First decision
+
+    def _decide(self, now: float, taker: str, request: Take) -> Decision:
+        market = self._context.markets.get(request.market)
+        order = self._store.open.get(request.order)
         quantity = until = 0
-        time = context.us(now)
-        if market is None:
-            reason = "unknown_market"
-        elif context.stale is not None:
-            reason = "stale_data"
-        elif ask.void:
-            reason = "void"
-        elif market.halted:
-            reason = "halted"
-        elif (
-            order is None
-            or order.market != ask.market
-            or order.price != ask.price
-            or not order.shown
-            or (ask.phase and order.shown < ask.quantity)
-        ):
-            reason = "gone"
-        else:
-            reason = self._objection(now, taker, ask, order)
-            quantity = 0 if reason else min(ask.quantity, order.shown)
-            if quantity and ask.phase == "reserve":
+        time = self._context.us(now)
+        reason = self._unavailable(market, order, request)
+        if not reason and order is not None:
+            reason = self._objection(now, taker, request, order)
+            quantity = 0 if reason else min(request.quantity, order.shown)
+            if quantity and request.phase == "reserve":
                 reason = RESERVED
                 until = time + RESERVATION_US
                 self._store.reserve(now, order, quantity)
             elif quantity:
                 self._fills.maker_fill(
-                    now, order, taker, ask.take, ask.taker_order, ask.price, quantity, time
+                    now,
+                    order,
+                    taker=taker,
+                    take=request.take,
+                    taker_order=request.taker_order,
+                    price=request.price,
+                    quantity=quantity,
+                    time=time,
                 )
-        number = market.writer.number if market is not None else 0
         return Decision(
-            taker,
-            ask.take,
-            ask.market,
-            ask.order,
-            ask.price,
-            quantity,
-            time,
-            number,
-            reason,
-            until,
+            taker=taker,
+            take=request.take,
+            market=request.market,
+            order=request.order,
+            price=request.price,
+            quantity=quantity,
+            time=time,
+            number=market.writer.number if market is not None else 0,
+            reason=reason,
+            until=until,
         )
 
-    def _objection(self, now: float, taker: str, ask: Take, order: Order) -> str:
-        """Why an order that is there is not given; "" when it is."""
-        if ask.phase == "reserve" and not self._quota.admits(self._context.us(now), taker):
+    def _unavailable(self, market: Market | None, order: Order | None, request: Take) -> str:
+        """Return the reason why the requested order cannot be taken at all; "" when it can."""
+        if market is None:
+            return "unknown_market"
+        if self._context.stale is not None:
+            return "stale_data"
+        if request.void:
+            return "void"
+        if market.halted:
+            return "halted"
+        if (
+            order is None
+            or order.market != request.market
+            or order.price != request.price
+            or not order.shown
+            or (request.phase and order.shown < request.quantity)
+        ):
+            return "gone"
+        return ""
+
+    def _objection(self, now: float, taker: str, request: Take, order: Order) -> str:
+        """Return the reason why this taker does not get an available order; "" when it does."""
+        if request.phase == "reserve" and not self._quota.admits(self._context.us(now), taker):
             return "too_many"
         if order.reduce_only:
-            if ask.phase:
-                return "reduce_only"  # what it may trade can change before the second decision
+            if request.phase:
+                return "reduce_only"  # its limit can change before the second decision
             fits = self._reduce_only.fit(now, order)
             self._store.publish(now, order)
             if not fits or not order.shown:
                 return "gone"
-        quantity = min(ask.quantity, order.shown)
+        quantity = min(request.quantity, order.shown)
         if self._context.ledger.credit:
-            lots = self._credit.lots(taker, ask.market, order.side, ask.price)
+            lots = self._credit.lots(taker, request.market, order.side, request.price)
             if lots is not None and lots < quantity:
                 return "credit"
         return ""
 
-    # Reservations
+    # Second decision, on reservations
 
-    def _decide_reserved(self, now: float, decision: Decision, ask: Take) -> Decision:
+    def _decide_reserved(self, now: float, decision: Decision, request: Take) -> Decision:
         if self._context.us(now) >= decision.until:
             return self._give_up(now, decision, "expired")
-        if ask.void:
+        if request.void:
             return self._give_up(now, decision, "void")
-        if ask.phase == "commit":
-            return self._fill(now, decision, ask.taker_order)
+        if request.phase == "commit":
+            return self._fill(now, decision, request.taker_order)
         return decision
 
     def _fill(self, now: float, reserved: Decision, taker_order: int) -> Decision:
@@ -162,19 +181,19 @@ class MakerSide:
         self._fills.maker_fill(
             now,
             order,
-            reserved.taker,
-            reserved.take,
-            taker_order,
-            reserved.price,
-            reserved.quantity,
-            time,
+            taker=reserved.taker,
+            take=reserved.take,
+            taker_order=taker_order,
+            price=reserved.price,
+            quantity=reserved.quantity,
+            time=time,
             reserved=True,
         )
         return self._final(reserved, reserved.quantity, time, "")
 
     def _give_up(self, now: float, reserved: Decision, reason: str) -> Decision:
         order = self._store.open.get(reserved.order)
-        if order is not None:  # not when its market is no longer traded here
+        if order is not None:  # None when its market is no longer traded here
             order.reserved -= reserved.quantity
             self._store.publish(now, order)
             self._store.work_queue.append(order.number)
@@ -184,18 +203,18 @@ class MakerSide:
         self._quota.end(time, reserved, taken=quantity > 0)
         market = self._context.markets.get(reserved.market)
         decision = Decision(
-            reserved.taker,
-            reserved.take,
-            reserved.market,
-            reserved.order,
-            reserved.price,
-            quantity,
-            time,
-            market.writer.number if market is not None else 0,
-            reason,
+            taker=reserved.taker,
+            take=reserved.take,
+            market=reserved.market,
+            order=reserved.order,
+            price=reserved.price,
+            quantity=quantity,
+            time=time,
+            number=market.writer.number if market is not None else 0,
+            reason=reason,
         )
         if self._decisions.stale(reserved.taker, reserved.take):
-            self._decisions.drop(reserved)  # the taker says it knows: nobody will ask again
+            self._decisions.drop(reserved)  # the taker knows the outcome and sends no more requests
         else:
             self._put(decision)
         return decision

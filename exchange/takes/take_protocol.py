@@ -1,46 +1,56 @@
-"""Takes: the two halves of settling a trade with another node's order, without I/O.
+"""Take protocol: settling a trade with another node's order, without I/O.
 
-The taker journals its intent before it asks and asks again until it knows. The maker decides once
-per (taker, take), journals the decision, then answers; asked again it gives the same answer. A
-refusal is a decision too: otherwise a late copy of a take that was refused, and whose quantity was
-filled elsewhere since, could be granted.
+Theory of operation. A take is a request of the taker's node to the owner of the maker order. The taker
+journals its intent before it sends the request, and repeats the request with the same number until the
+answer arrives, also after a restart. The maker decides each (taker, take) once, journals the decision,
+then answers; a repeated request gets the same answer. A refusal is a decision too: otherwise a late copy
+of a refused take, whose quantity was filled elsewhere since, could be granted.
 
-Takes of a fill-or-kill order are decided twice. The first decision, "reserved", keeps the quantity for
-the taker until a time; the second, on "commit", on `void` or when that time has come, is final.
+Takes of a fill-or-kill order are decided twice (two-phase commit). The first decision, "reserved",
+keeps the quantity for the taker for RESERVATION_US. The second, on "commit", on `void` or when the time
+is over, is final.
+
+    taker                       maker
+    journal the intent
+    take ------------------->   decide, journal
+                     <-------   take_result
+    journal the fill
+
+Rules of this file:
+- The two classes hold state and no policy: `taker_side` and `maker_side` decide.
+- Take numbers of a node grow. `below` in a request tells the maker which decisions to forget.
+- A decision is forgotten only when the taker has announced that it knows the outcome.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from exchange.feeds.exchange_messages import Take, TakeResult
+from exchange.model.keyed_heap import KeyedHeap
 from exchange.model.records import Decision, PendingTake
 
-ASK_AGAIN = 0.5  # seconds after the first ask, doubling
-ASK_AGAIN_MAX = 5.0
-MAX_DECISIONS = 10_000  # kept for one taker that never says what it knows: then it is not answered
-MAX_DECISIONS_ALL = 100_000  # kept for all takers; beyond, a taker gets only
+RETRY = 0.5  # seconds from the first request to the second; doubles
+RETRY_MAX = 5.0
+MAX_DECISIONS = 10_000  # kept for a taker that never acknowledges; beyond, it gets no answers
+MAX_DECISIONS_ALL = 100_000  # kept for all takers; beyond, each taker gets only
 FEW_DECISIONS = 4
-MAX_TAKERS = 50_000  # ever answered: what they know must be remembered for good
-RESERVED = "reserved"  # the reason of a decision that is not final
-RESERVATION_US = 60_000_000  # how long a maker keeps what it has reserved
-PATIENCE = 10.0  # after so long without an answer the take is asked to be void if undecided
-
+MAX_TAKERS = 50_000  # takers that ever get answers: their marks are kept for good
+RESERVED = "reserved"  # reason of a decision that is not final
+RESERVATION_US = 60_000_000  # lifetime of a reservation
+PATIENCE = 10.0  # seconds without an answer until the request asks for a refusal if undecided
 
 _Key = TypeVar("_Key", str, int)
 
 
 @dataclass(slots=True)
-class _Asking:
+class _Request:
     take: PendingTake
     since: float
-    wait: float
-    next: float
+    wait: float  # until the next copy of the request
 
 
 def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
@@ -51,126 +61,118 @@ def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
 
 
 class PendingTakes:
-    """Takes of this node that are not resolved: when to ask whom."""
+    """Takes of this node without a final answer, and the schedule of their requests."""
 
     def __init__(self) -> None:
-        self._asking: dict[int, _Asking] = {}
+        self._requests: dict[int, _Request] = {}
         self._by_order: dict[int, dict[int, None]] = {}
         self._by_maker: dict[str, dict[int, None]] = {}  # take numbers, ascending
-        self._agenda: list[tuple[float, int]] = []  # heap of (when, take); outdated entries stay
+        self._due: KeyedHeap[int, float] = KeyedHeap()  # time of the next request by take number
 
     def __len__(self) -> int:
-        return len(self._asking)
+        return len(self._requests)
 
     def __contains__(self, take: int) -> bool:
-        return take in self._asking
+        return take in self._requests
 
     def get(self, take: int) -> PendingTake | None:
-        asking = self._asking.get(take)
-        return asking.take if asking else None
+        request = self._requests.get(take)
+        return request.take if request else None
 
     @property
     def pending(self) -> list[PendingTake]:
-        return [asking.take for asking in self._asking.values()]
+        return [request.take for request in self._requests.values()]
 
     def of_order(self, order: int) -> list[PendingTake]:
-        return [self._asking[number].take for number in self._by_order.get(order, ())]
+        return [self._requests[number].take for number in self._by_order.get(order, ())]
 
     def of_maker(self, maker: str) -> list[PendingTake]:
-        return [self._asking[number].take for number in self._by_maker.get(maker, ())]
+        return [self._requests[number].take for number in self._by_maker.get(maker, ())]
 
     def add(self, now: float, take: PendingTake) -> None:
-        """A take to be asked from now on. Numbers must grow."""
-        self._asking[take.take] = _Asking(take, now, ASK_AGAIN, now)
+        """Add a take to request from now on. Take numbers must grow."""
+        self._requests[take.take] = _Request(take, now, RETRY)
         self._by_maker.setdefault(take.maker, {})[take.take] = None
         if take.phase != "given_up":
             self._by_order.setdefault(take.order, {})[take.take] = None
-        heapq.heappush(self._agenda, (now, take.take))
+        self._due.set(take.take, now)
 
     def retry_now(self, now: float, maker: str) -> None:
-        """The maker is back: ask it now."""
+        """Repeat the requests to a maker at once: it is reachable again."""
         for number in self._by_maker.get(maker, ()):
-            asking = self._asking[number]
-            if asking.next != math.inf:
-                asking.next = now
-                asking.wait = ASK_AGAIN
-                heapq.heappush(self._agenda, (now, number))
+            if number in self._due:
+                self._schedule(number, now)
+
+    def _schedule(self, number: int, now: float) -> None:
+        """Send a request now and restart its back-off."""
+        self._requests[number].wait = RETRY
+        self._due.set(number, now)
 
     def granted(self, take: int) -> None:
-        """The quantity is reserved: nothing more to ask before it is committed or given up."""
-        asking = self._asking[take]
-        asking.take.phase = "granted"
-        asking.next = math.inf
+        """Record a reservation: no requests until it is committed or given up."""
+        self._requests[take].take.phase = "granted"
+        self._due.discard(take)
 
     def commit(self, now: float, take: int) -> None:
-        """Ask from now on that what is reserved be filled. There is no way back."""
-        asking = self._asking[take]
-        asking.take.phase = "commit"
-        asking.next = now
-        asking.wait = ASK_AGAIN
-        heapq.heappush(self._agenda, (now, take))
+        """Request the fill of a reservation from now on. A commit is never taken back."""
+        self._requests[take].take.phase = "commit"
+        self._schedule(take, now)
 
     def void(self, now: float, take: int) -> None:
-        """Ask at once that this take be refused unless it is decided."""
-        asking = self._asking[take]
-        if not asking.take.void and asking.take.phase != "commit":
-            asking.take.void = True
-            asking.wait = ASK_AGAIN
-            asking.next = now
-            heapq.heappush(self._agenda, (now, take))
+        """Request at once that this take is refused unless it is decided."""
+        pending = self._requests[take].take
+        if not pending.void and pending.phase != "commit":
+            pending.void = True
+            self._schedule(take, now)
 
     def give_up(self, now: float, take: int) -> None:
-        """A reservation that will never be committed: its order waits for it no more. Its owner is asked
-        to give it up too, until it has said that it did."""
+        """Give up a reservation: its order no longer depends on it. Its owner is requested to release
+        it until the owner confirms that."""
         self.void(now, take)
-        asked = self._asking[take].take
-        asked.phase = "given_up"
-        _remove(self._by_order, asked.order, take)
+        pending = self._requests[take].take
+        pending.phase = "given_up"
+        _remove(self._by_order, pending.order, take)
 
     def resolve(self, take: int) -> PendingTake:
-        """The outcome is known: stop asking."""
-        asked = self._asking.pop(take).take
-        _remove(self._by_maker, asked.maker, take)
-        if asked.phase != "given_up":
-            _remove(self._by_order, asked.order, take)
-        return asked
+        """Remove a take with a final answer."""
+        pending = self._requests.pop(take).take
+        self._due.discard(take)
+        _remove(self._by_maker, pending.maker, take)
+        if pending.phase != "given_up":
+            _remove(self._by_order, pending.order, take)
+        return pending
 
     def due(self, now: float) -> list[tuple[str, Take]]:
-        """(maker, message) for every take to be asked now."""
-        asks = []
-        agenda = self._agenda
-        while agenda and agenda[0][0] <= now:
-            when, number = heapq.heappop(agenda)
-            asking = self._asking.get(number)
-            if asking is None or asking.next != when:
-                continue
-            take = asking.take
-            asking.next = now + asking.wait
-            asking.wait = min(2 * asking.wait, ASK_AGAIN_MAX)
-            heapq.heappush(agenda, (asking.next, number))
-            if now - asking.since >= PATIENCE and take.phase != "commit":
+        """Return (maker, message) for every take to request now, and schedule its next request."""
+        found = []
+        for _, number in self._due.pop_through(now):
+            request = self._requests[number]
+            take = request.take
+            self._due.set(number, now + request.wait)
+            request.wait = min(2 * request.wait, RETRY_MAX)
+            if now - request.since >= PATIENCE and take.phase != "commit":
                 take.void = True
-            asks.append((take.maker, self._message(take)))
-        return asks
+            found.append((take.maker, self._message(take)))
+        return found
 
     def _message(self, take: PendingTake) -> Take:
         below = next(iter(self._by_maker[take.maker]))
         return Take(
-            take.take,
-            take.market,
-            take.maker_order,
-            take.order,
-            take.price,
-            take.quantity,
-            below,
-            take.void,
-            "commit" if take.phase == "commit" else "reserve" if take.phase else "",
+            take=take.take,
+            market=take.market,
+            order=take.maker_order,
+            taker_order=take.order,
+            price=take.price,
+            quantity=take.quantity,
+            below=below,
+            void=take.void,
+            phase="commit" if take.phase == "commit" else "reserve" if take.phase else "",
         )
 
     @staticmethod
     def plausible(take: PendingTake, result: TakeResult) -> bool:
-        """Whether a maker may answer this to that take: never more than asked, never another price,
-        never void or reserved unasked, and never filled while only a reservation was asked for."""
+        """Check an answer: never more than requested, never another price, never void or reserved
+        without a request for it, and never filled while only a reservation was requested."""
         if result.reason == RESERVED:
             if not take.phase or result.quantity != take.quantity:
                 return False
@@ -189,11 +191,11 @@ class PendingTakes:
 
 
 class TakeDecisions:
-    """Decisions of this node on others' takes: each made once, kept until the taker knows."""
+    """Decisions of this node on takes by others: each is made once and kept until the taker knows it."""
 
     def __init__(self) -> None:
         self._decisions: dict[str, dict[int, Decision]] = {}
-        self._marks: dict[str, int] = {}
+        self._marks: dict[str, int] = {}  # by taker: decisions below are forgotten
         self._kept = 0  # decisions
         self._reserved: dict[tuple[str, int], Decision] = {}  # by (taker, take), first to end first
 
@@ -213,8 +215,8 @@ class TakeDecisions:
             self.record(decision)
 
     def forget(self, taker: str, below: int) -> bool:
-        """The taker knows every outcome below; True if that is news. What is reserved stays so until it
-        ends, for the order must get its quantity back."""
+        """Forget the decisions that the taker knows. Returns True if there is something new to forget.
+        Reservations stay until they end, because the order must get its quantity back."""
         if below <= self._marks.get(taker, 0):
             return False
         self._marks[taker] = below
@@ -229,24 +231,24 @@ class TakeDecisions:
         return True
 
     def stale(self, taker: str, take: int) -> bool:
-        """Whether the taker has said that it knows this take's outcome: a late copy."""
+        """Report if a request is a late copy: the taker has announced that it knows the outcome."""
         return take < self._marks.get(taker, 0)
 
     def decided(self, taker: str, take: int) -> Decision | None:
         return self._decisions.get(taker, {}).get(take)
 
     def answers(self, taker: str) -> bool:
-        """Whether this taker is answered at all: strangers are not when there are too many."""
+        """Report if this taker gets answers at all: new takers do not while there are too many."""
         return taker in self._marks or len(self._marks) < MAX_TAKERS
 
     def decides(self, taker: str) -> bool:
-        """Whether one more decision can be kept for this taker. None of another taker's can be dropped
-        for it: a late copy of a take is answered as the take was."""
+        """Report if one more decision can be kept for this taker. No other taker's decision can be
+        dropped for it, because a late copy of a take needs the same answer."""
         most = MAX_DECISIONS if self._kept < MAX_DECISIONS_ALL else FEW_DECISIONS
         return len(self._decisions.get(taker, ())) < most
 
     def record(self, decision: Decision) -> None:
-        """Keep a decision. It replaces the reservation of the same take, if there is one."""
+        """Keep a decision. A final one replaces the reservation of the same take."""
         key = (decision.taker, decision.take)
         decisions = self._decisions.setdefault(decision.taker, {})
         if decision.take not in decisions:
@@ -258,16 +260,16 @@ class TakeDecisions:
             self._reserved.pop(key, None)
 
     def drop(self, reserved: Decision) -> None:
-        """A reservation is over, and the taker has said that it knows its outcome."""
+        """Drop a reservation that is over and whose outcome the taker knows."""
         self._reserved.pop((reserved.taker, reserved.take), None)
 
     @property
     def reservations(self) -> list[Decision]:
-        """Those that are neither filled nor given up."""
+        """Reservations that are neither filled nor given up."""
         return list(self._reserved.values())
 
     def ended(self, now_us: int) -> list[Decision]:
-        """Reservations whose time is over and that are still to be decided."""
+        """Return the expired reservations that still need a final decision."""
         found = []
         for decision in self._reserved.values():  # in the order in which they end
             if decision.until > now_us:
@@ -277,14 +279,14 @@ class TakeDecisions:
 
 
 def result_of(decision: Decision) -> TakeResult:
-    """The message that carries a decision."""
+    """Return the message that carries a decision."""
     return TakeResult(
-        decision.take,
-        decision.market,
-        decision.order,
-        decision.price,
-        decision.quantity,
-        decision.time,
-        decision.number,
-        decision.reason,
+        take=decision.take,
+        market=decision.market,
+        order=decision.order,
+        price=decision.price,
+        quantity=decision.quantity,
+        time=decision.time,
+        number=decision.number,
+        reason=decision.reason,
     )

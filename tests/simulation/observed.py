@@ -17,16 +17,16 @@ class WatchedMatching(Matching):
     engine: Engine
     number: int
 
-    def ask(self, now, order, owner, number, price, quantity, phase=""):
+    def request(self, now, order, owner, number, price, quantity, phase=""):
         self.watch.decision(self.engine, self.number, now, order, owner, number, price, quantity)
-        super().ask(now, order, owner, number, price, quantity, phase)
+        super().request(now, order, owner, number, price, quantity, phase)
 
-    def fill_here(self, now, taker, maker, price, quantity):
+    def fill_local(self, now, taker, maker, price, quantity):
         own = self.engine.node_id
         self.watch.decision(
             self.engine, self.number, now, taker, own, maker.number, price, quantity
         )
-        super().fill_here(now, taker, maker, price, quantity)
+        super().fill_local(now, taker, maker, price, quantity)
 
     def take_liquidity(self, now, order, *, only_earlier):
         self.watch.begin_matching(self.number, only_earlier=only_earlier)

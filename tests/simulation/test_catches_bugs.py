@@ -17,7 +17,7 @@ from exchange.feeds import replication
 from exchange.ledger import ledger
 from exchange.market import market, order_book, triggers
 from exchange.model.records import DropTake, PendingTake
-from exchange.orders import expiry, fills, matching, order_store, reduce_only
+from exchange.orders import fills, matching, order_store, reduce_only
 from exchange.takes import maker_side, take_protocol, taker_side
 from tests.simulation import disk, node
 from tests.simulation.runner import run_one
@@ -68,7 +68,7 @@ def gives_up(patch: Patch) -> None:
 
     def hasty(self: Any, now: float) -> None:
         for take in self._takes.pending:
-            if now - self._takes._asking[take.take].since > 1.0:
+            if now - self._takes._requests[take.take].since > 1.0:
                 self._takes.resolve(take.take)
                 self._context.records.append(DropTake(take.take))
                 order = self._store.open[take.order]
@@ -89,15 +89,15 @@ def does_not_reserve(patch: Patch) -> None:
         order, quantity = args[0], args[4]
         order.pending -= quantity
 
-    ask = taker_side.TakerSide.ask
-    patch.setattr(taker_side.TakerSide, "ask", nothing_pending)
+    ask = taker_side.TakerSide.request
+    patch.setattr(taker_side.TakerSide, "request", nothing_pending)
 
 
 def counts_an_answer_twice(patch: Patch) -> None:
     """Of an answer that arrives twice, both copies count."""
 
     def keep(self: Any, take: int) -> Any:
-        return self._asking[take].take
+        return self._requests[take].take
 
     patch.setattr(take_protocol.PendingTakes, "resolve", keep)
 
@@ -120,7 +120,7 @@ def hears_twice(patch: Patch) -> None:
 
 def asks_before_writing(patch: Patch) -> None:
     """A take is not in the journal before its maker is asked."""
-    ask = taker_side.TakerSide.ask
+    ask = taker_side.TakerSide.request
 
     def forgetful(self: Any, *args: Any) -> None:
         ask(self, *args)
@@ -128,7 +128,7 @@ def asks_before_writing(patch: Patch) -> None:
             r for r in self._context.records if not isinstance(r, PendingTake)
         ]
 
-    patch.setattr(taker_side.TakerSide, "ask", forgetful)
+    patch.setattr(taker_side.TakerSide, "request", forgetful)
 
 
 def loses_decisions(patch: Patch) -> None:
@@ -212,8 +212,8 @@ def takes_the_youngest(patch: Patch) -> None:
 
 def takes_its_own_youngest(patch: Patch) -> None:
     """The same, of orders that meet only this node's own."""
-    reach = order_book.OrderBook.reach
-    patch.setattr(order_book.OrderBook, "reach", lambda self, *terms: reach(self, *terms)[::-1])
+    preview = order_book.OrderBook.preview
+    patch.setattr(order_book.OrderBook, "preview", lambda self, *terms: preview(self, *terms)[::-1])
 
 
 def shows_the_absent(patch: Patch) -> None:
@@ -254,8 +254,8 @@ def pays_the_taker_the_makers_fee(patch: Patch) -> None:
     """With another node everybody trades at the maker's rate."""
     trade_with = ledger.Ledger.trade_with
 
-    def cheap(self: Any, *args: Any) -> int:
-        return trade_with(self, *args[:-1], "maker")
+    def cheap(self: Any, **trade: Any) -> int:
+        return trade_with(self, **{**trade, "role": "maker"})
 
     patch.setattr(ledger.Ledger, "trade_with", cheap)
 
@@ -264,15 +264,15 @@ def owes_the_wrong_node(patch: Patch) -> None:
     """What a maker comes to owe is put down to itself."""
     maker_fill = fills.FillRecorder.maker_fill
 
-    def mistaken(self: Any, now: float, order: Any, taker: str, *args: Any, **more: Any) -> None:
+    def mistaken(self: Any, now: float, order: Any, **fill: Any) -> None:
         real = self._context.ledger.trade_with
 
-        def other(*given: Any) -> int:
-            return real(*given[:7], self._context.node_id, given[8])
+        def other(**trade: Any) -> int:
+            return real(**{**trade, "peer": self._context.node_id})
 
         with patch.context() as inner:
             inner.setattr(self._context.ledger, "trade_with", other)
-            maker_fill(self, now, order, taker, *args, **more)
+            maker_fill(self, now, order, **fill)
 
     patch.setattr(fills.FillRecorder, "maker_fill", mistaken)
 
@@ -310,12 +310,12 @@ def forgets_what_is_under_way(patch: Patch) -> None:
 
 def commits_too_soon(patch: Patch) -> None:
     """A fill-or-kill order asks for fills at once, and reserves nothing."""
-    ask = matching.Matching.ask
+    ask = matching.Matching.request
 
     def eager(self: Any, *args: Any) -> None:
         ask(self, *args[:6])
 
-    patch.setattr(matching.Matching, "ask", eager)
+    patch.setattr(matching.Matching, "request", eager)
 
 
 def keeps_reservations_for_a_moment(patch: Patch) -> None:
@@ -424,7 +424,7 @@ def goes_through_nothing(patch: Patch) -> None:
 
 def never_expires(patch: Patch) -> None:
     """Dates are written down and not looked at."""
-    patch.setattr(expiry.Expiry, "due", lambda self, now_us: [])
+    patch.setattr(order_manager.OrderManager, "expire", lambda self, now: None)
 
 
 def forgets_amends(patch: Patch) -> None:

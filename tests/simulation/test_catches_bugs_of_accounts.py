@@ -82,8 +82,8 @@ def goes_by_its_own_clock(patch: Patch) -> None:
     """The taker of a trade writes down when it heard of it, not when it was."""
     taker_fill = fills.FillRecorder.taker_fill
 
-    def later(self: Any, now: float, *args: Any) -> None:
-        taker_fill(self, now, *args[:-1], self._context.us(now))
+    def later(self: Any, now: float, order: Any, **fill: Any) -> None:
+        taker_fill(self, now, order, **{**fill, "time": self._context.us(now)})
 
     patch.setattr(fills.FillRecorder, "taker_fill", later)
 

@@ -343,7 +343,7 @@ def test_an_answer_that_cannot_be_is_invalid_and_changes_nothing(change: dict[st
     net, order, _ = pending()
     assert not net.give(0, result(**change), origin=Keys(50).node_id)
     assert state(order) == (0, 5, 0, False, False)
-    assert "something impossible" in net.nodes[0].warnings[-1]
+    assert "impossible values" in net.nodes[0].warnings[-1]
     assert net.give(0, result(), origin=Keys(50).node_id)
     assert state(order) == (5, 0, 0, False, True)
 

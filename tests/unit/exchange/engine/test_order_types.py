@@ -7,7 +7,7 @@ from order_kit import KEY, Desks, with_fees
 
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
-from exchange.orders.conditional_orders import FOLLOW
+from exchange.orders.conditional_orders import STORE_INTERVAL
 from exchange.orders.engine_context import CommandRejected
 
 
@@ -489,11 +489,11 @@ def test_a_trailing_stop_follows_the_market_and_never_goes_back() -> None:
 def test_a_trailing_stop_is_above_zero() -> None:
     desks = Desks()
     desks.trade(0, 100)
-    with pytest.raises(CommandRejected, match="no less than the price") as refused:
+    with pytest.raises(CommandRejected, match="must be less than the price") as refused:
         desks.ask(0, None, 2, trailing_offset=100)
     assert refused.value.code == "out_of_range"
     stop = desks.ask(0, None, 2, trailing_offset=99)
-    with pytest.raises(CommandRejected, match="no less than the price"):
+    with pytest.raises(CommandRejected, match="must be less than the price"):
         desks.amend(0, stop, trailing_offset=100)
     assert (stop.stop, stop.trailing_offset) == (1, 99)
 
@@ -506,12 +506,12 @@ def test_trailing_stops_are_written_down_after_trades_and_not_at_every_tick() ->
     desks.run(0.1)
     assert stop.stop == 91
     desks.trade(0, 102)
-    desks.run(FOLLOW / 2)
+    desks.run(STORE_INTERVAL / 2)
     assert stop.stop == 91
-    desks.run(FOLLOW)
+    desks.run(STORE_INTERVAL)
     assert stop.stop == 92
     before = stop.updated
-    desks.run(2 * FOLLOW)
+    desks.run(2 * STORE_INTERVAL)
     assert stop.updated == before
     desks.restart(0)  # what was written down is durable
     assert desks.order(0, stop.number).stop == 92

@@ -50,12 +50,12 @@ def test_the_least_and_the_greatest_quantity_are_allowed_and_one_lot_beyond_is_n
     RULES.check(BUY, 300_000, 100, None)
     assert refusal(RULES, BUY, 300_000, 99) == (
         "too_small",
-        "quantity 0.00099 is below the least of BTC-USD: order 0.001 BTC or more",
+        "quantity 0.00099 is below the minimum of BTC-USD: order 0.001 BTC or more",
     )
     RULES.check(SELL, 1_000, 10_000_000, None)
     assert refusal(RULES, SELL, 1_000, 10_000_001) == (
         "too_large",
-        "quantity 100.00001 is above the most of BTC-USD: order 100 BTC or less",
+        "quantity 100.00001 is above the maximum of BTC-USD: order 100 BTC or less",
     )
 
 
@@ -63,13 +63,13 @@ def test_a_value_is_compared_exactly_and_the_refusal_names_a_quantity_that_would
     RULES.check(BUY, 10_000, 1_000, None)
     assert refusal(RULES, BUY, 10_001, 999) == (
         "notional_too_small",
-        "0.00999 at 1000.1 is worth 9.990999 USD, less than the least 10: at this price order "
+        "0.00999 at 1000.1 is worth 9.990999 USD, less than the minimum 10: at this price order "
         "0.01 BTC or more",
     )
     RULES.check(BUY, 300_000, 3_333_333, None)
     assert refusal(RULES, BUY, 300_000, 3_333_334) == (
         "notional_too_large",
-        "33.33334 at 30000 is worth 1000000.2 USD, more than the most 1000000: at this price order "
+        "33.33334 at 30000 is worth 1000000.2 USD, more than the maximum 1000000: at this price order "
         "33.33333 BTC or less",
     )
 
@@ -180,8 +180,8 @@ def test_a_halted_market_refuses_with_the_reason_until_it_is_resumed() -> None:
         halts.check(BTC.key)
     assert (caught.value.code, caught.value.detail) == (
         "halted",
-        "BTC-USD is halted: the peg broke; orders can be cancelled, new ones are accepted when it has "
-        "been resumed",
+        "BTC-USD is halted: the peg broke; orders can be cancelled; new ones are accepted after it "
+        "is resumed",
     )
     assert BTC.key in halts
     assert halts.reason(BTC.key) == "the peg broke"

@@ -59,7 +59,7 @@ class Pair:
             side, price, _ = args
             ahead = list(self.fast.crossing(side, price))
             assert ahead == list(self.slow.crossing(side, price))
-            reached = self.fast.reach(*args)
+            reached = self.fast.preview(*args)
             fills = self.both(name, *args)
             assert fills == reached
             assert [key for key, _, _ in fills] == [key for key, _, _ in ahead[: len(fills)]]

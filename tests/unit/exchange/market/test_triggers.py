@@ -288,9 +288,9 @@ def test_orders_that_come_and_go_leave_nothing_behind() -> None:
         if number % 10 == 0:
             waiting.on_trade(1_000 + number % 70)
     stops, _ = waiting._sides[BUY]
-    _, trails = waiting._sides[SELL]
+    _, trailing = waiting._sides[SELL]
     assert len(waiting) == 20
     assert len(stops._heap) < 200
-    assert len(trails._next) < 300
-    assert len(trails._extremes) < 300
-    assert len(trails._groups) <= 10
+    assert len(trailing._closest._heap) < 300
+    assert len(trailing._extremes._heap) < 300
+    assert len(trailing._groups) <= 10

@@ -12,10 +12,10 @@ from exchange.model.records import Decision
 from exchange.takes import reservation_quota
 from exchange.takes.reservation_quota import (
     EARNED_US,
-    GROWS_BACK,
     MAX_EARNED_US,
     MAX_RESERVATIONS,
-    STRANGERS_US,
+    REFILL,
+    SHARED_US,
     ReservationQuota,
 )
 from exchange.takes.take_protocol import RESERVATION_US, RESERVED
@@ -64,7 +64,7 @@ def test_in_the_long_run_strangers_keep_one_order_for_a_tenth_of_the_time(lasts:
             kept += lasts
         else:
             now += SECOND
-    most = STRANGERS_US + GROWS_BACK * end
+    most = SHARED_US + REFILL * end
     assert 0.9 * most < kept <= most + MINUTE
 
 
@@ -72,7 +72,7 @@ def test_what_lasts_counts_before_it_is_over() -> None:
     lends = ReservationQuota()
     for i in range(10):
         lends.begin(reserved(f"stranger {i}", 1, SECOND))
-    left = STRANGERS_US // 10
+    left = SHARED_US // 10
     assert lends.admits(SECOND + left - SECOND, "another")
     assert not lends.admits(SECOND + 2 * left, "another")
 
@@ -125,7 +125,7 @@ def test_what_was_earned_can_be_lost() -> None:
 
 def test_one_from_before_a_restart_counts_as_a_strangers() -> None:
     lends = ReservationQuota()
-    for i in range(STRANGERS_US // MINUTE + 1):
+    for i in range(SHARED_US // MINUTE + 1):
         lends.end(MINUTE, reserved("known once", i, 0), taken=False)
     assert not lends.admits(MINUTE, "known once")
 

@@ -12,12 +12,12 @@ from exchange.feeds.exchange_messages import Take, TakeResult
 from exchange.model.records import Decision, PendingTake
 from exchange.takes import take_protocol as settlement_module
 from exchange.takes.take_protocol import (
-    ASK_AGAIN,
-    ASK_AGAIN_MAX,
     FEW_DECISIONS,
     PATIENCE,
     RESERVATION_US,
     RESERVED,
+    RETRY,
+    RETRY_MAX,
     PendingTakes,
     TakeDecisions,
     result_of,
@@ -60,8 +60,8 @@ def test_the_ladder_of_asking_again() -> None:
             times.append(now)
         now = round(now + 0.1, 1)
     gaps = [round(b - a, 1) for a, b in itertools.pairwise(times)]
-    assert gaps[:5] == [ASK_AGAIN, 1.0, 2.0, 4.0, ASK_AGAIN_MAX]
-    assert set(gaps[5:]) == {ASK_AGAIN_MAX}
+    assert gaps[:5] == [RETRY, 1.0, 2.0, 4.0, RETRY_MAX]
+    assert set(gaps[5:]) == {RETRY_MAX}
 
 
 def test_a_resolved_take_is_not_asked_again() -> None:
