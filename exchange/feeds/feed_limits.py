@@ -25,8 +25,8 @@ from exchange.feeds.owner_weights import OwnerWeights
 from exchange.feeds.request_budget import TokenBuckets
 from exchange.model.events import Batch
 
-MAX_OPEN_ORDERS = 250_000  # of one feed; content limit, part of the protocol
-OWN_OPEN_ORDERS = 200_000  # of one own feed, for new orders: waiting orders may still be triggered
+MAX_OPEN_ORDERS = 400_000  # of one feed; content limit, part of the protocol
+OWN_OPEN_ORDERS = 300_000  # of one own feed, for new orders: waiting orders may still be triggered
 MAX_GIVEN_UP = 1000  # feeds given up that are remembered
 ORDERS_SHOWN_A_SECOND = 20_000  # of an owner that comes and goes: for each second of its absence
 SNAPSHOT_ORDERS_PER_EVENT = 8  # orders of a snapshot that cost as much as an event

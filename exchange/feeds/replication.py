@@ -42,7 +42,7 @@ DIGEST_BURST = 4  # digests that a neighbour may send at once ...
 DIGEST_RATE = 1.0  # ... and a second
 PART_BYTES = 256 * 1024
 MAX_HEADS = 4096  # in one digest
-MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024  # of pages; 250,000 orders take 6 to 10
+MAX_SNAPSHOT_BYTES = 24 * 1024 * 1024  # of pages; 400,000 orders take 8 to 16
 MAX_NAME = 80  # characters of a market's name
 
 

@@ -130,7 +130,7 @@ def digests(quick: bool) -> list[Row]:
 
 def checkpoints(quick: bool) -> list[Row]:
     """An owner with as many open orders as the limit allows."""
-    count = 20_000 if quick else 240_000
+    count = 20_000 if quick else 300_000
     owner, victim = Owner(), Victim(UNPACED)
     victim.receive("presence", pack(owner.presence()))
     for first in range(1, count, 2560):
@@ -168,7 +168,7 @@ def checkpoints(quick: bool) -> list[Row]:
 
 def flips(quick: bool) -> list[Row]:
     """An owner with many open orders that leaves and returns twenty times a second."""
-    count = 20_000 if quick else 240_000
+    count = 20_000 if quick else 300_000
     owner, victim = Owner(), Victim(UNPACED)
     victim.receive("presence", pack(owner.presence()))
     for first in range(1, count, 2560):
@@ -186,7 +186,7 @@ def flips(quick: bool) -> list[Row]:
 
 def flood(quick: bool) -> list[Row]:
     """More orders of one owner than a feed may have."""
-    count = 30_000 if quick else 300_000
+    count = 30_000 if quick else 500_000
     rows = []
     for traced in (False, True):
         owner, honest = Owner(), Owner()
