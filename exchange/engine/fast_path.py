@@ -134,7 +134,7 @@ class FastPath:
         return order
 
     def cancel(self, now: float, order: Order, reason: str) -> bool:
-        """Whether the order, which is open, was one for this way: then it is cancelled."""
+        """Cancel an open order of the fast path; return False for an order of the general path."""
         if (
             not order.shown
             or order.pending

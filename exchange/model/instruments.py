@@ -1,4 +1,4 @@
-"""What can be traded, and in which steps: exact conversion between decimals at the edge and integers inside.
+"""Instruments: markets with their ticks and lots, and exact conversion between decimals and integers.
 
 A price is a whole number of ticks and a quantity a whole number of lots. Text and `Decimal` become
 integers here, and integers become text here; nothing else in the project does arithmetic on decimals,
