@@ -76,7 +76,8 @@ async def list_candles(request: web.Request) -> web.Response:
 
 async def get_book(request: web.Request) -> web.Response:
     depth = number(query(request, "depth"), "depth", DEFAULT_DEPTH, MAX_DEPTH)
-    account = caller_of(request).account
+    caller = caller_of(request)
+    account = caller.account if caller.may("read") else None  # `own` shows the account's orders
     return answer(
         request.app[SERVICE].book(request.match_info["market"], depth=depth, account=account)
     )

@@ -64,13 +64,17 @@ class Refusal(Outcome):
 
 class Filter:
     """Filter of a connection's events: `trading`, `trading-tBTCUSD`, `wallet`, `wallet-exchange-BTC`,
-    `balance`, `notify`. None of them wants all."""
+    `balance`, `notify`. None of them wants all. A key that may not read (`readable`) gets the outcomes
+    of its own inputs and nothing else."""
 
-    def __init__(self, words: Collection[str]) -> None:
+    def __init__(self, words: Collection[str], *, readable: bool = True) -> None:
         self._words = frozenset(words)
+        self._readable = readable
 
     def wants(self, kind: str, about: str) -> bool:
         words = self._words
+        if kind != "n" and not self._readable:
+            return False
         if not words:
             return True
         if kind in _TRADING:
@@ -194,9 +198,11 @@ class AccountFeed:
                 heard = {(fill.taker, fill.take, fill.role) for fill in since}
                 since[:0] = [f for f in fills if (f.taker, f.take, f.role) not in heard]
 
-    def attach(self, words: Collection[str], wake: Callable[[], None]) -> AccountEventStream:
+    def attach(
+        self, words: Collection[str], wake: Callable[[], None], *, readable: bool
+    ) -> AccountEventStream:
         """A stream for a connection, with the snapshots in it."""
-        stream = AccountEventStream(self, Filter(words), wake)
+        stream = AccountEventStream(self, Filter(words, readable=readable), wake)
         self._streams[stream] = None
         orders = [
             Event("os", pair.symbol, order_text(order, pair, self._fills.get(order.number, ())))
@@ -313,7 +319,12 @@ class AccountFeeds:
         self._feeds: dict[int, AccountFeed] = {}
 
     async def attach(
-        self, account: int, words: Collection[str], wake: Callable[[], None]
+        self,
+        account: int,
+        words: Collection[str],
+        wake: Callable[[], None],
+        *,
+        readable: bool = True,
     ) -> AccountEventStream:
         feed = self._feeds.get(account)
         if feed is None:
@@ -327,7 +338,7 @@ class AccountFeeds:
             if other is not feed:  # made meanwhile
                 feed.close()
                 feed = other
-        stream = feed.attach(words, wake)
+        stream = feed.attach(words, wake, readable=readable)
         try:
             await self._trading.durable(account)  # the snapshots may say what was decided just now
         except BaseException:

@@ -46,6 +46,10 @@ class PrivateSide:
         self.trading = trading
         self.now = now
 
+    def revoked(self, session: Session) -> bool:
+        """Return True if the key of a session was revoked since."""
+        return self._gate.revoked(session)
+
     async def enter(
         self,
         event: Mapping[str, Any],
@@ -70,9 +74,9 @@ class PrivateSide:
         ):
             raise bad("filter", f"a list of at most {FILTERS_MAX} words is expected")
         session = self._gate.of_event(event, secure=secure, remote=remote)
-        if dead_man and not session.may_trade:
-            raise BitfinexError(BAD_AUTH, "dms: permission invalid: this key may only read")
-        stream = await self.feeds.attach(session.account, words, wake)
+        if dead_man:
+            session.demand("trade", "dms")
+        stream = await self.feeds.attach(session.account, words, wake, readable=session.may("read"))
         return AccountInputs(self, session, stream, dead_man=dead_man)
 
 
@@ -97,7 +101,10 @@ class AccountInputs:
         if not (isinstance(message, list) and len(message) >= 4 and message[0] == 0):
             raise BitfinexError(UNKNOWN, "input: invalid")
         kind, payload = message[1], message[3]
+        if self._side.revoked(self.session):
+            raise BitfinexError(BAD_AUTH, "apikey: invalid: the key was revoked")
         if kind == "calc":
+            self.session.demand("read")
             self._calculate(payload)
             return
         if kind not in KINDS:

@@ -45,11 +45,12 @@ from node.bitfinex.errors import (
 from node.bitfinex.limits import BUFFER, CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT, SNAPSHOTS_AFTER
 from node.bitfinex.public_channels import ChannelStream, TooSlow, make_channel
 from node.bitfinex.symbols import Symbols
-from node.http.socket_session import SocketSession
+from node.http.socket_session import End, SocketSession
 from node.service.market_data import MarketData
 
 TIMESTAMPS: Final = 32_768
 SEQUENCE: Final = 65_536
+KEY_REVOKED: Final = 4001  # WebSocket close code
 BEAT: Final = '"hb"'
 _MAX_FLAGS: Final = 2**53
 _MAX_CHANNEL: Final = 2**31
@@ -94,6 +95,7 @@ class Connection:
             buffer=BUFFER,
             send_timeout=SEND_TIMEOUT,
             too_slow=TooSlow,
+            verdict=self._verdict,
         )
         self._answers = {
             "ping": self._on_ping,
@@ -118,6 +120,13 @@ class Connection:
                 await self._handle(message.data)
             elif message.type is WSMsgType.BINARY:
                 await self._tell(_error("json: invalid", UNKNOWN))
+
+    def _verdict(self) -> End | None:
+        """End a connection whose key was revoked."""
+        if self._private is None or self._account is None:
+            return None
+        revoked = self._private.revoked(self._account.session)
+        return (KEY_REVOKED, "the key was revoked") if revoked else None
 
     # Channels
 
@@ -250,7 +259,7 @@ class Connection:
             return
         self._account = account
         session = account.session
-        write = int(session.may_trade)
+        read, write = int(session.may("read")), int(session.may("trade"))
         told = {
             "event": "auth",
             "status": "OK",
@@ -259,11 +268,11 @@ class Connection:
             "auth_id": str(uuid4()),
             "dms": DEAD_MAN if dead_man else 0,
             "caps": {
-                "orders": {"read": 1, "write": write},
-                "account": {"read": 1, "write": 0},
-                "history": {"read": 1, "write": 0},
-                "positions": {"read": 1, "write": 0},
-                "wallets": {"read": 1, "write": 0},
+                "orders": {"read": read, "write": write},
+                "account": {"read": read, "write": 0},
+                "history": {"read": read, "write": 0},
+                "positions": {"read": read, "write": 0},
+                "wallets": {"read": read, "write": 0},
             },
         }
         self._post(told)

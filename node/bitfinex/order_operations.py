@@ -15,7 +15,7 @@ import orjson
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import order_inputs
-from node.bitfinex.errors import BAD_AUTH, BitfinexError, bad, order_not_found, refusal
+from node.bitfinex.errors import BitfinexError, bad, order_not_found, refusal
 from node.bitfinex.limits import MULTI_MAX
 from node.bitfinex.order_arrays import ORDER_FIELDS, order_text
 from node.bitfinex.order_inputs import Body
@@ -85,8 +85,7 @@ class OrderOperations:
         Raises:
             BitfinexError: nothing was done.
         """
-        if not session.may_trade:
-            raise BitfinexError(BAD_AUTH, "apikey: permission invalid: this key may only read")
+        session.demand("trade")
         if kind == "ox_multi":
             return await self._many(session, body, listed=listed)
         return await self._one(session, kind, body, self._trading.take_answer_wait)

@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from exchange.model.records import Permission
 from node.bitfinex import order_inputs, wallet_arrays
 from node.bitfinex.account_reads import AccountReads
 from node.bitfinex.errors import BAD_AUTH, BitfinexError, bad, rate_limited, unknown_path
@@ -78,6 +79,8 @@ class PrivateRest:
         for path, answer in answers:
             if path.startswith("r/"):
                 answer = self._durable(answer)
+            if path != "r/permissions":  # every key may see its own
+                answer = _permitted("trade" if path.startswith("w/") else "read", answer)
             router.add_post(f"/v2/auth/{path}", form.of(self._signed(answer, form), counted=False))
         nothing = form.of(self._signed(_nothing, form), counted=False)
         router.add_route("*", "/v2/auth/{path:.*}", nothing)
@@ -169,7 +172,8 @@ class PrivateRest:
         return wallet_arrays.user_text(account.number, account.name, account.created)
 
     async def _permissions(self, session: Session, _request: web.Request, _body: Body) -> str:
-        rows = [[scope, 1, int(write and session.may_trade)] for scope, write in _SCOPES]
+        read, trade = int(session.may("read")), int(session.may("trade"))
+        rows = [[scope, read, int(write and trade)] for scope, write in _SCOPES]
         return orjson.dumps(rows).decode()
 
 
@@ -185,6 +189,14 @@ async def _body(request: web.Request) -> bytes:
         raise bad("body", "it is too long") from None
     except TimeoutError:
         raise bad("body", "it did not come in time") from None
+
+
+def _permitted(permission: Permission, answer: Answer) -> Answer:
+    async def permitted(session: Session, request: web.Request, body: Body) -> str:
+        session.demand(permission)
+        return await answer(session, request, body)
+
+    return permitted
 
 
 async def _nothing(_session: Session, _request: web.Request, _body: Body) -> str:

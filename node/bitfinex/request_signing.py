@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
 from exchange.ledger.accounts import AuthError
-from exchange.model.records import Account, ApiKey
+from exchange.model.records import Account, ApiKey, Permission
 from node.bitfinex.errors import BAD_AUTH, OLD_NONCE, BitfinexError
 
 _CODES: Final = {"nonce_too_small": OLD_NONCE}
@@ -29,11 +29,20 @@ _TEXTS: Final = {  # the words that Bitfinex has for it
 
 
 class Session(NamedTuple):
-    """An account, and what may be done for it."""
+    """An account, and the permissions of the key that opened it."""
 
     account: int
-    may_trade: bool
+    permissions: frozenset[Permission]
     key: str
+
+    def may(self, permission: Permission) -> bool:
+        return permission in self.permissions
+
+    def demand(self, permission: Permission, what: str = "apikey") -> None:
+        """Raises `BitfinexError`, about the parameter `what`, unless the key has the permission."""
+        if permission not in self.permissions:
+            only = "trade" if permission == "read" else "read"
+            raise BitfinexError(BAD_AUTH, f"{what}: permission invalid: this key may only {only}")
 
 
 class Keys(Protocol):
@@ -44,6 +53,8 @@ class Keys(Protocol):
     ) -> tuple[Account, ApiKey]: ...
 
     def get(self, number: int) -> Account | None: ...
+
+    def key(self, key: str) -> ApiKey | None: ...
 
 
 class Gate:
@@ -96,7 +107,12 @@ class Gate:
         except AuthError as error:
             code = _CODES.get(error.code, BAD_AUTH)
             raise BitfinexError(code, _TEXTS.get(error.code, error.detail)) from None
-        return Session(account.number, "trade" in known.permissions, key)
+        return Session(account.number, known.permissions, key)
+
+    def revoked(self, session: Session) -> bool:
+        """Return True if the key of a session was revoked since."""
+        known = self._keys.key(session.key)
+        return known is None or bool(known.revoked)
 
 
 @lru_cache(maxsize=1024)

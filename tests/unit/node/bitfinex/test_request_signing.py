@@ -14,6 +14,7 @@ from node.bitfinex.errors import BitfinexError
 from node.bitfinex.request_signing import Gate, Session
 
 PATH = "/v2/auth/r/wallets"
+READ: frozenset[Permission] = frozenset({"read"})
 
 
 @pytest.fixture
@@ -168,8 +169,8 @@ def test_keys_come_over_tls_or_from_this_machine(
 
     if let_in:
         assert both() == (
-            Session(BOB, False, "the-key-of-bob-01"),
-            Session(BOB, False, "the-key-of-bob-01"),
+            Session(BOB, READ, "the-key-of-bob-01"),
+            Session(BOB, READ, "the-key-of-bob-01"),
         )
     else:
         with pytest.raises(BitfinexError, match="over TLS only") as refused:
@@ -186,11 +187,11 @@ def test_the_payload_of_an_event_is_bound_to_its_nonce() -> None:
     def signed(payload: str, nonce: object) -> Session:
         return enter(authNonce=nonce, authPayload=payload, authSig=key.sign(payload.encode()))
 
-    assert enter() == Session(BOB, False, "the-key-of-bob-01")
+    assert enter() == Session(BOB, READ, "the-key-of-bob-01")
     assert signed("AUTH100100", "100") == Session(
-        BOB, False, "the-key-of-bob-01"
+        BOB, READ, "the-key-of-bob-01"
     )  # bitfinex-api-node writes it twice
-    assert signed("AUTH101", "101") == Session(BOB, False, "the-key-of-bob-01")
+    assert signed("AUTH101", "101") == Session(BOB, READ, "the-key-of-bob-01")
     for payload, nonce in (("AUTH1", 5000), ("AUTH", ""), ("AUTHx", "x"), ("AUTH5", 5.0)):
         with pytest.raises(BitfinexError):
             signed(payload, nonce)
