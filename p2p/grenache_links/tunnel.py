@@ -51,7 +51,7 @@ class TunnelError(ValueError):
     """The other side does not keep to the protocol."""
 
 
-class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+class TunnelRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """From the dialling to the answering side. In JSON `data` is base64 text."""
 
     tunnel: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
@@ -67,8 +67,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     close: Reason = ""  # the tunnel is over, and why
 
 
-class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """From the answering side. Fields as in `Request`; only polls are answered with data."""
+class TunnelReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From the answering side. Fields as in `TunnelRequest`; only polls are answered with data."""
 
     ack: Offset
     limit: Offset
@@ -78,22 +78,22 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     close: Reason = ""
 
 
-def read_request(payload: Any) -> Request:
+def read_request(payload: Any) -> TunnelRequest:
     """Raises `TunnelError` for what is no request."""
-    return _read(payload, Request)
+    return _read(payload, TunnelRequest)
 
 
-def read_reply(payload: Any) -> Reply:
+def read_reply(payload: Any) -> TunnelReply:
     """Raises `TunnelError` for what is no reply."""
-    return _read(payload, Reply)
+    return _read(payload, TunnelReply)
 
 
-def to_json(message: Request | Reply) -> Any:
+def to_json(message: TunnelRequest | TunnelReply) -> Any:
     """Convert a value into a form that JSON can hold."""
     return msgspec.to_builtins(message)
 
 
-M = TypeVar("M", Request, Reply)
+M = TypeVar("M", TunnelRequest, TunnelReply)
 
 
 def _read(payload: Any, kind: type[M]) -> M:
@@ -238,7 +238,7 @@ class Ask:
     """A request to make, which ends with `answered`, `failed` or `refused`."""
 
     number: int
-    request: Request
+    request: TunnelRequest
     timeout: float  # seconds
 
 
@@ -294,7 +294,7 @@ class DialEnd(_End):
         times = (self._heard + DEAD_AFTER, self._data_from, self._poll_from)
         return min((at for at in times if at > now), default=now)
 
-    def answered(self, number: int, reply: Reply, now: float) -> None:
+    def answered(self, number: int, reply: TunnelReply, now: float) -> None:
         """The answer to a request, however late."""
         self._heard = now
         self._opened = True
@@ -343,7 +343,7 @@ class DialEnd(_End):
 
     def _ask(self, timeout: float, **fields: Any) -> Ask:
         self._number += 1
-        request = Request(
+        request = TunnelRequest(
             self._tunnel,
             self._in.ack,
             self._in.limit,
@@ -365,7 +365,7 @@ class AnswerEnd(_End):
         self._dead_at = now + DEAD_AFTER
         self.held_until: float | None = None  # None: no poll is held
 
-    def receive(self, request: Request, now: float) -> None:
+    def receive(self, request: TunnelRequest, now: float) -> None:
         """Take in a request.
 
         Raises:
@@ -383,7 +383,7 @@ class AnswerEnd(_End):
         self.held_until = None
         self._dead_at = min(self._dead_at, now + CUT_AFTER)
 
-    def reply(self, request: Request, now: float) -> Reply | None:
+    def reply(self, request: TunnelRequest, now: float) -> TunnelReply | None:
         """The answer to a request that was received; None: it is a poll, and held. One that is held
         already is to be answered with `status` when a newer one, by its number, comes."""
         if request.poll <= self.poll:
@@ -392,7 +392,7 @@ class AnswerEnd(_End):
         self.held_until = now + min(request.wait / 1000, HOLD)
         return self.release(now)
 
-    def release(self, now: float) -> Reply | None:
+    def release(self, now: float) -> TunnelReply | None:
         """The answer to the poll that is held, when there is something to say or its time is over."""
         if self.held_until is None:
             return None
@@ -403,11 +403,11 @@ class AnswerEnd(_End):
         self.held_until = None
         return self.status(seq, data, ends)
 
-    def status(self, seq: int = 0, data: bytes = b"", ends: bool = False) -> Reply:
+    def status(self, seq: int = 0, data: bytes = b"", ends: bool = False) -> TunnelReply:
         """An answer that brings nothing but numbers, unless something is given."""
         if self.broken is not None:
             self._parted = True
-        return Reply(self._in.ack, self._in.limit, seq, data, ends, self.broken or "")
+        return TunnelReply(self._in.ack, self._in.limit, seq, data, ends, self.broken or "")
 
     def next_time(self) -> float:
         """Time at which `release` or `dead` has something although nothing has happened."""

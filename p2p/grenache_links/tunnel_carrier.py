@@ -27,9 +27,9 @@ from p2p.grenache_links.tunnel import (
     AnswerEnd,
     Ask,
     DialEnd,
-    Reply,
-    Request,
     TunnelError,
+    TunnelReply,
+    TunnelRequest,
     read_reply,
     read_request,
     to_json,
@@ -159,7 +159,7 @@ class TunnelCarrier:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _opened(self, request: Request, host: str) -> _Answered:
+    def _opened(self, request: TunnelRequest, host: str) -> _Answered:
         if not request.open or request.close or self._stopping:
             raise RemoteError(f"{ERR_UNKNOWN}: there is no such tunnel, or not any more")
         strangers = [t for t in self._answered.values() if not t.proven]
@@ -389,12 +389,12 @@ class _Answered(_Tunnel):
         self.host = host
         self.remote: Address | None = None  # the far end of what the last request came over
         self.proven = False  # it became a link
-        self._held: asyncio.Future[Reply] | None = None  # the answer to the poll that is held
+        self._held: asyncio.Future[TunnelReply] | None = None  # the answer to the poll that is held
 
     def greeted(self, task: asyncio.Task[bool]) -> None:
         self.proven = not task.cancelled() and task.exception() is None and task.result()
 
-    async def respond(self, request: Request) -> Reply:
+    async def respond(self, request: TunnelRequest) -> TunnelReply:
         """The answer to a request, when it is time.
 
         Raises:
@@ -413,7 +413,7 @@ class _Answered(_Tunnel):
         if reply is not None:
             self.step()
             return reply
-        held: asyncio.Future[Reply] = self._loop.create_future()
+        held: asyncio.Future[TunnelReply] = self._loop.create_future()
         self._held = held
         self.step()
         return await held
@@ -437,7 +437,7 @@ class _Answered(_Tunnel):
         super().close(reason)
         self._answer_held(self.end.status())
 
-    def _answer_held(self, reply: Reply) -> None:
+    def _answer_held(self, reply: TunnelReply) -> None:
         if self._held is not None and not self._held.done():
             self._held.set_result(reply)
         self._held = None

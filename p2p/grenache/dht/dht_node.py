@@ -24,7 +24,7 @@ from p2p.grenache.dht.dht_context import DhtContext
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import BadQuery, Failure, KrpcError, Query, decode, encode_failure
 from p2p.grenache.dht.lookups import MAX_FOUND, Announcement, Found, Stored
-from p2p.grenache.dht.query_server import Server
+from p2p.grenache.dht.query_server import QueryServer
 from p2p.grenache.dht.query_sources import AMPLIFICATION
 from p2p.grenache.dht.table_upkeep import Bootstrap, Upkeep
 from p2p.grenache.dht.value_store import Item
@@ -52,7 +52,7 @@ class DhtNode:
         self._core = DhtContext(settings, rng, now, node_id)
         self._core.bound_host = bound_host
         self._core.on_answer = self._on_answer
-        self._server = Server(self._core)
+        self._server = QueryServer(self._core)
         self._upkeep = Upkeep(self._core)
         self._upkeep.start(now)
 

@@ -49,7 +49,7 @@ PEER_BYTES: Final = 8  # of a compact address in a list
 PING_BYTES: Final = len(encode_query(bytes(4), bytes(ID_BYTES), Ping()))
 
 
-class Server:
+class QueryServer:
     """Answers queries out of the tables of a node."""
 
     def __init__(self, core: DhtContext) -> None:

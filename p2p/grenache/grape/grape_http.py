@@ -93,7 +93,7 @@ class GrapeApi:
         self._grape = grape
         self._limits = dataclasses.replace(limits or Limits(), max_payload=max_payload)
         self._time_limit = time_limit
-        self._server = rpc_server.Server(self._on_http, None, limits=self._limits, origins=None)
+        self._server = rpc_server.RpcServer(self._on_http, None, limits=self._limits, origins=None)
         self._guard = HostGuard()
         self._types: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
             "announce": self._announce,
@@ -147,7 +147,7 @@ class GrapeApi:
             self.counters.errors += 1
             text = data.error_text(error)
             return rpc_server.answer(orjson.dumps(text), data.error_status(text))
-        except rpc_server.Refused as refusal:
+        except rpc_server.HttpRefusal as refusal:
             return self._refusal(refusal.status, _refusal_text(refusal, self._limits))
         except TimeoutError:
             text = f"ERR_GRAPE_TIMEOUT: no answer in {self._time_limit:g} s"
@@ -168,7 +168,7 @@ class GrapeApi:
         own_host = name[0] if isinstance(name, tuple) else ""
         refusal = self._guard.refusal(request.headers, own_host)
         if refusal is not None:
-            raise rpc_server.Refused(403, refusal)
+            raise rpc_server.HttpRefusal(403, refusal)
         received = await rpc_server.read_body(request, self._limits)
         path = request.raw_path
         if request.method == "GET" and not received and path in ("/", "/status"):
@@ -176,7 +176,7 @@ class GrapeApi:
         try:
             body = orjson.loads(received)
         except orjson.JSONDecodeError:
-            raise rpc_server.Refused(500, "ERR_GRAPE_PAYLOAD_INVALID") from None
+            raise rpc_server.HttpRefusal(500, "ERR_GRAPE_PAYLOAD_INVALID") from None
         argument = body.get("data") if isinstance(body, dict) else None
         answer = self._types.get(path[1:2].lower() + path[2:])
         if answer is None:
@@ -223,7 +223,7 @@ class GrapeApi:
         }
 
 
-def _refusal_text(refusal: rpc_server.Refused, limits: Limits) -> str:
+def _refusal_text(refusal: rpc_server.HttpRefusal, limits: Limits) -> str:
     """Text of a refusal; clients compare the whole text of the one for oversized values."""
     if refusal.status == 413:
         return "ERR_GRAPE_PAYLOAD_SIZE"

@@ -21,7 +21,7 @@ _SMOOTHING: Final = 0.2  # weight of the newest latency
 
 
 @dataclass(frozen=True, slots=True)
-class GrapeStatus:
+class GrapeReachability:
     """Status of a Grape as a Link sees it. `up` is None until it was asked; `seconds`: for how long it has been
     so; `latency`: of its recent answers, in seconds, smoothed; `error`: the last one, if any."""
 
@@ -137,8 +137,8 @@ class Health:
 
     # For people
 
-    def status(self, now: float) -> list[GrapeStatus]:
+    def status(self, now: float) -> list[GrapeReachability]:
         return [
-            GrapeStatus(url, known.up, now - known.since, known.latency, known.error)
+            GrapeReachability(url, known.up, now - known.since, known.latency, known.error)
             for url, known in zip(self._urls, self._known, strict=True)
         ]

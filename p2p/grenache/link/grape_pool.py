@@ -20,7 +20,7 @@ from p2p.grenache.link.grape_answers import (
     VersionRefused,
     value_of,
 )
-from p2p.grenache.link.grape_health import GrapeStatus, Health
+from p2p.grenache.link.grape_health import GrapeReachability, Health
 from p2p.grenache.link.http_post import Post
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class GrapePool:
         self.returned = asyncio.Event()
         """Set when a Grape that was down is back; each return has its own event."""
 
-    def status(self) -> list[GrapeStatus]:
+    def status(self) -> list[GrapeReachability]:
         """Status of each Grape, in the order of their URLs."""
         return self._health.status(self._now())
 

@@ -51,7 +51,7 @@ from p2p.grenache.link.grape_answers import (
     stored_value,
     withdrawn,
 )
-from p2p.grenache.link.grape_health import GrapeStatus
+from p2p.grenache.link.grape_health import GrapeReachability
 from p2p.grenache.link.grape_pool import GrapePool, OnState
 from p2p.grenache.link.http_post import HttpPost, Post
 from p2p.grenache.shared_work import SharedWork
@@ -142,7 +142,7 @@ class Link:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    def status(self) -> list[GrapeStatus]:
+    def status(self) -> list[GrapeReachability]:
         """Status of each Grape, in the order of their URLs."""
         return self._pool.status()
 

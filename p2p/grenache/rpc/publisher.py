@@ -67,7 +67,7 @@ class Publisher:
     ) -> None:
         self._service = check_service(service)
         limits = limits or Limits(max_payload=MAX_HEARD, max_backlog=MAX_BACKLOG)
-        self._server = rpc_server.Server(
+        self._server = rpc_server.RpcServer(
             _on_http, _on_socket, tls=tls, limits=limits, origins=origins
         )
         self._announcer: Announcer | None = None
@@ -143,7 +143,9 @@ class Publisher:
 
 
 async def _on_http(request: web.BaseRequest) -> web.StreamResponse:
-    raise rpc_server.Refused(426, "ERR_WEBSOCKET: this is a publisher, connect with a WebSocket")
+    raise rpc_server.HttpRefusal(
+        426, "ERR_WEBSOCKET: this is a publisher, connect with a WebSocket"
+    )
 
 
 async def _on_socket(socket: rpc_server.Socket) -> None:

@@ -41,7 +41,7 @@ _TEXT: Final = (WSMsgType.TEXT, WSMsgType.BINARY)
 JSON: Final = "application/json"
 
 
-class Refused(Exception):
+class HttpRefusal(Exception):
     """Answered with an HTTP status that is not 200 and the body `[null, text, null]`."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -66,7 +66,9 @@ class Socket:
 
     __slots__ = ("_request", "_server", "_ws", "certificate", "remote")
 
-    def __init__(self, request: web.BaseRequest, ws: web.WebSocketResponse, owner: Server) -> None:
+    def __init__(
+        self, request: web.BaseRequest, ws: web.WebSocketResponse, owner: RpcServer
+    ) -> None:
         self._request = request
         self._ws = ws
         self._server = owner
@@ -112,11 +114,11 @@ OnHttp = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 OnSocket = Callable[[Socket], Awaitable[None]]
 
 
-class Server:
+class RpcServer:
     """Give it what to do with requests and with sockets, then `start`. Whoever owns it calls `stop`.
 
     Args:
-        on_http: answers a request that is no WebSocket's; may raise `Refused`.
+        on_http: answers a request that is no WebSocket's; may raise `HttpRefusal`.
         on_socket: runs as long as the socket is wanted. None: there are none, who asks for one is answered
             by `on_http`.
         tls: serves HTTPS and WSS only. A context that verifies asks callers for their certificates.
@@ -214,11 +216,11 @@ class Server:
             origin = headers.get("Origin")
             known = self._origins
             if origin is not None and known is not None and origin.lower() not in known:
-                raise Refused(403, "ERR_ORIGIN: requests from web pages are refused here")
+                raise HttpRefusal(403, "ERR_ORIGIN: requests from web pages are refused here")
             if self._on_socket is not None and headers.get("Upgrade", "").lower() == "websocket":
                 return await self._websocket(request, self._on_socket)
             response = await self._on_http(request)
-        except Refused as refusal:
+        except HttpRefusal as refusal:
             response = answer(encode_reply(None, refusal.text, None), refusal.status)
         if self._closing or not request.content.is_eof():
             response.force_close()  # says so, for the caller not to send its next request here
@@ -235,7 +237,7 @@ class Server:
             await ws.prepare(request)
         except (web.HTTPBadRequest, ValueError) as error:
             detail = error.text if isinstance(error, web.HTTPBadRequest) else error
-            raise Refused(400, f"ERR_WEBSOCKET: {detail}") from None
+            raise HttpRefusal(400, f"ERR_WEBSOCKET: {detail}") from None
         heard(request, whole=True)
         socket = Socket(request, ws, self)
         self._sockets.add(socket)
@@ -267,7 +269,7 @@ async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
     """The whole body of a request.
 
     Raises:
-        Refused: too large (413), or it took too long (408).
+        HttpRefusal: too large (413), or it took too long (408).
     """
     content = request.content
     if content.is_eof():  # it came together with its head, as small ones do
@@ -287,9 +289,9 @@ async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
                     if len(parts) > limits.max_payload:
                         break
         except TimeoutError:
-            raise Refused(408, "ERR_TIMEOUT: the body took too long") from None
+            raise HttpRefusal(408, "ERR_TIMEOUT: the body took too long") from None
         except (web.RequestPayloadError, ConnectionError) as error:
-            raise Refused(400, f"ERR_BODY: {error}") from None
+            raise HttpRefusal(400, f"ERR_BODY: {error}") from None
         body = bytes(parts)
     if len(body) > limits.max_payload:
         raise _too_large(limits)
@@ -317,5 +319,5 @@ def certificate_of(request: web.BaseRequest) -> bytes | None:
     return certificate
 
 
-def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"ERR_PAYLOAD_SIZE: at most {limits.max_payload} bytes are taken here")
+def _too_large(limits: Limits) -> HttpRefusal:
+    return HttpRefusal(413, f"ERR_PAYLOAD_SIZE: at most {limits.max_payload} bytes are taken here")

@@ -111,7 +111,7 @@ class Worker:
         self._max_payload = max_payload
         self._secure = tls is not None
         self._dispatcher = Dispatcher(workers=workers, time_limit=time_limit)
-        self._server = rpc_server.Server(
+        self._server = rpc_server.RpcServer(
             self._on_http, self._on_socket, tls=tls, limits=limits, origins=origins
         )
         self._on_gone = on_gone

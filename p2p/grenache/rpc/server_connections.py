@@ -1,4 +1,4 @@
-"""The connections of a `p2p.grenache.rpc.rpc_server.Server`: aiohttp's, with limits that it does not have."""
+"""The connections of a `p2p.grenache.rpc.rpc_server.RpcServer`: aiohttp's, with limits that it does not have."""
 
 from __future__ import annotations
 

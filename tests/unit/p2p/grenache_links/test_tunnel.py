@@ -24,9 +24,9 @@ from p2p.grenache_links.tunnel import (
     AnswerEnd,
     Ask,
     DialEnd,
-    Reply,
-    Request,
     TunnelError,
+    TunnelReply,
+    TunnelRequest,
     read_reply,
     read_request,
     to_json,
@@ -115,12 +115,12 @@ class Network:
             self.carry(lambda: self.answered(ask.number, reply))
         return None
 
-    def respond(self, reply: Reply) -> None:
+    def respond(self, reply: TunnelReply) -> None:
         number, self.held = self.held, None
         assert number is not None
         self.carry(lambda: self.answered(number, reply))
 
-    def answered(self, number: int, reply: Reply) -> None:
+    def answered(self, number: int, reply: TunnelReply) -> None:
         self.dial.answered(number, read_reply(to_json(reply)), self.now)
 
     def time_out(self, number: int) -> None:
@@ -337,7 +337,7 @@ class TestFaults:
             (ask,) = asks
             sizes.append(len(ask.request.data))
             if answered:
-                end.answered(ask.number, Reply(ask.request.seq + sizes[-1], 10**9), now)
+                end.answered(ask.number, TunnelReply(ask.request.seq + sizes[-1], 10**9), now)
             else:
                 end.failed(ask.number, now)
                 end._heard = now
@@ -377,7 +377,7 @@ class TestDishonestPeers:
         while now < 10.0:
             for ask in end.asks(now):
                 count += 1
-                end.answered(ask.number, Reply(0, 65536), now)
+                end.answered(ask.number, TunnelReply(0, 65536), now)
             now += 0.001
         assert count <= 10.0 / VAIN_PAUSE + MAX_VAIN + 2
 
@@ -388,30 +388,30 @@ class TestDishonestPeers:
             for ask in end.asks(now):
                 if ask.request.data:
                     count += 1
-                    end.answered(ask.number, Reply(0, 1000), now)
+                    end.answered(ask.number, TunnelReply(0, 1000), now)
             now += 0.001
         assert count <= 10.0 / VAIN_PAUSE + MAX_VAIN + 2
 
     def test_acknowledging_what_was_never_sent_breaks_the_tunnel(self):
         end, ask = self.dialling()
-        end.answered(ask.number, Reply(1, 1000), 0.1)
+        end.answered(ask.number, TunnelReply(1, 1000), 0.1)
         assert "acknowledged" in end.broken
         with pytest.raises(TunnelError, match="acknowledged"):
-            AnswerEnd(0.0).receive(Request(ID, 5, 1000, 0), 0.1)
+            AnswerEnd(0.0).receive(TunnelRequest(ID, 5, 1000, 0), 0.1)
 
     def test_bytes_beyond_the_window_are_not_taken(self):
         end = AnswerEnd(0.0)
         for seq in range(0, 2 * WINDOW, CHUNK):
-            end.receive(Request(ID, 0, 0, 0, seq=seq, data=bytes(CHUNK)), 0.1)
+            end.receive(TunnelRequest(ID, 0, 0, 0, seq=seq, data=bytes(CHUNK)), 0.1)
         assert len(end.unread) == WINDOW
         assert end.status().ack == WINDOW
 
     def test_an_end_behind_bytes_that_were_not_taken_is_none(self):
         end = AnswerEnd(0.0)
         for seq in range(0, WINDOW, CHUNK):
-            end.receive(Request(ID, 0, 0, 0, seq=seq, data=bytes(CHUNK)), 0.1)
+            end.receive(TunnelRequest(ID, 0, 0, 0, seq=seq, data=bytes(CHUNK)), 0.1)
         end.consumed(10)
-        last = Request(ID, 0, 0, 0, seq=WINDOW, data=bytes(20), fin=True)
+        last = TunnelRequest(ID, 0, 0, 0, seq=WINDOW, data=bytes(20), fin=True)
         end.receive(last, 0.1)
         assert (end.status().ack, end.ended) == (WINDOW + 10, False)
         end.consumed(WINDOW)
@@ -421,7 +421,7 @@ class TestDishonestPeers:
 
     def test_a_copy_of_a_held_poll_and_an_older_one_are_answered_at_once(self):
         end = AnswerEnd(0.0)
-        polls = [Request(ID, 0, 1000, WINDOW, poll=n, wait=1000) for n in (4, 5)]
+        polls = [TunnelRequest(ID, 0, 1000, WINDOW, poll=n, wait=1000) for n in (4, 5)]
         for request, held in ((polls[1], True), (polls[1], False), (polls[0], False)):
             end.receive(request, 0.1)
             assert (end.reply(request, 0.1) is None) == held
@@ -431,13 +431,13 @@ class TestDishonestPeers:
 
     def test_whose_connection_closed_has_a_moment_to_ask_again_or_is_dead(self):
         end = AnswerEnd(0.0)
-        poll = Request(ID, 0, 1000, WINDOW, poll=1, wait=1000)
+        poll = TunnelRequest(ID, 0, 1000, WINDOW, poll=1, wait=1000)
         end.receive(poll, 0.1)
         assert end.reply(poll, 0.1) is None
         end.cut(0.2)
         assert end.next_time() == pytest.approx(0.2 + CUT_AFTER)
         assert not end.dead(0.1 + CUT_AFTER)
-        end.receive(Request(ID, 0, 1000, WINDOW, poll=2, wait=1000), 1.0)
+        end.receive(TunnelRequest(ID, 0, 1000, WINDOW, poll=2, wait=1000), 1.0)
         assert not end.dead(0.2 + CUT_AFTER)
         end.cut(2.0)
         assert end.dead(2.0 + CUT_AFTER)
@@ -446,18 +446,18 @@ class TestDishonestPeers:
         end = DialEnd(ID, 0.0, random.Random(1))
         end.write(bytes(1000))
         (ask, _) = end.asks(0.0)
-        end.answered(ask.number, Reply(1000, 5000), 0.1)
-        end.answered(99, Reply(500, 1000), 0.2)
+        end.answered(ask.number, TunnelReply(1000, 5000), 0.1)
+        end.answered(99, TunnelReply(500, 1000), 0.2)
         end.write(bytes(1000))
         (ask,) = [ask for ask in end.asks(1.0) if ask.request.data]
         assert (ask.request.seq, len(ask.request.data)) == (1000, 1000)
 
     def test_bytes_after_a_gap_or_after_the_end_are_not_taken(self):
         end = AnswerEnd(0.0)
-        end.receive(Request(ID, 0, 0, 0, seq=5, data=b"later"), 0.1)
+        end.receive(TunnelRequest(ID, 0, 0, 0, seq=5, data=b"later"), 0.1)
         assert end.unread == b""
-        end.receive(Request(ID, 0, 0, 0, seq=0, data=b"first", fin=True), 0.1)
-        end.receive(Request(ID, 0, 0, 0, seq=5, data=b"later"), 0.1)
+        end.receive(TunnelRequest(ID, 0, 0, 0, seq=0, data=b"first", fin=True), 0.1)
+        end.receive(TunnelRequest(ID, 0, 0, 0, seq=5, data=b"later"), 0.1)
         assert end.unread == b"first"
         assert end.status().ack == 6
 
@@ -499,7 +499,7 @@ class TestDishonestPeers:
         end = AnswerEnd(0.0)
         end.write(bytes(100))
         for now, (ack, limit, seq, data, fin, poll, close) in enumerate(requests):
-            request = Request(ID, ack, limit, 0, False, seq, data, fin, poll, 1000, close)
+            request = TunnelRequest(ID, ack, limit, 0, False, seq, data, fin, poll, 1000, close)
             try:
                 end.receive(request, now)
             except TunnelError:
@@ -514,7 +514,7 @@ class TestDishonestPeers:
 
 
 def test_messages_survive_json():
-    request = Request(ID, 1, 2, 3, True, 4, b"\x00\xff", True, 5, 6, "enough")
+    request = TunnelRequest(ID, 1, 2, 3, True, 4, b"\x00\xff", True, 5, 6, "enough")
     assert read_request(to_json(request)) == request
-    reply = Reply(1, 2, 3, b"\x00\xff", True, "enough")
+    reply = TunnelReply(1, 2, 3, b"\x00\xff", True, "enough")
     assert read_reply(to_json(reply)) == reply

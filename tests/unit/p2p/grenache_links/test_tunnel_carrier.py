@@ -15,7 +15,7 @@ from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.limits import MAX_FRAME
 from p2p.grenache.errors import RemoteError
 from p2p.grenache_links import tunnel, tunnel_carrier
-from p2p.grenache_links.tunnel import BUFFER, WINDOW, Request, to_json
+from p2p.grenache_links.tunnel import BUFFER, WINDOW, TunnelRequest, to_json
 from p2p.grenache_links.tunnel_carrier import TunnelCarrier
 from p2p.wire import direct_links
 from p2p.wire.connection import PeerConnection
@@ -247,7 +247,7 @@ def test_a_busy_worker_is_asked_again() -> None:
 
 
 def opening(n: int, **fields: Any) -> Any:
-    return to_json(Request(f"{n:032x}", 0, 1000, 0, open=True, **fields))
+    return to_json(TunnelRequest(f"{n:032x}", 0, 1000, 0, open=True, **fields))
 
 
 def test_strangers_are_few_and_the_oldest_goes_first() -> None:
@@ -258,7 +258,9 @@ def test_strangers_are_few_and_the_oldest_goes_first() -> None:
                 await answer(Asked(opening(n), ("198.51.100.0", 5)))
                 assert p.right.carrier.tunnels <= tunnel_carrier.MAX_STRANGERS_PER_HOST + 1
             with pytest.raises(RemoteError, match="ERR_TUNNEL_UNKNOWN"):
-                await answer(Asked(to_json(Request(f"{0:032x}", 0, 0, 0)), ("198.51.100.0", 5)))
+                await answer(
+                    Asked(to_json(TunnelRequest(f"{0:032x}", 0, 0, 0)), ("198.51.100.0", 5))
+                )
             for n in range(200, 300):
                 await answer(Asked(opening(n), (f"203.0.113.{n}", 5)))
             assert p.right.carrier.tunnels == tunnel_carrier.MAX_STRANGERS + 1
@@ -312,7 +314,7 @@ def test_a_request_that_makes_no_sense_ends_its_tunnel_only() -> None:
         async with pair() as p:
             answer = p.right.carrier.answer
             await answer(Asked(opening(1), ("198.51.100.1", 5)))
-            wrong = to_json(Request(f"{1:032x}", 999_999, 0, 0))
+            wrong = to_json(TunnelRequest(f"{1:032x}", 999_999, 0, 0))
             with pytest.raises(RemoteError, match="ERR_TUNNEL_PROTOCOL"):
                 await answer(Asked(wrong, ("198.51.100.1", 5)))
             assert p.right.carrier.tunnels == 1
@@ -354,7 +356,7 @@ async def test_polls_that_are_superseded_or_doubled_all_get_an_answer(p: Pair) -
     polls = [
         asyncio.ensure_future(
             p.right.carrier.answer(
-                Asked(to_json(Request(tunnel_id, 0, 0, WINDOW, poll=n, wait=3000)), ("x", 1))
+                Asked(to_json(TunnelRequest(tunnel_id, 0, 0, WINDOW, poll=n, wait=3000)), ("x", 1))
             )
         )
         for n in (newest, newest + 1000, newest + 1000, newest + 1001, newest)
