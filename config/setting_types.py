@@ -229,6 +229,25 @@ class HostPorts(Kind):
 
 
 @dataclass(frozen=True)
+class NodeIds(Kind):
+    """Any number of node ids; a repeated one counts once."""
+
+    empty_ok = True
+    expected = "comma-separated node ids of 32 characters from a-z and 2-7"
+
+    def parse(self, raw: Any) -> tuple[str, ...]:
+        items = raw.split(",") if isinstance(raw, str) else [str(item) for item in raw]
+        ids = [text for item in items if (text := item.strip().lower())]
+        for text in ids:
+            if not re.fullmatch("[a-z2-7]{32}", text):
+                raise ValueError(f"{_short(text)} is not a node id")
+        return tuple(dict.fromkeys(ids))
+
+    def text(self, value: Any) -> str:
+        return ",".join(value)
+
+
+@dataclass(frozen=True)
 class Ipv4(Kind):
     """An IPv4 address of one machine, or nothing."""
 

@@ -26,6 +26,7 @@ from config.setting_types import (
     HostPorts,
     Ipv4,
     Name,
+    NodeIds,
     Switch,
     Urls,
     Whole,
@@ -174,7 +175,28 @@ class PeerSection(Section):
         default="main", description="Name of the network; nodes of different networks do not link."
     )
     max_peers: Annotated[int, Whole(1, 10_000)] = Field(
-        default=50, description="Most links to other nodes at once."
+        default=50,
+        description="Most links to other nodes at once; from 8 on a quarter of them, up to 8, is reserved "
+        "for links that this node dials.",
+    )
+    inbound_per_address: Annotated[int, Whole(0, 10_000)] = Field(
+        default=4,
+        description="Most links that nodes at one public IP address may dial to this node; 0 for no limit.",
+    )
+    inbound_per_network: Annotated[int, Whole(0, 10_000)] = Field(
+        default=12,
+        description="Most links that nodes of one public network (IPv4 /16, IPv6 /32) may dial to this "
+        "node; 0 for no limit.",
+    )
+    inbound_per_address_local: Annotated[int, Whole(0, 10_000)] = Field(
+        default=0,
+        description="The same for one loopback or private address, where many nodes are normal; 0 for "
+        "no limit.",
+    )
+    peer_allow: Annotated[tuple[str, ...], NodeIds()] = Field(
+        default=(),
+        description="Node ids, separated by commas, of a closed network: all others are refused. Empty "
+        "for an open network.",
     )
     p2p_share_links: Annotated[bool, Switch()] = Field(
         default=True,

@@ -27,6 +27,7 @@ from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
 from p2p.mesh.message_router import MessageRouter, Way
+from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerManager
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # loaded where it is used
 
 log = logging.getLogger(__name__)
 
+POLICY_FILE = "peer-policy.json"  # pins and bans, beside the remembered peers
 TICK = 0.05  # seconds between looks at the router's timers
 
 
@@ -56,6 +58,8 @@ class OverlaySettings:
     agent: str
     storage_path: Path
     max_peers: int = 50
+    slots: SlotLimits = field(default_factory=SlotLimits)  # its `max_peers` is not used
+    allow: Sequence[str] = ()  # node ids of a closed network
     reconnect_interval: float = 30.0
     bootstrap: Sequence[tuple[str, int]] = ()
     mdns: bool = True
@@ -94,6 +98,9 @@ class Overlay:
             listener=self,
             storage=PeerStorage(settings.storage_path),
             max_peers=settings.max_peers,
+            slots=settings.slots,
+            allow=settings.allow,
+            policy_path=settings.storage_path.with_name(POLICY_FILE),
             reconnect_interval=settings.reconnect_interval,
             rng=rng,
         )
@@ -106,6 +113,7 @@ class Overlay:
             agent=settings.agent,
             supported_protocols=sorted(self._codec.payloads),
             admit=self.peers.admit,
+            accepts_address=self.peers.admission.accepts_address,
             clock=self._loop.time,
         )
         if settings.direct:

@@ -23,6 +23,8 @@ from node.views.views import (
     MarketView,
     OrderRequest,
     OrderView,
+    PeerPolicyRequest,
+    PeerPolicyView,
     PeerView,
     PingView,
     RouterView,
@@ -169,6 +171,14 @@ class NodeService(Protocol):
 
     async def connect(self, address: str) -> PeerView:
         """Dial HOST:PORT now; returns the connected peer, or raises with the reason."""
+        ...
+
+    def peer_policy(self) -> PeerPolicyView:
+        """Pinned and banned peers, and the node ids of a closed network."""
+        ...
+
+    def change_peer_policy(self, change: PeerPolicyRequest) -> PeerPolicyView:
+        """Pin, unpin, ban or unban a peer; returns the policy after it."""
         ...
 
     async def ping(self, node_id: str) -> PingView:

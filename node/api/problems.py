@@ -90,6 +90,11 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "bad_side": ("Bad side", "The side of an order is buy or sell."),
     "bad_timeframe": ("Bad timeframe", "There are no candles of this length; see listCandles."),
+    "bad_subject": (
+        "Bad subject",
+        "A node id, or for bans an IP address or a network such as 203.0.113.0/24.",
+    ),
+    "no_such_rule": ("No such rule", "GET /v1/peers/policy lists pins and bans."),
     "bad_address": ("Bad address", "An address of a peer is HOST:PORT, or [IPv6]:PORT."),
     "connect_failed": (
         "Connect failed",

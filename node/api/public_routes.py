@@ -35,6 +35,7 @@ from node.views.views import (
     CallRequest,
     ConnectRequest,
     HealthView,
+    PeerPolicyRequest,
     SessionView,
 )
 
@@ -98,6 +99,17 @@ async def connect_peer(request: web.Request) -> web.Response:
     body = await read_body(request, ConnectRequest)
     work = request.app[SERVICE].connect(body.address)
     return answer(await finish(request, work, "dialling the peer"))
+
+
+async def peer_policy(request: web.Request) -> web.Response:
+    query(request)
+    return answer(request.app[SERVICE].peer_policy())
+
+
+async def change_peer_policy(request: web.Request) -> web.Response:
+    query(request)
+    body = await read_body(request, PeerPolicyRequest)
+    return answer(request.app[SERVICE].change_peer_policy(body))
 
 
 async def ping_node(request: web.Request) -> web.Response:
@@ -193,6 +205,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(public_operations.LIST_MARKETS, list_markets),
     Route(public_operations.LIST_PEERS, list_peers),
     Route(public_operations.CONNECT_PEER, connect_peer),
+    Route(public_operations.GET_PEER_POLICY, peer_policy),
+    Route(public_operations.CHANGE_PEER_POLICY, change_peer_policy),
     Route(public_operations.PING_NODE, ping_node),
     Route(public_operations.LIST_SERVICES, list_services),
     Route(public_operations.CALL_SERVICE, call_service),

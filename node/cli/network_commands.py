@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import click
 
 from node.cli.client_session import Session, client_options, print_json
-from node.cli.tables import Line, clean, echo, is_terminal, peer_table
-from node.views.views import GrenacheView, StatusView
+from node.cli.tables import Line, clean, echo, is_terminal, peer_table, policy_table
+from node.client.exchange_client import ExchangeClient
+from node.views.views import GrenacheView, PeerPolicyView, StatusView
 
 _MODES = {
     "p2p": "p2p: direct links only",
@@ -95,15 +99,54 @@ def _grenache(view: GrenacheView | None) -> list[str]:
 
 
 @click.command()
+@click.option("--pin", metavar="NODE", help="Exempt a node from link slots and rates.")
+@click.option("--unpin", metavar="NODE", help="Remove a pin.")
+@click.option(
+    "--ban", metavar="NODE|IP|NETWORK", help="Refuse a node, an IP address or a network for a time."
+)
+@click.option("--unban", metavar="NODE|IP|NETWORK", help="Remove a ban.")
+@click.option(
+    "--for",
+    "duration",
+    metavar="TIME",
+    default="1d",
+    help="Length of a ban, e.g. 30m, 12h, 7d.  [default: 1d]",
+)
+@click.option("--reason", metavar="TEXT", default="", help="Reason of a ban; the peer reads it.")
+@click.option("--policy", is_flag=True, help="List pins, bans and PEER_ALLOW instead of peers.")
 @client_options
-def peers(session: Session) -> None:
-    """List known and connected peers.
+def peers(
+    session: Session,
+    pin: str | None,
+    unpin: str | None,
+    ban: str | None,
+    unban: str | None,
+    duration: str,
+    reason: str,
+    policy: bool,
+) -> None:
+    """List known and connected peers, pin or ban them.
 
     \b
     Examples:
       exchange-node peers
       exchange-node peers --json | jq -r '.[] | select(.status == "connected").node_id'
+      exchange-node peers --pin k3v7
+      exchange-node peers --ban 203.0.113.0/24 --for 12h --reason "floods"
+      exchange-node peers --policy
     """
+    given = {"pin": pin, "unpin": unpin, "ban": ban, "unban": unban}
+    changes = [(action, subject) for action, subject in given.items() if subject is not None]
+    if changes or policy:
+        seconds = ban_seconds(duration)
+        for action, subject in changes:
+            session.ask(_policy_change(action, subject, seconds, reason))
+        view = session.ask(lambda client: client.peer_policy())
+        if session.as_json:
+            print_json(view)
+        else:
+            echo(policy_table(view, full=not is_terminal()))
+        return
     views = session.ask(lambda client: client.peers())
     if session.as_json:
         print_json(views)
@@ -134,6 +177,31 @@ def connect(session: Session, address: str) -> None:
     link = {None: "", True: ", encrypted", False: ", NOT encrypted"}[peer.encrypted]
     host = f"[{peer.address}]" if ":" in peer.address else peer.address
     click.echo(f"{peer.status} to {peer.node_id or 'a node'} at {clean(host)}:{peer.port}{link}")
+
+
+def _policy_change(
+    action: str, subject: str, seconds: int, reason: str
+) -> Callable[[ExchangeClient], Coroutine[Any, Any, PeerPolicyView]]:
+    return lambda client: client.change_peer_policy(action, subject, seconds=seconds, reason=reason)
+
+
+def ban_seconds(text: str) -> int:
+    """Parse the length of a ban.
+
+    Raises:
+        click.BadParameter: not a number with s, m, h or d.
+    """
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    number, unit = text[:-1], text[-1:]
+    if (
+        unit not in units
+        or not number.isdecimal()
+        or not 1 <= int(number) * units[unit] <= 316_224_000
+    ):
+        raise click.BadParameter(
+            f"invalid length {text!r}, e.g. 30m, 12h, 7d (at most 10 years)", param_hint="--for"
+        )
+    return int(number) * units[unit]
 
 
 def check_address(text: str) -> None:

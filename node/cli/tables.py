@@ -21,6 +21,7 @@ from node.views.views import (
     FillView,
     LevelView,
     OrderView,
+    PeerPolicyView,
     PeerView,
     TradeView,
 )
@@ -280,11 +281,38 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
                 link,
                 "" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f}",
                 peer.source,
-                peer.last_error or "",
+                peer.privilege or "",
+                f"banned until {peer.banned_until}" if peer.banned_until else peer.last_error or "",
             ]
         )
-    titles = ["node", "address", "status", "way", "link", "rtt ms", "found by", "last error"]
+    titles = [
+        "node",
+        "address",
+        "status",
+        "way",
+        "link",
+        "rtt ms",
+        "found by",
+        "kept as",
+        "last error",
+    ]
     return table([Column(title, number=title == "rtt ms") for title in titles], rows)
+
+
+def policy_table(policy: PeerPolicyView, *, full: bool) -> list[Line]:
+    """Pins, bans and the node ids of a closed network."""
+    rows: list[list[Cell]] = [["pinned", short(node, full), "", ""] for node in policy.pins]
+    rows += [
+        [
+            "banned",
+            ban.subject if "." in ban.subject else short(ban.subject, full),
+            ban.until,
+            ban.reason,
+        ]
+        for ban in policy.bans
+    ]
+    rows += [["allowed", short(node, full), "", "PEER_ALLOW"] for node in policy.allow]
+    return table([Column(title) for title in ("rule", "subject", "until", "reason")], rows)
 
 
 # The ladder -----------------------------------------------------------------------------------

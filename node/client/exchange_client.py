@@ -32,6 +32,7 @@ from node.views.views import (
     CallView,
     CandleView,
     MarketView,
+    PeerPolicyView,
     PeerView,
     PingView,
     RouterView,
@@ -301,6 +302,19 @@ class ExchangeClient(OrderCalls, OperatorCalls):
     async def connect(self, address: str) -> PeerView:
         """Makes the node dial HOST:PORT now."""
         return await self._call(public_operations.CONNECT_PEER, body={"address": address})
+
+    async def peer_policy(self) -> PeerPolicyView:
+        """Return pinned and banned peers, and the node ids of a closed network."""
+        return await self._call(PeerPolicyView, "GET", "/v1/peers/policy")
+
+    async def change_peer_policy(
+        self, action: str, subject: str, *, seconds: int = 86_400, reason: str = ""
+    ) -> PeerPolicyView:
+        """Pin, unpin, ban or unban. `seconds` and `reason` are of a ban."""
+        body: dict[str, object] = {"action": action, "subject": subject}
+        if action == "ban":
+            body |= {"seconds": seconds, "reason": reason}
+        return await self._call(PeerPolicyView, "POST", "/v1/peers/policy", body=body)
 
     async def ping(self, node_id: str) -> PingView:
         """Makes the node ask another one, by id or an unambiguous beginning of it."""

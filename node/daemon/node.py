@@ -42,6 +42,8 @@ from node.views.views import (
     CallRequest,
     CallView,
     DiagnosticsView,
+    PeerPolicyRequest,
+    PeerPolicyView,
     PeerView,
     PingView,
     RouterView,
@@ -53,6 +55,7 @@ from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
 from p2p.mesh.message_router import Received
 from p2p.overlay import Overlay, OverlaySettings
+from p2p.peers.link_slots import SlotLimits
 from p2p.services import service_mesh as p2p_mesh
 from p2p.services import service_server
 from p2p.services.balanced_caller import CallOptions, CallResult
@@ -138,6 +141,12 @@ class Node(TradingService):
                 agent=f"exchange-node/{VERSION}",
                 storage_path=settings.peers_path,
                 max_peers=settings.max_peers,
+                slots=SlotLimits(
+                    per_address=settings.inbound_per_address,
+                    per_network=settings.inbound_per_network,
+                    per_address_local=settings.inbound_per_address_local,
+                ),
+                allow=settings.peer_allow,
                 reconnect_interval=settings.peer_reconnect_interval_s,
                 bootstrap=settings.bootstrap_peers,
                 mdns=settings.discovery_mdns,
@@ -431,6 +440,12 @@ class Node(TradingService):
 
     async def connect(self, address: str) -> PeerView:
         return await self._peering.connect(address)
+
+    def peer_policy(self) -> PeerPolicyView:
+        return self._peering.policy()
+
+    def change_peer_policy(self, change: PeerPolicyRequest) -> PeerPolicyView:
+        return self._peering.change_policy(change)
 
     async def ping(self, node_id: str) -> PingView:
         return await self._peering.ping(node_id)

@@ -22,6 +22,8 @@ from node.views.views import (
     DiagnosticsView,
     HealthView,
     MarketView,
+    PeerPolicyRequest,
+    PeerPolicyView,
     PeerView,
     PingView,
     RouterView,
@@ -131,6 +133,27 @@ CONNECT_PEER: Final = Operation(
     "Answers with the connected peer, or with the reason why it could not be connected.",
     body=ConnectRequest,
     problems=(408, 409, 413, 415, 422, 502, 503, 504),
+)
+GET_PEER_POLICY: Final = Operation(
+    "GET",
+    "/v1/peers/policy",
+    "getPeerPolicy",
+    "network",
+    "Pinned and banned peers",
+    PeerPolicyView,
+    access="node",
+)
+CHANGE_PEER_POLICY: Final = Operation(
+    "POST",
+    "/v1/peers/policy",
+    "changePeerPolicy",
+    "network",
+    "Pin, unpin, ban or unban a peer",
+    PeerPolicyView,
+    "A pin exempts a node from slots and rates, never from proofs and sizes. A ban names a node, an IP "
+    "address or a network, closes its links, and ends by itself after `seconds`.",
+    body=PeerPolicyRequest,
+    problems=(404, 413, 415, 422, 503),
 )
 PING_NODE: Final = Operation(
     "POST",

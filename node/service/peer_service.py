@@ -9,11 +9,19 @@ from typing import Literal
 from exchange.engine.engine import Engine
 from node.version import VERSION
 from node.views.node_prefixes import only_fit
-from node.views.views import PeerView, PingView, ServiceError
+from node.views.views import (
+    PeerBanView,
+    PeerPolicyRequest,
+    PeerPolicyView,
+    PeerView,
+    PingView,
+    ServiceError,
+)
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
 from p2p.base.host_port import parse_host_port
 from p2p.base.identity import is_node_id
 from p2p.overlay import Overlay
+from p2p.peers.peer_policy import normal_subject
 from p2p.peers.peer_records import Peer
 from p2p.wire.link import Link
 
@@ -44,6 +52,46 @@ class PeerService:
             raise ServiceError(502, code, str(error), reason=str(error.code)) from error
         except ConnectFailed as error:
             raise ServiceError(502, "connect_failed", str(error)) from error
+
+    def policy(self) -> PeerPolicyView:
+        policy = self._overlay.peers.policy
+        return PeerPolicyView(
+            pins=sorted(policy.pins),
+            bans=[
+                PeerBanView(subject=ban.subject, until=_iso(ban.until) or "", reason=ban.reason)
+                for ban in policy.bans()
+            ],
+            allow=sorted(policy.allow),
+        )
+
+    def change_policy(self, change: PeerPolicyRequest) -> PeerPolicyView:
+        peers, subject = self._overlay.peers, change.subject.strip()
+        if change.action in ("pin", "unpin") or not _is_network(subject):
+            subject = self._policy_id(subject)
+        try:
+            match change.action:
+                case "pin":
+                    peers.pin(subject)
+                case "ban":
+                    peers.ban(subject, change.seconds, change.reason)
+                case "unpin" | "unban":
+                    remove = peers.unpin if change.action == "unpin" else peers.unban
+                    if not remove(subject):
+                        raise ServiceError(
+                            404, "no_such_rule", f"{subject} is not {change.action[2:]}ned"
+                        )
+        except ValueError as error:
+            raise ServiceError(400, "bad_subject", str(error)) from error
+        except OSError as error:
+            raise ServiceError(503, "storage_failed", f"cannot be saved: {error}") from error
+        return self.policy()
+
+    def _policy_id(self, prefix: str) -> str:
+        """Return the node id for a prefix of a pinned, banned or known node."""
+        policy = self._overlay.peers.policy
+        named = {*policy.pins, *(ban.subject for ban in policy.bans()), *policy.allow}
+        fitting = {node for node in named if len(prefix) >= 4 and node.startswith(prefix.lower())}
+        return fitting.pop() if len(fitting) == 1 else self.full_id(prefix)
 
     async def ping(self, node_id: str) -> PingView:
         full = self.full_id(node_id)
@@ -108,7 +156,18 @@ def _peer_view(peer: Peer) -> PeerView:
         messages_sent=stats.messages_sent,
         bytes_received=stats.bytes_received,
         bytes_sent=stats.bytes_sent,
+        privilege=peer.privilege,
+        group=peer.group,
+        banned_until=_iso(peer.banned_until),
     )
+
+
+def _is_network(subject: str) -> bool:
+    """Return True for an IP address or a network."""
+    try:
+        return not is_node_id(normal_subject(subject))
+    except ValueError:
+        return False
 
 
 def _way(link: Link | None) -> Literal["direct", "grenache", "relayed"]:

@@ -5,7 +5,7 @@ Prices and quantities are exact decimals as strings; times are ISO 8601 in UTC w
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -218,6 +218,33 @@ class PeerView(msgspec.Struct, kw_only=True):
     messages_sent: int
     bytes_received: int
     bytes_sent: int
+    # Why it is outside of slots and never replaced; null for ordinary peers.
+    privilege: Literal["pinned", "configured", "anchor", "connect", "lan"] | None = None
+    group: str = ""  # network group of its address, which limits and diversity count
+    banned_until: Timestamp | None = None
+
+
+class PeerBanView(msgspec.Struct, kw_only=True):
+    subject: str  # node id, IP address or network
+    until: Timestamp
+    reason: str
+
+
+class PeerPolicyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A change of pinned and banned peers."""
+
+    action: Literal["pin", "unpin", "ban", "unban"]
+    subject: (
+        str  # a node id or an unambiguous beginning of it; for bans also an IP address or a network
+    )
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=316_224_000)] = 86_400  # of a ban
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""  # of a ban; the peer reads it
+
+
+class PeerPolicyView(msgspec.Struct, kw_only=True):
+    pins: list[str]  # node ids: exempt from slots and rates
+    bans: list[PeerBanView]
+    allow: list[str]  # PEER_ALLOW: node ids of a closed network; empty for an open one
 
 
 class DiscoveryView(msgspec.Struct, kw_only=True):

@@ -4,6 +4,12 @@ An address is *untried* until a dial has proven the node there; then it is *trie
 addresses, so untried ones are bounded for each source and in all, and never push out tried ones.
 Addresses that the operator configured are *pinned*: never forgotten, and dialled first.
 
+Poisoning is bounded by buckets (after Bitcoin Core). An untried address falls into one of a few buckets that follow
+from the network group of its source under a secret key, so one source group reaches a small part of the book, however
+many addresses it sends. Tried addresses have buckets by their own group; when one overflows, its oldest entry is
+dialled as a test, and stays if it answers. Dials prefer network groups without an outbound link, and at most
+`OUTBOUND_PER_GROUP` outbound links share a group, so addresses of few groups cannot fill all outbound slots.
+
 An address belongs to one carrier. One for Grenache is a way to a node that has no link yet, and is dialled a
 while after it was found, so that a direct link comes first. A node that is linked over Grenache alone stays
 worth a dial at its TCP addresses.
@@ -16,7 +22,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Container, Iterable, Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Final
@@ -24,6 +31,7 @@ from typing import Final
 from p2p.addresses.reconnect import Reconnect, Wait, rung_after_link
 from p2p.base.host_port import Scope, format_host_port, normal_host, scope_of
 from p2p.base.limits import FORGET_AFTER_FAILURES, MAX_ADDRESSES_PER_SOURCE, MAX_KNOWN_ADDRESSES
+from p2p.base.network_group import is_local, keyed, network_group
 from p2p.wire.link import Carrier
 
 INBOUND: Final = "inbound"  # source of an address that a peer which dialled us says it listens on
@@ -39,6 +47,14 @@ FEELER_DELAY: Final = (
 REANNOUNCED_AFTER: Final = 5.0  # seconds between dials that fresh mDNS announcements can cause
 GRENACHE_DELAY: Final = 4.0  # seconds from when dialling over Grenache is due until it is done
 
+OUTBOUND_PER_GROUP: Final = 4  # outbound links in one network group, local addresses aside
+NEW_BUCKETS: Final = 256  # of untried addresses ...
+NEW_BUCKETS_PER_SOURCE: Final = 8  # ... of which one source group reaches this many
+NEW_BUCKET_SIZE: Final = 16
+TRIED_BUCKETS: Final = 64  # of tried addresses ...
+TRIED_BUCKETS_PER_GROUP: Final = 4  # ... of which one group of addresses reaches this many
+TRIED_BUCKET_SIZE: Final = 8
+
 Key = tuple[Carrier, str, int]
 """Carrier, host and port: what tells addresses apart."""
 
@@ -51,8 +67,9 @@ class PeerFound:
     port: int
     node_id: str | None
     source: str  # name of the strategy
-    via: str = ""  # node id of the peer that told us (peer exchange)
+    via: str = ""  # node id of the peer that sent it (peer exchange)
     carrier: Carrier = "tcp"  # how it is dialled
+    via_address: str = ""  # IP address of the peer that sent it
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +93,10 @@ class Address:
     last_error: str | None = None
     refused: bool = False  # the last dial ended with a reason that will not go away soon
     ourselves: bool = False  # it leads back to this node
-    duplicate: bool = False  # it leads to a peer that we have, we do not know which
+    duplicate: bool = False  # it leads to a connected peer, but which is unknown
+    bucket: int = -1  # of untried addresses; -1 for none
+    anchor: bool = False  # an outbound link of the last run: dialled first
+    tested: bool = False  # oldest of an overflowing tried bucket: the next dial decides
 
     @property
     def key(self) -> Key:
@@ -100,12 +120,15 @@ class AddressBook:
         *,
         limit: int = MAX_KNOWN_ADDRESSES,
         per_source: int = MAX_ADDRESSES_PER_SOURCE,
+        key: bytes = b"",
     ) -> None:
+        """Make an empty book. `key`: secret of this run, which decides the buckets."""
         self.grenache_delay = GRENACHE_DELAY  # seconds; 0 where there is nothing but Grenache
         self._own_id = own_id
         self._reconnect = reconnect
         self._limit = limit
         self._per_source = per_source
+        self._key = key
         self._all: dict[Key, Address] = {}
 
     def __len__(self) -> int:
@@ -113,6 +136,10 @@ class AddressBook:
 
     def __iter__(self) -> Iterator[Address]:
         return iter(list(self._all.values()))
+
+    def pinned_nodes(self, now: float) -> set[str]:
+        """Return the nodes that were reached at a pinned address."""
+        return {a.node_id for a in self._all.values() if a.node_id and a.tried and a.pinned(now)}
 
     def get(self, host: str, port: int, carrier: Carrier = "tcp") -> Address | None:
         return self._all.get((carrier, normal_host(host), port))
@@ -145,6 +172,7 @@ class AddressBook:
         fresh = Address(host, found.port, found.node_id, found.source, found.via, found.carrier)
         fresh.added = now
         fresh.next_dial = now + self._delay(fresh)
+        fresh.bucket = self._new_bucket(found)
         if found.source == INBOUND:
             fresh.next_dial += FEELER_DELAY
         self._pin(fresh, found.source, now)
@@ -201,6 +229,9 @@ class AddressBook:
         mine = [a for a in self._untried(now) if _origin(a) == _origin(fresh)]
         if len(mine) >= self._per_source and not self._drop_failing(mine, now):
             return False
+        bucket = [a for a in self._untried(now) if a.bucket == fresh.bucket]
+        if len(bucket) >= NEW_BUCKET_SIZE and not self._drop_failing(bucket, now):
+            return False
         if len(self._all) < self._limit:
             return True
         return self._drop_of_largest_source(now)
@@ -221,6 +252,45 @@ class AddressBook:
         self.remove(max(largest, key=lambda a: (a.failures, -a.added)))
         return True
 
+    def _new_bucket(self, found: PeerFound) -> int:
+        source = (
+            network_group(found.via_address) if found.via_address else f"{found.source} {found.via}"
+        )
+        group = network_group(found.host)
+        slot = keyed(self._key, "slot", source, group) % NEW_BUCKETS_PER_SOURCE
+        return keyed(self._key, "new", source, str(slot)) % NEW_BUCKETS
+
+    def _tried_bucket(self, address: Address) -> int:
+        group = network_group(address.host)
+        slot = keyed(self._key, "slot", str(address.key)) % TRIED_BUCKETS_PER_GROUP
+        return keyed(self._key, "tried", group, str(slot)) % TRIED_BUCKETS
+
+    def _bound_tried(self, proven: Address, now: float) -> None:
+        """Test the oldest entry of the tried bucket of an address that was just proven, if it overflows."""
+        if is_local(proven.host):
+            return
+        bucket = self._tried_bucket(proven)
+        others = [
+            a
+            for a in self._all.values()
+            if a.tried
+            and a is not proven
+            and not (a.anchor or a.pinned(now) or is_local(a.host))
+            and self._tried_bucket(a) == bucket
+        ]
+        if len(others) < TRIED_BUCKET_SIZE or any(a.tested for a in others):
+            if proven.tested and len(others) >= TRIED_BUCKET_SIZE:
+                # The tested entry answered: the youngest of the others goes back to the untried ones.
+                max(others, key=lambda a: a.added).tried = False
+            proven.tested = False
+            return
+        if proven.tested:
+            max(others, key=lambda a: a.added).tried = False
+            proven.tested = False
+            return
+        oldest = min(others, key=lambda a: a.last_success or 0.0)
+        oldest.tested, oldest.next_dial = True, now
+
     def _untried(self, now: float) -> list[Address]:
         return [a for a in self._all.values() if not a.tried and not a.pinned(now)]
 
@@ -229,12 +299,13 @@ class AddressBook:
     def attempt(self, address: Address, now: float) -> None:
         address.last_attempt = now
 
-    def succeeded(self, address: Address, node_id: str, at: float) -> None:
+    def succeeded(self, address: Address, node_id: str, at: float, now: float) -> None:
         """Record a dial that proved `node_id` at the address. The link resets the ladder later."""
         address.node_id, address.tried, address.last_success = node_id, True, at
         address.failures, address.last_error = 0, None
         address.refused = address.duplicate = False
         self._all.setdefault(address.key, address)
+        self._bound_tried(address, now)
 
     def failed(
         self,
@@ -250,6 +321,8 @@ class AddressBook:
         address.last_error = error
         address.refused = wait is Wait.LONG
         address.next_dial = now + self._reconnect.wait(address.rung, rng, wait)
+        if address.tested:
+            address.tested = address.tried = False  # it made room in its bucket
         if address.failures < FORGET_AFTER_FAILURES or address.pinned(now):
             return False
         self.remove(address)
@@ -313,10 +386,12 @@ class AddressBook:
         limit: int,
         grenache_limit: int | None = None,
         pinned_only: bool = False,
+        groups: Mapping[str, int] | None = None,
     ) -> list[Address]:
         """Return the addresses to dial now, at most `limit`, one for each node.
 
-        Pinned addresses first, then tried and untried in turn, so that neither starves the other.
+        Pinned addresses first, then anchors, then addresses of network groups without an outbound link, tried
+        and untried in turn, so that neither starves the other. `groups`: outbound links of each group.
         `connected`: node ids that have a link. `busy`: addresses being dialled. `grenache_limit`: how
         many of them over Grenache.
         """
@@ -331,10 +406,15 @@ class AddressBook:
         if not pinned_only:
             others = [a for a in due if not a.pinned(now)]
             rng.shuffle(others)  # nobody can choose the order among equals
-            tried = sorted((a for a in others if a.tried), key=_quality)
-            untried = sorted((a for a in others if not a.tried), key=_quality)
-            rest = chain.from_iterable(zip_longest(tried, untried))
-        dialling = {a.node_id for a in self._all.values() if a.key in busy}
+            anchors = [a for a in others if a.anchor]
+            tried = sorted((a for a in others if a.tried and not a.anchor), key=_quality)
+            untried = sorted((a for a in others if not a.tried and not a.anchor), key=_quality)
+            rest = [*anchors, *chain.from_iterable(zip_longest(tried, untried))]
+        under_way = [a for a in self._all.values() if a.key in busy]
+        dialling = {a.node_id for a in under_way}
+        taken = Counter(groups or {})
+        taken.update(group for a in under_way if (group := _diversity_group(a)) is not None)
+        rest = _diverse(rest, taken)
         chosen: list[Address] = []
         over_grenache = 0
         for address in chain(pinned, rest):
@@ -346,6 +426,11 @@ class AddressBook:
                 if over_grenache == grenache_limit:
                     continue
                 over_grenache += 1
+            group = None if address.pinned(now) or address.anchor else _diversity_group(address)
+            if group is not None:
+                if taken[group] >= OUTBOUND_PER_GROUP:
+                    continue
+                taken[group] += 1
             dialling.add(address.node_id)
             chosen.append(address)
         return chosen
@@ -390,6 +475,33 @@ class AddressBook:
         if address.ourselves or address.key in busy:
             return False
         return address.node_id is None or address.node_id not in connected
+
+
+def outbound_groups(links: Iterable[tuple[bool, str]]) -> Counter[str]:
+    """Count the outbound links of each network group, local addresses aside. Pairs: outbound, address."""
+    return Counter(
+        network_group(host) for outbound, host in links if outbound and not is_local(host)
+    )
+
+
+def _diversity_group(address: Address) -> str | None:
+    return None if is_local(address.host) else network_group(address.host)
+
+
+def _diverse(rest: Iterable[Address | None], taken: Mapping[str, int]) -> list[Address]:
+    """Sort by the number of outbound links in the group of an address; the order is kept among equals."""
+    counted = Counter(taken)
+    ranked: list[tuple[int, Address]] = []
+    for address in rest:
+        if address is None:
+            continue
+        group = _diversity_group(address)
+        if address.anchor or group is None:
+            ranked.append((0, address))
+            continue
+        ranked.append((counted[group], address))
+        counted[group] += 1
+    return [address for _, address in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _priority(source: str) -> int:

@@ -37,6 +37,7 @@ class StoredPeer(msgspec.Struct, rename="camel", frozen=True):
     failures: int = 0
     source: str = "persisted"  # the strategy that found it first
     carrier: Carrier = "tcp"  # how it is dialled
+    anchor: bool = False  # an outbound link when the node stopped: dialled first in the next run
 
 
 class _File(msgspec.Struct):

@@ -126,7 +126,15 @@ class PeerExchangeCore:
                 self.invalid += 1
             else:
                 candidates.append(
-                    PeerFound(host, peer.port, peer.node_id, "exchange", node_id, carrier)
+                    PeerFound(
+                        host=host,
+                        port=peer.port,
+                        node_id=peer.node_id,
+                        source="exchange",
+                        via=node_id,
+                        via_address=partner.address,
+                        carrier=carrier,
+                    )
                 )
         return candidates
 
@@ -226,7 +234,14 @@ class ExchangeStrategy(BaseStrategy):
         message = self._codec.payload("peerexchange", envelope.payload)
         ignored = self.core.ignored
         for each in self.core.received(link.peer.node_id, message, self._now()):
-            self._report(each.host, each.port, each.node_id, each.via, carrier=each.carrier)
+            self._report(
+                each.host,
+                each.port,
+                each.node_id,
+                each.via,
+                via_address=each.via_address,
+                carrier=each.carrier,
+            )
         if self.core.ignored > ignored:
             extra = link.stats.extra
             extra["peerexchange_ignored"] = extra.get("peerexchange_ignored", 0) + 1

@@ -132,11 +132,12 @@ class BaseStrategy:
         node_id: str | None,
         via: str = "",
         *,
+        via_address: str = "",
         carrier: Carrier = "tcp",
     ) -> None:
         if self._found is not None:
             self._seen.add((host, port, node_id))
-            self._found(PeerFound(host, port, node_id, self.name, via, carrier))
+            self._found(PeerFound(host, port, node_id, self.name, via, carrier, via_address))
 
     def _fail(self, error: BaseException) -> None:
         self._state = "failed"

@@ -9,13 +9,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
-from p2p.addresses.address_book import FEELER_DELAY, Address, AddressBook, Key
+from p2p.addresses.address_book import (
+    FEELER_DELAY,
+    Address,
+    AddressBook,
+    Key,
+    outbound_groups,
+)
 from p2p.addresses.reconnect import wait_after
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
 from p2p.base.limits import DIALS_PER_SECOND
 from p2p.discovery.strategy import describe
 from p2p.flow.token_bucket import TokenBucket
+from p2p.peers.link_slots import reserved_slots
 from p2p.wire.link import Carrier, Link, PeerInfo
 
 log = logging.getLogger(__name__)
@@ -145,11 +152,15 @@ class DialLoop:
             limit=max(slots // 2, 1),
         )
         dialling = len(self.busy) - len(self._feelers)
-        room = self._max_peers - len(self._links) - dialling
         outbound = sum(link.peer.outbound for link in self._links.values()) + dialling
         own_room = outbound_limit(self._max_peers) - outbound
-        if own_room > 0:
-            room = min(room, own_room)
+        room = self._max_peers - len(self._links) - dialling
+        pinned_only = own_room <= 0
+        if not pinned_only:
+            # Up to the reserve a dial replaces an inbound link if there is no free slot.
+            room = max(min(room, own_room), reserved_slots(self._max_peers) - outbound)
+        if room <= 0 and not all(link.peer.outbound for link in self._links.values()):
+            pinned_only, room = True, slots
         grenache_room = self.grenache_room
         if grenache_room is not None:
             under_way = sum(address.carrier == "grenache" for address in self.busy.values())
@@ -161,7 +172,10 @@ class DialLoop:
             busy=self.busy,
             limit=max(min(slots - len(feelers), room), 0),
             grenache_limit=grenache_room,
-            pinned_only=own_room <= 0,
+            pinned_only=pinned_only,
+            groups=outbound_groups(
+                (link.peer.outbound, link.peer.address) for link in self._links.values()
+            ),
         )
         return [(a, True) for a in feelers] + [(a, False) for a in candidates]
 
@@ -194,7 +208,7 @@ class DialLoop:
             self._feelers.discard(address.key)
             self._answered_by.pop(address.key, None)
             self.wake()
-        self._book.succeeded(address, node_id, self._wall())
+        self._book.succeeded(address, node_id, self._wall(), self._clock())
         if node_id not in self._links or (address.carrier == "tcp" and node_id in self._indirect()):
             # It closed again at once: climb the ladder before the next dial.
             self._book.defer(address, self._clock(), self._rng)

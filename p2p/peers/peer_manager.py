@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Final, Protocol
 
 from p2p.addresses.address_book import (
@@ -29,8 +32,11 @@ from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
 from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.strategy import describe
+from p2p.peers.admission import PeerAdmission
 from p2p.peers.dial_loop import Dialer, DialLoop
 from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
+from p2p.peers.link_slots import Refusal, SlotDecision, SlotLimits
+from p2p.peers.peer_policy import PeerBan, PeerPolicy
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore
 from p2p.wire.handshake import ADMISSION_REASONS
@@ -68,14 +74,22 @@ class PeerManager:
         storage: Storage | None = None,
         max_peers: int = 50,
         reconnect_interval: float = 30.0,
+        slots: SlotLimits | None = None,
+        allow: Collection[str] = (),
+        policy_path: Path | None = None,
         rng: random.Random | None = None,
         resolver: Resolve = resolve,
         clock: Callable[[], float] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`reconnect_interval` is in seconds. `dialer` (for TCP) and `listener` may be set later,
-        before `start`. `clock` gives monotonic seconds, the event loop's by default; `wall` gives seconds
-        since the epoch."""
+        before `start`. `slots`: limits of inbound links, whose `max_peers` is replaced by that given here.
+        `allow`: node ids of a closed network; empty for an open one. `policy_path`: file of pins and bans.
+        `clock` gives monotonic seconds, the event loop's by default; `wall` gives seconds since the epoch.
+
+        Raises:
+            ValueError: the file of pins and bans is damaged.
+        """
         self.own_id = own_id
         self.listener = listener
         self.max_peers = max_peers
@@ -83,8 +97,16 @@ class PeerManager:
         self._resolver = resolver
         self._now = clock or _loop_time
         self._wall = wall
-        self._book = AddressBook(own_id, Reconnect(reconnect_interval))
+        self._book = AddressBook(own_id, Reconnect(reconnect_interval), key=secrets.token_bytes(16))
         self._table = LinkTable(own_id)
+        self.policy = PeerPolicy(policy_path, allow=allow, wall=wall)
+        self.admission = PeerAdmission(
+            replace(slots or SlotLimits(), max_peers=max_peers),
+            self.policy,
+            self._book,
+            self._table.used,
+            self._now,
+        )
         self._dials = DialLoop(
             self._book,
             self._table.used,
@@ -102,7 +124,9 @@ class PeerManager:
         self._on_up: list[Callable[[Peer], None]] = []
         self._on_down: list[Callable[[Peer], None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._records = PeerRecords(self._book, self._table, self._dials, self._now, wall)
+        self._records = PeerRecords(
+            self._book, self._table, self._dials, self.admission, self._now, wall
+        )
         self._memory = (
             None
             if storage is None
@@ -111,6 +135,7 @@ class PeerManager:
                 storage,
                 self._book,
                 self._table,
+                self.admission,
                 dials_over=self._dials_over,
                 clock=self._now,
                 wall=wall,
@@ -195,6 +220,28 @@ class PeerManager:
         """Return connected peers as `PeerRecords.healthy` does."""
         return self._records.healthy()
 
+    def pin(self, node_id: str) -> None:
+        """Exempt a peer from slots and rates. Raises as `PeerPolicy.pin`."""
+        self.policy.pin(node_id)
+
+    def unpin(self, node_id: str) -> bool:
+        """Remove a pin; returns False if there is none."""
+        return self.policy.unpin(node_id)
+
+    def ban(self, subject: str, seconds: float, reason: str = "") -> PeerBan:
+        """Refuse a node id, IP address or network for some time, and close its links. Raises as `PeerPolicy.ban`."""
+        ban = self.policy.ban(subject, seconds, reason)
+        for node_id, link in list(self._table.used.items()):
+            if self.policy.banned(node_id, link.peer.address) is not None:
+                link.close(Code.ABUSE, ban.reason or "banned by the operator")
+        return ban
+
+    def unban(self, subject: str) -> bool:
+        """Remove a ban; returns False if there is none. Raises as `PeerPolicy.ban`."""
+        removed = self.policy.unban(subject)
+        self._dials.wake()
+        return removed
+
     def proven_peers(self) -> list[PeerAddress]:
         """Return connected peers that were reached at the address given: those fit to be passed on.
 
@@ -220,6 +267,8 @@ class PeerManager:
         """Add an address from a discovery strategy. Addresses that no dialer can dial are skipped."""
         if not self._dials_over(peer.carrier):
             return
+        if self.policy.refusal(peer.node_id or "", peer.host) is not None and peer.node_id:
+            return  # banned, or outside of a closed network
         if self._book.add(peer, self._now()) is not None:
             self._dials.wake()
 
@@ -228,35 +277,39 @@ class PeerManager:
 
     # -- links ------------------------------------------------------------------------------------
 
-    def admit(self, info: PeerInfo) -> Code | None:
-        """Return the code of a refusal for a proven peer, None to admit it. Called on both sides of every
+    def admit(self, info: PeerInfo) -> Refusal | None:
+        """Return the refusal of a proven peer, None to admit it. Called on both sides of every
         link, before it is up.
         """
         if info.node_id == self.own_id:
-            return Code.SELF
+            return Refusal(Code.SELF, "this is the node itself")
         if info.outbound:
             self._dials.note_answer(info)
+        refusal = self.admission.refusal(info)
+        if refusal is not None:
+            return refusal
         verdict = self._table.verdict(info, self._now(), self._dialled_at(info))
         if verdict is SecondLinkVerdict.REFUSE:
-            return Code.DUPLICATE
-        if verdict is None and self._full(info):
-            return Code.FULL
-        return None
+            return Refusal(Code.DUPLICATE, ADMISSION_REASONS[Code.DUPLICATE])
+        return self._slot_for(info).refusal if verdict is None else None
 
-    def _full(self, newcomer: PeerInfo) -> bool:
-        if len(self._table.used) >= self.max_peers:
-            return True
+    def _slot_for(self, newcomer: PeerInfo) -> SlotDecision:
         room = self._dials.grenache_room
-        return newcomer.carrier == "grenache" and room is not None and room <= 0
+        if newcomer.carrier == "grenache" and room is not None and room <= 0:
+            return SlotDecision(Refusal(Code.FULL, ADMISSION_REASONS[Code.FULL]))
+        return self.admission.decide(newcomer)
 
     def link_up(self, link: Link) -> None:
         node_id = link.peer.node_id
         now = self._now()
         new = node_id not in self._table.used
-        if new and self._full(link.peer):
-            # Two handshakes were admitted for one slot: only links that are up count.
-            link.close(Code.FULL, ADMISSION_REASONS[Code.FULL])
-            return
+        if new:
+            # Decided again: two handshakes may have been admitted for one slot.
+            decision = self._slot_for(link.peer)
+            if decision.refusal is not None:
+                link.close(*decision.refusal)
+                return
+            self._evict(decision.evict)
         if link.peer.listen_port and (not link.peer.outbound or link.peer.carrier != "tcp"):
             self.found(PeerFound(link.peer.address, link.peer.listen_port, node_id, INBOUND))
         if new:
@@ -267,6 +320,17 @@ class PeerManager:
         if peer is not None:
             self._notify(self._on_up, peer)
         self._dials.wake()
+
+    def _evict(self, node_id: str | None) -> None:
+        """Close the link that makes room for another."""
+        link = None if node_id is None else self._table.used.get(node_id)
+        if link is None:
+            return
+        log.info("peer %s makes room for another one", node_id)
+        self.admission.counters["evicted"] += 1
+        reason = "another peer adds more to the diversity of this node's links"
+        link.close(Code.FULL, reason)
+        self.link_down(link, Code.FULL, reason)  # at once, so that its slot is free
 
     def link_down(self, link: Link, code: Code | None, reason: str) -> None:
         node_id = link.peer.node_id
@@ -280,6 +344,8 @@ class PeerManager:
             wait = wait_after(code)
             self._book.link_lost(node_id, lasted, now, self._wall(), self._rng, wait, carrier)
         self._apply(change, code, reason)
+        if lost:
+            self.admission.forget(node_id)
         if lost and peer is not None:
             peer.connection, peer.status, peer.direction = None, "disconnected", None
             peer.last_error = _why_lost(code, reason)
@@ -386,6 +452,8 @@ class PeerManager:
             address = self._book.get(each, port, carrier) or Address(
                 normal_host(each), port, None, MANUAL, carrier=carrier
             )
+            dialled = (address.host, address.port)
+            self.admission.operator_dials.add(dialled)
             try:
                 node_id = self._connected_at(address) or await self._dials.attempt(address)
             except (ConnectFailed, HandshakeRefused) as error:
@@ -394,6 +462,8 @@ class PeerManager:
                     failure = error
                     continue
                 node_id = crossed
+            finally:
+                self.admission.operator_dials.discard(dialled)
             found = PeerFound(each, port, node_id, MANUAL, carrier=carrier)
             self._book.add(found, self._now())
             peer = self.get_peer(node_id)

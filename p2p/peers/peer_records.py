@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from p2p.addresses.address_book import INBOUND, Address, AddressBook
+from p2p.base.network_group import network_group
+from p2p.peers.admission import PeerAdmission, Privilege
 from p2p.peers.dial_loop import DialLoop
 from p2p.peers.duplicate_links import SUSPECT_AFTER, LinkTable, silent_for
 from p2p.wire.link import Link, LinkStats
@@ -32,6 +34,11 @@ class Peer:
     stats: LinkStats = field(default_factory=LinkStats)
     failures: int = 0  # dials that failed in a row
     last_error: str | None = None
+    privilege: Privilege | None = (
+        None  # pinned, configured, anchor, lan: outside of slots, never evicted
+    )
+    group: str = ""  # network group of its address
+    banned_until: float | None = None  # seconds since the epoch
 
 
 class PeerRecords:
@@ -44,12 +51,14 @@ class PeerRecords:
         book: AddressBook,
         table: LinkTable,
         dials: DialLoop,
+        admission: PeerAdmission,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._book = book
         self._table = table
         self._dials = dials
+        self._admission = admission
         self._now = clock
         self._wall = wall
         self._peers: dict[str, Peer] = {}  # nodes that had a link, by id
@@ -80,8 +89,21 @@ class PeerRecords:
             else:
                 listed.add(address.node_id)
                 peers.append(self._record_of(self._book.of(address.node_id)[0]))
+        for peer in peers:
+            self._describe(peer)
         order = {"connected": 0, "connecting": 1, "disconnected": 2}
         return sorted(peers, key=lambda p: (order[p.status], p.address, p.port))
+
+    def _describe(self, peer: Peer) -> None:
+        """Fill in what policy and slots say about a peer."""
+        link = peer.connection
+        where = peer.address if link is None else link.peer.address
+        peer.group = network_group(where)
+        if peer.node_id is not None:
+            dialled = None if link is None else link.peer.dialled
+            peer.privilege = self._admission.privilege(peer.node_id, dialled)
+        ban = self._admission.policy.banned(peer.node_id or "", where)
+        peer.banned_until = None if ban is None else ban.until
 
     def healthy(self) -> list[Peer]:
         """Return connected peers with traffic within the last two heartbeats."""

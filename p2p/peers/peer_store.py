@@ -9,6 +9,7 @@ from typing import Final
 
 from p2p.addresses.address_book import Address, AddressBook, PeerFound
 from p2p.addresses.peer_storage import Storage, StoredPeer, epoch, moment
+from p2p.peers.admission import PeerAdmission
 from p2p.peers.duplicate_links import LinkTable
 from p2p.wire.link import Carrier
 
@@ -28,6 +29,7 @@ class PeerStore:
         storage: Storage,
         book: AddressBook,
         table: LinkTable,
+        admission: PeerAdmission,
         *,
         dials_over: Callable[[Carrier], bool],
         clock: Callable[[], float],
@@ -37,6 +39,7 @@ class PeerStore:
         self._storage = storage
         self._book = book
         self._table = table
+        self._admission = admission
         self._dials_over = dials_over
         self._now = clock
         self._wall = wall
@@ -61,6 +64,9 @@ class PeerStore:
             where = (stored.address, stored.port, stored.node_id)
             address = Address(*where, stored.source, carrier=stored.carrier)
             address.last_success, address.failures = epoch(stored.last_success), stored.failures
+            if stored.anchor:
+                address.anchor = True
+                self._admission.anchors.add(stored.node_id)
             self._book.restore(address, self._now())
             found.append(PeerFound(*where, "persisted", carrier=stored.carrier))
         self._other_carriers = others
@@ -95,6 +101,7 @@ class PeerStore:
             log.warning("the peers cannot be saved: %s", error)
 
     def _to_write(self) -> tuple[list[StoredPeer], int]:
+        anchors = self._admission.choose_anchors()
         proven = [
             StoredPeer(
                 a.node_id,
@@ -104,6 +111,7 @@ class PeerStore:
                 a.failures,
                 a.source,
                 a.carrier,
+                a.node_id in anchors and self._linked_by(a),
             )
             for a in self._book
             if a.tried and a.node_id is not None

@@ -32,6 +32,10 @@ _encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the
 LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye"})
 
 
+Admit = Callable[[PeerInfo], tuple[Code, str] | None]
+"""Decision about a proven peer: None, or the code and the reason of the refusal."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamOrigin:
     """Origin of a stream, as far as its socket does not show it."""
@@ -57,7 +61,7 @@ class PeerConnection(FrameTransport):
         terms: HandshakeTerms,
         codec: Codec,
         handler: LinkHandler,
-        admit: Callable[[PeerInfo], Code | None],
+        admit: Admit,
         *,
         nonce: bytes,
         expect: str | None = None,
@@ -171,10 +175,11 @@ class PeerConnection(FrameTransport):
             self._send_messages(machine.receive(self._codec.decode(frame)))
             if machine.state is HandshakeState.PROVEN:
                 self._peer = self._proven(machine)
-                self._send_messages(machine.admit(self._admit(self._peer)))
+                refusal = self._admit(self._peer)
+                self._send_messages(machine.admit(*(refusal or (None,))))
                 self._bring_up(self._peer)
-        except HandshakeRefused as refusal:
-            self._end_handshake(refusal)
+        except HandshakeRefused as error:
+            self._end_handshake(error)
 
     def _proven(self, machine: HandshakeMachine) -> PeerInfo:
         claims = machine.peer

@@ -27,10 +27,10 @@ from p2p.base.limits import (
     PROTOCOL_VERSION,
 )
 from p2p.wire import tls
-from p2p.wire.connection import DIRECT, MSGPACK, PeerConnection, StreamOrigin
+from p2p.wire.connection import DIRECT, MSGPACK, Admit, PeerConnection, StreamOrigin
 from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
-from p2p.wire.link import Link, LinkHandler, PeerInfo
+from p2p.wire.link import Link, LinkHandler
 from p2p.wire.messages import Capabilities, Codec
 
 logger = logging.getLogger(__name__)
@@ -60,11 +60,14 @@ class DirectConnectionService:
         secure: bool,
         agent: str,
         supported_protocols: Sequence[str],
-        admit: Callable[[PeerInfo], Code | None],
+        admit: Admit,
+        accepts_address: Callable[[str], bool] = lambda address: True,
         clock: Callable[[], float] = time.monotonic,
         codecs: Sequence[str] = (MSGPACK,),
     ) -> None:
-        """`clock` is monotonic seconds. `codecs` are those offered besides JSON.
+        """Prepare TLS. `accepts_address`: False for IP addresses whose connections are closed unanswered.
+
+        `clock` is monotonic seconds. `codecs` are those offered besides JSON.
 
         Raises:
             OSError: the key could not be given to TLS, which takes keys from files only.
@@ -74,6 +77,7 @@ class DirectConnectionService:
         self._codec = codec
         self._handler = handler
         self._admit = admit
+        self._accepts_address = accepts_address
         self._clock = clock
         self._capabilities = Capabilities(
             version=PROTOCOL_VERSION,
@@ -224,6 +228,9 @@ class DirectConnectionService:
                 if error.errno in _EXHAUSTED:
                     logger.warning("cannot accept peers: %s", error)
                     await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            if not self._accepts_address(str(address[0]).removeprefix("::ffff:")):
+                accepted.close()
                 continue
             self._receive(accepted, str(address[0]), DIRECT)
             await asyncio.sleep(0)  # a displaced handshake closes its socket first

@@ -151,14 +151,14 @@ class HandshakeMachine:
             raise self.refusal(Code.WRONG_IDENTITY, "`from` and the node id differ")
         return self._step(envelope.type, payload)
 
-    def admit(self, code: Code | None) -> list[Outgoing]:
+    def admit(self, code: Code | None, reason: str = "") -> list[Outgoing]:
         """Apply the node's decision about the proven peer: None admits it.
 
         Raises:
             HandshakeRefused: `code` was given.
         """
         if code is not None:
-            raise self.refusal(code, ADMISSION_REASONS.get(code, "not admitted"))
+            raise self.refusal(code, reason or ADMISSION_REASONS.get(code, "not admitted"))
         return self._step("admit", None)
 
     def expired(self, seconds: float) -> HandshakeRefused:

@@ -41,6 +41,8 @@ from node.views.views import (
     OrderRequest,
     OrderView,
     OwnGrapeView,
+    PeerPolicyRequest,
+    PeerPolicyView,
     PeerView,
     PingView,
     RouterEventView,
@@ -137,6 +139,8 @@ class FakeService:
             self.trading,
             lambda delay, call: asyncio.get_running_loop().call_later(delay, call),
         )
+        self.calls: list[tuple[object, ...]] = []
+        self.policy = PeerPolicyView(pins=[], bans=[], allow=[])
         self.own: list[Order] = []
         self.remote: list[Order] = []
         self.own_fills: list[FillView] = []
@@ -510,6 +514,13 @@ class FakeService:
 
     def peers(self) -> list[PeerView]:
         return list(self.known_peers)
+
+    def peer_policy(self) -> PeerPolicyView:
+        return self.policy
+
+    def change_peer_policy(self, change: PeerPolicyRequest) -> PeerPolicyView:
+        self.calls.append(("policy", change.action, change.subject, change.seconds, change.reason))
+        return self.policy
 
     async def connect(self, address: str) -> PeerView:
         await self._wait()

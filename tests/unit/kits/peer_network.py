@@ -188,8 +188,8 @@ class Network:
         if called is None:
             raise ConnectFailed(f"{host}:{port}: nobody there")
 
-        def refuse(code, by_us):
-            raise HandshakeRefused(code, str(code), by_us=by_us)
+        def refuse(code, by_us, reason=""):
+            raise HandshakeRefused(code, reason or str(code), by_us=by_us)
 
         if called.network != caller.network:
             refuse(Code.WRONG_NETWORK, True)
@@ -215,15 +215,15 @@ class Network:
         )
         far = MemoryLink(far_info, now=loop.time(), owner=called.manager)
         near.other, far.other = far, near
-        code = called.manager.admit(far_info)
-        if code is not None:
-            refuse(code, False)
+        refusal = called.manager.admit(far_info)
+        if refusal is not None:
+            refuse(refusal.code, False, refusal.reason)
         called.manager.link_up(far)
         await asyncio.sleep(self.latency)
-        code = caller.manager.admit(replace(near.peer))
-        if code is not None:
-            loop.call_soon(far.hear_goodbye, code, "")
-            refuse(code, True)
+        refusal = caller.manager.admit(replace(near.peer))
+        if refusal is not None:
+            loop.call_soon(far.hear_goodbye, *refusal)
+            refuse(refusal.code, True, refusal.reason)
         if far.closed:
             raise ConnectFailed("closed again")
         caller.manager.link_up(near)

@@ -85,14 +85,14 @@ def test_a_full_share_gives_up_what_failed_for_what_is_new():
 
 def test_what_was_tried_does_not_count_against_its_source():
     book = make(per_source=1)
-    book.succeeded(book.add(found("192.0.2.1"), 0.0), A, 5.0)
+    book.succeeded(book.add(found("192.0.2.1"), 0.0), A, 5.0, 0.0)
     assert book.add(found("192.0.2.2"), 0.0) is not None
 
 
 def test_a_full_book_drops_from_the_source_that_filled_it_and_never_what_was_tried():
     book = make(limit=10, per_source=9)
     tried = book.add(found("192.0.2.100", via=B), 0.0)
-    book.succeeded(tried, B, 5.0)
+    book.succeeded(tried, B, 5.0, 0.0)
     for n in range(9):
         book.add(found(f"192.0.2.{n + 1}", via=A), 0.0)
     assert len(book) == 10
@@ -105,7 +105,7 @@ def test_a_full_book_drops_from_the_source_that_filled_it_and_never_what_was_tri
 def test_a_book_full_of_tried_addresses_takes_no_stranger_but_still_a_configured_one():
     book = make(limit=2)
     for n in (1, 2):
-        book.succeeded(book.add(found(f"192.0.2.{n}"), 0.0), node_id("ab"[n - 1]), 5.0)
+        book.succeeded(book.add(found(f"192.0.2.{n}"), 0.0), node_id("ab"[n - 1]), 5.0, 0.0)
     assert book.add(found("192.0.2.3"), 0.0) is None
     assert book.add(found("192.0.2.4", source="bootstrap"), 0.0) is not None
 
@@ -138,7 +138,7 @@ def test_whatever_comes_in_the_bounds_hold(events):
     for host, node, source, via, succeeds in events:
         address = book.add(found(f"192.0.2.{host}", node=node, source=source, via=via), 0.0)
         if address is not None and succeeds:
-            book.succeeded(address, node or A, 1.0)
+            book.succeeded(address, node or A, 1.0, 0.0)
         assert len(book) <= 12
         untried = [(a.source, a.via) for a in book if not a.tried]
         assert all(untried.count(origin) <= 6 for origin in untried)
@@ -171,7 +171,7 @@ def test_an_address_that_is_no_longer_configured_loses_its_pin(book):
 def test_success_clears_failures_but_leaves_the_ladder_to_the_link(book):
     address = book.add(found(), 0.0)
     fail(book, address, times=4)
-    book.succeeded(address, A, 7.0)
+    book.succeeded(address, A, 7.0, 0.0)
     assert (address.failures, address.rung, address.last_success) == (0, 4, 7.0)
     book.link_lost(A, HEALTHY_AFTER - 1, 100.0, 8.0, random.Random(1))
     assert (address.rung, address.next_dial) == (5, 160.0)
@@ -212,7 +212,7 @@ def test_pinned_come_first_then_tried_and_untried_in_turn(book):
     tried = []
     for n, node in ((11, A), (12, B)):
         address = book.add(found(f"192.0.2.{n}"), 0.0)
-        book.succeeded(address, node, float(n))
+        book.succeeded(address, node, float(n), 0.0)
         tried.append(address)
     pinned = book.add(found("192.0.2.20", source="bootstrap"), 0.0)
     order = choose(book)
@@ -254,7 +254,7 @@ def test_connected_and_busy_peers_are_left_out(book):
 def test_a_node_with_several_addresses_is_dialled_at_one_of_them_at_a_time(book):
     first = book.add(found("192.0.2.1", node=A), 0.0)
     second = book.add(found("192.0.2.2", node=A), 0.0)
-    book.succeeded(second, A, 5.0)
+    book.succeeded(second, A, 5.0, 0.0)
     assert choose(book) == [second]
     assert choose(book, busy=[second.key]) == []
     fail(book, second)
@@ -275,7 +275,7 @@ def test_a_fresh_mdns_announcement_ends_the_wait_but_not_too_often(book):
 
 def test_a_node_that_takes_over_an_address_is_believed_on_the_lan_only(book):
     address = book.add(found(source="mdns", node=A), 0.0)
-    book.succeeded(address, A, 5.0)
+    book.succeeded(address, A, 5.0, 0.0)
     book.add(found(source="exchange", node=B), 1.0)
     assert (address.node_id, address.tried) == (A, True)
     book.add(found(source="mdns", node=B), 1.0)
@@ -291,7 +291,7 @@ def test_a_claimed_id_is_taken_for_an_address_without_one(book):
 def test_feelers_go_to_unproven_connected_nodes_only(book):
     unproven = book.add(found("192.0.2.1", node=A, source="inbound"), 0.0)
     proven = book.add(found("192.0.2.2", node=B, source="inbound"), 0.0)
-    book.succeeded(proven, B, 5.0)
+    book.succeeded(proven, B, 5.0, 0.0)
     book.add(found("192.0.2.3", node=C), 0.0)
 
     def feelers(now, busy=()):
@@ -384,7 +384,7 @@ def test_what_is_proven_over_grenache_proves_no_tcp_address_and_is_never_a_feele
     indirect = book.add(over_grenache(node=A), 0.0)
     assert book.feelers(100.0, unproven={A}, busy=set(), limit=5) == []
     assert book.proven(A, "grenache") is None
-    book.succeeded(indirect, A, 5.0)
+    book.succeeded(indirect, A, 5.0, 0.0)
     assert book.proven(A) is None
     assert book.proven(A, "grenache") is indirect
     assert book.of(A) == [indirect]
@@ -404,7 +404,7 @@ def test_a_node_without_a_direct_link_is_tried_at_its_direct_addresses(book):
     direct = book.add(found(node=A), 0.0)
     indirect = book.add(over_grenache(node=A), 0.0)
     for address in (direct, indirect):
-        book.succeeded(address, A, 5.0)
+        book.succeeded(address, A, 5.0, 0.0)
 
     def upgrades(now):
         return book.feelers(now, unproven=set(), indirect={A}, busy=set(), limit=5)
@@ -418,7 +418,7 @@ def test_a_node_without_a_direct_link_is_tried_at_its_direct_addresses(book):
 
 def test_after_a_direct_link_grenache_waits_for_the_next_direct_one(book):
     direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
-    book.succeeded(direct, A, 5.0)
+    book.succeeded(direct, A, 5.0, 0.0)
     book.link_lost(A, HEALTHY_AFTER, 100.0, 9.0, random.Random(1))
     assert direct.next_dial == 101.0
     assert indirect.next_dial == 100.0 + GRENACHE_DELAY
@@ -431,7 +431,7 @@ def test_after_a_direct_link_grenache_waits_for_the_next_direct_one(book):
 def test_after_a_link_over_grenache_the_direct_ladder_stays_climbed(book):
     direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
     fail(book, direct, times=8)
-    book.succeeded(indirect, A, 5.0)
+    book.succeeded(indirect, A, 5.0, 0.0)
     book.link_lost(A, HEALTHY_AFTER, 10.0, 9.0, random.Random(1), carrier="grenache")
     assert (direct.rung, direct.next_dial, direct.last_success) == (8, 11.0, None)
     assert (indirect.rung, indirect.next_dial) == (1, 10.0 + GRENACHE_DELAY + 1.0)
@@ -440,7 +440,7 @@ def test_after_a_link_over_grenache_the_direct_ladder_stays_climbed(book):
 
 def test_a_node_that_wants_no_link_wants_none_of_any_kind(book):
     direct, indirect = book.add(found(node=A), 0.0), book.add(over_grenache(node=A), 0.0)
-    book.succeeded(direct, A, 5.0)
+    book.succeeded(direct, A, 5.0, 0.0)
     book.link_lost(A, 60.0, 10.0, 9.0, random.Random(1), Wait.LONG)
     assert min(direct.next_dial, indirect.next_dial) >= 10.0 + RECONNECT_MAX
 

@@ -124,7 +124,7 @@ def test_what_is_received_is_a_candidate_that_names_its_source():
     pex = core()
     pex.link_up(A, "192.0.2.9", 0.0)
     found = pex.received(A, PeerExchange([address(B), address(OWN, "192.0.2.2")]), 1.0)
-    assert found == [PeerFound("192.0.2.1", 3000, B, "exchange", A)]
+    assert found == [PeerFound("192.0.2.1", 3000, B, "exchange", A, via_address="192.0.2.9")]
 
 
 def test_an_address_for_grenache_is_a_candidate_for_it_and_an_unknown_carrier_is_nothing():
@@ -132,7 +132,7 @@ def test_an_address_for_grenache_is_a_candidate_for_it_and_an_unknown_carrier_is
     pex.link_up(A, "192.0.2.9", 0.0)
     entries = [address(B, carrier="grenache"), address(C, carrier="pigeon"), address(C, carrier="")]
     found = pex.received(A, PeerExchange(entries), 1.0)
-    assert found == [PeerFound("192.0.2.1", 3000, B, "exchange", A, "grenache")]
+    assert found == [PeerFound("192.0.2.1", 3000, B, "exchange", A, "grenache", "192.0.2.9")]
     assert pex.invalid == 0
 
 

@@ -171,9 +171,9 @@ async def test_another_node_than_expected_is_refused(net: Network) -> None:
 async def test_a_refusal_reaches_the_dialling_side_with_its_code(net: Network) -> None:
     asked: list[PeerInfo] = []
 
-    def full(peer: PeerInfo) -> Code:
+    def full(peer: PeerInfo) -> tuple[Code, str]:
         asked.append(peer)
-        return Code.FULL
+        return Code.FULL, "no slot left"
 
     error = await dial_fails(net, admit=full)
     assert isinstance(error, HandshakeRefused)

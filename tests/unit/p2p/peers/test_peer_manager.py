@@ -242,7 +242,7 @@ async def test_messages_of_a_link_that_was_let_go_are_dropped(net):
 
 async def test_this_node_itself_is_not_admitted(net):
     a = net.node("a")
-    assert a.manager.admit(info(A)) is Code.SELF
+    assert a.manager.admit(info(A)).code is Code.SELF
 
 
 async def test_a_full_node_refuses_newcomers_but_not_peers_it_has(net):
@@ -250,8 +250,8 @@ async def test_a_full_node_refuses_newcomers_but_not_peers_it_has(net):
     link = MemoryLink(info(B), owner=a.manager)
     assert a.manager.admit(info(B)) is None
     a.manager.link_up(link)
-    assert a.manager.admit(info(C, outbound=False)) is Code.FULL
-    assert a.manager.admit(info(B, outbound=False)) is Code.DUPLICATE
+    assert a.manager.admit(info(C, outbound=False)).code is Code.FULL
+    assert a.manager.admit(info(B, outbound=False)).code is Code.DUPLICATE
     late = MemoryLink(info(C), owner=a.manager)
     a.manager.link_up(late)
     assert late.said is Code.FULL

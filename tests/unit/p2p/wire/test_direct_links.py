@@ -114,9 +114,9 @@ async def test_an_impostor_is_refused_as_dialler_and_as_listener(made: Nodes) ->
 async def test_a_refused_admission_reaches_the_dialler_as_such(made: Nodes) -> None:
     asked: list[PeerInfo] = []
 
-    def full(peer: PeerInfo) -> Code | None:
+    def full(peer: PeerInfo) -> tuple[Code, str]:
         asked.append(peer)
-        return Code.FULL
+        return Code.FULL, "no slot left"
 
     a, b = await made.node(1), await made.node(2, admit=full)
     error = await refused(a.service.dial(*b.address))
@@ -127,7 +127,7 @@ async def test_a_refused_admission_reaches_the_dialler_as_such(made: Nodes) -> N
 
 @on_every_way
 async def test_the_dialling_sides_refusal_reaches_the_accepting_one(made: Nodes) -> None:
-    a, b = await made.node(1, admit=lambda peer: Code.DUPLICATE), await made.node(2)
+    a, b = await made.node(1, admit=lambda peer: (Code.DUPLICATE, "kept")), await made.node(2)
     error = await refused(a.service.dial(*b.address))
     assert (error.code, error.by_us) == (Code.DUPLICATE, True)
     await until(lambda: b.handler.down)

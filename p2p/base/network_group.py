@@ -1,0 +1,42 @@
+"""Network groups: the part of an address that an attacker cannot multiply cheaply.
+
+Addresses of one /16 (IPv4) or /32 (IPv6) usually belong to one operator, so limits and diversity count groups, not
+addresses. Loopback, private and link-local addresses say nothing about operators: there each address is a group of
+its own, and limits have settings of their own, because many nodes on one machine or LAN are normal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from functools import lru_cache
+
+from p2p.base.host_port import is_ip, normal_host
+
+_SHARED = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598: behind a carrier's NAT
+
+
+@lru_cache(maxsize=8192)
+def is_local(host: str) -> bool:
+    """Return True for addresses of this machine or of a private network. A name is not local."""
+    host = normal_host(host.partition("%")[0])
+    if not is_ip(host):
+        return host == "localhost"
+    ip = ipaddress.ip_address(host)
+    return ip.is_loopback or ip.is_link_local or ip.is_private or ip in _SHARED
+
+
+@lru_cache(maxsize=8192)
+def network_group(host: str) -> str:
+    """Return the group of an address: its /16 or /32, or the address itself if it is local or a name."""
+    host = normal_host(host.partition("%")[0])
+    if not is_ip(host) or is_local(host):
+        return host
+    prefix = 16 if ipaddress.ip_address(host).version == 4 else 32
+    return str(ipaddress.ip_network(f"{host}/{prefix}", strict=False))
+
+
+def keyed(key: bytes, *parts: str) -> int:
+    """Return a 64-bit hash that nobody without `key` can predict."""
+    digest = hashlib.blake2b("\x00".join(parts).encode(), key=key, digest_size=8).digest()
+    return int.from_bytes(digest, "big")

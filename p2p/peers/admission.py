@@ -1,0 +1,131 @@
+"""Admission of peers: policy and slots applied to the links of this node.
+
+`PeerAdmission` gathers what the pure rules need (`p2p.peers.link_slots`, `p2p.peers.peer_policy`): the records of
+links in use, the privileges of a peer, and the time of its last useful news.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
+from math import inf
+from typing import Literal
+
+from p2p.addresses.address_book import AddressBook
+from p2p.base.errors import Code
+from p2p.base.host_port import normal_host
+from p2p.peers.link_slots import LinkRecord, Refusal, SlotDecision, SlotLimits, decide_slot
+from p2p.peers.peer_policy import PeerPolicy
+from p2p.wire.link import Link, PeerInfo
+
+Privilege = Literal["pinned", "configured", "anchor", "connect", "lan"]
+
+
+class PeerAdmission:
+    """Decisions about new links. `links`: a live view of the links in use, by node id."""
+
+    def __init__(
+        self,
+        limits: SlotLimits,
+        policy: PeerPolicy,
+        book: AddressBook,
+        links: Mapping[str, Link],
+        clock: Callable[[], float],
+    ) -> None:
+        self.limits = limits
+        self.policy = policy
+        self.anchors: set[str] = set()  # node ids of the last run's anchor links
+        self.operator_dials: set[tuple[str, int]] = set()  # (host, port) being dialled by `connect`
+        self.counters: Counter[str] = Counter()  # refused by code, and "evicted"
+        self._book = book
+        self._links = links
+        self._now = clock
+        self._useful_at: dict[str, float] = {}
+        self._key = secrets.token_bytes(16)
+
+    def accepts_address(self, address: str) -> bool:
+        """Return False if an address is banned: its connections are closed before any handshake."""
+        return self.policy.banned("", address) is None
+
+    def refusal(self, info: PeerInfo) -> Refusal | None:
+        """Return the refusal of a proven peer by policy."""
+        refusal = self.policy.refusal(info.node_id, info.address)
+        if refusal is not None:
+            self.counters[str(refusal.code)] += 1
+        return refusal
+
+    def decide(self, info: PeerInfo) -> SlotDecision:
+        """Decide about a slot for a peer that has no link yet."""
+        newcomer = LinkRecord(
+            node_id=info.node_id,
+            address=info.address,
+            outbound=info.outbound,
+            privileged=self.privilege(info.node_id, info.dialled) is not None,
+            opened_at=self._now(),
+        )
+        decision = decide_slot(newcomer, self._records(), self.limits, self._key)
+        if decision.refusal is not None:
+            self.counters[str(decision.refusal.code)] += 1
+        return decision
+
+    def privilege(
+        self,
+        node_id: str,
+        dialled: tuple[str, int] | None = None,
+        pinned: Container[str] | None = None,
+    ) -> Privilege | None:
+        """Return the reason why a peer is outside of all slots and never evicted, None if it is not.
+
+        `dialled`: where this node dialled it. `pinned`: `AddressBook.pinned_nodes`, if at hand.
+        """
+        if node_id in self.policy.pins:
+            return "pinned"
+        if dialled is not None and (normal_host(dialled[0]), dialled[1]) in self.operator_dials:
+            return "connect"
+        if node_id in self.anchors:
+            return "anchor"
+        now = self._now()
+        if node_id in (self._book.pinned_nodes(now) if pinned is None else pinned):
+            return "configured"
+        if dialled is not None:
+            address = self._book.get(*dialled)
+            if address is not None and (address.pinned(now) or address.source == "mdns"):
+                return "configured" if address.pinned(now) else "lan"
+        return None
+
+    def news(self, node_id: str) -> None:
+        """Record that a link delivered a valid batch first."""
+        self._useful_at[node_id] = self._now()
+
+    def forget(self, node_id: str) -> None:
+        """Drop the figures of a peer without a link."""
+        self._useful_at.pop(node_id, None)
+
+    def choose_anchors(self, limit: int = 2) -> list[str]:
+        """Return the outbound links to dial first in the next run: the oldest, in distinct groups."""
+        outbound = [record for record in self._records() if record.outbound]
+        chosen: dict[str, str] = {}
+        for record in sorted(outbound, key=lambda record: record.opened_at):
+            chosen.setdefault(record.group, record.node_id)
+        return list(chosen.values())[:limit]
+
+    def note_abuse(self, node_id: str, code: Code | None, reason: str, seconds: float) -> None:
+        """Ban a node for some time after this node ended its link for abuse."""
+        if code is Code.ABUSE and node_id not in self.policy.pins:
+            self.policy.ban(node_id, seconds, reason)
+
+    def _records(self) -> list[LinkRecord]:
+        pinned = self._book.pinned_nodes(self._now())
+        return [
+            LinkRecord(
+                node_id=node_id,
+                address=link.peer.address,
+                outbound=link.peer.outbound,
+                privileged=self.privilege(node_id, link.peer.dialled, pinned) is not None,
+                opened_at=link.stats.opened_at,
+                rtt=link.stats.rtt,
+                useful_at=self._useful_at.get(node_id, -inf),
+            )
+            for node_id, link in self._links.items()
+        ]
