@@ -195,7 +195,7 @@ class PeerSection(Section):
     )
     peer_allow: Annotated[tuple[str, ...], NodeIds()] = Field(
         default=(),
-        description="Node ids, separated by commas, of a closed network: all others are refused. Empty "
+        description="Node ids, separated by commas, of a closed network, which refuses all others; empty "
         "for an open network.",
     )
     p2p_share_links: Annotated[bool, Switch()] = Field(

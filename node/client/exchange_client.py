@@ -305,7 +305,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
 
     async def peer_policy(self) -> PeerPolicyView:
         """Return pinned and banned peers, and the node ids of a closed network."""
-        return await self._call(PeerPolicyView, "GET", "/v1/peers/policy")
+        return await self._call(public_operations.GET_PEER_POLICY)
 
     async def change_peer_policy(
         self, action: str, subject: str, *, seconds: int = 86_400, reason: str = ""
@@ -314,7 +314,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         body: dict[str, object] = {"action": action, "subject": subject}
         if action == "ban":
             body |= {"seconds": seconds, "reason": reason}
-        return await self._call(PeerPolicyView, "POST", "/v1/peers/policy", body=body)
+        return await self._call(public_operations.CHANGE_PEER_POLICY, body=body)
 
     async def ping(self, node_id: str) -> PingView:
         """Makes the node ask another one, by id or an unambiguous beginning of it."""

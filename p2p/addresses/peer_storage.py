@@ -37,7 +37,8 @@ class StoredPeer(msgspec.Struct, rename="camel", frozen=True):
     failures: int = 0
     source: str = "persisted"  # the strategy that found it first
     carrier: Carrier = "tcp"  # how it is dialled
-    anchor: bool = False  # an outbound link when the node stopped: dialled first in the next run
+    # True for an outbound link when the node stopped: dialled first in the next run. Unset is not written.
+    anchor: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class _File(msgspec.Struct):

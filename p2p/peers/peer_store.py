@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from p2p.addresses.address_book import Address, AddressBook, PeerFound
 from p2p.addresses.peer_storage import Storage, StoredPeer, epoch, moment
 from p2p.peers.admission import PeerAdmission
@@ -111,7 +113,7 @@ class PeerStore:
                 a.failures,
                 a.source,
                 a.carrier,
-                a.node_id in anchors and self._linked_by(a),
+                (a.node_id in anchors and self._linked_by(a)) or msgspec.UNSET,
             )
             for a in self._book
             if a.tried and a.node_id is not None

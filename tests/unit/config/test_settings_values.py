@@ -65,6 +65,8 @@ def test_toml_types_and_texts_are_both_taken(tmp_path: Path) -> None:
 WHOLE = {
     "P2P_PORT": (0, 65535), "API_PORT": (0, 65535), "GRAPE_DHT_PORT": (0, 65535),
     "GRAPE_API_PORT": (0, 65535), "WORKER_PORT": (0, 65535), "MAX_PEERS": (1, 10_000),
+    "INBOUND_PER_ADDRESS": (0, 10_000), "INBOUND_PER_NETWORK": (0, 10_000),
+    "INBOUND_PER_ADDRESS_LOCAL": (0, 10_000),
     "PEER_RECONNECT_INTERVAL": (100, 600_000), "PRESENCE_LEASE_MS": (1000, 600_000),
     "CLIENT_REQUEST_TIMEOUT": (1, 600_000), "CLIENT_MAX_RETRIES": (0, 100),
     "CLIENT_RETRY_DELAY": (0, 600_000), "GRAPE_CONCURRENCY": (1, 1024),
@@ -148,6 +150,8 @@ WRONG = [
     *(("P2P_NETWORK", bad, f"expected {NETWORK}") for bad in ("Main", "a_b", "a b", "x" * 33)),
     *(("WORKER_SERVICE_NAME", bad, "expected 1 to 64 visible characters")
       for bad in ("a b", "x" * 65, "é")),
+    *(("PEER_ALLOW", bad, f"expected comma-separated node ids of 32 characters from a-z and 2-7 ({bad!r} is not a node id)")
+      for bad in ("abc", "a" * 31 + "1")),
     ("ROUTER_POLICY", "greedy", "expected one of adaptive, weighted"),
     *(("GRAPE_URL", bad, f"expected {URL}")
       for bad in ("127.0.0.1:30001", "ftp://a", "http://", "http://a:70000", "http://a:0", "http://a b",

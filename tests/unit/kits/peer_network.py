@@ -98,7 +98,7 @@ class MemoryLink:
 class Node:
     def __init__(self, net, letter, host, port, over=("tcp",), **settings):
         self.net = net
-        self.id = node_id(letter)
+        self.id = letter if len(letter) == 32 else node_id(letter)
         self.host, self.port = host, port
         self.network = "main"
         self.heard = []

@@ -62,7 +62,6 @@ def test_the_file_is_readable_json_with_a_version(storage):
         "failures": 2,
         "source": "mdns",
         "carrier": "tcp",
-        "anchor": False,
     }
     assert len(text.splitlines()) > 10
 
