@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from p2p.addresses.peer_storage import PeerStorage
-from p2p.base.errors import Code, DeliveryError
+from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION
 from p2p.discovery.bootstrap import BootstrapStrategy
@@ -118,6 +118,7 @@ class Overlay:
         )
         if settings.direct:
             self.peers.dialer = self._direct
+        self.router.on_useful = self.peers.admission.news
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
         self.router.why_not_grenache = self._why_not_grenache
@@ -276,7 +277,14 @@ class Overlay:
         by = ", over Grenache" if over_grenache else ""
         log.info("peer %s connected (%s%s)", node, link.peer.address, by)
         way = Way.GRENACHE if over_grenache else Way.DIRECT
-        self.router.link_up(self._loop.time(), node, way)
+        self.router.link_up(
+            self._loop.time(),
+            node,
+            way,
+            address=link.peer.address,
+            exempt=node in self.peers.policy.pins,
+            notices="refused" in link.peer.capabilities.supported_protocols,
+        )
         self._on_neighbour(node, True)
         self.flush()
 
@@ -289,5 +297,10 @@ class Overlay:
         self.flush()
 
     def message(self, link: Link, envelope: Envelope) -> None:
-        self.router.receive(self._loop.time(), link.peer.node_id, envelope)
-        self.flush()
+        try:
+            self.router.receive(self._loop.time(), link.peer.node_id, envelope)
+        except RemoteProtocolError as error:
+            self.peers.note_abuse(link.peer.node_id, error.code, error.reason)
+            raise
+        finally:
+            self.flush()

@@ -110,6 +110,30 @@ class NodeCollector(Collector):
         yield _gauge(
             "messages_waiting", "Messages that wait for a way.", len(overlay.router.waiting)
         )
+        refused = CounterMetricFamily(
+            PREFIX + "message_budget_refused",
+            "Messages dropped because a budget was exceeded.",
+            labels=["scope"],
+        )
+        for scope, count in overlay.router.budgets.counters.items():
+            refused.add_metric([scope], count)
+        yield refused
+        cost = GaugeMetricFamily(
+            PREFIX + "link_cost_seconds",
+            "Processor time charged to each link since it came up.",
+            labels=["node"],
+        )
+        for link, (spent, _) in overlay.router.budgets.figures().items():
+            cost.add_metric([link], spent / 1e6)
+        yield cost
+        admission = CounterMetricFamily(
+            PREFIX + "peer_admission",
+            "Peers refused, by code, and links evicted for others.",
+            labels=["kind"],
+        )
+        for kind, count in sorted(overlay.peers.admission.counters.items()):
+            admission.add_metric([kind], count)
+        yield admission
         rpc = CounterMetricFamily(PREFIX + "rpc", "Requests between nodes.", labels=["kind"])
         for kind, count in overlay.rpc.counters.items():
             rpc.add_metric([kind], count)

@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from config import Settings
 from exchange.engine.engine import MESSAGES, Engine
@@ -71,6 +71,8 @@ log = logging.getLogger(__name__)
 TICK = 0.05  # seconds between looks at the engine's timers
 MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
+
+USEFUL_MESSAGES: Final = frozenset({"order", "trade"})  # delivering these first speaks for a peer
 
 
 class Node(TradingService):
@@ -157,7 +159,9 @@ class Node(TradingService):
             on_neighbour=self._on_neighbour,
         )
         for message_type in MESSAGES:
-            self.overlay.router.handle(message_type, self._on_message)
+            self.overlay.router.handle(
+                message_type, self._on_message, useful=message_type in USEFUL_MESSAGES
+            )
         self._peering = PeerService(self.overlay, engine, self._loop.time)
         self._topology = Topology(
             self.overlay, engine.node_id, self._loop.time, share=settings.p2p_share_links

@@ -21,7 +21,8 @@ OUTBOX_LIMIT: Final = (
 )  # bytes waiting for one peer that does not read, then it is cut
 OUTBOX_HIGH_WATER: Final = 1024 * 1024  # above this, senders that can wait do
 MAX_PENDING_HANDSHAKES: Final = 64  # strangers in the middle of a handshake at once
-FRAMES_PER_TURN: Final = 512  # parsed from one link before other links get their turn
+FRAMES_PER_TURN: Final = 512  # handled from one link before other links get their turn ...
+TURN_TIME: Final = 0.005  # ... or as many as this many seconds allow, and at least one
 MAX_BAD_MESSAGES: Final = 8  # unknown types or invalid broadcasts from one link before it is cut
 
 # Peer exchange (BEP 11: at most once a minute, at most 50, connected peers only)

@@ -45,16 +45,33 @@ from p2p.base.identity import (
 )
 from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import ID_LENGTH, BroadcastTree
+from p2p.mesh.message_budget import (
+    BROADCAST_COST,
+    DIRECT_COST,
+    DUPLICATE_COST,
+    RELAY_COST,
+    MessageBudgets,
+)
 from p2p.mesh.route_table import RouteTable
 from p2p.mesh.store_and_forward import StoreAndForward, Waiting
-from p2p.wire.messages import EVERYONE, Codec, Envelope, Graft, IHave, Prune, pack, signed_bytes
+from p2p.wire.messages import (
+    EVERYONE,
+    Codec,
+    Envelope,
+    Graft,
+    IHave,
+    Prune,
+    RefusedMessages,
+    pack,
+    signed_bytes,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_PAYLOAD: Final = limits.MAX_FRAME - 1024  # the rest of an envelope is far smaller than this
 MAX_TYPE_LENGTH: Final = 64
 BROADCAST_HOPS: Final = 255  # counted to here and no further: duplicates end a broadcast, not hops
-CONTROL: Final = frozenset({"ihave", "graft", "prune"})
+CONTROL: Final = frozenset({"ihave", "graft", "prune", "refused"})
 
 
 class Way(StrEnum):
@@ -174,6 +191,11 @@ class MessageRouter:
             (Way.RELAYED, self._send_relayed),
             (Way.QUEUED, self._send_queued),
         ]
+        self.budgets = MessageBudgets()
+        self._notices: set[str] = set()  # linked peers that understand `refused`
+        # Called with the peer whose link delivered a new broadcast of a useful type first.
+        self.on_useful: Callable[[str], None] = lambda link: None
+        self._useful_types: set[str] = set()
         self.counters: dict[str, int] = {
             "broadcasts_sent": 0,
             "broadcasts_delivered": 0,
@@ -192,6 +214,8 @@ class MessageRouter:
             "unknown_type": 0,
             "handler_errors": 0,
             "stray": 0,  # arrived after link_down
+            "over_budget": 0,  # dropped, see `p2p.mesh.message_budget`
+            "refused_by_peers": 0,  # notices that own messages were dropped
         }
 
     @property
@@ -199,8 +223,13 @@ class MessageRouter:
         """Peers with a link, in the order in which the links came up."""
         return list(self._bad)
 
-    def handle(self, type: str, handler: Handler) -> None:
+    def handle(
+        self, type: str, handler: Handler, *, cost: float | None = None, useful: bool = False
+    ) -> None:
         """Register the handler of a message type.
+
+        `cost`: microseconds of processor time for one message, see `p2p.mesh.message_budget`. `useful`: a new
+        broadcast of the type speaks for the peer that delivers it first.
 
         Raises:
             ValueError: the type is taken, or is one of the router's own.
@@ -208,15 +237,35 @@ class MessageRouter:
         if type in self._handlers or type in CONTROL:
             raise ValueError(f"messages of type {type!r} are handled already")
         self._handlers[type] = handler
+        if cost is not None:
+            self.budgets.set_cost(type, cost)
+        if useful:
+            self._useful_types.add(type)
 
     # Links
 
-    def link_up(self, now: float, peer: str, way: Way = Way.DIRECT) -> None:
-        """Add an established link to `peer`, direct or over Grenache, and send the messages queued for it."""
+    def link_up(
+        self,
+        now: float,
+        peer: str,
+        way: Way = Way.DIRECT,
+        *,
+        address: str = "",
+        exempt: bool = False,
+        notices: bool = False,
+    ) -> None:
+        """Add an established link to `peer`, direct or over Grenache, and send the messages queued for it.
+
+        `address`: its IP address, for the budget of its network. `exempt`: it has no budgets. `notices`: it
+        understands the message type `refused`.
+        """
         if peer in self._bad:
             self.link_down(now, peer)
         self._bad[peer] = 0
         self._links[peer] = way
+        self.budgets.link_up(now, peer, address, exempt=exempt)
+        if notices:
+            self._notices.add(peer)
         self.gossip.link_up(now, peer)
         self._flush_waiting(now, peer)
 
@@ -224,6 +273,8 @@ class MessageRouter:
         """Remove the link to `peer`, and the routes through it."""
         self.waiting.lost(peer)
         self._links.pop(peer, None)
+        self._notices.discard(peer)
+        self.budgets.link_down(peer)
         if self._bad.pop(peer, None) is not None:
             self.gossip.link_down(now, peer)
             self.routes.forget_link(peer)
@@ -295,12 +346,14 @@ class MessageRouter:
         taken, self._outgoing = self._outgoing, []
         return taken
 
-    def _emit(self, peers: tuple[str, ...], message: Envelope | IHave | Graft | Prune) -> None:
+    def _emit(
+        self, peers: tuple[str, ...], message: Envelope | IHave | Graft | Prune | RefusedMessages
+    ) -> None:
         if isinstance(message, Envelope):
             envelope = message
         else:
             envelope = Envelope(
-                type=type(message).__name__.lower(),
+                type=_CONTROL_TYPES[type(message)],
                 from_=self.node_id,
                 to="",
                 timestamp=self._wall_ms(),
@@ -374,7 +427,17 @@ class MessageRouter:
         if link not in self._bad:
             self.counters["stray"] += 1
             return
-        if envelope.to == EVERYONE:
+        to_all = envelope.to == EVERYONE
+        if to_all and envelope.id is not None and envelope.id in self.gossip.seen:
+            scope = self.budgets.charge(now, link, "", 0, DUPLICATE_COST)
+        else:
+            cost = BROADCAST_COST if to_all else DIRECT_COST
+            if envelope.sig is not None:
+                cost = RELAY_COST
+            scope = self.budgets.charge(now, link, envelope.type, len(envelope.payload), cost)
+        if scope is not None:
+            self._refuse(now, link, envelope, scope)
+        elif to_all:
             self._receive_broadcast(now, link, envelope)
         elif not 0 <= envelope.timestamp < 2**63 or len(envelope.type) > MAX_TYPE_LENGTH:
             self._charge(link, "envelope")
@@ -386,6 +449,20 @@ class MessageRouter:
             self._receive_control(now, link, envelope)
         else:
             self._receive_direct(now, link, envelope)
+
+    def _refuse(self, now: float, link: str, envelope: Envelope, scope: str) -> None:
+        """Drop a message beyond a budget: tell the peer, and end the link if it goes on."""
+        self.counters["over_budget"] += 1
+        kind = envelope.type
+        count = self.budgets.figures()[link][1] if self.budgets.notice_due(now, link) else 0
+        if count and link in self._notices:
+            reason = f"{kind[:40]}: more than the budget of your {scope}; {count} messages dropped so far"
+            self._emit((link,), RefusedMessages(kind[:MAX_TYPE_LENGTH], scope, count, reason))
+        if scope == "link" and envelope.from_ == link and self.budgets.is_abuse(now, link):
+            raise RemoteProtocolError(
+                Code.ABUSE,
+                "the budget of this link was exceeded for too long, see docs/protocol.md",
+            )
 
     def _receive_broadcast(self, now: float, link: str, envelope: Envelope) -> None:
         key = envelope.id
@@ -409,6 +486,8 @@ class MessageRouter:
         if envelope.type not in self._handlers:
             self.gossip.ignore(now, key, link)
             return self._charge_unknown(link, envelope.type)
+        if not self.budgets.charge_origin(now, origin, envelope.type, len(payload)):
+            return self.gossip.ignore(now, key, link)
         handled = len(self._outgoing)
         received = Received(now, envelope.type, origin, link, payload, broadcast=True)
         accepted = self._deliver(received)
@@ -432,6 +511,8 @@ class MessageRouter:
         )
         self.gossip.add(now, key, onward, len(payload), link)
         self._outgoing += answers
+        if envelope.type in self._useful_types:
+            self.on_useful(link)
         self._learn_route(now, origin, link)
         return None
 
@@ -445,6 +526,9 @@ class MessageRouter:
                 within_bounds = self.gossip.on_pull(now, link, ids)
             case Prune():
                 self.gossip.on_prune(link)
+            case RefusedMessages(reason=reason, count=count):
+                self.counters["refused_by_peers"] += 1
+                log.warning("peer %s drops messages of this node (%d): %.200r", link, count, reason)
         if not within_bounds:
             self._charge(link, f"{envelope.type} out of bounds")
 
@@ -574,6 +658,14 @@ class MessageRouter:
         for to in self.waiting.due(now):
             self._flush_waiting(now, to)
         self.gossip.tick(now)
+
+
+_CONTROL_TYPES: Final[dict[type, str]] = {
+    IHave: "ihave",
+    Graft: "graft",
+    Prune: "prune",
+    RefusedMessages: "refused",
+}
 
 
 def _relay_digest(signed: bytes) -> bytes:

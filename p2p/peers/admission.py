@@ -13,7 +13,6 @@ from math import inf
 from typing import Literal
 
 from p2p.addresses.address_book import AddressBook
-from p2p.base.errors import Code
 from p2p.base.host_port import normal_host
 from p2p.peers.link_slots import LinkRecord, Refusal, SlotDecision, SlotLimits, decide_slot
 from p2p.peers.peer_policy import PeerPolicy
@@ -109,11 +108,6 @@ class PeerAdmission:
         for record in sorted(outbound, key=lambda record: record.opened_at):
             chosen.setdefault(record.group, record.node_id)
         return list(chosen.values())[:limit]
-
-    def note_abuse(self, node_id: str, code: Code | None, reason: str, seconds: float) -> None:
-        """Ban a node for some time after this node ended its link for abuse."""
-        if code is Code.ABUSE and node_id not in self.policy.pins:
-            self.policy.ban(node_id, seconds, reason)
 
     def _records(self) -> list[LinkRecord]:
         pinned = self._book.pinned_nodes(self._now())

@@ -36,7 +36,7 @@ from p2p.peers.admission import PeerAdmission
 from p2p.peers.dial_loop import Dialer, DialLoop
 from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import Refusal, SlotDecision, SlotLimits
-from p2p.peers.peer_policy import PeerBan, PeerPolicy
+from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore
 from p2p.wire.handshake import ADMISSION_REASONS
@@ -235,6 +235,14 @@ class PeerManager:
             if self.policy.banned(node_id, link.peer.address) is not None:
                 link.close(Code.ABUSE, ban.reason or "banned by the operator")
         return ban
+
+    def note_abuse(self, node_id: str, code: Code, reason: str) -> None:
+        """Ban a node for `ABUSE_BAN` seconds after this node ended its link for abuse."""
+        if code is Code.ABUSE and node_id not in self.policy.pins:
+            try:
+                self.policy.ban(node_id, ABUSE_BAN, reason)
+            except OSError as error:
+                log.warning("a ban cannot be saved: %s", error)
 
     def unban(self, subject: str) -> bool:
         """Remove a ban; returns False if there is none. Raises as `PeerPolicy.ban`."""

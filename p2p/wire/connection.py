@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -227,14 +228,14 @@ class PeerConnection(FrameTransport):
 
     # Messages
 
-    def received(self, frames: list[bytearray]) -> None:
+    def received(self, frames: list[bytearray], until: float) -> int:
         if self._machine is not None:
             for frame in frames:
                 self._handshake_step(self._machine, frame)
-            return
+            return len(frames)
         decode, handle = self._codec.decode, self._handler.message
         application, peer_id = self._application_types, self._peer_id
-        for frame in frames:
+        for count, frame in enumerate(frames, start=1):
             envelope = decode(frame)
             if envelope.type in application:
                 if envelope.from_ != peer_id and envelope.sig is None and envelope.id is None:
@@ -247,8 +248,9 @@ class PeerConnection(FrameTransport):
                     self._handler_failed(error, f"message {envelope.type}")
             else:
                 self._link_message(envelope)
-            if self._closing:
-                return
+            if self._closing or perf_counter() >= until:
+                return count
+        return len(frames)
 
     def _link_message(self, envelope: Envelope) -> None:
         kind = envelope.type

@@ -1,8 +1,9 @@
 """Frames over an asyncio transport: buffers, pacing and closing, below the meaning of messages.
 
 Reading: the socket's bytes land in the decoder's buffer and are cut into frames there; a batch of frames
-is handed on in one call, without a task per message. After `FRAMES_PER_TURN` frames reading stops until
-the loop has served the others.
+is handed on in one call, without a task per message. After `FRAMES_PER_TURN` frames, or `TURN_TIME` seconds of
+work, reading stops until the loop has served the others: some messages cost a thousand times more than others, and
+the peer chooses which it sends.
 
 Writing: frames wait in an outbox that is joined and written once per turn of the loop, or as soon as
 `WRITE_CHUNK` bytes wait. While the transport has enough, the outbox keeps what comes, in joined chunks
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, cast
 
 from p2p.base.errors import RemoteProtocolError
@@ -28,6 +30,7 @@ from p2p.base.limits import (
     OUTBOX_HIGH_WATER,
     OUTBOX_LIMIT,
     READ_BUFFER,
+    TURN_TIME,
 )
 from p2p.wire.framing import HEADER, FrameDecoder, pack_length
 from p2p.wire.link import LinkStats
@@ -48,6 +51,7 @@ class FrameTransport(asyncio.BufferedProtocol):
         # One frame at a time during the handshake: what follows it falls under other limits.
         self._decoder = FrameDecoder(MAX_HANDSHAKE_FRAME, HEADER + MAX_HANDSHAKE_FRAME)
         self._batch = 1
+        self._backlog: list[bytearray] = []  # taken from the decoder, left for the next turn
         self._closing = False  # arriving frames are dropped, except a goodbye
         self._reading = True
         self._pending: list[bytes] = []  # lengths and payloads in turn
@@ -65,8 +69,11 @@ class FrameTransport(asyncio.BufferedProtocol):
         """Called when the transport is there."""
         raise NotImplementedError
 
-    def received(self, frames: list[bytearray]) -> None:
-        """Process frames in order, at most `FRAMES_PER_TURN`. Not called again after `_stop_processing`."""
+    def received(self, frames: list[bytearray], until: float) -> int:
+        """Process frames in order, at least one, and stop when `perf_counter` reaches `until`; returns how many.
+
+        Not called again after `_stop_processing`.
+        """
         raise NotImplementedError
 
     def refused(self, error: RemoteProtocolError) -> None:
@@ -126,15 +133,17 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._await_goodbye()
             return False
         left = FRAMES_PER_TURN
+        until = perf_counter() + TURN_TIME
         scheduled, self._flush_due = self._flush_due, True  # answers are written below, at once
         try:
             while left > 0 and not self._closing:
-                frames = self._decoder.take(min(self._batch, left))
+                frames = self._backlog or self._decoder.take(min(self._batch, left))
                 if not frames:
                     break
-                left -= len(frames)
-                self.stats.messages_received += len(frames)
-                self.received(frames)
+                done = self.received(frames, until)
+                self.stats.messages_received += done
+                self._backlog = frames[done:] if done < len(frames) else []
+                left = left - done if perf_counter() < until else 0
         except RemoteProtocolError as error:
             self.refused(error)
         self._flush_due = scheduled
@@ -143,11 +152,13 @@ class FrameTransport(asyncio.BufferedProtocol):
 
     def _await_goodbye(self) -> None:
         """Look for a farewell only, while lingering: two sides that part at once need not wait."""
+        frames, self._backlog = self._backlog, []
         try:
-            while frames := self._decoder.take(FRAMES_PER_TURN):
+            while frames or (frames := self._decoder.take(FRAMES_PER_TURN)):
                 if any(map(self.is_goodbye, frames)):
                     self.hang_up()
                     return
+                frames = []
         except RemoteProtocolError:
             self._decoder.discard()
 

@@ -134,6 +134,15 @@ class RpcCancel(msgspec.Struct, rename="camel"):
     id: int
 
 
+class RefusedMessages(msgspec.Struct, rename="camel"):
+    """Notice that messages of the receiver are dropped. Sent only to peers that list the type."""
+
+    message_type: str  # of the latest one
+    scope: str  # the budget that was exceeded: "link" or "network"
+    count: int  # dropped on this link so far
+    reason: str = ""  # a sentence for people
+
+
 PAYLOADS: dict[str, type[msgspec.Struct]] = {
     "handshake": Handshake,
     "handshake_ack": HandshakeAck,
@@ -146,6 +155,7 @@ PAYLOADS: dict[str, type[msgspec.Struct]] = {
     "request": RpcRequest,
     "response": RpcResponse,
     "cancel": RpcCancel,
+    "refused": RefusedMessages,
 }
 
 _packer = msgspec.msgpack.Encoder()

