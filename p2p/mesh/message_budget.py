@@ -25,7 +25,7 @@ from typing import Final
 
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.network_group import is_local, network_group
-from p2p.base.token_bucket import Tokens
+from p2p.base.tokens import Tokens
 
 LINK_RATE: Final = 500_000.0  # microseconds a second
 LINK_BURST: Final = 1_000_000.0 * 2
