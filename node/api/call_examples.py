@@ -30,6 +30,8 @@ _VALUES: Final[Mapping[str, Any]] = {
     "key": "KEY",
     "limit": "10000",
     "direction": "paid",
+    "action": "ban",
+    "subject": "203.0.113.0/24",
     "payload": {},
 }
 # Optional fields without which an example would do nothing or something surprising.

@@ -32,10 +32,10 @@ from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
 from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.strategy import describe
-from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.dial_loop import Dialer, DialLoop
 from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import Refusal, SlotDecision, SlotLimits
+from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore

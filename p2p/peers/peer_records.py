@@ -8,9 +8,9 @@ from typing import Literal
 
 from p2p.addresses.address_book import INBOUND, Address, AddressBook
 from p2p.base.network_group import network_group
-from p2p.peers.peer_admission import PeerAdmission, Privilege
 from p2p.peers.dial_loop import DialLoop
 from p2p.peers.duplicate_links import SUSPECT_AFTER, LinkTable, silent_for
+from p2p.peers.peer_admission import PeerAdmission, Privilege
 from p2p.wire.link import Link, LinkStats
 from p2p.wire.messages import Capabilities
 

@@ -11,8 +11,8 @@ import msgspec
 
 from p2p.addresses.address_book import Address, AddressBook, PeerFound
 from p2p.addresses.peer_storage import Storage, StoredPeer, epoch, moment
-from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.duplicate_links import LinkTable
+from p2p.peers.peer_admission import PeerAdmission
 from p2p.wire.link import Carrier
 
 log = logging.getLogger(__name__)
