@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -24,6 +24,7 @@ from node.api.rate_limit import Verdict
 from node.api.stream_socket import add_stream
 from node.api.web_page import add_page
 from node.bitfinex import add_bitfinex
+from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.views.views import ServiceError
 
 log = logging.getLogger("node.api")
@@ -82,6 +83,8 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
     A page that resolves its own name to 127.0.0.1 (DNS rebinding) shows in the Host header; a
     cross-origin request or WebSocket shows in the Origin header. Neither can be set by the page.
     """
+    if isinstance(request.protocol, ProblemConnection):
+        request.protocol.requested()
     header = request.headers.get("Host", "")
     host = host_of(header)
     if not _named(host, request.app[HOSTS]) and (host is None or host != _own_address(request)):
@@ -192,16 +195,25 @@ class DebugAccessLog(AbstractAccessLogger):
 
 
 class _Server(web.Server):
+    connection_limits: ConnectionLimits
+
     def __call__(self) -> ProblemConnection:
-        return ProblemConnection(self, loop=self._loop, **self._kwargs)
+        return ProblemConnection(self, self.connection_limits, loop=self._loop, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
-    __slots__ = ()
+    __slots__ = ("connection_limits",)
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = _Server  # the only way in to the class of its connections
+        made = cast(_Server, server)
+        self.connection_limits = made.connection_limits = ConnectionLimits(
+            asyncio.get_running_loop(),
+            most=connections_allowed(limits.CONNECTIONS),
+            per_address=limits.CONNECTIONS_PER_ADDRESS,
+            header_timeout=limits.HEADER_TIMEOUT,
+        )
         return server
 
 
@@ -215,6 +227,7 @@ class ApiServer:
         self._rules = rules or AccessRules()
         self._tls = tls
         self._runner: _Runner | None = None
+        self._server: asyncio.Server | None = None
         self.url = ""
 
     @property
@@ -244,12 +257,20 @@ class ApiServer:
         await runner.setup()
         try:
             context = None if self._tls is None else self._tls.context
-            await web.TCPSite(runner, host, port, ssl_context=context).start()
+            # Not by web.TCPSite, which has no limit on the time of a TLS handshake.
+            self._server = await asyncio.get_running_loop().create_server(
+                _protocol_factory(runner),
+                host,
+                port,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else limits.TLS_TIMEOUT,
+                backlog=limits.BACKLOG,
+            )
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
-        bound = runner.addresses[0]
+        bound = self._server.sockets[0].getsockname()
         scheme = "http" if self._tls is None else "https"
         self.url = f"{scheme}://{_reachable(host, str(bound[0]))}:{bound[1]}"
         if not is_loopback(str(bound[0])) and self._tls is None:
@@ -265,8 +286,20 @@ class ApiServer:
     async def stop(self) -> None:
         """Closes streams and connections; requests in progress get a few seconds. Idempotent."""
         runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        if runner is None:
+            return
+        if self._server is not None:
+            self._server.close()
+        await runner.cleanup()
+        runner.connection_limits.close()
+
+
+def _protocol_factory(runner: _Runner) -> web.Server:
+    """The factory of the server's connections."""
+    server = runner.server
+    if server is None:
+        raise RuntimeError("the runner is not set up")
+    return server
 
 
 def _reachable(host: str, bound: str) -> str:

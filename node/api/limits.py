@@ -7,6 +7,11 @@ from typing import Final
 MAX_BODY: Final = 64 * 1024  # the longest sensible request is an order of a few hundred bytes
 READ_TIMEOUT: Final = 10.0  # a body that trickles in slower than this is given up
 HANDLER_TIMEOUT: Final = 30.0  # longer than any dial, ping or take; then 504, and the work goes on
+HEADER_TIMEOUT: Final = 10.0  # a connection without the headers of a request is cut after this
+TLS_TIMEOUT: Final = 10.0  # the same for its TLS handshake, which comes before
+CONNECTIONS: Final = 1024  # in all, or half of the files that the process may open
+CONNECTIONS_PER_ADDRESS: Final = 128  # of one IPv4 address or IPv6 /64 other than this machine
+BACKLOG: Final = 128  # connections that the system accepts ahead of the server
 KEEPALIVE: Final = 75.0  # an idle connection is closed after this
 SHUTDOWN_TIMEOUT: Final = 3.0  # requests in progress get this long when the node stops
 RATE_CLIENTS: Final = 10_000  # keys and addresses whose rate is remembered; about 2 MB

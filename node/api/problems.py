@@ -15,6 +15,7 @@ from aiohttp import web
 
 from exchange.orders.engine_context import CommandRejected
 from node.api.problem_codes import TRADING_CODES
+from node.http.connection_limits import ConnectionLimits
 from node.service.refusals import status_of
 from node.views.views import ServiceError
 from p2p.base.http_errors import ErrorAnsweringConnection
@@ -270,9 +271,35 @@ async def problem_middleware(
 
 
 class ProblemConnection(ErrorAnsweringConnection):
-    """aiohttp's connection, answering what is not even HTTP with problem details too."""
+    """aiohttp's connection, within limits, answering what is not even HTTP with problem details too."""
 
-    __slots__ = ()
+    __slots__ = ("_connection_limits",)
+
+    def __init__(
+        self, manager: web.Server, connection_limits: ConnectionLimits, **options: Any
+    ) -> None:
+        super().__init__(manager, **options)
+        self._connection_limits = connection_limits
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        if not self._connection_limits.add(self, address):
+            self.cut()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connection_limits.remove(self)
+        super().connection_lost(exc)
+
+    def requested(self) -> None:
+        """The headers of a request have come."""
+        self._connection_limits.requested(self)
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def error_response(
         self, request: web.BaseRequest, status: int, error: BaseException
