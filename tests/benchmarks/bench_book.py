@@ -13,8 +13,11 @@ import random
 import statistics
 import time
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from exchange.market import order_book
 from exchange.market.order_book import BUY, SELL, OrderBook
 from tests.benchmarks.book_peers import CANCEL, LIMIT, MARKET, PEERS, Operation, Ours
 from tests.benchmarks.report import Row
@@ -179,5 +182,51 @@ def collect() -> float:
     return time.perf_counter() - start
 
 
+def many_levels(quick: bool) -> list[Row]:
+    """Orders that open and close a level anywhere on a side with very many, next to a plain list."""
+    rows = []
+    for count in (4_000, 100_000) if quick else (4_000, 100_000, 1_000_000):
+        book = OrderBook()
+        for number in range(count):
+            book.append(number, SELL * (2 * number + 2), 1, number, 0)
+        gc.collect()
+        gc.freeze()
+        found = {}
+        for kind in ("book", "plain list"):
+            if kind == "plain list":
+                book.asks = list(book.asks)
+            with patched_levels(10**9 if kind == "plain list" else order_book.MANY_LEVELS):
+                found[kind] = min(open_and_close(book, count) for _ in range(3 if quick else 5))
+        gc.unfreeze()
+        note = "a level opened and closed anywhere, each an operation"
+        ours = found["book"]
+        rows.append(Row(f"operation with {count:,} levels", ours * 1e6, "us", note=note))
+        rows.append(
+            Row("the same, plain list", found["plain list"] * 1e6, "us", found["plain list"] / ours)
+        )
+    return rows
+
+
+@contextmanager
+def patched_levels(count: int) -> Iterator[None]:
+    before, order_book.MANY_LEVELS = order_book.MANY_LEVELS, count  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        order_book.MANY_LEVELS = before  # type: ignore[misc]
+
+
+def open_and_close(book: OrderBook, count: int) -> float:
+    """Seconds for one operation: half of them open a level at a free price, half close it again."""
+    rng = random.Random(5)
+    prices = [2 * number + 1 for number in rng.sample(range(count), min(count, 1000))]
+    start = time.process_time()
+    for key, price in enumerate(prices, count):
+        book.append(key, -price, 1, key, 0)
+    for key in range(count, count + len(prices)):
+        book.remove(key)
+    return (time.process_time() - start) / (2 * len(prices))
+
+
 def run(quick: bool) -> list[Row]:
-    return against_peers(quick) + at_rest(quick)
+    return against_peers(quick) + at_rest(quick) + many_levels(quick)

@@ -160,3 +160,44 @@ def test_a_long_run_with_deep_levels_gives_what_the_reference_gives(
         if step % 25 == 0:
             pair.compare()
     pair.compare()
+
+
+@pytest.mark.parametrize("many", [0, 3, 8])
+def test_a_side_with_many_levels_gives_what_the_reference_gives(
+    monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """With the bounds lowered, the prices move from list to SortedList and back."""
+    monkeypatch.setattr(book_module, "MANY_LEVELS", many)
+    monkeypatch.setattr(book_module, "FEW_LEVELS", many - 1)
+    rng = random.Random(many)
+    pair = Pair()
+    kinds = set()
+    for step in range(4000):
+        draw = rng.random()
+        side = rng.choice((1, -1))
+        price = rng.randint(20, 40) if side < 0 else rng.randint(5, 25)
+        if draw < (0.6 if step // 500 % 2 else 0.4):
+            name = "add" if draw < 0.1 else "submit"
+            pair.apply(name, (side, price, rng.randint(1, 5), step, "a"))
+        elif draw < 0.9:
+            pair.apply("remove", rng.randrange(1000))
+        else:
+            pair.apply("match", (side, rng.choice((None, price)), rng.randint(1, 30)))
+        kinds |= {type(pair.fast.bids).__name__, type(pair.fast.asks).__name__}
+        if step % 10 == 0:
+            pair.compare()
+    pair.compare()
+    assert kinds == {"list", "SortedList"}
+
+
+def test_a_long_side_is_a_sorted_list_until_it_is_much_shorter() -> None:
+    book = OrderBook()
+    for number in range(1, book_module.MANY_LEVELS + 2):
+        book.add(number, -1, number, 1, number, 0)
+    assert type(book.asks) is not list
+    for number in range(1, book_module.MANY_LEVELS // 2 + 10):
+        book.remove(number)
+    book.add(1, -1, 1, 1, 1, 0)
+    assert len(book.asks) < book_module.FEW_LEVELS
+    assert type(book.asks) is list
+    assert book.levels(-1, 2) == [(1, 1, 1), (4106, 1, 1)]
