@@ -1,10 +1,10 @@
-"""Instruments: markets with their ticks and lots, and exact conversion between decimals and integers.
+"""Instruments: markets with their price and quantity steps, limits and fees.
 
-A price is a whole number of ticks and a quantity a whole number of lots. Text and `Decimal` become
-integers here, and integers become text here; nothing else in the project does arithmetic on decimals,
-and binary floats are refused by type, because 0.1 is not a number that they have.
+A price is a whole number of ticks and a quantity a whole number of lots. Text and `Decimal` at the edge
+are converted to integers and back in this module only, exactly; nothing else in the project does
+arithmetic on decimals. Binary floats are rejected by type, because they cannot represent 0.1.
 
-Texts made here are canonical: plain digits, no exponent, no trailing zeros ("30000", "0.5", "0").
+Texts are canonical: plain digits, no exponent, no trailing zeros ("30000", "0.5", "0").
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-MAX_TICKS: Final = 10**9  # price * quantity of one order is then at most 10**18, a ninth of what a
-MAX_LOTS: Final = 10**9  # signed 64-bit column of SQLite holds
-MAX_TEXT: Final = 40  # characters of a number that are looked at; the longest acceptable one has 25
-MAX_DECIMALS: Final = 12  # of a tick or a lot; no asset in wide use is divided further in a price
-PPM: Final = 10**6  # fractions are kept in parts per million
+# With these, price * quantity of an order is at most 10**18, a ninth of the range of a signed 64-bit
+# column of SQLite.
+MAX_TICKS: Final = 10**9
+MAX_LOTS: Final = 10**9
+MAX_TEXT: Final = 40  # characters of a number; the longest acceptable one has 25
+MAX_DECIMALS: Final = 12  # of a tick or a lot; no asset in wide use has more in a price
+PPM: Final = 10**6  # fractions are parts per million
 
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{2,12}-[A-Z0-9]{2,12}")
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-# The least and the most that a fraction may be. Protection of 1 lets a market order buy at twice the
-# best price and sell at any.
+# Minimum and maximum of each fraction. A protection of 1 lets a market order buy at twice the best price
+# and sell at any.
 _FRACTIONS: Final = {
     "maker_fee": (Decimal("-0.01"), Decimal("0.1")),
     "taker_fee": (Decimal(0), Decimal("0.1")),
@@ -36,17 +38,17 @@ _FRACTIONS: Final = {
     "protection": (Decimal("0.000001"), Decimal(1)),
 }
 _SEPARATORS: Final = re.compile(r"[-/_: ]")
-# Every result that is not exact raises: no rounding can happen unseen.
+# Raises for every result that is not exact: no silent rounding.
 _EXACT: Final = Context(prec=60, traps=[Inexact, InvalidOperation])
 _ROUNDING: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
 
 
 class InstrumentsFileError(ValueError):
-    """A file of instruments cannot be used. The message names the file, the entry and the field."""
+    """Invalid file of instruments. The message names the file, the entry and the field."""
 
 
 class UnknownInstrument(KeyError):
-    """No such market. The message lists those that exist."""
+    """Unknown market. The message lists the known ones."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show the repr
@@ -54,11 +56,11 @@ class UnknownInstrument(KeyError):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One market. ValueError, which names the field, when one is not acceptable.
+    """One market. Invalid fields raise ValueError with the name of the field.
 
-    Symbol and steps define it and must be the same on all nodes. The rest is what this node asks of
-    orders that are placed with it. Fees are of what the side receives, and negative they are a rebate;
-    client accounts pay them, the house does not.
+    Symbol and steps define the market and must be equal on all nodes. All other fields apply to orders
+    placed with this node. Fees are fractions of the received amount, negative fees are rebates; client
+    accounts pay them, the house does not.
     """
 
     symbol: str  # "BTC-USD": base, then quote
@@ -71,10 +73,8 @@ class Instrument:
     max_notional: Decimal | None = None
     maker_fee: Decimal = Decimal(0)  # fraction, whole parts per million
     taker_fee: Decimal = Decimal(0)
-    price_band: Decimal | None = (
-        None  # how far from the reference price an order's may be: fraction
-    )
-    protection: Decimal = Decimal("0.05")  # how far from the best price a market order may trade
+    price_band: Decimal | None = None  # most distance from the reference price: fraction
+    protection: Decimal = Decimal("0.05")  # most distance of a market order from the best price
 
     def __post_init__(self) -> None:
         if not _SYMBOL.fullmatch(self.symbol) or self.base == self.quote:
@@ -115,13 +115,13 @@ class Instrument:
 
     @property
     def key(self) -> str:
-        """The name on the wire. It pins the definition: other steps are another key, so the books of
-        nodes that define a symbol differently never mix."""
+        """Name on the wire. It includes the steps, so that the books of nodes that define a symbol
+        differently never mix."""
         return f"{self.symbol}@{_text(self.tick)}/{_text(self.lot)}"
 
     @property
     def maker_ppm(self) -> int:
-        """The maker's fee in parts per million; negative is a rebate."""
+        """Fee of the maker in parts per million; negative: a rebate."""
         return int(self.maker_fee * PPM)
 
     @property
@@ -138,7 +138,7 @@ class Instrument:
 
     @property
     def price_decimals(self) -> int:
-        """Digits after the point that a price can have; for aligning columns."""
+        """Digits after the point of a price; for aligned columns."""
         return _decimals(self.tick)
 
     @property
@@ -146,11 +146,11 @@ class Instrument:
         return _decimals(self.lot)
 
     def to_ticks(self, price: str | Decimal) -> int:
-        """An exact number of ticks, 1 to MAX_TICKS. ValueError says what is wrong with the price."""
+        """Convert a price to ticks, 1 to MAX_TICKS. Raises ValueError unless it is exact."""
         return _to_steps("price", price, "tick", self.tick, MAX_TICKS)
 
     def to_lots(self, quantity: str | Decimal) -> int:
-        """An exact number of lots, 1 to MAX_LOTS. ValueError says what is wrong with the quantity."""
+        """Convert a quantity to lots, 1 to MAX_LOTS. Raises ValueError unless it is exact."""
         return _to_steps("quantity", quantity, "lot", self.lot, MAX_LOTS)
 
     def ticks_near(self, price: str | Decimal, *, up: bool) -> int:
@@ -168,13 +168,13 @@ class Instrument:
         return _text(_EXACT.multiply(Decimal(lots), self.lot))
 
     def notional(self, ticks: int, lots: int) -> Decimal:
-        """The exact value of `lots` at `ticks`, in the quote asset."""
+        """Return the exact value of `lots` at `ticks`, in the quote asset."""
         return _EXACT.multiply(Decimal(ticks * lots), _EXACT.multiply(self.tick, self.lot))
 
     def average_price_text(self, ticks_times_lots: int, lots: int) -> str:
-        """The average price of fills, from the sums of ticks * lots and of lots.
+        """Return the average price of fills, from the sums of ticks * lots and of lots.
 
-        An average need not be a multiple of the tick; it is rounded, half to even, eight digits below.
+        The average need not be a multiple of the tick; it is rounded half to even, eight digits below.
         """
         average = _ROUNDING.multiply(
             _ROUNDING.divide(Decimal(ticks_times_lots), Decimal(lots)), self.tick
@@ -184,13 +184,12 @@ class Instrument:
         )
 
 
-_FIELDS: Final = tuple(field.name for field in fields(Instrument))[
-    1:
-]  # in a file, symbol is the name
+# Fields in a file, where the name of the table is the symbol.
+_FIELDS: Final = tuple(field.name for field in fields(Instrument))[1:]
 
 
 class Instruments:
-    """The markets of a node. Iterating gives them in the order they were defined."""
+    """Markets of a node, in the order of their definition."""
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         self._by_symbol: dict[str, Instrument] = {}
@@ -206,17 +205,20 @@ class Instruments:
 
     @classmethod
     def default(cls) -> Instruments:
-        """The set that comes with the project: `instruments.toml` beside this module."""
+        """Return the default set: `instruments.toml` in the package `exchange`."""
         source = resources.files("exchange").joinpath("instruments.toml")
         return _parse(source.read_text(encoding="utf-8"), "instruments.toml")
 
     @classmethod
     def load(cls, path: Path | str) -> Instruments:
-        """The instruments of a TOML file, which replace the default set as a whole.
+        """Load the instruments of a TOML file, which replace the default set as a whole.
 
-        One table each, as in `instruments.toml`: `[BTC-USD]`, `tick = "0.1"`, `lot = "0.00001"`, and any
-        of the other fields of `Instrument`. Numbers may be written as text or bare; either way the
-        digits count as written. Raises InstrumentsFileError.
+        The file has a table for each instrument like `instruments.toml`: `[BTC-USD]`, `tick = "0.1"`,
+        `lot = "0.00001"`, and any other fields of `Instrument`. Numbers may be text or bare; either way
+        their digits count as written.
+
+        Raises:
+            InstrumentsFileError: an unreadable or invalid file.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -239,7 +241,7 @@ class Instruments:
         return isinstance(name, str) and self.find(name) is not None
 
     def find(self, name: str) -> Instrument | None:
-        """Like `[]`, with None for an unknown or ambiguous name."""
+        """Look a market up like `[]`, with None for an unknown or ambiguous name."""
         upper = name.strip().upper()
         exact = self._by_symbol.get(_SEPARATORS.sub("-", upper))
         if exact is not None:
@@ -250,7 +252,8 @@ class Instruments:
     def __getitem__(self, name: str) -> Instrument:
         """Look a market up; "btc-usd", "BTC/USD" and (when unambiguous) "BTCUSD" are BTC-USD.
 
-        Raises UnknownInstrument with the known symbols and the closest match.
+        Raises:
+            UnknownInstrument: with the known symbols and the closest match.
         """
         found = self.find(name)
         if found is not None:
@@ -270,51 +273,47 @@ class Instruments:
 
 def _parse(text: str, name: str) -> Instruments:
     try:
-        tables = tomllib.loads(text, parse_float=str)  # the digits as they were written
+        tables = tomllib.loads(text, parse_float=str)  # keeps the digits as written
     except ValueError as error:
         raise InstrumentsFileError(f"{name}: not valid TOML: {error}") from error
-    found: list[Instrument] = []
-    for entry, table in tables.items():
-        where = f"{name}: [{entry}]"
-        if not isinstance(table, dict):
-            raise InstrumentsFileError(
-                f"{name}: {entry}: expected tables such as [BTC-USD], got {table!r}"
-            )
-        for field in table:
-            if field not in _FIELDS:
-                raise InstrumentsFileError(
-                    f"{where} {field}: unknown field, expected tick and lot, and maybe "
-                    + ", ".join(_FIELDS[2:])
-                )
-        for field in ("tick", "lot"):
-            if field not in table:
-                raise InstrumentsFileError(
-                    f"{where} {field}: missing; expected the step of "
-                    + (
-                        'prices, such as "0.01"'
-                        if field == "tick"
-                        else 'quantities, such as "0.001"'
-                    )
-                )
-        try:
-            found.append(
-                Instrument(entry.upper(), **{field: _bare(value) for field, value in table.items()})
-            )
-        except ValueError as error:
-            raise InstrumentsFileError(f"{where} {error}") from error
+    found = [_instrument(name, entry, table) for entry, table in tables.items()]
     try:
         return Instruments(found)
     except ValueError as error:
         raise InstrumentsFileError(f"{name}: {error}") from error
 
 
+def _instrument(name: str, entry: str, table: Any) -> Instrument:
+    where = f"{name}: [{entry}]"
+    if not isinstance(table, dict):
+        raise InstrumentsFileError(
+            f"{name}: {entry}: expected tables such as [BTC-USD], got {table!r}"
+        )
+    for field in table:
+        if field not in _FIELDS:
+            optional = ", ".join(_FIELDS[2:])
+            raise InstrumentsFileError(
+                f"{where} {field}: unknown field, expected tick and lot, and maybe {optional}"
+            )
+    for field, steps in (
+        ("tick", 'prices, such as "0.01"'),
+        ("lot", 'quantities, such as "0.001"'),
+    ):
+        if field not in table:
+            raise InstrumentsFileError(f"{where} {field}: missing; expected the step of {steps}")
+    try:
+        return Instrument(entry.upper(), **{field: _bare(value) for field, value in table.items()})
+    except ValueError as error:
+        raise InstrumentsFileError(f"{where} {error}") from error
+
+
 def _bare(value: Any) -> Any:
-    """A whole number of TOML as Decimal; what else it may be is judged where steps are."""
+    """Convert a bare whole number of TOML to Decimal; other types are checked by `Instrument`."""
     return Decimal(value) if type(value) is int and abs(value) < 10**MAX_TEXT else value
 
 
 def _number(what: str, value: str | Decimal) -> Decimal:
-    """Text or Decimal as a finite Decimal of bounded size. Nothing costly is done with what is not."""
+    """Convert text or Decimal to a finite Decimal of bounded size, at a bounded cost."""
     if isinstance(value, str):
         shown = repr(value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…")
         if len(value) > MAX_TEXT:
@@ -331,7 +330,7 @@ def _number(what: str, value: str | Decimal) -> Decimal:
     if value and (
         len(value.as_tuple().digits) > MAX_TEXT or not -MAX_TEXT < value.adjusted() < MAX_TEXT
     ):
-        raise ValueError(f"{what}: more digits than any {what} has")
+        raise ValueError(f"{what}: too many digits, at most {MAX_TEXT}")
     return value
 
 
@@ -408,7 +407,7 @@ def _decimals(number: Decimal) -> int:
 
 
 def _text(number: Decimal) -> str:
-    """Plain digits without exponent or trailing zeros."""
+    """Return plain digits without exponent or trailing zeros."""
     if not number:
         return "0"
     text = format(number, "f")
