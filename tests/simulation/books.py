@@ -45,7 +45,7 @@ class Command:
 
 
 class Books:
-    """One node's."""
+    """Books of one node."""
 
     def __init__(self, node: int, node_id: str, operator: Operator) -> None:
         self.node = node
@@ -183,7 +183,7 @@ class Books:
         sheet.expected["fees", fill.fee_asset] += fill.fee
 
     def house_posting(self, drained: Drained, fill: Fill) -> Posting | None:
-        """What a fill did to the house's balance of the base asset; None: nothing."""
+        """Return the posting of a fill to the house's balance of the base asset; None: no posting."""
         base = self.operator.worth(fill.market).base
         transactions = [r for r in drained.records if isinstance(r, Transaction)]
         for transaction in transactions:
@@ -209,7 +209,7 @@ class Books:
             raise Violation("money_survives", f"node {self.node} was told and forgot {lost}")
 
     def deposited(self) -> dict[str, Fraction]:
-        """What came in less what left, by asset, of the commands that the disk has."""
+        """Return deposits less withdrawals by asset, of the commands on the disk."""
         sums: dict[str, Fraction] = {}
         for note in self.disk.notes:
             command = self.commands[note]

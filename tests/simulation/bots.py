@@ -1,4 +1,4 @@
-"""What clients do: every kind of order, changes to them, money in and out, all drawn from one generator."""
+"""Clients: orders of every type, amendments, deposits and withdrawals, drawn from one generator."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What operators do and clients with keys, drawn from a generator of their own: payments between nodes,
-accounts frozen and thawed, keys made and revoked, signed requests and copies of them.
+"""Operators and clients with keys, drawn from a generator of their own: payments between nodes, accounts
+frozen and thawed, keys created and revoked, signed requests and copies of them.
 
-A payment is written down by both nodes. An operator who was not told that it is durable looks for its note
-in the ledger before writing it down again.
+Both nodes record a payment. An operator without confirmation that it is durable looks for its note in the
+ledger before recording it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DIGITS = (13, 16)  # of nonces that count in milliseconds, and in microseconds
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """One node's half of a payment. `amount`: above zero it was paid."""
+    """Half of a payment, on one node. `amount`: positive: the node has paid."""
 
     node: Node
     peer: str
@@ -74,7 +74,7 @@ class Clerks:
 
     @property
     def done(self) -> bool:
-        """Whether every payment is on the disks of both."""
+        """Report if every payment is on the disks of both nodes."""
         return not self._unwritten
 
     def _some(self, *, serving: bool = True) -> Node | None:

@@ -35,7 +35,7 @@ class Scheduler:
 
 
 class Trace:
-    """What happened, as a hash over all of it and the last few hundred entries as text."""
+    """Log of a run: a hash over all entries, and the last few hundred as text."""
 
     def __init__(self, clock: Scheduler, echo: Callable[[str], None] | None = None) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""What survives a crash: tables in memory with the journal's meaning, or the real journal in a file.
+"""Disk of a node, which survives a crash: tables in memory with the journal's meaning, or the real journal in a file.
 
 `commit` gets the records as they were at the drain. The memory disk keeps them encoded, so nothing on
 it can change with the objects of a node that went on running. It folds the records by itself: what it is
@@ -49,7 +49,7 @@ def _unpack(data: bytes, kind: Any) -> Any:
 
 
 class DiskError(Exception):
-    """What no engine may put: the same fill twice, or another decision in place of a final one."""
+    """Invalid record of an engine: a second copy of a fill, or a change of a final decision."""
 
 
 class Disk(Protocol):
@@ -70,7 +70,7 @@ class Disk(Protocol):
         ...
 
     def past(self) -> Past:
-        """What statements are made of."""
+        """Source of statements."""
         ...
 
     def reopen(self) -> None:

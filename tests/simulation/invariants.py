@@ -1,4 +1,4 @@
-"""What must always hold. Each function raises `Violation` when it does not.
+"""Invariants. Each function raises `Violation` when its invariant does not hold.
 
 The first line of each docstring is the invariant as the design states it. The functions judge what a
 `Watch` recorded from outside: they read feeds, fills and answers, never the engine's own book-keeping

@@ -1,6 +1,6 @@
-"""What must always hold of money. Each function raises `Violation` when it does not.
+"""Invariants of money. Each function raises `Violation` when its invariant does not hold.
 
-They judge amounts that a `Books` has put together from what a node wrote to its disk.
+The functions compare amounts that a `Books` has computed from the records on a node's disk.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def covered(node: int, ledger: Ledger, holds: Mapping[tuple[int, str], int]) -> 
 
 
 def holds_of(orders: Iterable[Order], worths: Mapping[str, Worth]) -> dict[tuple[int, str], int]:
-    """What open orders of clients may still cost, by (account, asset); of a pair the greater."""
+    """Return the most that open orders of clients may still cost, by (account, asset); of a pair the greater."""
     orders = [order for order in orders if order.account and not order.done]
     numbers = {order.number for order in orders}
     most: dict[tuple[int, str, int], int] = {}
@@ -101,7 +101,7 @@ def money_survives(
     holds: Mapping[tuple[int, str], int],
     factors: Mapping[str, int],
 ) -> None:
-    """What was acknowledged to a client is still there after kill -9.
+    """Acknowledged commands survive kill -9.
 
     Here: balances and holds after a restart are those on the disk. `factors`: an asset may be counted
     in smaller units since.

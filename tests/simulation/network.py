@@ -28,7 +28,7 @@ Edge = tuple[int, int]  # lower number first
 
 
 class End(Protocol):
-    """What the network asks of a node."""
+    """Methods of a node that the network calls."""
 
     running: bool
     boots: int  # how often it has started
@@ -42,7 +42,7 @@ class End(Protocol):
 
 @dataclass(slots=True)
 class Conditions:
-    """What links are like. Seconds and probabilities."""
+    """Conditions of links. Seconds and probabilities."""
 
     datagrams: bool
     delay: tuple[float, float]  # base delay of an edge is drawn from here
@@ -151,7 +151,7 @@ class Network:
             self.ends[end].link_down(peer)
 
     def break_link(self, edge: Edge, *, silently: bool) -> None:
-        """What is under way is lost. Silently: the ends learn it by hearing nothing."""
+        """Break a link; messages under way are lost. `silently`: the ends notice it by timeouts only."""
         link = self._links.get(edge)
         if link is None or not link.open:
             return
@@ -212,7 +212,7 @@ class Network:
 
     @property
     def whole(self) -> bool:
-        """Whether every edge has a link that both ends believe in."""
+        """Report if every edge has a link that both ends consider up."""
         return all(
             (link := self._links.get(edge)) is not None and link.open and len(link.up) == 2
             for edge in self.edges

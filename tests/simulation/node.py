@@ -1,4 +1,4 @@
-"""One simulated node: the production engine and router, a disk, clocks, and the glue between them.
+"""Simulated node: the production engine and router, a disk, clocks, and the glue between them.
 
 The glue does what the daemon does. Inputs change the engine at once; a drain's records are committed in
 order and some time later; only then do its messages leave and its acknowledgements count. A crash
@@ -53,7 +53,7 @@ _codec = Codec()
 
 @dataclass(slots=True)
 class Habits:
-    """How this node's machine behaves. Seconds."""
+    """Behaviour of this node's machine. Seconds."""
 
     commit: tuple[float, float]  # how long until a drain is durable
     pipelined: bool  # drains while the one before is still being written
@@ -65,7 +65,7 @@ class Habits:
 
 @dataclass(slots=True)
 class Acknowledgement:
-    """What the client is told when the drain is durable."""
+    """Acknowledgement of a command, sent when the drain is durable."""
 
     command: str  # submit, amend, cancel
     order: Order  # a copy
@@ -73,7 +73,7 @@ class Acknowledgement:
 
 @dataclass(slots=True)
 class Receipt:
-    """The same, of what is no order: `tell` is called."""
+    """Confirmation of any other change: `tell` is called."""
 
     tell: Callable[[], None]
 
@@ -86,7 +86,7 @@ class _Commit:
 
 @dataclass(slots=True)
 class Client:
-    """Who gives this node orders: remembers what it has not been told."""
+    """Client of this node with its unacknowledged commands."""
 
     unanswered: dict[tuple[int, str], NewOrder] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The production desk under watch: what it decides is told before it is carried out."""
+"""Production parts of the order manager that report every decision to the watch before carrying it out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.simulation.watch import Watch
 
 
 class WatchedMatching(Matching):
-    """The production matching; tells the watch of every decision before it is carried out."""
+    """Production matching that reports every decision before carrying it out."""
 
     watch: Watch
     engine: Engine
@@ -35,7 +35,7 @@ class WatchedMatching(Matching):
 
 
 class WatchedFastPath(FastPath):
-    """The production short way; tells the watch of every trade before it is carried out, one by one."""
+    """Production fast path that reports every trade before carrying it out, one by one."""
 
     watch: Watch
     engine: Engine
@@ -70,7 +70,7 @@ class WatchedFastPath(FastPath):
 
 
 class WatchedTakerSide(TakerSide):
-    """The production side of the taker; tells the watch of every answer before it counts."""
+    """Production taker side that reports every answer before processing it."""
 
     watch: Watch
     engine: Engine
@@ -82,7 +82,7 @@ class WatchedTakerSide(TakerSide):
 
 
 def watched(engine: Engine, number: int, watch: Watch) -> Engine:
-    """`engine`, with its desk under watch. Nothing is decided before `resume`, so it misses nothing."""
+    """Put an engine's order manager under watch. Nothing is decided before `resume`, so nothing is missed."""
     manager = engine.orders
     manager.matching.__class__ = WatchedMatching
     manager.taker_side.__class__ = WatchedTakerSide

@@ -30,7 +30,7 @@ EVERY = 0.1  # seconds between orders of a client that does not wait
 
 @dataclass(slots=True)
 class Start:
-    """What came of a start. `kind`: forked, noticed, unnoticed; current when nothing was missing."""
+    """Result of a start. `kind`: forked, noticed, unnoticed; current when nothing was missing."""
 
     kind: str
     at: float  # seconds after it
@@ -77,7 +77,7 @@ def start_old_copy(settings: Settings, directory: Path, *, busy: bool) -> Start:
 
 
 def _lacks(node: Node, world: World) -> bool:
-    """Whether the network has seen more of the node's feeds than its disk holds."""
+    """Report if the network has more of the node's feeds than its disk."""
     recovered: Recovered = node.disk.recover()
     held = Counter[str]()
     for feed in recovered.feeds:

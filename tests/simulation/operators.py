@@ -1,6 +1,6 @@
-"""What a node's operator has set up: instruments and fees, client accounts, credit limits.
+"""Settings of a node's operator: instruments and fees, client accounts, credit limits.
 
-The figures are worked out here once more, so that the watch need not ask the engine for them.
+The figures are computed here independently, so that the watch does not depend on the engine's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FINER = [
 
 @dataclass(slots=True, frozen=True)
 class Worth:
-    """What a market's ticks and lots are worth in units of its assets, and its fees."""
+    """Worth of a market's ticks and lots in units of its assets, and its fees."""
 
     base: str
     quote: str

@@ -1,7 +1,7 @@
-"""What was promised with each order, and the invariants that hold each kind of order to it.
+"""Guarantees of each order, and the invariants that check them by order type.
 
-A `Spec` is an order as it was asked for. Amends add versions to it: until the client has heard of one,
-a crash may take it back, so what happens may follow any version that is still possible.
+A `Spec` is an order as it was placed. Amendments add versions to it: a crash may undo an unacknowledged
+one, so the order may follow any version that is still possible.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.simulation.invariants import Violation
 
 @dataclass(slots=True, frozen=True)
 class Version:
-    """What an amend can change."""
+    """Amendable fields."""
 
     price: int | None
     quantity: int
@@ -172,8 +172,8 @@ def given_up_at_once(order: Order, reserving: int) -> None:
 
 
 def shown_as_promised(event: Event, spec: Spec) -> None:
-    """What an owner does not show is in no feed: of an iceberg no more than its slice, and nothing of a
-    hidden order but its trades."""
+    """Hidden quantities are in no feed: of an iceberg no more than its slice, and nothing of a hidden order
+    but its trades."""
     if isinstance(event, (Opened, Filled)) and event.side != spec.side:
         raise Violation("shown_as_promised", f"{event} of {spec}")
     shown = getattr(event, "shown", 0)
@@ -187,8 +187,8 @@ def shown_as_promised(event: Event, spec: Spec) -> None:
 
 
 def hidden_trades_only(events: Mapping[int, Event], hidden: Mapping[int, Spec]) -> None:
-    """What an owner does not show is in no feed: of an iceberg no more than its slice, and nothing of a
-    hidden order but its trades.
+    """Hidden quantities are in no feed: of an iceberg no more than its slice, and nothing of a hidden order
+    but its trades.
 
     At the end, over all events of one feed: a hidden order is opened for what it trades at once.
     """
@@ -218,7 +218,7 @@ def feeds_tell_the_trades(owner: str, events: Mapping[int, Event], fills: Sequen
 
 
 def survives(told: Order, command: str, found: Order | None, spec: Spec, name: str) -> None:
-    """What was acknowledged to a client is still there after kill -9."""
+    """Acknowledged commands survive kill -9."""
     if found is None:
         raise Violation("survives", f"{name} was acknowledged and is gone")
     now = found

@@ -97,8 +97,7 @@ class Register:
     # Restarts
 
     def started(self, engine: Engine) -> None:
-        """What was acknowledged to a client is still there after kill -9: a freeze, a key, that a key is
-        revoked, that a nonce is used."""
+        """Acknowledged commands survive kill -9: freezes, keys, revocations, used nonces."""
         for name, possible in self._possible.items():
             match name:
                 case ("frozen", int(number)):
@@ -160,7 +159,7 @@ class Register:
 
 
 def let_in(engine: Engine, key: Key, nonce: int) -> bool:
-    """Whether a signed request is; if so, its nonce is used."""
+    """Report if a signed request is admitted; an admitted one uses its nonce."""
     message = b"order %d" % nonce
     try:
         engine.accounts.authenticate(key.name, nonce, message, key.signature(message))

@@ -1,4 +1,4 @@
-"""What a run is like, drawn from its seed alone."""
+"""Settings of a run, drawn from its seed alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DELAYS = {
 
 @dataclass(slots=True)
 class Faults:
-    """How many of each while there is activity, and how likely at each take or answer to one."""
+    """Number of faults of each kind during activity, and their probability at each take or answer."""
 
     crashes: int = 0
     stops: int = 0
@@ -32,7 +32,7 @@ class Faults:
 
 @dataclass(slots=True)
 class Trading:
-    """What is traded with and how, beyond limit and market orders of the house in bare lots."""
+    """Trading beyond limit and market orders of the house in bare lots."""
 
     instruments: bool = False  # with fees, and amounts in units of the assets
     finer: float = (

@@ -39,7 +39,7 @@ from tests.simulation.keys import RealKeys
 
 
 class Past(Protocol):
-    """What a statement is made of: the part of `exchange.journal.archive.Archive` that it asks for."""
+    """Part of `exchange.journal.archive.Archive` that statements use."""
 
     def cut(self) -> tuple[int, int]: ...
 
@@ -82,7 +82,7 @@ class Listed:
 
 @dataclass(slots=True)
 class Side:
-    """One node: who it is, and what its disk has."""
+    """Node of a statement: its identity and its disk."""
 
     keys: RealKeys
     past: Past

@@ -1,4 +1,4 @@
-"""That the simulation can fail: deliberate bugs, each of which some seed of a small range must show.
+"""Deliberate bugs, each of which some seed of a small range must show: the simulation can fail.
 
 A bug is a change of production code (or of the glue, where the daemon could have it) for one test.
 """
@@ -239,7 +239,7 @@ def _fee_to_nobody(self: Any, legs: list[Any], account: int, asset: str, fee: in
 
 
 def rounds_fees_down(patch: Patch) -> None:
-    """What is left of a unit is the client's."""
+    """The remainder of a unit is the client's."""
     patch.setattr(ledger, "PPM", _Floor(ledger.PPM))
 
 
@@ -261,7 +261,7 @@ def pays_the_taker_the_makers_fee(patch: Patch) -> None:
 
 
 def owes_the_wrong_node(patch: Patch) -> None:
-    """What a maker comes to owe is put down to itself."""
+    """The debt of a maker is recorded against this node itself."""
     maker_fill = fills.FillRecorder.maker_fill
 
     def mistaken(self: Any, now: float, order: Any, **fill: Any) -> None:
@@ -351,8 +351,8 @@ def commits_what_it_gave_up(patch: Patch) -> None:
     patch.setattr(take_protocol.PendingTakes, "_message", confused)
 
 
-def leaves_the_sibling(patch: Patch) -> None:
-    """When one of a pair trades, the other one stays."""
+def leaves_the_linked_order(patch: Patch) -> None:
+    """After a trade of one order of a pair the other order stays."""
     patch.setattr(fills.FillRecorder, "_after", lambda self, now, order: None)
 
 
@@ -474,7 +474,7 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (keeps_reservations_for_a_moment, {"all_or_nothing"}),
     (waits_for_the_silent, {"given_up_at_once"}),
     (commits_what_it_gave_up, {"both_sides", "one_event_per_number", "never_overfilled"}),
-    (leaves_the_sibling, {"one_of_a_pair"}),
+    (leaves_the_linked_order, {"one_of_a_pair"}),
     (triggers_too_early, {"stop_waits"}),
     (post_only_takes, {"post_only_rests"}),
     (shows_the_whole_iceberg, {"shown_as_promised"}),

@@ -1,6 +1,6 @@
-"""That the simulation can fail: deliberate bugs in payments between nodes, statements, frozen accounts, keys.
+"""Deliberate bugs in payments between nodes, statements, frozen accounts and keys.
 
-As in test_catches_bugs.py, which has those of orders, takes, feeds and the ledger.
+See test_catches_bugs.py, which has those of orders, takes, feeds and the ledger.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pays_again_at_the_start(patch: Patch) -> None:
 
 
 def takes_paid_for_received(patch: Patch) -> None:
-    """What a node has paid is put down as what it was paid."""
+    """A payment by a node is recorded as a payment to it."""
     settle = ledger.Ledger.settle
 
     def wrongly(self: Any, time: int, peer: str, asset: str, amount: int, note: str) -> int:
@@ -102,7 +102,7 @@ def thaws_at_the_start(patch: Patch) -> None:
 
 
 def does_not_write_freezes(patch: Patch) -> None:
-    """That an account is frozen is not in the journal."""
+    """Freezes are not in the journal."""
 
     def unwritten(self: Any, number: int) -> Any:
         account = msgspec.structs.replace(self._known(number), frozen=True)
@@ -142,12 +142,12 @@ def _keeps_out(patch: Patch, name: str, kind: type[Any]) -> None:
 
 
 def does_not_write_nonces(patch: Patch) -> None:
-    """That a nonce was used is not in the journal."""
+    """Used nonces are not in the journal."""
     _keeps_out(patch, "authenticate", PutNonce)
 
 
 def does_not_write_revocations(patch: Patch) -> None:
-    """That a key was revoked is not in the journal."""
+    """Revocations of keys are not in the journal."""
     _keeps_out(patch, "revoke", ApiKey)
 
 

@@ -40,7 +40,7 @@ def test_a_node_that_restarts_with_a_new_id_is_healed_within_seconds(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_so_is_one_that_says_nothing_by_itself(seed: int):
+def test_a_passive_node_is_found_too(seed: int):
     assert scenarios.silent_restart(seed) < 5
 
 

@@ -227,7 +227,7 @@ class Watch:
         self._news[node].setdefault(order, []).append((result.number, left))
 
     def _offers(self, engine: Engine, node: int, now: float, taker: Order) -> list[Offer]:
-        """What crosses `taker`, worked out from feeds, leases, own takes and answers."""
+        """Return the orders that cross `taker`, computed from feeds, leases, own takes and answers."""
         own = self.node_ids[node]
         limit = taker.price if taker.price is not None else taker.worst_price or None
         limited = bool(engine.ledger.credit)
@@ -444,9 +444,8 @@ class Watch:
 
 
 def _next_slice(engine: Engine, number: int, taker: Order) -> bool:
-    """Whether an own iceberg shows what it shows since `taker`, a fill-or-kill order that had planned by
-    then with whom it trades. That slice is behind all others at its price, but for those of clocks that
-    are far ahead."""
+    """Report if an own iceberg's slice is newer than the plan of `taker`, a fill-or-kill order. Such a slice
+    is behind all others at its price, except those of clocks that are far ahead."""
     found = engine.order_store.get(number)
     shown = 0 if found is None or not found.display_quantity else found.priority or found.time
     return taker.tif == "fok" and shown > taker.time

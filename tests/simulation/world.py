@@ -33,7 +33,7 @@ PATIENT_SKEW = 2.0  # seconds; a clock that is set further may end a reservation
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run came to. `failed` is the violated invariant, None when all hold."""
+    """Result of a run. `failed` is the violated invariant, None when all hold."""
 
     seed: int
     failed: str | None
@@ -211,7 +211,7 @@ class World:
         return Side(node.keys, disk.past(), took, decimals, engine.us(node.now))
 
     def _recovers(self, node: Node) -> None:
-        """What was acknowledged to a client is still there after kill -9: all of it, at the end."""
+        """Acknowledged commands survive kill -9: all of them, at the end."""
         node.disk.reopen()
         again = Engine(
             node.keys,

@@ -1,4 +1,4 @@
-"""What a DHT of our nodes goes through, and what it comes to."""
+"""Scenarios of a DHT of our nodes, and their results."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def network_of(
 
 @dataclass(slots=True)
 class Churn:
-    """What `churn` came to."""
+    """Result of `churn`."""
 
     steady: Lookups
     churning: Lookups
@@ -160,7 +160,7 @@ def churn(
 
 
 def all_know(hosts: Iterable[Host], place: Address, node_id: bytes) -> bool:
-    """Whether every one of them has this id, and no other, for that address."""
+    """Report if every node has this id, and no other, for that address."""
     contacts = [host.node._core.table.at(place) for host in hosts]
     return all(contact is not None and contact.id == node_id for contact in contacts)
 
@@ -207,8 +207,8 @@ def silent_restart(seed: int, nodes: int = 8) -> float:
 
 
 def dead_node(seed: int, nodes: int = 8, one_way: float = 0.001) -> dict[str, float]:
-    """One of few nodes dies. Seconds that lookups take, before, in the first second, and later. `one_way`:
-    the least delay of a datagram; the largest is 1 ms more, and twice that at most."""
+    """Kill one of few nodes. Returns the seconds of lookups before, in the first second, and later.
+    `one_way`: the least delay of a datagram; the largest is 1 ms more, and twice that at most."""
     most = min(2 * one_way, one_way + 0.001)
     network = network_of(nodes, seed, Conditions(latency=(one_way, most), jitter=0.0002, loss=0.0))
     asker = network.hosts[address(2)]

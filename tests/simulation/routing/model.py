@@ -24,7 +24,7 @@ Load = tuple[float, float, float]  # in flight, latency estimate, service time
 
 
 class Policy(Protocol):
-    """What the simulated caller asks of a routing policy; `p2p.adaptive.AdaptiveRouter` is one."""
+    """Methods of a routing policy that the simulated caller uses; `p2p.adaptive.AdaptiveRouter` is one."""
 
     def pick(self, now: float, candidates: Sequence[int], exclude: Sequence[int] = ()) -> int: ...
     def on_send(self, now: float, peer: int) -> object: ...
@@ -34,7 +34,7 @@ class Policy(Protocol):
 
 
 class Server:
-    """One worker. `mode` is ok, fail (refuses at once), hang (never answers) or down (as fail, and
+    """Worker. `mode` is ok, fail (refuses at once), hang (never answers) or down (as fail, and
     what was inside is reset)."""
 
     def __init__(self, world: World, number: int, mean: float, slots: int) -> None:

@@ -51,7 +51,7 @@ def makers(callers: int) -> dict[str, Make]:
 
 @dataclass
 class Scenario:
-    """One workload. `script` is given the world before it starts and plans what happens in it."""
+    """Workload. `script` receives the world before its start and schedules the events in it."""
 
     name: str
     figures: tuple[str, ...]

@@ -1,8 +1,8 @@
-"""How senders behave: ours beside the field's. Each decides for one sender.
+"""Strategies of senders: ours beside those of common libraries. Each decides for one sender.
 
-`first` and `again` say when the next first try or retry may go (0: now; a time: ask again then; inf: after
-a result). `backoff` is the wait after a failed attempt; None gives the message up. The rules of others
-were written from their public descriptions and defaults.
+`first` and `again` return the time of the next first attempt or retry (0: now; a time: call again then;
+inf: after a result). `backoff` is the wait after a failed attempt; None gives the message up. The
+strategies of others were written from their public descriptions and defaults.
 """
 
 from __future__ import annotations

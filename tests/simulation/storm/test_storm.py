@@ -69,7 +69,7 @@ def test_it_serves_peers_that_report_no_load_nearly_as_well(scenario: str, multi
     assert median(found, "errors") < 0.005
 
 
-def test_the_simulated_server_is_taken_down_by_those_who_do_not_care() -> None:
+def test_uncontrolled_senders_overload_the_simulated_server() -> None:
     naive = simulate(replace(BY_NAME["1 sender"], horizon=5.0), "naive", 2000)
     assert naive.crashes >= 2
     assert naive.errors > 0.95
@@ -94,7 +94,7 @@ def test_the_same_seed_tells_the_same_story() -> None:
     assert first != simulate(BY_NAME["20 senders"], OURS, 8)
 
 
-def test_the_table_says_never_and_json_says_null() -> None:
+def test_a_missing_recovery_is_never_in_the_table_and_null_in_json() -> None:
     scenario = BY_NAME["1 sender"]
     found = {"drain": inf, "errors": 0.5, "others_failed": 0.0, "lost": 3.0}
     found |= {"attempts": 2.0, "peak": 1.5, "crashes": 1.0}

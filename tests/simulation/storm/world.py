@@ -128,7 +128,7 @@ class Sender:
 
 
 class World:
-    """One run of one scenario."""
+    """Run of a scenario."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ def with_fees(maker: str, taker: str, **rules: Any) -> Instrument:
     )
 
 
-class Desks(Network):
+class CoinNetwork(Network):
     """n nodes that trade COIN-USD."""
 
     def __init__(self, n: int = 1, *, instrument: Instrument = COIN, **options: Any) -> None:

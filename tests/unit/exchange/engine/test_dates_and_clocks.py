@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from order_kit import KEY, Desks, state
+from order_kit import KEY, CoinNetwork, state
 
 from exchange.model.records import Order
 
 SECOND = 1_000_000
 
 
-def bid_for_a_second(net: Desks, quantity: int = 5) -> Order:
+def bid_for_a_second(net: CoinNetwork, quantity: int = 5) -> Order:
     expires = net[0].us(net.now) + SECOND
     return net.bid(0, 100, quantity, tif="gtd", expires=expires)
 
 
 def test_an_order_that_comes_after_the_date_does_not_trade_before_the_next_tick() -> None:
-    net = Desks()
+    net = CoinNetwork()
     bid = bid_for_a_second(net)
     net.now += 1.0
     ask = net.ask(0, 100, 5)
@@ -25,14 +25,14 @@ def test_an_order_that_comes_after_the_date_does_not_trade_before_the_next_tick(
 
 
 def test_an_order_just_before_the_date_trades() -> None:
-    net = Desks()
+    net = CoinNetwork()
     bid = bid_for_a_second(net)
     net.now += 0.999
     assert net.ask(0, 100, 5).filled == bid.filled == 5
 
 
 def test_another_nodes_take_after_the_date_is_refused_before_the_next_tick() -> None:
-    net = Desks(2)
+    net = CoinNetwork(2)
     bid = bid_for_a_second(net)
     net.exchange()
     ask = net.ask(1, 100, 5)
@@ -46,7 +46,7 @@ def test_another_nodes_take_after_the_date_is_refused_before_the_next_tick() -> 
 
 
 def test_after_a_restart_an_order_whose_date_has_passed_asks_nobody() -> None:
-    net = Desks(2)
+    net = CoinNetwork(2)
     bid = bid_for_a_second(net)
     net.exchange()
     net.kill(0)
@@ -60,7 +60,7 @@ def test_after_a_restart_an_order_whose_date_has_passed_asks_nobody() -> None:
 
 
 def test_amending_after_the_date_is_too_late() -> None:
-    net = Desks()
+    net = CoinNetwork()
     bid = bid_for_a_second(net)
     net.now += 1.0
     with pytest.raises(Exception, match="cancelled"):
@@ -69,7 +69,7 @@ def test_amending_after_the_date_is_too_late() -> None:
 
 @pytest.mark.parametrize("change", ["slice", "price", "quantity"])
 def test_an_order_keeps_losing_its_place_after_the_clock_was_set_back(change: str) -> None:
-    net = Desks(2)
+    net = CoinNetwork(2)
     bid = net.bid(0, 100, 10, display_quantity=2)
     net.exchange()
     net.kill(0)
@@ -97,7 +97,7 @@ HOUR_BACK, DAY_AHEAD = -3600 * SECOND, 86_400 * SECOND
 def test_a_clock_that_was_set_while_the_node_was_down_changes_no_order_lease_or_stop(
     jump: int,
 ) -> None:
-    net = Desks(2)
+    net = CoinNetwork(2)
     alice = net.account(0, usd=1000)
     bid = net.bid(0, 60, 5, account=alice)
     iceberg = net.ask(0, 120, 10, display_quantity=2)
@@ -128,7 +128,7 @@ def test_a_clock_that_was_set_while_the_node_was_down_changes_no_order_lease_or_
 
 @pytest.mark.parametrize("jump", [HOUR_BACK, DAY_AHEAD])
 def test_a_reservation_is_kept_for_its_taker_though_the_makers_clock_was_set(jump: int) -> None:
-    net = Desks(3)
+    net = CoinNetwork(3)
     net.ask(1, 100, 3)
     net.ask(2, 101, 3)
     net.exchange()

@@ -78,7 +78,7 @@ def test_the_largest_order_there_can_be_is_traded_everywhere(tmp_path: Path) -> 
         assert {order.value for i in (0, 1) for order in net.orders(i)} == {order.value}
 
 
-def test_a_market_order_takes_what_there_is_and_ends() -> None:
+def test_a_market_order_takes_the_available_quantity_and_ends() -> None:
     net = Network(1)
     net.sell(0, 100, 5)
     net.sell(0, 105, 5)
@@ -219,7 +219,7 @@ def test_a_cancelled_order_leaves_every_book() -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "filled"])
-def test_what_is_over_cannot_be_cancelled(how: str) -> None:
+def test_a_finished_order_cannot_be_cancelled(how: str) -> None:
     net = Network(1)
     order = net.sell(0, 100, 5)
     if how == "filled":
@@ -235,7 +235,7 @@ def test_what_is_over_cannot_be_cancelled(how: str) -> None:
 
 
 @pytest.mark.parametrize("decided", [False, True])
-def test_a_cancel_while_pending_asks_the_owner_to_refuse_what_it_has_not_granted(
+def test_a_cancel_while_pending_requests_a_refusal_of_the_ungranted_quantity(
     decided: bool,
 ) -> None:
     net = Network(2)
@@ -262,7 +262,7 @@ def test_a_cancel_while_pending_asks_the_owner_to_refuse_what_it_has_not_granted
 # What readers are told
 
 
-def test_a_drain_tells_what_changed_once_and_in_copies() -> None:
+def test_a_drain_reports_changes_one_time_and_in_copies() -> None:
     net = Network(1)
     net.exchange()
     sell = net.sell(0, 100, 5)
@@ -279,7 +279,7 @@ def test_a_drain_tells_what_changed_once_and_in_copies() -> None:
     assert (empty.levels, empty.orders, empty.fills, empty.trades, empty.records) == ([],) * 5
 
 
-def test_who_is_here_can_be_seen() -> None:
+def test_present_owners_are_listed() -> None:
     net = Network(3)
     assert net[0].present == [net.id(1), net.id(2)]
     net.kill(1)

@@ -169,7 +169,7 @@ def test_every_message_type_is_fuzzed() -> None:
 
 
 class Target:
-    """One node in the middle of trading: an own order each way, an open take, a follower's feed."""
+    """Node in the middle of trading: an own order on each side, a pending take, another owner's feed."""
 
     def __init__(self) -> None:
         self.net = Network(1)

@@ -312,7 +312,7 @@ def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:
 @pytest.mark.parametrize(
     "payload", [b"", b"\xc1", b"\x80", b"{}", b"\x81\xa3key\xa1\xff", b"\x91" * 5000]
 )
-def test_what_is_no_message_is_invalid(kind: str, payload: bytes) -> None:
+def test_garbage_is_invalid(kind: str, payload: bytes) -> None:
     net = Network(1)
     assert not net[0].receive(net.now, kind, payload, "a", "b")
 

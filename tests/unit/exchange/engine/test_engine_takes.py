@@ -56,7 +56,7 @@ def test_a_take_is_asked_granted_and_recorded_on_both_sides() -> None:
     net.check()
 
 
-def test_an_intent_is_durable_before_it_is_asked_and_a_decision_before_it_is_told() -> None:
+def test_intent_and_decision_are_durable_before_their_messages() -> None:
     net = Network(2)
     net.sell(0, 100, 5)
     net.settle()
@@ -161,7 +161,7 @@ def test_a_partial_grant_sends_the_remainder_to_the_next_best() -> None:
     net.check()
 
 
-def test_what_the_owner_has_sold_meanwhile_is_refused_and_looked_for_elsewhere() -> None:
+def test_a_refused_quantity_is_taken_from_another_owner() -> None:
     net = Network(3)
     net.sell(0, 100, 5)
     net.sell(1, 103, 5)
@@ -203,7 +203,7 @@ def test_a_take_that_is_asked_twice_is_decided_once() -> None:
     net.check()
 
 
-def test_an_answer_says_what_was_granted_and_how_far_the_feed_is() -> None:
+def test_an_answer_has_the_granted_quantity_and_the_feed_number() -> None:
     net = maker()
     result = asked(net, ask(quantity=4))
     assert result == TakeResult(1, M, 1, 100, 4, net[0].us(net.now), 2)
@@ -311,7 +311,7 @@ def test_the_largest_take_there_can_be_is_answered(tmp_path: Path) -> None:
         assert result.quantity == 5
 
 
-def test_a_taker_that_never_says_what_it_knows_is_not_answered_without_end(
+def test_a_taker_that_never_acknowledges_gets_a_bounded_number_of_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_DECISIONS", 3)
@@ -363,7 +363,7 @@ def test_an_answer_is_counted_once() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("reason", ["gone", ""])
-def test_an_owner_that_refuses_what_it_shows_is_not_asked_without_end(
+def test_an_owner_that_refuses_displayed_orders_gets_a_bounded_number_of_requests(
     number: int, reason: str
 ) -> None:
     """Found by these tests: asked again at the speed of the network, and the order stood still."""

@@ -65,7 +65,7 @@ class Trial:
         self.went: Counter[str] = Counter()
 
     def both(self, call: Callable[[Engine], Any]) -> None:
-        """What it gives, or how it is refused, is the same."""
+        """Run a command on both engines and compare result or rejection."""
         answers = []
         for engine in (self.short, self.general):
             try:
@@ -210,7 +210,7 @@ def by_text(found: Iterable[Any]) -> list[str]:
 
 @pytest.mark.parametrize("specials", [0.0, 0.05, 0.4])
 @pytest.mark.parametrize("seed", range(12))
-def test_both_ways_come_to_the_same(
+def test_fast_path_and_general_path_agree(
     seed: int, specials: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: Counter[str] = Counter()

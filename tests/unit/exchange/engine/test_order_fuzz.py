@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from exchange_kit import Mail
-from order_kit import KEY, UNIT, Desks, with_fees
+from order_kit import KEY, UNIT, CoinNetwork, with_fees
 
 from exchange.engine.engine import Engine
 from exchange.model.events import BUY, SELL
@@ -27,17 +27,17 @@ class Storm:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         fees = self.rng.choice((("0", "0"), ("0.001", "0.002"), ("-0.0005", "0.001")))
-        self.desks = Desks(NODES, instrument=with_fees(*fees))
+        self.network = CoinNetwork(NODES, instrument=with_fees(*fees))
         self.accounts = [
-            (i, self.desks.account(i, usd=1500, coin=15)) for i in range(NODES) for _ in range(2)
+            (i, self.network.account(i, usd=1500, coin=15)) for i in range(NODES) for _ in range(2)
         ]
         self.late: list[Mail] = []
         self.loss = self.rng.choice((0.0, 0.1, 0.3))
-        self.desks.on_mail = self._on_mail
+        self.network.on_mail = self._on_mail
         self.refused: dict[str, int] = {}
         if self.rng.random() < 0.3:
             i, j = self.rng.sample(range(NODES), 2)
-            self.desks[i].ledger.set_credit(self.desks.id(j), "COIN", 5 * UNIT)
+            self.network[i].ledger.set_credit(self.network.id(j), "COIN", 5 * UNIT)
 
     def _on_mail(self, mail: Mail) -> list[Mail]:
         roll = self.rng.random()
@@ -61,12 +61,12 @@ class Storm:
             check_node(engine)
         for engine in self.engines():
             if engine.halts.reason(KEY) is not None and self.rng.random() < 0.3:
-                engine.orders.resume_market(self.desks.now, KEY)
+                engine.orders.resume_market(self.network.now, KEY)
         for _ in range(self.rng.choice((0, 1, 1, 2))):
             self.round()
 
     def engines(self) -> list[Engine]:
-        return [self.desks[i] for i in range(NODES)]
+        return [self.network[i] for i in range(NODES)]
 
     def place(self) -> None:
         rng = self.rng
@@ -88,7 +88,7 @@ class Storm:
                 {"hidden": True},
                 {"display_quantity": rng.randint(1, 3)},
                 {"reduce_only": True},
-                {"tif": "gtd", "expires": self.desks[i].us(self.desks.now) + 2_000_000},
+                {"tif": "gtd", "expires": self.network[i].us(self.network.now) + 2_000_000},
                 {"stop": price + side * rng.randint(0, 3)},
                 {"price": None, "stop": 100 + side * rng.randint(1, 5)},
                 {"price": None, "trailing_offset": rng.randint(1, 4)},
@@ -105,11 +105,11 @@ class Storm:
                 ),
             }
         price_ = more.pop("price", price) if "price" in more else price
-        self.desks.place_all(i, side, price_, rng.randint(1, 7), account=account, **more)
+        self.network.place_all(i, side, price_, rng.randint(1, 7), account=account, **more)
 
     def _any(self) -> tuple[int, Order] | None:
         i = self.rng.randrange(NODES)
-        found = self.desks[i].order_store.open_orders
+        found = self.network[i].order_store.open_orders
         return (i, self.rng.choice(found)) if found else None
 
     def amend(self) -> None:
@@ -126,12 +126,12 @@ class Storm:
                     {"trailing_offset": self.rng.randint(1, 6)},
                 )
             )
-            self.desks.amend(i, order, **changes)
+            self.network.amend(i, order, **changes)
 
     def cancel(self) -> None:
         found = self._any()
         if found is not None:
-            self.desks[found[0]].orders.cancel(self.desks.now, found[1].number)
+            self.network[found[0]].orders.cancel(self.network.now, found[1].number)
 
     def halt(self) -> None:
         self.rng.choice(self.engines()).orders.halt(KEY, "storm")
@@ -139,40 +139,40 @@ class Storm:
     def restart(self) -> None:
         i = self.rng.randrange(NODES)
         if self.rng.random() < 0.7:
-            for mail in self.desks.drain(i):
-                self.desks.deliver(mail)
-        self.desks.restart(i)
+            for mail in self.network.drain(i):
+                self.network.deliver(mail)
+        self.network.restart(i)
 
     def round(self) -> None:
-        desks = self.desks
-        desks.now += self.rng.choice((0.0, 0.01, 0.2, 1.0))
+        network = self.network
+        network.now += self.rng.choice((0.0, 0.01, 0.2, 1.0))
         for i in range(NODES):
-            desks[i].tick(desks.now)
-        under_way = [mail for i in range(NODES) for mail in desks.drain(i)]
+            network[i].tick(network.now)
+        under_way = [mail for i in range(NODES) for mail in network.drain(i)]
         self.rng.shuffle(under_way)
         while self.late and self.rng.random() < 0.6:
             under_way.append(self.late.pop(self.rng.randrange(len(self.late))))
         for mail in under_way:
-            desks.deliver(mail)
-            check_node(desks[mail.to])
+            network.deliver(mail)
+            check_node(network[mail.to])
 
     def end(self) -> None:
-        desks = self.desks
-        desks.on_mail = lambda mail: [mail]
+        network = self.network
+        network.on_mail = lambda mail: [mail]
         for i in range(NODES):
-            desks[i].orders.resume_market(desks.now, KEY)
+            network[i].orders.resume_market(network.now, KEY)
             for j in range(NODES):
                 if i != j:
-                    desks[i].ledger.set_credit(desks.id(j), "COIN", None)
-        desks.run(75.0, step=0.5)
+                    network[i].ledger.set_credit(network.id(j), "COIN", None)
+        network.run(75.0, step=0.5)
         for i in range(NODES):
-            check_node(desks[i])
-            for order in desks[i].order_store.open_orders:
+            check_node(network[i])
+            for order in network[i].order_store.open_orders:
                 assert order.pending == order.reserved == 0
                 assert order.tif in ("gtc", "gtd"), order
                 assert order.price is not None or order.untriggered
-        desks.check()
-        desks.check_money()
+        network.check()
+        network.check_money()
 
 
 def check_node(engine: Engine) -> None:

@@ -100,7 +100,7 @@ class Pair:
         )
 
     def place_again(self, new: NewOrder) -> None:
-        """What a client does that got no answer."""
+        """Repeat a command like a client without an answer."""
         now = self.engine.us(self.now)
         self.both(
             lambda: self.engine.orders.place(self.now, new), lambda: self.slow.place(now, new)
@@ -387,7 +387,7 @@ def run(given_: list[tuple[str, Any]], market: Instrument = MARKET, funds: Decim
 @pytest.mark.parametrize(
     ("market", "funds"), [(MARKET, FUNDS), (LOOSE, SCARCE)], ids=["rules", "scarce"]
 )
-def test_any_commands_do_as_on_the_slow_desk(
+def test_any_commands_agree_with_the_reference(
     market: Instrument, funds: Decimal, pytestconfig: pytest.Config
 ) -> None:
     """`--seeds` says how many sequences of commands are tried, `--hypothesis-profile explore` that

@@ -109,7 +109,7 @@ records = st.lists(
 
 
 @given(records, st.randoms(use_true_random=False), st.integers(1, 7))
-def test_any_order_and_any_portions_give_what_the_slow_reference_gives(
+def test_any_order_and_any_portions_agree_with_the_reference(
     trades: list[TradeRecord], rng: object, portion: int
 ) -> None:
     shuffled = list(trades)
@@ -127,7 +127,7 @@ def test_any_order_and_any_portions_give_what_the_slow_reference_gives(
 
 
 @given(records, st.integers(1, 5), st.integers(1, 4))
-def test_what_was_saved_and_let_go_is_amended_by_late_trades(
+def test_stored_candles_are_amended_by_late_trades(
     trades: list[TradeRecord], portion: int, restart_every: int
 ) -> None:
     disk: dict[tuple[str, int], Candle] = {}
@@ -174,9 +174,7 @@ def test_where_candles_begin(name: str, time: str, start: str) -> None:
 
 
 @given(st.sampled_from(list(TIMEFRAMES)), st.integers(40 * DAY, LATEST - 40 * DAY))
-def test_candles_follow_each_other_without_gap_and_begin_where_the_calendar_says(
-    name: str, time: int
-) -> None:
+def test_candles_are_contiguous_and_begin_by_the_calendar(name: str, time: int) -> None:
     frame = TIMEFRAMES[name]
     start = frame.start(time)
     assert start == slow_start(name, time)
@@ -196,7 +194,7 @@ def test_volumes_stop_growing_before_a_column_overflows() -> None:
     assert day_statistics(candles.minutes(), T0 + MINUTE).volume == MAX_VOLUME
 
 
-def test_memory_is_bounded_once_what_changed_is_saved() -> None:
+def test_memory_is_bounded_after_changes_are_stored() -> None:
     candles = CandleSeries(nothing)
     for minute in range(2 * MINUTES_HELD + 1):
         candles.add([record(T0 + minute * MINUTE, 1, number=minute + 1)])
@@ -235,7 +233,7 @@ def test_figures_of_the_day_are_those_of_its_trades(trades: list[TradeRecord], n
         assert found.change == 0
 
 
-def test_times_that_cannot_be_are_told_apart() -> None:
+def test_implausible_times_are_recognised() -> None:
     assert plausible(T0 + 5, T0, 5)
     assert not plausible(T0 + 6, T0, 5)
     assert not plausible(0, T0, 5)

@@ -52,7 +52,7 @@ def test_owners_keys_are_one_integer_and_split_again() -> None:
     assert owners.key(A, 3) >> NUMBER_BITS != 0
 
 
-def test_the_book_shows_what_present_owners_show() -> None:
+def test_the_book_has_the_displayed_orders_of_present_owners() -> None:
     here = Here()
     for owner in (ME, A, B):
         here.show(owner, 1)
@@ -75,7 +75,7 @@ def test_equal_prices_go_by_time_then_node_then_number_wherever_they_came_first(
     assert priorities[0] == (1000, A, 1)
 
 
-def test_a_priority_of_what_is_not_here_is_an_error() -> None:
+def test_the_priority_of_an_unknown_order_is_an_error() -> None:
     here = Here()
     with pytest.raises(KeyError):
         here.market.priority(Keys(77).node_id, 1)
@@ -103,7 +103,7 @@ def test_an_order_of_nobody_is_not_shown() -> None:
     assert here.market.feed(Keys(77).node_id) is None
 
 
-def test_what_is_asked_for_is_deducted_until_the_answer() -> None:
+def test_a_requested_quantity_is_deducted_until_the_answer() -> None:
     here = Here()
     here.show(A, 1)
     here.market.reserve(A, 1, 3)
@@ -125,9 +125,7 @@ def test_an_order_that_is_all_asked_for_is_off_the_book() -> None:
 
 
 @pytest.mark.parametrize(("quantity", "shown"), [(3, 7), (10, 0), (None, 0)])
-def test_a_hold_stands_for_the_answer_until_the_feed_says_it(
-    quantity: int | None, shown: int
-) -> None:
+def test_a_hold_replaces_the_answer_until_the_feed_has_it(quantity: int | None, shown: int) -> None:
     here = Here()
     here.show(A, 1)  # number 1
     here.market.reserve(A, 1, 10)
@@ -151,7 +149,7 @@ def test_a_hold_that_the_feed_has_overtaken_is_not_begun() -> None:
     assert here.market.held_owners == []
 
 
-def test_a_hold_for_a_time_ends_with_it_whatever_the_feed_says() -> None:
+def test_a_hold_with_a_time_ends_at_that_time() -> None:
     here = Here()
     here.show(A, 1)
     here.market.reserve(A, 1, 4)
@@ -201,7 +199,7 @@ def test_holds_of_one_order_leave_the_others_alone() -> None:
     assert here.market.held_owners == [A]
 
 
-def test_a_hold_on_an_order_whose_feed_was_never_heard() -> None:
+def test_a_hold_on_an_order_without_a_feed() -> None:
     here = Here()
     stranger = Keys(77).node_id
     here.market.reserve(stranger, 1, 2)
@@ -282,7 +280,7 @@ def test_the_tape_keeps_the_latest_trades_only() -> None:
 # Own events, and own orders that no feed shows
 
 
-def test_what_is_written_is_in_the_book_as_a_refresh_would_have_it() -> None:
+def test_write_and_refresh_make_the_same_book() -> None:
     """`write` takes a shorter way than `refresh`, to the same end."""
     short, long = Here(), Here()
     events: list[Event] = [

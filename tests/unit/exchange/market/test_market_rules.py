@@ -74,7 +74,7 @@ def test_a_value_is_compared_exactly_and_the_refusal_names_a_quantity_that_would
     )
 
 
-def test_a_most_below_one_lot_is_said_so() -> None:
+def test_a_maximum_below_one_lot_has_its_own_message() -> None:
     rules = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1), max_notional=Decimal(5)))
     rules.check(BUY, 5, 1, None)
     assert refusal(rules, BUY, 6, 1)[1].endswith("no quantity is small enough at this price")

@@ -42,7 +42,7 @@ def test_a_fully_filled_order_does_not_rest() -> None:
     assert 2 not in book
 
 
-def test_what_is_left_of_a_market_order_is_dropped() -> None:
+def test_the_remainder_of_a_market_order_is_dropped() -> None:
     book = book_of((1, SELL, 100, 5), (2, SELL, 900, 5))
     assert book.submit(3, BUY, None, 50, 9, 3) == [(1, 100, 5), (2, 900, 5)]
     assert len(book) == 0
@@ -114,7 +114,7 @@ def test_equal_best_prices_are_crossed() -> None:
     assert not book_of((1, BUY, 100, 5)).crossed
 
 
-def test_crossing_lists_what_a_taker_would_meet_and_changes_nothing() -> None:
+def test_crossing_lists_the_counterparts_of_a_taker_and_changes_nothing() -> None:
     book = book_of((1, SELL, 102, 5), (2, SELL, 101, 6), (3, SELL, 103, 7), (4, BUY, 90, 1))
     before = [list(book.orders(side)) for side in (BUY, SELL)]
     assert list(book.crossing(BUY, 102)) == [(2, 101, 6), (1, 102, 5)]

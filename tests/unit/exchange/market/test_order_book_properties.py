@@ -97,7 +97,7 @@ def holds_nothing(book: OrderBook) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(OPERATIONS, max_size=60))
-def test_any_sequence_of_operations_gives_what_the_reference_gives(
+def test_any_sequence_of_operations_agrees_with_the_reference(
     operations: list[tuple[str, Any]],
 ) -> None:
     pair = Pair()
@@ -140,7 +140,7 @@ def test_the_order_of_arrival_does_not_change_the_book(
 
 
 @pytest.mark.parametrize("deep", [2, 16])
-def test_a_long_run_with_deep_levels_gives_what_the_reference_gives(
+def test_a_long_run_with_deep_levels_agrees_with_the_reference(
     monkeypatch: pytest.MonkeyPatch, deep: int
 ) -> None:
     """With the threshold lowered, levels are rebuilt over and over while they are eaten into."""
@@ -163,7 +163,7 @@ def test_a_long_run_with_deep_levels_gives_what_the_reference_gives(
 
 
 @pytest.mark.parametrize("many", [0, 3, 8])
-def test_a_side_with_many_levels_gives_what_the_reference_gives(
+def test_a_side_with_many_levels_agrees_with_the_reference(
     monkeypatch: pytest.MonkeyPatch, many: int
 ) -> None:
     """With the bounds lowered, the prices move from list to SortedList and back."""

@@ -97,7 +97,7 @@ def test_a_stop_from_before_a_restart_is_had_back(side: int) -> None:
     assert after.stop_of(1) == stop == 100 - side * 20
 
 
-def test_what_is_removed_or_amended_away_is_not_triggered() -> None:
+def test_removed_and_amended_stops_are_not_triggered() -> None:
     waiting = Triggers()
     waiting.add(1, BUY, 110)
     waiting.add(2, BUY, 110)
@@ -117,7 +117,7 @@ def test_what_is_removed_or_amended_away_is_not_triggered() -> None:
     assert waiting.on_trade(120) == [2]
 
 
-def test_what_makes_no_sense_is_refused_and_changes_nothing() -> None:
+def test_invalid_arguments_are_rejected_and_change_nothing() -> None:
     waiting = Triggers()
     waiting.add(1, BUY, 110)
     waiting.add_trailing(2, SELL, 5, 100)
@@ -276,7 +276,7 @@ def test_a_trade_among_many_trailing_stops_costs_a_few_comparisons() -> None:
     assert len(waiting) == 20_000
 
 
-def test_orders_that_come_and_go_leave_nothing_behind() -> None:
+def test_memory_is_bounded_by_the_pending_stops() -> None:
     waiting = Triggers()
     for number in range(20_000):
         waiting.add(number, BUY, 1_000_000)

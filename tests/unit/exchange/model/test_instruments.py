@@ -30,7 +30,7 @@ STEPS = st.builds(
 )
 
 
-def test_the_key_pins_the_definition_whatever_way_its_steps_were_written() -> None:
+def test_the_key_includes_the_steps_in_canonical_form() -> None:
     assert BTC.key == "BTC-USD@0.1/0.00001"
     assert Instrument("BTC-USD", Decimal("0.10"), Decimal("1E-5")) == BTC
     assert Instrument("BTC-USD", Decimal("1E+1"), Decimal("1.0")).key == "BTC-USD@10/1"
@@ -103,9 +103,7 @@ def test_a_price_becomes_its_exact_number_of_ticks(price: str | Decimal, ticks: 
         (Decimal("1." + "0" * 60 + "1"), "too many digits, at most 40"),
     ],
 )
-def test_a_price_that_is_none_is_refused_with_the_reason(
-    price: str | Decimal, complaint: str
-) -> None:
+def test_an_invalid_price_is_rejected_with_the_reason(price: str | Decimal, complaint: str) -> None:
     with pytest.raises(ValueError) as caught:
         BTC.to_ticks(price)
     assert complaint in str(caught.value)
@@ -184,7 +182,7 @@ def test_text_and_integers_are_each_others_inverse(step: Decimal, count: int) ->
 
 
 @given(STEPS, st.integers(1, MAX_TICKS - 1), st.integers(1, 999))
-def test_what_lies_between_two_steps_is_refused_naming_both(
+def test_a_number_between_two_steps_is_rejected_with_both(
     step: Decimal, count: int, thousandths: int
 ) -> None:
     market = Instrument("AA-BB", step, step)
@@ -253,7 +251,7 @@ def test_the_default_set_has_fees() -> None:
     assert {(i.maker_ppm, i.taker_ppm) for i in Instruments.default()} == {(1000, 2000)}
 
 
-def test_rules_in_a_file_are_exact_whether_text_or_bare(tmp_path: Path) -> None:
+def test_rules_in_a_file_are_exact_as_text_and_bare(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         '[AA-BB]\ntick = 0.1\nlot = 2\nmin_quantity = 4\nmax_quantity = "1e3"\nmin_notional = 0.25\n'
@@ -346,7 +344,7 @@ def test_a_file_replaces_the_default_set_and_bare_numbers_are_exact(tmp_path: Pa
         ),
     ],
 )
-def test_a_wrong_file_is_refused_naming_file_entry_field_and_what_was_expected(
+def test_a_wrong_file_is_rejected_with_file_entry_field_and_expectation(
     tmp_path: Path, text: str, complaint: str
 ) -> None:
     with pytest.raises(InstrumentsFileError) as caught:

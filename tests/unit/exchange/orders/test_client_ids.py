@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from order_kit import Desks
+from order_kit import CoinNetwork
 
 from exchange.model.commands import Amend
 from exchange.model.events import BUY, SELL
@@ -60,34 +60,34 @@ PLACED: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
 ]
 
 
-def place(desks: Desks, **what: Any) -> int:
-    return desks.place_all(0, client_id="mine", **what)[0].number
+def place(network: CoinNetwork, **what: Any) -> int:
+    return network.place_all(0, client_id="mine", **what)[0].number
 
 
-def refusal(desks: Desks, **what: Any) -> str:
+def refusal(network: CoinNetwork, **what: Any) -> str:
     with pytest.raises(CommandRejected) as refused:
-        place(desks, **what)
+        place(network, **what)
     return refused.value.code
 
 
-def desks_with_a_trade() -> Desks:
-    desks = Desks()
-    desks.trade(0, 100)
-    return desks
+def network_with_a_trade() -> CoinNetwork:
+    network = CoinNetwork()
+    network.trade(0, 100)
+    return network
 
 
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("placed", [placed for placed, _ in PLACED], ids=str)
 def test_the_same_again_is_the_first_order(placed: dict[str, Any], *, restart: bool) -> None:
-    desks = desks_with_a_trade()
-    number = place(desks, **placed)
-    desks.exchange()
+    network = network_with_a_trade()
+    number = place(network, **placed)
+    network.exchange()
     if restart:
-        desks.restart(0)
-    assert place(desks, **placed) == number
-    desks.trade(0, 110)  # a trailing stop follows, others are triggered
-    desks.run(2.5)
-    assert place(desks, **placed) == number
+        network.restart(0)
+    assert place(network, **placed) == number
+    network.trade(0, 110)  # a trailing stop follows, others are triggered
+    network.run(2.5)
+    assert place(network, **placed) == number
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_the_same_again_is_the_first_order(placed: dict[str, Any], *, restart: b
 def test_anything_else_under_the_same_id_is_refused(
     placed: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    desks = desks_with_a_trade()
+    network = network_with_a_trade()
     other = placed | other
     if "account" in other:
-        placed = placed | {"account": desks.account(0, usd=1000, coin=9)}
+        placed = placed | {"account": network.account(0, usd=1000, coin=9)}
         other = other | {"side": SELL}
-    number = place(desks, **placed)
-    assert refusal(desks, **other) == "client_id_reused"
-    desks.same_after_restart(0)
-    assert refusal(desks, **other) == "client_id_reused"
-    assert desks[0].order_store.by_client_id("mine", placed.get("account", 0)) is desks.order(
+    number = place(network, **placed)
+    assert refusal(network, **other) == "client_id_reused"
+    network.same_after_restart(0)
+    assert refusal(network, **other) == "client_id_reused"
+    assert network[0].order_store.by_client_id("mine", placed.get("account", 0)) is network.order(
         0, number
     )
 
@@ -122,38 +122,38 @@ def test_anything_else_under_the_same_id_is_refused(
     ],
     ids=str,
 )
-def test_what_was_amended_is_not_compared_and_the_rest_is(
+def test_amended_fields_are_not_compared_and_the_others_are(
     placed: dict[str, Any], changes: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    desks = desks_with_a_trade()
-    number = place(desks, **placed)
-    desks[0].orders.amend(desks.now, number, Amend(**changes))
-    desks.same_after_restart(0)
-    assert place(desks, **placed) == number
-    assert refusal(desks, **placed | other) == "client_id_reused"
+    network = network_with_a_trade()
+    number = place(network, **placed)
+    network[0].orders.amend(network.now, number, Amend(**changes))
+    network.same_after_restart(0)
+    assert place(network, **placed) == number
+    assert refusal(network, **placed | other) == "client_id_reused"
 
 
 def test_the_stop_of_a_pair_may_have_been_amended() -> None:
-    desks = Desks()
+    network = CoinNetwork()
     pair = LIMIT | {"oco_stop": 120}
-    number = place(desks, **pair)
-    desks[0].orders.amend(desks.now, number + 1, Amend(stop=130))
-    assert place(desks, **pair) == number
+    number = place(network, **pair)
+    network[0].orders.amend(network.now, number + 1, Amend(stop=130))
+    assert place(network, **pair) == number
 
 
 def test_a_date_is_not_compared() -> None:
     """A program that says "in an hour" says another date the second time."""
-    desks = Desks()
-    now = desks[0].us(desks.now)
-    number = place(desks, **LIMIT, tif="gtd", expires=now + 10**9)
-    assert place(desks, **LIMIT, tif="gtd", expires=now + 10**9 + 5) == number
+    network = CoinNetwork()
+    now = network[0].us(network.now)
+    number = place(network, **LIMIT, tif="gtd", expires=now + 10**9)
+    assert place(network, **LIMIT, tif="gtd", expires=now + 10**9 + 5) == number
 
 
-def test_what_the_market_protects_is_not_compared() -> None:
-    desks = Desks()
-    alice = desks.account(0, usd=10_000)
-    desks.ask(0, 100, 2)
+def test_a_worst_price_set_by_protection_is_not_compared() -> None:
+    network = CoinNetwork()
+    alice = network.account(0, usd=10_000)
+    network.ask(0, 100, 2)
     order = MARKET | {"account": alice}
-    number = place(desks, **order)
-    assert desks.order(0, number).worst_price == 105
-    assert place(desks, **order) == number
+    number = place(network, **order)
+    assert network.order(0, number).worst_price == 105
+    assert place(network, **order) == number

@@ -1,11 +1,11 @@
-"""What others reserve and do not take: bounded for each taker that has taken before, and for all others
-together, however many they are."""
+"""Reservations without a commit: bounded for each taker with earlier commits, and for all others
+together, however many."""
 
 from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from order_kit import KEY, Desks
+from order_kit import KEY, CoinNetwork
 
 from exchange.feeds.exchange_messages import Take
 from exchange.model.records import Decision
@@ -29,7 +29,7 @@ def reserved(taker: str, take: int, time: int) -> Decision:
 
 
 def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool = False) -> bool:
-    """One reservation that lasts so long, if it is made."""
+    """Make a reservation of this duration, if the quota admits it."""
     if not lends.admits(time, taker):
         return False
     decision = reserved(taker, 1, time)
@@ -41,7 +41,7 @@ def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool
 # The rule alone
 
 
-def test_strangers_share_what_they_may_reserve_at_a_time() -> None:
+def test_new_takers_share_the_reservations_at_a_time() -> None:
     lends = ReservationQuota()
     made = [reserved(f"stranger {i}", 1, SECOND) for i in range(MAX_RESERVATIONS)]
     for decision in made:
@@ -53,7 +53,7 @@ def test_strangers_share_what_they_may_reserve_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("lasts", [MINUTE, MINUTE - SECOND, 3 * SECOND])
-def test_in_the_long_run_strangers_keep_one_order_for_a_tenth_of_the_time(lasts: int) -> None:
+def test_in_the_long_run_new_takers_reserve_one_order_for_a_tenth_of_the_time(lasts: int) -> None:
     lends = ReservationQuota()
     now = kept = taker = 0
     end = 24 * 3600 * SECOND
@@ -68,7 +68,7 @@ def test_in_the_long_run_strangers_keep_one_order_for_a_tenth_of_the_time(lasts:
     assert 0.9 * most < kept <= most + MINUTE
 
 
-def test_what_lasts_counts_before_it_is_over() -> None:
+def test_reservations_under_way_count() -> None:
     lends = ReservationQuota()
     for i in range(10):
         lends.begin(reserved(f"stranger {i}", 1, SECOND))
@@ -83,7 +83,7 @@ def test_attempts_that_fail_at_once_may_be_many() -> None:
     assert made == 1000
 
 
-def test_what_is_taken_costs_nothing_and_earns_an_allowance_of_ones_own() -> None:
+def test_a_committed_reservation_is_free_and_earns_an_own_allowance() -> None:
     lends = ReservationQuota()
     for i in range(1000):
         assert keep(lends, "good", i * MINUTE, MINUTE - 1, taken=True)
@@ -98,7 +98,7 @@ def test_what_is_taken_costs_nothing_and_earns_an_allowance_of_ones_own() -> Non
 
 
 @pytest.mark.parametrize("taken", [1, 3])
-def test_so_many_as_were_taken_may_be_kept_apart_from_strangers(taken: int) -> None:
+def test_each_commit_earns_one_reservation_beside_the_shared_ones(taken: int) -> None:
     lends = ReservationQuota()
     for _ in range(taken):
         keep(lends, "good", 0, SECOND, taken=True)
@@ -110,7 +110,7 @@ def test_so_many_as_were_taken_may_be_kept_apart_from_strangers(taken: int) -> N
     assert not lends.admits(0, "good")
 
 
-def test_what_was_earned_can_be_lost() -> None:
+def test_an_earned_allowance_can_be_used_up() -> None:
     lends = ReservationQuota()
     for _ in range(20):
         keep(lends, "mixed", 0, SECOND, taken=True)
@@ -123,7 +123,7 @@ def test_what_was_earned_can_be_lost() -> None:
     assert MAX_EARNED_US < 20 * EARNED_US
 
 
-def test_one_from_before_a_restart_counts_as_a_strangers() -> None:
+def test_a_reservation_from_before_a_restart_uses_the_shared_allowance() -> None:
     lends = ReservationQuota()
     for i in range(SHARED_US // MINUTE + 1):
         lends.end(MINUTE, reserved("known once", i, 0), taken=False)
@@ -137,7 +137,7 @@ def test_a_clock_that_was_set_costs_no_more_than_a_minute() -> None:
     assert lends.admits(10**15, "a")
 
 
-def test_no_more_takers_are_known_than_can_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_takers_with_own_allowances_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reservation_quota, "MAX_KNOWN", 3)
     lends = ReservationQuota()
     for i in (1, 2, 3, 1, 4):
@@ -150,39 +150,39 @@ def test_no_more_takers_are_known_than_can_be_remembered(monkeypatch: pytest.Mon
 # In an engine
 
 
-def reserve(desks: Desks, taker: str, take: int, **more: object) -> None:
+def reserve(network: CoinNetwork, taker: str, take: int, **more: object) -> None:
     ask = Take(take, KEY, 1, 1, 100, 1, 1, phase="reserve")
-    assert desks.give(0, replace(ask, **more), origin=taker)
+    assert network.give(0, replace(ask, **more), origin=taker)
 
 
 def test_many_identities_cannot_reserve_more_than_one() -> None:
-    desks = Desks()
-    desks.ask(0, 100, 1000)
-    order = desks.order(0, 1)
-    reserve(desks, "good", 1)
-    reserve(desks, "good", 1, phase="commit")
+    network = CoinNetwork()
+    network.ask(0, 100, 1000)
+    order = network.order(0, 1)
+    reserve(network, "good", 1)
+    reserve(network, "good", 1, phase="commit")
     for i in range(2 * MAX_RESERVATIONS):
-        reserve(desks, f"stranger {i}", 1)
+        reserve(network, f"stranger {i}", 1)
     assert order.reserved == MAX_RESERVATIONS
-    reserve(desks, "good", 2)
+    reserve(network, "good", 2)
     assert order.reserved == MAX_RESERVATIONS + 1
-    reserve(desks, "good", 2, phase="commit")
-    desks.run(61.0)
+    reserve(network, "good", 2, phase="commit")
+    network.run(61.0)
     assert (order.reserved, order.shown) == (0, 998)
     for i in range(2 * MAX_RESERVATIONS):
-        reserve(desks, f"another {i}", 1)
+        reserve(network, f"another {i}", 1)
     assert order.reserved == 0
-    reserve(desks, "good", 3)
+    reserve(network, "good", 3)
     assert order.reserved == 1
 
 
-def test_what_is_given_up_in_time_is_lent_again() -> None:
-    desks = Desks()
-    desks.ask(0, 100, 1000)
-    order = desks.order(0, 1)
+def test_a_quantity_given_up_in_time_can_be_reserved_again() -> None:
+    network = CoinNetwork()
+    network.ask(0, 100, 1000)
+    order = network.order(0, 1)
     for i in range(3 * MAX_RESERVATIONS):
-        reserve(desks, f"stranger {i}", 1)
+        reserve(network, f"stranger {i}", 1)
         assert order.reserved == 1
-        desks.now += 0.1
-        reserve(desks, f"stranger {i}", 1, void=True)
+        network.now += 0.1
+        reserve(network, f"stranger {i}", 1, void=True)
         assert order.reserved == 0

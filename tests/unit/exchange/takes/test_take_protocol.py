@@ -37,7 +37,7 @@ def asked(taker: PendingTakes, now: float) -> list[int]:
 # The taker
 
 
-def test_a_take_is_asked_at_once_and_says_what_it_is_about() -> None:
+def test_a_take_is_requested_at_once_with_all_fields() -> None:
     taker = PendingTakes()
     taker.add(5.0, take(7, order=3))
     assert taker.due(5.0) == [("maker", Take(7, "M", 57, 3, 100, 10, 7, False))]
@@ -50,7 +50,7 @@ def test_nothing_is_asked_before_its_time() -> None:
     assert taker.due(4.9) == []
 
 
-def test_the_ladder_of_asking_again() -> None:
+def test_requests_back_off_to_a_maximum() -> None:
     taker = PendingTakes()
     taker.add(0.0, take(1))
     times = []
@@ -79,7 +79,7 @@ def test_a_resolved_take_is_not_asked_again() -> None:
         taker.resolve(1)
 
 
-def test_what_is_pending_can_be_looked_up() -> None:
+def test_pending_takes_are_found_by_order_and_maker() -> None:
     taker = PendingTakes()
     one, two, three = take(1, order=8), take(2, order=9), take(3, order=8)
     for t in (one, two, three):
@@ -145,7 +145,7 @@ def test_void_is_exactly_after_patience() -> None:
         assert [ask.void for _, ask in taker.due(1.0 + late)] == [void]
 
 
-def test_asking_for_void_is_done_at_once_and_once() -> None:
+def test_a_void_is_requested_at_once_and_one_time() -> None:
     taker = PendingTakes()
     taker.add(0.0, take(1))
     taker.due(0.0)
@@ -214,11 +214,11 @@ GRANTED = TakeResult(7, "M", 57, 100, 10, 1000, 5)
     ],
     ids=str,
 )
-def test_what_a_maker_may_answer(change: dict[str, Any], plausible: bool) -> None:
+def test_plausible_and_implausible_answers(change: dict[str, Any], plausible: bool) -> None:
     assert PendingTakes.plausible(take(7), replace(GRANTED, **change)) is plausible
 
 
-def test_void_is_a_plausible_answer_to_who_asked_for_it() -> None:
+def test_void_is_plausible_only_after_a_request_for_it() -> None:
     refused = replace(GRANTED, quantity=0, reason="void")
     assert PendingTakes.plausible(replace(take(7), void=True), refused)
     assert PendingTakes.plausible(replace(take(7), void=True), GRANTED)  # it was decided before
@@ -239,7 +239,7 @@ def test_a_decision_is_remembered_by_taker_and_take() -> None:
     assert maker.decided("b", 1) is None
 
 
-def test_below_forgets_what_the_taker_knows_and_keeps_the_rest() -> None:
+def test_below_forgets_acknowledged_decisions_and_keeps_the_others() -> None:
     maker = TakeDecisions()
     for number in (1, 2, 3):
         maker.record(decision("a", number))
@@ -277,7 +277,7 @@ def test_decisions_for_all_takers_are_bounded_and_everybody_still_gets_a_few(
     maker = TakeDecisions()
 
     def hoard(taker: str) -> int:
-        """How many decisions a taker gets that never says what it knows."""
+        """Return the number of decisions for a taker that never acknowledges."""
         number = 0
         while maker.answers(taker) and maker.decides(taker):
             number += 1
@@ -360,7 +360,7 @@ def test_a_reservation_that_is_granted_can_be_given_up() -> None:
         ("commit", 11, "", False),
     ],
 )
-def test_what_may_be_answered_in_each_phase(
+def test_plausible_answers_by_phase(
     phase: Any, quantity: int, reason: str, plausible: bool
 ) -> None:
     pending = replace(take(1), phase=phase)
@@ -418,7 +418,7 @@ def test_reservations_get_their_time_again_when_the_clock_was_set(hours: int) ->
     assert [d.take for d in maker.ended(now + RESERVATION_US)] == [1, 2]
 
 
-def test_a_reservation_outlives_what_its_taker_claims_to_know() -> None:
+def test_a_reservation_outlives_an_early_acknowledgement() -> None:
     maker = TakeDecisions()
     maker.record(reserved(1, 100))
     maker.forget("taker", 50)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from exchange_kit import NETWORK, Mail
-from order_kit import KEY, UNIT, Desks, with_fees
+from order_kit import KEY, UNIT, CoinNetwork, with_fees
 
 from exchange.journal.journal import Journal
 from exchange.ledger import reconciliation, statement_checks, statements
@@ -64,31 +64,31 @@ class End:
 class Durable:
     """`Committer`'s promise: what was done is on the disk."""
 
-    def __init__(self, desks: Desks, i: int, mail: list[Mail]) -> None:
-        self._desks = desks
+    def __init__(self, network: CoinNetwork, i: int, mail: list[Mail]) -> None:
+        self._network = network
         self._i = i
         self._mail = mail
 
     async def durable(self) -> None:
-        self._mail += self._desks.drain(self._i)
+        self._mail += self._network.drain(self._i)
 
 
 class Bench:
     """Nodes with journals, and their statements."""
 
     def __init__(self, path: Path, n: int = 2, **options: Any) -> None:
-        self.desks = Desks(n, path=path, **options)
+        self.network = CoinNetwork(n, path=path, **options)
         self.wire = Wire()
         self.mail: list[Mail] = []  # sent by a node that was asked for a statement
         self.statements = [self.service(i) for i in range(n)]
 
     def service(self, i: int) -> StatementService:
-        node = self.desks.nodes[i]
+        node = self.network.nodes[i]
         return StatementService(
-            self.desks[i],
+            self.network[i],
             cast(Any, node.store)._journal,
-            cast(Committer, Durable(self.desks, i, self.mail)),
-            lambda: self.desks.now,
+            cast(Committer, Durable(self.network, i, self.mail)),
+            lambda: self.network.now,
             node.keys,
             NETWORK,
             self.wire.end(node.keys.node_id),
@@ -96,24 +96,24 @@ class Bench:
 
     def deliver(self) -> None:
         while self.mail:
-            self.desks.deliver(self.mail.pop(0))
-        self.desks.exchange()
+            self.network.deliver(self.mail.pop(0))
+        self.network.exchange()
 
     def reconcile(self, i: int = 0, j: int = 1) -> ReconciliationView:
-        return asyncio.run(self.statements[i].reconcile(self.desks.id(j)))
+        return asyncio.run(self.statements[i].reconcile(self.network.id(j)))
 
     def trade(self, price: int, quantity: int, maker: int = 1, taker: int = 0) -> None:
-        self.desks.ask(maker, price, quantity)
-        self.desks.exchange()
-        self.desks.bid(taker, price, quantity)
-        self.desks.exchange()
+        self.network.ask(maker, price, quantity)
+        self.network.exchange()
+        self.network.bid(taker, price, quantity)
+        self.network.exchange()
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path, instrument=with_fees("0.001", "0.002"))
     yield made
-    made.desks.close()
+    made.network.close()
 
 
 def positions(view: ReconciliationView) -> dict[str, tuple[str, str]]:
@@ -121,17 +121,17 @@ def positions(view: ReconciliationView) -> dict[str, tuple[str, str]]:
 
 
 def test_nodes_that_trade_for_accounts_with_fees_agree(bench: Bench) -> None:
-    desks = bench.desks
-    alice = desks.account(0, usd=1000)
-    bob = desks.account(1, coin=10)
-    desks.ask(1, 100, 5, account=bob)
-    desks.exchange()
-    desks.bid(0, 100, 3, account=alice)
-    desks.exchange()
+    network = bench.network
+    alice = network.account(0, usd=1000)
+    bob = network.account(1, coin=10)
+    network.ask(1, 100, 5, account=bob)
+    network.exchange()
+    network.bid(0, 100, 3, account=alice)
+    network.exchange()
     bench.trade(90, 2, maker=0, taker=1)
-    desks.ask(0, 80, 1)
-    desks.bid(0, 80, 1)  # with itself: nobody else's business
-    desks.exchange()
+    network.ask(0, 80, 1)
+    network.bid(0, 80, 1)  # with itself: nobody else's business
+    network.exchange()
     for i, j in ((0, 1), (1, 0)):
         view = bench.reconcile(i, j)
         assert view.agree
@@ -146,17 +146,17 @@ def test_the_same_after_a_restart_and_with_other_nodes_about(tmp_path: Path) -> 
     bench = Bench(tmp_path, 3)
     bench.trade(100, 2)
     bench.trade(50, 4, maker=2, taker=0)
-    bench.desks.restart(1)
-    bench.desks.run(8.0)
+    bench.network.restart(1)
+    bench.network.run(8.0)
     bench.statements[1] = bench.service(1)
     assert positions(bench.reconcile(0, 1)) == {"COIN": ("-2", "-2"), "USD": ("200", "200")}
     assert positions(bench.reconcile(2, 0)) == {"COIN": ("4", "4"), "USD": ("-200", "-200")}
     assert bench.reconcile(1, 2).assets == []
-    bench.desks.close()
+    bench.network.close()
 
 
 def test_a_trade_whose_taker_waits_for_the_answer_is_under_way(bench: Bench) -> None:
-    desks = bench.desks
+    network = bench.network
     held: list[Mail] = []
 
     def hold(mail: Mail) -> list[Mail]:
@@ -166,7 +166,7 @@ def test_a_trade_whose_taker_waits_for_the_answer_is_under_way(bench: Bench) -> 
         return []
 
     bench.trade(100, 1)
-    desks.on_mail = hold
+    network.on_mail = hold
     bench.trade(100, 2)
     for i, j, whose in ((0, 1, "theirs"), (1, 0, "ours")):
         view = bench.reconcile(i, j)
@@ -179,9 +179,9 @@ def test_a_trade_whose_taker_waits_for_the_answer_is_under_way(bench: Bench) -> 
         ]
         usd = next(row for row in view.assets if row.asset == "USD")
         assert (usd.difference, usd.under_way, usd.unexplained) == ("-200", "-200", "0")
-    desks.on_mail = lambda mail: [mail]
-    desks.deliver(held[0])
-    desks.exchange()
+    network.on_mail = lambda mail: [mail]
+    network.deliver(held[0])
+    network.exchange()
     view = bench.reconcile()
     assert (view.agree, view.trades, view.pending) == (True, [], [])
 
@@ -204,14 +204,14 @@ def test_a_trade_that_comes_between_the_two_statements_is_no_difference(bench: B
 
 def test_a_payment_of_one_side_is_open_until_the_other_records_it(bench: Bench) -> None:
     bench.trade(100, 5)
-    time = bench.desks[0].us(bench.desks.now)
-    bench.desks[0].ledger.settle(time, bench.desks.id(1), "USD", -500 * UNIT, "wire")
+    time = bench.network[0].us(bench.network.now)
+    bench.network[0].ledger.settle(time, bench.network.id(1), "USD", -500 * UNIT, "wire")
     view = bench.reconcile()
     assert not view.agree
     (paid,) = view.settlements
     assert (paid.recorded_by, paid.direction, paid.amount) == ("ours", "paid", "500")
     assert positions(view)["USD"] == ("0", "500")
-    bench.desks[1].ledger.settle(time + 5, bench.desks.id(0), "USD", 500 * UNIT, "")
+    bench.network[1].ledger.settle(time + 5, bench.network.id(0), "USD", 500 * UNIT, "")
     assert bench.reconcile().agree
 
 
@@ -223,7 +223,7 @@ def test_a_side_without_its_history_is_found_out(bench: Bench, monkeypatch: Any)
         monkeypatch.setattr(module, "CHILD_BITS", 1)
     for _ in range(9):
         bench.trade(100, 1)
-    journal: Journal = cast(Any, bench.desks.nodes[1].store)._journal
+    journal: Journal = cast(Any, bench.network.nodes[1].store)._journal
     archive = journal.history()
     archive._writer.execute("DELETE FROM fills WHERE id IN (3, 7)")
     view = bench.reconcile()
@@ -239,38 +239,38 @@ def test_a_side_without_its_history_is_found_out(bench: Bench, monkeypatch: Any)
 
 
 def test_payments_in_coarser_units_of_the_past_keep_their_amount(bench: Bench) -> None:
-    desks = bench.desks
-    time = desks[0].us(desks.now)
+    network = bench.network
+    time = network[0].us(network.now)
     for i, sign in ((0, 1), (1, -1)):
-        desks[i].ledger.settle(time, desks.id(1 - i), "USD", sign * 7 * UNIT, "")
-        desks[i].ledger.settle(time, desks.id(1 - i), "USD", -sign * 7 * UNIT, "back")
-        desks[i].ledger.settle(time, desks.id(1 - i), "COIN", sign * UNIT, "")
-    desks.exchange()
+        network[i].ledger.settle(time, network.id(1 - i), "USD", sign * 7 * UNIT, "")
+        network[i].ledger.settle(time, network.id(1 - i), "USD", -sign * 7 * UNIT, "back")
+        network[i].ledger.settle(time, network.id(1 - i), "COIN", sign * UNIT, "")
+    network.exchange()
     finer = Instrument("COIN-USD", Decimal("0.000001"), Decimal("0.00001"))
-    desks.markets, desks.instruments = (finer.key,), (finer,)
-    desks.restart(0)
-    assert desks[0].ledger.decimals["USD"] == 11
+    network.markets, network.instruments = (finer.key,), (finer,)
+    network.restart(0)
+    assert network[0].ledger.decimals["USD"] == 11
     bench.statements[0] = bench.service(0)
-    desks[0].ledger.settle(time, desks.id(1), "USD", 3 * 10**11, "")
-    desks[1].ledger.settle(time, desks.id(0), "USD", -3 * UNIT, "")
+    network[0].ledger.settle(time, network.id(1), "USD", 3 * 10**11, "")
+    network[1].ledger.settle(time, network.id(0), "USD", -3 * UNIT, "")
     view = bench.reconcile()
     assert view.agree
     assert positions(view) == {"COIN": ("1", "1"), "USD": ("3", "3")}
 
 
 def test_what_is_owed_in_a_market_that_is_no_longer_traded_is_still_owed(bench: Bench) -> None:
-    desks = bench.desks
+    network = bench.network
     bench.trade(100, 2)
     other = Instrument("ABC-XYZ", Decimal(1), Decimal(1))
-    desks.markets, desks.instruments = (other.key,), (other,)
-    desks.restart(0)
+    network.markets, network.instruments = (other.key,), (other,)
+    network.restart(0)
     bench.statements[0] = bench.service(0)
     view = bench.reconcile()
     assert view.agree
     assert positions(view) == {"COIN": ("-2", "-2"), "USD": ("200", "200")}
-    time = desks[0].us(desks.now)
-    desks[0].ledger.settle(time, desks.id(1), "USD", -200 * UNIT, "")
-    desks[1].ledger.settle(time, desks.id(0), "USD", 200 * UNIT, "")
+    time = network[0].us(network.now)
+    network[0].ledger.settle(time, network.id(1), "USD", -200 * UNIT, "")
+    network[1].ledger.settle(time, network.id(0), "USD", 200 * UNIT, "")
     assert positions(bench.reconcile())["USD"] == ("0", "0")
 
 
@@ -278,7 +278,7 @@ def test_what_is_owed_in_a_market_that_is_no_longer_traded_is_still_owed(bench: 
 
 
 def serve(bench: Bench, i: int, caller: str, method: str, body: Any) -> SignedDocument:
-    handler, _ = bench.wire.handlers[bench.desks.id(i), method]
+    handler, _ = bench.wire.handlers[bench.network.id(i), method]
 
     async def ask() -> SignedDocument:
         answer: SignedDocument = await handler(caller, body)
@@ -290,40 +290,40 @@ def serve(bench: Bench, i: int, caller: str, method: str, body: Any) -> SignedDo
 def test_who_asks_is_told_about_itself_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, 3)
     bench.trade(100, 2)
-    third = bench.desks.id(2)
-    signed = serve(bench, 0, third, STATEMENT, {"peer": bench.desks.id(1)})
+    third = bench.network.id(2)
+    signed = serve(bench, 0, third, STATEMENT, {"peer": bench.network.id(1)})
     said = statement_checks.open_document(
-        bench.desks.nodes[2].keys, signed, Statement, network=NETWORK, node=bench.desks.id(0), peer=third
+        bench.network.nodes[2].keys, signed, Statement, network=NETWORK, node=bench.network.id(0), peer=third
     )  # fmt: skip
     assert (said.positions, [digest.count for digest in said.trades]) == ([], [0, 0])
     everything = StatementQuestion(third, 0, 62, False)
     part = serve(bench, 0, third, PART, PartRequest(said.cut, everything))
     found = statement_checks.open_document(
-        bench.desks.nodes[2].keys,
+        bench.network.nodes[2].keys,
         part,
         StatementPart,
         network=NETWORK,
-        node=bench.desks.id(0),
+        node=bench.network.id(0),
         peer=third,
     )
     assert found.trades == []
-    others = PartRequest(said.cut, StatementQuestion(bench.desks.id(1), 0, 62, False))
+    others = PartRequest(said.cut, StatementQuestion(bench.network.id(1), 0, 62, False))
     with pytest.raises(RpcError, match="no question"):
         serve(bench, 0, third, PART, others)
-    bench.desks.close()
+    bench.network.close()
 
 
 def test_a_part_of_a_statement_that_was_never_made_is_refused(bench: Bench) -> None:
-    question = StatementQuestion(bench.desks.id(1), 0, 62, False)
+    question = StatementQuestion(bench.network.id(1), 0, 62, False)
     with pytest.raises(RpcError, match="no such statement"):
-        serve(bench, 0, bench.desks.id(1), PART, PartRequest((99, 0), question))
+        serve(bench, 0, bench.network.id(1), PART, PartRequest((99, 0), question))
 
 
 def test_a_node_is_served_one_statement_at_a_time(bench: Bench) -> None:
-    handler, _ = bench.wire.handlers[bench.desks.id(0), STATEMENT]
+    handler, _ = bench.wire.handlers[bench.network.id(0), STATEMENT]
 
     async def both() -> list[object]:
-        peer = bench.desks.id(1)
+        peer = bench.network.id(1)
         return await asyncio.gather(
             handler(peer, None),
             handler(peer, None),
@@ -352,7 +352,7 @@ def test_a_statement_that_is_not_the_peers_is_refused(bench: Bench) -> None:
     bench.wire.alter = lambda signed: msgspec.structs.replace(signed, signature=bytes(64))
     found = problem(bench)
     assert (found.status, found.code) == (502, "bad_statement")
-    assert bench.desks.id(1) in found.detail
+    assert bench.network.id(1) in found.detail
     assert "bad_signature" in found.detail
 
 
@@ -374,15 +374,15 @@ def test_a_node_that_cannot_be_asked_is_named(bench: Bench) -> None:
 def test_nothing_is_kept_in_memory_of_statements(bench: Bench) -> None:
     """A cut is of the history, which does not change: an old one can still be asked about."""
     bench.trade(100, 1)
-    peer = bench.desks.id(1)
+    peer = bench.network.id(1)
     signed = serve(bench, 0, peer, STATEMENT, None)
-    keys = bench.desks.nodes[1].keys
-    about = {"network": NETWORK, "node": bench.desks.id(0), "peer": peer}
+    keys = bench.network.nodes[1].keys
+    about = {"network": NETWORK, "node": bench.network.id(0), "peer": peer}
     said = statement_checks.open_document(keys, signed, Statement, **about)
     bench.trade(100, 1)
-    bench.desks.restart(0)
+    bench.network.restart(0)
     bench.statements[0] = bench.service(0)
-    question = StatementQuestion(bench.desks.id(0), 0, 62, False)
+    question = StatementQuestion(bench.network.id(0), 0, 62, False)
     part = statement_checks.open_document(
         keys, serve(bench, 0, peer, PART, PartRequest(said.cut, question)), StatementPart, **about
     )
