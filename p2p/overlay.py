@@ -26,6 +26,7 @@ from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
+from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter, Way
 from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerManager
@@ -93,6 +94,7 @@ class Overlay:
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self.router = MessageRouter(identity, rng=rng, wall_ms=lambda: int(time.time() * 1000))
         self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
+        self.router.budgets.set_cost("request", REQUEST_COST)
         self.peers = PeerManager(
             identity.node_id,
             listener=self,

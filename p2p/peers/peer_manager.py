@@ -330,15 +330,16 @@ class PeerManager:
         self._dials.wake()
 
     def _evict(self, node_id: str | None) -> None:
-        """Close the link that makes room for another."""
-        link = None if node_id is None else self._table.used.get(node_id)
-        if link is None:
+        """Close all links of the node that makes room for another."""
+        if node_id is None:
             return
         log.info("peer %s makes room for another one", node_id)
         self.admission.counters["evicted"] += 1
         reason = "another peer adds more to the diversity of this node's links"
-        link.close(Code.FULL, reason)
-        self.link_down(link, Code.FULL, reason)  # at once, so that its slot is free
+        # A held link takes over when the one in use goes, so that it has to go as well.
+        while (link := self._table.used.get(node_id)) is not None:
+            link.close(Code.FULL, reason)
+            self.link_down(link, Code.FULL, reason)  # at once, so that the slot is free
 
     def link_down(self, link: Link, code: Code | None, reason: str) -> None:
         node_id = link.peer.node_id

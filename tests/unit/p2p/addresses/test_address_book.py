@@ -11,10 +11,16 @@ from p2p.addresses.address_book import (
     FEELER_DELAY,
     GRENACHE_DELAY,
     MAX_ADDRESSES_PER_NODE,
+    NEW_BUCKET_SIZE,
+    NEW_BUCKETS_PER_SOURCE,
+    OUTBOUND_PER_GROUP,
     REANNOUNCED_AFTER,
+    TRIED_BUCKET_SIZE,
+    TRIED_BUCKETS_PER_GROUP,
     Address,
     AddressBook,
     PeerFound,
+    outbound_groups,
 )
 from p2p.addresses.reconnect import Reconnect, Wait
 from p2p.base.limits import FORGET_AFTER_FAILURES, HEALTHY_AFTER, RECONNECT_MAX
@@ -458,3 +464,86 @@ def test_a_nodes_addresses_for_grenache_do_not_push_out_its_direct_ones(book):
         assert book.add(over_grenache(port=3100 + n, node=A), 0.0) is not None
     assert book.add(over_grenache(port=3200, node=A), 0.0) is None
     assert book.add(found(node=A), 0.0) is not None
+
+
+# Poisoning: buckets, diversity of dials
+
+
+def poison(book, groups, *, source="60.1.0.1", count=2000):
+    """Addresses of `groups` networks, sent by many identities of one source network."""
+    taken = 0
+    for n in range(count):
+        host = f"{60 + n % groups}.2.{n // 250}.{n % 250 + 1}"
+        sent = PeerFound(host, 3000, f"{n:032d}", "exchange", f"sender {n // 50}", "tcp", source)
+        taken += book.add(sent, 0.0) is not None
+    return taken
+
+
+def test_one_source_network_reaches_few_buckets_however_many_identities_and_addresses_it_has():
+    book = make(key=b"secret")
+    taken = poison(book, 200)
+    assert NEW_BUCKET_SIZE < taken <= NEW_BUCKETS_PER_SOURCE * NEW_BUCKET_SIZE
+    honest = [
+        PeerFound(f"9{n % 10}.{n}.0.1", 3000, f"b{n:031d}", "exchange", A, "tcp", "33.1.0.1")
+        for n in range(50)
+    ]
+    assert sum(book.add(each, 1.0) is not None for each in honest) >= 45
+
+
+def test_the_buckets_follow_from_a_secret():
+    def bucket(key):
+        book = make(key=key)
+        return book.add(
+            PeerFound("60.1.2.3", 3000, A, "exchange", B, "tcp", "61.1.0.1"), 0.0
+        ).bucket
+
+    assert bucket(b"one") == bucket(b"one")
+    assert len({bucket(bytes([n])) for n in range(20)}) > 10
+
+
+def test_dials_go_to_networks_without_an_outbound_link_first_and_few_share_one():
+    book = make(key=b"secret")
+    for n in range(12):
+        book.add(PeerFound(f"60.1.0.{n + 1}", 3000, f"{n:032d}", "mdns"), 0.0)
+    book.add(PeerFound("33.1.0.1", 3000, A, "exchange", B), 0.0)
+    chosen = [address.host for address in choose(book)]
+    assert "33.1.0.1" in chosen[:2]  # the first of each group, then the others
+    assert sum(host.startswith("60.1.") for host in chosen) == OUTBOUND_PER_GROUP
+    linked = outbound_groups([(True, "60.1.0.99")] * OUTBOUND_PER_GROUP + [(False, "33.1.0.9")])
+    due = book.candidates(
+        0.0, random.Random(1), connected=set(), busy=set(), limit=9, groups=linked
+    )
+    assert [address.host for address in due] == ["33.1.0.1"]
+
+
+def test_pinned_addresses_and_those_of_one_machine_are_exempt_from_diversity():
+    book = make()
+    for n in range(10):
+        book.add(PeerFound("127.0.0.1", 4000 + n, f"{n:032d}", "mdns"), 0.0)
+        book.add(PeerFound(f"60.1.0.{n + 1}", 3000, None, "bootstrap"), 0.0)
+    assert len(choose(book)) == 20
+
+
+def prove(book, n, at):
+    address = book.add(PeerFound(f"60.1.{n}.1", 3000, f"{n:032d}", "exchange", f"s{n}"), at)
+    book.succeeded(address, address.node_id, at, at)
+    return address
+
+
+def test_a_full_bucket_of_tried_addresses_tests_its_oldest_before_it_evicts():
+    book = make(key=b"secret", per_source=1000)
+    proven = [prove(book, n, float(n)) for n in range(TRIED_BUCKETS_PER_GROUP * TRIED_BUCKET_SIZE)]
+    more = [prove(book, 100 + n, 1000.0 + n) for n in range(40)]
+    tested = [a for a in (*proven, *more) if a.tested]
+    assert tested
+    assert all(a.tried for a in tested)  # not evicted yet
+    assert all(a.next_dial <= 2000.0 for a in tested)  # but due for a dial
+    gone, stays = tested[0], tested[-1]
+    fail(book, gone, 2000.0)
+    assert not gone.tried
+    if stays is not gone:
+        before = sum(a.tried for a in book)
+        book.succeeded(stays, stays.node_id, 2000.0, 2000.0)
+        assert stays.tried
+        assert not stays.tested
+        assert sum(a.tried for a in book) <= before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -374,6 +375,34 @@ def test_a_handlers_own_fault_is_reported_and_costs_no_peer() -> None:
             assert not linked.right_link.closed
             assert linked.right_link.stats.extra["handler_errors"] == 1
         assert [type(context["exception"]) for context in told] == [KeyError]
+
+    run(inside())
+
+
+def test_the_loop_runs_between_messages_that_take_long() -> None:
+    """Reading yields by time: a burst of dear messages does not keep the loop for all of them."""
+
+    async def inside() -> None:
+        async with pair(secure=False) as linked:
+            turns: list[int] = []
+            loop = asyncio.get_running_loop()
+
+            def work(*_: object) -> None:
+                time.sleep(0.004)
+
+            def count() -> None:
+                turns.append(len(linked.right.handler.messages))
+                if len(linked.right.handler.messages) < 60:
+                    loop.call_soon(count)
+
+            linked.right.handler.on_message = work
+            for index in range(60):
+                linked.left_link.send(linked.left.envelope(index))
+            count()
+            await until(lambda: len(linked.right.handler.messages) == 60)
+            assert [number(each) for each in linked.right.handler.messages] == list(range(60))
+            # 60 messages of 4 ms: at most two for each TURN_TIME of 5 ms.
+            assert max(after - before for before, after in pairwise(turns)) <= 2
 
     run(inside())
 
