@@ -43,7 +43,7 @@ DIRECT_COST: Final = (
     20.0  # microseconds; a message from the peer itself, unless its type says otherwise
 )
 DUPLICATE_COST: Final = 5.0  # a broadcast that is known already
-REQUEST_COST: Final = 100.0  # of RPC: a task, a handler and a response
+REQUEST_COST: Final = 50.0  # of RPC: a task, a handler and a response
 BROADCAST_COST: Final = 200.0  # with the check of its signature
 RELAY_COST: Final = 250.0  # the same, and a copy for the next node
 

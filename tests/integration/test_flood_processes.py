@@ -22,13 +22,23 @@ class Flooder(threading.Thread):
         capabilities = {"version": "1.0.0", "supportedProtocols": ["request", "refused"]}
         self.peer.shake_hands(capabilities=capabilities)
         self.sent = 0
+        self.bytes = 0
+        self.seconds = 0.0
         self.kinds: dict[str, int] = {}
         self.end = ""
+
+        self._send_frame = self.peer.send_frame
+        self.peer.send_frame = self._counted  # type: ignore[method-assign]
+
+    def _counted(self, payload: bytes) -> None:
+        self.bytes += len(payload) + 4
+        self._send_frame(payload)
 
     def run(self) -> None:
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
-        stop = time.monotonic() + SECONDS
+        begun = time.monotonic()
+        stop = begun + SECONDS
         try:
             while time.monotonic() < stop and not self.end:
                 for _ in range(100):
@@ -37,6 +47,7 @@ class Flooder(threading.Thread):
                     self.peer.send("request", body)
         except OSError:
             pass
+        self.seconds = time.monotonic() - begun
         reader.join(5)
 
     def _read(self) -> None:
@@ -72,7 +83,7 @@ def test_honest_trade_goes_on_beside_a_flood_of_requests(nodes: Nodes) -> None:
     print(
         f"trade, median of 10: {statistics.median(before) * 1e3:.0f} ms before, "
         f"{statistics.median(during) * 1e3:.0f} ms during, {statistics.median(after) * 1e3:.0f} ms after; "
-        f"{flooder.sent:,} requests sent, answers {flooder.kinds}, link ended: {flooder.end or 'no'}"
+        f"{flooder.sent:,} requests sent, {flooder.bytes / 1e6:.1f} MB in {flooder.seconds:.1f} s, answers {flooder.kinds}, link ended: {flooder.end or 'no'}"
     )
     assert b.node_id in a.linked()
     assert statistics.median(during) < 5.0
