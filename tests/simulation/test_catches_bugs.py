@@ -133,7 +133,7 @@ def asks_before_writing(patch: Patch) -> None:
 
 def loses_decisions(patch: Patch) -> None:
     """A restarted maker does not know what it decided."""
-    patch.setattr(take_protocol.TakeDecisions, "restore", lambda self, decisions, marks: None)
+    patch.setattr(take_protocol.TakeDecisions, "restore", lambda self, *recovered: None)
 
 
 def speaks_before_it_is_durable(patch: Patch) -> None:

@@ -172,7 +172,7 @@ def takes_a_nonce_again(patch: Patch) -> None:
 
 def lets_revoked_keys_in(patch: Patch) -> None:
     """A revoked key is a key."""
-    patch.setattr(accounts.Accounts, "_let_in", lambda self, key: self._accounts[key.account])
+    patch.setattr(accounts.Accounts, "_account_of", lambda self, key: self._accounts[key.account])
 
 
 BUGS: list[tuple[Bug, set[str]]] = [
