@@ -129,7 +129,9 @@ def test_a_node_that_lost_its_history_is_found_out(nodes: Nodes) -> None:
     copy = a.data_dir.with_name("copy")
     a.stop()
     (a.data_dir / "journal").rename(copy)
-    (a.data_dir / "market.sqlite3").unlink()  # the start refuses a lost journal where a node has run
+    (
+        a.data_dir / "market.sqlite3"
+    ).unlink()  # the start refuses a lost journal where a node has run
     a.restart()  # with its key, and nothing else
     see_each_other(a, b)
     code, text = eventually(lambda: (r := reconcile(a, b))[0] == 1 and r)
