@@ -360,6 +360,8 @@ async def test_a_client_gets_over_connections_that_we_closed(
     for n in range(3):
         assert await caller.ask(n) == (None, n)
         await eventually(_nobody_connected(worker))
+        # The caller's process has to see the end too, or it sends on the connection that is gone.
+        await asyncio.sleep(0.3)
 
 
 def _nobody_connected(worker: Worker) -> Callable[[], Awaitable[bool]]:
