@@ -24,6 +24,7 @@ from exchange.engine.order_manager import OrderManager
 from exchange.feeds.exchange_messages import (
     MESSAGES,
     FeedDigest,
+    FeedName,
     FeedPart,
     FeedRequest,
     Presence,
@@ -156,6 +157,10 @@ class Engine:
     @property
     def feeds_behind(self) -> int:
         return self._replicator.behind
+
+    def announced_feeds(self) -> dict[FeedName, int]:
+        """Return the highest number announced by others of each feed that is behind."""
+        return self._replicator.newest_announced()
 
     @property
     def given_up(self) -> list[GivenUpFeed]:

@@ -78,6 +78,13 @@ class MissingFeeds:
     def get(self, name: FeedName) -> MissingFeed | None:
         return self._missing.get(name)
 
+    def announced(self) -> dict[FeedName, int]:
+        """Return the highest number that another node announced of each missing feed."""
+        return {
+            name: max(missing.holders.values(), default=0)
+            for name, missing in self._missing.items()
+        }
+
     def of_owner(self, owner: str) -> bool:
         """Report if any feed of an owner is missing."""
         return self._owners[owner] > 0

@@ -78,6 +78,10 @@ class Replicator:
         """Number of feeds of which more is known to exist than is held."""
         return len(self._missing)
 
+    def newest_announced(self) -> dict[FeedName, int]:
+        """Return the highest announced number of each feed that is behind."""
+        return self._missing.announced()
+
     def take_outgoing(self) -> list[Send]:
         """Return the messages to send, and forget them."""
         out, self._out = self._out, []

@@ -156,7 +156,15 @@ def admit(request: web.Request, access: Access) -> Caller:
     Raises:
         ServiceError: they may not.
     """
-    caller = caller_of(request)
+    return check_access(caller_of(request), access)
+
+
+def check_access(caller: Caller, access: Access) -> Caller:
+    """Return the caller, who needs a permission; raise if it is missing.
+
+    Raises:
+        ServiceError: the caller lacks it.
+    """
     if caller.may(access):
         return caller
     if caller.account is None:

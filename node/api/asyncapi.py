@@ -11,8 +11,20 @@ import orjson
 from aiohttp import web
 
 from node.api import limits
+from node.api.node_message_examples import NODE_EXAMPLES
 from node.api.openapi import version
 from node.streams.book_views import MAX_LEVELS, MAX_ORDERS
+from node.streams.node_messages import (
+    Decisions,
+    DiagnosticsState,
+    FeedsState,
+    HaltsState,
+    PeersState,
+    RouterState,
+    ServicesState,
+    StatusState,
+    TopologyState,
+)
 from node.streams.stream import CONFLATE_BEHIND, MAX_HISTORY
 from node.streams.stream_messages import (
     Answer,
@@ -62,6 +74,15 @@ SENT: Final[dict[Channel, tuple[type[msgspec.Struct], ...]]] = {
     "orders": (OrdersSnapshot, Orders),
     "fills": (FillsSnapshot, Fills),
     "balances": (BalancesSnapshot, Balances),
+    "status": (StatusState,),
+    "diagnostics": (DiagnosticsState,),
+    "peers": (PeersState,),
+    "topology": (TopologyState,),
+    "feeds": (FeedsState,),
+    "services": (ServicesState,),
+    "router": (RouterState,),
+    "decisions": (Decisions,),
+    "halts": (HaltsState,),
 }
 # How what a client sends is answered.
 ANSWERED: Final[dict[type[msgspec.Struct], tuple[type[msgspec.Struct], ...]]] = {
@@ -188,6 +209,7 @@ EXAMPLES: Final[tuple[msgspec.Struct, ...]] = (
     Fills(**_place("fills"), previous=17, fills=[_FILL]),
     BalancesSnapshot(**_place("balances"), reason="subscribed", balances=[_BALANCE]),
     Balances(**_place("balances"), previous=17, balances=[_BALANCE]),
+    *NODE_EXAMPLES,
 )
 
 DESCRIPTION: Final = f"""\
@@ -220,6 +242,8 @@ it.
 c its CRC-32, and the sum of c * (2 * c + 1) over all lines, modulo 2^32; the lines are `buy:30000:0.5:2` (side, price, quantity, orders) for L1 and L2, \
 `buy:<id>:30000:0.5:2026-01-02T03:04:05.678901Z` (side, id, price, quantity, time) for L3, sides `buy` and \
 `sell`, texts as in the message. An empty book has 0.
+
+**The node.** `status`, `diagnostics`, `peers`, `topology`, `feeds`, `services` and `router` say the whole state in each message, when it has changed; `decisions` brings the router's as they happen. They are for the operator and keys of the house that may read. `halts` is for everybody.
 
 **Limits.** {limits.STREAM_MAX_SUBSCRIPTIONS} subscriptions a connection, {limits.STREAM_MAX_CLIENTS} \
 connections, {limits.STREAM_MAX_MESSAGE} bytes a message from a client. The node sends WebSocket pings and \

@@ -11,6 +11,7 @@ from node.service.operator_service import OperatorService
 from node.service.trading import Span, Trading
 from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import CancelAfterView
+from node.views.feed_views import FeedView
 from node.views.statement_views import ReconciliationView
 from node.views.views import (
     AmendRequest,
@@ -188,6 +189,10 @@ class NodeService(Protocol):
     def status(self) -> StatusView: ...
 
     def diagnostics(self) -> DiagnosticsView: ...
+
+    def feeds(self) -> list[FeedView]:
+        """Feeds of the network, those that are behind first."""
+        ...
 
     async def topology(self) -> TopologyView:
         """Links of this node, and of the neighbours that tell theirs."""

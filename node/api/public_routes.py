@@ -188,6 +188,11 @@ async def get_diagnostics(request: web.Request) -> web.Response:
     return answer(request.app[SERVICE].diagnostics())
 
 
+async def list_feeds(request: web.Request) -> web.Response:
+    query(request)
+    return answer(request.app[SERVICE].feeds())
+
+
 async def get_topology(request: web.Request) -> web.Response:
     query(request)
     return answer(await request.app[SERVICE].topology())
@@ -215,6 +220,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(public_operations.GET_SESSION, get_session),
     Route(public_operations.GET_DIAGNOSTICS, get_diagnostics),
     Route(public_operations.GET_TOPOLOGY, get_topology),
+    Route(public_operations.LIST_FEEDS, list_feeds),
     Route(public_operations.GET_HEALTH, get_health),
 )
 

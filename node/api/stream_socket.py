@@ -26,12 +26,13 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from node.api import limits
-from node.api.access import DOORKEEPER, Caller, caller_of
+from node.api.access import DOORKEEPER, Caller, caller_of, check_access
 from node.api.problems import problem
 from node.api.public_routes import SERVICE
 from node.http.socket_session import End, SocketSession
 from node.streams.stream import Ended, Reader, TooSlow, encode
 from node.streams.stream_messages import (
+    NODE,
     PRIVATE,
     Auth,
     Authenticated,
@@ -135,6 +136,8 @@ class _Connection:
         reader.begin()
 
     def _account(self, request: Subscribe) -> int | None:
+        if request.channel in NODE:
+            check_access(self._caller, "node")
         if request.channel in PRIVATE and not self._caller.may("read"):
             if self._caller.account is None:
                 return None
@@ -152,10 +155,8 @@ class _Connection:
         await self._answer(Unsubscribed(stream=request.stream, id=request.id))
 
     async def _authenticate(self, request: Auth) -> None:
-        if any(name in PRIVATE for name in self._readers):
-            detail = (
-                "unsubscribe from the channels of the account that this connection is now first"
-            )
+        if any(name in PRIVATE or name in NODE for name in self._readers):
+            detail = "unsubscribe from the channels of the account and of the node first"
             raise ServiceError(409, "already_subscribed", detail)
         self._caller = self._identify(request)
         await self._answer(Authenticated(account=self._caller.account, id=request.id))

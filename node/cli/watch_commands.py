@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from msgspec import UNSET
@@ -15,10 +15,12 @@ from node.cli.client_session import Session, client_options, print_json_line
 from node.cli.tables import clean, clock, draws_blocks, echo, ladder, to_rich
 from node.client.book_replica import BookReplica
 from node.client.exchange_client import ClientError
+from node.streams.node_messages import NODE_CHANNELS
 from node.streams.stream_messages import (
     FIELDS,
     BookL2,
     BookL2Snapshot,
+    Channel,
     Level,
     Subscribe,
     Trades,
@@ -200,10 +202,12 @@ async def _live(client: StreamingClient, market: str, depth: int) -> None:
 @click.argument("market", required=False)
 @click.option(
     "--channel",
-    type=click.Choice(["book", "trades", "ticker", "candles", "orders", "fills", "balances"]),
+    type=click.Choice(get_args(Channel)),
+    metavar="CHANNEL",
     default="book",
     show_default=True,
-    help="What to follow; the last three are the account's and have no market.",
+    help="book, trades, ticker, candles of a market; orders, fills, balances of the account; halts; "
+    "of the node: " + ", ".join(NODE_CHANNELS) + ".",
 )
 @click.option("--level", type=click.Choice(["L1", "L2", "L3"]), help="Of a book.  [default: L2]")
 @click.option(

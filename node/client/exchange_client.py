@@ -26,6 +26,7 @@ from node.client.client_calls import OperatorCalls, OrderCalls
 from node.client.server_trust import Trust
 from node.operations import public_operations
 from node.operations.operation import Operation
+from node.views.feed_views import FeedView
 from node.views.views import (
     BookView,
     CallRequest,
@@ -298,6 +299,10 @@ class ExchangeClient(OrderCalls, OperatorCalls):
 
     async def peers(self) -> list[PeerView]:
         return await self._call(public_operations.LIST_PEERS)
+
+    async def feeds(self) -> list[FeedView]:
+        """Feeds of the network, those that are behind first."""
+        return await self._call(public_operations.LIST_FEEDS)
 
     async def connect(self, address: str) -> PeerView:
         """Makes the node dial HOST:PORT now."""

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from config import Settings
@@ -28,13 +28,22 @@ from node.daemon.port_choice import first_free
 from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
 from node.service.diagnostics import Diagnostics
+from node.service.feed_service import feed_views
 from node.service.market_data import MarketData
 from node.service.peer_service import PeerService
 from node.service.public_services import OFFERS, public_offers
-from node.service.routing_service import call_service, mesh_settings, router_view, service_views
+from node.service.routing_service import (
+    call_service,
+    event_view,
+    mesh_settings,
+    router_view,
+    service_views,
+)
 from node.service.statement_service import StatementService
 from node.service.topology import Topology
 from node.version import VERSION
+from node.views.account_views import HaltView
+from node.views.feed_views import FeedView
 from node.views.order_mapping import BUY, SELL, side_word
 from node.views.statement_views import ReconciliationView
 from node.views.timestamps import iso
@@ -46,6 +55,7 @@ from node.views.views import (
     PeerPolicyView,
     PeerView,
     PingView,
+    RouterEventView,
     RouterView,
     ServiceView,
     StatusView,
@@ -59,6 +69,7 @@ from p2p.peers.link_slots import SlotLimits
 from p2p.services import service_mesh as p2p_mesh
 from p2p.services import service_server
 from p2p.services.balanced_caller import CallOptions, CallResult
+from p2p.services.balancers import RoutingRecord
 from p2p.services.fault_injection import Faults
 from p2p.services.service_mesh import ServiceMesh
 
@@ -207,6 +218,7 @@ class Node(TradingService):
             rate_limit=settings.api_rate_limit,
             operator_token=self.operator_token,
         )
+        self.hub.serve_node(self)
         self.api = ApiServer(self, rules=rules, tls=tls)
 
     # Life
@@ -404,10 +416,30 @@ class Node(TradingService):
         return router_view(
             self.mesh,
             self._loop.time(),
-            lambda at: iso(self._engine.us(at)),
+            self._text_of,
             events=events,
             kind=kind,
         )
+
+    def follow_decisions(self, listener: Callable[[RouterEventView], None]) -> Callable[[], None]:
+        """Call at every decision of the adaptive router; returns what ends it."""
+        listeners = self.mesh.balancers.events.listeners
+
+        def tell(noted: RoutingRecord) -> None:
+            listener(event_view(noted, self._text_of))
+
+        listeners[tell] = None
+        return lambda: listeners.pop(tell, None)
+
+    def _text_of(self, at: float) -> str:
+        """ISO 8601 of a time of the loop."""
+        return iso(self._engine.us(at))
+
+    def feeds(self) -> list[FeedView]:
+        return feed_views(self._engine, self._by_key, self.overlay.peers.links)
+
+    def halts(self) -> list[HaltView]:
+        return self.operations.halts()
 
     def metrics(self) -> bytes:
         return exposition(self)

@@ -12,6 +12,7 @@ from node.operations.operation import (
     Operation,
     Param,
 )
+from node.views.feed_views import FeedView
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
 from node.views.views import (
     BookView,
@@ -231,6 +232,16 @@ GET_TOPOLOGY: Final = Operation(
     TopologyView,
     "Neighbours are asked, and may decline (P2P_SHARE_LINKS=false). Answers are used again for "
     "some seconds.",
+    access="node",
+)
+LIST_FEEDS: Final = Operation(
+    "GET",
+    "/v1/feeds",
+    "listFeeds",
+    "network",
+    "Feeds of the network and how far behind this node is",
+    list[FeedView],
+    "A feed is the numbered list of a node's events in one market. Those behind come first.",
     access="node",
 )
 GET_HEALTH: Final = Operation(

@@ -147,6 +147,7 @@ def _peer_view(peer: Peer) -> PeerView:
         carrier=info.carrier if info else None,
         version=peer.capabilities.version if peer.capabilities else None,
         capabilities=peer.capabilities.supported_protocols if peer.capabilities else [],
+        connected_at=_iso(peer.connected_at),
         last_seen=_iso(peer.last_seen),
         last_heartbeat=_iso(peer.last_heartbeat),
         rtt_ms=None if stats.rtt is None else round(stats.rtt * 1000, 3),

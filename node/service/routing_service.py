@@ -31,6 +31,7 @@ from p2p.base.errors import (
     ServiceUnreachable,
 )
 from p2p.base.limits import RPC_MAX_DEADLINE
+from p2p.flow.governor import Governor
 from p2p.services.balanced_caller import CallResult, CallSettings
 from p2p.services.balancers import BalancerSettings, RoutingRecord
 from p2p.services.call_figures import LATENCY_BOUNDS, CallFigures
@@ -118,7 +119,9 @@ def service_views(mesh: ServiceMesh) -> list[ServiceView]:
     ]
 
 
-def _route(service: str, row: Explained, metrics: PeerMetrics | None) -> RouteView:
+def _route(
+    service: str, row: Explained, metrics: PeerMetrics | None, governor: Governor | None
+) -> RouteView:
     return RouteView(
         service=service,
         node=str(row.peer),
@@ -138,10 +141,13 @@ def _route(service: str, row: Explained, metrics: PeerMetrics | None) -> RouteVi
             if metrics and metrics.avg_latency_ms is not None
             else None
         ),
+        window=None if governor is None else round(governor.window, 2),
+        rate=None if governor is None else round(governor.rate(), 2),
     )
 
 
-def _event(noted: RoutingRecord, time: Time) -> RouterEventView:
+def event_view(noted: RoutingRecord, time: Time) -> RouterEventView:
+    """Shape of a decision or observation."""
     return RouterEventView(
         time=time(noted.at),
         kind=noted.kind,
@@ -155,7 +161,12 @@ def _event(noted: RoutingRecord, time: Time) -> RouterEventView:
 def route_views(mesh: ServiceMesh, now: float) -> list[RouteView]:
     """The candidates of every service that this node has called, the next to be asked first."""
     return [
-        _route(service, row, router.metrics(str(row.peer)))
+        _route(
+            service,
+            row,
+            router.metrics(str(row.peer)),
+            mesh.caller.governor(service, str(row.peer)),
+        )
         for service, router in mesh.balancers.routers().items()
         for row in router.explain(now, mesh.directory.providers(service))
     ]
@@ -172,7 +183,9 @@ def router_view(
             HintView(node=str(peer), origin=origin, signal=signal.value, weight=round(weight, 3))
             for peer, origin, signal, weight in mesh.balancers.book.listed(now)
         ],
-        events=[_event(noted, time) for noted in mesh.balancers.events.latest(events, kind=kind)],
+        events=[
+            event_view(noted, time) for noted in mesh.balancers.events.latest(events, kind=kind)
+        ],
     )
 
 

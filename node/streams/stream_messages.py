@@ -14,10 +14,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from node.streams.node_messages import NODE_CHANNELS, NodeChannel, NodeMessage
 from node.views.field_types import Decimal, SignedDecimal, Timestamp
 from node.views.views import BalanceView, CandleView, FillView, OrderView, TradeView
 
-Channel = Literal["book", "trades", "ticker", "candles", "orders", "fills", "balances"]
+MarketChannel = Literal["book", "trades", "ticker", "candles"]
+AccountChannel = Literal["orders", "fills", "balances"]
+Channel = Literal[MarketChannel, AccountChannel, NodeChannel, "halts"]
 BookLevel = Literal["L1", "L2", "L3"]
 Depth = Literal[25, 100, "full"]
 Scope = Literal["network", "own"]
@@ -34,8 +37,11 @@ FIELDS: Final[dict[Channel, frozenset[str]]] = {
     "orders": frozenset(),
     "fills": frozenset(),
     "balances": frozenset(),
+    **{channel: frozenset() for channel in NODE_CHANNELS},
+    "halts": frozenset(),
 }
 PRIVATE: Final[frozenset[Channel]] = frozenset({"orders", "fills", "balances"})
+NODE: Final[frozenset[Channel]] = frozenset(NODE_CHANNELS)
 
 
 # From the client
@@ -363,6 +369,6 @@ MarketMessage = TradesSnapshot | Trades | Ticker | CandlesSnapshot | Candles
 AccountMessage = (
     OrdersSnapshot | Orders | FillsSnapshot | Fills | BalancesSnapshot | Balances
 )  # fmt: skip
-StreamMessage = BookMessage | MarketMessage | AccountMessage
+StreamMessage = BookMessage | MarketMessage | AccountMessage | NodeMessage
 Answer = Subscribed | Unsubscribed | Authenticated | Pong | StreamError
 ServerMessage = StreamMessage | Answer

@@ -26,8 +26,9 @@ from node.streams.market_streams import (
     TickerStream,
     TradesStream,
 )
+from node.streams.node_streams import NodeViews, node_stream
 from node.streams.stream import NumberedStream
-from node.streams.stream_messages import FIELDS, PRIVATE, Subscribe
+from node.streams.stream_messages import FIELDS, NODE, PRIVATE, Subscribe
 from node.views.order_mapping import OrderMapping
 from node.views.views import ServiceError
 
@@ -50,6 +51,7 @@ class StreamRegistry:
         self._texts = texts
         self._trading = trading
         self._later = later
+        self._node: NodeViews | None = None
         self._life = secrets.token_hex(4)
         self._made = 0
         self._streams: dict[tuple[str, int | None], NumberedStream] = {}
@@ -59,6 +61,10 @@ class StreamRegistry:
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    def serve_node(self, views: NodeViews) -> None:
+        """Serve the channels about the node itself too."""
+        self._node = views
 
     async def find(self, request: Subscribe, account: int | None) -> NumberedStream:
         """The stream that a subscription asks for. `account` is whose orders, fills and balances.
@@ -111,6 +117,11 @@ class StreamRegistry:
                 raise ServiceError(400, "invalid_message", detail)
         if channel in PRIVATE:
             return channel, self._private(channel, account)
+        views = self._node
+        if channel in NODE or channel == "halts":
+            if views is None:
+                raise ServiceError(404, "no_channel", f"there is no channel {channel} here")
+            return channel, lambda epoch: node_stream(channel, epoch, views, self._later)
         if request.market is UNSET:
             detail = f'say which market: {{"op":"subscribe","channel":"{channel}","market":...}}'
             raise ServiceError(400, "invalid_message", detail)

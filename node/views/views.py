@@ -209,6 +209,7 @@ class PeerView(msgspec.Struct, kw_only=True):
     carrier: Literal["tcp", "grenache"] | None  # what brings the link; None without one
     version: str | None
     capabilities: list[str]
+    connected_at: Timestamp | None = None  # since when the link is up; null without one
     last_seen: Timestamp | None
     last_heartbeat: Timestamp | None
     rtt_ms: float | None
@@ -423,6 +424,9 @@ class RouteView(msgspec.Struct, kw_only=True):
     timeout_count: int
     in_flight: int
     avg_latency_ms: float | None
+    # Flow control of calls to this service at this node; null before the first call.
+    window: float | None = None  # calls under way that it allows at once
+    rate: float | None = None  # calls a second that its pace allows
 
 
 class HintView(msgspec.Struct, kw_only=True):

@@ -28,6 +28,7 @@ class Peer:
     connection: Link | None = None
     status: Status = "disconnected"
     direction: Literal["in", "out"] | None = None
+    connected_at: float | None = None  # since when the link is up
     last_seen: float | None = None
     last_heartbeat: float | None = None
     capabilities: Capabilities | None = None
@@ -151,6 +152,7 @@ class PeerRecords:
         link = self._table.used.get(peer.node_id or "")
         peer.connection = link
         if link is None:
+            peer.connected_at = None
             addresses = self._book.of(peer.node_id or "")
             dialling = any(a.key in self._dials.busy for a in addresses)
             peer.status = "connecting" if dialling else "disconnected"
@@ -164,6 +166,7 @@ class PeerRecords:
         peer.direction = "out" if link.peer.outbound else "in"
         peer.capabilities, peer.stats = link.peer.capabilities, link.stats
         peer.failures, peer.last_error = 0, None
+        peer.connected_at = skew + link.stats.opened_at
         peer.last_seen = skew + max(link.stats.last_seen, link.stats.opened_at)
         if link.stats.last_heartbeat:
             peer.last_heartbeat = skew + link.stats.last_heartbeat

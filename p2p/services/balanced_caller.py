@@ -171,6 +171,11 @@ class BalancedCaller:
         """Return the figures by service."""
         return {name: service.figures for name, service in sorted(self._services.items())}
 
+    def governor(self, service: str, node: str) -> Governor | None:
+        """Return the limiter of calls to a service at a node; None before the first call."""
+        known = self._services.get(service)
+        return None if known is None else known.queue.known_governor(node)
+
     async def call(self, service: str, payload: Any = None, **options: Unpack[CallOptions]) -> Any:
         """Return the result of the service's handler; arguments as `ask`."""
         return (await self.ask(service, payload, **options)).value

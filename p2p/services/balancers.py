@@ -64,8 +64,11 @@ class EventRing:
     def __init__(self, picks: int = PICKS_KEPT, others: int = OTHERS_KEPT) -> None:
         self._picks: deque[RoutingRecord] = deque(maxlen=picks)
         self._others: deque[RoutingRecord] = deque(maxlen=others)
+        self.listeners: dict[Callable[[RoutingRecord], None], None] = {}
 
     def add(self, noted: RoutingRecord) -> None:
+        for listener in self.listeners:
+            listener(noted)
         (self._picks if noted.kind == "pick" else self._others).append(noted)
         if log.isEnabledFor(logging.DEBUG):
             fields = {
@@ -82,7 +85,7 @@ class EventRing:
         """Return at most `limit` of the newest events, oldest first."""
         found = [n for n in (*self._picks, *self._others) if kind is None or n.kind == kind]
         found.sort(key=lambda noted: noted.at)
-        return found[-limit:]
+        return found[-limit:] if limit else []
 
 
 class Balancers:

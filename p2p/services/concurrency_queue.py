@@ -56,6 +56,10 @@ class ConcurrencyQueue:
             self._governors[node] = governor
         return governor
 
+    def known_governor(self, node: str) -> Governor | None:
+        """Return the limiter of a node that was called before."""
+        return self._governors.get(node)
+
     def freed(self) -> None:
         """Wake the first waiter: an attempt ended."""
         self._freed.set()

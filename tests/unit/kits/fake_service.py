@@ -21,6 +21,7 @@ from node.service.operator_service import OperatorService
 from node.service.trading import Span
 from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import CancelAfterView
+from node.views.feed_views import FeedView
 from node.views.order_mapping import OrderMapping
 from node.views.statement_views import ReconciliationView
 from node.views.views import (
@@ -570,6 +571,19 @@ class FakeService:
             links=[TopologyLinkView(a=self.node_id, b=PEER, carrier="tcp")],
         )
 
+    def feeds(self) -> list[FeedView]:
+        return [
+            FeedView(
+                owner=PEER,
+                market="BTC-USD",
+                number=17,
+                announced=20,
+                behind=3,
+                open_orders=2,
+                way="direct",
+            )
+        ]
+
     def status(self) -> StatusView:
         return StatusView(
             node_id=self.node_id,
@@ -663,11 +677,11 @@ class FakeService:
                     service="job_service", node=PEER, cost=0.0125, state="OPEN",
                     why="breaker OPEN, latency_s 0.01", parts={"latency_s": 0.01}, hint_factor=1.5,
                     slow_start=1.0, total_calls=7, success_count=2, error_count=4, timeout_count=1,
-                    in_flight=0, avg_latency_ms=10.25,
+                    in_flight=0, avg_latency_ms=10.25, window=4.0, rate=500.0,
                 )
             ],
             hints=[HintView(node=PEER, origin=self.node_id, signal="DEGRADED", weight=0.5)],
-            events=[event for event in every if kind in (None, event.kind)][-events:],
+            events=[e for e in every if kind in (None, e.kind)][-events:] if events else [],
         )  # fmt: skip
 
     def metrics(self) -> bytes:

@@ -26,7 +26,7 @@ from node.api.public_routes import ROUTES
 from node.api.route import Route
 from node.bitfinex.order_operations import KINDS
 from node.operations.operation import Access
-from node.streams.stream_messages import PRIVATE
+from node.streams.stream_messages import NODE, PRIVATE
 
 CALLERS: Final[dict[str, set[Access]]] = {
     "nobody": {"public"},
@@ -166,6 +166,21 @@ async def test_the_accounts_channels_are_for_readers(gates: Gates, channel: str)
                 assert told["event"] == "subscribed"
             else:
                 assert told["code"] in DENIED | {"no_account"}, told
+
+
+@pytest.mark.parametrize("channel", sorted(NODE))
+async def test_the_nodes_channels_are_for_whoever_may_see_the_node(
+    gates: Gates, channel: str
+) -> None:
+    for caller, allowed in CALLERS.items():
+        async with gates.desk.session.ws_connect(
+            gates.desk.url + "/v1/stream", headers=gates.headers(caller)
+        ) as socket:
+            await socket.send_json({"op": "subscribe", "channel": channel})
+            told = await socket.receive_json(timeout=5)
+            # The accounts of this test have no node around them: who may see one learns that.
+            assert (told["code"] == "no_channel") == ("node" in allowed), told
+            assert told["code"] in DENIED | {"no_channel"}
 
 
 async def test_public_channels_are_for_everybody(gates: Gates) -> None:
