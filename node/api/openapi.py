@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from http import HTTPStatus
 from importlib import metadata
@@ -14,13 +14,15 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from node.api.access import DOORKEEPER
 from node.api.call_examples import examples
 from node.api.problems import CODES, CONTENT_TYPE, Problem
 from node.api.public_routes import ROUTES
 from node.operations.operation import Access, Operation, Param
-from node.views.field_types import DECIMAL_PATTERN, SIGNED_PATTERN
+from node.views.field_types import DECIMAL_PATTERN, MOMENT, POSITIVE_PATTERN, SIGNED_PATTERN
 
 OPERATIONS: Final = tuple(route.operation for route in ROUTES)
+_ACCESS: Final = {operation.name: operation.access for operation in OPERATIONS}
 _REF: Final = "#/components/schemas/{name}"
 _EVERYWHERE: Final = (400, 401, 403, 421, 429, 500)  # any operation can answer these
 
@@ -49,14 +51,21 @@ e.g. `{"op":"subscribe","channel":"book","market":"BTC-USD"}`. Its messages are 
 # Of an operation, by the access that it asks for.
 _KEY: Final[dict[str, list[str]]] = {"key": []}
 _OPERATOR: Final[dict[str, list[str]]] = {"operator": []}
-_SECURITY: Final[dict[Access, list[dict[str, list[str]]]]] = {
+_Security = list[dict[str, list[str]]]
+_SECURITY: Final[dict[Access, _Security]] = {
     "public": [{}, _KEY, _OPERATOR],
     "read": [_KEY, _OPERATOR],
     "trade": [_KEY, _OPERATOR],
     "node": [_KEY, _OPERATOR],
     "operator": [_OPERATOR],
 }
-_WHO: Final = {1: "the operator", 2: "the operator or an API key", 3: "everybody"}
+_WHO: Final[dict[Access, str]] = {
+    "public": "everybody",
+    "read": "the operator or an API key",
+    "trade": "the operator or an API key",
+    "node": "the operator or an API key",
+    "operator": "the operator",
+}
 _SCHEMES: Final = {
     "key": {
         "type": "http",
@@ -84,16 +93,27 @@ def version() -> str:
 
 
 def _parameter(param: Param) -> dict[str, Any]:
-    return {
+    described = {
         "name": param.name,
         "in": param.place,
         "required": param.place == "path",
         "description": param.description,
         "schema": dict(param.schema),
     }
+    if param.schema.get("type") == "object":  # its properties are parameters of the query
+        described |= {"required": True, "style": "form", "explode": True}
+    return described
 
 
-def _operation(operation: Operation[Any], schemas: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def _security(access: Access, *, keys_required: bool) -> _Security:
+    """The alternatives of an operation. Where keys are optional, a request without one is the operator's."""
+    found = _SECURITY[access]
+    return found if keys_required or {} in found else [{}, *found]
+
+
+def _operation(
+    operation: Operation[Any], schemas: dict[Any, dict[str, Any]], *, keys_required: bool
+) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(operation.status): {
             "description": HTTPStatus(operation.status).phrase,
@@ -113,7 +133,7 @@ def _operation(operation: Operation[Any], schemas: dict[Any, dict[str, Any]]) ->
         "parameters": [_parameter(param) for param in operation.params],
         "responses": responses,
     }
-    described["security"] = _SECURITY[operation.access]
+    described["security"] = _security(operation.access, keys_required=keys_required)
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
@@ -143,19 +163,23 @@ def _stream_operation() -> dict[str, Any]:
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
+def document(*, keys_required: bool = True) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a node that takes requests without a key from the operator, or not."""
     types: list[Any] = [Problem]
     for operation in OPERATIONS:
         types += [kind for kind in (operation.answer, operation.body) if kind not in (None, *types)]
     described, components = msgspec.json.schema_components(types, ref_template=_REF)
     schemas = dict(zip(types, described, strict=True))
     components["Problem"]["additionalProperties"] = True
+    for kind in types:
+        if least := getattr(kind, "MIN_PROPERTIES", 0):
+            components[kind.__name__]["minProperties"] = least
+    _open_tuples([*components.values(), *described])
 
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
-            operation, schemas
+            operation, schemas, keys_required=keys_required
         )
     paths["/v1/stream"] = {"get": _stream_operation()}
 
@@ -192,6 +216,18 @@ def document() -> dict[str, Any]:
     }
 
 
+def _open_tuples(schemas: Iterable[Any]) -> None:
+    """Leave out `"items": false` beside `prefixItems`, which generators of clients refuse; `maxItems` says
+    the same."""
+    for schema in schemas:
+        if isinstance(schema, dict):
+            if "prefixItems" in schema and schema.get("items") is False:
+                del schema["items"]
+            _open_tuples(schema.values())
+        elif isinstance(schema, list):
+            _open_tuples(schema)
+
+
 # The page -------------------------------------------------------------------------------------
 
 
@@ -205,7 +241,9 @@ def _type_name(schema: dict[str, Any]) -> str:
     if reference := schema.get("$ref"):
         name = reference.rpartition("/")[2]
         return f'<a href="#{name}">{name}</a>'
-    if options := schema.get("anyOf"):
+    if schema.get("anyOf") == MOMENT["anyOf"]:
+        return "time"
+    if (options := schema.get("anyOf")) and "type" not in schema:
         return " or ".join(_type_name(option) for option in options)
     if "enum" in schema:
         return " | ".join(f"<code>{html.escape(str(value))}</code>" for value in schema["enum"])
@@ -213,7 +251,7 @@ def _type_name(schema: dict[str, Any]) -> str:
         return f"list of {' and '.join(map(_type_name, parts))}"
     if schema.get("type") == "array":
         return f"list of {_type_name(schema['items'])}"
-    if schema.get("pattern") in (DECIMAL_PATTERN, SIGNED_PATTERN):
+    if schema.get("pattern") in (DECIMAL_PATTERN, SIGNED_PATTERN, POSITIVE_PATTERN):
         return "decimal string"
     return html.escape(str(schema.get("format") or schema.get("type") or "any value"))
 
@@ -252,8 +290,7 @@ def _operation_html(method: str, path: str, operation: dict[str, Any]) -> str:
     if body := operation.get("requestBody"):
         schema = body["content"]["application/json"]["schema"]
         parts.append(f"<p>Body: {_type_name(schema)}</p>")
-    if "security" in operation:
-        parts.append(f"<p>For {_WHO[len(operation['security'])]}.</p>")
+    parts.append(f"<p>For {_WHO[_ACCESS.get(operation['operationId'], 'public')]}.</p>")
     answers = []
     for status, response in operation["responses"].items():
         content = response.get("content", {}).get("application/json")
@@ -336,10 +373,10 @@ def page() -> str:
     )
 
 
-async def _get_document(_request: web.Request) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(document(), option=orjson.OPT_INDENT_2), content_type="application/json"
-    )
+async def _get_document(request: web.Request) -> web.Response:
+    described = document(keys_required=request.app[DOORKEEPER].rules.keys_required)
+    body = orjson.dumps(described, option=orjson.OPT_INDENT_2)
+    return web.Response(body=body, content_type="application/json")
 
 
 async def _get_page(request: web.Request) -> web.Response:

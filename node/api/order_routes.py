@@ -80,7 +80,9 @@ async def cancel_order(request: web.Request) -> web.Response:
 async def cancel_orders(request: web.Request) -> web.Response:
     values = query(request, "market", "group", "client_id", "all", "account")
     chosen = {name for name in ("market", "group", "client_id") if name in values}
-    if not chosen and not flag(values, "all", False):
+    if values.get("all", "true") != "true":
+        raise bad_parameter("all", f"all is true or left out, not {values['all'][:40]!r}")
+    if not chosen and "all" not in values:
         raise ServiceError(
             400,
             "invalid_parameter",

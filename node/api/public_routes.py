@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -243,7 +244,27 @@ def add_routes(app: web.Application, service: NodeService) -> None:
             app.router.add_get(operation.path, _guarded(route))
         else:
             app.router.add_route(operation.method, operation.path, _guarded(route))
+    _refuse_other_methods(app)
     app.on_cleanup.append(_cancel_work)
+
+
+def _refuse_other_methods(app: web.Application) -> None:
+    """Answer other methods at a path without parameters with 405, where a path with one fits it too: PATCH
+    of /v1/orders/cancel-after is not about an order of that name."""
+    methods: dict[str, list[str]] = {}
+    for route in ROUTES:
+        methods.setdefault(route.operation.path, []).append(route.operation.method)
+    templates = [re.sub(r"\{\w+\}", "[^/]+", path) for path in methods if "{" in path]
+    for path, allowed in methods.items():
+        if "{" not in path and any(re.fullmatch(template, path) for template in templates):
+            app.router.add_route("*", path, _not_allowed(allowed))
+
+
+def _not_allowed(allowed: list[str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    return refuse
 
 
 def _guarded(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

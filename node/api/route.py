@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -56,10 +57,22 @@ def decode_body(raw: bytes, kind: type[T]) -> T:
         decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
         body: T = decoder.decode(raw)
     except msgspec.ValidationError as error:
+        if "got `float`" in str(error):  # to JSON 5.0 is a whole number
+            with suppress(msgspec.ValidationError):
+                return msgspec.convert(_whole(msgspec.json.decode(raw)), kind)
         raise _misfit(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(400, "invalid_json", f"the body is not valid JSON: {error}") from None
     return body
+
+
+def _whole(value: Any) -> Any:
+    """A decoded value with the integral floats in it as integers."""
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:

@@ -82,7 +82,7 @@ class OrderCalls(Calls):
         wait_for_takes: bool = False,
         account: str | None = None,
     ) -> OrderView:
-        """Amend an open order; what is None in `changes` stays as it is."""
+        """Amend an open order; what `changes` leaves out stays as it is."""
         return await self._call(
             trading_operations.AMEND_ORDER,
             order_id,

@@ -22,7 +22,7 @@ from node.service.operator_service import OperatorService
 from node.service.refusals import refusals
 from node.service.trading import Span
 from node.streams.stream_registry import StreamRegistry
-from node.views.account_views import CancelAfterView
+from node.views.account_views import MAX_CANCEL_MS, MIN_CANCEL_MS, CancelAfterView
 from node.views.order_mapping import BUY, SELL, OrderMapping, candle_view
 from node.views.timestamps import iso
 from node.views.views import (
@@ -39,7 +39,6 @@ from node.views.views import (
 )
 
 MAX_LIMIT = 1000
-MIN_SILENCE, MAX_SILENCE = 1000, 86_400_000  # ms, of the dead man's switch
 
 
 def _rule(value: Decimal | None) -> str | None:
@@ -127,18 +126,18 @@ class TradingService:
             account=account,
             market=self.texts.key(market),
             groups=None if group is None else frozenset([group]),
-            client_ids=None if client_id is None else frozenset([client_id]),
+            client_ids=None if client_id is None else frozenset([self.texts.client_id(client_id)]),
         )
         with refusals():
             cancelled = await self.trading.cancel_many(which)
         return [self.texts.order(order) for order in cancelled]
 
     async def cancel_after(self, timeout_ms: int, *, account: int = HOUSE) -> CancelAfterView:
-        if timeout_ms and not MIN_SILENCE <= timeout_ms <= MAX_SILENCE:
+        if timeout_ms and not MIN_CANCEL_MS <= timeout_ms <= MAX_CANCEL_MS:
             raise ServiceError(
                 400,
                 "bad_timeout",
-                f"timeout_ms is {MIN_SILENCE} to {MAX_SILENCE} ms, or 0 to end the switch, not {timeout_ms}",
+                f"timeout_ms is {MIN_CANCEL_MS} to {MAX_CANCEL_MS} ms, or 0 to end the switch, not {timeout_ms}",
                 pointer="/timeout_ms",
             )
         at = await self.trading.cancel_after(account, timeout_ms)

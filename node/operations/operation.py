@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from node.views.field_types import MOMENT
 from node.views.limits import DEFAULT_LIMIT, MAX_LIMIT
 
 Access = Literal["public", "read", "trade", "node", "operator"]
@@ -67,7 +68,11 @@ LIMIT: Final = Param(
     },
     "At most so many, from where `sort` begins.",
 )
-_MOMENT: Final = {"type": "string", "examples": ["2026-01-02T03:04:05Z", "1767323045000"]}
+_MOMENT: Final = {
+    "type": "string",
+    **MOMENT,
+    "examples": ["2026-01-02T03:04:05Z", "1767323045000"],
+}
 START: Final = Param(
     "start", "query", _MOMENT, "Not before this time: ISO 8601 (UTC without an offset), or ms."
 )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from exchange.orders.order_validation import MAX_CLIENT_ID
 from node.operations.operation import (
     ACCOUNT,
     MARKET,
+    MARKET_NAME,
     SPAN_PARAMS,
     Operation,
     Param,
 )
 from node.views.account_views import CancelAfterRequest, CancelAfterView, FeesView, PostingView
+from node.views.field_types import CLIENT_ID_PATTERN, ORDER_ID_PATTERN
 from node.views.limits import MAX_GROUP
 from node.views.views import (
     AmendRequest,
@@ -21,26 +24,39 @@ from node.views.views import (
     OrderView,
 )
 
-_ORDER: Final = Param(
-    "id", "path", {"type": "string", "examples": ["12"]}, "The order's full id or its number."
-)
-_ORDER_QUERY: Final = Param("order", "query", {"type": "string"}, "Only fills of this order.")
-_CLIENT_ID: Final = Param("client_id", "path", {"type": "string"}, "The id that the client gave.")
-_CLIENT_ID_QUERY: Final = Param("client_id", "query", {"type": "string"}, "The order with this id.")
+_ORDER_ID: Final = {"type": "string", "pattern": ORDER_ID_PATTERN, "examples": ["12"]}
+_CLIENT_NAME: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_CLIENT_ID,
+    "pattern": CLIENT_ID_PATTERN,
+}
+_ORDER: Final = Param("id", "path", _ORDER_ID, "The order's full id or its number.")
+_ORDER_QUERY: Final = Param("order", "query", _ORDER_ID, "Only fills of this order.")
+_CLIENT_ID: Final = Param("client_id", "path", _CLIENT_NAME, "The id that the client gave.")
 _OPEN: Final = Param(
     "open",
     "query",
     {"type": "boolean", "default": True},
     "true: only orders still open or pending; false: finished ones too.",
 )
-_GROUP: Final = Param(
-    "group",
+# One parameter of the document, each property a parameter of the query: only so it can be said that one
+# of them is needed.
+_SELECTION: Final = Param(
+    "selection",
     "query",
-    {"type": "integer", "minimum": 0, "maximum": MAX_GROUP},
-    "Only orders of this group.",
-)
-_ALL: Final = Param(
-    "all", "query", {"type": "boolean", "default": False}, "true: every open order that fits."
+    {
+        "type": "object",
+        "properties": {
+            "market": MARKET_NAME,
+            "group": {"type": "integer", "minimum": 0, "maximum": MAX_GROUP},
+            "client_id": _CLIENT_NAME,
+            "all": {"type": "string", "enum": ["true"]},
+        },
+        "additionalProperties": False,
+        "minProperties": 1,
+    },
+    "Orders of this `market`, of this `group`, with this `client_id`; `all=true`: every open order that fits.",
 )
 _WAIT: Final = Param(
     "wait_for_takes",
@@ -89,7 +105,7 @@ CANCEL_ORDERS: Final = Operation(
     list[OrderView],
     "Those that fit everything that is given; nothing given is refused, `all=true` means every "
     "one. Answers with the orders that were cancelled, when that is durable.",
-    params=(MARKET, _GROUP, _CLIENT_ID_QUERY, _ALL, ACCOUNT),
+    params=(_SELECTION, ACCOUNT),
     problems=(404, 409, 422, 429, 503, 504),
     access="trade",
 )

@@ -24,6 +24,7 @@ from node.service.position_service import PositionService
 from node.service.refusals import refusals, status_of
 from node.service.trading import Span
 from node.views.account_views import (
+    MAX_REASON,
     AccountChange,
     AccountRequest,
     AccountView,
@@ -43,7 +44,6 @@ from node.views.views import BalanceView, ServiceError
 
 KEY_BYTES: Final = 16  # as hex: a word on a command line must not begin with a dash
 SECRET_BYTES: Final = 32
-MAX_REASON: Final = 200  # characters
 
 
 class OperatorService:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from exchange.model.records import Permission, PostingKind
 from node.views.field_types import Decimal, SignedDecimal, Timestamp
+
+MAX_REASON: Final = 200  # characters of why a market is halted
+MIN_CANCEL_MS: Final = 1000
+MAX_CANCEL_MS: Final = 86_400_000
+CancelTimeout = Annotated[
+    int,
+    msgspec.Meta(
+        extra_json_schema={
+            "minimum": 0,
+            "maximum": MAX_CANCEL_MS,
+            "anyOf": [{"const": 0}, {"minimum": MIN_CANCEL_MS}],
+        }
+    ),
+]
 
 
 class AccountView(msgspec.Struct, kw_only=True):
@@ -109,7 +123,9 @@ class FeesView(msgspec.Struct, kw_only=True):
 
 
 class HaltRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    reason: str
+    reason: Annotated[
+        str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_REASON})
+    ]
 
 
 class HaltView(msgspec.Struct, kw_only=True):
@@ -174,7 +190,7 @@ class CreditView(msgspec.Struct, kw_only=True):
 class CancelAfterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A dead man's switch: all open orders are cancelled unless this is said again in time."""
 
-    timeout_ms: int  # 0 ends it
+    timeout_ms: CancelTimeout  # 0 ends it
 
 
 class CancelAfterView(msgspec.Struct, kw_only=True):

@@ -10,7 +10,21 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from exchange.model.instruments import MAX_TEXT
+from exchange.orders.order_validation import MAX_CLIENT_ID
+from node.views.limits import MAX_GROUP
+
 DECIMAL_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?$"
+POSITIVE_PATTERN: Final = r"^([0-9]*[1-9][0-9]*(\.[0-9]+)?|[0-9]+\.[0-9]*[1-9][0-9]*)$"
+CLIENT_ID_PATTERN: Final = r"^[ -~]+$"
+ORDER_ID_PATTERN: Final = r"^([0-9A-Za-z]+-)?[0-9]{1,12}$"
+MOMENT: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"format": "date-time"},
+        {"format": "date"},
+        {"pattern": "^[0-9]{1,15}$"},  # milliseconds
+    ]
+}
 SIGNED_PATTERN: Final = r"^-?[0-9]+(\.[0-9]+)?$"
 
 Decimal = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": DECIMAL_PATTERN})]
@@ -18,6 +32,29 @@ Decimal = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": DECIMAL_PATT
 
 SignedDecimal = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SIGNED_PATTERN})]
 """An exact decimal that may be negative, such as "-12.25"."""
+
+PositiveDecimal = Annotated[
+    str, msgspec.Meta(extra_json_schema={"pattern": POSITIVE_PATTERN, "maxLength": MAX_TEXT})
+]
+"""An exact decimal above zero, as prices and quantities of requests are."""
+
+Moment = Annotated[str, msgspec.Meta(extra_json_schema=MOMENT)]
+"""A time in a request: ISO 8601 (UTC without an offset), or milliseconds since 1970."""
+
+ClientId = Annotated[
+    str,
+    msgspec.Meta(
+        extra_json_schema={
+            "minLength": 1,
+            "maxLength": MAX_CLIENT_ID,
+            "pattern": CLIENT_ID_PATTERN,
+        }
+    ),
+]
+"""A client's own name for an order: printable ASCII."""
+
+Group = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": MAX_GROUP})]
+"""A number under which orders can be cancelled together."""
 
 Timestamp = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 """A time in ISO 8601, in UTC."""
@@ -29,5 +66,5 @@ def is_decimal(kind: msgspec.inspect.Type) -> bool:
         return any(is_decimal(each) for each in kind.types)
     if isinstance(kind, msgspec.inspect.Metadata):
         extra: dict[str, Any] = kind.extra_json_schema or {}
-        return extra.get("pattern") in (DECIMAL_PATTERN, SIGNED_PATTERN)
+        return extra.get("pattern") in (DECIMAL_PATTERN, SIGNED_PATTERN, POSITIVE_PATTERN)
     return False

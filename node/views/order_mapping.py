@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import UNSET, UnsetType
+
 from exchange.market.candles import Candle, TradeRecord
 from exchange.model.commands import Amend, NewOrder
 from exchange.model.decimals import plain
@@ -116,14 +118,14 @@ class OrderMapping:
     def changes(self, market: str, request: AmendRequest) -> Amend:
         """Changes to an order of the market with this key."""
         scale = self._scales[market]
-        quantity = request.quantity
+        quantity = given(request.quantity)
         changes = Amend(
-            price=_price(scale, "price", request.price),
+            price=_price(scale, "price", given(request.price)),
             quantity=None if quantity is None else _lots(scale, "quantity", quantity),
-            stop=_price(scale, "stop", request.stop),
-            trailing_offset=_price(scale, "trailing_offset", request.trailing_offset),
-            display_quantity=_display(scale, request.display_quantity),
-            expires=_moment(request.expires),
+            stop=_price(scale, "stop", given(request.stop)),
+            trailing_offset=_price(scale, "trailing_offset", given(request.trailing_offset)),
+            display_quantity=_display(scale, given(request.display_quantity)),
+            expires=_moment(given(request.expires)),
         )
         if changes == Amend():
             raise ServiceError(
@@ -133,9 +135,11 @@ class OrderMapping:
 
     @staticmethod
     def client_id(text: str) -> str:
-        if not (0 < len(text) <= MAX_CLIENT_ID and text.isprintable()):
+        if not (0 < len(text) <= MAX_CLIENT_ID and text.isascii() and text.isprintable()):
             raise ServiceError(
-                400, "bad_client_id", f"a client id has 1 to {MAX_CLIENT_ID} printable characters"
+                400,
+                "bad_client_id",
+                f"a client id has 1 to {MAX_CLIENT_ID} printable ASCII characters",
             )
         return text
 
@@ -234,6 +238,11 @@ def candle_view(instrument: Instrument, candle: Candle) -> CandleView:
         volume=instrument.quantity_text(candle.volume),
         trades=candle.trades,
     )
+
+
+def given(value: str | UnsetType) -> str | None:
+    """A field of an amendment; None when it was left out."""
+    return None if value is UNSET else value
 
 
 def check_group(number: int) -> int:

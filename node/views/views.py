@@ -5,13 +5,22 @@ Prices and quantities are exact decimals as strings; times are ISO 8601 in UTC w
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from exchange.model.commands import SelfTrade, TimeInForce
 from exchange.model.records import Permission
-from node.views.field_types import Decimal, SignedDecimal, Timestamp
+from node.views.field_types import (
+    ClientId,
+    Decimal,
+    Group,
+    Moment,
+    PositiveDecimal,
+    SignedDecimal,
+    Timestamp,
+)
 
 Side = Literal["buy", "sell"]
 Mode = Literal["p2p", "hybrid", "grenache"]
@@ -42,21 +51,23 @@ class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     market: str
     side: Side
-    quantity: Decimal
-    price: Decimal | None = None
-    client_id: str | None = None  # makes the submission idempotent
+    quantity: PositiveDecimal
+    price: PositiveDecimal | None = None
+    client_id: ClientId | None = None  # makes the submission idempotent
     tif: TimeInForce = "gtc"  # ioc: what does not trade at once ends; fok: all at once or nothing
-    expires: str | None = None  # good till date: ISO 8601, or milliseconds since 1970
+    expires: Moment | None = None  # good till date: ISO 8601, or milliseconds since 1970
     post_only: bool = False  # cancelled instead of trading at once
     hidden: bool = False  # matched, and shown to nobody
-    display_quantity: Decimal | None = None  # iceberg: so much on show at a time
+    display_quantity: PositiveDecimal | None = None  # iceberg: so much on show at a time
     reduce_only: bool = False  # never more than the balance of what is sold
-    stop: Decimal | None = None  # waits until the market has traded there or beyond
-    trailing_offset: Decimal | None = None  # the stop follows the market at this distance
-    oco_stop: Decimal | None = None  # a second order, a stop at this price: one cancels the other
+    stop: PositiveDecimal | None = None  # waits until the market has traded there or beyond
+    trailing_offset: PositiveDecimal | None = None  # the stop follows the market at this distance
+    oco_stop: PositiveDecimal | None = (
+        None  # a second order, a stop at this price: one cancels the other
+    )
     self_trade: SelfTrade | None = None  # when it would trade with an order of the same account
-    worst_price: Decimal | None = None  # of a market order: the worst price it may trade at
-    group: int = 0  # for cancelling together
+    worst_price: PositiveDecimal | None = None  # of a market order: the worst price it may trade at
+    group: Group = 0  # for cancelling together
 
 
 class AmendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -65,12 +76,14 @@ class AmendRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     A smaller quantity keeps the order's place in the book, a greater one or another price does not.
     """
 
-    price: Decimal | None = None
-    quantity: Decimal | None = None  # in all, what is filled included
-    stop: Decimal | None = None
-    trailing_offset: Decimal | None = None
-    display_quantity: Decimal | None = None
-    expires: str | None = None
+    MIN_PROPERTIES: ClassVar[int] = 1
+
+    price: PositiveDecimal | UnsetType = UNSET
+    quantity: PositiveDecimal | UnsetType = UNSET  # in all, what is filled included
+    stop: PositiveDecimal | UnsetType = UNSET
+    trailing_offset: PositiveDecimal | UnsetType = UNSET
+    display_quantity: PositiveDecimal | UnsetType = UNSET
+    expires: Moment | UnsetType = UNSET
 
 
 class OrderView(msgspec.Struct, kw_only=True):

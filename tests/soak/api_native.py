@@ -100,7 +100,8 @@ class NativeApi:
         return await self._one(self._client.submit(request))
 
     async def amend(self, number: int, quantity: Decimal | None, price: Decimal | None) -> State:
-        changes = AmendRequest(price=_text(price), quantity=_text(quantity))
+        texts = {"price": _text(price), "quantity": _text(quantity)}
+        changes = AmendRequest(**{name: text for name, text in texts.items() if text is not None})
         return await self._one(self._client.amend(str(number), changes))
 
     async def cancel(self, number: int) -> State:

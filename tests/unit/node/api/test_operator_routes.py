@@ -627,6 +627,24 @@ async def test_an_order_waits_for_other_nodes_where_that_is_asked_for(
     assert_problem(refused, 400, "invalid_parameter", "wait_for_takes must be true or false")
 
 
+async def test_requests_are_taken_and_refused_as_their_schemas_say(desk: Desk) -> None:
+    assert (await desk.post("/v1/orders", BUY | {"group": 7.0})).json[
+        "group"
+    ] == 7  # to JSON it is 7
+    assert_problem(await desk.post("/v1/orders", BUY | {"group": 7.5}), 400, "invalid_body", "int")
+    numbers = await desk.post("/v1/orders", BUY | {"group": 7.0, "quantity": 1.0})
+    assert_problem(numbers, 400, "number_not_string", "quantity")
+    answer = await desk.patch("/v1/orders/1", {"price": None})
+    assert_problem(answer, 400, "invalid_body", "price")
+    assert_problem(await desk.patch("/v1/orders/1", {}), 400, "invalid_body")
+    for path in ("?all=false", "?all=no&market=BTC-USD", ""):
+        assert (await desk.delete(f"/v1/orders{path}")).status == 400
+    answer = await desk.delete("/v1/orders?client_id=%C3%97")
+    assert_problem(answer, 400, "bad_client_id", "ASCII")
+    assert (await desk.patch("/v1/orders/cancel-after", {"timeout_ms": 0})).status == 405
+    assert (await desk.post("/v1/orders/cancel-after", {"timeout_ms": 0})).status == 200
+
+
 async def test_the_client_has_a_method_for_everything(desk: Desk) -> None:
     async with client_of(desk) as operator:
         await operator.create_account(AccountRequest(name="alice"))
