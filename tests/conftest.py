@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("fixed")
+
+# A run in the background of a script begins with SIGINT ignored, and the programs that tests interrupt
+# would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Up to Python 3.13 asyncio.get_event_loop makes a loop when none was ever set, and pytest-asyncio
 # calls it between tests: that loop is never closed. After an explicit None it makes none.

@@ -226,11 +226,14 @@ class MarketHistory:
 def _candle(row: Sequence[Any]) -> Candle:
     start, opened, closed, high, low, volume, trades, *keys = row
     first, last = (keys[0], keys[1], keys[2]), (keys[3], keys[4], keys[5])
-    return Candle(start, opened, closed, high, low, volume, trades, first, last)
+    return Candle(start, opened, closed, high, low, int(volume), trades, first, last)
 
 
 def _row(candle: Candle) -> tuple[object, ...]:
+    # A volume beyond the 64 bits of a column is stored as its digits, in bytes: SQLite would turn text into
+    # a float here.
+    volume = candle.volume if candle.volume < 2**63 else str(candle.volume).encode()
     return (
         *(candle.start, candle.open, candle.close, candle.high, candle.low),
-        *(candle.volume, candle.trades, *candle.first, *candle.last),
+        *(volume, candle.trades, *candle.first, *candle.last),
     )

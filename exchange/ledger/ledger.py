@@ -13,8 +13,8 @@ for it, and it pays no fees, which it would pay to itself.
 
 Rules of this file:
 - Balances change in `_post` and in `trade_here` (the same steps inlined, for speed), nowhere else.
-- Integers have any size. A deposit beyond MAX_BALANCE is refused, so that a client's balance fits 64
-  bits. The house, peers, fees and the outside have no such bound: the journal stores amounts as text.
+- Integers have any size; the journal stores those beyond 64 bits as text. A deposit beyond MAX_BALANCE is
+  refused. The house, peers, fees and the outside have no such bound.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from exchange.model.instruments import Instrument
 from exchange.model.records import PostingKind, PutCredit, Record, Transaction, TransactionLine
 
 MIN_DECIMALS = 8  # of every asset: what most exchanges account in, so few instruments need more
-MAX_BALANCE = 2**62  # largest balance that a deposit may lead to
+MAX_BALANCE = 10**27  # largest balance that a deposit may lead to: 10**15 with 12 decimals
 MAX_NOTE = 200  # characters of a note
 PPM = 1_000_000
 

@@ -19,10 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-# With these, price * quantity of an order is at most 10**18, a ninth of the range of a signed 64-bit
-# column of SQLite.
+# A million units at eight decimals are 10**14 lots, which the wire's 2**53 hold. Price times quantity may
+# exceed 64 bits (see `exchange.model.codec`).
 MAX_TICKS: Final = 10**9
-MAX_LOTS: Final = 10**9
+MAX_LOTS: Final = 10**14
 MAX_TEXT: Final = 40  # characters of a number; the longest acceptable one has 25
 MAX_DECIMALS: Final = 12  # of a tick or a lot; no asset in wide use has more in a price
 PPM: Final = 10**6  # fractions are parts per million

@@ -19,7 +19,7 @@ def record(time: int, number: int = 1, maker: str = "a", price: int = 7) -> Trad
 
 
 def candle(start: int, close: int = 5) -> Candle:
-    return Candle(start, 4, close, 9, 1, 2**62, 12, (start, "a", 1), (start + 5, "b", 2**50))
+    return Candle(start, 4, close, 9, 1, 2**70, 12, (start, "a", 1), (start + 5, "b", 2**50))
 
 
 def opened(path: Path, **options: int) -> MarketHistory:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exchange.model.events import MAX_PRICE, MAX_QUANTITY
 from exchange.model.instruments import (
     MAX_LOTS,
     MAX_TICKS,
@@ -130,8 +131,10 @@ def test_an_exponent_bomb_is_refused_at_once_with_a_short_message(bomb: Any) -> 
     assert len(str(caught.value)) < 200
 
 
-def test_the_largest_order_fits_a_signed_64_bit_column() -> None:
-    assert MAX_TICKS * MAX_LOTS * 8 < 2**63
+def test_a_million_units_at_eight_decimals_fit_an_order_and_the_wire() -> None:
+    assert Instrument("AA-BB", Decimal("0.01"), Decimal("0.00000001")).to_lots("1000000") == 10**14
+    assert MAX_LOTS < MAX_QUANTITY
+    assert MAX_TICKS < MAX_PRICE
 
 
 def test_texts_are_canonical() -> None:
@@ -147,7 +150,7 @@ def test_texts_are_canonical() -> None:
 
 def test_notional_and_average_are_of_the_whole_value() -> None:
     assert BTC.notional(300_001, 12_345) == Decimal("3703.512345")
-    assert BTC.notional(MAX_TICKS, MAX_LOTS) == Decimal(10) ** 12
+    assert BTC.notional(MAX_TICKS, MAX_LOTS) == Decimal(10) ** 17
     assert BTC.average_price_text(300_000 * 3 + 300_001 * 1, 4) == "30000.025"
     assert BTC.average_price_text(10 * 1 + 11 * 2, 3) == "1.066666667"
     assert BTC.average_price_text(10 * 2 + 11 * 1, 3) == "1.033333333"
@@ -294,12 +297,15 @@ def test_rules_in_a_file_are_exact_as_text_and_bare(tmp_path: Path) -> None:
         ('price_band = "5 %"', "price_band: '5 %' is not a decimal number"),
         ("price_band = 2", "price_band: expected from 0.000001 to 1, got 2"),
         ("min_quantity = 3", "min_quantity 3 is not a multiple of the lot 2; nearest are 2 and 4"),
-        ("min_quantity = 0", "min_quantity: expected from 2 to 2000000000, got 0"),
+        ("min_quantity = 0", "min_quantity: expected from 2 to 200000000000000, got 0"),
         (
             "min_quantity = 8\nmax_quantity = 6",
-            "max_quantity: expected from 8 to 2000000000, got 6",
+            "max_quantity: expected from 8 to 200000000000000, got 6",
         ),
-        ("max_notional = 0.1", "max_notional: expected from 0.2 to 200000000000000000, got 0.1"),
+        (
+            "max_notional = 0.1",
+            "max_notional: expected from 0.2 to 20000000000000000000000, got 0.1",
+        ),
         ("min_notional = inf", "min_notional: 'inf' is not a decimal number"),
     ],
 )
