@@ -81,6 +81,7 @@ _DIAGNOSTICS: Final = DiagnosticsView(
     memory_bytes=90_000_000,
     disk_free_bytes=20_000_000_000,
     data_bytes=3_000_000,
+    journal_lag_ms=0.0,
     archive_behind=0,
     warnings=[],
 )

@@ -38,9 +38,15 @@ class Committer:
             None  # what callers are told once the disk has failed
         )
         self._writing: Drained | None = None  # what is on its way to the disk
+        self._writing_since = 0.0  # loop time
         self.commits = 0
         self.commit_seconds = 0.0
         self.commit_bins = [0] * (len(COMMIT_BOUNDS) + 1)
+
+    @property
+    def write_age(self) -> float:
+        """Seconds that the write under way has taken so far; 0 without one."""
+        return 0.0 if self._writing is None else self._loop.time() - self._writing_since
 
     def wake(self) -> None:
         """Something changed: drain soon."""
@@ -107,7 +113,7 @@ class Committer:
         drained = self._engine.drain(self._loop.time())
         try:
             if drained.records:
-                before = self._loop.time()
+                before = self._writing_since = self._loop.time()
                 self._writing = drained
                 await self._loop.run_in_executor(
                     self._thread, self._journal.commit, drained.records

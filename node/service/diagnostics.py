@@ -22,6 +22,7 @@ LAGS: Final = 1200  # measurements kept: a minute
 LITTLE_DISK: Final = 1 << 30  # bytes free, below which the operator is warned
 SLOW_COMMIT: Final = 250.0  # ms, of the 95th percentile
 LONG_LAG: Final = 0.25  # seconds
+LONG_WRITE: Final = 2.0  # seconds
 
 
 class Diagnostics:
@@ -55,8 +56,12 @@ class Diagnostics:
             memory_bytes=_memory(),
             disk_free_bytes=free,
             data_bytes=_size(self._data_dir),
+            journal_lag_ms=round(self._committer.write_age * 1000, 3),
             archive_behind=self._journal.archive_behind,
-            warnings=_warnings(free, p95, lag, self._journal.archive_behind),
+            warnings=[
+                *_warnings(free, p95, lag, self._journal.archive_behind),
+                *_slow_write(self._committer.write_age),
+            ],
         )
 
 
@@ -103,3 +108,12 @@ def _warnings(free: int, commit: float | None, lag: float, behind: int) -> list[
             f"{behind} records wait for the archive: queries of old orders are slow until then"
         )
     return found
+
+
+def _slow_write(age: float) -> list[str]:
+    if age < LONG_WRITE:
+        return []
+    return [
+        f"a write to the journal has taken {age:.0f} s so far: orders wait for it; look at the disk of "
+        "the data directory"
+    ]

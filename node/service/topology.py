@@ -36,6 +36,7 @@ class Topology:
         self._share = share
         self._view: TopologyView | None = None
         self._until = 0.0
+        self._links: frozenset[str] = frozenset()  # at the time of the answer that is kept
         self._asking = asyncio.Lock()
         overlay.rpc.serve(METHOD, self._on_links)
 
@@ -45,9 +46,11 @@ class Topology:
         return [node for node in self._overlay.peers.links if node != caller][:ANSWERED]
 
     async def view(self) -> TopologyView:
-        """The map as it is now, or was a few seconds ago."""
+        """The map as it is now, or was a few seconds ago if no link of this node came or went."""
         async with self._asking:
-            if self._view is None or self._clock() >= self._until:
+            links = frozenset(self._overlay.peers.links)
+            if self._view is None or self._clock() >= self._until or links != self._links:
+                self._links = links
                 self._view = await self._ask()
                 self._until = self._clock() + KEPT
             return self._view

@@ -114,6 +114,11 @@ class StateStream(NumberedStream):
             log.exception("the stream %s failed", self.name)
             self.end(*FAILED)
 
+    def since(self, told: int, *, singly: bool) -> list[bytes]:
+        """Return the newest state alone: it says all that those before it said."""
+        self.check()
+        return [self._encode(told)]
+
     def encode_snapshot(self, reason: Reason) -> bytes:
         return self._encode(None)
 

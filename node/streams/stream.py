@@ -132,7 +132,7 @@ class NumberedStream:
         Raises:
             Ended: the stream has ended.
         """
-        self._check()
+        self.check()
         made = self._made.get(reason)
         if made is None:
             made = self._made[reason] = self.encode_snapshot(reason)
@@ -145,7 +145,7 @@ class NumberedStream:
             TooSlow: they are not held any more, and a snapshot would leave something out.
             Ended: the stream has ended.
         """
-        self._check()
+        self.check()
         if told < self._oldest:
             if self.complete:
                 raise TooSlow
@@ -160,7 +160,11 @@ class NumberedStream:
             made = self._made[told] = self.encode_changes(told, changes)
         return [made]
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """
+        Raises:
+            Ended: the stream has ended.
+        """
         if self._end is not None:
             raise self._end
 

@@ -333,6 +333,7 @@ class DiagnosticsView(msgspec.Struct, kw_only=True):
     memory_bytes: int
     disk_free_bytes: int  # where the data directory is
     data_bytes: int  # of the data directory
+    journal_lag_ms: float  # how long the write under way has taken so far; 0 without one
     archive_behind: int  # records that are committed and not in the archive yet
     warnings: list[str]  # with what to do
 

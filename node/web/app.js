@@ -3,6 +3,8 @@
 import { explain, Refused } from "./core/api.js";
 import { Model, storeCredentials, storedCredentials } from "./core/model.js";
 import { fill, h } from "./core/dom.js";
+import { PendingOrders } from "./market/pending.js";
+import { lookUpPending } from "./market/reload.js";
 import { marketView } from "./market/view.js";
 import { TickerStrip } from "./market/ticker_strip.js";
 import { Account } from "./own/account.js";
@@ -73,6 +75,7 @@ class App {
       }
     }
     this.model.stream.open();
+    lookUpPending(this.model);
     const session = this.model.session.value;
     if (session !== null && session.account === null && storedCredentials() === null) {
       await this.#signIn("");
@@ -91,6 +94,7 @@ class App {
 
   async #signOut() {
     storeCredentials(null);
+    new PendingOrders().clear();
     await this.#again();
   }
 

@@ -11,7 +11,7 @@ import { Stream } from "./stream.js";
 
 const STORED = "exchange-node-key"; // in sessionStorage, which ends with its tab
 const TICKERS = 40; // streams of one connection are bounded
-const HALTS = 5000; // ms between looks
+const LOOK = 10_000; // ms between two requests that say whether the node answers, and its time
 
 /**
  * KEY:SECRET of this tab; null without.
@@ -89,19 +89,22 @@ export class Model {
         }),
       );
     }
-    const timer = setInterval(() => void this.#lookAtHalts(), HALTS);
+    this.ends.push(
+      this.stream.subscribe({ channel: "halts" }, ({ halts }) => {
+        const halted = /** @type {Halt[]} */ (halts).filter((halt) => halt.halted);
+        this.halts.value = new Map(halted.map((halt) => [halt.market, halt]));
+      }),
+    );
+    const timer = setInterval(() => void this.#look(), LOOK);
     this.ends.push(() => clearInterval(timer));
-    void this.#lookAtHalts();
     this.markets.value = markets;
     if (this.account.value !== null) this.account.value = null;
     this.session.value = session;
   }
 
-  async #lookAtHalts() {
+  async #look() {
     try {
-      /** @type {Halt[]} */
-      const halts = await this.api.get("/v1/halts");
-      this.halts.value = new Map(halts.filter((h) => h.halted).map((h) => [h.market, h]));
+      await this.api.get("/v1/health");
       this.trouble("answers", null);
     } catch (error) {
       this.trouble("answers", `The node does not answer requests: ${explain(error)}`);

@@ -42,18 +42,22 @@ export async function place(api, request, account, tell, sleep = pause) {
   try {
     return await api.post("/v1/orders", request, { account });
   } catch (error) {
-    if (!(error instanceof Unanswered)) throw error;
+    // With a failed disk the node does not know itself before its next start.
+    const unknown = error instanceof Refused && error.code === "storage_failed";
+    if (!unknown && !(error instanceof Unanswered)) throw error;
   }
   tell("The answer was lost. Looking the order up by its client id …");
   return lookUp(api, String(request["client_id"]), account, sleep);
 }
 
 /**
+ * What became of an order whose answer did not come.
  * @param {Sender} api @param {string} clientId @param {string | null} account
- * @param {(ms: number) => Promise<void>} sleep
+ * @param {(ms: number) => Promise<void>} [sleep]
  * @returns {Promise<Order>}
+ * @throws {Refused | NotPlaced | Unanswered}
  */
-async function lookUp(api, clientId, account, sleep) {
+export async function lookUp(api, clientId, account, sleep = pause) {
   let [delay, missing] = [FIRST_DELAY, 0];
   for (let tries = 0; tries < LOOK_UPS && missing < SURE; tries++) {
     await sleep(delay);

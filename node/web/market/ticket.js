@@ -1,6 +1,6 @@
 /** The ticket: an order of any type, with what it would do before it is sent. */
 
-import { explain } from "../core/api.js";
+import { Unanswered, explain } from "../core/api.js";
 import { Decimal, ZERO } from "../core/decimal.js";
 import { confirm, field, fill, freshId, h, select, setText, toast } from "../core/dom.js";
 import { Scope } from "../core/state.js";
@@ -16,6 +16,7 @@ import {
   timeChoices,
 } from "./order_types.js";
 import { preview } from "./preview.js";
+import { PendingOrders } from "./pending.js";
 import { PreviewList } from "./preview_list.js";
 import { newClientId, place } from "./submit.js";
 
@@ -308,17 +309,35 @@ export class Ticket {
     this.#sending = this.send.disabled = true;
     setText(this.status, "Sending …");
     const tell = (/** @type {string} */ text) => setText(this.status, text);
+    const pending = new PendingOrders();
+    this.#remember(pending, request);
     try {
       const order = await place(this.model.api, request, this.model.account.value, tell);
+      pending.forget(String(request["client_id"]));
       this.#clientId = newClientId();
       this.#tell(order);
     } catch (error) {
+      if (!(error instanceof Unanswered)) pending.forget(String(request["client_id"]));
       setText(this.status, "");
       setText(this.problem, explain(error));
     } finally {
       this.#sending = false;
       this.#preview();
     }
+  }
+
+  /** @param {PendingOrders} pending @param {Record<string, string | number | boolean>} request */
+  #remember(pending, request) {
+    const session = this.model.session.value;
+    if (session === null) return;
+    const price = request["price"] === undefined ? "" : ` at ${request["price"]}`;
+    pending.add({
+      client_id: String(request["client_id"]),
+      node_id: session.node_id,
+      account: session.account,
+      acted_for: this.model.account.value,
+      text: `${request["side"]} ${request["quantity"]} ${request["market"]}${price}`,
+    });
   }
 
   /** Say what became of an order; when others are still asked, again when that is known. @param {Order} order */

@@ -2,6 +2,7 @@
 
 import { button, fill, h, select } from "../core/dom.js";
 import { shortId } from "../core/format.js";
+import { storedCredentials } from "../core/model.js";
 
 /** @typedef {{name: string, title: string, may: (model: import("../core/model.js").Model) => boolean}} View */
 
@@ -75,7 +76,7 @@ export class Head {
     const children = [];
     if (session.operator) children.push(this.#accounts());
     else if (session.account_name !== null) children.push(h("span", { class: "name", text: session.account_name }));
-    if (session.operator && session.key === null && sessionStorage.length === 0) {
+    if (session.operator && session.key === null && storedCredentials() === null) {
       // The operator by being on this machine: there is nothing to sign out of.
       children.push(button("Use a key", this.acts.signIn, { class: "quiet" }));
     } else if (session.account === null) children.push(button("Sign in", this.acts.signIn));

@@ -4,9 +4,8 @@ import { fill, h } from "../core/dom.js";
 import { bytes, duration, millis } from "../core/format.js";
 import { Plot } from "../market/canvas.js";
 import { Scope } from "../core/state.js";
-import { Facts, badge, guarded, panel } from "./sheet.js";
+import { Facts, badge, panel } from "./sheet.js";
 
-const LOOK = 1000; // ms
 const KEPT = 300; // points of the plots: five minutes
 
 /** A line of the newest values. */
@@ -43,59 +42,55 @@ class Trace {
 /** @param {import("../core/model.js").Model} model */
 export function healthView(model) {
   const scope = new Scope();
-  const problem = guarded();
+  const problem = h("p", { class: "problem", role: "status" });
   const [node, figures, page] = [new Facts(), new Facts(), new Facts()];
   const warnings = h("div", { class: "body", role: "status" });
   const rate = new Trace("orders a second within the last five minutes", (value) => value.toFixed(1));
   const lag = new Trace("lag of the event loop within the last five minutes", millis);
   for (const trace of [rate, lag]) scope.add(() => trace.plot.stop());
   let before = /** @type {{orders: number, uptime_s: number} | null} */ (null);
-  scope.every(LOOK, () =>
-    problem.run(async () => {
-      const [status, now] = await Promise.all([model.api.get("/v1/status"), model.api.get("/v1/diagnostics")]);
-      if (scope.ended) return;
-      const seconds = before === null ? 0 : now.uptime_s - before.uptime_s;
-      const speed = before === null || seconds <= 0 ? 0 : Math.max(0, (now.orders - before.orders) / seconds);
-      before = now;
-      rate.add(speed);
-      lag.add(now.loop_lag_p95_ms);
-      showWarnings(warnings, [...status.warnings, ...now.warnings]);
-      node.show([
-        ["Version", status.version],
-        ["Up for", duration(status.uptime_s)],
-        ["Mode", status.mode],
-        ["Open orders", String(status.open_orders)],
-        ["Takes pending", String(status.pending_takes)],
-        ["Feeds behind", String(status.feeds_behind)],
-        ["Data directory", status.data_dir],
-      ]);
-      figures.show([
-        ["Orders a second", speed.toFixed(1)],
-        ["Orders, fills", `${now.orders}, ${now.fills}`],
-        ["Commit, median", atMost(now.commit_p50_ms)],
-        ["Commit, 95 %", atMost(now.commit_p95_ms)],
-        ["Commit, 99 %", atMost(now.commit_p99_ms)],
-        ["Loop lag, 95 %", millis(now.loop_lag_p95_ms)],
-        ["Loop lag, most", millis(now.loop_lag_max_ms)],
-        ["Memory", bytes(now.memory_bytes)],
-        ["Data", bytes(now.data_bytes)],
-        ["Free on disk", bytes(now.disk_free_bytes)],
-        ["Archive behind", `${now.archive_behind} records`],
-      ]);
-      const offset = model.api.clockOffset;
-      page.show([
-        ["Stream", model.stream.connection.value],
-        ["Messages", String(model.stream.messages)],
-        ["Faults mended", String(model.stream.faults.value)],
-        ["Clock difference", offset === null ? "–" : `${Math.round(Math.abs(offset) / 1000)} s`],
-      ]);
-    }),
-  );
+  /** @type {{status: string[], diagnostics: string[]}} */
+  const said = { status: [], diagnostics: [] };
+  const follow = (/** @type {string} */ channel, /** @type {(message: any) => void} */ take) => {
+    scope.add(model.stream.subscribe({ channel }, take, (detail) => (problem.textContent = detail)));
+  };
+  follow("status", ({ status }) => {
+    said.status = status.warnings;
+    showWarnings(warnings, [...said.status, ...said.diagnostics]);
+    node.show([
+      ["Version", status.version],
+      ["Up for", duration(status.uptime_s)],
+      ["Mode", status.mode],
+      ["Open orders", String(status.open_orders)],
+      ["Takes pending", String(status.pending_takes)],
+      ["Feeds behind", String(status.feeds_behind)],
+      ["Data directory", status.data_dir],
+    ]);
+  });
+  follow("diagnostics", ({ diagnostics: now }) => {
+    const seconds = before === null ? 0 : now.uptime_s - before.uptime_s;
+    const speed = before === null || seconds <= 0 ? 0 : Math.max(0, (now.orders - before.orders) / seconds);
+    before = now;
+    rate.add(speed);
+    lag.add(now.loop_lag_p95_ms);
+    said.diagnostics = now.warnings;
+    showWarnings(warnings, [...said.status, ...said.diagnostics]);
+    figures.show(figuresOf(now, speed));
+  });
+  scope.every(1000, () => {
+    const offset = model.api.clockOffset;
+    page.show([
+      ["Stream", model.stream.connection.value],
+      ["Messages", String(model.stream.messages)],
+      ["Faults mended", String(model.stream.faults.value)],
+      ["Clock difference", offset === null ? "–" : `${Math.round(Math.abs(offset) / 1000)} s`],
+    ]);
+  });
   const element = h(
     "div",
     { class: "sheet" },
     h("h1", { class: "unseen", text: "Health" }),
-    panel("Warnings", "", warnings, problem.element),
+    panel("Warnings", "", warnings, problem),
     panel("Node", "half", node.element),
     panel("This page", "half", page.element),
     panel("Figures", "", figures.element),
@@ -103,6 +98,24 @@ export function healthView(model) {
     panel("Loop lag", "half", lag.plot.box),
   );
   return { element, stop: () => scope.end() };
+}
+
+/** @param {any} now diagnostics @param {number} speed orders a second @returns {[string, string][]} */
+function figuresOf(now, speed) {
+  return [
+    ["Orders a second", speed.toFixed(1)],
+    ["Orders, fills", `${now.orders}, ${now.fills}`],
+    ["Commit, median", atMost(now.commit_p50_ms)],
+    ["Commit, 95 %", atMost(now.commit_p95_ms)],
+    ["Commit, 99 %", atMost(now.commit_p99_ms)],
+    ["Loop lag, 95 %", millis(now.loop_lag_p95_ms)],
+    ["Loop lag, most", millis(now.loop_lag_max_ms)],
+    ["Memory", bytes(now.memory_bytes)],
+    ["Data", bytes(now.data_bytes)],
+    ["Free on disk", bytes(now.disk_free_bytes)],
+    ["Journal behind", now.journal_lag_ms === 0 ? "no" : millis(now.journal_lag_ms)],
+    ["Archive behind", `${now.archive_behind} records`],
+  ];
 }
 
 /** @param {number | null} ms upper bound of a bin */

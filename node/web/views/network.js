@@ -2,10 +2,11 @@
 
 import { explain } from "../core/api.js";
 import { Table, button, confirm, field, h, toast } from "../core/dom.js";
-import { ago, bytes, millis, shortId } from "../core/format.js";
+import { ago, bytes, millis, moment, shortId } from "../core/format.js";
 import { Scope } from "../core/state.js";
+import { feedsTable } from "./feeds.js";
 import { NetworkMap } from "./network_map.js";
-import { Facts, badge, guarded, panel } from "./sheet.js";
+import { Facts, badge, panel } from "./sheet.js";
 
 /**
  * @typedef {object} Peer
@@ -19,6 +20,7 @@ import { Facts, badge, guarded, panel } from "./sheet.js";
  * @property {string | null} carrier
  * @property {string | null} version
  * @property {string[]} capabilities
+ * @property {string | null} connected_at
  * @property {string | null} last_seen
  * @property {number | null} rtt_ms
  * @property {number} failures
@@ -31,49 +33,72 @@ import { Facts, badge, guarded, panel } from "./sheet.js";
  * @typedef {{name: string, state: string, detail: string, found: number}} Discovery
  */
 
-const LOOK = 2000; // ms
-const LOOK_AT_MAP = 5000;
+const CLOCK = 1000; // ms between two looks at times that go on by themselves
 
 /** @param {import("../core/model.js").Model} model */
 export function networkView(model) {
   const scope = new Scope();
   const facts = new Facts();
-  const problem = guarded();
-  const peers = peersTable(model);
-  const discovery = discoveryTable();
-  const map = new NetworkMap();
-  scope.every(LOOK, () =>
-    problem.run(async () => {
-      const [status, found] = await Promise.all([model.api.get("/v1/status"), model.api.get("/v1/peers")]);
-      if (scope.ended) return;
-      peers.update(found);
-      discovery.update(status.discovery);
-      facts.show([
-        ["Node", status.node_id],
-        ["Network", `${status.network}, ${status.security === "tls" ? "encrypted" : "not encrypted"}`],
-        ["Address for peers", status.p2p_address ?? "none"],
-        ["Linked peers", `${status.peers_connected} of ${status.peers_known} known`],
-        ["Nodes present", String(status.nodes_present)],
-        ["Feeds", status.feeds_behind ? `${status.feeds}, ${status.feeds_behind} behind` : `${status.feeds}, all up to date`],
-      ]);
-    }),
-  );
-  scope.every(LOOK_AT_MAP, () =>
-    problem.run(async () => {
-      const found = await model.api.get("/v1/topology");
-      if (!scope.ended) map.show(found);
-    }),
-  );
+  const problem = h("p", { class: "problem", role: "status" });
+  /** @type {Map<string, string[]>} services by node */
+  let offers = new Map();
+  const peers = peersTable(model, (peer) => (offers.get(peer.node_id ?? "") ?? []).join(", ") || "–");
+  const [discovery, feeds, map] = [discoveryTable(), feedsTable(), new NetworkMap()];
+  const follow = (/** @type {string} */ channel, /** @type {(message: any) => void} */ take) => {
+    scope.add(model.stream.subscribe({ channel, conflate_ms: 250 }, take, (detail) => (problem.textContent = detail)));
+  };
+  follow("status", ({ status }) => {
+    discovery.update(status.discovery);
+    facts.show(describe(status));
+  });
+  /** @type {Peer[]} */
+  let latest = [];
+  const draw = () => peers.update(latest.map((peer) => ({ ...peer })));
+  follow("peers", (message) => {
+    latest = message.peers;
+    draw();
+  });
+  follow("services", (message) => {
+    offers = offersOf(message.services);
+    draw();
+  });
+  scope.every(CLOCK, draw); // what is said as "so long ago"
+  follow("topology", ({ topology }) => map.show(topology));
+  follow("feeds", (message) => feeds.update(message.feeds));
   const element = h(
     "div",
     { class: "sheet" },
     h("h1", { class: "unseen", text: "Network" }),
-    panel("This node", "", facts.element, problem.element, model.isOperator ? connectForm(model) : null),
+    panel("This node", "", facts.element, problem, model.isOperator ? connectForm(model) : null),
+    panel("Peers", "", peers.element),
     panel("Map", "half map", map.element),
     panel("Discovery", "half", discovery.element),
-    panel("Peers", "", peers.element),
+    panel("Feeds", "", feeds.element),
   );
   return { element, stop: () => scope.end() };
+}
+
+/** @param {any} status @returns {[string, string][]} */
+function describe(status) {
+  const behind = status.feeds_behind ? `${status.feeds_behind} behind` : "all up to date";
+  return [
+    ["Node", status.node_id],
+    ["Network", `${status.network}, ${status.security === "tls" ? "encrypted" : "not encrypted"}`],
+    ["Address for peers", status.p2p_address ?? "none"],
+    ["Linked peers", `${status.peers_connected} of ${status.peers_known} known`],
+    ["Nodes present", String(status.nodes_present)],
+    ["Feeds", `${status.feeds}, ${behind}`],
+  ];
+}
+
+/** @param {{name: string, nodes: string[]}[]} services @returns {Map<string, string[]>} */
+function offersOf(services) {
+  /** @type {Map<string, string[]>} */
+  const found = new Map();
+  for (const { name, nodes } of services) {
+    for (const node of nodes) found.set(node, [...(found.get(node) ?? []), name]);
+  }
+  return found;
 }
 
 /** @param {import("../core/model.js").Model} model */
@@ -104,8 +129,12 @@ function reached(peer) {
   return peer.encrypted ? way : `${way}, not encrypted`;
 }
 
-/** @param {import("../core/model.js").Model} model @returns {Table<Peer>} */
-function peersTable(model) {
+/**
+ * @param {import("../core/model.js").Model} model
+ * @param {(peer: Peer) => string} offers services of a peer
+ * @returns {Table<Peer>}
+ */
+function peersTable(model, offers) {
   return new Table(
     "Peers",
     [
@@ -125,8 +154,10 @@ function peersTable(model) {
       { title: "Round trip", text: (p) => millis(p.rtt_ms), numeric: true },
       { title: "Received", text: (p) => bytes(p.bytes_received), numeric: true },
       { title: "Sent", text: (p) => bytes(p.bytes_sent), numeric: true },
-      { title: "Version", text: (p) => p.version ?? "–" },
+      { title: "Linked since", text: (p) => moment(p.connected_at) },
       { title: "Last heard", text: (p) => ago(p.last_seen) },
+      { title: "Offers", text: offers },
+      { title: "Version", text: (p) => p.version ?? "–" },
       {
         title: "",
         make: (cell, row) => {

@@ -1,9 +1,9 @@
 /** The services view: what the network offers, how nodes are chosen, and why. */
 
-import { Table, h, select } from "../core/dom.js";
+import { Table, h, select, setText } from "../core/dom.js";
 import { clock, millis, shortId, words } from "../core/format.js";
-import { Scope } from "../core/state.js";
-import { badge, guarded, panel } from "./sheet.js";
+import { Scope, drawer } from "../core/state.js";
+import { badge, panel } from "./sheet.js";
 
 /**
  * @typedef {object} Service
@@ -26,13 +26,14 @@ import { badge, guarded, panel } from "./sheet.js";
  * @property {number} timeout_count
  * @property {number} in_flight
  * @property {number | null} avg_latency_ms
+ * @property {number | null} window
+ * @property {number | null} rate
  *
  * @typedef {{node: string, origin: string, signal: string, weight: number}} Hint
  * @typedef {{time: string, kind: string, service: string, node: string, reason: string, detail: Record<string, unknown>}} Decision
  */
 
-const LOOK = 1000; // ms
-const EVENTS = 60;
+const KEPT = 300; // decisions
 const KINDS = /** @type {[string, string][]} */ ([
   ["", "All decisions"],
   ["pick", "Picks"],
@@ -45,32 +46,34 @@ const KINDS = /** @type {[string, string][]} */ ([
 /** @param {import("../core/model.js").Model} model */
 export function servicesView(model) {
   const scope = new Scope();
-  const problem = guarded();
+  const problem = h("p", { class: "problem", role: "status" });
   const services = servicesTable();
   const routes = routesTable();
   const hints = hintsTable();
   const events = eventsTable();
   const policy = h("p", { class: "hint body" });
   let kind = "";
-  const now = scope.every(LOOK, () =>
-    problem.run(async () => {
-      const parameters = { events: EVENTS, kind: kind || null };
-      const [offered, router] = await Promise.all([
-        model.api.get("/v1/services"),
-        model.api.get("/v1/router", parameters),
-      ]);
-      if (scope.ended) return;
-      services.update(offered);
-      routes.update(router.routes);
-      hints.update(router.hints);
-      const named = (/** @type {Decision[]} */ (router.events)).map((event, at) => ({ ...event, at }));
-      events.update(named.reverse());
-      policy.textContent = `Policy: ${router.policy}. The node with the lowest cost is asked next; an open breaker keeps a node out.`;
-    }),
-  );
+  let count = 0;
+  /** @type {(Decision & {at: number})[]} newest first */
+  let latest = [];
+  const draw = drawer(() => events.update(latest.filter((event) => kind === "" || event.kind === kind)));
+  const follow = (/** @type {string} */ channel, /** @type {(message: any) => void} */ take) => {
+    scope.add(model.stream.subscribe({ channel, conflate_ms: 250 }, take, (detail) => (problem.textContent = detail)));
+  };
+  follow("services", (message) => services.update(message.services));
+  follow("router", ({ router }) => {
+    routes.update(router.routes);
+    hints.update(router.hints);
+    setText(policy, `Policy: ${router.policy}. The node with the lowest cost is asked next; an open breaker keeps a node out. The window is how many calls may be under way to a node, the rate how many a second its pace allows.`);
+  });
+  follow("decisions", (message) => {
+    const added = /** @type {Decision[]} */ (message.decisions).map((event) => ({ ...event, at: count++ }));
+    latest = [...added.reverse(), ...(message.previous === null ? [] : latest)].slice(0, KEPT);
+    draw();
+  });
   const choice = select(KINDS, "", (value) => {
     kind = value;
-    now();
+    draw();
   });
   choice.setAttribute("aria-label", "which decisions");
   const decisions = panel("Decisions", "", events.element);
@@ -79,7 +82,7 @@ export function servicesView(model) {
     "div",
     { class: "sheet" },
     h("h1", { class: "unseen", text: "Services and router" }),
-    panel("Services", "", problem.element, services.element),
+    panel("Services", "", problem, services.element),
     panel("How nodes are chosen", "wide", policy, routes.element),
     panel("Hints of other nodes", "third", hints.element),
     decisions,
@@ -139,6 +142,8 @@ function routesTable() {
       { title: "Calls", text: (r) => String(r.total_calls), numeric: true },
       { title: "Errors", text: (r) => String(r.error_count + r.timeout_count), numeric: true },
       { title: "In flight", text: (r) => String(r.in_flight), numeric: true },
+      { title: "Window", text: (r) => (r.window === null ? "–" : String(r.window)), numeric: true },
+      { title: "Rate", text: (r) => (r.rate === null ? "–" : `${Math.round(r.rate)} /s`), numeric: true },
       { title: "Latency", text: (r) => millis(r.avg_latency_ms), numeric: true },
       { title: "Slow start", text: (r) => (r.slow_start < 1 ? `${Math.round(r.slow_start * 100)} %` : "–"), numeric: true },
       { title: "Why", text: (r) => r.why },

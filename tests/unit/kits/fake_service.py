@@ -558,6 +558,7 @@ class FakeService:
             memory_bytes=100_000_000,
             disk_free_bytes=10**12,
             data_bytes=123_456,
+            journal_lag_ms=0.0,
             archive_behind=0,
             warnings=[],
         )

@@ -19,6 +19,7 @@ class Parts:
 
     archive_behind: int = 0
     commits: int = 0
+    write_age: float = 0.0
     commit_bins: list[int] = field(default_factory=lambda: [0] * (len(COMMIT_BOUNDS) + 1))
 
 
@@ -73,3 +74,10 @@ def test_sizes_are_of_the_data_directory_and_this_process(tmp_path: Path) -> Non
     assert view.data_bytes == 1234
     assert view.memory_bytes > 10_000_000
     assert view.disk_free_bytes > 0
+
+
+def test_a_write_that_does_not_end_is_told(tmp_path: Path) -> None:
+    parts = Parts(write_age=3.5)
+    view = diagnostics(parts, tmp_path).view(orders=0, fills=0, uptime_s=0.0)
+    assert view.journal_lag_ms == 3500
+    assert "has taken 4 s so far" in view.warnings[0]

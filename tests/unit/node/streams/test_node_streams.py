@@ -18,6 +18,8 @@ from node.streams.stream_messages import ServerMessage, Subscribe
 from node.views.account_views import HaltView
 from node.views.views import PeerView, RouterEventView
 
+pytestmark = pytest.mark.looptime
+
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ServerMessage)
 
 
