@@ -8,7 +8,7 @@ from config.loading import DEFAULT_ENV_FILE, Loaded, SettingView, describe, load
 from config.setting_info import SCHEMA, SettingInfo
 from config.setting_types import HostPort
 from config.settings import Settings, is_loopback
-from config.sources import CONFIG_FILE_NAME, Origin, Source
+from config.sources import CONFIG_FILE_NAME, Origin, SettingSource
 
 __all__ = [
     "CONFIG_FILE_NAME",
@@ -19,9 +19,9 @@ __all__ = [
     "Origin",
     "SettingError",
     "SettingInfo",
+    "SettingSource",
     "SettingView",
     "Settings",
-    "Source",
     "describe",
     "is_loopback",
     "load",

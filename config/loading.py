@@ -20,7 +20,7 @@ from config.sources import (
     Layer,
     LayerSource,
     Origin,
-    Source,
+    SettingSource,
     read_command_line,
     read_config_file,
     read_env_file,
@@ -44,7 +44,7 @@ class Loaded:
 
     def is_default(self, key: str) -> bool:
         """True if no source sets the value; a configured value must not be replaced silently."""
-        return self.origin[key].source is Source.DEFAULT
+        return self.origin[key].source is SettingSource.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _LIKE_WITH_OUR_PREFIX: Final = 0.8
 _LIKE_WITHOUT: Final = 0.9
 
 
-class Source(StrEnum):
+class SettingSource(StrEnum):
     """The sources, weakest first."""
 
     DEFAULT = "default"
@@ -43,14 +43,14 @@ class Source(StrEnum):
 class Origin:
     """Origin of one value. As text: `default`, `file PATH`, `command line --p2p-port`, ..."""
 
-    source: Source
+    source: SettingSource
     detail: str = ""  # the path or the flag
 
     def __str__(self) -> str:
         return f"{self.source} {self.detail}".rstrip()
 
 
-DEFAULT: Final = Origin(Source.DEFAULT)
+DEFAULT: Final = Origin(SettingSource.DEFAULT)
 
 
 @dataclass(slots=True)
@@ -98,13 +98,13 @@ def read_command_line(values: Mapping[str, object]) -> Layer:
         if key not in SCHEMA:
             raise TypeError(f"{key!r} is not a setting")
         if value is not None:
-            layer.put(key, value, Origin(Source.COMMAND_LINE, SCHEMA[key].flag))
+            layer.put(key, value, Origin(SettingSource.COMMAND_LINE, SCHEMA[key].flag))
     return layer
 
 
 def read_environment(env: Mapping[str, str]) -> Layer:
     """The variables of ours in `env`; an empty one that cannot be empty counts as not set."""
-    return _variables(env, Origin(Source.ENVIRONMENT))
+    return _variables(env, Origin(SettingSource.ENVIRONMENT))
 
 
 def read_env_file(path: Path) -> Layer:
@@ -125,7 +125,7 @@ def read_env_file(path: Path) -> Layer:
             values[binding.key] = binding.value
     if problems:
         raise SettingError(problems)
-    return _variables(values, Origin(Source.ENV_FILE, str(path)))
+    return _variables(values, Origin(SettingSource.ENV_FILE, str(path)))
 
 
 def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
@@ -136,7 +136,7 @@ def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
     Raises:
         SettingError: the file cannot be read, or is not TOML.
     """
-    origin = Origin(Source.FILE, str(path))
+    origin = Origin(SettingSource.FILE, str(path))
     try:
         table = tomllib.loads(_read_text(path))
     except tomllib.TOMLDecodeError as error:

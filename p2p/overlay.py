@@ -32,7 +32,7 @@ from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerManager
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService
-from p2p.wire.link import Carrier, Link
+from p2p.wire.link import Carrier, PeerLink
 from p2p.wire.messages import Codec, Envelope
 
 if TYPE_CHECKING:  # loaded where it is used
@@ -273,7 +273,7 @@ class Overlay:
 
     # LinkHandler, behind the peer manager: one link for each peer
 
-    def link_up(self, link: Link) -> None:
+    def link_up(self, link: PeerLink) -> None:
         node = link.peer.node_id
         over_grenache = link.peer.carrier == "grenache"
         by = ", over Grenache" if over_grenache else ""
@@ -290,7 +290,7 @@ class Overlay:
         self._on_neighbour(node, True)
         self.flush()
 
-    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         node = link.peer.node_id
         log.info("peer %s gone (%s)", node, reason or code or "connection lost")
         self.router.link_down(self._loop.time(), node)
@@ -298,7 +298,7 @@ class Overlay:
         self._on_neighbour(node, False)
         self.flush()
 
-    def message(self, link: Link, envelope: Envelope) -> None:
+    def message(self, link: PeerLink, envelope: Envelope) -> None:
         try:
             self.router.receive(self._loop.time(), link.peer.node_id, envelope)
         except RemoteProtocolError as error:

@@ -21,7 +21,7 @@ from aiohttp import web
 from exchange.ledger.accounts import Accounts, AuthError
 from exchange.model.commands import HOUSE
 from exchange.model.records import Permission
-from node.api.rate_limit import RateLimit, Verdict
+from node.http.rate_limit import RateLimit, RateVerdict
 from node.operations.operation import Access
 from node.views.views import ServiceError
 
@@ -129,10 +129,10 @@ class AccessControl:
             ) from None
         return Caller(found.account, found.permissions, key=found.key)
 
-    def count(self, caller: Caller | None, remote: str, now: float) -> Verdict:
+    def count(self, caller: Caller | None, remote: str, now: float) -> RateVerdict:
         """Count a request; None is one whose key was wrong. The operator is not limited."""
         if caller is not None and caller.operator:
-            return Verdict(True, 0, 0, 0)
+            return RateVerdict(True, 0, 0, 0)
         key = caller.key if caller is not None else ""
         return self._rates.ask(f"key {key}" if key else f"address {remote}", now)
 

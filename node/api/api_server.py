@@ -20,11 +20,11 @@ from node.api.node_service import NodeService
 from node.api.openapi import add_documents
 from node.api.problems import ProblemConnection, problem, problem_middleware
 from node.api.public_routes import SERVICE, add_routes
-from node.api.rate_limit import Verdict
 from node.api.stream_socket import add_stream
 from node.api.web_page import add_page
 from node.bitfinex import add_bitfinex
 from node.http.connection_limits import ConnectionLimits, connections_allowed
+from node.http.rate_limit import RateVerdict
 from node.views.views import ServiceError
 
 log = logging.getLogger("node.api")
@@ -32,7 +32,7 @@ log = logging.getLogger("node.api")
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 NODE_HEADER: Final = "X-Exchange-Node"  # a client's expectation: answer only as this node
 HOSTS: Final = web.AppKey("hosts", frozenset[str])
-_VERDICT: Final = web.RequestKey("verdict", Verdict)
+_VERDICT: Final = web.RequestKey("verdict", RateVerdict)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

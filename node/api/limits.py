@@ -14,7 +14,6 @@ CONNECTIONS_PER_ADDRESS: Final = 128  # of one IPv4 address or IPv6 /64 other th
 BACKLOG: Final = 128  # connections that the system accepts ahead of the server
 KEEPALIVE: Final = 75.0  # an idle connection is closed after this
 SHUTDOWN_TIMEOUT: Final = 3.0  # requests in progress get this long when the node stops
-RATE_CLIENTS: Final = 10_000  # keys and addresses whose rate is remembered; about 2 MB
 GONE_CHECK: Final = 0.5  # how often a long call looks whether its client is still there
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus text format
 

@@ -30,7 +30,7 @@ from node.api.access import DOORKEEPER, Caller, caller_of, check_access
 from node.api.problems import problem
 from node.api.public_routes import SERVICE
 from node.http.socket_session import End, SocketSession
-from node.streams.stream import Ended, Reader, TooSlow, encode
+from node.streams.stream import Ended, Reader, ReaderTooSlow, encode
 from node.streams.stream_messages import (
     NODE,
     PRIVATE,
@@ -76,7 +76,7 @@ class _Connection:
             buffer=limits.STREAM_BUFFER,
             send_timeout=limits.STREAM_SEND_TIMEOUT,
             close_timeout=limits.STREAM_CLOSE_TIMEOUT,
-            too_slow=TooSlow,
+            too_slow=ReaderTooSlow,
             stalled=(TOO_SLOW, "too slow: a message was not taken in time"),
             behind=(TOO_SLOW, "too slow: messages you lack are no longer held"),
             verdict=self._verdict,

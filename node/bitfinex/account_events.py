@@ -24,11 +24,12 @@ from exchange.model.records import Fill, Order
 from node.bitfinex import limits
 from node.bitfinex.account_reads import fill_text, fills_by_order, wallet_texts
 from node.bitfinex.order_arrays import STATUS_FILLS, order_text
-from node.bitfinex.public_channels import ChannelStream, TooSlow
+from node.bitfinex.public_channels import ChannelStream
 from node.bitfinex.symbols import Symbols
 from node.bitfinex.wallet_arrays import array, wallet_text
 from node.service.market_data import MarketData
 from node.service.trading import AccountNews, Trading
+from node.streams.stream import ReaderTooSlow
 
 _CENT: Final = Decimal("0.01")
 _WIDE: Final = Context(prec=60)
@@ -56,7 +57,7 @@ class Outcome(str):
     __slots__ = ()
 
 
-class Refusal(Outcome):
+class FailedOutcome(Outcome):
     """The same of an input that failed, which carries no number at all."""
 
     __slots__ = ()
@@ -111,7 +112,7 @@ class AccountEventStream(ChannelStream):
             TooSlow: more was waiting than anybody can be that behind.
         """
         if self._overrun:
-            raise TooSlow
+            raise ReaderTooSlow
         bodies = list(self._waiting)
         self._waiting.clear()
         if self._worth_changed:
@@ -120,7 +121,7 @@ class AccountEventStream(ChannelStream):
         return bodies
 
     def numbers(self, body: str, public: Callable[[], int]) -> str:
-        if isinstance(body, Refusal):
+        if isinstance(body, FailedOutcome):
             return ""
         if isinstance(body, Outcome):
             return f",{self._numbered}"
@@ -152,7 +153,7 @@ class AccountEventStream(ChannelStream):
         """Send the outcome of an input."""
         if self._wanted.wants("n", ""):
             body = f'"n",{notification}'
-            self._add(Refusal(body) if failed else Outcome(body))
+            self._add(FailedOutcome(body) if failed else Outcome(body))
 
     def calculate(self, names: Collection[str]) -> None:
         """Tell again what is asked for: `balance`, `wallet_exchange_BTC`. It is always up to date."""

@@ -21,7 +21,7 @@ from node.bitfinex.account_events import AccountEventStream, AccountFeeds
 from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad
 from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.bitfinex.order_operations import KINDS, OrderOperations, refused
-from node.bitfinex.request_signing import Gate, Session
+from node.bitfinex.request_signing import KeyAuthenticator, KeySession
 from node.service.trading import Trading
 
 log = logging.getLogger("node.api")
@@ -34,7 +34,7 @@ class PrivateSide:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: KeyAuthenticator,
         feeds: AccountFeeds,
         operations: OrderOperations,
         trading: Trading,
@@ -46,7 +46,7 @@ class PrivateSide:
         self.trading = trading
         self.now = now
 
-    def revoked(self, session: Session) -> bool:
+    def revoked(self, session: KeySession) -> bool:
         """Return True if the key of a session was revoked since."""
         return self._gate.revoked(session)
 
@@ -84,7 +84,7 @@ class AccountInputs:
     """Inputs of one connection to its account."""
 
     def __init__(
-        self, side: PrivateSide, session: Session, stream: AccountEventStream, *, dead_man: bool
+        self, side: PrivateSide, session: KeySession, stream: AccountEventStream, *, dead_man: bool
     ) -> None:
         self._side = side
         self.session = session

@@ -43,10 +43,11 @@ from node.bitfinex.errors import (
     BitfinexError,
 )
 from node.bitfinex.limits import BUFFER, CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT, SNAPSHOTS_AFTER
-from node.bitfinex.public_channels import ChannelStream, TooSlow, make_channel
+from node.bitfinex.public_channels import ChannelStream, make_channel
 from node.bitfinex.symbols import Symbols
 from node.http.socket_session import End, SocketSession
 from node.service.market_data import MarketData
+from node.streams.stream import ReaderTooSlow
 
 TIMESTAMPS: Final = 32_768
 SEQUENCE: Final = 65_536
@@ -56,7 +57,7 @@ _MAX_FLAGS: Final = 2**53
 _MAX_CHANNEL: Final = 2**31
 
 
-class Connection:
+class BitfinexConnection:
     """See the module's docstring."""
 
     def __init__(
@@ -88,13 +89,13 @@ class Connection:
         self._flags = 0
         self._sequence = 0
         self._beat = clock() + HEARTBEAT
-        self._session = SocketSession[Connection](
+        self._session = SocketSession[BitfinexConnection](
             request,
             socket,
             lambda _, now: self._due_messages(now),
             buffer=BUFFER,
             send_timeout=SEND_TIMEOUT,
-            too_slow=TooSlow,
+            too_slow=ReaderTooSlow,
             verdict=self._verdict,
         )
         self._answers = {

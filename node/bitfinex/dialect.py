@@ -13,14 +13,15 @@ from node.bitfinex.account_events import AccountFeeds
 from node.bitfinex.account_inputs import PrivateSide
 from node.bitfinex.account_reads import AccountReads
 from node.bitfinex.bitfinex_books import Books
-from node.bitfinex.bitfinex_socket import Connection
+from node.bitfinex.bitfinex_socket import BitfinexConnection
 from node.bitfinex.errors import BAD_AUTH, BitfinexError
-from node.bitfinex.limits import BUFFER, CONNECTIONS, MAX_MESSAGE, PING, RATE, RateLimit
+from node.bitfinex.limits import BUFFER, BURST, CONNECTIONS, MAX_MESSAGE, PING, RATE
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.private_rest import PrivateRest
 from node.bitfinex.public_rest import Form, Rest
-from node.bitfinex.request_signing import Gate, Keys
+from node.bitfinex.request_signing import KeyAuthenticator, Keys
 from node.bitfinex.symbols import Symbols
+from node.http.rate_limit import RateLimit
 from node.service.market_data import MarketData
 from node.service.trading import Trading
 
@@ -47,7 +48,7 @@ class _Sockets:
         self._rate = rate
         self._server_id = server_id
         self._private = private
-        self._open: dict[Connection, None] = {}
+        self._open: dict[BitfinexConnection, None] = {}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve a connection until either side ends it."""
@@ -62,7 +63,7 @@ class _Sockets:
         ):
             return web.Response(status=429, text="too many connections")
         await socket.prepare(request)
-        connection = Connection(
+        connection = BitfinexConnection(
             request,
             socket,
             self._market_data,
@@ -114,11 +115,11 @@ def add_bitfinex(
     """
     symbols = Symbols(market_data.instruments)
     books = Books(market_data)
-    rate = RateLimit(rate_limit)
+    rate = RateLimit(rate_limit, burst_s=BURST)
     form = Form(rate, _monotonic)
     private: PrivateSide | None = None
     if trading is not None and keys is not None:
-        gate = Gate(keys, plain_keys=plain_keys)
+        gate = KeyAuthenticator(keys, plain_keys=plain_keys)
         operations = OrderOperations(trading, symbols, _now)
         accountant = AccountReads(trading, symbols, market_data)
         PrivateRest(gate, keys, operations, accountant, symbols, _now).add_to(app.router, form)

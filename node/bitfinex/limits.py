@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from node.http.client_rates import ClientRates
-
 RATE: Final = 6000  # requests a minute of one key, and of one address without one; API_RATE_LIMIT
 BURST: Final = (
     10.0  # seconds' worth that may come at once: a bot that starts reads everything there is
 )
-CLIENTS: Final = 4096  # keys and addresses remembered; the one not seen longest is forgotten
 
 READ_TIMEOUT: Final = 10.0  # a body that trickles in slower than this is given up
 TRADES_DEFAULT: Final = 120  # rows, as Bitfinex has them
@@ -50,20 +47,3 @@ INPUTS_WAITING: Final = (
 FILTERS_MAX: Final = 100  # words in the filter of an authentication
 SNAPSHOT_TRADES: Final = 30
 SNAPSHOT_CANDLES: Final = 240
-
-
-class RateLimit:
-    """Rate limit of a client (an address, a key): requests a minute in all, of which those of
-    `BURST` seconds may come at once; 0: any number. Times are monotonic seconds."""
-
-    def __init__(self, per_minute: int = RATE) -> None:
-        rate = per_minute / 60
-        self._buckets = ClientRates(rate, max(1.0, rate * BURST), CLIENTS) if rate else None
-
-    def left(self, client: str, now: float) -> bool:
-        """Return True if a request of `client` would be served; it is not counted."""
-        return self._buckets is None or self._buckets.left(client, now) >= 1.0
-
-    def allows(self, client: str, now: float) -> bool:
-        """Return True if a request of `client` may be served; if so, it is counted."""
-        return self._buckets is None or self._buckets.take(client, now)[0]

@@ -19,7 +19,7 @@ from node.bitfinex.errors import BitfinexError, bad, order_not_found, refusal
 from node.bitfinex.limits import MULTI_MAX
 from node.bitfinex.order_arrays import ORDER_FIELDS, order_text
 from node.bitfinex.order_inputs import Body
-from node.bitfinex.request_signing import Session
+from node.bitfinex.request_signing import KeySession
 from node.bitfinex.symbols import Pair, Symbols
 from node.service.trading import Trading
 
@@ -72,14 +72,14 @@ class OrderOperations:
         self._trading = trading
         self._symbols = symbols
         self._now = now
-        self._kinds: dict[str, Callable[[Session, Body, float], Awaitable[Done]]] = {
+        self._kinds: dict[str, Callable[[KeySession, Body, float], Awaitable[Done]]] = {
             "on": self._submit,
             "ou": self._update,
             "oc": self._cancel,
             "oc_multi": self._cancel_many,
         }
 
-    async def carry_out(self, session: Session, kind: str, body: Any, *, listed: bool) -> Done:
+    async def carry_out(self, session: KeySession, kind: str, body: Any, *, listed: bool) -> Done:
         """Carry out an operation of `KINDS`.
 
         Raises:
@@ -90,7 +90,7 @@ class OrderOperations:
             return await self._many(session, body, listed=listed)
         return await self._one(session, kind, body, self._trading.take_answer_wait)
 
-    async def _one(self, session: Session, kind: str, body: Any, wait: float) -> Done:
+    async def _one(self, session: KeySession, kind: str, body: Any, wait: float) -> Done:
         """Carry out one operation. It waits at most `wait` seconds for other nodes' decisions."""
         if not isinstance(body, dict):
             raise bad("payload", "an object is expected")
@@ -99,20 +99,20 @@ class OrderOperations:
         except CommandRejected as error:
             raise refusal(error.code, error.detail) from None
 
-    async def _submit(self, session: Session, body: Body, wait: float) -> Done:
+    async def _submit(self, session: KeySession, body: Body, wait: float) -> Done:
         wanted = order_inputs.new_order(body, session.account, self._symbols, self._now())
         placed = await self._trading.place(wanted, wait=wait)
         # Of a pair the first one: clients take more than one order for a malformed answer.
         first = order_text(placed[0], self._symbols[body["symbol"]])
         return Done("on", first, f"Submitting {len(placed)} orders.")
 
-    async def _update(self, session: Session, body: Body, wait: float) -> Done:
+    async def _update(self, session: KeySession, body: Body, wait: float) -> Done:
         order, pair = self._named(session, body)
         changes = order_inputs.amend(body, order, pair, self._now())
         changed = await self._trading.amend(session.account, order.number, changes, wait=wait)
         return Done("ou", order_text(changed, pair), "Submitting update to order.")
 
-    async def _cancel(self, session: Session, body: Body, _wait: float) -> Done:
+    async def _cancel(self, session: KeySession, body: Body, _wait: float) -> Done:
         order, pair = self._named(session, body)
         if order.cancelled and not order.done:  # said again, while another node's answer is awaited
             told = order_text(order, pair)
@@ -121,14 +121,14 @@ class OrderOperations:
             told = order_text(await self._trading.cancel(session.account, order.number), pair)
         return Done("oc", told, "Submitted for cancellation.")
 
-    async def _cancel_many(self, session: Session, body: Body, _wait: float) -> Done:
+    async def _cancel_many(self, session: KeySession, body: Body, _wait: float) -> Done:
         cancelled: list[Order] = []
         for which in order_inputs.selections(body, session.account, self._now()):
             cancelled += await self._trading.cancel_many(which)
         text = f"Submitting {len(cancelled)} order cancellations."
         return Done("oc_multi", _array(order_texts(cancelled, self._symbols)), text)
 
-    async def _many(self, session: Session, body: Any, *, listed: bool) -> Done:
+    async def _many(self, session: KeySession, body: Any, *, listed: bool) -> Done:
         """Operations one after another. One that is refused does not stop those after it."""
         ops = body.get("ops") if isinstance(body, dict) else body
         if not isinstance(ops, list) or not 0 < len(ops) <= MULTI_MAX:
@@ -152,7 +152,7 @@ class OrderOperations:
                 told.append(refused(kind, payload, error, self._now() // 1000))
         return Done("ox_multi", _array(told), f"Submitting {len(ops)} order operations.")
 
-    def _named(self, session: Session, body: Body) -> tuple[Order, Pair]:
+    def _named(self, session: KeySession, body: Body) -> tuple[Order, Pair]:
         name = order_inputs.named_order(body, self._now())
         if isinstance(name, int):
             order = self._trading.order_of(session.account, name)

@@ -16,11 +16,11 @@ from node.bitfinex.limits import READ_TIMEOUT
 from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.public_rest import Form
-from node.bitfinex.request_signing import Gate, Keys, Session
+from node.bitfinex.request_signing import KeyAuthenticator, Keys, KeySession
 from node.bitfinex.symbols import Pair, Symbols
 from node.http.request_body import read_body
 
-Answer = Callable[[Session, web.Request, Body], Awaitable[str]]
+Answer = Callable[[KeySession, web.Request, Body], Awaitable[str]]
 
 # Scope, whether it may be read, whether it may be written: what there is of Bitfinex's.
 _SCOPES: Final = (
@@ -38,7 +38,7 @@ class PrivateRest:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: KeyAuthenticator,
         keys: Keys,
         operations: OrderOperations,
         accountant: AccountReads,
@@ -114,7 +114,7 @@ class PrivateRest:
         return respond
 
     def _operation(self, kind: str) -> Answer:
-        async def answer(session: Session, _request: web.Request, body: Body) -> str:
+        async def answer(session: KeySession, _request: web.Request, body: Body) -> str:
             done = await self._operations.carry_out(session, kind, body, listed=True)
             return done.notification(self._now() // 1000, listed=True)
 
@@ -123,7 +123,7 @@ class PrivateRest:
     def _durable(self, answer: Answer) -> Answer:
         """Wait until what the answer may contain is on the disk."""
 
-        async def durable(session: Session, request: web.Request, body: Body) -> str:
+        async def durable(session: KeySession, request: web.Request, body: Body) -> str:
             told = await answer(session, request, body)
             await self._accountant.durable(session.account)
             return told
@@ -135,43 +135,43 @@ class PrivateRest:
         symbol = request.match_info.get("symbol")
         return None if symbol is None else self._symbols[symbol]
 
-    async def _wallets(self, session: Session, _request: web.Request, _body: Body) -> str:
+    async def _wallets(self, session: KeySession, _request: web.Request, _body: Body) -> str:
         return await self._accountant.wallets(session.account)
 
-    async def _orders(self, session: Session, request: web.Request, body: Body) -> str:
+    async def _orders(self, session: KeySession, request: web.Request, body: Body) -> str:
         return await self._accountant.open_orders(session.account, body, self._pair(request))
 
-    async def _past_orders(self, session: Session, request: web.Request, body: Body) -> str:
+    async def _past_orders(self, session: KeySession, request: web.Request, body: Body) -> str:
         return await self._accountant.past_orders(session.account, body, self._pair(request))
 
-    async def _trades(self, session: Session, request: web.Request, body: Body) -> str:
+    async def _trades(self, session: KeySession, request: web.Request, body: Body) -> str:
         return await self._accountant.trades(session.account, body, self._pair(request))
 
-    async def _trades_of_order(self, session: Session, request: web.Request, body: Body) -> str:
+    async def _trades_of_order(self, session: KeySession, request: web.Request, body: Body) -> str:
         symbol, _, order_id = request.match_info["order"].rpartition(":")
         pair = self._symbols[symbol]
         return await self._accountant.trades_of_order(session.account, body, pair, order_id)
 
-    async def _ledger(self, session: Session, request: web.Request, body: Body) -> str:
+    async def _ledger(self, session: KeySession, request: web.Request, body: Body) -> str:
         currency = request.match_info.get("currency")
         return await self._accountant.ledger(session.account, body, currency)
 
-    async def _available(self, session: Session, _request: web.Request, body: Body) -> str:
+    async def _available(self, session: KeySession, _request: web.Request, body: Body) -> str:
         return await self._accountant.available(session.account, body)
 
-    async def _positions(self, _session: Session, _request: web.Request, _body: Body) -> str:
+    async def _positions(self, _session: KeySession, _request: web.Request, _body: Body) -> str:
         return "[]"  # there is no margin trading
 
-    async def _summary(self, _session: Session, _request: web.Request, _body: Body) -> str:
+    async def _summary(self, _session: KeySession, _request: web.Request, _body: Body) -> str:
         return wallet_arrays.summary_text(self._symbols)
 
-    async def _user(self, session: Session, _request: web.Request, _body: Body) -> str:
+    async def _user(self, session: KeySession, _request: web.Request, _body: Body) -> str:
         account = self._keys.get(session.account)
         if account is None:
             raise BitfinexError(BAD_AUTH, "apikey: invalid")
         return wallet_arrays.user_text(account.number, account.name, account.created)
 
-    async def _permissions(self, session: Session, _request: web.Request, _body: Body) -> str:
+    async def _permissions(self, session: KeySession, _request: web.Request, _body: Body) -> str:
         read, trade = int(session.may("read")), int(session.may("trade"))
         rows = [[scope, read, int(write and trade)] for scope, write in _SCOPES]
         return orjson.dumps(rows).decode()
@@ -192,12 +192,12 @@ async def _body(request: web.Request) -> bytes:
 
 
 def _permitted(permission: Permission, answer: Answer) -> Answer:
-    async def permitted(session: Session, request: web.Request, body: Body) -> str:
+    async def permitted(session: KeySession, request: web.Request, body: Body) -> str:
         session.demand(permission)
         return await answer(session, request, body)
 
     return permitted
 
 
-async def _nothing(_session: Session, _request: web.Request, _body: Body) -> str:
+async def _nothing(_session: KeySession, _request: web.Request, _body: Body) -> str:
     raise unknown_path()

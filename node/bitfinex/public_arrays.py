@@ -12,7 +12,7 @@ from exchange.model.instruments import MAX_LOTS
 from node.bitfinex.errors import BAD_PARAMETER, BitfinexError
 from node.bitfinex.order_ids import trade_id
 from node.bitfinex.symbols import Pair, Symbols
-from node.service.market_data import MarketData, Ticker
+from node.service.market_data import MarketData, MarketTicker
 
 SIZES: Final = 25  # levels whose quantities a ticker adds up
 _RELATIVE: Final = Decimal("0.00000001")
@@ -57,7 +57,7 @@ def quoted(pair: Pair, market_data: MarketData) -> bool:
     return None not in _quotes(market_data.ticker(pair.key))
 
 
-def _quotes(found: Ticker) -> tuple[int | None, int | None]:
+def _quotes(found: MarketTicker) -> tuple[int | None, int | None]:
     """Bid and ask; of a side without orders a price in place of it, see `ticker`."""
     bid, ask, last = found.bid, found.ask, found.day.last
     if bid is None and ask is None:

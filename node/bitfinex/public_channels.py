@@ -26,13 +26,10 @@ from node.bitfinex.limits import (
 from node.bitfinex.public_rest import candle_key
 from node.bitfinex.symbols import Pair, Symbols
 from node.service.market_data import Change, MarketData
+from node.streams.stream import ReaderTooSlow
 
 CHECKSUMS: Final = 131_072
 BULK: Final = 536_870_912
-
-
-class TooSlow(Exception):
-    """The reader has left too much."""
 
 
 class ChannelStream:
@@ -145,7 +142,7 @@ class TradesChannel(Channel):
                 public_arrays.array(public_arrays.trade(self.pair, record) for record in newest)
             ]
         if len(self._waiting) > TRADES_WAITING:
-            raise TooSlow
+            raise ReaderTooSlow
         texts = []
         while self._waiting:
             text = public_arrays.trade(self.pair, self._waiting.popleft())

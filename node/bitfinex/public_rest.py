@@ -20,9 +20,9 @@ from node.bitfinex.limits import (
     ROWS_MAX,
     TICKERS_MAX,
     TRADES_DEFAULT,
-    RateLimit,
 )
 from node.bitfinex.symbols import Pair, Symbols
+from node.http.rate_limit import RateLimit
 from node.service.market_data import MarketData
 
 log = logging.getLogger("node.api")

@@ -28,7 +28,7 @@ _TEXTS: Final = {  # the words that Bitfinex has for it
 }
 
 
-class Session(NamedTuple):
+class KeySession(NamedTuple):
     """An account, and the permissions of the key that opened it."""
 
     account: int
@@ -57,7 +57,7 @@ class Keys(Protocol):
     def key(self, key: str) -> ApiKey | None: ...
 
 
-class Gate:
+class KeyAuthenticator:
     """Lets in who has a key. `plain_keys` takes keys over plain HTTP."""
 
     def __init__(self, keys: Keys, *, plain_keys: bool) -> None:
@@ -66,7 +66,7 @@ class Gate:
 
     def of_request(
         self, headers: Mapping[str, str], path: str, body: bytes, *, secure: bool, remote: str
-    ) -> Session:
+    ) -> KeySession:
         """Authenticate a request to `path`, given as it was sent.
 
         Raises:
@@ -79,7 +79,7 @@ class Gate:
             headers.get("bfx-apikey"), nonce, message, headers.get("bfx-signature")
         )
 
-    def of_event(self, event: Mapping[str, Any], *, secure: bool, remote: str) -> Session:
+    def of_event(self, event: Mapping[str, Any], *, secure: bool, remote: str) -> KeySession:
         """Authenticate an `auth` event. Raises as `of_request`."""
         self._check_way(secure=secure, remote=remote)
         nonce = event.get("authNonce")
@@ -97,7 +97,7 @@ class Gate:
                 "allow API_PLAIN_KEYS",
             )
 
-    def _session(self, key: Any, nonce: str, message: bytes, signature: Any) -> Session:
+    def _session(self, key: Any, nonce: str, message: bytes, signature: Any) -> KeySession:
         if not isinstance(key, str) or not key or not isinstance(signature, str):
             raise BitfinexError(BAD_AUTH, "apikey: invalid")
         if not (nonce.isascii() and nonce.isdigit() and len(nonce) <= 19):
@@ -107,9 +107,9 @@ class Gate:
         except AuthError as error:
             code = _CODES.get(error.code, BAD_AUTH)
             raise BitfinexError(code, _TEXTS.get(error.code, error.detail)) from None
-        return Session(account.number, known.permissions, key)
+        return KeySession(account.number, known.permissions, key)
 
-    def revoked(self, session: Session) -> bool:
+    def revoked(self, session: KeySession) -> bool:
         """Return True if the key of a session was revoked since."""
         known = self._keys.key(session.key)
         return known is None or bool(known.revoked)

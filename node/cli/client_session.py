@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from node.cli.node_finder import Found, NoNode, find
+from node.cli.node_finder import FoundNode, NoNode, find
 from node.client.exchange_client import (
     DEFAULT_TIMEOUT,
     ApiError,
+    ApiResponse,
     ClientError,
     ExchangeClient,
     NodeUnreachable,
     NotANode,
-    Reply,
     UntrustedNode,
 )
 from node.client.server_trust import Trust
@@ -46,7 +46,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-class Failure(click.ClickException):
+class CommandFailure(click.ClickException):
     """A failed command: one line on stderr, with --json also a document on stdout, and an exit code."""
 
     def __init__(
@@ -96,7 +96,7 @@ class BlockingTransport:
 
     async def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> Reply:
+    ) -> ApiResponse:
         parts = urlsplit(url)
         site = f"{parts.scheme}://{parts.netloc}"
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
@@ -106,7 +106,7 @@ class BlockingTransport:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             kind = answer.headers.get_content_type()
-            return Reply(answer.status, kind, answer.read())
+            return ApiResponse(answer.status, kind, answer.read())
         except ssl.SSLCertVerificationError as error:
             raise UntrustedNode(site, ValueError(error.verify_message)) from error
         except ssl.SSLError as error:
@@ -152,7 +152,7 @@ class Session:
     api: str | None
     ca_file: Path | None = None
 
-    def find(self) -> Found:
+    def find(self) -> FoundNode:
         """Locate the running node. Fails with exit code 3 when no node runs."""
         try:
             return find(self.data_dir, self.api)
@@ -182,7 +182,7 @@ class Session:
         except ClientError as error:
             raise self.explain(error, found) from error
 
-    def credentials(self, found: Found) -> tuple[str | None, str | None]:
+    def credentials(self, found: FoundNode) -> tuple[str | None, str | None]:
         """Key and secret: those in EXCHANGE_NODE_KEY, else the operator's of the node on this machine."""
         text = os.environ.get(KEY_VARIABLE, "")
         if text:
@@ -194,7 +194,7 @@ class Session:
             return key, secret
         return ("operator", found.operator_token) if found.operator_token else (None, None)
 
-    def trust(self, found: Found) -> Trust:
+    def trust(self, found: FoundNode) -> Trust:
         """Trusted certificate: --api-cafile, else the certificate named in the node's runtime file."""
         if self.ca_file is not None:
             trust = Trust(ca_file=self.ca_file)
@@ -207,7 +207,7 @@ class Session:
             return trust
         return Trust(fingerprint=found.fingerprint)
 
-    def explain(self, error: ClientError, found: Found) -> Failure:
+    def explain(self, error: ClientError, found: FoundNode) -> CommandFailure:
         """The failure of a command whose request failed."""
         if isinstance(error, ApiError):
             if error.code == "wrong_node":
@@ -215,10 +215,12 @@ class Session:
                 return self.failure(text, Exit.NO_NODE, "wrong_node")
             if error.code == "key_required":
                 text = f"this needs an API key: {KEY_VARIABLE}=KEY:SECRET exchange-node ..."
-                return Failure(text, Exit.REFUSED, document=error.problem if self.as_json else None)
+                return CommandFailure(
+                    text, Exit.REFUSED, document=error.problem if self.as_json else None
+                )
             code = Exit.UNEXPECTED if error.code == "internal_error" else Exit.REFUSED
             document = error.problem if self.as_json else None
-            return Failure(f"{error.detail} ({error.code})", code, document=document)
+            return CommandFailure(f"{error.detail} ({error.code})", code, document=document)
         if isinstance(error, UntrustedNode):
             text = f"{error}; give the node's certificate with --api-cafile FILE"
             return self.failure(text, Exit.NO_NODE, "untrusted")
@@ -226,9 +228,9 @@ class Session:
             return self.failure(f"{error}; {found.hint()}", Exit.NO_NODE, "no_node")
         return self.failure(str(error), Exit.NO_NODE, "stream_closed")
 
-    def failure(self, text: str, code: Exit, word: str) -> Failure:
+    def failure(self, text: str, code: Exit, word: str) -> CommandFailure:
         document = {"code": word, "detail": text} if self.as_json else None
-        return Failure(text, code, document=document)
+        return CommandFailure(text, code, document=document)
 
 
 _META: Final = "exchange_node.options"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from node.cli.client_session import Exit, Failure
+from node.cli.client_session import CommandFailure, Exit
 from node.cli.start_command import load_settings, no_collections
 
 _UNSHOWN: Final = re.compile(r"--grape-.*|.*_.*|--b")
@@ -232,12 +232,12 @@ def grape(
             click.echo(f"exchange-node: warning: {name} is ignored: not needed here", err=True)
     six = next((str(one) for one in loaded.settings.grape_bootstrap if ":" in one.host), None)
     if six is not None:
-        raise Failure(
+        raise CommandFailure(
             f"the DHT cannot join {six}: it speaks IPv4 only; name that Grape by its IPv4 address",
             Exit.USAGE,
         )
     if ":" in loaded.settings.grape_host:
-        raise Failure(
+        raise CommandFailure(
             f"the DHT cannot listen at {loaded.settings.grape_host}: it speaks IPv4 only; choose an IPv4 "
             "address with --bind or --dht-host (the API may have another with --api-host)",
             Exit.USAGE,

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from node.cli.client_session import Exit, Failure, common_options, print_json
+from node.cli.client_session import CommandFailure, Exit, common_options, print_json
 
 # Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
 COMMANDS: Final = {
@@ -86,7 +86,7 @@ class CommandLine(click.Group):
             sys.exit(Exit.INTERRUPTED)
         except click.ClickException as error:
             error.show()
-            sys.exit(error.code if isinstance(error, Failure) else error.exit_code)
+            sys.exit(error.code if isinstance(error, CommandFailure) else error.exit_code)
         except Exception as error:
             if os.environ.get("EXCHANGE_NODE_DEBUG"):
                 raise

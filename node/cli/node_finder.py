@@ -34,7 +34,7 @@ class NoNode(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundNode:
     """Address of a node's API. `node_id` is None when only a URL was given."""
 
     url: str
@@ -114,7 +114,7 @@ def api_url(text: str) -> str:
     return url.rstrip("/")
 
 
-def find(data_dir: str | None = None, api: str | None = None) -> Found:
+def find(data_dir: str | None = None, api: str | None = None) -> FoundNode:
     """The node of `--api`, or the one that runs on the data directory.
 
     Raises:
@@ -122,7 +122,7 @@ def find(data_dir: str | None = None, api: str | None = None) -> Found:
         ValueError: `api` is no URL.
     """
     if api is not None:
-        return Found(api_url(api))
+        return FoundNode(api_url(api))
     directory = data_dir_in_force(data_dir)
     file = directory / RUNTIME_FILE
     try:
@@ -140,7 +140,7 @@ def find(data_dir: str | None = None, api: str | None = None) -> Found:
         url = api_url(running.api_url)
     except ValueError as error:
         raise NoNode(f"{file} is damaged ({error}); restart the node, or use --api URL") from None
-    return Found(
+    return FoundNode(
         url,
         running.node_id,
         running.pid,

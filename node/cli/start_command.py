@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from node.cli.client_session import Exit, Failure, inherited
+from node.cli.client_session import CommandFailure, Exit, inherited
 from node.cli.open_command import open_in_browser
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ def load_settings(config_file: str | None, **values: object) -> Any:
     except SettingError as error:
         for problem in error.problems[:-1]:
             click.echo(f"exchange-node: {problem}", err=True)
-        raise Failure(error.problems[-1], Exit.USAGE) from None
+        raise CommandFailure(error.problems[-1], Exit.USAGE) from None
 
 
 @click.group(
@@ -299,7 +299,7 @@ def play(name: str, seed: int, real: bool, as_json: bool, plot: Path | None) -> 
     except OSError as error:
         if plot is None or error.filename != str(plot):
             raise
-        raise Failure(f"{plot}: {error.strerror}", Exit.USAGE) from None
+        raise CommandFailure(f"{plot}: {error.strerror}", Exit.USAGE) from None
     return code
 
 

@@ -31,8 +31,8 @@ from node.views.views import BookView, LevelView, Side, TradeView
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
-    from node.cli.node_finder import Found
-    from node.client.streaming_client import BookFeed, Feed, StreamingClient
+    from node.cli.node_finder import FoundNode
+    from node.client.streaming_client import BookSubscription, StreamingClient, Subscription
 
 FRAME = 0.1  # seconds between two frames at most
 TRADES = 5  # latest trades below the ladder
@@ -106,7 +106,7 @@ def _run(session: Session, work: Callable[[StreamingClient], Awaitable[None]]) -
 
 
 @asynccontextmanager
-async def _client(session: Session, found: Found) -> AsyncIterator[StreamingClient]:
+async def _client(session: Session, found: FoundNode) -> AsyncIterator[StreamingClient]:
     from node.client.streaming_client import StreamingClient
 
     key, secret = session.credentials(found)
@@ -136,7 +136,7 @@ def watch_book(session: Session, market: str, depth: int) -> None:
     _run(session, watch)
 
 
-async def _print(session: Session, feed: Feed[Any], market: str, depth: int) -> None:
+async def _print(session: Session, feed: Subscription[Any], market: str, depth: int) -> None:
     async for message in feed:
         if session.as_json:
             print_json_line(message)
@@ -174,7 +174,7 @@ async def _live(client: StreamingClient, market: str, depth: int) -> None:
             lines.append([("trade ", "dim"), what, (f"  {clock(trade.time)}", "dim")])
         return Group(to_rich(lines), Text("Ctrl-C ends", "dim"))
 
-    async def follow(feed: BookFeed[Any, Level]) -> None:
+    async def follow(feed: BookSubscription[Any, Level]) -> None:
         async for _ in feed:
             changed.set()
 

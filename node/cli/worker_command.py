@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from node.cli.client_session import Exit, Failure
+from node.cli.client_session import CommandFailure, Exit
 from node.cli.start_command import load_settings, no_collections, start_options
 
 _UNITS: Final = {"": 0.001, "ms": 0.001, "s": 1.0}
@@ -170,5 +170,5 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def _wrong(text: str, why: str) -> Failure:
-    return Failure(f"cannot use the handler {text!r}: {why}", Exit.USAGE)
+def _wrong(text: str, why: str) -> CommandFailure:
+    return CommandFailure(f"cannot use the handler {text!r}: {why}", Exit.USAGE)

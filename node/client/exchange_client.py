@@ -111,7 +111,7 @@ def client_headers(key: str | None, secret: str | None, node_id: str | None) -> 
     return headers
 
 
-class Reply(NamedTuple):
+class ApiResponse(NamedTuple):
     """An HTTP answer, read to its end."""
 
     status: int
@@ -119,12 +119,12 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Transport(Protocol):
+class ApiTransport(Protocol):
     """Carries one HTTP request. Raises `NodeUnreachable` when there is no answer."""
 
     async def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> Reply: ...
+    ) -> ApiResponse: ...
 
     async def close(self) -> None: ...
 
@@ -150,7 +150,7 @@ class AiohttpTransport:
 
     async def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> Reply:
+    ) -> ApiResponse:
         session = self.session()
         import aiohttp
 
@@ -158,7 +158,7 @@ class AiohttpTransport:
             async with session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as answer:
-                return Reply(answer.status, answer.content_type, await answer.read())
+                return ApiResponse(answer.status, answer.content_type, await answer.read())
         except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
             raise UntrustedNode(_site(url), error) from error
         except aiohttp.ClientConnectorError as error:
@@ -202,12 +202,12 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         secret: str | None = None,
         node_id: str | None = None,
         trust: Trust | None = None,
-        transport: Transport | None = None,
+        transport: ApiTransport | None = None,
     ) -> None:
         """`trust` says whose certificate is accepted at an https URL; a `transport` knows that itself."""
         self.url = checked_url(url)
         self._headers = client_headers(key, secret, node_id)
-        self._transport: Transport = transport or AiohttpTransport(trust=trust)
+        self._transport: ApiTransport = transport or AiohttpTransport(trust=trust)
 
     async def __aenter__(self) -> Self:
         return self

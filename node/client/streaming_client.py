@@ -35,7 +35,7 @@ from node.client.exchange_client import (
     checked_url,
     client_headers,
 )
-from node.client.subscriptions import BookFeed, Feed
+from node.client.subscriptions import BookSubscription, Subscription
 from node.streams.stream_messages import (
     Balances,
     BalancesSnapshot,
@@ -99,8 +99,8 @@ class StreamingClient:
         self._headers = client_headers(key, secret, node_id)
         self._patience = patience
         self._ssl = ssl
-        self._feeds: dict[str, Feed[Any]] = {}  # by the id of their request
-        self._by_stream: dict[str, Feed[Any]] = {}
+        self._feeds: dict[str, Subscription[Any]] = {}  # by the id of their request
+        self._by_stream: dict[str, Subscription[Any]] = {}
         self._asked: set[str] = set()  # ids, on this connection
         self._numbers = 0
         self._session: aiohttp.ClientSession | None = None
@@ -130,7 +130,7 @@ class StreamingClient:
     @overload
     def book(
         self, market: str, *, level: Literal["L1"], scope: Scope = ..., conflate_ms: int = ...
-    ) -> BookFeed[BookL1, Level]: ...
+    ) -> BookSubscription[BookL1, Level]: ...
 
     @overload
     def book(
@@ -141,7 +141,7 @@ class StreamingClient:
         depth: Depth = ...,
         scope: Scope = ...,
         conflate_ms: int = ...,
-    ) -> BookFeed[BookL2Snapshot | BookL2, Level]: ...
+    ) -> BookSubscription[BookL2Snapshot | BookL2, Level]: ...
 
     @overload
     def book(
@@ -152,7 +152,7 @@ class StreamingClient:
         depth: Depth = ...,
         scope: Scope = ...,
         conflate_ms: int = ...,
-    ) -> BookFeed[BookL3Snapshot | BookL3, RestingOrder]: ...
+    ) -> BookSubscription[BookL3Snapshot | BookL3, RestingOrder]: ...
 
     def book(
         self,
@@ -175,47 +175,49 @@ class StreamingClient:
         )
         return self.subscribe(request)
 
-    def trades(self, market: str, *, conflate_ms: int = 0) -> Feed[TradesSnapshot | Trades]:
+    def trades(self, market: str, *, conflate_ms: int = 0) -> Subscription[TradesSnapshot | Trades]:
         """Public trades."""
         return self._feed("trades", market=market, conflate_ms=conflate_ms)
 
-    def ticker(self, market: str, *, conflate_ms: int = 0) -> Feed[Ticker]:
+    def ticker(self, market: str, *, conflate_ms: int = 0) -> Subscription[Ticker]:
         """A market's figures."""
         return self._feed("ticker", market=market, conflate_ms=conflate_ms)
 
     def candles(
         self, market: str, timeframe: str = "1m", *, conflate_ms: int = 0
-    ) -> Feed[CandlesSnapshot | Candles]:
+    ) -> Subscription[CandlesSnapshot | Candles]:
         return self._feed("candles", market=market, timeframe=timeframe, conflate_ms=conflate_ms)
 
-    def orders(self) -> Feed[OrdersSnapshot | Orders]:
+    def orders(self) -> Subscription[OrdersSnapshot | Orders]:
         """The account's orders."""
         return self._feed("orders")
 
-    def fills(self) -> Feed[FillsSnapshot | Fills]:
+    def fills(self) -> Subscription[FillsSnapshot | Fills]:
         """The account's fills."""
         return self._feed("fills")
 
-    def balances(self) -> Feed[BalancesSnapshot | Balances]:
+    def balances(self) -> Subscription[BalancesSnapshot | Balances]:
         """Subscribe to the balances of the account."""
         return self._feed("balances")
 
-    def _feed(self, channel: Any, **fields: Any) -> Feed[Any]:
+    def _feed(self, channel: Any, **fields: Any) -> Subscription[Any]:
         return self.subscribe(Subscribe(channel=channel, **fields))
 
-    def subscribe(self, request: Subscribe) -> Feed[Any]:
+    def subscribe(self, request: Subscribe) -> Subscription[Any]:
         """Subscribe by a request of any kind; its `id` is chosen here."""
         self._numbers += 1
         number = str(self._numbers)
         request = msgspec.structs.replace(request, id=number)
-        kind: type[Feed[Any]] = BookFeed if request.channel == "book" else Feed
+        kind: type[Subscription[Any]] = (
+            BookSubscription if request.channel == "book" else Subscription
+        )
         feed = kind(self, request)
         self._feeds[number] = feed
         return feed
 
     # The connection
 
-    async def want(self, feed: Feed[Any]) -> None:
+    async def want(self, feed: Subscription[Any]) -> None:
         """Connect and subscribe, if that is not done yet: a feed is being read."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(
@@ -224,13 +226,13 @@ class StreamingClient:
         elif self._socket is not None:
             await self._ask(feed)
 
-    async def _ask(self, feed: Feed[Any]) -> None:
+    async def _ask(self, feed: Subscription[Any]) -> None:
         number = str(feed.request.id)
         if number in self._feeds and number not in self._asked:
             self._asked.add(number)
             await self._send(feed.subscription)
 
-    async def drop(self, feed: Feed[Any]) -> None:
+    async def drop(self, feed: Subscription[Any]) -> None:
         """Unsubscribe a feed."""
         self._feeds.pop(str(feed.request.id), None)
         if self._by_stream.pop(feed.stream, None) is not None:
@@ -351,4 +353,4 @@ class StreamingClient:
             feed.fail(ApiError({"status": 0, "code": told.code, "detail": told.detail}))
 
 
-__all__ = ["BookFeed", "Feed", "StreamingClient"]
+__all__ = ["BookSubscription", "StreamingClient", "Subscription"]

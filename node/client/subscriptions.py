@@ -27,22 +27,22 @@ E = TypeVar("E", Level, RestingOrder)
 WAITING: Final = 256  # messages of a feed that are held for who reads it
 
 
-class Subscriber(Protocol):
+class SubscriptionOwner(Protocol):
     """The owner of the connection."""
 
-    async def want(self, feed: Feed[Any]) -> None:
+    async def want(self, feed: Subscription[Any]) -> None:
         """The feed is being read: see that it is subscribed to."""
         ...
 
-    async def drop(self, feed: Feed[Any]) -> None:
+    async def drop(self, feed: Subscription[Any]) -> None:
         """The feed is not wanted any more."""
         ...
 
 
-class Feed(Generic[M]):
+class Subscription(Generic[M]):
     """A subscription: iterate over it. `close` ends it; leaving `async with` does too."""
 
-    def __init__(self, client: Subscriber, request: Subscribe) -> None:
+    def __init__(self, client: SubscriptionOwner, request: Subscribe) -> None:
         self.request = request
         self.stream = ""  # its name, once the node has said it
         self._client = client
@@ -116,13 +116,13 @@ class Feed(Generic[M]):
         self._more.set()
 
 
-class BookFeed(Feed[B], Generic[B, E]):
+class BookSubscription(Subscription[B], Generic[B, E]):
     """A subscription to a book. `book` is the book after the last message that was iterated over.
 
     Raises `BookFault` while iterated over when the book and the node disagree.
     """
 
-    def __init__(self, client: Subscriber, request: Subscribe) -> None:
+    def __init__(self, client: SubscriptionOwner, request: Subscribe) -> None:
         super().__init__(client, request)
         self.book: BookReplica[E] = BookReplica()
 

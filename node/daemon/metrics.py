@@ -42,7 +42,7 @@ class ExchangeFigures:
     committer: Committer
 
 
-class Source(Protocol):
+class MetricsSource(Protocol):
     """Values that the metrics read; implemented by `node.daemon.node.Node`."""
 
     @property
@@ -56,7 +56,7 @@ class Source(Protocol):
     def feed_figures(self) -> FeedFigures: ...
 
 
-def exposition(node: Source) -> bytes:
+def exposition(node: MetricsSource) -> bytes:
     """Everything in the Prometheus text format."""
     registry = CollectorRegistry()
     registry.register(NodeCollector(node))
@@ -79,7 +79,7 @@ def _counter(name: str, text: str, value: float) -> Metric:
 class NodeCollector(Collector):
     """Reads a node in its own event loop; one scrape sees one moment."""
 
-    def __init__(self, node: Source) -> None:
+    def __init__(self, node: MetricsSource) -> None:
         self._node = node
 
     def collect(self) -> Iterable[Metric]:

@@ -145,7 +145,7 @@ class LoopbackServer:
         self._down()
 
 
-class Link(_Lines):
+class LoopbackLink(_Lines):
     """A client's connection, made when it is needed. `ask` as `Network.ask`."""
 
     def __init__(self, time: LoopTime, port: int, *, timeout_s: float = 1.0) -> None:

@@ -23,7 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from node.demos.server_model import VirtualTime
-from node.demos.simulated_workers import Caller, Picker, RoundRobin, Tally, Worker
+from node.demos.simulated_workers import (
+    OutcomeCounts,
+    Picker,
+    RoundRobin,
+    SimulatedCaller,
+    SimulatedWorker,
+)
 from node.demos.story import bars, figures, happening
 from node.demos.svg_plot import Band, Line, Panel, svg
 from p2p.adaptive import AdaptiveRouter, BreakerState, RoutingEvent
@@ -52,7 +58,7 @@ class Show:
 
     title: str
     length: float
-    tally: Tally = field(default_factory=lambda: Tally(SLICE))
+    tally: OutcomeCounts = field(default_factory=lambda: OutcomeCounts(SLICE))
     costs: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
     states: dict[str, str] = field(default_factory=lambda: dict.fromkeys(NAMES, "CLOSED"))
     events: list[tuple[float, str, str]] = field(default_factory=list)
@@ -93,11 +99,11 @@ def run(seed: int, real: bool, as_json: bool, plot: Path | None, out: Console) -
 
 
 def _simulate(
-    seed: int, tally: Tally, make: Callable[[int, random.Random], Picker]
-) -> tuple[VirtualTime, dict[str, Worker]]:
+    seed: int, tally: OutcomeCounts, make: Callable[[int, random.Random], Picker]
+) -> tuple[VirtualTime, dict[str, SimulatedWorker]]:
     """Workers, their troubles, and callers; to be run by the clock."""
     time = VirtualTime()
-    workers = {name: Worker(time, random.Random(f"{seed} {name}"), name) for name in NAMES}  # noqa: S311
+    workers = {name: SimulatedWorker(time, random.Random(f"{seed} {name}"), name) for name in NAMES}  # noqa: S311
 
     def change(name: str, **values: float) -> None:
         for key, value in values.items():
@@ -113,7 +119,7 @@ def _simulate(
     for number in range(CALLERS):
         rng = random.Random(f"{seed} caller {number}")  # noqa: S311 - the same story for the same seed
         picker = make(number, rng)
-        Caller(time, rng, picker, list(workers.values()), tally, RATE / CALLERS, LENGTH)
+        SimulatedCaller(time, rng, picker, list(workers.values()), tally, RATE / CALLERS, LENGTH)
     return time, workers
 
 
@@ -165,9 +171,9 @@ def _breaker(show: Show, at: float, name: str, reason: str) -> None:
     show.event(at, f"breaker of {name!r}: {reason}", style)
 
 
-def _baseline(seed: int) -> Tally:
+def _baseline(seed: int) -> OutcomeCounts:
     """The same calls, in turn to each worker."""
-    tally = Tally(SLICE)
+    tally = OutcomeCounts(SLICE)
     time, _ = _simulate(seed, tally, lambda number, rng: RoundRobin())
     time.run(LENGTH + 5.0)
     return tally

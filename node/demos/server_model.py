@@ -206,7 +206,7 @@ class Second:
     failed: int = 0
 
 
-class Tally:
+class TrafficCounts:
     """Counts per slice of time. `others` keeps traffic that is not ours apart."""
 
     def __init__(self, slice_s: float = 0.1) -> None:

@@ -52,7 +52,7 @@ class RoundRobin:
         """Learns nothing."""
 
 
-class Worker:
+class SimulatedWorker:
     """`slots` requests at once of `mean` seconds (exponential), behind the product's admission.
 
     `slow` multiplies service times, `error_rate` of the requests fail at once, and while it is not
@@ -124,7 +124,7 @@ class Worker:
         reply("ok", self._load())
 
 
-class Tally:
+class OutcomeCounts:
     """Outcomes of attempts and calls, by worker and slice of `slice_s`."""
 
     def __init__(self, slice_s: float) -> None:
@@ -159,7 +159,7 @@ class Tally:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-class Caller:
+class SimulatedCaller:
     """Calls at random moments, `rate` a second, and tries another worker when one fails."""
 
     def __init__(
@@ -167,8 +167,8 @@ class Caller:
         time: VirtualTime,
         rng: random.Random,
         picker: Picker,
-        workers: Sequence[Worker],
-        tally: Tally,
+        workers: Sequence[SimulatedWorker],
+        tally: OutcomeCounts,
         rate: float,
         until: float,
     ) -> None:

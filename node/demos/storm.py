@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from node.demos.loopback import Link, LoopbackServer, LoopTime
+from node.demos.loopback import LoopbackLink, LoopbackServer, LoopTime
 from node.demos.server_model import Done, Network, Server, Timeline, VirtualTime, seeded
 from node.demos.story import SLICE, Story, figures, happening, watched
 from node.demos.svg_plot import BLUE, GREEN, GREY, RED, Line, Panel, svg
@@ -150,7 +150,7 @@ async def _real(seed: int, story: Story, out: Console) -> int:
         stack.push_async_callback(server.close)
         await server.start()
         for _ in range(CLIENTS):
-            link = Link(time, server.port)
+            link = LoopbackLink(time, server.port)
             stack.push_async_callback(link.close)
             NaiveClient(time, link.ask, story, MESSAGES // CLIENTS)
         watcher = Watcher(time, model, story)

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from node.demos.server_model import Tally
+from node.demos.server_model import TrafficCounts
 from node.demos.svg_plot import Band
 
 SLICE = 0.1  # seconds of one sample
@@ -44,7 +44,7 @@ class Story:
 
     title: str
     messages: int
-    tally: Tally = field(default_factory=lambda: Tally(SLICE))
+    tally: TrafficCounts = field(default_factory=lambda: TrafficCounts(SLICE))
     samples: list[Sample] = field(default_factory=list)
     events: list[tuple[float, str, str]] = field(default_factory=list)  # (at, what, style)
     delivered: int = 0

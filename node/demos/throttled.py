@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from node.demos.loopback import Link, LoopbackServer, LoopTime
+from node.demos.loopback import LoopbackLink, LoopbackServer, LoopTime
 from node.demos.server_model import Network, Server, Timeline, VirtualTime, seeded
 from node.demos.story import SLICE, Story, figures, happening, watched
 from node.demos.svg_plot import BLUE, GREEN, RED, Band, Line, Panel, svg
@@ -203,7 +203,7 @@ async def _real(seed: int, story: Story, out: Console) -> Narrator:
         server = LoopbackServer(model)
         stack.push_async_callback(server.close)
         await server.start()
-        link = Link(time, server.port)
+        link = LoopbackLink(time, server.port)
         stack.push_async_callback(link.close)
         narrator = Narrator(time, model, story)
         narrator.governor = Governor(rng=rng, on_event=narrator.on_event)

@@ -28,14 +28,14 @@ from aiohttp import WSMsgType, web
 log = logging.getLogger("node.api")
 
 
-class Source(Protocol):
+class MessageSource(Protocol):
     """Something that has messages for a reader, not before `due` (seconds of the loop's clock)."""
 
     @property
     def due(self) -> float: ...
 
 
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=MessageSource)
 End = tuple[int, str]  # close code and reason
 
 

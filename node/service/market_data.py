@@ -57,7 +57,7 @@ class Shown(Protocol):
     def owners(self) -> OwnerIndex: ...
 
 
-class Ticker(NamedTuple):
+class MarketTicker(NamedTuple):
     """A market at a glance. Ticks and lots; None where there is nothing."""
 
     bid: int | None
@@ -223,11 +223,11 @@ class MarketData:
         """The newest trades, newest first; at most `TAPE`."""
         return sorted(self._lines[key].tape, key=_key, reverse=True)[:limit]
 
-    def ticker(self, key: str) -> Ticker:
+    def ticker(self, key: str) -> MarketTicker:
         line = self._lines[key]
         book = line.shown.book
         bid, ask = book.best(1), book.best(-1)
-        return Ticker(
+        return MarketTicker(
             bid,
             book.level(1, bid)[1] if bid is not None else 0,
             ask,

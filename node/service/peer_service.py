@@ -23,7 +23,7 @@ from p2p.base.identity import is_node_id
 from p2p.overlay import Overlay
 from p2p.peers.peer_policy import normal_subject
 from p2p.peers.peer_records import Peer
-from p2p.wire.link import Link
+from p2p.wire.link import PeerLink
 
 PING_TIMEOUT = 5.0  # seconds
 
@@ -171,7 +171,7 @@ def _is_network(subject: str) -> bool:
         return False
 
 
-def _way(link: Link | None) -> Literal["direct", "grenache", "relayed"]:
+def _way(link: PeerLink | None) -> Literal["direct", "grenache", "relayed"]:
     if link is None:
         return "relayed"
     return "grenache" if link.peer.carrier == "grenache" else "direct"

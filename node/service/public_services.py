@@ -49,7 +49,7 @@ class PublicStatus(msgspec.Struct, kw_only=True):
     feeds_behind: int
 
 
-class Source(Protocol):
+class PublicData(Protocol):
     """Data of the public services; implemented by `node.daemon.node.Node`."""
 
     def book(self, market: str, *, depth: int = 25) -> BookView: ...
@@ -71,7 +71,7 @@ def _bounded(name: str, value: int, most: int) -> int:
     return value
 
 
-def public_offers(node: Source) -> dict[str, Handler]:
+def public_offers(node: PublicData) -> dict[str, Handler]:
     """The handlers by service name."""
 
     def told(work: Callable[[Any], Any]) -> Handler:

@@ -66,7 +66,7 @@ class PartRequest(msgspec.Struct, frozen=True):
     question: StatementQuestion
 
 
-class Rpc(Protocol):
+class StatementRpc(Protocol):
     """The part of `p2p.rpc.rpc.Rpc` that statements need."""
 
     def serve(
@@ -93,7 +93,7 @@ class StatementService:
         clock: Callable[[], float],
         keys: SigningKeys,
         network: str,
-        rpc: Rpc,
+        rpc: StatementRpc,
     ) -> None:
         self._engine = engine
         self._journal = journal

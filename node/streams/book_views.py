@@ -41,7 +41,7 @@ class Changed(NamedTuple, Generic[E]):
     entry: E
 
 
-class Source(Protocol):
+class BookSource(Protocol):
     """A live book."""
 
     @property
@@ -54,7 +54,7 @@ class Source(Protocol):
 class OwnBook:
     """The part of a market's book that is this node's own, as a book of its own."""
 
-    def __init__(self, whole: Source) -> None:
+    def __init__(self, whole: BookSource) -> None:
         self._whole = whole
         self.owners = whole.owners
         self.book = OrderBook()
@@ -87,7 +87,7 @@ class OwnBook:
 class LevelsView:
     """Prices with their quantities: the best `depth` of each side, or all with None."""
 
-    def __init__(self, source: Source, instrument: Instrument, depth: int | None) -> None:
+    def __init__(self, source: BookSource, instrument: Instrument, depth: int | None) -> None:
         """
         Raises:
             BookTooLarge: there are too many levels.
@@ -196,7 +196,7 @@ class _Known(NamedTuple):
 class OrdersView:
     """Single orders: the best `depth` of each side, or all with None."""
 
-    def __init__(self, source: Source, instrument: Instrument, depth: int | None) -> None:
+    def __init__(self, source: BookSource, instrument: Instrument, depth: int | None) -> None:
         """
         Raises:
             BookTooLarge: there are too many orders.

@@ -11,7 +11,7 @@ from exchange.market.candles import Candle
 from exchange.market.order_book import BUY, SELL
 from exchange.model.instruments import Instrument
 from node.service.market_data import Change, MarketData
-from node.streams.book_views import BookTooLarge, LevelsView, OrdersView, OwnBook, Source
+from node.streams.book_views import BookSource, BookTooLarge, LevelsView, OrdersView, OwnBook
 from node.streams.stream import FAILED, NumberedStream, encode
 from node.streams.stream_messages import (
     BookL1,
@@ -99,7 +99,7 @@ class _BookStream(MarketStream):
         self._depth = depth
         self.view: LevelsView | OrdersView
 
-    def make_view(self, source: Source, depth: int | None) -> LevelsView | OrdersView:
+    def make_view(self, source: BookSource, depth: int | None) -> LevelsView | OrdersView:
         raise NotImplementedError
 
     async def open(self) -> None:
@@ -139,7 +139,7 @@ def _changes(changes: Mapping[object, Any]) -> dict[str, Any]:
 class BookL1Stream(_BookStream):
     view: LevelsView
 
-    def make_view(self, source: Source, depth: int | None) -> LevelsView:
+    def make_view(self, source: BookSource, depth: int | None) -> LevelsView:
         return LevelsView(source, self.instrument, 1)
 
     def encode_snapshot(self, reason: Reason) -> bytes:
@@ -154,7 +154,7 @@ class BookL1Stream(_BookStream):
 
 
 class BookL2Stream(_BookStream):
-    def make_view(self, source: Source, depth: int | None) -> LevelsView:
+    def make_view(self, source: BookSource, depth: int | None) -> LevelsView:
         return LevelsView(source, self.instrument, depth)
 
     def encode_snapshot(self, reason: Reason) -> bytes:
@@ -165,7 +165,7 @@ class BookL2Stream(_BookStream):
 
 
 class BookL3Stream(_BookStream):
-    def make_view(self, source: Source, depth: int | None) -> OrdersView:
+    def make_view(self, source: BookSource, depth: int | None) -> OrdersView:
         return OrdersView(source, self.instrument, depth)
 
     def encode_snapshot(self, reason: Reason) -> bytes:

@@ -27,7 +27,7 @@ _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
 
-class TooSlow(Exception):
+class ReaderTooSlow(Exception):
     """The reader is further behind than the history goes, and nothing may be left out."""
 
 
@@ -148,7 +148,7 @@ class NumberedStream:
         self.check()
         if told < self._oldest:
             if self.complete:
-                raise TooSlow
+                raise ReaderTooSlow
             return [self.snapshot("behind")]
         if singly or self.sequence - told <= 1:
             return [self._history[number].message for number in range(told + 1, self.sequence + 1)]

@@ -26,7 +26,7 @@ from p2p.base.identity import is_node_id
 from p2p.base.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS
 from p2p.base.tokens import Tokens
 from p2p.discovery.strategy import BaseStrategy
-from p2p.wire.link import Carrier, Link
+from p2p.wire.link import Carrier, PeerLink
 from p2p.wire.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
 
 PEX_SECOND_DELAY: Final = 5.0  # seconds after the first push: what a slow feeler has proven since
@@ -208,22 +208,22 @@ class ExchangeStrategy(BaseStrategy):
         self._own_id = own_id
         self._proven = proven
         self._codec = codec or Codec()
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, PeerLink] = {}
         self._wake = asyncio.Event()
 
-    def link_up(self, link: Link) -> None:
+    def link_up(self, link: PeerLink) -> None:
         self._links[link.peer.node_id] = link
         self.core.link_up(link.peer.node_id, link.peer.address, self._now())
         self._wake.set()
         self._describe()
 
-    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         if self._links.get(link.peer.node_id) is link:
             del self._links[link.peer.node_id]
             self.core.link_down(link.peer.node_id)
             self._describe()
 
-    def message(self, link: Link, envelope: Envelope) -> None:
+    def message(self, link: PeerLink, envelope: Envelope) -> None:
         """Take a list from the peer at the other end.
 
         Raises:

@@ -34,7 +34,7 @@ from p2p.grenache_links.tunnel import (
     read_request,
     to_json,
 )
-from p2p.wire.link import Link
+from p2p.wire.link import PeerLink
 
 MAX_ANSWERED: Final = 256  # tunnels that others dialled
 MAX_STRANGERS: Final = 48  # of these: nobody has proven yet who is there
@@ -70,7 +70,7 @@ class Links(Protocol):
 
     async def dial_over(
         self, sock: socket.socket, address: Address, expect: str | None = None
-    ) -> Link: ...
+    ) -> PeerLink: ...
 
     def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]: ...
 
@@ -100,7 +100,7 @@ class TunnelCarrier:
     def tunnels(self) -> int:
         return len(self._dialled) + len(self._answered)
 
-    async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
+    async def dial(self, host: str, port: int, expect: str | None = None) -> PeerLink:
         """A new link to the node whose worker is at `host` and `port`.
 
         Raises:

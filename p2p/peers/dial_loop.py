@@ -23,7 +23,7 @@ from p2p.base.limits import DIALS_PER_SECOND
 from p2p.discovery.strategy import describe
 from p2p.flow.token_bucket import TokenBucket
 from p2p.peers.link_slots import reserved_slots
-from p2p.wire.link import Carrier, Link, PeerInfo
+from p2p.wire.link import Carrier, PeerInfo, PeerLink
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Dialer(Protocol):
     `p2p.grenache_links.tunnel_carrier.TunnelCarrier` over Grenache, and over memory by tests.
     """
 
-    async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
+    async def dial(self, host: str, port: int, expect: str | None = None) -> PeerLink:
         """Return an established link, after the link handler was called with it.
 
         Raises:
@@ -77,7 +77,7 @@ class DialLoop:
     def __init__(
         self,
         book: AddressBook,
-        links: Mapping[str, Link],
+        links: Mapping[str, PeerLink],
         *,
         max_peers: int,
         rng: random.Random,

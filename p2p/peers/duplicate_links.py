@@ -35,7 +35,7 @@ from types import MappingProxyType
 from typing import Final
 
 from p2p.base.limits import HEARTBEAT_INTERVAL
-from p2p.wire.link import Carrier, Link, PeerInfo
+from p2p.wire.link import Carrier, PeerInfo, PeerLink
 
 SUSPECT_AFTER: Final = 2.5 * HEARTBEAT_INTERVAL  # seconds: two heartbeats and their slack missed
 LEAVE_AFTER: Final = (
@@ -91,9 +91,9 @@ def second_link(
 class LinkChange:
     """Effect of an event on the link in use for a peer, and the links to close with code `duplicate`."""
 
-    before: Link | None
-    after: Link | None
-    close: list[Link] = field(default_factory=list)
+    before: PeerLink | None
+    after: PeerLink | None
+    close: list[PeerLink] = field(default_factory=list)
 
 
 class LinkTable:
@@ -103,14 +103,14 @@ class LinkTable:
 
     def __init__(self, own_id: str) -> None:
         self._own_id = own_id
-        self._used: dict[str, Link] = {}
-        self._held: dict[str, list[Link]] = {}  # in the order they came up
+        self._used: dict[str, PeerLink] = {}
+        self._held: dict[str, list[PeerLink]] = {}  # in the order they came up
         self._order: dict[int, int] = {}  # id of a registered link: its place in that order
         self._since: dict[str, float] = {}  # node id: when the used link came up
         self._count = 0
 
     @property
-    def used(self) -> Mapping[str, Link]:
+    def used(self) -> Mapping[str, PeerLink]:
         """Links in use by node id. A live view."""
         return MappingProxyType(self._used)
 
@@ -134,7 +134,7 @@ class LinkTable:
             dialled=info.outbound,
         )
 
-    def up(self, link: Link, now: float, dialled_at: float | None = None) -> LinkChange:
+    def up(self, link: PeerLink, now: float, dialled_at: float | None = None) -> LinkChange:
         peer_id = link.peer.node_id
         old = self._used.get(peer_id)
         verdict = self.verdict(link.peer, now, dialled_at)
@@ -155,7 +155,7 @@ class LinkTable:
         del self._order[id(old)]
         return LinkChange(old, link, [old])
 
-    def down(self, link: Link) -> LinkChange:
+    def down(self, link: PeerLink) -> LinkChange:
         """Remove a closed link. An unregistered one changes nothing."""
         peer_id = link.peer.node_id
         used = self._used.get(peer_id)
@@ -174,7 +174,7 @@ class LinkTable:
             self._used[peer_id] = heir
         return LinkChange(link, heir)
 
-    def message_arrived(self, link: Link, now: float) -> LinkChange | None:
+    def message_arrived(self, link: PeerLink, now: float) -> LinkChange | None:
         """Record a message on `link`; returns None if the link is not registered.
 
         On a held link that is newer than the used one it is the peer's decision: it has let go of
@@ -195,7 +195,7 @@ class LinkTable:
         self._used[peer_id] = link
         return LinkChange(used, link)
 
-    def _needless(self, used: Link) -> list[Link]:
+    def _needless(self, used: PeerLink) -> list[PeerLink]:
         """Remove and return the links that this side closes now that the peer uses `used` too."""
         peer_id = used.peer.node_id
         if not decides(self._own_id, peer_id):
@@ -206,10 +206,10 @@ class LinkTable:
             del self._order[id(held)]
         return needless
 
-    def _age(self, link: Link) -> int:
+    def _age(self, link: PeerLink) -> int:
         return self._order[id(link)]
 
-    def _drop_held(self, peer_id: str, link: Link) -> None:
+    def _drop_held(self, peer_id: str, link: PeerLink) -> None:
         rest = [held for held in self._held.get(peer_id, ()) if held is not link]
         if rest:
             self._held[peer_id] = rest
@@ -217,11 +217,11 @@ class LinkTable:
             self._held.pop(peer_id, None)
 
 
-def _outranks(one: Link, other: Link) -> bool:
+def _outranks(one: PeerLink, other: PeerLink) -> bool:
     return one.peer.carrier == "tcp" and other.peer.carrier == "grenache"
 
 
-def silent_for(link: Link, now: float) -> float:
+def silent_for(link: PeerLink, now: float) -> float:
     """Return the seconds since the last byte on `link`; infinite if it is closed."""
     if link.closed:
         return float("inf")

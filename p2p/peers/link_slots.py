@@ -61,7 +61,7 @@ class LinkRecord:
         return network_group(self.address)
 
 
-class Refusal(NamedTuple):
+class LinkRefusal(NamedTuple):
     """Reason for refusing a peer, in words for the peer."""
 
     code: Code
@@ -72,7 +72,7 @@ class Refusal(NamedTuple):
 class SlotDecision:
     """`refusal` is None if the link is admitted; `evict` is the node whose link makes room for it."""
 
-    refusal: Refusal | None = None
+    refusal: LinkRefusal | None = None
     evict: str | None = None
 
 
@@ -122,12 +122,14 @@ def _decide_wanted(
 
 
 def _full(detail: str) -> SlotDecision:
-    return SlotDecision(Refusal(Code.FULL, f"this node has as many peers as it takes: {detail}"))
+    return SlotDecision(
+        LinkRefusal(Code.FULL, f"this node has as many peers as it takes: {detail}")
+    )
 
 
 def _over_limits(
     newcomer: LinkRecord, links: Iterable[LinkRecord], limits: SlotLimits
-) -> Refusal | None:
+) -> LinkRefusal | None:
     """Return the refusal of an inbound link whose address or group has its share already."""
     inbound = [link for link in links if not link.outbound and not link.privileged]
     same = sum(link.address == newcomer.address for link in inbound)
@@ -144,8 +146,10 @@ def _over_limits(
     return None
 
 
-def _share(what: str, where: str, count: int, setting: str) -> Refusal:
-    return Refusal(Code.FULL, f"this node has {count} links from your {what} {where} ({setting})")
+def _share(what: str, where: str, count: int, setting: str) -> LinkRefusal:
+    return LinkRefusal(
+        Code.FULL, f"this node has {count} links from your {what} {where} ({setting})"
+    )
 
 
 def _more_diverse_without(

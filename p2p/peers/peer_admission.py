@@ -14,9 +14,9 @@ from typing import Literal
 
 from p2p.addresses.address_book import AddressBook
 from p2p.base.host_port import normal_host
-from p2p.peers.link_slots import LinkRecord, Refusal, SlotDecision, SlotLimits, decide_slot
+from p2p.peers.link_slots import LinkRecord, LinkRefusal, SlotDecision, SlotLimits, decide_slot
 from p2p.peers.peer_policy import PeerPolicy
-from p2p.wire.link import Link, PeerInfo
+from p2p.wire.link import PeerInfo, PeerLink
 
 Privilege = Literal["pinned", "configured", "anchor", "connect", "lan"]
 
@@ -29,7 +29,7 @@ class PeerAdmission:
         limits: SlotLimits,
         policy: PeerPolicy,
         book: AddressBook,
-        links: Mapping[str, Link],
+        links: Mapping[str, PeerLink],
         clock: Callable[[], float],
     ) -> None:
         self.limits = limits
@@ -47,7 +47,7 @@ class PeerAdmission:
         """Return False if an address is banned: its connections are closed before any handshake."""
         return self.policy.banned("", address) is None
 
-    def refusal(self, info: PeerInfo) -> Refusal | None:
+    def refusal(self, info: PeerInfo) -> LinkRefusal | None:
         """Return the refusal of a proven peer by policy."""
         refusal = self.policy.refusal(info.node_id, info.address)
         if refusal is not None:

@@ -34,28 +34,28 @@ from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.strategy import describe
 from p2p.peers.dial_loop import Dialer, DialLoop
 from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
-from p2p.peers.link_slots import Refusal, SlotDecision, SlotLimits
+from p2p.peers.link_slots import LinkRefusal, SlotDecision, SlotLimits
 from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore
 from p2p.wire.handshake import ADMISSION_REASONS
-from p2p.wire.link import Carrier, Link, LinkHandler, PeerInfo
+from p2p.wire.link import Carrier, LinkHandler, PeerInfo, PeerLink
 from p2p.wire.messages import Envelope, PeerAddress
 
 log = logging.getLogger(__name__)
 
 CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
 
-Handler = Callable[[Link, Envelope], None]
+Handler = Callable[[PeerLink, Envelope], None]
 
 
 class LinkFollower(Protocol):
     """Observer of the link in use for each peer. Called in the event loop; must not block."""
 
-    def link_up(self, link: Link) -> None: ...
+    def link_up(self, link: PeerLink) -> None: ...
 
-    def link_down(self, link: Link, code: Code | None, reason: str) -> None: ...
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None: ...
 
 
 class PeerManager:
@@ -181,7 +181,7 @@ class PeerManager:
     # -- peers ------------------------------------------------------------------------------------
 
     @property
-    def links(self) -> Mapping[str, Link]:
+    def links(self) -> Mapping[str, PeerLink]:
         """The link in use for each connected peer, by node id. A live view."""
         return self._table.used
 
@@ -285,12 +285,12 @@ class PeerManager:
 
     # -- links ------------------------------------------------------------------------------------
 
-    def admit(self, info: PeerInfo) -> Refusal | None:
+    def admit(self, info: PeerInfo) -> LinkRefusal | None:
         """Return the refusal of a proven peer, None to admit it. Called on both sides of every
         link, before it is up.
         """
         if info.node_id == self.own_id:
-            return Refusal(Code.SELF, "this is the node itself")
+            return LinkRefusal(Code.SELF, "this is the node itself")
         if info.outbound:
             self._dials.note_answer(info)
         refusal = self.admission.refusal(info)
@@ -298,16 +298,16 @@ class PeerManager:
             return refusal
         verdict = self._table.verdict(info, self._now(), self._dialled_at(info))
         if verdict is SecondLinkVerdict.REFUSE:
-            return Refusal(Code.DUPLICATE, ADMISSION_REASONS[Code.DUPLICATE])
+            return LinkRefusal(Code.DUPLICATE, ADMISSION_REASONS[Code.DUPLICATE])
         return self._slot_for(info).refusal if verdict is None else None
 
     def _slot_for(self, newcomer: PeerInfo) -> SlotDecision:
         room = self._dials.grenache_room
         if newcomer.carrier == "grenache" and room is not None and room <= 0:
-            return SlotDecision(Refusal(Code.FULL, ADMISSION_REASONS[Code.FULL]))
+            return SlotDecision(LinkRefusal(Code.FULL, ADMISSION_REASONS[Code.FULL]))
         return self.admission.decide(newcomer)
 
-    def link_up(self, link: Link) -> None:
+    def link_up(self, link: PeerLink) -> None:
         node_id = link.peer.node_id
         now = self._now()
         new = node_id not in self._table.used
@@ -341,7 +341,7 @@ class PeerManager:
             link.close(Code.FULL, reason)
             self.link_down(link, Code.FULL, reason)  # at once, so that the slot is free
 
-    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         node_id = link.peer.node_id
         peer = self._records.had_link(node_id)  # with the last figures of its link
         change = self._table.down(link)
@@ -364,7 +364,7 @@ class PeerManager:
             self._changed()
         self._dials.wake()
 
-    def message(self, link: Link, envelope: Envelope) -> None:
+    def message(self, link: PeerLink, envelope: Envelope) -> None:
         change = self._table.message_arrived(link, self._now())
         if change is None:
             return
@@ -380,7 +380,7 @@ class PeerManager:
         address = self._dials.dialled_for(info)
         return None if address is None else address.last_attempt
 
-    def _from_peer_itself(self, link: Link, envelope: Envelope) -> bool:
+    def _from_peer_itself(self, link: PeerLink, envelope: Envelope) -> bool:
         return (
             envelope.hops == 0
             and envelope.from_ == link.peer.node_id
@@ -405,7 +405,7 @@ class PeerManager:
 
     @staticmethod
     def _guard(
-        call: Callable[[LinkFollower, Link], None], follower: LinkFollower, link: Link
+        call: Callable[[LinkFollower, PeerLink], None], follower: LinkFollower, link: PeerLink
     ) -> None:
         try:
             call(follower, link)

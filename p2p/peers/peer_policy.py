@@ -18,7 +18,7 @@ import msgspec
 from p2p.base.errors import Code
 from p2p.base.host_port import is_ip, normal_host
 from p2p.base.identity import is_node_id
-from p2p.peers.link_slots import Refusal
+from p2p.peers.link_slots import LinkRefusal
 
 log = logging.getLogger(__name__)
 
@@ -124,15 +124,15 @@ class PeerPolicy:
             return self.banned(node_id, address)
         return found
 
-    def refusal(self, node_id: str, address: str) -> Refusal | None:
+    def refusal(self, node_id: str, address: str) -> LinkRefusal | None:
         """Return the refusal of a banned peer, or of one outside a closed network."""
         ban = self.banned(node_id, address)
         if ban is not None:
             left = max(1, round(ban.until - self._wall()))
             why = f": {ban.reason}" if ban.reason else ""
-            return Refusal(Code.ABUSE, f"this node refuses you for {left} s more{why}")
+            return LinkRefusal(Code.ABUSE, f"this node refuses you for {left} s more{why}")
         if self.allow and node_id not in self.allow:
-            return Refusal(
+            return LinkRefusal(
                 Code.WRONG_NETWORK,
                 "this node links only to the node ids in its PEER_ALLOW, and yours is not among them",
             )

@@ -11,7 +11,7 @@ from p2p.base.network_group import network_group
 from p2p.peers.dial_loop import DialLoop
 from p2p.peers.duplicate_links import SUSPECT_AFTER, LinkTable, silent_for
 from p2p.peers.peer_admission import PeerAdmission, Privilege
-from p2p.wire.link import Link, LinkStats
+from p2p.wire.link import LinkStats, PeerLink
 from p2p.wire.messages import Capabilities
 
 Status = Literal["connected", "connecting", "disconnected"]
@@ -25,7 +25,7 @@ class Peer:
     address: str
     port: int  # 0: it accepts no links
     source: str  # the discovery strategy that found it, "inbound" or "manual"
-    connection: Link | None = None
+    connection: PeerLink | None = None
     status: Status = "disconnected"
     direction: Literal["in", "out"] | None = None
     connected_at: float | None = None  # since when the link is up
@@ -122,7 +122,7 @@ class PeerRecords:
     def forget(self, node_id: str) -> None:
         self._peers.pop(node_id, None)
 
-    def connected(self, link: Link) -> None:
+    def connected(self, link: PeerLink) -> None:
         """Make or refresh the record of a peer that has just connected. The dialled address of an outbound
         link is filled in when the dial returns.
         """

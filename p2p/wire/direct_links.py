@@ -30,7 +30,7 @@ from p2p.wire import tls
 from p2p.wire.connection import DIRECT, MSGPACK, Admit, PeerConnection, StreamOrigin
 from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
-from p2p.wire.link import Link, LinkHandler
+from p2p.wire.link import LinkHandler, PeerLink
 from p2p.wire.messages import Capabilities, Codec
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class DirectConnectionService:
         self._acceptors = [loop.create_task(self._accept(each)) for each in self._listeners]
         return self._listeners[0].getsockname()[0], self._port
 
-    async def dial(self, host: str, port: int, expect: str | None = None) -> Link:
+    async def dial(self, host: str, port: int, expect: str | None = None) -> PeerLink:
         """Dial the node at `host` and `port`, which must be `expect` if given; returns the link.
 
         Raises:
@@ -144,7 +144,7 @@ class DirectConnectionService:
 
     async def dial_over(
         self, sock: socket.socket, address: tuple[str, int], expect: str | None = None
-    ) -> Link:
+    ) -> PeerLink:
         """Dial as `dial` over a non-blocking stream socket that leads to the node at `address` through
         Grenache. Takes ownership of the socket, whatever the outcome.
 
@@ -167,7 +167,7 @@ class DirectConnectionService:
 
     async def _handshake(
         self, opened: socket.socket, where: str, expect: str | None, route: StreamOrigin
-    ) -> Link:
+    ) -> PeerLink:
         """Run TLS and handshake as the dialling side."""
         connection = self._connection(Role.DIAL, expect, route)
         loop = asyncio.get_running_loop()

@@ -45,7 +45,7 @@ class LinkStats:
     extra: dict[str, int] = field(default_factory=dict)
 
 
-class Link(Protocol):
+class PeerLink(Protocol):
     """An authenticated connection to one peer."""
 
     @property
@@ -83,13 +83,13 @@ class Link(Protocol):
 class LinkHandler(Protocol):
     """Receiver of links and their messages. Called in the event loop; must not block."""
 
-    def link_up(self, link: Link) -> None: ...
+    def link_up(self, link: PeerLink) -> None: ...
 
-    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         """`code` is None when the connection broke without a goodbye."""
         ...
 
-    def message(self, link: Link, envelope: Envelope) -> None:
+    def message(self, link: PeerLink, envelope: Envelope) -> None:
         """An application message (heartbeats, goodbyes and handshakes are handled by the link).
 
         Raises:

@@ -24,7 +24,7 @@ from p2p.base.errors import Code
 from p2p.base.identity import Identity
 from p2p.base.limits import MAX_FRAME, READ_BUFFER
 from p2p.wire.direct_links import DirectConnectionService
-from p2p.wire.link import Link
+from p2p.wire.link import PeerLink
 from p2p.wire.messages import Codec, Envelope, RpcRequest, pack
 from tests.benchmarks.report import Row
 
@@ -134,14 +134,14 @@ class Counter:
         self.down = asyncio.Event()
         self.answer: asyncio.Future[None] | None = None
 
-    def link_up(self, link: Link) -> None:
+    def link_up(self, link: PeerLink) -> None:
         pass
 
-    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         self.last = time.perf_counter()
         self.down.set()
 
-    def message(self, link: Link, envelope: Envelope) -> None:
+    def message(self, link: PeerLink, envelope: Envelope) -> None:
         if envelope.type == "request":
             if not self.count:
                 self.first = time.perf_counter()

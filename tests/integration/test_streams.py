@@ -13,7 +13,7 @@ from typing import Any
 
 from processes import MARKET, NodeProcess, Nodes, environment, eventually
 
-from node.client.streaming_client import BookFeed, StreamingClient
+from node.client.streaming_client import BookSubscription, StreamingClient
 from node.streams.stream_messages import (
     BookL2Snapshot,
     FillsSnapshot,
@@ -29,7 +29,7 @@ def stream_of(node: NodeProcess) -> StreamingClient:
     return StreamingClient(node.api_url, node_id=node.node_id)
 
 
-async def until(feed: BookFeed[Any, Any], done: Callable[[], bool]) -> None:
+async def until(feed: BookSubscription[Any, Any], done: Callable[[], bool]) -> None:
     """Read a feed until this holds."""
     async with asyncio.timeout(WAIT):
         while not done():
@@ -80,7 +80,7 @@ async def test_books_are_right_through_a_storm_and_cuts(nodes: Nodes) -> None:
                 )
 
     async with stream_of(a) as at_a, stream_of(b) as at_b:
-        feeds: list[BookFeed[Any, Any]] = [
+        feeds: list[BookSubscription[Any, Any]] = [
             at_a.book(MARKET, depth="full"),
             at_b.book(MARKET, depth="full"),
             at_a.book(MARKET, level="L3", depth="full"),

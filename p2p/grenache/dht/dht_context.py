@@ -13,9 +13,9 @@ from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.external_address import SeenAs
 from p2p.grenache.dht.iterative_search import Candidate, IterativeSearch, Visit
-from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, Node, Reply
+from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, DhtContact, KrpcReply
 from p2p.grenache.dht.own_announcements import OwnEntries
-from p2p.grenache.dht.queries import TRIES, Failed, Queries, Query, Replied
+from p2p.grenache.dht.queries import TRIES, Failed, PendingQuery, Queries, Replied
 from p2p.grenache.dht.query_sources import QuerySources
 from p2p.grenache.dht.routing_table import RoutingTable
 from p2p.grenache.dht.value_store import ValueStore
@@ -87,7 +87,7 @@ class DhtContext:
         failed: Failed,
         on_late: Callable[[float], None] | None = None,
         tries: int = TRIES,
-    ) -> Query | None:
+    ) -> PendingQuery | None:
         """Send a query, see `Queries.ask`."""
         self.counters["queries_sent"] += 1
         return self.queries.ask(
@@ -125,7 +125,7 @@ class DhtContext:
 
         IterativeSearch(
             self, self.id, ask, target, self.settings.concurrency, visit, finished
-        ).start(now, [Node(contact.id, contact.address) for contact in known], unnamed)
+        ).start(now, [DhtContact(contact.id, contact.address) for contact in known], unnamed)
 
     def remember_holders(self, until: float, service: bytes, holders: list[Candidate]) -> None:
         """Nodes to which announcements of `service` go without a search, until then."""
@@ -140,7 +140,7 @@ class DhtContext:
 
     # What answers tell
 
-    def _answered(self, now: float, address: Address, reply: Reply) -> None:
+    def _answered(self, now: float, address: Address, reply: KrpcReply) -> None:
         if reply.sender == self.id:
             self._own_addresses[address] = None
             if len(self._own_addresses) > MAX_OWN_ADDRESSES:

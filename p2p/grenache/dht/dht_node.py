@@ -22,8 +22,15 @@ from p2p.grenache.dht import bep42, lookups
 from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack_host, reach, unpack, usable
 from p2p.grenache.dht.dht_context import DhtContext
 from p2p.grenache.dht.dht_settings import DhtSettings
-from p2p.grenache.dht.krpc import BadQuery, Failure, KrpcError, Query, decode, encode_failure
-from p2p.grenache.dht.lookups import MAX_FOUND, Announcement, Found, Stored
+from p2p.grenache.dht.krpc import (
+    BadQuery,
+    KrpcError,
+    KrpcFailure,
+    KrpcQuery,
+    decode,
+    encode_failure,
+)
+from p2p.grenache.dht.lookups import MAX_FOUND, Announcement, LookupResult, PutResult
 from p2p.grenache.dht.query_server import QueryServer
 from p2p.grenache.dht.query_sources import AMPLIFICATION
 from p2p.grenache.dht.table_upkeep import Bootstrap, Upkeep
@@ -74,14 +81,14 @@ class DhtNode:
             message = decode(data)
         except BadQuery as error:
             core.counters["malformed"] += 1
-            reply = encode_failure(Failure(error.transaction, error.code, error.text))
+            reply = encode_failure(KrpcFailure(error.transaction, error.code, error.text))
             if core.sources.allow(now, source[0]) and len(reply) <= AMPLIFICATION * len(data):
                 core.send(reply, source)
             return
         except KrpcError:
             core.counters["malformed"] += 1
             return
-        if isinstance(message, Query):
+        if isinstance(message, KrpcQuery):
             if not core.sources.allow(now, source[0]):
                 core.counters["queries_over_rate"] += 1
                 return
@@ -153,7 +160,7 @@ class DhtNode:
             self._core, service, port, host, lambda taken: done(known + taken), gone=True
         ).start(now)
 
-    def lookup(self, now: float, service: bytes, done: Callable[[Found], None]) -> None:
+    def lookup(self, now: float, service: bytes, done: Callable[[LookupResult], None]) -> None:
         """Ask the network who serves `service`. What this node knows itself is added by `listed`."""
         lookups.look_up(self._core, now, service, done)
 
@@ -176,7 +183,9 @@ class DhtNode:
         core.order.shuffle(peers)
         return [unpack(peer) for peer in peers]
 
-    def put(self, now: float, item: Item, cas: int | None, done: Callable[[Stored], None]) -> None:
+    def put(
+        self, now: float, item: Item, cas: int | None, done: Callable[[PutResult], None]
+    ) -> None:
         """Store a value whose signature was checked, at the closest nodes and here."""
         lookups.put(self._core, now, item, cas, done)
 

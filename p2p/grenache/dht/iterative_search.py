@@ -13,8 +13,8 @@ from enum import IntEnum
 from typing import Final, Protocol
 
 from p2p.grenache.dht.dht_settings import K
-from p2p.grenache.dht.krpc import ID_BYTES, Ask, Failure, Node, Reply
-from p2p.grenache.dht.queries import Failed, Late, Query, Replied
+from p2p.grenache.dht.krpc import ID_BYTES, Ask, DhtContact, KrpcFailure, KrpcReply
+from p2p.grenache.dht.queries import Failed, Late, PendingQuery, Replied
 from p2p.grenache.dht.routing_table import number
 from p2p.grenache.directory import Address
 
@@ -22,7 +22,7 @@ QUORUM: Final = 8  # of K; what is stored at all of these is found
 MAX_CANDIDATES: Final = 256  # remembered; the furthest make room
 MAX_ASKED: Final = 256  # per search, if others keep telling of closer nodes that are not there
 
-Visit = Callable[[float, "Candidate", Reply], bool]  # False: seen enough
+Visit = Callable[[float, "Candidate", KrpcReply], bool]  # False: seen enough
 
 
 class CandidateState(IntEnum):
@@ -44,7 +44,7 @@ class Candidate:
         self.rank = rank  # distance to the target
         self.depth = depth  # 1: known before the search
         self.state = CandidateState.NEW
-        self.query: Query | None = None
+        self.query: PendingQuery | None = None
         self.token: bytes | None = None
         self.kind = b""
 
@@ -61,7 +61,7 @@ class Asking(Protocol):
         replied: Replied,
         failed: Failed,
         on_late: Callable[[float], None] | None = None,
-    ) -> Query | None: ...
+    ) -> PendingQuery | None: ...
 
     def may_ask(self, address: Address, told_by: Address) -> bool:
         """Return True if an address that `told_by` told of is worth a query."""
@@ -94,7 +94,7 @@ class IterativeSearch:
         self.asked = 0  # queries sent
         self.finished = False
 
-    def start(self, now: float, known: Iterable[Node], unnamed: Iterable[Address]) -> None:
+    def start(self, now: float, known: Iterable[DhtContact], unnamed: Iterable[Address]) -> None:
         """Begin with nodes that are known, and with addresses of nodes whose ids are not."""
         for node in known:
             self._add(node.id, node.address, 1)
@@ -192,7 +192,7 @@ class IterativeSearch:
             self._waiting -= 1
         candidate.state = state
 
-    def _replied(self, now: float, candidate: Candidate, reply: Reply) -> None:
+    def _replied(self, now: float, candidate: Candidate, reply: KrpcReply) -> None:
         if self.finished:
             return
         if len(reply.sender) != ID_BYTES or reply.sender == self._own_id:
@@ -218,7 +218,7 @@ class IterativeSearch:
             return
         self._go_on(now)
 
-    def _failed(self, now: float, candidate: Candidate, failure: Failure | None) -> None:
+    def _failed(self, now: float, candidate: Candidate, failure: KrpcFailure | None) -> None:
         self._leave(candidate, CandidateState.FAILED)
         self._go_on(now)
 

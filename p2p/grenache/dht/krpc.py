@@ -61,7 +61,7 @@ class BadQuery(KrpcError):
         self.text = text
 
 
-class Node(NamedTuple):
+class DhtContact(NamedTuple):
     """A DHT node as others tell of it. Nothing of it is proven."""
 
     id: bytes
@@ -73,7 +73,7 @@ class Node(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ping:
+class PingQuery:
     method: ClassVar[bytes] = b"ping"
 
     def arguments(self) -> dict[bytes, bencode.Value]:
@@ -168,11 +168,11 @@ class Put:
         return arguments
 
 
-Ask: TypeAlias = Ping | FindNode | GetPeers | AnnouncePeer | Get | Put
+Ask: TypeAlias = PingQuery | FindNode | GetPeers | AnnouncePeer | Get | Put
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class KrpcQuery:
     """A query. `sender` is a node id if it has 20 bytes; otherwise a client asks, which is no node."""
 
     transaction: bytes
@@ -182,7 +182,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class KrpcReply:
     """A reply, to whichever query. `value` is canonical bencode; `compact_nodes` has 26 bytes per node."""
 
     transaction: bytes
@@ -198,17 +198,19 @@ class Reply:
     kind: bytes = b""
 
     @property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[DhtContact]:
         """The nodes that it tells of."""
         compact = self.compact_nodes
         return [
-            Node(compact[at : at + ID_BYTES], unpack(compact[at + ID_BYTES : at + NODE_BYTES]))
+            DhtContact(
+                compact[at : at + ID_BYTES], unpack(compact[at + ID_BYTES : at + NODE_BYTES])
+            )
             for at in range(0, len(compact), NODE_BYTES)
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class KrpcFailure:
     """An error in answer to a query."""
 
     transaction: bytes
@@ -216,7 +218,7 @@ class Failure:
     text: str
 
 
-Message: TypeAlias = Query | Reply | Failure
+Message: TypeAlias = KrpcQuery | KrpcReply | KrpcFailure
 
 
 def encode_query(transaction: bytes, sender: bytes, ask: Ask) -> bytes:
@@ -227,7 +229,7 @@ def encode_query(transaction: bytes, sender: bytes, ask: Ask) -> bytes:
     )
 
 
-def encode_reply(reply: Reply) -> bytes:
+def encode_reply(reply: KrpcReply) -> bytes:
     """A reply of ours; `kind` is always KIND."""
     r: dict[bytes, bencode.Value] = {b"id": reply.sender}
     if reply.token is not None:
@@ -255,7 +257,7 @@ def encode_reply(reply: Reply) -> bytes:
     return bencode.encode(message)
 
 
-def encode_failure(failure: Failure) -> bytes:
+def encode_failure(failure: KrpcFailure) -> bytes:
     return bencode.encode(
         {
             b"e": [failure.code, failure.text.encode()],
@@ -324,7 +326,7 @@ class _Arguments:
         return self.number(key, 0, MAX_SEQ) if key in self.values else None
 
 
-def _query(message: dict[bytes, bencode.Value], transaction: bytes) -> Query:
+def _query(message: dict[bytes, bencode.Value], transaction: bytes) -> KrpcQuery:
     method, values = message.get(b"q"), message.get(b"a")
     if not isinstance(method, bytes):
         raise BadQuery(transaction, PROTOCOL_ERROR, "a query has a method `q`")
@@ -337,11 +339,11 @@ def _query(message: dict[bytes, bencode.Value], transaction: bytes) -> Query:
     if not isinstance(sender, bytes):
         raise BadQuery(transaction, PROTOCOL_ERROR, "a query has the `a.id` of its sender")
     ask = read(_Arguments(transaction, method, values))
-    return Query(transaction, sender, ask, message.get(b"ro") == 1)
+    return KrpcQuery(transaction, sender, ask, message.get(b"ro") == 1)
 
 
-def _read_ping(arguments: _Arguments) -> Ping:
-    return Ping()
+def _read_ping(arguments: _Arguments) -> PingQuery:
+    return PingQuery()
 
 
 def _read_find_node(arguments: _Arguments) -> FindNode:
@@ -400,7 +402,7 @@ _READERS: Final[dict[bytes, Callable[[_Arguments], Ask]]] = {
 }
 
 
-def _reply(message: dict[bytes, bencode.Value], transaction: bytes) -> Reply:
+def _reply(message: dict[bytes, bencode.Value], transaction: bytes) -> KrpcReply:
     """Fields of the wrong shape are read as absent: what else is there may serve."""
     r = message.get(b"r")
     if not isinstance(r, dict):
@@ -412,7 +414,7 @@ def _reply(message: dict[bytes, bencode.Value], transaction: bytes) -> Reply:
     value = bencode.encode(r[b"v"]) if b"v" in r else None
     seq = r.get(b"seq")
     seen_as = _sized(message.get(b"ip"), 6, 6)
-    return Reply(
+    return KrpcReply(
         transaction,
         sender,
         token,
@@ -444,10 +446,10 @@ def _peers(values: bencode.Value | None) -> tuple[bytes, ...] | None:
     return tuple([v for v in values[:MAX_PEERS] if isinstance(v, bytes) and len(v) == 6])
 
 
-def _failure(message: dict[bytes, bencode.Value], transaction: bytes) -> Failure:
+def _failure(message: dict[bytes, bencode.Value], transaction: bytes) -> KrpcFailure:
     e = message.get(b"e")
     code, text = (e[0], e[1]) if isinstance(e, list) and len(e) >= 2 else (0, b"")
-    return Failure(
+    return KrpcFailure(
         transaction,
         code if isinstance(code, int) else 0,
         text[:200].decode("utf-8", "replace") if isinstance(text, bytes) else "",

@@ -18,13 +18,13 @@ from p2p.grenache.dht.krpc import (
     SEQ_TOO_LOW,
     AnnouncePeer,
     Ask,
-    Failure,
     Get,
     GetPeers,
+    KrpcFailure,
+    KrpcReply,
     Put,
-    Reply,
 )
-from p2p.grenache.dht.queries import Late, Query
+from p2p.grenache.dht.queries import Late, PendingQuery
 from p2p.grenache.dht.value_store import Item, conflict
 
 MAX_FOUND: Final = 1_000  # addresses that one lookup gives
@@ -32,7 +32,7 @@ HOLDERS_FOR: Final = 60.0  # seconds; others take a token for five minutes at le
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LookupResult:
     """Result of a lookup: compact addresses from other nodes, and its cost."""
 
     peers: tuple[bytes, ...]
@@ -41,7 +41,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class PutResult:
     """Outcome of a put. `refusal`: CAS_MISMATCH or SEQ_TOO_LOW; then it is not stored."""
 
     key: bytes
@@ -56,7 +56,7 @@ class _Round:
 
     def __init__(self, done: Callable[[float, int, list[int]], None]) -> None:
         self._done = done
-        self._open: list[Query] = []
+        self._open: list[PendingQuery] = []
         self._taken = 0
         self._codes: list[int] = []
         self._finished = False
@@ -67,11 +67,11 @@ class _Round:
         self._check(now)
 
     def _send(self, now: float, core: DhtContext, candidate: Candidate, ask: Ask) -> None:
-        def replied(now: float, reply: Reply) -> None:
+        def replied(now: float, reply: KrpcReply) -> None:
             self._taken += 1
             ended(now)
 
-        def failed(now: float, failure: Failure | None) -> None:
+        def failed(now: float, failure: KrpcFailure | None) -> None:
             if failure is not None:
                 self._codes.append(failure.code)
             ended(now)
@@ -98,18 +98,20 @@ class _Round:
             self._done(now, self._taken, self._codes)
 
 
-def look_up(core: DhtContext, now: float, service: bytes, done: Callable[[Found], None]) -> None:
+def look_up(
+    core: DhtContext, now: float, service: bytes, done: Callable[[LookupResult], None]
+) -> None:
     """Ask the network who serves `service`."""
     found: dict[bytes, None] = {}
 
-    def visit(now: float, candidate: Candidate, reply: Reply) -> bool:
+    def visit(now: float, candidate: Candidate, reply: KrpcReply) -> bool:
         for peer in reply.peers or ():
             if peer[4:] != b"\0\0" and len(found) < MAX_FOUND:
                 found[peer] = None
         return True
 
     def finished(now: float, search: IterativeSearch) -> None:
-        done(Found(tuple(found), search.hops, search.asked))
+        done(LookupResult(tuple(found), search.hops, search.asked))
 
     core.search(now, GetPeers(service), service, visit, finished)
 
@@ -202,7 +204,7 @@ class _Copies:
         self.versions: dict[Candidate, int] = {}  # what the nodes hold
         self._judged: dict[Item, bool] = {}
 
-    def take(self, candidate: Candidate, reply: Reply) -> Item | None:
+    def take(self, candidate: Candidate, reply: KrpcReply) -> Item | None:
         """The item of a reply, if there is one and it belongs under the key."""
         if reply.value is None:
             return None
@@ -238,7 +240,7 @@ def get(
         salt = held.salt
     copies = _Copies(key, salt, held)
 
-    def visit(now: float, candidate: Candidate, reply: Reply) -> bool:
+    def visit(now: float, candidate: Candidate, reply: KrpcReply) -> bool:
         item = copies.take(candidate, reply)
         return item is None or item.public_key is not None
 
@@ -257,7 +259,7 @@ def get(
 
 
 def put(
-    core: DhtContext, now: float, item: Item, cas: int | None, done: Callable[[Stored], None]
+    core: DhtContext, now: float, item: Item, cas: int | None, done: Callable[[PutResult], None]
 ) -> None:
     """Store a value at the closest nodes, and here. Its signature has been checked.
 
@@ -267,7 +269,7 @@ def put(
     key = item.key()
     copies = _Copies(key, item.salt, core.values.get(now, key))
 
-    def visit(now: float, candidate: Candidate, reply: Reply) -> bool:
+    def visit(now: float, candidate: Candidate, reply: KrpcReply) -> bool:
         copies.take(candidate, reply)
         return True
 
@@ -277,7 +279,7 @@ def put(
             copies.newest = held
         refusal = conflict(copies.newest, item, cas)
         if refusal is not None:
-            done(Stored(key, 0, refusal))
+            done(PutResult(key, 0, refusal))
             return
         core.values.put(now, item)
         asks = _puts(search.closest(), item, {} if cas is None else copies.versions, cas)
@@ -287,9 +289,9 @@ def put(
         renewed = copies.newest is not None and copies.newest.seq == item.seq
         conflicts = [code for code in codes if code in (CAS_MISMATCH, SEQ_TOO_LOW)]
         if conflicts and not renewed:  # somebody was faster
-            done(Stored(key, taken, conflicts[0]))
+            done(PutResult(key, taken, conflicts[0]))
         else:
-            done(Stored(key, taken))
+            done(PutResult(key, taken))
 
     core.search(now, Get(key), key, visit, finished)
 

@@ -24,7 +24,7 @@ from enum import IntEnum
 from typing import Final
 
 from p2p.base.timers import Timer, Timers
-from p2p.grenache.dht.krpc import Ask, Failure, Reply, encode_query
+from p2p.grenache.dht.krpc import Ask, KrpcFailure, KrpcReply, encode_query
 from p2p.grenache.directory import Address
 
 INITIAL_TIMEOUT: Final = 0.07  # seconds, before anything was measured
@@ -40,9 +40,9 @@ MAX_PATHS: Final = 4096
 MAX_PENDING: Final = 4096
 TRANSACTION_BYTES: Final = 4  # random: whoever cannot read our queries cannot answer them
 
-Replied = Callable[[float, Reply], None]
+Replied = Callable[[float, KrpcReply], None]
 Failed = Callable[
-    [float, "Failure | None"], None
+    [float, KrpcFailure | None], None
 ]  # the error that came instead, None: nothing came
 
 
@@ -95,7 +95,7 @@ class Path:
         return self.failures >= (2 if self.answered else 1)
 
 
-class Query:
+class PendingQuery:
     """A query in flight."""
 
     __slots__ = (
@@ -152,7 +152,7 @@ class Queries:
         rng: random.Random,
         timers: Timers,
         send: Callable[[bytes, Address], None],
-        answered: Callable[[float, Address, Reply], None],
+        answered: Callable[[float, Address, KrpcReply], None],
         unanswered: Callable[[float, Address], None],
     ) -> None:
         self._rng = rng
@@ -160,7 +160,7 @@ class Queries:
         self._send = send
         self._answered = answered
         self._unanswered = unanswered
-        self._pending: dict[bytes, tuple[Query, float]] = {}
+        self._pending: dict[bytes, tuple[PendingQuery, float]] = {}
         self._paths: OrderedDict[Address, Path] = OrderedDict()
         self._usual = Rtt()  # of all addresses, for those that are new
         self.under_way = 0
@@ -193,13 +193,13 @@ class Queries:
         failed: Failed,
         on_late: Callable[[float], None] | None = None,
         tries: int = TRIES,
-    ) -> Query | None:
+    ) -> PendingQuery | None:
         """Send a query. Exactly one of `replied` and `failed` is called, later; before that `on_late`,
         whenever `late` of the query has changed. None: too many are under way already."""
         if self.under_way >= MAX_PENDING:
             return None
         path = self.path(address)
-        query = Query(address, ask, path, tries, replied, failed, on_late)
+        query = PendingQuery(address, ask, path, tries, replied, failed, on_late)
         query.started = now
         query.timeout = (
             path.rtt.timeout(DEVIATIONS)
@@ -210,7 +210,7 @@ class Queries:
         self._transmit(now, query, sender)
         return query
 
-    def _transmit(self, now: float, query: Query, sender: bytes) -> None:
+    def _transmit(self, now: float, query: PendingQuery, sender: bytes) -> None:
         transaction = self._rng.randbytes(TRANSACTION_BYTES)
         while transaction in self._pending:
             transaction = self._rng.randbytes(TRANSACTION_BYTES)
@@ -221,7 +221,7 @@ class Queries:
         query.sent += 1
         query.timer = self._timers.at(now + wait, lambda now: self._late(now, query, sender))
 
-    def _late(self, now: float, query: Query, sender: bytes) -> None:
+    def _late(self, now: float, query: PendingQuery, sender: bytes) -> None:
         late = Late.SLOW if query.sent < min(2, query.tries) else Late.STALLED
         if late > query.late:
             query.late = late
@@ -241,7 +241,7 @@ class Queries:
         self._unanswered(now, query.address)
         query.failed(now, None)
 
-    def message(self, now: float, source: Address, message: Reply | Failure) -> bool:
+    def message(self, now: float, source: Address, message: KrpcReply | KrpcFailure) -> bool:
         """An answer came in. Whether it answers a query of ours to that address."""
         query, sent_at = self._pending.get(message.transaction, (None, 0.0))
         if query is None or query.address != source:
@@ -253,14 +253,14 @@ class Queries:
         path.stalled = False
         path.answered = True
         path.failures = 0
-        if isinstance(message, Reply):
+        if isinstance(message, KrpcReply):
             self._answered(now, source, message)
             query.replied(now, message)
         else:
             query.failed(now, message)
         return True
 
-    def _close(self, query: Query) -> None:
+    def _close(self, query: PendingQuery) -> None:
         self.under_way -= 1
         for transaction in query.transactions:
             del self._pending[transaction]

@@ -23,14 +23,14 @@ from p2p.grenache.dht.krpc import (
     NODE_BYTES,
     PROTOCOL_ERROR,
     AnnouncePeer,
-    Failure,
     FindNode,
     Get,
     GetPeers,
-    Ping,
+    KrpcFailure,
+    KrpcQuery,
+    KrpcReply,
+    PingQuery,
     Put,
-    Query,
-    Reply,
     encode_failure,
     encode_query,
     encode_reply,
@@ -46,7 +46,7 @@ MAX_HELD: Final = 1_000  # queries that wait for their askers' proof
 MAX_HELD_PER_ADDRESS: Final = 16
 MAX_PINGED: Final = 512  # strangers asked at once
 PEER_BYTES: Final = 8  # of a compact address in a list
-PING_BYTES: Final = len(encode_query(bytes(4), bytes(ID_BYTES), Ping()))
+PING_BYTES: Final = len(encode_query(bytes(4), bytes(ID_BYTES), PingQuery()))
 
 
 class QueryServer:
@@ -55,10 +55,10 @@ class QueryServer:
     def __init__(self, core: DhtContext) -> None:
         self._core = core
         self._pinged: set[Address] = set()  # askers that are to prove themselves
-        self._held: dict[Address, list[tuple[Query, int]]] = {}
+        self._held: dict[Address, list[tuple[KrpcQuery, int]]] = {}
         self._held_count = 0
 
-    def serve(self, now: float, source: Address, query: Query, size: int) -> None:
+    def serve(self, now: float, source: Address, query: KrpcQuery, size: int) -> None:
         """Answer a query that came in `size` bytes, or hold it back, see above."""
         core = self._core
         core.counters[f"asked_{query.ask.method.decode()}"] += 1
@@ -94,7 +94,7 @@ class QueryServer:
         query = self._core.ask(
             now,
             source,
-            Ping(),
+            PingQuery(),
             replied=lambda now, reply: self._pinged.discard(source),
             failed=lambda now, failure: self._silent(now, source),
             on_late=lambda now: self._give_up(now, source),
@@ -105,7 +105,7 @@ class QueryServer:
         self._pinged.add(source)
         return 0 if proven else PING_BYTES
 
-    def _hold(self, source: Address, query: Query, size: int) -> bool:
+    def _hold(self, source: Address, query: KrpcQuery, size: int) -> bool:
         held = self._held.setdefault(source, [])
         if len(held) >= MAX_HELD_PER_ADDRESS or self._held_count >= MAX_HELD:
             if not held:
@@ -127,18 +127,18 @@ class QueryServer:
         self._pinged.discard(source)
         self._give_up(now, source)
 
-    def _send_what_fits(self, source: Address, answer: Reply | Failure, room: int) -> None:
+    def _send_what_fits(self, source: Address, answer: KrpcReply | KrpcFailure, room: int) -> None:
         data = _encode(answer)
-        if len(data) > room and isinstance(answer, Reply):
+        if len(data) > room and isinstance(answer, KrpcReply):
             data = _encode(_cut(answer, room))
         if len(data) <= room:
             self._core.send(data, source)
 
     # Answers
 
-    def _answer(self, now: float, source: Address, query: Query) -> Reply | Failure:
+    def _answer(self, now: float, source: Address, query: KrpcQuery) -> KrpcReply | KrpcFailure:
         core, ask, transaction = self._core, query.ask, query.transaction
-        plain = Reply(transaction, core.id, seen_as=source)
+        plain = KrpcReply(transaction, core.id, seen_as=source)
         if isinstance(ask, GetPeers):
             return self._get_peers(now, source, plain, ask)
         if isinstance(ask, FindNode):
@@ -148,7 +148,7 @@ class QueryServer:
         if isinstance(ask, AnnouncePeer | Put):
             if not core.tokens.valid(now, source[0], ask.token):
                 method = ask.method.decode()
-                return Failure(transaction, PROTOCOL_ERROR, f"cannot `{method}` with bad token")
+                return KrpcFailure(transaction, PROTOCOL_ERROR, f"cannot `{method}` with bad token")
             core.sources.proven(now, source[0])
             if isinstance(ask, Put):
                 return self._put(now, plain, ask)
@@ -161,7 +161,7 @@ class QueryServer:
             contacts = [c for c in contacts if c.compact[ID_BYTES] != LOOPBACK_NET]
         return b"".join([c.compact for c in contacts])
 
-    def _get_peers(self, now: float, source: Address, plain: Reply, ask: GetPeers) -> Reply:
+    def _get_peers(self, now: float, source: Address, plain: KrpcReply, ask: GetPeers) -> KrpcReply:
         core = self._core
         own = core.own.told(now, ask.target, source[0])
         peers = core.peers.get(now, ask.target, MAX_PEERS, core.order)
@@ -177,15 +177,15 @@ class QueryServer:
         )
 
     def _announce(
-        self, now: float, source: Address, plain: Reply, ask: AnnouncePeer
-    ) -> Reply | Failure:
+        self, now: float, source: Address, plain: KrpcReply, ask: AnnouncePeer
+    ) -> KrpcReply | KrpcFailure:
         core = self._core
         host, port = source[0], ask.port or source[1]
         if ask.host is not None:
             given = unpack_host(ask.host)
             if reach(given) is Reach.NONE or not self._may_give(host, given):
                 core.counters["given_addresses_refused"] += 1
-                return Failure(
+                return KrpcFailure(
                     plain.transaction,
                     PROTOCOL_ERROR,
                     "`announce_peer` with a given host is not taken from this address",
@@ -205,7 +205,7 @@ class QueryServer:
             or (accept == "private" and reach(sender) in (Reach.LOOPBACK, Reach.PRIVATE))
         )
 
-    def _get(self, now: float, source: Address, plain: Reply, ask: Get) -> Reply:
+    def _get(self, now: float, source: Address, plain: KrpcReply, ask: Get) -> KrpcReply:
         core = self._core
         item = core.values.get(now, ask.target)
         reply = replace(
@@ -227,23 +227,23 @@ class QueryServer:
             signature=item.signature,
         )
 
-    def _put(self, now: float, plain: Reply, ask: Put) -> Reply | Failure:
+    def _put(self, now: float, plain: KrpcReply, ask: Put) -> KrpcReply | KrpcFailure:
         core = self._core
         item = Item(ask.value, ask.public_key, ask.seq, ask.signature, ask.salt)
         if not item.signed():
-            return Failure(plain.transaction, BAD_SIGNATURE, "invalid signature")
+            return KrpcFailure(plain.transaction, BAD_SIGNATURE, "invalid signature")
         refusal = conflict(core.values.get(now, item.key()), item, ask.cas)
         if refusal is not None:
-            return Failure(plain.transaction, refusal, REFUSALS[refusal])
+            return KrpcFailure(plain.transaction, refusal, REFUSALS[refusal])
         core.values.put(now, item)
         return plain
 
 
-def _encode(answer: Reply | Failure) -> bytes:
-    return encode_failure(answer) if isinstance(answer, Failure) else encode_reply(answer)
+def _encode(answer: KrpcReply | KrpcFailure) -> bytes:
+    return encode_failure(answer) if isinstance(answer, KrpcFailure) else encode_reply(answer)
 
 
-def _cut(reply: Reply, room: int) -> Reply:
+def _cut(reply: KrpcReply, room: int) -> KrpcReply:
     """As much of a reply as goes into `room` bytes: addresses before nodes; a value whole or not at all."""
     if reply.value is not None:
         left = room - len(encode_reply(replace(reply, compact_nodes=b"")))
@@ -259,6 +259,6 @@ def _cut(reply: Reply, room: int) -> Reply:
     return replace(bare, peers=peers, compact_nodes=_first_nodes(reply, left))
 
 
-def _first_nodes(reply: Reply, room: int) -> bytes:
+def _first_nodes(reply: KrpcReply, room: int) -> bytes:
     """Those that fit with their heading, `5:nodes520:`."""
     return reply.compact_nodes[: max(0, (room - 11) // NODE_BYTES) * NODE_BYTES]

@@ -17,7 +17,7 @@ from math import inf
 from typing import Final
 
 from p2p.grenache.dht.dht_settings import K
-from p2p.grenache.dht.krpc import ID_BYTES, Node
+from p2p.grenache.dht.krpc import ID_BYTES, DhtContact
 from p2p.grenache.directory import Address
 
 BITS: Final = ID_BYTES * 8
@@ -52,7 +52,7 @@ class Contact:
         self.id = node_id
         self.address = address
         self.number = number(node_id)
-        self.compact = Node(node_id, address).compact()
+        self.compact = DhtContact(node_id, address).compact()
         self.heard = -inf  # last answer
         self.failures = 0  # queries in a row that it did not answer
         self.next_check = -inf

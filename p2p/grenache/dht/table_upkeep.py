@@ -10,7 +10,7 @@ from typing import Final
 from p2p.grenache.dht import bep42
 from p2p.grenache.dht.dht_context import DhtContext
 from p2p.grenache.dht.dht_settings import K
-from p2p.grenache.dht.krpc import ID_BYTES, Failure, FindNode, Ping, Reply
+from p2p.grenache.dht.krpc import ID_BYTES, FindNode, KrpcFailure, KrpcReply, PingQuery
 from p2p.grenache.dht.routing_table import BITS, number
 from p2p.grenache.directory import Address
 
@@ -26,7 +26,7 @@ RENAME_INTERVAL: Final = 600.0  # at least, between changes of our id (BEP 42)
 REACHABLE_FOR: Final = 2 * CHECK_BOOTSTRAP + 10.0  # seconds after its last answer
 
 
-def _ignore(now: float, answer: Reply | Failure | None) -> None:
+def _ignore(now: float, answer: KrpcReply | KrpcFailure | None) -> None:
     """The table has heard of it already."""
 
 
@@ -41,7 +41,7 @@ class Bootstrap:
         self.failures = 0
         self.asking = False
 
-    def answered(self, now: float, reply: Reply) -> None:
+    def answered(self, now: float, reply: KrpcReply) -> None:
         self.asking = False
         self.last_answer = now
         self.failures = 0
@@ -95,7 +95,7 @@ class Upkeep:
         core = self._core
         core.timers.at(now + TICK, self._tick)
         for contact in core.table.due(now):
-            core.ask(now, contact.address, Ping(), replied=_ignore, failed=_ignore)
+            core.ask(now, contact.address, PingQuery(), replied=_ignore, failed=_ignore)
         if not self._alone and not core.table:
             self._alone = True
             for bootstrap in self.bootstrap.values():
@@ -123,7 +123,9 @@ class Upkeep:
             )
             bootstrap.asking = query is not None
 
-    def _bootstrap_failed(self, bootstrap: Bootstrap, now: float, _failure: Failure | None) -> None:
+    def _bootstrap_failed(
+        self, bootstrap: Bootstrap, now: float, _failure: KrpcFailure | None
+    ) -> None:
         bootstrap.failed(now, alone=not self._core.table)
 
     def _join(self, now: float) -> None:

@@ -24,7 +24,7 @@ from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import Reach, reach
 from p2p.grenache.dht.dht_node import DhtNode
 from p2p.grenache.dht.dht_settings import DhtSettings
-from p2p.grenache.dht.lookups import Found, Stored
+from p2p.grenache.dht.lookups import LookupResult, PutResult
 from p2p.grenache.dht.value_store import REFUSALS, Item
 from p2p.grenache.directory import MAX_NAME, Address, MutableItem, StoredValue
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
@@ -109,8 +109,8 @@ class Grape:
         self._resolved: dict[Address, Address] = {}  # configured -> what it resolved to last
         self._introduced = asyncio.Event()  # the node has been told of all bootstrap addresses once
         self._waiting: set[asyncio.Future[Any]] = set()
-        self._searching: dict[bytes, asyncio.Future[Found]] = {}
-        self._cache: OrderedDict[bytes, tuple[float, Found]] = OrderedDict()
+        self._searching: dict[bytes, asyncio.Future[LookupResult]] = {}
+        self._cache: OrderedDict[bytes, tuple[float, LookupResult]] = OrderedDict()
 
     # Starting and stopping
 
@@ -308,12 +308,12 @@ class Grape:
 
     async def _put(self, item: Item, cas: int | None) -> str:
         node = await self._ready()
-        stored: Stored = await self._operation(lambda now, done: node.put(now, item, cas, done))
+        stored: PutResult = await self._operation(lambda now, done: node.put(now, item, cas, done))
         if stored.refusal is not None:
             raise GrapeRefused(f"{stored.refusal} {REFUSALS[stored.refusal]}")
         return stored.key.hex()
 
-    async def _found(self, name: bytes, fresh: bool) -> Found:
+    async def _found(self, name: bytes, fresh: bool) -> LookupResult:
         """Search the network; concurrent callers share one search."""
         if not fresh:
             until, cached = self._cache.get(name, (0.0, None))
@@ -323,12 +323,14 @@ class Grape:
             if running is not None:
                 return await asyncio.shield(running)
         node = await self._ready()
-        future: asyncio.Future[Found] = self._begin(lambda now, done: node.lookup(now, name, done))
+        future: asyncio.Future[LookupResult] = self._begin(
+            lambda now, done: node.lookup(now, name, done)
+        )
         self._searching[name] = future
         future.add_done_callback(lambda future: self._remember(name, future))
         return await asyncio.shield(future)
 
-    def _remember(self, name: bytes, future: asyncio.Future[Found]) -> None:
+    def _remember(self, name: bytes, future: asyncio.Future[LookupResult]) -> None:
         if self._searching.get(name) is future:
             del self._searching[name]
         if future.cancelled() or future.exception() is not None:

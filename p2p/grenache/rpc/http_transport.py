@@ -36,7 +36,7 @@ from p2p.grenache.rpc.rpc_transport import (
 )
 from p2p.grenache.rpc.rpc_wire import (
     Malformed,
-    Reply,
+    RpcReply,
     TooLarge,
     decode_reply,
     encode_request,
@@ -222,7 +222,7 @@ class HttpTransport(Connecting):
         timeout: float,
         connect_timeout: float | None = None,
         idempotent: bool = False,
-    ) -> Reply:
+    ) -> RpcReply:
         deadline = self._loop.time() + timeout
         patience = min(self._connect_timeout, connect_timeout or timeout)
         self._requests += 1
@@ -400,7 +400,7 @@ class HttpTransport(Connecting):
 
     # Replies
 
-    def _read(self, address: Address, rid: str, reply: HttpReply) -> Reply:
+    def _read(self, address: Address, rid: str, reply: HttpReply) -> RpcReply:
         """Parse received bytes.
 
         Raises:

@@ -34,7 +34,7 @@ from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import BadInput, GrenacheError, RemoteError, RequestFailed, RequestTimeout
 from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc.http_transport import HttpTransport
-from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, Transport, TransportStatus
+from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, RpcTransport, TransportStatus
 from p2p.grenache.rpc.rpc_wire import new_rid
 from p2p.grenache.rpc.worker_calls import (
     TurnedAway,
@@ -99,7 +99,7 @@ class Client:
         self,
         directory: Directory,
         *,
-        transport: Literal["http", "ws"] | Transport = "http",
+        transport: Literal["http", "ws"] | RpcTransport = "http",
         tls: ssl.SSLContext | None = None,
         compress: bool = False,
         own: Address | None = None,
@@ -119,7 +119,7 @@ class Client:
         self._under_way = 0
         self._closing = asyncio.Event()
         if transport == "http":
-            self._transport: Transport = HttpTransport(
+            self._transport: RpcTransport = HttpTransport(
                 tls=tls, compress=compress, max_reply=max_reply
             )
         elif transport == "ws":

@@ -10,7 +10,7 @@ Whoever repeats a request has to know whether it may have been done already, so 
     a reply that is none: empty, not JSON, too large,
       of another request, HTTP status not 2xx          BadReply                             True
 
-A worker's own error is a reply like any other: it is in `Reply.error`.
+A worker's own error is a reply like any other: it is in `RpcReply.error`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 from p2p.base.connect_causes import cause
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed
-from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD, Reply
+from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD, RpcReply
 
 MAX_REPLY: Final = 4 * MAX_PAYLOAD  # bytes of a reply, unless said otherwise
 CONNECT_TIMEOUT: Final = 1.5  # seconds; a lost SYN is sent again after one
@@ -50,7 +50,7 @@ class TransportStatus:
     connects: int
 
 
-class Transport(Protocol):
+class RpcTransport(Protocol):
     """Connections to any number of workers. Made and used in one event loop."""
 
     def encode(self, rid: str, key: str, payload: Any) -> bytes:
@@ -70,7 +70,7 @@ class Transport(Protocol):
         timeout: float,
         connect_timeout: float | None = None,
         idempotent: bool = False,
-    ) -> Reply:
+    ) -> RpcReply:
         """The reply of the worker at `address`.
 
         Args:

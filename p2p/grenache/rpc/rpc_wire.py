@@ -48,7 +48,7 @@ class TooLarge(Malformed):
         self.limit = limit
 
 
-class Reply(NamedTuple):
+class RpcReply(NamedTuple):
     """`error` is None or the worker's text; `result` may come with an error."""
 
     rid: Rid
@@ -111,7 +111,7 @@ def _overridden(header: str, rid: Any, key: Any) -> tuple[Any, Any]:
     return wanted[0] or rid, wanted[1] or key
 
 
-def decode_reply(data: bytes | str) -> Reply:
+def decode_reply(data: bytes | str) -> RpcReply:
     """Raises `Malformed` (ERR_REPLY_EMPTY, as Node.js says) for what is no reply.
 
     Like the Node.js client, this takes anything that is not empty, zero or false as an error; what is no
@@ -129,7 +129,7 @@ def decode_reply(data: bytes | str) -> Reply:
     error = parts[1] if len(parts) > 1 else None
     if error is not None and type(error) is not str:
         error = dumps(error).decode() if error or isinstance(error, list | dict) else None
-    return Reply(rid, error or None, parts[2] if len(parts) > 2 else None)
+    return RpcReply(rid, error or None, parts[2] if len(parts) > 2 else None)
 
 
 def busy(retry_after_s: float) -> str:

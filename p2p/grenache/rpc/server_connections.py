@@ -21,7 +21,7 @@ MAX_HEADERS: Final = 64  # of one request
 MAX_HEADS: Final = 1 << 19  # bytes of the heads that wait behind one request
 
 
-class Connection(ErrorAnsweringConnection):
+class ServerConnection(ErrorAnsweringConnection):
     """aiohttp's connection; what is no HTTP gets one line, and no traceback in the log. aiohttp bounds how
     many requests wait behind the one at work, but with heads of any size: here their bytes are bounded."""
 
@@ -100,7 +100,7 @@ def _bytes_of(request: object, body: StreamReader) -> float:
 
 
 class WebServer(web.Server):
-    """aiohttp's server, of `Connection`s."""
+    """aiohttp's server, of `ServerConnection`s."""
 
     def __init__(self, handler: Any, limits: Limits) -> None:
         super().__init__(
@@ -113,14 +113,14 @@ class WebServer(web.Server):
         )
         self.most_waiting = MAX_HEADS + 2 * limits.max_payload
         self.first_head = limits.first_head
-        self.places: Places[Connection] = Places(limits.max_connections, limits.max_per_host)
+        self.places: Places[ServerConnection] = Places(limits.max_connections, limits.max_per_host)
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return ServerConnection(self, loop=self._loop, **self._kwargs)
 
 
 def heard(request: web.BaseRequest, *, whole: bool) -> None:
-    """Tell the connection of a request how much of it has come; see `Connection.heard`."""
+    """Tell the connection of a request how much of it has come; see `ServerConnection.heard`."""
     connection = request.protocol
-    if isinstance(connection, Connection):
+    if isinstance(connection, ServerConnection):
         connection.heard(whole)

@@ -20,8 +20,8 @@ from p2p.grenache.directory import Address
 from p2p.grenache.errors import GrenacheError, RequestFailed, RequestTimeout
 from p2p.grenache.rpc import rpc_wire
 from p2p.grenache.rpc.dispatcher import ERR_STOPPED, ERR_UNKNOWN
-from p2p.grenache.rpc.rpc_transport import CLOSED, Transport
-from p2p.grenache.rpc.rpc_wire import Reply
+from p2p.grenache.rpc.rpc_transport import CLOSED, RpcTransport
+from p2p.grenache.rpc.rpc_wire import RpcReply
 from p2p.grenache.rpc.worker_list import WorkerList
 
 RETRY: Final = RetrySettings(max_retries=3, base_s=0.02, cap_s=0.5)
@@ -33,13 +33,13 @@ LEAST_TIME: Final = 0.001  # seconds that an attempt is given
 class TurnedAway(RequestFailed):
     """The worker's answer was that it has too much to do, does not serve this, or is stopping."""
 
-    def __init__(self, reply: Reply, *, done: bool, retry_after_s: float = 0.0) -> None:
+    def __init__(self, reply: RpcReply, *, done: bool, retry_after_s: float = 0.0) -> None:
         super().__init__(reply.error or "", sent=done)
         self.reply = reply
         self.retry_after_s = retry_after_s
 
 
-def turned_away(reply: Reply) -> TurnedAway | None:
+def turned_away(reply: RpcReply) -> TurnedAway | None:
     """Reason in a worker's reply to try another worker; None for an answer."""
     error = reply.error
     if error is None:
@@ -106,7 +106,7 @@ class WorkerCalls:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: RpcTransport,
         closing: asyncio.Event,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
@@ -115,7 +115,7 @@ class WorkerCalls:
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
 
-    async def settle(self, call: WorkerCall) -> Reply:
+    async def settle(self, call: WorkerCall) -> RpcReply:
         """Make attempts until one is answered; return that reply.
 
         Raises:
@@ -185,7 +185,7 @@ class WorkerCalls:
         address: Address,
         sent_at: float,
         connect_timeout: float | None = None,
-    ) -> Reply:
+    ) -> RpcReply:
         """Make one attempt and record its outcome in the router. A worker that fails is added to `failed`."""
         service = call.service
         left = max(LEAST_TIME, call.deadline - sent_at)
@@ -226,13 +226,13 @@ class WorkerCalls:
         service.balance.hedge.on_success(now - sent_at)
         return reply
 
-    async def _race(self, call: WorkerCall, first: Address) -> Reply:
+    async def _race(self, call: WorkerCall, first: Address) -> RpcReply:
         """Make an attempt with `first`, and a second one beside it when that takes long. The first reply, or
         the last failure. The one that comes later is not cancelled: it shows if its worker still answers."""
         loop, balance = self._loop, call.balance
         now = loop.time()
         left = call.deadline - now
-        race: AttemptRace[Reply] = AttemptRace(self._spawn, closed=_closed)
+        race: AttemptRace[RpcReply] = AttemptRace(self._spawn, closed=_closed)
         delay = balance.hedge_delay(now, min(FIRST_HEDGE, left / 4)) or 0.0
         self._start(race, call, first)
         beside = partial(self._beside, race, call, first)
@@ -247,12 +247,12 @@ class WorkerCalls:
             for timer in timers:
                 timer.cancel()
 
-    def _start(self, race: AttemptRace[Reply], call: WorkerCall, address: Address) -> None:
+    def _start(self, race: AttemptRace[RpcReply], call: WorkerCall, address: Address) -> None:
         sent_at = self.begin(call, address)
         race.start(self.attempt(call, address, sent_at, CONNECT_PATIENCE))
 
     def _beside(
-        self, race: AttemptRace[Reply], call: WorkerCall, first: Address, budget: RetryBudget
+        self, race: AttemptRace[RpcReply], call: WorkerCall, first: Address, budget: RetryBudget
     ) -> None:
         """Add an attempt with another worker, if there is one and the budget has it."""
         now = self._loop.time()

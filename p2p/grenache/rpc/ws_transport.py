@@ -31,7 +31,7 @@ from p2p.grenache.rpc.rpc_transport import (
     refused,
     where,
 )
-from p2p.grenache.rpc.rpc_wire import Malformed, Reply, decode_reply, encode_request
+from p2p.grenache.rpc.rpc_wire import Malformed, RpcReply, decode_reply, encode_request
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class _Waiting:
 
     __slots__ = ("body", "reply", "sent")
 
-    def __init__(self, body: bytes, reply: asyncio.Future[Reply]) -> None:
+    def __init__(self, body: bytes, reply: asyncio.Future[RpcReply]) -> None:
         self.body = body
         self.reply = reply
         self.sent = False
@@ -176,7 +176,7 @@ class WsTransport(Connecting):
         timeout: float,
         connect_timeout: float | None = None,
         idempotent: bool = False,
-    ) -> Reply:
+    ) -> RpcReply:
         deadline = self._loop.time() + timeout
         self._requests += 1
         link = self._links.get(address) or self._open(address)
@@ -189,7 +189,7 @@ class WsTransport(Connecting):
         if held >= MAX_UNDER_WAY or rid in under_way:
             text = f"{where(address)}: {held} requests are under way, or this one is"
             raise RequestFailed(GENERIC, text, sent=False)
-        reply: asyncio.Future[Reply] = self._loop.create_future()
+        reply: asyncio.Future[RpcReply] = self._loop.create_future()
         under_way[rid] = waiting = _Waiting(body, reply)
         link.queue.append(waiting)
         link.filled.set()

@@ -11,7 +11,7 @@ from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.iterative_search import IterativeSearch
 from p2p.grenache.dht.krpc import FindNode
-from p2p.grenache.dht.lookups import Found
+from p2p.grenache.dht.lookups import LookupResult
 from p2p.grenache.dht.routing_table import number
 from p2p.grenache.directory import Address
 from tests.simulation.dht.network import Conditions, Host, VirtualNetwork, address
@@ -55,7 +55,7 @@ def look_up(
     """Begin a lookup; its outcome goes `into` when it ends."""
     began = network.clock.now
 
-    def done(found: Found) -> None:
+    def done(found: LookupResult) -> None:
         into.hops.append(found.hops)
         into.messages.append(found.messages)
         into.seconds.append(network.clock.now - began)
@@ -251,7 +251,7 @@ def partition(seed: int, nodes: int = 24, split: float = 120.0) -> dict[str, flo
     def ask() -> None:
         asker = hosts[-1]  # on the other side
 
-        def done(result: Found) -> None:
+        def done(result: LookupResult) -> None:
             found["seen"] |= (hosts[0].address[0], 81) in [unpack(p) for p in result.peers]
 
         asker.call(lambda now: asker.node.lookup(now, b"joined", done))
@@ -279,10 +279,10 @@ def lone_node(seed: int) -> dict[str, float]:
     neighbour.call(lambda now: neighbour.node.announce(now, b"new", 81, None, holders.append))
 
     def ask() -> None:
-        def by_neighbour(result: Found) -> None:
+        def by_neighbour(result: LookupResult) -> None:
             found["neighbour"] |= bool(result.peers)
 
-        def by_lone(result: Found) -> None:
+        def by_lone(result: LookupResult) -> None:
             listed = lone.node.listed(network.clock.now, b"new", result.peers)
             found["lone"] |= (neighbour.address[0], 81) in listed
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from node.demos.server_model import Network, Server, ServerSettings, Tally, VirtualTime
+from node.demos.server_model import Network, Server, ServerSettings, TrafficCounts, VirtualTime
 from p2p.flow import LoadReport, Outcome
 from tests.simulation.storm.strategies import STRATEGIES, Strategy
 
@@ -142,7 +142,7 @@ class World:
         self.time = VirtualTime()
         self.server = Server(self.time, random.Random(f"server {seed}"), settings)
         self.network = Network(self.time, self.server)
-        self.own, self.other, self.all = Tally(), Tally(), Tally()
+        self.own, self.other, self.all = TrafficCounts(), TrafficCounts(), TrafficCounts()
         self.delivered = self.lost = 0
         self.added = 0
         self.drained: float | None = None
@@ -175,7 +175,9 @@ class World:
         self.rng.choice(self.senders).add()
         self.time.at(self.time.now + self.rng.expovariate(self.scenario.arrivals), self._arrival)
 
-    def attempt(self, done: Callable[[Outcome, LoadReport | None], None], tally: Tally) -> None:
+    def attempt(
+        self, done: Callable[[Outcome, LoadReport | None], None], tally: TrafficCounts
+    ) -> None:
         tally.send(self.time.now)
         self.all.send(self.time.now)
 

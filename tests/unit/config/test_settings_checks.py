@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from settings_kit import from_env, leave_home, problems
 
-from config import SCHEMA, Settings, Source, describe, is_loopback, load
+from config import SCHEMA, Settings, SettingSource, describe, is_loopback, load
 from config.setting_info import KINDS
 from config.settings import SECTIONS
 from config.settings_docs import FILES, env_example
@@ -298,7 +298,7 @@ def test_env_example_as_it_is_changes_nothing(tmp_path: Path) -> None:
     path.write_text(env_example())
     loaded = load(env={}, env_file=path)
     assert all(loaded.is_default(key) for key in SCHEMA)
-    assert loaded.origin["p2p_port"].source is Source.DEFAULT
+    assert loaded.origin["p2p_port"].source is SettingSource.DEFAULT
 
 
 def test_pages_do_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

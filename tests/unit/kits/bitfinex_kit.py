@@ -1,6 +1,6 @@
-"""The Bitfinex dialect with accounts: a server around a trading desk in memory that does what it is told.
+"""The Bitfinex dialect with accounts: a server around a trading service in memory that does what it is told.
 
-Orders rest until a test fills or ends them (`FakeDesk.fill`, `FakeDesk.end`); nothing matches.
+Orders rest until a test fills or ends them (`FakeTrading.fill`, `FakeTrading.end`); nothing matches.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def kind_of(new: NewOrder) -> Kind:
     return "market" if new.price is None else "limit"
 
 
-class FakeDesk:
+class FakeTrading:
     """`node.service.trading.Trading` of one node."""
 
     def __init__(self) -> None:
@@ -365,7 +365,7 @@ class Exchange:
 
     url: str
     session: aiohttp.ClientSession
-    desk: FakeDesk
+    trading: FakeTrading
     accounts: Accounts
     markets: FakeMarkets
     keys: dict[str, Credentials] = field(default_factory=dict)
@@ -400,11 +400,11 @@ class Exchange:
 @asynccontextmanager
 async def running_exchange(**options: Any) -> AsyncIterator[Exchange]:
     """Two accounts, ALICE and BOB, without money or keys."""
-    markets, desk, accounts = FakeMarkets(), FakeDesk(), Accounts()
+    markets, trading, accounts = FakeMarkets(), FakeTrading(), Accounts()
     for name in ("alice", "bob"):
         accounts.create(NOW, name)
     app = web.Application(client_max_size=64 * 1024)
-    add_bitfinex(app, markets.data, ME, trading=desk, keys=accounts, **options)
+    add_bitfinex(app, markets.data, ME, trading=trading, keys=accounts, **options)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
@@ -412,6 +412,6 @@ async def running_exchange(**options: Any) -> AsyncIterator[Exchange]:
         await site.start()
         port = runner.addresses[0][1]
         async with aiohttp.ClientSession() as session:
-            yield Exchange(f"http://127.0.0.1:{port}", session, desk, accounts, markets)
+            yield Exchange(f"http://127.0.0.1:{port}", session, trading, accounts, markets)
     finally:
         await runner.cleanup()

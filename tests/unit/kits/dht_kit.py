@@ -9,11 +9,11 @@ from p2p.grenache.dht.dht_node import DhtNode
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import (
     Ask,
-    Failure,
+    KrpcFailure,
+    KrpcQuery,
+    KrpcReply,
     Message,
-    Ping,
-    Query,
-    Reply,
+    PingQuery,
     decode,
     encode_failure,
     encode_query,
@@ -60,19 +60,23 @@ class Solo:
 
     def ask(
         self, source: Address, ask: Ask, sender: bytes = b"client", t: bytes = b"tt"
-    ) -> Reply | Failure | None:
+    ) -> KrpcReply | KrpcFailure | None:
         """Its answer to a query, None if there is none at once. A sender of 20 bytes is a node."""
         for address, message in self.receive(source, encode_query(t, sender, ask)):
-            if address == source and not isinstance(message, Query) and message.transaction == t:
+            if (
+                address == source
+                and not isinstance(message, KrpcQuery)
+                and message.transaction == t
+            ):
                 return message
         return None
 
-    def answer(self, source: Address, query: Query, sender: bytes, **more: Any) -> list[Any]:
+    def answer(self, source: Address, query: KrpcQuery, sender: bytes, **more: Any) -> list[Any]:
         """Answer a query of its."""
-        return self.receive(source, encode_reply(Reply(query.transaction, sender, **more)))
+        return self.receive(source, encode_reply(KrpcReply(query.transaction, sender, **more)))
 
-    def refuse(self, source: Address, query: Query, code: int, text: str = "no") -> list[Any]:
-        return self.receive(source, encode_failure(Failure(query.transaction, code, text)))
+    def refuse(self, source: Address, query: KrpcQuery, code: int, text: str = "no") -> list[Any]:
+        return self.receive(source, encode_failure(KrpcFailure(query.transaction, code, text)))
 
     def wait(self, seconds: float) -> list[tuple[Address, Message]]:
         """Let time pass; what it sent meanwhile."""
@@ -87,10 +91,10 @@ class Solo:
 
     def meet(self, address: Address, sender: bytes) -> None:
         """Have a node in its table: it asks, is pinged, and answers."""
-        for to, message in self.receive(address, encode_query(b"me", sender, Ping())):
-            if to == address and isinstance(message, Query):
+        for to, message in self.receive(address, encode_query(b"me", sender, PingQuery())):
+            if to == address and isinstance(message, KrpcQuery):
                 self.answer(address, message, sender)
         assert self.core.table.at(address) is not None
 
-    def queries(self, messages: list[tuple[Address, Message]]) -> list[tuple[Address, Query]]:
-        return [(to, message) for to, message in messages if isinstance(message, Query)]
+    def queries(self, messages: list[tuple[Address, Message]]) -> list[tuple[Address, KrpcQuery]]:
+        return [(to, message) for to, message in messages if isinstance(message, KrpcQuery)]

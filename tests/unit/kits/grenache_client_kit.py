@@ -13,7 +13,7 @@ from typing import Any
 from p2p.grenache.directory import Address, MutableItem, StoredValue
 from p2p.grenache.errors import GrenacheError, RequestFailed, RequestTimeout
 from p2p.grenache.rpc.rpc_transport import TransportStatus
-from p2p.grenache.rpc.rpc_wire import Reply, decode_request, encode_request
+from p2p.grenache.rpc.rpc_wire import RpcReply, decode_request, encode_request
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -56,7 +56,7 @@ class MemoryDirectory:
 
 class MemoryTransport:
     """Workers as functions of the payload: `workers[address]` returns the result, raises what a transport
-    raises, or returns a `Reply`. An address without one refuses connections."""
+    raises, or returns an `RpcReply`. An address without one refuses connections."""
 
     def __init__(self) -> None:
         self.workers: dict[Address, Callable[[Any], Awaitable[Any]]] = {}
@@ -77,7 +77,7 @@ class MemoryTransport:
         timeout: float,
         connect_timeout: float | None = None,
         idempotent: bool = False,
-    ) -> Reply:
+    ) -> RpcReply:
         self.asked[address] += 1
         self.rids.append(rid)
         work = self.workers.get(address)
@@ -91,7 +91,7 @@ class MemoryTransport:
             raise RequestTimeout(f"{address}") from None
         finally:
             self.under_way[address] -= 1
-        return result if isinstance(result, Reply) else Reply(rid, None, result)
+        return result if isinstance(result, RpcReply) else RpcReply(rid, None, result)
 
     def status(self) -> TransportStatus:
         return TransportStatus("memory", 0, 0, sum(self.asked.values()), 0)

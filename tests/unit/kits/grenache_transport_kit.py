@@ -11,7 +11,7 @@ from grenache_client_kit import echo, http_reply, read_request
 
 from p2p.grenache.directory import Address
 from p2p.grenache.rpc.http_transport import HttpTransport
-from p2p.grenache.rpc.rpc_wire import Reply
+from p2p.grenache.rpc.rpc_wire import RpcReply
 from p2p.grenache.rpc.ws_transport import WsTransport
 
 SOON = 20.0  # seconds; only a failure waits so long
@@ -25,7 +25,7 @@ async def ask(
     rid: str = "r1",
     timeout: float = SOON,
     **more: Any,
-) -> Reply:
+) -> RpcReply:
     body = transport.encode(rid, "svc", payload)
     return await transport.request(address, rid, body, timeout=timeout, **more)
 

@@ -16,7 +16,7 @@ from p2p.base.identity import Identity
 from p2p.wire.connection import PeerConnection
 from p2p.wire.direct_links import DirectConnectionService
 from p2p.wire.framing import FrameDecoder
-from p2p.wire.link import Link, LinkHandler
+from p2p.wire.link import LinkHandler, PeerLink
 from p2p.wire.messages import Codec, Envelope, RpcRequest, pack
 
 WAYS = [
@@ -74,18 +74,18 @@ class Recorder(LinkHandler):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
-        self.up: list[Link] = []
-        self.down: list[tuple[Link, Code | None, str]] = []
+        self.up: list[PeerLink] = []
+        self.down: list[tuple[PeerLink, Code | None, str]] = []
         self.messages: list[Envelope] = []
-        self.on_message: Callable[[Link, Envelope], None] | None = None
+        self.on_message: Callable[[PeerLink, Envelope], None] | None = None
 
-    def link_up(self, link: Link) -> None:
+    def link_up(self, link: PeerLink) -> None:
         self.up.append(link)
 
-    def link_down(self, link: Link, code: Code | None, reason: str) -> None:
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         self.down.append((link, code, reason))
 
-    def message(self, link: Link, envelope: Envelope) -> None:
+    def message(self, link: PeerLink, envelope: Envelope) -> None:
         self.messages.append(envelope)
         if self.on_message is not None:
             self.on_message(link, envelope)

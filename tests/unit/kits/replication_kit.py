@@ -21,7 +21,7 @@ def opened(order: int, price: int = 100) -> Opened:
     return Opened(order, BUY, price, 5, 1000 + order)
 
 
-class Desk:
+class LoneReplicator:
     """A replicator alone, with its feeds in a dict."""
 
     def __init__(self, *neighbours: str) -> None:
@@ -53,7 +53,7 @@ def request(after: int = 0, page: int = 0) -> FeedRequest:
 
 def answer(owner: Owner, asked: FeedRequest) -> FeedPart:
     """What a node that holds the owner's feed answers."""
-    server = Desk()
+    server = LoneReplicator()
     server.feeds[owner.id, M] = owner.writer.feed
     server.it.on_request(A, asked)
     ((_, found),) = server.sent()

@@ -30,7 +30,7 @@ from node.service.market_data import MarketData
 TOKEN = "the-operators-token"
 
 
-class House(TradingService):
+class TradingNode(TradingService):
     """The service of a node that knows no others. `now` is the engine's clock, moved by the test."""
 
     def __init__(self, journal: Journal, instruments: Instruments, now: float = 1.0) -> None:
@@ -81,11 +81,11 @@ class House(TradingService):
         self.committer.wake()
 
 
-class Desk:
+class CheckedApi:
     """A client of the API whose every answer is checked against the OpenAPI document."""
 
-    def __init__(self, house: House, url: str, session: aiohttp.ClientSession) -> None:
-        self.house = house
+    def __init__(self, node: TradingNode, url: str, session: aiohttp.ClientSession) -> None:
+        self.node = node
         self.url = url
         self.session = session
 
@@ -128,40 +128,40 @@ class Desk:
 
 
 @asynccontextmanager
-async def running_house(
+async def running_trading_node(
     path: Path, *, instruments: Instruments | None = None, now: float = 1.0
-) -> AsyncIterator[House]:
+) -> AsyncIterator[TradingNode]:
     """A service on the journal at `path`, which is written while this lasts."""
     with closing(Journal(path, sync="normal")) as journal:
-        house = House(journal, instruments or Instruments.default(), now)
+        node = TradingNode(journal, instruments or Instruments.default(), now)
         async with asyncio.TaskGroup() as group:
-            group.create_task(house.committer.run())
+            group.create_task(node.committer.run())
             try:
-                yield house
+                yield node
             finally:
-                house.committer.stop()
+                node.committer.stop()
 
 
 @asynccontextmanager
-async def running_desk(
+async def running_api(
     path: Path,
     *,
     rules: AccessRules | None = None,
     tls: Tls | None = None,
     instruments: Instruments | None = None,
     now: float = 1.0,
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[CheckedApi]:
     """A server on a free loopback port, and a client of it."""
-    async with running_house(path, instruments=instruments, now=now) as house:
-        server = ApiServer(cast(NodeService, house), rules=rules, tls=tls)
+    async with running_trading_node(path, instruments=instruments, now=now) as node:
+        server = ApiServer(cast(NodeService, node), rules=rules, tls=tls)
         url = await server.start("127.0.0.1", 0)
         try:
             async with aiohttp.ClientSession() as session:
-                yield Desk(house, url, session)
+                yield CheckedApi(node, url, session)
         finally:
             await server.stop()
 
 
-def client_of(desk: Desk, key: str = "") -> ExchangeClient:
+def client_of(api: CheckedApi, key: str = "") -> ExchangeClient:
     name, _, secret = key.partition(":")
-    return ExchangeClient(desk.url, key=name or None, secret=secret or None)
+    return ExchangeClient(api.url, key=name or None, secret=secret or None)

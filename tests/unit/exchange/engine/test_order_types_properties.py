@@ -1,4 +1,4 @@
-"""Every order type on one node, with money, against the slow, obvious desk.
+"""Every order type on one node, with money, against a slow, obvious order manager.
 
 The same commands go to both; after each of them the orders, the fills, the book with its priorities,
 and balances and holds are the same, and so is what was refused. `--seeds` above its default adds as
@@ -15,7 +15,7 @@ import pytest
 from exchange_kit import EPOCH_US, NETWORK, Keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_desk import Objection, ReferenceDesk, RefOrder
+from reference_order_manager import Objection, ReferenceOrderManager, RefOrder
 
 from exchange.engine.engine import Engine
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
@@ -63,7 +63,7 @@ class Pair:
             now=self.now,
         )
         self.engine.resume(self.now)
-        self.slow = ReferenceDesk(market)
+        self.slow = ReferenceOrderManager(market)
         self.fills: list[Fill] = []
         for account in ACCOUNTS[1:]:
             assert self.engine.accounts.create(0, f"a{account}").number == account

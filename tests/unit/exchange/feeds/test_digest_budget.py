@@ -6,7 +6,7 @@ from time import process_time
 
 import pytest
 from exchange_kit import M, Network, Owner
-from replication_kit import OWNER, A, B, Desk, opened, request
+from replication_kit import OWNER, A, B, LoneReplicator, opened, request
 
 from exchange.feeds import missing_feeds as missing_module
 from exchange.feeds.exchange_messages import FeedDigest, FeedHead, pack
@@ -23,56 +23,56 @@ def ghosts(count: int, first: int = 0) -> list[FeedHead]:
     return [FeedHead(f"node{n:028d}", M, 9, b"12345678") for n in range(first, first + count)]
 
 
-def holding(*neighbours: str, feeds: int) -> Desk:
+def holding(*neighbours: str, feeds: int) -> LoneReplicator:
     """A node with that many feeds of others."""
-    desk = Desk(*neighbours)
+    local = LoneReplicator(*neighbours)
     for n in range(feeds):
-        feed = desk.feeds[f"node{n:028d}", M] = Feed(f"node{n:028d}", M)
+        feed = local.feeds[f"node{n:028d}", M] = Feed(f"node{n:028d}", M)
         feed.state.number = feed.signed = 5
-    return desk
+    return local
 
 
 # The budget of digests
 
 
 def test_digests_beyond_the_budget_are_counted_and_not_answered() -> None:
-    desk = holding(A, B, feeds=3)
-    answered = sum(desk.it.on_digest(0.0, A, ASK) for _ in range(512))
-    assert answered == len(desk.sent()) == DIGEST_BURST
-    assert desk.it.digests_dropped == 512 - DIGEST_BURST
-    assert desk.it.on_digest(0.0, B, ASK)  # each neighbour has its own budget
-    assert not desk.it.on_digest(0.9, A, ASK)
-    assert desk.it.on_digest(1.0, A, ASK)  # one a second
+    local = holding(A, B, feeds=3)
+    answered = sum(local.it.on_digest(0.0, A, ASK) for _ in range(512))
+    assert answered == len(local.sent()) == DIGEST_BURST
+    assert local.it.digests_dropped == 512 - DIGEST_BURST
+    assert local.it.on_digest(0.0, B, ASK)  # each neighbour has its own budget
+    assert not local.it.on_digest(0.9, A, ASK)
+    assert local.it.on_digest(1.0, A, ASK)  # one a second
 
 
 def test_a_new_link_brings_no_new_budget() -> None:
-    desk = holding(A, feeds=3)
+    local = holding(A, feeds=3)
     for _ in range(DIGEST_BURST):
-        desk.it.on_digest(0.0, A, ASK)
-    desk.it.neighbour_down(A)
-    desk.it.neighbour_up(0.1, A)
-    assert not desk.it.on_digest(0.1, A, ASK)
+        local.it.on_digest(0.0, A, ASK)
+    local.it.neighbour_down(A)
+    local.it.neighbour_up(0.1, A)
+    assert not local.it.on_digest(0.1, A, ASK)
 
 
 def test_nodes_that_are_not_neighbours_share_one_budget() -> None:
-    desk = holding(feeds=3)
-    answered = [desk.it.on_digest(0.0, f"stranger{n}", ASK) for n in range(100)]
+    local = holding(feeds=3)
+    answered = [local.it.on_digest(0.0, f"stranger{n}", ASK) for n in range(100)]
     assert answered == [True] * DIGEST_BURST + [False] * (100 - DIGEST_BURST)
 
 
 def test_heads_that_were_dropped_are_exchanged_a_little_later() -> None:
     """The neighbour gets our heads when it has a token again, and answers with its own."""
-    desk = holding(A, feeds=3)
+    local = holding(A, feeds=3)
     for _ in range(DIGEST_BURST):
-        desk.it.on_digest(0.0, A, ASK)
-    desk.sent()
+        local.it.on_digest(0.0, A, ASK)
+    local.sent()
     ahead = FeedDigest(b"another summary", [FeedHead(OWNER, M, 7, b"12345678")])
-    assert not desk.it.on_digest(0.1, A, ahead)
-    assert desk.ticked(0.5) == []
-    assert [(to, len(digest.heads)) for to, digest in desk.ticked(1.0)] == [(A, 3)]
-    assert desk.ticked(1.5) == []  # once
-    assert desk.it.on_digest(1.5, A, ahead)
-    assert (A, request()) in desk.ticked(1.5)
+    assert not local.it.on_digest(0.1, A, ahead)
+    assert local.ticked(0.5) == []
+    assert [(to, len(digest.heads)) for to, digest in local.ticked(1.0)] == [(A, 3)]
+    assert local.ticked(1.5) == []  # once
+    assert local.it.on_digest(1.5, A, ahead)
+    assert (A, request()) in local.ticked(1.5)
 
 
 def test_a_flood_of_digests_does_not_keep_a_restarted_neighbour_behind_its_fence() -> None:
@@ -108,29 +108,31 @@ def test_a_neighbour_announces_a_bounded_number_of_missing_feeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(missing_module, "MAX_MISSING_EACH", 10)
-    desk = Desk(A, B)
-    desk.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(100)))
-    assert desk.it.behind == 10
-    desk.it.on_digest(0.0, B, FeedDigest(b"x", ghosts(100, first=1000)))
-    assert desk.it.behind == 20
-    desk.it.on_digest(0.0, B, FeedDigest(b"x", ghosts(10)))  # of A's: another holder, no more feeds
-    assert desk.it.behind == 20
+    local = LoneReplicator(A, B)
+    local.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(100)))
+    assert local.it.behind == 10
+    local.it.on_digest(0.0, B, FeedDigest(b"x", ghosts(100, first=1000)))
+    assert local.it.behind == 20
+    local.it.on_digest(
+        0.0, B, FeedDigest(b"x", ghosts(10))
+    )  # of A's: another holder, no more feeds
+    assert local.it.behind == 20
 
 
 def test_holders_of_a_missing_feed_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(missing_module, "MAX_HOLDERS", 3)
-    desk = Desk(A)
+    local = LoneReplicator(A)
     for n in range(50):
-        desk.it.announced(0.0, f"stranger{n}", OWNER, M, 5)
-    missing = desk.it._missing.get((OWNER, M))
+        local.it.announced(0.0, f"stranger{n}", OWNER, M, 5)
+    missing = local.it._missing.get((OWNER, M))
     assert missing is not None
     assert len(missing.holders) == 3
 
 
 def test_a_tick_does_not_walk_over_missing_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk(A)
-    desk.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(MAX_MISSING_EACH)))
-    assert len(desk.ticked(0.0)) == FIRST_SHARE
+    local = LoneReplicator(A)
+    local.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(MAX_MISSING_EACH)))
+    assert len(local.ticked(0.0)) == FIRST_SHARE
     looked_at = []
     choose = missing_module.MissingFeeds._choose
     monkeypatch.setattr(
@@ -139,18 +141,18 @@ def test_a_tick_does_not_walk_over_missing_feeds(monkeypatch: pytest.MonkeyPatch
         lambda self, now, missing: looked_at.append(missing) or choose(self, now, missing),
     )
     for step in range(1, 19):
-        desk.ticked(step / 10)
+        local.ticked(step / 10)
     assert looked_at == []  # all places are taken and no time is over
-    desk.ticked(2.0)
+    local.ticked(2.0)
     assert len(looked_at) == FIRST_SHARE // 2
 
 
 def test_repeated_announcements_do_not_grow_the_schedule() -> None:
-    desk = Desk(A)
+    local = LoneReplicator(A)
     for second in range(200):
-        desk.it.on_digest(second, A, FeedDigest(b"x", ghosts(100)))
-        desk.ticked(second)
-    missing = desk.it._missing
+        local.it.on_digest(second, A, FeedDigest(b"x", ghosts(100)))
+        local.ticked(second)
+    missing = local.it._missing
     assert len(missing._due) <= 4 * len(missing) + 1000
     assert sum(map(len, missing._ready.values())) <= len(missing)
 
@@ -186,23 +188,23 @@ def test_512_digests_at_a_node_with_2000_feeds_cost_next_to_nothing() -> None:
 
 
 def test_digests_with_4096_ghosts_cost_once_and_ticks_nothing() -> None:
-    desk = Desk(A)
+    local = LoneReplicator(A)
     digest = FeedDigest(b"x", ghosts(MAX_HEADS))
     started = process_time()
     for second in range(10):
         for _ in range(20):
-            desk.it.on_digest(second, A, digest)
+            local.it.on_digest(second, A, digest)
         for step in range(10):
-            desk.ticked(second + step / 10)
+            local.ticked(second + step / 10)
     assert process_time() - started < 2.0
-    assert desk.it.behind <= MAX_MISSING_EACH
+    assert local.it.behind <= MAX_MISSING_EACH
 
 
 def test_owners_of_one_digest_are_found_though_there_are_ghosts() -> None:
     """Feeds of honest neighbours are fetched while another one announces ghosts."""
-    desk, owner = Desk(A, B), Owner(1)
-    desk.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(MAX_HEADS)))
-    desk.ticked(0.0)
+    local, owner = LoneReplicator(A, B), Owner(1)
+    local.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(MAX_HEADS)))
+    local.ticked(0.0)
     batch = owner.batch(opened(1))
-    desk.it.on_digest(0.1, B, FeedDigest(b"x", [FeedHead(OWNER, M, batch.last, b"12345678")]))
-    assert desk.ticked(0.1) == [(B, request())]
+    local.it.on_digest(0.1, B, FeedDigest(b"x", [FeedHead(OWNER, M, batch.last, b"12345678")]))
+    assert local.ticked(0.1) == [(B, request())]

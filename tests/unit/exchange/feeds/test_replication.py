@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from exchange_kit import Keys, M, Owner
-from replication_kit import ME, OWNER, A, B, Desk, opened, request
+from replication_kit import ME, OWNER, A, B, LoneReplicator, opened, request
 
 from exchange.feeds import missing_feeds as missing_module
 from exchange.feeds import request_budget as budget_module
@@ -22,122 +22,122 @@ from exchange.feeds.request_budget import (
 
 
 def test_a_claim_is_asked_about_after_the_grace_and_once() -> None:
-    desk = Desk(A)
-    desk.it.announced(1.0, A, OWNER, M, 5)
-    assert desk.it.behind == 1
-    assert desk.ticked(1.0 + GRACE - 0.01) == []
-    assert desk.ticked(1.0 + GRACE) == [(A, request())]
-    assert desk.ticked(1.0 + GRACE + REQUEST_TIMEOUT - 0.01) == []
+    local = LoneReplicator(A)
+    local.it.announced(1.0, A, OWNER, M, 5)
+    assert local.it.behind == 1
+    assert local.ticked(1.0 + GRACE - 0.01) == []
+    assert local.ticked(1.0 + GRACE) == [(A, request())]
+    assert local.ticked(1.0 + GRACE + REQUEST_TIMEOUT - 0.01) == []
 
 
 @pytest.mark.parametrize("number", [-5, 0, 3])
 def test_a_claim_of_no_more_than_is_held_is_nothing(number: int) -> None:
-    desk, owner = Desk(A), Owner(1)
-    desk.hold(owner, [owner.batch(opened(i)) for i in (1, 2, 3)])
-    desk.it.announced(0.0, A, OWNER, M, number)
-    assert desk.it.behind == 0
+    local, owner = LoneReplicator(A), Owner(1)
+    local.hold(owner, [owner.batch(opened(i)) for i in (1, 2, 3)])
+    local.it.announced(0.0, A, OWNER, M, number)
+    assert local.it.behind == 0
 
 
 def test_a_claim_about_another_market_or_a_feed_at_fault_is_nothing() -> None:
-    desk, owner = Desk(A), Owner(1)
-    desk.hold(owner, [owner.batch(opened(1))])
-    desk.feeds[owner.id, M].fault = "caught"
-    desk.it.announced(0.0, A, OWNER, M, 9)
-    desk.it.announced(0.0, A, B, "ETH-USD", 9)
-    assert desk.it.behind == 0
+    local, owner = LoneReplicator(A), Owner(1)
+    local.hold(owner, [owner.batch(opened(1))])
+    local.feeds[owner.id, M].fault = "caught"
+    local.it.announced(0.0, A, OWNER, M, 9)
+    local.it.announced(0.0, A, B, "ETH-USD", 9)
+    assert local.it.behind == 0
 
 
 def test_what_arrives_within_the_grace_is_not_asked_for() -> None:
-    desk = Desk(A)
-    desk.it.announced(0.0, A, OWNER, M, 5)
-    desk.it.advanced(0.1, OWNER, M, 5)
-    assert desk.it.behind == 0
-    assert desk.ticked(9.0) == []
+    local = LoneReplicator(A)
+    local.it.announced(0.0, A, OWNER, M, 5)
+    local.it.advanced(0.1, OWNER, M, 5)
+    assert local.it.behind == 0
+    assert local.ticked(9.0) == []
 
 
 def test_a_claim_above_what_arrived_stays() -> None:
-    desk = Desk(A, B)
-    desk.it.announced(0.0, A, OWNER, M, 5)
-    desk.it.announced(0.0, B, OWNER, M, 6)
-    desk.it.advanced(0.1, OWNER, M, 5)
-    assert desk.ticked(9.0) == [(B, request())]
+    local = LoneReplicator(A, B)
+    local.it.announced(0.0, A, OWNER, M, 5)
+    local.it.announced(0.0, B, OWNER, M, 6)
+    local.it.advanced(0.1, OWNER, M, 5)
+    assert local.ticked(9.0) == [(B, request())]
 
 
 def test_an_advance_of_what_nobody_claims_is_nothing() -> None:
-    desk = Desk()
-    desk.it.advanced(0.0, OWNER, M, 5)
-    assert desk.it.behind == 0
+    local = LoneReplicator()
+    local.it.advanced(0.0, OWNER, M, 5)
+    assert local.it.behind == 0
 
 
 def test_on_silence_the_next_claimant_is_asked_then_the_owner_then_nobody() -> None:
-    desk = Desk(A, B)
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    asked = [(t / 10, *sent) for t in range(100) for sent in desk.ticked(t / 10)]
+    local = LoneReplicator(A, B)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
+    asked = [(t / 10, *sent) for t in range(100) for sent in local.ticked(t / 10)]
     assert [(t, to) for t, to, _ in asked] == [
         (0.0, A),
         (REQUEST_TIMEOUT, B),
         (2 * REQUEST_TIMEOUT, OWNER),
     ]
-    assert desk.it.behind == 0
-    desk.it.announced(10.0, B, OWNER, M, 5, grace=0.0)
-    assert desk.ticked(10.0) == [(B, request())]
+    assert local.it.behind == 0
+    local.it.announced(10.0, B, OWNER, M, 5, grace=0.0)
+    assert local.ticked(10.0) == [(B, request())]
 
 
 def test_neighbours_are_asked_before_those_further_away() -> None:
-    desk = Desk(B)
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    assert desk.ticked(0.0) == [(B, request())]
+    local = LoneReplicator(B)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
+    assert local.ticked(0.0) == [(B, request())]
 
 
 def test_a_neighbour_that_is_gone_is_not_asked() -> None:
-    desk = Desk(A, B)
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    desk.it.neighbour_down(A)
-    desk.it.neighbour_down("unknown")
-    assert desk.ticked(0.0) == [(B, request())]
+    local = LoneReplicator(A, B)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
+    local.it.neighbour_down(A)
+    local.it.neighbour_down("unknown")
+    assert local.ticked(0.0) == [(B, request())]
 
 
 def test_nobody_asks_himself() -> None:
-    desk = Desk()
-    desk.it.announced(0.0, A, ME, M, 5, grace=0.0)
-    asked = [to for t in range(100) for to, _ in desk.ticked(t / 10)]
+    local = LoneReplicator()
+    local.it.announced(0.0, A, ME, M, 5, grace=0.0)
+    asked = [to for t in range(100) for to, _ in local.ticked(t / 10)]
     assert asked == [A]
 
 
 def test_a_sooner_claim_shortens_the_grace_but_does_not_repeat_a_request() -> None:
-    desk = Desk(A, B)
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=1.0)
-    desk.it.announced(0.1, B, OWNER, M, 5, grace=0.0)
-    assert len(desk.ticked(0.1)) == 1
-    desk.it.announced(0.2, B, OWNER, M, 6, grace=0.0)
-    assert desk.ticked(0.2) == []
+    local = LoneReplicator(A, B)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=1.0)
+    local.it.announced(0.1, B, OWNER, M, 5, grace=0.0)
+    assert len(local.ticked(0.1)) == 1
+    local.it.announced(0.2, B, OWNER, M, 6, grace=0.0)
+    assert local.ticked(0.2) == []
 
 
 def test_what_is_given_up_is_not_asked_for() -> None:
-    desk = Desk(A)
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.forget(OWNER, M)
-    desk.it.forget(OWNER, M)
-    assert desk.ticked(0.0) == []
+    local = LoneReplicator(A)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.it.forget(OWNER, M)
+    local.it.forget(OWNER, M)
+    assert local.ticked(0.0) == []
 
 
 def test_requests_under_way_are_bounded_and_a_timeout_frees_a_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(missing_module, "MAX_ACTIVE", 3)
-    desk = Desk(A)
+    local = LoneReplicator(A)
     for seed in range(20, 27):
-        desk.it.announced(0.0, A, Keys(seed).node_id, M, 1, grace=0.0)
-    assert [r.owner for _, r in desk.ticked(0.0)] == [Keys(s).node_id for s in (20, 21, 22)]
-    assert desk.ticked(1.0) == []
-    desk.it.advanced(1.0, Keys(20).node_id, M, 1)
-    assert [r.owner for _, r in desk.ticked(1.0)] == [Keys(23).node_id]
+        local.it.announced(0.0, A, Keys(seed).node_id, M, 1, grace=0.0)
+    assert [r.owner for _, r in local.ticked(0.0)] == [Keys(s).node_id for s in (20, 21, 22)]
+    assert local.ticked(1.0) == []
+    local.it.advanced(1.0, Keys(20).node_id, M, 1)
+    assert [r.owner for _, r in local.ticked(1.0)] == [Keys(23).node_id]
     for seed in (27, 28):
-        desk.it.announced(1.0, B, Keys(seed).node_id, M, 1, grace=0.0)
-    assert [to for to, _ in desk.ticked(REQUEST_TIMEOUT)] == [B, B]
+        local.it.announced(1.0, B, Keys(seed).node_id, M, 1, grace=0.0)
+    assert [to for to, _ in local.ticked(REQUEST_TIMEOUT)] == [B, B]
 
 
 # Who claims what does not exist
@@ -148,32 +148,32 @@ def fakes(count: int, first: int = 0) -> list[str]:
     return [f"node{n:028d}" for n in range(first, first + count)]
 
 
-def announce_all(desk: Desk, now: float, node: str, owners: list[str]) -> None:
+def announce_all(local: LoneReplicator, now: float, node: str, owners: list[str]) -> None:
     for owner in owners:
-        desk.it.announced(now, node, owner, M, 1, grace=0.0)
+        local.it.announced(now, node, owner, M, 1, grace=0.0)
 
 
 def test_who_claims_feeds_that_do_not_exist_leaves_the_requests_of_others_alone() -> None:
-    desk = Desk(A, B)
+    local = LoneReplicator(A, B)
     real, late = fakes(20, first=5000), 0
-    announce_all(desk, 0.0, A, fakes(4000))
-    assert [to for to, _ in desk.ticked(0.0)] == [A] * FIRST_SHARE
-    announce_all(desk, 0.0, B, real)
+    announce_all(local, 0.0, A, fakes(4000))
+    assert [to for to, _ in local.ticked(0.0)] == [A] * FIRST_SHARE
+    announce_all(local, 0.0, B, real)
     held = 0
     for step in range(1, 30):
         now = step / 10
-        asked = [r.owner for to, r in desk.ticked(now) if to == B]
+        asked = [r.owner for to, r in local.ticked(now) if to == B]
         for owner in asked:
-            desk.it.advanced(now, owner, M, 1)
+            local.it.advanced(now, owner, M, 1)
         held += len(asked)
         late = late or (step if held == len(real) else 0)
     assert 0 < late <= 5
 
 
 def test_a_silent_claimant_gets_ever_fewer_requests_at_once() -> None:
-    desk = Desk(A)
-    announce_all(desk, 0.0, A, fakes(200))
-    sent = [len(desk.ticked(step / 10)) for step in range(1000)]
+    local = LoneReplicator(A)
+    announce_all(local, 0.0, A, fakes(200))
+    sent = [len(local.ticked(step / 10)) for step in range(1000)]
     rounds = [count for count in sent if count]
     assert rounds[:4] == [8, 4, 2, 1]
     assert set(rounds[4:]) == {1}
@@ -182,66 +182,66 @@ def test_a_silent_claimant_gets_ever_fewer_requests_at_once() -> None:
 
 def test_who_does_not_hold_the_feed_says_so_and_the_owner_is_asked_at_once() -> None:
     """Presence comes through nodes that do not trade the market: they are thought to hold the feed."""
-    desk, other = Desk(A), Desk(A)
+    local, other = LoneReplicator(A), LoneReplicator(A)
     for step in range(20):
         now = float(step)
-        desk.it.announced(now, A, OWNER, M, 5, grace=0.0)
-        assert desk.ticked(now) == [(A, request())]
+        local.it.announced(now, A, OWNER, M, 5, grace=0.0)
+        assert local.ticked(now) == [(A, request())]
         other.it.on_request(ME, request())
         ((_, negative),) = other.sent()
-        assert desk.it.on_part(now + 0.1, A, negative) is None
-        assert desk.ticked(now + 0.1) == [(OWNER, request())]
-        desk.it.advanced(now + 0.2, OWNER, M, 5)
-    assert desk.it.behind == 0
+        assert local.it.on_part(now + 0.1, A, negative) is None
+        assert local.ticked(now + 0.1) == [(OWNER, request())]
+        local.it.advanced(now + 0.2, OWNER, M, 5)
+    assert local.it.behind == 0
 
 
 def test_the_owner_is_asked_in_the_end_though_its_claimant_was_ever_silent() -> None:
     """Found by the simulation: with the claimant's last place its claims went too, again and again."""
-    desk = Desk(A)
-    announce_all(desk, 0.0, A, fakes(50))
+    local = LoneReplicator(A)
+    announce_all(local, 0.0, A, fakes(50))
     for step in range(1000):  # down to one request at a time, and half a minute for each
-        desk.ticked(step / 10)
+        local.ticked(step / 10)
     for owner in fakes(50):
-        desk.it.forget(owner, M)
-    desk.it.announced(100.0, A, OWNER, M, 5, grace=0.0)
-    asked = [to for step in range(400) for to, _ in desk.ticked(100.0 + step / 10)]
+        local.it.forget(owner, M)
+    local.it.announced(100.0, A, OWNER, M, 5, grace=0.0)
+    asked = [to for step in range(400) for to, _ in local.ticked(100.0 + step / 10)]
     assert asked == [A, OWNER]
 
 
 def test_a_claimant_that_delivers_gets_more_requests_at_once() -> None:
-    desk = Desk(A)
+    local = LoneReplicator(A)
     owners = fakes(500)
-    announce_all(desk, 0.0, A, owners)
+    announce_all(local, 0.0, A, owners)
     rounds = []
     now = 0.0
-    while desk.it.behind:
-        asked = [r.owner for _, r in desk.ticked(now)]
+    while local.it.behind:
+        asked = [r.owner for _, r in local.ticked(now)]
         rounds.append(len(asked))
         now += 0.05
         for name in asked:
-            desk.it.advanced(now, name, M, 1)
+            local.it.advanced(now, name, M, 1)
     assert rounds[:4] == [8, 16, 32, 32]
 
 
 def test_nodes_that_are_no_neighbours_share_one_share() -> None:
-    desk = Desk(A)
+    local = LoneReplicator(A)
     for stranger, owner in zip(fakes(50), fakes(50, first=100), strict=True):
-        desk.it.announced(0.0, stranger, owner, M, 1, grace=0.0)
-    assert len(desk.ticked(0.0)) == FIRST_SHARE
+        local.it.announced(0.0, stranger, owner, M, 1, grace=0.0)
+    assert len(local.ticked(0.0)) == FIRST_SHARE
 
 
 def test_when_no_more_claims_are_remembered_who_claims_most_gives_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(missing_module, "MAX_MISSING", 100)
-    desk = Desk(A, B)
-    announce_all(desk, 0.0, A, fakes(1000))
-    announce_all(desk, 0.0, B, fakes(1000, first=5000))
-    assert desk.it.behind == 100
-    brought = Counter(missing.first for missing in desk.it._missing._missing.values())
+    local = LoneReplicator(A, B)
+    announce_all(local, 0.0, A, fakes(1000))
+    announce_all(local, 0.0, B, fakes(1000, first=5000))
+    assert local.it.behind == 100
+    brought = Counter(missing.first for missing in local.it._missing._missing.values())
     assert brought == {A: 50, B: 50}
-    desk.it.forget(*next(iter(desk.it._missing._missing)))
-    assert desk.it.behind == 99
+    local.it.forget(*next(iter(local.it._missing._missing)))
+    assert local.it.behind == 99
 
 
 def test_a_long_way_is_waited_for_and_a_short_one_again_when_it_is_back() -> None:
@@ -271,7 +271,7 @@ def test_standings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_feeds_that_others_make_us_think_of_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(missing_module, "MAX_MISSING", 2)
-    desk = Desk(A)
+    local = LoneReplicator(A)
     for seed in (20, 21, 22):
-        desk.it.announced(0.0, A, Keys(seed).node_id, M, 1)
-    assert desk.it.behind == 2
+        local.it.announced(0.0, A, Keys(seed).node_id, M, 1)
+    assert local.it.behind == 2

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 import pytest
 from exchange_kit import NETWORK, Keys, M, Owner
-from replication_kit import OWNER, A, B, Desk, answer, opened, replace, request
+from replication_kit import OWNER, A, B, LoneReplicator, answer, opened, replace, request
 
 from exchange.feeds import feed as feed_module
 from exchange.feeds import replication as replication_module
@@ -33,37 +33,37 @@ def part(owner: Owner, number: int, batches: list[Batch]) -> FeedPart:
 
 
 def test_an_answer_that_brings_a_part_is_followed_by_a_request_for_the_rest() -> None:
-    desk, owner = Desk(A), Owner(1)
+    local, owner = LoneReplicator(A), Owner(1)
     batches = [owner.batch(opened(i)) for i in range(1, 6)]
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.ticked(0.0)
-    desk.hold(owner, batches[:2])
-    desk.it.advanced(0.1, OWNER, M, 2)
-    assert desk.it.on_part(0.1, A, part(owner, 5, batches[:2])) is None
-    assert desk.sent() == [(A, request(2))]
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.ticked(0.0)
+    local.hold(owner, batches[:2])
+    local.it.advanced(0.1, OWNER, M, 2)
+    assert local.it.on_part(0.1, A, part(owner, 5, batches[:2])) is None
+    assert local.sent() == [(A, request(2))]
 
 
 def test_an_answer_that_brings_nothing_is_not_asked_for_again() -> None:
-    desk, owner = Desk(A, B), Owner(1)
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    assert desk.ticked(0.0) == [(A, request())]
-    desk.it.on_part(0.1, A, part(owner, 5, []))
-    assert desk.ticked(0.1) == [(B, request())]  # at once, of another
-    desk.it.on_part(0.2, B, part(owner, 5, []))
-    assert desk.ticked(0.2) == []
-    assert desk.it.behind == 0
+    local, owner = LoneReplicator(A, B), Owner(1)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
+    assert local.ticked(0.0) == [(A, request())]
+    local.it.on_part(0.1, A, part(owner, 5, []))
+    assert local.ticked(0.1) == [(B, request())]  # at once, of another
+    local.it.on_part(0.2, B, part(owner, 5, []))
+    assert local.ticked(0.2) == []
+    assert local.it.behind == 0
 
 
 def test_an_answer_that_nobody_asked_for_is_not_counted() -> None:
-    desk, owner = Desk(A, B), Owner(1)
-    desk.it.on_part(0.0, A, part(owner, 5, []))
-    desk.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    desk.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    desk.ticked(0.0)
-    desk.it.on_part(0.1, B, part(owner, 5, []))
-    assert desk.ticked(0.2) == []
-    assert desk.it.behind == 1
+    local, owner = LoneReplicator(A, B), Owner(1)
+    local.it.on_part(0.0, A, part(owner, 5, []))
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
+    local.ticked(0.0)
+    local.it.on_part(0.1, B, part(owner, 5, []))
+    assert local.ticked(0.2) == []
+    assert local.it.behind == 1
 
 
 # Snapshots, page by page
@@ -78,26 +78,26 @@ def owner_with_snapshot() -> Owner:
     return owner
 
 
-def asking(owner: Owner) -> Desk:
-    desk = Desk(A, B)
+def asking(owner: Owner) -> LoneReplicator:
+    local = LoneReplicator(A, B)
     for node in (A, B):
-        desk.it.announced(0.0, node, owner.id, M, 11, grace=0.0)
-    assert desk.ticked(0.0) == [(A, request())]
-    return desk
+        local.it.announced(0.0, node, owner.id, M, 11, grace=0.0)
+    assert local.ticked(0.0) == [(A, request())]
+    return local
 
 
 def test_a_snapshot_comes_page_by_page(checkpoints: None) -> None:
     owner = owner_with_snapshot()
-    desk = asking(owner)
-    assert desk.it.on_part(0.1, A, answer(owner, request())) is None
-    assert desk.sent() == [(A, request(0, 1))]
-    complete = desk.it.on_part(0.2, A, answer(owner, request(0, 1)))
+    local = asking(owner)
+    assert local.it.on_part(0.1, A, answer(owner, request())) is None
+    assert local.sent() == [(A, request(0, 1))]
+    complete = local.it.on_part(0.2, A, answer(owner, request(0, 1)))
     snapshot = owner.writer.feed.snapshot
     assert snapshot is not None
     assert complete == (snapshot.batch, snapshot.pages)
-    desk.hold(owner, [])
-    desk.feeds[owner.id, M].adopt(snapshot)
-    assert desk.ticked(0.2) == [(A, request(5))]  # and what follows it
+    local.hold(owner, [])
+    local.feeds[owner.id, M].adopt(snapshot)
+    assert local.ticked(0.2) == [(A, request(5))]  # and what follows it
 
 
 def false_pages(good: FeedPart) -> dict[str, FeedPart]:
@@ -117,100 +117,100 @@ def false_pages(good: FeedPart) -> dict[str, FeedPart]:
 @pytest.mark.parametrize("which", list(false_pages(FeedPart("", "", 0, pages=[b"", b""]))))
 def test_a_false_page_is_refused_and_another_node_is_asked(which: str, checkpoints: None) -> None:
     owner = owner_with_snapshot()
-    desk = asking(owner)
+    local = asking(owner)
     good = answer(owner, request())
-    assert desk.it.on_part(0.1, A, false_pages(good)[which]) is None
-    assert desk.ticked(0.1) == []
-    assert desk.ticked(REQUEST_TIMEOUT) == [(B, request())]
-    assert desk.it.on_part(2.1, B, good) is None
-    assert desk.sent() == [(B, request(0, 1))]
-    assert desk.it.on_part(2.2, B, answer(owner, request(0, 1))) is not None
+    assert local.it.on_part(0.1, A, false_pages(good)[which]) is None
+    assert local.ticked(0.1) == []
+    assert local.ticked(REQUEST_TIMEOUT) == [(B, request())]
+    assert local.it.on_part(2.1, B, good) is None
+    assert local.sent() == [(B, request(0, 1))]
+    assert local.it.on_part(2.2, B, answer(owner, request(0, 1))) is not None
 
 
 def test_too_many_pages_are_refused(checkpoints: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replication_module, "MAX_PAGES", 1)
     owner = owner_with_snapshot()
-    desk = asking(owner)
-    assert desk.it.on_part(0.1, A, answer(owner, request())) is None
-    assert desk.sent() == []
+    local = asking(owner)
+    assert local.it.on_part(0.1, A, answer(owner, request())) is None
+    assert local.sent() == []
 
 
 def test_an_only_page_completes_a_snapshot(checkpoints: None) -> None:
     pages = [msgspec.msgpack.encode([(1, BUY, 100, 5, 1000)])]
     owner = Owner(1)
     batch = owner.lie(5, GENESIS, Checkpoint(state_hash(pages)))
-    desk = asking(owner)
+    local = asking(owner)
     hashes = [hashlib.sha256(page).digest() for page in pages]
     whole = FeedPart(OWNER, M, 5, checkpoint=batch, pages=hashes, orders=pages[0])
-    assert desk.it.on_part(0.1, A, whole) == (batch, pages)
+    assert local.it.on_part(0.1, A, whole) == (batch, pages)
 
 
 def test_a_snapshot_that_moves_in_the_middle_is_begun_anew(checkpoints: None) -> None:
     owner = owner_with_snapshot()
-    desk = asking(owner)
-    desk.it.on_part(0.1, A, answer(owner, request()))
+    local = asking(owner)
+    local.it.on_part(0.1, A, answer(owner, request()))
     for i in range(10, 14):
         owner.batch(opened(i))
     assert owner.writer.feed.base == 10
-    assert desk.it.on_part(0.2, A, answer(owner, request(0, 1))) is None
-    desk.sent()
-    assert desk.ticked(0.2 + REQUEST_TIMEOUT) == [(B, request())]
+    assert local.it.on_part(0.2, A, answer(owner, request(0, 1))) is None
+    local.sent()
+    assert local.ticked(0.2 + REQUEST_TIMEOUT) == [(B, request())]
     now, number = 3.0, 0
-    while (complete := desk.it.on_part(now, B, answer(owner, request(0, number)))) is None:
+    while (complete := local.it.on_part(now, B, answer(owner, request(0, number)))) is None:
         number += 1
-        assert desk.sent() == [(B, request(0, number))]
+        assert local.sent() == [(B, request(0, number))]
     assert complete[0].last == 10
 
 
 def test_pages_of_two_nodes_are_not_mixed(checkpoints: None) -> None:
     owner = owner_with_snapshot()
-    desk = asking(owner)
-    desk.it.on_part(0.1, A, answer(owner, request()))
-    desk.sent()
-    assert desk.ticked(0.1 + REQUEST_TIMEOUT) == [(B, request(0, 0))]
+    local = asking(owner)
+    local.it.on_part(0.1, A, answer(owner, request()))
+    local.sent()
+    assert local.ticked(0.1 + REQUEST_TIMEOUT) == [(B, request(0, 0))]
 
 
 def test_a_snapshot_that_is_not_later_is_no_progress(checkpoints: None) -> None:
     owner = owner_with_snapshot()
-    desk = Desk(A)
-    desk.hold(owner, [])
+    local = LoneReplicator(A)
+    local.hold(owner, [])
     snapshot = owner.writer.feed.snapshot
     assert snapshot is not None
-    desk.feeds[owner.id, M].adopt(snapshot)
-    desk.it.announced(0.0, A, OWNER, M, 11, grace=0.0)
-    assert desk.ticked(0.0) == [(A, request(5))]
+    local.feeds[owner.id, M].adopt(snapshot)
+    local.it.announced(0.0, A, OWNER, M, 11, grace=0.0)
+    assert local.ticked(0.0) == [(A, request(5))]
     for _ in range(3):
-        assert desk.it.on_part(0.1, A, answer(owner, request(0))) is None
-    assert [sent for t in range(1, 50) for sent in desk.ticked(t / 10)] == []
-    assert desk.it.behind == 0
+        assert local.it.on_part(0.1, A, answer(owner, request(0))) is None
+    assert [sent for t in range(1, 50) for sent in local.ticked(t / 10)] == []
+    assert local.it.behind == 0
 
 
 # Answering
 
 
 def test_batches_are_served_from_a_border_as_far_as_they_are_held() -> None:
-    desk, owner = Desk(A), Owner(1)
+    local, owner = LoneReplicator(A), Owner(1)
     batches = [owner.batch(opened(i)) for i in (1, 2, 3)]
-    desk.feeds[owner.id, M] = owner.writer.feed
-    desk.it.on_request(A, request(1))
-    desk.it.on_request(B, request(3))
-    assert desk.sent() == [(A, part(owner, 3, batches[1:])), (B, part(owner, 3, []))]
+    local.feeds[owner.id, M] = owner.writer.feed
+    local.it.on_request(A, request(1))
+    local.it.on_request(B, request(3))
+    assert local.sent() == [(A, part(owner, 3, batches[1:])), (B, part(owner, 3, []))]
 
 
 def test_one_answer_is_bounded_and_the_rest_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replication_module, "PART_BYTES", 600)
-    desk, owner = Desk(A), Owner(1)
+    local, owner = LoneReplicator(A), Owner(1)
     batches = [owner.batch(opened(i)) for i in range(1, 6)]
-    desk.feeds[owner.id, M] = owner.writer.feed
-    desk.it.on_request(A, request(0))
-    assert desk.sent() == [(A, part(owner, 5, batches[:2]))]
+    local.feeds[owner.id, M] = owner.writer.feed
+    local.it.on_request(A, request(0))
+    assert local.sent() == [(A, part(owner, 5, batches[:2]))]
 
 
 @pytest.mark.parametrize("asked", [FeedRequest(A, M, 0), FeedRequest(OWNER, "ETH-USD", 0)])
 def test_a_request_for_a_feed_that_is_not_held_is_answered_so(asked: FeedRequest) -> None:
-    desk = Desk(A)
-    desk.it.on_request(A, asked)
-    assert desk.sent() == [(A, FeedPart(asked.owner, asked.market, 0))]
+    local = LoneReplicator(A)
+    local.it.on_request(A, asked)
+    assert local.sent() == [(A, FeedPart(asked.owner, asked.market, 0))]
 
 
 @pytest.mark.parametrize(
@@ -226,30 +226,30 @@ def test_a_request_for_a_feed_that_is_not_held_is_answered_so(asked: FeedRequest
 def test_a_request_that_makes_no_sense_is_not_answered(
     asked: FeedRequest, checkpoints: None
 ) -> None:
-    desk = Desk(A)
-    desk.feeds[OWNER, M] = owner_with_snapshot().writer.feed
-    desk.it.on_request(A, asked)
-    assert desk.sent() == []
+    local = LoneReplicator(A)
+    local.feeds[OWNER, M] = owner_with_snapshot().writer.feed
+    local.it.on_request(A, asked)
+    assert local.sent() == []
 
 
 # Digests
 
 
 def test_equal_digests_are_silence() -> None:
-    desk, owner = Desk(A), Owner(1)
-    desk.hold(owner, [owner.batch(opened(1))])
-    desk.it.on_digest(0.0, A, FeedDigest(desk.it.summary()))
-    desk.it.on_digest(0.0, A, FeedDigest(desk.it.summary(), []))
-    assert desk.sent() == []
+    local, owner = LoneReplicator(A), Owner(1)
+    local.hold(owner, [owner.batch(opened(1))])
+    local.it.on_digest(0.0, A, FeedDigest(local.it.summary()))
+    local.it.on_digest(0.0, A, FeedDigest(local.it.summary(), []))
+    assert local.sent() == []
 
 
 def test_a_summary_that_differs_is_answered_with_heads() -> None:
-    desk, owner = Desk(A), Owner(1)
+    local, owner = LoneReplicator(A), Owner(1)
     batch = owner.batch(opened(1))
-    desk.hold(owner, [batch])
-    desk.it.on_digest(0.0, A, FeedDigest(b"other"))
+    local.hold(owner, [batch])
+    local.it.on_digest(0.0, A, FeedDigest(b"other"))
     head = FeedHead(OWNER, M, 1, batch.digest(NETWORK)[:8])
-    assert desk.sent() == [(A, FeedDigest(desk.it.summary(), [head], False))]
+    assert local.sent() == [(A, FeedDigest(local.it.summary(), [head], False))]
 
 
 @pytest.mark.parametrize(
@@ -259,67 +259,67 @@ def test_a_summary_that_differs_is_answered_with_heads() -> None:
 def test_heads_are_answered_with_heads_when_ours_go_further_and_never_twice(
     theirs: int | None, answer: bool, reply: bool
 ) -> None:
-    desk, owner = Desk(A), Owner(1)
-    desk.hold(owner, [owner.batch(opened(i)) for i in (1, 2)])
+    local, owner = LoneReplicator(A), Owner(1)
+    local.hold(owner, [owner.batch(opened(i)) for i in (1, 2)])
     heads = [] if theirs is None else [FeedHead(OWNER, M, theirs, b"")]
-    desk.it.on_digest(0.0, A, FeedDigest(b"other", heads, answer))
-    sent = desk.sent()
+    local.it.on_digest(0.0, A, FeedDigest(b"other", heads, answer))
+    sent = local.sent()
     assert [d.answer for _, d in sent if isinstance(d, FeedDigest)] == ([True] if reply else [])
-    assert desk.it.behind == (1 if theirs == 9 else 0)
+    assert local.it.behind == (1 if theirs == 9 else 0)
 
 
 def test_heads_that_go_further_are_asked_for_without_grace() -> None:
-    desk = Desk(A)
-    desk.it.on_digest(0.0, A, FeedDigest(b"other", [FeedHead(OWNER, M, 3, b"")]))
-    assert desk.ticked(0.0) == [(A, request())]
+    local = LoneReplicator(A)
+    local.it.on_digest(0.0, A, FeedDigest(b"other", [FeedHead(OWNER, M, 3, b"")]))
+    assert local.ticked(0.0) == [(A, request())]
 
 
 def test_the_same_number_with_another_hash_makes_us_ask_for_the_proof() -> None:
-    desk, owner = Desk(A), Owner(1)
-    desk.hold(owner, [owner.batch(opened(i)) for i in (1, 2)])
+    local, owner = LoneReplicator(A), Owner(1)
+    local.hold(owner, [owner.batch(opened(i)) for i in (1, 2)])
     forked = FeedDigest(b"other", [FeedHead(OWNER, M, 2, b"otherway")])
-    desk.it.on_digest(0.0, A, forked)
-    assert desk.sent() == [(A, request(1))]
-    desk.feeds[OWNER, M].fault = "known"
-    desk.it.on_digest(0.0, A, forked)
-    assert desk.sent() == []
+    local.it.on_digest(0.0, A, forked)
+    assert local.sent() == [(A, request(1))]
+    local.feeds[OWNER, M].fault = "known"
+    local.it.on_digest(0.0, A, forked)
+    assert local.sent() == []
 
 
 def test_no_proof_can_be_asked_for_under_a_snapshot(checkpoints: None) -> None:
     owner = owner_with_snapshot()
-    desk = Desk(A)
-    feed = desk.feeds[OWNER, M] = Feed(OWNER, M)
+    local = LoneReplicator(A)
+    feed = local.feeds[OWNER, M] = Feed(OWNER, M)
     snapshot = owner.writer.feed.snapshot
     assert snapshot is not None
     feed.adopt(snapshot)
-    desk.it.on_digest(0.0, A, FeedDigest(b"other", [FeedHead(OWNER, M, 5, b"otherway")]))
-    assert desk.sent() == []
+    local.it.on_digest(0.0, A, FeedDigest(b"other", [FeedHead(OWNER, M, 5, b"otherway")]))
+    assert local.sent() == []
 
 
 def test_heads_beyond_the_limit_are_left_out_of_a_digest_by_chance_and_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(replication_module, "MAX_HEADS", 2)
-    desk = Desk(A)
+    local = LoneReplicator(A)
     for seed in range(1, 6):
         owner = Owner(seed)
-        desk.hold(owner, [owner.batch(opened(1))])
+        local.hold(owner, [owner.batch(opened(1))])
     sent = set()
     for second in range(30):
-        desk.it.on_digest(second, A, FeedDigest(b"other"))
-        ((_, digest),) = desk.sent()
+        local.it.on_digest(second, A, FeedDigest(b"other"))
+        ((_, digest),) = local.sent()
         assert len(digest.heads) == 2
         sent |= {head.owner for head in digest.heads}
     assert len(sent) == 5
     many = [FeedHead(Keys(seed).node_id, M, 9, b"") for seed in range(30, 40)]
-    desk.it.on_digest(30.0, A, FeedDigest(b"other", many))
-    assert desk.it.behind == 2
+    local.it.on_digest(30.0, A, FeedDigest(b"other", many))
+    assert local.it.behind == 2
 
 
 def test_a_summary_tells_feeds_apart_and_does_not_depend_on_the_order_of_arrival() -> None:
     one, two = Owner(1), Owner(2)
     batches = one.batch(opened(1)), two.batch(opened(1))
-    ab, ba, a = Desk(), Desk(), Desk()
+    ab, ba, a = LoneReplicator(), LoneReplicator(), LoneReplicator()
     ab.hold(one, [batches[0]])
     ab.hold(two, [batches[1]])
     ba.hold(two, [batches[1]])
@@ -331,11 +331,11 @@ def test_a_summary_tells_feeds_apart_and_does_not_depend_on_the_order_of_arrival
 
 
 def test_a_new_neighbour_is_told_the_heads_and_some_neighbour_the_summary_now_and_then() -> None:
-    desk = Desk()
-    desk.it.neighbour_up(0.0, A)
-    assert desk.sent() == [(A, FeedDigest(desk.it.summary(), [], False))]
-    desk.it._next_digest = 0.0
-    times = [t / 10 for t in range(600) for _ in desk.ticked(t / 10)]
+    local = LoneReplicator()
+    local.it.neighbour_up(0.0, A)
+    assert local.sent() == [(A, FeedDigest(local.it.summary(), [], False))]
+    local.it._next_digest = 0.0
+    times = [t / 10 for t in range(600) for _ in local.ticked(t / 10)]
     assert 9 <= len(times) <= 16
-    desk.it.neighbour_down(A)
-    assert [sent for t in range(600, 700) for sent in desk.ticked(t / 10)] == []
+    local.it.neighbour_down(A)
+    assert [sent for t in range(600, 700) for sent in local.ticked(t / 10)] == []

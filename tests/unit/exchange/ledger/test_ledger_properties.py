@@ -1,4 +1,4 @@
-"""The ledger under any sequence of what a desk does, against a slow model in exact fractions."""
+"""The ledger under any sequence of orders, trades and transfers, against a slow model in exact fractions."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ class Commit:
     next_transaction: int
 
 
-class Desk(RuleBasedStateMachine):
-    """Orders hold, trade and end as a desk lets them; money comes and goes; now and then it drains."""
+class LedgerMachine(RuleBasedStateMachine):
+    """Orders hold, trade and end as an order manager lets them; money comes and goes; now and then it drains."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -417,8 +417,8 @@ def _transactions(records: list[Record]) -> list[tuple[int, str, int]]:
     return [(*key, total) for key, total in sums.items()]
 
 
-TestDesk = Desk.TestCase
-TestDesk.settings = settings(max_examples=60, stateful_step_count=40)
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @given(

@@ -6,7 +6,7 @@ import pytest
 
 from exchange.ledger.accounts import Accounts
 from node.api.access import ANYBODY, THE_OPERATOR, AccessControl, AccessRules, Caller, is_loopback
-from node.api.rate_limit import RateLimit
+from node.http.rate_limit import RateLimit
 from node.service.cancel_on_disconnect import CancelOnDisconnect
 from node.views.views import ServiceError
 

@@ -9,16 +9,16 @@ import stat
 from pathlib import Path
 
 import pytest
-from trading_kit import running_desk
+from trading_kit import running_api
 
 from node.api.api_tls import Tls, TlsError, load_tls, self_signed
 from node.cli.client_session import BlockingTransport
 from node.client.exchange_client import (
     AiohttpTransport,
+    ApiTransport,
     ExchangeClient,
     NodeUnreachable,
     NotANode,
-    Transport,
     UntrustedNode,
 )
 from node.client.server_trust import Trust
@@ -76,11 +76,11 @@ def test_files_that_cannot_be_used_are_told_by_name(tls: Tls, tmp_path: Path) ->
             load_tls(certificate, wrong)
 
 
-def transports(trust: Trust) -> list[Transport]:
+def transports(trust: Trust) -> list[ApiTransport]:
     return [BlockingTransport(trust=trust), AiohttpTransport(trust=trust)]
 
 
-async def ask(url: str, transport: Transport) -> None:
+async def ask(url: str, transport: ApiTransport) -> None:
     async with ExchangeClient(url, transport=transport) as client:
         await client.halts()
 
@@ -89,13 +89,13 @@ async def test_who_is_trusted_is_spoken_to_and_nobody_else(tls: Tls, tmp_path: P
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     other = self_signed(elsewhere, [])
-    async with running_desk(tmp_path / "journal", tls=tls) as desk:
+    async with running_api(tmp_path / "journal", tls=tls) as api:
 
-        async def tried(transport: Transport) -> str:
+        async def tried(transport: ApiTransport) -> str:
             if isinstance(transport, BlockingTransport):  # it would hold up the server's loop
-                work = asyncio.to_thread(asyncio.run, ask(desk.url, transport))
+                work = asyncio.to_thread(asyncio.run, ask(api.url, transport))
             else:
-                work = ask(desk.url, transport)
+                work = ask(api.url, transport)
             try:
                 await work
             except (UntrustedNode, NotANode, NodeUnreachable) as error:
@@ -113,15 +113,15 @@ async def test_who_is_trusted_is_spoken_to_and_nobody_else(tls: Tls, tmp_path: P
 
 
 async def test_names_of_the_certificate_are_names_of_the_api(tls: Tls, tmp_path: Path) -> None:
-    async with running_desk(tmp_path / "journal", tls=tls) as desk:
+    async with running_api(tmp_path / "journal", tls=tls) as api:
         context = ssl.create_default_context(cafile=tls.certificate)
         context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
-        port = desk.url.rpartition(":")[2]
+        port = api.url.rpartition(":")[2]
 
         async def status(host: str) -> int:
             headers = {"Host": f"{host}:{port}"}
-            async with desk.session.get(
-                f"{desk.url}/v1/halts", headers=headers, ssl=context
+            async with api.session.get(
+                f"{api.url}/v1/halts", headers=headers, ssl=context
             ) as answer:
                 return answer.status
 

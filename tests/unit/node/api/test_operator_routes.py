@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from api_kit import Answer
-from trading_kit import TOKEN, Desk, client_of, running_desk
+from trading_kit import TOKEN, CheckedApi, client_of, running_api
 
 from node.api.access import AccessRules
 from node.api.problems import CODES
@@ -23,9 +23,9 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with running_desk(tmp_path / "journal") as desk:
-        yield desk
+async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+    async with running_api(tmp_path / "journal") as api:
+        yield api
 
 
 def assert_problem(answer: Answer, status: int, code: str, *words: str) -> None:
@@ -38,15 +38,15 @@ def assert_problem(answer: Answer, status: int, code: str, *words: str) -> None:
 # Accounts
 
 
-async def test_accounts_are_made_listed_and_shown_by_name_and_number(desk: Desk) -> None:
-    made = await desk.post("/v1/accounts", {"name": "Alice", "max_open_orders": 5})
+async def test_accounts_are_made_listed_and_shown_by_name_and_number(api: CheckedApi) -> None:
+    made = await api.post("/v1/accounts", {"name": "Alice", "max_open_orders": 5})
     assert made.status == 201
     assert made.json["number"] == 1
     assert made.json["max_open_orders"] == 5
-    assert (await desk.get(made.headers["Location"])).json == made.json
-    assert (await desk.get("/v1/accounts/alice")).json == made.json
-    assert [view["name"] for view in (await desk.get("/v1/accounts")).json] == ["house", "Alice"]
-    assert (await desk.get("/v1/accounts/0")).json["name"] == "house"
+    assert (await api.get(made.headers["Location"])).json == made.json
+    assert (await api.get("/v1/accounts/alice")).json == made.json
+    assert [view["name"] for view in (await api.get("/v1/accounts")).json] == ["house", "Alice"]
+    assert (await api.get("/v1/accounts/0")).json["name"] == "house"
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ async def test_accounts_are_made_listed_and_shown_by_name_and_number(desk: Desk)
     ],
 )
 async def test_accounts_that_cannot_be_are_refused(
-    desk: Desk, body: dict[str, Any], status: int, code: str
+    api: CheckedApi, body: dict[str, Any], status: int, code: str
 ) -> None:
-    assert_problem(await desk.post("/v1/accounts", body), status, code)
-    assert len((await desk.get("/v1/accounts")).json) == 1
+    assert_problem(await api.post("/v1/accounts", body), status, code)
+    assert len((await api.get("/v1/accounts")).json) == 1
 
 
 @pytest.mark.parametrize(
@@ -80,23 +80,23 @@ async def test_accounts_that_cannot_be_are_refused(
         ("GET", "/v1/orders?account=nobody"),
     ],
 )
-async def test_an_unknown_account_is_not_found(desk: Desk, method: str, path: str) -> None:
-    assert_problem(await desk.call(method, path), 404, "unknown_account", "account create")
+async def test_an_unknown_account_is_not_found(api: CheckedApi, method: str, path: str) -> None:
+    assert_problem(await api.call(method, path), 404, "unknown_account", "account create")
 
 
-async def test_deposits_and_withdrawals_are_exact(desk: Desk) -> None:
-    await desk.account("alice")
+async def test_deposits_and_withdrawals_are_exact(api: CheckedApi) -> None:
+    await api.account("alice")
     body = {"asset": "usd", "amount": "0.10000001", "note": "wire 7"}
     for _ in range(3):
-        moved = await desk.post("/v1/accounts/alice/deposits", body)
+        moved = await api.post("/v1/accounts/alice/deposits", body)
     assert moved.json["balance"] == "0.30000003"
-    taken = await desk.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "0.3"})
+    taken = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "0.3"})
     assert taken.status == 201
     assert (taken.json["amount"], taken.json["balance"]) == ("-0.3", "0.00000003")
-    lines = (await desk.get("/v1/ledger?account=alice&sort=asc")).json
+    lines = (await api.get("/v1/ledger?account=alice&sort=asc")).json
     assert [line["amount"] for line in lines] == ["0.10000001"] * 3 + ["-0.3"]
     assert lines[0]["reference"] == "wire 7"
-    outside = (await desk.get("/v1/postings?asset=USD")).json
+    outside = (await api.get("/v1/postings?asset=USD")).json
     assert outside[0]["balance"] == "-0.00000003"
 
 
@@ -117,105 +117,105 @@ async def test_deposits_and_withdrawals_are_exact(desk: Desk) -> None:
     ],
 )
 async def test_amounts_that_cannot_be_are_refused_and_move_nothing(
-    desk: Desk, body: dict[str, Any], status: int, code: str, words: str
+    api: CheckedApi, body: dict[str, Any], status: int, code: str, words: str
 ) -> None:
-    await desk.account("alice")
-    answer = await desk.post("/v1/accounts/alice/deposits", body)
+    await api.account("alice")
+    answer = await api.post("/v1/accounts/alice/deposits", body)
     assert_problem(answer, status, code, words)
-    assert await desk.balances("alice") == {}
+    assert await api.balances("alice") == {}
 
 
-async def test_no_more_is_withdrawn_than_is_available(desk: Desk) -> None:
-    key = await desk.account("alice", USD="3000")
-    await desk.post("/v1/orders", BUY | {"quantity": "0.05"}, key=key)
-    answer = await desk.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500.01"})
+async def test_no_more_is_withdrawn_than_is_available(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="3000")
+    await api.post("/v1/orders", BUY | {"quantity": "0.05"}, key=key)
+    answer = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500.01"})
     assert_problem(answer, 422, "insufficient_balance", "alice has 1500 USD", "1500.01 are needed")
-    answer = await desk.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500"})
+    answer = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500"})
     assert answer.json["available"] == "0"
 
 
-async def test_a_frozen_account_looks_and_cancels_only(desk: Desk) -> None:
-    key = await desk.account("alice", USD="6000")
-    order = (await desk.post("/v1/orders", BUY, key=key)).json["id"]
-    await desk.post("/v1/orders", BUY | {"price": "1"}, key=key)
-    await desk.delete(f"/v1/orders/{order}", key=key)
-    frozen = (await desk.patch("/v1/accounts/alice", {"frozen": True})).json
+async def test_a_frozen_account_looks_and_cancels_only(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="6000")
+    order = (await api.post("/v1/orders", BUY, key=key)).json["id"]
+    await api.post("/v1/orders", BUY | {"price": "1"}, key=key)
+    await api.delete(f"/v1/orders/{order}", key=key)
+    frozen = (await api.patch("/v1/accounts/alice", {"frozen": True})).json
     assert (frozen["frozen"], frozen["cancelled_orders"]) == (True, 1)
-    ended = (await desk.get("/v1/orders?open=false", key=key)).json
+    ended = (await api.get("/v1/orders?open=false", key=key)).json
     assert [order["reason"] for order in ended] == ["frozen", "cancelled"]
-    assert_problem(await desk.post("/v1/orders", BUY, key=key), 403, "account_frozen")
+    assert_problem(await api.post("/v1/orders", BUY, key=key), 403, "account_frozen")
     money = {"asset": "USD", "amount": "1"}
-    answer = await desk.post("/v1/accounts/alice/withdrawals", money)
+    answer = await api.post("/v1/accounts/alice/withdrawals", money)
     assert_problem(answer, 403, "account_frozen", "account thaw alice")
-    assert (await desk.get("/v1/balances", key=key)).status == 200
-    assert_problem(await desk.delete(f"/v1/orders/{order}", key=key), 409, "order_done")
-    thawed = (await desk.patch("/v1/accounts/alice", {"frozen": False})).json
+    assert (await api.get("/v1/balances", key=key)).status == 200
+    assert_problem(await api.delete(f"/v1/orders/{order}", key=key), 409, "order_done")
+    thawed = (await api.patch("/v1/accounts/alice", {"frozen": False})).json
     assert (thawed["frozen"], thawed["cancelled_orders"]) == (False, 0)
-    assert (await desk.post("/v1/orders", BUY, key=key)).status == 201
-    assert_problem(await desk.patch("/v1/accounts/0", {"frozen": True}), 404, "unknown_account")
+    assert (await api.post("/v1/orders", BUY, key=key)).status == 201
+    assert_problem(await api.patch("/v1/accounts/0", {"frozen": True}), 404, "unknown_account")
 
 
-async def test_the_limits_of_an_account_bind_it_and_are_changed(desk: Desk) -> None:
-    key = await desk.account("alice", USD="100000")
-    changed = await desk.patch("/v1/accounts/alice", {"max_open_orders": 2})
+async def test_the_limits_of_an_account_bind_it_and_are_changed(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="100000")
+    changed = await api.patch("/v1/accounts/alice", {"max_open_orders": 2})
     assert (changed.json["max_open_orders"], changed.json["orders_per_minute"]) == (2, 6000)
     for _ in range(2):
-        assert (await desk.post("/v1/orders", BUY, key=key)).status == 201
-    assert_problem(await desk.post("/v1/orders", BUY, key=key), 422, "too_many_orders")
-    await desk.patch("/v1/accounts/alice", {"max_open_orders": 10, "orders_per_minute": 0})
-    answer = await desk.post("/v1/orders", BUY, key=key)
+        assert (await api.post("/v1/orders", BUY, key=key)).status == 201
+    assert_problem(await api.post("/v1/orders", BUY, key=key), 422, "too_many_orders")
+    await api.patch("/v1/accounts/alice", {"max_open_orders": 10, "orders_per_minute": 0})
+    answer = await api.post("/v1/orders", BUY, key=key)
     assert_problem(answer, 429, "rate_limited")
     assert answer.headers["Retry-After"] == "1"
-    answer = await desk.patch("/v1/accounts/alice", {"frozen": True, "max_open_orders": -1})
+    answer = await api.patch("/v1/accounts/alice", {"frozen": True, "max_open_orders": -1})
     assert_problem(answer, 422, "bad_limit")
-    assert not (await desk.get("/v1/accounts/alice")).json["frozen"]
+    assert not (await api.get("/v1/accounts/alice")).json["frozen"]
 
 
 # Keys
 
 
-async def test_a_secret_is_told_once(desk: Desk) -> None:
-    await desk.account("alice")
+async def test_a_secret_is_told_once(api: CheckedApi) -> None:
+    await api.account("alice")
     body = {"permissions": ["read"], "label": "dashboard"}
-    made = await desk.post("/v1/accounts/alice/keys", body)
+    made = await api.post("/v1/accounts/alice/keys", body)
     assert made.status == 201
     assert len(made.json["secret"]) >= 40
-    listed = await desk.get("/v1/accounts/alice/keys")
+    listed = await api.get("/v1/accounts/alice/keys")
     assert made.json["secret"] not in listed.body.decode()
     assert listed.json[1]["label"] == "dashboard"
     assert "secret" not in repr(NewKeyView(**made.json))
     assert made.json["secret"] not in repr(NewKeyView(**made.json))
 
 
-async def test_a_key_acts_for_its_account_and_no_other(desk: Desk) -> None:
-    alice, bob = await desk.account("alice", USD="3000"), await desk.account("bob", USD="3000")
-    order = (await desk.post("/v1/orders", BUY, key=alice)).json
+async def test_a_key_acts_for_its_account_and_no_other(api: CheckedApi) -> None:
+    alice, bob = await api.account("alice", USD="3000"), await api.account("bob", USD="3000")
+    order = (await api.post("/v1/orders", BUY, key=alice)).json
     assert order["account"] == 1
     for path in (f"/v1/orders/{order['id']}", f"/v1/orders/{order['number']}"):
-        assert_problem(await desk.get(path, key=bob), 404, "unknown_order")
-        assert_problem(await desk.delete(path, key=bob), 404, "unknown_order")
-        assert_problem(await desk.patch(path, {"price": "1"}, key=bob), 404, "unknown_order")
-        assert_problem(await desk.get(path), 404, "unknown_order")  # nor for the house
-    assert (await desk.get("/v1/orders?open=false", key=bob)).json == []
-    assert (await desk.delete("/v1/orders?all=true", key=bob)).json == []
-    assert (await desk.get("/v1/orders", key=alice)).json[0]["id"] == order["id"]
-    answer = await desk.get("/v1/orders?account=alice", key=bob)
+        assert_problem(await api.get(path, key=bob), 404, "unknown_order")
+        assert_problem(await api.delete(path, key=bob), 404, "unknown_order")
+        assert_problem(await api.patch(path, {"price": "1"}, key=bob), 404, "unknown_order")
+        assert_problem(await api.get(path), 404, "unknown_order")  # nor for the house
+    assert (await api.get("/v1/orders?open=false", key=bob)).json == []
+    assert (await api.delete("/v1/orders?all=true", key=bob)).json == []
+    assert (await api.get("/v1/orders", key=alice)).json[0]["id"] == order["id"]
+    answer = await api.get("/v1/orders?account=alice", key=bob)
     assert_problem(answer, 403, "operator_only", "its own account")
 
 
-async def test_the_permissions_of_a_key_bind_it(desk: Desk) -> None:
-    await desk.account("alice", USD="3000")
+async def test_the_permissions_of_a_key_bind_it(api: CheckedApi) -> None:
+    await api.account("alice", USD="3000")
     keys = {}
     for permission in ("read", "trade"):
         body = {"permissions": [permission]}
-        made = (await desk.post("/v1/accounts/alice/keys", body)).json
+        made = (await api.post("/v1/accounts/alice/keys", body)).json
         keys[permission] = f"{made['key']}:{made['secret']}"
-    assert (await desk.get("/v1/balances", key=keys["read"])).status == 200
-    answer = await desk.post("/v1/orders", BUY, key=keys["read"])
+    assert (await api.get("/v1/balances", key=keys["read"])).status == 200
+    answer = await api.post("/v1/orders", BUY, key=keys["read"])
     assert_problem(answer, 403, "no_permission", "needs trade")
-    assert (await desk.post("/v1/orders", BUY, key=keys["trade"])).status == 201
-    assert_problem(await desk.get("/v1/orders", key=keys["trade"]), 403, "no_permission")
-    answer = await desk.post("/v1/accounts/alice/keys", {"permissions": []})
+    assert (await api.post("/v1/orders", BUY, key=keys["trade"])).status == 201
+    assert_problem(await api.get("/v1/orders", key=keys["trade"]), 403, "no_permission")
+    answer = await api.post("/v1/accounts/alice/keys", {"permissions": []})
     assert_problem(answer, 422, "bad_label")
 
 
@@ -239,38 +239,38 @@ OPERATORS = [
 
 @pytest.mark.parametrize(("method", "path", "body"), OPERATORS)
 async def test_what_is_the_operators_is_no_keys(
-    desk: Desk, method: str, path: str, body: dict[str, Any] | None
+    api: CheckedApi, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
-    key = await desk.account("alice", USD="1")
-    answer = await desk.call(method, path, key=key, json=body)
+    key = await api.account("alice", USD="1")
+    answer = await api.call(method, path, key=key, json=body)
     assert_problem(answer, 403, "operator_only")
 
 
-async def test_wrong_keys_are_refused_alike(desk: Desk) -> None:
-    key = await desk.account("alice")
+async def test_wrong_keys_are_refused_alike(api: CheckedApi) -> None:
+    key = await api.account("alice")
     name, _, secret = key.partition(":")
     details = set()
     for wrong in (f"{name}:{secret[:-1]}", f"{name}:", f"nobody:{secret}", f"{name}:ü", ":"):
-        answer = await desk.get("/v1/balances", key=wrong)
+        answer = await api.get("/v1/balances", key=wrong)
         assert_problem(answer, 401, "bad_key")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert secret not in answer.body.decode()
         details.add(answer.json["detail"])
     assert len(details) == 1
-    assert_problem(await desk.get("/v1/balances", key=secret), 401, "bad_authorization")
+    assert_problem(await api.get("/v1/balances", key=secret), 401, "bad_authorization")
     headers = {"Authorization": f"Basic {key}"}
-    async with desk.session.get(f"{desk.url}/v1/balances", headers=headers) as basic:
+    async with api.session.get(f"{api.url}/v1/balances", headers=headers) as basic:
         assert basic.status == 401
-    assert_problem(await desk.get("/v1/markets", key="operator:guess"), 401, "bad_token")
-    assert_problem(await desk.get("/v1/markets", key="operator:"), 401, "bad_token")
+    assert_problem(await api.get("/v1/markets", key="operator:guess"), 401, "bad_token")
+    assert_problem(await api.get("/v1/markets", key="operator:"), 401, "bad_token")
 
 
-async def test_a_revoked_key_is_of_no_use(desk: Desk) -> None:
-    key = await desk.account("alice")
-    revoked = await desk.delete(f"/v1/keys/{key.partition(':')[0]}")
+async def test_a_revoked_key_is_of_no_use(api: CheckedApi) -> None:
+    key = await api.account("alice")
+    revoked = await api.delete(f"/v1/keys/{key.partition(':')[0]}")
     assert revoked.json["revoked"] is not None
-    assert_problem(await desk.get("/v1/balances", key=key), 401, "key_revoked")
-    assert_problem(await desk.delete("/v1/keys/0123456789abcdef"), 404, "unknown_key")
+    assert_problem(await api.get("/v1/balances", key=key), 401, "key_revoked")
+    assert_problem(await api.delete("/v1/keys/0123456789abcdef"), 404, "unknown_key")
 
 
 # Access
@@ -278,78 +278,78 @@ async def test_a_revoked_key_is_of_no_use(desk: Desk) -> None:
 
 async def test_where_keys_are_required_nobody_is_taken_for_the_operator(tmp_path: Path) -> None:
     rules = AccessRules(keys_required=True, operator_token=TOKEN)
-    async with running_desk(tmp_path / "journal", rules=rules) as desk:
+    async with running_api(tmp_path / "journal", rules=rules) as api:
         operator = f"operator:{TOKEN}"
-        assert_problem(await desk.post("/v1/orders", BUY), 401, "key_required")
+        assert_problem(await api.post("/v1/orders", BUY), 401, "key_required")
         for path in ("/v1/balances", "/v1/accounts", "/v1/status", "/metrics"):
-            assert_problem(await desk.get(path), 401, "key_required")
+            assert_problem(await api.get(path), 401, "key_required")
         for path in ("/v1/markets", "/v1/book/BTC-USD", "/v1/trades", "/v1/halts"):
-            assert (await desk.get(path)).status == 200
-        made = await desk.post("/v1/accounts", {"name": "alice"}, key=operator)
+            assert (await api.get(path)).status == 200
+        made = await api.post("/v1/accounts", {"name": "alice"}, key=operator)
         assert made.status == 201
-        assert (await desk.post("/v1/orders", BUY, key=operator)).json["account"] == 0
-        answer = await desk.get("/v1/book/BTC-USD")
+        assert (await api.post("/v1/orders", BUY, key=operator)).json["account"] == 0
+        answer = await api.get("/v1/book/BTC-USD")
         assert answer.json["bids"][0]["own"] == "0"  # nobody's
-        answer = await desk.get("/v1/book/BTC-USD", key=operator)
+        answer = await api.get("/v1/book/BTC-USD", key=operator)
         assert answer.json["bids"][0]["own"] == "0.1"
-        assert_problem(await desk.get("/v1/accounts", key=f"operator:{TOKEN}x"), 401, "bad_token")
+        assert_problem(await api.get("/v1/accounts", key=f"operator:{TOKEN}x"), 401, "bad_token")
 
 
-async def test_a_house_key_sees_the_node_and_is_not_its_operator(desk: Desk) -> None:
-    made = (await desk.post("/v1/accounts/house/keys", {"permissions": ["read"]})).json
+async def test_a_house_key_sees_the_node_and_is_not_its_operator(api: CheckedApi) -> None:
+    made = (await api.post("/v1/accounts/house/keys", {"permissions": ["read"]})).json
     key = f"{made['key']}:{made['secret']}"
-    assert (await desk.get("/v1/orders", key=key)).status == 200
-    assert_problem(await desk.get("/v1/accounts", key=key), 403, "operator_only")
+    assert (await api.get("/v1/orders", key=key)).status == 200
+    assert_problem(await api.get("/v1/accounts", key=key), 403, "operator_only")
 
 
 async def test_requests_beyond_the_rate_are_refused_until_it_allows_them(tmp_path: Path) -> None:
     rules = AccessRules(rate_limit=3, operator_token=TOKEN)
-    async with running_desk(tmp_path / "journal", rules=rules) as desk:
-        key = await desk.account("alice")
-        answers = [await desk.get("/v1/balances", key=key) for _ in range(3)]
+    async with running_api(tmp_path / "journal", rules=rules) as api:
+        key = await api.account("alice")
+        answers = [await api.get("/v1/balances", key=key) for _ in range(3)]
         assert [a.headers["RateLimit-Remaining"] for a in answers] == ["2", "1", "0"]
-        answer = await desk.get("/v1/balances", key=key)
+        answer = await api.get("/v1/balances", key=key)
         assert_problem(answer, 429, "rate_limited", "3 requests a minute")
         assert 1 <= int(answer.headers["Retry-After"]) <= 20
         assert answer.headers["RateLimit-Limit"] == "3"
         # Others are not held up by it, and who guesses keys is counted by address.
-        assert "RateLimit-Limit" not in (await desk.get("/v1/accounts")).headers
-        guesses = [(await desk.get("/v1/markets", key=f"{n:032}:x")).status for n in range(4)]
+        assert "RateLimit-Limit" not in (await api.get("/v1/accounts")).headers
+        guesses = [(await api.get("/v1/markets", key=f"{n:032}:x")).status for n in range(4)]
         assert guesses == [401, 401, 401, 429]
 
 
 # Orders
 
 
-async def test_an_order_holds_what_it_may_cost_until_it_ends(desk: Desk) -> None:
-    key = await desk.account("alice", USD="3000")
-    order = (await desk.post("/v1/orders", BUY, key=key)).json
-    assert await desk.balances("alice") == {"USD": ("3000", "3000")}
-    answer = await desk.post("/v1/orders", BUY | {"quantity": "0.00001"}, key=key)
+async def test_an_order_holds_what_it_may_cost_until_it_ends(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="3000")
+    order = (await api.post("/v1/orders", BUY, key=key)).json
+    assert await api.balances("alice") == {"USD": ("3000", "3000")}
+    answer = await api.post("/v1/orders", BUY | {"quantity": "0.00001"}, key=key)
     assert_problem(answer, 422, "insufficient_balance", "USD")
-    await desk.delete(f"/v1/orders/{order['id']}", key=key)
-    assert await desk.balances("alice") == {"USD": ("3000", "0")}
+    await api.delete(f"/v1/orders/{order['id']}", key=key)
+    assert await api.balances("alice") == {"USD": ("3000", "0")}
 
 
-async def test_a_trade_moves_money_and_takes_fees(desk: Desk) -> None:
-    alice, bob = await desk.account("alice", USD="3000"), await desk.account("bob", BTC="1")
-    await desk.post("/v1/orders", SELL, key=bob)
-    bought = (await desk.post("/v1/orders", BUY, key=alice)).json
+async def test_a_trade_moves_money_and_takes_fees(api: CheckedApi) -> None:
+    alice, bob = await api.account("alice", USD="3000"), await api.account("bob", BTC="1")
+    await api.post("/v1/orders", SELL, key=bob)
+    bought = (await api.post("/v1/orders", BUY, key=alice)).json
     assert (bought["status"], bought["reason"]) == ("filled", "filled")
-    assert await desk.balances("alice") == {"BTC": ("0.0998", "0"), "USD": ("0", "0")}
-    assert await desk.balances("bob") == {"BTC": ("0.9", "0"), "USD": ("2997", "0")}
-    (fill,) = (await desk.get("/v1/fills", key=alice)).json
+    assert await api.balances("alice") == {"BTC": ("0.0998", "0"), "USD": ("0", "0")}
+    assert await api.balances("bob") == {"BTC": ("0.9", "0"), "USD": ("2997", "0")}
+    (fill,) = (await api.get("/v1/fills", key=alice)).json
     assert (fill["fee"], fill["fee_asset"], fill["account"]) == ("0.0002", "BTC", 1)
-    (fill,) = (await desk.get("/v1/fills?account=bob")).json
+    (fill,) = (await api.get("/v1/fills?account=bob")).json
     assert (fill["fee"], fill["fee_asset"], fill["role"]) == ("3", "USD", "maker")
-    fees = (await desk.get("/v1/postings?holder=fees&sort=asc")).json
+    fees = (await api.get("/v1/postings?holder=fees&sort=asc")).json
     assert sorted((line["asset"], line["amount"]) for line in fees) == [
         ("BTC", "0.0002"),
         ("USD", "3"),
     ]
-    rates = (await desk.get("/v1/fees", key=alice)).json[0]
+    rates = (await api.get("/v1/fees", key=alice)).json[0]
     assert rates == {"market": "BTC-USD", "maker_fee": "0.001", "taker_fee": "0.002"}
-    assert (await desk.get("/v1/fees")).json[0]["taker_fee"] == "0"
+    assert (await api.get("/v1/fees")).json[0]["taker_fee"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -370,21 +370,21 @@ async def test_a_trade_moves_money_and_takes_fees(desk: Desk) -> None:
     ],
 )
 async def test_every_kind_of_order_is_taken(
-    desk: Desk, more: dict[str, Any], status: str, reason: str
+    api: CheckedApi, more: dict[str, Any], status: str, reason: str
 ) -> None:
-    alice = await desk.account("alice", USD="1000000")
-    bob = await desk.account("bob", BTC="10")
-    await desk.post("/v1/orders", SELL | {"quantity": "1"}, key=bob)
+    alice = await api.account("alice", USD="1000000")
+    bob = await api.account("bob", BTC="10")
+    await api.post("/v1/orders", SELL | {"quantity": "1"}, key=bob)
     # A trade before, so that the market has a price.
-    await desk.post("/v1/orders", BUY | {"quantity": "0.00001"}, key=alice)
-    answer = await desk.post("/v1/orders", BUY | more, key=alice)
+    await api.post("/v1/orders", BUY | {"quantity": "0.00001"}, key=alice)
+    answer = await api.post("/v1/orders", BUY | more, key=alice)
     assert answer.status == 201
     order = answer.json
     assert (order["status"], order["reason"]) == (status, reason)
     for name, value in more.items():
         if name not in ("price", "quantity"):
             assert order[name] == (value if name != "trailing_offset" else "500")
-    assert (await desk.get(f"/v1/orders/{order['id']}", key=alice)).json == order
+    assert (await api.get(f"/v1/orders/{order['id']}", key=alice)).json == order
 
 
 @pytest.mark.parametrize(
@@ -407,51 +407,51 @@ async def test_every_kind_of_order_is_taken(
     ],
 )
 async def test_orders_that_cannot_be_are_refused(
-    desk: Desk, more: dict[str, Any], status: int, code: str, words: str
+    api: CheckedApi, more: dict[str, Any], status: int, code: str, words: str
 ) -> None:
-    key = await desk.account("alice", USD="1000000")
-    assert_problem(await desk.post("/v1/orders", BUY | more, key=key), status, code, words)
-    assert (await desk.get("/v1/orders?open=false", key=key)).json == []
+    key = await api.account("alice", USD="1000000")
+    assert_problem(await api.post("/v1/orders", BUY | more, key=key), status, code, words)
+    assert (await api.get("/v1/orders?open=false", key=key)).json == []
 
 
-async def test_a_pair_has_two_orders_that_know_each_other(desk: Desk) -> None:
-    key = await desk.account("bob", BTC="1")
-    pair = (await desk.post("/v1/orders", SELL | {"oco_stop": "29000"}, key=key)).json
-    other = (await desk.get(f"/v1/orders/{pair['linked_order_id']}", key=key)).json
+async def test_a_pair_has_two_orders_that_know_each_other(api: CheckedApi) -> None:
+    key = await api.account("bob", BTC="1")
+    pair = (await api.post("/v1/orders", SELL | {"oco_stop": "29000"}, key=key)).json
+    other = (await api.get(f"/v1/orders/{pair['linked_order_id']}", key=key)).json
     assert other["linked_order_id"] == pair["id"]
     assert (other["status"], other["stop"]) == ("untriggered", "29000")
-    assert await desk.balances("bob") == {"BTC": ("1", "0.1")}  # one of them trades
-    await desk.post("/v1/orders", BUY)
-    other = (await desk.get(f"/v1/orders/{other['id']}", key=key)).json
+    assert await api.balances("bob") == {"BTC": ("1", "0.1")}  # one of them trades
+    await api.post("/v1/orders", BUY)
+    other = (await api.get(f"/v1/orders/{other['id']}", key=key)).json
     assert (other["status"], other["reason"]) == ("cancelled", "oco")
-    assert (await desk.balances("bob"))["BTC"] == ("0.9", "0")
+    assert (await api.balances("bob"))["BTC"] == ("0.9", "0")
 
 
-async def test_an_order_is_amended_in_place(desk: Desk) -> None:
-    key = await desk.account("alice", USD="6000")
-    order = (await desk.post("/v1/orders", BUY, key=key)).json["id"]
-    smaller = (await desk.patch(f"/v1/orders/{order}", {"quantity": "0.05"}, key=key)).json
+async def test_an_order_is_amended_in_place(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="6000")
+    order = (await api.post("/v1/orders", BUY, key=key)).json["id"]
+    smaller = (await api.patch(f"/v1/orders/{order}", {"quantity": "0.05"}, key=key)).json
     assert (smaller["quantity"], smaller["price"], smaller["id"]) == ("0.05", "30000", order)
-    dearer = (await desk.patch(f"/v1/orders/{order}", {"price": "30001"}, key=key)).json
+    dearer = (await api.patch(f"/v1/orders/{order}", {"price": "30001"}, key=key)).json
     assert dearer["price"] == "30001"
-    assert await desk.balances("alice") == {"USD": ("6000", "1500.05")}
-    answer = await desk.patch(f"/v1/orders/{order}", {"quantity": "1"}, key=key)
+    assert await api.balances("alice") == {"USD": ("6000", "1500.05")}
+    answer = await api.patch(f"/v1/orders/{order}", {"quantity": "1"}, key=key)
     assert_problem(answer, 422, "insufficient_balance")
-    answer = await desk.patch(f"/v1/orders/{order}", {}, key=key)
+    answer = await api.patch(f"/v1/orders/{order}", {}, key=key)
     assert_problem(answer, 400, "invalid_body", "nothing is to be changed")
-    await desk.delete(f"/v1/orders/{order}", key=key)
-    answer = await desk.patch(f"/v1/orders/{order}", {"price": "1"}, key=key)
+    await api.delete(f"/v1/orders/{order}", key=key)
+    answer = await api.patch(f"/v1/orders/{order}", {"price": "1"}, key=key)
     assert_problem(answer, 409, "order_done", "cancelled")
 
 
-async def test_orders_are_cancelled_by_market_group_client_id_and_all(desk: Desk) -> None:
-    key = await desk.account("alice", USD="100000")
+async def test_orders_are_cancelled_by_market_group_client_id_and_all(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="100000")
 
     async def place(**more: Any) -> None:
-        assert (await desk.post("/v1/orders", BUY | more, key=key)).status == 201
+        assert (await api.post("/v1/orders", BUY | more, key=key)).status == 201
 
     async def cancelled(query: str) -> list[int]:
-        answer = await desk.delete(f"/v1/orders?{query}", key=key)
+        answer = await api.delete(f"/v1/orders?{query}", key=key)
         assert answer.status == 200
         return [order["number"] for order in answer.json]
 
@@ -460,43 +460,43 @@ async def test_orders_are_cancelled_by_market_group_client_id_and_all(desk: Desk
     await place(client_id="mine")
     await place(group=7)
     await place()
-    assert_problem(await desk.delete("/v1/orders", key=key), 400, "invalid_parameter", "all=true")
+    assert_problem(await api.delete("/v1/orders", key=key), 400, "invalid_parameter", "all=true")
     assert_problem(
-        await desk.delete("/v1/orders?group=x", key=key), 400, "invalid_parameter", "group"
+        await api.delete("/v1/orders?group=x", key=key), 400, "invalid_parameter", "group"
     )
     assert await cancelled("market=ETH-USD") == [2]
     assert await cancelled("market=ETH-USD&group=7") == []
     assert await cancelled("group=7") == [1, 4]
     assert await cancelled("client_id=mine") == [3]
     assert await cancelled("all=true") == [5]
-    assert await desk.balances("alice") == {"USD": ("100000", "0")}
+    assert await api.balances("alice") == {"USD": ("100000", "0")}
 
 
-async def test_a_client_id_is_the_accounts_own(desk: Desk) -> None:
-    alice, bob = await desk.account("alice", USD="6000"), await desk.account("bob", USD="6000")
-    first = (await desk.post("/v1/orders", BUY | {"client_id": "a/1"}, key=alice)).json
-    again = (await desk.post("/v1/orders", BUY | {"client_id": "a/1"}, key=alice)).json
-    other = (await desk.post("/v1/orders", BUY | {"client_id": "a/1"}, key=bob)).json
+async def test_a_client_id_is_the_accounts_own(api: CheckedApi) -> None:
+    alice, bob = await api.account("alice", USD="6000"), await api.account("bob", USD="6000")
+    first = (await api.post("/v1/orders", BUY | {"client_id": "a/1"}, key=alice)).json
+    again = (await api.post("/v1/orders", BUY | {"client_id": "a/1"}, key=alice)).json
+    other = (await api.post("/v1/orders", BUY | {"client_id": "a/1"}, key=bob)).json
     assert first == again
     assert other["id"] != first["id"]
-    found = await desk.get("/v1/orders/by-client-id/a%2F1", key=bob)
+    found = await api.get("/v1/orders/by-client-id/a%2F1", key=bob)
     assert found.json["id"] == other["id"]
-    assert_problem(await desk.get("/v1/orders/by-client-id/b", key=bob), 404, "unknown_order")
-    answer = await desk.post("/v1/orders", SELL | {"client_id": "a/1"}, key=alice)
+    assert_problem(await api.get("/v1/orders/by-client-id/b", key=bob), 404, "unknown_order")
+    answer = await api.post("/v1/orders", SELL | {"client_id": "a/1"}, key=alice)
     assert_problem(answer, 409, "client_id_reused")
 
 
-async def test_histories_are_cut_by_time_limit_and_direction(desk: Desk) -> None:
-    key = await desk.account("alice", USD="100000")
+async def test_histories_are_cut_by_time_limit_and_direction(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="100000")
     for _ in range(3):
-        order = (await desk.post("/v1/orders", BUY, key=key)).json
-        desk.house.tick(HOUR)
-        await desk.delete(f"/v1/orders/{order['id']}", key=key)
-    orders = (await desk.get("/v1/orders?open=false", key=key)).json
+        order = (await api.post("/v1/orders", BUY, key=key)).json
+        api.node.tick(HOUR)
+        await api.delete(f"/v1/orders/{order['id']}", key=key)
+    orders = (await api.get("/v1/orders?open=false", key=key)).json
     assert [order["number"] for order in orders] == [3, 2, 1]
 
     async def numbers(query: str) -> list[int]:
-        answer = await desk.get(f"/v1/orders?open=false&{query}", key=key)
+        answer = await api.get(f"/v1/orders?open=false&{query}", key=key)
         return [order["number"] for order in answer.json]
 
     middle = orders[1]["updated"]
@@ -507,70 +507,70 @@ async def test_histories_are_cut_by_time_limit_and_direction(desk: Desk) -> None
     assert await numbers("market=ETH-USD") == []
 
 
-async def test_the_dead_mans_switch_cancels_unless_it_is_reset(desk: Desk) -> None:
-    alice, bob = await desk.account("alice", USD="6000"), await desk.account("bob", USD="6000")
+async def test_the_dead_mans_switch_cancels_unless_it_is_reset(api: CheckedApi) -> None:
+    alice, bob = await api.account("alice", USD="6000"), await api.account("bob", USD="6000")
     for key in (alice, bob):
-        await desk.post("/v1/orders", BUY, key=key)
-    set_ = await desk.post("/v1/orders/cancel-after", {"timeout_ms": 5000}, key=alice)
+        await api.post("/v1/orders", BUY, key=key)
+    set_ = await api.post("/v1/orders/cancel-after", {"timeout_ms": 5000}, key=alice)
     assert set_.json["at"] is not None
-    desk.house.tick(4.0)
-    await desk.post("/v1/orders/cancel-after", {"timeout_ms": 5000}, key=alice)
-    desk.house.tick(4.0)
-    assert len((await desk.get("/v1/orders", key=alice)).json) == 1
-    desk.house.tick(2.0)
-    (order,) = (await desk.get("/v1/orders?open=false", key=alice)).json
+    api.node.tick(4.0)
+    await api.post("/v1/orders/cancel-after", {"timeout_ms": 5000}, key=alice)
+    api.node.tick(4.0)
+    assert len((await api.get("/v1/orders", key=alice)).json) == 1
+    api.node.tick(2.0)
+    (order,) = (await api.get("/v1/orders?open=false", key=alice)).json
     assert (order["status"], order["reason"]) == ("cancelled", "dead_man")
-    assert len((await desk.get("/v1/orders", key=bob)).json) == 1
-    await desk.post("/v1/orders/cancel-after", {"timeout_ms": 5000}, key=bob)
-    off = await desk.post("/v1/orders/cancel-after", {"timeout_ms": 0}, key=bob)
+    assert len((await api.get("/v1/orders", key=bob)).json) == 1
+    await api.post("/v1/orders/cancel-after", {"timeout_ms": 5000}, key=bob)
+    off = await api.post("/v1/orders/cancel-after", {"timeout_ms": 0}, key=bob)
     assert off.json == {"at": None}
-    desk.house.tick(HOUR)
-    assert len((await desk.get("/v1/orders", key=bob)).json) == 1
-    answer = await desk.post("/v1/orders/cancel-after", {"timeout_ms": 5}, key=bob)
+    api.node.tick(HOUR)
+    assert len((await api.get("/v1/orders", key=bob)).json) == 1
+    answer = await api.post("/v1/orders/cancel-after", {"timeout_ms": 5}, key=bob)
     assert_problem(answer, 400, "bad_timeout", "1000")
 
 
-async def test_a_halted_market_takes_no_orders_and_lets_cancel(desk: Desk) -> None:
-    order = (await desk.post("/v1/orders", BUY)).json["id"]
-    halted = await desk.post("/v1/markets/btcusd/halt", {"reason": "prices in doubt"})
+async def test_a_halted_market_takes_no_orders_and_lets_cancel(api: CheckedApi) -> None:
+    order = (await api.post("/v1/orders", BUY)).json["id"]
+    halted = await api.post("/v1/markets/btcusd/halt", {"reason": "prices in doubt"})
     assert halted.json == {"market": "BTC-USD", "halted": True, "reason": "prices in doubt"}
-    assert_problem(await desk.post("/v1/orders", BUY), 409, "halted", "prices in doubt")
-    assert (await desk.post("/v1/orders", BUY | {"market": "ETH-USD"})).status == 201
-    assert (await desk.delete(f"/v1/orders/{order}")).status == 200
-    assert not (await desk.post("/v1/markets/BTC-USD/resume")).json["halted"]
-    assert_problem(await desk.post("/v1/markets/BTC-USD/resume"), 409, "not_halted")
-    assert (await desk.post("/v1/orders", BUY)).status == 201
-    answer = await desk.post("/v1/markets/BTC-USD/halt", {"reason": ""})
+    assert_problem(await api.post("/v1/orders", BUY), 409, "halted", "prices in doubt")
+    assert (await api.post("/v1/orders", BUY | {"market": "ETH-USD"})).status == 201
+    assert (await api.delete(f"/v1/orders/{order}")).status == 200
+    assert not (await api.post("/v1/markets/BTC-USD/resume")).json["halted"]
+    assert_problem(await api.post("/v1/markets/BTC-USD/resume"), 409, "not_halted")
+    assert (await api.post("/v1/orders", BUY)).status == 201
+    answer = await api.post("/v1/markets/BTC-USD/halt", {"reason": ""})
     assert_problem(answer, 400, "bad_reason")
 
 
-async def test_a_node_that_was_never_met_can_have_a_limit_by_its_whole_id(desk: Desk) -> None:
+async def test_a_node_that_was_never_met_can_have_a_limit_by_its_whole_id(api: CheckedApi) -> None:
     stranger = Identity.from_seed(bytes(32)).node_id
     body = {"asset": "USD", "limit": "5"}
-    for nobody in (stranger[:-1], desk.house.node_id):
-        answer = await desk.post("/v1/credit", body | {"peer": nobody})
+    for nobody in (stranger[:-1], api.node.node_id):
+        answer = await api.post("/v1/credit", body | {"peer": nobody})
         assert_problem(answer, 404, "unknown_node")
     paid = {"peer": stranger, "asset": "USD", "amount": "1", "direction": "paid"}
-    assert_problem(await desk.post("/v1/settlements", paid), 404, "unknown_node")
-    answer = await desk.post("/v1/credit", body | {"peer": stranger.upper()})
+    assert_problem(await api.post("/v1/settlements", paid), 404, "unknown_node")
+    answer = await api.post("/v1/credit", body | {"peer": stranger.upper()})
     assert answer.json == {"peer": stranger, "asset": "USD", "limit": "5"}
-    answer = await desk.post("/v1/credit", body | {"peer": stranger[:8], "limit": None})
+    answer = await api.post("/v1/credit", body | {"peer": stranger[:8], "limit": None})
     assert answer.json == {"peer": stranger, "asset": "USD", "limit": None}
 
 
-async def test_credit_is_set_shown_and_taken_back(desk: Desk) -> None:
-    set_ = await desk.post("/v1/credit", {"asset": "usd", "limit": "10000.5"})
+async def test_credit_is_set_shown_and_taken_back(api: CheckedApi) -> None:
+    set_ = await api.post("/v1/credit", {"asset": "usd", "limit": "10000.5"})
     assert set_.json == {"peer": None, "asset": "USD", "limit": "10000.5"}
-    assert (await desk.post("/v1/credit", {"asset": "BTC", "limit": "0"})).json["limit"] == "0"
-    assert len((await desk.get("/v1/credit")).json) == 2
-    assert (await desk.post("/v1/credit", {"asset": "USD"})).json["limit"] is None
-    answer = await desk.post("/v1/credit", {"asset": "USD", "peer": "nobody"})
+    assert (await api.post("/v1/credit", {"asset": "BTC", "limit": "0"})).json["limit"] == "0"
+    assert len((await api.get("/v1/credit")).json) == 2
+    assert (await api.post("/v1/credit", {"asset": "USD"})).json["limit"] is None
+    answer = await api.post("/v1/credit", {"asset": "USD", "peer": "nobody"})
     assert_problem(answer, 404, "unknown_node")
     body = {"peer": "nobody", "asset": "USD", "amount": "1", "direction": "paid"}
-    assert_problem(await desk.post("/v1/settlements", body), 404, "unknown_node")
-    assert (await desk.get("/v1/positions")).json == []
-    assert (await desk.get("/v1/obligations")).json == []
-    answer = await desk.get("/v1/postings?holder=everybody")
+    assert_problem(await api.post("/v1/settlements", body), 404, "unknown_node")
+    assert (await api.get("/v1/positions")).json == []
+    assert (await api.get("/v1/obligations")).json == []
+    answer = await api.get("/v1/postings?holder=everybody")
     assert_problem(answer, 400, "bad_holder", "account:NAME")
 
 
@@ -579,31 +579,31 @@ async def test_credit_is_set_shown_and_taken_back(desk: Desk) -> None:
 
 async def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    async with running_desk(path) as desk:
-        key = await desk.account("alice", USD="6000")
-        order = (await desk.post("/v1/orders", BUY | {"client_id": "a"}, key=key)).json
-        await desk.post("/v1/orders/cancel-after", {"timeout_ms": 10_000}, key=key)
-        await desk.account("bob")
-        await desk.patch("/v1/accounts/bob", {"frozen": True})
-        await desk.post("/v1/markets/ETH-USD/halt", {"reason": "in doubt"})
-    async with running_desk(path, now=2.0) as desk:
-        desk.house.tick()
-        assert (await desk.get("/v1/accounts/bob")).json["frozen"]
-        halt = next(h for h in (await desk.get("/v1/halts")).json if h["halted"])
+    async with running_api(path) as api:
+        key = await api.account("alice", USD="6000")
+        order = (await api.post("/v1/orders", BUY | {"client_id": "a"}, key=key)).json
+        await api.post("/v1/orders/cancel-after", {"timeout_ms": 10_000}, key=key)
+        await api.account("bob")
+        await api.patch("/v1/accounts/bob", {"frozen": True})
+        await api.post("/v1/markets/ETH-USD/halt", {"reason": "in doubt"})
+    async with running_api(path, now=2.0) as api:
+        api.node.tick()
+        assert (await api.get("/v1/accounts/bob")).json["frozen"]
+        halt = next(h for h in (await api.get("/v1/halts")).json if h["halted"])
         assert halt == {"market": "ETH-USD", "halted": True, "reason": "in doubt"}
-        assert (await desk.get("/v1/orders", key=key)).json == [order]
-        assert await desk.balances("alice") == {"USD": ("6000", "3000")}
-        desk.house.tick(10.0)
-        found = await desk.get("/v1/orders/by-client-id/a", key=key)
+        assert (await api.get("/v1/orders", key=key)).json == [order]
+        assert await api.balances("alice") == {"USD": ("6000", "3000")}
+        api.node.tick(10.0)
+        found = await api.get("/v1/orders/by-client-id/a", key=key)
         assert found.json["reason"] == "dead_man"
-        assert await desk.balances("alice") == {"USD": ("6000", "0")}
+        assert await api.balances("alice") == {"USD": ("6000", "0")}
 
 
 async def test_an_order_waits_for_other_nodes_where_that_is_asked_for(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    api: CheckedApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    trading = desk.house.trading
+    trading = api.node.trading
     trading.take_answer_wait = 0.25
     place, amend = trading.place, trading.amend
 
@@ -618,35 +618,35 @@ async def test_an_order_waits_for_other_nodes_where_that_is_asked_for(
     monkeypatch.setattr(trading, "place", placing)
     monkeypatch.setattr(trading, "amend", amending)
     request, price = OrderRequest(**BUY), AmendRequest(price="29999")
-    async with client_of(desk) as client:
+    async with client_of(api) as client:
         for waiting in (False, True):
             order = await client.submit(request, wait_for_takes=waiting)
             await client.amend(order.id, price, wait_for_takes=waiting)
     assert waits == [0.0, 0.0, 0.25, 0.25]
-    refused = await desk.post("/v1/orders?wait_for_takes=1", BUY)
+    refused = await api.post("/v1/orders?wait_for_takes=1", BUY)
     assert_problem(refused, 400, "invalid_parameter", "wait_for_takes must be true or false")
 
 
-async def test_requests_are_taken_and_refused_as_their_schemas_say(desk: Desk) -> None:
-    assert (await desk.post("/v1/orders", BUY | {"group": 7.0})).json[
+async def test_requests_are_taken_and_refused_as_their_schemas_say(api: CheckedApi) -> None:
+    assert (await api.post("/v1/orders", BUY | {"group": 7.0})).json[
         "group"
     ] == 7  # to JSON it is 7
-    assert_problem(await desk.post("/v1/orders", BUY | {"group": 7.5}), 400, "invalid_body", "int")
-    numbers = await desk.post("/v1/orders", BUY | {"group": 7.0, "quantity": 1.0})
+    assert_problem(await api.post("/v1/orders", BUY | {"group": 7.5}), 400, "invalid_body", "int")
+    numbers = await api.post("/v1/orders", BUY | {"group": 7.0, "quantity": 1.0})
     assert_problem(numbers, 400, "number_not_string", "quantity")
-    answer = await desk.patch("/v1/orders/1", {"price": None})
+    answer = await api.patch("/v1/orders/1", {"price": None})
     assert_problem(answer, 400, "invalid_body", "price")
-    assert_problem(await desk.patch("/v1/orders/1", {}), 400, "invalid_body")
+    assert_problem(await api.patch("/v1/orders/1", {}), 400, "invalid_body")
     for path in ("?all=false", "?all=no&market=BTC-USD", ""):
-        assert (await desk.delete(f"/v1/orders{path}")).status == 400
-    answer = await desk.delete("/v1/orders?client_id=%C3%97")
+        assert (await api.delete(f"/v1/orders{path}")).status == 400
+    answer = await api.delete("/v1/orders?client_id=%C3%97")
     assert_problem(answer, 400, "bad_client_id", "ASCII")
-    assert (await desk.patch("/v1/orders/cancel-after", {"timeout_ms": 0})).status == 405
-    assert (await desk.post("/v1/orders/cancel-after", {"timeout_ms": 0})).status == 200
+    assert (await api.patch("/v1/orders/cancel-after", {"timeout_ms": 0})).status == 405
+    assert (await api.post("/v1/orders/cancel-after", {"timeout_ms": 0})).status == 200
 
 
-async def test_the_client_has_a_method_for_everything(desk: Desk) -> None:
-    async with client_of(desk) as operator:
+async def test_the_client_has_a_method_for_everything(api: CheckedApi) -> None:
+    async with client_of(api) as operator:
         await operator.create_account(AccountRequest(name="alice"))
         await operator.deposit("alice", "USD", "6000", note="wire")
         await operator.withdraw("alice", "USD", "1000")
@@ -662,7 +662,7 @@ async def test_the_client_has_a_method_for_everything(desk: Desk) -> None:
         assert await operator.positions() == []
         assert await operator.obligations() == []
         assert len(await operator.postings("account:alice")) == 2
-        async with client_of(desk, f"{made.key}:{made.secret}") as client:
+        async with client_of(api, f"{made.key}:{made.secret}") as client:
             request = OrderRequest(
                 market="BTC-USD", side="buy", quantity="0.1", price="30000", client_id="mine"
             )

@@ -16,7 +16,7 @@ from typing import Any, Final, cast, get_args
 import aiohttp
 import pytest
 from bitfinex_kit import Credentials
-from trading_kit import TOKEN, Desk, running_desk
+from trading_kit import TOKEN, CheckedApi, running_api
 
 from exchange.model.records import Permission
 from node.api.access import AccessRules
@@ -52,8 +52,8 @@ LIMIT: Final = {"type": "EXCHANGE LIMIT", "symbol": "tBTCUSD", "amount": "0.1", 
 class Gates:
     """A server, and the keys of all callers."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, api: CheckedApi) -> None:
+        self.api = api
         self.keys = {"operator": f"operator:{TOKEN}"}
         self.nonce = 10**15
 
@@ -90,8 +90,8 @@ class Gates:
     async def native(
         self, method: str, path: str, caller: str, body: Any = None
     ) -> tuple[int, dict[str, Any]]:
-        async with self.desk.session.request(
-            method, self.desk.url + path, json=body, headers=self.headers(caller)
+        async with self.api.session.request(
+            method, self.api.url + path, json=body, headers=self.headers(caller)
         ) as response:
             text = await response.text()
             kind = response.content_type
@@ -106,8 +106,8 @@ class Gates:
         """The answer of a signed path of the Bitfinex dialect."""
         data = json.dumps(body or {}).encode()
         headers = self.credentials(caller).headers(path, data)
-        async with self.desk.session.post(
-            self.desk.url + path, data=data, headers=headers
+        async with self.api.session.post(
+            self.api.url + path, data=data, headers=headers
         ) as response:
             return await response.json()
 
@@ -115,8 +115,8 @@ class Gates:
 @pytest.fixture
 async def gates(tmp_path: Path) -> AsyncIterator[Gates]:
     rules = AccessRules(keys_required=True, operator_token=TOKEN)
-    async with running_desk(tmp_path / "journal", rules=rules) as desk:
-        made = Gates(desk)
+    async with running_api(tmp_path / "journal", rules=rules) as api:
+        made = Gates(api)
         await made.prepare()
         yield made
 
@@ -157,8 +157,8 @@ async def test_the_part_of_a_book_that_is_ones_own_is_for_readers(gates: Gates) 
 @pytest.mark.parametrize("channel", sorted(PRIVATE))
 async def test_the_accounts_channels_are_for_readers(gates: Gates, channel: str) -> None:
     for caller, allowed in CALLERS.items():
-        async with gates.desk.session.ws_connect(
-            gates.desk.url + "/v1/stream", headers=gates.headers(caller)
+        async with gates.api.session.ws_connect(
+            gates.api.url + "/v1/stream", headers=gates.headers(caller)
         ) as socket:
             await socket.send_json({"op": "subscribe", "channel": channel})
             told = await socket.receive_json(timeout=5)
@@ -185,8 +185,8 @@ async def test_the_nodes_channels_are_for_whoever_may_see_the_node(
 
 async def test_public_channels_are_for_everybody(gates: Gates) -> None:
     for caller in CALLERS:
-        async with gates.desk.session.ws_connect(
-            gates.desk.url + "/v1/stream", headers=gates.headers(caller)
+        async with gates.api.session.ws_connect(
+            gates.api.url + "/v1/stream", headers=gates.headers(caller)
         ) as socket:
             for channel in ("book", "trades", "ticker", "candles"):
                 asked = {"op": "subscribe", "channel": channel, "market": "BTC-USD", "id": channel}
@@ -198,7 +198,7 @@ async def test_public_channels_are_for_everybody(gates: Gates) -> None:
 
 
 async def test_a_connection_keeps_to_the_key_that_it_is_authenticated_with(gates: Gates) -> None:
-    async with gates.desk.session.ws_connect(gates.desk.url + "/v1/stream") as socket:
+    async with gates.api.session.ws_connect(gates.api.url + "/v1/stream") as socket:
         for caller, allowed in (("trader", False), ("reader", True)):
             key, _, secret = gates.keys[caller].partition(":")
             await socket.send_json({"op": "auth", "key": key, "secret": secret})
@@ -236,7 +236,7 @@ KEYS: Final[dict[str, set[str]]] = {
 
 def signed_templates(gates: Gates) -> set[str]:
     """The signed paths that the server has."""
-    router = make_app(cast(NodeService, gates.desk.house)).router
+    router = make_app(cast(NodeService, gates.api.node)).router
     found = {route.resource.canonical for route in router.routes() if route.resource}
     return {path for path in found if path.startswith("/v2/auth/") and "{path}" not in path}
 
@@ -255,7 +255,7 @@ async def test_every_signed_path_lets_in_who_may(gates: Gates, path: str) -> Non
         assert denied == (SIGNED[path] not in allowed), (caller, told)
     for caller in STRANGERS:
         assert (await gates.signed(f"/v2/auth/{path}", caller))[:2] == ["error", 10100]
-    async with gates.desk.session.post(f"{gates.desk.url}/v2/auth/{path}", json={}) as response:
+    async with gates.api.session.post(f"{gates.api.url}/v2/auth/{path}", json={}) as response:
         assert (await response.json())[:2] == ["error", 10100]
 
 
@@ -289,8 +289,8 @@ class Line:
 
 
 async def connect(gates: Gates, caller: str, **more: Any) -> tuple[Line, dict[str, Any]]:
-    url = gates.desk.url.replace("http", "ws") + "/ws/2"
-    line = Line(await gates.desk.session.ws_connect(url))
+    url = gates.api.url.replace("http", "ws") + "/ws/2"
+    line = Line(await gates.api.session.ws_connect(url))
     assert (await line.hear())["event"] == "info"
     await line.socket.send_json(gates.credentials(caller).event(**more))
     told: dict[str, Any] = await line.hear()

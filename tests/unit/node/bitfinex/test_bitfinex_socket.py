@@ -19,7 +19,7 @@ from market_kit import NOW
 from exchange.market.candles import MINUTE
 from node.api import ApiServer
 from node.bitfinex import bitfinex_socket, dialect, public_channels
-from node.bitfinex.bitfinex_socket import Connection
+from node.bitfinex.bitfinex_socket import BitfinexConnection
 from node.bitfinex.limits import CHANNELS
 
 BTC = "BTC-USD"
@@ -374,13 +374,13 @@ async def test_a_reader_that_does_not_read_is_cut_and_costs_no_memory(
     monkeypatch.setattr(bitfinex_socket, "SEND_TIMEOUT", 0.2)
     monkeypatch.setattr(public_channels, "PACE", 0.0)
     ended = asyncio.Event()
-    close = Connection.close
+    close = BitfinexConnection.close
 
-    def closed(connection: Connection) -> None:
+    def closed(connection: BitfinexConnection) -> None:
         close(connection)
         ended.set()
 
-    monkeypatch.setattr(Connection, "close", closed)
+    monkeypatch.setattr(BitfinexConnection, "close", closed)
     host, port = api.url.removeprefix("http://").split(":")
     small = system_socket.socket()
     small.setsockopt(system_socket.SOL_SOCKET, system_socket.SO_RCVBUF, 4096)

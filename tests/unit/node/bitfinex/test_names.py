@@ -13,9 +13,10 @@ from exchange.model.instruments import Instruments
 from node.bitfinex import order_ids as ids_module
 from node.bitfinex.errors import BitfinexError
 from node.bitfinex.javascript_numbers import javascript, rounded
-from node.bitfinex.limits import RateLimit
+from node.bitfinex.limits import BURST
 from node.bitfinex.order_ids import OWN, OrderIds, own_order_id, trade_id
 from node.bitfinex.symbols import Symbols, pair_name
+from node.http.rate_limit import RateLimit
 
 # Numbers
 
@@ -134,7 +135,7 @@ def test_trade_ids_depend_on_taker_and_take_alone() -> None:
 
 
 def test_a_client_may_ask_often_but_not_endlessly() -> None:
-    rate = RateLimit(30)  # one in two seconds, five at once
+    rate = RateLimit(30, burst_s=BURST)  # one in two seconds, five at once
     assert [rate.allows("a", 0.0) for _ in range(6)] == [True] * 5 + [False]
     assert rate.allows("b", 0.0)
     assert rate.left("b", 0.0)

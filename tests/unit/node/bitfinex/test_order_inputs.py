@@ -67,7 +67,7 @@ def new(**more: Any) -> NewOrder:
             {"tif": "2026-01-02 04:00:00"},
             new(price=300_000, tif="gtd", expires=1_767_326_400_000_000),
         ),
-        # Of the past: refused by the desk, which first looks whether it has the order already.
+        # Of the past: refused by the trading service, which first looks whether it has the order already.
         ({"tif": "2026-01-01"}, new(price=300_000, tif="gtd", expires=1_767_225_600_000_000)),
         ({"tif": "2026-01-03"}, new(price=300_000, tif="gtd", expires=1_767_398_400_000_000)),
         ({"tif": NOW // 1000 + 1}, new(price=300_000, tif="gtd", expires=NOW // 1000 * 1000 + 1000)),

@@ -90,7 +90,7 @@ async def test_a_submission_with_the_same_cid_is_the_same_order(
 
 async def test_an_order_is_updated_flat(exchange: Exchange, key: Credentials) -> None:
     order_id = await submit(exchange, key)
-    exchange.desk.fill(1, "30000", "0.1")
+    exchange.trading.fill(1, "30000", "0.1")
     body = {"id": order_id, "price": "29999.5", "amount": "0.5"}
     told = await ask(exchange, key, "w/order/update", body)
     assert (told[1], told[6]) == ("ou-req", "SUCCESS")
@@ -111,16 +111,16 @@ async def test_an_order_is_cancelled_by_id_and_by_cid(exchange: Exchange, key: C
         "CANCELED",
         "SUCCESS",
     )
-    exchange.desk.orders[1].done = False  # as while another node's answer is awaited
+    exchange.trading.orders[1].done = False  # as while another node's answer is awaited
     told = await ask(exchange, key, "w/order/cancel", {"id": order_id})
     assert (told[6], told[4][0]) == ("SUCCESS", order_id)
-    exchange.desk.orders[1].done = True
+    exchange.trading.orders[1].done = True
     code, text = await refused(exchange, key, "w/order/cancel", {"id": order_id})
     assert code == 10001
     assert text.startswith("Order not found.")
     await submit(exchange, key, cid=9)
     (order,) = await ask(exchange, key, "r/orders")
-    date = exchange.desk.placed[-1].client_id
+    date = exchange.trading.placed[-1].client_id
     assert date is not None
     told = await ask(exchange, key, "w/order/cancel", {"cid": 9, "cid_date": date.split(":")[1]})
     assert told[4][:3] == order[:3]
@@ -181,7 +181,7 @@ async def test_operations_that_are_none_are_refused_together(
     exchange: Exchange, key: Credentials, ops: Any
 ) -> None:
     assert (await refused(exchange, key, "w/order/multi", {"ops": ops}))[0] == 10020
-    assert exchange.desk.placed == []
+    assert exchange.trading.placed == []
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ async def test_operations_that_are_none_are_refused_together(
 async def test_refusals_have_the_codes_and_words_that_clients_know(
     exchange: Exchange, key: Credentials, refusal: str, status: int, code: int, text: str
 ) -> None:
-    exchange.desk.refuse = CommandRejected(refusal, "sorry")
+    exchange.trading.refuse = CommandRejected(refusal, "sorry")
     said = await refused(exchange, key, "w/order/submit", LIMIT, status)
     assert said == (code, text)
 
@@ -232,9 +232,9 @@ async def test_open_orders_of_all_markets_one_market_or_by_id(
 async def test_an_open_order_shows_its_fills(exchange: Exchange, key: Credentials) -> None:
     await submit(exchange, key)
     await submit(exchange, key)
-    exchange.desk.fill(1, "30000", "0.1")
-    exchange.desk.fill(2, "30000", "0.05")
-    exchange.desk.fill(1, "30001", "0.1")
+    exchange.trading.fill(1, "30000", "0.1")
+    exchange.trading.fill(2, "30000", "0.05")
+    exchange.trading.fill(1, "30001", "0.1")
     first, second = await ask(exchange, key, "r/orders")
     assert first[13] == "PARTIALLY FILLED @ 30001(0.1), PARTIALLY FILLED @ 30000(0.1)"
     assert (first[6], first[7], first[17]) == (0.1, 0.3, 30000.5)
@@ -246,7 +246,7 @@ async def test_finished_orders_newest_first_within_bounds(
 ) -> None:
     ids = [await submit(exchange, key) for _ in range(4)]
     for number, reason in ((2, "cancelled"), (1, "expired"), (3, "post_only")):
-        exchange.desk.end(number, reason)
+        exchange.trading.end(number, reason)
     found = await ask(exchange, key, "r/orders/hist")
     assert [row[0] for row in found] == [ids[2], ids[0], ids[1]]
     assert found[0][13] == "POSTONLY CANCELED"
@@ -261,8 +261,8 @@ async def test_finished_orders_newest_first_within_bounds(
 
 async def test_own_trades_with_their_fees(exchange: Exchange, key: Credentials) -> None:
     order_id = await submit(exchange, key, cid=4)
-    first = exchange.desk.fill(1, "30000", "0.1", fee=10_000, fee_asset="BTC")
-    exchange.desk.fill(1, "30000", "0.1", role="taker", fee=20_000, fee_asset="BTC")
+    first = exchange.trading.fill(1, "30000", "0.1", fee=10_000, fee_asset="BTC")
+    exchange.trading.fill(1, "30000", "0.1", role="taker", fee=20_000, fee_asset="BTC")
     found = await ask(exchange, key, "r/trades/hist")
     assert [row[9] for row in found] == [-0.0002, -0.0001]
     assert [row[8] for row in found] == [-1, 1]
@@ -282,9 +282,9 @@ async def test_own_trades_with_their_fees(exchange: Exchange, key: Credentials) 
 
 
 async def test_wallets(exchange: Exchange, key: Credentials) -> None:
-    exchange.desk.set_balance(ALICE, "BTC", "1.5", "0.25")
-    exchange.desk.set_balance(ALICE, "USD", "1000")
-    exchange.desk.set_balance(BOB, "USD", "7")
+    exchange.trading.set_balance(ALICE, "BTC", "1.5", "0.25")
+    exchange.trading.set_balance(ALICE, "USD", "1000")
+    exchange.trading.set_balance(BOB, "USD", "7")
     answer = await exchange.post(key, "r/wallets")
     assert answer.json == [
         ["exchange", "BTC", 1.5, 0, 1.25, None, None],
@@ -296,10 +296,10 @@ async def test_wallets(exchange: Exchange, key: Credentials) -> None:
 async def test_the_ledger_with_the_words_that_clients_tell_kinds_by(
     exchange: Exchange, key: Credentials
 ) -> None:
-    exchange.desk.post(ALICE, "USD", 10**10, "deposit", "wire 7")
-    exchange.desk.post(ALICE, "USD", -(10**9), "trade", "5")
-    exchange.desk.post(ALICE, "BTC", -(10**4), "fee", "5")
-    exchange.desk.post(ALICE, "USD", -(10**8), "withdrawal", "")
+    exchange.trading.post(ALICE, "USD", 10**10, "deposit", "wire 7")
+    exchange.trading.post(ALICE, "USD", -(10**9), "trade", "5")
+    exchange.trading.post(ALICE, "BTC", -(10**4), "fee", "5")
+    exchange.trading.post(ALICE, "USD", -(10**8), "withdrawal", "")
     found = await ask(exchange, key, "r/ledgers/hist")
     assert [row[8] for row in found] == [
         "Withdrawal on wallet exchange",
@@ -320,8 +320,8 @@ async def test_the_ledger_with_the_words_that_clients_tell_kinds_by(
 
 
 async def test_how_much_an_order_could_be_for(exchange: Exchange, key: Credentials) -> None:
-    exchange.desk.set_balance(ALICE, "BTC", "1.5", "0.25")
-    exchange.desk.set_balance(ALICE, "USD", "1000", "100")
+    exchange.trading.set_balance(ALICE, "BTC", "1.5", "0.25")
+    exchange.trading.set_balance(ALICE, "USD", "1000", "100")
     path = "calc/order/avail"
     body = {"symbol": "tBTCUSD", "type": "EXCHANGE"}
     assert await ask(exchange, key, path, {**body, "dir": -1, "rate": "1"}) == [1.25]
@@ -359,14 +359,14 @@ async def test_fees_are_where_clients_look_for_them(exchange: Exchange, key: Cre
 
 async def test_accounts_do_not_see_each_other(exchange: Exchange, key: Credentials) -> None:
     order_id = await submit(exchange, key)
-    exchange.desk.fill(1, "30000", "0.1")
+    exchange.trading.fill(1, "30000", "0.1")
     other = exchange.key(BOB)
     for path in ("r/orders", "r/orders/hist", "r/trades/hist", "r/ledgers/hist", "r/wallets"):
         assert await ask(exchange, other, path) == []
     for path in ("w/order/cancel", "w/order/update"):
         assert (await refused(exchange, other, path, {"id": order_id}))[1] == "Order not found."
     assert (await ask(exchange, other, "w/order/cancel/multi", {"all": 1}))[4] == []
-    assert not exchange.desk.orders[1].done
+    assert not exchange.trading.orders[1].done
 
 
 async def test_get_finds_no_signed_path(exchange: Exchange, key: Credentials) -> None:
@@ -397,7 +397,7 @@ async def test_who_is_not_let_in_is_counted_by_address() -> None:
 async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
     exchange: Exchange, key: Credentials, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exchange.desk.balances_of = None  # type: ignore[method-assign,assignment]
+    exchange.trading.balances_of = None  # type: ignore[method-assign,assignment]
     code, text = await refused(exchange, key, "r/wallets")
     assert code == 10000
     assert text.rpartition(" ")[2] in caplog.text
@@ -408,10 +408,10 @@ async def test_orders_wait_for_other_nodes_and_several_share_the_wait(
 ) -> None:
     order_id = await submit(exchange, key)
     await ask(exchange, key, "w/order/update", {"id": order_id, "price": "29000"})
-    assert exchange.desk.waits == [0.25, 0.25]
-    exchange.desk.take_answer_wait = 0.001
+    assert exchange.trading.waits == [0.25, 0.25]
+    exchange.trading.take_answer_wait = 0.001
     await ask(exchange, key, "w/order/multi", {"ops": [["on", LIMIT]] * 50})
-    shared = exchange.desk.waits[2:]
+    shared = exchange.trading.waits[2:]
     assert shared == sorted(shared, reverse=True)
     assert max(shared) <= 0.001
 
@@ -420,7 +420,7 @@ async def test_orders_asked_for_by_id_are_found_when_they_are_finished(
     exchange: Exchange, key: Credentials
 ) -> None:
     ids = [await submit(exchange, key) for _ in range(3)]
-    exchange.desk.end(2, "cancelled")
+    exchange.trading.end(2, "cancelled")
     assert [row[0] for row in await ask(exchange, key, "r/orders")] == [ids[0], ids[2]]
     found = await ask(exchange, key, "r/orders", {"id": [*ids[:2], OWN + 99]})
     assert [(row[0], row[13]) for row in found] == [(ids[0], "ACTIVE"), (ids[1], "CANCELED")]

@@ -112,9 +112,9 @@ async def eventually(holds: Any) -> None:
 async def test_who_enters_is_told_so_and_gets_the_snapshots(
     exchange: Exchange, reader: Reader
 ) -> None:
-    exchange.desk.set_balance(ALICE, "USD", "1000", "10")
+    exchange.trading.set_balance(ALICE, "USD", "1000", "10")
     await exchange.post(exchange.key(), "w/order/submit", LIMIT)
-    exchange.desk.fill(1, "30000", "0.1")
+    exchange.trading.fill(1, "30000", "0.1")
     told = await reader.ask(exchange.key().event())
     assert (told["event"], told["status"], told["chanId"]) == ("auth", "OK", 0)
     assert told["userId"] == ALICE
@@ -193,14 +193,14 @@ async def test_an_order_that_trades_is_told_trade_by_trade(
     exchange: Exchange, trader: Reader
 ) -> None:
     await trader.carry_out("on", LIMIT)
-    exchange.desk.fill(1, "30000", "0.1", fee=10_000, fee_asset="BTC")
+    exchange.trading.fill(1, "30000", "0.1", fee=10_000, fee_asset="BTC")
     (_, te, execution), (_, tu, update), (_, ou, order) = await trader.until_quiet()
     assert (te, tu, ou) == ("te", "tu", "ou")
     assert execution[9:11] == [None, None]
     assert update[9:11] == [-0.0001, "BTC"]
     assert execution[:9] == update[:9]
     assert order[13] == "PARTIALLY FILLED @ 30000(0.1)"
-    exchange.desk.fill(1, "30001", "0.2")
+    exchange.trading.fill(1, "30001", "0.2")
     *_, (_, oc, order) = await trader.until_quiet()
     assert oc == "oc"
     assert order[13] == "EXECUTED @ 30001(0.2): was PARTIALLY FILLED @ 30000(0.1)"
@@ -211,12 +211,12 @@ async def test_an_order_over_at_once_is_new_trades_and_is_over(
     exchange: Exchange, trader: Reader
 ) -> None:
     """As one news, which is how an order that trades at once comes from the node."""
-    desk = exchange.desk
-    quiet, desk.listeners = desk.listeners, {}
+    trading = exchange.trading
+    quiet, trading.listeners = trading.listeners, {}
     await exchange.post(exchange.key(), "w/order/submit", {**LIMIT, "type": "EXCHANGE MARKET"})
-    fill = desk.fill(1, "30000", "0.3", role="taker")
-    desk.listeners = quiet
-    desk._tell(ALICE, (desk.orders[1],), (fill,))
+    fill = trading.fill(1, "30000", "0.3", role="taker")
+    trading.listeners = quiet
+    trading._tell(ALICE, (trading.orders[1],), (fill,))
     heard = await trader.until_quiet()
     assert [m[1] for m in heard] == ["on", "te", "tu", "oc"]
     assert (heard[0][2][6], heard[0][2][13]) == (0.3, "ACTIVE")
@@ -231,8 +231,8 @@ async def test_what_happens_elsewhere_is_told_to_all_connections_of_the_account(
         await second.enter(exchange.key())
         await stranger.enter(exchange.key(BOB))
         await exchange.post(exchange.key(), "w/order/submit", LIMIT)
-        exchange.desk.end(1, "expired")
-        exchange.desk.set_balance(ALICE, "USD", "7")
+        exchange.trading.end(1, "expired")
+        exchange.trading.set_balance(ALICE, "USD", "7")
         heard = await trader.until_quiet()
         assert [m[1] for m in heard] == ["on", "oc", "wu", "bu"]
         assert heard[1][2][13] == "CANCELED"
@@ -246,9 +246,9 @@ async def test_the_value_of_all_wallets_is_at_the_last_prices(
     exchange: Exchange, trader: Reader
 ) -> None:
     exchange.markets.trade("BTC-USD", 1, "30000", "0.5")
-    exchange.desk.set_balance(ALICE, "BTC", "1.5")
-    exchange.desk.set_balance(ALICE, "ETH", "9")  # nobody has traded it
-    exchange.desk.set_balance(ALICE, "USD", "10.5")
+    exchange.trading.set_balance(ALICE, "BTC", "1.5")
+    exchange.trading.set_balance(ALICE, "ETH", "9")  # nobody has traded it
+    exchange.trading.set_balance(ALICE, "USD", "10.5")
     heard = await trader.until_quiet()
     assert [m[1] for m in heard] == ["wu", "wu", "wu", "bu"]  # once for what comes together
     assert heard[-1][2] == [45010.5, 45010.5]
@@ -305,7 +305,7 @@ async def test_an_input_that_is_refused_is_notified_with_an_order_of_nothing(
 async def test_too_many_orders_are_refused_in_the_form_of_this_dialect(
     exchange: Exchange, trader: Reader
 ) -> None:
-    exchange.desk.refuse = CommandRejected("rate_limited", "too many")
+    exchange.trading.refuse = CommandRejected("rate_limited", "too many")
     _, told = await trader.carry_out("on", LIMIT)
     assert told[5:] == [11010, "ERROR", "ratelimit: error"]
 
@@ -321,7 +321,7 @@ async def test_a_reading_key_hears_everything_and_does_nothing(
 
 
 async def test_calculations_are_told_again(exchange: Exchange, trader: Reader) -> None:
-    exchange.desk.set_balance(ALICE, "USD", "10")
+    exchange.trading.set_balance(ALICE, "USD", "10")
     await trader.until_quiet()
     names = [["wallet_exchange_USD"], ["balance"], ["position_tBTCUSD"], [7], "x", []]
     await trader.say([0, "calc", None, names])
@@ -358,7 +358,7 @@ async def test_inputs_begin_in_their_order(exchange: Exchange, trader: Reader) -
 async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
     exchange: Exchange, trader: Reader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exchange.desk.place = None  # type: ignore[method-assign,assignment]
+    exchange.trading.place = None  # type: ignore[method-assign,assignment]
     _, told = await trader.carry_out("on", LIMIT)
     assert (told[5], told[6]) == (10000, "ERROR")
     assert told[7].rpartition(" ")[2] in caplog.text
@@ -381,7 +381,7 @@ async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
 async def test_a_filter_leaves_out_what_it_does_not_name(
     exchange: Exchange, reader: Reader, words: list[str], snapshots: set[str], kinds: list[str]
 ) -> None:
-    exchange.desk.set_balance(ALICE, "BTC", "1")
+    exchange.trading.set_balance(ALICE, "BTC", "1")
     await exchange.post(
         exchange.key(), "w/order/submit", {**LIMIT, "symbol": "tETHUSD", "price": "3000"}
     )
@@ -391,7 +391,7 @@ async def test_a_filter_leaves_out_what_it_does_not_name(
     await exchange.post(
         exchange.key(), "w/order/submit", {**LIMIT, "symbol": "tETHUSD", "price": "3000"}
     )
-    exchange.desk.tell_balances(ALICE, BTC="1", USD="2")
+    exchange.trading.tell_balances(ALICE, BTC="1", USD="2")
     assert sorted(m[1] for m in await reader.until_quiet()) == sorted(kinds)
 
 
@@ -417,7 +417,7 @@ async def test_two_sequences_count_all_messages_and_those_of_the_account(
     heard = await reader.until_quiet()
     assert [(m[1], *m[3:]) for m in heard] == [("on", 6, 5), ("n", 5)]
     await reader.ask({"event": "conf", "flags": SEQUENCE | TIMESTAMPS})
-    exchange.desk.end(1, "expired")
+    exchange.trading.end(1, "expired")
     ((_, kind, _, public, private, at),) = await reader.until_quiet()
     assert (kind, public, private) == ("oc", 7, 6)
     assert at > 10**12
@@ -467,11 +467,11 @@ async def test_the_dead_mans_switch_cancels_when_the_connection_ends(
         assert connection.transport is not None
         connection.transport.abort()  # as when its machine dies
     if dms:
-        await eventually(lambda: exchange.desk.orders[2].done)
+        await eventually(lambda: exchange.trading.orders[2].done)
     else:
-        await eventually(lambda: not exchange.desk.listeners[ALICE])
+        await eventually(lambda: not exchange.trading.listeners[ALICE])
     died = "dead_man" if dms else ""
-    assert [order.reason for order in exchange.desk.orders.values()] == [died, died, ""]
+    assert [order.reason for order in exchange.trading.orders.values()] == [died, died, ""]
 
 
 async def test_the_dead_man_needs_a_key_that_may_trade(exchange: Exchange, reader: Reader) -> None:
@@ -484,26 +484,26 @@ async def test_a_dead_man_whose_orders_cannot_be_cancelled_is_logged(
 ) -> None:
     async with connected(exchange) as reader:
         await reader.enter(exchange.key(), dms=4)
-        exchange.desk.refuse = CommandRejected("stale_data", "the disk is old")
+        exchange.trading.refuse = CommandRejected("stale_data", "the disk is old")
     await eventually(lambda: "the disk is old" in caplog.text)
 
 
 async def test_what_was_begun_goes_on_when_its_connection_ends(exchange: Exchange) -> None:
     wait = asyncio.Event()
-    place = exchange.desk.place
+    place = exchange.trading.place
 
     async def slowly(order: Any, **_more: Any) -> Any:
         await wait.wait()
         return await place(order)
 
-    exchange.desk.place = slowly  # type: ignore[method-assign]
+    exchange.trading.place = slowly  # type: ignore[method-assign]
     async with connected(exchange) as reader:
         await reader.enter(exchange.key(), dms=4)
         await reader.say([0, "on", None, LIMIT])
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.05)
     wait.set()
-    await eventually(lambda: exchange.desk.orders and exchange.desk.orders[1].done)
+    await eventually(lambda: exchange.trading.orders and exchange.trading.orders[1].done)
 
 
 async def test_nobody_listens_for_an_account_without_connections(exchange: Exchange) -> None:
@@ -511,11 +511,11 @@ async def test_nobody_listens_for_an_account_without_connections(exchange: Excha
         await one.enter(exchange.key())
         async with connected(exchange) as two:
             await two.enter(exchange.key())
-            assert len(exchange.desk.listeners[ALICE]) == 1
+            assert len(exchange.trading.listeners[ALICE]) == 1
         await asyncio.sleep(0.05)
         await exchange.post(exchange.key(), "w/order/submit", LIMIT)
         assert [m[1] for m in await one.until_quiet()] == ["on"]
-    await eventually(lambda: not exchange.desk.listeners[ALICE])
+    await eventually(lambda: not exchange.trading.listeners[ALICE])
 
 
 async def test_a_reader_that_leaves_its_account_lying_is_cut_and_costs_no_memory(
@@ -525,7 +525,7 @@ async def test_a_reader_that_leaves_its_account_lying_is_cut_and_costs_no_memory
     async with connected(exchange) as reader:
         await reader.enter(exchange.key())
         for cents in range(6):
-            exchange.desk.set_balance(ALICE, "USD", f"{cents}")  # wu and bu
+            exchange.trading.set_balance(ALICE, "USD", f"{cents}")  # wu and bu
         async with asyncio.timeout(5):
             message = await reader.ws.receive()
         assert message.type in (
@@ -533,7 +533,7 @@ async def test_a_reader_that_leaves_its_account_lying_is_cut_and_costs_no_memory
             aiohttp.WSMsgType.ERROR,
             aiohttp.WSMsgType.CLOSE,
         )
-    await eventually(lambda: not exchange.desk.listeners[ALICE])
+    await eventually(lambda: not exchange.trading.listeners[ALICE])
 
 
 async def test_so_many_inputs_at_once_and_then_reading_waits(
@@ -547,7 +547,7 @@ async def test_so_many_inputs_at_once_and_then_reading_waits(
         await wait.wait()
         raise CommandRejected("halted", "later")
 
-    exchange.desk.place = slowly  # type: ignore[method-assign]
+    exchange.trading.place = slowly  # type: ignore[method-assign]
     for number in range(limits.INPUTS_WAITING + 20):
         await trader.say([0, "on", None, {**LIMIT, "cid": number}])
     await eventually(lambda: len(begun) == limits.INPUTS_WAITING)

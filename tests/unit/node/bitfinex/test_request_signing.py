@@ -11,7 +11,7 @@ from market_kit import NOW
 from exchange.ledger.accounts import Accounts
 from exchange.model.records import Permission
 from node.bitfinex.errors import BitfinexError
-from node.bitfinex.request_signing import Gate, Session
+from node.bitfinex.request_signing import KeyAuthenticator, KeySession
 
 PATH = "/v2/auth/r/wallets"
 READ: frozenset[Permission] = frozenset({"read"})
@@ -96,7 +96,7 @@ async def test_a_request_that_is_sent_twice_does_nothing_twice(exchange: Exchang
     headers = key.headers(path, body)
     assert (await exchange.send(path, body, headers)).status == 200
     assert await refused(exchange, headers, body, path) == (10114, "nonce: small")
-    assert len(exchange.desk.placed) == 1
+    assert len(exchange.trading.placed) == 1
 
 
 async def test_a_revoked_key_lets_nobody_in(exchange: Exchange) -> None:
@@ -135,13 +135,13 @@ async def test_a_body_that_is_too_long_is_refused(exchange: Exchange) -> None:
     assert answer.json[1:] == [10020, "body: invalid: it is too long"]
 
 
-def gate(*, plain_keys: bool = False) -> tuple[Gate, Credentials]:
+def gate(*, plain_keys: bool = False) -> tuple[KeyAuthenticator, Credentials]:
     accounts = Accounts()
     accounts.create(NOW, "alice")
     accounts.create(NOW, "bob")
     key = Credentials("the-key-of-bob-01", "the-secret-of-bob")
     accounts.create_key(NOW, BOB, frozenset[Permission](("read",)), "", key.key, key.secret)
-    return Gate(accounts, plain_keys=plain_keys), key
+    return KeyAuthenticator(accounts, plain_keys=plain_keys), key
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_keys_come_over_tls_or_from_this_machine(
 ) -> None:
     guard, key = gate(plain_keys=plain_keys)
 
-    def both() -> tuple[Session, Session]:
+    def both() -> tuple[KeySession, KeySession]:
         headers = key.headers(PATH, b"")
         return (
             guard.of_request(headers, PATH, b"", secure=secure, remote=remote),
@@ -169,8 +169,8 @@ def test_keys_come_over_tls_or_from_this_machine(
 
     if let_in:
         assert both() == (
-            Session(BOB, READ, "the-key-of-bob-01"),
-            Session(BOB, READ, "the-key-of-bob-01"),
+            KeySession(BOB, READ, "the-key-of-bob-01"),
+            KeySession(BOB, READ, "the-key-of-bob-01"),
         )
     else:
         with pytest.raises(BitfinexError, match="over TLS only") as refused:
@@ -181,17 +181,17 @@ def test_keys_come_over_tls_or_from_this_machine(
 def test_the_payload_of_an_event_is_bound_to_its_nonce() -> None:
     guard, key = gate()
 
-    def enter(**more: object) -> Session:
+    def enter(**more: object) -> KeySession:
         return guard.of_event(key.event(**more), secure=True, remote="")
 
-    def signed(payload: str, nonce: object) -> Session:
+    def signed(payload: str, nonce: object) -> KeySession:
         return enter(authNonce=nonce, authPayload=payload, authSig=key.sign(payload.encode()))
 
-    assert enter() == Session(BOB, READ, "the-key-of-bob-01")
-    assert signed("AUTH100100", "100") == Session(
+    assert enter() == KeySession(BOB, READ, "the-key-of-bob-01")
+    assert signed("AUTH100100", "100") == KeySession(
         BOB, READ, "the-key-of-bob-01"
     )  # bitfinex-api-node writes it twice
-    assert signed("AUTH101", "101") == Session(BOB, READ, "the-key-of-bob-01")
+    assert signed("AUTH101", "101") == KeySession(BOB, READ, "the-key-of-bob-01")
     for payload, nonce in (("AUTH1", 5000), ("AUTH", ""), ("AUTHx", "x"), ("AUTH5", 5.0)):
         with pytest.raises(BitfinexError):
             signed(payload, nonce)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
-from trading_kit import TOKEN, running_desk
+from trading_kit import TOKEN, running_api
 
 from exchange.model.commands import TimeInForce
 from node.api.access import AccessRules
@@ -24,7 +24,7 @@ from node.cli.tables import fill_table, to_ansi
 from node.views.views import FillView, OrderView
 
 
-class RunningDesk:
+class RunningApi:
     """A server in a thread of its own, with the node.json that a node writes."""
 
     def __init__(self, directory: Path, tls: Tls | None = None) -> None:
@@ -34,7 +34,7 @@ class RunningDesk:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self.url = ""
 
-    def __enter__(self) -> RunningDesk:
+    def __enter__(self) -> RunningApi:
         self._thread.start()
         assert self._started.wait(10)
         return self
@@ -47,9 +47,9 @@ class RunningDesk:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         rules = AccessRules(keys_required=True, operator_token=TOKEN)
         journal = self._directory / "journal"
-        async with running_desk(journal, rules=rules, tls=self._tls) as desk:
-            self.url = desk.url
-            self.write(desk.house.node_id)
+        async with running_api(journal, rules=rules, tls=self._tls) as api:
+            self.url = api.url
+            self.write(api.node.node_id)
             self._started.set()
             await self._stop.wait()
 
@@ -65,10 +65,10 @@ class RunningDesk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningDesk]:
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningApi]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    with RunningDesk(tmp_path) as running:
+    with RunningApi(tmp_path) as running:
         yield running
 
 
@@ -98,7 +98,7 @@ def make_account(name: str, *money: str) -> str:
 # Accounts
 
 
-def test_an_account_is_made_funded_and_shown(desk: RunningDesk) -> None:
+def test_an_account_is_made_funded_and_shown(api: RunningApi) -> None:
     assert done("account", "create", "alice").startswith("account 1: alice\n")
     assert done("account", "deposit", "alice", "1000.5", "usd") == (
         "deposited 1000.5 USD (transaction 1): alice has 1000.5 USD\n"
@@ -121,7 +121,7 @@ def test_an_account_is_made_funded_and_shown(desk: RunningDesk) -> None:
     )
 
 
-def test_the_secret_of_a_key_is_printed_once(desk: RunningDesk) -> None:
+def test_the_secret_of_a_key_is_printed_once(api: RunningApi) -> None:
     done("account", "create", "alice")
     made = run("account", "keys", "create", "alice", "--read-only", "--label", "dashboard")
     key, secret = (line.split()[1] for line in made.stdout.splitlines()[:2])
@@ -174,7 +174,7 @@ def test_the_secret_of_a_key_is_printed_once(desk: RunningDesk) -> None:
     ],
 )
 def test_wrong_input_is_answered_with_what_to_write(
-    desk: RunningDesk, words: tuple[str, ...], code: int, text: str
+    api: RunningApi, words: tuple[str, ...], code: int, text: str
 ) -> None:
     done("account", "create", "alice")
     result = run(*words)
@@ -186,7 +186,7 @@ def test_wrong_input_is_answered_with_what_to_write(
 
 
 def test_orders_of_an_account_by_the_operator_and_by_its_key(
-    desk: RunningDesk, monkeypatch: pytest.MonkeyPatch
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = make_account("alice", "10000 USD")
     make_account("bob", "1 BTC")
@@ -230,7 +230,7 @@ def test_orders_of_an_account_by_the_operator_and_by_its_key(
     ],
 )
 def test_every_kind_of_order_says_what_became_of_it(
-    desk: RunningDesk, options: tuple[str, ...], texts: list[str]
+    api: RunningApi, options: tuple[str, ...], texts: list[str]
 ) -> None:
     make_account("alice", "1000000 USD")
     make_account("bob", "1 BTC")
@@ -241,7 +241,7 @@ def test_every_kind_of_order_says_what_became_of_it(
         assert text in said
 
 
-def test_a_pair_is_told_of_while_it_is_one_and_an_empty_book_is_named(desk: RunningDesk) -> None:
+def test_a_pair_is_told_of_while_it_is_one_and_an_empty_book_is_named(api: RunningApi) -> None:
     make_account("alice", "1 BTC")
     pair = ("sell", "BTC-USD", "0.1", "@", "31000", "--oco-stop", "29000", "--account", "alice")
     assert "one cancels the other" in done("order", *pair)
@@ -254,13 +254,13 @@ def test_a_pair_is_told_of_while_it_is_one_and_an_empty_book_is_named(desk: Runn
     assert "nothing more for it" in done("order", "buy", "BTC-USD", "0.1")
 
 
-def test_a_trailing_stop_without_a_trade_waits_for_the_first_one(desk: RunningDesk) -> None:
+def test_a_trailing_stop_without_a_trade_waits_for_the_first_one(api: RunningApi) -> None:
     said = done("order", "sell", "ETH-USD", "1", "--trailing-offset", "10")
     assert "waits for the market's first trade" in said
     assert "None" not in said + done("orders")
 
 
-def test_a_market_is_halted_and_resumed(desk: RunningDesk) -> None:
+def test_a_market_is_halted_and_resumed(api: RunningApi) -> None:
     assert done("market", "halt", "btc-usd", "--reason", "doubt") == "BTC-USD is halted: doubt\n"
     refused = run("order", "buy", "BTC-USD", "1", "@", "1")
     assert (refused.exit_code, "doubt" in refused.stderr) == (1, True)
@@ -270,7 +270,7 @@ def test_a_market_is_halted_and_resumed(desk: RunningDesk) -> None:
     assert (again.exit_code, "BTC-USD is not halted" in again.stderr) == (1, True)
 
 
-def test_the_books_are_shown(desk: RunningDesk) -> None:
+def test_the_books_are_shown(api: RunningApi) -> None:
     assert "nothing is open" in run("ledger", "positions").stderr
     assert "nothing is open" in run("ledger", "obligations").stderr
     assert "no limits" in run("ledger", "credit").stderr
@@ -301,8 +301,8 @@ def test_the_help_of_every_subcommand_has_examples(words: tuple[str, ...]) -> No
 # Keys and certificates
 
 
-def test_without_the_operators_token_a_key_is_asked_for(desk: RunningDesk, tmp_path: Path) -> None:
-    result = run("account", "list", "--api", desk.url)
+def test_without_the_operators_token_a_key_is_asked_for(api: RunningApi, tmp_path: Path) -> None:
+    result = run("account", "list", "--api", api.url)
     assert result.exit_code == 1
     assert "EXCHANGE_NODE_KEY=KEY:SECRET" in result.stderr
     wrong = run("balances", env={"EXCHANGE_NODE_KEY": "nonsense"})
@@ -315,14 +315,14 @@ def test_a_node_with_a_certificate_of_its_own_is_known_by_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     tls = self_signed(tmp_path, ["127.0.0.1"])
-    with RunningDesk(tmp_path, tls) as desk:
-        assert desk.url.startswith("https://")
+    with RunningApi(tmp_path, tls) as api:
+        assert api.url.startswith("https://")
         assert "house" in done("account", "list")  # by the fingerprint in node.json
-        there = ("markets", "--api", desk.url)
+        there = ("markets", "--api", api.url)
         assert "BTC-USD" in done(*there, "--api-cafile", str(tls.certificate))
         untrusted = run(*there)
         assert (untrusted.exit_code, "--api-cafile FILE" in untrusted.stderr) == (3, True)
-        plain = run("markets", "--api", desk.url.replace("https", "http"))
+        plain = run("markets", "--api", api.url.replace("https", "http"))
         assert (plain.exit_code, "write https://" in plain.stderr) == (3, True)
         no_certificate = run(*there, "--api-cafile", str(tmp_path / "node.json"))
         assert (no_certificate.exit_code, "PEM" in no_certificate.stderr) == (2, True)

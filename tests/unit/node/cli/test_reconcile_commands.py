@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from node.cli.client_session import Failure
+from node.cli.client_session import CommandFailure
 from node.cli.ledger_commands import obligation_lines, obligation_totals
 from node.cli.reconcile_commands import comparison_lines, verify
 from node.views.account_views import ObligationView
@@ -129,13 +129,13 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> No
     path = tmp_path / "file.json"
     path.write_text(content)
     result = CliRunner().invoke(verify, [str(path)], standalone_mode=False)
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, CommandFailure)
     assert (result.exception.code, str(path) in result.exception.message) == (1, True)
 
 
 def test_a_file_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     result = CliRunner().invoke(verify, [str(tmp_path / "none")], standalone_mode=False)
-    assert isinstance(result.exception, Failure)
+    assert isinstance(result.exception, CommandFailure)
     assert result.exception.code == 2
 
 

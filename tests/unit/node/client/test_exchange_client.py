@@ -16,10 +16,10 @@ from node.cli.client_session import BlockingTransport
 from node.client.exchange_client import (
     AiohttpTransport,
     ApiError,
+    ApiTransport,
     ExchangeClient,
     NodeUnreachable,
     NotANode,
-    Transport,
 )
 from node.views.views import OrderRequest
 
@@ -39,7 +39,7 @@ class ThreadedTransport:
         await self._inner.close()
 
 
-MakeTransport = Callable[..., Transport]
+MakeTransport = Callable[..., ApiTransport]
 both = pytest.mark.parametrize("make", [AiohttpTransport, ThreadedTransport])
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from node.cli.main import cli
 from node.cli.start_command import UNTIL_STOPPED
 from node.demos import components, routing_demo, storm, throttled
-from node.demos.loopback import Link, LoopbackServer, LoopTime
+from node.demos.loopback import LoopbackLink, LoopbackServer, LoopTime
 from node.demos.server_model import Network, Server, ServerSettings, VirtualTime
 from node.demos.story import Story, bars
 from node.demos.svg_plot import Band, Line, Panel, svg, ticks
@@ -234,7 +234,7 @@ async def test_the_loopback_server_answers_resets_and_comes_back() -> None:
     model = Server(time, random.Random(1))
     server = LoopbackServer(model)
     await server.start()
-    link = Link(time, server.port, timeout_s=0.5)
+    link = LoopbackLink(time, server.port, timeout_s=0.5)
 
     async def ask() -> tuple[Outcome, LoadReport | None]:
         answer: asyncio.Future[tuple[Outcome, LoadReport | None]] = (

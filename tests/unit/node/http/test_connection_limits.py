@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from trading_kit import Desk, running_desk
+from trading_kit import CheckedApi, running_api
 
 from node.api import limits
 from node.http.connection_limits import ConnectionLimits, address_group, connections_allowed
@@ -116,9 +116,9 @@ async def test_who_sends_no_headers_is_cut_in_time() -> None:
 
 @asynccontextmanager
 async def connections(
-    desk: Desk, count: int, head: bytes
+    api: CheckedApi, count: int, head: bytes
 ) -> AsyncIterator[list[asyncio.StreamReader]]:
-    host, port = desk.url.removeprefix("http://").split(":")
+    host, port = api.url.removeprefix("http://").split(":")
     opened = [await asyncio.open_connection(host, int(port)) for _ in range(count)]
     try:
         for _, writer in opened:
@@ -142,11 +142,11 @@ async def test_connections_with_unfinished_headers_are_cut(
 ) -> None:
     monkeypatch.setattr(limits, "HEADER_TIMEOUT", 0.3)
     head = b"GET /v1/markets HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
-    async with running_desk(tmp_path / "journal") as desk, connections(desk, 40, head) as readers:
-        assert (await desk.get("/v1/markets")).status == 200
+    async with running_api(tmp_path / "journal") as api, connections(api, 40, head) as readers:
+        assert (await api.get("/v1/markets")).status == 200
         async with asyncio.timeout(5):
             assert all([await ended(reader) for reader in readers])
-        assert (await desk.get("/v1/markets")).status == 200
+        assert (await api.get("/v1/markets")).status == 200
 
 
 async def test_a_full_server_serves_whoever_sends_a_request(
@@ -154,13 +154,11 @@ async def test_a_full_server_serves_whoever_sends_a_request(
 ) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS", 20)
     async with (
-        running_desk(tmp_path / "journal") as desk,
-        connections(desk, 60, b"GET ") as readers,
+        running_api(tmp_path / "journal") as api,
+        connections(api, 60, b"GET ") as readers,
     ):
         for _ in range(30):
-            answer = await desk.session.get(
-                desk.url + "/v1/markets", headers={"Connection": "close"}
-            )
+            answer = await api.session.get(api.url + "/v1/markets", headers={"Connection": "close"})
             assert answer.status == 200
         cut = [reader for reader in readers if reader.at_eof() or reader.exception()]
         assert len(cut) >= 40
@@ -171,7 +169,7 @@ async def test_a_connection_that_made_a_request_outlives_the_header_time(
 ) -> None:
     monkeypatch.setattr(limits, "HEADER_TIMEOUT", 0.1)
     head = b"GET /v1/markets HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    async with running_desk(tmp_path / "journal") as desk, connections(desk, 1, head) as (reader,):
+    async with running_api(tmp_path / "journal") as api, connections(api, 1, head) as (reader,):
         await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(0.3)
         assert not reader.at_eof()

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from trading_kit import House, running_house
+from trading_kit import TradingNode, running_trading_node
 
 import exchange.orders.order_store
 from exchange.journal.journal import Journal
@@ -36,7 +36,7 @@ def sell(account: int, price: int = 1000, quantity: int = 10) -> NewOrder:
     return buy(account, price, quantity, side=-1)
 
 
-def fund(house: House) -> None:
+def fund(house: TradingNode) -> None:
     for name in ("alice", "bob"):
         account = house.engine.accounts.create(1, name)
         for asset in ("USD", "BTC"):
@@ -44,8 +44,8 @@ def fund(house: House) -> None:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    async with running_house(tmp_path / "journal") as house:
+async def house(tmp_path: Path) -> AsyncIterator[TradingNode]:
+    async with running_trading_node(tmp_path / "journal") as house:
         fund(house)
         await house.committer.durable()
         yield house
@@ -53,7 +53,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 async def test_nothing_is_answered_before_the_disk_has_it(tmp_path: Path) -> None:
     with closing(Journal(tmp_path / "journal", sync="normal")) as journal:
-        house = House(journal, Instruments.default())
+        house = TradingNode(journal, Instruments.default())
         fund(house)
         placed = asyncio.create_task(house.trading.place(buy(ALICE)))
         told: list[AccountNews] = []
@@ -71,7 +71,7 @@ async def test_nothing_is_answered_before_the_disk_has_it(tmp_path: Path) -> Non
             house.committer.stop()
 
 
-async def test_what_is_answered_is_how_it_was_then(house: House) -> None:
+async def test_what_is_answered_is_how_it_was_then(house: TradingNode) -> None:
     async with asyncio.TaskGroup() as group:
         first = group.create_task(house.trading.place(buy(ALICE)))
         await asyncio.sleep(0)
@@ -80,7 +80,7 @@ async def test_what_is_answered_is_how_it_was_then(house: House) -> None:
     assert second.result().cancelled
 
 
-async def test_listeners_hear_of_their_account_alone_and_in_order(house: House) -> None:
+async def test_listeners_hear_of_their_account_alone_and_in_order(house: TradingNode) -> None:
     heard: dict[int, list[AccountNews]] = {ALICE: [], BOB: []}
     stops = [house.trading.listen(account, heard[account].append) for account in heard]
     await house.trading.place(buy(ALICE))
@@ -99,7 +99,7 @@ async def test_listeners_hear_of_their_account_alone_and_in_order(house: House) 
     assert len(heard[ALICE]) == 2
 
 
-async def test_other_accounts_orders_are_as_if_they_did_not_exist(house: House) -> None:
+async def test_other_accounts_orders_are_as_if_they_did_not_exist(house: TradingNode) -> None:
     (order,) = await house.trading.place(buy(ALICE, client_id="a"))
     trading = house.trading
     assert trading.order_of(BOB, order.number) is None
@@ -114,7 +114,7 @@ async def test_other_accounts_orders_are_as_if_they_did_not_exist(house: House) 
 
 
 async def test_a_client_id_is_known_when_only_the_disk_remembers_it(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: TradingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange.orders.order_store, "RECENT_ORDERS", 1)
     for name in "abc":
@@ -136,7 +136,7 @@ async def test_a_client_id_is_known_when_only_the_disk_remembers_it(
 
 @pytest.mark.parametrize("forgotten", [False, True])
 async def test_an_amended_order_placed_again_is_found_in_memory_and_on_disk(
-    house: House, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+    house: TradingNode, monkeypatch: pytest.MonkeyPatch, forgotten: bool
 ) -> None:
     monkeypatch.setattr(exchange.orders.order_store, "RECENT_ORDERS", 1 if forgotten else 10)
     for name in "abc":
@@ -158,13 +158,13 @@ async def test_open_orders_are_found_by_account_and_market_after_a_restart_too(
         return [order.number for order in orders]
 
     path = tmp_path / "journal"
-    async with running_house(path) as house:
+    async with running_trading_node(path) as house:
         fund(house)
         for order in (buy(ALICE), buy(BOB), buy(ALICE, 10, market=ETH), buy(0), buy(ALICE, 900)):
             await house.trading.place(order)
         await house.trading.cancel(ALICE, 1)
         assert numbers(house.trading.open_orders_of(ALICE)) == [3, 5]
-    async with running_house(path, now=2.0) as house:
+    async with running_trading_node(path, now=2.0) as house:
         house.tick()
         trading = house.trading
         assert numbers(trading.open_orders_of(ALICE)) == [3, 5]
@@ -179,7 +179,7 @@ async def test_open_orders_are_found_by_account_and_market_after_a_restart_too(
         assert sorted(numbers(past)) == [1, 3, 5, 6]
 
 
-async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: House) -> None:
+async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: TradingNode) -> None:
     texts = OrderMapping(house.instruments, house.node_id, house.trading.decimals)
     orders = OrdersStream("orders", "e", house.trading, texts, ALICE)
     balances = BalancesStream("balances", "e", house.trading, texts, ALICE)
@@ -204,7 +204,7 @@ async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: House) ->
 
 
 async def test_who_reads_waits_for_what_concerns_its_account_alone(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: TradingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trading, gate, begun = house.trading, threading.Event(), threading.Event()
     commit = Journal.commit

@@ -13,7 +13,7 @@ from exchange.market.order_book import BUY, SELL
 from exchange.model.records import Fill, Order
 from node.service.trading import Balance
 from node.streams.market_streams import SNAPSHOT_TRADES, TickerStream
-from node.streams.stream import MAX_HISTORY, TooSlow
+from node.streams.stream import MAX_HISTORY, ReaderTooSlow
 from node.streams.stream_messages import Resume
 from node.views.views import ServiceError
 
@@ -45,7 +45,7 @@ async def test_no_trade_is_left_out_for_a_slow_reader() -> None:
     assert [trade.price for trade in message.trades] == [f"{30000 + n}" for n in range(MAX_HISTORY)]
     for _ in range(MAX_HISTORY + 1):
         place.fake.trade(BTC, BUY, "1", "1")
-    with pytest.raises(TooSlow):
+    with pytest.raises(ReaderTooSlow):
         client.take(2.0)
 
 

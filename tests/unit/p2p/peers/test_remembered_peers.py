@@ -12,7 +12,7 @@ from p2p.addresses.address_book import PeerFound
 from p2p.addresses.peer_storage import PeerStorage
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.peers.dial_loop import Dialer
-from p2p.wire.link import Link
+from p2p.wire.link import PeerLink
 
 pytestmark = pytest.mark.looptime
 
@@ -102,5 +102,5 @@ async def test_a_disk_that_refuses_is_a_warning(net, caplog):
 
 def test_the_memory_doubles_have_the_shape_of_the_real_ones():
     dialer: Dialer = Network().node("a")
-    link: Link = MemoryLink(info(A))
+    link: PeerLink = MemoryLink(info(A))
     assert random.Random and dialer and link  # noqa: PT018

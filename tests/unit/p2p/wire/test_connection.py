@@ -25,7 +25,7 @@ from p2p.base.limits import (
 from p2p.wire.connection import PeerConnection
 from p2p.wire.frame_transport import CLOSE_GRACE, WRITE_CHUNK
 from p2p.wire.handshake import HandshakeTerms, Role
-from p2p.wire.link import Link
+from p2p.wire.link import PeerLink
 from p2p.wire.messages import Capabilities, Codec, Envelope, Goodbye, Heartbeat, pack
 
 
@@ -141,7 +141,7 @@ async def test_a_break_without_a_goodbye_has_no_code(linked: Pair) -> None:
 async def test_a_goodbye_is_read_although_the_other_was_still_sending(linked: Pair) -> None:
     """Closing a socket with unread bytes would reset the connection and destroy the goodbye."""
 
-    def refuse(link: Link, envelope: Envelope) -> None:
+    def refuse(link: PeerLink, envelope: Envelope) -> None:
         raise RemoteProtocolError(Code.ABUSE, "too much")
 
     linked.right.handler.on_message = refuse
@@ -364,7 +364,7 @@ def test_a_handlers_own_fault_is_reported_and_costs_no_peer() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
         async with pair(secure=False) as linked:
 
-            def fail(link: Link, envelope: Envelope) -> None:
+            def fail(link: PeerLink, envelope: Envelope) -> None:
                 if number(envelope) == 1:
                     raise KeyError("a bug")
 

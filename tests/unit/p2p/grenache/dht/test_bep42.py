@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from p2p.grenache.dht.bep42 import crc32c, fits, make_id
 from p2p.grenache.dht.dht_node import DhtNode
 from p2p.grenache.dht.dht_settings import DhtSettings
-from p2p.grenache.dht.krpc import Ping, Query, encode_query
+from p2p.grenache.dht.krpc import KrpcQuery, PingQuery, encode_query
 
 # The examples of the specification: address, first bytes of the id, its last byte.
 EXAMPLES = [
@@ -58,8 +58,8 @@ def test_with_the_option_a_node_whose_id_does_not_fit_is_served_but_not_entered(
         (NEAR, node_id(2), True),
         (LOCAL, node_id(3), True),
     ):
-        out = solo.receive(address, encode_query(b"tt", sender, Ping()))
-        assert len([m for _, m in out if not isinstance(m, Query)]) == 1
+        out = solo.receive(address, encode_query(b"tt", sender, PingQuery()))
+        assert len([m for _, m in out if not isinstance(m, KrpcQuery)]) == 1
         for to, message in solo.queries(out):
             if to == address:
                 solo.answer(to, message, sender)
@@ -82,8 +82,8 @@ def test_a_node_takes_an_id_that_fits_what_others_see_and_keeps_its_contacts():
     for n in (1, 2, 3):
         address = (f"203.0.113.{n}", 4000)
         sender = make_id(address[0], random.Random(n))
-        for to, message in solo.receive(address, encode_query(b"tt", sender, Ping())):
-            if isinstance(message, Query) and to == address:
+        for to, message in solo.receive(address, encode_query(b"tt", sender, PingQuery())):
+            if isinstance(message, KrpcQuery) and to == address:
                 says = ("198.51.100.7", 4000) if n > 1 else None
                 solo.answer(to, message, sender, seen_as=says)
         solo.wait(0.5)

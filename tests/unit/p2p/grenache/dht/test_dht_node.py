@@ -12,8 +12,15 @@ from dht_kit import LOCAL, NEAR, Solo, node_id
 from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import DhtSettings
-from p2p.grenache.dht.krpc import CAS_MISMATCH, SEQ_TOO_LOW, AnnouncePeer, FindNode, GetPeers, Query
-from p2p.grenache.dht.lookups import Found, Stored
+from p2p.grenache.dht.krpc import (
+    CAS_MISMATCH,
+    SEQ_TOO_LOW,
+    AnnouncePeer,
+    FindNode,
+    GetPeers,
+    KrpcQuery,
+)
+from p2p.grenache.dht.lookups import LookupResult, PutResult
 from p2p.grenache.dht.value_store import Item
 from p2p.grenache.directory import Address
 from tests.simulation.dht.network import Conditions, Host, VirtualNetwork, address
@@ -53,7 +60,7 @@ def withdraw(network, host, port=80, given=None) -> int:
 
 
 def lookup(network, host, service=SERVICE, reached_at=None) -> set[Address]:
-    found: Found = run(network, host, lambda now, done: host.node.lookup(now, service, done))
+    found: LookupResult = run(network, host, lambda now, done: host.node.lookup(now, service, done))
     listed = host.node.listed(network.clock.now, service, found.peers, reached_at)
     assert len(listed) == len(set(listed))
     return set(listed)
@@ -64,7 +71,7 @@ def signed(seq: int, value: bytes, salt: bytes = b"") -> Item:
     return Item(bep44.bencoded(value), item.public_key, seq, item.signature, salt)
 
 
-def put(network, host, item: Item, cas: int | None = None) -> Stored:
+def put(network, host, item: Item, cas: int | None = None) -> PutResult:
     return run(network, host, lambda now, done: host.node.put(now, item, cas, done))
 
 
@@ -132,7 +139,9 @@ def test_a_public_host_stands_in_for_our_address():
         assert lookup(network, host) == {("192.168.7.7", 80)}
 
 
-def reply_of_another_kind(query: Query, sender: bytes, more: bytes = b"", v: bytes = b"") -> bytes:
+def reply_of_another_kind(
+    query: KrpcQuery, sender: bytes, more: bytes = b"", v: bytes = b""
+) -> bytes:
     """A reply to get_peers written by hand, since our encoder says our kind."""
     version = b"1:v4:" + v if v else b""
     return b"d1:rd2:id20:%b5:token1:T%be1:t4:%b%b1:y1:re" % (
@@ -179,7 +188,7 @@ def test_one_worker_is_not_listed_under_two_addresses_because_we_do_not_know_our
     solo = Solo()
     solo.meet(NEAR, node_id(1))
     holders: list[int] = []
-    found: list[Found] = []
+    found: list[LookupResult] = []
     solo.node.announce(solo.now, SERVICE, 80, None, holders.append)
     pending = solo.queries(solo.sent())
     solo.node.lookup(solo.now, SERVICE, found.append)
@@ -262,7 +271,7 @@ def test_everybody_reads_the_newest_version_whoever_wrote_it(salt):
     key = signed(1, b"one", salt).key()
     for seq, writer in ((1, 0), (2, 3), (3, 1)):
         item = signed(seq, b"version %d" % seq, salt)
-        assert put(network, hosts[writer], item) == Stored(key, 3)
+        assert put(network, hosts[writer], item) == PutResult(key, 3)
         for host in hosts:
             assert get(network, host, key, salt) == item
 
@@ -307,7 +316,7 @@ def test_a_node_that_refuses_what_it_has_already_does_not_fail_a_put():
     for held, refusal in ((item, None), (None, SEQ_TOO_LOW)):
         solo = Solo()
         solo.meet(NEAR, node_id(1))
-        results: list[Stored] = []
+        results: list[PutResult] = []
         solo.node.put(solo.now, item, None, results.append)
         ((to, query),) = solo.queries(solo.sent())
         known = {}
@@ -335,7 +344,7 @@ def test_a_swap_is_not_refused_because_of_one_node_with_an_old_copy():
 
 def test_of_two_that_write_the_same_version_at_once_one_is_kept_by_each():
     network, hosts = network_of(4)
-    results: list[Stored] = []
+    results: list[PutResult] = []
     for host, value in ((hosts[0], b"a"), (hosts[0], b"b")):
         item = signed(1, value)
         host.call(lambda now, h=host, i=item: h.node.put(now, i, None, results.append))
@@ -509,7 +518,7 @@ def test_what_nodes_say_is_merged_and_a_lookup_is_bounded():
     addresses = [("10.0.0.5", 4000), ("10.0.0.6", 4000)]
     for n, there in enumerate(addresses):
         solo.meet(there, node_id(1 + n))
-    results: list[Found] = []
+    results: list[LookupResult] = []
     solo.node.lookup(solo.now, SERVICE, results.append)
     for n, (to, query) in enumerate(solo.queries(solo.sent())):
         peers = tuple(bytes([10, 0, n, 1]) + (1 + i).to_bytes(2, "big") for i in range(700))
@@ -538,7 +547,7 @@ def test_a_query_of_ours_looks_as_that_of_any_node():
     ((to, query),) = solo.sent()
     assert to == LOCAL
     assert query == replace(
-        query if isinstance(query, Query) else pytest.fail("no query"),
+        query if isinstance(query, KrpcQuery) else pytest.fail("no query"),
         sender=solo.node.id,
         ask=GetPeers(SERVICE),
     )

@@ -7,7 +7,7 @@ import random
 from p2p.base.timers import Timers
 from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.iterative_search import MAX_ASKED, MAX_CANDIDATES, QUORUM, IterativeSearch
-from p2p.grenache.dht.krpc import FindNode, Node, Query, Reply, decode
+from p2p.grenache.dht.krpc import DhtContact, FindNode, KrpcQuery, KrpcReply, decode
 from p2p.grenache.dht.queries import Queries
 from p2p.grenache.dht.routing_table import number
 
@@ -23,7 +23,7 @@ class World:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.timers = Timers()
-        self.knows: dict[tuple[str, int], tuple[Node, ...]] = {}
+        self.knows: dict[tuple[str, int], tuple[DhtContact, ...]] = {}
         self.ids: dict[tuple[str, int], bytes] = {}
         self.dead: set[tuple[str, int]] = set()
         self.seen: list[tuple[str, int]] = []
@@ -31,7 +31,7 @@ class World:
         self.queries = Queries(self.rng, self.timers, self._send, lambda *_: None, lambda *_: None)
         self.finished_at: float | None = None
 
-    def node(self, near: int | None = None, node_id: bytes | None = None) -> Node:
+    def node(self, near: int | None = None, node_id: bytes | None = None) -> DhtContact:
         """Another node; `near`: sharing so many bytes with the target."""
         n = len(self.ids) + 1
         address = (f"10.0.{n >> 8}.{n & 255}", 4000)
@@ -41,14 +41,14 @@ class World:
                 node_id = TARGET[:near] + b"\xff" + node_id[near + 1 :]
         self.ids[address] = node_id
         self.knows[address] = ()
-        return Node(node_id, address)
+        return DhtContact(node_id, address)
 
     def _send(self, data: bytes, address) -> None:
         query = decode(data)
-        assert isinstance(query, Query)
+        assert isinstance(query, KrpcQuery)
         if address in self.ids and address not in self.dead:
             told = b"".join(node.compact() for node in self.knows[address])
-            reply = Reply(query.transaction, self.ids[address], b"T", compact_nodes=told)
+            reply = KrpcReply(query.transaction, self.ids[address], b"T", compact_nodes=told)
             self.timers.at(self.now + RTT, lambda now: self.queries.message(now, address, reply))
 
     def ask(self, now, address, ask, **callbacks):
@@ -215,7 +215,7 @@ def test_a_network_that_always_tells_of_closer_nodes_does_not_hold_a_search_for_
     class Endless(dict):
         def __missing__(self, address):
             return tuple(
-                Node(
+                DhtContact(
                     TARGET[:10] + world.rng.randbytes(10),
                     (f"10.9.{n}.{world.rng.randrange(256)}", world.rng.randrange(1, 65536)),
                 )

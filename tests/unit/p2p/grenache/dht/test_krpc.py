@@ -13,16 +13,16 @@ from p2p.grenache.dht.krpc import (
     MAX_PEERS,
     AnnouncePeer,
     BadQuery,
-    Failure,
+    DhtContact,
     FindNode,
     Get,
     GetPeers,
     KrpcError,
-    Node,
-    Ping,
+    KrpcFailure,
+    KrpcQuery,
+    KrpcReply,
+    PingQuery,
     Put,
-    Query,
-    Reply,
     decode,
     encode_failure,
     encode_query,
@@ -31,7 +31,7 @@ from p2p.grenache.dht.krpc import (
 
 ID = b"i" * 20
 ASKS = [
-    Ping(),
+    PingQuery(),
     FindNode(b"t" * 20),
     GetPeers(b"rpc_cap"),
     GetPeers("übersetzung".encode()),
@@ -47,57 +47,62 @@ ASKS = [
     Put(b"token", b"5:value", b"k" * 32, 7, b"s" * 64, b"salt", 6),
 ]
 REPLIES = [
-    Reply(b"tt", ID),
-    Reply(b"tt", ID, token=b"token", compact_nodes=Node(b"n" * 20, ("10.0.0.1", 20001)).compact()),
-    Reply(b"tt", ID, token=b"token", peers=(b"\x7f\0\0\x01\x059", b"\x7f\0\0\x02\x059")),
-    Reply(b"tt", ID, value=b"5:value", public_key=b"k" * 32, seq=0, signature=b"s" * 64),
-    Reply(b"tt", ID, seen_as=("10.0.0.2", 20001)),
+    KrpcReply(b"tt", ID),
+    KrpcReply(
+        b"tt",
+        ID,
+        token=b"token",
+        compact_nodes=DhtContact(b"n" * 20, ("10.0.0.1", 20001)).compact(),
+    ),
+    KrpcReply(b"tt", ID, token=b"token", peers=(b"\x7f\0\0\x01\x059", b"\x7f\0\0\x02\x059")),
+    KrpcReply(b"tt", ID, value=b"5:value", public_key=b"k" * 32, seq=0, signature=b"s" * 64),
+    KrpcReply(b"tt", ID, seen_as=("10.0.0.2", 20001)),
 ]
 
 
 @pytest.mark.parametrize("ask", ASKS, ids=str)
 def test_a_query_comes_back_as_it_was(ask):
-    assert decode(encode_query(b"tt", ID, ask)) == Query(b"tt", ID, ask)
+    assert decode(encode_query(b"tt", ID, ask)) == KrpcQuery(b"tt", ID, ask)
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=str)
 def test_a_reply_comes_back_as_it_was(reply):
     read = decode(encode_reply(reply))
-    assert isinstance(read, Reply)
+    assert isinstance(read, KrpcReply)
     assert read.kind == b"XN\x00\x01"
-    assert Reply(*[getattr(read, name) for name in Reply.__slots__[:-1]]) == reply
+    assert KrpcReply(*[getattr(read, name) for name in KrpcReply.__slots__[:-1]]) == reply
 
 
 def test_nodes_are_read_of_their_compact_form():
-    nodes = [Node(bytes([n]) * 20, (f"10.0.0.{n}", 20000 + n)) for n in range(1, 4)]
-    reply = Reply(b"tt", ID, compact_nodes=b"".join(node.compact() for node in nodes))
+    nodes = [DhtContact(bytes([n]) * 20, (f"10.0.0.{n}", 20000 + n)) for n in range(1, 4)]
+    reply = KrpcReply(b"tt", ID, compact_nodes=b"".join(node.compact() for node in nodes))
     assert reply.nodes == nodes
 
 
 def test_an_error_comes_back_as_it_was():
-    failure = Failure(b"tt", 203, "cannot `put` with bad token")
+    failure = KrpcFailure(b"tt", 203, "cannot `put` with bad token")
     assert decode(encode_failure(failure)) == failure
 
 
 def test_datagrams_of_real_grapes_are_read():
     """As captured from grenache-grape 1.0.0."""
     asked = b"d1:ad2:id20:" + ID + b"9:info_hash8:rpc_cap2e1:q9:get_peers1:t2:ab1:y1:qe"
-    assert decode(asked) == Query(b"ab", ID, GetPeers(b"rpc_cap2"))
+    assert decode(asked) == KrpcQuery(b"ab", ID, GetPeers(b"rpc_cap2"))
     announced = (
         b"d1:ad2:id20:" + ID + b"12:implied_porti0e9:info_hash8:rpc_cap24:porti1337e"
         b"5:token20:" + b"T" * 20 + b"e1:q13:announce_peer1:t2:ab1:y1:qe"
     )
-    assert decode(announced) == Query(b"ab", ID, AnnouncePeer(b"rpc_cap2", 1337, b"T" * 20))
+    assert decode(announced) == KrpcQuery(b"ab", ID, AnnouncePeer(b"rpc_cap2", 1337, b"T" * 20))
     peers = (
         b"d1:rd2:id20:" + ID + b"5:token20:" + b"T" * 20 + b"6:valuesl6:\x7f\x00\x00\x01\x059ee"
         b"1:t2:ab1:y1:re"
     )
-    assert decode(peers) == Reply(b"ab", ID, b"T" * 20, peers=(b"\x7f\x00\x00\x01\x059",))
+    assert decode(peers) == KrpcReply(b"ab", ID, b"T" * 20, peers=(b"\x7f\x00\x00\x01\x059",))
     put = (
         b"d1:ad2:id20:" + ID + b"5:token20:" + b"T" * 20 + b"1:v10:cap value2e"
         b"1:q3:put1:t2:ab1:y1:qe"
     )
-    assert decode(put) == Query(b"ab", ID, Put(b"T" * 20, b"10:cap value2"))
+    assert decode(put) == KrpcQuery(b"ab", ID, Put(b"T" * 20, b"10:cap value2"))
 
 
 def test_our_announcement_is_what_a_real_grape_sends_but_for_the_version():
@@ -113,7 +118,7 @@ def test_an_implied_port_wins_over_a_given_one():
         b"d1:ad2:id20:" + ID + b"12:implied_porti1e9:info_hash1:a4:porti1337e5:token1:Te"
         b"1:q13:announce_peer1:t2:ab1:y1:qe"
     )
-    assert decode(data) == Query(b"ab", ID, AnnouncePeer(b"a", 0, b"T"))
+    assert decode(data) == KrpcQuery(b"ab", ID, AnnouncePeer(b"a", 0, b"T"))
 
 
 def arguments(method: bytes, **changes):
@@ -213,13 +218,13 @@ def test_odd_parts_of_a_reply_are_read_as_absent():
         b"sig": b"short",
     }
     data = bencode.encode({b"r": r, b"t": b"tt", b"y": b"r", b"v": 8, b"ip": b"odd"})
-    assert decode(data) == Reply(b"tt", ID, peers=(b"\x7f\0\0\x01\x059",))
+    assert decode(data) == KrpcReply(b"tt", ID, peers=(b"\x7f\0\0\x01\x059",))
 
 
 def test_what_is_read_of_a_reply_is_bounded():
     r = {b"id": ID, b"nodes": b"n" * 26 * 100, b"values": [b"123456"] * (MAX_PEERS + 1)}
     read = decode(bencode.encode({b"r": r, b"t": b"tt", b"y": b"r"}))
-    assert isinstance(read, Reply)
+    assert isinstance(read, KrpcReply)
     assert len(read.nodes) == 64
     assert read.peers is not None
     assert len(read.peers) == MAX_PEERS
@@ -230,7 +235,7 @@ def test_odd_errors_are_errors_still(e):
     message = {b"t": b"tt", b"y": b"e"}
     if e is not None:
         message[b"e"] = e
-    assert isinstance(decode(bencode.encode(message)), Failure)
+    assert isinstance(decode(bencode.encode(message)), KrpcFailure)
 
 
 VALID = [encode_query(b"tt", ID, ask) for ask in ASKS] + [encode_reply(r) for r in REPLIES]

@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from p2p.base.timers import Timers
-from p2p.grenache.dht.krpc import Failure, Ping, Query, Reply, decode
+from p2p.grenache.dht.krpc import KrpcFailure, KrpcQuery, KrpcReply, PingQuery, decode
 from p2p.grenache.dht.queries import MAX_PENDING, TRIES, Late, Queries, Rtt
 
 ID = b"i" * 20
@@ -36,7 +36,7 @@ class Bench:
             self.now,
             address,
             ID,
-            Ping(),
+            PingQuery(),
             replied=lambda now, reply: self.events.append(("replied", now)),
             failed=lambda now, failure: self.events.append(
                 ("failed" if failure is None else f"error {failure.code}", now)
@@ -48,11 +48,11 @@ class Bench:
 
     def transaction(self, index: int = -1) -> bytes:
         message = decode(self.sent[index][1])
-        assert isinstance(message, Query)
+        assert isinstance(message, KrpcQuery)
         return message.transaction
 
     def reply(self, index: int = -1, source=THERE) -> bool:
-        return self.queries.message(self.now, source, Reply(self.transaction(index), b"n" * 20))
+        return self.queries.message(self.now, source, KrpcReply(self.transaction(index), b"n" * 20))
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds
@@ -89,14 +89,14 @@ def test_only_the_address_that_was_asked_can_answer():
     bench.ask()
     assert not bench.reply(source=("10.0.0.2", 4000))
     assert not bench.reply(source=("10.0.0.1", 4001))
-    assert not bench.queries.message(0.0, THERE, Reply(b"guess", b"n" * 20))
+    assert not bench.queries.message(0.0, THERE, KrpcReply(b"guess", b"n" * 20))
     assert bench.reply()
 
 
 def test_an_error_is_an_answer():
     bench = Bench()
     bench.ask()
-    assert bench.queries.message(0.0, THERE, Failure(bench.transaction(), 203, "no"))
+    assert bench.queries.message(0.0, THERE, KrpcFailure(bench.transaction(), 203, "no"))
     assert kinds(bench) == ["error 203"]
     assert bench.queries.path(THERE).answered
 

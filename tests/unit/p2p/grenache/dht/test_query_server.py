@@ -14,14 +14,14 @@ from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import pack, pack_host
 from p2p.grenache.dht.krpc import (
     AnnouncePeer,
-    Failure,
     FindNode,
     Get,
     GetPeers,
-    Ping,
+    KrpcFailure,
+    KrpcQuery,
+    KrpcReply,
+    PingQuery,
     Put,
-    Query,
-    Reply,
     encode_query,
     encode_reply,
 )
@@ -39,15 +39,15 @@ def put_of(token: bytes, seq: int, value: bytes = b"v", **more) -> Put:
     )
 
 
-def reply_to(solo: Solo, source, ask) -> Reply:
+def reply_to(solo: Solo, source, ask) -> KrpcReply:
     answer = solo.ask(source, ask)
-    assert isinstance(answer, Reply), answer
+    assert isinstance(answer, KrpcReply), answer
     return answer
 
 
-def error_to(solo: Solo, source, ask) -> Failure:
+def error_to(solo: Solo, source, ask) -> KrpcFailure:
     answer = solo.ask(source, ask)
-    assert isinstance(answer, Failure), answer
+    assert isinstance(answer, KrpcFailure), answer
     return answer
 
 
@@ -65,7 +65,7 @@ def peers_at(solo: Solo, source=LOCAL, service: bytes = SERVICE):
 
 
 def test_a_ping_is_answered_with_our_id_and_the_askers_address():
-    answer = reply_to(Solo(), LOCAL, Ping())
+    answer = reply_to(Solo(), LOCAL, PingQuery())
     assert answer.sender == OWN_ID
     assert answer.seen_as == LOCAL
 
@@ -199,7 +199,7 @@ def test_a_wrong_signature_is_refused_with_206():
 
 def test_a_node_is_entered_when_it_has_answered_and_not_before():
     solo = Solo()
-    out = solo.receive(NEAR, encode_query(b"tt", node_id(1), Ping()))
+    out = solo.receive(NEAR, encode_query(b"tt", node_id(1), PingQuery()))
     (pinged,) = [message for to, message in solo.queries(out) if to == NEAR]
     assert len(solo.core.table) == 0
     assert not reply_to(solo, LOCAL, FindNode(node_id(1))).nodes
@@ -213,7 +213,7 @@ def test_a_client_is_served_and_never_entered_nor_asked():
         out = solo.receive(LOCAL, encode_query(b"tt", sender, GetPeers(SERVICE)))
         assert not solo.queries(out)
         assert len(out) == 1
-    read_only = encode_query(b"tt", node_id(1), Ping())[:-1] + b"2:roi1ee"
+    read_only = encode_query(b"tt", node_id(1), PingQuery())[:-1] + b"2:roi1ee"
     assert not solo.queries(solo.receive(NEAR, read_only))
     assert len(solo.core.table) == 0
 
@@ -221,7 +221,7 @@ def test_a_client_is_served_and_never_entered_nor_asked():
 def test_a_ghost_that_asks_and_never_answers_is_never_told_of():
     solo = Solo()
     for _ in range(5):
-        solo.ask(NEAR, Ping(), sender=node_id(1))
+        solo.ask(NEAR, PingQuery(), sender=node_id(1))
         solo.wait(3)
     assert len(solo.core.table) == 0
     assert not reply_to(solo, LOCAL, FindNode(node_id(1))).nodes
@@ -230,7 +230,7 @@ def test_a_ghost_that_asks_and_never_answers_is_never_told_of():
 def test_a_new_id_at_a_known_address_replaces_the_old_one_at_once():
     solo = Solo()
     solo.meet(NEAR, node_id(1))
-    out = solo.receive(NEAR, encode_query(b"tt", node_id(2), Ping()))
+    out = solo.receive(NEAR, encode_query(b"tt", node_id(2), PingQuery()))
     (pinged,) = [message for to, message in solo.queries(out) if to == NEAR]
     solo.answer(NEAR, pinged, node_id(2))
     assert [contact.id for contact in solo.core.table] == [node_id(2)]
@@ -239,7 +239,7 @@ def test_a_new_id_at_a_known_address_replaces_the_old_one_at_once():
 def test_a_forged_sender_does_not_push_out_the_real_one():
     solo = Solo()
     solo.meet(NEAR, node_id(1))
-    out = solo.receive(NEAR, encode_query(b"tt", node_id(66), Ping()))
+    out = solo.receive(NEAR, encode_query(b"tt", node_id(66), PingQuery()))
     (pinged,) = [message for to, message in solo.queries(out) if to == NEAR]
     solo.answer(NEAR, pinged, node_id(1))  # the real one answers
     assert [contact.id for contact in solo.core.table] == [node_id(1)]
@@ -261,7 +261,7 @@ def stocked(**settings) -> Solo:
 
 
 VALUE_KEY = bep44.immutable_key(bytes(900))
-LARGE = [GetPeers(SERVICE), FindNode(node_id(1)), Get(VALUE_KEY), GetPeers(b"nobody"), Ping()]
+LARGE = [GetPeers(SERVICE), FindNode(node_id(1)), Get(VALUE_KEY), GetPeers(b"nobody"), PingQuery()]
 
 
 @pytest.mark.parametrize("ask", LARGE, ids=lambda ask: type(ask).__name__)
@@ -306,14 +306,14 @@ def test_the_bound_holds_for_answers_of_every_length():
 def test_a_node_gets_the_whole_answer_once_it_has_answered_a_ping(ask):
     solo = stocked()
     out = solo.receive(FAR, encode_query(b"tt", node_id(9), ask))
-    assert [type(message) for _, message in out] == [Query]
+    assert [type(message) for _, message in out] == [KrpcQuery]
     pinged = out[0][1]
-    assert isinstance(pinged, Query)
+    assert isinstance(pinged, KrpcQuery)
     solo.now += 0.05
     out = solo.answer(FAR, pinged, node_id(9))
-    (answer,) = [m for to, m in out if to == FAR and isinstance(m, Reply)]
+    (answer,) = [m for to, m in out if to == FAR and isinstance(m, KrpcReply)]
     assert answer.value is not None or len(answer.peers or ()) == 100
-    assert isinstance(solo.ask(FAR, ask, sender=node_id(9)), Reply)  # and at once from now on
+    assert isinstance(solo.ask(FAR, ask, sender=node_id(9)), KrpcReply)  # and at once from now on
 
 
 def test_a_stranger_that_does_not_answer_gets_a_part_a_moment_later():
@@ -321,11 +321,11 @@ def test_a_stranger_that_does_not_answer_gets_a_part_a_moment_later():
     query = encode_query(b"tt", node_id(9), GetPeers(SERVICE))
     solo.receive(FAR, query)
     out = solo.wait(0.5)
-    (answer,) = [m for to, m in out if to == FAR and isinstance(m, Reply)]
+    (answer,) = [m for to, m in out if to == FAR and isinstance(m, KrpcReply)]
     assert 0 < len(answer.peers or ()) < 30
     solo.wait(5)
     out = solo.receive(FAR, query)  # known as mute: no second wait
-    assert [m for _, m in out if isinstance(m, Reply)]
+    assert [m for _, m in out if isinstance(m, KrpcReply)]
 
 
 def test_a_client_that_has_returned_a_token_gets_whole_answers():
@@ -370,12 +370,12 @@ def test_queries_held_for_one_address_and_for_all_are_bounded():
 
 def test_too_many_queries_of_one_address_are_dropped():
     solo = Solo(queries_per_second=10.0, query_burst=20.0)
-    answered = sum(solo.ask(FAR, Ping()) is not None for _ in range(100))
+    answered = sum(solo.ask(FAR, PingQuery()) is not None for _ in range(100))
     assert answered == 20
-    assert solo.ask(NEAR, Ping()) is not None
-    assert all(solo.ask(LOCAL, Ping()) is not None for _ in range(100))
+    assert solo.ask(NEAR, PingQuery()) is not None
+    assert all(solo.ask(LOCAL, PingQuery()) is not None for _ in range(100))
     solo.wait(1)
-    assert sum(solo.ask(FAR, Ping()) is not None for _ in range(100)) == 10
+    assert sum(solo.ask(FAR, PingQuery()) is not None for _ in range(100)) == 10
     assert solo.node.counters["queries_over_rate"] == 170
 
 
@@ -384,13 +384,13 @@ def test_a_malformed_query_is_answered_with_an_error_that_is_no_larger_than_allo
     query = b"d1:ad2:id20:" + node_id(1) + b"9:info_hash0:e1:q9:get_peers1:t2:tt1:y1:qe"
     ((to, answer),) = solo.receive(FAR, query)
     assert to == FAR
-    assert isinstance(answer, Failure)
+    assert isinstance(answer, KrpcFailure)
     assert answer.code == 203
     assert solo.bytes_sent[FAR] <= AMPLIFICATION * len(query)
 
 
 def test_the_ping_is_as_large_as_is_reckoned():
-    assert len(encode_query(bytes(4), OWN_ID, Ping())) == PING_BYTES
+    assert len(encode_query(bytes(4), OWN_ID, PingQuery())) == PING_BYTES
 
 
 # Anything at all
@@ -400,14 +400,14 @@ VALID = [
     encode_query(b"tt", sender, ask)
     for sender in SENDERS
     for ask in (
-        Ping(),
+        PingQuery(),
         FindNode(node_id(3)),
         GetPeers(SERVICE),
         AnnouncePeer(SERVICE, 80, b"token", host=b"\x0a\0\0\x01"),
         Get(VALUE_KEY),
         put_of(b"token", 3),
     )
-] + [encode_reply(Reply(b"tttt", sender, token=b"t", peers=(b"123456",))) for sender in SENDERS]
+] + [encode_reply(KrpcReply(b"tttt", sender, token=b"t", peers=(b"123456",))) for sender in SENDERS]
 
 
 @given(st.integers(0, 2**32))
@@ -427,7 +427,7 @@ def test_datagrams_of_any_content_do_no_harm(seed: int):
                 data[at:at] = rng.randbytes(rng.randint(1, 9))
         source = rng.choice([LOCAL, NEAR, FAR, ("0.0.0.0", 1), ("10.0.0.9", 0)])
         for to, message in solo.receive(source, bytes(data)):
-            if isinstance(message, Query) and rng.random() < 0.5:
+            if isinstance(message, KrpcQuery) and rng.random() < 0.5:
                 solo.answer(to, message, rng.choice(SENDERS))
         if rng.random() < 0.2:
             solo.wait(rng.choice([0.05, 1.0, 100.0]))
@@ -438,7 +438,7 @@ def test_datagrams_of_any_content_do_no_harm(seed: int):
     solo.wait(10)  # nobody answers
     assert not server._held
     assert not server._pinged
-    assert isinstance(solo.ask(LOCAL, Ping()), Reply)  # it lives
+    assert isinstance(solo.ask(LOCAL, PingQuery()), KrpcReply)  # it lives
 
 
 @given(st.binary(max_size=100))

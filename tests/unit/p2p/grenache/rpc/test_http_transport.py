@@ -19,7 +19,7 @@ from p2p.grenache.errors import BadInput, RequestFailed, RequestTimeout
 from p2p.grenache.rpc import http_transport
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, GENERIC, BadReply
-from p2p.grenache.rpc.rpc_wire import Reply
+from p2p.grenache.rpc.rpc_wire import RpcReply
 from p2p.grenache.rpc.ws_transport import WsTransport
 from p2p.wire.tls import client_context, server_context
 
@@ -41,7 +41,7 @@ async def ws() -> AsyncIterator[WsTransport]:
 async def test_http_replies_come_back_over_one_kept_connection(http):
     async with server(answering(echoing, echoing, echoing)) as address:
         for n in range(3):
-            assert await ask(http, address, {"n": n, "é": "✓"}) == Reply(
+            assert await ask(http, address, {"n": n, "é": "✓"}) == RpcReply(
                 "r1", None, {"n": n, "é": "✓"}
             )
         status = http.status()
@@ -66,7 +66,7 @@ async def test_http_the_bytes_that_a_node_worker_expects(http):
 async def test_http_a_workers_error_is_a_reply_and_a_result_can_come_with_it(http):
     reply = http_reply(b'["r1","ERR_MY_APP",{"partial":1}]')
     async with server(answering(reply)) as address:
-        assert await ask(http, address) == Reply("r1", "ERR_MY_APP", {"partial": 1})
+        assert await ask(http, address) == RpcReply("r1", "ERR_MY_APP", {"partial": 1})
 
 
 async def test_http_refused_was_not_sent(http):
@@ -167,7 +167,7 @@ async def test_http_an_error_page_is_quoted_and_a_reply_with_an_error_status_is_
             await ask(http, address)
     reply = http_reply(b'["r1","ERR_TOO_BIG",null]', status="413 Too Large")
     async with server(answering(reply)) as address:
-        assert await ask(http, address) == Reply("r1", "ERR_TOO_BIG", None)
+        assert await ask(http, address) == RpcReply("r1", "ERR_TOO_BIG", None)
 
 
 async def test_http_a_payload_that_is_no_json_is_refused_before_anything_is_sent(http):

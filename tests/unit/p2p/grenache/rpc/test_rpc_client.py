@@ -12,7 +12,7 @@ from grenache_world_kit import LOST, Work, World, address, echo, failing, now
 from p2p.adaptive.balanced_call import RETRY_RESERVE
 from p2p.grenache.errors import RemoteError, RequestFailed, RequestTimeout
 from p2p.grenache.rpc.rpc_transport import BadReply
-from p2p.grenache.rpc.rpc_wire import Reply, busy
+from p2p.grenache.rpc.rpc_wire import RpcReply, busy
 
 pytestmark = pytest.mark.looptime
 
@@ -62,7 +62,7 @@ async def test_a_slow_worker_gets_less(world):
 
 async def test_a_workers_error_is_its_answer(world):
     async def refuse(payload: Any) -> Any:
-        return Reply("", "ERR_MY_APP", {"partial": 1})
+        return RpcReply("", "ERR_MY_APP", {"partial": 1})
 
     world.add(1, refuse)
     world.add(2, refuse)
@@ -79,7 +79,7 @@ async def test_a_workers_error_is_its_answer(world):
 def saying(error: str) -> Work:
     async def work(payload: Any) -> Any:
         await asyncio.sleep(0.01)
-        return Reply("", error, None)
+        return RpcReply("", error, None)
 
     return work
 

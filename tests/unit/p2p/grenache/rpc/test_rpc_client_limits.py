@@ -18,13 +18,13 @@ from p2p.grenache.errors import BadInput, GrapeUnreachable, LookupEmpty, RemoteE
 from p2p.grenache.rpc import rpc_client as client_module
 from p2p.grenache.rpc.rpc_client import Client
 from p2p.grenache.rpc.rpc_transport import CLOSED, BadReply
-from p2p.grenache.rpc.rpc_wire import Reply, busy
+from p2p.grenache.rpc.rpc_wire import RpcReply, busy
 from p2p.grenache.rpc.rpc_worker import Request, Worker
 from p2p.wire.tls import client_context, server_context
 
 pytestmark = pytest.mark.looptime
 
-BUSY = Reply("", busy(0.2), None)
+BUSY = RpcReply("", busy(0.2), None)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def test_whatever_workers_and_grapes_do(world, seed):
                 raise RequestFailed("ERR_REQUEST_GENERIC", "socket hang up", sent=True)
             if kind == "bad":
                 raise BadReply("ERR_REPLY_EMPTY")
-            return Reply("", "ERR_MINE", payload) if kind == "error" else payload
+            return RpcReply("", "ERR_MINE", payload) if kind == "error" else payload
 
         return work
 

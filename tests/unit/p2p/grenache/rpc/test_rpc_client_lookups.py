@@ -19,7 +19,7 @@ from p2p.grenache.errors import (
     RequestTimeout,
 )
 from p2p.grenache.rpc import rpc_client as client_module
-from p2p.grenache.rpc.rpc_wire import Reply
+from p2p.grenache.rpc.rpc_wire import RpcReply
 
 pytestmark = pytest.mark.looptime
 
@@ -213,7 +213,7 @@ async def test_a_failing_worker_makes_the_directory_forget_and_be_asked_again(wo
 
 async def test_map_gives_what_each_worker_said(world):
     async def refuse(payload: Any) -> Any:
-        return Reply("", "ERR_MY_APP", {"partial": 1})
+        return RpcReply("", "ERR_MY_APP", {"partial": 1})
 
     world.add(1, echo())
     world.add(2, None)
@@ -306,7 +306,7 @@ async def test_request_at_asks_one_worker_once(world):
 
 async def test_request_at_raises_the_workers_error(world):
     async def refuse(payload: Any) -> Any:
-        return Reply("", "ERR_MY_APP", 7)
+        return RpcReply("", "ERR_MY_APP", 7)
 
     world.transport.workers[address(7)] = refuse
     with pytest.raises(RemoteError) as failed:

@@ -136,19 +136,19 @@ def test_a_header_that_is_not_json_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ('["r",null,1]', rpc_wire.Reply("r", None, 1)),
-        ('["r","ERR_MY_APP",{"partial":1}]', rpc_wire.Reply("r", "ERR_MY_APP", {"partial": 1})),
-        ('["r"]', rpc_wire.Reply("r", None, None)),
-        ('["r","",1]', rpc_wire.Reply("r", None, 1)),
-        ('["r",0,1]', rpc_wire.Reply("r", None, 1)),
-        ('["r",false,1]', rpc_wire.Reply("r", None, 1)),
-        ('["r",{"code":7},null]', rpc_wire.Reply("r", '{"code":7}', None)),
-        ('["r",[],null]', rpc_wire.Reply("r", "[]", None)),
-        ('["r",true,null]', rpc_wire.Reply("r", "true", None)),
+        ('["r",null,1]', rpc_wire.RpcReply("r", None, 1)),
+        ('["r","ERR_MY_APP",{"partial":1}]', rpc_wire.RpcReply("r", "ERR_MY_APP", {"partial": 1})),
+        ('["r"]', rpc_wire.RpcReply("r", None, None)),
+        ('["r","",1]', rpc_wire.RpcReply("r", None, 1)),
+        ('["r",0,1]', rpc_wire.RpcReply("r", None, 1)),
+        ('["r",false,1]', rpc_wire.RpcReply("r", None, 1)),
+        ('["r",{"code":7},null]', rpc_wire.RpcReply("r", '{"code":7}', None)),
+        ('["r",[],null]', rpc_wire.RpcReply("r", "[]", None)),
+        ('["r",true,null]', rpc_wire.RpcReply("r", "true", None)),
     ],
 )
 def test_errors_of_a_reply_are_taken_as_the_node_client_takes_them(
-    data: str, expected: rpc_wire.Reply
+    data: str, expected: rpc_wire.RpcReply
 ) -> None:
     assert rpc_wire.decode_reply(data) == expected
 

@@ -26,7 +26,7 @@ from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed, RequestTimeout
 from p2p.grenache.rpc import ws_transport
 from p2p.grenache.rpc.rpc_transport import CLOSED, BadReply
-from p2p.grenache.rpc.rpc_wire import Reply
+from p2p.grenache.rpc.rpc_wire import RpcReply
 from p2p.grenache.rpc.ws_transport import WsTransport
 from p2p.wire.tls import client_context, server_context
 
@@ -108,7 +108,7 @@ async def test_ws_a_workers_error_and_a_binary_frame_are_replies(ws):
         await opened.send_bytes(json.dumps([frame[0], "ERR_MY_APP", {"partial": 1}]).encode())
 
     async with socket_server(script) as (address, _):
-        assert await ask(ws, address) == Reply("r1", "ERR_MY_APP", {"partial": 1})
+        assert await ask(ws, address) == RpcReply("r1", "ERR_MY_APP", {"partial": 1})
 
 
 async def test_ws_a_dead_address_is_refused_and_raises_nowhere_else(ws, caplog):

@@ -1,4 +1,4 @@
-"""A slow, obvious desk of one node: every order type, with money, to compare `exchange.engine.engine` with.
+"""A slow, obvious order manager of one node: every order type, with money, to compare `exchange.engine.engine` with.
 
 One list of orders that is looked through and sorted whenever something is wanted of it, amounts as
 decimals of their asset, holds added up from the orders each time. Nothing is kept that can be worked
@@ -114,7 +114,7 @@ class RefFill:
 
 
 @dataclass
-class ReferenceDesk:
+class ReferenceOrderManager:
     """`now` is microseconds since the epoch."""
 
     market: Instrument
