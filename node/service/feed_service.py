@@ -8,13 +8,13 @@ from typing import Final
 from exchange.engine.engine import Engine
 from exchange.model.instruments import Instrument
 from node.views.feed_views import FeedView, Way
-from p2p.wire.link import Link
+from p2p.wire.link import PeerLink
 
 MAX_FEEDS: Final = 1000  # rows of one answer
 
 
 def feed_views(
-    engine: Engine, instruments: Mapping[str, Instrument], links: Mapping[str, Link]
+    engine: Engine, instruments: Mapping[str, Instrument], links: Mapping[str, PeerLink]
 ) -> list[FeedView]:
     """Return the feeds with events, at most `MAX_FEEDS`. `instruments` by their key."""
     present = set(engine.present)
