@@ -173,8 +173,8 @@ async def test_the_nodes_channels_are_for_whoever_may_see_the_node(
     gates: Gates, channel: str
 ) -> None:
     for caller, allowed in CALLERS.items():
-        async with gates.desk.session.ws_connect(
-            gates.desk.url + "/v1/stream", headers=gates.headers(caller)
+        async with gates.api.session.ws_connect(
+            gates.api.url + "/v1/stream", headers=gates.headers(caller)
         ) as socket:
             await socket.send_json({"op": "subscribe", "channel": channel})
             told = await socket.receive_json(timeout=5)
