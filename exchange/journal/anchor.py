@@ -89,8 +89,8 @@ class Anchor:
 
     def _damaged(self) -> JournalError:
         return JournalError(
-            f"{self.path} is damaged: it says how far the log got. Put it back from a backup; if the "
-            "log is known to be whole, delete the file"
+            f"{self.path} is damaged: it says how far the log got. Put it back from a backup, or run "
+            "'exchange-node journal repair', which makes another from the log"
         )
 
     def note(self, written: int, flushed: int) -> None:

@@ -17,11 +17,11 @@ from exchange.journal.archive import Archive
 from exchange.journal.frames import FILE_HEAD_SIZE, JournalError
 from exchange.model.records import Recovered
 
-_RESTORE: Final = "Put the missing files back from a backup, or start with another --data-dir to become a new node"
-_GIVE_UP: Final = (
-    "If this is a copy that was made of a running node, or what is missing is lost for good, move anchor "
-    "and archive.sqlite3 out of that directory to go on without it"
+_RESTORE: Final = (
+    "Put the missing files back from a backup ('exchange-node restore'), or start with another --data-dir "
+    "to become a new node"
 )
+_GIVE_UP: Final = "If it is lost for good, 'exchange-node journal repair' goes on without it and says what that is"
 
 
 def owner_of(path: Path) -> str | None:

@@ -21,7 +21,7 @@ import msgspec
 _FILE_HEAD: Final = struct.Struct("<8sII")
 _HEAD: Final = struct.Struct("<4sIIQQI")
 _CHECKED: Final = struct.Struct("<4sIIQQ")  # of a head, by its CRC
-_MARK: Final = b"\xf5frm"
+MARK: Final = b"\xf5frm"
 
 FILE_HEAD_SIZE: Final = _FILE_HEAD.size
 HEAD_SIZE: Final = _HEAD.size
@@ -77,7 +77,7 @@ def version_of(data: bytes, magic: bytes) -> int:
 
 def frame(number: int, durable: int, payload: bytes) -> bytes:
     """Encode a frame."""
-    fields = (_MARK, len(payload), zlib.crc32(payload), number, durable)
+    fields = (MARK, len(payload), zlib.crc32(payload), number, durable)
     return _HEAD.pack(*fields, zlib.crc32(_CHECKED.pack(*fields))) + payload
 
 
@@ -90,7 +90,7 @@ def head_at(data: bytes | memoryview, offset: int) -> FrameHead:
     if len(data) < offset + HEAD_SIZE:
         raise FrameFault("the frame's head is cut off", torn=True)
     mark, length, crc, number, durable, head_crc = _HEAD.unpack_from(data, offset)
-    if mark != _MARK or head_crc != zlib.crc32(data[offset : offset + _CHECKED.size]):
+    if mark != MARK or head_crc != zlib.crc32(data[offset : offset + _CHECKED.size]):
         raise FrameFault("the frame's head is damaged", torn=_has_gap(data, offset, len(data)))
     return FrameHead(length, crc, number, durable)
 
@@ -113,7 +113,7 @@ def payload_at(data: bytes | memoryview, offset: int, head: FrameHead) -> bytes:
 
 def known_durable(data: bytes, offset: int, number: int) -> bool:
     """Report if any whole frame from `offset` on calls frame `number` durable."""
-    while (offset := data.find(_MARK, offset)) >= 0:
+    while (offset := data.find(MARK, offset)) >= 0:
         try:
             head = head_at(data, offset)
             payload_at(data, offset, head)

@@ -133,7 +133,9 @@ class Journal:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise JournalError(f"the journal {path} is in use by another process") from error
+            raise JournalError(
+                f"the journal {path} is in use by another process: stop that one first"
+            ) from error
         snapshots.tidy(path)
         self._snapshot = max(snapshots.numbers(path), default=0)
         found = path / anchor.NAME
@@ -152,7 +154,7 @@ class Journal:
         if self._log.segments[0] > self._snapshot + 1:
             raise JournalError(
                 f"{path} lacks the segment of frame {self._snapshot + 1:,}: put the missing .log and .state "
-                "files back from a backup"
+                "files back from a backup, or run 'exchange-node journal repair' to keep what is whole"
             )
         self._committed = self._found = self._log.last
         self._records = self._archived = 0  # since the start: committed; of them in the archive

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -97,22 +97,28 @@ def load(path: Path, version: int, state: JournalState) -> Iterator[None]:
         JournalError: the file is damaged or of another version.
         OSError: the file cannot be read.
     """
+    with path.open("rb") as file:
+        yield from load_from(file, path, version, state)
+
+
+def load_from(file: BinaryIO, path: Path, version: int, state: JournalState) -> Iterator[None]:
+    """As `load`, from the file's start; `path` is for messages."""
+    file.seek(0)
     offset = 0
     try:
-        with path.open("rb") as file:
-            check_version(path, file.read(FILE_HEAD_SIZE), _MAGIC, version)
-            offset, count = FILE_HEAD_SIZE, 1
-            while True:
-                data = file.read(HEAD_SIZE)
-                head = head_at(data, 0)
-                if head.number != count:
-                    raise FrameFault(f"part {head.number} where {count} belongs", torn=False)
-                chunk = _records_of(payload_at(data + file.read(head.length), 0, head))
-                if not chunk:
-                    return
-                state.apply(chunk)
-                offset += HEAD_SIZE + head.length
-                count += 1
-                yield
+        check_version(path, file.read(FILE_HEAD_SIZE), _MAGIC, version)
+        offset, count = FILE_HEAD_SIZE, 1
+        while True:
+            data = file.read(HEAD_SIZE)
+            head = head_at(data, 0)
+            if head.number != count:
+                raise FrameFault(f"part {head.number} where {count} belongs", torn=False)
+            chunk = _records_of(payload_at(data + file.read(head.length), 0, head))
+            if not chunk:
+                return
+            state.apply(chunk)
+            offset += HEAD_SIZE + head.length
+            count += 1
+            yield
     except (FrameFault, msgspec.DecodeError) as error:
         raise JournalError(f"{path}, offset {offset}: {error}") from error

@@ -34,8 +34,8 @@ from exchange.journal.frames import (
 SEGMENT_BYTES: Final = 16 * 2**20  # the first frame that exceeds it closes a segment
 FREE_BYTES: Final = 4 * SEGMENT_BYTES  # that a disk should have when a node starts on it again
 READ_BYTES: Final = 2**20  # read ahead; more when a frame is longer
-_MAGIC: Final = b"xchg-log"
-_SUFFIX: Final = ".log"
+LOG_MAGIC: Final = b"xchg-log"
+LOG_SUFFIX: Final = ".log"
 
 flush = getattr(os, "fdatasync", os.fsync)  # not every system has it
 
@@ -105,7 +105,7 @@ class WriteAheadLog:
         # First frame and name of each segment, oldest first. Replaced, never changed: others read it.
         self._changing = threading.Lock()
         self.segments: tuple[int, ...] = tuple(
-            sorted(int(path.stem) for path in directory.glob(f"*{_SUFFIX}"))
+            sorted(int(path.stem) for path in directory.glob(f"*{LOG_SUFFIX}"))
         )
         self.last = self.durable = start - 1
         self._fd = -1
@@ -115,7 +115,7 @@ class WriteAheadLog:
             self._begin(start)
 
     def path(self, segment: int) -> Path:
-        return self.directory / f"{segment:020}{_SUFFIX}"
+        return self.directory / f"{segment:020}{LOG_SUFFIX}"
 
     def _begin(self, first: int) -> None:
         path = self.path(first)
@@ -123,7 +123,7 @@ class WriteAheadLog:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
-        write_all(fd, file_head(_MAGIC, self.version))
+        write_all(fd, file_head(LOG_MAGIC, self.version))
         os.fsync(fd)
         flush_directory(self.directory)
         self.size = FILE_HEAD_SIZE
@@ -138,7 +138,7 @@ class WriteAheadLog:
         data = path.read_bytes()
         self.last = self.durable = first - 1
         try:
-            check_version(path, data, _MAGIC, self.version)
+            check_version(path, data, LOG_MAGIC, self.version)
         except FrameFault as fault:
             if not fault.torn or len(data) > FILE_HEAD_SIZE:
                 raise JournalError(f"{path}, offset 0: {fault}") from fault
@@ -259,7 +259,7 @@ class Tail:
         self._fd = os.open(path, os.O_RDONLY)
         self._segment, self._offset = segment, FILE_HEAD_SIZE
         try:
-            check_version(path, os.pread(self._fd, FILE_HEAD_SIZE, 0), _MAGIC, self._log.version)
+            check_version(path, os.pread(self._fd, FILE_HEAD_SIZE, 0), LOG_MAGIC, self._log.version)
             number = segment
             while number <= self.at:  # frames that another reader has taken
                 head = head_at(os.pread(self._fd, HEAD_SIZE, self._offset), 0)

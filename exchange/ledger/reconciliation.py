@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from exchange.ledger.statement_checks import KeyChecker, open_document
+from exchange.ledger.statement_checks import open_document
 from exchange.ledger.statements import (
     CHILD_BITS,
     MAX_SETTLEMENTS,
@@ -36,6 +36,7 @@ from exchange.ledger.statements import (
     digest_of,
     units,
 )
+from exchange.model.ports import KeyChecker
 
 MAX_QUESTIONS: Final = 300  # of one search
 MAX_DIFFERENCES: Final = 2000  # trades after which a search ends

@@ -7,7 +7,7 @@ canonical, so that the decoded document is the signed one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ from exchange.ledger.statements import (
     signed_hash,
 )
 from exchange.model.events import BUY, MAX_ORDER, MAX_PRICE, MAX_QUANTITY, SELL
+from exchange.model.ports import KeyChecker
 
 KEY_LENGTH: Final = 32
 SIGNATURE_LENGTH: Final = 64
@@ -48,14 +49,6 @@ Document = TypeVar("Document", Statement, StatementPart)
 _decoders: Final[Mapping[type[Any], msgspec.msgpack.Decoder[Any]]] = {
     kind: msgspec.msgpack.Decoder(kind) for kind in KINDS
 }
-
-
-class KeyChecker(Protocol):
-    """Verifying half of `exchange.model.ports.Keys`."""
-
-    def node_id_of(self, public_key: bytes) -> str: ...
-
-    def verify(self, public_key: bytes, signature: bytes, message: bytes) -> bool: ...
 
 
 def open_document(

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from exchange.model.ports import SigningKeys
+from exchange.model.ports import KeyChecker, SigningKeys
 
 BUY = 1
 SELL = -1
@@ -154,7 +154,7 @@ def sign_batch(
     return Batch(key, market, first, previous, tuple(events), keys.sign(digest)), digest
 
 
-def check_batch(keys: SigningKeys, network: str, batch: Batch) -> bytes:
+def check_batch(keys: KeyChecker, network: str, batch: Batch) -> bytes:
     """Check shape, signature and values of a batch, and return its hash.
 
     Raises:

@@ -11,7 +11,15 @@ from typing import Protocol
 import msgspec
 
 
-class SigningKeys(Protocol):
+class KeyChecker(Protocol):
+    """Verification of nodes' signatures."""
+
+    def node_id_of(self, public_key: bytes) -> str: ...
+
+    def verify(self, public_key: bytes, signature: bytes, message: bytes) -> bool: ...
+
+
+class SigningKeys(KeyChecker, Protocol):
     """Signing with this node's key, and verification of other nodes' signatures."""
 
     @property
@@ -23,10 +31,6 @@ class SigningKeys(Protocol):
         ...
 
     def sign(self, message: bytes) -> bytes: ...
-
-    def node_id_of(self, public_key: bytes) -> str: ...
-
-    def verify(self, public_key: bytes, signature: bytes, message: bytes) -> bool: ...
 
 
 class Send(msgspec.Struct, frozen=True):

@@ -47,7 +47,7 @@ def _check_no_journal(settings: Settings, key_path: Path) -> None:
         whose = f"of node {owner} " if owner else ""
         raise StartError(
             f"{key_path} is missing, and {path} has the journal {whose}that belongs to it: without "
-            "the key its orders cannot be changed. Put the key back from a backup, or start with another "
+            "the key its orders cannot be changed. Put the key back from a backup ('exchange-node restore' into another directory gives it), or start with another "
             "--data-dir to become a new node"
         )
 
@@ -59,7 +59,7 @@ def _check_journal(settings: Settings, identity: Identity) -> None:
     if not present and settings.market_path.exists():
         raise StartError(
             f"{path} is missing: the orders and balances of node {identity.node_id}, which ran here before. "
-            "Put that directory back from a backup, or start with another --data-dir to become a new node. "
+            "Put that directory back from a backup ('exchange-node restore'), or start with another --data-dir to become a new node. "
             f"To begin anew under this key, which other nodes refuse if they remember its orders, delete "
             f"{settings.market_path}"
         )

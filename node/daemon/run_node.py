@@ -25,6 +25,7 @@ from node.daemon.data_directory import open_key_and_journal
 from node.daemon.node import Node
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
 from node.service.public_services import OFFERS
 from node.version import VERSION
@@ -184,6 +185,7 @@ async def start_node(
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _lock(settings.lock_path, stack)
+        _check_recovered(data_dir)
         instruments = (
             Instruments.load(settings.instruments_file)
             if settings.instruments_file
@@ -202,7 +204,12 @@ async def start_node(
         node = Node(settings, identity, instruments, journal, history, _api_tls(settings))
     except TlsError as error:
         raise StartError(f"cannot serve the API over TLS: {error}") from error
-    except (OSError, ValueError, JournalError, HistoryError, InstrumentsFileError) as error:
+    except JournalError as error:
+        text = f"cannot use the data directory {data_dir}: {error}"
+        if "exchange-node " not in text:
+            text += ". 'exchange-node journal verify' checks it, 'exchange-node journal repair' keeps what is whole"
+        raise StartError(text) from error
+    except (OSError, ValueError, HistoryError, InstrumentsFileError) as error:
         raise StartError(f"cannot use the data directory {data_dir}: {error}") from error
     prepare(node)
     await _bind(node, settings, p2p_ports, api_ports)
@@ -269,6 +276,16 @@ def _lock(path: Path, stack: ExitStack) -> None:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
+
+
+def _check_recovered(data_dir: Path) -> None:
+    """Raises `StartError` if the directory was restored or repaired and not recovered since."""
+    restored = marked(data_dir)
+    if restored is not None:
+        raise StartError(
+            f"{data_dir} is older than its node: {restored.reason}. Bring it up to date with 'exchange-node "
+            f"recover --from-peers --data-dir {data_dir}'"
+        )
 
 
 def _write_runtime(path: Path, node: Node) -> None:

@@ -1,0 +1,181 @@
+"""Verification finds every kind of damage; repair keeps what is whole and says what is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from exchange_kit import Owner
+from journal_kit import FILL, TRANSACTION, replace
+
+from exchange.journal import write_ahead_log
+from exchange.journal.frames import FILE_HEAD_SIZE, JournalError
+from exchange.journal.journal import Journal
+from exchange.journal.repair import examine, repair
+from exchange.journal.verification import verify
+from exchange.model.events import BUY, Opened
+from exchange.model.records import Order, PutBatch, PutMeta
+
+OWNER = Owner(7)
+FRAMES = 40
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(write_ahead_log, "flush", lambda fd: None)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal with snapshots and several segments. Frame n has order n and the meta value n."""
+    owner = Owner(7)
+    path = tmp_path / "journal"
+    journal = Journal(
+        path, owner=owner.id, background=False, segment_bytes=2000, snapshot_bytes=4000
+    )
+    for number in range(1, FRAMES + 1):
+        batch = owner.batch(Opened(number, BUY, 100, 5, 1000 + number))
+        order = Order(number, batch.market, BUY, 100, 5, 1000 + number, opened=True, shown=5)
+        fill = replace(FILL, take=number, order=number, market=batch.market)
+        balance = replace(TRANSACTION.lines[0], balance=500 * number)
+        fees = replace(TRANSACTION.lines[1], balance=-500 * number)
+        money = replace(TRANSACTION, number=number, lines=(balance, fees))
+        journal.commit([PutMeta("last", number), PutBatch(owner.id, batch), order, fill, money])
+        while number <= FRAMES // 2 and journal.work():
+            pass
+    journal.history()  # the archive has it all
+    journal.close()
+    assert len(list(path.glob("*.log"))) >= 2
+    assert list(path.glob("*.state"))
+    return path
+
+
+def failed(path: Path, key_owner: str | None = OWNER.id) -> set[str]:
+    """Names of the checks that fail."""
+    return {
+        check.name for check in verify(path, OWNER.keys, OWNER.network, key_owner) if not check.ok
+    }
+
+
+def reopened(path: Path) -> int:
+    journal = Journal(path, owner=OWNER.id, background=False)
+    try:
+        return journal.recover().meta["last"]
+    finally:
+        journal.close()
+
+
+def damage(file: Path, offset: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[offset] ^= 0x10
+    file.write_bytes(data)
+
+
+def newest(path: Path) -> Path:
+    return max(path.glob("*.log"))
+
+
+def test_a_whole_journal_passes_every_check(path: Path) -> None:
+    assert failed(path) == set()
+    assert not examine(path).damage
+    assert failed(path, None) == {"key"}
+    assert failed(path, "another") == {"key"}
+
+
+def test_every_flipped_byte_of_the_log_is_found_and_the_rest_kept(
+    path: Path, tmp_path: Path
+) -> None:
+    log = newest(path)
+    first = int(log.stem)
+    whole = log.read_bytes()
+    rng = random.Random(3)
+    for offset in [FILE_HEAD_SIZE, *rng.sample(range(FILE_HEAD_SIZE, len(whole)), 20)]:
+        damage(log, offset)
+        assert "frames" in failed(path)
+        report = examine(path)
+        assert report.damage.startswith(log.name)
+        assert first - 1 <= report.kept < FRAMES
+        assert report.known == FRAMES
+        assert report.lost == FRAMES - report.kept
+        # The damaged frame cannot be read; those behind it can.
+        assert report.orders == list(range(report.kept + 2, FRAMES + 1))
+        log.write_bytes(whole)
+
+
+def test_repair_keeps_the_original_and_the_journal_goes_on(path: Path, tmp_path: Path) -> None:
+    log = newest(path)
+    damage(log, len(log.read_bytes()) // 2)
+    original = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(JournalError):
+        reopened(path)
+    aside = tmp_path / "journal.damaged"
+    report = repair(path, aside, owner=OWNER.id)
+    kept = {file.name: file.read_bytes() for file in aside.iterdir()}
+    assert {name: kept[name] for name in original} == original
+    assert failed(path) == set()
+    assert reopened(path) == report.kept
+    # Fills and postings (two in each frame) of lost commits are in the archive, apart from the rest.
+    assert report.rows_set_aside == 3 * report.lost
+    with closing(sqlite3.connect(path / "archive.sqlite3")) as db:
+        assert db.execute("SELECT count(*) FROM lost").fetchone()[0] == 3 * report.lost
+    assert [fill.order for fill in report.fills] == report.orders
+
+
+def test_a_log_that_was_cut_short_is_repaired(path: Path, tmp_path: Path) -> None:
+    log = newest(path)
+    log.write_bytes(log.read_bytes()[:FILE_HEAD_SIZE])
+    assert failed(path) & {"frames", "end of the log"}
+    report = repair(path, tmp_path / "aside", owner=OWNER.id)
+    assert report.kept == int(log.stem) - 1
+    assert "cut off" in report.damage
+    assert reopened(path) == report.kept
+    assert failed(path) == set()
+
+
+def test_a_missing_segment_is_named(path: Path) -> None:
+    *_, before, last = sorted(path.glob("*.log"))
+    before.unlink()
+    report = examine(path)
+    assert report.damage.startswith(last.name)
+    assert "are missing" in report.damage
+
+
+def test_a_damaged_snapshot_without_the_log_before_it_cannot_be_repaired(path: Path) -> None:
+    (state,) = path.glob("*.state")
+    damage(state, 200)
+    assert "snapshot" in failed(path)
+    with pytest.raises(JournalError, match="exchange-node restore"):
+        examine(path)
+
+
+def test_a_damaged_anchor_is_made_again(path: Path, tmp_path: Path) -> None:
+    damage(path / "anchor", 20)
+    assert "anchor" in failed(path)
+    repair(path, tmp_path / "aside", owner=OWNER.id)
+    assert failed(path) == set()
+    assert reopened(path) == FRAMES
+
+
+def test_a_forged_batch_a_broken_chain_and_wrong_sums_are_found(tmp_path: Path) -> None:
+    owner = Owner(7)
+    batches = [owner.batch(Opened(number, BUY, 100, 5, 1000)) for number in (1, 2, 3)]
+    forged = replace(batches[1], events=(Opened(2, BUY, 999, 5, 1000),))
+    cases = {
+        "feeds": [
+            [PutBatch(owner.id, batches[0]), PutBatch(owner.id, forged)],
+            [PutBatch(owner.id, batches[0]), PutBatch(owner.id, batches[2])],
+        ],
+        "ledger": [[replace(TRANSACTION, lines=TRANSACTION.lines[:1])]],
+    }
+    for name, lists in cases.items():
+        for number, records in enumerate(lists):
+            path = tmp_path / f"{name}{number}"
+            journal = Journal(path, owner=owner.id, background=False)
+            journal.commit(records)
+            journal.close()
+            assert failed(path) == {name}
