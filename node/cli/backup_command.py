@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from config import Settings
 
 
-@click.command()
+@click.command(short_help="Write a verified backup of a node to a file.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--without-key", is_flag=True, help="Leave node.key out: you keep it elsewhere.")
 @data_options
@@ -50,7 +50,7 @@ def backup(file: Path, without_key: bool, settings: Settings, as_json: bool) -> 
     click.echo(f"up to commit {manifest.position:,} of {manifest.made}; verified")
 
 
-@click.command()
+@click.command(short_help="Restore a backup into an empty data directory.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @data_options
 def restore(file: Path, settings: Settings, as_json: bool) -> None:

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 @common_options
 @click.group(cls=Group, short_help="Verify, export or repair the journal.")
 def journal() -> None:
-    """Verify, export or repair the journal: orders, fills and the ledger of a node."""
+    """Verify, export or repair the journal: orders, fills and the ledger of a node.
+
+    \b
+    Examples:
+      exchange-node journal verify
+      exchange-node journal export > history.jsonl
+      exchange-node journal repair
+    """
 
 
 def _size(path: Path) -> int:
