@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from node.cli.client_session import Exit, Failure, print_json
+from node.cli.client_session import CommandFailure, Exit, print_json
 from node.cli.data_options import data_options, explained, unused
 from node.cli.progress import Progress
 
@@ -38,7 +38,7 @@ def backup(file: Path, without_key: bool, settings: Settings, as_json: bool) -> 
         key = None
     elif key is not None and not key.exists():
         text = f"{key} is missing: --without-key makes a backup without it"
-        raise Failure(text, Exit.REFUSED)
+        raise CommandFailure(text, Exit.REFUSED)
     with explained(as_json), Progress("backup", size_of(settings)) as progress:
         manifest = back_up(settings, file, key_path=key, advance=progress.advance)
     size = file.stat().st_size

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from node.cli.client_session import Exit, Failure, inherited
+from node.cli.client_session import CommandFailure, Exit, inherited
 from node.cli.start_command import load_settings
 
 T = TypeVar("T")
@@ -58,9 +58,9 @@ def explained(as_json: bool) -> Iterator[None]:
         ) from None
 
 
-def _failure(text: str, as_json: bool) -> Failure:
+def _failure(text: str, as_json: bool) -> CommandFailure:
     document = {"code": "failed", "detail": text} if as_json else None
-    return Failure(text, Exit.REFUSED, document=document)
+    return CommandFailure(text, Exit.REFUSED, document=document)
 
 
 @contextmanager

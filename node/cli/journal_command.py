@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from node.cli.client_session import Exit, Failure, common_options, print_json
+from node.cli.client_session import CommandFailure, Exit, common_options, print_json
 from node.cli.command_groups import Group
 from node.cli.data_options import data_options, explained, unused
 from node.cli.progress import Progress
@@ -61,7 +61,7 @@ def verify(settings: Settings, as_json: bool) -> int:
         try:
             owner = Identity.load(key).node_id if key.exists() else None
         except ValueError as error:
-            raise Failure(str(error), Exit.REFUSED) from None
+            raise CommandFailure(str(error), Exit.REFUSED) from None
         checks = list(
             verification.verify(path, Checking(), settings.p2p_network, owner, progress.advance)
         )
@@ -121,7 +121,7 @@ def export(
             for line in lines(settings, chosen, progress.advance):
                 click.echo(line)
         except LookupError as error:
-            raise Failure(str(error.args[0]), Exit.REFUSED) from None
+            raise CommandFailure(str(error.args[0]), Exit.REFUSED) from None
         except BrokenPipeError:
             sys.stderr.close()
 
