@@ -22,6 +22,7 @@ from node.api.problems import ProblemConnection, problem, problem_middleware
 from node.api.public_routes import SERVICE, add_routes
 from node.api.stream_socket import add_stream
 from node.api.web_page import add_page
+from node.api.worker_socket import add_worker
 from node.bitfinex import add_bitfinex
 from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.rate_limit import RateVerdict
@@ -166,6 +167,7 @@ def make_app(
     app.on_response_prepare.append(_common_headers)
     add_routes(app, service)
     add_stream(app, service.hub)
+    add_worker(app)
     add_bitfinex(
         app,
         service.market_data,

@@ -34,6 +34,7 @@ from node.views.views import (
     TopologyView,
     TradeView,
 )
+from p2p.services.service_server import Handler
 
 
 class NodeService(Protocol):
@@ -65,6 +66,18 @@ class NodeService(Protocol):
     @property
     def accounts(self) -> Accounts:
         """Accounts and their keys."""
+        ...
+
+    def serve(self, name: str, handler: Handler, *, workers: int) -> None:
+        """Offer a service to the network.
+
+        Raises:
+            ValueError: the name cannot be one, or is taken.
+        """
+        ...
+
+    def withdraw(self, name: str) -> None:
+        """Offer the service no longer."""
         ...
 
     async def reconcile(self, peer: str) -> ReconciliationView:

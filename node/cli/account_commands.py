@@ -8,7 +8,8 @@ from exchange.model.records import Permission
 from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import LENIENT, Group, check_words, span_options, upper
 from node.cli.order_text import OrderTextError, parse_amount
-from node.cli.tables import Cell, Column, Line, clock, echo, table
+from node.cli.table_layout import Cell, Column, Line, table
+from node.cli.tables import clock, echo
 from node.views.account_views import (
     AccountChange,
     AccountRequest,

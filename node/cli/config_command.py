@@ -8,7 +8,8 @@ import click
 
 from node.cli.client_session import print_json
 from node.cli.start_command import load_settings
-from node.cli.tables import Cell, Column, echo, table
+from node.cli.table_layout import Cell, Column, table
+from node.cli.tables import echo
 
 
 @click.command()

@@ -13,7 +13,8 @@ from node.cli.client_session import Session, client_options, common_options, pri
 from node.cli.command_groups import LENIENT, Group, account_option, check_words, span_options, upper
 from node.cli.order_text import OrderTextError, decimal, parse_amount
 from node.cli.reconcile_commands import reconcile, verify
-from node.cli.tables import Cell, Column, Line, clock, echo, is_terminal, short, table
+from node.cli.table_layout import Cell, Column, Line, table
+from node.cli.tables import clock, echo, is_terminal, short
 from node.views.account_views import CreditView, ObligationView, PositionView, PostingView
 from node.views.views import BalanceView
 

@@ -50,8 +50,8 @@ COMMANDS: Final = {
 EPILOG: Final = """\b
 Exit codes:
   0    done
-  1    the node refused it; the reason is printed
-  2    wrong usage or wrong settings
+  1    the node refused it, or it was not confirmed; the reason is printed
+  2    wrong usage, or settings, ports, directories and files that cannot be used
   3    no running node found
   4    unexpected failure
   130  interrupted
@@ -85,6 +85,10 @@ class CommandLine(click.Group):
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(Exit.OK)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(Exit.INTERRUPTED)
         except click.ClickException as error:

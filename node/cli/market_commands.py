@@ -7,7 +7,9 @@ import click
 from exchange.market.candles import TIMEFRAMES
 from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import Group, limit_option
-from node.cli.tables import Cell, Column, candle_table, draws_blocks, echo, ladder, table
+from node.cli.ladder import draws_blocks, ladder
+from node.cli.table_layout import Cell, Column, table
+from node.cli.tables import candle_table, echo
 from node.views.account_views import HaltView
 
 
@@ -109,7 +111,8 @@ def markets(session: Session) -> None:
         ]
         for view in views
     ]
-    echo(table([Column(title, number=title != "market") for title in titles], rows))
+    ranks = {"tick": 3, "lot": 2, "change": 1}
+    echo(table([Column(t, number=t != "market", rank=ranks.get(t, 0)) for t in titles], rows))
 
 
 @common_options

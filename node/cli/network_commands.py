@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from node.cli.client_session import Session, client_options, print_json
-from node.cli.tables import Line, clean, echo, is_terminal, peer_table, policy_table
+from node.cli.table_layout import Line, clean, folded
+from node.cli.tables import echo, is_terminal, peer_table, policy_table
 from node.client.exchange_client import ExchangeClient
 from node.views.views import GrenacheView, PeerPolicyView, StatusView
 
@@ -52,6 +53,9 @@ def duration(seconds: float) -> str:
 def describe_status(view: StatusView) -> list[Line]:
     """The status as lines of name and value."""
     behind = f", {view.feeds_behind} behind" if view.feeds_behind else ", all up to date"
+    grape = next((found for found in view.discovery if found.name == "grape"), None)
+    needed = grape is None or grape.state != "off"  # else: nobody set one up
+    grenache = _grenache(view.grenache) if needed else []
     rows = [
         ("node", view.node_id),
         ("version", f"{view.version}, up {duration(view.uptime_s)}"),
@@ -69,17 +73,20 @@ def describe_status(view: StatusView) -> list[Line]:
             ("discovery" if not number else "", f"{d.name} {d.state}: {d.detail}, found {d.found}")
             for number, d in enumerate(view.discovery)
         ),
-        *(("grenache" if not n else "", text) for n, text in enumerate(_grenache(view.grenache))),
+        *(("grenache" if not n else "", text) for n, text in enumerate(grenache)),
         ("markets", ", ".join(view.markets)),
         ("orders", f"{view.open_orders} open, {view.pending_takes} takes pending"),
         ("feeds", f"{view.feeds}{behind}"),
         ("services", ", ".join(view.services) or "none"),
     ]
-    width = max(len(name) for name, _ in rows)
-    lines: list[Line] = [
-        [(name.ljust(width), "bold"), ("  ", ""), (clean(text), "")] for name, text in rows
-    ]
-    lines += [[(f"warning: {clean(text)}", "warn")] for text in view.warnings]
+    left = max(len(name) for name, _ in rows)
+    lines: list[Line] = []
+    for name, text in rows:
+        for number, part in enumerate(folded(clean(text), left + 2)):
+            title = "" if number else name
+            lines.append([(title.ljust(left), "bold"), ("  ", ""), (part, "")])
+    for text in view.warnings:
+        lines += [[(part, "warn")] for part in folded(f"warning: {clean(text)}", 0)]
     return lines
 
 

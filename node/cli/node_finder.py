@@ -49,7 +49,7 @@ class FoundNode:
         if self.file is None:
             return "is the URL given by --api right, and is the node running?"
         start = start_command(self.file.parent)
-        if self.pid is not None and not _is_running(self.pid):
+        if self.pid is not None and not is_running(self.pid):
             return (
                 f"{self.file} was left behind by a node that ended without stopping "
                 f"(process {self.pid} is gone); start it again with: {start}"
@@ -64,7 +64,8 @@ def start_command(data_dir: Path) -> str:
     return f"exchange-node start --data-dir {data_dir}"
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Return True if there is a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -12,6 +12,7 @@ import msgspec
 from exchange.model.commands import SelfTrade
 from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import LENIENT, account_option, check_words, limit_option, upper
+from node.cli.order_check import confirm_amendment, confirm_order, yes_option
 from node.cli.order_outcomes import WORKING, describe_order
 from node.cli.order_text import OrderTextError, decimal, parse_expiry, parse_order
 from node.cli.tables import echo, fill_table, is_terminal, order_table, trade_table
@@ -51,6 +52,7 @@ def _place(
     words: tuple[str, ...],
     price: str | None,
     account: str | None,
+    yes: bool,
     **options: Any,
 ) -> None:
     check_words(words)
@@ -59,6 +61,8 @@ def _place(
         request = _request(side, typed.market, typed.quantity, typed.price, options)
     except OrderTextError as error:
         raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+    if not yes:
+        confirm_order(session, request)
     view = session.ask(lambda client: client.submit(request, account=account))
     view = _outcome(session, view, account)
     if session.as_json:
@@ -159,6 +163,7 @@ def _order_options(command: Callable[..., T]) -> Callable[..., T]:
                 "--group", type=click.IntRange(0), metavar="N", help="For cancelling together."
             ),
             account_option,
+            yes_option,
         )
     ):
         command = option(command)
@@ -208,8 +213,11 @@ order.add_command(_order_command("sell"))
 @click.option("--display-quantity", metavar="QTY")
 @click.option("--expires", metavar="TIME", help="30s, 10m, 2h, 1d from now, or an ISO time.")
 @account_option
+@yes_option
 @client_options
-def amend(session: Session, order_id: str, account: str | None, **options: str | None) -> None:
+def amend(
+    session: Session, order_id: str, account: str | None, yes: bool, **options: str | None
+) -> None:
     """Change an open order.
 
     A smaller quantity keeps the order's place in the book; a greater one or another price does not.
@@ -235,6 +243,8 @@ def amend(session: Session, order_id: str, account: str | None, **options: str |
     except OrderTextError as error:
         raise click.UsageError(str(error), ctx=click.get_current_context()) from None
     changes = AmendRequest(**given)
+    if not yes and (changes.price is not None or changes.quantity is not None):
+        confirm_amendment(session, order_id, changes, account)
     view = session.ask(lambda client: client.amend(order_id, changes, account=account))
     view = _outcome(session, view, account)
     if session.as_json:

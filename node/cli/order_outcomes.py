@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from node.cli.tables import Line, is_terminal
+from node.cli.table_layout import Line
+from node.cli.tables import is_terminal
 from node.views.views import OrderView
 
 WORKING = ("open", "pending", "untriggered")  # orders that can still trade

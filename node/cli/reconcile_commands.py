@@ -12,7 +12,8 @@ import msgspec
 from exchange.ledger.reconciliation import Comparison, Evidence, evaluate
 from exchange.ledger.statements import StatementError
 from node.cli.client_session import Exit, Session, client_options, print_json
-from node.cli.tables import Cell, Column, Line, clean, clock, echo, is_terminal, short, table
+from node.cli.table_layout import Cell, Column, Line, clean, table
+from node.cli.tables import clock, echo, is_terminal, short
 from node.views.statement_views import (
     AssetAgreementView,
     ComparisonView,

@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from node.cli.client_session import Session, client_options, print_json, print_json_line
-from node.cli.tables import Cell, Column, Line, clean, clock, echo, is_terminal, short, table
+from node.cli.table_layout import Cell, Column, Line, clean, table
+from node.cli.tables import clock, echo, is_terminal, short
 from node.views.views import CallRequest, RouterView, ServiceView
 
 FRAME: Final = 1.0  # seconds between two looks of `router --watch`

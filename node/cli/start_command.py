@@ -248,6 +248,7 @@ def demo(
                 option = {"as_json": "--json", "open_page": "--open"}.get(name, f"--{name}")
                 ctx.fail(f"{option} belongs behind {ctx.invoked_subcommand!r}, if it has one.")
         return 0
+    click.echo(f"starting {nodes} nodes on free ports of this machine ...", err=as_json)
     module = importlib.import_module("node.demos.trading_demo")
     if open_page and ctx.get_parameter_source("seconds") is click.core.ParameterSource.DEFAULT:
         seconds = UNTIL_STOPPED

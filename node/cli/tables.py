@@ -1,25 +1,23 @@
-"""Tables and ladders as styled lines of text: pure functions, so that what a user sees is tested.
+"""Lists of orders, fills, trades, candles and peers as styled lines of text.
 
-A line is a list of (text, style) pieces. Styles are words that `to_ansi` and `to_rich` translate.
-Nothing is ever cut off or wrapped: what is printed can be copied and piped.
+Styles are words that `to_ansi` and `to_rich` translate. Where stdout is no terminal, nothing is
+shortened or wrapped: what is printed can be copied and piped.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from node.cli.table_layout import Cell, Column, Line, Piece, align, table
 from node.views.views import (
-    BookView,
     CandleView,
     FillView,
-    LevelView,
     OrderView,
     PeerPolicyView,
     PeerView,
@@ -28,10 +26,6 @@ from node.views.views import (
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-Piece = tuple[str, str]
-Line = list[Piece]
-Cell = str | Piece
 
 # style -> (keywords of click.style, rich style)
 STYLES: Final[dict[str, tuple[dict[str, Any], str]]] = {
@@ -43,19 +37,6 @@ STYLES: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "own": ({"fg": "yellow", "bold": True}, "bold yellow"),
     "warn": ({"fg": "yellow"}, "yellow"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table. Numbers are aligned at the decimal point."""
-
-    title: str
-    number: bool = False
-
-
-def clean(text: str) -> str:
-    """`text` without control characters: what other nodes say must not steer the terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def to_ansi(line: Line) -> str:
@@ -84,51 +65,6 @@ def echo(lines: Iterable[Line]) -> None:
         click.echo(to_ansi(line))
 
 
-def align(numbers: Sequence[str]) -> list[str]:
-    """The numbers padded so that their decimal points are below each other."""
-    wholes, fractions = [], []
-    for number in numbers:
-        whole, point, fraction = number.partition(".")
-        wholes.append(whole)
-        fractions.append(point + fraction)
-    left = max(map(len, wholes), default=0)
-    right = max(map(len, fractions), default=0)
-    return [w.rjust(left) + f.ljust(right) for w, f in zip(wholes, fractions, strict=True)]
-
-
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[Line]:
-    """A table with a line of titles. A row may be shorter than the columns; it is not padded."""
-    styles: list[list[str]] = []
-    texts: list[list[str]] = []
-    for row in rows:
-        pieces = [cell if isinstance(cell, tuple) else (cell, "") for cell in row]
-        texts.append([clean(text) for text, _ in pieces])
-        styles.append([style for _, style in pieces])
-    for index, column in enumerate(columns):
-        if column.number:
-            filled = [row for row in texts if len(row) > index]
-            for row, text in zip(filled, align([row[index] for row in filled]), strict=True):
-                row[index] = text
-    full = [row for row in texts if len(row) > 1]  # a lone cell is a heading and may be long
-    widths = [
-        max([len(column.title), *(len(row[i]) for row in full if len(row) > i)])
-        for i, column in enumerate(columns)
-    ]
-
-    def padded(texts: Sequence[str], styles: Sequence[str]) -> Line:
-        line: Line = []
-        for i, (text, style) in enumerate(zip(texts, styles, strict=True)):
-            if columns[i].number:
-                text = text.rjust(widths[i])
-            elif i < len(columns) - 1:
-                text = text.ljust(widths[i])
-            line += [("  ", ""), (text, style)] if i else [(text, style)]
-        return line
-
-    head = padded([column.title for column in columns], ["bold"] * len(columns))
-    return [head, *(padded(*row) for row in zip(texts, styles, strict=True))]
-
-
 def short(node_id: str, full: bool) -> str:
     """A node id, on a terminal shortened to a beginning that other commands take."""
     return node_id if full else node_id[:10]
@@ -139,9 +75,13 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def clock(time: str) -> str:
-    """A time as people read it: 2026-01-02 03:04:05.678Z."""
-    return time.replace("T", " ", 1)
+def clock(time: str, *, today: str | None = None) -> str:
+    """A time as people read it: 2026-01-02 03:04:05.678Z. Without the date if that is `today`; by
+    default the date in UTC, where stdout is a terminal."""
+    if today is None:
+        today = datetime.now(UTC).date().isoformat() if is_terminal() else ""
+    date, _, rest = time.partition("T")
+    return rest if date == today and rest else time.replace("T", " ", 1)
 
 
 # Lists ----------------------------------------------------------------------------------------
@@ -157,9 +97,9 @@ def order_table(orders: Sequence[OrderView], *, full: bool) -> list[Line]:
             Column("quantity", number=True),
             Column("price", number=True),
             Column("filled", number=True),
-            Column("pending", number=True),
+            Column("pending", number=True, rank=2),
             Column("status"),
-            Column("created"),
+            Column("created", rank=1),
         ],
         [
             [
@@ -193,9 +133,9 @@ def fill_table(fills: Sequence[FillView], own: str | None, *, full: bool) -> lis
         Column("side"),
         Column("quantity", number=True),
         Column("price", number=True),
-        Column("role"),
+        Column("role", rank=1),
         Column("order"),
-        Column("with"),
+        Column("with", rank=2),
     ]
     rows: list[list[Cell]] = [
         [
@@ -228,8 +168,8 @@ def trade_table(trades: Sequence[TradeView], *, full: bool) -> list[Line]:
             Column("taker"),
             Column("quantity", number=True),
             Column("price", number=True),
-            Column("maker node"),
-            Column("taker node"),
+            Column("maker node", rank=1),
+            Column("taker node", rank=2),
         ],
         [
             [
@@ -285,18 +225,19 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
                 f"banned until {peer.banned_until}" if peer.banned_until else peer.last_error or "",
             ]
         )
-    titles = [
-        "node",
-        "address",
-        "status",
-        "way",
-        "link",
-        "rtt ms",
-        "found by",
-        "kept as",
-        "last error",
+    columns = [
+        Column("node"),
+        Column("address"),
+        Column("status"),
+        Column("way", rank=3),
+        Column("link", rank=1),
+        Column("rtt ms", number=True),
+        Column("found by", rank=2),
+        Column("kept as", rank=4),
+        Column("last error"),
     ]
-    return table([Column(title, number=title == "rtt ms") for title in titles], rows)
+    kept = [i for i in range(9) if i < 7 or full or any(row[i] for row in rows)]
+    return table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def policy_table(policy: PeerPolicyView, *, full: bool) -> list[Line]:
@@ -313,98 +254,3 @@ def policy_table(policy: PeerPolicyView, *, full: bool) -> list[Line]:
     ]
     rows += [["allowed", short(node, full), "", "PEER_ALLOW"] for node in policy.allow]
     return table([Column(title) for title in ("rule", "subject", "until", "reason")], rows)
-
-
-# The ladder -----------------------------------------------------------------------------------
-
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
-
-
-def draws_blocks() -> bool:
-    """Return True if stdout can show block characters."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
-    return encoding.replace("-", "").startswith("utf") and os.environ.get("TERM") != "dumb"
-
-
-def bar(part: Decimal, whole: Decimal, width: int, *, blocks: bool = True) -> str:
-    """A bar of `part`/`whole` of `width` characters; anything above 0 is visible."""
-    if whole <= 0 or part <= 0:
-        return ""
-    eighths = max(1, min(width * 8, int(part * width * 8 / whole)))
-    if not blocks:
-        return "#" * max(1, eighths // 8)
-    return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
-
-
-def spread_of(book: BookView) -> str:
-    """The distance of best bid and best ask, in words."""
-    if not book.bids or not book.asks:
-        missing = " and ".join(n for n, s in (("bids", book.bids), ("asks", book.asks)) if not s)
-        return f"no {missing}"
-    bid, ask = Decimal(book.bids[0].price), Decimal(book.asks[0].price)
-    if ask <= bid:
-        return f"crossed by {bid - ask:f}: being settled between their owners"
-    return f"spread {ask - bid:f} ({(ask - bid) / ((ask + bid) / 2) * 100:.3f} %)"
-
-
-def ladder(
-    book: BookView, *, depth: int | None = None, bar_width: int = 24, blocks: bool = True
-) -> list[Line]:
-    """The book with asks above bids, best prices in the middle; own quantity is marked.
-
-    `total` is what a market order could fill down to that level.
-    """
-    asks, bids = book.asks[:depth], book.bids[:depth]
-    levels = [*reversed(asks), *bids]
-    head: Line = [(clean(book.market), "bold")]
-    head.append((f"  {clock(book.time)}  sequence {book.sequence}", "dim"))
-    if not levels:
-        return [head, [("", "")], [("the book is empty", "dim")]]
-    totals = [*reversed(_running(asks)), *_running(bids)]
-    prices = align(["price", *(level.price for level in levels)][1:])
-    quantities = align([level.quantity for level in levels])
-    sums = align([f"{total:f}" for total in totals])
-    counts = [str(level.orders) for level in levels]
-    widths = [
-        max(len(title), *map(len, column))
-        for title, column in (
-            ("price", prices),
-            ("quantity", quantities),
-            ("total", sums),
-            ("orders", counts),
-        )
-    ]
-    biggest = max(Decimal(level.quantity) for level in levels)
-
-    lines: list[Line] = []
-    for level, *texts in zip(levels, prices, quantities, sums, counts, strict=True):
-        side = "sell" if len(lines) < len(asks) else "buy"
-        price, quantity, total, count = (
-            text.rjust(width) for text, width in zip(texts, widths, strict=True)
-        )
-        own = Decimal(level.own) > 0
-        drawn = bar(Decimal(level.quantity), biggest, bar_width, blocks=blocks)
-        line: Line = [("* " if own else "  ", "own"), (price, side), ("  ", ""), (quantity, "")]
-        line += [("  ", ""), (total, "dim"), ("  ", ""), (count, "dim"), ("  ", "")]
-        line.append((drawn, side))
-        if own:
-            line.append((" " * (bar_width - len(drawn)) + f" own {level.own}", "own"))
-        lines.append(line)
-
-    titles = "  ".join(
-        title.rjust(width)
-        for title, width in zip(("price", "quantity", "total", "orders"), widths, strict=True)
-    )
-    rule = "─" if blocks else "-"
-    middle: Line = [("  ", ""), (f"{rule * 2} {spread_of(book)} ", "bold")]
-    middle.append((rule * max(2, len(titles) - len(middle[1][0])), "bold"))
-    lines.insert(len(asks), middle)
-    return [head, [("", "")], [(f"  {titles}", "dim")], *lines]
-
-
-def _running(levels: Sequence[LevelView]) -> list[Decimal]:
-    totals, total = [], Decimal(0)
-    for level in levels:
-        total += Decimal(level.quantity)
-        totals.append(total)
-    return totals

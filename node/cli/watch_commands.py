@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from msgspec import UNSET
 
 from node.cli.client_session import Session, client_options, print_json_line
-from node.cli.tables import clean, clock, draws_blocks, echo, ladder, to_rich
+from node.cli.ladder import draws_blocks, ladder
+from node.cli.table_layout import Line, clean
+from node.cli.tables import clock, echo, to_rich
 from node.client.book_replica import BookReplica
 from node.client.exchange_client import ClientError
 from node.streams.node_messages import NODE_CHANNELS
@@ -31,10 +37,14 @@ from node.views.views import BookView, LevelView, Side, TradeView
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
+    from rich.text import Text
+
     from node.cli.node_finder import FoundNode
     from node.client.streaming_client import BookSubscription, StreamingClient, Subscription
 
 FRAME = 0.1  # seconds between two frames at most
+SETTLE = 0.01  # seconds for the own orders of a change to arrive after it
+PIPE_CHECK = 0.5  # seconds between looks whether anybody still reads the output
 TRADES = 5  # latest trades below the ladder
 
 
@@ -91,18 +101,39 @@ def _run(session: Session, work: Callable[[StreamingClient], Awaitable[None]]) -
     found = session.find()
 
     async def run() -> None:
-        async with _client(session, found) as client:
+        async with _client(session, found) as client, asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(_until_unread())
             await work(client)
+            watch.cancel()
 
     try:
         asyncio.run(run())
-    except ClientError as error:
-        raise session.explain(error, found) from error
     except ExceptionGroup as group:  # several feeds fail of one cause
-        first = group.exceptions[0]
-        if not isinstance(first, ClientError):
-            raise
-        raise session.explain(first, found) from first
+        error = _first(group)
+        if isinstance(error, ClientError):
+            raise session.explain(error, found) from error
+        raise error from None
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+async def _until_unread() -> None:
+    """Raise BrokenPipeError once nobody reads standard output any more, even while nothing is printed."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return
+    pipe = select.poll()
+    pipe.register(descriptor, 0)  # its end is told without being asked for
+    while not pipe.poll(0):  # noqa: ASYNC110 - the pipe wakes nobody
+        await asyncio.sleep(PIPE_CHECK)
+    raise BrokenPipeError
 
 
 @asynccontextmanager
@@ -150,11 +181,38 @@ async def _print(session: Session, feed: Subscription[Any], market: str, depth: 
         sys.stdout.flush()
 
 
+def frame_lines(
+    view: BookView,
+    tape: Sequence[TradeView],
+    *,
+    height: int,
+    depth: int = 1000,
+    blocks: bool = True,
+    width: int | EllipsisType | None = ...,
+) -> list[Line]:
+    """Return at most `height` lines of a book and its latest trades. The best prices come first: what does
+    not fit is left out, the line on how to end it first, then trades, titles, and the worst levels."""
+    levels = max(len(view.bids), len(view.asks))
+    room = max(0, height - 4)  # beside the title, a blank line, the names of columns, the spread
+    shown = max(1, min(depth, levels, room // 2))
+    lines = ladder(view, depth=shown, blocks=blocks, width=width)
+    if len(lines) > height:
+        lines = lines[3:]  # asks, the spread, bids
+    if len(lines) > height:
+        middle = len(view.asks[:shown])
+        lines = lines[max(0, middle - height // 2) :][:height]
+    for trade in tape[: max(0, height - len(lines))]:
+        what = (f"{trade.side:4} {trade.quantity} @ {trade.price}", trade.side)
+        lines.append([("trade ", "dim"), what, (f"  {clock(trade.time)}", "dim")])
+    if len(lines) < height:
+        lines.append([("Ctrl-C ends", "dim")])
+    return lines
+
+
 async def _live(client: StreamingClient, market: str, depth: int) -> None:
     """Redraws in place, at most every `FRAME`, however much happens."""
-    from rich.console import Console, Group
+    from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     most: Any = 25 if depth <= 25 else "full"
     book = client.book(market, depth=most, conflate_ms=int(FRAME * 500))
@@ -165,14 +223,10 @@ async def _live(client: StreamingClient, market: str, depth: int) -> None:
     console = Console()
     blocks = draws_blocks()
 
-    def frame() -> Group:
-        fits = max(1, (console.size.height - 6 - len(tape)) // 2)
+    def frame() -> Text:
         view = book_view(market, book.book, own.book)
-        lines = ladder(view, depth=min(depth, fits), blocks=blocks)
-        for trade in tape:
-            what = (f"{trade.side:4} {trade.quantity} @ {trade.price}", trade.side)
-            lines.append([("trade ", "dim"), what, (f"  {clock(trade.time)}", "dim")])
-        return Group(to_rich(lines), Text("Ctrl-C ends", "dim"))
+        height = max(2, console.size.height - 1)  # the cursor is below
+        return to_rich(frame_lines(view, tape, height=height, depth=depth, blocks=blocks))
 
     async def follow(feed: BookSubscription[Any, Level]) -> None:
         async for _ in feed:
@@ -185,10 +239,13 @@ async def _live(client: StreamingClient, market: str, depth: int) -> None:
             changed.set()
 
     async def draw() -> None:
-        await changed.wait()
+        while book.book.sequence is None or own.book.sequence is None:
+            changed.clear()
+            await changed.wait()
         with Live(frame(), console=console, auto_refresh=False, vertical_overflow="crop") as live:
             while True:
                 await changed.wait()
+                await asyncio.sleep(SETTLE)
                 changed.clear()
                 live.update(frame(), refresh=True)
                 await asyncio.sleep(FRAME)

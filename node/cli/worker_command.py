@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from node.cli.client_session import CommandFailure, Exit
+from node.cli.attach_worker import running_node, serve_attached
+from node.cli.handler_loader import load_handler
 from node.cli.start_command import load_settings, no_collections, start_options
 
 _UNITS: Final = {"": 0.001, "ms": 0.001, "s": 1.0}
@@ -36,7 +35,7 @@ RATE: Final = click.FloatRange(0.0, 1.0)
 @click.option(
     "--handler",
     "handler",
-    metavar="MODULE:FUNCTION",
+    metavar="MODULE:FUNCTION|FILE.py:FUNCTION",
     required=True,
     help="What answers: function(payload), async or not.",
 )
@@ -90,16 +89,18 @@ def worker(
     config_file: str | None,
     **values: Any,
 ) -> int:
-    """Run a node that serves a function, until Ctrl-C.
+    """Serve a function to the network, until Ctrl-C.
 
-    It is a node like that of 'start', with the same options; other nodes of the network find the
-    service by its name. The module is looked for in the current directory first. The function takes
-    the payload and returns the result, both of what JSON holds; it refuses by raising
-    p2p.base.errors.HandlerError(code, message).
+    Beside a node that runs on the data directory, that node offers the service and passes requests
+    on to this process. Without one this command runs a node like that of 'start', with the same
+    options. Other nodes find the service by its name. The module is looked for in the current
+    directory first. The function takes the payload and returns the result, both of what JSON holds;
+    it refuses by raising p2p.base.errors.HandlerError(code, message).
 
     \b
     Examples:
       exchange-node worker --service job_service --handler jobs:execute
+      exchange-node worker --handler jobs.py:execute
       exchange-node worker --handler jobs:execute --data-dir /tmp/second --concurrency 4
       exchange-node worker --handler jobs:execute --latency 50ms --error-rate 0.1     for tests
       exchange-node call job_service '{"action":"execute"}'                           elsewhere
@@ -116,59 +117,27 @@ def worker(
         crash_rate=crash_rate,
         flap_s=flap,
     )
+    found = running_node(loaded.settings.data_dir)
+    if found is not None:
+        _warn_unused(values)
+        name = loaded.settings.worker_service_name
+        return serve_attached(found, name, function, workers=concurrency, faults=faults or None)
     with no_collections():
         daemon = importlib.import_module("node.daemon.run_node")
     code: int = daemon.run_worker(loaded, function, workers=concurrency, faults=faults or None)
     return code
 
 
-def load_handler(text: str) -> Any:
-    """The function that MODULE:FUNCTION names; a wrong one ends the command with code 2."""
-    module_name, colon, path = text.partition(":")
-    if not colon or not module_name or not path:
-        raise _wrong(text, "it is written MODULE:FUNCTION, such as jobs:execute")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (
-            error.name == module_name or module_name.startswith(f"{error.name}.")
-        ):
-            raise _wrong(
-                text, f"there is no module {error.name!r} in {here} or installed"
-            ) from None
-        raise _wrong(text, f"importing {module_name} failed: {_told(error)}") from error
-    except Exception as error:
-        raise _wrong(text, f"importing {module_name} failed: {_told(error)}") from error
-    for name in path.split("."):
-        if not hasattr(found, name):
-            names = [
-                n for n in vars(found) if not n.startswith("_") and callable(getattr(found, n))
-            ]
-            has = f"; it has {', '.join(sorted(names)[:10])}" if names else ""
-            raise _wrong(text, f"{module_name} has no {name!r}{has}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise _wrong(text, f"{path} of {module_name} is a {type(found).__name__}, no function")
-    return found
-
-
-def _told(error: BaseException) -> str:
-    """The error with the place in the user's file that it comes from."""
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if not name.startswith("<") and name != __file__ and "importlib" not in name:
-            place = f" ({name}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f" ({error.filename}:{error.lineno})"
-        return f"SyntaxError: {error.msg}{place}"
-    return f"{type(error).__name__}: {error}{place}"
-
-
-def _wrong(text: str, why: str) -> CommandFailure:
-    return CommandFailure(f"cannot use the handler {text!r}: {why}", Exit.USAGE)
+def _warn_unused(values: dict[str, Any]) -> None:
+    """Name the options that only a node of its own would have used."""
+    unused = sorted(
+        f"--{name.replace('_', '-')}"
+        for name, value in values.items()
+        if value is not None and name != "data_dir"
+    )
+    if unused:
+        click.echo(
+            f"exchange-node: warning: {', '.join(unused)} not used: the running node has its own "
+            "settings",
+            err=True,
+        )

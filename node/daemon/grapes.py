@@ -63,6 +63,12 @@ class Grapes:
             raise RuntimeError("the Grapes are not started")
         return directory
 
+    @property
+    def absent(self) -> bool:
+        """True if nobody asked for Grapes, and none answers at the default address."""
+        asked = [] if self._link is None else self._link.status()
+        return not self.asked_for and self.own is None and not any(one.up for one in asked)
+
     async def start(self) -> None:
         """Start the Grape inside, if there is one, and get ready to ask.
 

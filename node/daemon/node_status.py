@@ -100,6 +100,14 @@ class NodeStatus:
             DiscoveryView(name=s.name, state=s.state, detail=s.detail, found=s.found)
             for s in (self._overlay.discovery.status() if self._overlay.discovery else [])
         ]
+        if self._grapes is not None and self._grapes.absent:
+            text = f"no Grape at {self._grapes.where}, and none is needed; looked for again"
+            views = [
+                DiscoveryView(name=v.name, state="off", detail=text, found=0)
+                if v.name == "grape"
+                else v
+                for v in views
+            ]
         for name, on in (
             ("mdns", self._settings.discovery_mdns),
             ("grape", self._settings.discovery_grenache),

@@ -19,11 +19,16 @@ from typing import Final
 from config import Settings
 
 EXIT_OK: Final = 0
+EXIT_USAGE: Final = 2  # a restart does not mend it: settings, ports, directories, files
 EXIT_FAILED: Final = 4
 
 
 class StartError(Exception):
     """The program cannot start. The text says what is wrong and what to do."""
+
+    def __init__(self, text: str, code: int = EXIT_USAGE) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from config import Loaded, Settings, is_loopback
 from node.daemon.grape_settings import grape_settings
-from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.process import EXIT_OK, StartError, configure_logging, loop_factory
 from node.version import VERSION
 from p2p.base.host_port import format_host_port
 from p2p.grenache.grape.grape import Grape
@@ -40,7 +40,7 @@ def run(
             return runner.run(_serve(settings, grape, max_payload, as_json))
     except StartError as error:
         print(f"exchange-node: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return error.code
 
 
 async def _serve(settings: Settings, grape: Grape, max_payload: int, as_json: bool) -> int:

@@ -29,7 +29,7 @@ from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
 from node.service.public_services import OFFERS
 from node.version import VERSION
-from node.views.views import StatusView
+from node.views.views import DiscoveryView, StatusView
 from p2p.base.host_port import format_host_port
 from p2p.services.fault_injection import Faults
 from p2p.services.service_server import Handler
@@ -79,7 +79,7 @@ def _run(
             return runner.run(_serve(loaded, stack, p2p_ports, prepare, as_json))
     except StartError as error:
         print(f"exchange-node: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return error.code
 
 
 async def _serve(
@@ -204,18 +204,31 @@ async def start_node(
         node = Node(settings, identity, instruments, journal, history, _api_tls(settings))
     except TlsError as error:
         raise StartError(f"cannot serve the API over TLS: {error}") from error
+    except InstrumentsFileError as error:
+        raise StartError(f"{error} (INSTRUMENTS_FILE)") from error
     except JournalError as error:
         text = f"cannot use the data directory {data_dir}: {error}"
         if "exchange-node " not in text:
             text += ". 'exchange-node journal verify' checks it, 'exchange-node journal repair' keeps what is whole"
-        raise StartError(text) from error
-    except (OSError, ValueError, HistoryError, InstrumentsFileError) as error:
-        raise StartError(f"cannot use the data directory {data_dir}: {error}") from error
+        raise StartError(text, EXIT_FAILED) from error
+    except OSError as error:
+        raise StartError(_directory_text(data_dir, error)) from error
+    except (ValueError, HistoryError) as error:
+        raise StartError(
+            f"cannot use the data directory {data_dir}: {error}", EXIT_FAILED
+        ) from error
     prepare(node)
     await _bind(node, settings, p2p_ports, api_ports)
     _write_runtime(settings.runtime_path, node)
     stack.callback(settings.runtime_path.unlink, missing_ok=True)
     return node
+
+
+def _directory_text(data_dir: Path, error: OSError) -> str:
+    why = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
+    if error.filename is not None and str(error.filename) != str(data_dir):
+        why += f" ({error.filename})"
+    return f"cannot use the data directory {data_dir}: {why}; choose another with --data-dir DIR"
 
 
 def _api_tls(settings: Settings) -> Tls | None:
@@ -309,7 +322,9 @@ def banner(node: Node, settings: Settings) -> str:
     """Return the lines printed when the node is ready."""
     status = node.status()
     security = "TLS 1.3" if settings.p2p_security == "tls" else "plain TCP, P2P_SECURITY=off"
-    finding = [view for view in status.discovery if view.state != "off"]
+    finding = [view for view in status.discovery if view.state != "off" and _can_find(view)]
+    if all(view.name == "exchange" for view in finding):
+        finding = []  # addresses are exchanged with nodes that were found otherwise
     names = {
         "persisted": "remembered peers",
         "bootstrap": f"bootstrap ({len(settings.bootstrap_peers)})",
@@ -330,7 +345,7 @@ def banner(node: Node, settings: Settings) -> str:
         f"  peers      {status.p2p_address or 'no direct links'} ({security}, network {settings.p2p_network})",
         f"  page       {status.api_url}/ (exchange-node open{where} opens it)",
         f"  API        {status.api_url}/v1 (described at /docs)",
-        f"  discovery  {discovery or 'none: only nodes that dial this one'}",
+        f"  discovery  {discovery or 'none: nodes that dial this one, or --bootstrap HOST:PORT'}",
         *_grenache_lines(node, status),
         *([f"  serves     {', '.join(extra)}"] if extra else []),
         f"  data       {settings.data_dir}",
@@ -341,6 +356,10 @@ def banner(node: Node, settings: Settings) -> str:
         "Ctrl-C stops the node.",
     ]
     return "\n".join(lines)
+
+
+def _can_find(view: DiscoveryView) -> bool:
+    return view.name != "persisted" or not view.detail.startswith("0 ")
 
 
 def _grenache_lines(node: Node, status: StatusView) -> list[str]:

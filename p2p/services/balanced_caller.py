@@ -352,6 +352,7 @@ class BalancedCaller:
         """Count an attempt as sent. Before any await: the next call must see it when it chooses."""
         now = self._loop.time()
         call.begin(now, node)
+        self._balancers.on_send(call.request.service, node)
         call.service.figures.attempts += 1
         governor = call.service.queue.governor(node)
         return _Attempt(node, now, governor, governor.on_send(now))

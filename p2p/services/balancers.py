@@ -96,6 +96,7 @@ class Balancers:
         self.events = EventRing()
         self.book = HintBook(self.settings.hints)
         self.breaker_changes: dict[str, int] = {}  # by new state
+        self._chosen: RoutingRecord | None = None  # the latest choice, not sent yet
         self._rng = rng
         self._routers: BoundedMap[str, AdaptiveRouter[str]] = BoundedMap(MAX_ROUTERS)
 
@@ -128,9 +129,19 @@ class Balancers:
                 new = str(event.detail.get("new"))
                 self.breaker_changes[new] = self.breaker_changes.get(new, 0) + 1
             node = "" if event.peer is None else str(event.peer)
-            add(RoutingRecord(event.at, event.kind, service, node, event.reason, event.detail))
+            record = RoutingRecord(event.at, event.kind, service, node, event.reason, event.detail)
+            if event.kind == "pick":
+                self._chosen = record  # chosen anew when the node has no room yet
+            else:
+                add(record)
 
         return listen
+
+    def on_send(self, service: str, node: str) -> None:
+        """Record the choice of `node`: an attempt at it is sent. One event for each attempt."""
+        chosen, self._chosen = self._chosen, None
+        if chosen is not None and (chosen.service, chosen.node) == (service, node):
+            self.events.add(chosen)
 
     def on_hint(
         self,

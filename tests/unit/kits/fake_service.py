@@ -59,6 +59,7 @@ from node.views.views import (
     TopologyView,
     TradeView,
 )
+from p2p.services.service_server import Handler
 
 ME = "a2b3c4d5e6f7g2h3i4j5k6l7m2n3o4p5"
 PEER = "z7y6x5w4v3u2t7s6r5q4p3o2n7m6l5k4"
@@ -120,6 +121,7 @@ class FakeService:
 
     def __init__(self, node_id: str = ME) -> None:
         self.node_id = node_id
+        self.served: dict[str, Handler] = {}
         self.known = {
             symbol: Market(symbol, Decimal(tick), Decimal(lot))
             for symbol, tick, lot in (
@@ -628,6 +630,14 @@ class FakeService:
         )
 
     # Services
+
+    def serve(self, name: str, handler: Handler, *, workers: int) -> None:
+        if name in self.served:
+            raise ValueError(f"service {name!r} is served already")
+        self.served[name] = handler
+
+    def withdraw(self, name: str) -> None:
+        del self.served[name]
 
     def services(self) -> list[ServiceView]:
         return [

@@ -10,61 +10,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from cli_kit import RunningNode
 from click.testing import CliRunner, Result
-from fake_service import ME, PEER, FakeService
+from fake_service import ME, PEER
 
 from config import Settings
-from node.api import ApiServer
 from node.cli import node_finder
 from node.cli.client_session import run_blocking
 from node.cli.main import COMMANDS, cli
 from node.views.views import OrderView
 
 EXCHANGE_NODE = [sys.executable, "-m", "node.cli.main"]
-
-
-class RunningNode:
-    """A server in a thread of its own, with the node.json that a node writes."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.service = FakeService()
-        self.url = ""
-        self._loop = asyncio.new_event_loop()
-        self._server = ApiServer(self.service)
-        self._thread = threading.Thread(target=self._loop.run_forever)
-
-    def start(self) -> None:
-        self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(5)
-        self.write()
-
-    def write(self, **changes: object) -> None:
-        content = {"api_url": self.url, "node_id": ME, "pid": os.getpid()} | changes
-        (self.directory / "node.json").write_text(json.dumps(content))
-
-    def do(self, action: Callable[[], Any]) -> Any:
-        """Runs `action` where the service lives."""
-
-        async def run() -> Any:
-            return action()
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(5)
-
-    def stop_server(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(5)
-
-    def stop(self) -> None:
-        self.stop_server()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
 
 
 @pytest.fixture
@@ -78,6 +40,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNod
 
 
 def run(*words: str, **options: Any) -> Result:
+    if words[:1] in (("order",), ("amend",)) and words[1] in ("buy", "sell", "1"):
+        words = (*words[:2], "--yes", *words[2:])  # the questions have tests: test_order_check.py
     return CliRunner().invoke(cli, list(words), prog_name="exchange-node", **options)
 
 

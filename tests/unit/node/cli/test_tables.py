@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from decimal import Decimal
 
@@ -10,11 +11,12 @@ from fake_service import ME, FakeService
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.cli import tables
+from node.cli.ladder import bar, draws_blocks, ladder
 from node.cli.network_commands import describe_status, duration
 from node.cli.order_text import OrderTextError, parse_order
-from node.cli.tables import Column, align, bar, ladder, order_table, peer_table, table, to_ansi
-from node.cli.watch_commands import book_view, describe
+from node.cli.table_layout import Column, Line, align, table
+from node.cli.tables import clock, order_table, peer_table, to_ansi, to_rich
+from node.cli.watch_commands import book_view, describe, frame_lines
 from node.client.book_replica import BookReplica
 from node.streams.book_checksums import MODULUS, level_check
 from node.streams.stream_messages import BookL2, BookL2Snapshot, Level, Trades
@@ -23,7 +25,7 @@ from node.views.views import BookView, LevelView, OrderRequest, TradeView
 TIME = "2026-01-02T03:04:05.678Z"
 
 
-def plain(lines: list[tables.Line]) -> list[str]:
+def plain(lines: list[Line]) -> list[str]:
     return ["".join(text for text, _ in line).rstrip() for line in lines]
 
 
@@ -50,7 +52,7 @@ def test_the_ladder_has_asks_above_bids_with_the_best_prices_in_the_middle() -> 
         bids=[level("30000", "0.5", own="0.25", orders=2), level("29990.5", "2")],
         asks=[level("30010", "1"), level("30020.25", "0.125")],
     )
-    assert plain(ladder(book, bar_width=8)) == [
+    assert plain(ladder(book, width=54)) == [
         "BTC-USD  2026-01-02 03:04:05.678Z  sequence 42",
         "",
         "     price  quantity  total  orders",
@@ -68,7 +70,7 @@ def test_the_sides_of_the_ladder_may_be_of_unequal_length() -> None:
 
 
 def test_the_ladder_can_do_without_block_characters() -> None:
-    lines = plain(ladder(view([level("1", "2")], [level("2", "1")]), bar_width=8, blocks=False))
+    lines = plain(ladder(view([level("1", "2")], [level("2", "1")]), width=None, blocks=False))
     assert "".join(lines).isascii()
     assert lines[-1].endswith("########")
 
@@ -192,7 +194,7 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
 
 def test_rich_gets_the_same_text_and_styles() -> None:
     lines = ladder(view([level("1", "1", own="1")], [level("2", "1")]))
-    text = tables.to_rich(lines)
+    text = to_rich(lines)
     assert [line.rstrip() for line in text.plain.split("\n")] == plain(lines)
     assert {"green", "red", "bold yellow"} <= {str(span.style) for span in text.spans}
 
@@ -211,7 +213,7 @@ def test_blocks_are_drawn_where_they_can_be_shown(
 ) -> None:
     monkeypatch.setitem(os.environ, "TERM", term)
     monkeypatch.setattr("sys.stdout", type("Out", (), {"encoding": encoding})())
-    assert tables.draws_blocks() is blocks
+    assert draws_blocks() is blocks
 
 
 # The book that --watch keeps
@@ -342,3 +344,85 @@ def test_anything_typed_is_an_order_or_a_documented_error(
         return
     assert Decimal(order.quantity) > 0
     assert order.price is None or Decimal(order.price) > 0
+
+
+# Narrow terminals
+
+
+COLUMNS = [Column("order"), Column("price", number=True, rank=1), Column("why")]
+ROWS = [["12", "30000.5", "its time is over"], ["heading of a group"], ["9", "31000", "x"]]
+
+
+def test_a_table_without_a_terminal_is_as_wide_as_its_texts() -> None:
+    assert plain(table(COLUMNS, ROWS, width=None)) == [
+        "order    price  why",
+        "12     30000.5  its time is over",
+        "heading of a group",
+        "9      31000    x",
+    ]
+
+
+def test_a_column_of_lesser_rank_is_left_out_first_and_named() -> None:
+    assert plain(table(COLUMNS, ROWS, width=30)) == [
+        "order  why",
+        "12     its time is over",
+        "heading of a group",
+        "9      x",
+        "not shown for want of room: price",
+    ]
+
+
+def test_texts_continue_on_the_next_line_at_words() -> None:
+    assert plain(table(COLUMNS, ROWS, width=16))[:3] == [
+        "order  why",
+        "12     its time",
+        "       is over",
+    ]
+
+
+@given(
+    st.lists(st.lists(st.text("ab c", max_size=30), min_size=3, max_size=3), max_size=6),
+    st.integers(1, 60),
+)
+def test_no_word_is_lost_or_broken(rows: list[list[str]], width: int) -> None:
+    lines = plain(table([Column("x"), Column("y"), Column("z")], rows, width=width))
+    words = sorted(word for row in rows for text in row for word in text.split())
+    assert sorted(word for line in lines[1:] for word in line.split()) == words
+
+
+def test_a_list_of_orders_fits_80_columns() -> None:
+    fake = FakeService()
+    view = asyncio.run(
+        fake.submit(OrderRequest(market="BTC-USD", side="buy", quantity="0.5", price="29999.5"))
+    )
+    lines = plain(order_table([view], full=False))
+    assert max(map(len, lines)) > 0
+    today = [clock(view.created, today=view.created[:10])]
+    assert today == [view.created[11:]]
+    fitted = table([Column("a"), Column("b")], [["x" * 50, "word " * 20]], width=80)
+    assert max(len(line) for line in plain(fitted)) <= 80
+
+
+# Frames of `book --watch`
+
+
+@pytest.mark.parametrize("height", range(2, 40))
+@pytest.mark.parametrize("levels", [0, 1, 3, 12])
+def test_a_frame_fits_and_has_the_best_prices(height: int, levels: int) -> None:
+    book = view(
+        bids=[level(f"{100 - n}", "1", own="1") for n in range(levels)],
+        asks=[level(f"{101 + n}", "1") for n in range(levels)],
+    )
+    trade = TradeView(
+        id="t", market="BTC-USD", price="100", quantity="1", side="buy",
+        time="2026-01-02T03:04:05.678Z", maker=ME, taker=ME,
+    )  # fmt: skip
+    lines = plain(frame_lines(book, [trade] * 5, height=height, depth=10, width=80))
+    assert len(lines) <= max(height, 3)
+    text = "\n".join(lines)
+    if levels and height > 2:
+        assert any(line.split()[:2] == ["*", "100"] for line in lines)
+        assert any(line.split()[:1] == ["101"] for line in lines)
+    if height >= 2 * levels + 12 and levels:
+        assert text.count("trade buy") == 5
+        assert lines[-1] == "Ctrl-C ends"

@@ -390,3 +390,11 @@ async def test_a_service_marked_idempotent_is_repeated_without_being_told(net):
         assert await caller.call("it", n) == n
     with pytest.raises(CallLost):
         await caller.call("it", 1, to=net.nodes[1].id, idempotent=False)
+
+
+async def test_one_call_is_one_event_even_when_the_node_has_room_a_moment_later(net):
+    net.serve("echo", worker(), 1)
+    for number in range(5):
+        await net.nodes[0].caller.ask("echo", number)
+    picks = net.nodes[0].balancers.events.latest(50, kind="pick")
+    assert [pick.node for pick in picks] == [net.nodes[1].id] * 5

@@ -1,0 +1,104 @@
+"""`worker` beside a running node: attached to it, and to its successor after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from node.cli.client_session import CommandFailure, Exit, Session
+from node.cli.node_finder import FoundNode, NoNode, find, is_running
+
+if TYPE_CHECKING:
+    from p2p.services.fault_injection import Faults
+
+AGAIN: Final = 1.0  # seconds between attempts to reach a node that has stopped
+
+
+def running_node(data_dir: Path) -> FoundNode | None:
+    """Return the node that runs on the data directory, None without one."""
+    try:
+        found = find(str(data_dir))
+    except NoNode:
+        return None
+    return found if found.pid is not None and is_running(found.pid) else None
+
+
+def serve_attached(
+    found: FoundNode, service: str, handler: Any, *, workers: int, faults: Faults | None
+) -> int:
+    """Serve until Ctrl-C; returns the exit code.
+
+    Raises:
+        CommandFailure: the node does not take the service.
+    """
+    from node.client.attached_worker import AttachRefused
+    from node.daemon.process import loop_factory
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_serve(found, service, handler, workers, faults))
+    except AttachRefused as error:
+        raise CommandFailure(
+            f"cannot serve {service!r}: {error} (--service)", Exit.REFUSED
+        ) from None
+    except KeyboardInterrupt:
+        pass
+    click.echo("stopped")
+    return Exit.OK
+
+
+async def _serve(
+    found: FoundNode, service: str, handler: Any, workers: int, faults: Faults | None
+) -> None:
+    from node.client.attached_worker import WorkerProcess
+
+    process = WorkerProcess(service, handler, workers=workers, faults=faults)
+    work = asyncio.create_task(_stay_attached(process, found, service), name="worker")
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(signal_number, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        pass
+    finally:
+        await process.close()
+
+
+async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
+    """Attach, and again whenever the node has been started anew."""
+    from node.client.exchange_client import NodeUnreachable
+
+    directory = str(found.file.parent) if found.file is not None else None
+    trust = Session(False, directory, None)
+
+    lost = False
+
+    def attached(node_id: str) -> None:
+        nonlocal lost
+        lost = False
+        click.echo(f"node {node_id} offers {service!r}; process {os.getpid()} serves it")
+        click.echo("Ctrl-C ends.")
+
+    while True:
+        with suppress(NodeUnreachable):
+            await process.run(
+                found.url,
+                key="operator",
+                secret=found.operator_token,
+                ssl=trust.trust(found).for_aiohttp(),
+                attached=attached,
+            )
+        if not lost:
+            click.echo("exchange-node: the node has stopped; waiting for it", err=True)
+        lost = True
+        while (again := running_node(Path(directory or "."))) is None:  # noqa: ASYNC110
+            await asyncio.sleep(AGAIN)
+        found = again
+        await asyncio.sleep(AGAIN)
