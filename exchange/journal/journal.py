@@ -21,7 +21,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -252,8 +252,9 @@ class Journal:
 
     # Reading it all
 
-    def recover(self) -> Recovered:
-        """Return the state for a restarted node, and bring the archive up to date.
+    def recover(self, progress: Callable[[float], None] | None = None) -> Recovered:
+        """Return the state for a restarted node, and bring the archive up to date. `progress` is called
+        with the part that is done, 0 to 1.
 
         Raises:
             JournalError: a file is damaged, the journal is another node's, or the archive cannot be
@@ -262,7 +263,11 @@ class Journal:
         collecting = gc.isenabled()
         gc.disable()  # nothing read here is garbage, and the collector would visit it many times
         try:
-            recovered = self._state(self._committed).recovered()
+            state = JournalState()
+            for part in self._fold(state, self._committed):
+                if progress is not None:
+                    progress(part)
+            recovered = state.recovered()
         finally:
             if collecting:
                 gc.enable()
@@ -283,21 +288,30 @@ class Journal:
             pass
         return state
 
-    def _fold(self, state: JournalState, upto: int) -> Iterator[None]:
+    def _fold(self, state: JournalState, upto: int) -> Iterator[float]:
+        """Build the state of frame `upto` in steps, which return the part of the bytes that is read."""
         snapshot = self._snapshot
         tail = Tail(self._log, snapshot)
+        share = 0.0  # of the snapshot in all bytes
         try:
             if snapshot:
                 path = snapshots.path_of(self.path, snapshot)
-                yield from snapshots.load(path, SCHEMA_VERSION, state)
+                size = path.stat().st_size
+                share = size / max(1, size + self._log_bytes())
+                for offset in snapshots.load(path, SCHEMA_VERSION, state):
+                    yield share * offset / size
+            frames = max(1, upto - tail.at)
             while tail.at < upto:
                 for number, payload in tail.take(upto):
                     state.apply(self._decoded(number, payload))
-                    yield
+                    yield 1.0 - (1.0 - share) * (upto - number) / frames
         except OSError as error:
             raise JournalError(f"cannot read the journal {self.path}: {error}") from error
         finally:
             tail.close()
+
+    def _log_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.path.glob("*.log"))
 
     def _decoded(self, number: int, payload: bytes) -> list[Record]:
         try:
@@ -365,7 +379,8 @@ class Journal:
     def _make_snapshot(self, number: int) -> Iterator[None]:
         """Write a snapshot of closed segments, step by step; no commit waits for it."""
         state = JournalState()
-        yield from self._fold(state, number)
+        for _ in self._fold(state, number):
+            yield
         yield from snapshots.save(self.path, number, state, SCHEMA_VERSION)
         yield from state.release()
         self._snapshot = number

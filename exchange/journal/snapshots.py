@@ -90,8 +90,8 @@ def _chunks(records: Iterator[SnapshotRecord]) -> Iterator[list[SnapshotRecord]]
         yield chunk
 
 
-def load(path: Path, version: int, state: JournalState) -> Iterator[None]:
-    """Load a snapshot into an empty state, one step for each `next`.
+def load(path: Path, version: int, state: JournalState) -> Iterator[int]:
+    """Load a snapshot into an empty state, one step for each `next`, which returns the bytes read.
 
     Raises:
         JournalError: the file is damaged or of another version.
@@ -101,7 +101,7 @@ def load(path: Path, version: int, state: JournalState) -> Iterator[None]:
         yield from load_from(file, path, version, state)
 
 
-def load_from(file: BinaryIO, path: Path, version: int, state: JournalState) -> Iterator[None]:
+def load_from(file: BinaryIO, path: Path, version: int, state: JournalState) -> Iterator[int]:
     """As `load`, from the file's start; `path` is for messages."""
     file.seek(0)
     offset = 0
@@ -119,6 +119,6 @@ def load_from(file: BinaryIO, path: Path, version: int, state: JournalState) -> 
             state.apply(chunk)
             offset += HEAD_SIZE + head.length
             count += 1
-            yield
+            yield offset
     except (FrameFault, msgspec.DecodeError) as error:
         raise JournalError(f"{path}, offset {offset}: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,6 +72,7 @@ async def _serve(
 
 async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
     """Attach, and again whenever the node has been started anew."""
+    from node.client.attached_worker import AttachRefused
     from node.client.exchange_client import NodeUnreachable
 
     directory = str(found.file.parent) if found.file is not None else None
@@ -87,7 +87,7 @@ async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
         click.echo("Ctrl-C ends.")
 
     while True:
-        with suppress(NodeUnreachable):
+        try:
             await process.run(
                 found.url,
                 key="operator",
@@ -95,6 +95,13 @@ async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
                 ssl=trust.trust(found).for_aiohttp(),
                 attached=attached,
             )
+        except NodeUnreachable:
+            pass
+        except AttachRefused:
+            # By a node that was started meanwhile, which has another token?
+            again = running_node(Path(directory or "."))
+            if again is not None and again.operator_token == found.operator_token:
+                raise
         if not lost:
             click.echo("exchange-node: the node has stopped; waiting for it", err=True)
         lost = True

@@ -97,14 +97,16 @@ class Node(TradingService):
         journal: Journal,
         history: MarketHistory,
         tls: Tls | None = None,
+        *,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
-        """`tls` is for the API, which is plain HTTP without it."""
+        """`tls` is for the API, which is plain HTTP without it. `progress`: see `Journal.recover`."""
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
         self._settings = settings
         self._warnings: list[str] = []
-        recovered = journal.recover()
+        recovered = journal.recover(progress)
         engine = Engine(
             NodeKeys(identity),
             [instrument.key for instrument in instruments],

@@ -25,6 +25,7 @@ from node.daemon.data_directory import open_key_and_journal
 from node.daemon.node import Node
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
 from node.service.public_services import OFFERS
@@ -201,7 +202,16 @@ async def start_node(
             candles_kept=settings.market_candles_kept,
         )
         stack.callback(history.close)
-        node = Node(settings, identity, instruments, journal, history, _api_tls(settings))
+        with Progress(f"reading the journal {settings.journal_path}", log=log.warning) as progress:
+            node = Node(
+                settings,
+                identity,
+                instruments,
+                journal,
+                history,
+                _api_tls(settings),
+                progress=progress.update,
+            )
     except TlsError as error:
         raise StartError(f"cannot serve the API over TLS: {error}") from error
     except InstrumentsFileError as error:

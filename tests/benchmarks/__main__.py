@@ -15,6 +15,7 @@ import platform
 import sys
 from pathlib import Path
 
+from node.daemon.progress import Progress
 from tests.benchmarks.report import table
 
 
@@ -36,13 +37,18 @@ def main() -> int:
     found = {}
     if not arguments.json:
         print(machine)
-    for name in arguments.names or names:
+    chosen = arguments.names or names
+    progress = Progress("benchmarks")
+    for number, name in enumerate(chosen):
+        progress.update(number / len(chosen))
         module = importlib.import_module(f"tests.benchmarks.bench_{name}")
         rows = module.run(arguments.quick)
         found[name] = [dataclasses.asdict(row) for row in rows]
         if not arguments.json:
+            progress.end()
             title = (module.__doc__ or name).strip().splitlines()[0]
             print(f"\n{table(title, rows)}", flush=True)
+    progress.end()
     if arguments.json:
         print(
             json.dumps(

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 
+from node.daemon.progress import Progress
 from tests.simulation.runner import Summary, run_many, run_one
 
 
@@ -27,14 +28,16 @@ def main() -> int:
     began = time.perf_counter()
     summary = Summary()
     seeds = range(args.start, args.start + args.seeds)
+    progress = Progress(f"{args.seeds} seeds")
     for outcome in run_many(seeds, jobs=args.jobs, nasty=args.nasty):
         summary.add(outcome)
+        progress.update(summary.seeds / args.seeds)
         if outcome.failed:
+            progress.end()
             print(summary.report(outcome, nasty=args.nasty), flush=True)
             if args.stop:
                 break
-        if summary.seeds % 50 == 0:
-            print(f"{summary.seeds} of {args.seeds} seeds, {summary.failures} failed", flush=True)
+    progress.end()
     print(summary.text(time.perf_counter() - began))
     return 1 if summary.failures else 0
 

@@ -198,8 +198,9 @@ class Soak:
         bad = sum(len(bot.record.faults) for bot in self.bots)
         up = sum(node.running for node in self.nodes)
         kinds: Counter[str] = self.faults.counts if self.faults is not None else Counter()
+        left = max(0.0, self.plan.seconds - self.now)
         return (
-            f"{self.now:5.0f} s  {self.phase}: {up} nodes up, {orders} orders, {fills} fills told, "
+            f"{self.now:5.0f} s  {self.phase} ({left:.0f} s of the storm left): {up} nodes up, {orders} orders, {fills} fills told, "
             f"{retries} retries, {kinds.total()} faults, {bad} contradictions"
         )
 

@@ -252,6 +252,7 @@ def written(directory: Path, text: str) -> Path:
 
 def test_the_default_set_has_fees() -> None:
     assert {(i.maker_ppm, i.taker_ppm) for i in Instruments.default()} == {(1000, 2000)}
+    assert all(i.price_band is not None for i in Instruments.default())
 
 
 def test_rules_in_a_file_are_exact_as_text_and_bare(tmp_path: Path) -> None:
