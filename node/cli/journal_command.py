@@ -13,7 +13,8 @@ from node.cli.client_session import CommandFailure, Exit, common_options, print_
 from node.cli.command_groups import Group
 from node.cli.data_options import data_options, explained, unused
 from node.cli.progress import Progress
-from node.cli.tables import Cell, Column, echo, table
+from node.cli.table_layout import Cell, Column, table
+from node.cli.tables import echo
 
 if TYPE_CHECKING:
     from config import Settings
