@@ -153,6 +153,41 @@ def test_a_lost_answer_is_looked_up_and_the_order_is_placed_once(
     pages.forgive("ERR_CONNECTION_RESET")
 
 
+def test_a_lost_answer_is_looked_up_after_a_reload_and_never_sent_again(
+    nodes: Nodes, pages: Pages
+) -> None:
+    node = nodes.start("a")
+    page = pages.open(node.api_url, path=MARKET)
+    page.get_by_text("No open orders.").wait_for()
+    sent: list[str] = []
+
+    def lose(route: Any) -> None:
+        """Let the node have the request, and the page no answer for as long as it is open."""
+        sent.append(route.request.post_data_json["client_id"])
+        route.fetch()
+
+    page.route("**/v1/orders", lose)
+    order(page, "buy", "5", "90")
+    page.get_by_text("Sending").wait_for()
+    eventually(lambda: len(node.orders()) == 1)
+    page.reload()
+    page.locator(".toast.good", has_text="Order 1: buy 5 TEST-USD").wait_for()
+    assert [o.client_id for o in node.orders()] == sent
+    assert page.evaluate("JSON.stringify(sessionStorage)") == "{}"
+    # One that never reached the node: it says so, and sends nothing.
+    page.unroute("**/v1/orders")
+    page.route("**/v1/orders**", lambda route: route.abort("connectionreset"))
+    page.route("**/v1/orders/**", lambda route: route.abort("connectionreset"))
+    order(page, "buy", "7", "90")
+    page.get_by_text("Looking the order up").wait_for()
+    page.unroute_all()
+    page.reload()
+    page.locator(".toast.bad", has_text="the node does not have this order").wait_for()
+    assert len(node.orders(open_only=False)) == 1
+    assert len(sent) == 1
+    pages.forgive("status of 404", "ERR_CONNECTION_RESET")
+
+
 def test_from_start_to_the_first_trade_with_nothing_but_the_pages(
     nodes: Nodes, pages: Pages
 ) -> None:

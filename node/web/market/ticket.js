@@ -90,6 +90,7 @@ export class Ticket {
     this.#layOut();
     this.#scope.every(REFRESH, () => this.#preview());
     this.#scope.add(model.stream.connection.follow(() => this.#preview()));
+    this.#scope.add(model.halts.follow(() => this.#preview()));
   }
 
   stop() {
