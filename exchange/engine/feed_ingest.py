@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from exchange.feeds.feed_replica import Replica
 from exchange.feeds.replication import Replicator
 from exchange.feeds.unconnected_batches import UnconnectedBatches
 from exchange.market.market import Market, Trade
+from exchange.model.bounded_dict import BoundedDict
 from exchange.model.events import (
     Batch,
     Checkpoint,
@@ -31,6 +31,7 @@ from exchange.model.events import (
     Opened,
     check_batch,
 )
+from exchange.model.keyed_heap import KeyedHeap
 from exchange.model.records import GiveUpFeed, PutBatch, Recovered
 from exchange.orders.engine_context import MAX_DRIFT_US, EngineContext
 
@@ -57,9 +58,11 @@ class FeedIngest:
         self.bounds = FeedBounds(limits or FeedLimits())
         self._now = 0.0  # of the last tick
         self.unconnected = UnconnectedBatches()
-        self._trades_known: dict[FeedName, int] = {}  # number at which a feed was given up
+        self._trades_known: BoundedDict[FeedName, int] = BoundedDict(
+            MAX_GIVEN_UP
+        )  # number at which a feed was given up
         # Heap of replicas whose next batch waits for its time; entries may be out of date.
-        self._waiting: list[tuple[float, FeedName]] = []
+        self._waiting: KeyedHeap[FeedName, float] = KeyedHeap()
         # Orders to show or hide, of owners with many.
         self._refreshing: deque[tuple[Market, str, Iterator[int]]] = deque()
         self.replicator = Replicator(
@@ -203,8 +206,6 @@ class FeedIngest:
         feed.fault = reason  # hides its orders; the replica goes when all of them are hidden
         self.bounds.give_up(GivenUpFeed(owner, market.key, reason, now, batch))
         self._trades_known[owner, market.key] = feed.number
-        if len(self._trades_known) > MAX_GIVEN_UP:
-            del self._trades_known[next(iter(self._trades_known))]
         self._context.records.append(GiveUpFeed(owner, market.key, reason, batch))
         self._context.warn(
             f"gave up the feed of node {owner} for {market.key} at number {feed.number} with {orders} "
@@ -284,8 +285,7 @@ class FeedIngest:
 
     def _resume_waiting(self, now: float) -> None:
         """Apply batches that had to wait, where their time has come."""
-        while self._waiting and self._waiting[0][0] <= now:
-            until, (owner, key) = heapq.heappop(self._waiting)
+        for until, (owner, key) in self._waiting.pop_through(now):
             market = self._context.markets[key]
             replica = market.replicas.get(owner)
             if replica is None or replica.waits_until != until:
@@ -300,7 +300,7 @@ class FeedIngest:
     def _advance(self, now: float, market: Market, replica: Replica, applied: list[Batch]) -> None:
         feed = replica.feed
         if replica.waits_until is not None:
-            heapq.heappush(self._waiting, (replica.waits_until, (feed.owner, feed.market)))
+            self._waiting.set((feed.owner, feed.market), replica.waits_until)
         known = self._trades_known.get((feed.owner, feed.market), 0)
         for batch in applied:
             self._context.records.append(PutBatch(feed.owner, batch))

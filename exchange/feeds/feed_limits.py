@@ -22,8 +22,9 @@ import msgspec
 
 from exchange.feeds.exchange_messages import FeedName
 from exchange.feeds.owner_weights import OwnerWeights
-from exchange.feeds.request_budget import TokenBuckets
+from exchange.model.bounded_dict import BoundedDict
 from exchange.model.events import Batch
+from exchange.model.rate_buckets import RateBuckets
 
 MAX_OPEN_ORDERS = 400_000  # of one feed; content limit, part of the protocol
 OWN_OPEN_ORDERS = 300_000  # of one own feed, for new orders: waiting orders may still be triggered
@@ -80,9 +81,9 @@ class EventRates:
 
     def __init__(self, limits: FeedLimits) -> None:
         self._limits = limits
-        self._owners = TokenBuckets(limits.owner_rate, limits.owner_burst)
-        self._fair = TokenBuckets(limits.fair_rate, limits.fair_burst)
-        self._total = TokenBuckets(limits.total_rate, limits.total_burst)
+        self._owners = RateBuckets(limits.owner_rate, limits.owner_burst)
+        self._fair = RateBuckets(limits.fair_rate, limits.fair_burst)
+        self._total = RateBuckets(limits.total_rate, limits.total_burst)
         self.delayed = 0
 
     def wait(self, now: float, owner: str) -> float:
@@ -118,7 +119,7 @@ class FeedBounds:
     def __init__(self, limits: FeedLimits) -> None:
         self.limits = limits
         self.rates = EventRates(limits)
-        self.given_up: dict[FeedName, GivenUpFeed] = {}  # the latest last
+        self.given_up: BoundedDict[FeedName, GivenUpFeed] = BoundedDict(MAX_GIVEN_UP)
         self._orders: dict[FeedName, int] = {}
         self._weights = OwnerWeights()
         self._absent: dict[str, float] = {}  # owner -> since, in order of time
@@ -180,10 +181,7 @@ class FeedBounds:
         """Remember a feed that is given up."""
         name = feed.owner, feed.market
         self.measure(name, 0)
-        self.given_up.pop(name, None)
         self.given_up[name] = feed
-        if len(self.given_up) > MAX_GIVEN_UP:
-            del self.given_up[next(iter(self.given_up))]
 
     def refuses(self, now: float, name: FeedName) -> bool:
         """Report if a feed was given up and may not be taken yet."""

@@ -11,12 +11,11 @@ Rules of this file:
   (`request_budget`). Nodes that are not neighbours share one share: keys cost nothing to make.
 - Nothing walks over all missing feeds: times are in a heap, and ready feeds wait in a queue for each
   announcer to be charged. A tick costs what is due, and one step for each announcer with a queue.
-- Entries of heap and queues may be out of date; they are checked when they are reached.
+- Entries of the queues may be out of date; they are checked when they are reached.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from exchange.feeds.exchange_messages import FeedName
 from exchange.feeds.request_budget import FirstAnnouncers, RequestBudgets
 from exchange.model.events import Batch
+from exchange.model.keyed_heap import KeyedHeap
 
 MAX_ACTIVE = 32  # requests under way at once
 MAX_MISSING = 10_000  # missing feeds remembered
@@ -66,7 +66,7 @@ class MissingFeeds:
         self._missing: dict[FeedName, MissingFeed] = {}
         self._owners: Counter[str] = Counter()
         self._first = FirstAnnouncers()
-        self._due: list[tuple[float, FeedName]] = []  # heap
+        self._due: KeyedHeap[FeedName, float] = KeyedHeap()  # ends of grace periods and waits
         self._ready: dict[str, dict[FeedName, None]] = {}  # by announcer to be charged
         self._active: Counter[str] = Counter()  # requests under way by announcer charged
         self._active_total = 0
@@ -143,6 +143,7 @@ class MissingFeeds:
         missing = self._missing.pop(name, None)
         if missing is None:
             return
+        self._due.discard(name)
         self._finish(missing)
         self._first.remove(missing.first, name)
         self._owners[name[0]] -= 1
@@ -156,10 +157,9 @@ class MissingFeeds:
 
     def next_requests(self, now: float) -> list[MissingFeed]:
         """Return the feeds to request now, each from its node `asked`."""
-        while self._due and self._due[0][0] <= now:
-            due, name = heapq.heappop(self._due)
-            missing = self._missing.get(name)
-            if missing is None or missing.ready or missing.due != due:
+        for _, name in self._due.pop_through(now):
+            missing = self._missing[name]
+            if missing.ready:
                 continue
             if missing.asked:
                 self.budgets.timed_out(missing.asked, missing.due - missing.asked_at)
@@ -262,7 +262,4 @@ class MissingFeeds:
             self._ready.setdefault(announcer, {})[missing.name] = None
 
     def _push(self, missing: MissingFeed) -> None:
-        heapq.heappush(self._due, (missing.due, missing.name))
-        if len(self._due) > 4 * len(self._missing) + 1000:  # mostly entries out of date
-            self._due = [(m.due, m.name) for m in self._missing.values() if not m.ready]
-            heapq.heapify(self._due)
+        self._due.set(missing.name, missing.due)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from exchange.model.keyed_heap import KeyedHeap
 
 
 class OwnerWeights:
@@ -10,30 +10,21 @@ class OwnerWeights:
 
     def __init__(self) -> None:
         self.total = 0
-        self._weights: dict[str, int] = {}
-        self._heap: list[tuple[int, str]] = []  # (-weight, owner); entries may be out of date
+        self._heap: KeyedHeap[str, int] = KeyedHeap()  # negative weights: the heaviest is first
 
     def __getitem__(self, owner: str) -> int:
-        return self._weights.get(owner, 0)
+        return -self._heap.values.get(owner, 0)
 
     def add(self, owner: str, change: int) -> None:
         """Change the weight of an owner."""
-        weight = self._weights.get(owner, 0) + change
+        weight = self[owner] + change
         self.total += change
-        if not weight:
-            self._weights.pop(owner, None)
-            return
-        self._weights[owner] = weight
-        heapq.heappush(self._heap, (-weight, owner))
-        if len(self._heap) > 2 * len(self._weights) + 64:
-            self._heap = [(-weight, owner) for owner, weight in self._weights.items()]
-            heapq.heapify(self._heap)
+        if weight:
+            self._heap.set(owner, -weight)
+        else:
+            self._heap.discard(owner)
 
     def heaviest(self) -> str | None:
         """Return the owner with the greatest weight; of equals the first by name."""
-        while self._heap:
-            weight, owner = self._heap[0]
-            if self._weights.get(owner) == -weight:
-                return owner
-            heapq.heappop(self._heap)
-        return None
+        first = self._heap.first()
+        return None if first is None else first[1]

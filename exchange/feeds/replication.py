@@ -32,9 +32,9 @@ from exchange.feeds.feed import MAX_PAGES, Feed, pages_hash
 from exchange.feeds.feed_index import FeedIndex
 from exchange.feeds.feed_limits import GivenUpFeed
 from exchange.feeds.missing_feeds import MissingFeed, MissingFeeds
-from exchange.feeds.request_budget import TokenBuckets
 from exchange.model.events import Batch, Checkpoint
 from exchange.model.ports import Send
+from exchange.model.rate_buckets import RateBuckets
 
 GRACE = 0.3  # seconds: a broadcast may still be on its way
 DIGEST_INTERVAL = 5.0
@@ -66,7 +66,7 @@ class Replicator:
         self._given_up = given_up
         self._neighbours: dict[str, None] = {}
         self._missing = MissingFeeds(node_id, self._neighbours)
-        self._digests = TokenBuckets(DIGEST_RATE, DIGEST_BURST)
+        self._digests = RateBuckets(DIGEST_RATE, DIGEST_BURST)
         self._owed: dict[str, None] = {}  # neighbours whose heads were dropped
         self._packed: dict[bool, tuple[int, bytes]] = {}  # answer -> feed index version, digest
         self._next_digest = 0.0

@@ -10,44 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exchange.feeds.exchange_messages import FeedName
+from exchange.model.bounded_dict import BoundedDict
 
 FIRST_SHARE = 8  # requests under way at once because of one node's announcements
 REQUEST_TIMEOUT = 2.0  # seconds, for a node that has not shown that it takes longer
 REQUEST_TIMEOUT_MAX = 30.0
-MAX_BUDGETS = 10_000  # nodes remembered that differ from a new one
-
-
-class TokenBuckets:
-    """Token bucket for each of many nodes: `burst` at once, `rate` a second afterwards."""
-
-    def __init__(self, rate: float, burst: float, most: int = MAX_BUDGETS) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._most = most
-        self._level: dict[str, tuple[float, float]] = {}  # tokens, at; the last used is last
-
-    def tokens(self, now: float, name: str) -> float:
-        """Return the tokens that are left; negative after an overdraft."""
-        tokens, at = self._level.get(name, (self._burst, now))
-        return min(tokens + max(now - at, 0.0) * self._rate, self._burst)
-
-    def take(self, now: float, name: str, cost: float = 1.0) -> bool:
-        """Take `cost` tokens if they are there."""
-        left = self.tokens(now, name)
-        if left < cost:
-            return False
-        self._store(now, name, left - cost)
-        return True
-
-    def overdraw(self, now: float, name: str, cost: float) -> None:
-        """Take `cost` tokens even if the level becomes negative."""
-        self._store(now, name, self.tokens(now, name) - cost)
-
-    def _store(self, now: float, name: str, tokens: float) -> None:
-        self._level.pop(name, None)
-        self._level[name] = tokens, now
-        if len(self._level) > self._most:
-            del self._level[next(iter(self._level))]  # unused for longest, so the fullest
+MAX_RECORDS = 10_000  # nodes remembered that differ from a new one
 
 
 @dataclass(slots=True)
@@ -62,7 +30,7 @@ class RequestBudgets:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._records: dict[str, _Record] = {}
+        self._records: BoundedDict[str, _Record] = BoundedDict(MAX_RECORDS)
 
     def share(self, node: str) -> int:
         """Return the requests that may be under way at once because of a node's announcements."""
@@ -97,10 +65,9 @@ class RequestBudgets:
             record.timeout = min(2 * waited, REQUEST_TIMEOUT_MAX)
 
     def _record(self, node: str) -> _Record:
-        record = self._records.pop(node, None) or _Record()
-        self._records[node] = record
-        if len(self._records) > MAX_BUDGETS:
-            del self._records[next(iter(self._records))]  # the least recently changed
+        record = self._records.renew(node)
+        if record is None:
+            record = self._records[node] = _Record()
         return record
 
 

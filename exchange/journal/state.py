@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from exchange.model.bounded_dict import BoundedDict
 from exchange.model.events import Batch, Snapshot
 from exchange.model.records import (
     Account,
@@ -72,7 +73,7 @@ class JournalState:
         self._nonces: dict[tuple[str, int], int] = {}
         self._credit: dict[tuple[str, str], int | None] = {}
         self._halts: dict[str, str] = {}
-        self._given_up: dict[tuple[str, str], GiveUpFeed] = {}
+        self._given_up: BoundedDict[tuple[str, str], GiveUpFeed] = BoundedDict(MAX_GIVEN_UP)
         self._how: dict[type, Callable[[Any], None]] = {
             Order: self._order,
             Fill: lambda record: None,  # history only: the filled order has a record of its own
@@ -140,10 +141,7 @@ class JournalState:
     def _give_up(self, record: GiveUpFeed) -> None:
         name = record.owner, record.market
         self._feeds.pop(name, None)
-        self._given_up.pop(name, None)
         self._given_up[name] = record
-        if len(self._given_up) > MAX_GIVEN_UP:
-            del self._given_up[next(iter(self._given_up))]
 
     def _decision(self, decision: Decision) -> None:
         self._decisions.setdefault(decision.taker, {})[decision.take] = decision

@@ -19,6 +19,7 @@ from typing import Final, get_args
 import msgspec
 
 from exchange.model.commands import HOUSE
+from exchange.model.rate_buckets import RateBucket
 from exchange.model.records import Account, ApiKey, Permission, PutNonce, Record
 
 MAX_ACCOUNTS = 10_000
@@ -59,7 +60,7 @@ class AuthError(Exception):
         self.detail = detail
 
 
-_MINUTE: Final = 60.000001  # s; a sum of fractions may exceed 60 by a rounding error
+_MINUTE: Final = 60.0  # s
 
 
 class Accounts:
@@ -72,8 +73,9 @@ class Accounts:
         self._keys: dict[str, ApiKey] = {}
         self._keys_of: dict[int, dict[str, None]] = {}
         self._nonces: dict[tuple[str, int], int] = {}  # (key, digits) -> greatest nonce
-        # Leaky bucket by account: time at which the orders placed so far are worked off.
-        self._paced: dict[int, float] = {}
+        # Seconds left of the minute whose worth of orders may come at once, by account. An order costs
+        # its share of a minute, so a changed rate counts at once.
+        self._order_rates: dict[int, RateBucket] = {}
 
     def restore(
         self,
@@ -218,14 +220,10 @@ class Accounts:
         most = account.orders_per_minute
         if not most:
             return False
-        at = self._paced.get(account.number, now)
-        if at < now:
-            at = now
-        at += 60.0 / most
-        if at > now + _MINUTE:
-            return False
-        self._paced[account.number] = at
-        return True
+        bucket = self._order_rates.get(account.number)
+        if bucket is None:
+            bucket = self._order_rates[account.number] = RateBucket(_MINUTE, now)
+        return bucket.take(now, 1.0, _MINUTE, _MINUTE / most)
 
     # Keys
 

@@ -11,10 +11,10 @@ The state is in memory only: after a restart all takers share again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from exchange.model.bounded_dict import BoundedDict
 from exchange.model.records import Decision
 from exchange.takes.take_protocol import RESERVATION_US
 
@@ -46,7 +46,9 @@ class ReservationQuota:
     def __init__(self) -> None:
         self._shared = _Allowance(SHARED_US, MAX_RESERVATIONS)
         self._refilled: int | None = None  # time of the last refill
-        self._known: OrderedDict[str, _Allowance] = OrderedDict()  # by taker, latest commit last
+        self._known: BoundedDict[str, _Allowance] = BoundedDict(
+            MAX_KNOWN
+        )  # by taker, latest commit last
         self._charged: dict[tuple[str, int], _Allowance] = {}  # by (taker, take)
 
     def admits(self, now: int, taker: str) -> bool:
@@ -86,9 +88,8 @@ class ReservationQuota:
         return shared if shared.admits(now) else None
 
     def _earn(self, taker: str) -> None:
-        own = self._known.setdefault(taker, _Allowance(0, 0))
-        self._known.move_to_end(taker)
+        own = self._known.renew(taker)
+        if own is None:
+            own = self._known[taker] = _Allowance(0, 0)
         own.left = min(own.left + EARNED_US, MAX_EARNED_US)
         own.most = min(own.most + 1, MAX_RESERVATIONS)
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)

@@ -262,7 +262,7 @@ def test_a_long_way_is_waited_for_and_a_short_one_again_when_it_is_back() -> Non
 
 
 def test_standings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget_module, "MAX_BUDGETS", 3)
+    monkeypatch.setattr(budget_module, "MAX_RECORDS", 3)
     budgets = RequestBudgets(most=32)
     for name in "abcd":
         budgets.request_lost(name, 0.0, 1.0)

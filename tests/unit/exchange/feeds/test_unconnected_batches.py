@@ -108,7 +108,7 @@ def test_the_heaviest_of_many_owners_is_found() -> None:
         assert weights[owner] == plain[owner]
         heaviest = weights.heaviest()
         assert (plain[heaviest] if heaviest else 0) == max(plain.values())
-    assert len(weights._heap) <= 2 * len(plain) + 64
+    assert len(weights._heap._heap) <= 2 * len(plain) + 64
 
 
 def test_batches_that_never_connect_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
