@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.timers import Timers
 from p2p.grenache.dht import bep42
 from p2p.grenache.dht.announcement_store import AnnouncementStore
@@ -59,14 +60,14 @@ class DhtContext:
         self.seen = SeenAs()
         self.queries = Queries(rng, self.timers, self.send, self._answered, self._unanswered)
         # By service: until when, and the nodes that announcements of it go to; see `lookups.Announcement`.
-        self.holders: OrderedDict[bytes, tuple[float, list[Candidate]]] = OrderedDict()
+        self.holders: BoundedMap[bytes, tuple[float, list[Candidate]]] = BoundedMap(MAX_HOLDERS)
         self.bootstrap: tuple[Address, ...] = ()
         self.outgoing: list[tuple[bytes, Address]] = []
         self.counters: Counter[str] = Counter()
         self.on_answer: Callable[[float, Address, bool], None] = lambda now, address, news: None
         self.searches = 0  # under way
         self.bound_host: str | None = None  # of our socket, if it is a particular one
-        self._own_addresses: OrderedDict[Address, None] = OrderedDict()
+        self._own_addresses: BoundedMap[Address, None] = BoundedMap(MAX_OWN_ADDRESSES)
 
     def send(self, data: bytes, address: Address) -> None:
         self.outgoing.append((data, address))
@@ -130,9 +131,6 @@ class DhtContext:
     def remember_holders(self, until: float, service: bytes, holders: list[Candidate]) -> None:
         """Nodes to which announcements of `service` go without a search, until then."""
         self.holders[service] = (until, holders)
-        self.holders.move_to_end(service)
-        if len(self.holders) > MAX_HOLDERS:
-            self.holders.popitem(last=False)
 
     def leads_here(self, address: Address) -> bool:
         """Return True if what is sent there has come back to us."""
@@ -143,8 +141,6 @@ class DhtContext:
     def _answered(self, now: float, address: Address, reply: KrpcReply) -> None:
         if reply.sender == self.id:
             self._own_addresses[address] = None
-            if len(self._own_addresses) > MAX_OWN_ADDRESSES:
-                self._own_addresses.popitem(last=False)
             return
         self.sources.proven(now, address[0])
         if reply.seen_as is not None:

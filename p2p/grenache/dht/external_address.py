@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import Final
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.dht.compact_addresses import Reach, reach
 
 MAX_VOTERS: Final = 32  # the latest; one vote per IP address
@@ -19,15 +20,12 @@ class SeenAs:
     """
 
     def __init__(self) -> None:
-        self._votes: OrderedDict[str, str] = OrderedDict()  # voter -> what it sees
+        self._votes: BoundedMap[str, str] = BoundedMap(MAX_VOTERS)  # voter -> what it sees
 
     def vote(self, voter: str, host: str) -> None:
         if reach(host) is Reach.NONE or reach(host) > reach(voter):
             return  # who is near cannot know how far away we are seen
-        self._votes.pop(voter, None)
         self._votes[voter] = host
-        if len(self._votes) > MAX_VOTERS:
-            self._votes.popitem(last=False)
 
     def best(self) -> tuple[str | None, int]:
         """The address and how many said so."""

@@ -18,11 +18,11 @@ An address whose last query stalled is not waited for until it has been heard of
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.timers import Timer, Timers
 from p2p.grenache.dht.krpc import Ask, KrpcFailure, KrpcReply, encode_query
 from p2p.grenache.directory import Address
@@ -161,19 +161,15 @@ class Queries:
         self._answered = answered
         self._unanswered = unanswered
         self._pending: dict[bytes, tuple[PendingQuery, float]] = {}
-        self._paths: OrderedDict[Address, Path] = OrderedDict()
+        self._paths: BoundedMap[Address, Path] = BoundedMap(MAX_PATHS)
         self._usual = Rtt()  # of all addresses, for those that are new
         self.under_way = 0
 
     def path(self, address: Address) -> Path:
         """Statistics of an address."""
-        path = self._paths.get(address)
+        path = self._paths.renew(address)
         if path is None:
             path = self._paths[address] = Path()
-            if len(self._paths) > MAX_PATHS:
-                self._paths.popitem(last=False)
-        else:
-            self._paths.move_to_end(address)
         return path
 
     def alive(self, address: Address) -> None:

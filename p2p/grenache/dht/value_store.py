@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha1
 from math import inf
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.bep44 import mutable_key, signature_fits
 from p2p.grenache.dht import bencode
 from p2p.grenache.dht.krpc import CAS_MISMATCH, SEQ_TOO_LOW
@@ -66,16 +66,11 @@ class ValueStore:
 
     def __init__(self, max_age: float, limit: int) -> None:
         self._max_age = max_age
-        self._limit = limit
-        self._items: OrderedDict[bytes, tuple[float, Item]] = OrderedDict()
+        self._items: BoundedMap[bytes, tuple[float, Item]] = BoundedMap(limit)
 
     def put(self, now: float, item: Item) -> None:
         """Keep it. Signature and `conflict` have been looked at."""
-        key = item.key()
-        self._items.pop(key, None)
-        if len(self._items) >= self._limit:
-            self._items.popitem(last=False)
-        self._items[key] = (now + self._max_age, item)
+        self._items[item.key()] = (now + self._max_age, item)
 
     def get(self, now: float, key: bytes) -> Item | None:
         expires, item = self._items.get(key, (inf, None))
@@ -84,7 +79,7 @@ class ValueStore:
         if now >= expires:
             del self._items[key]
             return None
-        self._items.move_to_end(key)
+        self._items.renew(key)
         return item
 
     def __len__(self) -> int:

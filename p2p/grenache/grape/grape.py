@@ -15,11 +15,11 @@ import contextlib
 import logging
 import random
 import socket
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import Reach, reach
 from p2p.grenache.dht.dht_node import DhtNode
@@ -110,7 +110,7 @@ class Grape:
         self._introduced = asyncio.Event()  # the node has been told of all bootstrap addresses once
         self._waiting: set[asyncio.Future[Any]] = set()
         self._searching: dict[bytes, asyncio.Future[LookupResult]] = {}
-        self._cache: OrderedDict[bytes, tuple[float, LookupResult]] = OrderedDict()
+        self._cache: BoundedMap[bytes, tuple[float, LookupResult]] = BoundedMap(MAX_CACHED)
 
     # Starting and stopping
 
@@ -342,8 +342,6 @@ class Grape:
             keep = min(keep, EMPTY_CACHE)
         if keep > 0:
             self._cache[name] = (self._now() + keep, found)
-            if len(self._cache) > MAX_CACHED:
-                self._cache.popitem(last=False)
 
     async def _operation(self, begin: Callable[[float, Callable[[_T], None]], None]) -> _T:
         return await self._begin(begin)

@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.grenache import bep44
 from p2p.grenache.announcer import INTERVAL, Repeater
 from p2p.grenache.directory import Address, MutableItem, StoredValue
@@ -108,7 +109,7 @@ class Link:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._given_post = post
         self._running: _Running | None = None
-        self._cache: dict[str, tuple[float, list[Address]]] = {}
+        self._cache: BoundedMap[str, tuple[float, list[Address]]] = BoundedMap(MAX_CACHED)
 
     # Life
 
@@ -285,9 +286,6 @@ class Link:
         if not found or self._cache_for <= 0:
             return found  # that nobody is there is no truth to keep
         if self._work.is_current(("lookup", service)):
-            self._cache.pop(service, None)
-            while len(self._cache) >= MAX_CACHED:
-                del self._cache[next(iter(self._cache))]
             self._cache[service] = (self._now() + self._cache_for, found)
         return found
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from p2p.adaptive import AdaptiveRouter, BreakerState, Explained
+from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import BadInput, GrenacheError, RemoteError, RequestFailed, RequestTimeout
 from p2p.grenache.input_checks import check_service
@@ -114,7 +115,7 @@ class Client:
         self._refresh = refresh
         self._empty_wait = empty_wait
         self._loop = asyncio.get_running_loop()
-        self._services: dict[str, WorkerService] = {}
+        self._services: BoundedMap[str, WorkerService] = BoundedMap(MAX_SERVICES)
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._closing = asyncio.Event()
@@ -295,11 +296,9 @@ class Client:
     def _service(self, name: str) -> WorkerService:
         """State of a service, marked as used most recently."""
         self._check_open()
-        known = self._services.pop(name, None)
+        known = self._services.renew(name)
         if known is None:
             check_service(name)
-            if len(self._services) >= MAX_SERVICES:
-                del self._services[next(iter(self._services))]
             router: AdaptiveRouter[Address] = AdaptiveRouter(rng=self._rng)
             workers = WorkerList(
                 self._directory,
@@ -310,8 +309,7 @@ class Client:
                 spawn=self._spawn,
                 closing=self._closing,
             )
-            known = WorkerService(workers, router, self._rng)
-        self._services[name] = known
+            known = self._services[name] = WorkerService(workers, router, self._rng)
         return known
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -144,8 +144,8 @@ async def test_requests_under_way_are_bounded(world, monkeypatch):
     assert await world.ask() == "hi"
 
 
-async def test_services_remembered_are_bounded(world, monkeypatch):
-    monkeypatch.setattr(client_module, "MAX_SERVICES", 3)
+async def test_services_remembered_are_bounded(world):
+    world.client._services.limit = 3
     for n in range(10):
         world.directory.services[f"svc{n}"] = [address(1)]
     world.transport.workers[address(1)] = echo()
