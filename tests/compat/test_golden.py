@@ -282,13 +282,13 @@ def test_dht_messages_keep_their_bytes() -> None:
     krpc = product.krpc
     for text in GRENACHE["queries"]:
         query = krpc.decode(bytes.fromhex(text))
-        assert isinstance(query, krpc.Query)
+        assert isinstance(query, krpc.KrpcQuery)
         assert krpc.encode_query(query.transaction, query.sender, query.ask).hex() == text
     reply = krpc.decode(bytes.fromhex(GRENACHE["reply"]))
-    assert isinstance(reply, krpc.Reply)
+    assert isinstance(reply, krpc.KrpcReply)
     assert krpc.encode_reply(reply).hex() == GRENACHE["reply"]
     failure = krpc.decode(bytes.fromhex(GRENACHE["failure"]))
-    assert isinstance(failure, krpc.Failure)
+    assert isinstance(failure, krpc.KrpcFailure)
     assert krpc.encode_failure(failure).hex() == GRENACHE["failure"]
 
 
