@@ -50,7 +50,7 @@ DIRECT = StreamOrigin()
 
 
 class PeerConnection(FrameTransport):
-    """Implementation of `p2p.wire.link.Link`, and the handshake that leads to it.
+    """Implementation of `p2p.wire.link.PeerLink`, and the handshake that leads to it.
 
     `established` is done when the link is up, or has the `ConnectFailed` or `HandshakeRefused` that
     prevented it. `peer` may be asked for from then on.
