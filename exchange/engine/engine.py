@@ -15,12 +15,14 @@ Rules of this folder:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
 from exchange.engine.feed_ingest import FeedIngest
 from exchange.engine.order_manager import OrderManager
+from exchange.engine.recovery import Recovery
+from exchange.engine.recovery_settlement import RecoveryReport, Settlement
 from exchange.feeds.exchange_messages import (
     MESSAGES,
     FeedDigest,
@@ -36,6 +38,7 @@ from exchange.feeds.exchange_messages import (
 from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
+from exchange.ledger.statements import StatementTrade
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
@@ -74,6 +77,7 @@ class Engine:
         warn: Callable[[str], None] = lambda text: None,
         now: float = 0.0,
         limits: FeedLimits | None = None,
+        recover_from: Iterable[str] | None = None,
     ) -> None:
         """Restore an engine from its journal, or begin a new one.
 
@@ -85,6 +89,8 @@ class Engine:
                 fenced for at most `fence_max` seconds, see `exchange.feeds.startup_fence`.
             warn: receives texts for the log.
             limits: protection from other owners' feeds; the defaults if None.
+            recover_from: nodes to hear from; with any value but None the engine fetches its own feeds and
+                writes nothing until `settle_recovery`, see `exchange.engine.recovery`.
         """
         past = recovered or Recovered()
         markets = list(markets)
@@ -122,7 +128,11 @@ class Engine:
         self._fence = StartupFence(
             grace=FENCE_GRACE if knows_others else FENCE_GRACE_ALONE, longest=fence_max
         )
-        context.fenced = bool(past.meta)
+        context.fenced = bool(past.meta) or recover_from is not None
+        self.recovery: Recovery | None = None
+        if recover_from is not None:
+            self.recovery = Recovery(context, past, recover_from)
+            self._ingest.recovery = self.recovery
         self._on_fence_lifted: list[Callable[[], None]] = []
 
     # Reading
@@ -199,6 +209,8 @@ class Engine:
     def _lift_fence(self, now: float) -> None:
         """Lift the startup fence if its conditions are met, and continue the own orders."""
         context = self._context
+        if self.recovery is not None:
+            return
         doubt = self._replicator.is_missing(context.node_id)
         if context.stale is None and not self._fence.is_down(now, doubt=doubt):
             return
@@ -224,6 +236,27 @@ class Engine:
         """Announce the departure: replicas hide this node's orders at once."""
         presence = self._presence(now, leaving=True)
         self._context.messages.append(Broadcast("presence", pack(presence)))
+
+    # Recovery
+
+    def recovered_feeds(self, now: float) -> bool:
+        """Report if the own feeds, and those of others, are complete as far as anybody heard of knows."""
+        if self.recovery is None:
+            return True
+        return self.recovery.settled(now, behind=self.feeds_behind > 0)
+
+    def settle_recovery(
+        self,
+        now: float,
+        statements: Mapping[str, list[StatementTrade]],
+        complete: Collection[str],
+    ) -> RecoveryReport:
+        """Bring orders and money in line with the fetched feeds, see `exchange.engine.recovery`. Drain
+        afterwards, and stop: the next start is an ordinary one."""
+        if self.recovery is None:
+            raise RuntimeError("this engine does not recover")
+        settlement = Settlement(self._context, self.orders, self.recovery)
+        return settlement.run(now, statements, complete)
 
     # Messages
 
@@ -258,7 +291,10 @@ class Engine:
         if isinstance(message, TakeResult):
             return fenced or self.orders.taker_side.on_result(now, origin, message)
         if isinstance(message, FeedDigest):
+            same = message.summary == self._replicator.summary()
             in_budget = self._replicator.on_digest(now, origin, message)
+            if self.recovery is not None and in_budget and (same or message.heads is not None):
+                self.recovery.heard(now, origin)
             if fenced and in_budget:
                 own = self._context.feeds.heads_of(self.node_id)
                 same = message.summary == self._replicator.summary()
@@ -328,6 +364,8 @@ class Engine:
             self._owner_changed(now, owner)
         self._ingest.tick(now)
         self._replicator.tick(now)
+        if self.recovery is not None:
+            self.recovery.tick(now)
         for market in self.markets.values():
             for owner in market.held_owners:
                 market.drop_holds(now, owner)
@@ -352,7 +390,7 @@ class Engine:
                     for signed in market.touched
                 ]
                 market.touched.clear()
-        if self._leases.renewal_due(now) and context.stale is None:
+        if self.recovery is None and self._leases.renewal_due(now) and context.stale is None:
             context.messages.append(Broadcast("presence", pack(self._presence(now))))
         context.messages.extend(self._replicator.take_outgoing())
         if not context.fenced:

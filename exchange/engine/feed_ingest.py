@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from exchange.engine.recovery import Recovery
 from exchange.feeds import feed_limits
 from exchange.feeds.exchange_messages import FeedName, FeedPart
 from exchange.feeds.feed import Feed, FeedFault, Writer
@@ -57,6 +58,7 @@ class FeedIngest:
         self._ids: dict[bytes, str] = {}
         self.bounds = FeedBounds(limits or FeedLimits())
         self._now = 0.0  # of the last tick
+        self.recovery: Recovery | None = None  # while the own feeds are fetched
         self.unconnected = UnconnectedBatches()
         self._trades_known: BoundedDict[FeedName, int] = BoundedDict(
             MAX_GIVEN_UP
@@ -146,7 +148,7 @@ class FeedIngest:
             except InvalidBatch:
                 return False
             if market is not None and owner == context.node_id:
-                self._on_own_batch(market, batch, digest)
+                self._on_own_batch(now, market, batch, digest, via)
             return True
         known = replica is not None
         if replica is None:
@@ -335,7 +337,7 @@ class FeedIngest:
         """A trade that this node took: warn, once, if its journal has never heard of it. Nothing more
         than that, for anybody can write such an event."""
         context = self._context
-        if event.take in context.forgotten:
+        if event.take in context.forgotten and self.recovery is None:
             context.forgotten = range(0)
             context.warn(
                 f"node {owner} says that this node took {event.quantity} lots from its order "
@@ -358,8 +360,19 @@ class FeedIngest:
         self.refresh_owner(now, market, owner)
         self.replicator.forget(owner, market.key)
 
-    def _on_own_batch(self, market: Market, batch: Batch, digest: bytes) -> None:
-        """Something that this node's key signed: is it what this data directory remembers?"""
+    def _on_own_batch(
+        self, now: float, market: Market, batch: Batch, digest: bytes, via: str
+    ) -> None:
+        """Compare a batch that this node's key signed with the own feed; in a recovery, take it."""
+        if self.recovery is not None:
+            self.recovery.on_batch(now, market.key, batch)
+            own = self.recovery.feeds[market.key]
+            self.replicator.advanced(now, self._context.node_id, market.key, own.feed.number)
+            if own.replica.gap:
+                self.replicator.announced(
+                    now, via, self._context.node_id, market.key, batch.first - 1
+                )
+            return
         feed = market.writer.feed
         held = feed.batches.get(batch.first)
         if batch.last <= feed.base or (held is not None and held.digest == digest):
@@ -368,7 +381,7 @@ class FeedIngest:
             self._context.stale = (
                 f"the network has event {batch.last} of this node's feed for {market.key}, this data "
                 f"directory does not (it ends at {feed.number}): it is an old copy. Start with the "
-                "current data directory, or with a new one to become a new node"
+                "current data directory; or stop, and run 'exchange-node recover --from-peers' on this one"
             )
             self._context.warn(self._context.stale)
         self.replicator.forget(self._context.node_id, market.key)
@@ -391,8 +404,8 @@ class FeedIngest:
                 digest = check_batch(self._context.keys, self._context.network, checkpoint)
             except InvalidBatch:
                 return False
-            if part.owner == self._context.node_id:
-                self._on_own_batch(market, checkpoint, digest)
+            if part.owner == self._context.node_id and self.recovery is None:
+                self._on_own_batch(now, market, checkpoint, digest, node)
                 return True
         complete = self.replicator.on_part(now, node, part)
         if complete is None:
@@ -404,6 +417,12 @@ class FeedIngest:
         self, now: float, market: Market, owner: str, checkpoint: Batch, pages: list[bytes]
     ) -> None:
         """Replace the state of a feed by a complete snapshot, unless it is older."""
+        if owner == self._context.node_id:
+            if self.recovery is not None:
+                self.recovery.adopt(now, market.key, checkpoint, pages)
+                number = self.recovery.feeds[market.key].feed.number
+                self.replicator.advanced(now, owner, market.key, number)
+            return
         replica = market.replicas.get(owner)
         if not self._may_hold(now, replica, owner, checkpoint):
             return

@@ -54,15 +54,15 @@ class OrderManager:
 
     def __init__(self, context: EngineContext) -> None:
         self._context = context
-        self._decisions = TakeDecisions()
+        self.decisions = TakeDecisions()
         self.takes = takes = PendingTakes()
         self.store = store = OrderStore(context, takes)
         self.fills = fills = FillRecorder(context, store)
-        credit = CreditCheck(context, store, takes, self._decisions)
+        credit = CreditCheck(context, store, takes, self.decisions)
         self._reduce_only = reduce_only = ReduceOnly(context, store)
         self.taker_side = TakerSide(context, store, fills, takes)
         self.matching = Matching(context, store, fills, self.taker_side, reduce_only, credit)
-        self.maker_side = MakerSide(context, store, fills, self._decisions, credit, reduce_only)
+        self.maker_side = MakerSide(context, store, fills, self.decisions, credit, reduce_only)
         self._fill_or_kill = FillOrKill(
             context, store, fills, takes, self.taker_side, self.matching, reduce_only
         )
@@ -82,9 +82,9 @@ class OrderManager:
         next_take = max(stored, context.us(now))
         context.forgotten = range(stored, next_take)
         self.fills.next_take = next_take
-        self._decisions.restore(context.us(now), past.decisions, past.marks)
+        self.decisions.restore(context.us(now), past.decisions, past.marks)
         reserved: dict[int, int] = {}
-        for decision in self._decisions.reservations:
+        for decision in self.decisions.reservations:
             reserved[decision.order] = reserved.get(decision.order, 0) + decision.quantity
         self.store.restore(past.meta.get("next_order", 1), past.orders, reserved)
         context.counters.update(next_take=next_take, next_order=self.store.next_number)

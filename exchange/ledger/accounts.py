@@ -18,7 +18,7 @@ from typing import Final, get_args
 
 import msgspec
 
-from exchange.model.commands import HOUSE
+from exchange.model.commands import HOUSE, SUSPENSE
 from exchange.model.rate_buckets import RateBucket
 from exchange.model.records import Account, ApiKey, Permission, PutNonce, Record
 
@@ -138,7 +138,7 @@ class Accounts:
         if len(self._accounts) > MAX_ACCOUNTS:  # the house does not count
             raise AccountError("too_many", f"A node has at most {MAX_ACCOUNTS} accounts.")
         _check_limits(max_open_orders, orders_per_minute)
-        number = max(self._accounts) + 1
+        number = max(number for number in self._accounts if number != SUSPENSE) + 1
         account = Account(
             number,
             name,
@@ -147,6 +147,14 @@ class Accounts:
             orders_per_minute=orders_per_minute,
         )
         return self._put(account)
+
+    def add_suspense(self, time: int) -> Account:
+        """Create the account for fills whose client is not known. Nobody trades under it."""
+        name, count = "suspense", 1
+        while name in self._by_name:
+            count += 1
+            name = f"suspense-{count}"
+        return self._put(Account(SUSPENSE, name, time, frozen=True))
 
     def freeze(self, number: int) -> Account:
         """Forbid an account to trade and withdraw; it may still read and cancel.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exchange.model.commands import HOUSE
+from exchange.model.commands import HOUSE, SUSPENSE
 
 ACCOUNT = "account:"  # and the account's number
 PEER = "peer:"  # and the node's id
@@ -53,7 +53,7 @@ class AccountBalance(HolderBalance):
             raise LedgerError(
                 f"{self.holder}: its orders hold {total} units of {self.asset}, not {self.held}"
             )
-        if self.key[0] != HOUSE and not 0 <= total <= self.balance:
+        if self.key[0] not in (HOUSE, SUSPENSE) and not 0 <= total <= self.balance:
             raise LedgerError(
                 f"{self.holder}: {total} units of {self.asset} are held of {self.balance}"
             )

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 HOUSE = 0  # account of the node's operator; its balances may become negative
+SUSPENSE = 2_000_000_000  # account of fills whose client is not known, after a recovery
 
 TimeInForce = Literal["gtc", "ioc", "fok", "gtd"]
 SelfTrade = Literal["none", "cancel_newest", "cancel_oldest", "cancel_both", "decrement"]

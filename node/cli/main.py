@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "ledger": "node.cli.ledger_commands:ledger",
     "backup": "node.cli.backup_command:backup",
     "restore": "node.cli.backup_command:restore",
+    "recover": "node.cli.recover_command:recover",
     "journal": "node.cli.journal_command:journal",
     "open": "node.cli.open_command:open_page",
     "status": "node.cli.network_commands:status",

@@ -21,6 +21,7 @@ _REASONS = {
     "insufficient_balance": "the balance did not suffice any more",
     "halted": "the market was halted",
     "dead_man": "its account had fallen silent",
+    "recovered": "nobody could account for it after a recovery",
     "frozen": "its account was frozen",
     "credit": "a node would have come to owe more than its credit limit",
 }

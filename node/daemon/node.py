@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from config import Settings
@@ -17,6 +17,7 @@ from exchange.journal.journal import Journal
 from exchange.journal.market_history import MarketHistory
 from exchange.model.instruments import Instruments
 from exchange.model.ports import Send
+from exchange.model.records import Recovered
 from exchange.orders.engine_context import Drained
 from node.api.access import AccessRules
 from node.api.api_server import ApiServer
@@ -83,6 +84,7 @@ TICK = 0.05  # seconds between looks at the engine's timers
 MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
 
+KnownNodes = Callable[[Recovered, str], Collection[str]]  # from journal and own id, in a recovery
 USEFUL_MESSAGES: Final = frozenset({"order", "trade"})  # delivering these first speaks for a peer
 
 
@@ -99,8 +101,10 @@ class Node(TradingService):
         tls: Tls | None = None,
         *,
         progress: Callable[[float], None] | None = None,
+        recover_from: KnownNodes | None = None,
     ) -> None:
-        """`tls` is for the API, which is plain HTTP without it. `progress`: see `Journal.recover`."""
+        """`tls` is for the API, which is plain HTTP without it. `progress`: see `Journal.recover`.
+        `recover_from`: the node only recovers, see `node.daemon.run_recovery`."""
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
@@ -118,6 +122,9 @@ class Node(TradingService):
             lease_ms=settings.presence_lease_ms,
             warn=self._warn,
             now=now,
+            recover_from=None
+            if recover_from is None
+            else recover_from(recovered, identity.node_id),
         )
         committer = Committer(engine, journal, self._release)
         market_data = MarketData(
@@ -180,7 +187,7 @@ class Node(TradingService):
             self.overlay, engine.node_id, self._loop.time, share=settings.p2p_share_links
         )
         self._diagnostics = Diagnostics(journal, committer, settings.data_dir)
-        self._statements = StatementService(
+        self.statements = StatementService(
             engine,
             journal,
             committer,
@@ -211,7 +218,8 @@ class Node(TradingService):
             from node.daemon.grenache_bridge import GrenacheBridge
 
             self._outside = GrenacheBridge(self.mesh.server)
-        for name, handler in public_offers(self).items():
+        offers = {} if recover_from is not None else public_offers(self)
+        for name, handler in offers.items():
             self.serve(name, handler, idempotent=True)
         self.operator_token = secrets.token_urlsafe(32)  # of this run; node.json has it
         rules = AccessRules(
@@ -224,6 +232,10 @@ class Node(TradingService):
         self.api = ApiServer(self, rules=rules, tls=tls)
 
     # Life
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
 
     @property
     def node_id(self) -> str:
@@ -489,7 +501,7 @@ class Node(TradingService):
         return await self._peering.ping(node_id)
 
     async def reconcile(self, peer: str) -> ReconciliationView:
-        return await self._statements.reconcile(self.operations.positions.peer(peer))
+        return await self.statements.reconcile(self.operations.positions.peer(peer))
 
     # Status
 

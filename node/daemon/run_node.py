@@ -22,7 +22,7 @@ from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
 from node.api.api_tls import Tls, TlsError, load_tls, self_signed
 from node.daemon.data_directory import open_key_and_journal
-from node.daemon.node import Node
+from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
 from node.daemon.progress import Progress
@@ -182,11 +182,29 @@ async def start_node(
     Raises:
         StartError: with what is wrong and what to do.
     """
+    node = open_node_parts(settings, stack)
+    prepare(node)
+    await _bind(node, settings, p2p_ports, api_ports)
+    _write_runtime(settings.runtime_path, node)
+    stack.callback(settings.runtime_path.unlink, missing_ok=True)
+    return node
+
+
+def open_node_parts(
+    settings: Settings, stack: ExitStack, *, recover_from: KnownNodes | None = None
+) -> Node:
+    """Open the data directory and make a node of it, which does nothing yet. With `recover_from` it only
+    recovers, see `node.daemon.run_recovery`.
+
+    Raises:
+        StartError: with what is wrong and what to do.
+    """
     data_dir = settings.data_dir
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _lock(settings.lock_path, stack)
-        _check_recovered(data_dir)
+        if recover_from is None:
+            _check_recovered(data_dir)
         instruments = (
             Instruments.load(settings.instruments_file)
             if settings.instruments_file
@@ -203,7 +221,7 @@ async def start_node(
         )
         stack.callback(history.close)
         with Progress(f"reading the journal {settings.journal_path}", log=log.warning) as progress:
-            node = Node(
+            return Node(
                 settings,
                 identity,
                 instruments,
@@ -211,6 +229,7 @@ async def start_node(
                 history,
                 _api_tls(settings),
                 progress=progress.update,
+                recover_from=recover_from,
             )
     except TlsError as error:
         raise StartError(f"cannot serve the API over TLS: {error}") from error
@@ -227,11 +246,6 @@ async def start_node(
         raise StartError(
             f"cannot use the data directory {data_dir}: {error}", EXIT_FAILED
         ) from error
-    prepare(node)
-    await _bind(node, settings, p2p_ports, api_ports)
-    _write_runtime(settings.runtime_path, node)
-    stack.callback(settings.runtime_path.unlink, missing_ok=True)
-    return node
 
 
 def _directory_text(data_dir: Path, error: OSError) -> str:

@@ -30,6 +30,7 @@ from exchange.ledger.statements import (
     StatementError,
     StatementPart,
     StatementQuestion,
+    StatementTrade,
     TradesHasher,
     UndecidedTake,
     bought,
@@ -199,6 +200,24 @@ class StatementService:
                 "bad_statement",
                 f"node {peer} gave no statement that can be used: {error.detail} ({error.code})",
             ) from None
+
+    async def lacking(self, peer: str) -> tuple[list[StatementTrade], bool]:
+        """Return the trades with `peer` that its signed statement has and this node's journal lacks, and if
+        these are all of them.
+
+        Raises:
+            ServiceError: as for `reconcile`.
+        """
+        try:
+            async with asyncio.timeout(LONGEST):
+                evidence = await self._evidence(peer)
+            found = await asyncio.to_thread(evaluate, self._keys, evidence)
+        except TimeoutError:
+            raise ServiceError(504, "no_answer", f"node {peer} took too long") from None
+        except StatementError as error:
+            raise ServiceError(502, "bad_statement", f"{error.detail} ({error.code})") from None
+        trades = [trade.theirs for trade in found.trades if trade.ours is None and trade.theirs]
+        return trades, found.complete
 
     async def _evidence(self, peer: str) -> Evidence:
         ours = await self._statement(peer)  # before theirs: exchange.ledger.reconciliation says why

@@ -15,8 +15,10 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from exchange.engine.engine import Engine
+from exchange.engine.recovery_settlement import RecoveryReport
 from exchange.feeds.exchange_messages import MESSAGES
 from exchange.ledger.ledger import InsufficientBalance
+from exchange.ledger.statements import StatementTrade
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.ports import Send
 from exchange.model.records import Order
@@ -114,6 +116,7 @@ class Node:
         self.running = False
         self.serving = False  # takes orders
         self.boots = 0
+        self.recover_from: list[str] | None = None  # the next start is a recovery
         self.client = Client()
         self.keys = keys
         self.operator = operator
@@ -158,6 +161,7 @@ class Node:
             lease_ms=self._habits.lease_ms,
             now=self.now,
             warn=self._watch.warning,
+            recover_from=self.recover_from,
         )
         self.engine = watched(engine, self.number, self._watch)
         self.router = MessageRouter(
@@ -418,6 +422,12 @@ class Node:
             self._finish(self._committing.popleft())
             if self._drain_due and not self._habits.pipelined:
                 self._drain(boot)
+
+    def settle_recovery(self, statements: dict[str, list[StatementTrade]]) -> RecoveryReport:
+        """Bring orders and money in line with what was fetched; all of it is durable and sent then."""
+        report = self.engine.settle_recovery(self.now, statements, list(statements))
+        self.settle()
+        return report
 
     def settle(self) -> None:
         """Everything decided so far is drained, durable and sent."""

@@ -23,6 +23,7 @@ from exchange.ledger.statements import (
     Statement,
     StatementPart,
     StatementQuestion,
+    StatementTrade,
     TradesHasher,
     UndecidedTake,
     amounts,
@@ -147,6 +148,18 @@ def all_agree(network: str, sides: Sequence[Side]) -> None:
     for ours, theirs in itertools.permutations(sides, 2):
         if ours.knows(theirs.keys.node_id) or theirs.knows(ours.keys.node_id):
             _agree(network, ours, theirs)
+
+
+def lacking(network: str, ours: Side, theirs: Side) -> list[StatementTrade]:
+    """Return the trades that only the other side has."""
+    mine = ours.statement(network, theirs.keys.node_id)
+    other = theirs.statement(network, ours.keys.node_id)
+    search = DifferenceSearch(mine, other)
+    while (question := search.next()) is not None:
+        search.add(ours.part(network, mine, question), theirs.part(network, other, question))
+    assert search.complete
+    assert not [found for found in search.trades if found.theirs is None]
+    return [found.theirs for found in search.trades if found.theirs is not None]
 
 
 def _agree(network: str, ours: Side, theirs: Side) -> None:

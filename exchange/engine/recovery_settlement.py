@@ -1,0 +1,492 @@
+"""Settlement of a recovery: orders and money are brought in line with the feeds that were fetched.
+
+See `exchange.engine.recovery` for the theory of operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from exchange.engine.order_manager import OrderManager
+from exchange.engine.recovery import FeedGap, OwnFeed, Recovery
+from exchange.feeds.feed import Writer
+from exchange.ledger.ledger import InsufficientBalance
+from exchange.ledger.statements import StatementTrade
+from exchange.market.market import Trade
+from exchange.model.commands import HOUSE, SUSPENSE
+from exchange.model.events import BUY, MAX_ORDER, Closed, Event, Filled, Opened
+from exchange.model.records import Decision, DropTake, Fill, Order, PutBatch
+from exchange.orders.engine_context import EngineContext
+from exchange.takes.take_protocol import RESERVED
+
+ORDER_GAP: Final = 1_000_000  # order numbers left out: orders that never rested are in no feed
+REASON: Final = "recovered"  # of orders that are closed here
+
+
+class RecoveredFill(msgspec.Struct, frozen=True):
+    """A fill that the journal did not have. `order` 0: its number is not known."""
+
+    market: str
+    side: int
+    price: int
+    quantity: int
+    time: int
+    role: str
+    order: int
+    account: int
+    counterparty: str
+
+
+class ClosedOrder(msgspec.Struct, frozen=True):
+    """An order that was closed. `account` None: the journal does not have the order."""
+
+    market: str
+    order: int
+    side: int
+    price: int | None
+    quantity: int  # lots that were not filled
+    account: int | None
+
+
+class RecoveryReport(msgspec.Struct):
+    """Result of a recovery."""
+
+    events: int = 0  # of own feeds, fetched
+    gaps: list[FeedGap] = []
+    fills: list[RecoveredFill] = []  # booked to the accounts of their orders
+    suspense: list[RecoveredFill] = []
+    closed: list[ClosedOrder] = []
+    kept: int = 0  # open orders
+    takes_resolved: int = 0
+    takes_open: int = 0  # their makers were not heard
+
+
+@dataclass(slots=True)
+class _LostTrade:
+    """Own side of a trade that the journal lacks."""
+
+    taker: str
+    take: int
+    market: str
+    side: int
+    price: int
+    quantity: int
+    time: int
+    role: str
+    order: int
+    peer: str
+    peer_order: int
+
+
+class Settlement:
+    """One settlement. Nothing may trade on this engine before or after it."""
+
+    def __init__(self, context: EngineContext, orders: OrderManager, recovery: Recovery) -> None:
+        self._context = context
+        self._orders = orders
+        self._store = orders.store
+        self._recovery = recovery
+        self._trades: dict[tuple[str, int], _LostTrade] = {}
+        self._local: list[tuple[str, int, Filled]] = []
+        self.report = RecoveryReport()
+
+    def run(
+        self,
+        now: float,
+        statements: Mapping[str, list[StatementTrade]],
+        complete: Collection[str],
+    ) -> RecoveryReport:
+        """Settle everything.
+
+        Args:
+            statements: by node, trades with this node that its signed statement has and the journal
+                lacks.
+            complete: nodes whose statement was compared in full.
+        """
+        self._gather(statements)
+        self._use_feeds(now)
+        for trade in sorted(self._trades.values(), key=lambda t: (t.time, t.taker, t.take)):
+            self._book(now, trade)
+        for market, number, event in self._local:
+            self._book_local(now, market, number, event)
+        self._resolve_takes(now, complete)
+        self._end_reservations(now)
+        self._close_orders(now)
+        self._skip_numbers()
+        self._store.work_queue.clear()
+        self._context.forgotten = range(0)
+        return self.report
+
+    # What is known
+
+    def _gather(self, statements: Mapping[str, list[StatementTrade]]) -> None:
+        node = self._context.node_id
+        for market, own in self._recovery.feeds.items():
+            self.report.gaps += own.gaps
+            for number, event in _events(own):
+                self.report.events += 1
+                if not isinstance(event, Filled):
+                    continue
+                if event.taker == node:
+                    self._local.append((market, number, event))
+                else:
+                    self._add(_maker_trade(market, event))
+        for (owner, market), feed in self._context.feeds.items():
+            if owner != node:
+                for stored in feed.batches.values():
+                    for event in stored.batch.events:
+                        if isinstance(event, Filled) and event.taker == node:
+                            self._add_taken(owner, market, event)
+        for peer, trades in statements.items():
+            for trade in trades:
+                if trade.market in self._context.markets:
+                    self._add(_stated_trade(node, peer, trade))
+
+    def _add_taken(self, maker: str, market: str, event: Filled) -> None:
+        """Add a trade that a maker's feed says this node took."""
+        pending = self._orders.takes.get(event.take)
+        if pending is None and event.take < self._recovery.first_lost_take:
+            return  # the journal has it
+        self._add(
+            _LostTrade(
+                taker=self._context.node_id,
+                take=event.take,
+                market=market,
+                side=-event.side,
+                price=event.price,
+                quantity=event.quantity,
+                time=event.time,
+                role="taker",
+                order=0 if pending is None else pending.order,
+                peer=maker,
+                peer_order=event.order,
+            )
+        )
+
+    def _add(self, trade: _LostTrade) -> None:
+        known = self._trades.setdefault((trade.taker, trade.take), trade)
+        # A feed says nothing about the taker's order; a statement does.
+        known.order = known.order or trade.order
+        known.peer_order = known.peer_order or trade.peer_order
+
+    # Feeds
+
+    def _use_feeds(self, now: float) -> None:
+        """Continue the own feeds from what was fetched."""
+        context = self._context
+        for key, own in self._recovery.feeds.items():
+            market = context.markets[key]
+            before = list(market.writer.feed.state.orders)
+            market.writer = Writer(own.feed, context.keys, context.network)
+            context.records += [PutBatch(context.node_id, batch) for batch in own.batches]
+            context.save_snapshot(own.feed)
+            market.replaced(context.node_id, before)
+            for number, event in _events(own):
+                if isinstance(event, Filled):
+                    context.add_trade(market, Trade(context.node_id, event, number))
+
+    # Money
+
+    def _book(self, now: float, trade: _LostTrade) -> None:
+        """Book a trade with another node."""
+        context = self._context
+        units = context.specs.units[trade.market]
+        order = self._store.open.get(trade.order)
+        base, quote = (
+            trade.quantity * units.base_units,
+            trade.price * trade.quantity * units.quote_units,
+        )
+        asset, amount = (units.quote, quote) if trade.side == BUY else (units.base, base)
+        if order is not None and not self._covers(order, trade.side, asset, amount):
+            order = None
+        account = self._suspense(now) if order is None else order.account
+        fee = context.ledger.trade_with(
+            time=context.us(now),
+            reference=f"{trade.taker}/{trade.take}",
+            units=units,
+            side=trade.side,
+            price=trade.price,
+            quantity=trade.quantity,
+            account=account,
+            peer=trade.peer,
+            role=trade.role,
+        )
+        if trade.role == "maker":
+            self._decide(trade)
+        self._filled(trade, order, account, fee, units.base if trade.side == BUY else units.quote)
+
+    def _covers(self, order: Order, side: int, asset: str, amount: int) -> bool:
+        """Report if the account of a known order can pay for the trade."""
+        if order.side != side:
+            return False  # it says another order's number
+        if order.account == HOUSE:
+            return True
+        holding = self._context.ledger.accounts.get(order.account, {}).get(asset)
+        if holding is None:
+            return False
+        others = holding.held - holding.holds.get(order.number, 0)
+        return holding.balance - amount >= others
+
+    def _filled(
+        self, trade: _LostTrade, order: Order | None, account: int, fee: int, fee_asset: str
+    ) -> None:
+        context = self._context
+        if order is not None:
+            order.filled += trade.quantity
+            order.value += trade.price * trade.quantity
+            order.quantity = max(order.quantity, order.filled)  # it was amended since
+            context.orders[order.number] = order
+        fill = Fill(
+            taker=trade.taker,
+            take=trade.take,
+            role=trade.role,
+            market=trade.market,
+            order=trade.order,
+            side=trade.side,
+            price=trade.price,
+            quantity=trade.quantity,
+            time=trade.time,
+            counterparty=trade.peer,
+            counterparty_order=trade.peer_order,
+            account=account,
+            fee=fee,
+            fee_asset=fee_asset,
+        )
+        context.fills.append(fill)
+        row = RecoveredFill(
+            market=fill.market,
+            side=fill.side,
+            price=fill.price,
+            quantity=fill.quantity,
+            time=fill.time,
+            role=fill.role,
+            order=fill.order,
+            account=account,
+            counterparty=fill.counterparty,
+        )
+        (self.report.suspense if account == SUSPENSE else self.report.fills).append(row)
+
+    def _book_local(self, now: float, key: str, number: int, event: Filled) -> None:
+        """Book a trade between two own orders. The feed does not name the taker's."""
+        context = self._context
+        units = context.specs.units[key]
+        base, quote = (
+            event.quantity * units.base_units,
+            event.price * event.quantity * units.quote_units,
+        )
+        asset, amount = (units.quote, quote) if event.side == BUY else (units.base, base)
+        maker = self._store.open.get(event.order)
+        if maker is not None and not self._covers(maker, event.side, asset, amount):
+            maker = None
+        suspense = self._suspense(now)
+        account = suspense if maker is None else maker.account
+        buyer, seller = (account, suspense) if event.side == BUY else (suspense, account)
+        fees = context.ledger.trade_here(
+            time=context.us(now),
+            reference=f"{context.node_id}/{event.take}",
+            units=units,
+            price=event.price,
+            quantity=event.quantity,
+            buyer=buyer,
+            seller=seller,
+            taker_side=-event.side,
+        )
+        for role, side, order, who in (
+            ("maker", event.side, maker, account),
+            ("taker", -event.side, None, suspense),
+        ):
+            trade = _LostTrade(
+                taker=context.node_id,
+                take=event.take,
+                market=key,
+                side=side,
+                price=event.price,
+                quantity=event.quantity,
+                time=event.time,
+                role=role,
+                order=event.order if role == "maker" else 0,
+                peer=context.node_id,
+                peer_order=0 if role == "maker" else event.order,
+            )
+            fee = fees[0] if side == BUY else fees[1]
+            self._filled(trade, order, who, fee, units.base if side == BUY else units.quote)
+
+    def _suspense(self, now: float) -> int:
+        """Return the number of the suspense account; create it with its first use."""
+        accounts = self._context.accounts
+        if accounts.get(SUSPENSE) is None:
+            accounts.add_suspense(self._context.us(now))
+        return SUSPENSE
+
+    # Takes
+
+    def _decide(self, trade: _LostTrade) -> None:
+        """Remember a granted take, so that a repeated request gets the same answer."""
+        decisions = self._orders.decisions
+        if decisions.stale(trade.taker, trade.take):
+            return
+        known = decisions.decided(trade.taker, trade.take)
+        if known is not None and known.reason != RESERVED:
+            return
+        if known is not None:
+            self._release(known)
+        self._put(
+            Decision(
+                taker=trade.taker,
+                take=trade.take,
+                market=trade.market,
+                order=trade.order,
+                price=trade.price,
+                quantity=trade.quantity,
+                time=trade.time,
+                number=self._context.markets[trade.market].writer.number,
+                reason="",
+            )
+        )
+
+    def _put(self, decision: Decision) -> None:
+        self._orders.decisions.record(decision)
+        self._context.records.append(decision)
+
+    def _release(self, reserved: Decision) -> None:
+        order = self._store.open.get(reserved.order)
+        if order is not None:
+            order.reserved -= reserved.quantity
+            self._context.orders[order.number] = order
+
+    def _end_reservations(self, now: float) -> None:
+        """Refuse what was reserved for others: it ended in the lost time."""
+        for reserved in self._orders.decisions.reservations:
+            self._release(reserved)
+            self._put(
+                msgspec.structs.replace(
+                    reserved, quantity=0, reason="expired", time=self._context.us(now), until=0
+                )
+            )
+
+    def _resolve_takes(self, now: float, complete: Collection[str]) -> None:
+        """Drop takes with a fill, and those that their maker, who shows all its trades, has not granted."""
+        for take in list(self._orders.takes.pending):
+            filled = (self._context.node_id, take.take) in self._trades
+            if not filled and take.maker not in complete:
+                self.report.takes_open += 1
+                continue
+            self._orders.takes.resolve(take.take)
+            self._context.records.append(DropTake(take.take))
+            order = self._store.open.get(take.order)
+            if order is not None and take.phase != "given_up":
+                order.pending -= take.quantity
+                self._context.orders[order.number] = order
+            market = self._context.markets[take.market]
+            market.release(take.maker, take.maker_order, take.quantity, None)
+            self.report.takes_resolved += 1
+
+    # Orders
+
+    def _close_orders(self, now: float) -> None:
+        """Close every order that the feeds do not show as the journal has it."""
+        store, feeds = self._store, self._recovery.feeds
+        for order in list(store.open.values()):
+            if order.done:
+                continue  # the other order of a pair has ended it
+            shown = feeds[order.market].feed.state.orders.get(order.number)
+            order.opened, order.shown = shown is not None, 0 if shown is None else shown.shown
+            full = order.display_quantity == 0
+            if (
+                shown is not None
+                and not order.cancelled
+                and shown.price == order.price
+                and (shown.shown == order.free if full else 0 < shown.shown <= order.free)
+                and self._can_hold(order)
+            ):
+                self.report.kept += 1
+                continue
+            if order.filled < order.quantity:
+                self.report.closed.append(
+                    ClosedOrder(
+                        market=order.market,
+                        order=order.number,
+                        side=order.side,
+                        price=order.price,
+                        quantity=order.quantity - order.filled,
+                        account=order.account,
+                    )
+                )
+            order.untriggered = False
+            store.cancel(now, order, REASON)
+        for key, own in feeds.items():
+            market = self._context.markets[key]
+            for number, row in list(own.feed.state.orders.items()):
+                if number not in store.open:
+                    self.report.closed.append(
+                        ClosedOrder(
+                            market=key,
+                            order=number,
+                            side=row.side,
+                            price=row.price,
+                            quantity=row.shown,
+                            account=None,
+                        )
+                    )
+                    market.write(Closed(number, "cancelled"))
+
+    def _can_hold(self, order: Order) -> bool:
+        try:
+            self._store.hold(order)
+        except InsufficientBalance:
+            return False
+        return True
+
+    def _skip_numbers(self) -> None:
+        """No order number is used twice."""
+        store = self._store
+        highest = store.next_number - 1
+        for own in self._recovery.feeds.values():
+            for _, event in _events(own):
+                if isinstance(event, Opened):
+                    highest = max(highest, event.order)
+            highest = max([highest, *own.feed.state.orders])
+        highest = max([highest, *(trade.order for trade in self._trades.values())])
+        lost = bool(self.report.events or self.report.gaps or self._trades)
+        store.next_number = min(highest + 1 + (ORDER_GAP if lost else 0), MAX_ORDER - 1)
+
+
+def _events(own: OwnFeed) -> list[tuple[int, Event]]:
+    return [item for batch in own.batches for item in enumerate(batch.events, batch.first)]
+
+
+def _maker_trade(market: str, event: Filled) -> _LostTrade:
+    return _LostTrade(
+        taker=event.taker,
+        take=event.take,
+        market=market,
+        side=event.side,
+        price=event.price,
+        quantity=event.quantity,
+        time=event.time,
+        role="maker",
+        order=event.order,
+        peer=event.taker,
+        peer_order=0,
+    )
+
+
+def _stated_trade(node: str, peer: str, trade: StatementTrade) -> _LostTrade:
+    taker = trade.taker == node
+    return _LostTrade(
+        taker=trade.taker,
+        take=trade.take,
+        market=trade.market,
+        side=trade.side if taker else -trade.side,
+        price=trade.price,
+        quantity=trade.quantity,
+        time=trade.time,
+        role="taker" if taker else "maker",
+        order=trade.taker_order if taker else trade.maker_order,
+        peer=peer,
+        peer_order=trade.maker_order if taker else trade.taker_order,
+    )

@@ -1,0 +1,109 @@
+"""`recover`: bring a restored or repaired data directory up to date."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from node.cli.client_session import CommandFailure, Exit, print_json
+from node.cli.start_command import load_settings, no_collections, start_options
+
+
+@click.command(short_help="Bring a restored directory up to date from peers.")
+@click.option("--from-peers", is_flag=True, help="Fetch what other nodes hold of this node.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(1, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for known nodes.",
+)
+@click.option("--force", is_flag=True, help="Go on without known nodes that are not heard.")
+@start_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def recover(
+    from_peers: bool,
+    wait: float,
+    force: bool,
+    config_file: str | None,
+    as_json: bool,
+    **values: object,
+) -> int:
+    """Bring a data directory that is older than its node up to date.
+
+    After 'restore' or 'journal repair', or when 'start' says that the directory is an old copy. The
+    node's signed events and its trades are fetched from all nodes that hold them. Open orders that
+    nobody can account for are closed; fills whose client is not known go to the account 'suspense'.
+    Deposits, withdrawals, accounts and keys that are newer than the directory are known to no peer.
+
+    \b
+    Examples:
+      exchange-node recover --from-peers
+      exchange-node recover --from-peers --data-dir /srv/node --bootstrap 192.168.1.20:3000
+      exchange-node recover --from-peers --force       without nodes that are gone for good
+    """
+    if not from_peers:
+        raise click.UsageError("there is one source: give --from-peers")
+    loaded = load_settings(config_file, **values)
+    with no_collections():
+        daemon = importlib.import_module("node.daemon.run_recovery")
+        process = importlib.import_module("node.daemon.process")
+
+    def tell(text: str) -> None:
+        click.echo(f"exchange-node: {text}", err=True)
+
+    try:
+        found = daemon.run_recovery(loaded, force=force, wait=wait, tell=tell)
+    except daemon.RecoveryRefused as error:
+        document = {"code": "not_recovered", "detail": str(error)} if as_json else None
+        raise CommandFailure(str(error), Exit.REFUSED, document=document) from None
+    except process.StartError as error:
+        raise CommandFailure(str(error), Exit.UNEXPECTED) from None
+    document = daemon.document_of(loaded.settings, found)
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    return Exit.OK
+
+
+def _print(found: dict[str, Any]) -> None:
+    heard, unheard = len(found["heard"]), found["unheard"]
+    click.echo(f"node {found['node_id']}: {heard} nodes heard")
+    click.echo(f"{found['events_fetched']} events of its feeds were fetched.")
+    for gap in found["events_lost"]:
+        click.echo(
+            f"LOST: events {gap['first']} to {gap['last']} of {gap['market']}: nobody holds them any more. Trades "
+            "with other nodes in them are in their statements; trades between own orders are not."
+        )
+    click.echo(f"{len(found['fills'])} fills were booked to the accounts of their orders.")
+    if found["suspense"]:
+        click.echo(f"{len(found['suspense'])} fills without their client, in account 'suspense':")
+        for fill in found["suspense"]:
+            click.echo(
+                f"  {fill['side']} {fill['quantity']} {fill['market']} @ {fill['price']} {fill['time']} with "
+                f"{fill['counterparty']}"
+            )
+    if found["closed_orders"]:
+        click.echo(f"{len(found['closed_orders'])} open orders were closed:")
+        for order in found["closed_orders"]:
+            price = "market" if order["price"] is None else order["price"]
+            whose = "unknown" if order["account"] is None else f"account {order['account']}"
+            click.echo(
+                f"  {order['order']}: {order['side']} {order['quantity']} {order['market']} @ {price}, {whose}"
+            )
+    click.echo(f"{found['open_orders_kept']} open orders are as they were.")
+    if found["takes_open"]:
+        click.echo(f"{found['takes_open']} takes await their makers, which were not heard.")
+    for node in unheard:
+        click.echo(f"LOST, if it had any: what node {node} alone holds. It was not heard.")
+    for node in found["without_statement"]:
+        click.echo(f"LOST, if it had any: trades that node {node} alone states.")
+    since = f" after {found['as_of']}" if found["as_of"] else ""
+    click.echo(
+        f"LOST, for no peer knows them: deposits, withdrawals, settlements, accounts and API keys{since}."
+    )
+    click.echo("The node may be started again.")

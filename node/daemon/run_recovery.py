@@ -1,0 +1,264 @@
+"""`exchange-node recover`: bring an old data directory up to date with what peers hold of its node.
+
+A node without clients runs until every known node was heard and nothing new comes, compares statements with
+all of them, settles (`exchange.engine.recovery_settlement`), commits, and stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any, Final
+
+import msgspec
+
+from config import Loaded, Settings
+from exchange.engine.recovery import RecoveryError
+from exchange.engine.recovery_settlement import RecoveredFill, RecoveryReport
+from exchange.journal.frames import JournalError
+from exchange.ledger.balances import PEER
+from exchange.ledger.statements import StatementTrade
+from exchange.model.instruments import Instruments
+from exchange.model.records import Recovered
+from node.daemon.node import Node
+from node.daemon.port_choice import PortTaken, wanted_ports
+from node.daemon.process import StartError, configure_logging, loop_factory
+from node.daemon.restore import Restored, marked, unmark
+from node.daemon.run_node import open_node_parts
+from node.views.timestamps import iso
+from node.views.views import ServiceError
+from p2p.addresses.peer_storage import PeerStorage
+
+CHECK_EVERY: Final = 0.25  # seconds
+LEAVE_AFTER: Final = 1.5  # seconds for the closing events to reach the neighbours
+Tell = Callable[[str], None]  # gets a line for people
+
+
+class RecoveryRefused(Exception):
+    """The directory was left as it was. The text says why and what to do."""
+
+
+class Recovery(msgspec.Struct):
+    """Result for people and programs."""
+
+    node_id: str
+    heard: list[str]
+    unheard: list[str]
+    silent: list[str]  # heard, but gave no full statement
+    restored: Restored | None
+    report: RecoveryReport
+
+
+def run_recovery(loaded: Loaded, *, force: bool, wait: float, tell: Tell) -> Recovery:
+    """Recover the node of the settings' data directory.
+
+    Args:
+        force: go on without the known nodes that were not heard within `wait` seconds.
+
+    Raises:
+        StartError: the directory cannot be used.
+        RecoveryRefused: a known node was not heard, or the feeds contradict the journal.
+    """
+    for warning in loaded.warnings:
+        print(f"exchange-node: warning: {warning}", file=sys.stderr)
+    configure_logging(loaded.settings)
+    ports = wanted_ports(loaded.settings.p2p_port, loaded.is_default("p2p_port"))
+    with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_recover(loaded.settings, stack, ports, force, wait, tell))
+
+
+async def _recover(
+    settings: Settings, stack: ExitStack, ports: Any, force: bool, wait: float, tell: Tell
+) -> Recovery:
+    if not any(settings.journal_path.glob("*")):
+        raise StartError(
+            f"{settings.data_dir} has no journal: restore a backup there first, or name another --data-dir"
+        )
+    restored = marked(settings.data_dir)
+    node = open_node_parts(
+        settings, stack, recover_from=lambda past, own: _known(settings, past, own)
+    )
+    try:
+        await node.listen_to_peers(ports)
+    except (PortTaken, OSError) as error:
+        await node.abort()
+        raise StartError(f"cannot listen for peers: {error}") from error
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    running = asyncio.create_task(node.run(stop), name="node")
+    work = asyncio.create_task(_work(node, restored, force, wait, tell), name="recovery")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({running, work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+            if running.done():
+                await running  # raises what failed
+            raise KeyboardInterrupt
+        result = work.result()
+    finally:
+        stopped.cancel()
+        stop.set()
+        try:
+            await running
+        except* (JournalError, RecoveryError) as group:
+            await node.abort()
+            first: BaseException = group
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise RecoveryRefused(str(first)) from None
+    unmark(settings.data_dir)
+    return result
+
+
+def _known(settings: Settings, past: Recovered, own: str) -> set[str]:
+    """Return every node that may hold something of the own feeds, as far as the directory knows."""
+    known = {feed.owner for feed in past.feeds}
+    known |= {peer.node_id for peer in PeerStorage(settings.peers_path).load()}
+    known |= set(past.marks) | {decision.taker for decision in past.decisions}
+    known |= {take.maker for take in past.takes}
+    known |= {
+        holder.removeprefix(PEER)
+        for (holder, _), balance in past.balances.items()
+        if holder.startswith(PEER) and balance
+    }
+    return known - {own, ""}
+
+
+async def _work(
+    node: Node, restored: Restored | None, force: bool, wait: float, tell: Tell
+) -> Recovery:
+    engine = node.engine
+    recovery = engine.recovery
+    if recovery is None:
+        raise RuntimeError("this node does not recover")
+    tell(f"node {node.node_id}: looking for {len(recovery.known)} known nodes and any other")
+    deadline, told = node.now() + wait, 0
+    while True:
+        await asyncio.sleep(CHECK_EVERY)
+        unheard = recovery.unheard(engine.present)
+        complete = engine.recovered_feeds(node.now()) and bool(recovery.heard_from)
+        if len(recovery.heard_from) != told:
+            told = len(recovery.heard_from)
+            tell(
+                f"heard {told} nodes, {len(unheard)} are missing, {engine.feeds_behind} feeds behind"
+            )
+        if complete and not unheard:
+            break
+        if node.now() < deadline:
+            continue
+        if engine.feeds_behind and recovery.heard_from:
+            deadline = node.now() + 1.0  # what is under way is worth waiting for
+            continue
+        if not force:
+            raise RecoveryRefused(_missing_text(unheard, recovery.heard_from, wait))
+        break
+    statements, silent = await _statements(node, tell)
+    if silent and not force:
+        raise RecoveryRefused(
+            f"{len(silent)} nodes gave no full statement of their trades with this node: {', '.join(silent)}. Try "
+            "again, or go on without them with --force"
+        )
+    report = engine.settle_recovery(node.now(), statements, statements.keys() - set(silent))
+    await node.durable()
+    await asyncio.sleep(LEAVE_AFTER)
+    unheard = recovery.unheard(engine.present)
+    return Recovery(node.node_id, recovery.heard_from, unheard, silent, restored, report)
+
+
+def _missing_text(unheard: list[str], heard: list[str], wait: float) -> str:
+    if not unheard and not heard:
+        return (
+            f"no node was heard within {wait:g} s, so nobody can say what this node did after the state of the "
+            "directory. Name nodes with --bootstrap; --force goes on with what the directory has"
+        )
+    return (
+        f"{len(unheard)} known nodes were not heard within {wait:g} s and may hold more of this node's feeds: "
+        f"{', '.join(unheard)}. Start them, name their addresses with --bootstrap, or go on without them with "
+        "--force: what they alone hold is lost then, and if they come back this node may have to stop writing"
+    )
+
+
+async def _statements(node: Node, tell: Tell) -> tuple[dict[str, list[StatementTrade]], list[str]]:
+    """Compare statements with every node that can be reached."""
+    found: dict[str, list[StatementTrade]] = {}
+    silent: list[str] = []
+    recovery = node.engine.recovery
+    heard = [] if recovery is None else recovery.heard_from
+    for number, peer in enumerate(peers := sorted({*node.engine.present, *heard})):
+        tell(f"comparing trades with node {peer} ({number + 1} of {len(peers)})")
+        try:
+            found[peer], complete = await node.statements.lacking(peer)
+            if not complete:
+                tell(f"node {peer}: more trades differ than one comparison finds")
+                silent.append(peer)
+        except ServiceError as error:
+            tell(f"node {peer}: {error.detail}")
+            silent.append(peer)
+    return found, silent
+
+
+def document_of(settings: Settings, found: Recovery) -> dict[str, Any]:
+    """Return the result for a program."""
+    path = settings.instruments_file
+    return _ReportTexts(Instruments.load(path) if path else Instruments.default()).document(found)
+
+
+class _ReportTexts:
+    """Fills and orders of a report with decimal texts."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._by_key = {instrument.key: instrument for instrument in instruments}
+
+    def fill(self, fill: RecoveredFill) -> dict[str, Any]:
+        instrument = self._by_key[fill.market]
+        return {
+            "market": instrument.symbol,
+            "side": "buy" if fill.side > 0 else "sell",
+            "price": instrument.price_text(fill.price),
+            "quantity": instrument.quantity_text(fill.quantity),
+            "time": iso(fill.time),
+            "role": fill.role,
+            "order": fill.order or None,
+            "account": fill.account,
+            "counterparty": fill.counterparty,
+        }
+
+    def document(self, found: Recovery) -> dict[str, Any]:
+        """Return the whole result for a program."""
+        report = found.report
+        return {
+            "node_id": found.node_id,
+            "heard": found.heard,
+            "unheard": found.unheard,
+            "without_statement": found.silent,
+            "as_of": None if found.restored is None else found.restored.made,
+            "events_fetched": report.events,
+            "events_lost": [
+                {"market": self._by_key[gap.market].symbol, "first": gap.first, "last": gap.last}
+                for gap in report.gaps
+            ],
+            "fills": [self.fill(fill) for fill in report.fills],
+            "suspense": [self.fill(fill) for fill in report.suspense],
+            "closed_orders": [
+                {
+                    "market": (instrument := self._by_key[order.market]).symbol,
+                    "order": order.order,
+                    "side": "buy" if order.side > 0 else "sell",
+                    "price": None if order.price is None else instrument.price_text(order.price),
+                    "quantity": instrument.quantity_text(order.quantity),
+                    "account": order.account,
+                }
+                for order in report.closed
+            ],
+            "open_orders_kept": report.kept,
+            "takes_resolved": report.takes_resolved,
+            "takes_open": report.takes_open,
+        }
