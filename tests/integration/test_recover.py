@@ -82,7 +82,11 @@ def test_a_lost_machine_recovers_all_that_its_peers_hold(nodes: Nodes, tmp_path:
     try:
         eventually(lambda: len(first.fills()) > 20, what="trades")
         position = first.cli("backup", str(backup))["position"]
-        eventually(lambda: len(first.fills()) > 80, what="trades after the backup")
+        last = first.fills()[0].id
+        eventually(
+            lambda: last not in [fill.id for fill in first.fills()[:40]],
+            what="trades after the backup",
+        )
     finally:
         load.stop()
     resting = first.sell(3, 500)
@@ -97,8 +101,8 @@ def test_a_lost_machine_recovers_all_that_its_peers_hold(nodes: Nodes, tmp_path:
     found = offline(first, "recover", "--from-peers")
     assert found["unheard"] == []
     assert found["without_statement"] == []
-    assert found["events_fetched"] > 50
-    assert len(found["fills"]) + len(found["suspense"]) > 20
+    assert found["events_fetched"] > 10
+    assert len(found["fills"]) + len(found["suspense"]) >= 40
     assert resting.number in [order["order"] for order in found["closed_orders"]]
     assert position > 20
 
