@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from node.cli.byte_progress import ByteProgress
 from node.cli.client_session import CommandFailure, Exit, print_json
 from node.cli.data_options import data_options, explained, unused
-from node.cli.progress import Progress
 
 if TYPE_CHECKING:
     from config import Settings
@@ -39,7 +39,7 @@ def backup(file: Path, without_key: bool, settings: Settings, as_json: bool) -> 
     elif key is not None and not key.exists():
         text = f"{key} is missing: --without-key makes a backup without it"
         raise CommandFailure(text, Exit.REFUSED)
-    with explained(as_json), Progress("backup", size_of(settings)) as progress:
+    with explained(as_json), ByteProgress("backup", size_of(settings)) as progress:
         manifest = back_up(settings, file, key_path=key, advance=progress.advance)
     size = file.stat().st_size
     if as_json:
@@ -70,7 +70,7 @@ def restore(file: Path, settings: Settings, as_json: bool) -> None:
     with (
         explained(as_json),
         unused(settings.data_dir, as_json),
-        Progress("restore", file.stat().st_size) as progress,
+        ByteProgress("restore", file.stat().st_size) as progress,
     ):
         manifest = restore_backup(settings, file, advance=progress.advance)
     if as_json:

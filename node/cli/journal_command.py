@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from node.cli.byte_progress import ByteProgress
 from node.cli.client_session import CommandFailure, Exit, common_options, print_json
 from node.cli.command_groups import Group
 from node.cli.data_options import data_options, explained, unused
-from node.cli.progress import Progress
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import echo
 
@@ -57,7 +57,7 @@ def verify(settings: Settings, as_json: bool) -> int:
     from p2p.base.identity import Identity
 
     path = settings.journal_path
-    with explained(as_json), Progress("verify", _size(path)) as progress:
+    with explained(as_json), ByteProgress("verify", _size(path)) as progress:
         key = credential("node.key") or settings.key_path
         try:
             owner = Identity.load(key).node_id if key.exists() else None
@@ -117,7 +117,7 @@ def export(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--start, --end") from None
     chosen = ExportFilter(frozenset(kinds or KINDS), account, first, last)
-    with explained(as_json), Progress("export", _size(settings.journal_path)) as progress:
+    with explained(as_json), ByteProgress("export", _size(settings.journal_path)) as progress:
         try:
             for line in lines(settings, chosen, progress.advance):
                 click.echo(line)
@@ -149,7 +149,7 @@ def repair(yes: bool, settings: Settings, as_json: bool) -> None:
     with (
         explained(as_json),
         unused(settings.data_dir, as_json),
-        Progress("repair", _size(path)) as progress,
+        ByteProgress("repair", _size(path)) as progress,
     ):
         report = repairing.examine(path)
         if yes and (report.damage or report.notes):
