@@ -61,7 +61,7 @@ def recover(
         document = {"code": "not_recovered", "detail": str(error)} if as_json else None
         raise CommandFailure(str(error), Exit.REFUSED, document=document) from None
     except process.StartError as error:
-        raise CommandFailure(str(error), Exit.UNEXPECTED) from None
+        raise CommandFailure(str(error), Exit(error.code)) from None
     document = daemon.document_of(loaded.settings, found)
     if as_json:
         print_json(document)
