@@ -156,7 +156,7 @@ function peersTable(model, offers) {
       { title: "Sent", text: (p) => bytes(p.bytes_sent), numeric: true },
       { title: "Linked since", text: (p) => moment(p.connected_at) },
       { title: "Last heard", text: (p) => ago(p.last_seen) },
-      { title: "Offers", text: offers },
+      { title: "Offers", text: offers, class: () => "wrap" },
       { title: "Version", text: (p) => p.version ?? "–" },
       {
         title: "",

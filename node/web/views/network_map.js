@@ -13,6 +13,8 @@ import { shortId } from "../core/format.js";
  */
 
 const HEIGHT = 320;
+const MIDDLE = HEIGHT / 2 - 6;
+const CLEAR = 34; // between this node and lines that are not its own
 const NARROWEST = 280;
 const RINGS = [0, 90, 138];
 const MOST = 60; // nodes that are drawn
@@ -33,11 +35,13 @@ export class NetworkMap {
     const nodes = topology.nodes.slice(0, MOST);
     const width = Math.max(NARROWEST, this.host.clientWidth - 20);
     const places = place(nodes, topology.links, width);
+    const self = nodes.find((node) => node.distance === 0)?.node_id;
     const links = topology.links.flatMap((link) => {
       const [a, b] = [places.get(link.a), places.get(link.b)];
       if (a === undefined || b === undefined) return [];
       const kind = link.carrier === null ? "far" : link.carrier === "grenache" ? "relayed" : "";
-      return [svg("line", { x1: a.x, y1: a.y, x2: b.x, y2: b.y, class: kind })];
+      const straight = link.a === self || link.b === self;
+      return [svg("path", { d: straight ? `M${a.x} ${a.y}L${b.x} ${b.y}` : around(a, b, width), class: kind })];
     });
     const marks = nodes.flatMap((node) => mark(node, /** @type {Place} */ (places.get(node.node_id))));
     const near = nodes.filter((node) => node.distance === 1);
@@ -58,7 +62,8 @@ function place(nodes, links, width) {
   /** @type {Map<string, number>} */
   const angles = new Map();
   const near = nodes.filter((node) => node.distance === 1).map((node) => node.node_id).sort();
-  near.forEach((id, at) => angles.set(id, (at / near.length) * 2 * Math.PI));
+  const apart = (2 * Math.PI) / Math.max(3, near.length);
+  near.forEach((id, at) => angles.set(id, at * apart - Math.PI / 2));
   // A node further out stands where its neighbours are.
   for (const { node_id: id, distance } of nodes) {
     if (distance < 2) continue;
@@ -72,9 +77,23 @@ function place(nodes, links, width) {
     nodes.map(({ node_id: id, distance }) => {
       const radius = RINGS[Math.min(distance, 2)];
       const angle = angles.get(id) ?? 0;
-      return [id, { x: width / 2 + stretch * radius * Math.cos(angle), y: HEIGHT / 2 - 6 + radius * Math.sin(angle) }];
+      return [id, { x: width / 2 + stretch * radius * Math.cos(angle), y: MIDDLE + radius * Math.sin(angle) }];
     }),
   );
+}
+
+/**
+ * The line of a link between two others: bent where it would run through this node in the middle.
+ * @param {Place} a @param {Place} b @param {number} width
+ */
+function around(a, b, width) {
+  const [x, y] = [(a.x + b.x) / 2 - width / 2, (a.y + b.y) / 2 - MIDDLE];
+  const away = Math.hypot(x, y);
+  if (away > CLEAR) return `M${a.x} ${a.y}L${b.x} ${b.y}`;
+  const long = Math.hypot(b.x - a.x, b.y - a.y) || 1;
+  const [dx, dy] = away > 1 ? [x / away, y / away] : [(a.y - b.y) / long, (b.x - a.x) / long];
+  const [cx, cy] = [width / 2 + dx * 2 * CLEAR, MIDDLE + dy * 2 * CLEAR];
+  return `M${a.x} ${a.y}Q${cx} ${cy} ${b.x} ${b.y}`;
 }
 
 /** @param {string} text @returns {number} 0 to 1, the same for the same text */
@@ -91,7 +110,7 @@ function mark(node, { x, y }) {
   const title = svg("title", {});
   title.textContent = node.node_id;
   circle.append(title);
-  const label = svg("text", { x, y: y + 22 });
+  const label = svg("text", { x, y: y < MIDDLE - 1 ? y - 13 : y + 22 });
   label.textContent = shortId(node.node_id);
   return [circle, label];
 }

@@ -76,16 +76,16 @@ export function servicesView(model) {
     draw();
   });
   choice.setAttribute("aria-label", "which decisions");
-  const decisions = panel("Decisions", "", events.element);
+  const decisions = panel("Decisions", "wide", events.element);
   decisions.querySelector("header")?.append(choice);
   const element = h(
     "div",
     { class: "sheet" },
     h("h1", { class: "unseen", text: "Services and router" }),
     panel("Services", "", problem, services.element),
-    panel("How nodes are chosen", "wide", policy, routes.element),
-    panel("Hints of other nodes", "third", hints.element),
+    panel("How nodes are chosen", "", policy, routes.element),
     decisions,
+    panel("Hints of other nodes", "third", hints.element),
   );
   return { element, stop: () => scope.end() };
 }
@@ -104,7 +104,7 @@ function servicesTable() {
       { title: "Served here", text: (s) => (s.serving === null ? "–" : String(s.serving.served)), numeric: true },
       { title: "In work, waiting", text: (s) => (s.serving === null ? "–" : `${s.serving.serving} of ${s.serving.workers}, ${s.serving.waiting}`), numeric: true },
       { title: "Refused, expired", text: (s) => (s.serving === null ? "–" : `${s.serving.busy}, ${s.serving.expired}`), numeric: true },
-      { title: "Service time", text: (s) => (s.serving === null ? "–" : millis(s.serving.service_ms)), numeric: true },
+      { title: "Service time", text: (s) => (s.serving === null || s.serving.served === 0 ? "–" : millis(s.serving.service_ms)), numeric: true },
       { title: "Own calls", text: outcomes },
       { title: "Mean latency", text: (s) => millis(s.calls?.mean_ms ?? null), numeric: true },
       { title: "50, 95, 99 % at most", text: percentiles, numeric: true },
@@ -146,8 +146,8 @@ function routesTable() {
       { title: "Rate", text: (r) => (r.rate === null ? "–" : `${Math.round(r.rate)} /s`), numeric: true },
       { title: "Latency", text: (r) => millis(r.avg_latency_ms), numeric: true },
       { title: "Slow start", text: (r) => (r.slow_start < 1 ? `${Math.round(r.slow_start * 100)} %` : "–"), numeric: true },
-      { title: "Why", text: (r) => r.why },
-      { title: "Cost made of", text: parts },
+      { title: "Why", text: (r) => r.why, class: () => "wrap" },
+      { title: "Cost made of", text: parts, class: () => "wrap" },
     ],
     (r) => `${r.service} ${r.node}`,
     "This node has called no service yet: exchange-node call SERVICE JSON does.",

@@ -33,7 +33,7 @@ export class Facts {
       const [term, definition] = this.element.children[at].children;
       if (term.textContent !== name) term.textContent = name;
       if (definition.textContent !== value) definition.textContent = value;
-      definition.className = value.length > 22 ? "small" : "";
+      definition.className = value.length > 13 ? "small" : "";
     });
   }
 }
