@@ -14,7 +14,13 @@ import pytest
 from hypothesis import settings
 
 # Tests of real processes: they take turns, so that each has most of a machine with two cores.
-OF_PROCESSES = ("tests/integration/", "tests/interop/", "tests/soak/", "tests/web/")
+OF_PROCESSES = (
+    "tests/documents/",
+    "tests/integration/",
+    "tests/interop/",
+    "tests/soak/",
+    "tests/web/",
+)
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

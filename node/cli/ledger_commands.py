@@ -18,6 +18,8 @@ from node.cli.tables import clock, echo, is_terminal, short
 from node.views.account_views import CreditView, ObligationView, PositionView, PostingView
 from node.views.views import BalanceView
 
+NODE_ID = 32  # characters of a node id
+
 
 @click.command()
 @account_option
@@ -112,10 +114,18 @@ def entries(
         click.echo(f"nothing was ever moved to or from {holder}", err=True)
 
 
+def _about(reference: str) -> str:
+    """The reference of a transaction; on a terminal with a short node id."""
+    node, slash, number = reference.partition("/")
+    if slash and len(node) == NODE_ID and is_terminal():
+        return f"{short(node, False)}/{number}"
+    return reference or "-"
+
+
 def posting_table(views: Sequence[PostingView]) -> list[Line]:
     columns = [
         Column("time"),
-        Column("transaction", number=True),
+        Column("transaction", number=True, rank=1),
         Column("kind"),
         Column("asset"),
         Column("amount", number=True),
@@ -130,7 +140,7 @@ def posting_table(views: Sequence[PostingView]) -> list[Line]:
             view.asset,
             (view.amount, "sell" if view.amount.startswith("-") else "buy"),
             view.balance,
-            view.reference or "-",
+            _about(view.reference),
         ]
         for view in views
     ]

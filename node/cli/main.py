@@ -45,6 +45,8 @@ COMMANDS: Final = {
     "call": "node.cli.service_commands:call",
     "services": "node.cli.service_commands:services",
     "router": "node.cli.service_commands:router",
+    "completion": "node.cli.completion:completion",
+    "manual": "node.cli.manual:manual",
     "version": "node.cli.main:version",
 }
 
@@ -179,8 +181,24 @@ def version(as_json: bool) -> None:
         click.echo(f"exchange-node {_version()} (Python {platform.python_version()})")
 
 
+def _check_system() -> None:
+    """End with one line where the node cannot run: it locks its files as POSIX systems do."""
+    try:
+        for needed in ("fcntl", "resource"):
+            import_module(needed)
+    except ImportError:
+        sys.stderr.write(
+            f"exchange-node: {sys.platform} is not supported: a node needs a POSIX system "
+            "(Linux, macOS, BSD, or WSL on Windows)\n"
+        )
+        sys.exit(Exit.USAGE)
+
+
 def main() -> NoReturn:
     """The entry point of the `exchange-node` script."""
+    _check_system()
+    if "_EXCHANGE_NODE_COMPLETE" in os.environ:
+        import_module("node.cli.completion").prepare(COMMANDS)
     cli(prog_name="exchange-node")
     raise AssertionError("cli exits")
 

@@ -64,10 +64,12 @@ def size_doubt(request: OrderRequest, base: str, counter: list[LevelView]) -> st
     )
 
 
-def order_doubts(request: OrderRequest, market: MarketView, book: BookView) -> list[str]:
+def order_doubts(
+    request: OrderRequest, market: MarketView, book: BookView, *, new_price: bool = True
+) -> list[str]:
     """Return what is odd about an order, in words."""
     doubts = []
-    if request.price is not None:
+    if request.price is not None and new_price:
         if request.stop is not None:  # the market will be there when it is triggered
             doubt = price_doubt(request.side, request.price, Decimal(request.stop), "its stop")
         else:
@@ -79,8 +81,8 @@ def order_doubts(request: OrderRequest, market: MarketView, book: BookView) -> l
     return [doubt for doubt in doubts if doubt is not None]
 
 
-def confirm_order(session: Session, request: OrderRequest) -> None:
-    """Ask again for an odd order.
+def confirm_order(session: Session, request: OrderRequest, *, new_price: bool = True) -> None:
+    """Ask again for an odd order; about its price only if that is new.
 
     Raises:
         CommandFailure: it is not confirmed; where nobody can be asked, without --yes, it is refused.
@@ -92,7 +94,7 @@ def confirm_order(session: Session, request: OrderRequest) -> None:
         return  # the node says which markets there are
     market = market or named[0]
     book = session.ask(lambda client: client.book(market.symbol, depth=WHOLE_BOOK))
-    confirm(session, order_doubts(request, market, book))
+    confirm(session, order_doubts(request, market, book, new_price=new_price))
 
 
 def confirm_amendment(
@@ -103,11 +105,11 @@ def confirm_amendment(
     request = OrderRequest(
         market=view.market,
         side=view.side,
-        quantity=changes.quantity or view.quantity,
+        quantity=_plain(Decimal(changes.quantity or view.quantity) - Decimal(view.filled)),
         price=changes.price or view.price,
         stop=changes.stop or view.stop,
     )
-    confirm_order(session, request)
+    confirm_order(session, request, new_price=changes.price is not None)
 
 
 def is_asked() -> bool:

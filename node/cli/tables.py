@@ -88,34 +88,36 @@ def clock(time: str, *, today: str | None = None) -> str:
 
 
 def order_table(orders: Sequence[OrderView], *, full: bool) -> list[Line]:
-    """Own orders. `full` gives whole ids; the number alone is enough for `cancel`."""
-    return table(
+    """Own orders. `full` gives whole ids and all columns; the number alone is enough for `cancel`."""
+    columns = [
+        Column("order"),
+        Column("market"),
+        Column("side"),
+        Column("quantity", number=True),
+        Column("price", number=True),
+        Column("filled", number=True),
+        Column("pending", number=True, rank=2),
+        Column("status"),
+        Column("created", rank=1),
+    ]
+    rows: list[list[Cell]] = [
         [
-            Column("order"),
-            Column("market"),
-            Column("side"),
-            Column("quantity", number=True),
-            Column("price", number=True),
-            Column("filled", number=True),
-            Column("pending", number=True, rank=2),
-            Column("status"),
-            Column("created", rank=1),
-        ],
-        [
-            [
-                order.id if full else str(order.number),
-                order.market,
-                (order.side, order.side),
-                order.quantity,
-                order.price or "market",
-                order.filled,
-                order.pending,
-                _order_status(order),
-                clock(order.created),
-            ]
-            for order in orders
-        ],
-    )
+            order.id if full else str(order.number),
+            order.market,
+            (order.side, order.side),
+            order.quantity,
+            order.price or "market",
+            order.filled,
+            order.pending,
+            _order_status(order),
+            clock(order.created),
+        ]
+        for order in orders
+    ]
+    if not full and not any(order.pending.strip("0.") for order in orders):
+        kept = [i for i, column in enumerate(columns) if column.title != "pending"]
+        return table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    return table(columns, rows)
 
 
 def _order_status(order: OrderView) -> Piece:

@@ -1,0 +1,107 @@
+"""The documents' examples: each is a command that exists, and those with outputs print them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from node.cli.main import cli
+from tests.documents.__main__ import check
+from tests.documents.examples import (
+    ROOT,
+    agrees,
+    documents,
+    examples,
+    instruments,
+    typed_lines,
+    with_outputs,
+)
+
+TYPED = [path for path in documents() if examples(path.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_every_command_in_a_document_can_be_typed(path: Path) -> None:
+    for line in typed_lines(path.read_text("utf-8")):
+        words = shlex.split(line.replace("...", ""))[1:]
+        try:
+            parse(cli, words)
+        except click.exceptions.Exit:
+            pass  # --help and --version
+        except click.ClickException as error:
+            if "does not exist" in error.format_message():
+                continue  # the file of an example
+            raise AssertionError(f"{path.name}: {line}: {error.format_message()}") from None
+
+
+def parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
+    """Read a command line as the program does, without running it."""
+    ctx = command.make_context(command.name, list(words), parent=parent)
+    if isinstance(command, click.Group) and (rest := [*ctx._protected_args, *ctx.args]):
+        name, inner, below = command.resolve_command(ctx, rest)
+        assert inner is not None, name
+        parse(inner, below, ctx)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", TYPED, ids=lambda path: path.name)
+def test_typed_from_a_fresh_start_the_examples_print_what_is_shown(path: Path) -> None:
+    assert check(path) == []
+
+
+TEXT = """
+Text.
+
+    $ exchange-node orders
+    order 1: TIME 2026-01-02 03:04:05.678Z
+
+    B$ exchange-node peers
+    $ exchange-node status
+    first
+    ...
+    last
+
+More.
+
+    [BTC-USD]
+    tick = "1"
+"""
+
+
+def test_examples_are_found_with_their_node_and_output() -> None:
+    found = examples(TEXT)
+    assert [(e.node, e.command, len(e.shown)) for e in found] == [
+        ("A", "exchange-node orders", 1),
+        ("B", "exchange-node peers", 0),
+        ("A", "exchange-node status", 3),
+    ]
+    assert instruments(TEXT) == '[BTC-USD]\ntick = "1"\n'
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ([], "anything", True),
+        (["at 2026-01-02 03:04:05.678Z"], "at 09:00:00.001Z\n", True),
+        (["filled 0.2"], "filled 0.3\n", False),
+        (["a", "...", "z"], "a\nb\nc\nz\n", True),
+        (["a", "...", "z"], "a\nb\n", False),
+    ],
+)
+def test_what_is_shown_is_compared_but_for_what_differs_in_each_run(
+    shown: list[str], printed: str, same: bool
+) -> None:
+    assert agrees(shown, printed) is same
+
+
+def test_an_output_that_differs_is_written_into_the_document() -> None:
+    found = examples(TEXT)
+    written = with_outputs(TEXT, [(found[0], "order 2: x\nsecond\n"), (found[1], "new\n")])
+    assert "    order 2: x\n    second\n\n    B$ exchange-node peers\n    $" in written
+
+
+def test_readme_is_among_the_documents() -> None:
+    assert ROOT / "README.md" in documents()
