@@ -117,6 +117,10 @@ class Server:
             return
         self._start()
 
+    def draw(self) -> float:
+        """Service time of the next request, in seconds: exponential."""
+        return self._rng.expovariate(1.0) * self.settings.service_s
+
     def fall(self, down_s: float) -> None:
         """Stop now, losing what is inside, and be back after `down_s`."""
         self.up = False
@@ -141,7 +145,7 @@ class Server:
         while self._waiting and len(self._serving) < settings.workers:
             arrived, reply = self._waiting.popleft()
             strain = 1.0 + max(0, len(self._waiting) - settings.knee) / settings.slope
-            served = self._rng.expovariate(1.0) * settings.service_s * strain * self.slow
+            served = self.draw() * strain * self.slow
             self._number += 1
             self._serving[self._number] = reply
             waited = self._time.now - arrived

@@ -1,46 +1,47 @@
-"""The controller that decides how much may be under way to one peer: `Governor`, without I/O.
+"""Adaptive concurrency limit towards one peer: `Governor`, without I/O.
 
-A window of attempts in flight, paced, behind a breaker; first tries and retries pass the same one.
+A window of attempts in flight, paced, behind a circuit breaker; first tries and retries pass the same one.
 
-- It starts at `first_window` and grows by one with every success (the ramp) until the replies show a
-  queue at the peer; from then on it grows by at most one in a round trip, and shrinks with the queue.
-- What shows a queue. With feedback (`LoadReport` in the replies): the requests of a window waited there
-  for more than `waited_share` of their service time. Without: their latency passes `congested` times the
-  base, the latency without a queue. Latency is the integral of what was in flight over the window,
-  divided by what passed (Little's law): the attempts still out count, so the first to answer do not hide
-  the others. The base falls fast and rises slowly, and is looked for again by a short dip of the window.
+Theory of operation
+-------------------
+- The window grows in a ramp until replies show a queue at the peer; from then on it grows slowly while it is
+  the limit, and shrinks with the queue. A window that is not used shrinks slowly to `unused_window`.
+- With load reports (`LoadReport` in the replies) the queue is what the peer measured: congested means that the
+  requests of a window waited there for more than `waited_share` of their service time. The ramp grows by one
+  for each reply that did not wait, since many senders may have begun together.
+- Without load reports the queue is estimated from latencies (`LatencyControl`). Nothing is known at the start,
+  so the first attempts go out slowly (`start_rate`, `start_window`), and each step of the ramp is checked.
 - "busy" or a timeout cuts the window to `cut`, once in a round trip. A broken link, or five failures in a
   row, opens the breaker: one probe, after a jittered wait that doubles, then the ramp begins again.
-- Sends are `pace` windows in a round trip (more in the ramp): there is no burst at line rate. A window
-  below 1 is less than one attempt in a round trip; many senders can share a small server.
-- It grows only when it was the limit; what a sender does not use shrinks slowly to `unused_window`.
+- Sends are paced at `pace` windows in a round trip (more in the ramp), so there is no burst at line rate. A
+  window below 1 is less than one attempt in a round trip; many senders can share a small server.
 
-- In the ramp a single reply that waited too long does not make the window grow, and few replies end it
-  when what they say is plain: many senders may have begun together.
+Ramp and window come from TCP congestion control (Jacobson, 1988), pacing from BBR (Cardwell et al., 2016). A
+load report is believed as far as it fits what was seen here; a peer that hides its queue gets more of its own
+requests at most, and "busy", timeouts and broken links count whatever it reports.
 
-The ramp and the window come from TCP congestion control (Jacobson, 1988), the latency signal from Vegas
-(Brakmo and Peterson, 1994), pacing and the dip from BBR (Cardwell et al., 2016). A load report is believed
-as far as it fits what was seen here; a peer that hides its queue gets more of its own requests at most,
-and "busy", timeouts and broken links count whatever it says.
+Rules of this file: the governor owns window, pace and breaker; `LatencyControl` only advises. A change of the
+window starts a new measurement of both kinds.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, NamedTuple
 
 from p2p.adaptive.circuit_breaker import Breaker, BreakerSettings, BreakerState
+from p2p.flow.latency_control import LatencyControl, LatencySettings
 from p2p.flow.load import LoadReport, Outcome
 
 Kind = Literal["ramp", "grow", "cut", "dip", "breaker"]
-"""`ramp`: the ramp has ended. Its steps are not told one by one."""
+"""`ramp`: end of the ramp, whose steps are not published. `dip`: begin or end of a probe for the base latency."""
 
 
 class FlowEvent(NamedTuple):
-    """A change and its reason. `at` is the governor's `now`; `window` is what it is from now on."""
+    """A change and its reason. `at` is the governor's `now`; `window` is the new one."""
 
     at: float
     kind: Kind
@@ -55,66 +56,65 @@ class GovernorSettings:
     first_window: float = 4.0
     least_window: float = 0.05
     most_window: float = 1024.0
-    first_round_trip_s: float = 0.15  # a guess for the pace of the first few
+    first_round_trip_s: float = 0.15  # assumed after the first load report, until it is measured
+    start_rate: float = 2.0  # attempts a second until the first replies are in
+    start_window: float = 1.0  # and in flight
     pace: float = 1.25  # windows sent in a round trip
     ramp_pace: float = 2.0
-    congested: float = 2.0  # of the base, without feedback
-    settle: float = 1.5  # of the base: what a shrinking window aims at
-    waited_share: float = 0.75  # of the service time, with feedback
+    even_window: float = 16.0  # without load reports smaller windows are paced at nearly 1
+    waited_share: float = 0.75  # of the service time, with load reports
     settle_share: float = 0.4
     cut: float = 0.6  # the window after "busy" or a timeout, and the most one step takes
     least_replies: int = 4  # of a window that is judged
-    plain_replies: int = 3  # of a shorter one, when it shows `plain` times what is congested
-    plain: float = 1.6
-    unused_window: float = 2.0  # what the window of a sender with little to send comes down to
-    dip_every_s: float = 4.0  # without feedback, while it is the limit
-    dip: float = 0.5
+    unused_window: float = 2.0  # floor for the window of a sender with little to send
     failures_in_a_row: int = 5
     first_wait_s: float = 0.25  # of the breaker
     longest_wait_s: float = 5.0
-    probe_lease_s: float = 5.0  # a probe that reports nothing for so long is given up
+    probe_lease_s: float = 5.0  # a probe without a result for so long is given up
+    latency: LatencySettings = field(default_factory=LatencySettings)
 
     def __post_init__(self) -> None:
         if not 0 < self.least_window <= self.first_window <= self.most_window:
             raise ValueError("0 < least_window <= first_window <= most_window")
-        if not 0 < self.cut < 1 or not 0 < self.dip < 1:
-            raise ValueError("cut and dip are above 0 and below 1")
+        if not 0 < self.cut < 1:
+            raise ValueError("cut must be above 0 and below 1")
+        if self.start_rate <= 0 or self.start_window < 1:
+            raise ValueError("start_rate must be above 0, start_window at least 1")
 
 
 class Governor:
-    """Ask `ready`, report `on_send` and `on_result`. `on_event` hears of every change.
+    """Call `ready` before, `on_send` and `on_result` for every attempt. `on_event` receives every change.
 
         wait = governor.ready(now)            # 0: send now; a time: ask again then; inf: after a result
         tag = governor.on_send(now)
         governor.on_result(now, tag, "ok", load)
 
-    Every tag is reported once, by `on_result` or `on_cancel`.
+    Every tag is reported once, by `on_result` or `on_cancel`. `feedback=False` ignores load reports.
     """
 
     __slots__ = (
         "_area",
         "_area_at",
-        "_base",
         "_completed",
+        "_control",
         "_cut_at",
-        "_dip_at",
-        "_dipped_from",
-        "_dipping",
         "_goal",
         "_latency",
-        "_least",
         "_limited",
         "_most_out",
         "_next_send",
         "_on_event",
         "_ramp",
+        "_recent",
         "_reported",
+        "_reports",
         "_rng",
         "_sent",
         "_sent_at",
         "_served",
         "_settings",
         "_waited",
+        "_was_limited",
         "_window",
         "breaker",
         "feedback",
@@ -144,22 +144,21 @@ class Governor:
             rng=rng,
             on_change=self._on_breaker,
         )
+        self._control = LatencyControl(settings.latency)
         self._window = settings.first_window
         self._ramp = True
         self._latency = settings.first_round_trip_s
-        self._base: float | None = None
-        self._least = inf  # latency of one reply in this ramp
+        self._recent = (0.0, 0.0, 0.0)  # latencies of the last replies without a load report
+        self._reports = False  # a load report was received since the breaker closed
         self._sent_at: dict[int, float] = {}
         self._next_send: float | None = None
         self._cut_at = -inf
-        self._dip_at = -inf
-        self._dipping = 0  # windows of replies until the dip is over
-        self._dipped_from = 0.0
         self._most_out = 0  # in flight at once, in this window of replies
+        self._was_limited = False  # in this cohort of the latency control
         self._area = self._area_at = 0.0
-        self._begin(0.0)
+        self._restart(0.0)
 
-    # What it shows
+    # State
 
     @property
     def window(self) -> float:
@@ -175,25 +174,38 @@ class Governor:
 
     @property
     def round_trip_s(self) -> float:
-        """Latency of the last window of replies."""
+        """Mean latency now, as far as it is known."""
         return self._latency
 
     @property
     def base_s(self) -> float | None:
-        """Latency without a queue, as far as it is known; not used with feedback."""
-        return self._base
+        """Mean latency without a queue, as far as it is known; not used with load reports."""
+        return None if self._control.base is None else self._control.mean_without_queue
+
+    @property
+    def _starting(self) -> bool:
+        """Nothing is known about the peer."""
+        return not self._reports and self._control.base is None
 
     def rate(self) -> float:
         """Attempts a second that the pace allows now."""
-        gain = self._settings.ramp_pace if self._ramp else self._settings.pace
-        return gain * self._window / self._latency
+        settings = self._settings
+        if self._starting:
+            return settings.start_rate
+        gain = settings.ramp_pace if self._ramp else settings.pace
+        if self._reports:
+            return gain * self._window / self._latency
+        # The window has whole attempts, so for a small one only the pace keeps its fraction.
+        gain = min(gain, 1.0 + self._window / settings.even_window)
+        # The last replies count when all of them were later than the mean: a queue is growing.
+        return gain * self._window / max(self._latency, min(self._recent))
 
-    # What drives it
+    # Input
 
     def ready(self, now: float) -> float:
         """0 if an attempt may be sent now, else when to ask again (inf: after the next result).
 
-        Ask only when there is something to send: to be told to wait is what makes the window grow.
+        Ask only when there is something to send: being told to wait is what makes the window grow.
         """
         breaker = self.breaker
         if not breaker.closed:
@@ -203,23 +215,26 @@ class Governor:
             until = breaker.until + 1e-6
             return until if now < until else now + self._settings.probe_lease_s
         window = self._window
+        if self._starting:
+            window = min(window, self._settings.start_window)
         if len(self._sent_at) >= (window if window > 1.0 else 1.0):
             self._limited = True
             return inf
         if self._next_send is None:  # many may start together: not at the same moment
-            self._next_send = now + self._rng.random() / self.rate()
+            self._next_send = now + 0.25 * self._rng.random() / self.rate()
         if now < self._next_send:
             self._limited = True
             return self._next_send
         return 0.0
 
     def on_send(self, now: float) -> int:
-        """An attempt is sent; its tag."""
+        """Record an attempt and return its tag."""
         out = len(self._sent_at)
         self._area += out * (now - self._area_at)
         self._area_at = now
         tag = self.breaker.on_send(now)
         self._sent_at[tag] = now
+        self._control.on_send(now, tag)
         self._sent += 1
         self._most_out = max(self._most_out, out + 1)
         interval = 1.0 / self.rate()
@@ -229,44 +244,65 @@ class Governor:
         return tag
 
     def on_cancel(self, now: float, tag: int) -> None:
-        """The attempt was given up by its caller: no evidence."""
+        """Forget an attempt that its caller gave up: no evidence."""
         self._take(now, tag)
+        self._control.on_end(tag)
         self.breaker.on_cancel(tag)
 
     def on_result(
         self, now: float, tag: int, outcome: Outcome, load: LoadReport | None = None
     ) -> None:
-        """An attempt ended. `load`: what the reply said, if it said anything."""
+        """Record the end of an attempt. `load`: the load report in the reply, if any."""
         sent = self._take(now, tag)
-        ok = outcome == "ok"
+        latency = now - sent
+        if load is not None and not (self.feedback and 0.0 <= load.waited_s <= latency):
+            load = None
+        complete = False
+        if outcome == "ok":
+            complete = self._control.on_reply(now, tag, latency, load is not None)
+        else:
+            self._control.on_end(tag)
         was_closed = self.breaker.closed
-        self.breaker.on_result(now, tag, ok, 1 if outcome == "reset" else None)
+        self.breaker.on_result(now, tag, outcome == "ok", 1 if outcome == "reset" else None)
         if not (was_closed and self.breaker.closed):
             return  # the window begins anew when the breaker closes
-        if not ok:
-            self._cut(now, sent, outcome)
+        if outcome != "ok":
+            self._refused(now, sent, outcome)
             return
         self._completed += 1
-        if load is not None and self.feedback and 0.0 <= load.waited_s <= now - sent:
-            self._reported += 1
-            self._waited += load.waited_s
-            self._served += min(max(0.0, load.served_s), now - sent)
-        if self._ramp and self._limited and not self._queued(now - sent, load):
-            self._window = min(self._settings.most_window, self._window + 1.0)
-        if self._completed >= self._goal or (
-            self._completed >= max(self._settings.plain_replies, self._window) and self._plain()
-        ):
-            self._judge(now)
-
-    # How it decides
+        if load is not None:
+            self._on_load(now, latency, load)
+        else:
+            self._recent = (self._recent[1], self._recent[2], latency)
+        if complete:
+            self._judge_latency(now)
+        elif load is None and sent >= self._cut_at:
+            self._judge_reply(now, latency)
+        if self._completed >= self._goal:
+            self._judge_window(now)
 
     def _take(self, now: float, tag: int) -> float:
         self._area += len(self._sent_at) * (now - self._area_at)
         self._area_at = now
         return self._sent_at.pop(tag)
 
+    def _on_load(self, now: float, latency: float, load: LoadReport) -> None:
+        settings = self._settings
+        if not self._reports:
+            self._reports = True
+            self._latency = settings.first_round_trip_s
+            self._quicken(now)
+        self._reported += 1
+        self._waited += load.waited_s
+        self._served += min(max(0.0, load.served_s), latency)
+        waited = load.waited_s > settings.waited_share * load.served_s
+        if self._ramp and self._limited and not waited:
+            self._window = min(settings.most_window, self._window + 1.0)
+
+    # Decisions
+
     def _begin(self, now: float) -> None:
-        """A new window of replies to judge by."""
+        """Start a new window of replies to judge by."""
         self._area = 0.0
         self._area_at = now
         self._sent = self._completed = self._reported = 0
@@ -276,109 +312,106 @@ class Governor:
         least, window = self._settings.least_replies, self._window
         self._goal = round(max(window, min(2 * least, least + window)))
 
-    def _queued(self, latency: float, load: LoadReport | None) -> bool:
-        """Return True if this reply alone speaks against growing. Many senders may have begun together, and a
-        whole window of replies is late to find out.
-        """
-        self._least = min(self._least, latency)
-        if load is not None and self.feedback:
-            return load.waited_s > self._settings.waited_share * load.served_s
-        return latency > 3.0 * self._least
+    def _restart(self, now: float) -> None:
+        """Judge by what is sent from now on."""
+        self._begin(now)
+        self._control.begin(self._window, self.rate(), ramp=self._ramp)
 
-    def _plain(self) -> bool:
-        """Return True if few replies are enough, because what they say is so clear."""
+    def _quicken(self, now: float) -> None:
+        """Bring the next send forward after the rate has risen."""
+        if self._next_send is not None:
+            self._next_send = min(self._next_send, now + 1.0 / self.rate())
+
+    def _judge_window(self, now: float) -> None:
+        """Judge a window of replies by their load reports, and by whether it was used."""
         settings = self._settings
-        if self._base is None or 2 * self._reported >= self._completed:
-            return False
-        latency = 2 * self._area / (self._sent + self._completed)
-        return latency > settings.plain * settings.congested * self._base
+        self._was_limited |= self._limited
+        if not self._limited:  # not used: no proof any more that so much would go well
+            least = min(self._window, max(settings.unused_window, 1.5 * self._most_out))
+            self._window = max(least, 0.9 * self._window)
+        if 2 * self._reported >= self._completed and self._served > 0.0:
+            self._judge_load(now)
+        self._begin(now)
 
-    def _judge(self, now: float) -> None:
+    def _judge_load(self, now: float) -> None:
         settings = self._settings
         passed = (self._sent + self._completed) / 2  # while it grows, more went in than came out
+        # Little's law: the attempts still out count, so the first to answer do not hide the others.
         latency = self._latency = max(1e-6, self._area / passed)
-        by_report = 2 * self._reported >= self._completed and self._served > 0.0
-        if by_report:
-            waited = self._waited / self._reported
-            served = self._served / self._reported
-            congested = waited > settings.waited_share * served
+        waited = self._waited / self._reported
+        served = self._served / self._reported
+        why = f"requests waited {waited * 1000:.0f} ms for {served * 1000:.0f} ms of service"
+        if waited > settings.waited_share * served:
             aim = (max(0.0, latency - waited) + settings.settle_share * served) / latency
-            why = f"requests waited {waited * 1000:.0f} ms for {served * 1000:.0f} ms of service"
-        else:
-            base = self._learn_base(now, latency)
-            congested = latency > settings.congested * base
-            aim = settings.settle * base / latency
-            why = f"replies take {latency * 1000:.0f} ms, {base * 1000:.0f} ms without a queue"
-            if self._dipping:  # only looking; then back to the window from before
-                self._dipping -= 1
-                if not self._dipping:
-                    self._window = self._dipped_from
-                self._begin(now)
-                return
-        if self._limited and not self._ramp and not by_report and self._dip_is_due(now):
-            self._begin(now)
-            return
-        if congested:
             kind: Kind = "ramp" if self._ramp else "cut"
             self._ramp = False
             self._set(now, kind, max(settings.cut, min(1.0, aim)) * self._window, why)
-        elif not self._limited:  # not used: no proof any more that so much would go well
-            least = min(self._window, max(settings.unused_window, 1.5 * self._most_out))
-            self._window = max(least, 0.9 * self._window)
-        elif not self._ramp:
+        elif self._limited and not self._ramp:
             step = min(1.0, 0.1 + 0.1 * self._window)
             self._set(now, "grow", self._window + step, why)
-        self._begin(now)
 
-    def _learn_base(self, now: float, latency: float) -> float:
-        """Follow the latency without a queue."""
-        if self._base is None:  # many may have begun together: the first to answer saw no queue
-            self._base = min(latency, 2.0 * self._least)
-            self._dip_at = now
-        elif latency < self._base:
-            self._base += 0.5 * (latency - self._base)
-        elif self._dipping != 2:  # the first window of a dip still sees the old queue
-            self._base += (0.3 if self._dipping else 0.01) * (latency - self._base)
-        return self._base
+    def _judge_latency(self, now: float) -> None:
+        """Act on a complete cohort of the latency control."""
+        control = self._control
+        limited = self._was_limited or self._limited
+        advice = control.judge(now, self._window, ramp=self._ramp, limited=limited)
+        if advice is not None:
+            self._latency = max(1e-6, control.mean)
+            if advice.step == "ramp":
+                self._window = self._bounded(advice.window)
+            else:
+                ended, self._ramp = self._ramp, False
+                self._set(now, "ramp" if ended else advice.step, advice.window, advice.reason)
+            self._quicken(now)
+        self._was_limited = False
+        control.begin(self._window, self.rate(), ramp=self._ramp)
 
-    def _dip_is_due(self, now: float) -> bool:
-        settings = self._settings
-        if self._base is None or now - self._dip_at < settings.dip_every_s or self._window < 2.0:
-            return False
-        self._dip_at = now
-        self._dipping = 2
-        self._dipped_from = self._window
-        self._set(now, "dip", settings.dip * self._window, "to see the latency without a queue")
-        return True
+    def _judge_reply(self, now: float, latency: float) -> None:
+        """Act before a cohort is complete, on replies that leave no doubt."""
+        keep = self._control.keep_after(latency, self._window, ramp=self._ramp)
+        if keep < 1.0:
+            self._cut_at = now
+            self._ramp = self._ramp and self._control.is_small(self._window)
+            self._set(now, "cut", keep * self._window, "replies are far too late")
+            self._restart(now)
 
-    def _cut(self, now: float, sent: float, outcome: Outcome) -> None:
+    def _refused(self, now: float, sent: float, outcome: Outcome) -> None:
         if sent < self._cut_at:
             return  # sent before the last cut: the same overload
         self._cut_at = now
         self._ramp = False
-        self._dipping = 0
         why = "refused as busy" if outcome == "busy" else "no answer in time"
         self._set(now, "cut", self._settings.cut * self._window, why)
-        self._begin(now)
+        self._restart(now)
+
+    def _bounded(self, window: float) -> float:
+        return min(self._settings.most_window, max(self._settings.least_window, window))
 
     def _set(self, now: float, kind: Kind, window: float, reason: str) -> None:
-        settings = self._settings
-        window = min(settings.most_window, max(settings.least_window, window))
+        window = self._bounded(window)
         if window != self._window:
             self._window = window
-            self._tell(now, kind, reason)
+            self._publish(now, kind, reason)
 
     def _on_breaker(self, now: float, old: BreakerState, new: BreakerState, reason: str) -> None:
         if new is BreakerState.CLOSED:
-            self._window = self._settings.first_window
+            settings, control = self._settings, self._control
+            control.restart(now)
+            self._window = settings.first_window
+            self._latency = settings.first_round_trip_s
+            if control.base is not None:
+                # Latencies are known, what the peer can take now is not: as slowly as at the start.
+                self._latency = max(1e-6, control.mean_without_queue)
+                self._window = min(self._window, settings.start_rate * self._latency)
+                self._window = self._bounded(self._window)
             self._ramp = True
-            self._least = inf
+            self._reports = False
+            self._recent = (0.0, 0.0, 0.0)
             self._next_send = None
-            self._dipping = 0
             self._cut_at = now
-            self._begin(now)
-        self._tell(now, "breaker", f"{old} to {new}: {reason}")
+            self._restart(now)
+        self._publish(now, "breaker", f"{old} to {new}: {reason}")
 
-    def _tell(self, now: float, kind: Kind, reason: str) -> None:
+    def _publish(self, now: float, kind: Kind, reason: str) -> None:
         if self._on_event is not None:
             self._on_event(FlowEvent(now, kind, reason, self._window))

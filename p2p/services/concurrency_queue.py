@@ -23,6 +23,8 @@ MAX_GOVERNORS: Final = 256  # nodes of one service
 GOVERNOR: Final = GovernorSettings(
     first_window=16.0,
     first_round_trip_s=0.01,
+    start_window=16.0,
+    start_rate=1600.0,
     failures_in_a_row=1_000_000,  # excluding a node is the task of the router's breaker
 )
 

@@ -1,0 +1,352 @@
+"""Congestion control by latency alone, for peers that report no load: `LatencyControl`, without I/O.
+
+Theory of operation
+-------------------
+A wide distribution of service times and a queue both make replies late; only the queue delays every request
+alike. So the mean of the lower half of a cohort's latencies is compared (`Cohort`), never a minimum of single
+replies and never the mean of all.
+
+- `base` is that mean without a queue; the excess of a cohort over it is queueing delay. The base falls with
+  what is seen. It rises only by experiment: in a dip (a smaller window for one cohort), or when a cut of the
+  window did not bring the latency down. What a smaller window does not improve is no queue of ours. With a
+  small window that is weak evidence, since many senders may share the queue, so the base rises by little.
+- A queue of `allowed` seconds keeps the server busy from one decision to the next: a share of the mean
+  latency, more where latencies are spread (there a queue forms and empties by chance), more for a small
+  window, so that senders with little take from senders with much, and one standard error of the estimate.
+  What queues that come and go add to spread and error is limited, or queues would make room for queues.
+- A cut aims at the window that gives the present throughput without the excess:
+  `window * (mean - queue + allowed / 2) / mean`.
+- The ramp doubles the window for each cohort without a queue, but grows by no more than what adds
+  `overshoot_s` of queueing delay in the worst case, and by a quarter once any queue is seen.
+- Senders that began together dip together, and a dip goes on while it pays: their common queue shows itself
+  only when all make room.
+- Cohorts take time where replies are few or slow. Several replies in a row that are each far later than the
+  mean cut the window at once.
+
+Estimating a base and probing for it come from Vegas (Brakmo and Peterson, 1994) and BBR (Cardwell et al.,
+2016), the standing queue seen in the lower part of the delays from CoDel (Nichols and Jacobson, 2012), the aim
+from FAST TCP (Jin, Wei and Low, 2004).
+
+Rules of this file: cohorts contain only requests sent after the last change of the window, so call `begin`
+after every change. The window belongs to the caller; `judge` advises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import hypot, sqrt
+from typing import Literal, NamedTuple
+
+from p2p.flow.cohort import Cohort, Estimate, Tail
+
+Step = Literal["ramp", "grow", "cut", "dip"]
+
+
+class Advice(NamedTuple):
+    """The next window, and the reason."""
+
+    step: Step
+    window: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """Times as shares of the mean latency without a queue, unless named `_s`."""
+
+    # Queueing delay that is no congestion: the sum of
+    allowed: float = 0.15
+    allowed_spread: float = 0.4  # times the tail of the latencies
+    allowed_small: float = 0.15  # divided by the window
+    certainty: float = 1.0  # standard errors
+    most_spread: float = 4.0  # tail that counts, as a multiple of the base
+    most_error: float = 0.25  # standard error that counts
+
+    # Steps, as shares of the window
+    growth: float = 0.12  # of a cohort
+    most_growth: float = 3.0  # times that, after several cohorts without a queue or below 1
+    least_growth: float = 0.05  # attempts
+    cut: float = 0.6  # the most one step takes
+    first_share: float = 0.125  # of the first window, after the first cohort
+    overshoot_s: float = 0.15  # queueing delay that a step of the ramp may add
+
+    # Cohorts, in replies
+    start_replies: int = 3  # the first
+    ramp_replies: int = 4  # at least
+    cohort_s: float = 0.5  # time that a small window may take for ...
+    least_replies: int = 16
+    most_replies: int = 64
+    base_memory: int = 64
+    block: int = 100  # for the tail
+    tail_gain: float = 0.1
+
+    # Replies in a row that are late enough to cut at once
+    late: float = 1.25
+    late_spread: float = 1.5  # times the tail, in addition
+    late_replies: int = 5
+    small: float = 2.0  # a window in the ramp that takes only ...
+    late_replies_small: int = 2
+    ramp_cut: float = 0.25  # what a cut in the ramp leaves of the window
+
+    # The base
+    dip: float = 0.75  # of the window that an empty queue would leave
+    dip_again: float = 0.6
+    most_dips: int = 4  # in a row
+    dip_every_s: float = 5.0
+    dip_every: float = 20.0  # and at least so many mean latencies apart
+    gain: float = 0.5  # with which the base follows
+    most_rise: float = 0.25  # in one step
+    telling: float = 8.0  # smaller windows raise the base by less
+
+
+class LatencyControl:
+    """Report every request; `begin` after every change of the window; `judge` when `on_reply` is true."""
+
+    __slots__ = (
+        "_before",
+        "_clean",
+        "_cohort",
+        "_dip_at",
+        "_dips",
+        "_error",
+        "_late",
+        "_low",
+        "_rests_on",
+        "_settings",
+        "_skip",
+        "_tail",
+        "_trial",
+        "base",
+    )
+
+    def __init__(self, settings: LatencySettings | None = None) -> None:
+        self._settings = settings = settings or LatencySettings()
+        self.base: float | None = None
+        self._error = 0.0  # standard error of the base
+        self._rests_on = 0  # replies
+        self._low = 0.0  # of the last cohort
+        self._tail = Tail(settings.block, settings.tail_gain)
+        self._late = 0  # late replies in a row
+        self._clean = 0  # cohorts in a row without a queue to speak of
+        self._dip_at = 0.0
+        self._dips = 0  # in a row; 0: no dip now
+        self._before = (0.0, 0.0)  # window and mean latency before the dip
+        self._trial: tuple[float, float, float] | None = None  # window, low, queue at the first cut
+        self._skip = 0  # requests until the cohort begins
+        self._cohort = Cohort(settings.start_replies)
+
+    @property
+    def mean(self) -> float:
+        """Mean latency now; 0 before the first cohort."""
+        return self._low + self._tail.value
+
+    @property
+    def mean_without_queue(self) -> float:
+        """Mean latency without a queue; 0 before the first cohort."""
+        return 0.0 if self.base is None else self.base + self._tail.value
+
+    def is_small(self, window: float) -> bool:
+        """True for a window that two late replies in the ramp cut without ending the ramp."""
+        return window <= self._settings.small
+
+    def begin(self, window: float, rate: float, *, ramp: bool) -> None:
+        """Judge by requests sent from now on."""
+        settings = self._settings
+        self._skip = 0
+        if self.base is None:
+            self._cohort = Cohort(settings.start_replies)
+            return
+        if ramp:
+            sharp = self._error < 0.05 * self.base
+            least: float = 2 if sharp else settings.ramp_replies
+            # A window is sent before its last requests have filled the queue.
+            self._skip = round(window if window < settings.telling else 0.5 * window)
+        else:
+            least = min(settings.least_replies, rate * settings.cohort_s)
+            least = max(settings.ramp_replies, least)
+        self._cohort = Cohort(round(min(settings.most_replies, max(least, window))))
+
+    def restart(self, now: float) -> None:
+        """The peer was away: what it takes is open, its latency without a queue is not."""
+        self._dips = 0
+        self._trial = None
+        self._dip_at = now
+        self._late = 0
+        self._clean = 0
+        self._tail.restart()
+
+    def on_send(self, now: float, tag: int) -> None:
+        if self._skip:
+            self._skip -= 1
+        else:
+            self._cohort.on_send(now, tag)
+
+    def on_end(self, tag: int) -> None:
+        """Forget a request that failed or was given up."""
+        self._tail.drop(tag)
+        self._cohort.drop(tag)
+
+    def on_reply(self, now: float, tag: int, latency: float, reported: bool) -> bool:
+        """Record a reply. True if it is time to `judge`."""
+        self._tail.on_reply(tag, latency)
+        return self._cohort.on_reply(now, tag, reported)
+
+    def keep_after(self, latency: float, window: float, *, ramp: bool) -> float:
+        """Share of the window to keep after this reply: below 1 after several late replies in a row."""
+        settings = self._settings
+        late = settings.late * self.mean_without_queue + settings.late_spread * self._tail.value
+        if self.base is None or latency < late * (1.0 + 2.0 / sqrt(self._rests_on)):
+            self._late = 0
+            return 1.0
+        self._late += 1
+        small = ramp and self.is_small(window)
+        if self._late < (settings.late_replies_small if small else settings.late_replies):
+            return 1.0
+        self._late = 0
+        return settings.ramp_cut if ramp else settings.cut
+
+    def judge(self, now: float, window: float, *, ramp: bool, limited: bool) -> Advice | None:
+        """Advise after a complete cohort. `limited`: the window was the limit. None: no change."""
+        if self._cohort.reported:
+            self._dips = 0
+            return None
+        settings = self._settings
+        found = self._cohort.estimate()
+        self._tail.add(now, self._cohort, found)
+        self._low = found.low
+        if self.base is None:
+            self.base, self._error, self._rests_on = found.low, found.error, found.replies
+            self._dip_at = now
+            return Advice("ramp", settings.first_share * window, "first replies")
+        if self._dips:
+            return self._dip_seen(now, found, window)
+        queue = found.low - self.base
+        allowed = self._allowed(window, found)
+        why = f"queueing delay {1e3 * max(0.0, queue):.1f} ms, allowed {1e3 * allowed:.1f} ms"
+        if queue > allowed:
+            return self._congested(now, window, found, allowed, why, ramp)
+        self._trial = None
+        self._follow(found, ramp)
+        if not limited:
+            return None
+        if ramp:
+            return Advice("ramp", window * self._ramp_factor(found), why)
+        if window >= 1.0 and self._dip_is_due(now):
+            return self._dip(now, window, queue)
+        return Advice("grow", window + self._growth(window, queue, allowed), why)
+
+    def _allowed(self, window: float, found: Estimate) -> float:
+        """Queueing delay that is no congestion."""
+        settings = self._settings
+        base = self.base or 0.0
+        tail = min(self._tail.value, settings.most_spread * base)
+        mean = base + tail
+        error = hypot(self._error, min(found.error, settings.most_error * mean))
+        return (
+            settings.allowed * mean
+            + settings.allowed_spread * tail
+            + settings.allowed_small * mean / window
+            + settings.certainty * error
+        )
+
+    def _ramp_factor(self, found: Estimate) -> float:
+        """Growth in the ramp. In the worst case the queue of all senders grows like the window."""
+        base = max(1e-6, self.base or 0.0)
+        factor = 1.0 + min(1.0, self._settings.overshoot_s / base)
+        queue = found.low - base > 2.0 * hypot(found.error, self._error) + 0.02 * self.mean
+        return min(factor, 1.25) if queue else factor
+
+    def _growth(self, window: float, queue: float, allowed: float) -> float:
+        """Growth after the ramp, in attempts: less with a queue, more after several clean cohorts."""
+        settings = self._settings
+        self._clean = self._clean + 1 if queue < 0.5 * allowed else 0
+        times = settings.most_growth if window < 1.0 else 1.0 + self._clean / 4
+        growth = settings.growth * min(settings.most_growth, times) * window
+        return (growth + settings.least_growth) * (1.0 - max(0.0, queue) / allowed)
+
+    def _congested(
+        self, now: float, window: float, found: Estimate, allowed: float, why: str, ramp: bool
+    ) -> Advice:
+        settings = self._settings
+        queue = found.low - (self.base or 0.0)
+        self._clean = 0
+        if self._trial is None:
+            self._trial = (window, found.low, queue)
+        elif window <= settings.cut * self._trial[0]:
+            before, low, was = self._trial
+            expected = min(was, (1.0 - window / before) * (low + self._tail.value))
+            self._trial = None
+            if low - found.low < 0.3 * expected:
+                self._raise(queue, before)
+                return Advice("grow", before, "a smaller window did not bring the latency down")
+        if ramp:
+            return self._dip(now, window, queue)
+        aim = (self.mean - queue + 0.5 * allowed) / self.mean
+        return Advice("cut", window * max(settings.cut, min(1.0, aim)), why)
+
+    def _average(self, found: Estimate) -> None:
+        """Merge an estimate into the base, weighed by replies."""
+        total = self._rests_on + found.replies
+        base = self.base or 0.0
+        self.base = base + found.replies / total * (found.low - base)
+        self._rests_on = min(self._settings.base_memory, total)
+        self._error = found.error * sqrt(found.replies / self._rests_on)
+
+    def _replace(self, base: float, found: Estimate) -> None:
+        self.base, self._error, self._rests_on = base, found.error, found.replies
+
+    def _follow(self, found: Estimate, ramp: bool) -> None:
+        """Move the base after a cohort without congestion."""
+        base = self.base or 0.0
+        difference = found.low - base
+        if difference < -2.0 * hypot(found.error, self._error):
+            gain = 1.0 if ramp else self._settings.gain
+            self._replace(base + gain * difference, found)
+        elif ramp and difference < 2.0 * self._error:
+            self._average(found)
+        elif difference < self._error:
+            # Down by more than up: a standing queue must not become the base.
+            self.base = base + (0.1 if difference < 0.0 else 0.02) * difference
+
+    def _raise(self, difference: float, window: float) -> None:
+        """Move the base up, after a smaller window did not help."""
+        settings = self._settings
+        gain = settings.gain * min(1.0, window / settings.telling)
+        rise = min(gain * difference, settings.most_rise * self.mean_without_queue)
+        self.base = (self.base or 0.0) + rise
+
+    def _dip_is_due(self, now: float) -> bool:
+        settings = self._settings
+        every = max(settings.dip_every_s, settings.dip_every * self.mean)
+        return now - self._dip_at >= every
+
+    def _dip(self, now: float, window: float, queue: float) -> Advice:
+        self._dip_at = now
+        self._dips = 1
+        self._before = (window, self.mean)
+        empty = max(0.5, 1.0 - max(0.0, queue) / self.mean)
+        why = "to see the latency without a queue"
+        return Advice("dip", window * empty * self._settings.dip, why)
+
+    def _dip_seen(self, now: float, found: Estimate, window: float) -> Advice:
+        settings = self._settings
+        difference = found.low - (self.base or 0.0)
+        significant = -difference > 2.0 * hypot(found.error, self._error)
+        fell = significant and -difference > settings.allowed * self.mean_without_queue
+        if fell:
+            self._replace(found.low, found)
+        elif difference < 2.0 * self._error:
+            self._average(found)
+        else:
+            self._raise(difference, self._before[0])
+            self._error, self._rests_on = found.error, found.replies
+        self._dip_at = now
+        if fell and self._dips < settings.most_dips:
+            self._dips += 1
+            why = "a smaller window made replies faster"
+            return Advice("dip", window * settings.dip_again, why)
+        self._dips = 0
+        before, was = self._before
+        aim = self.mean_without_queue + 0.5 * self._allowed(before, found)
+        why = f"latency without a queue {1e3 * self.mean_without_queue:.1f} ms"
+        return Advice("dip", before * min(1.0, aim / was), why)
