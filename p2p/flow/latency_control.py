@@ -58,12 +58,13 @@ class LatencySettings:
     allowed: float = 0.15
     allowed_spread: float = 0.4  # times the tail of the latencies
     allowed_small: float = 0.15  # divided by the window
+    most_small_s: float = 0.03  # the most that the former adds
     certainty: float = 1.0  # standard errors
     most_spread: float = 4.0  # tail that counts, as a multiple of the base
     most_error: float = 0.25  # standard error that counts
 
     # Steps, as shares of the window
-    growth: float = 0.12  # of a cohort
+    growth: float = 0.1  # of a cohort
     most_growth: float = 3.0  # times that, after several cohorts without a queue or below 1
     least_growth: float = 0.05  # attempts
     cut: float = 0.6  # the most one step takes
@@ -73,6 +74,7 @@ class LatencySettings:
     # Cohorts, in replies
     start_replies: int = 3  # the first
     ramp_replies: int = 4  # at least
+    skip_whole: float = 8.0  # below this window the ramp leaves out a whole one, else half
     cohort_s: float = 0.5  # time that a small window may take for ...
     least_replies: int = 16
     most_replies: int = 64
@@ -95,8 +97,8 @@ class LatencySettings:
     dip_every_s: float = 5.0
     dip_every: float = 20.0  # and at least so many mean latencies apart
     gain: float = 0.5  # with which the base follows
-    most_rise: float = 0.25  # in one step
-    telling: float = 8.0  # smaller windows raise the base by less
+    most_rise: float = 0.35  # in one step
+    telling: float = 4.0  # smaller windows raise the base by less
 
 
 class LatencyControl:
@@ -110,6 +112,7 @@ class LatencyControl:
         "_dips",
         "_error",
         "_late",
+        "_late_cut",
         "_low",
         "_rests_on",
         "_settings",
@@ -127,6 +130,7 @@ class LatencyControl:
         self._low = 0.0  # of the last cohort
         self._tail = Tail(settings.block, settings.tail_gain)
         self._late = 0  # late replies in a row
+        self._late_cut = False  # since the last cohort
         self._clean = 0  # cohorts in a row without a queue to speak of
         self._dip_at = 0.0
         self._dips = 0  # in a row; 0: no dip now
@@ -160,7 +164,7 @@ class LatencyControl:
             sharp = self._error < 0.05 * self.base
             least: float = 2 if sharp else settings.ramp_replies
             # A window is sent before its last requests have filled the queue.
-            self._skip = round(window if window < settings.telling else 0.5 * window)
+            self._skip = round(window if window < settings.skip_whole else 0.5 * window)
         else:
             least = min(settings.least_replies, rate * settings.cohort_s)
             least = max(settings.ramp_replies, least)
@@ -202,6 +206,9 @@ class LatencyControl:
         small = ramp and self.is_small(window)
         if self._late < (settings.late_replies_small if small else settings.late_replies):
             return 1.0
+        if self._late_cut:
+            return 1.0  # the cohort after the last cut shows first whether it helped
+        self._late_cut = True
         self._late = 0
         return settings.ramp_cut if ramp else settings.cut
 
@@ -211,6 +218,7 @@ class LatencyControl:
             self._dips = 0
             return None
         settings = self._settings
+        self._late_cut = False
         found = self._cohort.estimate()
         self._tail.add(now, self._cohort, found)
         self._low = found.low
@@ -245,7 +253,7 @@ class LatencyControl:
         return (
             settings.allowed * mean
             + settings.allowed_spread * tail
-            + settings.allowed_small * mean / window
+            + min(settings.most_small_s, settings.allowed_small * mean / window)
             + settings.certainty * error
         )
 
@@ -278,7 +286,8 @@ class LatencyControl:
             self._trial = None
             if low - found.low < 0.3 * expected:
                 self._raise(queue, before)
-                return Advice("grow", before, "a smaller window did not bring the latency down")
+                back = window * (before / window) ** min(1.0, before / settings.telling)
+                return Advice("grow", back, "a smaller window did not bring the latency down")
         if ramp:
             return self._dip(now, window, queue)
         aim = (self.mean - queue + 0.5 * allowed) / self.mean
@@ -311,8 +320,10 @@ class LatencyControl:
     def _raise(self, difference: float, window: float) -> None:
         """Move the base up, after a smaller window did not help."""
         settings = self._settings
-        gain = settings.gain * min(1.0, window / settings.telling)
-        rise = min(gain * difference, settings.most_rise * self.mean_without_queue)
+        evidence = window / settings.telling
+        gain = settings.gain * min(1.0, evidence)
+        most = settings.most_rise * max(1.0, evidence) * self.mean_without_queue
+        rise = min(gain * difference, most)
         self.base = (self.base or 0.0) + rise
 
     def _dip_is_due(self, now: float) -> bool:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict, replace
 from math import inf
 
+from tests.simulation.storm import tables
 from tests.simulation.storm.strategies import STRATEGIES
 from tests.simulation.storm.world import SCENARIOS, Scenario, simulate
 
@@ -23,7 +24,15 @@ def main() -> int:
     parser.add_argument("--strategy", action="append", choices=list(STRATEGIES), help="only these")
     parser.add_argument("--scenario", action="append", help="only those whose name contains this")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--matrix",
+        action="store_true",
+        help="distributions x delays x senders x load instead; takes an hour, or --scenario a part",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes for the matrix")
     args = parser.parse_args()
+    if args.matrix:
+        return matrix(args.scenario, range(args.start, args.start + args.seeds), args.jobs)
     everything: dict[str, dict[str, dict[str, float]]] = {}
     for scenario in SCENARIOS:
         if args.scenario and not any(part in scenario.name for part in args.scenario):
@@ -44,6 +53,17 @@ def main() -> int:
     if args.json:
         found = {"seeds": args.seeds, "start": args.start, "median": everything}
         print(json.dumps(finite(found), indent=1))
+    return 0
+
+
+def matrix(parts: list[str] | None, seeds: range, jobs: int) -> int:
+    """Print the matrix: lines as they come, then tables in Markdown."""
+    print(tables.head(), flush=True)
+    rows = []
+    for row in tables.run_all(tables.select(parts), seeds, jobs):
+        rows.append(row)
+        print(tables.line(row), flush=True)
+    print(f"\n{tables.summary(rows)}\n\n{tables.losses(rows)}\n\n{tables.goal(rows)}")
     return 0
 
 

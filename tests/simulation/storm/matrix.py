@@ -129,9 +129,7 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[max(1, ceil(share * len(ordered))) - 1] if ordered else 0.0
 
 
-def measure(
-    cell: Cell, policy: str | int, seed: int, most_crashes: int | None = None
-) -> Measured:
+def measure(cell: Cell, policy: str | int, seed: int, most_crashes: int | None = None) -> Measured:
     """One run of a strategy, or of a fixed window."""
     make = partial(FixedWindow, policy) if isinstance(policy, int) else STRATEGIES[policy]
     return Endless(cell, make, seed).measure(most_crashes)
