@@ -1,22 +1,70 @@
-"""Latency statistics that tell a queue from variance: `Cohort` and `Tail`, without I/O.
+"""Latency statistics that tell a queue from variance: `Latencies`, `Cohort` and `Tail`, without I/O.
 
-A queue adds the same delay to every request, so it moves the mean of the lower half of the latencies by exactly
-that delay. A slow tenth or a heavy tail moves the mean of all latencies and decides single ones, but hardly
-touches the lower half.
+A queue adds the same delay to every request, so it moves every quantile of the latencies by that delay. A slow
+tenth or a heavy tail moves the mean of all latencies and decides single ones, but not the lower quantiles. A
+mixture (cache hits and misses) moves the quantile on the edge between its parts by chance, but not the others:
+the median of the differences between the quantiles is the queueing delay.
 """
 
 from __future__ import annotations
 
-from math import sqrt
+from itertools import pairwise
+from math import inf, sqrt
 from typing import NamedTuple
 
+QUANTILES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55)
 
-class Estimate(NamedTuple):
-    """Mean of the lower half of a cohort's latencies. Seconds."""
 
-    low: float
-    error: float  # standard error of `low`
-    replies: int
+class Latencies(NamedTuple):
+    """Lower quantiles of a sample of latencies. Seconds."""
+
+    sample: tuple[float, ...]  # the newest last; inf: not known, and slower than most
+    quantiles: tuple[float, ...]
+    error: float  # standard error of a delay computed from them
+
+    @property
+    def replies(self) -> int:
+        return len(self.sample)
+
+    @property
+    def low(self) -> float:
+        """Location: moved by a queue, hardly by slow replies."""
+        return sum(self.quantiles) / len(self.quantiles)
+
+    def delay_above(self, base: Latencies) -> float:
+        """Delay that was added to all latencies since `base`, below 0 if they are shorter."""
+        pairs = zip(self.quantiles, base.quantiles, strict=True)
+        differences = sorted(new - old for new, old in pairs)
+        half = len(differences) // 2
+        return (differences[half - 1] + differences[half]) / 2
+
+    def moved(self, delay: float) -> Latencies:
+        """The same with all latencies longer by `delay`."""
+        return Latencies(
+            tuple(latency + delay for latency in self.sample),
+            tuple(latency + delay for latency in self.quantiles),
+            self.error,
+        )
+
+    def merged(self, newer: Latencies, most: int) -> Latencies:
+        """The newest `most` of both."""
+        return latencies_of((*self.sample, *newer.sample)[-most:])
+
+
+def latencies_of(sample: tuple[float, ...]) -> Latencies:
+    ordered = sorted(sample)
+    count = len(ordered)
+    found = []
+    for share in QUANTILES:
+        place = min(max(0.0, share * (count + 1) - 1.0), count - 1.0)
+        below = int(place)
+        above = ordered[min(below + 1, count - 1)]
+        step = above - ordered[below] if above < inf else 0.0
+        found.append(ordered[below] + (place - below) * step)
+    steps = sorted(b - a for a, b in pairwise(found))
+    # Standard error of a quantile: sqrt(p * (1 - p) / n) / density, the density from the middle step.
+    slope = steps[len(steps) // 2] / (QUANTILES[1] - QUANTILES[0])
+    return Latencies(sample, tuple(found), sqrt(0.21 / count) * slope)
 
 
 class Cohort:
@@ -61,18 +109,10 @@ class Cohort:
         latencies.sort()
         return all(now - at >= latencies[known - 1] for at in self._out.values())
 
-    def estimate(self) -> Estimate:
-        """Estimate from a complete cohort."""
-        half = max(1, self._goal // 2)
-        lower = self._latencies[:half]
-        low = sum(lower) / half
-        edge = self._latencies[min(half, len(self._latencies) - 1)]
-        share = half / self._goal
-        # Standard error of a trimmed mean: the upper part counts as if it were at the edge.
-        mean = share * low + (1.0 - share) * edge
-        square = share * sum(x * x for x in lower) / half + (1.0 - share) * edge * edge
-        error = sqrt(max(0.0, square - mean * mean) / self._goal) / share
-        return Estimate(low, error, self._goal)
+    def latencies(self) -> Latencies:
+        """Of a complete cohort."""
+        unknown = self._goal - len(self._latencies)
+        return latencies_of((*self._latencies, *[inf] * unknown))
 
     def excess(self, now: float, low: float) -> tuple[float, dict[int, float]]:
         """Sum of the latencies above `low`, and the requests in flight with the age that was counted."""
@@ -81,7 +121,7 @@ class Cohort:
 
 
 class Tail:
-    """Mean latency above that of the lower half, from blocks of at least `block` replies.
+    """Mean latency above `Latencies.low`, from blocks of at least `block` replies.
 
     A cohort is complete before its slowest replies are in. They are counted with their age and corrected when
     they arrive, so rare slow replies count in full and nothing waits for them.
@@ -98,7 +138,7 @@ class Tail:
         self._known = False
         self.value = 0.0
 
-    def add(self, now: float, cohort: Cohort, found: Estimate) -> None:
+    def add(self, now: float, cohort: Cohort, found: Latencies) -> None:
         """Count a complete cohort."""
         excess, ages = cohort.excess(now, found.low)
         self._late.update(ages)

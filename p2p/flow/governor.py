@@ -180,12 +180,12 @@ class Governor:
     @property
     def base_s(self) -> float | None:
         """Mean latency without a queue, as far as it is known; not used with load reports."""
-        return None if self._control.base is None else self._control.mean_without_queue
+        return self._control.mean_without_queue if self._control.known else None
 
     @property
     def _starting(self) -> bool:
         """Nothing is known about the peer."""
-        return not self._reports and self._control.base is None
+        return not self._reports and not self._control.known
 
     def rate(self) -> float:
         """Attempts a second that the pace allows now."""
@@ -399,7 +399,7 @@ class Governor:
             control.restart(now)
             self._window = settings.first_window
             self._latency = settings.first_round_trip_s
-            if control.base is not None:
+            if control.known:
                 # Latencies are known, what the peer can take now is not: as slowly as at the start.
                 self._latency = max(1e-6, control.mean_without_queue)
                 self._window = min(self._window, settings.start_rate * self._latency)

@@ -3,11 +3,11 @@
 Theory of operation
 -------------------
 A wide distribution of service times and a queue both make replies late; only the queue delays every request
-alike. So the mean of the lower half of a cohort's latencies is compared (`Cohort`), never a minimum of single
+alike. So the lower quantiles of a cohort's latencies are compared (`Latencies`), never a minimum of single
 replies and never the mean of all.
 
-- `base` is that mean without a queue; the excess of a cohort over it is queueing delay. The base falls with
-  what is seen. It rises only by experiment: in a dip (a smaller window for one cohort), or when a cut of the
+- The base holds those quantiles without a queue; what a cohort is above them is queueing delay. The base falls
+  with what is seen. It rises only by experiment: in a dip (a smaller window for one cohort), or when a cut of the
   window did not bring the latency down. What a smaller window does not improve is no queue of ours. With a
   small window that is weak evidence, since many senders may share the queue, so the base rises by little.
 - A queue of `allowed` seconds keeps the server busy from one decision to the next: a share of the mean
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from math import hypot, sqrt
 from typing import Literal, NamedTuple
 
-from p2p.flow.cohort import Cohort, Estimate, Tail
+from p2p.flow.cohort import Cohort, Latencies, Tail
 
 Step = Literal["ramp", "grow", "cut", "dip"]
 
@@ -105,29 +105,25 @@ class LatencyControl:
     """Report every request; `begin` after every change of the window; `judge` when `on_reply` is true."""
 
     __slots__ = (
+        "_base",
         "_before",
         "_clean",
         "_cohort",
         "_dip_at",
         "_dips",
-        "_error",
         "_late",
         "_late_cut",
-        "_low",
-        "_rests_on",
+        "_queue",
         "_settings",
         "_skip",
         "_tail",
         "_trial",
-        "base",
     )
 
     def __init__(self, settings: LatencySettings | None = None) -> None:
         self._settings = settings = settings or LatencySettings()
-        self.base: float | None = None
-        self._error = 0.0  # standard error of the base
-        self._rests_on = 0  # replies
-        self._low = 0.0  # of the last cohort
+        self._base: Latencies | None = None
+        self._queue = 0.0  # queueing delay of the last cohort
         self._tail = Tail(settings.block, settings.tail_gain)
         self._late = 0  # late replies in a row
         self._late_cut = False  # since the last cohort
@@ -135,19 +131,26 @@ class LatencyControl:
         self._dip_at = 0.0
         self._dips = 0  # in a row; 0: no dip now
         self._before = (0.0, 0.0)  # window and mean latency before the dip
-        self._trial: tuple[float, float, float] | None = None  # window, low, queue at the first cut
+        self._trial: tuple[float, float, float] | None = (
+            None  # window, queue, mean at the first cut
+        )
         self._skip = 0  # requests until the cohort begins
         self._cohort = Cohort(settings.start_replies)
 
     @property
+    def known(self) -> bool:
+        """True after the first cohort without load reports."""
+        return self._base is not None
+
+    @property
     def mean(self) -> float:
         """Mean latency now; 0 before the first cohort."""
-        return self._low + self._tail.value
+        return self.mean_without_queue + self._queue
 
     @property
     def mean_without_queue(self) -> float:
         """Mean latency without a queue; 0 before the first cohort."""
-        return 0.0 if self.base is None else self.base + self._tail.value
+        return 0.0 if self._base is None else self._base.low + self._tail.value
 
     def is_small(self, window: float) -> bool:
         """True for a window that two late replies in the ramp cut without ending the ramp."""
@@ -157,11 +160,11 @@ class LatencyControl:
         """Judge by requests sent from now on."""
         settings = self._settings
         self._skip = 0
-        if self.base is None:
+        if self._base is None:
             self._cohort = Cohort(settings.start_replies)
             return
         if ramp:
-            sharp = self._error < 0.05 * self.base
+            sharp = self._base.error < 0.05 * self._base.low
             least: float = 2 if sharp else settings.ramp_replies
             # A window is sent before its last requests have filled the queue.
             self._skip = round(window if window < settings.skip_whole else 0.5 * window)
@@ -199,7 +202,7 @@ class LatencyControl:
         """Share of the window to keep after this reply: below 1 after several late replies in a row."""
         settings = self._settings
         late = settings.late * self.mean_without_queue + settings.late_spread * self._tail.value
-        if self.base is None or latency < late * (1.0 + 2.0 / sqrt(self._rests_on)):
+        if self._base is None or latency < late * (1.0 + 2.0 / sqrt(self._base.replies)):
             self._late = 0
             return 1.0
         self._late += 1
@@ -219,37 +222,37 @@ class LatencyControl:
             return None
         settings = self._settings
         self._late_cut = False
-        found = self._cohort.estimate()
+        found = self._cohort.latencies()
         self._tail.add(now, self._cohort, found)
-        self._low = found.low
-        if self.base is None:
-            self.base, self._error, self._rests_on = found.low, found.error, found.replies
+        base = self._base
+        if base is None:
+            self._base = found
             self._dip_at = now
             return Advice("ramp", settings.first_share * window, "first replies")
+        queue = found.delay_above(base)
+        self._queue = max(0.0, queue)
         if self._dips:
-            return self._dip_seen(now, found, window)
-        queue = found.low - self.base
-        allowed = self._allowed(window, found)
-        why = f"queueing delay {1e3 * max(0.0, queue):.1f} ms, allowed {1e3 * allowed:.1f} ms"
+            return self._dip_seen(now, base, found, window)
+        allowed = self._allowed(window, base, found)
+        why = f"queueing delay {1e3 * self._queue:.1f} ms, allowed {1e3 * allowed:.1f} ms"
         if queue > allowed:
-            return self._congested(now, window, found, allowed, why, ramp)
+            return self._congested(now, window, allowed, why, ramp)
         self._trial = None
-        self._follow(found, ramp)
+        self._follow(base, found, ramp)
         if not limited:
             return None
         if ramp:
-            return Advice("ramp", window * self._ramp_factor(found), why)
+            return Advice("ramp", window * self._ramp_factor(base, found), why)
         if window >= 1.0 and self._dip_is_due(now):
-            return self._dip(now, window, queue)
+            return self._dip(now, window)
         return Advice("grow", window + self._growth(window, queue, allowed), why)
 
-    def _allowed(self, window: float, found: Estimate) -> float:
+    def _allowed(self, window: float, base: Latencies, found: Latencies) -> float:
         """Queueing delay that is no congestion."""
         settings = self._settings
-        base = self.base or 0.0
-        tail = min(self._tail.value, settings.most_spread * base)
-        mean = base + tail
-        error = hypot(self._error, min(found.error, settings.most_error * mean))
+        tail = min(self._tail.value, settings.most_spread * base.low)
+        mean = base.low + tail
+        error = hypot(base.error, min(found.error, settings.most_error * mean))
         return (
             settings.allowed * mean
             + settings.allowed_spread * tail
@@ -257,12 +260,11 @@ class LatencyControl:
             + settings.certainty * error
         )
 
-    def _ramp_factor(self, found: Estimate) -> float:
+    def _ramp_factor(self, base: Latencies, found: Latencies) -> float:
         """Growth in the ramp. In the worst case the queue of all senders grows like the window."""
-        base = max(1e-6, self.base or 0.0)
-        factor = 1.0 + min(1.0, self._settings.overshoot_s / base)
-        queue = found.low - base > 2.0 * hypot(found.error, self._error) + 0.02 * self.mean
-        return min(factor, 1.25) if queue else factor
+        factor = 1.0 + min(1.0, self._settings.overshoot_s / max(1e-6, base.low))
+        error = hypot(found.error, base.error)
+        return min(factor, 1.25) if self._queue > 2.0 * error + 0.02 * self.mean else factor
 
     def _growth(self, window: float, queue: float, allowed: float) -> float:
         """Growth after the ramp, in attempts: less with a queue, more after several clean cohorts."""
@@ -272,85 +274,75 @@ class LatencyControl:
         growth = settings.growth * min(settings.most_growth, times) * window
         return (growth + settings.least_growth) * (1.0 - max(0.0, queue) / allowed)
 
-    def _congested(
-        self, now: float, window: float, found: Estimate, allowed: float, why: str, ramp: bool
-    ) -> Advice:
+    def _congested(self, now: float, window: float, allowed: float, why: str, ramp: bool) -> Advice:
         settings = self._settings
-        queue = found.low - (self.base or 0.0)
+        queue, mean = self._queue, self.mean
         self._clean = 0
         if self._trial is None:
-            self._trial = (window, found.low, queue)
+            self._trial = (window, queue, mean)
         elif window <= settings.cut * self._trial[0]:
-            before, low, was = self._trial
-            expected = min(was, (1.0 - window / before) * (low + self._tail.value))
+            before, was, mean_then = self._trial
+            expected = min(was, (1.0 - window / before) * mean_then)
             self._trial = None
-            if low - found.low < 0.3 * expected:
+            if was - queue < 0.3 * expected:
                 self._raise(queue, before)
                 back = window * (before / window) ** min(1.0, before / settings.telling)
                 return Advice("grow", back, "a smaller window did not bring the latency down")
         if ramp:
-            return self._dip(now, window, queue)
-        aim = (self.mean - queue + 0.5 * allowed) / self.mean
+            return self._dip(now, window)
+        aim = (mean - queue + 0.5 * allowed) / mean
         return Advice("cut", window * max(settings.cut, min(1.0, aim)), why)
 
-    def _average(self, found: Estimate) -> None:
-        """Merge an estimate into the base, weighed by replies."""
-        total = self._rests_on + found.replies
-        base = self.base or 0.0
-        self.base = base + found.replies / total * (found.low - base)
-        self._rests_on = min(self._settings.base_memory, total)
-        self._error = found.error * sqrt(found.replies / self._rests_on)
-
-    def _replace(self, base: float, found: Estimate) -> None:
-        self.base, self._error, self._rests_on = base, found.error, found.replies
-
-    def _follow(self, found: Estimate, ramp: bool) -> None:
+    def _follow(self, base: Latencies, found: Latencies, ramp: bool) -> None:
         """Move the base after a cohort without congestion."""
-        base = self.base or 0.0
-        difference = found.low - base
-        if difference < -2.0 * hypot(found.error, self._error):
-            gain = 1.0 if ramp else self._settings.gain
-            self._replace(base + gain * difference, found)
-        elif ramp and difference < 2.0 * self._error:
-            self._average(found)
-        elif difference < self._error:
+        settings = self._settings
+        difference = found.delay_above(base)
+        error = hypot(found.error, base.error)
+        young = base.replies < settings.base_memory
+        if difference < -2.0 * error:
+            # Shorter than the base: partly, since one cohort may be short by chance.
+            self._base = found if ramp else base.moved(settings.gain * difference)
+        elif (ramp and difference < 2.0 * base.error) or (young and difference < 2.0 * error):
+            self._base = base.merged(found, settings.base_memory)
+        elif difference < base.error:
             # Down by more than up: a standing queue must not become the base.
-            self.base = base + (0.1 if difference < 0.0 else 0.02) * difference
+            self._base = base.moved((0.1 if difference < 0.0 else 0.02) * difference)
 
-    def _raise(self, difference: float, window: float) -> None:
+    def _raise(self, delay: float, window: float) -> None:
         """Move the base up, after a smaller window did not help."""
         settings = self._settings
         evidence = window / settings.telling
         gain = settings.gain * min(1.0, evidence)
         most = settings.most_rise * max(1.0, evidence) * self.mean_without_queue
-        rise = min(gain * difference, most)
-        self.base = (self.base or 0.0) + rise
+        rise = min(gain * delay, most)
+        if self._base is not None:
+            self._base = self._base.moved(rise)
+            self._queue = max(0.0, self._queue - rise)
 
     def _dip_is_due(self, now: float) -> bool:
         settings = self._settings
         every = max(settings.dip_every_s, settings.dip_every * self.mean)
         return now - self._dip_at >= every
 
-    def _dip(self, now: float, window: float, queue: float) -> Advice:
+    def _dip(self, now: float, window: float) -> Advice:
         self._dip_at = now
         self._dips = 1
         self._before = (window, self.mean)
-        empty = max(0.5, 1.0 - max(0.0, queue) / self.mean)
+        empty = max(0.5, 1.0 - self._queue / self.mean)
         why = "to see the latency without a queue"
         return Advice("dip", window * empty * self._settings.dip, why)
 
-    def _dip_seen(self, now: float, found: Estimate, window: float) -> Advice:
+    def _dip_seen(self, now: float, base: Latencies, found: Latencies, window: float) -> Advice:
         settings = self._settings
-        difference = found.low - (self.base or 0.0)
-        significant = -difference > 2.0 * hypot(found.error, self._error)
+        difference = found.delay_above(base)
+        significant = -difference > 2.0 * hypot(found.error, base.error)
         fell = significant and -difference > settings.allowed * self.mean_without_queue
         if fell:
-            self._replace(found.low, found)
-        elif difference < 2.0 * self._error:
-            self._average(found)
+            self._base = found
+        elif difference < 2.0 * base.error:
+            self._base = base.merged(found, settings.base_memory)
         else:
             self._raise(difference, self._before[0])
-            self._error, self._rests_on = found.error, found.replies
         self._dip_at = now
         if fell and self._dips < settings.most_dips:
             self._dips += 1
@@ -358,6 +350,6 @@ class LatencyControl:
             return Advice("dip", window * settings.dip_again, why)
         self._dips = 0
         before, was = self._before
-        aim = self.mean_without_queue + 0.5 * self._allowed(before, found)
+        aim = self.mean_without_queue + 0.5 * self._allowed(before, base, found)
         why = f"latency without a queue {1e3 * self.mean_without_queue:.1f} ms"
         return Advice("dip", before * min(1.0, aim / was), why)
