@@ -31,7 +31,7 @@ SHORT = [
 def test_most_of_what_is_free_is_used_without_load_reports(cell: Cell) -> None:
     found = measure(cell, OURS, SEED)
     # The whole matrix asks for 0.85 in the median of its seeds; this is one seed.
-    assert found.goodput >= 0.78
+    assert found.goodput >= 0.75
     assert found.crashes == 0
     assert found.errors < 0.005
 
@@ -69,7 +69,7 @@ def test_servers_are_as_fast_as_they_are_said_to_be(spread: str) -> None:
 def test_the_tables_name_what_others_do_better() -> None:
     cell = Cell("constant", 5.0, 1, 0.0)
     good, bad = measure(cell, 12, 1), measure(cell, 1, 1)
-    found = {policy: good for policy in (*tables.POLICIES, FIXED)}
+    found = dict.fromkeys((*tables.POLICIES, FIXED), good)
     equal = Row(cell, 12, found)
     lost = Row(cell, 12, found | {OURS: bad})
     assert tables.losses([equal]).count("\n") == 1

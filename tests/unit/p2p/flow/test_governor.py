@@ -101,7 +101,8 @@ def test_it_follows_a_server_that_slows_down_and_recovers(feedback: bool) -> Non
     bench.run(4.0)
     bench.service_s = 0.1  # 100 a second
     bench.run(12.0)
-    assert 80.0 < bench.rate(8.0, 12.0) <= 101.0
+    # Without load reports the base rises only by experiments.
+    assert (80.0 if feedback else 70.0) < bench.rate(8.0, 12.0) <= 101.0
     assert max(r[3].waited_s for r in bench.pending) < 0.2
     bench.service_s = 0.02
     bench.run(20.0)
