@@ -27,7 +27,8 @@ from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
 from p2p.mesh.message_budget import REQUEST_COST
-from p2p.mesh.message_router import MessageRouter, Way
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Way
 from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerManager
 from p2p.rpc.rpc import Rpc
@@ -123,7 +124,7 @@ class Overlay:
         self.router.on_useful = self.peers.admission.news
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
-        self.router.why_not_grenache = self._why_not_grenache
+        self.router.delivery.why_not_grenache = self._why_not_grenache
         self.discovery: PeerDiscovery | None = None
         self.address: tuple[str, int] = (settings.host, 0)
         self._flush_due = False

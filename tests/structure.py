@@ -1,6 +1,6 @@
 """Figures of the code's structure: `python -m tests.structure [--json]`.
 
-Counts modules in each folder, base names that occur more than once, functions above complexity 15,
+Counts modules in each folder, base names and public class names that occur more than once, functions above complexity 15,
 lines of product and tests, docstrings that begin with a question word, glossary words without a home,
 and the Python calls on the way of an order, a subscription and a service call through real nodes on
 loopback. Run it in two checkouts to compare them.
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -43,6 +43,16 @@ def docstrings(paths: list[Path]) -> list[str]:
     trees = (ast.parse(path.read_text()) for path in paths)
     found = (ast.get_docstring(n) for tree in trees for n in ast.walk(tree) if isinstance(n, kinds))
     return [text for text in found if text]
+
+
+def repeated_classes(paths: list[Path]) -> list[str]:
+    """Names of public classes that are defined more than once."""
+    trees = (ast.parse(path.read_text()) for path in paths)
+    defined = (
+        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    )
+    names = Counter(name for name in defined if not name.startswith("_"))
+    return sorted(name for name, n in names.items() if n > 1)
 
 
 def complex_functions() -> list[str]:
@@ -83,23 +93,42 @@ def words_without_home() -> list[str]:
     return missing
 
 
+def place_of(frame: FrameType) -> str:
+    """Path of a frame's module below the root; empty for other people's code."""
+    try:
+        place = Path(frame.f_code.co_filename).relative_to(ROOT)
+    except ValueError:
+        return ""
+    return str(place) if place.parts[0] in PACKAGES else ""
+
+
+def callers(frame: FrameType | None) -> Iterator[FrameType]:
+    """Frames of this project from `frame` outwards, up to the event loop."""
+    while frame is not None:
+        if place_of(frame):
+            yield frame
+        frame = frame.f_back
+
+
 class Way:
     """Counts the Python calls of this project's functions while something is done."""
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
+        self.to_book: list[str] = []  # the chain of calls that first reaches an order book
 
     def _see(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event == "call" and not code.co_name.startswith("<"):
-            try:
-                place = Path(code.co_filename).relative_to(ROOT)
-            except ValueError:
-                return
-            if place.parts[0] in PACKAGES:
-                self.calls[str(place), code.co_qualname] += 1
+        if event != "call" or code.co_name.startswith("<") or not (place := place_of(frame)):
+            return
+        chain = list(callers(frame))
+        if any(caller.f_code.co_name == "_tick" for caller in chain):
+            return  # a timer of the node, due at the same moment
+        self.calls[place, code.co_qualname] += 1
+        if not self.to_book and code.co_qualname.split(".")[0] in ("OrderBook", "Book"):
+            self.to_book = [caller.f_code.co_qualname for caller in reversed(chain)]
 
-    async def of(self, action: Callable[[], Awaitable[object]]) -> dict[str, int]:
+    async def of(self, action: Callable[[], Awaitable[object]]) -> dict[str, Any]:
         """Calls, functions and modules that one `action` passes; a first one goes before, uncounted."""
         await action()
         await asyncio.sleep(0.2)
@@ -109,14 +138,17 @@ class Way:
             await action()
         finally:
             sys.setprofile(None)
-        return {
+        counted: dict[str, Any] = {
             "calls": self.calls.total(),
             "functions": len(self.calls),
             "modules": len({module for module, _ in self.calls}),
         }
+        if self.to_book:  # the handler's own task begins below the route
+            counted["from route to order book"] = self.to_book
+        return counted
 
 
-async def ways() -> dict[str, dict[str, int]]:
+async def ways() -> dict[str, dict[str, Any]]:
     """An order by REST, a stream subscription, and a service call, each as server and caller pass it."""
     import aiohttp
 
@@ -174,6 +206,7 @@ def figures() -> dict[str, Any]:
         "modules in the largest folders": dict(folders.most_common(6)),
         "modules under 25 lines": sum(lines_of([path]) < 25 for path in named),
         "repeated base names": {name: n for name, n in names.items() if n > 1},
+        "repeated names of public classes": repeated_classes(product),
         "functions above complexity 15": complex_functions(),
         "lines of product": lines_of(product),
         "lines of tests": lines_of(modules(ROOT / "tests")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from config import Settings
-from p2p.grenache.grape.grape import GrapeSettings
+from p2p.grenache.grape.grape_settings import GrapeSettings
 
 
 def grape_settings(settings: Settings, **more: Any) -> GrapeSettings:

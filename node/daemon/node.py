@@ -64,7 +64,7 @@ from node.views.views import (
 )
 from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
-from p2p.mesh.message_router import Received
+from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers.link_slots import SlotLimits
 from p2p.services import service_mesh as p2p_mesh

@@ -16,7 +16,7 @@ from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
 from exchange.journal.journal import Journal
 from exchange.market.candles import LATEST
-from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
+from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Fill, Order, Posting
 from exchange.orders.engine_context import CommandRejected, Drained
 from exchange.orders.order_validation import is_same
@@ -53,10 +53,6 @@ class AccountTrading:
         self._listeners: dict[int, dict[Listener, None]] = {}
         # Answers that wait for other nodes' decisions, by order number.
         self._undecided: dict[int, list[asyncio.Future[None]]] = {}
-        # Numbers of open orders by account, oldest first, so that a client's question does not go
-        # through everybody's orders. The house's are most of them and are not kept twice.
-        self._open: dict[int, dict[int, None]] = {}
-        self._keep_open(engine.order_store.open_orders)
         self.order_count = 0  # placed since the start
 
     # Commands
@@ -203,21 +199,8 @@ class AccountTrading:
         ) or self._journal.by_client_id(client_id, account)
 
     def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
-        if account == HOUSE:
-            every = self._engine.order_store.open_orders
-        else:
-            found = map(self._engine.order_store.get, list(self._open.get(account, ())))
-            every = [order for order in found if order is not None and not order.done]
-        return [o for o in every if o.account == account and market in (None, o.market)]
-
-    def _keep_open(self, orders: Iterable[Order]) -> None:
-        for order in orders:
-            if order.account == HOUSE:
-                continue
-            if not order.done:
-                self._open.setdefault(order.account, {})[order.number] = None
-            elif numbers := self._open.get(order.account):
-                numbers.pop(order.number, None)
+        every = self._engine.order_store.of_account(account)
+        return [order for order in every if market in (None, order.market)]
 
     async def past_orders(
         self, account: int, span: Span, *, market: str | None = None
@@ -290,7 +273,6 @@ class AccountTrading:
 
     def publish(self, drained: Drained) -> None:
         """Tell listeners what became durable."""
-        self._keep_open(drained.orders)
         if self._undecided:
             for order in drained.orders:
                 if not order.pending:

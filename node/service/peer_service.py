@@ -71,11 +71,11 @@ class PeerService:
         try:
             match change.action:
                 case "pin":
-                    peers.pin(subject)
+                    peers.policy.pin(subject)
                 case "ban":
                     peers.ban(subject, change.seconds, change.reason)
                 case "unpin" | "unban":
-                    remove = peers.unpin if change.action == "unpin" else peers.unban
+                    remove = peers.policy.unpin if change.action == "unpin" else peers.unban
                     if not remove(subject):
                         raise ServiceError(
                             404, "no_such_rule", f"{subject} is not {change.action[2:]}ned"

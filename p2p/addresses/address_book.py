@@ -1,4 +1,4 @@
-"""Address book: addresses of peers, and the choice of those to dial next. Pure: no I/O, no clock.
+"""Address book: known addresses of peers, their bounds, and the outcomes of dials. Pure: no I/O, no clock.
 
 An address is *untried* until a dial has proven the node there; then it is *tried*. Anyone can send
 addresses, so untried ones are bounded for each source and in all, and never push out tried ones.
@@ -7,8 +7,7 @@ Addresses that the operator configured are *pinned*: never forgotten, and dialle
 Poisoning is bounded by buckets (after Bitcoin Core). An untried address falls into one of a few buckets that follow
 from the network group of its source under a secret key, so one source group reaches a small part of the book, however
 many addresses it sends. Tried addresses have buckets by their own group; when one overflows, its oldest entry is
-dialled as a test, and stays if it answers. Dials prefer network groups without an outbound link, and at most
-`OUTBOUND_PER_GROUP` outbound links share a group, so addresses of few groups cannot fill all outbound slots.
+dialled as a test, and stays if it answers. `p2p.addresses.dial_choice` spreads the dials.
 
 An address belongs to one carrier. One for Grenache is a way to a node that has no link yet, and is dialled a
 while after it was found, so that a direct link comes first. A node that is linked over Grenache alone stays
@@ -22,23 +21,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain, zip_longest
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from p2p.addresses.address import INBOUND, MANUAL, Address, Key, PeerFound, priority, quality
 from p2p.addresses.reconnect import Reconnect, Wait, rung_after_link
-from p2p.base.host_port import Scope, format_host_port, normal_host, scope_of
+from p2p.base.host_port import Scope, normal_host, scope_of
 from p2p.base.limits import FORGET_AFTER_FAILURES, MAX_ADDRESSES_PER_SOURCE, MAX_KNOWN_ADDRESSES
 from p2p.base.network_group import is_local, keyed, network_group
 from p2p.wire.link import Carrier
 
-INBOUND: Final = "inbound"  # source of an address that a peer which dialled us says it listens on
-MANUAL: Final = "manual"  # source of an address that the operator asked to connect to
-
-# Order of dialling. Addresses of inbound peers come last: these peers have a link already.
-SOURCE_PRIORITY: Final = (MANUAL, "persisted", "bootstrap", "mdns", "grape", "exchange", INBOUND)
 BOOTSTRAP_PIN: Final = 1000.0  # seconds; a name that stops resolving to an address unpins it
 MAX_ADDRESSES_PER_NODE: Final = 4  # a node that restarts on new ports leaves this many behind
 FEELER_DELAY: Final = (
@@ -47,7 +39,6 @@ FEELER_DELAY: Final = (
 REANNOUNCED_AFTER: Final = 5.0  # seconds between dials that fresh mDNS announcements can cause
 GRENACHE_DELAY: Final = 4.0  # seconds from when dialling over Grenache is due until it is done
 
-OUTBOUND_PER_GROUP: Final = 4  # outbound links in one network group, local addresses aside
 NEW_BUCKETS: Final = 256  # of untried addresses ...
 NEW_BUCKETS_PER_SOURCE: Final = 8  # ... of which one source group reaches this many
 NEW_BUCKET_SIZE: Final = 16
@@ -55,63 +46,9 @@ TRIED_BUCKETS: Final = 64  # of tried addresses ...
 TRIED_BUCKETS_PER_GROUP: Final = 4  # ... of which one group of addresses reaches this many
 TRIED_BUCKET_SIZE: Final = 8
 
-Key = tuple[Carrier, str, int]
-"""Carrier, host and port: what tells addresses apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerFound:
-    """An address reported by a discovery strategy. Nothing of it is proven."""
-
-    host: str
-    port: int
-    node_id: str | None
-    source: str  # name of the strategy
-    via: str = ""  # node id of the peer that sent it (peer exchange)
-    carrier: Carrier = "tcp"  # how it is dialled
-    via_address: str = ""  # IP address of the peer that sent it
-
-
-@dataclass(slots=True, eq=False)
-class Address:
-    """State of one HOST:PORT of one carrier."""
-
-    host: str
-    port: int
-    node_id: str | None
-    source: str
-    via: str = ""
-    carrier: Carrier = "tcp"
-    tried: bool = False
-    pinned_until: float = -math.inf  # monotonic seconds
-    added: float = 0.0  # monotonic seconds
-    last_attempt: float = -math.inf  # monotonic seconds
-    last_success: float | None = None  # seconds since the epoch
-    failures: int = 0  # dials that failed in a row
-    rung: int = 0  # of the reconnect ladder
-    next_dial: float = 0.0  # monotonic seconds
-    last_error: str | None = None
-    refused: bool = False  # the last dial ended with a reason that will not go away soon
-    ourselves: bool = False  # it leads back to this node
-    duplicate: bool = False  # it leads to a connected peer, but which is unknown
-    bucket: int = -1  # of untried addresses; -1 for none
-    anchor: bool = False  # an outbound link of the last run: dialled first
-    tested: bool = False  # oldest of an overflowing tried bucket: the next dial decides
-
-    @property
-    def key(self) -> Key:
-        return (self.carrier, self.host, self.port)
-
-    def pinned(self, now: float) -> bool:
-        return now < self.pinned_until
-
-    def __str__(self) -> str:
-        where = format_host_port(self.host, self.port)
-        return where if self.carrier == "tcp" else f"{where} over Grenache"
-
 
 class AddressBook:
-    """All known addresses. Methods that decide change nothing; methods named for events do."""
+    """All known addresses. Iterating yields them in the order in which they were added."""
 
     def __init__(
         self,
@@ -148,7 +85,7 @@ class AddressBook:
         """Return the addresses of a node, claimed or proven, the best first."""
         return sorted(
             (a for a in self._all.values() if a.node_id == node_id and not a.ourselves),
-            key=_quality,
+            key=quality,
         )
 
     def proven(self, node_id: str, carrier: Carrier = "tcp") -> Address | None:
@@ -198,7 +135,7 @@ class AddressBook:
         if known.ourselves:
             return None
         self._pin(known, found.source, now)
-        if _priority(found.source) < _priority(known.source):
+        if priority(found.source) < priority(known.source):
             known.source, known.via = found.source, found.via
         lives = found.source == "mdns"  # announced from there just now
         if found.node_id is not None and found.node_id != known.node_id:
@@ -239,7 +176,7 @@ class AddressBook:
     def _drop_failing(self, some: Iterable[Address], now: float) -> bool:
         failing = [a for a in some if a.failures and not a.pinned(now)]
         if failing:
-            self.remove(max(failing, key=_quality))
+            self.remove(max(failing, key=quality))
         return bool(failing)
 
     def _drop_of_largest_source(self, now: float) -> bool:
@@ -374,151 +311,7 @@ class AddressBook:
                 if address.carrier == "grenache":
                     address.next_dial = max(address.next_dial, now + self._delay(address))
 
-    # -- decisions --------------------------------------------------------------------------------
-
-    def candidates(
-        self,
-        now: float,
-        rng: random.Random,
-        *,
-        connected: Container[str],
-        busy: Container[Key],
-        limit: int,
-        grenache_limit: int | None = None,
-        pinned_only: bool = False,
-        groups: Mapping[str, int] | None = None,
-    ) -> list[Address]:
-        """Return the addresses to dial now, at most `limit`, one for each node.
-
-        Pinned addresses first, then anchors, then addresses of network groups without an outbound link, tried
-        and untried in turn, so that neither starves the other. `groups`: outbound links of each group.
-        `connected`: node ids that have a link. `busy`: addresses being dialled. `grenache_limit`: how
-        many of them over Grenache.
-        """
-        due = [
-            a
-            for a in self._all.values()
-            if self._dialable(a, connected, busy) and a.next_dial <= now
-        ]
-        pinned = [a for a in due if a.pinned(now)]
-        pinned.sort(key=_quality)
-        rest: Iterable[Address | None] = ()
-        if not pinned_only:
-            others = [a for a in due if not a.pinned(now)]
-            rng.shuffle(others)  # nobody can choose the order among equals
-            anchors = [a for a in others if a.anchor]
-            tried = sorted((a for a in others if a.tried and not a.anchor), key=_quality)
-            untried = sorted((a for a in others if not a.tried and not a.anchor), key=_quality)
-            rest = [*anchors, *chain.from_iterable(zip_longest(tried, untried))]
-        under_way = [a for a in self._all.values() if a.key in busy]
-        dialling = {a.node_id for a in under_way}
-        taken = Counter(groups or {})
-        taken.update(group for a in under_way if (group := _diversity_group(a)) is not None)
-        rest = _diverse(rest, taken)
-        chosen: list[Address] = []
-        over_grenache = 0
-        for address in chain(pinned, rest):
-            if len(chosen) >= limit:
-                break
-            if address is None or (address.node_id is not None and address.node_id in dialling):
-                continue
-            if address.carrier == "grenache":
-                if over_grenache == grenache_limit:
-                    continue
-                over_grenache += 1
-            group = None if address.pinned(now) or address.anchor else _diversity_group(address)
-            if group is not None:
-                if taken[group] >= OUTBOUND_PER_GROUP:
-                    continue
-                taken[group] += 1
-            dialling.add(address.node_id)
-            chosen.append(address)
-        return chosen
-
-    def feelers(
-        self,
-        now: float,
-        *,
-        unproven: Container[str],
-        indirect: Container[str] = (),
-        busy: Container[Key],
-        limit: int,
-    ) -> list[Address]:
-        """Return TCP addresses of connected nodes to dial as feelers.
-
-        They prove an address, or replace a link over Grenache by a direct one. `unproven`: connected node ids
-        without a tried address; `indirect`: those without a direct link.
-        """
-        due = (
-            a
-            for a in self._all.values()
-            if a.node_id is not None
-            and a.carrier == "tcp"
-            and ((a.node_id in unproven and not a.tried) or a.node_id in indirect)
-            and not a.ourselves
-            and a.key not in busy
-            and a.next_dial <= now
-        )
-        return sorted(due, key=_quality)[:limit]
-
-    def next_due(self, now: float, *, skip: Container[str], busy: Container[Key]) -> float | None:
-        """Return the time at which the next address comes due (monotonic seconds), later than `now`."""
-        times = [
-            a.next_dial
-            for a in self._all.values()
-            if self._dialable(a, skip, busy) and now < a.next_dial < math.inf
-        ]
-        return min(times, default=None)
-
-    @staticmethod
-    def _dialable(address: Address, connected: Container[str], busy: Container[Key]) -> bool:
-        if address.ourselves or address.key in busy:
-            return False
-        return address.node_id is None or address.node_id not in connected
-
-
-def outbound_groups(links: Iterable[tuple[bool, str]]) -> Counter[str]:
-    """Count the outbound links of each network group, local addresses aside. Pairs: outbound, address."""
-    return Counter(
-        network_group(host) for outbound, host in links if outbound and not is_local(host)
-    )
-
-
-def _diversity_group(address: Address) -> str | None:
-    return None if is_local(address.host) else network_group(address.host)
-
-
-def _diverse(rest: Iterable[Address | None], taken: Mapping[str, int]) -> list[Address]:
-    """Sort by the number of outbound links in the group of an address; the order is kept among equals."""
-    counted = Counter(taken)
-    ranked: list[tuple[int, Address]] = []
-    for address in rest:
-        if address is None:
-            continue
-        group = _diversity_group(address)
-        if address.anchor or group is None:
-            ranked.append((0, address))
-            continue
-        ranked.append((counted[group], address))
-        counted[group] += 1
-    return [address for _, address in sorted(ranked, key=lambda pair: pair[0])]
-
-
-def _priority(source: str) -> int:
-    return SOURCE_PRIORITY.index(source) if source in SOURCE_PRIORITY else len(SOURCE_PRIORITY)
-
 
 def _origin(address: Address) -> tuple[Carrier, str, str]:
     """Return the key of the source of an address; the number of addresses of one source is bounded."""
     return (address.carrier, address.source, address.via)
-
-
-def _quality(address: Address) -> tuple[bool, int, bool, float, int]:
-    """Return the sort key of an address; lower is better."""
-    return (
-        not address.tried,
-        address.failures,
-        address.carrier != "tcp",
-        -(address.last_success or 0.0),
-        _priority(address.source),
-    )

@@ -18,7 +18,7 @@ from typing import Final, get_args
 
 import msgspec
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import Code, MalformedMessage
 from p2p.base.host_port import Scope, is_ip, normal_host, scope_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.discovery.strategy import BaseStrategy
 
 

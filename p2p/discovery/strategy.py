@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from p2p.addresses.address_book import SOURCE_PRIORITY, PeerFound
+from p2p.addresses.address import SOURCE_PRIORITY, PeerFound
 from p2p.wire.link import Carrier
 
 log = logging.getLogger(__name__)

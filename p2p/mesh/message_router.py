@@ -1,9 +1,8 @@
 # ruff: noqa: A002 - `type` is what the wire and the contract call it
 """MessageRouter: deliver messages to one node or to all, without I/O.
 
-To one node, in this order: over its link, direct or carried by Grenache; relayed over the mesh along a
-learned route; queued until a way appears; then `DeliveryError`, which says why each way failed. To all: the
-broadcast tree of `p2p.mesh.broadcast_tree`, over every link.
+To one node by the first method that accepts the message (`p2p.mesh.delivery`): over its link, relayed, queued.
+To all over the broadcast tree (`p2p.mesh.broadcast_tree`), over every link.
 
 What is proven about a message's origin:
 - over a link: the link is authenticated, `from` must be its peer;
@@ -26,25 +25,16 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from hashlib import blake2b
 from typing import Final
 
 from msgspec import Raw
 
 from p2p.base import limits
-from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
-from p2p.base.identity import (
-    NODE_ID_LENGTH,
-    PUBLIC_KEY_LENGTH,
-    SIGNATURE_LENGTH,
-    Identity,
-    node_id_of,
-    verify,
-)
+from p2p.base.errors import Code, RemoteProtocolError
+from p2p.base.identity import NODE_ID_LENGTH, Identity
 from p2p.base.seen_window import SeenWindow
-from p2p.mesh.broadcast_tree import ID_LENGTH, BroadcastTree
+from p2p.mesh.broadcast_tree import BroadcastTree
+from p2p.mesh.delivery import Delivery
 from p2p.mesh.message_budget import (
     BROADCAST_COST,
     DIRECT_COST,
@@ -52,8 +42,20 @@ from p2p.mesh.message_budget import (
     RELAY_COST,
     MessageBudgets,
 )
+from p2p.mesh.relaying import ForgedMessage, Relay, next_hop
 from p2p.mesh.route_table import RouteTable
-from p2p.mesh.store_and_forward import StoreAndForward, Waiting
+from p2p.mesh.routed_messages import (
+    CONTROL_TYPES,
+    MAX_PAYLOAD,
+    MAX_TYPE_LENGTH,
+    Handler,
+    Outgoing,
+    Received,
+    Way,
+    broadcast_id,
+    check_size,
+)
+from p2p.mesh.store_and_forward import StoreAndForward
 from p2p.wire.messages import (
     EVERYONE,
     Codec,
@@ -63,68 +65,12 @@ from p2p.wire.messages import (
     Prune,
     RefusedMessages,
     pack,
-    signed_bytes,
 )
 
 log = logging.getLogger(__name__)
 
-MAX_PAYLOAD: Final = limits.MAX_FRAME - 1024  # the rest of an envelope is far smaller than this
-MAX_TYPE_LENGTH: Final = 64
 BROADCAST_HOPS: Final = 255  # counted to here and no further: duplicates end a broadcast, not hops
-CONTROL: Final = frozenset({"ihave", "graft", "prune", "refused"})
-
-
-class Way(StrEnum):
-    """Method by which a message was sent."""
-
-    DIRECT = "direct"
-    GRENACHE = "grenache"
-    RELAYED = "relayed"
-    QUEUED = "queued"
-
-
-@dataclass(slots=True)
-class Received:
-    """A message for this node.
-
-    `origin` is proven for direct and relayed messages; for a broadcast it is a claim that the handler
-    checks against the payload's own signature. `via` is the peer whose link brought it.
-    """
-
-    now: float
-    type: str
-    origin: str
-    via: str
-    payload: bytes
-    broadcast: bool
-
-
-Handler = Callable[[Received], bool | None]
-"""Takes a message. False (or a `RemoteProtocolError`): the payload is not valid. None: a valid broadcast
-that is not to be passed on, because its origin says too much."""
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """One envelope for one or more linked peers, to be encoded once."""
-
-    peers: tuple[str, ...]
-    envelope: Envelope
-
-
-@dataclass(slots=True)
-class _ToSend:
-    to: str
-    type: str
-    payload: bytes
-    queue_for: float | None
-
-
-def broadcast_id(type: str, origin: str, payload: bytes) -> bytes:
-    """Return the id of a broadcast: BLAKE2b-128 (RFC 7693) over its type, origin and payload."""
-    digest = blake2b(pack((type, origin)), digest_size=ID_LENGTH, person=b"exnode broadcast")
-    digest.update(payload)
-    return digest.digest()
+CONTROL: Final = frozenset(CONTROL_TYPES.values())
 
 
 class MessageRouter:
@@ -156,18 +102,13 @@ class MessageRouter:
         max_bad_messages: int = limits.MAX_BAD_MESSAGES,
     ) -> None:
         self.node_id = identity.node_id
-        self._identity = identity
-        self._rng = rng
         self._wall_ms = wall_ms
         self._fragile = fragile
-        self._max_hops = max_hops
         self._max_bad_messages = max_bad_messages
         self._codec = Codec()
         self._handlers: dict[str, Handler] = {}
         self._bad: dict[str, int] = {}  # linked peers, with their invalid messages
         self._links: dict[str, Way] = {}  # linked peers, with what their link is
-        # Why a node has no link over Grenache, for whoever reads a `DeliveryError`.
-        self.why_not_grenache: Callable[[str], str] = lambda node: "no Grape is used"
         self._outgoing: list[Outgoing] = []
         self.gossip: BroadcastTree[Envelope] = BroadcastTree(
             self._emit,
@@ -180,17 +121,9 @@ class MessageRouter:
             repair_interval=repair_interval,
         )
         self.routes = RouteTable(ttl=route_ttl)
-        self._relayed_seen = SeenWindow(seen_ttl, seen_max)
         self.waiting = StoreAndForward(
             max_bytes=queue_max_bytes, max_per_peer=queue_max_per_peer, flush_interval=lazy_flush
         )
-        # Each sends the message (None) or returns the reason why not. A new method is a new line here.
-        self._ways: list[tuple[Way, Callable[[float, _ToSend], str | None]]] = [
-            (Way.DIRECT, self._send_direct),
-            (Way.GRENACHE, self._send_over_grenache),
-            (Way.RELAYED, self._send_relayed),
-            (Way.QUEUED, self._send_queued),
-        ]
         self.budgets = MessageBudgets()
         self._notices: set[str] = set()  # linked peers that understand `refused`
         # Called with the peer whose link delivered a new broadcast of a useful type first.
@@ -217,6 +150,23 @@ class MessageRouter:
             "over_budget": 0,  # dropped, see `p2p.mesh.message_budget`
             "refused_by_peers": 0,  # notices that own messages were dropped
         }
+        self._relay = Relay(
+            identity,
+            rng,
+            self.counters,
+            seen=SeenWindow(seen_ttl, seen_max),
+            max_hops=max_hops,
+        )
+        self.delivery = Delivery(
+            self.node_id,
+            wall_ms,
+            self._emit,
+            self.counters,
+            links=self._links,
+            routes=self.routes,
+            relay=self._relay,
+            waiting=self.waiting,
+        )
 
     @property
     def links(self) -> list[str]:
@@ -267,7 +217,7 @@ class MessageRouter:
         if notices:
             self._notices.add(peer)
         self.gossip.link_up(now, peer)
-        self._flush_waiting(now, peer)
+        self.delivery.flush(now, peer)
 
     def link_down(self, now: float, peer: str) -> None:
         """Remove the link to `peer`, and the routes through it."""
@@ -296,15 +246,8 @@ class MessageRouter:
             raise ValueError("a node does not send messages to itself")
         if len(to) != NODE_ID_LENGTH:
             raise ValueError(f"{to!r} is not a node id")
-        _check_size(payload)
-        message = _ToSend(to, type, payload, queue_for)
-        tried: list[tuple[str, str]] = []
-        for way, attempt in self._ways:
-            why_not = attempt(now, message)
-            if why_not is None:
-                return way
-            tried.append((way.value, why_not))
-        raise DeliveryError(to, tried)
+        check_size(payload)
+        return self.delivery.send(now, to, type, payload, queue_for)
 
     def broadcast(self, now: float, type: str, payload: bytes) -> bytes:
         """Send msgpack `payload` to every node and return the broadcast id. It is not delivered to this
@@ -312,7 +255,7 @@ class MessageRouter:
 
         The same type and payload again, within SEEN_TTL, is the same broadcast and does nothing.
         """
-        _check_size(payload)
+        check_size(payload)
         key = broadcast_id(type, self.node_id, payload)
         if key in self.gossip.seen:
             return key
@@ -353,68 +296,13 @@ class MessageRouter:
             envelope = message
         else:
             envelope = Envelope(
-                type=_CONTROL_TYPES[type(message)],
+                type=CONTROL_TYPES[type(message)],
                 from_=self.node_id,
                 to="",
                 timestamp=self._wall_ms(),
                 payload=Raw(pack(message)),
             )
         self._outgoing.append(Outgoing(peers, envelope))
-
-    def _send_direct(self, now: float, message: _ToSend) -> str | None:
-        if self._links.get(message.to) is not Way.DIRECT:
-            return "not connected"
-        self.counters["sent_direct"] += 1
-        self._emit((message.to,), self._envelope(message))
-        return None
-
-    def _send_over_grenache(self, now: float, message: _ToSend) -> str | None:
-        if self._links.get(message.to) is not Way.GRENACHE:
-            return self.why_not_grenache(message.to)
-        self.counters["sent_grenache"] += 1
-        self._emit((message.to,), self._envelope(message))
-        return None
-
-    def _send_relayed(self, now: float, message: _ToSend) -> str | None:
-        link = self.routes.find(now, message.to)
-        if link is None:
-            return "no route: no peer relayed a message of it lately"
-        envelope = self._envelope(message)
-        # Random, so that equal messages are told apart; part of what is signed and of the seen digest.
-        envelope.id = self._rng.randbytes(ID_LENGTH)
-        signed = signed_bytes(envelope)
-        envelope.key = self._identity.public_key
-        envelope.sig = self._identity.sign(signed)
-        self._relayed_seen.add(now, _relay_digest(signed), "")
-        self.counters["sent_relayed"] += 1
-        self._emit((link,), envelope)
-        return None
-
-    def _send_queued(self, now: float, message: _ToSend) -> str | None:
-        if message.queue_for is None:
-            return "the message may not be queued"
-        waiting = Waiting(message.type, message.payload, now + message.queue_for)
-        why_not = self.waiting.add(message.to, waiting)
-        if why_not is None:
-            self.counters["queued"] += 1
-        return why_not
-
-    def _envelope(self, message: _ToSend) -> Envelope:
-        return Envelope(
-            type=message.type,
-            from_=self.node_id,
-            to=message.to,
-            timestamp=self._wall_ms(),
-            payload=Raw(message.payload),
-        )
-
-    def _flush_waiting(self, now: float, to: str) -> None:
-        def send(waiting: Waiting) -> bool:
-            message = _ToSend(to, waiting.type, waiting.payload, None)
-            ways = (attempt for way, attempt in self._ways if way is not Way.QUEUED)
-            return any(attempt(now, message) is None for attempt in ways)
-
-        self.waiting.flush(now, to, send)
 
     # Receiving
 
@@ -544,38 +432,18 @@ class MessageRouter:
 
     def _receive_relayed(self, now: float, link: str, envelope: Envelope) -> None:
         """Process a signed message: for this node, or to be relayed."""
-        key, sig, origin, to = envelope.key, envelope.sig, envelope.from_, envelope.to
-        if (
-            key is None
-            or sig is None
-            or len(key) != PUBLIC_KEY_LENGTH
-            or len(sig) != SIGNATURE_LENGTH
-            or envelope.id is None
-            or len(envelope.id) != ID_LENGTH
-            or len(to) != NODE_ID_LENGTH
-            or envelope.hops < 0
-            or len(envelope.payload) > MAX_PAYLOAD
-        ):
-            return self._charge(link, "a relayed message whose envelope is not valid")
-        if envelope.hops >= self._max_hops:
-            self.counters["relay_too_far"] += 1
+        try:
+            new = self._relay.accept(now, link, envelope)
+        except ForgedMessage as fault:
+            return self._charge(link, str(fault))
+        if not new:
             return None
-        signed = signed_bytes(envelope)
-        digest = _relay_digest(signed)
-        if digest in self._relayed_seen:
-            self.counters["relay_duplicates"] += 1
-            return None
-        if node_id_of(key) != origin or not verify(key, sig, signed):
-            self.counters["forged"] += 1
-            return self._charge(link, "a relayed message that its origin did not sign")
-        # Remembered only now: a forged copy must not shut out the true one.
-        self._relayed_seen.add(now, digest, link)
-        if to == self.node_id:
+        if envelope.to == self.node_id:
             self._receive_relayed_here(now, link, envelope)
         else:
-            self._relay(now, link, envelope, key, sig)
-        if origin != self.node_id:
-            self._learn_route(now, origin, link)
+            self._relay_on(now, link, envelope)
+        if envelope.from_ != self.node_id:
+            self._learn_route(now, envelope.from_, link)
         return None
 
     def _receive_relayed_here(self, now: float, link: str, envelope: Envelope) -> None:
@@ -590,7 +458,7 @@ class MessageRouter:
             cut_link=False,
         )
 
-    def _relay(self, now: float, link: str, envelope: Envelope, key: bytes, sig: bytes) -> None:
+    def _relay_on(self, now: float, link: str, envelope: Envelope) -> None:
         """Relay a message once, never back over the link that brought it."""
         to = envelope.to
         onward = to if to in self._bad else self.routes.find(now, to, exclude=link)
@@ -598,25 +466,14 @@ class MessageRouter:
             self.counters["relay_no_route"] += 1
             return
         self.counters["relayed"] += 1
-        copy = Envelope(
-            type=envelope.type,
-            from_=envelope.from_,
-            to=to,
-            timestamp=envelope.timestamp,
-            payload=Raw(bytes(envelope.payload)),
-            id=envelope.id,
-            hops=envelope.hops + 1,
-            key=key,
-            sig=sig,
-        )
-        self._emit((onward,), copy)
+        self._emit((onward,), next_hop(envelope))
 
     def _learn_route(self, now: float, origin: str, link: str) -> None:
         """Learn a route: a proven message of `origin` arrived first over `link`."""
         if origin != link:
             self.routes.learn(now, origin, link)
             if self.waiting.waiting_for(origin) and not self.waiting.flushes(origin):
-                self._flush_waiting(now, origin)
+                self.delivery.flush(now, origin)
 
     def _deliver(self, received: Received, *, cut_link: bool = True) -> bool | None:
         """Call the handler and return its verdict; None also if the handler failed."""
@@ -656,22 +513,5 @@ class MessageRouter:
         """Expire, flush and announce as far as due."""
         self.counters["expired"] += self.waiting.expire(now)
         for to in self.waiting.due(now):
-            self._flush_waiting(now, to)
+            self.delivery.flush(now, to)
         self.gossip.tick(now)
-
-
-_CONTROL_TYPES: Final[dict[type, str]] = {
-    IHave: "ihave",
-    Graft: "graft",
-    Prune: "prune",
-    RefusedMessages: "refused",
-}
-
-
-def _relay_digest(signed: bytes) -> bytes:
-    return blake2b(signed, digest_size=ID_LENGTH, person=b"exnode relay").digest()
-
-
-def _check_size(payload: bytes) -> None:
-    if len(payload) > MAX_PAYLOAD:
-        raise ValueError(f"a payload of {len(payload)} bytes; the limit is {MAX_PAYLOAD}")

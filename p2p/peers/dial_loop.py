@@ -9,13 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
-from p2p.addresses.address_book import (
-    FEELER_DELAY,
-    Address,
-    AddressBook,
-    Key,
-    outbound_groups,
-)
+from p2p.addresses.address import Address, Key
+from p2p.addresses.address_book import FEELER_DELAY, AddressBook
+from p2p.addresses.dial_choice import DialChoice, outbound_groups
 from p2p.addresses.reconnect import wait_after
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
@@ -93,6 +89,7 @@ class DialLoop:
         self._feelers: set[Key] = set()  # of these: feelers
         self._answered_by: dict[Key, str] = {}  # dialled address: who answered there
         self._book = book
+        self._choice = DialChoice(book)
         self._links = links
         self._max_peers = max_peers
         self._rng = rng
@@ -144,7 +141,7 @@ class DialLoop:
         slots = MAX_DIALS - len(self.busy)
         if slots <= 0:
             return []
-        feelers = self._book.feelers(
+        feelers = self._choice.feelers(
             now,
             unproven=self._unproven(),
             indirect=self._indirect(),
@@ -165,7 +162,7 @@ class DialLoop:
         if grenache_room is not None:
             under_way = sum(address.carrier == "grenache" for address in self.busy.values())
             grenache_room = max(grenache_room - under_way, 0)
-        candidates = self._book.candidates(
+        candidates = self._choice.candidates(
             now,
             self._rng,
             connected=self._links,
@@ -246,7 +243,7 @@ class DialLoop:
     def _idle_time(self) -> float | None:
         now = self._clock()
         skip = self._links.keys() - self._unproven() - self._indirect()
-        due = self._book.next_due(now, skip=skip, busy=self.busy)
+        due = self._choice.next_due(now, skip=skip, busy=self.busy)
         return None if due is None else max(due - now, GRAIN)
 
     def _expected(self, address: Address) -> str | None:

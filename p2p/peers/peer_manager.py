@@ -18,14 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from p2p.addresses.address_book import (
-    GRENACHE_DELAY,
-    INBOUND,
-    MANUAL,
-    Address,
-    AddressBook,
-    PeerFound,
-)
+from p2p.addresses.address import INBOUND, MANUAL, Address, PeerFound
+from p2p.addresses.address_book import GRENACHE_DELAY, AddressBook
 from p2p.addresses.peer_storage import Storage
 from p2p.addresses.reconnect import Reconnect, wait_after
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
@@ -219,14 +213,6 @@ class PeerManager:
     def get_healthy_peers(self) -> list[Peer]:
         """Return connected peers as `PeerRecords.healthy` does."""
         return self._records.healthy()
-
-    def pin(self, node_id: str) -> None:
-        """Exempt a peer from slots and rates. Raises as `PeerPolicy.pin`."""
-        self.policy.pin(node_id)
-
-    def unpin(self, node_id: str) -> bool:
-        """Remove a pin; returns False if there is none."""
-        return self.policy.unpin(node_id)
 
     def ban(self, subject: str, seconds: float, reason: str = "") -> PeerBan:
         """Refuse a node id, IP address or network for some time, and close its links. Raises as `PeerPolicy.ban`."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from p2p.addresses.address_book import INBOUND, Address, AddressBook
+from p2p.addresses.address import INBOUND, Address
+from p2p.addresses.address_book import AddressBook
 from p2p.base.network_group import network_group
 from p2p.peers.dial_loop import DialLoop
 from p2p.peers.duplicate_links import SUSPECT_AFTER, LinkTable, silent_for

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from p2p.addresses.address_book import Address, AddressBook, PeerFound
+from p2p.addresses.address import Address, PeerFound
+from p2p.addresses.address_book import AddressBook
 from p2p.addresses.peer_storage import Storage, StoredPeer, epoch, moment
 from p2p.peers.duplicate_links import LinkTable
 from p2p.peers.peer_admission import PeerAdmission

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcTimeout
 from p2p.base.timers import Deadlines
-from p2p.mesh.message_router import Handler, Received, Way
+from p2p.mesh.routed_messages import Handler, Received, Way
 from p2p.wire.messages import Codec, Load, RpcCancel, RpcRequest, RpcResponse, pack
 
 MAX_METHOD_LENGTH: Final = 64

@@ -14,7 +14,7 @@ import msgspec
 
 from p2p.base import limits
 from p2p.base.errors import RpcError
-from p2p.mesh.message_router import Handler, Received
+from p2p.mesh.routed_messages import Handler, Received
 from p2p.rpc.requests import (
     MAX_ERROR_LENGTH,
     MAX_METHOD_LENGTH,

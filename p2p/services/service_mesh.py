@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from p2p.base.identity import Identity
-from p2p.mesh.message_router import Received
+from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay
 from p2p.services import health_gossip, service_directory
 from p2p.services.balanced_caller import BalancedCaller, CallSettings

@@ -20,7 +20,7 @@ from processes import NodeProcess, Nodes, eventually, show_logs, trade_ids
 from exchange.feeds.exchange_messages import pack
 from exchange.model.events import Batch, Closed
 from node.client.exchange_client import ApiError
-from p2p.mesh.message_router import broadcast_id
+from p2p.mesh.routed_messages import broadcast_id
 
 MAX_GROWTH = 48 * 1024 * 1024  # bytes of memory that a few hundred strangers may cost
 

@@ -15,7 +15,8 @@ from real import NodeProgram, RealGrape, eventually
 
 from p2p.grenache import bep44
 from p2p.grenache.directory import Address
-from p2p.grenache.grape.grape import Grape, GrapeSettings
+from p2p.grenache.grape.grape import Grape
+from p2p.grenache.grape.grape_settings import GrapeSettings
 from tests.ports import free_port
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

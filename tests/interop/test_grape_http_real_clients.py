@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from real import NodeProgram, eventually
 
 from p2p.grenache import bep44
-from p2p.grenache.grape.grape import Grape, GrapeSettings
+from p2p.grenache.grape.grape import Grape
 from p2p.grenache.grape.grape_http import GrapeApi
+from p2p.grenache.grape.grape_settings import GrapeSettings
 
 HELLO = "6d33adc2b6b2c14c3036feefb7fedbca1a880527"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

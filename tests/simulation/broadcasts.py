@@ -11,7 +11,7 @@ import heapq
 import statistics
 from dataclasses import dataclass, field
 
-from p2p.mesh.message_router import Received
+from p2p.mesh.routed_messages import Received
 from p2p.wire.messages import pack
 from tests.unit.kits.virtual_mesh import NEWS, VirtualMesh
 

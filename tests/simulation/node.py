@@ -24,7 +24,8 @@ from exchange.model.ports import Send
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected, Drained
 from p2p.base.errors import DeliveryError
-from p2p.mesh.message_router import MessageRouter, Received
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Received
 from p2p.wire.messages import Codec
 from tests.simulation.clock import LocalClock, Scheduler, Trace
 from tests.simulation.disk import Disk

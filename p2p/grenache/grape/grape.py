@@ -16,73 +16,28 @@ import logging
 import random
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from p2p.base.bounded_map import BoundedMap
 from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import Reach, reach
 from p2p.grenache.dht.dht_node import DhtNode
-from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.lookups import LookupResult, PutResult
 from p2p.grenache.dht.value_store import REFUSALS, Item
-from p2p.grenache.directory import MAX_NAME, Address, MutableItem, StoredValue
+from p2p.grenache.directory import Address, MutableItem, StoredValue
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
+from p2p.grenache.grape.bootstrap_names import BootstrapNames
+from p2p.grenache.grape.grape_inputs import check_address, service_name, value_key
+from p2p.grenache.grape.grape_settings import BootstrapStatus, GrapeSettings, GrapeStatus
 
 log = logging.getLogger(__name__)
 
-CACHE_SHARE: Final = 10  # of an announcement's life
 MAX_CACHED: Final = 1_000  # services whose last lookup is kept
 EMPTY_CACHE: Final = 0.25  # seconds that an empty result is kept: an announcement may be on its way
-RESOLVE_INTERVAL: Final = 60.0  # seconds between looks at what bootstrap names resolve to
-RESOLVE_RETRY: Final = 1.0  # seconds after one did not; doubles up to the interval
 FIRST_RESOLVE: Final = 2.0  # seconds that the first operations wait for names to resolve
 RECEIVE_BUFFER: Final = 1024 * 1024  # bytes; a burst of some thousand queries
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrapeSettings(DhtSettings):
-    """Settings of a Grape: listening addresses and bootstrap nodes, besides those of its DHT node."""
-
-    host: str = "0.0.0.0"
-    port: int = 20001  # UDP; 0: the system chooses
-    bootstrap: tuple[Address, ...] = ()  # names are allowed; our own address does no harm
-    lookup_cache: float = 1.0  # seconds that what others answered serves the next lookup; 0: never
-
-    @property
-    def lookup_cache_s(self) -> float:
-        """Seconds for which a lookup's result is kept: a small part of an announcement's life at most, so
-        that nothing is found long after it has faded."""
-        return min(self.lookup_cache, self.peer_max_age / CACHE_SHARE)
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapStatus:
-    """Status of a configured bootstrap address."""
-
-    host: str
-    port: int
-    reachable: bool  # it answered in the last two minutes
-    last_answer: float | None  # seconds ago
-
-
-@dataclass(frozen=True, slots=True)
-class GrapeStatus:
-    """A Grape at one moment."""
-
-    address: Address
-    node_id: str  # 40 hex digits
-    uptime: float  # seconds
-    nodes: int  # in the routing table, answering
-    doubtful_nodes: int  # in the routing table, not answering at the moment
-    announcements: int  # held for others
-    own_announcements: int
-    values: int
-    seen_as: str | None  # our IP address as others see it, if any said so
-    bootstrap: tuple[BootstrapStatus, ...]
-    counters: dict[str, int]  # since the start
 
 
 class Grape:
@@ -106,7 +61,7 @@ class Grape:
         self._started_at = 0.0
         self.congested = False  # the system takes no more now; datagrams are dropped, not queued
         self._resolver: asyncio.Task[None] | None = None
-        self._resolved: dict[Address, Address] = {}  # configured -> what it resolved to last
+        self._bootstrap = BootstrapNames(self.settings.bootstrap)
         self._introduced = asyncio.Event()  # the node has been told of all bootstrap addresses once
         self._waiting: set[asyncio.Future[Any]] = set()
         self._searching: dict[bytes, asyncio.Future[LookupResult]] = {}
@@ -139,7 +94,9 @@ class Grape:
         )
         self._introduced.clear()
         self.congested = False
-        self._resolver = asyncio.create_task(self._resolve(), name="grape-bootstrap")
+        self._resolver = asyncio.create_task(
+            self._bootstrap.run(self._introduce), name="grape-bootstrap"
+        )
         self._flush()
 
     async def _bind(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
@@ -208,8 +165,8 @@ class Grape:
         Returns how many Grapes hold it now, this one included. A given `host` is known to Grapes of
         this kind only: the Node.js ones record what our datagrams come from.
         """
-        name = _name(service)
-        _check_address(port, host)
+        name = service_name(service)
+        check_address(port, host)
         node = await self._ready()
         return await self._operation(
             lambda now, done: node.announce(
@@ -220,8 +177,8 @@ class Grape:
     async def withdraw(self, service: str, port: int, *, host: str | None = None) -> int:
         """Take back what was announced here. Returns how many Grapes forgot it. The Node.js ones
         cannot: their entries fade."""
-        name = _name(service)
-        _check_address(port, host)
+        name = service_name(service)
+        check_address(port, host)
         node = await self._ready()
         forgotten: int = await self._operation(
             lambda now, done: node.withdraw(now, name, port or self._address[1], host, done)
@@ -238,7 +195,7 @@ class Grape:
         them now. `reached_at`: the address of this machine through which the asker came, for askers
         elsewhere: loopback addresses are replaced by it.
         """
-        name = _name(service)
+        name = service_name(service)
         found = await self._found(name, fresh)
         return self._running().listed(self._now(), name, found.peers, reached_at)
 
@@ -263,7 +220,7 @@ class Grape:
 
     async def get(self, key: str, *, salt: bytes = b"") -> StoredValue | None:
         bep44.check_salt(salt)
-        target = _key(key)
+        target = value_key(key)
         node = await self._ready()
         item: Item | None = await self._operation(
             lambda now, done: node.get(now, target, salt, done)
@@ -279,7 +236,7 @@ class Grape:
         node, now = self._running(), self._now()
         bootstrap = []
         for host, port in self.settings.bootstrap:
-            address = self._resolved.get((host, port))
+            address = self._bootstrap.resolved.get((host, port))
             state = None if address is None else node.bootstrap.get(address)
             ago = None if state is None else now - state.last_answer
             bootstrap.append(
@@ -417,40 +374,14 @@ class Grape:
         self._timer_at = deadline
         self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
 
-    async def _resolve(self) -> None:
-        """Keep the node told of the bootstrap addresses. A name that does not resolve is tried again."""
-        loop = asyncio.get_running_loop()
-        failures = 0
-        unknown: set[Address] = set()  # did not resolve when last tried; said once
-        while self._node is not None:
-            for configured in self.settings.bootstrap:
-                host, port = configured
-                if reach(host) is not Reach.NONE:
-                    self._resolved[configured] = configured
-                    continue
-                try:
-                    info = await loop.getaddrinfo(
-                        host, port, family=socket.AF_INET, type=socket.SOCK_DGRAM
-                    )
-                except (OSError, UnicodeError) as error:  # UnicodeError: no name at all
-                    if configured not in unknown:
-                        unknown.add(configured)
-                        log.warning("bootstrap %s:%d does not resolve: %s", host, port, error)
-                else:
-                    if configured in unknown:
-                        unknown.discard(configured)
-                        log.info("bootstrap %s:%d resolves now", host, port)
-                    self._resolved[configured] = (str(info[0][4][0]), port)
-            if self._node is None:  # lost meanwhile
-                return
-            self._node.set_bootstrap(self._now(), self._resolved.values())
-            self._introduced.set()
-            self._flush()
-            if all(reach(host) is not Reach.NONE for host, _ in self.settings.bootstrap):
-                return
-            failures = failures + 1 if unknown else 0
-            retry = RESOLVE_RETRY * 2 ** min(failures, 6) if unknown else RESOLVE_INTERVAL
-            await asyncio.sleep(min(retry, RESOLVE_INTERVAL))
+    def _introduce(self) -> bool:
+        """Tell the node the bootstrap addresses; False when there is no node any more."""
+        if self._node is None:  # lost meanwhile
+            return False
+        self._node.set_bootstrap(self._now(), self._bootstrap.resolved.values())
+        self._introduced.set()
+        self._flush()
+        return True
 
 
 class _Protocol(asyncio.DatagramProtocol):
@@ -476,32 +407,3 @@ class _Protocol(asyncio.DatagramProtocol):
         self._grape.lost(exc)
         if not self.closed.done():
             self.closed.set_result(None)
-
-
-def _name(service: str) -> bytes:
-    try:
-        name = service.encode()
-    except (UnicodeEncodeError, AttributeError):
-        raise BadInput("ERR_GRAPE_LOOKUP", "a service name is text") from None
-    if not 0 < len(name) <= MAX_NAME:
-        raise BadInput(
-            "ERR_GRAPE_LOOKUP", f"a service name has 1 to {MAX_NAME} bytes, not {len(name)}"
-        )
-    return name
-
-
-def _check_address(port: int, host: str | None) -> None:
-    if type(port) is not int or not 0 <= port < 65536:
-        raise BadInput("ERR_GRAPE_SERVICE_PORT", f"expected a port from 0 to 65535, not {port!r}")
-    if host is not None and reach(host) is Reach.NONE:
-        raise BadInput("ERR_GRAPE_HOST", f"{host!r} is not an IPv4 address that can be reached")
-
-
-def _key(key: str) -> bytes:
-    try:
-        target = bytes.fromhex(key)
-    except (ValueError, TypeError):
-        target = b""
-    if len(target) != 20 or len(key) != 40:
-        raise BadInput("ERR_GRAPE_HASH_FORMAT", f"a key is 40 hex digits, not {key[:60]!r}")
-    return target

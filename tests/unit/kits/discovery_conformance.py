@@ -10,7 +10,7 @@ import asyncio
 
 import pytest
 
-from p2p.addresses.address_book import SOURCE_PRIORITY
+from p2p.addresses.address import SOURCE_PRIORITY
 from p2p.base.host_port import is_ip
 from p2p.discovery.strategy import DiscoveryStrategy
 

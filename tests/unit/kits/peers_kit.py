@@ -2,7 +2,7 @@
 
 from peer_network import node_id
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.wire.messages import Envelope, pack
 
 A, B, C = node_id("a"), node_id("b"), node_id("c")

@@ -7,7 +7,8 @@ import random
 import msgspec
 from virtual_mesh import NEWS, NOTE, identity
 
-from p2p.mesh.message_router import MessageRouter, Received, broadcast_id
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Received, broadcast_id
 from p2p.wire.messages import EVERYONE, Envelope, pack, signed_bytes
 
 HELLO = pack("hello")

@@ -11,7 +11,8 @@ from functools import cache
 
 from p2p.base.errors import RemoteProtocolError
 from p2p.base.identity import Identity
-from p2p.mesh.message_router import MessageRouter, Received
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Received
 from p2p.wire.messages import EVERYONE, Codec, Envelope
 
 NEWS = "news"  # a broadcast type that every node takes

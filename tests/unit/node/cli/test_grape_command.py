@@ -18,8 +18,8 @@ from fake_grape import NODE_ID, FakeGrape
 from config import Loaded
 from node.cli.main import cli
 from node.daemon import run_grape
-from p2p.grenache.grape.grape import BootstrapStatus, GrapeSettings, GrapeStatus
 from p2p.grenache.grape.grape_http import GrapeApi
+from p2p.grenache.grape.grape_settings import BootstrapStatus, GrapeSettings, GrapeStatus
 
 
 class Started:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peer_network import node_id
 
+from p2p.addresses.address import Address, PeerFound
 from p2p.addresses.address_book import (
     BOOTSTRAP_PIN,
     FEELER_DELAY,
@@ -13,15 +14,12 @@ from p2p.addresses.address_book import (
     MAX_ADDRESSES_PER_NODE,
     NEW_BUCKET_SIZE,
     NEW_BUCKETS_PER_SOURCE,
-    OUTBOUND_PER_GROUP,
     REANNOUNCED_AFTER,
     TRIED_BUCKET_SIZE,
     TRIED_BUCKETS_PER_GROUP,
-    Address,
     AddressBook,
-    PeerFound,
-    outbound_groups,
 )
+from p2p.addresses.dial_choice import OUTBOUND_PER_GROUP, DialChoice, outbound_groups
 from p2p.addresses.reconnect import Reconnect, Wait
 from p2p.base.limits import FORGET_AFTER_FAILURES, HEALTHY_AFTER, RECONNECT_MAX
 
@@ -38,7 +36,7 @@ def found(host="192.0.2.1", port=3000, node=None, source="exchange", via=""):
 
 
 def choose(book, now=0.0, *, connected=(), busy=(), limit=100, seed=1, pinned_only=False):
-    return book.candidates(
+    return DialChoice(book).candidates(
         now,
         random.Random(seed),
         connected=set(connected),
@@ -198,7 +196,7 @@ def test_an_address_of_ours_is_remembered_and_never_dialled(book):
     book.is_ourselves(address)
     assert book.add(found(source="mdns"), 1.0) is None
     assert choose(book, 1e9) == []
-    assert book.next_due(0.0, skip=(), busy=()) is None
+    assert DialChoice(book).next_due(0.0, skip=(), busy=()) is None
 
 
 def test_a_duplicate_of_an_unknown_peer_waits_longer_each_time_until_a_link_is_lost(book):
@@ -301,7 +299,7 @@ def test_feelers_go_to_unproven_connected_nodes_only(book):
     book.add(found("192.0.2.3", node=C), 0.0)
 
     def feelers(now, busy=()):
-        return book.feelers(now, unproven={A}, busy=set(busy), limit=5)
+        return DialChoice(book).feelers(now, unproven={A}, busy=set(busy), limit=5)
 
     assert feelers(FEELER_DELAY - 0.01) == []  # its own side of the link may not be up yet
     assert feelers(FEELER_DELAY) == [unproven]
@@ -318,9 +316,9 @@ def test_the_next_due_time_skips_what_would_not_be_dialled(book):
     second = book.add(found("192.0.2.2", node=B), 0.0)
     fail(book, first)
     fail(book, second, times=2)
-    assert book.next_due(0.5, skip=set(), busy=set()) == 1.0
-    assert book.next_due(0.5, skip={A}, busy=set()) == 5.0
-    assert book.next_due(0.5, skip={A}, busy={second.key}) is None
+    assert DialChoice(book).next_due(0.5, skip=set(), busy=set()) == 1.0
+    assert DialChoice(book).next_due(0.5, skip={A}, busy=set()) == 5.0
+    assert DialChoice(book).next_due(0.5, skip={A}, busy={second.key}) is None
 
 
 def test_restored_addresses_are_tried_and_keep_their_failures(book):
@@ -357,7 +355,7 @@ def test_a_direct_dial_gets_a_head_start(book):
     direct = book.add(found(), 10.0)
     assert choose(book, 10.0) == [direct]
     assert choose(book, 10.0 + GRENACHE_DELAY - 0.01, busy=[direct.key]) == []
-    assert book.next_due(10.0, skip=set(), busy=set()) == 10.0 + GRENACHE_DELAY
+    assert DialChoice(book).next_due(10.0, skip=set(), busy=set()) == 10.0 + GRENACHE_DELAY
     assert choose(book, 10.0 + GRENACHE_DELAY, busy=[direct.key]) == [indirect]
 
 
@@ -372,7 +370,7 @@ def test_only_so_many_are_dialled_over_grenache(book):
     indirect = [book.add(over_grenache(f"192.0.2.{n}"), 0.0) for n in (1, 2, 3)]
 
     def chosen(limit):
-        return book.candidates(
+        return DialChoice(book).candidates(
             GRENACHE_DELAY,
             random.Random(1),
             connected=set(),
@@ -388,7 +386,7 @@ def test_only_so_many_are_dialled_over_grenache(book):
 
 def test_what_is_proven_over_grenache_proves_no_tcp_address_and_is_never_a_feeler(book):
     indirect = book.add(over_grenache(node=A), 0.0)
-    assert book.feelers(100.0, unproven={A}, busy=set(), limit=5) == []
+    assert DialChoice(book).feelers(100.0, unproven={A}, busy=set(), limit=5) == []
     assert book.proven(A, "grenache") is None
     book.succeeded(indirect, A, 5.0, 0.0)
     assert book.proven(A) is None
@@ -413,7 +411,7 @@ def test_a_node_without_a_direct_link_is_tried_at_its_direct_addresses(book):
         book.succeeded(address, A, 5.0, 0.0)
 
     def upgrades(now):
-        return book.feelers(now, unproven=set(), indirect={A}, busy=set(), limit=5)
+        return DialChoice(book).feelers(now, unproven=set(), indirect={A}, busy=set(), limit=5)
 
     assert choose(book, 100.0, connected=[A]) == []
     assert upgrades(100.0) == [direct]
@@ -510,7 +508,7 @@ def test_dials_go_to_networks_without_an_outbound_link_first_and_few_share_one()
     assert "33.1.0.1" in chosen[:2]  # the first of each group, then the others
     assert sum(host.startswith("60.1.") for host in chosen) == OUTBOUND_PER_GROUP
     linked = outbound_groups([(True, "60.1.0.99")] * OUTBOUND_PER_GROUP + [(False, "33.1.0.9")])
-    due = book.candidates(
+    due = DialChoice(book).candidates(
         0.0, random.Random(1), connected=set(), busy=set(), limit=9, groups=linked
     )
     assert [address.host for address in due] == ["33.1.0.1"]

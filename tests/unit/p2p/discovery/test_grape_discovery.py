@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from discovery_conformance import StrategyConformance
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.discovery.grape_discovery import ALONE_ROUND, RETRY_MAX, SPREAD, GrapeStrategy
 from p2p.grenache.directory import Address, MutableItem, StoredValue
 from p2p.grenache.errors import GrapeUnreachable

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peer_network import WORKER, MemoryLink, Network, info, node_id
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code, MalformedMessage
 from p2p.base.host_port import Scope, scope_of
 from p2p.base.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS

@@ -1,7 +1,7 @@
 from discovery_conformance import StartFailureConformance
 from peer_network import node_id
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.discovery.remembered import PersistedStrategy
 
 A = node_id("a")

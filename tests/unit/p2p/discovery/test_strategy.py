@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.discovery.strategy import RETRY_FIRST, BaseStrategy, PeerDiscovery, describe
 
 pytestmark = pytest.mark.looptime

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from p2p.grenache import bep44
 from p2p.grenache.directory import Directory
 from p2p.grenache.errors import BadInput
-from p2p.grenache.grape.grape import Grape, GrapeSettings
+from p2p.grenache.grape.grape import Grape
 from p2p.grenache.grape.grape_http import GrapeApi
+from p2p.grenache.grape.grape_settings import GrapeSettings
 from p2p.grenache.link.link_client import Link
 from p2p.grenache.rpc.publisher import Publisher
 from p2p.grenache.rpc.rpc_client import Client

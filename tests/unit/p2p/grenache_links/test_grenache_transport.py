@@ -21,7 +21,7 @@ from p2p.grenache.rpc.rpc_client import Client
 from p2p.grenache.rpc.rpc_worker import Worker
 from p2p.grenache_links.grenache_transport import GrenacheSettings, GrenacheTransport
 from p2p.grenache_links.tunnel_carrier import TunnelCarrier
-from p2p.mesh.message_router import Received
+from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.wire.connection import PeerConnection
 from p2p.wire.messages import pack

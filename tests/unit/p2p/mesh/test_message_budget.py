@@ -16,7 +16,8 @@ from p2p.mesh.message_budget import (
     STRIKES_BURST,
     MessageBudgets,
 )
-from p2p.mesh.message_router import MessageRouter, broadcast_id
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import broadcast_id
 from p2p.wire.messages import EVERYONE, Codec, Envelope, RefusedMessages, pack
 
 ME, PEER, OTHER = identity(0), identity(1).node_id, identity(2).node_id

@@ -10,7 +10,7 @@ from virtual_mesh import NEWS, NOTE, VirtualMesh
 
 from p2p.base import limits
 from p2p.base.errors import DeliveryError
-from p2p.mesh.message_router import MAX_PAYLOAD, Way
+from p2p.mesh.routed_messages import MAX_PAYLOAD, Way
 from p2p.mesh.store_and_forward import StoreAndForward, Waiting
 from p2p.wire.messages import EVERYONE, pack
 
@@ -103,7 +103,7 @@ class TestWaysToOneNode:
 
     def test_the_error_says_why_grenache_was_no_way(self):
         router = make()
-        router.why_not_grenache = lambda to: f"{to[:1]} was not found"
+        router.delivery.why_not_grenache = lambda to: f"{to[:1]} was not found"
         with pytest.raises(DeliveryError) as caught:
             router.send(0.0, node(1), NOTE, HELLO)
         assert dict(caught.value.tried)["grenache"] == f"{node(1)[:1]} was not found"

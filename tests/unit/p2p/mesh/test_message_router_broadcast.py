@@ -11,7 +11,8 @@ from virtual_mesh import NEWS, NOTE, identity
 
 from p2p.base import limits
 from p2p.base.errors import Code, MalformedMessage, RemoteProtocolError
-from p2p.mesh.message_router import MessageRouter, Received, broadcast_id
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Received, broadcast_id
 from p2p.wire.messages import Envelope, Graft, IHave, pack
 
 

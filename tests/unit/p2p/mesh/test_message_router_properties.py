@@ -13,7 +13,7 @@ from virtual_mesh import NEWS, NOTE, VirtualMesh
 
 from p2p.base import limits
 from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
-from p2p.mesh.message_router import Way
+from p2p.mesh.routed_messages import Way
 from p2p.wire.messages import EVERYONE, Graft, IHave, pack
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from virtual_mesh import NEWS, NOTE, identity
 
-from p2p.mesh.message_router import MessageRouter, Received
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Received
 
 NOW = 1_700_000_000_000  # ms
 

@@ -7,7 +7,7 @@ import pytest
 from peer_network import MemoryLink, Network, info
 from peers_kit import A, B, C, dials, found, start
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.limits import HEALTHY_AFTER, RECONNECT_MAX
 from p2p.peers.peer_manager import PeerManager

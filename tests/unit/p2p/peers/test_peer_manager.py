@@ -6,7 +6,7 @@ import pytest
 from peer_network import MemoryLink, Network, info
 from peers_kit import A, B, C, dials, envelope, found, start
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code
 from p2p.peers.dial_loop import MAX_DIALS, outbound_limit
 from p2p.peers.duplicate_links import SUSPECT_AFTER

@@ -6,7 +6,8 @@ import pytest
 from peer_network import WORKER, Network
 from peers_kit import A, B, C, MemoryStorage, dials, envelope, found, start
 
-from p2p.addresses.address_book import GRENACHE_DELAY, PeerFound
+from p2p.addresses.address import PeerFound
+from p2p.addresses.address_book import GRENACHE_DELAY
 from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.limits import HEALTHY_AFTER
 from p2p.discovery.remembered import PersistedStrategy

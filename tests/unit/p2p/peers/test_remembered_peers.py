@@ -8,7 +8,7 @@ import pytest
 from peer_network import MemoryLink, Network, info
 from peers_kit import A, B, C, MemoryStorage, found, start
 
-from p2p.addresses.address_book import PeerFound
+from p2p.addresses.address import PeerFound
 from p2p.addresses.peer_storage import PeerStorage
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.peers.dial_loop import Dialer

@@ -13,7 +13,8 @@ from virtual_mesh import VirtualMesh, identity
 
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
-from p2p.mesh.message_router import MessageRouter, Received
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Received
 from p2p.rpc.requests import Call, RpcCore
 from p2p.rpc.rpc import Rpc
 from p2p.wire.messages import Load, RpcCancel, RpcRequest, RpcResponse, pack

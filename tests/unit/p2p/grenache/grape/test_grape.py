@@ -17,7 +17,8 @@ from p2p.grenache import bep44
 from p2p.grenache.dht.krpc import GetPeers, encode_query
 from p2p.grenache.directory import Address, Directory, MutableItem, StoredValue
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
-from p2p.grenache.grape.grape import EMPTY_CACHE, Grape, GrapeSettings
+from p2p.grenache.grape.grape import EMPTY_CACHE, Grape
+from p2p.grenache.grape.grape_settings import GrapeSettings
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
@@ -395,7 +396,7 @@ async def test_a_bootstrap_name_that_does_not_resolve_is_said_once_per_change(mo
     def said() -> list[str]:
         return [r.levelname for r in caplog.records if "grape.example" in r.getMessage()]
 
-    caplog.set_level("INFO", logger="p2p.grenache.grape.grape")
+    caplog.set_level("INFO", logger="p2p.grenache.grape.bootstrap_names")
     monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
     async with Grape(settings(("grape.example", 9), ("no name", 9))):
         await asyncio.sleep(300.0)

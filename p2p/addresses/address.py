@@ -1,0 +1,85 @@
+"""Address of a peer: what is known of it, and how good it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from p2p.base.host_port import format_host_port
+from p2p.wire.link import Carrier
+
+INBOUND: Final = "inbound"  # source of an address that a peer which dialled us says it listens on
+MANUAL: Final = "manual"  # source of an address that the operator asked to connect to
+
+# Order of dialling. Addresses of inbound peers come last: these peers have a link already.
+SOURCE_PRIORITY: Final = (MANUAL, "persisted", "bootstrap", "mdns", "grape", "exchange", INBOUND)
+
+Key = tuple[Carrier, str, int]
+"""Carrier, host and port: what tells addresses apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """An address reported by a discovery strategy. Nothing of it is proven."""
+
+    host: str
+    port: int
+    node_id: str | None
+    source: str  # name of the strategy
+    via: str = ""  # node id of the peer that sent it (peer exchange)
+    carrier: Carrier = "tcp"  # how it is dialled
+    via_address: str = ""  # IP address of the peer that sent it
+
+
+@dataclass(slots=True, eq=False)
+class Address:
+    """State of one HOST:PORT of one carrier."""
+
+    host: str
+    port: int
+    node_id: str | None
+    source: str
+    via: str = ""
+    carrier: Carrier = "tcp"
+    tried: bool = False
+    pinned_until: float = -math.inf  # monotonic seconds
+    added: float = 0.0  # monotonic seconds
+    last_attempt: float = -math.inf  # monotonic seconds
+    last_success: float | None = None  # seconds since the epoch
+    failures: int = 0  # dials that failed in a row
+    rung: int = 0  # of the reconnect ladder
+    next_dial: float = 0.0  # monotonic seconds
+    last_error: str | None = None
+    refused: bool = False  # the last dial ended with a reason that will not go away soon
+    ourselves: bool = False  # it leads back to this node
+    duplicate: bool = False  # it leads to a connected peer, but which is unknown
+    bucket: int = -1  # of untried addresses; -1 for none
+    anchor: bool = False  # an outbound link of the last run: dialled first
+    tested: bool = False  # oldest of an overflowing tried bucket: the next dial decides
+
+    @property
+    def key(self) -> Key:
+        return (self.carrier, self.host, self.port)
+
+    def pinned(self, now: float) -> bool:
+        return now < self.pinned_until
+
+    def __str__(self) -> str:
+        where = format_host_port(self.host, self.port)
+        return where if self.carrier == "tcp" else f"{where} over Grenache"
+
+
+def priority(source: str) -> int:
+    return SOURCE_PRIORITY.index(source) if source in SOURCE_PRIORITY else len(SOURCE_PRIORITY)
+
+
+def quality(address: Address) -> tuple[bool, int, bool, float, int]:
+    """Return the sort key of an address; lower is better."""
+    return (
+        not address.tried,
+        address.failures,
+        address.carrier != "tcp",
+        -(address.last_success or 0.0),
+        priority(address.source),
+    )

@@ -1,0 +1,54 @@
+"""Settings and status of a Grape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from p2p.grenache.dht.dht_settings import DhtSettings
+from p2p.grenache.directory import Address
+
+CACHE_SHARE: Final = 10  # of an announcement's life
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrapeSettings(DhtSettings):
+    """Settings of a Grape: listening addresses and bootstrap nodes, besides those of its DHT node."""
+
+    host: str = "0.0.0.0"
+    port: int = 20001  # UDP; 0: the system chooses
+    bootstrap: tuple[Address, ...] = ()  # names are allowed; our own address does no harm
+    lookup_cache: float = 1.0  # seconds that what others answered serves the next lookup; 0: never
+
+    @property
+    def lookup_cache_s(self) -> float:
+        """Seconds for which a lookup's result is kept: a small part of an announcement's life at most, so
+        that nothing is found long after it has faded."""
+        return min(self.lookup_cache, self.peer_max_age / CACHE_SHARE)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapStatus:
+    """Status of a configured bootstrap address."""
+
+    host: str
+    port: int
+    reachable: bool  # it answered in the last two minutes
+    last_answer: float | None  # seconds ago
+
+
+@dataclass(frozen=True, slots=True)
+class GrapeStatus:
+    """A Grape at one moment."""
+
+    address: Address
+    node_id: str  # 40 hex digits
+    uptime: float  # seconds
+    nodes: int  # in the routing table, answering
+    doubtful_nodes: int  # in the routing table, not answering at the moment
+    announcements: int  # held for others
+    own_announcements: int
+    values: int
+    seen_as: str | None  # our IP address as others see it, if any said so
+    bootstrap: tuple[BootstrapStatus, ...]
+    counters: dict[str, int]  # since the start

@@ -1,0 +1,129 @@
+# ruff: noqa: A002 - `type` is what the wire and the contract call it
+"""Delivery of a message to one node, by the first method that accepts it. No I/O.
+
+In this order: over its link, direct or carried by Grenache; relayed over the mesh along a learned route; queued
+until a way appears; then `DeliveryError`, which says why each method failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from msgspec import Raw
+
+from p2p.base.errors import DeliveryError
+from p2p.mesh.relaying import Relay
+from p2p.mesh.route_table import RouteTable
+from p2p.mesh.routed_messages import Way
+from p2p.mesh.store_and_forward import StoreAndForward, Waiting
+from p2p.wire.messages import Envelope
+
+
+@dataclass(slots=True)
+class _ToSend:
+    to: str
+    type: str
+    payload: bytes
+    queue_for: float | None
+
+
+class Delivery:
+    """Sends with `emit`, and counts in `counters`. `links` is a live view of the linked peers."""
+
+    def __init__(
+        self,
+        node_id: str,
+        wall_ms: Callable[[], int],
+        emit: Callable[[tuple[str, ...], Envelope], None],
+        counters: dict[str, int],
+        *,
+        links: Mapping[str, Way],
+        routes: RouteTable,
+        relay: Relay,
+        waiting: StoreAndForward,
+    ) -> None:
+        self._node_id = node_id
+        self._wall_ms = wall_ms
+        self._emit = emit
+        self._counters = counters
+        self._links = links
+        self._routes = routes
+        self._relay = relay
+        self._waiting = waiting
+        # Reason why a node has no link over Grenache, for `DeliveryError`.
+        self.why_not_grenache: Callable[[str], str] = lambda node: "no Grape is used"
+        # Each sends the message (None) or returns the reason why not. A new method is a new line here.
+        self._ways: list[tuple[Way, Callable[[float, _ToSend], str | None]]] = [
+            (Way.DIRECT, self._send_direct),
+            (Way.GRENACHE, self._send_over_grenache),
+            (Way.RELAYED, self._send_relayed),
+            (Way.QUEUED, self._send_queued),
+        ]
+
+    def send(self, now: float, to: str, type: str, payload: bytes, queue_for: float | None) -> Way:
+        """Send a message; returns the method. `queue_for`: see `MessageRouter.send`.
+
+        Raises:
+            DeliveryError: no method accepted it.
+        """
+        message = _ToSend(to, type, payload, queue_for)
+        tried: list[tuple[str, str]] = []
+        for way, attempt in self._ways:
+            why_not = attempt(now, message)
+            if why_not is None:
+                return way
+            tried.append((way.value, why_not))
+        raise DeliveryError(to, tried)
+
+    def _send_direct(self, now: float, message: _ToSend) -> str | None:
+        if self._links.get(message.to) is not Way.DIRECT:
+            return "not connected"
+        self._counters["sent_direct"] += 1
+        self._emit((message.to,), self._envelope(message))
+        return None
+
+    def _send_over_grenache(self, now: float, message: _ToSend) -> str | None:
+        if self._links.get(message.to) is not Way.GRENACHE:
+            return self.why_not_grenache(message.to)
+        self._counters["sent_grenache"] += 1
+        self._emit((message.to,), self._envelope(message))
+        return None
+
+    def _send_relayed(self, now: float, message: _ToSend) -> str | None:
+        link = self._routes.find(now, message.to)
+        if link is None:
+            return "no route: no peer relayed a message of it lately"
+        envelope = self._envelope(message)
+        self._relay.sign(now, envelope)
+        self._counters["sent_relayed"] += 1
+        self._emit((link,), envelope)
+        return None
+
+    def _send_queued(self, now: float, message: _ToSend) -> str | None:
+        if message.queue_for is None:
+            return "the message may not be queued"
+        waiting = Waiting(message.type, message.payload, now + message.queue_for)
+        why_not = self._waiting.add(message.to, waiting)
+        if why_not is None:
+            self._counters["queued"] += 1
+        return why_not
+
+    def _envelope(self, message: _ToSend) -> Envelope:
+        return Envelope(
+            type=message.type,
+            from_=self._node_id,
+            to=message.to,
+            timestamp=self._wall_ms(),
+            payload=Raw(message.payload),
+        )
+
+    def flush(self, now: float, to: str) -> None:
+        """Send what waits for a node, as far as a method accepts it now."""
+
+        def send(waiting: Waiting) -> bool:
+            message = _ToSend(to, waiting.type, waiting.payload, None)
+            ways = (attempt for way, attempt in self._ways if way is not Way.QUEUED)
+            return any(attempt(now, message) is None for attempt in ways)
+
+        self._waiting.flush(now, to, send)
