@@ -92,11 +92,6 @@ class OrderStore:
         """Orders that are not done, oldest first."""
         return list(self.open.values())
 
-    @property
-    def recent_orders(self) -> list[Order]:
-        """Finished orders still in memory, in the order in which they ended."""
-        return list(self.recent.values())
-
     def get(self, number: int) -> Order | None:
         return self.open.get(number) or self.recent.get(number)
 

@@ -86,20 +86,6 @@ class Identity:
             raise ValueError(f"{path} holds a key of another kind; expected Ed25519")
         return cls(key)
 
-    @classmethod
-    def load_or_create(cls, path: Path) -> Identity:
-        """Read the key at `path`, or make a new one there with mode 0600.
-
-        Raises:
-            ValueError: the file is not an Ed25519 private key in PEM form, or others may read it.
-            OSError: the file cannot be read or written.
-        """
-        if path.exists():
-            return cls.load(path)
-        identity = cls.generate()
-        identity.save(path)
-        return identity
-
     def save(self, path: Path) -> None:
         """Write the key to `path`, with mode 0600, in place of what is there.
 

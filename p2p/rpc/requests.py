@@ -133,10 +133,6 @@ class RpcCore:
 
     # Asking
 
-    @property
-    def open_requests(self) -> int:
-        return len(self._asked)
-
     def request(
         self,
         now: float,

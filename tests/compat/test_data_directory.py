@@ -30,7 +30,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def identity(data_dir: Path) -> product.Identity:
-    return product.Identity.load_or_create(data_dir / "node.key")
+    return product.Identity.load(data_dir / "node.key")
 
 
 @pytest.fixture

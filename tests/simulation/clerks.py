@@ -168,7 +168,7 @@ class Clerks:
             engine.orders.freeze(node.now, account)
         else:
             engine.accounts.thaw(account)
-        orders = [*engine.order_store.open_orders, *engine.order_store.recent_orders]
+        orders = [*engine.order_store.open_orders, *engine.order_store.recent.values()]
         most = {o.number: o.filled + o.pending + o.reserved for o in orders if o.account == account}
         change = Change(frozen, most)
         node.promise(register.asked(("frozen", account), False, change))

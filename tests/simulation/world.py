@@ -417,7 +417,7 @@ class World:
 
 def _orders(engine: Engine) -> dict[int, bytes]:
     """Own orders, as comparable values."""
-    orders: list[Order] = [*engine.order_store.open_orders, *engine.order_store.recent_orders]
+    orders: list[Order] = [*engine.order_store.open_orders, *engine.order_store.recent.values()]
     return {order.number: msgspec.json.encode(order) for order in orders}
 
 

@@ -86,7 +86,7 @@ def test_a_market_order_takes_the_available_quantity_and_ends() -> None:
     assert state(order) == (10, 0, 0, True, True)
     assert order.value == 100 * 5 + 105 * 5
     assert net.book(0) == []
-    assert net[0].order_store.recent_orders[-1] is order
+    assert list(net[0].order_store.recent.values())[-1] is order
     nothing = net.buy(0, None, 20)
     assert state(nothing) == (0, 0, 0, True, True)
 
@@ -181,7 +181,7 @@ def test_orders_that_are_forgotten_free_their_client_ids_and_no_others(
     for name in ("a", "b", "c", "d", "e"):
         net.buy(0, None, 5, name)
     net.exchange()
-    assert [order.client_id for order in net[0].order_store.recent_orders] == ["d", "e"]
+    assert [order.client_id for order in net[0].order_store.recent.values()] == ["d", "e"]
     assert net[0].order_store.by_client_id("a") is None
     again = net.buy(0, None, 5, "a")
     assert again.number == 6

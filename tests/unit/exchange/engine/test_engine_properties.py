@@ -330,7 +330,7 @@ class Trading(RuleBasedStateMachine):
             pending: dict[int, int] = {}
             for take in engine.orders.takes.pending:
                 pending[take.order] = pending.get(take.order, 0) + take.quantity
-            for order in engine.order_store.open_orders + engine.order_store.recent_orders:
+            for order in [*engine.order_store.open_orders, *engine.order_store.recent.values()]:
                 assert order.filled + order.pending <= order.quantity
                 assert order.pending == pending.get(order.number, 0)
                 shown = market.writer.feed.state.orders.get(order.number)

@@ -155,7 +155,7 @@ def test_trades_and_orders_are_there_after_a_restart() -> None:
     net.settle()
     assert [len(net[i].markets[M].tape) for i in (0, 1)] == [1, 1]
     assert [order.number for order in net[0].order_store.open_orders] == [1]
-    assert [order.number for order in net[0].order_store.recent_orders] == [done.number]
+    assert [order.number for order in net[0].order_store.recent.values()] == [done.number]
 
 
 def test_a_market_that_is_not_configured_any_more_is_left_in_the_journal() -> None:

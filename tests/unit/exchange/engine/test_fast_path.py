@@ -182,7 +182,9 @@ class Trial:
             )
             assert short == general
             assert self.short.ledger.holdings(account) == self.general.ledger.holdings(account)
-        assert self.short.order_store.recent_orders == self.general.order_store.recent_orders
+        assert list(self.short.order_store.recent.values()) == list(
+            self.general.order_store.recent.values()
+        )
         assert self.short.orders.takes.pending == self.general.orders.takes.pending
 
 

@@ -203,7 +203,7 @@ def check_node(engine: Engine) -> None:
             assert not (other.filled and order.filled), "both of a pair were filled"
     open_ = {order.number for order in engine.order_store.open_orders}
     assert set(shown) <= open_
-    for order in engine.order_store.recent_orders:
+    for order in engine.order_store.recent.values():
         assert order.done
         assert order.reason, order
         assert (order.reason == "filled") == (order.filled == order.quantity), order

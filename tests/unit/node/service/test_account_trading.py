@@ -63,11 +63,16 @@ async def test_nothing_is_answered_before_the_disk_has_it(tmp_path: Path) -> Non
         assert len(house.engine.order_store.open_orders) == 1
         assert not placed.done()
         assert told == []
-        assert house.trading.open_orders_of(ALICE) == []
+        # Readers see it, and wait with their answer as long.
+        assert len(house.trading.open_orders_of(ALICE)) == 1
+        reader = asyncio.create_task(house.trading.durable(ALICE))
+        await asyncio.sleep(0)
+        assert not reader.done()
         async with asyncio.TaskGroup() as group:
             group.create_task(house.committer.run())
             (order,) = await placed
             assert [o.number for o in told[0].orders] == [order.number]
+            await reader
             house.committer.stop()
 
 

@@ -13,23 +13,26 @@ from p2p.base.identity import NODE_ID_LENGTH, Identity, is_node_id, node_id_of, 
 
 def test_a_new_key_is_written_for_its_owner_only(tmp_path):
     path = tmp_path / "node.key"
-    made = Identity.load_or_create(path)
+    made = Identity.generate()
+    made.save(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert Identity.load_or_create(path).node_id == made.node_id
+    assert Identity.load(path).node_id == made.node_id
     assert [p.name for p in tmp_path.iterdir()] == ["node.key"]
 
 
 def test_a_key_that_others_can_read_is_refused_with_the_mend(tmp_path):
     path = tmp_path / "node.key"
-    Identity.load_or_create(path)
+    Identity.generate().save(path)
     path.chmod(0o640)
     with pytest.raises(ValueError, match="chmod 600"):
-        Identity.load_or_create(path)
+        Identity.load(path)
 
 
 def test_a_draft_left_by_a_crash_does_not_stop_the_next_start(tmp_path):
     (tmp_path / "node.key.new").write_text("half a key")
-    assert is_node_id(Identity.load_or_create(tmp_path / "node.key").node_id)
+    made = Identity.generate()
+    made.save(tmp_path / "node.key")
+    assert Identity.load(tmp_path / "node.key").node_id == made.node_id
 
 
 @pytest.mark.parametrize("content", [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\n"])
@@ -38,7 +41,7 @@ def test_a_damaged_key_file_is_named(tmp_path, content):
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(ValueError, match=r"node\.key is not a private key"):
-        Identity.load_or_create(path)
+        Identity.load(path)
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path):
@@ -48,7 +51,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path):
     )
     path.chmod(0o600)
     with pytest.raises(ValueError, match="expected Ed25519"):
-        Identity.load_or_create(path)
+        Identity.load(path)
 
 
 def test_the_id_follows_from_the_public_key_alone():
