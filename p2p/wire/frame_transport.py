@@ -111,7 +111,11 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._parse()
 
     def eof_received(self) -> bool:
-        return False  # a half-closed peer has left
+        # A half-closed peer has left, and nobody reads what is not written yet. Closing in order would
+        # wait for it; asyncio from 3.12 on even loses its writer then, and spins until the socket goes.
+        if not self._writable:
+            self.abort()
+        return False
 
     def _parse(self) -> None:
         """Process the frames that one turn of the loop allows; pause reading while more are in the buffer."""
