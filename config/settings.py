@@ -132,6 +132,11 @@ class NodeSection(Section):
         return self.data_dir / "market.sqlite3"
 
     @property
+    def market_steps_path(self) -> Path:
+        """Record of the markets' price and quantity steps."""
+        return self.data_dir / "market-steps.toml"
+
+    @property
     def lock_path(self) -> Path:
         """Locked while a node runs on this data directory."""
         return self.data_dir / "node.lock"

@@ -52,6 +52,7 @@ from exchange.orders.engine_context import (
 )
 
 MAX_UNKNOWN_MARKETS = 1000
+MAX_UNKNOWN_MARKETS_OF_OWNER = 20
 
 
 class Engine:
@@ -122,6 +123,7 @@ class Engine:
         self._ingest = FeedIngest(context, rng, self.orders.matching.uncross, limits)
         self._replicator = self._ingest.replicator
         self.unknown_markets: dict[str, str] = {}  # market -> a node that trades it
+        self.unknown_markets_of: dict[str, list[str]] = {}  # by present owner, first ones
         self._ingest.restore(past, now)
         self.orders.restore(now, past)
         knows_others = any(stored.owner != keys.node_id for stored in past.feeds)
@@ -336,19 +338,31 @@ class Engine:
             self._ingest.presence_changed(now, owner, present=True)
             self._leases.hurry(now, self._rng.uniform(0.0, 0.5))
             self.orders.takes.retry_now(now, owner)
+        unknown = []
         for key, number in presence.heads:
             if key in self.markets:
                 self._replicator.announced(now, via, owner, key, number)
-            elif len(self.unknown_markets) < MAX_UNKNOWN_MARKETS:
-                self.unknown_markets[key[:80]] = owner
+            else:
+                unknown.append(key[:80])
+        self._note_unknown(owner, unknown)
         if was_present != self._leases.present(owner):
             self._owner_changed(now, owner)
         return True
+
+    def _note_unknown(self, owner: str, markets: list[str]) -> None:
+        """Remember markets of another node that are not traded here, in bounded memory."""
+        for key in markets:
+            if len(self.unknown_markets) < MAX_UNKNOWN_MARKETS:
+                self.unknown_markets[key] = owner
+        self.unknown_markets_of.pop(owner, None)
+        if markets and len(self.unknown_markets_of) < MAX_UNKNOWN_MARKETS:
+            self.unknown_markets_of[owner] = markets[:MAX_UNKNOWN_MARKETS_OF_OWNER]
 
     def _owner_changed(self, now: float, owner: str) -> None:
         """Show or hide an owner's orders after its lease began or ended."""
         if not self._leases.present(owner):
             self._ingest.presence_changed(now, owner, present=False)
+            self.unknown_markets_of.pop(owner, None)
         for market in self.markets.values():
             if owner in market.replicas:
                 self._ingest.refresh_owner(now, market, owner)

@@ -112,6 +112,17 @@ async def list_halts(request: web.Request) -> web.Response:
     return answer(_operations(request).halts())
 
 
+async def list_market_steps(request: web.Request) -> web.Response:
+    query(request)
+    return answer(_operations(request).market_steps())
+
+
+async def change_market_steps(request: web.Request) -> web.Response:
+    query(request)
+    work = _operations(request).change_market_steps(request.match_info["market"])
+    return answer(await finish(request, work, "changing the steps"))
+
+
 async def list_postings(request: web.Request) -> web.Response:
     values = query(request, "holder", "asset", *SPAN)
     holder = values.get("holder", "outside")
@@ -169,6 +180,8 @@ ACCOUNT_ROUTES: Final[tuple[Route, ...]] = (
     Route(operator_operations.HALT_MARKET, halt_market),
     Route(operator_operations.RESUME_MARKET, resume_market),
     Route(operator_operations.LIST_HALTS, list_halts),
+    Route(operator_operations.LIST_MARKET_STEPS, list_market_steps),
+    Route(operator_operations.CHANGE_MARKET_STEPS, change_market_steps),
     Route(operator_operations.LIST_POSTINGS, list_postings),
     Route(operator_operations.LIST_POSITIONS, list_positions),
     Route(operator_operations.LIST_OBLIGATIONS, list_obligations),

@@ -81,6 +81,11 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
         "The price is further from the market's than this node accepts.",
     ),
     "halted": ("Market halted", "The market takes no orders for now; they can be cancelled."),
+    "same_steps": ("Same steps", "The market has the configured steps already."),
+    "takes_pending": (
+        "Takes pending",
+        "Other nodes have not answered yet; ask again in some seconds.",
+    ),
     "not_halted": ("Not halted", "The market is not halted."),
     "too_many_orders": ("Too many orders", "The account has as many open orders as it may."),
     "reduce_only": ("Reduce only", "There is no position that the order could reduce."),

@@ -10,7 +10,7 @@ from node.cli.command_groups import Group, limit_option
 from node.cli.ladder import draws_blocks, ladder
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import candle_table, echo
-from node.views.account_views import HaltView
+from node.views.account_views import HaltView, MarketStepsView
 
 
 @click.command()
@@ -127,6 +127,7 @@ def market() -> None:
       exchange-node market halt BTC-USD --reason 'prices in doubt'
       exchange-node market resume BTC-USD
       exchange-node market list
+      exchange-node market steps
     """
 
 
@@ -175,6 +176,75 @@ def list_halts(session: Session) -> None:
         for view in views
     ]
     echo(table([Column("market"), Column("state"), Column("reason")], rows))
+
+
+@market.command("steps")
+@client_options
+def list_steps(session: Session) -> None:
+    """List price and quantity steps, in use and configured.
+
+    Nodes trade a market with each other only when they agree on both. A data directory keeps its steps
+    when the defaults or INSTRUMENTS_FILE change, until change-steps.
+
+    \b
+    Examples:
+      exchange-node market steps
+    """
+    views = session.ask(lambda client: client.market_steps())
+    if session.as_json:
+        print_json(views)
+        return
+    rows: list[list[Cell]] = [
+        [
+            (view.market, "bold"),
+            view.tick,
+            view.lot,
+            view.configured_tick,
+            view.configured_lot,
+            _note(view),
+        ]
+        for view in views
+    ]
+    titles = ("tick", "lot", "configured tick", "configured lot")
+    columns = [Column("market"), *(Column(title, number=True) for title in titles), Column("")]
+    echo(table(columns, rows))
+
+
+def _note(view: MarketStepsView) -> Cell:
+    if (view.tick, view.lot) == (view.configured_tick, view.configured_lot):
+        return "-"
+    return ("from the next start", "warn") if view.at_next_start else ("change-steps", "warn")
+
+
+@market.command("change-steps")
+@click.argument("name", metavar="MARKET")
+@click.option("--yes", is_flag=True, help="Do not ask first.")
+@client_options
+def change_steps(session: Session, name: str, *, yes: bool) -> None:
+    """Use a market's configured steps from the next start on.
+
+    The market is halted at once and its open orders, of all accounts, are cancelled: they are counted in
+    the old steps. Prices and quantities of past orders and trades stay as they were; candles begin anew.
+
+    \b
+    Examples:
+      exchange-node market change-steps BTC-USD
+    """
+    if not yes and not session.as_json:
+        click.confirm(
+            f"Halt {name.upper()} and cancel its open orders, of all accounts?",
+            abort=True,
+            err=True,
+        )
+    orders = session.ask(lambda client: client.change_market_steps(name.upper()))
+    if session.as_json:
+        print_json(orders)
+        return
+    for order in orders:
+        click.echo(
+            f"cancelled {order.number}: {order.side} {order.remaining} of {order.quantity}, {order.market}"
+        )
+    click.echo(f"{name.upper()} is halted; it has the new steps when the node is started again.")
 
 
 def _show_halt(session: Session, view: HaltView) -> None:

@@ -25,6 +25,7 @@ from node.views.account_views import (
     HaltView,
     KeyRequest,
     KeyView,
+    MarketStepsView,
     MoneyRequest,
     NewKeyView,
     ObligationView,
@@ -260,6 +261,13 @@ class OperatorCalls(Calls):
 
     async def halts(self) -> list[HaltView]:
         return await self._call(operator_operations.LIST_HALTS)
+
+    async def market_steps(self) -> list[MarketStepsView]:
+        return await self._call(operator_operations.LIST_MARKET_STEPS)
+
+    async def change_market_steps(self, market: str) -> list[OrderView]:
+        """Use the configured steps from the next start on. Returns the orders that were cancelled."""
+        return await self._call(operator_operations.CHANGE_MARKET_STEPS, market)
 
     async def postings(
         self,

@@ -37,6 +37,11 @@ def open_key_and_journal(settings: Settings, key_path: Path) -> tuple[Identity, 
     return identity, journal
 
 
+def holds_journal(path: Path) -> bool:
+    """Check for a journal, of the present version or an earlier one."""
+    return path.is_file() or any(path.glob("*.log")) or any(path.glob("a*"))
+
+
 def _check_no_journal(settings: Settings, key_path: Path) -> None:
     path = settings.journal_path
     try:
@@ -55,8 +60,7 @@ def _check_no_journal(settings: Settings, key_path: Path) -> None:
 def _check_journal(settings: Settings, identity: Identity) -> None:
     """A key alone may be one that was made elsewhere; but a node that ran here had a journal."""
     path = settings.journal_path
-    present = path.is_file() or any(path.glob("*.log")) or any(path.glob("a*"))
-    if not present and settings.market_path.exists():
+    if not holds_journal(path) and settings.market_path.exists():
         raise StartError(
             f"{path} is missing: the orders and balances of node {identity.node_id}, which ran here before. "
             "Put that directory back from a backup ('exchange-node restore'), or start with another --data-dir to become a new node. "

@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -31,6 +32,7 @@ from node.service.committer import Committer
 from node.service.diagnostics import Diagnostics
 from node.service.feed_service import feed_views
 from node.service.market_data import MarketData
+from node.service.market_steps import MarketSteps
 from node.service.peer_service import PeerService
 from node.service.public_services import OFFERS, public_offers
 from node.service.routing_service import (
@@ -88,6 +90,20 @@ KnownNodes = Callable[[Recovered, str], Collection[str]]  # from journal and own
 USEFUL_MESSAGES: Final = frozenset({"order", "trade"})  # delivering these first speaks for a peer
 
 
+def _check_markets(recovered: Recovered, instruments: Instruments) -> None:
+    """Raises ValueError when the journal has open orders of a market that is not traded."""
+    keys = {instrument.key for instrument in instruments}
+    missing = Counter(
+        order.market for order in recovered.orders if not order.done and order.market not in keys
+    )
+    if missing:
+        listed = ", ".join(f"{count} in {key}" for key, count in missing.items())
+        raise ValueError(
+            f"the journal has open orders of markets that are not configured: {listed}. Put the markets "
+            "back into INSTRUMENTS_FILE, cancel the orders, and then remove them"
+        )
+
+
 class Node(TradingService):
     """A running node; its service to the API includes what concerns peers. Lives in one event loop."""
 
@@ -95,7 +111,7 @@ class Node(TradingService):
         self,
         settings: Settings,
         identity: Identity,
-        instruments: Instruments,
+        steps: MarketSteps,
         journal: Journal,
         history: MarketHistory,
         tls: Tls | None = None,
@@ -110,7 +126,9 @@ class Node(TradingService):
         epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
         self._settings = settings
         self._warnings: list[str] = []
+        instruments = steps.instruments
         recovered = journal.recover(progress)
+        _check_markets(recovered, instruments)
         engine = Engine(
             NodeKeys(identity),
             [instrument.key for instrument in instruments],
@@ -133,6 +151,8 @@ class Node(TradingService):
         market_data.restore(recovered)
         for note in journal.notes:
             self._warn(note)
+        for line in steps.warnings:
+            self._warn(line)
         if history.replaced is not None:
             self._warn(
                 f"the market history {history.path} could not be used ({history.replaced}): it is "
@@ -140,7 +160,7 @@ class Node(TradingService):
             )
         super().__init__(
             engine,
-            instruments,
+            steps,
             journal,
             committer,
             self._loop.time,

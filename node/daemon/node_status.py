@@ -134,6 +134,6 @@ class NodeStatus:
                 texts.append(
                     f"node {node[:12]} trades {symbol} with tick/lot {theirs}, this node with "
                     f"{ours.key.partition('@')[2]}: these books are not shared; use the same "
-                    "instruments file on both"
+                    "steps on both ('exchange-node market steps')"
                 )
         return texts

@@ -21,13 +21,14 @@ from exchange.journal.journal import JournalError
 from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
 from node.api.api_tls import Tls, TlsError, load_tls, self_signed
-from node.daemon.data_directory import open_key_and_journal
+from node.daemon.data_directory import holds_journal, open_key_and_journal
 from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
 from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
+from node.service.market_steps import load_market_steps
 from node.service.public_services import OFFERS
 from node.version import VERSION
 from node.views.views import DiscoveryView, StatusView
@@ -205,15 +206,21 @@ def open_node_parts(
         _lock(settings.lock_path, stack)
         if recover_from is None:
             _check_recovered(data_dir)
-        instruments = (
+        configured = (
             Instruments.load(settings.instruments_file)
             if settings.instruments_file
             else Instruments.default()
         )
+        existing = holds_journal(settings.journal_path)
         identity, journal = open_key_and_journal(
             settings, credential("node.key") or settings.key_path
         )
         stack.callback(journal.close)
+        steps = load_market_steps(
+            settings.market_steps_path,
+            configured,
+            upgraded=settings.instruments_file is None and existing,
+        )
         history = MarketHistory(
             settings.market_path,
             trades_kept=settings.market_trades_kept,
@@ -224,7 +231,7 @@ def open_node_parts(
             return Node(
                 settings,
                 identity,
-                instruments,
+                steps,
                 journal,
                 history,
                 _api_tls(settings),

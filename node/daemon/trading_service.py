@@ -12,12 +12,13 @@ from exchange.ledger.accounts import Accounts
 from exchange.market.candles import LATEST, TIMEFRAMES, TradeRecord
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Selection
-from exchange.model.instruments import Instrument, Instruments
+from exchange.model.instruments import Instrument
 from exchange.model.records import Order
 from exchange.orders.engine_context import Drained
 from node.service.account_trading import AccountTrading
 from node.service.committer import Committer
 from node.service.market_data import MarketData, record_of
+from node.service.market_steps import MarketSteps
 from node.service.operator_service import OperatorService
 from node.service.refusals import refusals
 from node.service.trading import Span
@@ -52,7 +53,7 @@ class TradingService:
     def __init__(
         self,
         engine: Engine,
-        instruments: Instruments,
+        steps: MarketSteps,
         journal: Journal,
         committer: Committer,
         clock: Callable[[], float],
@@ -64,7 +65,7 @@ class TradingService:
         """`remembered` is the journal's meta data."""
         self.market_data = market_data
         self._engine = engine
-        self._instruments = instruments
+        self._instruments = instruments = steps.instruments
         self._journal = journal
         self._committer = committer
         self._clock = clock
@@ -76,7 +77,7 @@ class TradingService:
         self.hub = StreamRegistry(
             market_data, self.texts, self.trading, asyncio.get_running_loop().call_later
         )
-        self.operations = OperatorService(engine, self.texts, self.trading, committer, clock)
+        self.operations = OperatorService(engine, self.texts, self.trading, committer, clock, steps)
         self.fill_count = 0  # since the start
 
     @property
@@ -315,8 +316,8 @@ class TradingService:
                     symbol=instrument.symbol,
                     base=instrument.base,
                     quote=instrument.quote,
-                    tick=str(instrument.tick),
-                    lot=str(instrument.lot),
+                    tick=format(instrument.tick, "f"),
+                    lot=format(instrument.lot, "f"),
                     bid=price(ticker.bid),
                     bid_quantity=instrument.quantity_text(ticker.bid_quantity),
                     ask=price(ticker.ask),

@@ -22,6 +22,7 @@ from node.views.account_views import (
     HaltView,
     KeyRequest,
     KeyView,
+    MarketStepsView,
     MoneyRequest,
     NewKeyView,
     ObligationView,
@@ -32,6 +33,7 @@ from node.views.account_views import (
     TransferView,
 )
 from node.views.statement_views import ReconciliationView
+from node.views.views import OrderView
 
 _KEY: Final = Param("key", "path", {"type": "string"}, "The key, without its secret.")
 _ASSET: Final = Param("asset", "query", {"type": "string", "examples": ["USD"]}, "Only this asset.")
@@ -178,6 +180,27 @@ LIST_HALTS: Final = Operation(
     "Which markets are halted on this node",
     list[HaltView],
     access="public",
+)
+LIST_MARKET_STEPS: Final = Operation(
+    "GET",
+    "/v1/market-steps",
+    "listMarketSteps",
+    "markets",
+    "Price and quantity steps of the markets, in use and configured",
+    list[MarketStepsView],
+    "Nodes trade a market with each other only when they agree on both steps.",
+)
+CHANGE_MARKET_STEPS: Final = Operation(
+    "POST",
+    "/v1/markets/{market}/steps",
+    "changeMarketSteps",
+    "markets",
+    "Use the configured steps of a market from the next start on",
+    list[OrderView],
+    "Halts the market and cancels its open orders, of all accounts; answers with those. Refused with "
+    "`takes_pending` while other nodes have not answered; ask again then. Takes no body.",
+    params=(MARKET_PATH,),
+    problems=(404, 409, 422, 503, 504),
 )
 LIST_POSTINGS: Final = Operation(
     "GET",

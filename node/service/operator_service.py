@@ -14,12 +14,13 @@ import msgspec
 
 from exchange.engine.engine import Engine
 from exchange.ledger.accounts import AccountError
-from exchange.model.commands import HOUSE
+from exchange.model.commands import HOUSE, Selection
 from exchange.model.decimals import plain
 from exchange.model.records import Account, ApiKey
 from node.service.account_trading import AccountTrading
 from node.service.amounts import Amounts, note
 from node.service.committer import Committer
+from node.service.market_steps import MarketSteps
 from node.service.position_service import PositionService
 from node.service.refusals import refusals, status_of
 from node.service.trading import Span
@@ -33,6 +34,7 @@ from node.views.account_views import (
     HaltView,
     KeyRequest,
     KeyView,
+    MarketStepsView,
     MoneyRequest,
     NewKeyView,
     PostingView,
@@ -40,7 +42,7 @@ from node.views.account_views import (
 )
 from node.views.order_mapping import OrderMapping
 from node.views.timestamps import iso
-from node.views.views import BalanceView, ServiceError
+from node.views.views import BalanceView, OrderView, ServiceError
 
 KEY_BYTES: Final = 16  # as hex: a word on a command line must not begin with a dash
 SECRET_BYTES: Final = 32
@@ -56,6 +58,7 @@ class OperatorService:
         trading: AccountTrading,
         committer: Committer,
         clock: Callable[[], float],
+        steps: MarketSteps,
     ) -> None:
         self._engine = engine
         self._accounts = engine.accounts
@@ -64,6 +67,7 @@ class OperatorService:
         self._trading = trading
         self._committer = committer
         self._clock = clock
+        self._steps = steps
         self.money = Amounts(engine.ledger.decimals)
         self.positions = PositionService(engine, self.money, committer, clock)
 
@@ -254,6 +258,54 @@ class OperatorService:
             raise ServiceError(409, "not_halted", f"{self._texts.by_key[key].symbol} is not halted")
         await self._committer.durable()
         return self._halt_view(key)
+
+    def market_steps(self) -> list[MarketStepsView]:
+        return self._steps.views()
+
+    async def change_market_steps(self, market: str) -> list[OrderView]:
+        """Halt the market, cancel its open orders, and record the configured steps for the next start.
+
+        Returns:
+            The orders that were cancelled.
+
+        Raises:
+            ServiceError: the steps are the configured ones, or other nodes have not answered yet.
+        """
+        instrument = self._texts.instrument(market)
+        symbol, key = instrument.symbol, instrument.key
+        view = self._steps.view(symbol)
+        if (view.tick, view.lot) == (view.configured_tick, view.configured_lot):
+            raise ServiceError(
+                409,
+                "same_steps",
+                f"{symbol} has the configured steps of {view.tick} and {view.lot} already: others are "
+                "configured by INSTRUMENTS_FILE",
+            )
+        await self.halt(market, "its price and quantity steps change at the next start")
+        numbers = {
+            order.number for order in self._engine.order_store.open.values() if order.market == key
+        }
+        accounts = {account.number for account in self._accounts.all()} | {HOUSE}
+        cancelled = [
+            order
+            for account in sorted(accounts)
+            for order in await self._trading.cancel_many(
+                Selection(account=account, market=key), reason="steps_changed"
+            )
+        ]
+        pending = sum(
+            order.market == key and order.pending > 0
+            for order in self._engine.order_store.open.values()
+        )
+        if pending:
+            raise ServiceError(
+                409,
+                "takes_pending",
+                f"{pending} orders of {symbol} await answers of other nodes; the market is halted and its "
+                "other orders are cancelled: try again in some seconds",
+            )
+        self._steps.change(symbol)
+        return [self._texts.order(order) for order in cancelled if order.number in numbers]
 
     def _halt_view(self, key: str) -> HaltView:
         reason = self._engine.halts.reason(key)

@@ -38,7 +38,19 @@ class PeerService:
         overlay.rpc.serve("ping", self._on_ping)
 
     def peers(self) -> list[PeerView]:
-        return [_peer_view(peer) for peer in self._overlay.peers.get_all_peers()]
+        return [
+            _peer_view(peer, self._other_steps(peer.node_id))
+            for peer in self._overlay.peers.get_all_peers()
+        ]
+
+    def _other_steps(self, node: str | None) -> dict[str, str]:
+        """Return a peer's steps of markets that this node trades in other steps, by symbol."""
+        unknown = self._engine.unknown_markets_of.get(node or "", ())
+        if not unknown:
+            return {}
+        symbols = {key.partition("@")[0] for key in self._engine.markets}
+        theirs = (key.partition("@") for key in unknown)
+        return {symbol: steps for symbol, _, steps in theirs if symbol in symbols}
 
     async def connect(self, address: str) -> PeerView:
         try:
@@ -132,7 +144,7 @@ class PeerService:
         )
 
 
-def _peer_view(peer: Peer) -> PeerView:
+def _peer_view(peer: Peer, other_steps: dict[str, str] | None = None) -> PeerView:
     link = peer.connection
     info = link.peer if link is not None else None
     stats = peer.stats
@@ -160,6 +172,7 @@ def _peer_view(peer: Peer) -> PeerView:
         privilege=peer.privilege,
         group=peer.group,
         banned_until=_iso(peer.banned_until),
+        other_steps=other_steps or {},
     )
 
 

@@ -181,6 +181,18 @@ class CreditRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     limit: Decimal | None = None
 
 
+class MarketStepsView(msgspec.Struct, kw_only=True):
+    """Price and quantity steps of a market on this node. Nodes trade a market with each other only when
+    they agree on both."""
+
+    market: str
+    tick: Decimal  # in use, in the quote asset
+    lot: Decimal  # in use, in the base asset
+    configured_tick: Decimal
+    configured_lot: Decimal
+    at_next_start: bool  # the configured ones are used from the next start on
+
+
 class CreditView(msgspec.Struct, kw_only=True):
     peer: str | None  # None: every peer without a limit of its own
     asset: str

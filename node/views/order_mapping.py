@@ -6,6 +6,7 @@ Everything that is wrong with a text is a `ServiceError` that says what to write
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 
 from msgspec import UNSET, UnsetType
 
@@ -42,6 +43,16 @@ def end_of(order: Order) -> Status:
     return "filled" if order.filled == order.quantity else "cancelled"
 
 
+class _Scales(dict[str, Scale]):
+    """Scales by market key; of markets that are no longer traded, from the steps in their key."""
+
+    def __missing__(self, key: str) -> Scale:
+        symbol, _, steps = key.partition("@")
+        tick, _, lot = steps.partition("/")
+        scale = self[key] = Scale(Instrument(symbol, Decimal(tick), Decimal(lot)))
+        return scale
+
+
 class OrderMapping:
     """Conversion between texts and integers for one node. `decimals` gives those of an asset's unit."""
 
@@ -52,7 +63,7 @@ class OrderMapping:
         self._node_id = node_id
         self._decimals = decimals
         self.by_key = {instrument.key: instrument for instrument in instruments}
-        self._scales = {key: Scale(instrument) for key, instrument in self.by_key.items()}
+        self._scales = _Scales({key: Scale(instrument) for key, instrument in self.by_key.items()})
         self._by_symbol = {scale.symbol: scale for scale in self._scales.values()}
 
     # In

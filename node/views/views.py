@@ -236,6 +236,8 @@ class PeerView(msgspec.Struct, kw_only=True):
     privilege: Literal["pinned", "configured", "anchor", "connect", "lan"] | None = None
     group: str = ""  # network group of its address, which limits and diversity count
     banned_until: Timestamp | None = None
+    # Its steps ("tick/lot") of markets that this node trades in others: these books are not shared.
+    other_steps: dict[str, str] = {}
 
 
 class PeerBanView(msgspec.Struct, kw_only=True):

@@ -124,9 +124,57 @@ def owed(obligations: list[dict[str, Any]], *, mirrored: bool = False) -> dict[s
     }
 
 
-def test_nodes_of_both_versions_trade_with_each_other(nodes: Nodes, old: OldNode) -> None:
+OLD_STEPS = """
+[BTC-USD]
+tick = "0.1"
+lot = "0.00001"
+[TEST-USD]
+tick = "0.01"
+lot = "1"
+"""
+
+
+def test_the_steps_of_version_0_1_0_are_kept_until_they_are_changed(nodes: Nodes) -> None:
+    node = nodes.make("upgraded")
+    shutil.copytree(FILES / "data", node.data_dir)
+    (node.data_dir / "node.key").chmod(0o600)
+    node.start()
+    market = {view["market"]: view for view in node.cli("market", "steps")}[MARKET]
+    assert (market["tick"], market["lot"]) == ("0.01", "1")
+    assert (market["configured_tick"], market["configured_lot"]) == ("0.01", "0.00000001")
+    assert any("change-steps TEST-USD" in text for text in node.status().warnings)
+    kept = node.sell(7, "9000.00")  # once it has listened
+    open_before = {order.number for order in node.orders() if order.market == MARKET}
+    history = {order.id: order.quantity for order in node.orders(open_only=False)}
+    assert kept.number in open_before
+
+    cancelled = node.cli("market", "change-steps", MARKET, "--yes")
+    assert {order["number"] for order in cancelled} >= {kept.number}
+    assert not [order for order in node.orders() if order.market == MARKET]
+    again = run_cli("market", "change-steps", "NONE-USD", "--yes", "--data-dir", str(node.data_dir))
+    assert again.returncode != 0
+    node.restart()
+    market = {view["market"]: view for view in node.cli("market", "steps")}[MARKET]
+    assert (market["tick"], market["lot"]) == ("0.01", "0.00000001")
+    small = eventually(lambda: node.sell("0.00000001", "9000.00"))
+    assert node.get_order(small.id).quantity == "0.00000001"
+    # What was placed in the old steps is read in them.
+    now = {order.id: order.quantity for order in node.orders(open_only=False)}
+    assert {number: now[number] for number in history if number in now} == history
+    assert kept.id in history
+
+
+def test_nodes_of_both_versions_trade_with_each_other(
+    nodes: Nodes, old: OldNode, tmp_path: Path
+) -> None:
     assert old.get("/v1/status")["version"] == "0.1.0"
-    new = nodes.start("new", bootstrap=old.p2p_address, P2P_SECURITY=old.settings["P2P_SECURITY"])
+    (tmp_path / "instruments.toml").write_text(OLD_STEPS, "ascii")
+    new = nodes.start(
+        "new",
+        bootstrap=old.p2p_address,
+        P2P_SECURITY=old.settings["P2P_SECURITY"],
+        INSTRUMENTS_FILE=str(tmp_path / "instruments.toml"),
+    )
     eventually(lambda: new.status().nodes_present == 2, what="the new node to see the old one")
     old_node.eventually(lambda: old.get("/v1/status")["nodes_present"] == 2, "the old node to see")
     assert new.linked() == {old.node_id}

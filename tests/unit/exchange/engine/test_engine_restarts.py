@@ -16,7 +16,11 @@ from engine_kit import (
 )
 from exchange_kit import FIRST_TAKE, NETWORK, Crash, Keys, M, Mail, Network, Owner, submit
 
-from exchange.engine.engine import MAX_UNKNOWN_MARKETS, CommandRejected
+from exchange.engine.engine import (
+    MAX_UNKNOWN_MARKETS,
+    MAX_UNKNOWN_MARKETS_OF_OWNER,
+    CommandRejected,
+)
 from exchange.feeds import feed as feed_module
 from exchange.feeds.exchange_messages import pack
 from exchange.feeds.presence import PresenceLeases
@@ -270,9 +274,13 @@ def test_a_market_that_only_others_trade_is_noted() -> None:
     leases = PresenceLeases(Keys(50), NETWORK, incarnation=1, lease_ms=9000)
     assert net.give(0, leases.make(0.0, [("DOGE-USD", 3), (M, 0), ("x" * 500, 1)]))
     assert net[0].unknown_markets == {"DOGE-USD": Keys(50).node_id, "x" * 80: Keys(50).node_id}
+    assert net[0].unknown_markets_of == {Keys(50).node_id: ["DOGE-USD", "x" * 80]}
     for k in range(3):
         assert net.give(0, leases.make(0.0, [(f"{k} {i}", 0) for i in range(900)]))
     assert len(net[0].unknown_markets) == MAX_UNKNOWN_MARKETS
+    assert len(net[0].unknown_markets_of[Keys(50).node_id]) == MAX_UNKNOWN_MARKETS_OF_OWNER
+    assert net.give(0, leases.make(0.0, [(M, 0)]))
+    assert net[0].unknown_markets_of == {}
 
 
 def test_a_batch_of_a_market_that_is_not_traded_here_is_judged_and_not_kept() -> None:

@@ -21,6 +21,7 @@ from exchange.model.records import PutMeta, Recovered
 from exchange.orders.engine_context import CommandRejected
 from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
+from node.service.market_steps import MarketSteps
 from node.views.views import OrderRequest
 
 HEAD = FeedHead("me", M, 7, b"12345678")
@@ -318,7 +319,14 @@ async def test_orders_and_cancels_of_clients_wait_until_the_node_writes(tmp_path
     with closing(Journal(tmp_path / "journal.db", sync="normal")) as journal:
         committer = Committer(engine, journal, lambda drained: None)
         data = FakeMarkets(instruments).data
-        service = TradingService(engine, instruments, journal, committer, lambda: now, data)
+        service = TradingService(
+            engine,
+            MarketSteps(Path("unused"), instruments, {}),
+            journal,
+            committer,
+            lambda: now,
+            data,
+        )
         engine.resume(now)
         order = OrderRequest(market="BTC-USD", side="buy", quantity="1", price="100")
         async with asyncio.TaskGroup() as group:

@@ -21,6 +21,7 @@ from node.cli.tables import candle_table, to_ansi
 from node.client.exchange_client import ApiError, ExchangeClient
 from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
+from node.service.market_steps import MarketSteps
 from node.views.timestamps import iso
 from node.views.views import CandleView, OrderRequest, ServiceError
 
@@ -112,7 +113,12 @@ class Trading:
         )
         committer = Committer(self.engine, journal, lambda drained: None)
         self.service = TradingService(
-            self.engine, instruments, journal, committer, lambda: 1.0, self.markets.data
+            self.engine,
+            MarketSteps(Path("unused"), instruments, {}),
+            journal,
+            committer,
+            lambda: 1.0,
+            self.markets.data,
         )
 
 
