@@ -159,10 +159,10 @@ def peers(
         print_json(views)
     elif views:
         echo(peer_table(views, full=not is_terminal()))
-        for view in views:
-            for symbol, steps in view.other_steps.items():
+        for peer in views:
+            for symbol, steps in peer.other_steps.items():
                 click.echo(
-                    f"{clean(view.node_id or '?')[:12]} trades {clean(symbol)} in steps of {clean(steps)}, this node in "
+                    f"{clean(peer.node_id or '?')[:12]} trades {clean(symbol)} in steps of {clean(steps)}, this node in "
                     "others: their orders do not meet; see 'exchange-node market steps'",
                     err=True,
                 )

@@ -52,6 +52,8 @@ from p2p.wire.handshake import HandshakeMachine, HandshakeTerms, Role
 from p2p.wire.messages import Capabilities, Codec, pack
 from p2p.wire.tls import authority_certificate
 
+FIXTURES: Final = Path(__file__).parents[1] / "fixtures" / "v0_1_0"
+
 BODIES: Final[
     dict[str, Any]
 ] = {  # what is inside requests and responses, by its name in golden.json
@@ -82,7 +84,7 @@ def records_decoder() -> Any:
 
 def engine(identity: Identity, network: str, recovered: Recovered | None = None) -> Engine:
     """An engine on the default markets that may write at once. Its clock stands at 1 s."""
-    instruments = Instruments.default()
+    instruments = Instruments.load(FIXTURES / "instruments.toml")
     found = Engine(
         NodeKeys(identity),
         [instrument.key for instrument in instruments],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import NodeProcess, Nodes, eventually
+from processes import NodeProcess, Nodes, eventually, run_cli
 
 from node.views.views import CallRequest
 from tests.fixtures.v0_1_0 import old_node

@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 from aiohttp import web
+from instruments_kit import COARSE
 from market_kit import ME, NOW, PEER, FakeMarkets
 
 from exchange.ledger.accounts import Accounts
 from exchange.model.commands import Amend, Kind, NewOrder, Selection
-from exchange.model.instruments import Instruments
 from exchange.model.records import Fill, Order, Permission, Posting, PostingKind
 from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import add_bitfinex
 from node.service.trading import AccountNews, Balance, Span
 
-INSTRUMENTS = Instruments.default()
+INSTRUMENTS = COARSE
 BTC = INSTRUMENTS["BTC-USD"]
 MARKET = BTC.key
 DECIMALS = 8

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
+from instruments_kit import COARSE
 from market_kit import FakeMarkets, FakeTrading
 
 from exchange.ledger.accounts import Accounts
@@ -129,7 +130,7 @@ class FakeService:
                 ("ETH-USD", "0.01", "0.001"),
             )
         }
-        steps = {i.symbol: i for i in Instruments.default()} | {
+        steps = {i.symbol: i for i in COARSE} | {
             m.symbol: Instrument(m.symbol, m.tick, m.lot) for m in self.known.values()
         }
         self.shown = FakeMarkets(Instruments(steps.values()), node_id=node_id)  # what streams read

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from instruments_kit import COARSE
+
 from exchange.journal.market_history import Addition
 from exchange.market.candles import Candle, TradeRecord
 from exchange.market.market import OwnerIndex, Trade
@@ -84,7 +86,7 @@ class FakeMarkets:
         now: Callable[[], int] = lambda: NOW,
         node_id: str = ME,
     ) -> None:
-        self.instruments = instruments or Instruments.default()
+        self.instruments = instruments or COARSE
         self.markets = {i.key: FakeMarket(node_id) for i in self.instruments}
         self.history = MemoryHistory()
         self.data = MarketData(self.instruments, self.markets, self.history, now)  # type: ignore[arg-type]

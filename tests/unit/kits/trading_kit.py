@@ -12,6 +12,7 @@ from typing import Any, cast
 import aiohttp
 from api_kit import Answer, check_answer
 from exchange_kit import EPOCH_US, NETWORK, Keys
+from instruments_kit import COARSE
 from market_kit import MemoryHistory
 
 from exchange.engine.engine import Engine
@@ -26,6 +27,7 @@ from node.client.exchange_client import ExchangeClient
 from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
 from node.service.market_data import MarketData
+from node.service.market_steps import MarketSteps
 
 TOKEN = "the-operators-token"
 
@@ -57,7 +59,7 @@ class TradingNode(TradingService):
         self.committer = Committer(self.engine, journal, self._release)
         super().__init__(
             self.engine,
-            instruments,
+            MarketSteps(Path("unused"), instruments, {}),
             journal,
             self.committer,
             lambda: self.now,
@@ -133,7 +135,7 @@ async def running_trading_node(
 ) -> AsyncIterator[TradingNode]:
     """A service on the journal at `path`, which is written while this lasts."""
     with closing(Journal(path, sync="normal")) as journal:
-        node = TradingNode(journal, instruments or Instruments.default(), now)
+        node = TradingNode(journal, instruments or COARSE, now)
         async with asyncio.TaskGroup() as group:
             group.create_task(node.committer.run())
             try:

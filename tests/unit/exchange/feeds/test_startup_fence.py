@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from exchange_kit import EPOCH_US, FIRST_TAKE, NETWORK, Keys, M, Network, Owner
+from instruments_kit import COARSE
 from market_kit import FakeMarkets
 
 from exchange.engine.engine import Engine
@@ -16,7 +17,6 @@ from exchange.feeds.exchange_messages import FeedDigest, FeedHead, Take
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.journal.journal import Journal
 from exchange.model.events import SELL, Filled, Opened
-from exchange.model.instruments import Instruments
 from exchange.model.records import PutMeta, Recovered
 from exchange.orders.engine_context import CommandRejected
 from node.daemon.trading_service import TradingService
@@ -307,7 +307,7 @@ def test_own_trades_and_those_of_others_are_no_sign_of_lost_ones() -> None:
 
 async def test_orders_and_cancels_of_clients_wait_until_the_node_writes(tmp_path: Path) -> None:
     now = 0.0
-    instruments = Instruments.default()
+    instruments = COARSE
     engine = Engine(
         Keys(1),
         [instrument.key for instrument in instruments],

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from api_kit import Api, running_api
 from exchange_kit import EPOCH_US, NETWORK, Keys, submit
+from instruments_kit import COARSE
 from market_kit import NOW, FakeMarkets
 
 from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
 from exchange.market.candles import HOUR, LATEST
-from exchange.model.instruments import Instruments
 from node.cli.tables import candle_table, to_ansi
 from node.client.exchange_client import ApiError, ExchangeClient
 from node.daemon.trading_service import TradingService
@@ -172,7 +172,7 @@ async def test_candles_and_markets_show_exact_decimals(trading: Trading) -> None
 
 async def test_what_becomes_durable_reaches_the_market_data(trading: Trading) -> None:
     trading.markets.data._now = lambda: EPOCH_US + 2_000_000
-    key = Instruments.default()[BTC].key
+    key = COARSE[BTC].key
     trading.engine.resume(0.0)
     submit(trading.engine, 1.0, key, -1, 1000, 5)
     submit(trading.engine, 1.0, key, 1, 1000, 3)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from instruments_kit import COARSE
 
 from exchange.market.market import OwnerIndex
 from exchange.market.order_book import OrderBook
 from exchange.model.events import MAX_ORDER
-from exchange.model.instruments import Instruments
 from node.bitfinex import order_ids as ids_module
 from node.bitfinex.errors import BitfinexError
 from node.bitfinex.javascript_numbers import javascript, rounded
@@ -51,7 +51,7 @@ def test_rounding_keeps_the_digits_and_never_looks_better(value: int, digits: in
 
 
 def test_two_names_of_three_letters_are_written_together() -> None:
-    named = {i.symbol: pair_name(i) for i in Instruments.default()}
+    named = {i.symbol: pair_name(i) for i in COARSE}
     assert named == {
         "BTC-USD": "BTCUSD",
         "ETH-USD": "ETHUSD",
@@ -61,7 +61,7 @@ def test_two_names_of_three_letters_are_written_together() -> None:
 
 
 def test_symbols_are_found_in_both_forms_and_nothing_else_is() -> None:
-    symbols = Symbols(Instruments.default())
+    symbols = Symbols(COARSE)
     assert symbols["tBTCUSD"] is symbols["tBTC:USD"]
     assert symbols["tTEST:USD"].symbol == "tTEST:USD"
     assert [pair.symbol for pair in symbols] == ["tBTCUSD", "tETHUSD", "tETHBTC", "tTEST:USD"]

@@ -10,20 +10,20 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from instruments_kit import COARSE
 from trading_kit import TradingNode, running_trading_node
 
 import exchange.orders.order_store
 from exchange.journal.journal import Journal
 from exchange.model.commands import Amend, NewOrder, Selection
-from exchange.model.instruments import Instruments
 from exchange.model.records import Order, Record
 from exchange.orders.engine_context import CommandRejected
 from node.service.trading import AccountNews, Span
 from node.streams.account_streams import BalancesStream, OrdersStream
 from node.views.order_mapping import OrderMapping
 
-BTC = Instruments.default()["BTC-USD"].key
-ETH = Instruments.default()["ETH-USD"].key
+BTC = COARSE["BTC-USD"].key
+ETH = COARSE["ETH-USD"].key
 ALICE, BOB = 1, 2
 
 
@@ -53,7 +53,7 @@ async def house(tmp_path: Path) -> AsyncIterator[TradingNode]:
 
 async def test_nothing_is_answered_before_the_disk_has_it(tmp_path: Path) -> None:
     with closing(Journal(tmp_path / "journal", sync="normal")) as journal:
-        house = TradingNode(journal, Instruments.default())
+        house = TradingNode(journal, COARSE)
         fund(house)
         placed = asyncio.create_task(house.trading.place(buy(ALICE)))
         told: list[AccountNews] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from exchange_kit import Network
+from instruments_kit import COARSE
 from market_kit import ME, NOW, PEER, FakeMarkets, MemoryHistory
 
 from exchange.journal.market_history import Addition, HistoryError, MarketHistory
@@ -199,13 +200,13 @@ def test_a_candle_that_cannot_be_read_does_not_stop_the_tape(markets: FakeMarket
 async def test_a_restart_finds_what_was_saved_and_takes_the_rest_from_the_journal(
     tmp_path: Path,
 ) -> None:
-    net = Network(2, markets=[Instruments.default()[BTC].key])
+    net = Network(2, markets=[COARSE[BTC].key])
     for n in range(3):
         net.sell(0, 1000 + n, 5)
         net.buy(0, 1000 + n, 5)
         net.settle()
     owner = net.id(0)
-    instruments = Instruments([Instruments.default()[BTC]])
+    instruments = Instruments([COARSE[BTC]])
     key = instruments[BTC].key
     recovered = net.nodes[0].store.recover()
     trades = [
