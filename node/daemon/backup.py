@@ -206,7 +206,7 @@ def _small_files(settings: Settings, key: Path | None) -> Iterator[tuple[str, Pa
     if key is not None:
         yield "node.key", key
     yield "peers.json", settings.peers_path
-    for name in ("exchange-node.toml", "api-cert.pem", "api-key.pem"):
+    for name in ("exchange-node.toml", "market-steps.toml", "api-cert.pem", "api-key.pem"):
         yield name, settings.data_dir / name
 
 

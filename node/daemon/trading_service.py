@@ -149,7 +149,7 @@ class TradingService:
 
     def order_by_client_id(self, client_id: str, *, account: int = HOUSE) -> OrderView:
         order = self.trading.order_by_client_id(account, self.texts.client_id(client_id))
-        if order is None or order.market not in self._by_key:
+        if order is None:
             raise ServiceError(
                 404, "unknown_order", f"there is no order with the client id {client_id!r}"
             )
@@ -158,7 +158,7 @@ class TradingService:
     def _found(self, order_id: str, account: int) -> Order:
         number = self.texts.number(order_id)
         order = self.trading.order_of(account, number)
-        if order is None or order.market not in self._by_key:
+        if order is None:
             raise ServiceError(404, "unknown_order", f"this node has no order {number}")
         return order
 
@@ -183,7 +183,7 @@ class TradingService:
             found = (found[::-1] if span.newest_first else found)[: span.limit]
         else:
             found = await self.trading.all_orders(account, span, market=key)
-        return [self.texts.order(order) for order in found if order.market in self._by_key]
+        return [self.texts.order(order) for order in found]
 
     async def fills(
         self,
@@ -199,7 +199,7 @@ class TradingService:
             market=self.texts.key(market),
             order=None if order is None else self.texts.number(order),
         )
-        return [self.texts.fill(fill) for fill in fills if fill.market in self._by_key]
+        return [self.texts.fill(fill) for fill in fills]
 
     async def durable(self) -> None:
         """Wait until the disk has everything that this node shows in memory."""
@@ -208,7 +208,7 @@ class TradingService:
     def all_fills(self) -> list[FillView]:
         """Every own fill on disk, oldest first."""
         fills = self._journal.history().fills(limit=-1)
-        return [self.texts.fill(fill) for fill in reversed(fills) if fill.market in self._by_key]
+        return [self.texts.fill(fill) for fill in reversed(fills)]
 
     # Markets
 

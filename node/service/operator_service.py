@@ -301,8 +301,9 @@ class OperatorService:
             raise ServiceError(
                 409,
                 "takes_pending",
-                f"{pending} orders of {symbol} await answers of other nodes; the market is halted and its "
-                "other orders are cancelled: try again in some seconds",
+                f"{pending} open orders of {symbol} await answers of other nodes, which may be fills. The market "
+                "is halted and its other orders are cancelled: try again in some seconds, or go on in the present "
+                f"steps with 'exchange-node market resume {symbol}'",
             )
         self._steps.change(symbol)
         return [self._texts.order(order) for order in cancelled if order.number in numbers]

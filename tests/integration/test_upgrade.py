@@ -135,33 +135,35 @@ lot = "1"
 
 
 def test_the_steps_of_version_0_1_0_are_kept_until_they_are_changed(nodes: Nodes) -> None:
+    def steps_of(market: str) -> tuple[str, str]:
+        view = {view["market"]: view for view in node.cli("market", "steps")}[market]
+        return view["tick"], view["lot"]
+
     node = nodes.make("upgraded")
     shutil.copytree(FILES / "data", node.data_dir)
     (node.data_dir / "node.key").chmod(0o600)
     node.start()
-    market = {view["market"]: view for view in node.cli("market", "steps")}[MARKET]
-    assert (market["tick"], market["lot"]) == ("0.01", "1")
-    assert (market["configured_tick"], market["configured_lot"]) == ("0.01", "0.00000001")
-    assert any("change-steps TEST-USD" in text for text in node.status().warnings)
-    kept = node.sell(7, "9000.00")  # once it has listened
-    open_before = {order.number for order in node.orders() if order.market == MARKET}
+    assert (steps_of("BTC-USD"), steps_of(MARKET)) == (("0.1", "0.00001"), ("0.01", "1"))
+    assert any("change-steps BTC-USD" in text for text in node.status().warnings)
+    kept = node.sell("0.7", "990000", market="BTC-USD")  # once it has listened
     history = {order.id: order.quantity for order in node.orders(open_only=False)}
-    assert kept.number in open_before
 
-    cancelled = node.cli("market", "change-steps", MARKET, "--yes")
-    assert {order["number"] for order in cancelled} >= {kept.number}
-    assert not [order for order in node.orders() if order.market == MARKET]
-    again = run_cli("market", "change-steps", "NONE-USD", "--yes", "--data-dir", str(node.data_dir))
-    assert again.returncode != 0
+    cancelled = node.cli("market", "change-steps", "BTC-USD", "--yes")
+    assert kept.number in {order["number"] for order in cancelled}
+    assert not [order for order in node.orders() if order.market == "BTC-USD"]
+    # An order of this market awaits the answer of a node that is not there.
+    refused = run_cli("market", "change-steps", MARKET, "--yes", "--data-dir", str(node.data_dir))
+    assert refused.returncode == 1
+    assert "await answers of other nodes" in refused.stderr
+    assert (steps_of("BTC-USD"), steps_of(MARKET)) == (("0.1", "0.00001"), ("0.01", "1"))
+
+    assert node.stop() == 0
     node.restart()
-    market = {view["market"]: view for view in node.cli("market", "steps")}[MARKET]
-    assert (market["tick"], market["lot"]) == ("0.01", "0.00000001")
-    small = eventually(lambda: node.sell("0.00000001", "9000.00"))
+    assert (steps_of("BTC-USD"), steps_of(MARKET)) == (("0.1", "0.00000001"), ("0.01", "1"))
+    small = node.sell("0.00000001", "990000", market="BTC-USD")
     assert node.get_order(small.id).quantity == "0.00000001"
     # What was placed in the old steps is read in them.
-    now = {order.id: order.quantity for order in node.orders(open_only=False)}
-    assert {number: now[number] for number in history if number in now} == history
-    assert kept.id in history
+    assert {order_id: node.get_order(order_id).quantity for order_id in history} == history
 
 
 def test_nodes_of_both_versions_trade_with_each_other(

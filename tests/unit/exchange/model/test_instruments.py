@@ -233,10 +233,10 @@ def test_a_name_that_could_be_two_markets_is_not_guessed() -> None:
 def test_the_default_set_has_the_documented_markets() -> None:
     keys = [market.key for market in Instruments.default()]
     assert keys == [
-        "BTC-USD@0.1/0.00001",
-        "ETH-USD@0.01/0.0001",
-        "ETH-BTC@0.00001/0.0001",
-        "TEST-USD@0.01/1",
+        "BTC-USD@0.1/0.00000001",
+        "ETH-USD@0.01/0.00000001",
+        "ETH-BTC@0.000001/0.00000001",
+        "TEST-USD@0.01/0.00000001",
     ]
     assert len(Instruments.default()) == 4
 
