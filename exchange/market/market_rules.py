@@ -47,6 +47,7 @@ class MarketRules:
     """Limits of one instrument. Immutable."""
 
     __slots__ = (
+        "_band_below",
         "_instrument",
         "band",
         "max_lots",
@@ -68,7 +69,11 @@ class MarketRules:
         self.max_notional = (
             NO_LIMIT if dearest is None else floor(Fraction(dearest) / Fraction(unit))
         )
-        self.band = instrument.price_band_ppm
+        self.band = band = instrument.price_band_ppm
+        # A band beyond 100 % is a factor in both directions: 4 allows a fifth to five times the reference.
+        self._band_below = (
+            band * PPM // (PPM + band) if band is not None and band > PPM else band or 0
+        )
         self.protection = instrument.protection_ppm
 
     def check(
@@ -101,8 +106,11 @@ class MarketRules:
         limit = worst_price if price is None else price
         band = self.band
         if band is not None and limit is not None and reference is not None:
-            beyond = side * (limit - reference) if price is None else abs(limit - reference)
-            if beyond * PPM > band * reference:
+            if (price is not None or side > 0) and (limit - reference) * PPM > band * reference:
+                raise self._outside(side, price, limit, reference)
+            if (price is not None or side < 0) and (
+                reference - limit
+            ) * PPM > self._band_below * reference:
                 raise self._outside(side, price, limit, reference)
         at = reference if price is None and reference is not None else limit
         if at is not None and not self.min_notional <= at * quantity <= self.max_notional:
@@ -118,7 +126,8 @@ class MarketRules:
         band = self.band
         if band is None or reference is None:
             return True
-        return abs(price - reference) * PPM <= band * reference
+        moved = (price - reference) * PPM
+        return -self._band_below * reference <= moved <= band * reference
 
     def protect(self, side: int, best: int, reference: int | None = None) -> int:
         """Return the worst price in ticks of a market order when the best counterprice is `best`; within
@@ -128,7 +137,7 @@ class MarketRules:
         """
         worst_price = _away(side, best, self.protection)
         if reference is not None and self.band is not None:
-            edge = _away(side, reference, self.band)
+            edge = _away(side, reference, self.band if side > 0 else self._band_below)
             worst_price = min(worst_price, edge) if side > 0 else max(worst_price, edge)
         return max(worst_price, 1)
 
@@ -171,13 +180,14 @@ class MarketRules:
 
     def _outside(self, side: int, price: int | None, limit: int, reference: int) -> RuleError:
         text = self._instrument.price_text
-        low = max(_away(-1, reference, self.band or 0), 1)
+        low = max(_away(-1, reference, self._band_below), 1)
         high = min(_away(1, reference, self.band or 0), MAX_TICKS)
         what = "worst price" if price is None else "price"
         percent = _plain(Decimal(self.band or 0) / (PPM // 100))
+        far = f"more than {percent} %" if (self.band or 0) <= PPM else "too far"
         return RuleError(
             "price_band",
-            f"{what} {text(limit)} is more than {percent} % from {text(reference)}: "
+            f"{what} {text(limit)} is {far} from {text(reference)}: "
             f"{'buy' if side > 0 else 'sell'} between {text(low)} and {text(high)}",
         )
 

@@ -34,7 +34,7 @@ _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASC
 _FRACTIONS: Final = {
     "maker_fee": (Decimal("-0.01"), Decimal("0.1")),
     "taker_fee": (Decimal(0), Decimal("0.1")),
-    "price_band": (Decimal("0.000001"), Decimal(1)),
+    "price_band": (Decimal("0.000001"), Decimal(10)),
     "protection": (Decimal("0.000001"), Decimal(1)),
 }
 _SEPARATORS: Final = re.compile(r"[-/_: ]")

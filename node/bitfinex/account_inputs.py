@@ -22,6 +22,7 @@ from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad
 from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.bitfinex.order_operations import KINDS, OrderOperations, refused
 from node.bitfinex.request_signing import KeyAuthenticator, KeySession
+from node.bitfinex.session_tokens import SessionTokens
 from node.service.trading import Trading
 
 log = logging.getLogger("node.api")
@@ -35,12 +36,14 @@ class PrivateSide:
     def __init__(
         self,
         gate: KeyAuthenticator,
+        tokens: SessionTokens,
         feeds: AccountFeeds,
         operations: OrderOperations,
         trading: Trading,
         now: Callable[[], int],
     ) -> None:
         self._gate = gate
+        self._tokens = tokens
         self.feeds = feeds
         self.operations = operations
         self.trading = trading
@@ -73,7 +76,11 @@ class PrivateSide:
             and all(isinstance(word, str) for word in words)
         ):
             raise bad("filter", f"a list of at most {FILTERS_MAX} words is expected")
-        session = self._gate.of_event(event, secure=secure, remote=remote)
+        if "token" in event:
+            self._gate.check_way(secure=secure, remote=remote)
+            session = self._tokens.session(event["token"])
+        else:
+            session = self._gate.of_event(event, secure=secure, remote=remote)
         if dead_man:
             session.demand("trade", "dms")
         stream = await self.feeds.attach(session.account, words, wake, readable=session.may("read"))

@@ -20,6 +20,7 @@ from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.private_rest import PrivateRest
 from node.bitfinex.public_rest import Form, Rest
 from node.bitfinex.request_signing import KeyAuthenticator, Keys
+from node.bitfinex.session_tokens import SessionTokens
 from node.bitfinex.symbols import Symbols
 from node.http.rate_limit import RateLimit
 from node.service.market_data import MarketData
@@ -120,11 +121,14 @@ def add_bitfinex(
     private: PrivateSide | None = None
     if trading is not None and keys is not None:
         gate = KeyAuthenticator(keys, plain_keys=plain_keys)
+        tokens = SessionTokens(keys, _monotonic)
         operations = OrderOperations(trading, symbols, _now)
         accountant = AccountReads(trading, symbols, market_data)
-        PrivateRest(gate, keys, operations, accountant, symbols, _now).add_to(app.router, form)
+        PrivateRest(gate, tokens, keys, operations, accountant, symbols, _now).add_to(
+            app.router, form
+        )
         feeds = AccountFeeds(trading, symbols, market_data)
-        private = PrivateSide(gate, feeds, operations, trading, _now)
+        private = PrivateSide(gate, tokens, feeds, operations, trading, _now)
     else:
         app.router.add_route("*", "/v2/auth/{path:.*}", form.of(_no_keys))
     Rest(market_data, symbols, books, form).add_to(app.router)

@@ -73,7 +73,7 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
     """
     pair = symbols[body.get("symbol")]
     kind = _kind(body.get("type"))
-    side, quantity = _amount(pair, body.get("amount"), "amount")
+    side, quantity = amount(pair, body.get("amount"), "amount")
     flags = _flags(body)
     price: int | None = None
     stop: int | None = None
@@ -136,12 +136,12 @@ def amend(body: Body, order: Order, pair: Pair, now: int) -> Amend:
     quantity: int | None = None
     change: int | None = None
     if body.get("amount") is not None:
-        side, left = _amount(pair, body["amount"], "amount")
+        side, left = amount(pair, body["amount"], "amount")
         if side != order.side:
             raise bad("amount", "an order keeps its side: above 0 buys, below 0 sells")
         quantity = order.filled + left
     elif body.get("delta") is not None:
-        side, lots = _amount(pair, body["delta"], "delta")
+        side, lots = amount(pair, body["delta"], "delta")
         change = side * order.side * lots
     _unchanged(body, order)
     return Amend(
@@ -261,7 +261,7 @@ def _text(value: Any, name: str) -> str:
     raise bad(name, "a number is expected")
 
 
-def _amount(pair: Pair, value: Any, name: str) -> tuple[int, int]:
+def amount(pair: Pair, value: Any, name: str) -> tuple[int, int]:
     """Side and whole lots of a signed amount."""
     text = _text(value, name)
     side = -1 if text.startswith("-") else 1

@@ -12,13 +12,12 @@ from exchange.model.records import Permission
 from node.bitfinex import order_inputs, wallet_arrays
 from node.bitfinex.account_reads import AccountReads
 from node.bitfinex.errors import BAD_AUTH, BitfinexError, bad, rate_limited, unknown_path
-from node.bitfinex.limits import READ_TIMEOUT
 from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import OrderOperations
-from node.bitfinex.public_rest import Form
+from node.bitfinex.public_rest import Form, body_of
 from node.bitfinex.request_signing import KeyAuthenticator, Keys, KeySession
+from node.bitfinex.session_tokens import DEFAULT_TTL, SessionTokens
 from node.bitfinex.symbols import Pair, Symbols
-from node.http.request_body import read_body
 
 Answer = Callable[[KeySession, web.Request, Body], Awaitable[str]]
 
@@ -39,6 +38,7 @@ class PrivateRest:
     def __init__(
         self,
         gate: KeyAuthenticator,
+        tokens: SessionTokens,
         keys: Keys,
         operations: OrderOperations,
         accountant: AccountReads,
@@ -46,6 +46,7 @@ class PrivateRest:
         now: Callable[[], int],
     ) -> None:
         self._gate = gate
+        self._tokens = tokens
         self._keys = keys
         self._operations = operations
         self._accountant = accountant
@@ -70,6 +71,7 @@ class PrivateRest:
             ("r/info/user", self._user),
             ("r/permissions", self._permissions),
             ("calc/order/avail", self._available),
+            ("w/token", self._token),
             ("w/order/submit", self._operation("on")),
             ("w/order/update", self._operation("ou")),
             ("w/order/cancel", self._operation("oc")),
@@ -80,7 +82,7 @@ class PrivateRest:
             if path.startswith("r/"):
                 answer = self._durable(answer)
             if path != "r/permissions":  # every key may see its own
-                answer = _permitted("trade" if path.startswith("w/") else "read", answer)
+                answer = _permitted("trade" if path.startswith("w/order") else "read", answer)
             router.add_post(f"/v2/auth/{path}", form.of(self._signed(answer, form), counted=False))
         nothing = form.of(self._signed(_nothing, form), counted=False)
         router.add_route("*", "/v2/auth/{path:.*}", nothing)
@@ -92,15 +94,9 @@ class PrivateRest:
             remote, now = request.remote or "", form.clock()
             if not form.rate.left(remote, now):
                 raise rate_limited()
-            raw = await _body(request)
+            raw = await body_of(request)
             try:
-                session = self._gate.of_request(
-                    request.headers,
-                    request.raw_path.partition("?")[0],
-                    raw,
-                    secure=request.secure,
-                    remote=remote,
-                )
+                session = self._entered(request, raw, remote)
             except BitfinexError:
                 form.rate.allows(remote, now)
                 raise
@@ -112,6 +108,17 @@ class PrivateRest:
             return await answer(session, request, body)
 
         return respond
+
+    def _entered(self, request: web.Request, raw: bytes, remote: str) -> KeySession:
+        """Authenticate by token or by signature. Raises `BitfinexError`."""
+        token = request.headers.get("bfx-token")
+        if token is not None and "bfx-signature" not in request.headers:
+            self._gate.check_way(secure=request.secure, remote=remote)
+            return self._tokens.session(token)
+        path = request.raw_path.partition("?")[0]
+        return self._gate.of_request(
+            request.headers, path, raw, secure=request.secure, remote=remote
+        )
 
     def _operation(self, kind: str) -> Answer:
         async def answer(session: KeySession, _request: web.Request, body: Body) -> str:
@@ -171,24 +178,18 @@ class PrivateRest:
             raise BitfinexError(BAD_AUTH, "apikey: invalid")
         return wallet_arrays.user_text(account.number, account.name, account.created)
 
+    async def _token(self, session: KeySession, _request: web.Request, body: Body) -> str:
+        ttl = order_inputs.integer(body, "ttl", DEFAULT_TTL)
+        write = body.get("writePermission", False)
+        if type(write) is not bool and write not in (0, 1):
+            raise bad("writePermission", "true or false is expected")
+        token = self._tokens.issue(session, ttl, body.get("caps"), write=bool(write))
+        return orjson.dumps([token]).decode()
+
     async def _permissions(self, session: KeySession, _request: web.Request, _body: Body) -> str:
         read, trade = int(session.may("read")), int(session.may("trade"))
         rows = [[scope, read, int(write and trade)] for scope, write in _SCOPES]
         return orjson.dumps(rows).decode()
-
-
-async def _body(request: web.Request) -> bytes:
-    """Return the body, byte for byte.
-
-    Raises:
-        BitfinexError: it is too long, or does not come.
-    """
-    try:
-        return await read_body(request, READ_TIMEOUT)
-    except web.HTTPRequestEntityTooLarge:
-        raise bad("body", "it is too long") from None
-    except TimeoutError:
-        raise bad("body", "it did not come in time") from None
 
 
 def _permitted(permission: Permission, answer: Answer) -> Answer:

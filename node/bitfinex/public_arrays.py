@@ -90,6 +90,13 @@ def candle(pair: Pair, found: Candle) -> str:
     )
 
 
+def past_ticker(pair: Pair, found: Candle) -> str:
+    """SYMBOL, BID, -, ASK, nine more, MTS of an hour. Bids and asks are not kept, so both are the last price
+    of the hour; hours without trades have no row."""
+    price = pair.scale.price(found.close)
+    return f'["{pair.symbol}",{price},null,{price}{",null" * 8},{found.start // 1000}]'
+
+
 def array(items: Iterable[str]) -> str:
     return f"[{','.join(items)}]"
 

@@ -5,24 +5,37 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from operator import itemgetter
 from typing import Final
 
 import orjson
 from aiohttp import web
 
 from exchange.market.candles import LATEST, TIMEFRAMES, Timeframe
-from node.bitfinex import public_arrays
+from node.bitfinex import order_inputs, public_arrays
 from node.bitfinex.bitfinex_books import Books, check_length, check_precision
-from node.bitfinex.errors import BAD_PARAMETER, UNKNOWN, BitfinexError, rate_limited, unknown_path
+from node.bitfinex.calculations import Calculations
+from node.bitfinex.errors import (
+    BAD_PARAMETER,
+    UNKNOWN,
+    BitfinexError,
+    bad,
+    rate_limited,
+    unknown_path,
+)
 from node.bitfinex.limits import (
     BOOK_DEFAULT,
     CANDLES_DEFAULT,
+    READ_TIMEOUT,
     ROWS_MAX,
+    TICKERS_HIST_DEFAULT,
+    TICKERS_HIST_MAX,
     TICKERS_MAX,
     TRADES_DEFAULT,
 )
 from node.bitfinex.symbols import Pair, Symbols
 from node.http.rate_limit import RateLimit
+from node.http.request_body import read_body
 from node.service.market_data import MarketData
 
 log = logging.getLogger("node.api")
@@ -91,12 +104,19 @@ class Rest:
             ("/v2/platform/status", self._status),
             ("/v2/conf/{labels}", self._conf),
             ("/v2/tickers", self._tickers),
+            ("/v2/tickers/hist", self._past_tickers),
             ("/v2/ticker/{symbol}", self._ticker),
             ("/v2/trades/{symbol}/hist", self._trades),
             ("/v2/book/{symbol}/{precision}", self._book),
             ("/v2/candles/{key}/{section}", self._candles),
         ):
             router.add_get(path, self._form.of(respond))
+        calculations = Calculations(self._market_data, self._symbols)
+        for path, calculate in (
+            ("/v2/calc/trade/avg", calculations.trade_average),
+            ("/v2/calc/fx", calculations.rate),
+        ):
+            router.add_post(path, self._form.of(_calculated(calculate)))
         router.add_route("*", "/v2/{path:.*}", self._form.of(_nothing))
 
     async def _status(self, _request: web.Request) -> str:
@@ -109,17 +129,31 @@ class Rest:
         ).decode()
 
     async def _tickers(self, request: web.Request) -> str:
-        wanted = request.query.get("symbols", "")
-        if wanted == "ALL":
-            pairs = list(self._symbols)
-        else:
-            names = wanted.split(",") if wanted else []
-            if not 0 < len(names) <= TICKERS_MAX:
-                raise BitfinexError(BAD_PARAMETER, "symbols: invalid")
-            pairs = [self._symbols[name] for name in names]
+        pairs = self._wanted(request)
         return public_arrays.array(
             public_arrays.named_ticker(pair, self._market_data) for pair in pairs
         )
+
+    def _wanted(self, request: web.Request) -> list[Pair]:
+        wanted = request.query.get("symbols", "")
+        if wanted == "ALL":
+            return list(self._symbols)
+        names = wanted.split(",") if wanted else []
+        if not 0 < len(names) <= TICKERS_MAX:
+            raise BitfinexError(BAD_PARAMETER, "symbols: invalid")
+        return [self._symbols[name] for name in names]
+
+    async def _past_tickers(self, request: web.Request) -> str:
+        start, end = _span(request)
+        limit = min(_limit(request, TICKERS_HIST_DEFAULT), TICKERS_HIST_MAX)
+        rows = []
+        for pair in self._wanted(request):
+            candles = await self._market_data.candles(
+                pair.key, "1h", start=start, end=end, limit=limit, newest_first=True
+            )
+            rows += [(-candle.start, public_arrays.past_ticker(pair, candle)) for candle in candles]
+        rows.sort(key=itemgetter(0))
+        return public_arrays.array(text for _, text in rows[:limit])
 
     async def _ticker(self, request: web.Request) -> str:
         return public_arrays.ticker(self._symbols[request.match_info["symbol"]], self._market_data)
@@ -160,6 +194,33 @@ class Rest:
             newest_first=_newest_first(request),
         )
         return public_arrays.array(public_arrays.candle(pair, candle) for candle in candles)
+
+
+def _calculated(calculate: Callable[[order_inputs.Body], str]) -> Respond:
+    """Parameters come in the body or in the query."""
+
+    async def respond(request: web.Request) -> str:
+        raw = await body_of(request)
+        body = order_inputs.decode(raw) if raw.strip() else {}
+        if not isinstance(body, dict):
+            raise bad("body", "a JSON object is expected")
+        return calculate({**request.query, **body})
+
+    return respond
+
+
+async def body_of(request: web.Request) -> bytes:
+    """Return the body, byte for byte.
+
+    Raises:
+        BitfinexError: it is too long, or does not come.
+    """
+    try:
+        return await read_body(request, READ_TIMEOUT)
+    except web.HTTPRequestEntityTooLarge:
+        raise bad("body", "it is too long") from None
+    except TimeoutError:
+        raise bad("body", "it did not come in time") from None
 
 
 async def _nothing(_request: web.Request) -> str:

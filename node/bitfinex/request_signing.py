@@ -72,7 +72,7 @@ class KeyAuthenticator:
         Raises:
             BitfinexError: 10100, or 10114 for a nonce that is not greater than the last one.
         """
-        self._check_way(secure=secure, remote=remote)
+        self.check_way(secure=secure, remote=remote)
         nonce = headers.get("bfx-nonce", "")
         message = f"/api{path}{nonce}".encode() + body
         return self._session(
@@ -81,7 +81,7 @@ class KeyAuthenticator:
 
     def of_event(self, event: Mapping[str, Any], *, secure: bool, remote: str) -> KeySession:
         """Authenticate an `auth` event. Raises as `of_request`."""
-        self._check_way(secure=secure, remote=remote)
+        self.check_way(secure=secure, remote=remote)
         nonce = event.get("authNonce")
         payload = event.get("authPayload")
         text = str(nonce) if type(nonce) is int else nonce
@@ -89,7 +89,8 @@ class KeyAuthenticator:
             raise BitfinexError(BAD_AUTH, "authPayload: invalid: AUTH and the nonce are expected")
         return self._session(event.get("apiKey"), text, payload.encode(), event.get("authSig"))
 
-    def _check_way(self, *, secure: bool, remote: str) -> None:
+    def check_way(self, *, secure: bool, remote: str) -> None:
+        """Refuse keys and tokens over plain HTTP from other machines. Raises `BitfinexError`."""
         if not (secure or self._plain_keys or _is_loopback(remote)):
             raise BitfinexError(
                 BAD_AUTH,

@@ -145,7 +145,7 @@ def test_the_steps_of_version_0_1_0_are_kept_until_they_are_changed(nodes: Nodes
     node.start()
     assert (steps_of("BTC-USD"), steps_of(MARKET)) == (("0.1", "0.00001"), ("0.01", "1"))
     assert any("change-steps BTC-USD" in text for text in node.status().warnings)
-    kept = node.sell("0.7", "990000", market="BTC-USD")  # once it has listened
+    kept = node.sell("0.7", "40000", market="BTC-USD")  # once it has listened
     history = {order.id: order.quantity for order in node.orders(open_only=False)}
 
     cancelled = node.cli("market", "change-steps", "BTC-USD", "--yes")
@@ -160,7 +160,7 @@ def test_the_steps_of_version_0_1_0_are_kept_until_they_are_changed(nodes: Nodes
     assert node.stop() == 0
     node.restart()
     assert (steps_of("BTC-USD"), steps_of(MARKET)) == (("0.1", "0.00000001"), ("0.01", "1"))
-    small = node.sell("0.00000001", "990000", market="BTC-USD")
+    small = node.sell("0.00000001", "40000", market="BTC-USD")
     assert node.get_order(small.id).quantity == "0.00000001"
     # What was placed in the old steps is read in them.
     assert {order_id: node.get_order(order_id).quantity for order_id in history} == history

@@ -90,7 +90,7 @@ def test_ccxt_loads_the_markets(sync: Any) -> None:
     assert set(markets) == {"BTC/USD", "ETH/USD", "ETH/BTC", "TEST/USD"}
     assert markets[SYMBOL]["id"] == BFX
     assert markets["TEST/USD"]["id"] == "tTEST:USD"
-    assert markets[SYMBOL]["limits"]["amount"]["min"] == 0.00001
+    assert markets[SYMBOL]["limits"]["amount"]["min"] == 0.00000001
     assert {"BTC", "ETH", "TEST", "USD"} <= set(sync.currencies)
     assert sync.fetch_status()["status"] == "ok"
 

@@ -296,7 +296,7 @@ def test_rules_in_a_file_are_exact_as_text_and_bare(tmp_path: Path) -> None:
         ("taker_fee = [1]", "taker_fee: expected text or Decimal, which are exact, got list"),
         ("protection = 0", "protection: expected from 0.000001 to 1, got 0"),
         ('price_band = "5 %"', "price_band: '5 %' is not a decimal number"),
-        ("price_band = 2", "price_band: expected from 0.000001 to 1, got 2"),
+        ("price_band = 20", "price_band: expected from 0.000001 to 10, got 20"),
         ("min_quantity = 3", "min_quantity 3 is not a multiple of the lot 2; nearest are 2 and 4"),
         ("min_quantity = 0", "min_quantity: expected from 2 to 200000000000000, got 0"),
         (

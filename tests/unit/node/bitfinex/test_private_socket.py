@@ -555,3 +555,12 @@ async def test_so_many_inputs_at_once_and_then_reading_waits(
     assert len(begun) == limits.INPUTS_WAITING
     wait.set()
     await eventually(lambda: len(begun) == limits.INPUTS_WAITING + 20)
+
+
+async def test_a_token_opens_a_connection(exchange: Exchange, reader: Reader) -> None:
+    (token,) = (await exchange.post(exchange.key(), "w/token", {"ttl": 60})).json
+    told = await reader.ask({"event": "auth", "token": token})
+    assert (told["status"], told["caps"]["orders"]) == ("OK", {"read": 1, "write": 0})
+    async with connected(exchange) as second:
+        told = await second.ask({"event": "auth", "token": token + "x"})
+        assert (told["code"], told["msg"]) == (10100, "token: invalid")
