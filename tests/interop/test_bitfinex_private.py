@@ -398,7 +398,7 @@ def test_errors_are_those_that_ccxt_knows(world: World) -> None:
         {"type": "EXCHANGE LIMIT", "symbol": BFX, "amount": "0.0200001234", "price": "20000.09"}
     )
     taken = told[4][0]
-    assert (float(taken[7]), float(taken[16])) == (0.02, 20000)  # to the lot, and to the tick
+    assert (float(taken[7]), float(taken[16])) == (0.02000012, 20000)  # to the lot, and to the tick
     exchange.cancel_order(str(taken[0]))
     with pytest.raises(ccxt.BadRequest, match="there is no margin trading"):
         exchange.private_post_auth_w_order_submit(
