@@ -39,7 +39,7 @@ FORMAT: Final = 1
 CHUNK: Final = 2**20
 _PAGES: Final = 256  # of an SQLite file, copied in one step
 _MEMBER: Final = re.compile(
-    r"node\.key|market\.sqlite3|exchange-node\.toml|api-(cert|key)\.pem|peers\.json|"
+    r"node\.key|market\.sqlite3|market-steps\.toml|exchange-node\.toml|api-(cert|key)\.pem|peers\.json|"
     r"journal/(\d{20}\.(log|state)|archive\.sqlite3)",
     re.ASCII,
 )

@@ -9,7 +9,7 @@ import time
 import pytest
 from processes import Nodes, eventually, in_both_modes, run_cli, trade_ids
 
-FAILED = 4  # exit code of a start that cannot be
+FAILED = 2  # exit code of a start that cannot be
 
 
 @in_both_modes

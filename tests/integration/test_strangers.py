@@ -24,6 +24,8 @@ from p2p.mesh.routed_messages import broadcast_id
 
 MAX_GROWTH = 48 * 1024 * 1024  # bytes of memory that a few hundred strangers may cost
 
+LOTS = 10**8  # of one unit
+
 
 @dataclass
 class Hosts:
@@ -227,15 +229,15 @@ def test_a_peer_that_speaks_json_by_hand_follows_the_market_and_trades(hosts: Ho
         kind, number, side, ticks, shown, _time = event
         assert str(market).startswith("TEST-USD@")
         assert (kind, number, side) == ("opened", sold.number, -1)
-        assert (ticks, shown) == (price * 100, 5)
+        assert (ticks, shown) == (price * 100, 5 * LOTS)
 
         take = {
             **{"take": 1, "market": market, "order": number, "takerOrder": 1, "below": 1},
-            **{"price": ticks, "quantity": 2},
+            **{"price": ticks, "quantity": 2 * LOTS},
         }
         peer.send("take", take)
         result = peer.wait_for(lambda m: m["type"] == "take_result")["payload"]
-        assert (result["take"], result["quantity"], result["price"]) == (1, 2, ticks)
+        assert (result["take"], result["quantity"], result["price"]) == (1, 2 * LOTS, ticks)
         peer.send("take", take)  # asked again: the same answer, and nothing more is filled
         again = peer.wait_for(lambda m: m["type"] == "take_result")["payload"]
         assert again == result
