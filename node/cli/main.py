@@ -61,6 +61,10 @@ Exit codes:
 """
 
 
+class _OutputClosed(Exception):
+    """The reader of standard output is gone."""
+
+
 class CommandLine(click.Group):
     """The group of all commands, with the exit codes of `Exit`."""
 
@@ -83,13 +87,19 @@ class CommandLine(click.Group):
             ctx.fail(_unknown_command(name, args[1:]))
         return name, self.get_command(ctx, name), args[1:]
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click itself would exit with 1
+            raise _OutputClosed from error
+
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Runs a command and exits; never shows a traceback unless EXCHANGE_NODE_DEBUG is set."""
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever read the output has seen enough
+        except (_OutputClosed, BrokenPipeError):  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(Exit.OK)
         except (click.Abort, KeyboardInterrupt):
