@@ -95,6 +95,7 @@ class Journal:
         """
         self.path = path
         self.notes: list[str] = []  # messages for the user about the journal found
+        self.written_bytes = 0  # of records, since the start
         self.trouble: str | None = None  # error of the last write of archive or snapshot
         self._sync = sync == "full"
         self._owner = owner
@@ -223,7 +224,9 @@ class Journal:
             return
         sync = self._sync and not all(self._can_be_fetched(record) for record in records)
         try:
-            self._committed = self._log.append(pack(records), sync=sync)
+            data = pack(records)
+            self._committed = self._log.append(data, sync=sync)
+            self.written_bytes += len(data)
         except BaseException as error:
             # The content of the disk is unknown, and a second flush would not show it.
             self._failed = f"cannot write the journal {self.path}: {error}{need(error)}"
@@ -348,6 +351,24 @@ class Journal:
     def archive_behind(self) -> int:
         """Number of committed records that the archive lacks."""
         return self._records - self._archived
+
+    def file_sizes(self) -> dict[str, int]:
+        """Return the bytes on the disk by kind of file: log, snapshot, archive."""
+        kinds = {".log": "log", ".state": "snapshot"}
+        sizes = {"log": 0, "snapshot": 0, "archive": 0}
+        for path in self.path.iterdir():
+            kind = "archive" if path.name.startswith("archive.") else kinds.get(path.suffix)
+            if kind is not None:
+                sizes[kind] += _size(path)
+        return sizes
+
+    def snapshot_time(self) -> float | None:
+        """Return when the newest snapshot was made, in seconds since the epoch; None without one."""
+        if not self._snapshot:
+            return None
+        with suppress(FileNotFoundError):
+            return snapshots.path_of(self.path, self._snapshot).stat().st_mtime
+        return None
 
     def work(self) -> bool:
         """Do one step of the background work. Returns True if there is more to do.

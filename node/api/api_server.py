@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
+from time import perf_counter
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -18,14 +19,15 @@ from node.api.api_tls import Tls
 from node.api.asyncapi import add_asyncapi
 from node.api.node_service import NodeService
 from node.api.openapi import add_documents
-from node.api.problems import ProblemConnection, problem, problem_middleware
-from node.api.public_routes import SERVICE, add_routes
+from node.api.problems import PROBLEM, ProblemConnection, problem, problem_middleware
+from node.api.public_routes import ROUTES, SERVICE, add_routes
 from node.api.stream_socket import add_stream
 from node.api.web_page import add_page
 from node.api.worker_socket import add_worker
 from node.bitfinex import add_bitfinex
 from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.rate_limit import RateVerdict
+from node.http.request_figures import FIGURES, UNMATCHED, RequestFigures
 from node.views.views import ServiceError
 
 log = logging.getLogger("node.api")
@@ -137,6 +139,33 @@ async def auth_middleware(request: web.Request, handler: _Handler) -> web.Stream
     return await handler(request)
 
 
+@web.middleware
+async def figures_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Count every request with its duration. WebSocket connections are counted by their requests."""
+    began = perf_counter()
+    response = await handler(request)
+    if response.status != 101:
+        figures = request.app[FIGURES]
+        figures.add(_operation_of(request), response.status, perf_counter() - began)
+        code = request.get(PROBLEM)
+        if code is not None:
+            figures.problems[code] += 1
+    return response
+
+
+_OPERATIONS: Final = {
+    (route.operation.method, route.operation.path): route.operation.name for route in ROUTES
+}
+
+
+def _operation_of(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    if resource is None:
+        return UNMATCHED
+    path = resource.canonical
+    return _OPERATIONS.get((request.method, path), path)
+
+
 async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
     verdict = request.get(_VERDICT)
     if verdict is not None and verdict.limit:
@@ -154,14 +183,19 @@ def _monotonic() -> float:
 
 
 def make_app(
-    service: NodeService, *, hosts: Iterable[str] = (), rules: AccessRules | None = None
+    service: NodeService,
+    *,
+    hosts: Iterable[str] = (),
+    rules: AccessRules | None = None,
+    figures: RequestFigures | None = None,
 ) -> web.Application:
     """The API of `service`. `hosts` are names besides the loopback ones that clients may use."""
     rules = rules or AccessRules()
     app = web.Application(
-        middlewares=[problem_middleware, guard_middleware, auth_middleware],
+        middlewares=[figures_middleware, problem_middleware, guard_middleware, auth_middleware],
         client_max_size=limits.MAX_BODY,
     )
+    app[FIGURES] = figures or RequestFigures()
     app[DOORKEEPER] = AccessControl(service.accounts, rules)
     app[HOSTS] = LOOPBACK_NAMES | {host.lower().strip("[]") for host in hosts}
     app.on_response_prepare.append(_common_headers)
@@ -176,6 +210,7 @@ def make_app(
         keys=service.accounts,
         plain_keys=rules.plain_keys,
         rate_limit=rules.rate_limit,
+        figures=app[FIGURES],
     )
     add_page(app)
     add_documents(app)
@@ -228,6 +263,7 @@ class ApiServer:
         self._service = service
         self._rules = rules or AccessRules()
         self._tls = tls
+        self.figures = RequestFigures()
         self._runner: _Runner | None = None
         self._server: asyncio.Server | None = None
         self.url = ""
@@ -250,7 +286,12 @@ class ApiServer:
             host = "127.0.0.1"  # one socket, one port: port 0 would get another for each family
         names = frozenset[str]() if self._tls is None else self._tls.names
         runner = _Runner(
-            make_app(self._service, hosts=[host, *names], rules=self._rules),
+            make_app(
+                self._service,
+                hosts=[host, *names],
+                rules=self._rules,
+                figures=self.figures,
+            ),
             access_log=log,
             access_log_class=DebugAccessLog,
             keepalive_timeout=limits.KEEPALIVE,

@@ -12,6 +12,7 @@ from node.service.trading import Span, Trading
 from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import CancelAfterView
 from node.views.feed_views import FeedView
+from node.views.health_views import ReadyView
 from node.views.statement_views import ReconciliationView
 from node.views.views import (
     AmendRequest,
@@ -200,6 +201,10 @@ class NodeService(Protocol):
         ...
 
     def status(self) -> StatusView: ...
+
+    def ready(self) -> ReadyView:
+        """Whether it can take orders, with reasons."""
+        ...
 
     def diagnostics(self) -> DiagnosticsView: ...
 

@@ -130,6 +130,10 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "Call lost",
         "The link broke or the service failed. It is not known whether the call was executed.",
     ),
+    "not_ready": (
+        "Not ready",
+        "The node cannot take orders now; `checks` says why. docs/operations.md has what to do.",
+    ),
     "stale_data": (
         "Stale data",
         "The node's data directory is an old copy: others hold more of its own feeds than it does. It "
@@ -193,6 +197,9 @@ def problem_members(
     }
 
 
+PROBLEM: Final = web.RequestKey("problem", str)  # code of the refusal of a request
+
+
 def problem(
     request: web.BaseRequest | None,
     status: int,
@@ -204,6 +211,8 @@ def problem(
 ) -> web.Response:
     """A response with problem details."""
     instance = request.rel_url.raw_path[:200] if request is not None else "/"
+    if isinstance(request, web.Request):
+        request[PROBLEM] = code
     if status == 401:
         headers = {"WWW-Authenticate": "Bearer"} | (headers or {})
     elif status == 429:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from node.api import limits
@@ -14,6 +15,7 @@ from node.api.access import DOORKEEPER, admit, caller_of
 from node.api.node_service import NodeService
 from node.api.operator_routes import ACCOUNT_ROUTES
 from node.api.order_routes import ORDER_ROUTES
+from node.api.problems import problem
 from node.api.route import (
     ABOUT,
     SERVICE,
@@ -166,6 +168,16 @@ async def get_health(request: web.Request) -> web.Response:
     return answer(HealthView(status="ok", node_id=status.node_id, version=status.version))
 
 
+async def get_ready(request: web.Request) -> web.StreamResponse:
+    query(request)
+    found = request.app[SERVICE].ready()
+    if found.ready:
+        return answer(found)
+    reasons = "; ".join(check.reason for check in found.checks if not check.ok)
+    checks = [msgspec.structs.asdict(check) for check in found.checks]
+    return problem(request, 503, "not_ready", reasons, extra={"checks": checks})
+
+
 async def get_session(request: web.Request) -> web.Response:
     query(request)
     service, caller = request.app[SERVICE], caller_of(request)
@@ -223,6 +235,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(public_operations.GET_TOPOLOGY, get_topology),
     Route(public_operations.LIST_FEEDS, list_feeds),
     Route(public_operations.GET_HEALTH, get_health),
+    Route(public_operations.GET_READY, get_ready),
 )
 
 

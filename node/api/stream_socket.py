@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from time import perf_counter
 from typing import Final
 
 import msgspec
@@ -29,6 +30,7 @@ from node.api import limits
 from node.api.access import DOORKEEPER, Caller, caller_of, check_access
 from node.api.problems import problem
 from node.api.public_routes import SERVICE
+from node.http.request_figures import FIGURES
 from node.http.socket_session import End, SocketSession
 from node.streams.stream import Ended, Reader, ReaderTooSlow, encode
 from node.streams.stream_messages import (
@@ -110,6 +112,7 @@ class _Connection:
             )
             await self._answer(StreamError(code="invalid_message", detail=detail))
             return
+        began, code = perf_counter(), "ok"
         try:
             if isinstance(message, Subscribe):
                 await self._subscribe(message)
@@ -120,7 +123,10 @@ class _Connection:
             elif isinstance(message, Ping):
                 await self._answer(Pong(id=message.id))
         except ServiceError as error:
+            code = error.code
             await self._answer(StreamError(code=error.code, detail=error.detail, id=message.id))
+        name = f"stream {type(message).__name__.lower()}"
+        self._request.app[FIGURES].add_socket(name, code, perf_counter() - began)
 
     async def _subscribe(self, request: Subscribe) -> None:
         if len(self._readers) >= limits.STREAM_MAX_SUBSCRIPTIONS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.bitfinex.order_operations import KINDS, OrderOperations, refused
 from node.bitfinex.request_signing import KeyAuthenticator, KeySession
 from node.bitfinex.session_tokens import SessionTokens
+from node.http.request_figures import RequestFigures
 from node.service.trading import Trading
 
 log = logging.getLogger("node.api")
@@ -41,6 +43,7 @@ class PrivateSide:
         operations: OrderOperations,
         trading: Trading,
         now: Callable[[], int],
+        figures: RequestFigures,
     ) -> None:
         self._gate = gate
         self._tokens = tokens
@@ -48,6 +51,7 @@ class PrivateSide:
         self.operations = operations
         self.trading = trading
         self.now = now
+        self.figures = figures
 
     def revoked(self, session: KeySession) -> bool:
         """Return True if the key of a session was revoked since."""
@@ -129,12 +133,14 @@ class AccountInputs:
         self.stream.calculate([name for name in names if isinstance(name, str)])
 
     async def _carry_out(self, kind: str, payload: Any) -> None:
-        side = self._side
+        side, began, code = self._side, time.perf_counter(), "ok"
         try:
             done = await side.operations.carry_out(self.session, kind, payload, listed=False)
         except BitfinexError as error:
+            code = str(error.code)
             self._refuse(kind, payload, error)
         except Exception:
+            code = "internal_error"
             incident = secrets.token_hex(4)
             log.exception("incident %s: input %r failed", incident, kind)
             text = f"the node failed to answer; its log has incident {incident}"
@@ -142,6 +148,7 @@ class AccountInputs:
         else:
             told = done.notification(side.now() // 1000, listed=False)
             self.stream.notify(told, failed=False)
+        side.figures.add_socket(f"bitfinex {kind}", code, time.perf_counter() - began)
 
     def _refuse(self, kind: str, payload: Any, error: BitfinexError) -> None:
         told = refused(kind, payload, error, self._side.now() // 1000)

@@ -23,6 +23,7 @@ from node.bitfinex.request_signing import KeyAuthenticator, Keys
 from node.bitfinex.session_tokens import SessionTokens
 from node.bitfinex.symbols import Symbols
 from node.http.rate_limit import RateLimit
+from node.http.request_figures import RequestFigures
 from node.service.market_data import MarketData
 from node.service.trading import Trading
 
@@ -107,6 +108,7 @@ def add_bitfinex(
     keys: Keys | None = None,
     plain_keys: bool = False,
     rate_limit: int = RATE,
+    figures: RequestFigures | None = None,
 ) -> None:
     """Serve /v2 and /ws/2.
 
@@ -128,7 +130,9 @@ def add_bitfinex(
             app.router, form
         )
         feeds = AccountFeeds(trading, symbols, market_data)
-        private = PrivateSide(gate, tokens, feeds, operations, trading, _now)
+        private = PrivateSide(
+            gate, tokens, feeds, operations, trading, _now, figures or RequestFigures()
+        )
     else:
         app.router.add_route("*", "/v2/auth/{path:.*}", form.of(_no_keys))
     Rest(market_data, symbols, books, form).add_to(app.router)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,14 +16,26 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from exchange.feeds.feed_limits import FeedFigures
-from node.service.committer import COMMIT_BOUNDS, Committer
+from node.api.api_server import ApiServer
+from node.daemon.machine_metrics import (
+    PREFIX,
+    NodeFigures,
+    buckets,
+    counter,
+    gauge,
+    links,
+    machine,
+    requests,
+    streams,
+)
+from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS, Committer
 from node.service.routing_service import route_views
+from node.streams.stream_registry import StreamRegistry
 from node.views.views import StatusView
 from p2p.overlay import Overlay
 from p2p.services.call_figures import LATENCY_BOUNDS
 from p2p.services.service_mesh import ServiceMesh
 
-PREFIX = "exchange_node_"
 STATES = ("CLOSED", "HALF_OPEN", "OPEN")
 
 
@@ -55,25 +66,20 @@ class MetricsSource(Protocol):
 
     def feed_figures(self) -> FeedFigures: ...
 
+    def node_figures(self) -> NodeFigures: ...
+    def traded_quantities(self) -> dict[str, float]: ...
+    @property
+    def api(self) -> ApiServer: ...
+    @property
+    def hub(self) -> StreamRegistry: ...
+
 
 def exposition(node: MetricsSource) -> bytes:
     """Everything in the Prometheus text format."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(NodeCollector(node))
     return generate_latest(registry)
-
-
-def _buckets(bounds: Sequence[float], bins: Sequence[int]) -> list[tuple[str, float]]:
-    names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
-    return list(zip(names, map(float, accumulate(bins)), strict=True))
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, text, value=value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(PREFIX + name, text, value=value)
 
 
 class NodeCollector(Collector):
@@ -87,6 +93,10 @@ class NodeCollector(Collector):
         yield from self._exchange()
         yield from self._calls()
         yield from self._router()
+        yield from links(self._node.overlay)
+        yield from machine(self._node.node_figures())
+        yield from requests(self._node.api.figures)
+        yield from streams(self._node.hub)
 
     def _network(self) -> Iterator[Metric]:
         node = self._node
@@ -97,17 +107,17 @@ class NodeCollector(Collector):
         status = node.status()
         info.add_metric([status.node_id, status.version, status.network], 1)
         yield info
-        yield _gauge("uptime_seconds", "Time since the start.", status.uptime_s)
-        yield _gauge("peers", "Linked peers.", status.peers_connected)
-        yield _gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
-        yield _gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
+        yield gauge("uptime_seconds", "Time since the start.", status.uptime_s)
+        yield gauge("peers", "Linked peers.", status.peers_connected)
+        yield gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
+        yield gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
         messages = CounterMetricFamily(
             PREFIX + "messages", "What the message router did.", labels=["kind"]
         )
         for kind, count in overlay.router.counters.items():
             messages.add_metric([kind], count)
         yield messages
-        yield _gauge(
+        yield gauge(
             "messages_waiting", "Messages that wait for a way.", len(overlay.router.waiting)
         )
         refused = CounterMetricFamily(
@@ -142,19 +152,19 @@ class NodeCollector(Collector):
     def _exchange(self) -> Iterator[Metric]:
         node = self._node
         figures = node.exchange_figures()
-        yield _counter("orders", "Orders submitted since the start.", figures.orders)
-        yield _counter("fills", "Own fills since the start.", figures.fills)
-        yield _gauge("open_orders", "Own orders that are not done.", figures.open_orders)
-        yield _gauge("pending_takes", "Takes whose outcome is unknown.", figures.pending_takes)
-        yield _gauge("feeds", "Feeds that are held.", figures.feeds)
-        yield _gauge("feeds_behind", "Feeds known to have news not held.", figures.feeds_behind)
+        yield counter("orders", "Orders submitted since the start.", figures.orders)
+        yield counter("fills", "Own fills since the start.", figures.fills)
+        yield gauge("open_orders", "Own orders that are not done.", figures.open_orders)
+        yield gauge("pending_takes", "Takes whose outcome is unknown.", figures.pending_takes)
+        yield gauge("feeds", "Feeds that are held.", figures.feeds)
+        yield gauge("feeds_behind", "Feeds known to have news not held.", figures.feeds_behind)
         feed = node.feed_figures()
-        yield _gauge("feeds_given_up", "Feeds of others given up for a limit.", feed.given_up)
-        yield _gauge("others_open_orders", "Open orders of all other owners.", feed.orders)
-        yield _counter("batches_delayed", "Waits for an owner's event budget.", feed.delayed)
-        yield _counter("digests_dropped", "Digests beyond their budget.", feed.digests_dropped)
-        yield _gauge("unconnected_bytes", "Batches that wait, in bytes.", feed.unconnected_bytes)
-        yield _counter("unconnected_evicted", "Waiting batches evicted.", feed.unconnected_evicted)
+        yield gauge("feeds_given_up", "Feeds of others given up for a limit.", feed.given_up)
+        yield gauge("others_open_orders", "Open orders of all other owners.", feed.orders)
+        yield counter("batches_delayed", "Waits for an owner's event budget.", feed.delayed)
+        yield counter("digests_dropped", "Digests beyond their budget.", feed.digests_dropped)
+        yield gauge("unconnected_bytes", "Batches that wait, in bytes.", feed.unconnected_bytes)
+        yield counter("unconnected_evicted", "Waiting batches evicted.", feed.unconnected_evicted)
         depth = GaugeMetricFamily(PREFIX + "book_levels", "Levels.", labels=["market", "side"])
         orders = GaugeMetricFamily(PREFIX + "book_orders", "Orders.", labels=["market", "side"])
         for market, side, levels, count in figures.books:
@@ -167,9 +177,22 @@ class NodeCollector(Collector):
             PREFIX + "commit_seconds", "How long the journal's commits took."
         )
         commits.add_metric(
-            [], _buckets(COMMIT_BOUNDS, committer.commit_bins), committer.commit_seconds
+            [], buckets(COMMIT_BOUNDS, committer.commit_bins), committer.commit_seconds
         )
         yield commits
+        records = HistogramMetricFamily(
+            PREFIX + "commit_records", "Records in the journal's commits."
+        )
+        records.add_metric([], buckets(RECORD_BOUNDS, committer.record_bins), committer.records)
+        yield records
+        traded = CounterMetricFamily(
+            PREFIX + "traded_quantity",
+            "Quantity traded in the network, in the base asset.",
+            labels=["market"],
+        )
+        for symbol, quantity in node.traded_quantities().items():
+            traded.add_metric([symbol], quantity)
+        yield traded
 
     def _calls(self) -> Iterator[Metric]:
         mesh = self._node.mesh
@@ -190,7 +213,7 @@ class NodeCollector(Collector):
                 calls.add_metric([service, outcome], count)
             attempts.add_metric([service], figures.attempts)
             hedges.add_metric([service], figures.hedges)
-            seconds.add_metric([service], _buckets(LATENCY_BOUNDS, figures.bins), figures.seconds)
+            seconds.add_metric([service], buckets(LATENCY_BOUNDS, figures.bins), figures.seconds)
         yield from (calls, attempts, hedges, seconds)
         served = CounterMetricFamily(
             PREFIX + "served", "Requests to own services.", labels=["service", "outcome"]

@@ -23,6 +23,7 @@ from exchange.orders.engine_context import Drained
 from node.api.access import AccessRules
 from node.api.api_server import ApiServer
 from node.api.api_tls import Tls
+from node.daemon.machine_metrics import NodeFigures
 from node.daemon.metrics import ExchangeFigures, exposition
 from node.daemon.node_keys import NodeKeys
 from node.daemon.node_status import NodeStatus
@@ -35,6 +36,7 @@ from node.service.market_data import MarketData
 from node.service.market_steps import MarketSteps
 from node.service.peer_service import PeerService
 from node.service.public_services import OFFERS, public_offers
+from node.service.readiness import Readiness
 from node.service.routing_service import (
     call_service,
     event_view,
@@ -47,6 +49,7 @@ from node.service.topology import Topology
 from node.version import VERSION
 from node.views.account_views import HaltView
 from node.views.feed_views import FeedView
+from node.views.health_views import ReadyView
 from node.views.order_mapping import BUY, SELL, side_word
 from node.views.statement_views import ReconciliationView
 from node.views.timestamps import iso
@@ -127,6 +130,7 @@ class Node(TradingService):
         self._settings = settings
         self._warnings: list[str] = []
         instruments = steps.instruments
+        self._listening = False
         recovered = journal.recover(progress)
         _check_markets(recovered, instruments)
         engine = Engine(
@@ -207,6 +211,15 @@ class Node(TradingService):
             self.overlay, engine.node_id, self._loop.time, share=settings.p2p_share_links
         )
         self._diagnostics = Diagnostics(journal, committer, settings.data_dir)
+        self._readiness = Readiness(
+            engine,
+            journal,
+            committer,
+            settings.data_dir,
+            self.overlay.router.clock_offsets,
+            self._loop.time,
+            self._why_not_listening,
+        )
         self.statements = StatementService(
             engine,
             journal,
@@ -274,6 +287,7 @@ class Node(TradingService):
                 self._outside.start(self.grapes.directory)
         if self._settings.p2p_enabled:
             await first_free(ports, self.overlay.listen)
+            self._listening = True
         await self.overlay.start()
         if self.grapes is not None and not self._settings.p2p_enabled:
             await self.grapes.listen()  # at once, not when a Grape answers: there is no other way
@@ -336,6 +350,7 @@ class Node(TradingService):
             planned = self._loop.time() + TICK
             await asyncio.sleep(TICK)
             self._diagnostics.note_lag(self._loop.time() - planned)
+            self._readiness.note()
             self._engine.tick(self._loop.time())
             self.trading.tick()
             self._committer.wake()
@@ -527,6 +542,27 @@ class Node(TradingService):
 
     def status(self) -> StatusView:
         return self._status.view(self._loop.time(), self.api.url)
+
+    def ready(self) -> ReadyView:
+        return self._readiness.view()
+
+    def _why_not_listening(self) -> str:
+        if self._settings.p2p_enabled and not self._listening:
+            return "the node does not accept links yet"
+        return "" if self.api.url else "the API does not listen yet"
+
+    def node_figures(self) -> NodeFigures:
+        """Figures of the machine under the node, for the metrics."""
+        return NodeFigures(
+            self._diagnostics, self._readiness, self._journal, self._settings.data_dir
+        )
+
+    def traded_quantities(self) -> dict[str, float]:
+        """Traded quantity by market symbol, of the whole network, since the start."""
+        return {
+            instrument.symbol: float(instrument.lot * self.traded[key])
+            for key, instrument in self._by_key.items()
+        }
 
     def diagnostics(self) -> DiagnosticsView:
         return self._diagnostics.view(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
@@ -79,6 +80,9 @@ class TradingService:
         )
         self.operations = OperatorService(engine, self.texts, self.trading, committer, clock, steps)
         self.fill_count = 0  # since the start
+        self.traded: Counter[str] = (
+            Counter()
+        )  # lots by market, of the whole network, since the start
 
     @property
     def accounts(self) -> Accounts:
@@ -340,6 +344,8 @@ class TradingService:
     def publish(self, drained: Drained) -> None:
         """Tell subscribers what became durable."""
         self.fill_count += len(drained.fills)
+        for key, trade in drained.trades:
+            self.traded[key] += trade.event.quantity
         self.trading.publish(drained)
         self.market_data.add(drained.levels, drained.trades)
 

@@ -13,6 +13,7 @@ from node.operations.operation import (
     Param,
 )
 from node.views.feed_views import FeedView
+from node.views.health_views import ReadyView
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
 from node.views.views import (
     BookView,
@@ -251,5 +252,16 @@ GET_HEALTH: Final = Operation(
     "node",
     "Whether the node answers",
     HealthView,
+    access="public",
+)
+GET_READY: Final = Operation(
+    "GET",
+    "/v1/ready",
+    "getReady",
+    "node",
+    "Whether the node can take orders",
+    ReadyView,
+    "200 if every check is ok. 503 `not_ready` if not, with the same `checks` in the problem document.",
+    problems=(503,),
     access="public",
 )

@@ -18,6 +18,7 @@ from exchange.orders.engine_context import CommandRejected
 
 # Upper bounds in seconds of the bins that the time of commits is counted in.
 COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+RECORD_BOUNDS = (1, 3, 10, 30, 100, 300, 1000, 3000)  # of the bins of records in a commit
 
 
 class Committer:
@@ -42,6 +43,13 @@ class Committer:
         self.commits = 0
         self.commit_seconds = 0.0
         self.commit_bins = [0] * (len(COMMIT_BOUNDS) + 1)
+        self.records = 0
+        self.record_bins = [0] * (len(RECORD_BOUNDS) + 1)
+
+    @property
+    def failed(self) -> str | None:
+        """Reason why nothing can be made durable any more; None while it can."""
+        return None if self._failed is None else self._failed.detail
 
     @property
     def write_age(self) -> float:
@@ -122,6 +130,8 @@ class Committer:
                 self.commits += 1
                 self.commit_seconds += took
                 self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
+                self.records += len(drained.records)
+                self.record_bins[bisect_left(RECORD_BOUNDS, len(drained.records))] += 1
         except JournalError as error:
             self._failed = CommandRejected(
                 "storage_failed",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
+from bisect import bisect_left
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from node.service.committer import COMMIT_BOUNDS, Committer
 from node.service.quantiles import quantile_ms
 from node.views.views import DiagnosticsView
 
+LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 LAGS: Final = 1200  # measurements kept: a minute
 LITTLE_DISK: Final = 1 << 30  # bytes free, below which the operator is warned
 SLOW_COMMIT: Final = 250.0  # ms, of the 95th percentile
@@ -33,10 +35,15 @@ class Diagnostics:
         self._committer = committer
         self._data_dir = data_dir
         self._lags: deque[float] = deque(maxlen=LAGS)
+        self.lag_seconds = 0.0
+        self.lag_bins = [0] * (len(LAG_BOUNDS) + 1)
 
     def note_lag(self, seconds: float) -> None:
         """A timer ran this much later than planned."""
-        self._lags.append(max(0.0, seconds))
+        lag = max(0.0, seconds)
+        self._lags.append(lag)
+        self.lag_seconds += lag
+        self.lag_bins[bisect_left(LAG_BOUNDS, lag)] += 1
 
     def view(self, *, orders: int, fills: int, uptime_s: float) -> DiagnosticsView:
         bins = self._committer.commit_bins

@@ -7,6 +7,7 @@ when it is far behind. So a slow reader costs nothing, and readers at the same p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -45,6 +46,18 @@ class _Step(NamedTuple):
     message: bytes
 
 
+def channel_of(name: str) -> str:
+    """Return the channel of a stream."""
+    return name.partition("/")[0]
+
+
+class StreamFigures:
+    """Counts of all streams of a node since the start."""
+
+    def __init__(self) -> None:
+        self.combined: Counter[str] = Counter()  # by channel: messages that a later one stands for
+
+
 class NumberedStream:
     """See the module's docstring. What changes goes by a key; of changes to one key the last counts."""
 
@@ -57,6 +70,7 @@ class NumberedStream:
         self.latest: list[bytes] = []  # the last message, for readers that have all before it
         self.readers: dict[Reader, None] = {}
         self.idle_since: float | None = None  # when the last reader left, monotonic seconds
+        self.figures: StreamFigures | None = None
         self._history: dict[int, _Step] = {}  # by sequence
         self._changes = 0
         self._made: dict[int | Reason, bytes] = {}  # at this sequence, by previous or reason
@@ -220,5 +234,9 @@ class Reader:
             messages = stream.since(position, singly=singly)
         else:
             messages = [stream.snapshot(position)]
+        if isinstance(position, int) and stream.figures is not None:
+            combined = stream.sequence - position - len(messages)
+            if combined > 0:
+                stream.figures.combined[channel_of(stream.name)] += combined
         self._position = stream.sequence
         return messages

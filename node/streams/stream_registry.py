@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -27,7 +28,7 @@ from node.streams.market_streams import (
     TradesStream,
 )
 from node.streams.node_streams import NodeViews, node_stream
-from node.streams.stream import NumberedStream
+from node.streams.stream import NumberedStream, StreamFigures, channel_of
 from node.streams.stream_messages import FIELDS, NODE, PRIVATE, Subscribe
 from node.views.order_mapping import OrderMapping
 from node.views.views import ServiceError
@@ -54,6 +55,7 @@ class StreamRegistry:
         self._node: NodeViews | None = None
         self._life = secrets.token_hex(4)
         self._made = 0
+        self.figures = StreamFigures()
         self._streams: dict[tuple[str, int | None], NumberedStream] = {}
         self._opening = asyncio.Lock()  # so that one stream is not opened twice
         # Held by the streams that keep it up to date, and gone with the last of them.
@@ -79,6 +81,7 @@ class StreamRegistry:
             if stream is None or stream.ended:
                 self._made += 1
                 stream = make(f"{self._life}-{self._made}")
+                stream.figures = self.figures
                 try:
                     await stream.open()
                 except BookTooLarge:
@@ -89,6 +92,13 @@ class StreamRegistry:
                 self._streams[at] = stream
             stream.idle_since = None
             return stream
+
+    def readers(self) -> Counter[str]:
+        """Return the number of readers by channel."""
+        found: Counter[str] = Counter()
+        for stream in self._streams.values():
+            found[channel_of(stream.name)] += len(stream.readers)
+        return found
 
     def sweep(self, now: float) -> None:
         """Let go of streams that had no reader for a while. Call now and then."""

@@ -34,6 +34,7 @@ from p2p.base.errors import Code, RemoteProtocolError
 from p2p.base.identity import NODE_ID_LENGTH, Identity
 from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import BroadcastTree
+from p2p.mesh.clock_offsets import ClockOffsets
 from p2p.mesh.delivery import Delivery
 from p2p.mesh.message_budget import (
     BROADCAST_COST,
@@ -103,6 +104,7 @@ class MessageRouter:
     ) -> None:
         self.node_id = identity.node_id
         self._wall_ms = wall_ms
+        self.clock_offsets = ClockOffsets()
         self._fragile = fragile
         self._max_bad_messages = max_bad_messages
         self._codec = Codec()
@@ -222,6 +224,7 @@ class MessageRouter:
     def link_down(self, now: float, peer: str) -> None:
         """Remove the link to `peer`, and the routes through it."""
         self.waiting.lost(peer)
+        self.clock_offsets.forget(peer)
         self._links.pop(peer, None)
         self._notices.discard(peer)
         self.budgets.link_down(peer)
@@ -423,6 +426,7 @@ class MessageRouter:
     def _receive_direct(self, now: float, link: str, envelope: Envelope) -> None:
         if envelope.type not in self._handlers:
             return self._charge_unknown(link, envelope.type)
+        self.clock_offsets.note(now, link, (self._wall_ms() - envelope.timestamp) / 1000)
         payload = bytes(envelope.payload)
         received = Received(now, envelope.type, link, link, payload, broadcast=False)
         self.counters["delivered"] += 1

@@ -23,6 +23,7 @@ from node.service.trading import Span
 from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import CancelAfterView
 from node.views.feed_views import FeedView
+from node.views.health_views import ReadyCheck, ReadyView
 from node.views.order_mapping import OrderMapping
 from node.views.statement_views import ReconciliationView
 from node.views.views import (
@@ -118,6 +119,8 @@ class Order:
 
 
 class FakeService:
+    unready = ""  # reason why it is not
+
     """One node of a network of two, without a network."""
 
     def __init__(self, node_id: str = ME) -> None:
@@ -546,6 +549,10 @@ class FakeService:
                 400 if found else 404, "ambiguous_node" if found else "unknown_node", detail
             )
         return PingView(node_id=found[0].node_id or "", way="direct", rtt_ms=0.8, version="1.0.0")
+
+    def ready(self) -> ReadyView:
+        checks = [ReadyCheck(name="disk", ok=not self.unready, reason=self.unready or "fine")]
+        return ReadyView(ready=not self.unready, checks=checks)
 
     def diagnostics(self) -> DiagnosticsView:
         return DiagnosticsView(

@@ -10,12 +10,14 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from api_kit import Answer, Api, running_api
 from fake_service import ME, PEER, FakeService
 
 from node.api import ApiServer, limits
-from node.api.api_server import host_of
+from node.api.api_server import host_of, make_app
 from node.api.problems import CODES
+from node.http.request_figures import RequestFigures
 from node.views.views import ServiceError
 
 BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.5", "price": "30000"}
@@ -549,6 +551,46 @@ async def test_the_router_is_shown_with_as_many_events_as_are_asked_for(api: Api
     assert [event["kind"] for event in only] == ["pick"]
     for wrong in ("kind=nix", "events=0", "events=1001", "more=1"):
         assert (await api.get(f"/v1/router?{wrong}")).json["code"] == "invalid_parameter"
+
+
+async def test_ready_says_why_not(api: Api) -> None:
+    answer = await api.get("/v1/ready")
+    assert (answer.status, answer.json["ready"]) == (200, True)
+    api.service.unready = "the disk is full"
+    answer = await api.get("/v1/ready")
+    assert answer.status == 503
+    assert answer.json["code"] == "not_ready"
+    assert answer.json["detail"] == "the disk is full"
+    assert answer.json["checks"] == [{"name": "disk", "ok": False, "reason": "the disk is full"}]
+    assert (await api.get("/v1/health")).status == 200, "it is alive all the same"
+
+
+async def test_requests_are_counted_by_operation_and_code() -> None:
+    figures = RequestFigures()
+    app = make_app(FakeService(), figures=figures)
+    async with TestClient(TestServer(app)) as client:
+        await client.get("/v1/health")
+        await client.get("/v1/orders/unknown-1")
+        await client.get("/nowhere")
+        await client.get("/v1/ready")
+        socket = await client.ws_connect("/v1/stream")
+        await socket.send_str('{"op":"ping"}')
+        await socket.send_str('{"op":"unsubscribe","stream":"none"}')
+        await socket.receive()
+        await socket.receive()
+        await socket.close()
+    assert figures.requests == {
+        ("getHealth", "200"): 1,
+        ("getOrder", "404"): 1,
+        ("unmatched", "404"): 1,
+        ("getReady", "200"): 1,
+    }
+    assert figures.problems == {"unknown_order": 1, "not_found": 1}
+    assert figures.socket_requests == {
+        ("stream ping", "ok"): 1,
+        ("stream unsubscribe", "not_subscribed"): 1,
+    }
+    assert sum(figures.bins["getHealth"]) == 1
 
 
 async def test_metrics_are_plain_text_for_prometheus(api: Api) -> None:

@@ -1,0 +1,180 @@
+"""Metrics of what a node runs on: event loop, journal, disk, clock, requests, streams, links."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from exchange.journal.journal import Journal
+from node.http.request_figures import LATENCY_BOUNDS, RequestFigures
+from node.service.diagnostics import LAG_BOUNDS, Diagnostics
+from node.service.readiness import Readiness
+from node.streams.stream_registry import StreamRegistry
+from p2p.overlay import Overlay
+
+PREFIX: Final = "exchange_node_"
+MAX_LINKS: Final = 64  # links with figures of their own, the oldest ones
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """Parts of a node that the metrics of its machine are read from."""
+
+    diagnostics: Diagnostics
+    readiness: Readiness
+    journal: Journal
+    data_dir: Path
+
+
+def buckets(bounds: Sequence[float], bins: Sequence[int]) -> list[tuple[str, float]]:
+    """Return the cumulative buckets of a histogram."""
+    names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(bins)), strict=True))
+
+
+def gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value=value)
+
+
+def counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(PREFIX + name, text, value=value)
+
+
+def machine(figures: NodeFigures) -> Iterator[Metric]:
+    """Event loop, journal, disk, clock, and readiness with its checks."""
+    found = figures.readiness.view()
+    yield gauge("ready", "1 if the node can take orders.", float(found.ready))
+    checks = GaugeMetricFamily(
+        PREFIX + "ready_check", "1 for each condition of readiness that holds.", labels=["check"]
+    )
+    for check in found.checks:
+        checks.add_metric([check.name], float(check.ok))
+    yield checks
+    diagnostics = figures.diagnostics
+    lag = HistogramMetricFamily(
+        PREFIX + "loop_lag_seconds", "How late the event loop ran a timer of every 50 ms."
+    )
+    lag.add_metric([], buckets(LAG_BOUNDS, diagnostics.lag_bins), diagnostics.lag_seconds)
+    yield lag
+    yield from _journal(figures.journal)
+    disk = shutil.disk_usage(figures.data_dir)
+    yield gauge("disk_free_bytes", "Free bytes on the disk of the data directory.", disk.free)
+    yield gauge("disk_size_bytes", "Size of the disk of the data directory.", disk.total)
+    yield gauge(
+        "clock_drift_seconds",
+        "How far the wall clock was moved since the start.",
+        figures.readiness.clock_drift,
+    )
+    offset, witnesses = figures.readiness.clock_offset or (0.0, 0)
+    yield gauge(
+        "clock_offset_seconds",
+        "Median of how far this clock is ahead of the neighbours'.",
+        offset,
+    )
+    yield gauge("clock_witnesses", "Neighbours whose clocks are compared.", witnesses)
+
+
+def _journal(journal: Journal) -> Iterator[Metric]:
+    yield counter(
+        "journal_written_bytes", "Bytes of records written to the journal.", journal.written_bytes
+    )
+    sizes = GaugeMetricFamily(
+        PREFIX + "journal_size_bytes", "Bytes of the journal's files.", labels=["kind"]
+    )
+    for kind, size in journal.file_sizes().items():
+        sizes.add_metric([kind], size)
+    yield sizes
+    made = journal.snapshot_time()
+    yield gauge(
+        "journal_snapshot_age_seconds",
+        "Age of the newest state snapshot; 0 before the first one is due.",
+        0.0 if made is None else max(0.0, time.time() - made),
+    )
+    yield gauge(
+        "archive_behind_records", "Committed records not in the archive.", journal.archive_behind
+    )
+    yield gauge(
+        "journal_trouble",
+        "1 while the archive or a snapshot cannot be written.",
+        float(journal.trouble is not None),
+    )
+
+
+def requests(figures: RequestFigures) -> Iterator[Metric]:
+    """HTTP and WebSocket requests by operation and code, refusals by problem code."""
+    http = CounterMetricFamily(
+        PREFIX + "http_requests", "HTTP requests.", labels=["operation", "code"]
+    )
+    for (operation, code), count in sorted(figures.requests.items()):
+        http.add_metric([operation, code], count)
+    yield http
+    socket = CounterMetricFamily(
+        PREFIX + "websocket_requests",
+        "Requests over WebSockets.",
+        labels=["operation", "code"],
+    )
+    for (operation, code), count in sorted(figures.socket_requests.items()):
+        socket.add_metric([operation, code], count)
+    yield socket
+    seconds = HistogramMetricFamily(
+        PREFIX + "request_seconds", "How long requests took.", labels=["operation"]
+    )
+    for operation, bins in sorted(figures.bins.items()):
+        seconds.add_metric([operation], buckets(LATENCY_BOUNDS, bins), figures.seconds[operation])
+    yield seconds
+    refused = CounterMetricFamily(
+        PREFIX + "refusals", "Requests refused, by problem code.", labels=["code"]
+    )
+    for code, count in sorted(figures.problems.items()):
+        refused.add_metric([code], count)
+    yield refused
+
+
+def streams(registry: StreamRegistry) -> Iterator[Metric]:
+    """Readers of streams, and messages that were combined for slow ones."""
+    readers = GaugeMetricFamily(
+        PREFIX + "stream_readers", "Subscriptions to streams.", labels=["channel"]
+    )
+    for channel, count in sorted(registry.readers().items()):
+        readers.add_metric([channel], count)
+    yield readers
+    combined = CounterMetricFamily(
+        PREFIX + "stream_conflated",
+        "Messages not sent by themselves, because a later one stands for them.",
+        labels=["channel"],
+    )
+    for channel, count in sorted(registry.figures.combined.items()):
+        combined.add_metric([channel], count)
+    yield combined
+
+
+def links(overlay: Overlay) -> Iterator[Metric]:
+    """Round trip and bytes of each link."""
+    trips = GaugeMetricFamily(
+        PREFIX + "link_round_trip_seconds", "Smoothed round trip of links.", labels=["node"]
+    )
+    traffic = CounterMetricFamily(
+        PREFIX + "link_bytes",
+        "Bytes of links since they came up.",
+        labels=["node", "direction"],
+    )
+    for node, link in list(overlay.peers.links.items())[:MAX_LINKS]:
+        stats = link.stats
+        if stats.rtt is not None:
+            trips.add_metric([node], stats.rtt)
+        traffic.add_metric([node, "received"], stats.bytes_received)
+        traffic.add_metric([node, "sent"], stats.bytes_sent)
+    yield trips
+    yield traffic

@@ -1,0 +1,122 @@
+"""Readiness: the conditions under which this node can take orders, each with its reason when it cannot."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from exchange.engine.engine import Engine
+from exchange.journal.journal import Journal
+from node.service.committer import Committer
+from node.views.health_views import ReadyCheck, ReadyView
+from p2p.mesh.clock_offsets import ClockOffsets
+
+BEHIND_MAX: Final = 15.0  # seconds that feeds may be behind: a digest round and a request
+WRITE_MAX: Final = 5.0  # seconds that a write to the journal may take
+LEAST_DISK: Final = 64 << 20  # bytes
+CLOCK_MAX: Final = 5.0  # seconds; orders of nodes further ahead do not move ours
+CLOCK_WITNESSES: Final = 2  # neighbours that must disagree before this clock is blamed
+
+
+class Readiness:
+    """See the module's docstring. `clock` is the engine's: monotonic seconds."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        committer: Committer,
+        data_dir: Path,
+        offsets: ClockOffsets,
+        clock: Callable[[], float],
+        listening: Callable[[], str],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`listening`: reason why the node accepts no peers, "" if it does."""
+        self._engine = engine
+        self._journal = journal
+        self._committer = committer
+        self._data_dir = data_dir
+        self._offsets = offsets
+        self._clock = clock
+        self._wall = wall
+        self._listening = listening
+        self._behind_since: float | None = None
+        self._started_at = wall() - clock()
+
+    def note(self) -> None:
+        """Look at the feeds. Call now and then."""
+        if not self._engine.feeds_behind:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = self._clock()
+
+    @property
+    def clock_drift(self) -> float:
+        """Seconds by which the wall clock was moved since the start, beyond the passing of time."""
+        return self._wall() - self._clock() - self._started_at
+
+    @property
+    def clock_offset(self) -> tuple[float, int] | None:
+        """Median of the offsets to the neighbours' clocks in seconds, and their number."""
+        return self._offsets.median(self._clock())
+
+    def view(self) -> ReadyView:
+        checks = [
+            self._check("listening", self._listening(), "peers and clients can connect"),
+            self._check("current", self._stale(), "the data directory is the node's newest"),
+            self._check("feeds", self._feeds(), "no feed is behind"),
+            self._check("disk", self._disk(), "the journal can be written"),
+            self._check("clock", self._clock_text(), "the clock agrees with the neighbours'"),
+        ]
+        return ReadyView(ready=all(check.ok for check in checks), checks=checks)
+
+    @staticmethod
+    def _check(name: str, fault: str, fine: str) -> ReadyCheck:
+        return ReadyCheck(name=name, ok=not fault, reason=fault or fine)
+
+    def _stale(self) -> str:
+        if self._engine.stale is not None:
+            return self._engine.stale
+        if self._engine.fenced:
+            return "the node has just started and compares its feeds with its neighbours"
+        return ""
+
+    def _feeds(self) -> str:
+        self.note()
+        if self._behind_since is None:
+            return ""
+        behind = self._clock() - self._behind_since
+        if behind <= BEHIND_MAX:
+            return ""
+        return f"{self._engine.feeds_behind} feeds have been behind for {behind:.0f} s"
+
+    def _disk(self) -> str:
+        failed = self._committer.failed
+        if failed is not None:
+            return failed
+        if self._committer.write_age > WRITE_MAX:
+            return f"a write to the journal has taken {self._committer.write_age:.0f} s so far"
+        try:
+            free = shutil.disk_usage(self._data_dir).free
+        except OSError as error:
+            return f"the data directory cannot be read: {error.strerror or error}"
+        if free < LEAST_DISK:
+            return f"{free >> 20} MiB are free on the disk of the data directory"
+        return self._journal.trouble or ""
+
+    def _clock_text(self) -> str:
+        drift = self.clock_drift
+        if abs(drift) > CLOCK_MAX:
+            way = "forward" if drift > 0 else "back"
+            return (
+                f"the clock was set {way} by {abs(drift):.1f} s since the start: restart the node"
+            )
+        found = self.clock_offset
+        if found is not None and found[1] >= CLOCK_WITNESSES and abs(found[0]) > CLOCK_MAX:
+            way = "ahead of" if found[0] > 0 else "behind"
+            return f"the clock is {abs(found[0]):.1f} s {way} those of {found[1]} neighbours: synchronise it"
+        return ""

@@ -1,0 +1,128 @@
+"""Readiness: each condition alone makes the node unready, with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from node.service import readiness
+from node.service.readiness import Readiness
+from p2p.mesh.clock_offsets import LIFETIME, ClockOffsets
+
+
+@dataclass
+class Parts:
+    """Engine, journal and committer, as far as they are read; and the two clocks."""
+
+    stale: str | None = None
+    fenced: bool = False
+    feeds_behind: int = 0
+    trouble: str | None = None
+    failed: str | None = None
+    write_age: float = 0.0
+    now: float = 100.0
+    wall: float = 1e9
+    listening: str = ""
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.fixture
+def offsets() -> ClockOffsets:
+    return ClockOffsets()
+
+
+@pytest.fixture
+def ready(parts: Parts, offsets: ClockOffsets, tmp_path: Path) -> Readiness:
+    part = cast(Any, parts)
+    return Readiness(
+        part,
+        part,
+        part,
+        tmp_path,
+        offsets,
+        lambda: parts.now,
+        lambda: parts.listening,
+        lambda: parts.wall,
+    )
+
+
+def faults(ready: Readiness) -> dict[str, str]:
+    view = ready.view()
+    found = {check.name: check.reason for check in view.checks if not check.ok}
+    assert view.ready == (not found)
+    return found
+
+
+def test_a_healthy_node_is_ready_and_says_why(ready: Readiness) -> None:
+    assert faults(ready) == {}
+    names = [check.name for check in ready.view().checks]
+    assert names == ["listening", "current", "feeds", "disk", "clock"]
+    assert all(check.reason for check in ready.view().checks)
+
+
+def test_each_condition_alone(
+    ready: Readiness, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.listening = "no port"
+    assert faults(ready) == {"listening": "no port"}
+    parts.listening = ""
+    parts.stale = "an old copy"
+    assert faults(ready) == {"current": "an old copy"}
+    parts.stale, parts.fenced = None, True
+    assert "just started" in faults(ready)["current"]
+    parts.fenced = False
+    parts.failed = "no space left"
+    assert faults(ready) == {"disk": "no space left"}
+    parts.failed, parts.write_age = None, 9.0
+    assert "9 s" in faults(ready)["disk"]
+    parts.write_age, parts.trouble = 0.0, "the archive is locked"
+    assert faults(ready) == {"disk": "the archive is locked"}
+    parts.trouble = None
+    monkeypatch.setattr(readiness, "LEAST_DISK", 1 << 80)
+    assert "MiB are free" in faults(ready)["disk"]
+
+
+def test_feeds_may_be_behind_for_a_moment(ready: Readiness, parts: Parts) -> None:
+    parts.feeds_behind = 2
+    assert faults(ready) == {}
+    parts.now += readiness.BEHIND_MAX + 1
+    parts.wall += readiness.BEHIND_MAX + 1
+    assert "2 feeds have been behind for 16 s" in faults(ready)["feeds"]
+    parts.feeds_behind = 0
+    assert faults(ready) == {}
+    parts.feeds_behind = 1
+    assert faults(ready) == {}
+
+
+def test_a_clock_that_was_set_is_noticed(ready: Readiness, parts: Parts) -> None:
+    parts.now += 3600
+    parts.wall += 3600
+    assert faults(ready) == {}
+    parts.wall -= 30
+    assert "set back by 30.0 s" in faults(ready)["clock"]
+
+
+def test_a_clock_is_blamed_by_the_median_of_several_neighbours(
+    ready: Readiness, parts: Parts, offsets: ClockOffsets
+) -> None:
+    offsets.note(parts.now, "a", 40.0)
+    assert faults(ready) == {}, "one against one"
+    offsets.note(parts.now, "b", 0.1)
+    offsets.note(parts.now, "c", 0.2)
+    assert faults(ready) == {}
+    assert ready.clock_offset == (0.2, 3)
+    offsets.note(parts.now, "b", 39.0)
+    assert "39.0 s ahead of those of 3 neighbours" in faults(ready)["clock"]
+    offsets.forget("a")
+    offsets.forget("b")
+    assert faults(ready) == {}
+    parts.now += LIFETIME + 1
+    parts.wall += LIFETIME + 1
+    assert ready.clock_offset is None
