@@ -346,10 +346,13 @@ class Node(TradingService):
             await asyncio.sleep(0.02)
 
     async def _tick(self) -> None:
+        # By the system's clock: that of uvloop stands still while a callback runs.
+        before = time.monotonic()
         while True:
-            planned = self._loop.time() + TICK
             await asyncio.sleep(TICK)
-            self._diagnostics.note_lag(self._loop.time() - planned)
+            now = time.monotonic()
+            self._diagnostics.note_lag(now - before - TICK)
+            before = now
             self._readiness.note()
             self._engine.tick(self._loop.time())
             self.trading.tick()
