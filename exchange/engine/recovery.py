@@ -141,6 +141,11 @@ class Recovery:
     # Completeness
 
     @property
+    def has_news(self) -> bool:
+        """True if others hold something of the own feeds that the journal lacks."""
+        return any(own.batches or own.gaps for own in self.feeds.values())
+
+    @property
     def heard_from(self) -> list[str]:
         """Nodes whose digest has arrived."""
         return sorted(self._heard)

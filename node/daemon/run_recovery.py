@@ -143,14 +143,14 @@ async def _work(
     deadline, told = node.now() + wait, 0
     while True:
         await asyncio.sleep(CHECK_EVERY)
-        unheard = recovery.unheard(engine.present)
+        missing = recovery.unheard(engine.present)
         complete = engine.recovered_feeds(node.now()) and bool(recovery.heard_from)
         if len(recovery.heard_from) != told:
             told = len(recovery.heard_from)
             tell(
-                f"heard {told} nodes, {len(unheard)} are missing, {engine.feeds_behind} feeds behind"
+                f"heard {told} nodes, {len(missing)} are missing, {engine.feeds_behind} feeds behind"
             )
-        if complete and not unheard:
+        if complete and not missing:
             break
         if node.now() < deadline:
             continue
@@ -158,7 +158,7 @@ async def _work(
             deadline = node.now() + 1.0  # what is under way is worth waiting for
             continue
         if not force:
-            raise RecoveryRefused(_missing_text(unheard, recovery.heard_from, wait))
+            raise RecoveryRefused(_missing_text(missing, recovery.heard_from, wait))
         break
     statements, silent = await _statements(node, tell)
     if silent and not force:
@@ -166,6 +166,11 @@ async def _work(
             f"{len(silent)} nodes gave no full statement of their trades with this node: {', '.join(silent)}. Try "
             "again, or go on without them with --force"
         )
+    if restored is None and not recovery.has_news and not any(statements.values()):
+        # An up-to-date directory: its hidden orders and stops are as good as its feeds.
+        report = RecoveryReport(kept=len(engine.order_store.open))
+        unheard = recovery.unheard(engine.present)
+        return Recovery(node.node_id, recovery.heard_from, unheard, silent, restored, report)
     report = engine.settle_recovery(node.now(), statements, statements.keys() - set(silent))
     await node.durable()
     await asyncio.sleep(LEAVE_AFTER)
