@@ -14,7 +14,7 @@ import msgspec
 
 from exchange.engine.engine import Engine
 from exchange.ledger.accounts import AccountError
-from exchange.model.commands import HOUSE, Selection
+from exchange.model.commands import HOUSE, SUSPENSE, Selection
 from exchange.model.decimals import plain
 from exchange.model.records import Account, ApiKey
 from node.service.account_trading import AccountTrading
@@ -146,7 +146,7 @@ class OperatorService:
     async def withdraw(self, name: str, request: MoneyRequest) -> TransferView:
         account, asset = self.account(name), self.money.asset(request.asset)
         amount = self.money.amount(asset, request.amount)
-        if account.frozen:
+        if account.frozen and account.number != SUSPENSE:
             raise ServiceError(
                 403,
                 "account_frozen",

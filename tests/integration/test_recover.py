@@ -112,6 +112,10 @@ def test_a_lost_machine_recovers_all_that_its_peers_hold(nodes: Nodes, tmp_path:
         assert trades_with(first, peer.node_id) == trades
         comparison = first.cli("ledger", "reconcile", peer.node_id)
         assert comparison["agree"] is True
+    if found["suspense"]:
+        shown = first.cli("trades", "--account", "suspense")
+        assert len(shown) == min(len(found["suspense"]), 100)
+        assert first.cli("balances", "--account", "suspense")
     verified = offline(first, "journal", "verify")
     assert verified["ok"] is True
     eventually(lambda: "190" not in second.asks(), what="the closed order to go")
