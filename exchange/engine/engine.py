@@ -302,7 +302,7 @@ class Engine:
                 same = message.summary == self._replicator.summary()
                 self._fence.on_digest(origin, message, own, same=same)
         elif isinstance(message, FeedRequest):
-            self._replicator.on_request(origin, message)
+            self._replicator.on_request(now, origin, message)
         elif isinstance(message, FeedPart):
             return self._ingest.on_part(now, origin, message)
         return True

@@ -355,8 +355,13 @@ class FeedIngest:
             f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
         )
         replica = market.replicas.get(owner)
-        for number in replica.fault_orders if replica is not None else ():
-            market.refresh(owner, number)  # at once: the feed may not have these orders any more
+        if replica is not None:
+            # They are part of the feed here, so they have to be after a restart.
+            self._context.records += [PutBatch(owner, batch) for batch in replica.fault_batches]
+            for number in replica.fault_orders:
+                market.refresh(
+                    owner, number
+                )  # at once: the feed may not have these orders any more
         self.refresh_owner(now, market, owner)
         self.replicator.forget(owner, market.key)
 

@@ -67,7 +67,9 @@ class Replica:
         self._name = feed.owner, feed.market
         self._last_checkpoint = float("-inf")  # time at which the last one was applied here
         self.waits_until: float | None = None  # time at which the next batch may be applied
-        # Orders of the batches applied by the call that found a fault: the caller has not seen them.
+        # Batches applied by the call that found a fault, and orders of those and of the one that was applied in
+        # part: the caller has not seen them.
+        self.fault_batches: list[Batch] = []
         self.fault_orders: list[int] = []
 
     @property
@@ -105,7 +107,7 @@ class Replica:
         try:
             return [batch, *self.resume(now)]
         except FeedFault:
-            self.fault_orders += orders_of(batch)
+            self._applied_before_fault([batch])
             raise
 
     def offer_snapshot(
@@ -154,7 +156,7 @@ class Replica:
                     break
                 self._apply(batch, following.digest, now)
             except FeedFault:
-                self.fault_orders += [order for done in applied for order in orders_of(done)]
+                self._applied_before_fault(applied)
                 raise
             self._unconnected.remove_to(self._name, feed.number)
             applied.append(batch)
@@ -191,6 +193,10 @@ class Replica:
         self._pace.spend(now, self.feed.owner, len(batch.events))
         if isinstance(batch.events[-1], Checkpoint):
             self._last_checkpoint = now
+
+    def _applied_before_fault(self, batches: list[Batch]) -> None:
+        self.fault_batches = [*batches, *self.fault_batches]
+        self.fault_orders += [order for batch in batches for order in orders_of(batch)]
 
     def _fault(self, reason: str) -> FeedFault:
         self.feed.fault = reason

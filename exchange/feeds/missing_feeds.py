@@ -28,6 +28,7 @@ from exchange.model.keyed_heap import KeyedHeap
 MAX_ACTIVE = 32  # requests under way at once
 MAX_MISSING = 10_000  # missing feeds remembered
 MAX_MISSING_EACH = 4096  # of them announced first by the same node: as many as one digest names
+MAX_ASSEMBLED_BYTES = 64 * 1024 * 1024  # of pages of snapshots that are not complete
 MAX_HOLDERS = 16  # announcers remembered for one feed
 
 STRANGERS = ""  # stands for all nodes that are not neighbours
@@ -52,10 +53,6 @@ class MissingFeed:
     pages: list[bytes] = field(default_factory=list)
     page_bytes: int = 0
 
-    def restart_snapshot(self, checkpoint: Batch | None = None) -> None:
-        """Forget the pages received so far."""
-        self.checkpoint, self.page, self.pages, self.page_bytes = checkpoint, 0, [], 0
-
 
 class MissingFeeds:
     """Schedule of requests for missing feeds. `neighbours`: the nodes linked to this one."""
@@ -71,6 +68,8 @@ class MissingFeeds:
         self._active: Counter[str] = Counter()  # requests under way by announcer charged
         self._active_total = 0
         self.budgets = RequestBudgets(MAX_ACTIVE)
+        self._assembled: KeyedHeap[FeedName, int] = KeyedHeap()  # negative bytes: most first
+        self.assembled_bytes = 0
 
     def __len__(self) -> int:
         return len(self._missing)
@@ -122,9 +121,14 @@ class MissingFeeds:
             self._push(missing)
 
     def node_gone(self, node: str) -> None:
-        """Forget the announcements of a node whose link is gone."""
+        """Forget the announcements of a node whose link is gone, and feeds that nobody else announced: whoever
+        holds one announces it again."""
         for missing in list(self._missing.values()):
-            if missing.holders.pop(node, None) is not None and missing.ready:
+            if missing.holders.pop(node, None) is None:
+                continue
+            if not missing.holders and missing.asked in ("", node):
+                self.drop(missing.name)
+            elif missing.ready:
                 self._make_ready(missing)
 
     def advanced(self, now: float, name: FeedName, number: int) -> None:
@@ -145,6 +149,7 @@ class MissingFeeds:
             return
         self._due.discard(name)
         self._finish(missing)
+        self.restart_snapshot(missing)
         self._first.remove(missing.first, name)
         self._owners[name[0]] -= 1
         if not self._owners[name[0]]:
@@ -210,11 +215,33 @@ class MissingFeeds:
     def ask(self, now: float, node: str, missing: MissingFeed) -> None:
         """Start the wait for an answer, to a first request or to the next one of the same exchange."""
         if missing.asked != node:
-            missing.restart_snapshot()
+            self.restart_snapshot(missing)
         missing.asked = node
         missing.asked_at = now
         missing.due = now + self.budgets.timeout(node)
         self._push(missing)
+
+    # Snapshots
+
+    def add_page(self, missing: MissingFeed, page: bytes) -> None:
+        """Keep a page of a snapshot. When there are too many bytes in all, the snapshot with most of them is
+        begun again."""
+        missing.pages.append(page)
+        missing.page += 1
+        missing.page_bytes += len(page)
+        self.assembled_bytes += len(page)
+        self._assembled.set(missing.name, -missing.page_bytes)
+        while self.assembled_bytes > MAX_ASSEMBLED_BYTES:
+            first = self._assembled.first()
+            if first is None:
+                return
+            self.restart_snapshot(self._missing[first[1]])
+
+    def restart_snapshot(self, missing: MissingFeed, checkpoint: Batch | None = None) -> None:
+        """Forget the pages received so far."""
+        self.assembled_bytes -= missing.page_bytes
+        self._assembled.discard(missing.name)
+        missing.checkpoint, missing.page, missing.pages, missing.page_bytes = checkpoint, 0, [], 0
 
     def stop(self, now: float, missing: MissingFeed) -> None:
         """End the exchange with the node asked; the feed may be requested again at once."""

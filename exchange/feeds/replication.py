@@ -11,12 +11,15 @@ Rules of this file:
 - Digests have a token bucket for each neighbour and a common one for all other nodes. A digest beyond it
   is counted and dropped. If it had heads, ours are sent when the bucket has filled again, so that a
   neighbour that is ahead can answer: the exchange is delayed and never starved.
+- Answers to requests have a budget of bytes for each neighbour, and a common one for all other nodes: a request
+  of 100 bytes may be answered with 256 KiB. Requests beyond it wait.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -43,6 +46,12 @@ DIGEST_RATE = 1.0  # ... and a second
 PART_BYTES = 256 * 1024
 MAX_HEADS = 4096  # in one digest
 MAX_SNAPSHOT_BYTES = 24 * 1024 * 1024  # of pages; 400,000 orders take 8 to 16
+ANSWER_RATE = 8 * 1024 * 1024  # bytes a second of answers to one neighbour ...
+ANSWER_BURST = 32 * 1024 * 1024  # ... and at once
+ANSWER_COST = 4096  # bytes that an answer counts for beside its own
+MAX_WAITING = (
+    32  # requests of a neighbour that wait for its budget: as many as an honest one has under way
+)
 MAX_NAME = 80  # characters of a market's name
 
 
@@ -70,8 +79,11 @@ class Replicator:
         self._owed: dict[str, None] = {}  # neighbours whose heads were dropped
         self._packed: dict[bool, tuple[int, bytes]] = {}  # answer -> feed index version, digest
         self._next_digest = 0.0
+        self._answers = RateBuckets(ANSWER_RATE, ANSWER_BURST)
+        self._waiting: dict[str, deque[tuple[str, FeedRequest]]] = {}  # by whom they are charged to
         self._out: list[Send] = []
         self.digests_dropped = 0
+        self.requests_dropped = 0
 
     @property
     def behind(self) -> int:
@@ -98,6 +110,7 @@ class Replicator:
         """Forget a neighbour whose link is gone. Its buckets stay: a new link brings no new budget."""
         self._neighbours.pop(node, None)
         self._owed.pop(node, None)
+        self._waiting.pop(node, None)
         self._missing.node_gone(node)
 
     def summary(self) -> bytes:
@@ -199,6 +212,7 @@ class Replicator:
         for node in [n for n in self._owed if self._digests.tokens(now, n) >= 1.0]:
             del self._owed[node]
             self._send_heads(node, answer=False)
+        self._answer_waiting(now)
         for missing in self._missing.next_requests(now):
             self._send_request(missing)
 
@@ -215,11 +229,37 @@ class Replicator:
 
     # Answers
 
-    def on_request(self, node: str, request: FeedRequest) -> None:
-        """Answer a request with batches or a page of a snapshot."""
-        feed = self._feeds.get((request.owner, request.market))
+    def on_request(self, now: float, node: str, request: FeedRequest) -> None:
+        """Answer a request with batches or a page of a snapshot: at once while the asker's budget lasts, then as
+        it fills again."""
         if request.after < 0 or request.page < 0 or len(request.market) > MAX_NAME:
             return
+        asker = self._missing.announcer(node)
+        if asker not in self._waiting and self._answers.tokens(now, asker) > 0.0:
+            self._answer(now, node, request)
+            return
+        waiting = self._waiting.setdefault(asker, deque())
+        if len(waiting) < MAX_WAITING:
+            waiting.append((node, request))
+        else:
+            self.requests_dropped += 1
+
+    def _answer_waiting(self, now: float) -> None:
+        """Answer requests that waited for their asker's budget."""
+        for asker, waiting in list(self._waiting.items()):
+            while waiting and self._answers.tokens(now, asker) > 0.0:
+                self._answer(now, *waiting.popleft())
+            if not waiting:
+                del self._waiting[asker]
+
+    def _answer(self, now: float, node: str, request: FeedRequest) -> None:
+        before = len(self._out)
+        self._find_answer(node, request)
+        size = sum(len(message.payload) for message in self._out[before:])
+        self._answers.overdraw(now, self._missing.announcer(node), ANSWER_COST + size)
+
+    def _find_answer(self, node: str, request: FeedRequest) -> None:
+        feed = self._feeds.get((request.owner, request.market))
         if feed is None:
             # The presence came through this node, which is thought to hold the feed. No answer would
             # cost the other node a timeout.
@@ -282,7 +322,7 @@ class Replicator:
         self, now: float, node: str, part: FeedPart, checkpoint: Batch, missing: MissingFeed
     ) -> tuple[Batch, list[bytes]] | None:
         if missing.checkpoint is None or missing.checkpoint.signature != checkpoint.signature:
-            missing.restart_snapshot(checkpoint)
+            self._missing.restart_snapshot(missing, checkpoint)
         last = checkpoint.events[-1] if checkpoint.events else None
         if (
             part.page != missing.page
@@ -293,12 +333,10 @@ class Replicator:
             or hashlib.sha256(part.orders).digest() != part.pages[part.page]
         ):
             # A snapshot that moved or a false page: asked again, of another node, after the timeout.
-            missing.restart_snapshot()
+            self._missing.restart_snapshot(missing)
             return None
         self._missing.helped(now, missing)
-        missing.pages.append(part.orders)
-        missing.page += 1
-        missing.page_bytes += len(part.orders)
+        self._missing.add_page(missing, part.orders)
         if missing.page_bytes > MAX_SNAPSHOT_BYTES:  # more orders than a feed may have
             self._missing.drop(missing.name)
             return None
@@ -306,7 +344,7 @@ class Replicator:
             self._continue(now, node, missing)
             return None
         pages = missing.pages
-        missing.restart_snapshot()
+        self._missing.restart_snapshot(missing)
         # The batches after the snapshot are requested when the caller has adopted it.
         missing.tried = []
         self._missing.stop(now, missing)

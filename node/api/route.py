@@ -59,11 +59,23 @@ def decode_body(raw: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         if "got `float`" in str(error):  # to JSON 5.0 is a whole number
             with suppress(msgspec.ValidationError):
-                return msgspec.convert(_whole(msgspec.json.decode(raw)), kind)
+                return msgspec.convert(_whole(_parsed(raw)), kind)
         raise _misfit(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ServiceError(400, "invalid_json", f"the body is not valid JSON: {error}") from None
+        raise _not_json(error) from None
     return body
+
+
+def _parsed(raw: bytes) -> Any:
+    """A body without a type. It may be no JSON at all after the place where a type did not fit."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _not_json(error) from None
+
+
+def _not_json(error: Exception) -> ServiceError:
+    return ServiceError(400, "invalid_json", f"the body is not valid JSON: {error}")
 
 
 def _whole(value: Any) -> Any:

@@ -13,6 +13,10 @@ Added to the paper:
 - Broadcasts under way at the same time take different trees, and pruning for each of them would leave none.
   Only one of them counts: the one with the smallest id, which is the same one everywhere, and which came when
   what was pruned before had taken effect.
+- An origin whose broadcasts have to be pulled one after the other is cut off: the links over which they came are kept
+  for a while, longer each time, and one more that announced them. Otherwise a peer that pushes its own broadcasts
+  to everybody would have all links pruned but its own, and then pass nothing on.
+- A peer that keeps a link answers a prune with an empty pull: it is pushed to then, whatever this side prunes.
 - How long an announced payload is waited for follows each link: a pull that the tree was about to answer itself
   makes the next wait longer, so that the tree settles where a round trip takes longer than the first wait.
 - Everything that a peer can make this node remember or send is bounded, see `p2p.base.limits`.
@@ -29,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from p2p.base import limits
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.seen_window import SeenWindow
 from p2p.base.timers import Deadlines
 from p2p.base.tokens import Tokens
@@ -38,6 +43,15 @@ ID_LENGTH: Final = 16
 ITEM_OVERHEAD: Final = 512  # bytes of bookkeeping that a stored item is taken to cost
 PATIENCE_GROWTH: Final = 1.25  # times what would have been long enough
 PATIENCE_DECAY: Final = 0.98  # for each pull that was needed
+CUT_OFF: Final = 0.6  # part of an origin's last broadcasts that were pulled; each counts as much as all before it
+PULLED_APART: Final = (
+    2.0  # seconds between two that are counted: while the tree mends, several are pulled
+)
+MAX_ORIGINS: Final = 1000
+KEPT: Final = 30.0  # seconds for which a link to such an origin is not pruned
+KEPT_GROWTH: Final = 4.0  # times as long the next time ...
+KEPT_MAX: Final = 600.0  # ... up to this
+KEPT_LINKS: Final = 4  # at a time, those needed last
 
 Item = TypeVar("Item")
 
@@ -66,6 +80,8 @@ class _Peer:
     patience: float  # seconds that what it announces, or is asked for, is waited for
     eager: bool = True
     pruned_at: float | None = None  # when it was told, since the link was eager last
+    wanted: bool = False  # it has asked to be pushed to with an empty pull, and not pruned since
+    keep: float = KEPT  # seconds for which the link is kept when it is needed again
     announced: dict[bytes, None] = field(default_factory=dict)  # missing ids it says it has
     asked: dict[bytes, None] = field(default_factory=dict)  # of these, pulled from it now
 
@@ -102,6 +118,9 @@ class BroadcastTree(Generic[Item]):
         self._graft_timeout_max = max(graft_timeout, graft_timeout_max)
         self._repair_interval = repair_interval
         self._peers: dict[str, _Peer] = {}
+        self._kept: dict[str, float] = {}  # links that are kept -> until when
+        # Origin -> part of its broadcasts that were pulled, see CUT_OFF; when one was counted last.
+        self._pulled: BoundedMap[str, tuple[float, float]] = BoundedMap(MAX_ORIGINS)
         self._missing: dict[bytes, _Missing] = {}
         self._deadlines: Deadlines[bytes] = Deadlines()  # of the missing
         self._smallest: deque[tuple[bytes, float]] = (
@@ -156,6 +175,7 @@ class BroadcastTree(Generic[Item]):
     def link_down(self, now: float, name: str) -> None:
         """Remove a link; the ids that it announced are pulled from other links at once."""
         gone = self._peers.pop(name, None)
+        self._kept.pop(name, None)
         if gone is None:
             return
         for key in gone.announced:
@@ -174,11 +194,13 @@ class BroadcastTree(Generic[Item]):
 
     # Payloads
 
-    def add(self, now: float, key: bytes, item: Item, size: int, via: str = "") -> None:
+    def add(
+        self, now: float, key: bytes, item: Item, size: int, via: str = "", origin: str = ""
+    ) -> None:
         """Store a new, valid broadcast and push it on. `via` is empty for an own one."""
         self._latest = now
         self.seen.add(now, key, via)
-        self._learn(now, key, via)
+        self._learn(now, key, via, origin)
         self._settle(key)
         self._note_smallest(now, key)
         source = self._peers.get(via)
@@ -217,13 +239,13 @@ class BroadcastTree(Generic[Item]):
         stored = self._store.get(key)
         if stored is not None:
             stored.holders |= peer.bit
-        if self.seen.get(key) == via:
+        if self.seen.get(key) == via or now < self._kept.get(via, 0.0):
             return
         repeated = not peer.eager and peer.pruned_at is not None
         if not repeated and stored is not None and not self._may_prune(now, key, stored):
             return
         if peer.eager:
-            peer.eager = False
+            peer.eager = peer.wanted
             self._pruned = now
         # Copies under way arrive for a while after a prune; said again only if it seems lost.
         if peer.pruned_at is None or now - peer.pruned_at >= peer.patience:
@@ -285,6 +307,7 @@ class BroadcastTree(Generic[Item]):
         """Process a GRAFT: send these ids, and push from now on."""
         peer = self._peers[via]
         peer.eager = True
+        peer.wanted = peer.wanted or not keys
         peer.pruned_at = None
         rate = float(limits.GRAFT_BYTES_PER_SECOND)
         for key in keys[: limits.ANNOUNCE_MAX_IDS]:
@@ -300,9 +323,14 @@ class BroadcastTree(Generic[Item]):
     def on_prune(self, via: str) -> None:
         """Process a PRUNE: the peer receives payloads over a better link."""
         peer = self._peers[via]
+        peer.wanted = False
         if peer.eager:
             peer.eager = False
             self._pruned = max(self._pruned, self._latest)
+        if via in self._kept and self._latest < self._kept[via]:
+            self._emit(
+                (via,), Graft([])
+            )  # it prunes both ways, and this side still wants to be pushed to
 
     # Time
 
@@ -369,9 +397,20 @@ class BroadcastTree(Generic[Item]):
 
     # What is missing
 
-    def _learn(self, now: float, key: bytes, via: str) -> None:
-        """Adapt the patience of a link to the arrival of a payload that was pulled over it."""
+    def _learn(self, now: float, key: bytes, via: str, origin: str) -> None:
+        """Adapt the patience of a link to the arrival of a payload that was pulled over it; keep links to an origin
+        that is cut off."""
         entry = self._missing.get(key)
+        pulled = entry is not None and via != "" and entry.asked == via
+        if origin and (pulled or origin in self._pulled):
+            part, counted = self._pulled.renew(origin) or (0.0, float("-inf"))
+            if not pulled:
+                self._pulled[origin] = part / 2, counted
+            elif now >= counted + PULLED_APART:
+                part = (part + 1.0) / 2
+                self._pulled[origin] = part, now
+                if part >= CUT_OFF and entry is not None:
+                    self._keep_links(now, via, entry)
         if entry is None or entry.asked is None:
             return
         peer = self._peers[entry.asked]
@@ -380,6 +419,20 @@ class BroadcastTree(Generic[Item]):
         else:  # the tree was faster than the answer
             enough = PATIENCE_GROWTH * (now - entry.sources[entry.asked])
             peer.patience = max(peer.patience, min(enough, self._graft_timeout_max))
+
+    def _keep_links(self, now: float, via: str, entry: _Missing) -> None:
+        """Keep the link over which a payload was pulled, and one more that announced it."""
+        others = [name for name in entry.sources if name != via and name not in self._kept]
+        for name in (via, *others[:1]):
+            peer = self._peers[name]
+            self._kept.pop(name, None)
+            self._kept[name] = now + peer.keep
+            peer.keep = min(KEPT_GROWTH * peer.keep, KEPT_MAX)
+            peer.eager = True
+            peer.pruned_at = None
+            self._emit((name,), Graft([]))
+        while len(self._kept) > KEPT_LINKS:
+            del self._kept[next(iter(self._kept))]
 
     def _pull_due(self, now: float) -> None:
         """Pull ids that were announced and have not arrived in time, each from the next of its announcers."""

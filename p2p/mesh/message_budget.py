@@ -1,11 +1,15 @@
 """Message budgets: what a link, a network and an origin may cost this node. No I/O, no clock.
 
 Every message type has a cost in microseconds of processor time: a part for each message and a part for each byte. It
-is charged before the message is handled, to three token buckets:
+is charged before the message is handled, to these token buckets:
 
 - the link that brought it: half a core, and two seconds' worth at once;
-- the network group of the link's address, local addresses aside: one core for all links of a /16 together;
-- for broadcasts and relayed messages the origin, whichever links bring them: half a core.
+- the network group of the link's address, local addresses aside: a fifth of a core for all links of a /16 together;
+- for broadcasts the origin, whichever links bring them: half a core;
+- all origins together: half a core for what exceeds the little that each of them may always send.
+
+The last one is needed because a broadcast costs every node of the network: identities that enter it at many nodes
+would otherwise add up. What is dropped of a busy honest origin then, replication brings a little later.
 
 Rules of this file:
 - A message beyond a budget is dropped. Its sender is told so, at most once a second, in a `refused` message.
@@ -29,10 +33,14 @@ from p2p.base.tokens import Tokens
 
 LINK_RATE: Final = 500_000.0  # microseconds a second
 LINK_BURST: Final = 1_000_000.0 * 2
-NETWORK_RATE: Final = 1_000_000.0
-NETWORK_BURST: Final = 3_000_000.0
+NETWORK_RATE: Final = 200_000.0
+NETWORK_BURST: Final = 500_000.0
 ORIGIN_RATE: Final = 500_000.0
-ORIGIN_BURST: Final = 1_000_000.0
+ORIGIN_BURST: Final = 500_000.0
+FAIR_RATE: Final = 2_000.0  # of an origin, whatever others do: 10 broadcasts a second ...
+FAIR_BURST: Final = 100_000.0  # ... and 500 at once
+ORIGINS_RATE: Final = 500_000.0  # of all origins, beyond that
+ORIGINS_BURST: Final = 500_000.0
 MAX_ORIGINS: Final = 10_000  # keys are free to make
 STRIKES_RATE: Final = 20.0  # refused messages a second that are forgiven ...
 STRIKES_BURST: Final = 2_000.0  # ... and this many at once; then the link ends
@@ -64,9 +72,10 @@ class MessageBudgets:
     def __init__(self) -> None:
         self._links: dict[str, _LinkBudget] = {}
         self._networks: dict[str, tuple[Tokens, set[str]]] = {}
-        self._origins: BoundedMap[str, Tokens] = BoundedMap(MAX_ORIGINS)
+        self._origins: BoundedMap[str, tuple[Tokens, Tokens]] = BoundedMap(MAX_ORIGINS)
+        self._all_origins = Tokens(ORIGINS_BURST)
         self._costs: dict[str, float] = {}
-        self.counters: Counter[str] = Counter(link=0, network=0, origin=0, abuse=0)
+        self.counters: Counter[str] = Counter(link=0, network=0, origin=0, origins=0, abuse=0)
 
     def set_cost(self, message_type: str, microseconds: float) -> None:
         """Declare the cost of one message of a type, whatever brings it."""
@@ -114,14 +123,20 @@ class MessageBudgets:
         return None
 
     def charge_origin(self, now: float, origin: str, message_type: str, size: int) -> bool:
-        """Charge a broadcast or relayed message to its origin; False if it may not pass."""
-        tokens = self._origins.renew(origin)
-        if tokens is None:
-            tokens = self._origins[origin] = Tokens(ORIGIN_BURST, now)
+        """Charge a broadcast to its origin, and to all origins together; False if it may not pass."""
+        known = self._origins.renew(origin)
+        if known is None:
+            known = self._origins[origin] = Tokens(FAIR_BURST, now), Tokens(ORIGIN_BURST, now)
+        fair, own = known
         cost = self._costs.get(message_type, BROADCAST_COST) + PER_BYTE * size
-        if tokens.take(now, ORIGIN_RATE, ORIGIN_BURST, cost):
+        if fair.take(now, FAIR_RATE, FAIR_BURST, cost):
             return True
-        self.counters["origin"] += 1
+        scope = "origin"
+        if own.take(now, ORIGIN_RATE, ORIGIN_BURST, cost):
+            if self._all_origins.take(now, ORIGINS_RATE, ORIGINS_BURST, cost):
+                return True
+            scope = "origins"
+        self.counters[scope] += 1
         return False
 
     def is_abuse(self, now: float, link: str) -> bool:

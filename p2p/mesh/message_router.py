@@ -400,7 +400,7 @@ class MessageRouter:
             id=key,
             hops=min(envelope.hops + 1, BROADCAST_HOPS),
         )
-        self.gossip.add(now, key, onward, len(payload), link)
+        self.gossip.add(now, key, onward, len(payload), link, origin)
         self._outgoing += answers
         if envelope.type in self._useful_types:
             self.on_useful(link)

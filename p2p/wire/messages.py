@@ -206,8 +206,10 @@ class Codec:
                 envelope.payload = msgspec.Raw(_packer.encode(value))
                 return envelope
             return _envelope_msgpack.decode(frame)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise MalformedMessage(str(error)) from error
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, OverflowError) as error:
+            raise MalformedMessage(
+                str(error)
+            ) from error  # OverflowError: an integer of JSON beyond 64 bits
 
     def encode(self, envelope: Envelope, *, as_json: bool = False) -> bytes:
         """Encode `envelope` as the payload of a frame (without the length prefix)."""

@@ -17,10 +17,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run only this one and print everything it does")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--nasty", action="store_true", help="more of every fault")
+    parser.add_argument("--dishonest", action="store_true", help="with dishonest nodes")
     parser.add_argument("--stop", action="store_true", help="end at the first failure")
     args = parser.parse_args()
     if args.seed is not None:
-        outcome = run_one(args.seed, nasty=args.nasty, echo=print)
+        outcome = run_one(args.seed, nasty=args.nasty, dishonest=args.dishonest, echo=print)
         print(outcome.trace)
         if outcome.failed:
             print(f"FAILED {outcome.failed}: {outcome.detail}")
@@ -29,12 +30,13 @@ def main() -> int:
     summary = Summary()
     seeds = range(args.start, args.start + args.seeds)
     progress = Progress(f"{args.seeds} seeds")
-    for outcome in run_many(seeds, jobs=args.jobs, nasty=args.nasty):
+    kind = {"nasty": args.nasty, "dishonest": args.dishonest}
+    for outcome in run_many(seeds, jobs=args.jobs, **kind):
         summary.add(outcome)
         progress.update(summary.seeds / args.seeds)
         if outcome.failed:
             progress.end()
-            print(summary.report(outcome, nasty=args.nasty), flush=True)
+            print(summary.report(outcome, **kind), flush=True)
             if args.stop:
                 break
     progress.end()

@@ -94,6 +94,7 @@ class Clerks:
         open_ = [
             (peer, asset, units)
             for peer, amounts in node.engine.ledger.positions().items()
+            if peer not in self._watch.hostile
             for asset, units in amounts.items()
         ]
         if not open_:
@@ -138,7 +139,7 @@ class Clerks:
         engine = line.node.engine
         if not engine.ledger.credit or line.amount > 0:
             return False
-        kept = engine.orders._decisions.reservations
+        kept = engine.orders.decisions.reservations
         return any(take.maker == line.peer for take in engine.orders.takes.pending) or any(
             decision.taker == line.peer for decision in kept
         )

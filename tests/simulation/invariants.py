@@ -7,7 +7,7 @@ of what is reserved, held or in the book, except to compare it with what they wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -164,18 +164,22 @@ def book_of(
 
 
 def replicas_differ(
-    engines: Mapping[str, Engine], feeds: Mapping[tuple[str, str], Mapping[int, Event]]
+    engines: Mapping[str, Engine],
+    feeds: Mapping[tuple[str, str], Mapping[int, Event]],
+    hostile: Container[str] = (),
 ) -> str | None:
     """After a quiet period with the network whole, all replicas of a market are identical.
 
     And equal to the book that follows from the feeds; nothing is pending, crossed or behind. Returns
-    what is not so yet.
+    what is not so yet. Feeds of dishonest nodes, and takes of their orders, are left out.
     """
     for node, engine in engines.items():
-        if engine.present != sorted(other for other in engines if other != node):
-            return f"{node} sees only {len(engine.present)} of {len(engines) - 1} others"
-        if engine.orders.takes.pending:
-            return f"{node} waits for the outcome of {engine.orders.takes.pending[0]}"
+        present = [owner for owner in engine.present if owner not in hostile]
+        if present != sorted(other for other in engines if other != node):
+            return f"{node} sees only {len(present)} of {len(engines) - 1} others"
+        pending = [take for take in engine.orders.takes.pending if take.maker not in hostile]
+        if pending:
+            return f"{node} waits for the outcome of {pending[0]}"
         if engine.feeds_behind:
             return f"{node} is behind in {engine.feeds_behind} feeds"
     for market in sorted({key for engine in engines.values() for key in engine.markets}):
@@ -193,7 +197,7 @@ def replicas_differ(
                 if (feed.number if feed else 0) != end:
                     held = feed.number if feed else 0
                     return f"{node} has {held} of {end} events of {owner} for {market}"
-            contents = engine.markets[market].contents()
+            contents = [row for row in engine.markets[market].contents() if row[3] not in hostile]
             if contents != expected:
                 odd = set(contents) ^ set(expected)
                 return (
@@ -208,7 +212,7 @@ def replicas_differ(
                     order, _shown(rows, node, order.number)
                 ):
                     return f"{node} does not show what is free of {order}"
-    if len({tuple(sorted(engine.markets)) for engine in engines.values()}) == 1:
+    if not hostile and len({tuple(sorted(engine.markets)) for engine in engines.values()}) == 1:
         summaries = {engine.summary() for engine in engines.values()}
         if len(summaries) != 1:
             return f"{len(summaries)} different summaries of the same feeds"

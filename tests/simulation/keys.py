@@ -13,7 +13,7 @@ from hashlib import blake2b
 from p2p.base.identity import Identity, node_id_of, verify
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def identity(number: int) -> Identity:
     """Node `number`'s identity, the same in every run. The router signs relayed messages with it."""
     return Identity.from_seed(number.to_bytes(32, "big"))

@@ -6,7 +6,7 @@ The functions compare amounts that a `Books` has computed from the records on a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from fractions import Fraction
 
 from exchange.ledger.ledger import Ledger
@@ -168,7 +168,9 @@ def fits_position(node: int, order: Order, amount: int, position: int, under_way
         )
 
 
-def positions_mirror(balances: Mapping[str, Mapping[Key, Fraction]]) -> None:
+def positions_mirror(
+    balances: Mapping[str, Mapping[Key, Fraction]], hostile: Container[str] = ()
+) -> None:
     """Per asset, balances and bilateral positions over all nodes sum to what was deposited. Nothing is
     created or lost.
 
@@ -177,7 +179,7 @@ def positions_mirror(balances: Mapping[str, Mapping[Key, Fraction]]) -> None:
     for node, own in balances.items():
         for (holder, asset), amount in own.items():
             kind, _, peer = holder.partition(":")
-            if kind == "peer":
+            if kind == "peer" and peer not in hostile:
                 other = balances[peer].get((f"peer:{node}", asset), Fraction(0))
                 if amount + other:
                     raise Violation(
@@ -186,17 +188,19 @@ def positions_mirror(balances: Mapping[str, Mapping[Key, Fraction]]) -> None:
 
 
 def accounts_hold_the_deposits(
-    balances: Mapping[str, Mapping[Key, Fraction]], deposited: Mapping[str, Fraction]
+    balances: Mapping[str, Mapping[Key, Fraction]],
+    deposited: Mapping[str, Fraction],
+    hostile: Container[str] = (),
 ) -> None:
     """Per asset, balances and bilateral positions over all nodes sum to what was deposited. Nothing is
     created or lost.
 
-    Here, after quiet: accounts, houses and fees of all nodes.
+    Here, after quiet: accounts, houses and fees of all nodes, and what dishonest nodes owe.
     """
     sums: dict[str, Fraction] = {}
     for own in balances.values():
         for (holder, asset), amount in own.items():
-            if holder == "fees" or holder.startswith("account:"):
+            if holder == "fees" or holder.startswith("account:") or holder[5:] in hostile:
                 sums[asset] = sums.get(asset, Fraction(0)) + amount
     for asset, total in sums.items():
         if total != deposited.get(asset, 0):

@@ -27,6 +27,10 @@ REDIAL = (0.1, 1.5)
 Edge = tuple[int, int]  # lower number first
 
 
+def edge_of(a: int, b: int) -> Edge:
+    return (min(a, b), max(a, b))
+
+
 class End(Protocol):
     """Methods of a node that the network calls."""
 
@@ -79,6 +83,8 @@ class Network:
         self._rng = rng
         self._conditions = conditions
         self.calm = False  # the quiet period: no loss, nobody flaps
+        self.hostile: set[Edge] = set()  # edges to dishonest nodes
+        self._refused_until: dict[Edge, float] = {}
         self.ends: list[End] = []
         self.edges = sorted(edges)
         self._base = {edge: rng.uniform(*conditions.delay) for edge in self.edges}
@@ -89,6 +95,12 @@ class Network:
         self.messages = 0
         self.lost = 0
         self.on_send: Callable[[int, int, str], None] = lambda a, b, kind: None
+
+    def add_hostile(self, edge: Edge) -> None:
+        """Add an edge between an honest and a dishonest node, before the start."""
+        self.hostile.add(edge)
+        self.edges.append(edge)
+        self._base[edge] = self._rng.uniform(*self._conditions.delay)
 
     def start(self, ends: list[End]) -> None:
         self.ends = ends
@@ -109,6 +121,7 @@ class Network:
             and self.ends[a].running
             and self.ends[b].running
             and not self._separated(edge)
+            and self._refused_until.get(edge, 0.0) <= self._clock.now
         ):
             self._connect(edge)
         self._clock.after(self._rng.uniform(*REDIAL), lambda: self._dial(edge))
@@ -161,6 +174,11 @@ class Network:
             delay = self._rng.uniform(*NOTICE_SILENCE) if silently else self._rng.uniform(0.0, 0.05)
             self._clock.after(delay, lambda end=end: self._down(link, end))
 
+    def refuse(self, edge: Edge, *, seconds: float) -> None:
+        """One end cuts the link and takes no other for a while."""
+        self._refused_until[edge] = self._clock.now + seconds
+        self.break_link(edge, silently=False)
+
     def mute(self, edge: Edge, sender: int) -> None:
         """From now on nothing arrives of what `sender` sends, until the other end gives the link up."""
         link = self._links.get(edge)
@@ -212,10 +230,11 @@ class Network:
 
     @property
     def whole(self) -> bool:
-        """Report if every edge has a link that both ends consider up."""
+        """Report if every edge has a link that both ends consider up, those of dishonest nodes aside."""
         return all(
             (link := self._links.get(edge)) is not None and link.open and len(link.up) == 2
             for edge in self.edges
+            if edge not in self.hostile
         )
 
     # Messages

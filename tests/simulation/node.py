@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -17,26 +17,29 @@ from dataclasses import dataclass, field
 from exchange.engine.engine import Engine
 from exchange.engine.recovery_settlement import RecoveryReport
 from exchange.feeds.exchange_messages import MESSAGES
+from exchange.feeds.feed_limits import FeedLimits
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.ledger.statements import StatementTrade
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.ports import Send
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected, Drained
-from p2p.base.errors import DeliveryError
+from p2p.base.errors import DeliveryError, RemoteProtocolError
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received
 from p2p.wire.messages import Codec
 from tests.simulation.clock import LocalClock, Scheduler, Trace
+from tests.simulation.dishonest.processor import Processor
 from tests.simulation.disk import Disk
 from tests.simulation.keys import RealKeys, identity
-from tests.simulation.network import Network
+from tests.simulation.network import Network, edge_of
 from tests.simulation.observed import watched
 from tests.simulation.operators import Operator
 from tests.simulation.watch import Watch
 
 TICK = 0.05
 NETWORK = "simulation"
+BANNED = 600.0  # seconds for which a node refuses a peer that has broken the protocol
 
 # With what a desk may refuse a client that asks for the possible.
 REFUSALS = {
@@ -109,10 +112,14 @@ class Node:
         watch: Watch,
         operator: Operator,
         seed: str,
+        extra_markets: Sequence[str] = (),
+        limits: FeedLimits | None = None,
     ) -> None:
+        """`extra_markets`: markets in which its clients do not trade."""
         self.number = number
         self.node_id = keys.node_id
         self.markets = markets
+        self.all_markets = [*markets, *extra_markets]
         self.disk = disk
         self.running = False
         self.serving = False  # takes orders
@@ -121,6 +128,9 @@ class Node:
         self.client = Client()
         self.keys = keys
         self.operator = operator
+        self.processor: Processor | None = None  # None: what arrives is handled at once
+        self.address_of: Callable[[int], str] = lambda peer: ""
+        self.feed_limits = limits or FeedLimits()
         self._notes = 0
         self._habits = habits
         self._clock = clock
@@ -151,9 +161,11 @@ class Node:
         self._drain_due = False
         local = self._local
         self.operator.before_start()
+        if self.processor is not None:
+            self.processor.restart()
         engine = Engine(
             self.keys,
-            self.markets,
+            self.all_markets,
             network=NETWORK,
             epoch_us=local.epoch_us,
             rng=random.Random(f"{self._seed} engine {self.number} {self.boots}"),
@@ -163,6 +175,7 @@ class Node:
             now=self.now,
             warn=self._watch.warning,
             recover_from=self.recover_from,
+            limits=self.feed_limits,
         )
         self.engine = watched(engine, self.number, self._watch)
         self.router = MessageRouter(
@@ -249,13 +262,15 @@ class Node:
 
     def link_up(self, peer: int) -> None:
         node_id = identity(peer).node_id
-        self.router.link_up(self.now, node_id)
+        self.router.link_up(self.now, node_id, address=self.address_of(peer))
         self._flush()
         self.engine.neighbour_up(self.now, node_id)
         self._changed()
 
     def link_down(self, peer: int) -> None:
         node_id = identity(peer).node_id
+        if self.processor is not None:
+            self.processor.forget(peer)
         self.router.link_down(self.now, node_id)
         self._flush()
         self.engine.neighbour_down(self.now, node_id)
@@ -264,9 +279,26 @@ class Node:
     def message(self, peer: int, packed: bytes) -> None:
         if not self.running:
             return
-        # A RemoteProtocolError fails the run: honest nodes give no reason to cut a link.
-        self.router.receive(self.now, identity(peer).node_id, _codec.decode(packed))
+        if self.processor is not None:
+            self.processor.arrived(peer, packed)
+        else:
+            self.handle(peer, packed)
+
+    def handle(self, peer: int, packed: bytes) -> str:
+        """Handle a message that has been read; returns its type."""
+        node_id, kind = identity(peer).node_id, "malformed"
+        try:
+            envelope = _codec.decode(packed)
+            kind = envelope.type
+            self.router.receive(self.now, node_id, envelope)
+        except RemoteProtocolError as error:
+            # Anywhere else it fails the run: honest nodes give no reason to cut a link.
+            if node_id not in self._watch.hostile:
+                raise
+            self._trace.note("cut", self.number, peer, error.code)
+            self._network.refuse(edge_of(self.number, peer), seconds=BANNED)
         self._flush()
+        return kind
 
     def _handle(self, received: Received) -> bool:
         if received.broadcast:
@@ -275,7 +307,7 @@ class Node:
             received.now, received.type, received.payload, received.origin, received.via
         )
         if not accepted:
-            self._watch.refused(self.number, received.type, received.origin)
+            self._watch.refused(self.number, received.type, received)
         self._changed()
         return accepted
 
@@ -293,6 +325,12 @@ class Node:
         if not self.running or boot != self.boots:
             return
         self._clock.after(TICK, lambda: self._tick(boot))
+        if self.processor is not None:
+            self.processor.count("tick", lambda: self._work(boot))
+        else:
+            self._work(boot)
+
+    def _work(self, boot: int) -> None:
         self.router.tick(self.now)
         self._flush()
         self.engine.tick(self.now)

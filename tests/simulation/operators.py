@@ -23,6 +23,7 @@ PROTECTION = 50_000  # parts per million: how far from the market a market order
 STEPS = {
     "BTC-USD@0.1/0.00001": ("BTC", "USD", Decimal("0.1"), Decimal("0.00001")),
     "ETH-USD@0.01/0.001": ("ETH", "USD", Decimal("0.01"), Decimal("0.001")),
+    "LTC-USD@0.01/0.01": ("LTC", "USD", Decimal("0.01"), Decimal("0.01")),
 }
 # Listed for nothing but the many decimals that they need.
 FINER = [

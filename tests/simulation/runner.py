@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from tests.simulation.dishonest.gangs import Gang, gang_of
+from tests.simulation.dishonest.world import DishonestWorld
 from tests.simulation.settings import settings_of
 from tests.simulation.world import Outcome, run
 
@@ -15,29 +17,45 @@ SHOWN = 60  # lines of a failure's trace
 
 
 def run_one(
-    seed: int, *, nasty: bool = False, echo: Callable[[str], None] | None = None
+    seed: int,
+    *,
+    nasty: bool = False,
+    dishonest: bool = False,
+    echo: Callable[[str], None] | None = None,
 ) -> Outcome:
     settings = settings_of(seed, nasty=nasty)
     if echo is not None:
         echo(str(settings))
-    return run(settings, echo)
+    if not dishonest:
+        return run(settings, echo)
+    if echo is not None:
+        echo(str(gang_of(seed, settings.nodes)))
+    # The faults of such a run are over sooner: what follows takes long enough.
+    settings.duration = min(settings.duration, 8.0)
+    settings.orders = min(settings.orders, 50)
+    with Gang.limits():
+        return run(settings, echo, DishonestWorld)
 
 
-def run_many(seeds: Iterable[int], *, jobs: int, nasty: bool = False) -> Iterator[Outcome]:
+def run_many(
+    seeds: Iterable[int], *, jobs: int, nasty: bool = False, dishonest: bool = False
+) -> Iterator[Outcome]:
     """In the order of the seeds."""
+    one = partial(run_one, nasty=nasty, dishonest=dishonest)
     if jobs <= 1:
-        yield from (run_one(seed, nasty=nasty) for seed in seeds)
+        yield from map(one, seeds)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         try:
-            yield from pool.map(partial(run_one, nasty=nasty), seeds, chunksize=2)
+            yield from pool.map(one, seeds, chunksize=2)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def replay_command(seed: int, *, nasty: bool = False) -> str:
-    return f"python -m tests.simulation --seed {seed}{' --nasty' if nasty else ''}"
+def replay_command(seed: int, *, nasty: bool = False, dishonest: bool = False) -> str:
+    switches = f"{' --nasty' if nasty else ''}{' --dishonest' if dishonest else ''}"
+    return f"python -m tests.simulation --seed {seed}{switches}"
 
 
 @dataclass
@@ -89,13 +107,13 @@ class Summary:
         )
 
     @staticmethod
-    def report(outcome: Outcome, *, nasty: bool = False) -> str:
+    def report(outcome: Outcome, *, nasty: bool = False, dishonest: bool = False) -> str:
         """A failure: what is broken, what happened last, how to see it again."""
         return "\n".join(
             [
                 f"SEED {outcome.seed} FAILED: {outcome.failed}",
                 f"  {outcome.detail}",
                 *(f"    {line}" for line in outcome.tail[-SHOWN:]),
-                f"  replay: {replay_command(outcome.seed, nasty=nasty)}",
+                f"  replay: {replay_command(outcome.seed, nasty=nasty, dishonest=dishonest)}",
             ]
         )

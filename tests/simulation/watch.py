@@ -6,8 +6,9 @@ Fills are kept in two parts for each node: on its disk, and in memory only (lost
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from types import MappingProxyType
 
 from exchange.engine.engine import Engine
 from exchange.feeds.exchange_messages import FeedPart, TakeResult, unpack
@@ -16,6 +17,7 @@ from exchange.model.events import Batch, Event
 from exchange.model.ports import Message
 from exchange.model.records import Decision, Fill, Order, PutBatch
 from exchange.orders.engine_context import Drained
+from p2p.mesh.message_router import Received
 from tests.simulation import invariants, money, promises
 from tests.simulation.books import Books
 from tests.simulation.invariants import FillKey, Offer, Violation
@@ -27,7 +29,8 @@ REFUSED = 5.1  # seconds for which an order whose owner refused may be left alon
 
 
 class Watch:
-    """`patient`: nobody is cut off from anybody for as long as a reservation is kept."""
+    """`patient`: nobody is cut off from anybody for as long as a reservation is kept. `hostile`: numbers of the
+    dishonest nodes, whose own doings are not judged."""
 
     def __init__(
         self,
@@ -36,8 +39,10 @@ class Watch:
         operators: list[Operator],
         *,
         patient: bool = True,
+        hostile: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.node_ids = node_ids
+        self.hostile = hostile
         self.books = [
             Books(node, node_id, operator)
             for node, (node_id, operator) in enumerate(zip(node_ids, operators, strict=True))
@@ -47,7 +52,7 @@ class Watch:
         self._given_up: set[tuple[str, int]] = set()  # takes of which a reservation ran out
         # (market, price, trade) of what each node saw, in that order
         self._trades: list[list[tuple[str, int, tuple[str, int]]]] = [[] for _ in node_ids]
-        self.number_of = {node_id: i for i, node_id in enumerate(node_ids)}
+        self.number_of = {**{node_id: i for i, node_id in enumerate(node_ids)}, **hostile}
         self._owner_of = dict(zip(public_keys, node_ids, strict=True))
         self.specs: dict[tuple[str, int], Spec] = {}
         n = len(node_ids)
@@ -78,9 +83,15 @@ class Watch:
     # What should not happen at all
 
     def warning(self, text: str) -> None:
+        if any(node_id in text for node_id in self.hostile):
+            return
         raise Violation("one_event_per_number", f"a node warns: {text}")
 
-    def refused(self, node: int, kind: str, origin: str) -> None:
+    def refused(self, node: int, kind: str, received: Received) -> None:
+        """A message is not valid. An honest node never sends one, nor passes on a broadcast that others refuse."""
+        origin = received.origin
+        if (received.via if received.broadcast else origin) in self.hostile:
+            return
         raise Violation(
             "honest_messages_are_valid",
             f"node {node} refuses a {kind} of node {self.number_of[origin]}",
@@ -113,6 +124,8 @@ class Watch:
 
     def heard(self, node: int, kind: str, origin: str, payload: bytes) -> None:
         """The router hands a broadcast to the exchange."""
+        if self.hostile:
+            return  # they play old ones again
         invariants.heard_once(self._heard[node], node, kind, origin, payload)
 
     # Orders and answers
@@ -121,7 +134,8 @@ class Watch:
         """Accepted: one order, or the two of a pair."""
         for order in placed:
             known = self.specs.get((self.node_ids[node], order.number))
-            if known is not None and known.time == order.time:
+            # After a crash a number may be given again, and even the same time, if that follows the last one seen.
+            if known is not None and known.time == order.time and known.new == new:
                 continue  # it was submitted a second time
             self.registers[node].accepted(order)
             if order.untriggered:
@@ -255,6 +269,7 @@ class Watch:
                         (limited and owner != own)
                         or (owner == own and _next_slice(engine, number, taker))
                         or now < refused.get((market, owner, number), 0.0)
+                        or owner in self.hostile
                     )
                     offers.append(
                         Offer(
@@ -329,7 +344,7 @@ class Watch:
                 posting = self.books[node].house_posting(drained, fill)
                 if posting is not None:
                     money.reduces_only(node, fill, posting)
-        if fill.role == "taker" and fill.counterparty != own:
+        if fill.role == "taker" and fill.counterparty not in (own, *self.hostile):
             invariants.maker_first(self.on_disk[self.number_of[fill.counterparty]], own, fill)
         for key in ((own, fill.order), (fill.counterparty, fill.counterparty_order)):
             if key in self.specs:
@@ -394,7 +409,9 @@ class Watch:
         if key in self._seen_batches:
             return
         self._seen_batches.add(key)
-        owner = self._owner_of[batch.key]
+        owner = self._owner_of.get(batch.key)
+        if owner is None:  # a dishonest one
+            return
         for event in batch.events:
             spec = self.specs.get((owner, getattr(event, "order", 0)))
             if spec is not None:
@@ -411,7 +428,10 @@ class Watch:
 
     def final(self, find: Callable[[int], Callable[[int], Order | None]]) -> None:
         """Everything that holds when all is quiet, from what is on the disks."""
-        fills = dict(zip(self.node_ids, self.on_disk, strict=True))
+        fills = {
+            node: {key: fill for key, fill in own.items() if fill.counterparty not in self.hostile}
+            for node, own in zip(self.node_ids, self.on_disk, strict=True)
+        }
         invariants.both_sides(fills)
         invariants.conserved({node: own.values() for node, own in fills.items()})
         for node in range(len(self.node_ids)):
@@ -420,12 +440,12 @@ class Watch:
         for books in self.books:
             books.final()
         balances = {books.node_id: books.balances() for books in self.books}
-        money.positions_mirror(balances)
+        money.positions_mirror(balances, self.hostile)
         deposited: dict[str, Fraction] = {}
         for books in self.books:
             for asset, amount in books.deposited().items():
                 deposited[asset] = deposited.get(asset, Fraction(0)) + amount
-        money.accounts_hold_the_deposits(balances, deposited)
+        money.accounts_hold_the_deposits(balances, deposited, self.hostile)
 
     def _final_feeds(self) -> None:
         for (owner, market), events in self.events.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from exchange.engine.engine import Engine
+from exchange.feeds.feed_limits import FeedLimits
 from exchange.model.commands import NewOrder
 from exchange.model.records import Order
 from tests.simulation import invariants
@@ -21,7 +22,7 @@ from tests.simulation.clock import EPOCH_US, Scheduler, Trace
 from tests.simulation.disk import Disk, JournalDisk, MemoryDisk
 from tests.simulation.invariants import Violation
 from tests.simulation.keys import FastKeys, RealKeys, identity
-from tests.simulation.network import Conditions, Network, topology
+from tests.simulation.network import Conditions, End, Network, topology
 from tests.simulation.node import NETWORK, Habits, Node
 from tests.simulation.operators import Operator
 from tests.simulation.settings import DELAYS, MARKETS, QUIET_MAX, Settings
@@ -78,6 +79,8 @@ class World:
             ),
             topology(settings.topology, settings.nodes, rng),
         )
+        self.extra_markets: list[str] = []
+        self.prepare()
         owners = [identity(i) for i in range(settings.nodes)]
         self.bots = Bots(settings)
         operators = [self._operator(i) for i in range(settings.nodes)]
@@ -86,6 +89,7 @@ class World:
             [o.public_key for o in owners],
             operators,
             patient=settings.skew <= PATIENT_SKEW,
+            hostile=self.hostile(),
         )
         self.network.on_send = self._snipe
         self.nodes = [self._make_node(i, directory) for i in range(settings.nodes)]
@@ -105,7 +109,7 @@ class World:
 
     def _operator(self, number: int) -> Operator:
         rng = random.Random(f"operator {self.settings.seed} {number}")
-        return Operator(self.settings.trading, rng, self._markets(number))
+        return Operator(self.settings.trading, rng, [*self._markets(number), *self.extra_markets])
 
     def _make_node(self, number: int, directory: Path) -> Node:
         settings, rng = self.settings, self.rng
@@ -129,7 +133,27 @@ class World:
             watch=self.watch,
             operator=self.watch.books[number].operator,
             seed=str(settings.seed),
+            extra_markets=self.extra_markets,
+            limits=self.feed_limits,
         )
+
+    # For worlds with more than honest nodes
+
+    feed_limits: FeedLimits | None = None
+
+    def prepare(self) -> None:
+        """Called before nodes are made."""
+
+    def hostile(self) -> dict[str, int]:
+        """Return the dishonest nodes: node id -> number, which are above those of honest nodes."""
+        return {}
+
+    def others(self) -> list[End]:
+        """Return the ends of links that are not honest nodes."""
+        return []
+
+    def once_calm(self) -> None:
+        """Called when the network is whole and nobody places orders any more."""
 
     # The run
 
@@ -140,7 +164,7 @@ class World:
             Violation: an invariant does not hold.
         """
         settings, rng, clock = self.settings, self.rng, self.clock
-        self.network.start(list(self.nodes))
+        self.network.start([*self.nodes, *self.others()])
         late = set(rng.sample(range(settings.nodes), min(settings.latecomers, settings.nodes - 2)))
         for node in self.nodes:
             at = rng.uniform(0.3, 0.8) * settings.duration if node.number in late else 0.0
@@ -151,6 +175,7 @@ class World:
         self._plan_faults()
         clock.run_until(settings.duration)
         self._calm()
+        self.once_calm()
         quiet_from = traded_at = clock.now
         fills = self.watch.fills
         while True:
@@ -184,7 +209,9 @@ class World:
         if not self.clerks.done:
             return "a payment is not written down by both"
         return invariants.replicas_differ(
-            {node.node_id: node.engine for node in self.nodes}, self.watch.events
+            {node.node_id: node.engine for node in self.nodes},
+            self.watch.events,
+            self.watch.hostile,
         )
 
     def _final(self) -> None:
@@ -215,7 +242,7 @@ class World:
         node.disk.reopen()
         again = Engine(
             node.keys,
-            node.markets,
+            node.all_markets,
             network=NETWORK,
             epoch_us=EPOCH_US,
             rng=random.Random(0),
@@ -412,7 +439,8 @@ class World:
         delay = self.rng.choice((0.0, 0.005, 0.1)) * self.rng.random()
         victims = self.rng.choice(((sender,), (to,), (sender, to)))
         for victim in victims:
-            self.clock.after(delay, lambda victim=victim: self._crash(self.nodes[victim]))
+            if victim < len(self.nodes):
+                self.clock.after(delay, lambda victim=victim: self._crash(self.nodes[victim]))
 
 
 def _orders(engine: Engine) -> dict[int, bytes]:
@@ -421,13 +449,17 @@ def _orders(engine: Engine) -> dict[int, bytes]:
     return {order.number: msgspec.json.encode(order) for order in orders}
 
 
-def run(settings: Settings, echo: Callable[[str], None] | None = None) -> Outcome:
+def run(
+    settings: Settings,
+    echo: Callable[[str], None] | None = None,
+    kind: type[World] = World,
+) -> Outcome:
     """Run a seed. Any exception out of a node fails it, as a broken invariant does."""
     failed: str | None = None
     detail = ""
     settled_after = 0.0
     with tempfile.TemporaryDirectory(prefix="simulation-") as directory, settings.limits():
-        world = World(settings, Path(directory), echo)
+        world = kind(settings, Path(directory), echo)
         try:
             settled_after = world.run()
         except Violation as violation:

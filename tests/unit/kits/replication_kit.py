@@ -55,7 +55,7 @@ def answer(owner: Owner, asked: FeedRequest) -> FeedPart:
     """What a node that holds the owner's feed answers."""
     server = LoneReplicator()
     server.feeds[owner.id, M] = owner.writer.feed
-    server.it.on_request(A, asked)
+    server.it.on_request(0.0, A, asked)
     ((_, found),) = server.sent()
     assert isinstance(found, FeedPart)
     return found

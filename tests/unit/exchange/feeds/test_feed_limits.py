@@ -101,7 +101,7 @@ class Harness(Network):
     def request(self, owner: Owner, sender: str) -> FeedPart:
         """The node's answer to a request for the owner's feed."""
         self.drain(0)
-        self[0]._replicator.on_request(sender, FeedRequest(owner.id, M, 0))
+        self[0]._replicator.on_request(0.0, sender, FeedRequest(owner.id, M, 0))
         (answer,) = self[0]._replicator.take_outgoing()
         part = unpack(answer.type, answer.payload)
         assert answer.to == sender

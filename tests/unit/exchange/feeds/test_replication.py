@@ -187,7 +187,7 @@ def test_who_does_not_hold_the_feed_says_so_and_the_owner_is_asked_at_once() -> 
         now = float(step)
         local.it.announced(now, A, OWNER, M, 5, grace=0.0)
         assert local.ticked(now) == [(A, request())]
-        other.it.on_request(ME, request())
+        other.it.on_request(0.0, ME, request())
         ((_, negative),) = other.sent()
         assert local.it.on_part(now + 0.1, A, negative) is None
         assert local.ticked(now + 0.1) == [(OWNER, request())]

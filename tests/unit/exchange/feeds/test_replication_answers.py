@@ -10,6 +10,7 @@ from exchange_kit import NETWORK, Keys, M, Owner
 from replication_kit import OWNER, A, B, LoneReplicator, answer, opened, replace, request
 
 from exchange.feeds import feed as feed_module
+from exchange.feeds import missing_feeds
 from exchange.feeds import replication as replication_module
 from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, FeedRequest
 from exchange.feeds.feed import Feed, state_hash
@@ -192,8 +193,8 @@ def test_batches_are_served_from_a_border_as_far_as_they_are_held() -> None:
     local, owner = LoneReplicator(A), Owner(1)
     batches = [owner.batch(opened(i)) for i in (1, 2, 3)]
     local.feeds[owner.id, M] = owner.writer.feed
-    local.it.on_request(A, request(1))
-    local.it.on_request(B, request(3))
+    local.it.on_request(0.0, A, request(1))
+    local.it.on_request(0.0, B, request(3))
     assert local.sent() == [(A, part(owner, 3, batches[1:])), (B, part(owner, 3, []))]
 
 
@@ -202,14 +203,14 @@ def test_one_answer_is_bounded_and_the_rest_is_asked_for(monkeypatch: pytest.Mon
     local, owner = LoneReplicator(A), Owner(1)
     batches = [owner.batch(opened(i)) for i in range(1, 6)]
     local.feeds[owner.id, M] = owner.writer.feed
-    local.it.on_request(A, request(0))
+    local.it.on_request(0.0, A, request(0))
     assert local.sent() == [(A, part(owner, 5, batches[:2]))]
 
 
 @pytest.mark.parametrize("asked", [FeedRequest(A, M, 0), FeedRequest(OWNER, "ETH-USD", 0)])
 def test_a_request_for_a_feed_that_is_not_held_is_answered_so(asked: FeedRequest) -> None:
     local = LoneReplicator(A)
-    local.it.on_request(A, asked)
+    local.it.on_request(0.0, A, asked)
     assert local.sent() == [(A, FeedPart(asked.owner, asked.market, 0))]
 
 
@@ -228,7 +229,7 @@ def test_a_request_that_makes_no_sense_is_not_answered(
 ) -> None:
     local = LoneReplicator(A)
     local.feeds[OWNER, M] = owner_with_snapshot().writer.feed
-    local.it.on_request(A, asked)
+    local.it.on_request(0.0, A, asked)
     assert local.sent() == []
 
 
@@ -339,3 +340,47 @@ def test_a_new_neighbour_is_told_the_heads_and_some_neighbour_the_summary_now_an
     assert 9 <= len(times) <= 16
     local.it.neighbour_down(A)
     assert [sent for t in range(600, 700) for sent in local.ticked(t / 10)] == []
+
+
+# Bounds
+
+
+def test_answers_to_one_neighbour_are_bounded_in_bytes_and_later_requests_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replication_module, "ANSWER_RATE", 10_000)
+    monkeypatch.setattr(replication_module, "ANSWER_BURST", 20_000)
+    local, owner = LoneReplicator(A, B), Owner(1)
+    owner.batch(opened(1))
+    local.feeds[owner.id, M] = owner.writer.feed
+    for _ in range(100):
+        local.it.on_request(0.0, A, request())
+    at_once = len(local.sent())
+    assert 1 <= at_once <= 5
+    assert local.it.requests_dropped == 100 - at_once - replication_module.MAX_WAITING
+    local.it.on_request(0.0, B, request())  # another neighbour has a budget of its own
+    assert [to for to, _ in local.sent()] == [B]
+    counts = [sum(to == A for to, _ in local.ticked(step * 1.0)) for step in range(1, 30)]
+    assert sum(counts) == replication_module.MAX_WAITING
+    assert max(counts) <= 5
+    local.it.on_request(40.0, A, request())
+    assert len(local.sent()) == 1
+
+
+def test_snapshots_under_way_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(missing_feeds, "MAX_ASSEMBLED_BYTES", 10_000)
+    missing = missing_feeds.MissingFeeds("me", {A: None, B: None})
+    for node in (A, B):
+        missing.announce(0.0, node, (node, M), 9, 0.0)
+    heavy, light = missing.get((A, M)), missing.get((B, M))
+    assert heavy is not None
+    assert light is not None
+    missing.add_page(light, bytes(1000))
+    for _ in range(12):
+        missing.add_page(heavy, bytes(900))
+        assert missing.assembled_bytes <= 10_000
+    assert light.page_bytes == 1000  # the heaviest loses
+    assert heavy.page_bytes < 2000
+    missing.drop((A, M))
+    missing.drop((B, M))
+    assert missing.assembled_bytes == 0

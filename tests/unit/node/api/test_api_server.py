@@ -158,7 +158,12 @@ async def test_a_body_of_the_wrong_shape_is_refused_with_a_pointer(
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"nonsense", b'{"market":"\xff"}', b"\x00" * 10, b"[" * 30_000]
+    "raw",
+    [
+        *(b"", b"{", b"nonsense", b'{"market":"\xff"}', b"\x00" * 10, b"[" * 30_000),
+        b'{"market":"BTC-USD","side":"buy","quantity":0.1"}',  # not JSON after a type that does not fit
+        b'{"market":"BTC-USD","side":"buy","quantity":0.1,"price":"\xff"}',
+    ],
 )
 async def test_a_body_that_is_no_json_is_refused(api: Api, raw: bytes) -> None:
     answer = await api.call(

@@ -614,3 +614,40 @@ def test_under_churn_and_loss_nothing_is_heard_twice_and_after_it_everything_onc
         for what, origin in stable.items():
             assert heard[what] == (1 if origin != node and origin in reachable else 0)
     assert mesh.cut == []
+
+
+def late_beside_a_peer_that_pushes_to_everybody() -> int:
+    """How many of the last 30 of 60 broadcasts did not reach every honest node at once.
+
+    Node 4 has all other links pruned with copies of its own broadcasts, and passes nothing on."""
+    mesh = VirtualMesh(5, seed=1, latency=(0.01, 0.02))
+    mesh.full_mesh()
+    hostile = mesh.routers[4].gossip
+    add = hostile.add
+
+    def own_only(now, key, item, size, via="", origin=""):
+        if via:
+            hostile.ignore(now, key, via)
+            return
+        for peer in hostile._peers.values():
+            peer.eager = True
+        add(now, key, item, size)
+
+    hostile.add = own_only
+    late = 0
+    for number in range(60):
+        for spam in range(10):
+            mesh.broadcast(4, pack(["spam", number, spam]))
+            mesh.run(0.1)
+        payload = pack(["news", number])
+        mesh.broadcast(number % 4, payload)
+        mesh.run(0.2)
+        if number >= 30:
+            late += any(payload not in mesh.heard[node] for node in range(4) if node != number % 4)
+    return late
+
+
+def test_a_peer_that_pushes_to_everybody_does_not_cut_the_others_off(monkeypatch):
+    assert late_beside_a_peer_that_pushes_to_everybody() < 12
+    monkeypatch.setattr("p2p.mesh.broadcast_tree.CUT_OFF", 2.0)
+    assert late_beside_a_peer_that_pushes_to_everybody() > 20

@@ -9,10 +9,16 @@ from virtual_mesh import identity
 
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.mesh.message_budget import (
+    BROADCAST_COST,
     DUPLICATE_COST,
+    FAIR_BURST,
+    FAIR_RATE,
     LINK_BURST,
     LINK_RATE,
+    NETWORK_BURST,
     NETWORK_RATE,
+    ORIGINS_BURST,
+    ORIGINS_RATE,
     STRIKES_BURST,
     MessageBudgets,
 )
@@ -129,7 +135,7 @@ def test_all_links_of_a_network_share_a_budget_and_local_ones_do_not():
             budgets.charge(step * 0.1, f"n{n}", "x", 0, LINK_RATE * 0.05)
             budgets.charge(step * 0.1, f"l{n}", "x", 0, LINK_RATE * 0.05)
     passed = 5000 * LINK_RATE * 0.05 - budgets.counters["network"] * LINK_RATE * 0.05
-    assert passed <= NETWORK_RATE * 10 + 3_000_000.0
+    assert passed <= NETWORK_RATE * 10 + NETWORK_BURST
     assert budgets.counters["link"] == 0
     for n in range(50):
         budgets.link_down(f"n{n}")
@@ -154,3 +160,22 @@ def test_first_deliveries_of_useful_types_speak_for_the_peer():
     made.receive(0.0, OTHER, broadcast(1, identity(3).node_id))
     made.receive(0.0, OTHER, broadcast(2, identity(3).node_id, "cheap"))
     assert useful == [PEER]
+
+
+def test_all_origins_share_a_budget_and_each_may_always_send_a_little():
+    budgets = MessageBudgets()
+    crowd = [f"crowd {n}" for n in range(50)]
+    passed = quiet = 0
+    for step in range(
+        1000
+    ):  # ten seconds of 50 identities that send all they can, through any links
+        now = step * 0.01
+        for origin in crowd:
+            passed += sum(budgets.charge_origin(now, origin, "order", 0) for _ in range(4))
+        if step % 20 == 0:
+            quiet += budgets.charge_origin(now, "quiet", "order", 0)
+    seconds = passed * BROADCAST_COST / 1e6
+    allowed = 10 * ORIGINS_RATE + ORIGINS_BURST + 50 * (10 * FAIR_RATE + FAIR_BURST)
+    assert seconds <= allowed / 1e6
+    assert quiet == 50
+    assert budgets.counters["origins"] > 0

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from p2p.base.errors import Code, HandshakeRefused
+from p2p.base.errors import Code, HandshakeRefused, MalformedMessage
 from p2p.base.identity import Identity
 from p2p.wire.handshake import (
     TABLE,
@@ -305,3 +305,9 @@ def test_a_goodbyes_words_are_made_fit_for_a_log() -> None:
     assert reason.startswith("no?room?[31m")
     assert len(reason) == 200
     assert read_goodbye(Goodbye("moon_phase", "later")) == (None, "moon_phase: later")
+
+
+def test_a_json_frame_with_an_integer_beyond_64_bits_is_malformed() -> None:
+    """It came from `python -m tests.fuzz handshake`: a stranger may send it before the handshake."""
+    with pytest.raises(MalformedMessage):
+        Codec().decode(b'{"type":"x","from":"","to":"","timestamp":1,"payload":1%s}' % (b"0" * 30))

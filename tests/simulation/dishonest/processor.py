@@ -1,0 +1,172 @@
+"""A node's processor in virtual time: messages wait for it, and each takes as long as its counted work.
+
+The work of a message is counted, never timed, so that a seed replays exactly: calls of functions while it is
+handled, signatures checked, bytes. Links are served in turn, each for `limits.TURN_TIME` of work at most, as
+`p2p.wire.connection` does.
+
+Counting slows a run down. So every message of a hostile link is counted until that kind is well known, and then
+one of SAMPLE; the others, and those of honest links, cost what the last one of their kind did.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, deque
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+from p2p.base.limits import TURN_TIME
+from tests.simulation.clock import Scheduler
+
+# The simulated machine is slower by this than that of docs/performance.md, and so are budgets (`gangs.SMALL`):
+# the same part of a processor is used up by fewer messages, which a run can simulate.
+SLOWER = 10
+# Seconds: a call, measured as the time of handling messages divided by the calls counted; a check of an Ed25519
+# signature; hashing and decoding of a byte.
+CALL = 0.15e-6 * SLOWER
+SIGNATURE = 130e-6 * SLOWER
+BYTE = 0.02e-6 * SLOWER
+SAMPLE = 8
+WELL_KNOWN = 40  # messages of a kind from one hostile link
+
+T = TypeVar("T")
+
+
+class Meter:
+    """Counts the calls of functions, of Python and C, while something runs."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def _on_event(self, frame: FrameType, event: str, arg: object) -> None:
+        self.calls += 1
+
+    def count(self, run: Callable[[], T]) -> tuple[int, T]:
+        self.calls = 0
+        sys.setprofile(self._on_event)
+        try:
+            result = run()
+        finally:
+            sys.setprofile(None)
+        return self.calls // 2, result  # each call is seen as it begins and as it ends
+
+
+class Processor:
+    """One node's processor. `handle(peer, packed)` handles a message; `checks()` counts signatures checked."""
+
+    def __init__(
+        self,
+        clock: Scheduler,
+        handle: Callable[[int, bytes], str],
+        checks: Callable[[], int],
+        hostile: Callable[[int], bool],
+    ) -> None:
+        self._clock = clock
+        self._handle = handle
+        self._checks = checks
+        self._hostile = hostile
+        self._meter = Meter()
+        self._queues: dict[int, deque[bytes]] = {}
+        self._turns: deque[int] = deque()
+        self._known: dict[str, float] = {}  # work of the last message of a kind that was counted
+        self._seen: Counter[tuple[int, str]] = Counter()
+        self._left = TURN_TIME  # of the turn of the link that is served
+        self._due = False
+        self._epoch = 0
+        self.busy_until = 0.0
+        self.work: Counter[int] = Counter()  # seconds by hostile peer
+        self.longest = 0.0  # work of one message, seconds
+        self.longest_kind = ""
+
+    def restart(self) -> None:
+        """The process starts anew: nothing waits."""
+        self._queues.clear()
+        self._turns.clear()
+        self._epoch += 1
+        self._due = False
+        self.busy_until = self._clock.now
+
+    def forget(self, peer: int) -> None:
+        """The link is gone, with what was not read."""
+        if self._queues.pop(peer, None) is not None:
+            self._turns.remove(peer)
+
+    def waiting(self, peer: int) -> int:
+        """Bytes of a peer that were not read yet."""
+        return sum(map(len, self._queues.get(peer, ())))
+
+    def arrived(self, peer: int, packed: bytes) -> None:
+        queue = self._queues.get(peer)
+        if queue is None:
+            queue = self._queues[peer] = deque()
+            self._turns.append(peer)
+        queue.append(packed)
+        self._schedule()
+
+    def spend(self, seconds: float) -> None:
+        self.busy_until = max(self.busy_until, self._clock.now) + seconds
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        """Call as soon as the work under way is done."""
+        self._clock.at(self.busy_until, call)
+
+    def count(self, kind: str, run: Callable[[], T]) -> T:
+        """Run something of the node's own, such as a tick, and spend what it takes."""
+        self._seen[-1, kind] += 1
+        if self._seen[-1, kind] % SAMPLE == 1:
+            calls, result = self._meter.count(run)
+            self._known[kind] = calls * CALL
+        else:
+            result = run()
+        self.spend(self._known[kind])
+        return result
+
+    def _schedule(self) -> None:
+        if not self._due and self._turns:
+            self._due = True
+            epoch = self._epoch
+            self._clock.at(self.busy_until, lambda: self._serve(epoch))
+
+    def _serve(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        self._due = False
+        if not self._turns:
+            return
+        if self._clock.now < self.busy_until:  # spent by something else meanwhile
+            self._schedule()
+            return
+        peer = self._turns[0]
+        queue = self._queues[peer]
+        packed = queue.popleft()
+        work = self._work(peer, packed)
+        self.spend(work)
+        self._left -= work
+        if peer in self._queues and not queue:
+            del self._queues[peer]
+            self._turns.remove(peer)
+            self._left = TURN_TIME
+        elif self._left <= 0.0 and self._turns:
+            self._turns.rotate(-1)
+            self._left = TURN_TIME
+        self._schedule()
+
+    def _work(self, peer: int, packed: bytes) -> float:
+        """Handle a message and return its work."""
+        hostile = self._hostile(peer)
+        checks = self._checks()
+        # Kinds are known once handled: the decision to count follows what came before.
+        turn = self._seen[peer, ""] = self._seen[peer, ""] + 1
+        if turn % SAMPLE == 1 or (hostile and turn <= WELL_KNOWN):
+            calls, kind = self._meter.count(lambda: self._handle(peer, packed))
+            self._known[kind] = calls * CALL
+            if self._known[kind] > self.longest:
+                self.longest, self.longest_kind = self._known[kind], kind
+        else:
+            kind = self._handle(peer, packed)
+        work = self._known.get(kind, 100e-6)
+        work += (self._checks() - checks) * SIGNATURE + len(packed) * BYTE
+        if hostile:
+            self.work[peer] += work
+        return work

@@ -1,0 +1,43 @@
+"""Dishonest nodes: what honest ones trade beside them, and that the checks of that would notice."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2p.base import limits
+from tests.simulation.dishonest.gangs import gang_of
+from tests.simulation.runner import run_one
+
+# Of each shape, among them those that failed once and led to what `p2p.mesh` says of hostile links now.
+SEEDS = [8000002, 8000003, 8000010]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_honest_nodes_trade_on_beside_dishonest_ones(seed: int) -> None:
+    outcome = run_one(seed, dishonest=True)
+    assert outcome.failed is None, outcome.detail
+    assert outcome.fills
+
+
+def test_a_dishonest_seed_replays_exactly() -> None:
+    assert run_one(8000003, dishonest=True) == run_one(8000003, dishonest=True)
+
+
+def test_a_crowd_has_no_more_links_than_the_slots_of_a_node_allow() -> None:
+    gang = next(g for g in (gang_of(seed, 4) for seed in range(99)) if g.shape == "network")
+    assert len({member.address for member in gang.members}) > 4
+    links = [victim for member in gang.members for victim in member.victims]
+    assert all(links.count(node) <= 12 for node in range(4))
+
+
+def test_a_tree_that_only_prunes_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As it was: a peer that pushes to everybody has all other links pruned.
+    monkeypatch.setattr("p2p.mesh.broadcast_tree.CUT_OFF", 2.0)
+    assert run_one(8000002, dishonest=True).failed == "honest_latency"
+
+
+def test_a_node_that_takes_long_for_a_message_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.simulation.dishonest.bounds.MOST_WORK", limits.TURN_TIME / 100)
+    assert run_one(8000003, dishonest=True).failed == "honest_work"
