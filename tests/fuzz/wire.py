@@ -10,7 +10,8 @@ import msgspec
 
 from p2p.base.errors import HandshakeRefused, RemoteProtocolError
 from p2p.base.identity import Identity
-from p2p.mesh.message_router import MessageRouter, broadcast_id
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import broadcast_id
 from p2p.wire.framing import FrameDecoder
 from p2p.wire.handshake import HandshakeMachine, HandshakeState, HandshakeTerms, Role
 from p2p.wire.messages import PAYLOADS, Capabilities, Codec, Envelope, pack

@@ -17,7 +17,7 @@ from exchange.model.events import Batch, Event
 from exchange.model.ports import Message
 from exchange.model.records import Decision, Fill, Order, PutBatch
 from exchange.orders.engine_context import Drained
-from p2p.mesh.message_router import Received
+from p2p.mesh.routed_messages import Received
 from tests.simulation import invariants, money, promises
 from tests.simulation.books import Books
 from tests.simulation.invariants import FillKey, Offer, Violation

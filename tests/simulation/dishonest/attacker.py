@@ -13,7 +13,7 @@ from exchange.feeds.exchange_messages import Presence, pack
 from exchange.feeds.feed import Feed, Writer, state_hash
 from exchange.feeds.presence import PresenceLeases
 from exchange.model.events import Batch, Checkpoint, Event, sign_batch
-from p2p.mesh.message_router import broadcast_id
+from p2p.mesh.routed_messages import broadcast_id
 from p2p.wire.messages import EVERYONE, Codec, Envelope
 from tests.simulation.clock import EPOCH_US, Scheduler
 from tests.simulation.keys import FastKeys
