@@ -11,7 +11,14 @@ from aiohttp import web
 from exchange.model.records import Permission
 from node.bitfinex import order_inputs, wallet_arrays
 from node.bitfinex.account_reads import AccountReads
-from node.bitfinex.errors import BAD_AUTH, BitfinexError, bad, rate_limited, unknown_path
+from node.bitfinex.errors import (
+    BAD_AUTH,
+    BAD_PARAMETER,
+    BitfinexError,
+    bad,
+    rate_limited,
+    unknown_path,
+)
 from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.public_rest import Form, body_of
@@ -72,6 +79,7 @@ class PrivateRest:
             ("r/permissions", self._permissions),
             ("calc/order/avail", self._available),
             ("w/token", self._token),
+            ("w/token/del", self._end_token),
             ("w/order/submit", self._operation("on")),
             ("w/order/update", self._operation("ou")),
             ("w/order/cancel", self._operation("oc")),
@@ -185,6 +193,11 @@ class PrivateRest:
             raise bad("writePermission", "true or false is expected")
         token = self._tokens.issue(session, ttl, body.get("caps"), write=bool(write))
         return orjson.dumps([token]).decode()
+
+    async def _end_token(self, session: KeySession, _request: web.Request, body: Body) -> str:
+        if not self._tokens.end(body.get("token"), session.key):
+            raise BitfinexError(BAD_PARAMETER, "token: invalid")
+        return "[1]"
 
     async def _permissions(self, session: KeySession, _request: web.Request, _body: Body) -> str:
         read, trade = int(session.may("read")), int(session.may("trade"))

@@ -80,6 +80,14 @@ class SessionTokens:
             raise BitfinexError(BAD_AUTH, "token: invalid")
         return found.session
 
+    def end(self, token: object, key: str) -> bool:
+        """End a token of this key. Returns False when there is none."""
+        found = self._tokens.get(token) if isinstance(token, str) else None
+        if found is None or found.session.key != key or not isinstance(token, str):
+            return False
+        self._drop(token)
+        return True
+
     def _make_room(self, key: str) -> None:
         now = self._clock()
         for token in [name for name, held in self._tokens.items() if held.until <= now]:

@@ -122,6 +122,10 @@ async def test_a_token_stands_for_its_key_with_the_permissions_it_asked_for(
     assert (await entered(exchange, trading, "w/order/cancel/multi", cancel))[0] == 200
     other = await issued(exchange, key, writePermission=True, caps=["w", "s"])
     assert (await entered(exchange, other, "w/order/cancel/multi", cancel))[1][1] == 10100
+    ended = await exchange.post(key, "w/token/del", {"token": trading})
+    assert ended.json == [1]
+    assert (await entered(exchange, trading, "r/wallets"))[0] == 500
+    assert (await exchange.post(key, "w/token/del", {"token": trading})).json[1] == 10020
     for wrong in (
         {"ttl": 0},
         {"ttl": 10**9},
