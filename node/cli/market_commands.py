@@ -242,7 +242,7 @@ def change_steps(session: Session, name: str, *, yes: bool) -> None:
         return
     for order in orders:
         click.echo(
-            f"cancelled {order.number}: {order.side} {order.remaining} of {order.quantity}, {order.market}"
+            f"cancelled {order.number}: {order.side} {order.quantity} {order.market}, filled {order.filled}"
         )
     click.echo(f"{name.upper()} is halted; it has the new steps when the node is started again.")
 

@@ -16,7 +16,7 @@ from exchange.engine.engine import MESSAGES, Engine
 from exchange.feeds.feed_limits import FeedFigures
 from exchange.journal.journal import Journal
 from exchange.journal.market_history import MarketHistory
-from exchange.model.instruments import Instruments
+from exchange.model.instruments import Instruments, InstrumentsFileError
 from exchange.model.ports import Send
 from exchange.model.records import Recovered
 from exchange.orders.engine_context import Drained
@@ -94,14 +94,14 @@ USEFUL_MESSAGES: Final = frozenset({"order", "trade"})  # delivering these first
 
 
 def _check_markets(recovered: Recovered, instruments: Instruments) -> None:
-    """Raises ValueError when the journal has open orders of a market that is not traded."""
+    """Raises InstrumentsFileError when the journal has open orders of a market that is not traded."""
     keys = {instrument.key for instrument in instruments}
     missing = Counter(
         order.market for order in recovered.orders if not order.done and order.market not in keys
     )
     if missing:
         listed = ", ".join(f"{count} in {key}" for key, count in missing.items())
-        raise ValueError(
+        raise InstrumentsFileError(
             f"the journal has open orders of markets that are not configured: {listed}. Put the markets "
             "back into INSTRUMENTS_FILE, cancel the orders, and then remove them"
         )
