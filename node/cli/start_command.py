@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -165,6 +166,9 @@ def start(config_file: str | None, as_json: bool, **values: object) -> int:
       exchange-node start --mode grenache               no direct links at all
       exchange-node start --json                        one line of JSON when ready, for scripts
     """
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        sys.stderr.write("starting ...\r")  # overwritten by what comes
+        sys.stderr.flush()
     loaded = load_settings(config_file, **values)
     with no_collections():
         daemon = importlib.import_module("node.daemon.run_node")
