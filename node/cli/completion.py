@@ -25,7 +25,9 @@ Completer = Callable[[click.Context, str], Items]
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
 def completion(shell: str | None) -> None:
-    """Print a script that completes commands, and markets, peers, orders and accounts of the node.
+    """Print a script for the Tab key in bash, zsh or fish.
+
+    It completes commands, and markets, peers, order numbers, accounts and services of the node.
 
     Without SHELL it is for the shell in the variable SHELL.
 
