@@ -24,6 +24,7 @@ from exchange.orders.engine_context import EngineContext
 from exchange.takes.take_protocol import RESERVED
 
 ORDER_GAP: Final = 1_000_000  # order numbers left out: orders that never rested are in no feed
+TAKE_GAP: Final = 3_600_000_000  # us: take numbers follow the clock, which may be wrong by an hour
 REASON: Final = "recovered"  # of orders that are closed here
 
 
@@ -116,7 +117,7 @@ class Settlement:
         self._resolve_takes(now, complete)
         self._end_reservations(now)
         self._close_orders(now)
-        self._skip_numbers()
+        self._skip_numbers(now)
         self._store.work_queue.clear()
         self._context.forgotten = range(0)
         return self.report
@@ -441,8 +442,8 @@ class Settlement:
             return False
         return True
 
-    def _skip_numbers(self) -> None:
-        """No order number is used twice."""
+    def _skip_numbers(self, now: float) -> None:
+        """Use no order number and no take number twice, whatever the lost life used without a trace."""
         store = self._store
         highest = store.next_number - 1
         for own in self._recovery.feeds.values():
@@ -451,8 +452,10 @@ class Settlement:
                     highest = max(highest, event.order)
             highest = max([highest, *own.feed.state.orders])
         highest = max([highest, *(trade.order for trade in self._trades.values())])
-        lost = bool(self.report.events or self.report.gaps or self._trades)
-        store.next_number = min(highest + 1 + (ORDER_GAP if lost else 0), MAX_ORDER - 1)
+        store.next_number = min(highest + 1 + ORDER_GAP, MAX_ORDER - 1)
+        # Makers ignore takes below those that they know to be over, and the clock may have been ahead.
+        fills = self._orders.fills
+        fills.next_take = max(fills.next_take, self._context.us(now) + TAKE_GAP)
 
 
 def _events(own: OwnFeed) -> list[tuple[int, Event]]:
