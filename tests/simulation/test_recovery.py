@@ -15,6 +15,7 @@ from tests.simulation.recoveries import Recovered, lose_and_recover
 from tests.simulation.settings import settings_of
 
 SEEDS = [1, 2, 5, 7, 12, 14, 15]
+FOUND = [109, 111, 206]  # reused an order number or a take number once
 
 
 def run(seed: int, path: Path, *, clients: bool) -> Recovered:
@@ -30,6 +31,14 @@ def test_a_lost_tail_is_recovered(seed: int, clients: bool, tmp_path: Path) -> N
     assert found.report.takes_open == 0
     assert found.fills_after > 0
     assert found.seconds < 60
+
+
+@pytest.mark.parametrize("clients", [False, True], ids=["house", "clients"])
+@pytest.mark.parametrize("seed", FOUND)
+def test_numbers_that_left_no_trace_are_not_used_again(
+    seed: int, clients: bool, tmp_path: Path
+) -> None:
+    run(seed, tmp_path, clients=clients)
 
 
 def fails(tmp_path: Path, *invariants: str) -> bool:
