@@ -21,7 +21,7 @@ import msgspec
 
 from exchange.engine.feed_ingest import FeedIngest
 from exchange.engine.order_manager import OrderManager
-from exchange.engine.recovery import Recovery
+from exchange.engine.recovery import Recovery, RecoveryError
 from exchange.engine.recovery_settlement import RecoveryReport, Settlement
 from exchange.feeds.exchange_messages import (
     MESSAGES,
@@ -254,9 +254,15 @@ class Engine:
         complete: Collection[str],
     ) -> RecoveryReport:
         """Bring orders and money in line with the fetched feeds, see `exchange.engine.recovery`. Drain
-        afterwards, and stop: the next start is an ordinary one."""
+        afterwards, and stop: the next start is an ordinary one.
+
+        Raises:
+            RecoveryError: the network's copy of an own feed contradicts the journal; nothing has changed.
+        """
         if self.recovery is None:
             raise RuntimeError("this engine does not recover")
+        if self.recovery.failed is not None:
+            raise RecoveryError(self.recovery.failed)
         settlement = Settlement(self._context, self.orders, self.recovery)
         return settlement.run(now, statements, complete)
 

@@ -71,6 +71,7 @@ class Recovery:
         self.first_lost_take = past.meta.get("next_take", 1)
         self.feeds: dict[str, OwnFeed] = {}
         self.known = {node for node in known if node != context.node_id}
+        self.failed: str | None = None  # reason why this journal cannot be recovered
         self._heard: dict[str, float] = {}
         self._news_at: float | None = None  # time of the last change
         stored = {feed.market: feed for feed in past.feeds if feed.owner == context.node_id}
@@ -90,38 +91,32 @@ class Recovery:
         self._heard[node] = now
 
     def on_batch(self, now: float, market: str, batch: Batch) -> None:
-        """Process a batch with this node's signature.
-
-        Raises:
-            RecoveryError: it contradicts the journal.
-        """
+        """Process a batch with this node's signature. One that contradicts the journal sets `failed`."""
         own = self.feeds[market]
         try:
             applied = own.replica.offer(batch, now)
         except FeedFault as fault:
-            raise self._contradiction(market, fault) from fault
+            self._contradiction(market, fault)
+            return
         self._grown(now, own, applied)
 
     def adopt(self, now: float, market: str, checkpoint: Batch, pages: list[bytes]) -> None:
-        """Process a complete snapshot of an own feed.
-
-        Raises:
-            RecoveryError: it contradicts the journal.
-        """
+        """Process a complete snapshot of an own feed; as `on_batch`."""
         own = self.feeds[market]
         before = own.feed.number
         try:
             applied = own.replica.offer_snapshot(checkpoint, pages, now)
         except FeedFault as fault:
-            raise self._contradiction(market, fault) from fault
+            self._contradiction(market, fault)
+            return
         if applied is None:
             return
         own.gaps.append(FeedGap(market, before + 1, checkpoint.last))
         self._news_at = now
         self._grown(now, own, applied)
 
-    def _contradiction(self, market: str, fault: FeedFault) -> RecoveryError:
-        return RecoveryError(
+    def _contradiction(self, market: str, fault: FeedFault) -> None:
+        self.failed = self.failed or (
             f"the network's copy of this node's feed for {market} contradicts the journal: {fault}. This node "
             "cannot go on under its key: start with another --data-dir to become a new node"
         )
@@ -136,7 +131,10 @@ class Recovery:
         for own in self.feeds.values():
             until = own.replica.waits_until
             if until is not None and until <= now:
-                self._grown(now, own, own.replica.resume(now))
+                try:
+                    self._grown(now, own, own.replica.resume(now))
+                except FeedFault as fault:
+                    self._contradiction(own.feed.market, fault)
 
     # Completeness
 

@@ -81,6 +81,7 @@ class _LostTrade:
     order: int
     peer: str
     peer_order: int
+    proven: bool = False  # by the own feed; else only another node says so
 
 
 class Settlement:
@@ -202,7 +203,10 @@ class Settlement:
             trade.price * trade.quantity * units.quote_units,
         )
         asset, amount = (units.quote, quote) if trade.side == BUY else (units.base, base)
-        if order is not None and not self._covers(order, trade.side, asset, amount):
+        if order is not None and not (
+            self._covers(order, trade.side, asset, amount)
+            and (trade.proven or _plausible(order, trade))
+        ):
             order = None
         account = self._suspense(now) if order is None else order.account
         fee = context.ledger.trade_with(
@@ -458,6 +462,17 @@ class Settlement:
         fills.next_take = max(fills.next_take, self._context.us(now) + TAKE_GAP)
 
 
+def _plausible(order: Order, trade: _LostTrade) -> bool:
+    """Report if the order could have made a trade that only another node states."""
+    if order.market != trade.market or trade.quantity > order.quantity - order.filled:
+        return False
+    if order.price is None:
+        return trade.role == "taker"
+    if trade.role == "maker":
+        return trade.price == order.price
+    return order.side * (order.price - trade.price) >= 0
+
+
 def _events(own: OwnFeed) -> list[tuple[int, Event]]:
     return [item for batch in own.batches for item in enumerate(batch.events, batch.first)]
 
@@ -475,6 +490,7 @@ def _maker_trade(market: str, event: Filled) -> _LostTrade:
         order=event.order,
         peer=event.taker,
         peer_order=0,
+        proven=True,
     )
 
 

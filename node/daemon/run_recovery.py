@@ -16,7 +16,6 @@ from typing import Any, Final
 import msgspec
 
 from config import Loaded, Settings
-from exchange.engine.recovery import RecoveryError
 from exchange.engine.recovery_settlement import RecoveredFill, RecoveryReport
 from exchange.journal.frames import JournalError
 from exchange.ledger.balances import PEER
@@ -108,7 +107,7 @@ async def _recover(
         stop.set()
         try:
             await running
-        except* (JournalError, RecoveryError) as group:
+        except* JournalError as group:
             await node.abort()
             first: BaseException = group
             while isinstance(first, BaseExceptionGroup):
@@ -143,6 +142,8 @@ async def _work(
     deadline, told = node.now() + wait, 0
     while True:
         await asyncio.sleep(CHECK_EVERY)
+        if recovery.failed is not None:
+            raise RecoveryRefused(recovery.failed)
         missing = recovery.unheard(engine.present)
         complete = engine.recovered_feeds(node.now()) and bool(recovery.heard_from)
         if len(recovery.heard_from) != told:

@@ -1,0 +1,157 @@
+"""A recovery books what the own feed proves, and doubts what only another node states."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from exchange_kit import NETWORK, Keys, M, Owner, submit
+
+from exchange.engine.engine import Engine
+from exchange.engine.recovery import RecoveryError
+from exchange.engine.recovery_settlement import ORDER_GAP, RecoveryReport
+from exchange.feeds.exchange_messages import pack
+from exchange.ledger.statements import StatementTrade
+from exchange.model.commands import SUSPENSE
+from exchange.model.events import BUY, SELL, Batch, Closed, Filled, Opened
+from exchange.model.records import Recovered
+from tests.simulation.disk import MemoryDisk
+
+PEER = Owner(50)
+
+
+def engine(disk: MemoryDisk, recover_from: list[str] | None = None) -> Engine:
+    return Engine(
+        Keys(1),
+        [M],
+        network=NETWORK,
+        epoch_us=10**15,
+        rng=random.Random(0),
+        recovered=disk.recover() if disk.recover() != Recovered() else None,
+        recover_from=recover_from,
+    )
+
+
+class Lost:
+    """A node with one order to sell 10 at 100 on its disk, and what it did after the copy of it."""
+
+    def __init__(self) -> None:
+        self.disk = MemoryDisk()
+        node = engine(self.disk)
+        node.resume(0.0)
+        self.order = submit(node, 0.0, M, SELL, 100, 10)
+        self.disk.commit(node.drain(0.0).records)
+        self.later = Owner(1, M)  # the same key: continues the feed from the start
+        held = next(iter(node.feeds[node.node_id, M].batches.values())).batch
+        self.later.writer.feed.state.apply(held.events[0])
+        self.later.writer.feed.hold(held, held.digest(NETWORK))
+        self.later.writer = type(self.later.writer)(
+            self.later.writer.feed, self.later.keys, NETWORK
+        )
+
+    def filled(self, quantity: int, left: int, take: int, taker: str = PEER.id) -> Batch:
+        shown = left
+        return self.later.batch(
+            Filled(self.order.number, SELL, quantity, 100, shown, left, taker, take, 10**15)
+        )
+
+    def recover(
+        self, *batches: Batch, stated: list[StatementTrade] | None = None
+    ) -> tuple[Engine, RecoveryReport]:
+        node = engine(self.disk, [PEER.id])
+        node.resume(0.0)
+        for batch in batches:
+            assert node.receive(1.0, "order", pack(batch), batch.market, PEER.id)
+        report = node.settle_recovery(2.0, {PEER.id: stated or []}, {PEER.id})
+        self.disk.commit(node.drain(2.0).records)
+        return node, report
+
+
+def stated(**changes: Any) -> StatementTrade:
+    fields: dict[str, Any] = {
+        "taker": PEER.id,
+        "take": 7,
+        "market": M,
+        "side": BUY,
+        "price": 100,
+        "quantity": 4,
+        "maker_order": 1,
+        "taker_order": 3,
+        "time": 10**15,
+    }
+    return StatementTrade(**{**fields, **changes})
+
+
+def test_a_fill_of_the_own_feed_is_booked_and_the_order_stays_open() -> None:
+    lost = Lost()
+    node, report = lost.recover(lost.filled(4, 6, 7), stated=[stated()])
+    assert [(fill.order, fill.quantity) for fill in report.fills] == [(1, 4)]
+    assert (report.kept, report.closed, report.suspense) == (1, [], [])
+    (fill,) = lost.disk.fills()
+    assert (fill.counterparty_order, fill.account) == (3, 0), "the statement has the taker's order"
+    (order,) = lost.disk.recover().orders
+    assert (order.filled, order.done) == (4, False)
+    (decision,) = lost.disk.recover().decisions
+    assert (decision.taker, decision.take, decision.quantity) == (PEER.id, 7, 4)
+    assert node.order_store.next_number > ORDER_GAP
+    again = engine(lost.disk)
+    again.resume(0.0)
+    assert again.feeds[again.node_id, M].number == 2
+    again.ledger.check()
+
+
+def test_orders_that_the_journal_does_not_have_are_closed_and_their_fills_in_suspense() -> None:
+    lost = Lost()
+    opened = lost.later.batch(Opened(2, BUY, 90, 5, 10**15 + 1))
+    filled = lost.later.batch(Filled(2, BUY, 2, 90, 3, 3, PEER.id, 8, 10**15))
+    node, report = lost.recover(opened, filled)
+    assert [(fill.order, fill.account) for fill in report.suspense] == [(2, SUSPENSE)]
+    assert [(order.order, order.account) for order in report.closed] == [(2, None)]
+    assert report.kept == 1
+    batches = lost.disk.recover().feeds[0].batches
+    assert batches[-1].events == (Closed(2, "cancelled"),)
+    account = node.accounts.get(SUSPENSE)
+    assert account is not None
+    assert account.frozen
+
+
+def test_an_order_that_was_cancelled_is_not_open_again() -> None:
+    lost = Lost()
+    _, report = lost.recover(lost.later.batch(Closed(1, "cancelled")))
+    assert [order.order for order in report.closed] == [1]
+    (order,) = lost.disk.recover().orders
+    assert (order.done, order.reason) == (True, "recovered")
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        stated(price=99),  # a maker trades at its own price
+        stated(quantity=11),  # more than the order has
+        stated(maker_order=5),  # an order that nobody knows
+        stated(side=SELL),
+    ],
+)
+def test_what_only_another_node_states_has_to_fit_the_order(doubtful: StatementTrade) -> None:
+    lost = Lost()
+    _, report = lost.recover(stated=[doubtful])
+    assert len(report.suspense) == 1
+    assert report.fills == []
+    (order,) = lost.disk.recover().orders
+    assert order.filled == 0
+
+
+def test_what_only_another_node_states_and_fits_is_booked() -> None:
+    lost = Lost()
+    _, report = lost.recover(stated=[stated()])
+    assert [fill.order for fill in report.fills] == [1]
+    assert [order.order for order in report.closed] == [1], "its feed shows ten, six are free"
+
+
+def test_another_feed_under_the_same_key_is_refused() -> None:
+    lost = Lost()
+    other = Owner(1, M)
+    fork = other.batch(Opened(1, BUY, 50, 1, 10**15))
+    with pytest.raises(RecoveryError, match="contradicts the journal"):
+        lost.recover(fork)
