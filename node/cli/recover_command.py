@@ -72,38 +72,47 @@ def recover(
 
 def _print(found: dict[str, Any]) -> None:
     heard, unheard = len(found["heard"]), found["unheard"]
-    click.echo(f"node {found['node_id']}: {heard} nodes heard")
-    click.echo(f"{found['events_fetched']} events of its feeds were fetched.")
+    click.echo(f"node {found['node_id']}: {counted(heard, 'peer')} heard")
+    click.echo(f"{counted(found['events_fetched'], 'event')} of its feeds fetched")
     for gap in found["events_lost"]:
         click.echo(
-            f"LOST: events {gap['first']} to {gap['last']} of {gap['market']}: nobody holds them any more. Trades "
-            "with other nodes in them are in their statements; trades between own orders are not."
+            f"LOST: events {gap['first']} to {gap['last']} of {gap['market']}, which no peer holds any more. Trades "
+            "with other nodes are in their statements; trades between two own orders are lost."
         )
-    click.echo(f"{len(found['fills'])} fills were booked to the accounts of their orders.")
+    click.echo(f"{counted(len(found['fills']), 'fill')} booked to the accounts of their orders")
     if found["suspense"]:
-        click.echo(f"{len(found['suspense'])} fills without their client, in account 'suspense':")
+        click.echo(
+            f"{counted(len(found['suspense']), 'fill')} of unknown clients, in account 'suspense':"
+        )
         for fill in found["suspense"]:
             click.echo(
                 f"  {fill['side']} {fill['quantity']} {fill['market']} @ {fill['price']} {fill['time']} with "
                 f"{fill['counterparty']}"
             )
     if found["closed_orders"]:
-        click.echo(f"{len(found['closed_orders'])} open orders were closed:")
+        click.echo(f"{counted(len(found['closed_orders']), 'open order')} closed:")
         for order in found["closed_orders"]:
             price = "market" if order["price"] is None else order["price"]
             whose = "unknown" if order["account"] is None else f"account {order['account']}"
             click.echo(
                 f"  {order['order']}: {order['side']} {order['quantity']} {order['market']} @ {price}, {whose}"
             )
-    click.echo(f"{found['open_orders_kept']} open orders are as they were.")
+    click.echo(f"{counted(found['open_orders_kept'], 'open order')} kept")
     if found["takes_open"]:
-        click.echo(f"{found['takes_open']} takes await their makers, which were not heard.")
+        click.echo(
+            f"{counted(found['takes_open'], 'take')} without an answer: the makers were not heard"
+        )
     for node in unheard:
-        click.echo(f"LOST, if it had any: what node {node} alone holds. It was not heard.")
+        click.echo(f"POSSIBLY LOST: whatever node {node} alone holds; it was not heard.")
     for node in found["without_statement"]:
-        click.echo(f"LOST, if it had any: trades that node {node} alone states.")
+        click.echo(f"POSSIBLY LOST: trades that node {node} alone has; it gave no full statement.")
     since = f" after {found['as_of']}" if found["as_of"] else ""
     click.echo(
-        f"LOST, for no peer knows them: deposits, withdrawals, settlements, accounts and API keys{since}."
+        f"LOST: deposits, withdrawals, settlements, accounts and API keys{since}. No peer has them."
     )
-    click.echo("The node may be started again.")
+    click.echo("The node can be started.")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
