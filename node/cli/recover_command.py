@@ -111,7 +111,9 @@ def _print(found: dict[str, Any]) -> None:
         f"LOST: deposits, withdrawals, settlements, accounts and API keys{since}. No peer has them."
     )
     if not heard:
-        click.echo("No peer was heard: the node stops writing if it meets one that holds later events.")
+        click.echo(
+            "No peer was heard: the node stops writing if it meets one that holds later events."
+        )
     click.echo("The node can be started.")
 
 
