@@ -183,6 +183,7 @@ EXAMPLES: Final[tuple[msgspec.Struct, ...]] = (
     ),
     Subscribe(channel="candles", market="BTC-USD", timeframe="5m"),
     Subscribe(channel="orders"),
+    Subscribe(channel="fills", account="alice"),
     Unsubscribe(stream=_BOOK),
     Auth(key="K7", secret="a secret of your own"),  # noqa: S106
     Ping(id="7"),

@@ -360,7 +360,7 @@ def page() -> str:
         '<link rel="icon" type="image/svg+xml" href="/web/icon.svg">'
         '<link rel="stylesheet" href="/web/style/docs.css">'
         '<script type="module" src="/web/docs.js"></script></head><body>'
-        '<p><a href="/">The page of this node</a></p>'
+        '<main><p><a href="/">The page of this node</a></p>'
         f"<h1>exchange-node API {html.escape(described['info']['version'])}</h1>{introduction}"
         '<p>For programs: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1), and '
         '<a href="/asyncapi.json">asyncapi.json</a> (AsyncAPI 3.0) for the stream.</p>'
@@ -369,7 +369,7 @@ def page() -> str:
         f"<h2>Shapes</h2>{''.join(schemas)}"
         "<h2>Problems</h2><p>The node's refusals of orders carry further codes; their "
         f"<code>detail</code> says what was wrong and what to do.</p>{codes}"
-        "</body></html>"
+        "</main></body></html>"
     )
 
 

@@ -25,6 +25,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
+from msgspec import UNSET
 
 from node.api import limits
 from node.api.access import DOORKEEPER, Caller, caller_of, check_access
@@ -149,7 +150,10 @@ class _Connection:
                 return None
             detail = f"the key {self._caller.key} does not have the permission to read"
             raise ServiceError(403, "no_permission", detail)
-        return self._caller.account
+        if request.account is UNSET:
+            return self._caller.account
+        check_access(self._caller, "operator")
+        return self._request.app[SERVICE].operations.account(request.account).number
 
     async def _unsubscribe(self, request: Unsubscribe) -> None:
         reader = self._readers.pop(request.stream, None)
@@ -161,7 +165,7 @@ class _Connection:
         await self._answer(Unsubscribed(stream=request.stream, id=request.id))
 
     async def _authenticate(self, request: Auth) -> None:
-        if any(name in PRIVATE or name in NODE for name in self._readers):
+        if any(name.partition("/")[0] in PRIVATE | NODE for name in self._readers):
             detail = "unsubscribe from the channels of the account and of the node first"
             raise ServiceError(409, "already_subscribed", detail)
         self._caller = self._identify(request)

@@ -34,9 +34,9 @@ FIELDS: Final[dict[Channel, frozenset[str]]] = {
     "trades": frozenset({"market"}),
     "ticker": frozenset({"market"}),
     "candles": frozenset({"market", "timeframe"}),
-    "orders": frozenset(),
-    "fills": frozenset(),
-    "balances": frozenset(),
+    "orders": frozenset({"account"}),
+    "fills": frozenset({"account"}),
+    "balances": frozenset({"account"}),
     **{channel: frozenset() for channel in NODE_CHANNELS},
     "halts": frozenset(),
 }
@@ -71,6 +71,8 @@ class Subscribe(
     depth: Depth | UnsetType = UNSET  # book: levels or orders a side; 25 when left out. Not of L1
     scope: Scope | UnsetType = UNSET  # book: all orders of the network, or those of this node
     timeframe: str | UnsetType = UNSET  # candles: 1m when left out
+    # orders, fills, balances: for the operator, whose, by name or number; the caller's when left out
+    account: str | UnsetType = UNSET
     conflate_ms: Annotated[int, Meta(ge=0, le=MAX_CONFLATE_MS)] = (
         0  # at most one message in so long
     )

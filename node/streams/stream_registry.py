@@ -121,12 +121,13 @@ class StreamRegistry:
 
     def _plan(self, request: Subscribe, account: int | None) -> tuple[str, _Make]:
         channel = request.channel
-        for field in ("market", "level", "depth", "scope", "timeframe"):
+        for field in ("market", "level", "depth", "scope", "timeframe", "account"):
             if getattr(request, field) is not UNSET and field not in FIELDS[channel]:
                 detail = f"{field} means nothing for the channel {channel}; leave it out"
                 raise ServiceError(400, "invalid_message", detail)
         if channel in PRIVATE:
-            return channel, self._private(channel, account)
+            name = channel if request.account is UNSET else f"{channel}/{account}"
+            return name, self._private(channel, name, account)
         views = self._node
         if channel in NODE or channel == "halts":
             if views is None:
@@ -179,7 +180,7 @@ class StreamRegistry:
             self._own[instrument.symbol] = own
         return own
 
-    def _private(self, channel: str, account: int | None) -> _Make:
+    def _private(self, channel: str, name: str, account: int | None) -> _Make:
         if account is None:
             raise ServiceError(
                 401,
@@ -188,4 +189,4 @@ class StreamRegistry:
                 'Bearer KEY:SECRET, or send {"op":"auth","key":...,"secret":...} first',
             )
         texts, trading = self._texts, self._trading
-        return lambda epoch: _ACCOUNTS[channel](channel, epoch, trading, texts, account)
+        return lambda epoch: _ACCOUNTS[channel](name, epoch, trading, texts, account)

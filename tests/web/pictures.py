@@ -42,6 +42,27 @@ def the_demo(seed: int) -> Iterator[str]:
             demo.send_signal(signal.SIGINT)
 
 
+def place_own(pages: Pages, url: str) -> None:
+    """Place an order on each side, a little away from the best prices, so that own orders are on show."""
+    page = pages.open(url, path="#/market/BTC-USD")
+    for side, row in (("sell", 7), ("buy", 7)):
+        rows = page.locator(f".ladder tr.{side}:not(.void) button.level")
+        rows.nth(4).wait_for()
+        count = rows.count()
+        at = (
+            max(0, count - row) if side == "sell" else min(row, count) - 1
+        )  # the best ask is the last
+        price = rows.nth(at).inner_text()
+        page.keyboard.press("Escape")
+        page.keyboard.press("b" if side == "buy" else "s")
+        page.get_by_label("Quantity (BTC)").fill("0.25")
+        page.get_by_label("Price (USD)").fill(price)
+        page.get_by_label("Post-only").check()
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(1000)
+    page.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=8)
@@ -52,6 +73,7 @@ def main() -> None:
     with the_demo(asked.seed) as url, a_browser() as browser:
         pages = Pages(browser)
         time.sleep(asked.minutes * 60)
+        place_own(pages, url)
         for scheme in ("light", "dark"):
             page = pages.open(
                 url, path="#/market/BTC-USD", width=1440, height=980, color_scheme=scheme

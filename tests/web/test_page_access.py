@@ -14,7 +14,7 @@ import pytest
 
 from node.api.openapi import document
 from node.views.account_views import AccountRequest
-from tests.integration.processes import NodeProcess, Nodes
+from tests.integration.processes import NodeProcess, Nodes, run_cli
 
 if TYPE_CHECKING:
     from tests.web.browser import Pages
@@ -117,6 +117,27 @@ def test_the_operators_token_gives_the_operators_page(
     assert len(secret) > 20
     page.get_by_role("button", name="I have it").click()
     assert secret not in page.content()
+
+
+def test_over_tls_the_operator_signs_in_and_trades(nodes: Nodes, pages: Pages) -> None:
+    node = nodes.start("a", API_AUTH="required", API_TLS_SELF_SIGNED="true")
+    assert node.api_url.startswith("https://")
+    page = pages.open(node.api_url, path="#/market/TEST-USD", ignore_https_errors=True)
+    page.get_by_role("dialog").get_by_label("Key and secret").fill(operator(node))
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Sign out").wait_for()
+    page.get_by_label("Price (USD)").fill("10")
+    page.get_by_label("Quantity (TEST)").fill("5")
+    page.get_by_role("button", name="Buy 5 TEST").click()
+    page.get_by_role("button", name="price of order 1: 10; amend").wait_for()
+
+
+def test_the_command_that_opens_the_page_prints_where_it_is(nodes: Nodes, pages: Pages) -> None:
+    node = nodes.start("a")
+    said = run_cli("open", "--print", "--data-dir", str(node.data_dir)).stdout.strip()
+    assert said in node.log  # as the start has printed it
+    page = pages.open(said.rstrip("/"))
+    page.locator(".ladder").wait_for()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -69,3 +69,23 @@ def test_views_fit_and_are_accessible(
     if violations := page.evaluate(AXE):
         found["help"] = violations
     assert not found, json.dumps(found, indent=1)
+
+
+def test_documents_and_dialogs_are_accessible(trading_node: str, pages: Pages, npm: Path) -> None:
+    axe = (npm / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
+    found: dict[str, Any] = {}
+    docs = pages.open(trading_node, path="docs")
+    docs.get_by_role("searchbox").fill("markets")
+    page = pages.open(trading_node, path="#/market/BTC-USD")
+    page.get_by_label("Price (USD)").fill("50000")
+    page.get_by_label("Quantity (BTC)").fill("1")
+    page.get_by_role("button", name="Buy 1 BTC").click()
+    page.get_by_role("dialog").wait_for()
+    signing = pages.open(trading_node, path="#/market/BTC-USD")
+    signing.get_by_role("button", name="Use a key").click()
+    signing.get_by_role("dialog", name="Sign in").wait_for()
+    for name, each in {"docs": docs, "asking again": page, "sign in": signing}.items():
+        each.evaluate(f"() => {{ {axe} }}")
+        if violations := each.evaluate(AXE):
+            found[name] = violations
+    assert not found, json.dumps(found, indent=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from node.views.account_views import AccountRequest
-from tests.integration.processes import Nodes, eventually
+from tests.integration.processes import Nodes, eventually, run_cli
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -149,6 +149,10 @@ def test_positions_payments_limits_and_reconciliation(nodes: Nodes, pages: Pages
     short = b.node_id[:8]
     page.get_by_role("button", name=f"reconcile with {short}").first.click()
     page.get_by_text("both agree").wait_for()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save the statements").click()
+    checked = run_cli("ledger", "verify", str(saved.value.path()))
+    assert checked.returncode == 0, checked.stderr
     payments = page.get_by_role("region", name="Payments that even them out")
     payments.get_by_role("row").filter(has_text="collect 200 USD").wait_for()
     page.get_by_role("button", name="record it: the payment").filter(has_text="Record").last.click()

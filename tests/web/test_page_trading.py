@@ -102,8 +102,18 @@ def test_amend_cancel_stop_and_pair(nodes: Nodes, pages: Pages) -> None:
     page.get_by_role("tab", name="Open orders (4)").wait_for()
     assert sorted(o.type for o in node.orders()) == ["limit", "limit", "stop", "stop"]
 
+    ticket.get_by_label("Order type").select_option("trailing_stop")
+    ticket.get_by_label("Distance (USD)").fill("10")
+    ticket.get_by_label("Stop (USD), optional").fill("70")
+    ticket.get_by_role("button", name="Sell 1 TEST").click()
+    page.get_by_role("dialog").get_by_role("button", name="Send it").click()
+    page.get_by_role("button", name="stop of order 5: 70, trails by 10; amend").click()
+    page.keyboard.type("12")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="trails by 12; amend").wait_for()
+
     page.get_by_role("button", name="cancel order 1").click()
-    page.get_by_role("tab", name="Open orders (3)").wait_for()
+    page.get_by_role("tab", name="Open orders (4)").wait_for()
     page.get_by_role("button", name="Cancel all").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel them").click()
     page.get_by_text("No open orders.").wait_for()

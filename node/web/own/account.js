@@ -1,7 +1,4 @@
-/**
- * Orders, fills and balances of the account in view. The own account's come as streams; those of an
- * account that the operator acts for are asked for again and again.
- */
+/** Orders, fills and balances of the account in view, from the node's streams. */
 
 import { Cell, Scope } from "../core/state.js";
 
@@ -12,7 +9,6 @@ import { Cell, Scope } from "../core/state.js";
 
 const KEPT = 200; // fills on show
 const LATELY = 100; // orders that ended
-const POLL = 1000; // ms, for other accounts
 
 export class Account {
   #scope = new Scope();
@@ -39,8 +35,7 @@ export class Account {
     const { model } = this;
     if (!model.canRead) return;
     void this.#fees();
-    if (model.account.value !== null) this.#poll(model.account.value);
-    else this.#streams();
+    this.#streams();
   }
 
   stop() {
@@ -59,8 +54,9 @@ export class Account {
 
   #streams() {
     const { stream } = this.model;
+    const account = this.model.account.value ?? undefined;
     const follow = (/** @type {string} */ channel, /** @type {(m: any) => void} */ take) => {
-      this.#scope.add(stream.subscribe({ channel, conflate_ms: 200 }, take));
+      this.#scope.add(stream.subscribe({ channel, account, conflate_ms: 200 }, take));
     };
     follow("orders", (message) => this.#takeOrders(message));
     follow("fills", (message) => this.#takeFills(message));
@@ -93,25 +89,6 @@ export class Account {
     const newest = message.event === "fills_snapshot" ? message.fills : [...message.fills].reverse();
     const before = message.event === "fills_snapshot" ? [] : this.fills.value;
     this.fills.value = [...newest, ...before].slice(0, KEPT);
-  }
-
-  /** @param {string} account */
-  #poll(account) {
-    const scope = this.#scope;
-    const { api } = this.model;
-    scope.every(POLL, async () => {
-      const [orders, fills, balances] = await Promise.all([
-        api.get("/v1/orders", { account, sort: "asc", limit: 1000 }),
-        api.get("/v1/fills", { account }),
-        api.get("/v1/balances", { account }),
-      ]).catch(() => [null, null, null]);
-      if (scope.ended || orders === null) return;
-      const before = this.orders.value.size;
-      this.orders.value = new Map(orders.map((/** @type {Order} */ o) => [o.id, o]));
-      this.fills.value = fills;
-      this.balances.value = new Map(balances.map((/** @type {Balance} */ b) => [b.asset, b]));
-      if (this.orders.value.size < before) this.ended.value++;
-    });
   }
 }
 

@@ -9,13 +9,20 @@ import { drawer } from "../core/state.js";
 import { flags, outcome, statusText } from "./texts.js";
 
 /** @typedef {import("../core/types.js").Order} Order */
-/** @typedef {{title: string, name: string, value: (order: Order) => string | null}} Editable */
+/** @typedef {{title: string, name: (order: Order) => string, value: (order: Order) => string | null}} Editable */
+
+/** A stop that trails is amended by its distance. @param {Order} order */
+const offsetOf = (order) => optional(order, TRAILING_OFFSET);
 
 /** Values that can be changed while an order is open, by their names in the API. */
 const EDITABLE = /** @type {Editable[]} */ ([
-  { title: "Quantity", name: "quantity", value: (o) => o.quantity },
-  { title: "Price", name: "price", value: (o) => o.price },
-  { title: "Stop", name: "stop", value: (o) => (o.status === UNTRIGGERED ? o.stop : null) },
+  { title: "Quantity", name: () => "quantity", value: (o) => o.quantity },
+  { title: "Price", name: () => "price", value: (o) => o.price },
+  {
+    title: "Stop",
+    name: (o) => (offsetOf(o) === null ? "stop" : TRAILING_OFFSET),
+    value: (o) => (o.status === UNTRIGGERED ? (offsetOf(o) ?? o.stop) : null),
+  },
 ]);
 
 /**
@@ -80,17 +87,17 @@ async function cancel(model, order) {
  */
 function editor(model, { title, name, value }, editable) {
   const shown = (/** @type {Order} */ order) => {
-    const offset = name === "stop" ? optional(order, TRAILING_OFFSET) : null;
     const text = value(order);
-    if (text === null) return name === "price" && order.price === null ? "market" : "–";
-    return offset === null ? text : `${text} (−${offset})`;
+    if (text === null) return title === "Price" && order.price === null ? "market" : "–";
+    if (name(order) !== TRAILING_OFFSET) return text;
+    return `${order.stop ?? "none yet"}, trails by ${text}`;
   };
   return {
     title,
     numeric: true,
     make: (cell, row) => {
       if (!editable) return;
-      cell.append(button("", () => edit(model, cell, row, name, value), { class: "edit" }));
+      cell.append(button("", () => edit(model, cell, row, name(row()), value), { class: "edit" }));
     },
     update: (cell, order) => {
       const target = cell.querySelector("button.edit");

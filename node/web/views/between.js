@@ -96,10 +96,20 @@ async function reconcile(model, peer, result) {
     table.update(found.assets);
     const verdict = found.agree ? badge("both agree", "good") : badge("they differ", "bad");
     const counts = ` ${found.trades_count} trades here, ${found.peer_trades_count} there; ${found.trades.length} differ, ${found.pending.length} pending.`;
-    fill(result, h("p", {}, `With ${shortId(peer)}: `, verdict, counts), table.element);
+    const save = button("Save the statements", () => download(`reconciliation-${shortId(peer)}.json`, found.evidence), {
+      title: "What both nodes signed; exchange-node ledger verify FILE checks it",
+    });
+    fill(result, h("p", {}, `With ${shortId(peer)}: `, verdict, counts), table.element, h("div", { class: "inline" }, save));
   } catch (error) {
     fill(result, h("p", { class: "problem" }, explain(error)));
   }
+}
+
+/** Save a value as a file of JSON. @param {string} name @param {unknown} value */
+function download(name, value) {
+  const url = URL.createObjectURL(new Blob([JSON.stringify(value, null, 1)], { type: "application/json" }));
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
 /** @param {import("../core/model.js").Model} model @param {() => void} changed @returns {Table<Obligation>} */

@@ -168,6 +168,27 @@ async def test_the_accounts_channels_are_for_readers(gates: Gates, channel: str)
                 assert told["code"] in DENIED | {"no_account"}, told
 
 
+async def test_only_the_operator_reads_the_channels_of_any_account(gates: Gates) -> None:
+    for caller, allowed in CALLERS.items():
+        async with gates.api.session.ws_connect(
+            gates.api.url + "/v1/stream", headers=gates.headers(caller)
+        ) as socket:
+            asked = {"op": "subscribe", "channel": "balances", "account": "alice"}
+            await socket.send_json(asked)
+            told = await socket.receive_json(timeout=5)
+            if "operator" in allowed:
+                assert told["stream"] == "balances/1"
+                snapshot = await socket.receive_json(timeout=5)
+                assert {row["asset"]: row["total"] for row in snapshot["balances"]} == {
+                    "USD": "100000",
+                    "BTC": "10",
+                }
+                await socket.send_json(asked | {"channel": "fills", "account": "nobody"})
+                assert (await socket.receive_json(timeout=5))["code"] == "unknown_account"
+            else:
+                assert told["code"] in DENIED, told
+
+
 @pytest.mark.parametrize("channel", sorted(NODE))
 async def test_the_nodes_channels_are_for_whoever_may_see_the_node(
     gates: Gates, channel: str
