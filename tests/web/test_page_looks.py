@@ -77,6 +77,7 @@ def test_documents_and_dialogs_are_accessible(trading_node: str, pages: Pages, n
     docs = pages.open(trading_node, path="docs")
     docs.get_by_role("searchbox").fill("markets")
     page = pages.open(trading_node, path="#/market/BTC-USD")
+    page.get_by_text("last 30001").wait_for()
     page.get_by_label("Price (USD)").fill("50000")
     page.get_by_label("Quantity (BTC)").fill("1")
     page.get_by_role("button", name="Buy 1 BTC").click()

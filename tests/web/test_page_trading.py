@@ -39,7 +39,8 @@ def wait_for_book(page: Page, node: NodeProcess) -> None:
 
 
 def order(page: Page, side: str, quantity: str, price: str) -> None:
-    """An order by keyboard alone."""
+    """An order by keyboard alone, once the page knows the market."""
+    page.locator("button.send:not([disabled])").wait_for()
     page.keyboard.press("Escape")
     page.keyboard.press("b" if side == "buy" else "s")
     page.keyboard.press("Control+a")

@@ -14,6 +14,8 @@ export class MarketFeed {
   #scope = new Scope();
   #levels = new Scope();
 
+  #trades = false;
+
   /** @param {import("../core/model.js").Model} model @param {string} symbol */
   constructor(model, symbol) {
     this.model = model;
@@ -37,11 +39,17 @@ export class MarketFeed {
     );
     this.#scope.add(
       stream.subscribe({ channel: "trades", market: symbol, conflate_ms: 100 }, (message) => {
+        this.#trades = true;
         const snapshot = message.event === "trades_snapshot";
         const newest = snapshot ? message.trades : [...message.trades].reverse();
         this.trades.value = [...newest, ...(snapshot ? [] : this.trades.value)].slice(0, TRADES);
       }),
     );
+  }
+
+  /** Whether the market is known: before that nobody can tell what an order would do. */
+  get loaded() {
+    return this.#trades && this.book.time !== "" && this.single.time !== "";
   }
 
   /** @param {"network" | "own"} scope */

@@ -91,6 +91,7 @@ export class Ticket {
     this.#scope.every(REFRESH, () => this.#preview());
     this.#scope.add(model.stream.connection.follow(() => this.#preview()));
     this.#scope.add(model.halts.follow(() => this.#preview()));
+    this.#scope.add(feed.trades.follow(() => this.send.disabled && this.#preview()));
   }
 
   stop() {
@@ -275,7 +276,8 @@ export class Ticket {
     setText(this.send, `${word} ${draft.quantity.trim() || "…"} ${market.base}`);
     this.send.className = `send ${draft.side}`;
     const halt = this.model.halts.value.get(market.symbol);
-    this.send.disabled = this.#sending || halt !== undefined || this.model.stream.connection.value !== "live";
+    const away = this.model.stream.connection.value !== "live" || !this.feed.loaded;
+    this.send.disabled = this.#sending || halt !== undefined || away;
     try {
       const found = preview(draft, requestOf(draft, market), this.#surroundings());
       this.preview.show(found, market);
@@ -288,7 +290,7 @@ export class Ticket {
   /** @param {Event} event */
   async #submit(event) {
     event.preventDefault();
-    if (this.#sending) return;
+    if (this.#sending || !this.feed.loaded) return;
     let request, found;
     try {
       request = requestOf(this.draft, this.market);
