@@ -51,6 +51,7 @@ PROBLEMS = {
     "withdraw": {"account_frozen"},
     "revokeKey": {"unknown_key"},
     "resumeMarket": {"not_halted"},
+    "changeMarketSteps": {"same_steps"},
     "reconcile": {"unknown_node"},
     "settle": {"unknown_node"},
     "connectPeer": {"connect_failed"},

@@ -19,7 +19,7 @@ VIEWS = {
     "network": ".map circle.self",
     "services": "text=markets",
     "between": "text=Set limit",
-    "health": "text=all is well",
+    "health": "text=Up for",
     "accounts": "text=Make a key",
 }
 AXE = """async () => {

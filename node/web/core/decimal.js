@@ -187,3 +187,12 @@ export function digitsOf(step) {
 export function padded(text, digits) {
   return Decimal.parse(text)?.toFixed(digits) ?? text;
 }
+
+/**
+ * The decimals that the longest of some numbers has: a step may allow many more than are in use.
+ * @param {string[]} texts as the node writes them
+ */
+export function mostDigits(texts) {
+  const digits = (/** @type {string} */ text) => (text.includes(".") ? text.length - text.indexOf(".") - 1 : 0);
+  return texts.reduce((most, text) => Math.max(most, digits(text)), 0);
+}

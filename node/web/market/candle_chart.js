@@ -34,7 +34,8 @@ export class CandleChart {
     this.width = 9; // pixels of a candle
     this.offset = 0; // candles between the newest and the right edge
     this.cursor = -1; // index of the candle that is pointed at
-    this.loading = false;
+    /** The length whose history is being asked for. */
+    this.loading = /** @type {Scope | null} */ (null);
     this.complete = false; // there is nothing older
     this.plot = new Plot(`price chart of ${market.symbol}`, (...all) => this.#paint(...all), { tabindex: "0" });
     this.readout = h("p", { class: "readout" });
@@ -103,8 +104,8 @@ export class CandleChart {
     const shown = Math.ceil(this.plot.box.clientWidth / this.width);
     const wanted = this.offset + shown + 50;
     const oldest = this.times[0];
-    if (this.loading || this.complete || oldest === undefined || this.times.length >= wanted) return;
-    this.loading = true;
+    if (this.loading === scope || this.complete || oldest === undefined || this.times.length >= wanted) return;
+    this.loading = scope;
     try {
       /** @type {Candle[]} */
       const older = await this.model.api.get(`/v1/candles/${this.market.symbol}`, {
@@ -118,7 +119,7 @@ export class CandleChart {
     } catch {
       return; // the next scroll tries again
     } finally {
-      this.loading = false;
+      if (this.loading === scope) this.loading = null;
     }
     void this.#history(scope);
   }

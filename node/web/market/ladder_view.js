@@ -1,7 +1,7 @@
 /** The ladder: price levels of both sides, with depth bars and the account's own orders in them. */
 
 import { splitOrderId } from "../core/book.js";
-import { Decimal, ZERO, digitsOf } from "../core/decimal.js";
+import { Decimal, ZERO, digitsOf, mostDigits, padded } from "../core/decimal.js";
 import { h, select, setClass, setText } from "../core/dom.js";
 import { shortId } from "../core/format.js";
 import { drawer } from "../core/state.js";
@@ -10,6 +10,7 @@ import { drawer } from "../core/state.js";
 /** @typedef {import("./feed.js").MarketFeed} MarketFeed */
 
 const ROWS = 13; // of a side
+const POINT = "Point at a level to see whose orders it has.";
 
 /**
  * One line of the ladder.
@@ -34,7 +35,7 @@ export class LadderView {
     this.feed = feed;
     this.account = account;
     this.market = market;
-    this.digits = { price: digitsOf(market.tick), quantity: digitsOf(market.lot) };
+    this.digits = { price: digitsOf(market.tick), quantity: 0 };
     this.asks = Array.from({ length: ROWS }, () => this.#row("sell", pick)).reverse();
     this.bids = Array.from({ length: ROWS }, () => this.#row("buy", pick));
     this.spread = h("td", { colspan: 4, class: "spread" });
@@ -52,7 +53,7 @@ export class LadderView {
     for (const type of ["pointerover", "focusin"]) {
       body.addEventListener(type, (event) => this.#hover(event.target));
     }
-    this.detail = h("p", { class: "detail", text: "Point at a level to see whose orders it has." });
+    this.detail = h("p", { class: "detail", text: POINT });
     const scope = select(
       [
         ["network", "Whole network"],
@@ -75,6 +76,7 @@ export class LadderView {
       ),
       this.detail,
     );
+    this.empty = false;
     this.draw = drawer(() => this.#draw());
     this.ends = [
       feed.changed.follow(this.draw),
@@ -156,18 +158,29 @@ export class LadderView {
     const { book } = this.feed;
     const own = this.#own();
     const totals = [this.#totals(book.bids.sorted), this.#totals(book.asks.sorted)];
+    const shown = [...book.bids.sorted.slice(0, ROWS), ...book.asks.sorted.slice(0, ROWS)];
+    this.digits.quantity = mostDigits(shown.map(({ entry }) => entry[1]));
     const most = Math.max(...totals.map((list) => list[list.length - 1]?.toNumber() ?? 0));
     this.#side(this.bids, book.bids, totals[0], own, most);
     this.#side(this.asks, book.asks, totals[1], own, most);
     const [bid, ask] = [book.bids.sorted[0]?.price, book.asks.sorted[0]?.price];
     const last = this.feed.trades.value[0];
     const spread = bid && ask ? `spread ${ask.minus(bid).toFixed(this.digits.price)}` : "no spread";
-    setText(this.spread, `${spread} · last ${last ? last.price : "–"}`);
+    setText(this.spread, `${spread} · last ${last ? padded(last.price, this.digits.price) : "–"}`);
     this.spread.className = `spread ${last ? last.side : ""}`;
     this.element.dataset["checksum"] = String(book.checksum);
     this.element.dataset["sequence"] = String(book.sequence);
     this.element.dataset["levels"] = String(book.bids.sorted.length + book.asks.sorted.length);
     this.#keepFocusable();
+    this.#describeEmpty(book.time !== "" && bid === undefined && ask === undefined);
+  }
+
+  /** What to do where there are no orders yet. @param {boolean} empty */
+  #describeEmpty(empty) {
+    if (empty === this.empty) return;
+    this.empty = empty;
+    const more = this.account.model.isOperator ? ", or connect this node to others under Network" : "";
+    setText(this.detail, empty ? `The book is empty: place the first order${more}.` : POINT);
   }
 
   /** @param {{entry: import("../core/types.js").Level}[]} sorted */

@@ -1,7 +1,7 @@
 /** The tape: public trades, newest first. */
 
 import { h, setText } from "../core/dom.js";
-import { digitsOf, padded } from "../core/decimal.js";
+import { digitsOf, mostDigits, padded } from "../core/decimal.js";
 import { clock, shortId } from "../core/format.js";
 import { drawer } from "../core/state.js";
 
@@ -11,7 +11,7 @@ export class Tape {
   /** @param {import("./feed.js").MarketFeed} feed @param {import("../core/types.js").Market} market */
   constructor(feed, market) {
     this.feed = feed;
-    this.digits = { price: digitsOf(market.tick), quantity: digitsOf(market.lot) };
+    this.digits = { price: digitsOf(market.tick), quantity: 0 };
     this.rows = Array.from({ length: ROWS }, () => h("tr", { hidden: true }, ...Array.from({ length: 4 }, () => h("td", { class: "number" }))));
     this.element = h(
       "section",
@@ -38,6 +38,7 @@ export class Tape {
   }
 
   #draw() {
+    this.digits.quantity = mostDigits(this.feed.trades.value.slice(0, ROWS).map((trade) => trade.quantity));
     this.rows.forEach((row, at) => {
       const trade = this.feed.trades.value[at];
       row.hidden = trade === undefined;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Decimal, ZERO, digitsOf, padded } from "../../../node/web/core/decimal.js";
+import { Decimal, ZERO, digitsOf, mostDigits, padded } from "../../../node/web/core/decimal.js";
 
 const d = (text) => Decimal.of(text);
 
@@ -58,4 +58,10 @@ test("padding keeps every digit", () => {
   assert.equal(padded("0.12345", 2), "0.12345");
   assert.equal(digitsOf("0.00001"), 5);
   assert.equal(digitsOf("10"), 0);
+});
+
+test("numbers are shown with the decimals that the longest of them has", () => {
+  assert.equal(mostDigits(["1", "0.25", "3.5"]), 2);
+  assert.equal(mostDigits(["10", "7"]), 0);
+  assert.equal(mostDigits([]), 0);
 });
