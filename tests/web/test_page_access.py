@@ -14,11 +14,35 @@ import pytest
 
 from node.api.openapi import document
 from node.views.account_views import AccountRequest
+from node.views.worker_messages import WORKER_PATH
 from tests.integration.processes import NodeProcess, Nodes, run_cli
 
 if TYPE_CHECKING:
     from tests.web.browser import Pages
 
+# The other dialect's routes, of which every one is asked for below.
+BITFINEX_READ = (
+    "platform/status",
+    "conf/pub:list:pair:exchange",
+    "tickers?symbols=ALL",
+    "tickers/hist?symbols=ALL",
+    "ticker/tBTCUSD",
+    "trades/tBTCUSD/hist",
+    "book/tBTCUSD/P0",
+    "candles/trade:1m:tBTCUSD/hist",
+)
+BITFINEX_POST = (
+    "calc/trade/avg",
+    "calc/fx",
+    "auth/r/orders",
+    "auth/r/wallets",
+    "auth/w/token",
+    "auth/w/order/submit",
+    "auth/w/order/update",
+    "auth/w/order/cancel",
+    "auth/w/order/cancel/multi",
+    "auth/w/order/multi",
+)
 OTHER_PAGE = "<!doctype html><title>elsewhere</title><p>another origin"
 
 
@@ -158,7 +182,7 @@ def elsewhere(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-TRY = """async ([url, routes]) => {
+TRY = """async ([url, routes, sockets]) => {
   const leaks = [];
   for (const [method, path] of routes) {
     for (const mode of ["cors", "no-cors"]) {
@@ -171,7 +195,7 @@ TRY = """async ([url, routes]) => {
       } catch {}
     }
   }
-  for (const path of ["/v1/stream", "/ws/2"]) {
+  for (const path of sockets) {
     const opened = await new Promise((resolve) => {
       const socket = new WebSocket(url.replace("http", "ws") + path);
       socket.onopen = () => resolve(true);
@@ -202,7 +226,9 @@ def test_a_page_of_another_origin_can_neither_read_nor_trade(
         for method in methods
     ]
     routes += [("GET", path) for path in ("/", "/web/app.js", "/docs", "/metrics", "/openapi.json")]
+    routes += [("GET", f"/v2/{path}") for path in BITFINEX_READ]
+    routes += [("POST", f"/v2/{path}") for path in BITFINEX_POST]
     page = pages.open(elsewhere)
-    assert page.evaluate(TRY, [node.api_url, routes]) == []
+    assert page.evaluate(TRY, [node.api_url, routes, ["/v1/stream", "/ws/2", WORKER_PATH]]) == []
     assert node.orders(open_only=False) == []
     pages.faults.clear()  # each of these refusals is an error in the console of the other page
