@@ -43,10 +43,10 @@ ID_LENGTH: Final = 16
 ITEM_OVERHEAD: Final = 512  # bytes of bookkeeping that a stored item is taken to cost
 PATIENCE_GROWTH: Final = 1.25  # times what would have been long enough
 PATIENCE_DECAY: Final = 0.98  # for each pull that was needed
-CUT_OFF: Final = 0.6  # part of an origin's last broadcasts that were pulled; each counts as much as all before it
-PULLED_APART: Final = (
-    2.0  # seconds between two that are counted: while the tree mends, several are pulled
-)
+# An origin is cut off if some broadcast of it was pulled in this part of the last windows with any of it; each counts as
+# much as all before it. One window is not enough: while the tree mends, several are pulled.
+CUT_OFF: Final = 0.6
+PULLED_WINDOW: Final = 1.0  # seconds
 MAX_ORIGINS: Final = 1000
 KEPT: Final = 30.0  # seconds for which a link to such an origin is not pruned
 KEPT_GROWTH: Final = 4.0  # times as long the next time ...
@@ -119,8 +119,8 @@ class BroadcastTree(Generic[Item]):
         self._repair_interval = repair_interval
         self._peers: dict[str, _Peer] = {}
         self._kept: dict[str, float] = {}  # links that are kept -> until when
-        # Origin -> part of its broadcasts that were pulled, see CUT_OFF; when one was counted last.
-        self._pulled: BoundedMap[str, tuple[float, float]] = BoundedMap(MAX_ORIGINS)
+        # Origin -> part of its last windows, see CUT_OFF; begin of the window under way; was any pulled in it.
+        self._pulled: BoundedMap[str, tuple[float, float, bool]] = BoundedMap(MAX_ORIGINS)
         self._missing: dict[bytes, _Missing] = {}
         self._deadlines: Deadlines[bytes] = Deadlines()  # of the missing
         self._smallest: deque[tuple[bytes, float]] = (
@@ -403,14 +403,12 @@ class BroadcastTree(Generic[Item]):
         entry = self._missing.get(key)
         pulled = entry is not None and via != "" and entry.asked == via
         if origin and (pulled or origin in self._pulled):
-            part, counted = self._pulled.renew(origin) or (0.0, float("-inf"))
-            if not pulled:
-                self._pulled[origin] = part / 2, counted
-            elif now >= counted + PULLED_APART:
-                part = (part + 1.0) / 2
-                self._pulled[origin] = part, now
-                if part >= CUT_OFF and entry is not None:
-                    self._keep_links(now, via, entry)
+            part, since, before = self._pulled.renew(origin) or (0.0, now, False)
+            if now >= since + PULLED_WINDOW:
+                part, since, before = (part + before) / 2, now, False
+            self._pulled[origin] = part, since, before or pulled
+            if pulled and (part + 1.0) / 2 >= CUT_OFF and entry is not None:
+                self._keep_links(now, via, entry)
         if entry is None or entry.asked is None:
             return
         peer = self._peers[entry.asked]

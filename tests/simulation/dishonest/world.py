@@ -28,6 +28,7 @@ from tests.simulation.world import World
 # Trades under attack before those that count: a broadcast tree in which a hostile link has pruned the honest ones
 # mends with the first broadcast that is late on each of them.
 WARM_UP = 32
+WARM_UP_PAUSE = 0.35  # seconds between them
 PROBES = 32
 PAUSE = 0.05  # seconds between two probes
 LOOK = 0.002  # seconds between two looks at the book
@@ -191,7 +192,7 @@ class DishonestWorld(World):
                 )
             if n >= warm_up:
                 took.append(probe.took)
-            self.clock.run_until(self.clock.now + PAUSE)
+            self.clock.run_until(self.clock.now + (PAUSE if n >= warm_up else WARM_UP_PAUSE))
         return sorted(took)[int(0.95 * PROBES)]
 
     def _begin(self, probe: Probe) -> None:
