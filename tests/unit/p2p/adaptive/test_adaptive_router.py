@@ -486,3 +486,21 @@ def test_a_peer_that_failed_twice_and_is_shunned_is_probed_and_comes_back() -> N
     ):
         assert now - since < 6.0
     assert [call() for _ in range(400)].count("bad") > 50
+
+
+def test_a_cancelled_probe_gives_its_place_back():
+    """Without `breaker.on_cancel` the peer would be left out until the lease of the probe ended."""
+    r = router()
+    now = warm(r, TEN)
+    for _ in range(5):
+        now = call(r, now, "p0", "error", latency=0.001)
+    for _ in range(PROBE_SPACING):
+        now = call(r, now, r.pick(now, TEN), latency=0.0001)
+    now += 13.0
+    assert r.pick(now, TEN) == "p0"
+    r.on_send(now, "p0")
+    for _ in range(PROBE_SPACING):
+        now = call(r, now, r.pick(now, [p for p in TEN if p != "p0"]), latency=0.0001)
+    assert r.pick(now, TEN) != "p0"  # one probe at a time
+    r.on_cancel(now, "p0", now - PROBE_SPACING * 0.0001)
+    assert r.pick(now, TEN) == "p0"

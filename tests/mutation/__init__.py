@@ -1,0 +1,1 @@
+"""Mutation tests: deliberate small faults that some test has to notice. See `tests.mutation.__main__`."""
