@@ -9,7 +9,7 @@ from tests.simulation.dishonest.gangs import gang_of
 from tests.simulation.runner import run_one
 
 # Of each shape, among them those that failed once and led to what `p2p.mesh` says of hostile links now.
-SEEDS = [8000002, 8000003, 8000010]
+SEEDS = [8000003, 8000010]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -28,12 +28,6 @@ def test_a_crowd_has_no_more_links_than_the_slots_of_a_node_allow() -> None:
     assert len({member.address for member in gang.members}) > 4
     links = [victim for member in gang.members for victim in member.victims]
     assert all(links.count(node) <= 12 for node in range(4))
-
-
-def test_a_tree_that_only_prunes_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As it was: a peer that pushes to everybody has all other links pruned.
-    monkeypatch.setattr("p2p.mesh.broadcast_tree.CUT_OFF", 2.0)
-    assert run_one(8000002, dishonest=True).failed == "honest_latency"
 
 
 def test_a_node_that_takes_long_for_a_message_would_be_noticed(
