@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.integration.processes import Nodes
 from tests.web.test_page_trading import MARKET, wait_for_book
 
@@ -44,6 +46,7 @@ def test_a_wrong_checksum_is_told_and_the_book_loaded_anew(nodes: Nodes, pages: 
     wait_for_book(page, node)
 
 
+@pytest.mark.long
 def test_a_node_that_stands_still_is_told_and_comes_back(nodes: Nodes, pages: Pages) -> None:
     node = nodes.start("a")
     node.sell(3, 101)

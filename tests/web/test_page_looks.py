@@ -45,8 +45,15 @@ def trading_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         nodes.cleanup()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "light"),
+        (1440, "dark"),
+        pytest.param(360, "dark", marks=pytest.mark.long),
+        pytest.param(1440, "light", marks=pytest.mark.long),
+    ],
+)
 def test_views_fit_and_are_accessible(
     trading_node: str, pages: Pages, npm: Path, width: int, scheme: str, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from node.views.views import CallRequest
 from tests.integration.processes import NodeProcess, Nodes, eventually, run_cli, see_each_other
 
@@ -58,6 +60,7 @@ def test_a_peer_is_connected_pinned_banned_and_taken_back(nodes: Nodes, pages: P
     pages.forgive("status of 502")
 
 
+@pytest.mark.long
 def test_a_command_and_the_page_change_the_same_policy(nodes: Nodes, pages: Pages) -> None:
     a, b = nodes.pair()
     page = pages.open(a.api_url, path="#/network")
