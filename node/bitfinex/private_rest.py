@@ -39,6 +39,10 @@ _SCOPES: Final = (
 )
 
 
+# A key sees its own permissions, and a token has no more of them than the key.
+_OF_EVERY_KEY: Final = frozenset({"r/permissions", "w/token", "w/token/del"})
+
+
 class PrivateRest:
     """The handlers. `now` is us since the epoch."""
 
@@ -89,8 +93,8 @@ class PrivateRest:
         for path, answer in answers:
             if path.startswith("r/"):
                 answer = self._durable(answer)
-            if path != "r/permissions":  # every key may see its own
-                answer = _permitted("trade" if path.startswith("w/order") else "read", answer)
+            if path not in _OF_EVERY_KEY:
+                answer = _permitted("trade" if path.startswith("w/") else "read", answer)
             router.add_post(f"/v2/auth/{path}", form.of(self._signed(answer, form), counted=False))
         nothing = form.of(self._signed(_nothing, form), counted=False)
         router.add_route("*", "/v2/auth/{path:.*}", nothing)

@@ -40,7 +40,12 @@ _ASSET: Final = Param("asset", "query", {"type": "string", "examples": ["USD"]},
 _HOLDER: Final = Param(
     "holder",
     "query",
-    {"type": "string", "default": "outside", "examples": ["account:alice", "fees"]},
+    {
+        "type": "string",
+        "default": "outside",
+        "pattern": "^(account:[A-Za-z0-9][A-Za-z0-9._-]{0,31}|peer:[a-z2-7]{4,32}|fees|outside)$",
+        "examples": ["account:alice", "fees"],
+    },
     "account:NAME, peer:NODE, fees, or outside: what came in and left.",
 )
 _PEER: Final = Param(

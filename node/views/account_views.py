@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from exchange.ledger.accounts import MAX_LABEL
 from exchange.model.records import Permission, PostingKind
 from node.views.field_types import Decimal, SignedDecimal, Timestamp
 
@@ -22,6 +23,16 @@ CancelTimeout = Annotated[
         }
     ),
 ]
+
+
+MAX_ACCOUNT_LIMIT: Final = 1_000_000  # as `exchange.ledger.accounts` has it
+AccountName = Annotated[
+    str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"})
+]
+AccountLimit = Annotated[
+    int, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": MAX_ACCOUNT_LIMIT})
+]
+PRINTABLE: Final = "^[ -~]*$"
 
 
 class AccountView(msgspec.Struct, kw_only=True):
@@ -44,17 +55,17 @@ class ChangedAccountView(AccountView, kw_only=True):
 class AccountRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A new account."""
 
-    name: str
-    max_open_orders: int | None = None
-    orders_per_minute: int | None = None
+    name: AccountName
+    max_open_orders: AccountLimit | None = None
+    orders_per_minute: AccountLimit | None = None
 
 
 class AccountChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Changes of an account; absent fields stay. A frozen account may read and cancel, not trade or withdraw."""
 
     frozen: bool | None = None
-    max_open_orders: int | None = None
-    orders_per_minute: int | None = None
+    max_open_orders: AccountLimit | None = None
+    orders_per_minute: AccountLimit | None = None
 
 
 class MoneyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -79,8 +90,12 @@ class TransferView(msgspec.Struct, kw_only=True):
 class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A new API key."""
 
-    permissions: list[Permission] = msgspec.field(default_factory=lambda: ["read", "trade"])
-    label: str = ""
+    permissions: Annotated[list[Permission], msgspec.Meta(extra_json_schema={"minItems": 1})] = (
+        msgspec.field(default_factory=lambda: ["read", "trade"])
+    )
+    label: Annotated[
+        str, msgspec.Meta(extra_json_schema={"maxLength": MAX_LABEL, "pattern": PRINTABLE})
+    ] = ""
 
 
 class KeyView(msgspec.Struct, kw_only=True):
@@ -124,7 +139,10 @@ class FeesView(msgspec.Struct, kw_only=True):
 
 class HaltRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[
-        str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_REASON})
+        str,
+        msgspec.Meta(
+            extra_json_schema={"minLength": 1, "maxLength": MAX_REASON, "pattern": PRINTABLE}
+        ),
     ]
 
 

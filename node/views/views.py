@@ -405,7 +405,10 @@ class CallRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A call to a service."""
 
     payload: Any = None
-    timeout_ms: int | None = None  # for everything; CLIENT_REQUEST_TIMEOUT when it is left out
+    # For everything; CLIENT_REQUEST_TIMEOUT when it is left out.
+    timeout_ms: (
+        Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": 300_000})] | None
+    ) = None
     idempotent: bool | None = (
         None  # safe to be executed twice; what is known of the service if left out
     )
@@ -475,7 +478,16 @@ class RouterView(msgspec.Struct, kw_only=True):
 class ConnectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An address to dial now."""
 
-    address: str  # HOST:PORT, [IPv6]:PORT
+    # HOST:PORT, [IPv6]:PORT
+    address: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={
+                "pattern": r"^([A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):"
+                r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
+            }
+        ),
+    ]
 
 
 class SessionView(msgspec.Struct, kw_only=True):

@@ -248,7 +248,7 @@ SIGNED: Final = {
         ),
         "trade",
     ),
-    "r/permissions": "",
+    **dict.fromkeys(("r/permissions", "w/token", "w/token/del"), ""),
 }  # fmt: skip
 KEYS: Final[dict[str, set[str]]] = {
     "reader": {"read", ""}, "trader": {"trade", ""}, "both": {"read", "trade", ""},
