@@ -1,4 +1,4 @@
-"""Reading all sources into one `Settings`, with the origin of every value."""
+"""Load all sources into one `Settings`, with the origin of every value."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _build: Final[Callable[..., Settings]] = Settings
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Checked settings, where each came from (by key, e.g. `p2p_port`), and what looked odd."""
+    """Checked settings, the origin of each (by key, e.g. `p2p_port`), and warnings."""
 
     settings: Settings
     origin: Mapping[str, Origin]
@@ -55,7 +55,7 @@ class SettingView(SettingInfo):
     origin: str  # "default", "file PATH", ".env PATH", "environment", "command line --flag"
 
 
-# What does nothing when a switch is off.
+# Settings without effect when a switch is off.
 _UNUSED: Final = {
     "DISCOVERY_GRENACHE=false": (
         "GRAPE_URL",
@@ -84,8 +84,8 @@ def load(
         config_file: by default `exchange-node.toml` in the data directory, if it is there; a file that
             is named must exist.
 
-    Raises:
-        SettingError: something is wrong; one line for each thing.
+            Raises:
+                SettingError: something is wrong; one line for each thing.
     """
     problems: list[str] = []
     upper: list[Layer] = [
@@ -146,7 +146,7 @@ def _file_in_data_dir(layers: Sequence[Layer]) -> Path | None:
         path = KINDS["data_dir"].parse(raw) / CONFIG_FILE_NAME
         return path if path.exists() else None
     except (ValueError, OSError):
-        return None  # the check of DATA_DIR itself, or the start, tells what is wrong with it
+        return None  # the check of DATA_DIR itself, or the start, reports what is wrong with it
 
 
 def _checked(
@@ -183,9 +183,9 @@ def _wrong(key: str, raw: Mapping[str, Any], origin: Origin, detail: Mapping[str
 def _advice(settings: Settings, origins: Mapping[str, Origin]) -> list[str]:
     advice = []
     if not is_loopback(settings.api_host) and not settings.api_has_tls:
-        risk = "API keys from other machines are refused; API_TLS_SELF_SIGNED=true is a way"
+        risk = "API keys from other machines are refused; set API_TLS_SELF_SIGNED=true to serve TLS"
         if settings.api_plain_keys:
-            risk = "whoever is on the way can read its clients' API keys (API_PLAIN_KEYS)"
+            risk = "anyone on the network path can read its clients' API keys (API_PLAIN_KEYS)"
         advice.append(
             f"API_HOST={settings.api_host} ({origins['api_host']}): the API is served without TLS, so {risk}"
         )
@@ -198,5 +198,5 @@ def _advice(settings: Settings, origins: Mapping[str, Origin]) -> list[str]:
         if KINDS[key].text(getattr(settings, key)) == value:
             given = [name for name in names if origins[name.lower()] != DEFAULT]
             if given:
-                advice.append(f"{', '.join(given)}: not used, because of {off}")
+                advice.append(f"{', '.join(given)}: ignored because of {off}")
     return advice

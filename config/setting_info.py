@@ -1,4 +1,4 @@
-"""The schema as plain records, for messages, documentation and the `config` command."""
+"""Settings as plain records, for messages, documentation and the `config` command."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Kind(ABC):
     """Type of a setting's value: parsing, checking and formatting."""
 
     unit: str = ""
-    empty_ok: bool = False  # whether an empty text is a value; if not, it means "not set"
+    empty_ok: bool = False  # an empty text is a value; otherwise it means "not set"
 
     @property
     @abstractmethod
@@ -105,7 +105,8 @@ class Whole(Kind):
 
     def parse(self, raw: Any) -> int:
         text = str(raw).strip()
-        # Not int() alone: it takes 3_000 and digits of other scripts, and str(True) is no number.
+        # Not int() alone: it takes 3_000 and digits of other scripts, and str(True) is not a
+        # number.
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not self.least <= int(text) <= self.most:
             raise ValueError
         return int(text)
@@ -176,7 +177,7 @@ def _host(text: str) -> str:
             and _HOST_NAME.fullmatch(host) is not None
         )
     if not right:
-        raise ValueError(f"{_short(text)} is no host")
+        raise ValueError(f"{_short(text)} is not a host")
     return host
 
 
@@ -332,7 +333,7 @@ class FilePath(Kind):
         try:
             path = Path(raw).expanduser()
         except RuntimeError:
-            raise ValueError("there is no home directory to put in place of ~") from None
+            raise ValueError("the home directory, for ~, is unknown") from None
         return path if self.inside else path.absolute()
 
     def text(self, value: Any) -> str:

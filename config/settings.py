@@ -71,7 +71,7 @@ class NodeSection(Section):
 
     data_dir: Annotated[Path, FilePath(what="a directory")] = Field(
         default=Path("~/.exchange-node"),
-        description="Directory of this node's key, journal and peer list, created when it is missing.",
+        description="Directory of this node's key, journal and peer list; created when missing.",
     )
     instruments_file: Annotated[Path | None, FilePath(what="a file", empty_ok=True)] = Field(
         default=None,
@@ -79,17 +79,17 @@ class NodeSection(Section):
     )
     journal_sync: Annotated[Literal["full", "normal"], Choice(("full", "normal"))] = Field(
         default="full",
-        description="What an acknowledged order survives: `full` a power failure too, `normal` only the "
-        "end of the process (kill -9).",
+        description="Durability of acknowledged orders: `full` survives a power failure, `normal` "
+        "only the end of the process (kill -9).",
     )
     presence_lease_ms: Annotated[int, Whole(1000, 600_000, unit="ms")] = Field(
         default=9000,
-        description="How long other nodes go on showing this node's orders after they last heard of it.",
+        description="Time for which other nodes show this node's orders after its last presence message.",
     )
     take_answer_wait: Annotated[int, Whole(0, 60_000, unit="ms")] = Field(
         default=250,
-        description="How long the answer to an order waits at most for other nodes that it takes from, "
-        "in the Bitfinex dialect and where a request under /v1 asks for it; 0 answers at once.",
+        description="Longest that the answer to an order waits for the nodes that it takes from, "
+        "in the Bitfinex dialect and for requests under /v1 with `wait`; 0 answers at once.",
     )
     market_trades_kept: Annotated[int, Whole(1000, 100_000_000)] = Field(
         default=500_000,
@@ -101,7 +101,7 @@ class NodeSection(Section):
     )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Choice(("debug", "info", "warning", "error"))
-    ] = Field(default="warning", description="The least serious messages that are logged.")
+    ] = Field(default="warning", description="Least severity of logged messages.")
     log_format: Annotated[Literal["text", "json"], Choice(("text", "json"))] = Field(
         default="text",
         description="Log lines for people (`text`) or one JSON object a line (`json`).",
@@ -205,8 +205,8 @@ class PeerSection(Section):
     )
     p2p_share_links: Annotated[bool, Switch()] = Field(
         default=True,
-        description="Tell linked neighbours that ask which other nodes this node is linked to, for "
-        "the map on their page.",
+        description="Send the list of this node's links to linked nodes that request it, for the "
+        "map on their page.",
     )
     peer_storage_path: Annotated[Path, FilePath("the data directory", what="a file")] = Field(
         default=Path(".peers.json"),
@@ -217,7 +217,7 @@ class PeerSection(Section):
         description="Wait before a lost peer is dialled again, once the first quick attempts have failed.",
     )
     client_request_timeout: Annotated[int, Whole(1, 600_000, unit="ms")] = Field(
-        default=5000, description="How long a request to another node waits for its answer."
+        default=5000, description="Timeout of a request to another node."
     )
 
     @field_validator("p2p_enabled")
@@ -227,7 +227,7 @@ class PeerSection(Section):
         if not value and not info.data.get("discovery_grenache", True):
             raise PydanticCustomError(
                 REFUSED,
-                "expected true, because DISCOVERY_GRENACHE=false leaves no other way to other nodes",
+                "expected true, because with DISCOVERY_GRENACHE=false there are no other links to other nodes",
             )
         return value
 
@@ -247,7 +247,7 @@ class DiscoverySection(Section):
         default=True, description="Announce this node and find others on the local network by mDNS."
     )
     discovery_exchange: Annotated[bool, Switch()] = Field(
-        default=True, description="Tell linked peers of each other and learn peers from them."
+        default=True, description="Exchange addresses of nodes with linked peers."
     )
     bootstrap_peers: Annotated[tuple[HostPort, ...], HostPorts()] = Field(
         default=(),
@@ -262,8 +262,8 @@ class ApiSection(Section):
     # Before api_host, whose check reads it.
     api_allow_remote: Annotated[bool, Switch()] = Field(
         default=False,
-        description="Allow an API_HOST that other machines can reach; whoever trades there needs an API key, "
-        "and the operator's commands work on this machine only.",
+        description="Allow an API_HOST that other machines can reach; clients on other machines "
+        "need an API key, and the operator's commands work on this machine only.",
     )
     api_host: Annotated[str, Host()] = Field(
         default="127.0.0.1", description="Address to listen on for the HTTP API."
@@ -294,8 +294,8 @@ class ApiSection(Section):
     )
     api_plain_keys: Annotated[bool, Switch()] = Field(
         default=False,
-        description="Take API keys over plain HTTP from other machines too, for networks where nobody "
-        "listens.",
+        description="Accept API keys over plain HTTP from other machines too, for trusted "
+        "networks.",
     )
     api_rate_limit: Annotated[int, Whole(0, 1_000_000)] = Field(
         default=6000,
@@ -349,8 +349,8 @@ class GrenacheSection(Section):
     )
     grape_url: Annotated[tuple[str, ...], Urls()] = Field(
         default=("http://127.0.0.1:30001",),
-        description="HTTP API of the Grape to use, or of several; a Grape announces the address that it "
-        "has itself, so one of them should run on this machine.",
+        description="HTTP API of the Grape to use, or of several; a Grape announces nodes under "
+        "its own address, so one of them should run on this machine.",
     )
     grenache_host: Annotated[str, Host()] = Field(
         default="0.0.0.0", description="Address to listen on for Grenache requests of other nodes."
@@ -368,8 +368,8 @@ class GrenacheSection(Section):
     )
     grenache_announce_interval: Annotated[int, Whole(1000, 600_000, unit="ms")] = Field(
         default=30_000,
-        description="Time between announcements of this node at the Grape, whose entries fade after about "
-        "two minutes.",
+        description="Time between announcements of this node at the Grape, whose entries expire "
+        "after about two minutes.",
     )
 
     @property
@@ -390,30 +390,30 @@ class GrapeSection(Section):
     grape_dht_port: Annotated[int, PORT] = Field(default=20001, description="UDP port of the DHT.")
     grape_api_host: Annotated[str, Host()] = Field(
         default="127.0.0.1",
-        description="Address of the Grape's HTTP API, which whoever reaches it may use.",
+        description="Address of the Grape's HTTP API, which has no access control.",
     )
     grape_api_port: Annotated[int, PORT] = Field(
         default=30001, description="TCP port of the Grape's HTTP API."
     )
     grape_bootstrap: Annotated[tuple[HostPort, ...], HostPorts()] = Field(
-        default=(), description="DHT nodes to join, each as HOST:PORT; one that is up is enough."
+        default=(), description="DHT nodes to join, each as HOST:PORT; one running node is enough."
     )
     grape_concurrency: Annotated[int, Whole(1, 1024)] = Field(
         default=32, description="DHT queries under way at once for one lookup."
     )
     grape_peer_max_age: Annotated[int, Whole(0, 2_147_483_647, unit="ms")] = Field(
         default=120_000,
-        description="How long an announcement is kept after it was last made; 0 keeps it for ever.",
+        description="Lifetime of an announcement that is not renewed; 0 keeps it for ever.",
     )
     grape_public_host: Annotated[str, Ipv4()] = Field(
         default="",
-        description="IPv4 address under which this Grape records its own announcements; empty for the one "
-        "that others see.",
+        description="IPv4 address under which this Grape records its own announcements; empty for "
+        "the address that other DHT nodes see.",
     )
     grape_bep42: Annotated[bool, Switch()] = Field(
         default=False,
-        description="Derive the DHT node id from the address, and ask it of others outside private "
-        "networks (BEP 42), which real Grapes do not follow.",
+        description="Derive the DHT node id from the address, and require that of others outside "
+        "private networks (BEP 42), which real Grapes do not follow.",
     )
 
     @property
@@ -435,8 +435,8 @@ class WorkerSection(Section):
     )
     worker_announce_interval: Annotated[int, Whole(100, 3_600_000, unit="ms")] = Field(
         default=5000,
-        description="Time between a node's announcements of its services; one that falls silent is "
-        "no longer asked after three and a half of them.",
+        description="Time between a node's announcements of its services; a node without one for "
+        "three and a half intervals is no longer called.",
     )
 
     @property
@@ -452,8 +452,8 @@ class RetrySection(Section):
     )
     client_retry_delay: Annotated[int, Whole(0, 600_000, unit="ms")] = Field(
         default=1000,
-        description="Base of the growing, random wait before the same node is asked again; another node "
-        "is asked after a few ms.",
+        description="Base of the exponential back-off with jitter before the same node is called "
+        "again; another node is called after a few ms.",
     )
 
     @property
@@ -467,8 +467,9 @@ class MetricsSection(Section):
     router_policy: Annotated[Literal["adaptive", "weighted"], Choice(("adaptive", "weighted"))] = (
         Field(
             default="adaptive",
-            description="How the node to ask is chosen: by the expected cost in seconds, or by a score "
-            "of four factors with the weights below.",
+            description="Load balancing: `adaptive` calls the node with the least expected cost "
+            "in seconds, `weighted` the node with the best score of four factors with the weights "
+            "below.",
         )
     )
 
@@ -522,7 +523,7 @@ class GossipSection(Section):
     title = "Gossip"
 
     gossip_hint_ttl: Annotated[int, Whole(1, 86_400_000, unit="ms")] = Field(
-        default=60_000, description="How long a hint about a peer's health is believed."
+        default=60_000, description="Lifetime of a hint about a peer's health."
     )
     gossip_publish_interval: Annotated[int, Whole(1, 3_600_000, unit="ms")] = Field(
         default=5000, description="Least time between two own hints about the same peer."

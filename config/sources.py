@@ -24,7 +24,7 @@ CONFIG_FILE_NAME: Final = "exchange-node.toml"
 
 _VARIABLES: Final = {info.name: key for key, info in SCHEMA.items()}
 _FIRST_WORDS: Final = frozenset(name.partition("_")[0] for name in _VARIABLES)
-# How alike (difflib's ratio) a name must be to one of ours to be taken for a slip of the pen.
+# Similarity (difflib's ratio) from which an unknown name counts as a misspelt setting.
 _LIKE_WITH_OUR_PREFIX: Final = 0.8
 _LIKE_WITHOUT: Final = 0.9
 
@@ -82,7 +82,7 @@ class LayerSource(PydanticBaseSettingsSource):
 
 
 def closest(name: str, known: Iterable[str], likeness: float) -> str | None:
-    """The one of `known` that `name` was probably meant to be, `likeness` from 0 to 1 at least."""
+    """Return the name of `known` that is most like `name`, by at least `likeness` (0 to 1)."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=likeness)
     return found[0] if found else None
 
@@ -103,7 +103,7 @@ def read_command_line(values: Mapping[str, object]) -> Layer:
 
 
 def read_environment(env: Mapping[str, str]) -> Layer:
-    """The variables of ours in `env`; an empty one that cannot be empty counts as not set."""
+    """Return the settings in `env`; an empty variable that cannot be empty counts as not set."""
     return _variables(env, Origin(SettingSource.ENVIRONMENT))
 
 

@@ -1,9 +1,10 @@
 """Fast path: plain limit and market orders that trade with own plain orders only, and their cancels.
 
 Theory of operation. Most orders have no options, and rest or trade with orders of this node. For them
-the general path (`exchange.engine.order_manager`) asks many questions that cannot apply, and takes about
-twice as long. The fast path makes the same changes in fewer steps: it writes the order store, the
-balances, the feed and the book directly, where the general path calls `publish`, `hold` and `write`.
+the general path (`exchange.engine.order_manager`) makes many checks that cannot apply, and takes
+about twice as long. The fast path makes the same changes in fewer steps: it writes the order store,
+the balances, the feed and the book directly, where the general path calls `publish`, `hold` and
+`write`.
 
 The fast path takes an order in full or not at all. It leaves everything unusual, rejections included, to
 the general path, and has changed nothing then. Each method checks first and changes afterwards; the
@@ -295,7 +296,7 @@ class FastPath:
         own = store.open
         makers: list[Order] = []
         for number, _, _ in found:
-            maker = own.get(number)  # keys of others' orders are greater than any number
+            maker = own.get(number)  # keys of others' orders are greater than any own order number
             if (
                 maker is None
                 or maker.display_quantity

@@ -1,4 +1,17 @@
-"""Others' feeds on this node: batches and snapshots taken in, the book kept in step."""
+"""Ingest of other owners' feeds: apply batches and snapshots, and update the book.
+
+Theory of operation. A batch arrives by broadcast, or as the answer to a request (`on_part`). Its
+replica (`exchange.feeds.feed_replica`) checks it and returns the batches that have become part of
+the feed; `_advance` then journals them and updates the book, the tape of trades and the
+replication. A feed whose owner contradicts itself is frozen and its orders are hidden (`_blame`). A
+feed that exceeds a limit (`exchange.feeds.feed_limits`) is given up.
+
+Rules of this file:
+
+- Feeds are never trusted: a fault or an invalid batch changes no state of other owners.
+- Work is bounded per call: orders of large owners are shown and hidden in parts, one part a tick.
+- A batch signed by this node's own key is evidence about this data directory, never applied.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +54,7 @@ SCANNED = 64  # feeds looked at to make room for another
 
 
 class FeedIngest:
-    """Follows every owner's feed of every market that this node trades.
+    """Feeds of all other owners, for every market that this node trades.
 
     `uncross(now, market)` is called when a change of the book may have crossed own orders.
     """
@@ -62,17 +75,17 @@ class FeedIngest:
         self.unconnected = UnconnectedBatches()
         self._trades_known: BoundedDict[FeedName, int] = BoundedDict(
             MAX_GIVEN_UP
-        )  # number at which a feed was given up
-        # Heap of replicas whose next batch waits for its time; entries may be out of date.
+        )  # last number at which a feed was given up
+        # Replicas whose next batch is delayed, by the time at which it is due.
         self._waiting: KeyedHeap[FeedName, float] = KeyedHeap()
-        # Orders to show or hide, of owners with many.
+        # Orders still to be shown or hidden, of owners with many orders.
         self._refreshing: deque[tuple[Market, str, Iterator[int]]] = deque()
         self.replicator = Replicator(
             context.node_id, context.feeds, self._wants_feed, rng, self.bounds.given_up
         )
 
     def restore(self, past: Recovered, now: float) -> None:
-        """Rebuild the feeds, the own ones too, from the journal."""
+        """Rebuild all feeds, this node's own included, from the journal."""
         context = self._context
         for record in past.given_up:
             self.bounds.give_up(
@@ -103,7 +116,7 @@ class FeedIngest:
             context.markets[key].tape.extend(found)
 
     def resume(self, now: float) -> None:
-        """Call once after the start: own orders come after those that the journal holds."""
+        """Call once after the start: give own orders later times than all orders in the journal."""
         for (_, key), feed in self._context.feeds.items():
             for order in feed.state.orders.values():
                 self._saw_time(now, self._context.markets[key], order.time)
@@ -117,23 +130,23 @@ class FeedIngest:
         return owner
 
     def _wants_feed(self, owner: str, market: str) -> bool:
-        # One's own too: more of it out there than here means that this data directory is an old copy.
+        # The own feeds too: if others hold more of them, this data directory is an old copy.
         context = self._context
         found = context.markets.get(market)
         if (
             found is None
-            or len(owner) != len(context.node_id)  # it may be asked: a node id, not `*`
+            or len(owner) != len(context.node_id)  # requests go to the owner: a node id, not `*`
             or (owner == context.node_id and context.stale is not None)
         ):
             return False
-        # The next batch is here and waits for its time: others hold nothing that helps.
+        # While the next batch is here and only delayed, requests would bring nothing new.
         replica = found.replicas.get(owner)
         if replica is None or replica.feed.fault:
             return not self.bounds.refuses(self._now, (owner, market))
         return replica.waits_until is None
 
     def on_batch(self, now: float, batch: Batch, via: str) -> bool:
-        """Process a batch that the neighbour `via` brought. False if it is invalid."""
+        """Process a batch from the neighbour `via`. Returns False if it is invalid."""
         context = self._context
         owner = self.owner_of(batch.key)
         market = context.markets.get(batch.market)
@@ -156,7 +169,7 @@ class FeedIngest:
         try:
             applied = replica.offer(batch, now)
         except InvalidBatch:
-            return False  # no state for a stranger's forgery
+            return False  # a forged batch must not create a replica
         except FeedFault as fault:
             self._blame(now, market, owner, fault)
             applied = []
@@ -181,7 +194,8 @@ class FeedIngest:
         return not self.bounds.refuses(now, (owner, batch.market)) and self._make_room(now)
 
     def _make_room(self, now: float) -> bool:
-        """Give up a feed of an absent owner if there are too many feeds. False if none was found."""
+        """Give up a feed of an absent owner if there are too many feeds. Returns False if none was
+        found."""
         context = self._context
         feeds = context.feeds
         if len(feeds) < self.bounds.limits.max_feeds:
@@ -196,7 +210,7 @@ class FeedIngest:
         return False
 
     def _give_up(self, now: float, owner: str, market: Market, reason: str) -> None:
-        """Hide a feed and forget it, but for its last batch."""
+        """Hide a feed's orders and drop the feed, except for its last batch."""
         replica = market.replicas[owner]
         replica.close()
         feed = replica.feed
@@ -205,7 +219,7 @@ class FeedIngest:
         del self._context.feeds[owner, market.key]
         self.replicator.forget(owner, market.key)
         orders = len(feed.state.orders)
-        feed.fault = reason  # hides its orders; the replica goes when all of them are hidden
+        feed.fault = reason  # hides its orders; the replica is removed when all are hidden
         self.bounds.give_up(GivenUpFeed(owner, market.key, reason, now, batch))
         self._trades_known[owner, market.key] = feed.number
         self._context.records.append(GiveUpFeed(owner, market.key, reason, batch))
@@ -216,10 +230,8 @@ class FeedIngest:
         self.refresh_owner(now, market, owner)
 
     def refresh_owner(self, now: float, market: Market, owner: str) -> None:
-        """Show or hide all orders of an owner: a few at once, of many a part with each tick.
-
-        An order that is not hidden yet is as one of a replica that is late: a take of it is decided by
-        its owner.
+        """Show or hide all orders of an owner: at once, or in parts with each tick if there are
+        many. An order that is not hidden yet is no risk: its owner decides about a take of it.
         """
         replica = market.replicas.get(owner)
         if replica is None:
@@ -231,7 +243,7 @@ class FeedIngest:
             self._refresh(now, market, owner, iter(numbers))
 
     def _refresh(self, now: float, market: Market, owner: str, numbers: Iterator[int]) -> bool:
-        """Show or hide some orders. True if no more are left."""
+        """Show or hide the next part of the orders. Returns True if none are left."""
         left = REFRESHED
         for number in islice(numbers, left):
             market.refresh(owner, number)
@@ -252,7 +264,7 @@ class FeedIngest:
                 self._give_up(now, owner, market, reason)
 
     def _keep_bounds(self, now: float, market: Market, feed: Feed) -> None:
-        """Give feeds up that exceed a limit after a change of `feed`."""
+        """Give up feeds that exceed a limit after a change of `feed`."""
         bounds = self.bounds
         orders = len(feed.state.orders)
         bounds.measure((feed.owner, feed.market), orders)
@@ -275,7 +287,8 @@ class FeedIngest:
             self.bounds.owner_left(now, owner)
 
     def tick(self, now: float) -> None:
-        """Apply batches whose time has come; give up heavy feeds of owners absent for long."""
+        """Apply delayed batches that are due; give up heavy feeds of owners that are absent for
+        long."""
         self._now = now
         if self._refreshing:
             market, owner, numbers = self._refreshing.popleft()
@@ -286,7 +299,7 @@ class FeedIngest:
             self._give_up_all(now, owner, ABSENT, above=self.bounds.limits.absent_orders)
 
     def _resume_waiting(self, now: float) -> None:
-        """Apply batches that had to wait, where their time has come."""
+        """Apply the delayed batches that are due."""
         for until, (owner, key) in self._waiting.pop_through(now):
             market = self._context.markets[key]
             replica = market.replicas.get(owner)
@@ -326,7 +339,7 @@ class FeedIngest:
                 self._uncross(now, market)
 
     def confirm(self, now: float, owner: str, heads: list[tuple[str, int]]) -> None:
-        """Note which feeds are complete here, by the heads that their owner has just published."""
+        """Mark feeds as complete here, by the heads that their owner has just published."""
         for key, number in heads:
             market = self._context.markets.get(key)
             replica = None if market is None else market.replicas.get(owner)
@@ -334,19 +347,20 @@ class FeedIngest:
                 replica.complete_at = now
 
     def _check_remembered(self, owner: str, event: Filled) -> None:
-        """A trade that this node took: warn, once, if its journal has never heard of it. Nothing more
-        than that, for anybody can write such an event."""
+        """Warn, once, if a fill names a take of this node that its journal does not contain.
+
+        A warning only, because any node can publish such an event."""
         context = self._context
         if event.take in context.forgotten and self.recovery is None:
             context.forgotten = range(0)
             context.warn(
-                f"node {owner} says that this node took {event.quantity} lots from its order "
-                f"{event.order}, of which this data directory knows nothing: it is an old copy and "
-                "its fills are incomplete, or that node lies"
+                f"node {owner} claims that this node took {event.quantity} lots from its order "
+                f"{event.order}, which is not in this data directory: the directory is an old "
+                f"copy with incomplete fills, or the claim is false"
             )
 
     def _saw_time(self, now: float, market: Market, time: int) -> None:
-        """Own orders come after every order seen, unless its owner's clock is absurdly far ahead."""
+        """Give own orders later times than this one, unless its owner's clock is far ahead."""
         if time <= self._context.us(now) + MAX_DRIFT_US:
             market.last_time = max(market.last_time, time)
 
@@ -368,7 +382,7 @@ class FeedIngest:
     def _on_own_batch(
         self, now: float, market: Market, batch: Batch, digest: bytes, via: str
     ) -> None:
-        """Compare a batch that this node's key signed with the own feed; in a recovery, take it."""
+        """Compare a batch that this node's key signed with the own feed; apply it in a recovery."""
         if self.recovery is not None:
             self.recovery.on_batch(now, market.key, batch)
             own = self.recovery.feeds[market.key]
@@ -384,8 +398,8 @@ class FeedIngest:
             return
         if self._context.stale is None:
             self._context.stale = (
-                f"the network has event {batch.last} of this node's feed for {market.key}, this data "
-                f"directory does not (it ends at {feed.number}): it is an old copy. Start with the "
+                f"the network has event {batch.last} of this node's feed for {market.key}, but the feed in "
+                f"this data directory ends at {feed.number}: it is an old copy. Start with the "
                 "current data directory; or stop, and run 'exchange-node recover --from-peers' on this one"
             )
             self._context.warn(self._context.stale)
@@ -402,7 +416,7 @@ class FeedIngest:
                 return False
         checkpoint = part.checkpoint
         if checkpoint is not None:
-            # Before its pages are kept: they may be large.
+            # Checked before its pages are kept, which may be large.
             if checkpoint.market != part.market or self.owner_of(checkpoint.key) != part.owner:
                 return False
             try:

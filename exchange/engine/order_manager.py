@@ -1,4 +1,4 @@
-"""Order manager: commands on this node's own orders, and what takes, trades and time do to them.
+"""Order manager: commands on this node's own orders, and changes to them by takes, trades and time.
 
 Theory of operation. Only the owner writes an order, and all writing starts here. The work is done by
 parts, each with one subject:
@@ -49,7 +49,7 @@ from exchange.takes.taker_side import TakerSide
 class OrderManager:
     """Own orders of one node. `now` is monotonic seconds; prices are ticks, quantities lots.
 
-    Acknowledge a command to the client only when the records of the next drain are durable.
+    Acknowledge a command to the client only after the records of the next drain are durable.
     """
 
     def __init__(self, context: EngineContext) -> None:
@@ -77,8 +77,8 @@ class OrderManager:
         """Restore orders, takes and halts from the journal, after the feeds and the ledger."""
         context = self._context
         stored = past.meta.get("next_take", 1)
-        # No number is used twice, even with an old copy of the journal: only more than one take a
-        # microsecond could get ahead of the clock.
+        # Numbers start at the clock, so none is used twice, even with an old copy of the journal:
+        # only more than one take a microsecond could get ahead of the clock.
         next_take = max(stored, context.us(now))
         context.forgotten = range(stored, next_take)
         self.fills.next_take = next_take
@@ -157,8 +157,9 @@ class OrderManager:
         return order
 
     def cancel(self, now: float, number: int, reason: str = "cancelled") -> Order:
-        """Cancel the unfilled quantity. A quantity that is pending with another owner is that owner's
-        decision: the owner is asked at once to refuse what is not granted yet.
+        """Cancel the unfilled quantity. A quantity that is pending with another owner is that
+        owner's decision: the owner is requested at once to refuse the part that it has not granted
+        yet.
 
         Raises:
             CommandRejected: an unknown order, or nothing left to cancel.
@@ -292,7 +293,7 @@ class OrderManager:
             if order.number in triggered:
                 continue
             if order.tif == "fok" and not order.untriggered and not order.cancelled:
-                self.store.cancel(now, order, "fok")  # except for what is committed
+                self.store.cancel(now, order, "fok")  # except for committed takes
                 continue
             before = copy(order)
             self._advance(now, order)

@@ -36,8 +36,8 @@ ABSENT = "its owner is absent"
 
 
 class FeedLimits(msgspec.Struct, frozen=True):
-    """Limits that protect one node. An owner with 100,000 open orders and 2,000 events a second meets
-    none of them."""
+    """Limits that protect one node. The defaults allow an owner 100,000 open orders and 2,000
+    events a second."""
 
     max_feeds: int = 100_000
     max_orders: int = 1_000_000  # open orders of all other owners

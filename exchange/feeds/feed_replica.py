@@ -78,7 +78,7 @@ class Replica:
         return self.waits_until is None and self._unconnected.has(self._name)
 
     def offer(self, batch: Batch, now: float = 0.0) -> list[Batch]:
-        """Process a batch. Returns the batches that became part of the feed, in order.
+        """Process a batch. Return the batches that became part of the feed, in order.
 
         Raises:
             InvalidBatch: not signed by the owner, or malformed: the sender is to blame.
@@ -135,12 +135,12 @@ class Replica:
         return self.resume(now)
 
     def close(self) -> None:
-        """Forget the batches that wait."""
+        """Drop the waiting batches."""
         self._unconnected.clear(self._name)
         self.waits_until = None
 
     def resume(self, now: float) -> list[Batch]:
-        """Apply the waiting batches that connect and whose time has come; returns them in order.
+        """Apply the waiting batches that connect and are due; return them in order.
 
         Raises:
             FeedFault: as for `offer`.

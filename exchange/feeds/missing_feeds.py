@@ -191,14 +191,15 @@ class MissingFeeds:
             missing = self._missing.get(name)
             if missing is not None and missing.ready and self._choose(now, missing):
                 found.append(missing)
-                # Last in the next round, whoever was served.
+                # Last in the next round, even if nothing was served.
                 self._ready[announcer] = self._ready.pop(announcer)
                 return True
         del self._ready[announcer]
         return False
 
     def _choose(self, now: float, missing: MissingFeed) -> bool:
-        """Choose the node to ask, neighbours first, among those whose announcer has a free share."""
+        """Choose the node to request from, neighbours first, among those whose announcer has a free
+        share."""
         for node in self._untried(missing):
             charged = self._charged_for(node, missing)
             if self._active[charged] < self.budgets.share(charged):
@@ -244,7 +245,8 @@ class MissingFeeds:
         missing.checkpoint, missing.page, missing.pages, missing.page_bytes = checkpoint, 0, [], 0
 
     def stop(self, now: float, missing: MissingFeed) -> None:
-        """End the exchange with the node asked; the feed may be requested again at once."""
+        """End the exchange with the node of the request; the feed may be requested again at
+        once."""
         self._finish(missing)
         missing.due = now
         self._push(missing)

@@ -6,7 +6,7 @@ requested (`missing_feeds`). Periodic digests carry a summary alone; a summary t
 with heads, and heads are answered with heads where ours go further.
 
 Rules of this file:
-- It never validates a batch: it decides which node to ask for what, and answers requests.
+- It never validates a batch: it decides which node to send which request, and answers requests.
 - A digest costs the same however many feeds are held: summary and heads come from `FeedIndex`.
 - Digests have a token bucket for each neighbour and a common one for all other nodes. A digest beyond it
   is counted and dropped. If it had heads, ours are sent when the bucket has filled again, so that a
@@ -39,7 +39,7 @@ from exchange.model.events import Batch, Checkpoint
 from exchange.model.ports import Send
 from exchange.model.rate_buckets import RateBuckets
 
-GRACE = 0.3  # seconds: a broadcast may still be on its way
+GRACE = 0.3  # seconds: a broadcast may still arrive
 DIGEST_INTERVAL = 5.0
 DIGEST_BURST = 4  # digests that a neighbour may send at once ...
 DIGEST_RATE = 1.0  # ... and a second
@@ -261,8 +261,8 @@ class Replicator:
     def _find_answer(self, node: str, request: FeedRequest) -> None:
         feed = self._feeds.get((request.owner, request.market))
         if feed is None:
-            # The presence came through this node, which is thought to hold the feed. No answer would
-            # cost the other node a timeout.
+            # This node relayed the presence, so the other node expects it to hold the feed. Silence
+            # would cost the other node a timeout.
             if len(request.owner) == len(self._node_id):
                 part = FeedPart(request.owner, request.market, 0)
                 given_up = self._given_up.get((request.owner, request.market))
@@ -312,8 +312,9 @@ class Replicator:
                 self._missing.budgets.answered(node, now - missing.asked_at)
             self._missing.stop(now, missing)
             missing.holders.pop(node, None)
-            # A node that does not hold the feed at all has only relayed that there is more: ask the
-            # owner. A node that holds it has nothing new: nobody needs to be asked.
+            # A node that does not hold the feed at all has only relayed an announcement: request it
+            # from the owner. A node that holds the feed has nothing new: no further request is
+            # needed.
             if not missing.holders and part.number > 0:
                 self._missing.drop(missing.name)
         return None

@@ -13,7 +13,7 @@ from exchange.feeds.exchange_messages import FeedName
 from exchange.model.bounded_dict import BoundedDict
 
 FIRST_SHARE = 8  # requests under way at once because of one node's announcements
-REQUEST_TIMEOUT = 2.0  # seconds, for a node that has not shown that it takes longer
+REQUEST_TIMEOUT = 2.0  # seconds, for a node without a measured response time
 REQUEST_TIMEOUT_MAX = 30.0
 MAX_RECORDS = 10_000  # nodes remembered that differ from a new one
 

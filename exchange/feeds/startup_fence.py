@@ -7,7 +7,7 @@ serves and shows the feeds of others, and neither accepts orders nor decides tak
 down. The fence goes down when
 - a neighbour holds exactly the own feeds as they are here, or
 - the grace period has passed and every linked neighbour has sent a digest, and
-- in both cases nobody claims to hold more of an own feed; a claim is followed until it is proven,
+- in both cases no node claims to hold more of an own feed; a claim is followed until it is proven,
   disproven, or the longest wait is over.
 """
 

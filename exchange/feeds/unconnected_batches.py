@@ -1,4 +1,4 @@
-"""Unconnected batches: checked batches that wait for the events before them, or for their time.
+"""Unconnected batches: checked batches that wait for the events before them, or are delayed.
 
 A batch costs its owner a signature, and one that never connects stays until it is evicted. So their bytes
 are bounded for each owner and for all owners together. When the total is exceeded, the owner with most

@@ -1,21 +1,21 @@
-"""The journal's anchor: whose journal it is and how far its log got, in a file of its own.
+"""Anchor of the journal: its owner and the last position of its log, in a file of its own.
 
-A log that was cut short looks like one that never was longer. The anchor tells the difference, also for
-a node that has no archive yet and no peers to ask.
+Theory of operation. Nothing in a log shows that its end was cut off. The anchor shows it, also on a node without an
+archive and without peers.
 
     sector 0   magic (8 bytes), version (32 bits), owner's node id (64 bytes), CRC of all that
     sector 1   last frame written, last frame flushed, check (both and _CHECK, xor); 64 bits each
-    sector 2   the same; the two are written in turn, so that one of them is always whole
+    sector 2   the same; the two are written in turn, so that one of them is always intact
 
-The rules that make it safe to rely on:
+Rules of this file:
 
-- A frame is written to the log before the anchor says so, and flushed before the anchor says that. A log
-  that ends before `flushed` was therefore cut or replaced, whatever crashed. One that ends before
-  `written` may have lost its end in a power cut.
-- The file has its size from the start and is mapped into memory: to note a position is a copy of 24 bytes,
-  no system call. It outlives the process at once. It reaches the disk when the system gets to it, within
-  half a minute, and after a power cut the anchor may say less than the log holds, never more than the
-  log held.
+- A frame is written to the log before the anchor notes it as written, and flushed before the anchor
+  notes it as flushed. A log that ends before `flushed` was therefore cut or replaced; no crash does
+  that. A log that ends before `written` may have lost its end in a power failure.
+- The file has its size from the start and is mapped into memory: noting a position copies 24 bytes,
+  without a system call. The position survives the process at once. The system writes it to the disk
+  within half a minute, so after a power failure the anchor may lag behind the log, but it is never
+  ahead of what the log contained.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _SIZE: Final = 3 * _SECTOR
 
 
 class Anchor:
-    """`note` is for one thread at a time."""
+    """Anchor of one journal. Only one thread at a time may call `note`."""
 
     def __init__(self, path: Path) -> None:
-        """Open an anchor that is there.
+        """Open an existing anchor.
 
         Raises:
-            JournalError: it is damaged, or of another version.
-            OSError: it cannot be opened.
+            JournalError: the file is damaged, or of another version.
+            OSError: the file cannot be opened.
         """
         self.path = path
         fd = os.open(path, os.O_RDWR)
@@ -89,12 +89,13 @@ class Anchor:
 
     def _damaged(self) -> JournalError:
         return JournalError(
-            f"{self.path} is damaged: it says how far the log got. Put it back from a backup, or run "
-            "'exchange-node journal repair', which makes another from the log"
+            f"{self.path}, the record of the log's last position, is damaged. Restore it from a "
+            f"backup, or run "
+            "'exchange-node journal repair', which makes a new one from the log"
         )
 
     def note(self, written: int, flushed: int) -> None:
-        """The log has frames up to `written`, those up to `flushed` on the disk."""
+        """Note the positions of the last frame written and of the last frame on the disk."""
         at = self._next
         self._next = 3 * _SECTOR - at
         _POSITIONS.pack_into(self._map, at, written, flushed, written ^ flushed ^ _CHECK)
@@ -108,10 +109,10 @@ def _crc(data: bytes) -> bytes:
 
 
 def write(path: Path, *, owner: str, position: int) -> Anchor:
-    """Make an anchor, in place of one that may be there: all frames up to `position` are on the disk.
+    """Write a new anchor, replacing an existing one: all frames up to `position` are on the disk.
 
     Raises:
-        OSError: it cannot be written; what was there is there still.
+        OSError: the file cannot be written; an existing anchor is unchanged.
     """
     head = _HEAD.pack(_MAGIC, _VERSION, owner.encode("ascii"))
     data = bytearray(_SIZE)
@@ -132,19 +133,19 @@ def write(path: Path, *, owner: str, position: int) -> Anchor:
 
 
 def cast(path: Path, held: Anchor | None, owner: str, last: int) -> Anchor:
-    """The anchor of a log that was opened and is on the disk up to frame `last`: `held` if there is one
-    that says nothing else, or a new one. `owner` is who opened it: it owns an empty journal, and no other
-    that does not say so.
+    """Return the anchor of an opened log that is on the disk up to frame `last`: `held` if it
+    agrees with that, else a new one. `owner`, the node that opens the log, becomes the owner of an
+    empty journal only.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the anchor cannot be written.
     """
-    said = "" if held is None else held.owner
+    recorded = "" if held is None else held.owner
     if not last or (held is not None and not held.written):
-        said = owner or said
+        recorded = owner or recorded
     if held is not None:
-        if held.written <= last and held.owner == said:
+        if held.written <= last and held.owner == recorded:
             held.note(last, last)
             return held
         held.close()
-    return write(path, owner=said, position=last)
+    return write(path, owner=recorded, position=last)

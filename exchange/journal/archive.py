@@ -175,8 +175,8 @@ class Archive:
         return count
 
     def set_aside_after(self, frame: int) -> None:
-        """Move the rows of later frames into the table `lost`: the log has lost these frames and will give
-        their numbers to others.
+        """Move the rows of later frames into the table `lost`: the log has lost these frames and
+        will use their numbers again.
 
         Raises:
             JournalError: the archive cannot be written.

@@ -6,8 +6,8 @@
            CRC of all that; then the payload
 
 `durable` is the number of the last frame known to be on the disk when this frame was written. It
-distinguishes a write torn by a power cut, whose content nobody was promised, from damage: a frame that
-a later frame calls durable was whole once.
+distinguishes a write torn by a power failure, whose content was never acknowledged, from damage: a
+frame that a later frame calls durable was once complete.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def payload_at(data: bytes | memoryview, offset: int, head: FrameHead) -> bytes:
 
 
 def known_durable(data: bytes, offset: int, number: int) -> bool:
-    """Report if any whole frame from `offset` on calls frame `number` durable."""
+    """Report if any complete frame from `offset` on calls frame `number` durable."""
     while (offset := data.find(MARK, offset)) >= 0:
         try:
             head = head_at(data, offset)

@@ -165,7 +165,7 @@ class Journal:
         self._begin_archive(checks.notes)
         self.notes = checks.notes
         self._checks = checks
-        # Whose journal one of version 0.1.0 is shows when it has been read.
+        # A journal of version 0.1.0 has no recorded owner: checked after it has been read.
         self._anchor = anchor.cast(found, self._anchor, self._owner, self._log.last)
         self._tail = Tail(self._log, self._archive.at)
 
@@ -177,7 +177,7 @@ class Journal:
         first = log.segments[0]
         if archive.at + 1 < first:
             notes.append(
-                f"history from before frame {first} of the log is lost: the archive that had it is gone"
+                f"history before frame {first} of the log is lost, because the archive that had it is missing"
             )
             orders = [
                 (first - 1, order) for order in self._state().recovered().orders if order.done
@@ -215,8 +215,8 @@ class Journal:
         """Make `records` durable, all or none.
 
         Raises:
-            JournalError: they may be durable or not; the node must stop, for it cannot keep its
-                promises. Nothing more can be committed.
+            JournalError: the records may or may not be durable; the node must stop. Nothing more
+                can be committed.
         """
         if self._failed is not None:
             raise JournalError(self._failed)
@@ -264,7 +264,7 @@ class Journal:
                 written.
         """
         collecting = gc.isenabled()
-        gc.disable()  # nothing read here is garbage, and the collector would visit it many times
+        gc.disable()  # everything read here is kept, and the collector would visit it many times
         try:
             state = JournalState()
             for part in self._fold(state, self._committed):
@@ -468,8 +468,9 @@ class Journal:
 
     @property
     def behind(self) -> bool:
-        """Report if a search for an order has to wait for the archive. It need not while the archive lacks
-        no more than the engine has in memory: the latest `RECENT` orders to finish."""
+        """Report if a search for an order has to wait for the archive. It need not while
+        everything that the archive lacks is in the engine's memory: the latest `RECENT` finished
+        orders."""
         return self._records - self._archived > RECENT
 
     def _look_up(self) -> Archive:

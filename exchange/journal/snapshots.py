@@ -112,7 +112,7 @@ def load_from(file: BinaryIO, path: Path, version: int, state: JournalState) -> 
             data = file.read(HEAD_SIZE)
             head = head_at(data, 0)
             if head.number != count:
-                raise FrameFault(f"part {head.number} where {count} belongs", torn=False)
+                raise FrameFault(f"found part {head.number}, expected part {count}", torn=False)
             chunk = _records_of(payload_at(data + file.read(head.length), 0, head))
             if not chunk:
                 return

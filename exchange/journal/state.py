@@ -1,5 +1,5 @@
-"""Journal state: the state that a node starts from, folded from the journal's records one by one, and
-turned back into records for a snapshot."""
+"""State of a restarted node: folded from the journal's records one by one, and encoded as records
+for a snapshot."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def need(error: BaseException) -> str:
     """Return the remedy for a full disk as the end of a sentence; "" for other errors."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         mib = FREE_BYTES // 2**20
-        return f". Free at least {mib} MiB for it and start again: what was acknowledged is there"
+        return f". Free at least {mib} MiB for it and start again: nothing acknowledged is lost"
     return ""
 
 
@@ -296,4 +296,4 @@ class Tail:
 
 def _check_number(found: int, expected: int) -> None:
     if found != expected:
-        raise FrameFault(f"frame {found} where {expected} belongs", torn=False)
+        raise FrameFault(f"found frame {found}, expected frame {expected}", torn=False)

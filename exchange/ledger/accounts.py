@@ -67,7 +67,7 @@ class Accounts:
     """Accounts, API keys, nonces and order rates. `time`: us since the epoch; `now`: seconds."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []  # not yet durable; cleared by whoever drains them
+        self.records: list[Record] = []  # not yet durable; cleared by the drain
         self._accounts: dict[int, Account] = {HOUSE: Account(HOUSE, "house", 0)}
         self._by_name: dict[str, int] = {"house": HOUSE}  # lower case
         self._keys: dict[str, ApiKey] = {}
@@ -307,7 +307,7 @@ class Accounts:
             raise AuthError("bad_signature", _WRONG)
         account = self._account_of(known)
         if not 0 < nonce <= MAX_NONCE:
-            # Without the value: an integer of any size may have come.
+            # Without the value: it may be an integer of any size.
             raise AuthError("nonce_too_small", f"A nonce is from 1 to {MAX_NONCE}.")
         digits = len(str(nonce))
         greatest = self._nonces.get((key, digits), 0)
@@ -336,7 +336,7 @@ class Accounts:
 
     def _account_of(self, key: ApiKey) -> Account:
         if key.revoked:
-            raise AuthError("revoked", "The API key was revoked.")
+            raise AuthError("revoked", "The API key was revoked: create another one.")
         return self._accounts[key.account]
 
     def _known(self, number: int) -> Account:

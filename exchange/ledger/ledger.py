@@ -129,7 +129,7 @@ class Ledger:
 
     def __init__(self, decimals: Mapping[str, int]) -> None:
         self.decimals = dict(decimals)
-        self.records: list[Record] = []  # not yet durable; cleared by whoever drains them
+        self.records: list[Record] = []  # not yet durable; cleared by the drain
         self.changed: dict[AccountBalance, None] = {}  # since the last drain, in order
         self.credit: dict[tuple[str, str], int | None] = {}  # (peer, asset)
         self.next_transaction = 1

@@ -48,8 +48,9 @@ Whose = Literal["ours", "theirs"]
 
 
 class TradeDifference(msgspec.Struct, frozen=True):
-    """Trade that only one side has, or that the sides record differently. `under_way`: "pending", the
-    taker waits for the result; "later", newer than our statement; "" for a disagreement."""
+    """Trade that only one side has, or that the two sides record differently. `under_way`:
+    "pending", the taker waits for the result; "later", newer than our statement; "" for a
+    disagreement."""
 
     ours: StatementTrade | None
     theirs: StatementTrade | None
@@ -92,7 +93,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def agree(self) -> bool:
-        """True if both sides state the same, apart from trades under way."""
+        """True if both sides agree, apart from trades under way."""
         return (
             self.complete
             and not self.settlements
@@ -121,8 +122,8 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 class DifferenceSearch:
-    """Bisection for the trades that differ: put the question of `next` to both sides, pass their answers
-    to `add`, and repeat until `next` returns None."""
+    """Bisection for the trades that differ: send the question of `next` to both sides, pass their
+    answers to `add`, and repeat until `next` returns None."""
 
     def __init__(self, ours: Statement, theirs: Statement) -> None:
         self._ours = ours
@@ -179,7 +180,7 @@ class DifferenceSearch:
     ) -> None:
         if part.question != question or part.cut != statement.cut:
             raise StatementError(
-                "malformed", f"node {statement.node} answered a question that was not asked"
+                "malformed", f"node {statement.node} answered another question than the one sent"
             )
         if question.table:
             fits = sum(row.digest.count for row in part.rows) == digest.count

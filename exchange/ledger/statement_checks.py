@@ -81,9 +81,7 @@ def open_document(
             f"{SIGNATURE_LENGTH}",
         )
     if keys.node_id_of(signed.key) != node:
-        raise StatementError(
-            "wrong_key", f"the {signed.kind} carries another key than node {node}'s"
-        )
+        raise StatementError("wrong_key", f"the {signed.kind} has another key than node {node}'s")
     if not keys.verify(signed.key, signed.signature, signed_hash(signed.kind, signed.body)):
         raise StatementError(
             "bad_signature", f"the signature of the {signed.kind} is not that of node {node}"

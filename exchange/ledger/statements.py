@@ -226,14 +226,14 @@ def amounts(trade: StatementTrade, node: str) -> dict[str, int]:
 
 
 def bought(trade: StatementTrade, node: str) -> tuple[int, int]:
-    """Return what `node` received: lots, and ticks * lots; negative: given."""
+    """Return the amounts that `node` received: lots, and ticks * lots; negative: given."""
     sign = trade.side if node == trade.taker else -trade.side
     return sign * trade.quantity, -sign * trade.price * trade.quantity
 
 
 def worth(market: str, lots: int, value: int) -> dict[str, int]:
-    """Return the change of a node's debt by asset for lots and value (ticks * lots) bought. What it is yet
-    to receive lowers its debt. Units and errors as in `amounts`."""
+    """Return the change of a node's debt by asset for lots and value (ticks * lots) bought. Amounts
+    that it has still to receive lower its debt. Units and errors as in `amounts`."""
     base, quote, tick, lot = market_of(market)
     value, rest = divmod(value * tick * lot, 10**DECIMALS)
     if rest:
@@ -243,7 +243,7 @@ def worth(market: str, lots: int, value: int) -> dict[str, int]:
     return found
 
 
-# Making documents
+# Construction of documents
 
 
 def trade_of(fill: Fill) -> StatementTrade:
@@ -299,7 +299,7 @@ def make_part(
     """Answer a question. `trades`: the trades in its range, by take.
 
     Raises:
-        StatementError: too_many, if the trades exceed a part; ask for a table then.
+        StatementError: too_many, if the trades exceed a part; request a table then.
     """
     found: list[StatementTrade] = []
     table: dict[int, TradesHasher] = {}
@@ -308,7 +308,7 @@ def make_part(
             index = (trade.take - question.first) >> (question.bits - CHILD_BITS)
             table.setdefault(index, TradesHasher()).add(trade)
         elif len(found) == MAX_TRADES:
-            raise StatementError("too_many", f"more than {MAX_TRADES} trades: ask for a table")
+            raise StatementError("too_many", f"more than {MAX_TRADES} trades: request a table")
         else:
             found.append(trade)
     rows = [DigestRow(index, hasher.digest) for index, hasher in sorted(table.items())]

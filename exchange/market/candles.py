@@ -24,7 +24,7 @@ import msgspec
 MINUTE: Final = 60_000_000  # us
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
-MAX_VOLUME: Final = 2**96  # lots; upper bound of volumes, which are sums of what others claim
+MAX_VOLUME: Final = 2**96  # lots; upper bound of volumes, which are sums of other nodes' claims
 MINUTES_HELD: Final = 1500  # one-minute candles kept in memory: a day and some before it
 OTHERS_HELD: Final = 8  # of every other timeframe
 LATEST: Final = 253_402_300_799_999_999  # us, the end of the year 9999

@@ -60,7 +60,7 @@ class Hold:
 
     quantity: int | None  # None: the whole order
     number: int | None  # feed number of the owner that ends the deduction
-    until: float | None  # time that ends it
+    until: float | None  # time that ends the deduction
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):

@@ -30,8 +30,8 @@ def reference_price(last: int | None, bid: int | None, ask: int | None) -> int |
     """Return the reference price of the bands in ticks: the price of the last trade, but not outside of
     the book; without a trade the middle of the book, rounded down; otherwise None.
 
-    A trade is an unproven statement of its maker. Without the bound by the book one node could invent a
-    price that has every honest order rejected, and no trade could correct it.
+    A trade is an unproven claim of its maker. Without the bound by the book one node could publish
+    a price at which every honest order is rejected, and no trade could correct it.
     """
     if last is not None:
         if bid is None or ask is None or bid <= ask:  # a crossed book bounds nothing

@@ -45,8 +45,8 @@ class Amendments:
             True when the order has lost its priority: match it before publishing it with `moved`.
             Otherwise it is published already.
 
-        Raises:
-            CommandRejected: nothing has changed.
+            Raises:
+                CommandRejected: nothing has changed.
         """
         market = self._context.markets[order.market]
         after = self._amended(now, order, changes)
@@ -135,7 +135,7 @@ class Amendments:
         if price != order.price and (order.pending or order.reserved):
             raise _bad_order(
                 f"{self._text(order, order.pending + order.reserved)} are being settled with "
-                "another node at the present price of the order: try again"
+                f"another node at the present price of the order: try again in a moment"
             )
         return price
 

@@ -97,7 +97,7 @@ class EngineContext:
         self.fills: list[Fill] = []
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
-        self.counters: dict[str, int] = {}  # growing numbers, with their last drained values
+        self.counters: dict[str, int] = {}  # counters, with their last drained values
         self.watched: set[str] = set()  # markets with untriggered orders
         self.unseen: deque[tuple[Market, Trade]] = deque()  # their trades, not yet processed
 

@@ -6,7 +6,7 @@ happen to it.
 
 Rules of this file:
 - An open order is in `open`, a finished one in `recent`, never in both.
-- The indexes contain open orders only; each order is in the indexes that its fields ask for.
+- The indexes contain open orders only; an order's fields decide in which indexes it is.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from exchange.orders.order_store import OrderStore
 from exchange.orders.reduce_only import ReduceOnly
 
 MAX_CLIENT_ID: Final = 64  # characters
-MAX_SLICES: Final = 1000  # of an iceberg: each is a trade of its own for whoever takes them all
+MAX_SLICES: Final = 1000  # of an iceberg: each is a trade of its own for a taker of the whole order
 MAX_GROUP: Final = 2**62  # fits the journal and signed 64 bits, with room
 _MAX_TIME: Final = 2**62  # us
 
@@ -68,7 +68,9 @@ class OrderValidation:
         if market is None:
             raise CommandRejected("unknown_market", f"this node does not trade {new.market}")
         if new.side != BUY and new.side != SELL:
-            raise CommandRejected("bad_side", "side is buy or sell")
+            raise CommandRejected(
+                "bad_side", f"invalid side {new.side}: expected 1 (buy) or -1 (sell)"
+            )
         _check_ranges(new)
         _check_combination(new, context.us(now))
         if new.account != HOUSE:

@@ -7,9 +7,10 @@ seconds, the order commits: own orders are filled, the takes are journaled as co
 drain, and the owners are requested to fill their reservations. When one refuses or does not answer, all
 are given up. When another attempt finds enough within the same time, it is made.
 
-Guarantee: nothing of the order is filled before all is granted; once it is committed every owner fills,
-whatever is lost, doubled, late or restarted. Limit of it: an owner that the commit does not reach within
-its minute gives the reservation up, and then the order was filled in part.
+Guarantee: no part of the order is filled before all is granted; once it is committed every owner
+    fills, even when messages are lost, duplicated or late, or a node restarts. Its limit: an owner
+    that the commit does not reach within its minute gives the reservation up, and the order is then
+    filled in part.
 
 A restart before the commit gives all up; after it the takes continue (`exchange.takes.taker_side`). A
 given-up take is journaled as such and never committed, and no owner fills without a commit: so the order

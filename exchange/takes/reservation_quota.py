@@ -2,9 +2,10 @@
 
 A reservation for a fill-or-kill order costs its taker nothing, and while it lasts the owner's quantity
 is out of the book. A committed reservation does no harm; of the others the seconds are charged. Takers
-without a commit share one allowance, because one person can be any number of nodes. It refills so slowly
-that in the long run they keep one order out of the book for a tenth of the time. Each committed
-reservation earns its taker an allowance of its own: a minute, and one more reservation at a time.
+without a commit share one allowance, because one person can run any number of nodes. It refills so
+slowly that in the long run they keep one order out of the book for a tenth of the time. Each
+committed reservation earns its taker an allowance of its own: a minute, and one more reservation at
+a time.
 
 The state is in memory only: after a restart all takers share again.
 """

@@ -35,7 +35,7 @@ from exchange.model.records import Decision, PendingTake
 
 RETRY = 0.5  # seconds from the first request to the second; doubles
 RETRY_MAX = 5.0
-MAX_DECISIONS = 10_000  # kept for a taker that never acknowledges; beyond, it gets no answers
+MAX_DECISIONS = 10_000  # kept for a taker that never acknowledges; beyond that it gets no answers
 MAX_DECISIONS_ALL = 100_000  # kept for all takers; beyond, each taker gets only
 FEW_DECISIONS = 4
 MAX_TAKERS = 50_000  # takers that ever get answers: their marks are kept for good
@@ -260,7 +260,7 @@ class TakeDecisions:
             self._reserved.pop(key, None)
 
     def drop(self, reserved: Decision) -> None:
-        """Drop a reservation that is over and whose outcome the taker knows."""
+        """Drop a reservation that is over, after the taker has acknowledged its outcome."""
         self._reserved.pop((reserved.taker, reserved.take), None)
 
     @property

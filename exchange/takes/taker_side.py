@@ -42,7 +42,7 @@ class TakerSide:
         for take in sorted(takes, key=lambda t: t.take):
             market = self._context.markets.get(take.market)
             if market is not None:
-                # The market has moved on since the request: the outcome is wanted, not a new fill. A
+                # The market has moved since the request: request the outcome, not a new fill. A
                 # committed fill-or-kill order continues.
                 take.void = take.phase != "commit"
                 self._takes.add(0.0, take)

@@ -1,8 +1,6 @@
-"""The adaptive router as a toolkit without I/O.
+"""Adaptive router, a toolkit without I/O: choose peers by the results of earlier requests.
 
-Which peer is asked next, learned from what came back:
-
-    router = Router(rng=random.Random())
+    router = AdaptiveRouter(rng=random.Random())
     retry = RetryPolicy(rng=random.Random())
     failed: list[str] = []
     peer = router.pick(now, candidates, exclude=failed)

@@ -2,11 +2,10 @@
 
 No I/O: the caller sends, and reports. `pick` looks at all candidates, or at `SAMPLE` of them when there
 are more; it takes the one with the lowest cost by the policy, multiplied for a slow start after an
-outage and for hints. A peer whose breaker is open is left out until a probe is due; then the request
-that is being routed is the probe. While fewer than half of the candidates can be asked, all are asked
-as if no breaker were open (Envoy's panic threshold): there is always a peer.
-
-A peer's cost is kept and computed anew when something happened with it, or after `REFRESH` seconds.
+outage and for hints. A peer whose breaker is open is left out until a probe is due; the next
+request is then the probe. While fewer than half of the candidates are usable, all are used as if no
+breaker were open (Envoy's panic threshold): `pick` always returns a peer. A peer's cost is cached,
+and computed anew after an event of that peer or after `REFRESH` seconds.
 """
 
 from __future__ import annotations
@@ -33,20 +32,18 @@ from p2p.adaptive.routing_events import Explained, Kind, RoutingEvent, explanati
 from p2p.adaptive.weighted_policy import WeightedPolicy, Weights
 
 SAMPLE = 16  # candidates looked at in one pick
-REFRESH = 0.02  # seconds that a cost is used without looking at the clock's effects
-TIE = 1.05  # costs this near to the lowest are as good: the least recently used is taken
+REFRESH = 0.02  # seconds that a cached cost is used
+TIE = 1.05  # costs this near to the lowest count as equal: the least recently used peer is chosen
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
-# Seconds: a peer that did not answer twice running and is not asked is the breaker's business.
+# Seconds without a request after which two timeouts in a row open the breaker.
 AVOIDED_FOR = 1.0
-PROBE_SPACING = 100  # own picks between two probes: trying the sick costs at most so much ...
-PROBE_WAIT = 8.0  # ... but a caller that sends little waits no longer than this many seconds
-LONGEST_SHARE = (
-    0.6  # of CIRCUIT_BREAKER_COOLDOWN_MS is waited at most: a failed probe can be retried
-)
+PROBE_SPACING = 100  # own picks between two probes, which bounds the cost of probing ...
+PROBE_WAIT = 8.0  # ... for a caller that sends little: seconds between two probes
+LONGEST_SHARE = 0.6  # share of CIRCUIT_BREAKER_COOLDOWN_MS waited at most, so that a failed probe can be retried
 REMEMBERED = 4096  # peers; beyond it the longest unused are forgotten
 BAD_RATE = 0.2  # decayed failure share that makes an own DEGRADED hint
-BAD_CALLS = 4.0  # with at least so many recent calls
+BAD_CALLS = 4.0  # with at least this many recent calls
 
 P = TypeVar("P", bound=Hashable)
 
@@ -71,7 +68,7 @@ class AdaptiveRouter(Generic[P]):
     Args:
         rng: all randomness; the same seed and calls give the same picks.
         policy: "adaptive" (default), "weighted" (the learning guide's factors), or an object of that kind.
-        on_event: called with every decision, change and hint. Nothing is built while it is None.
+        on_event: called with every decision, change and hint. Without it no event is built.
     """
 
     def __init__(
@@ -90,7 +87,7 @@ class AdaptiveRouter(Generic[P]):
         elif policy == "weighted":
             self.policy = WeightedPolicy(weights)
         elif isinstance(policy, str):
-            raise ValueError(f"no policy {policy!r}; there are 'adaptive' and 'weighted'")
+            raise ValueError(f"unknown policy {policy!r}: expected 'adaptive' or 'weighted'")
         else:
             self.policy = policy
         self.on_event = on_event
@@ -107,13 +104,13 @@ class AdaptiveRouter(Generic[P]):
         self._probe_pick = -PROBE_SPACING  # the pick that was the latest probe
         self._probe_at = -inf
 
-    # -- choosing ------------------------------------------------------------------------------------
+    # -- choice ------------------------------------------------------------------------------------
 
     def pick(self, now: float, candidates: Collection[P], exclude: Collection[P] = ()) -> P:
         """Choose the candidate for the next request. `exclude` (peers that failed just now) is obeyed while
         any other is left.
 
-        Changes nothing that routing depends on but who was used last: report the send with `on_send`.
+        It changes no state except the time of last use: report the send with `on_send`.
 
         Raises:
             ValueError: there are no candidates.
@@ -160,8 +157,8 @@ class AdaptiveRouter(Generic[P]):
 
     def _sample(self, several: Sequence[P]) -> Sequence[P]:
         """Return `SAMPLE` of many candidates."""
-        # A run of neighbours from a random place: as good as a random sample when loads are
-        # independent of the order, and much cheaper.
+        # Consecutive candidates from a random start: as good as a random sample when loads do not
+        # depend on the order, and much cheaper.
         count = len(several)
         start = int(self._rng.random() * count)
         looked = several[start : start + SAMPLE]
@@ -228,7 +225,7 @@ class AdaptiveRouter(Generic[P]):
             and now - metrics.failed_at > AVOIDED_FOR
             and metrics.hanging > metrics.failing
         ):
-            breaker.trip(now, f"{metrics.row} failures in a row, and nobody asked since")
+            breaker.trip(now, f"{metrics.row} failures in a row, and no request since")
 
     def _shift(self, now: float, peer: _Peer) -> float:
         """Return the factor by which the hints of others stretch (to 1.5) or shorten (to 0.5) the wait for
@@ -252,7 +249,7 @@ class AdaptiveRouter(Generic[P]):
         peer.cost = cost if breaker.closed else inf
         peer.stale_at = now + REFRESH
 
-    # -- reporting -----------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------
 
     def on_send(self, now: float, peer: P) -> None:
         """Record that a request was sent to `peer`, picked or not."""
@@ -270,17 +267,17 @@ class AdaptiveRouter(Generic[P]):
     ) -> None:
         """Record the result of a request.
 
-        Only what says something of the peer's health is an error: a broken transport, a refusal as
-        busy. An application's own refusal ("insufficient balance") is "ok": it was answered.
+        Only evidence about the peer's health is an error: a broken transport, a refusal as busy. A
+        refusal by the application ("insufficient balance") is "ok": the peer answered.
 
         Args:
-            latency_s: from sending to now; it also tells which request this was.
-            load: what the reply said of the peer: requests in flight, latency and service time (s).
+            latency_s: from sending to now; it also identifies the request.
+            load: report in the reply: requests in flight, latency and service time (s) of the peer.
         """
         known = self._peers.get(peer)
         if known is None:
             known = self._add(now, peer)
-        if not latency_s >= 0.0:  # a clock that went back, or not a number
+        if not latency_s >= 0.0:  # the clock was set back, or NaN
             latency_s = 0.0
         metrics = known.metrics
         sent = metrics.settle(now - latency_s)
@@ -302,8 +299,8 @@ class AdaptiveRouter(Generic[P]):
             breaker.on_result(now, sent[1], False, threshold)
 
     def on_cancel(self, now: float, peer: P, sent_at: float) -> None:
-        """Record that the caller gave a request up (a hedge won, its own caller left): no evidence either
-        way.
+        """Record that the caller cancelled a request (another attempt won, its own caller left): no
+        evidence either way.
         """
         known = self._peers.get(peer)
         if known is not None:
@@ -323,8 +320,8 @@ class AdaptiveRouter(Generic[P]):
         latency_s: float = 0.0,
         error_rate: float = 0.0,
     ) -> bool:
-        """Take a hint from `origin`, whose signature the receiver has checked. Returns False if it is
-        refused.
+        """Process a hint from `origin`, whose signature the caller has checked. Returns False if it
+        is refused.
         """
         signal = Signal(signal)
         taken = self.hints.receive(now, origin, peer, signal)
@@ -363,7 +360,8 @@ class AdaptiveRouter(Generic[P]):
             verdicts[peer] = Hint(peer, signal, m.latency or 0.0, rate, why)
         return self._publisher.due(now, verdicts)
 
-    # -- seeing --------------------------------------------------------------------------------------
+    # -- inspection
+    # --------------------------------------------------------------------------------------
 
     def metrics(self, peer: P) -> PeerMetrics | None:
         known = self._peers.get(peer)
@@ -409,7 +407,8 @@ class AdaptiveRouter(Generic[P]):
         self._not_closed.pop(peer, None)
         self.hints.forget(peer)
 
-    # -- within --------------------------------------------------------------------------------------
+    # -- internals
+    # --------------------------------------------------------------------------------------
 
     def _add(self, now: float, peer: Hashable) -> _Peer:
         if len(self._peers) >= REMEMBERED:
@@ -456,7 +455,7 @@ def _several(candidates: Collection[P], exclude: Collection[P]) -> Sequence[P]:
 
 def _least_used(near: list[_Peer], limit: float) -> _Peer | None:
     """Return the least recently used of the peers whose cost is at most `limit`."""
-    # Almost always one or two: the first is compared with the rest without a key function.
+    # Nearly always one or two peers: comparing with the first is faster than a key function.
     best: _Peer | None = None
     for peer in near:
         if peer.cost <= limit and (best is None or peer.used < best.used):

@@ -1,17 +1,17 @@
-"""One call that any of several peers can answer, without I/O: choice, retries, hedges, and their budgets.
+"""Balanced call, without I/O: choice of the peer, retries, hedges, and their budgets.
 
-A transport makes the attempts; it reports each one and asks what comes next:
+A transport makes the attempts, reports each of them, and gets the next step from the call:
 
     call = BalancedCall(balance, candidates, deadline, idempotent=True)
     peer = call.pick(now)
-    call.begin(now, peer)                     # before anything is awaited: the next choice must see it
+    call.begin(now, peer)                     # before any await: the next choice depends on it
     ...                                       # the attempt
-    call.failed.append(peer)                  # it failed, and
+    call.failed.append(peer)                  # after a failure
     delay = call.next_delay(now, executed=True)  # seconds to the next attempt; None: give up
 
 Rules of this file:
 
-- What may have been executed is repeated only if the call is idempotent.
+- An attempt that may have been executed is repeated only if the call is idempotent.
 - A retry goes to a peer that has not failed yet, after a few ms with full jitter, while there is one;
   otherwise to the same peers, after the longer waits of `same`.
 - Retries are paid from one budget for all calls of a service, hedges from another, so that an outage
@@ -37,8 +37,10 @@ P = TypeVar("P", bound=Hashable)
 
 RETRY_RATIO: Final = 0.2  # of a retry that each call earns
 RETRY_RESERVE: Final = 100.0  # a peer that dies fails all calls under way to it at once
-RETRY_TRICKLE: Final = 1.0  # retries a second in any case
-LEAST_HEDGE: Final = 0.005  # seconds; below this the loop's own delays would look like a slow peer
+RETRY_TRICKLE: Final = 1.0  # retries a second without any calls
+LEAST_HEDGE: Final = (
+    0.005  # seconds; below this, delays of the own event loop would look like a slow peer
+)
 
 
 class CallBalance(Generic[P]):
@@ -71,15 +73,15 @@ class CallBalance(Generic[P]):
         self.elsewhere.on_request(now)
 
     def hedge_delay(self, now: float, otherwise: float | None = None) -> float | None:
-        """Record a call that may be hedged; return the seconds until then. `otherwise`: while it is not
-        known how long answers usually take."""
+        """Record a call that may be hedged; return the seconds until then. `otherwise`: the delay
+        before enough latencies are known."""
         self.hedge.on_request(now)
         usual = self.hedge.delay()
         return otherwise if usual is None else max(LEAST_HEDGE, usual)
 
 
 class BalancedCall(Generic[P]):
-    """State of one call. `candidates` gives the peers that can answer it at the moment."""
+    """State of one call. `candidates` returns the peers that can answer it now."""
 
     __slots__ = ("attempts", "balance", "candidates", "deadline", "failed", "idempotent", "retries")
 
@@ -96,8 +98,8 @@ class BalancedCall(Generic[P]):
         self.deadline = deadline
         self.idempotent = idempotent
         self.failed: list[P] = []  # peers, in this round
-        self.attempts = 0  # that were sent, hedges included
-        self.retries = 0  # that were paid for
+        self.attempts = 0  # attempts sent, hedges included
+        self.retries = 0  # attempts paid from the budget
 
     def others(self, but: P | None = None) -> bool:
         """Return True if there is a peer that has not failed, other than `but`."""
@@ -136,9 +138,8 @@ class BalancedCall(Generic[P]):
         """Return the seconds until the next attempt after a failed one, or None: give up.
 
         Args:
-            executed: the peer may have done it.
-            free: nothing was sent, so another peer is tried at once and at no cost.
-            retry_after_s: the least wait that the peer asked for.
+            executed: the peer may have executed the call. free: nothing was sent, so another peer
+                is tried at once and at no cost. retry_after_s: least wait that the peer requested.
         """
         if executed and not self.idempotent:
             return None

@@ -1,7 +1,7 @@
 """A circuit breaker for one peer, without I/O.
 
     CLOSED ──(failures in a row, or failure share of recent calls)──> OPEN
-    OPEN ──(its cooldown has passed)──> HALF_OPEN      seen by asking; asking changes nothing
+    OPEN ──(its cooldown has passed)──> HALF_OPEN      computed on reading, not stored
     HALF_OPEN ──(`successes_to_close` probes worked)──> CLOSED, with a slow start
     HALF_OPEN ──(a probe failed)──> OPEN, with a longer cooldown
 
@@ -42,7 +42,7 @@ class BreakerSettings:
     longest_share: float = 1.0  # and the longest
     jitter: float = 0.5  # each cooldown is multiplied by 1 +- this
     failure_rate: float = 0.5  # opens at this share of failures ...
-    minimum_calls: float = 6.0  # ... among at least so many recent calls
+    minimum_calls: float = 6.0  # ... among at least this many recent calls
     window_s: float = 5.0  # how fast recent calls are forgotten
     successes_to_close: int = 2
     lease_s: float = 3.0  # a probe without a result for this long gives its place to another
@@ -135,7 +135,7 @@ class Breaker:
     def allows(self, now: float, shift: float = 1.0) -> bool:
         """Return True if an attempt may be sent now. Changes nothing.
 
-        `shift` stretches (above 1) or shortens what is left of a cooldown, by the advice of others.
+        `shift` stretches (above 1) or shortens what is left of a cooldown, by other nodes' hints.
         """
         if self._state is BreakerState.CLOSED:
             return True
@@ -152,8 +152,8 @@ class Breaker:
     def on_send(self, now: float, shift: float = 1.0) -> int:
         """Record an attempt and return the tag for `on_result`. In HALF_OPEN an allowed attempt is a probe.
 
-        An attempt that is not allowed can still be sent (panic): its success is evidence, its failure
-        tells nothing new.
+        An attempt that is not allowed can still be sent (panic): its success is evidence, its
+        failure is not.
         """
         tag = self._next
         self._next = tag + 1
@@ -165,14 +165,15 @@ class Breaker:
         return tag
 
     def on_cancel(self, tag: int) -> None:
-        """Record that the caller gave the attempt up: no evidence, and the place of a probe is free again."""
+        """Record that the caller cancelled the attempt: no evidence, and a probe's place is free
+        again."""
         self._probes.pop(tag, None)
 
     def on_result(self, now: float, tag: int, ok: bool, threshold: int | None = None) -> None:
         """Report an attempt. `threshold` overrides failures in a row (at least 1), by hints."""
         probe = bool(self._probes) and self._probes.pop(tag, None) is not None
         if tag < self._generation:
-            return  # sent before the last change of state: it says nothing about now
+            return  # sent before the last change of state: no evidence about the present
         settings = self._settings
         if self._state is BreakerState.CLOSED:
             since = now - self._rates_at
@@ -204,7 +205,7 @@ class Breaker:
             self._open(now, "a probe failed")
 
     def trip(self, now: float, reason: str) -> None:
-        """Open the breaker for a reason that its own counts do not show. Does nothing unless it is closed."""
+        """Open a closed breaker for a reason that its own counts do not show."""
         if self.closed:
             self._open(now, reason)
 

@@ -1,13 +1,13 @@
-"""Default policy: the expected cost of a call to a peer, in seconds. The lowest cost wins.
+"""Cost policy, the default: expected cost of a call to a peer, in seconds. The lowest cost wins.
 
     cost = LATENCY * (R - s) + s * (1 + q) ** power + (P_error + 5 P_timeout) * a failure's cost
 
 R is the latency seen lately, at least the age of the oldest call in flight; s the peer's service time;
 q the calls that it has before it, over how many it serves side by side: ours, and those of others by
-its own last report. What we know of our own calls is exact; of others' it is old when it is used, and
-other callers see the same short queue that we see. So `power`, and the weight of our own calls, grow
-with the share of the peers' work that is others' (C3, Suresh et al., NSDI'15, uses the cube and the
-number of callers, which it has to be told).
+its own last report. The number of own calls is exact; that of others' is old when it is used, and
+other callers see the same short queue. So `power`, and the weight of our own calls, grow with the
+share of the peers' work that is others' (C3, Suresh et al., NSDI'15, uses the cube and the number
+of callers, which is an input there).
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Hints about the health of peers: those received (advice with a bounded effect) and own ones (first-hand
-only).
+"""Health hints about peers: received ones, with a bounded effect, and own ones, from own evidence only.
 
-A received hint is aged by its arrival on our own clock: it weighs `decay` to the power of the number
-of sixths of `ttl_s` that have passed, and nothing after `ttl_s`. Each origin has one voice per peer,
-and the voices saturate: each further one closes half of the distance that is left, so a thousand
-origins weigh no more than a handful. All together multiply a peer's cost by at most `MAX_FACTOR`, and
-each recent success of our own with the peer halves that again. So hints decide only where there is no
-experience, and fade where there is; lies cost a bounded detour, never a peer.
-
-The idea of doubting one's own link before accusing others is Lifeguard's (Dadgar et al., 2018).
+A received hint decays from its arrival, on the receiver's clock: its weight is `decay` to the power
+of the number of sixths of `ttl_s` that have passed, and zero after `ttl_s`. Each origin has one
+hint per peer, and their sum saturates: each further hint closes half of the remaining distance, so
+a thousand origins weigh no more than a handful. All hints together multiply a peer's cost by at
+most `MAX_FACTOR`, and each recent own success with the peer halves the effect. So hints decide only
+where own experience is missing; false hints cost a bounded detour and never exclude a peer.
+Suspecting the own link before publishing hints about others is the idea of Lifeguard (Dadgar et
+al., 2018).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from math import exp, log
 from p2p.base.bounded_map import BoundedMap
 
 MAX_FACTOR = 3.0
-LEAST = 0.05  # an excess below this is none
+LEAST = 0.05  # a smaller excess is ignored
 LN2 = log(2.0)
-VOICE = 0.5  # what one fresh hint says of all that hints can say
-MAX_VOICES = 16  # origins remembered per peer and signal: more would not be heard (2^-16)
-MAX_PEERS = 1024  # peers with hints; the longest unheard goes first
+VOICE = 0.5  # weight of one fresh hint, of the most that hints can weigh
+MAX_VOICES = 16  # origins remembered per peer and signal: more would not change the result (2^-16)
+MAX_PEERS = 1024  # peers with hints; the least recently hinted is evicted first
 MAX_PER_ORIGIN = 64  # peers that one origin can have hints about at once
 
 
@@ -43,7 +42,7 @@ class Hint:
 
     peer: Hashable
     signal: Signal
-    latency_s: float  # as seen here; 0 when never
+    latency_s: float  # as measured here; 0 when never
     error_rate: float  # decayed share of failures
     reason: str
 
@@ -63,7 +62,8 @@ class HintSettings:
 
 
 class HintBook:
-    """Hints received, by peer. Bounded in every direction; nothing here depends on a sender's clock."""
+    """Received hints by peer. Bounded per peer, per origin and in all; nothing depends on a
+    sender's clock."""
 
     def __init__(self, settings: HintSettings | None = None) -> None:
         self.settings = settings or HintSettings()
@@ -79,7 +79,7 @@ class HintBook:
         return peer in self._hints
 
     def receive(self, now: float, origin: str, peer: Hashable, signal: Signal) -> bool:
-        """Take a hint that arrived now. Returns False if its origin has too many hints already."""
+        """Store a hint that arrived now. Returns False if its origin has too many hints already."""
         about = self._by_origin.get(origin)
         if about is not None and peer not in about and len(about) >= MAX_PER_ORIGIN:
             return False
@@ -87,7 +87,7 @@ class HintBook:
         if voices is None:
             voices = self._hints[peer] = {DEGRADED: {}, HEALTHY: {}}
         other = HEALTHY if signal is DEGRADED else DEGRADED
-        voices[other].pop(origin, None)  # its last word is what it says
+        voices[other].pop(origin, None)  # its latest hint counts
         said = voices[signal]
         said.pop(origin, None)
         if len(said) >= MAX_VOICES:
@@ -99,8 +99,8 @@ class HintBook:
         return True
 
     def advice(self, now: float, peer: Hashable) -> float:
-        """Return the advice about a peer, from -1 (all HEALTHY) to 1 (all DEGRADED), faded by age; 0
-        without hints.
+        """Return the advice about a peer, from -1 (all HEALTHY) to 1 (all DEGRADED), decayed by
+        age; 0 without hints.
         """
         voices = self._hints.get(peer)
         if voices is None:
@@ -121,11 +121,12 @@ class HintBook:
         if advice <= 0.0:
             return 1.0
         excess = (MAX_FACTOR - 1.0) * advice * exp(-LN2 * good)
-        # Between equals the smallest difference would decide every pick: what is left must matter.
+        # Between equal peers the smallest difference would decide every pick, so a small rest is
+        # ignored.
         return 1.0 + excess if excess >= LEAST else 1.0
 
     def sweep(self, now: float) -> list[Hashable]:
-        """Forget hints without weight; returns the peers that have no hint left."""
+        """Drop hints without weight; return the peers that have no hint left."""
         gone = []
         for peer, voices in list(self._hints.items()):
             for said in voices.values():
@@ -174,9 +175,9 @@ class _Published:
 class HintPublisher:
     """Choose the own hints that are due: a pure function of first-hand evidence, rate-limited.
 
-    A peer that looks bad is DEGRADED, said again once an interval while it lasts; when it looks good
-    again, HEALTHY once. Nothing is said while at least half of the peers that are known look bad:
-    then the observer's own link is the likelier cause.
+    A failing peer is published as DEGRADED, again once an interval while it lasts, and once as
+    HEALTHY after it has recovered. Nothing is published while at least half of the known peers
+    fail: then the observer's own link is the likelier cause.
     """
 
     def __init__(self, settings: HintSettings | None = None) -> None:
@@ -198,7 +199,7 @@ class HintPublisher:
             said = self._published.get(peer)
             if said is None:
                 if hint.signal is HEALTHY:
-                    continue  # never called bad by us: nothing to take back
+                    continue  # never published as DEGRADED: nothing to revoke
             elif now - said.at < self.settings.publish_interval_s:
                 continue
             elif hint.signal is HEALTHY and said.signal is HEALTHY:

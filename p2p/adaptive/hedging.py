@@ -1,4 +1,4 @@
-"""Hedging policy: when to send a second request beside a slow one, without I/O.
+"""Hedging policy, without I/O: delay and budget of a second request beside a slow one.
 
 The second is sent when the first has waited longer than `quantile` of recent answers, so that it adds
 little load where it helps most (Dean and Barroso, "The Tail at Scale", 2013), and only from a budget:
@@ -16,8 +16,8 @@ class HedgePolicy:
     """Delay and budget of second requests: `on_success` reports answers, `on_request` starts, `delay` is
     the wait.
 
-    Only for what is safe to do twice. When the wait is over and no answer came, `take` pays for the
-    second request; give the first one's peer to `Router.pick` as `exclude`.
+    Only for idempotent requests. When the delay is over without an answer, `take` pays for the
+    second request; pass the first request's peer to `AdaptiveRouter.pick` as `exclude`.
     """
 
     def __init__(

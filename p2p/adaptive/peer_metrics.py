@@ -1,8 +1,8 @@
 """First-hand measurements of one peer, and of the pool of all peers.
 
-The counters with the learning guide's names (`avg_latency_ms`, `success_count`, ...) are for people
-and for reports: they never forget. Decisions are made from the decayed quantities beside them, so
-that an old outage is forgiven and a new one is seen at once.
+The counters with the learning guide's names (`avg_latency_ms`, `success_count`, ...) are totals for
+reports and do not decay. Decisions use the decayed quantities beside them, so that an old outage no
+longer counts and a new one counts at once.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ AVERAGE = 0.3  # weight of a new sample in avg_latency_ms, as in the learning gu
 BASE = 12.0
 LATENCY_MEMORY = 4.0  # seconds until a latency without new samples has mostly become the pool's
 SERVICE_MEMORY = 6.0  # the same for the service time
-LOAD_MEMORY = 7.5  # and for the work of others, in service times: queues change that fast
+LOAD_MEMORY = 7.5  # and for other callers' work, in service times: queues change that fast
 LOAD_SHORTEST, LOAD_LONGEST = 0.02, 2.0  # in seconds, whatever the service time
 FAILURE_MEMORY, FAILURE_CALLS = 2.0, 150.0  # seconds, and own calls: the longer of the two ...
 FAILURE_LONGEST = 8.0  # ... but no longer than this
-FAILURE_WINDOW = 24.0  # and no more than about this many calls: a busy peer's failure must show
-PRIOR = 2.0  # calls without failure that everyone is credited with
-ROW_DOUBT = (
-    0.7  # after n failures in a row, what is believed of the peer is ROW_DOUBT^(n-1) at most
+FAILURE_WINDOW = (
+    24.0  # and no more than about this many calls, so that failures of a busy peer count
 )
-LONG = 20.0  # pool latencies; a call in flight longer than this is lost rather than slow
-TRY_AGAIN, TRY_CALLS = 2.5, 100.0  # seconds and own calls until a silent peer is asked again
+PRIOR = 2.0  # prior: calls without failure that each peer is credited with
+ROW_DOUBT = 0.7  # after n failures in a row, the expected success rate is ROW_DOUBT^(n-1) at most
+LONG = 20.0  # in pool latencies; a call in flight for longer counts as lost, not slow
+TRY_AGAIN, TRY_CALLS = (
+    2.5,
+    100.0,
+)  # seconds and own calls until a peer that does not answer is tried again
 RISE, FALL = 0.3, 0.1  # weight of a latency sample above and below the estimate
 SERVICE_WEIGHT = 0.1
 POOL_WEIGHT = 0.02
 TRUST_MAX, TRUST_MEMORY = (
     20.0,
     30.0,
-)  # successes that are remembered against hints, for how many seconds
+)  # successes remembered against hints, and for how many seconds
 OTHERS_MAX = 1e4  # requests in flight that a report can claim
 LOST_AFTER = 120.0  # a call whose result was never reported is forgotten after this many seconds
 
@@ -45,8 +48,8 @@ class Pool:
     """Averages over the answers of all peers, and the sending rate of this caller.
 
     `width` estimates how many requests a peer serves side by side (by Little's law, from how long
-    requests took beside how many were inside; at least 1); `foreign` is the share of the peers' work
-    that is not ours; `memory` is for failures, in seconds.
+    requests took beside how many were inside; at least 1); `foreign` is the share of other callers
+    in the peers' work; `memory` is for failures, in seconds.
     """
 
     __slots__ = (
@@ -79,7 +82,7 @@ class Pool:
         self._sent_at: float | None = None
 
     def on_send(self, now: float) -> None:
-        """Learn the sending rate of this caller: with few calls, few of them should be spent on probes."""
+        """Update the sending rate of this caller: with few calls, few of them should be probes."""
         if self._sent_at is not None:
             self.pace += 0.02 * (min(now - self._sent_at, 1.0) - self.pace)
             self.memory = min(FAILURE_LONGEST, max(FAILURE_MEMORY, FAILURE_CALLS * self.pace))
@@ -96,7 +99,7 @@ class Pool:
         self.others += POOL_WEIGHT * (others - self.others)
         self.queue += POOL_WEIGHT * (queue - self.queue)
         self._since += 1
-        if self._since < 8:  # what follows is derived from slow averages; it need not be exact
+        if self._since < 8:  # the following is derived from slow averages; it need not be exact
             return
         self._since = 0
         self.width = max(1.0, (self.queue + 1.0) * self.service / max(1e-9, self.latency))
@@ -109,7 +112,8 @@ class PeerMetrics:
 
     `last_seen_ts` is the monotonic time of the last answer, None before the first.
     `failing` and `hanging` are decayed counts of errors and timeouts among `calls`.
-    `others` is the work of other callers that the peer reported: its in-flight less ours.
+    `others` is the work of other callers that the peer reported: its requests in flight less this
+    caller's.
     """
 
     __slots__ = (
@@ -162,7 +166,7 @@ class PeerMetrics:
         return len(self.sends)
 
     def settle(self, sent_at: float) -> tuple[float, int] | None:
-        """Remove and return the call in flight that was sent nearest to `sent_at`; None if there is none."""
+        """Remove and return the call in flight that was sent nearest to `sent_at`, or None."""
         sends = self.sends
         if len(sends) <= 1:
             return sends.pop() if sends else None
@@ -189,7 +193,8 @@ class PeerMetrics:
     def oldest(self, now: float, pool: Pool) -> float:
         """Return the age of the oldest call in flight, as far as it is evidence of slowness.
 
-        It is none if a later call was answered, or if nothing was sent for so long that another try is due.
+        It is not if a later call was answered, or if nothing was sent for so long that another try
+        is due.
         """
         sends = self.sends
         patience = min(FAILURE_LONGEST, max(TRY_AGAIN, TRY_CALLS * pool.pace))
@@ -210,7 +215,7 @@ class PeerMetrics:
         average = self.avg_latency_ms
         ms = latency * 1e3
         self.avg_latency_ms = ms if average is None else average + AVERAGE * (ms - average)
-        # This method is the price of every answer, so it calls little and shares what it can.
+        # Runs for every answer, so it calls little and shares subexpressions.
         calls = self.calls
         since = now - self.rates_at
         if since > 0.0:
@@ -237,9 +242,10 @@ class PeerMetrics:
             others, service = 0.0, latency / (1.0 + own)
         else:
             others = load[0] - own
-            if not 0.0 <= others <= OTHERS_MAX:  # less than none, absurd, or not a number
+            if not 0.0 <= others <= OTHERS_MAX:  # negative, absurd, or NaN
                 others = OTHERS_MAX if others > 0.0 else 0.0
-            # What the peer claims is bounded by what was seen: nobody looks idle by saying so.
+            # The peer's claim is bounded by own measurements, so a peer cannot look idle by
+            # claiming it.
             service, least = load[2], 0.5 * latency / (1.0 + own + others)
             if not least <= service <= latency:
                 service = least if service < least else latency
@@ -251,9 +257,9 @@ class PeerMetrics:
         if old_latency is None or old_service is None:
             self.latency, self.service = latency, service
         else:
-            # What was known has drifted towards the pool's average since (as in aged_latency and
-            # aged_service). A sample after a long silence is most of what is known: without that, a
-            # slow peer that is tried again would be believed average for several more tries.
+            # The estimates have drifted towards the pool's average since (as in aged_latency and
+            # aged_service), so a sample after a long silence gets most of the weight: otherwise a
+            # slow peer that is tried again would count as average for several more tries.
             since = now - self.latency_at
             if since > 0.0:
                 base = exp(-since / BASE)
@@ -271,7 +277,8 @@ class PeerMetrics:
         pool.learn(latency, service, usual, own + usual)
 
     def trust(self, now: float) -> float:
-        """Return own good experience in recent successes, the counterweight of hints. Changes nothing."""
+        """Return the number of recent own successes, the counterweight of hints. Changes
+        nothing."""
         if self.last_seen_ts is None:
             return 0.0
         return self.good * exp((self.last_seen_ts - now) / TRUST_MEMORY)
@@ -286,7 +293,7 @@ class PeerMetrics:
         self.good *= 0.5
         self.failed_at = max(self.failed_at, now - latency)
         if timeout:
-            # Evidence of when it was sent: the wait was part of being avoided.
+            # Evidence about the time of sending: during the wait the peer was already avoided.
             self.timeout_count += 1
             self.hanging += exp(-latency / pool.memory)
         else:
@@ -335,7 +342,7 @@ class PeerMetrics:
         return errors, timeouts
 
     def forgive(self, now: float) -> None:
-        """Forget failures and slowness after a successful probe."""
+        """Reset failures and slowness after a successful probe."""
         self.failing = self.hanging = 0.0
         self.row = 0
         self.latency = self.service = None

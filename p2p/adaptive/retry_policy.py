@@ -1,8 +1,8 @@
 """Retry policy and retry budget, without I/O: the caller sleeps and sends.
 
-Full jitter is Brooker's ("Exponential Backoff And Jitter", AWS, 2015); a budget that earns a share of
-a token with every request is what Finagle and gRPC do, so that retries add at most that share to the
-load of an outage.
+Full jitter is Brooker's ("Exponential Backoff And Jitter", AWS, 2015); a budget that earns a share
+of a token with every request is used by Finagle and gRPC, so that retries add at most that share to
+the load of an outage.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from p2p.base.tokens import Tokens
 
 
 class RetryBudget:
-    """Budget of retries that is filled by requests, and by a trickle over time for callers that send
-    little.
+    """Budget of retries, filled by requests, and slowly over time for callers that send little.
 
     `ratio` of a token is earned by each request; a retry costs one. At most `reserve` tokens are kept;
-    `per_second` are earned in any case.
+    `per_second` are earned without requests.
     """
 
     def __init__(self, ratio: float = 0.1, reserve: float = 10.0, per_second: float = 0.5) -> None:
@@ -30,7 +29,7 @@ class RetryBudget:
         self._tokens = Tokens(reserve)
 
     def tokens(self, now: float) -> float:
-        """Return the tokens that are there now. Changes nothing."""
+        """Return the present tokens. Changes nothing."""
         return self._tokens.available(now, self.per_second, self.reserve)
 
     def on_request(self, now: float) -> None:
@@ -40,7 +39,7 @@ class RetryBudget:
         tokens.level = earned if earned < self.reserve else self.reserve
 
     def take(self, now: float) -> bool:
-        """Pay for one more attempt, if there is a token."""
+        """Take a token for one more attempt, if there is one."""
         return self._tokens.take(now, self.per_second, self.reserve)
 
 
@@ -49,7 +48,7 @@ class RetrySettings:
     """`CLIENT_MAX_RETRIES` and `CLIENT_RETRY_DELAY` (seconds here)."""
 
     max_retries: int = 3
-    base_s: float = 0.02  # upper end of the first wait; another peer is asked, so it can be short
+    base_s: float = 0.02  # upper end of the first wait; another peer is called, so it can be short
     cap_s: float = 1.0
     least_s: float = 0.001  # an attempt with less time than this is not worth sending
 
@@ -82,9 +81,9 @@ class RetryPolicy:
         """Return the seconds to wait before the next attempt, or None to give up.
 
         Args:
-            attempts: how many were made so far, at least 1.
-            deadline: when the caller stops waiting, on the clock of `now`.
-            retry_after_s: the least wait that the peer asked for, when it refused as busy.
+            attempts: number made so far, at least 1.
+            deadline: end of the caller's wait, on the clock of `now`.
+            retry_after_s: least wait that the peer requested, when it refused as busy.
         """
         settings = self.settings
         if attempts > settings.max_retries:

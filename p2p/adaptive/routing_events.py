@@ -14,7 +14,7 @@ Kind = Literal["pick", "breaker", "hint", "panic"]
 
 @dataclass(frozen=True, slots=True)
 class RoutingEvent:
-    """`at` is the router's `now` in seconds; `detail` holds what the reason is made of."""
+    """`at` is the router's `now` in seconds; `detail` has the figures behind the reason."""
 
     at: float
     kind: Kind
@@ -25,7 +25,8 @@ class RoutingEvent:
 
 @dataclass(frozen=True)
 class Explained:
-    """One candidate in `AdaptiveRouter.explain`. `cost` decides, the lowest wins; `why` says it in words."""
+    """One candidate in `AdaptiveRouter.explain`. `cost` decides, the lowest wins; `why` explains it
+    in words."""
 
     peer: Hashable
     cost: float
@@ -44,10 +45,10 @@ def explanation(
     if state is not BreakerState.CLOSED:
         reasons.append(f"breaker {state}")
     if not metrics.total_calls:
-        reasons.append("not tried yet, taken for average")
+        reasons.append("not tried yet, counted as average")
     if ramp < 1.0:
         reasons.append(f"slow start at {100 * ramp:.0f} %")
     if factor > 1.001:
-        reasons.append(f"hints say degraded (x{factor:.2f})")
+        reasons.append(f"degraded by hints (x{factor:.2f})")
     reasons += [f"{name} {value:.3g}" for name, value in parts.items() if value]
     return ", ".join(reasons)

@@ -4,9 +4,9 @@ weights.
     score = latency_weight * latency_factor + error_weight * (1 - error rate)
           + timeout_weight * (1 - timeout rate) + freshness_weight * freshness_factor
 
-What differs from the guide's sketch: latency is judged against the pool's, not against 100 ms, and
-includes the calls in flight; rates are decayed and have a prior; freshness is lost by not answering,
-not by not being asked, so that a peer without traffic is not kept without traffic.
+Differences from the guide's sketch: latency is compared with the pool's, not with 100 ms, and
+includes the calls in flight; rates decay and have a prior; freshness is lost by not answering, not
+by lack of requests, so that a peer without traffic can get traffic again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class WeightedPolicy:
         oldest = m.oldest(now, pool) if m.sends else 0.0
         q = len(m.sends) + m.aged_others(now, pool)
         if m.failing or m.hanging:
-            q = max(q, pool.others)  # no credit for the short queue of a peer that refuses
+            q = max(q, pool.others)  # a peer that refuses gets no credit for its short queue
         expected = max(m.aged_latency(now, pool), oldest) + q * m.aged_service(now, pool)
         errors, timeouts = m.rates(now, pool)
         silence = 0.0

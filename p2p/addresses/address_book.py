@@ -9,9 +9,9 @@ from the network group of its source under a secret key, so one source group rea
 many addresses it sends. Tried addresses have buckets by their own group; when one overflows, its oldest entry is
 dialled as a test, and stays if it answers. `p2p.addresses.dial_choice` spreads the dials.
 
-An address belongs to one carrier. One for Grenache is a way to a node that has no link yet, and is dialled a
-while after it was found, so that a direct link comes first. A node that is linked over Grenache alone stays
-worth a dial at its TCP addresses.
+An address belongs to one carrier. An address for Grenache serves a node without a link and is
+dialled some time after it was found, so that a direct link comes first. A node that is linked over
+Grenache alone is still dialled at its TCP addresses.
 
 Times: `now` is in monotonic seconds; `at`, for what is kept over a restart, in seconds since the
 epoch. Node ids are claims while an address is untried, proven once it is tried.
@@ -37,7 +37,7 @@ FEELER_DELAY: Final = (
     0.3  # seconds from an inbound link to the dial back: its own side comes up first
 )
 REANNOUNCED_AFTER: Final = 5.0  # seconds between dials that fresh mDNS announcements can cause
-GRENACHE_DELAY: Final = 4.0  # seconds from when dialling over Grenache is due until it is done
+GRENACHE_DELAY: Final = 4.0  # seconds by which a due dial over Grenache is delayed
 
 NEW_BUCKETS: Final = 256  # of untried addresses ...
 NEW_BUCKETS_PER_SOURCE: Final = 8  # ... of which one source group reaches this many
@@ -60,7 +60,7 @@ class AddressBook:
         key: bytes = b"",
     ) -> None:
         """Make an empty book. `key`: secret of this run, which decides the buckets."""
-        self.grenache_delay = GRENACHE_DELAY  # seconds; 0 where there is nothing but Grenache
+        self.grenache_delay = GRENACHE_DELAY  # seconds; 0 without direct links
         self._own_id = own_id
         self._reconnect = reconnect
         self._limit = limit
@@ -95,8 +95,8 @@ class AddressBook:
     # -- addresses --------------------------------------------------------------------------------
 
     def add(self, found: PeerFound, now: float) -> Address | None:
-        """Remember an address from a strategy. Returns None if it cannot be dialled or there is no room for
-        it.
+        """Add an address from a strategy. Returns None if it cannot be dialled or there is no room
+        for it.
         """
         if found.node_id == self._own_id or not 1 <= found.port <= 65535:
             return None
@@ -119,7 +119,7 @@ class AddressBook:
         return fresh
 
     def restore(self, address: Address, now: float) -> None:
-        """Put back an address of an earlier run, as tried."""
+        """Restore an address of an earlier run, as tried."""
         if address.node_id != self._own_id and len(self._all) < self._limit:
             address.tried, address.next_dial = True, now + self._delay(address)
             self._all.setdefault(address.key, address)
@@ -259,7 +259,7 @@ class AddressBook:
         address.refused = wait is Wait.LONG
         address.next_dial = now + self._reconnect.wait(address.rung, rng, wait)
         if address.tested:
-            address.tested = address.tried = False  # it made room in its bucket
+            address.tested = address.tried = False  # evicted from its bucket
         if address.failures < FORGET_AFTER_FAILURES or address.pinned(now):
             return False
         self.remove(address)
@@ -277,7 +277,7 @@ class AddressBook:
         address.next_dial = now + self._reconnect.wait(address.rung, rng)
 
     def defer(self, address: Address, now: float, rng: random.Random) -> None:
-        """Climb the ladder without counting a failure: a peer answered, but no link came of it."""
+        """Climb the ladder without counting a failure: a peer answered, but no link was made."""
         address.rung += 1
         address.next_dial = max(address.next_dial, now + self._reconnect.wait(address.rung, rng))
 
@@ -303,7 +303,7 @@ class AddressBook:
                 if address.tried and address.carrier == carrier:
                     address.last_success = at
             elif address.node_id == node_id or address.duplicate:
-                # Another way to the node, or perhaps one. A ladder that was climbed stays climbed.
+                # Another address of the node, or perhaps one. It keeps its rung of the ladder.
                 if address.duplicate:
                     address.duplicate, address.rung = False, 1
                 soon = now + self._delay(address) + self._reconnect.wait(1, rng)

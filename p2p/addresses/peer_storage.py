@@ -1,4 +1,4 @@
-"""Peers remembered over restarts: `.peers.json`, readable and editable by hand.
+"""Storage of peers over restarts: `.peers.json`, readable and editable by hand.
 
 Only addresses at which a peer was reached are kept. The file is replaced as a whole, so that a crash
 leaves the old or the new one; one that cannot be read is set aside, never overwritten.
@@ -35,8 +35,8 @@ class StoredPeer(msgspec.Struct, rename="camel", frozen=True):
     port: int
     last_success: datetime | None = None
     failures: int = 0
-    source: str = "persisted"  # the strategy that found it first
-    carrier: Carrier = "tcp"  # how it is dialled
+    source: str = "persisted"  # strategy that found it first
+    carrier: Carrier = "tcp"  # carrier of the dial
     # True for an outbound link when the node stopped: dialled first in the next run. Unset is not written.
     anchor: bool | msgspec.UnsetType = msgspec.UNSET
 
@@ -88,8 +88,8 @@ class PeerStorage:
             return []
 
     def save(self, peers: Iterable[StoredPeer], serial: int | None = None) -> None:
-        """Replace the file, with mode 0600. A call whose `serial` is not above that of an earlier one is
-        dropped: newer data was written before it.
+        """Replace the file, with mode 0600. A call whose `serial` is not above that of an earlier
+        one is dropped: newer data is already written.
 
         Raises:
             OSError: the directory or the disk refuses.
@@ -138,7 +138,7 @@ class PeerStorage:
         draft.replace(self.path)
         directory = os.open(self.path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the rename itself must survive a power cut
+            os.fsync(directory)  # the rename itself must survive a power failure
         finally:
             os.close(directory)
 
@@ -149,7 +149,7 @@ def epoch(moment: datetime | None) -> float | None:
 
 
 def moment(at: float | None) -> datetime | None:
-    """Return a time in seconds since the epoch in the form of the file."""
+    """Format seconds since the epoch as in the file."""
     return None if at is None else datetime.fromtimestamp(int(at), UTC)
 
 

@@ -3,7 +3,7 @@
 A short ladder first (a restarted peer is back within seconds), then the configured interval,
 doubling to a maximum. Every wait is jittered, so that nodes that lost a peer together do not come
 back together. The ladder starts again only after a link has lasted: a peer that accepts and drops
-us at once is climbed like one that does not answer.
+links at once is treated like a peer that does not answer.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ class Wait(Enum):
     """Consequence of an outcome for the next dial."""
 
     LADDER = "ladder"  # the usual wait of the rung
-    INTERVAL = "interval"  # the far side is well but has no use for us now: at least the interval
-    LONG = "long"  # nothing will change soon: the maximum
+    INTERVAL = (
+        "interval"  # the peer is healthy but does not accept this node now: at least the interval
+    )
+    LONG = "long"  # a lasting reason: the maximum
 
 
 _WAITS = {

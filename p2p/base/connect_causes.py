@@ -1,4 +1,4 @@
-"""Causes of failed connections, in the same words whichever library made the connection."""
+"""Causes of failed connections, in the same words for all libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-LONGEST: Final = 120  # characters of a text that is not ours
+LONGEST: Final = 120  # characters of a library's or peer's text
 _CUT: Final = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)
 
 
@@ -25,16 +25,16 @@ def cause(error: BaseException) -> str:
         return f"its certificate is not trusted ({_short(error)})"
     if isinstance(error, ssl.SSLError):
         reason = error.reason.replace("_", " ").lower() if error.reason else _short(error)
-        return f"it does not speak TLS as expected ({reason})"
+        return f"the TLS handshake failed ({reason})"
     if isinstance(error, socket.gaierror):
         return f"its name does not resolve ({error.strerror or _short(error)})"
     if isinstance(error, _CUT):
         return "it closed the connection without an answer"
     if isinstance(error, aiohttp.WSServerHandshakeError):
-        return f"it speaks no WebSocket there (HTTP status {error.status})"
+        return f"it did not accept the WebSocket (HTTP status {error.status})"
     if isinstance(error, aiohttp.ClientResponseError):
         line = error.message.strip().partition("\n")[0].rstrip(":")
-        return f"what it sent is not HTTP ({line:.80})"
+        return f"its answer is not HTTP ({line:.80})"
     if isinstance(error, (aiohttp.InvalidURL, UnicodeError, OverflowError)):
         return "it is not an address"
     if isinstance(error, OSError) and error.errno and error.errno > 0:

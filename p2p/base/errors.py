@@ -1,22 +1,20 @@
 """Errors between peers.
 
     P2PError
-    ├── RemoteProtocolError(code)      the other side broke the protocol: say goodbye with `code`, drop the link
-    │   ├── FrameTooLarge              "oversized"
-    │   └── MalformedMessage           "malformed"
-    ├── HandshakeRefused(code)         a handshake that one side ended politely, with a reason
-    ├── ConnectFailed                  nobody answered there, or not in time
-    ├── LinkClosed                     the link went away while it was being used
-    ├── DeliveryError(tried)           no way to the recipient; `tried` names every way that was attempted
-    ├── RpcError(code)                 the far side answered a request with an error
-    │   └── RpcTimeout                 no answer within the deadline
-    └── CallError(code)                a call to a service failed (p2p.services.balanced_caller)
-        ├── NoProvider                 "no_provider": nobody that is known offers the service
-        ├── ServiceBusy(retry_after_s) "busy": who was asked has too much to do; not executed
-        ├── ServiceUnreachable         "unreachable": no way to who offers it; not executed
-        ├── CallTimeout                "timeout": no answer in time; perhaps executed
-        ├── CallLost                   "lost": the link broke, or the worker failed; perhaps executed
-        └── HandlerError               the service's own refusal, with its own code and message
+    ├── RemoteProtocolError(code)      the other side broke the protocol: send goodbye with `code`,
+    drop the link │   ├── FrameTooLarge              "oversized" │   └── MalformedMessage
+    "malformed" ├── HandshakeRefused(code)         a handshake that one side ended politely, with a
+    reason ├── ConnectFailed                  no answer at the address, or not in time ├──
+    LinkClosed the link closed while it was in use ├── DeliveryError(tried)           no route to
+    the recipient; `tried` names every attempted method ├── RpcError(code) the far side answered a
+    request with an error │   └── RpcTimeout                 no answer within the deadline └──
+    CallError(code)                a call to a service failed (p2p.services.balanced_caller) ├──
+    NoProvider                 "no_provider": no known node offers the service ├──
+    ServiceBusy(retry_after_s) "busy": the provider is overloaded; not executed ├──
+    ServiceUnreachable         "unreachable": no route to a provider; not executed ├── CallTimeout
+    "timeout": no answer in time; perhaps executed ├── CallLost                   "lost": the link
+    broke, or the worker failed; perhaps executed └── HandlerError               refusal by the
+    service itself, with its code and message
 
 An error that carries a `code` from `Goodbye` is the reply: the code goes on the wire unchanged.
 """
@@ -30,10 +28,10 @@ class Code(StrEnum):
     """Reasons for ending a link, as they appear in a `goodbye` message."""
 
     SHUTDOWN = "shutdown"  # the node is stopping in an orderly way
-    MALFORMED = "malformed"  # bytes that are no message, or a message of the wrong shape
+    MALFORMED = "malformed"  # bytes that are not a message, or a message of the wrong shape
     OVERSIZED = "oversized"  # a frame longer than the limit
     UNEXPECTED = "unexpected"  # a known message at the wrong time
-    UNKNOWN_TYPE = "unknown_type"  # a message type this node does not speak
+    UNKNOWN_TYPE = "unknown_type"  # a message type that this node does not know
     WRONG_NETWORK = "wrong_network"
     WRONG_VERSION = "wrong_version"
     WRONG_IDENTITY = "wrong_identity"  # the claimed node id is not proven by the key
@@ -50,7 +48,7 @@ class P2PError(Exception):
 
 
 class RemoteProtocolError(P2PError):
-    """The other side broke the protocol: say goodbye with `code`, then close the link."""
+    """The other side broke the protocol: send goodbye with `code`, then close the link."""
 
     def __init__(self, code: Code, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -80,7 +78,7 @@ class HandshakeRefused(P2PError):
 
 
 class ConnectFailed(P2PError):
-    """Nobody answered at that address, or not in time."""
+    """No answer at that address, or not in time."""
 
 
 class LinkClosed(P2PError):
@@ -133,7 +131,7 @@ class NoProvider(CallError):
 
 
 class ServiceBusy(CallError):
-    """The service has too much to do; worth another try after `retry_after_s` seconds."""
+    """The service is overloaded; try again after `retry_after_s` seconds."""
 
     executed = False
 

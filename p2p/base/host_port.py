@@ -19,7 +19,7 @@ class Scope(Enum):
     LOOPBACK = "loopback"  # this machine only
     LINK = "link"  # this network segment only (RFC 3927, RFC 4291)
     ROUTED = "routed"  # anything else that can be dialled, names included
-    NONE = "none"  # no host: unspecified, multicast, broadcast, reserved
+    NONE = "none"  # not a host: unspecified, multicast, broadcast, reserved
 
 
 def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
@@ -28,7 +28,7 @@ def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str,
     Without a port, `default_port` is taken if there is one.
 
     Raises:
-        ValueError: with a sentence that quotes `text` and says what was expected.
+        ValueError: with a sentence that quotes `text` and names the expected form.
     """
     entry = text.strip()
     if "://" in entry:

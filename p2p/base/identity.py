@@ -83,17 +83,17 @@ class Identity:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a private key in PEM form: {error}") from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise ValueError(f"{path} holds a key of another kind; expected Ed25519")
+            raise ValueError(f"{path} has a key of another type; expected Ed25519")
         return cls(key)
 
     def save(self, path: Path) -> None:
-        """Write the key to `path`, with mode 0600, in place of what is there.
+        """Write the key to `path`, with mode 0600, replacing an existing file.
 
         Raises:
             OSError: the file cannot be written.
         """
         pem = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        # Written whole under another name first: a crash leaves no half key behind.
+        # Written under another name first: a crash leaves no partial key.
         draft = path.with_name(path.name + ".new")
         draft.unlink(missing_ok=True)
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

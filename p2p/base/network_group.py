@@ -1,8 +1,9 @@
 """Network groups: the part of an address that an attacker cannot multiply cheaply.
 
 Addresses of one /16 (IPv4) or /32 (IPv6) usually belong to one operator, so limits and diversity count groups, not
-addresses. Loopback, private and link-local addresses say nothing about operators: there each address is a group of
-its own, and limits have settings of their own, because many nodes on one machine or LAN are normal.
+addresses. Loopback, private and link-local addresses do not identify an operator: each of them is a
+group of its own, and their limits have separate settings, because many nodes on one machine or LAN
+are normal.
 """
 
 from __future__ import annotations
@@ -37,6 +38,6 @@ def network_group(host: str) -> str:
 
 
 def keyed(key: bytes, *parts: str) -> int:
-    """Return a 64-bit hash that nobody without `key` can predict."""
+    """Return a 64-bit hash that cannot be predicted without `key`."""
     digest = hashlib.blake2b("\x00".join(parts).encode(), key=key, digest_size=8).digest()
     return int.from_bytes(digest, "big")

@@ -1,4 +1,4 @@
-"""Bounded memory of message ids, for recognising duplicates."""
+"""Seen window: bounded memory of message ids, for deduplication."""
 
 from __future__ import annotations
 

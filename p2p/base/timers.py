@@ -1,4 +1,4 @@
-"""Deadlines in order of time, with lazy deletion. No clock: the owner passes the time in.
+"""Timers and deadlines, with lazy deletion. No clock: the owner passes the time.
 
 A heap cannot delete from its middle cheaply. A deadline that was replaced or discarded stays in the heap and
 is skipped when it comes up; when such leftovers outnumber the live deadlines, the heap is rebuilt. Equal
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-_SLACK = 64  # leftovers tolerated whatever the number of live deadlines
+_SLACK = 64  # stale entries tolerated at any number of live deadlines
 
 
 class Deadlines(Generic[K]):
@@ -99,7 +99,7 @@ class Timer:
         self._deadlines = deadlines
 
     def cancel(self) -> None:
-        """Prevent the call. Harmless when it has happened."""
+        """Cancel the call. No effect after it was made."""
         self.action = None
         if self._deadlines is not None:
             self._deadlines.discard(self)
@@ -123,7 +123,8 @@ class Timers:
         return inf if at is None else at
 
     def run(self, now: float) -> None:
-        """Make the calls that are due. Calls that they schedule for `now` are left to the next run."""
+        """Make the calls that are due. Calls scheduled meanwhile for `now` are left to the next
+        run."""
         due: list[Timer] = []
         while (timer := self._deadlines.pop(now)) is not None:
             due.append(timer)

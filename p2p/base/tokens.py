@@ -1,8 +1,9 @@
-"""Token arithmetic of every rate limit and budget here. No I/O, no clock.
+"""Token arithmetic of all rate limits and budgets in `p2p`. No I/O, no clock.
 
 A bucket fills at `rate` tokens a second up to `burst`. Rate and burst are arguments of each call, not fields,
-so that a table of thousands of senders holds two numbers for each. `p2p.flow.token_bucket.TokenBucket` adds
-waiting and an owner of the rate, `p2p.adaptive.retry_policy.RetryBudget` earns tokens with requests.
+so that a table of thousands of senders holds two numbers for each.
+`p2p.flow.token_bucket.TokenBucket` adds a queue of waiters and an owner of the rate,
+`p2p.adaptive.retry_policy.RetryBudget` earns tokens with requests.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Tokens:
         self.at = now
 
     def available(self, now: float, rate: float, burst: float) -> float:
-        """Return the tokens that are there now. Changes nothing."""
+        """Return the present tokens. Changes nothing."""
         at = self.at
         if at is None or now <= at:
             return self.level if self.level < burst else burst
@@ -38,7 +39,7 @@ class Tokens:
 
     def take(self, now: float, rate: float, burst: float, cost: float = 1.0) -> bool:
         """Take `cost` tokens if they are there."""
-        # Written out instead of calling `refill`: this is on the way of every message.
+        # `refill` inlined: this runs for every message.
         level, at = self.level, self.at
         if at is None:
             self.at = now

@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
-RESOLVE_INTERVAL: Final = 300.0  # seconds between looks at a name whose address may have changed
-REFRESH_MIN: Final = 10.0  # seconds between looks that `refresh` can cause
+RESOLVE_INTERVAL: Final = (
+    300.0  # seconds between resolutions of a name whose address may have changed
+)
+REFRESH_MIN: Final = 10.0  # least seconds between resolutions caused by `refresh`
 RESOLVE_TIMEOUT: Final = 15.0  # seconds; the system's resolver may take minutes to give up
 
 
@@ -27,7 +29,7 @@ async def resolve(host: str, port: int) -> list[str]:
     """Resolve `host` to IPv4 and IPv6 addresses, in the system's order of preference (RFC 6724).
 
     Raises:
-        OSError: it has none, or nobody could be asked.
+        OSError: it has none, or no resolver answered.
     """
     if is_ip(host):
         return [normal_host(host)]
@@ -39,8 +41,8 @@ async def resolve(host: str, port: int) -> list[str]:
 class BootstrapStrategy(BaseStrategy):
     """Resolve the configured names periodically, and sooner after a failure.
 
-    Every address is reported at each look, which keeps it pinned in the address book; one that a
-    name no longer resolves to becomes an ordinary address.
+    Every address is reported after each resolution, which keeps it pinned in the address book; an
+    address to which its name no longer resolves becomes an ordinary address.
     """
 
     name = "bootstrap"
@@ -53,7 +55,8 @@ class BootstrapStrategy(BaseStrategy):
         resolver: Resolve = resolve,
         rng: random.Random | None = None,
     ) -> None:
-        """`carrier`: how the addresses are dialled; the ports are those for Grenache requests if over it."""
+        """`carrier`: carrier of the dials; over Grenache the ports are those for Grenache
+        requests."""
         super().__init__()
         self.peers = list(dict.fromkeys(peers))
         self._carrier = carrier
@@ -73,7 +76,7 @@ class BootstrapStrategy(BaseStrategy):
         if not self.peers:
             self._state, self._detail = "off", "no bootstrap peers are configured"
             return
-        # Addresses need no resolver: they are there at once, whatever names are beside them.
+        # Addresses need no resolver and are reported before any name is resolved.
         for host, port in self.peers:
             if is_ip(host):
                 self._report(normal_host(host), port, None, carrier=self._carrier)
@@ -117,7 +120,7 @@ class BootstrapStrategy(BaseStrategy):
             reason = "no answer in time" if isinstance(error, TimeoutError) else describe(error)
             if peer not in self._unresolved:
                 log.warning(
-                    "bootstrap peer %s cannot be resolved (%s); it is tried again",
+                    "bootstrap peer %s cannot be resolved (%s); the node tries again",
                     format_host_port(host, port),
                     reason,
                 )

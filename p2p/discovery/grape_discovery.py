@@ -1,8 +1,8 @@
 """Grape discovery: announce this node in the DHT of Grenache, look up others there.
 
-Grapes are never needed. One that does not answer is asked again, one that comes back is announced to
-again; neither is more than a line in the log. What a lookup returns is a hint to dial, nothing more: the
-handshake proves who is there.
+A Grape is never required. A Grape that does not answer is tried again, and gets the announcements
+again when it is back; both are only logged. The result of a lookup is a hint to dial; the handshake
+proves the identity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from p2p.wire.link import Carrier
 log = logging.getLogger(__name__)
 
 FIRST_ROUND: Final = (
-    0.5  # seconds to the second round; doubling, because others may just be starting
+    0.5  # seconds to the second round, doubling, because other nodes may be starting too
 )
 ALONE_ROUND: Final = 5.0  # longest time between rounds while this node has no peer ...
 EAGER_ROUND: Final = 1.0  # ... and in its first EAGER_FOR seconds
@@ -31,8 +31,8 @@ EAGER_FOR: Final = 30.0
 RETRY_FIRST: Final = 0.5  # seconds to the next try when no Grape answers, doubling
 RETRY_MAX: Final = 15.0
 RETRY_ALONE: Final = 2.0  # the longest such time while this node has no peer
-WITHDRAWING: Final = 1.0  # seconds that taking announcements back may take when this node stops
-SPREAD: Final = 0.2  # waits vary by this share, so that nodes started together do not stay in step
+WITHDRAWING: Final = 1.0  # seconds for withdrawing announcements when this node stops
+SPREAD: Final = 0.2  # jitter of waits, so that nodes started together do not stay in step
 
 Offers = Callable[[], Awaitable[Sequence[tuple[str, int]]]]
 """What to announce: service names with ports. Asked before each round, once a Grape has answered."""
@@ -41,9 +41,9 @@ Offers = Callable[[], Awaitable[Sequence[tuple[str, int]]]]
 class GrapeStrategy(BaseStrategy):
     """Lookups and announcements in rounds, close together at first, later every `interval` seconds.
 
-    `services` are the names to look up, each with the way in which what it finds is dialled. `alone`
-    tells whether this node has no peer at all. `where` names the Grapes, for people. `asked_for`:
-    whether the operator named a Grape, so that a silent one deserves a warning.
+    `services`: names to look up, each with the carrier of its results. `alone` returns True while
+    this node has no peer. `where`: description of the Grapes for the log. `asked_for`: the operator
+    configured a Grape, so one that does not answer is a warning.
     """
 
     name = "grape"
@@ -72,7 +72,7 @@ class GrapeStrategy(BaseStrategy):
         self._asked_for = asked_for
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._soon = asyncio.Event()
-        self._holders = 0  # DHT nodes that took the last announcement
+        self._holders = 0  # DHT nodes that stored the last announcement
         self._announced: dict[tuple[str, int], None] = {}
         self.answering: bool | None = None  # None before the first answer or failure
 
@@ -110,7 +110,7 @@ class GrapeStrategy(BaseStrategy):
             retry = RETRY_FIRST
             longest = self._interval
             if self._alone():
-                # Others may be starting too, and be announced between two rounds of ours.
+                # Other nodes may be starting too, and announce themselves between two rounds.
                 longest = min(longest, EAGER_ROUND if now() < eager_until else ALONE_ROUND)
             try:
                 async with asyncio.timeout(self._spread(min(wait, longest))):
@@ -119,7 +119,7 @@ class GrapeStrategy(BaseStrategy):
             except TimeoutError:
                 wait = min(2 * wait, self._interval)
             if self._soon.is_set():
-                # However often peers come and go, a round is no more often than this.
+                # Least time between rounds, however often peers come and go.
                 await asyncio.sleep(FIRST_ROUND)
                 self._soon.clear()
 
@@ -144,7 +144,7 @@ class GrapeStrategy(BaseStrategy):
         self._detail = f"{self._where}: announced at {self._holders} DHT nodes"
 
     def _silent(self, error: GrenacheError) -> None:
-        self._detail = f"no answer from {self._where} ({describe(error)}); asked again"
+        self._detail = f"no answer from {self._where} ({describe(error)}); the node tries again"
         if self.answering is not False:
             level = logging.WARNING if self._asked_for or self.answering else logging.INFO
             log.log(

@@ -1,8 +1,8 @@
 """mDNS discovery: peers on the same network segment (RFC 6762, DNS-SD: RFC 6763).
 
 The bind host decides the interfaces: a node that listens on loopback announces and browses on loopback
-alone, a node that listens on one address uses the interface of that address alone. A received announcement
-is a hint to dial, nothing more: the handshake proves the identity.
+alone, a node that listens on one address uses the interface of that address alone. A received
+announcement is only a hint to dial: the handshake proves the identity.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ log = logging.getLogger(__name__)
 
 SERVICE_TYPE: Final = "_exchange-node._tcp.local."
 RESOLVE_TIMEOUT: Final = 3000  # milliseconds
-MAX_RESOLVING: Final = 16  # names looked up at once; a flood of names must not become tasks
-MAX_PRESENT: Final = 256  # nodes of the segment that are kept track of
-MAX_ANNOUNCED: Final = 8  # addresses; they have to fit one packet
+MAX_RESOLVING: Final = (
+    16  # names resolved at once; a flood of names must not create unbounded tasks
+)
+MAX_PRESENT: Final = 256  # nodes of the segment that are tracked
+MAX_ANNOUNCED: Final = 8  # own addresses; they have to fit one packet
 MAX_REPORTED: Final = 4  # addresses of one node
 INTERFACE_CHECK: Final = 15.0  # seconds between checks of this host's addresses
 
@@ -93,9 +95,9 @@ def own_addresses() -> list[str]:
 
 
 class MdnsStrategy(BaseStrategy):
-    """Announce this node, browse for others of the same network, say goodbye on stop.
+    """Announce this node, browse for others of the same network, withdraw on stop.
 
-    `host` is the bind host, `port` the one that is really listened on, `version` the protocol's.
+    `host`: bind host; `port`: actual listening port; `version`: of the protocol.
     """
 
     name = "mdns"
@@ -116,7 +118,7 @@ class MdnsStrategy(BaseStrategy):
 
     @property
     def present(self) -> list[str]:
-        """Node ids of the network that are announced on the segment now, without our own."""
+        """Node ids of the network that are announced on the segment now, except this node's."""
         return sorted(set(self._present.values()))
 
     async def _open(self) -> None:
@@ -140,8 +142,8 @@ class MdnsStrategy(BaseStrategy):
         self._describe()
 
     async def _run(self) -> None:
-        # Registering asks the segment for the name first and takes most of a second, during which
-        # others are already found; so it is no part of starting.
+        # Registration probes the segment for the name and takes most of a second, during which
+        # others are already found; so the start does not wait for it.
         await self._announce()
         while True:
             await asyncio.sleep(INTERFACE_CHECK)
@@ -159,7 +161,8 @@ class MdnsStrategy(BaseStrategy):
             await (await self._zeroconf.async_register_service(info))
         except NonUniqueNameException as error:
             raise OSError(
-                f"another node announces this node's id {self.node_id}; was its key copied?"
+                f"another node announces this node's id {self.node_id}: its key may have been "
+                f"copied"
             ) from error
 
     async def _close(self) -> None:
@@ -241,8 +244,8 @@ class MdnsStrategy(BaseStrategy):
         self._describe()
 
     def _dialable(self, addresses: Iterable[str]) -> list[str]:
-        # A host-wide multicast socket hears other interfaces too: a node on loopback must not be
-        # drawn out of it by an announcement from the LAN.
+        # A host-wide multicast socket receives from other interfaces too: a node on loopback must
+        # not dial an address announced on the LAN.
         only_loopback = self._reach is not None and self._reach.loopback
         return [
             normal_host(address)

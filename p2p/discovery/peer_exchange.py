@@ -29,12 +29,14 @@ from p2p.discovery.strategy import BaseStrategy
 from p2p.wire.link import Carrier, PeerLink
 from p2p.wire.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
 
-PEX_SECOND_DELAY: Final = 5.0  # seconds after the first push: what a slow feeler has proven since
+PEX_SECOND_DELAY: Final = (
+    5.0  # seconds after the first push, for addresses that feelers have proven since
+)
 PEX_JITTER: Final = 0.1  # of PEX_INTERVAL, so that a network that started together does not pulse
 GRAIN: Final = 0.01  # seconds; timers may fire slightly early, a shorter wait would spin
 BURST: Final = 3.0  # lists accepted at once
 REFILL: Final = 2.0 / PEX_INTERVAL  # lists per second after that
-MAX_BUDGETS: Final = 1000  # nodes whose spending is remembered after their link is gone
+MAX_BUDGETS: Final = 1000  # nodes whose budget is remembered after their link is gone
 CARRIERS: Final[Mapping[str, Carrier]] = {name: name for name in get_args(Carrier)}
 
 
@@ -58,7 +60,7 @@ class PeerExchangeCore:
         self.invalid = 0  # entries that made no sense or were out of place
 
     def link_up(self, node_id: str, address: str, now: float) -> None:
-        """`address` is the IP address that the link's socket shows."""
+        """Process a new link. `address`: remote IP address of its socket."""
         self._partners[node_id] = _Partner(normal_host(address), now + PEX_FIRST_DELAY)
 
     def link_down(self, node_id: str) -> None:
@@ -75,7 +77,7 @@ class PeerExchangeCore:
     def push(self, node_id: str, proven: Sequence[PeerAddress], now: float) -> PeerExchange | None:
         """Return the list for a peer whose push is due; None if there is nothing to send.
 
-        The first pushes tell a newcomer what there is; the second only what is new since the first.
+        The first push has all known peers, the second only those that are new since the first.
         """
         partner = self._partners.get(node_id)
         if partner is None:
@@ -146,8 +148,8 @@ class PeerExchangeCore:
 
 
 def may_pass(receiver: str, address: str) -> bool:
-    """Return True if the peer at `receiver` can use `address`: loopback and link-local addresses mean
-    another machine beyond that machine or segment.
+    """Return True if the peer at `receiver` can use `address`: loopback and link-local addresses
+    are valid on their machine or segment only.
     """
     scope = scope_of(address)
     if scope is Scope.ROUTED:
@@ -160,7 +162,7 @@ def may_pass(receiver: str, address: str) -> bool:
 def _for(receiver: str, peer: PeerAddress) -> PeerAddress | None:
     if not may_pass(receiver, peer.address):
         return None
-    # The zone of a link-local IPv6 address is the number of an interface of ours.
+    # The zone of a link-local IPv6 address is the number of an interface of this machine.
     return PeerAddress(peer.node_id, peer.address.partition("%")[0], peer.port, peer.carrier)
 
 
@@ -224,10 +226,10 @@ class ExchangeStrategy(BaseStrategy):
             self._describe()
 
     def message(self, link: PeerLink, envelope: Envelope) -> None:
-        """Take a list from the peer at the other end.
+        """Process a list from the peer at the other end.
 
         Raises:
-            MalformedMessage: it is no list, or longer than the limit.
+        MalformedMessage: not a list, or longer than the limit.
         """
         if self._found is None or self._links.get(link.peer.node_id) is not link:
             return

@@ -19,7 +19,7 @@ Found = Callable[[PeerFound], None]
 
 RETRY_FIRST: Final = 5.0  # seconds before a failed strategy is started again, doubling
 RETRY_MAX: Final = 300.0  # seconds
-CHECK_INTERVAL: Final = 1.0  # seconds between looks at the state of running strategies
+CHECK_INTERVAL: Final = 1.0  # seconds between checks of running strategies
 
 
 class DiscoveryStrategy(Protocol):
@@ -32,12 +32,13 @@ class DiscoveryStrategy(Protocol):
 
     @property
     def state(self) -> State:
-        """`off` also when there is nothing to do, `failed` when it needs to be started again."""
+        """State of the strategy: `off` also when there is nothing to do, `failed` when it needs a
+        restart."""
         ...
 
     @property
     def detail(self) -> str:
-        """One sentence for people."""
+        """Description of the state, one sentence."""
         ...
 
     @property
@@ -50,7 +51,7 @@ class DiscoveryStrategy(Protocol):
         it. Returns when the strategy runs.
 
         Raises:
-            Exception: it cannot run; it holds no resources then, and may be started again.
+            Exception: the strategy cannot run; it holds no resources then and may be started again.
         """
         ...
 
@@ -100,7 +101,7 @@ class BaseStrategy:
             self._fail(error)
             await self._close()
             raise
-        # _open may have found that there is nothing to do and set the state to "off".
+        # `_open` may have set the state to "off" because there is nothing to do.
         if self._state == "on":
             self._task = asyncio.create_task(self._guarded(), name=f"discovery {self.name}")
 
@@ -188,7 +189,7 @@ class PeerDiscovery:
                     await event.wait()
 
     async def stop(self) -> None:
-        """Stop all strategies, whether or not some fail to stop."""
+        """Stop all strategies, even if some of them fail to stop."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -216,7 +217,7 @@ class PeerDiscovery:
         try:
             self._on_found(peer)
         except Exception:
-            log.exception("an address found by %s could not be taken in", peer.source)
+            log.exception("an address found by %s could not be added", peer.source)
 
     async def _supervise(self, strategy: DiscoveryStrategy, attempted: asyncio.Event) -> None:
         wait = RETRY_FIRST

@@ -1,35 +1,35 @@
-"""Flow control: what keeps a backlog, a reconnect or an outage from becoming a storm.
+"""Flow control: limits on what is sent to a peer, so that a backlog or an outage does not overload it.
 
-For most uses there is one thing to know, the gate. It holds what is to be sent to one peer, starts as much
-of it as the peer can take, and tries again what failed:
+Most programs need the gate alone. It queues actions for one peer, starts as many as the peer can
+handle, and retries those that failed:
 
     async with Gate(name=peer, rng=random.Random(), load_of=lambda answer: answer.load) as gate:
         for message in backlog:                        # 2,000 of them: warmed up, not flooded
             gate.post(lambda m=message: send(m), ttl_s=60.0)
         answer = await gate.call(lambda: ask(peer))    # waits its turn behind them
 
-and on the serving side, so that there is something to steer by:
+and on the serving side, whose replies carry the load that the gate uses:
 
     admission = Admission(workers=8)
     async with admission.admit(deadline) as admitted:  # Busy (with retry_after_s), Expired
         reply(await work(), admitted.load())
 
-The parts, each of use alone; the plain forms take `now` (monotonic seconds) and do no I/O:
+Each part can be used alone; the plain forms take `now` (monotonic seconds) and do no I/O:
 
-    Governor        how much may be under way to one peer    ready / on_send / on_result
-    Outbox          what waits for it, bounded, with expiry  add / next / on_result
-    TokenBucket     a rate, first come first served          try_take(now) / await take()
-    WarmUp          a limit that ramps while all is well     rate(now) / hold / resume
-    Aimd            a rate that follows failures             on_send / on_result / rate(now)
-    RateOwner       the one that sets a bucket's rate        update(now)
-    RetryStrategy   retries that pay tokens, in a budget     await execute(action)
-    CircuitBreaker  stop asking who does not answer          allows / on_send / on_result, guarded()
-    SlidingWindow   throughput, errors, p50, p95, p99        record / figures
-    Shadow          what a limit would do, without doing it  decide(now) / figures
-    Canary          a share of the clients, always the same  enrolled(client) / record / figures
-    Admission       the server's bounded queue               admit() or AdmissionCore
+    Governor        limit of attempts in flight to one peer    ready / on_send / on_result
+    Outbox          bounded queue of messages, with expiry     add / next / on_result
+    TokenBucket     rate limit, first come first served        try_take(now) / await take()
+    WarmUp          limit that ramps while no stress shows     rate(now) / hold / resume
+    Aimd            rate that is cut by failures               on_send / on_result / rate(now)
+    RateOwner       sole owner of a bucket's rate              update(now)
+    RetryStrategy   retries from a budget, each costs a token  await execute(action)
+    CircuitBreaker  no requests to a peer that fails           allows / on_send / on_result, guarded()
+    SlidingWindow   throughput, errors, p50, p95, p99          record / figures
+    Shadow          effect of a limit, without the limit       decide(now) / figures
+    Canary          fixed share of the clients                 enrolled(client) / record / figures
+    Admission       bounded queue of a server                  admit() or AdmissionCore
 
-A rate has one owner. To limit by rate and not by `Governor`:
+A rate has one owner. To limit a rate instead of attempts in flight:
 
     bucket = TokenBucket(10.0, burst=2.0)
     warm_up, aimd = WarmUp(1.0, 500.0, seconds=10.0), Aimd()
@@ -38,9 +38,9 @@ A rate has one owner. To limit by rate and not by `Governor`:
     owner.update(now)              # before a take: the lowest of the limits is the bucket's rate
     await bucket.take()
 
-A change is tried on a few clients first, and before that on none:
+A new limit is tried in shadow mode first, then on a few clients:
 
-    gate.shadow = not canary.enrolled(client)  # decides and counts, delays nothing
+    gate.shadow = not canary.enrolled(client)  # counts delays, delays nothing
     canary.record(now, client, latency_s, ok)
     canary.figures(now)                        # canary beside control
 """

@@ -1,10 +1,10 @@
-"""The server's side: work waits for 100 ms at most, and what cannot be served soon is told so at once.
+"""Admission control of a server: a queue bounded in time, with immediate refusal beyond it.
 
-No client alone cures a collapse when the server has a long queue: it keeps working on requests whose
-callers have gone. So the queue is bounded by time, not by count: a request is refused with "busy" and
-when to come back if the wait ahead of it is longer than `max_wait_s`, dropped when it has waited that
-long all the same (the estimate was wrong) or its caller's deadline has passed, and every reply carries
-the load, which is what `Governor` steers by.
+Clients alone cannot prevent a collapse when the server has a long queue: it keeps working on
+requests whose callers have given up. So the queue is bounded by time, not by count: a request is
+refused with "busy" and a time to retry if the expected wait is longer than `max_wait_s`, dropped
+when it has waited that long nevertheless (the estimate was wrong) or its caller's deadline has
+passed. Every reply carries the load, the input of `Governor`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MEMORY = 0.05  # weight of a new service time
 
 
 class Expired(P2PError):
-    """Not served: its deadline passed while it waited. Nobody waits for the answer."""
+    """Request not served: its deadline passed while it waited."""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,13 +32,14 @@ class Ticket:
 
     arrived: float
     deadline: float
-    limit: float  # when it has waited for too long
+    limit: float  # end of its longest wait
     started: float | None = None
     waiter: asyncio.Future[None] | None = None
 
 
 class AdmissionCore:
-    """Without I/O. `offer` each request; start those that `start` gives; `done` gives the load report.
+    """Admission control without I/O: `offer` each request, serve those that `start` returns, and
+    report `done`, which returns the load.
 
     `workers` requests are served at once. The service time is learned; `service_s` is the first guess.
     With `max_wait_s` 0 nothing waits: a request is served if a worker is free, and refused if not.
@@ -60,7 +61,7 @@ class AdmissionCore:
         self.service_s = service_s
         self.serving = 0
         self._waiting: deque[Ticket] = deque()
-        self._soonest = inf  # no waiting request is overdue before this
+        self._soonest = inf  # earliest time at which a waiting request is overdue
         self.counters = {"served": 0, "busy": 0, "expired": 0}
 
     @property
@@ -72,12 +73,12 @@ class AdmissionCore:
         return self.serving + len(self._waiting)
 
     def expected_wait(self) -> float:
-        """Seconds that a request arriving now would wait."""
+        """Return the seconds that a request arriving now would wait."""
         ahead = self.in_flight - self.workers + 1
         return max(0, ahead) * self.service_s / self.workers
 
     def offer(self, now: float, deadline: float = inf) -> Ticket:
-        """Let a request in, to be started by `start` (at once when a worker is free).
+        """Admit a request, to be started by `start` (at once when a worker is free).
 
         Raises:
             Busy: it would wait for too long.
@@ -90,18 +91,19 @@ class AdmissionCore:
         if wait > self.max_wait_s or self.waiting >= self.max_waiting or now + wait >= deadline:
             self.counters["busy"] += 1
             raise Busy(self.retry_after())
-        # A worker is there for it, if it does not wait: it cannot be late for anything but its caller.
+        # With a free worker it does not wait, so only its caller's deadline matters.
         ticket = Ticket(now, deadline, min(now + self.max_wait_s, deadline) if wait else deadline)
         self._waiting.append(ticket)
         self._soonest = min(self._soonest, ticket.limit)
         return ticket
 
     def retry_after(self) -> float:
-        """Seconds after which half of the queue is gone; at least one service time."""
+        """Return the seconds after which half of the queue is served; at least one service time."""
         return max(self.service_s, self.expected_wait() / 2)
 
     def start(self, now: float) -> Ticket | None:
-        """The next request to serve, if a worker is free. It ends with `done` or `abandon`."""
+        """Return the next request to serve, if a worker is free. It ends with `done` or
+        `abandon`."""
         if self.serving >= self.workers or not self._waiting:
             return None
         ticket = self._waiting.popleft()
@@ -110,7 +112,8 @@ class AdmissionCore:
         return ticket
 
     def overdue(self, now: float) -> list[Ticket]:
-        """Take out what has waited for `max_wait_s` or past its deadline. Before each `start`."""
+        """Remove the requests that have waited for `max_wait_s` or past their deadline. Call before
+        each `start`."""
         if now < self._soonest:
             return []
         out = [ticket for ticket in self._waiting if now >= ticket.limit]
@@ -120,8 +123,8 @@ class AdmissionCore:
         return out
 
     def refusal(self, now: float, ticket: Ticket) -> Busy | Expired:
-        """Answer to a request that `overdue` removed, or whose timer fired."""
-        if max(now, ticket.limit) >= ticket.deadline:  # a timer may be early by a rounding
+        """Return the refusal of a request that `overdue` removed, or whose timer fired."""
+        if max(now, ticket.limit) >= ticket.deadline:  # a timer may be early by a rounding error
             self.counters["expired"] += 1
             return Expired("the deadline passed before it was served")
         self.counters["busy"] += 1
@@ -138,7 +141,7 @@ class AdmissionCore:
         return LoadReport(ticket.started - ticket.arrived, served, self.in_flight)
 
     def abandon(self, ticket: Ticket) -> None:
-        """Its caller has gone. Frees its place, be it waiting or in service."""
+        """Drop a request whose caller has given up, waiting or in service."""
         if ticket.started is not None:
             self.serving -= 1
         elif ticket in self._waiting:
@@ -146,7 +149,8 @@ class AdmissionCore:
 
 
 class Admitted:
-    """Inside `Admission.admit`. `load()` is the report for the reply, when the work is done."""
+    """Request admitted by `Admission.admit`. `load()` returns the report for the reply when the
+    work is done."""
 
     __slots__ = ("_core", "_loop", "_report", "_ticket")
 
@@ -159,14 +163,15 @@ class Admitted:
         self._report: LoadReport | None = None
 
     def load(self) -> LoadReport:
-        """Ends the service and frees the worker; the same report when asked again."""
+        """End the service, free the worker and return the load report; further calls return the
+        same report."""
         if self._report is None:
             self._report = self._core.done(self._loop.time(), self._ticket)
         return self._report
 
 
 class Admission:
-    """The asyncio form.
+    """Admission control for asyncio.
 
     admission = Admission(workers=8)
     async with admission.admit(deadline) as admitted:   # Busy, Expired
@@ -188,11 +193,11 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self, deadline: float = inf) -> AsyncIterator[Admitted]:
-        """Wait for a worker (at most `max_wait_s`; 0: not at all) and hold it. `deadline` on the
+        """Wait for a worker (at most `max_wait_s`; 0: not at all) and hold it. `deadline` is on the
         loop's clock.
 
         Raises:
-            Busy: refused; `retry_after_s` says when to come back.
+            Busy: refused; try again after `retry_after_s`.
             Expired: the deadline passed.
         """
         loop = asyncio.get_running_loop()

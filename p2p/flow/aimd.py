@@ -1,8 +1,8 @@
-"""Additive increase, multiplicative decrease of a rate (Chiu and Jain, 1989), fast enough to matter.
+"""AIMD: additive increase, multiplicative decrease of a rate (Chiu and Jain, 1989).
 
-The sketch looks at a 30-second window every 30 seconds, counts the refusals of its own breaker as
-errors, and grows while nothing is sent. Here a step follows a few round trips of evidence, evidence is
-what the far side said, and the rate grows only when it was the limit.
+Unlike the throttling guide's sketch, which evaluates a 30-second window every 30 seconds, counts
+refusals of its own breaker as errors, and grows while idle, a step here follows a few round trips,
+only replies of the far side count, and the rate grows only when it was the limit.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ class AimdSettings:
 
 
 class Aimd:
-    """`on_send` and `on_result` for every attempt; `rate(now)` is the limit it proposes.
-
-    `on_change(now, old, new, reason)` hears of every step.
+    """Rate controlled by results: call `on_send` and `on_result` for every attempt; `rate(now)` is
+    the proposed limit. `on_change(now, old, new, reason)` is called with every step.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Aimd:
         self._cut_at = -1e9
 
     def rate(self, now: float) -> float:
-        """The rate it proposes. Changes nothing."""
+        """Return the proposed rate. Changes nothing."""
         return self._rate
 
     def on_send(self, now: float) -> None:
@@ -68,7 +67,8 @@ class Aimd:
         self._sent += 1
 
     def on_result(self, now: float, outcome: Outcome, latency_s: float) -> None:
-        """An attempt's end. What never left this node (an open breaker) is not to be reported."""
+        """Record the end of an attempt. Do not report attempts that never left this node (open
+        breaker)."""
         if self._since is None:
             self._since = now
         self._replies += 1

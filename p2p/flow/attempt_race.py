@@ -1,13 +1,13 @@
-"""Attempts at the same thing that run beside each other; the first that succeeds decides.
+"""Race of attempts: several attempts at the same call run concurrently; the first success decides.
 
     race = AttemptRace(loop.create_task, decides=lambda error: isinstance(error, Refusal))
     race.start(attempt(first))
     timer = loop.call_later(delay, lambda: race.start(attempt(second)))
     result = await race.result()
 
-An attempt that fails leaves the decision to the others, unless its error `decides`; the last failure is
-raised when all have failed. The losers go on: whoever runs the race calls `cancel` if their answers are
-of no use, or leaves them alone if they show whether a slow peer still answers.
+A failed attempt leaves the decision to the others, unless its error `decides`; the last failure is
+raised when all have failed. The losers keep running: the owner of the race calls `cancel`, or lets
+them finish to learn whether a slow peer still answers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ T = TypeVar("T")
 
 
 class AttemptRace(Generic[T]):
-    """`spawn` starts a task. `closed` makes the error that is raised when an attempt was cancelled from outside,
-    as by a client that is being closed; without it the waiter is cancelled too."""
+    """Concurrent attempts of one call. `spawn` starts a task. `closed` makes the error to raise
+    when an attempt was cancelled from outside, e.g. by a client that is closing; without it the
+    waiter is cancelled too."""
 
     def __init__(
         self,
@@ -83,6 +84,6 @@ class AttemptRace(Generic[T]):
         if not winner.done():
             winner.cancel()
         elif not winner.cancelled():
-            winner.exception()  # retrieved, in case it came at the same moment as a cancellation
+            winner.exception()  # mark the exception as retrieved: it may come together with a cancellation
         for task in self.tasks:
             task.cancel()

@@ -1,10 +1,10 @@
-"""The circuit breaker: the router's own, per peer, with its state-change callback, and an async form.
+"""Circuit breaker for asyncio: the breaker of the adaptive router around an action.
 
     breaker = CircuitBreaker(rng=random.Random(), on_change=lambda now, old, new, why: print(old, new, why))
     answer = await guarded(breaker, lambda: ask(peer))
 
-An open breaker refuses at once with `BreakerOpen`; what was refused should be kept and sent later, which
-is what `p2p.flow.gate.Gate` does. See `p2p.adaptive.circuit_breaker` for the states and the reasons.
+An open breaker refuses at once with `BreakerOpen`; refused actions should be queued and sent later,
+as `p2p.flow.gate.Gate` does. See `p2p.adaptive.circuit_breaker` for the states and the reasons.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ R = TypeVar("R")
 
 
 class BreakerOpen(P2PError):
-    """Not sent: the breaker is open. `retry_after_s` seconds from now a probe may go."""
+    """Action not started because the breaker is open. A probe is possible after `retry_after_s`
+    seconds."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"the breaker is open; try again in {retry_after_s:.2f} s")
@@ -32,11 +33,12 @@ class BreakerOpen(P2PError):
 
 
 async def guarded(breaker: CircuitBreaker, action: Callable[[], Awaitable[R]]) -> R:
-    """Run `action` if `breaker` allows it, and report how it ended. What the far side refuses for
-    reasons of its own is an answer, not a failure (`outcome_of`).
+    """Run `action` if `breaker` allows it, and report its outcome.
+
+    A refusal by the application is an answer, not a failure (`outcome_of`).
 
     Raises:
-        BreakerOpen: it was not run.
+        BreakerOpen: the action was not run.
     """
     loop = asyncio.get_running_loop()
     now = loop.time()

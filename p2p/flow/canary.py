@@ -1,8 +1,8 @@
-"""Canary: a change for a share of the clients, always the same ones, with figures for both sides.
+"""Canary: a change for a fixed share of the clients, with figures for both cohorts.
 
-The sketch draws a number for every request; a client whose every hundredth request is throttled shows
-nothing. Here a client is in or out by a hash of its name, so it is in for all its requests, and it stays
-in when the share is raised.
+A client is enrolled by a hash of its name, so for all of its requests, and stays enrolled when the
+share is raised. The throttling guide's sketch draws a random number for every request instead; one
+request in a hundred of each client would show no effect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class CohortFigures:
 
 
 class Canary:
-    """`percent` (0 to 100) of the clients. `name` of the change makes cohorts of changes independent."""
+    """Enrolment of `percent` (0 to 100) of the clients. The `name` of the change makes cohorts of
+    different changes independent."""
 
     def __init__(self, percent: float, *, name: str = "", window_s: float = 60.0) -> None:
         self._key = name.encode()[:64]
@@ -35,7 +36,7 @@ class Canary:
         self.set_percent(percent)
 
     def set_percent(self, percent: float) -> None:
-        """Raising it adds clients, lowering it removes those that were added last."""
+        """Change the share: raising it adds clients, lowering it removes those added last."""
         if not 0.0 <= percent <= 100.0:
             raise ValueError("percent is from 0 to 100")
         self.percent = percent
@@ -50,7 +51,7 @@ class Canary:
         return self.cohort(client) == "canary"
 
     def record(self, now: float, client: str, latency_s: float, ok: bool) -> None:
-        """A result of `client`, for the figures of its cohort."""
+        """Record a result of `client` in the figures of its cohort."""
         self._windows[self.cohort(client)].record(now, latency_s, ok)
 
     def figures(self, now: float) -> CohortFigures:

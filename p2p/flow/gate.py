@@ -1,11 +1,11 @@
-"""The one gate for everything sent to one peer, first tries and retries alike: `Gate`, for asyncio.
+"""Gate: queue, pacing and retries of all actions for one peer, for asyncio.
 
     async with Gate(name=peer_id, rng=random.Random()) as gate:
         answer = await gate.call(lambda: rpc.call(peer_id, "job", body), ttl_s=30.0)
 
-An action is started when the peer can take it (`Governor`), started again after a backoff when transport
-failed or the peer was busy, and given up when its time is over. What waits is bounded (`Outbox`). One
-gate per peer, kept over reconnects, so that what was learned stays.
+An action is started when the peer can handle it (`Governor`), again after a back-off when the
+transport failed or the peer was busy, and dropped when its time is over. The queue is bounded
+(`Outbox`). Use one gate per peer and keep it over reconnects, so that its estimates stay.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from p2p.flow.outbox import Outbox, OutboxEntry, OutboxExpired
 R = TypeVar("R")
 Mode = Literal["on", "shadow"]
 
-_SHADOW = -inf  # as the time an entry was added: the outbox never had it
+_SHADOW = -inf  # `added` of an entry that was never in the outbox
 
 
 class GateClosed(P2PError):
-    """The gate was closed while this waited."""
+    """The gate was closed before the action ended."""
 
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """An action in the queue: its start, and the caller that waits for its outcome."""
+    """Queued action with the future of its outcome."""
 
     action: Callable[[], Awaitable[Any]]
     future: asyncio.Future[Any]
@@ -58,15 +58,17 @@ class GateStatus:
 
 
 class Gate:
-    """Actions for one peer. `limit`, `ttl_s`: of what waits, see `Outbox`.
+    """Gate for the actions of one peer. `limit`, `ttl_s`: bounds of the queue, see `Outbox`.
 
     Args:
         attempt_timeout_s: one attempt is cancelled after this and counts as a timeout; None leaves it
             to the action.
-        load_of: finds the peer's load report in what an action returned.
-        outcome_of: what an exception means, and how long the peer asked to wait.
-        shadow: start every action at once, and only count what would have waited. It learns as it
-            would, so that switching it on begins from there.
+        load_of: returns the peer's load report from an action's result.
+        outcome_of: returns the outcome that an exception stands for, and the wait that the peer
+            requested.
+        shadow: start every action at once and only count those that would have waited. The
+            estimates are updated as without shadow mode, so that switching it off continues from
+            them.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Gate:
         self.shadow = shadow
         self.governor = governor or Governor(rng=rng, on_event=on_event)
         self.outbox: Outbox[_Job] = Outbox(self.governor, rng=rng, limit=limit, ttl_s=ttl_s)
-        self.would_wait = 0  # actions that shadow mode let pass and the gate would not have
+        self.would_wait = 0  # actions passed in shadow mode that the gate would have delayed
         self._attempt_timeout_s = attempt_timeout_s
         self._load_of = load_of
         self._outcome_of = outcome_of
@@ -105,12 +107,13 @@ class Gate:
     async def call(
         self, action: Callable[[], Awaitable[R]], *, ttl_s: float | None = None, retry: bool = True
     ) -> R:
-        """Run `action` through the gate; return its result or raise its error. Cancelling this gives the action up.
+        """Run `action` through the gate; return its result or raise its error. Cancelling the call
+        cancels the action.
 
-        `retry=False` is for what must not be sent twice: it waits its turn, and fails as it fails.
+        `retry=False` is for actions that must not be sent twice: a failure is final.
 
         Raises:
-            OutboxFull: too much waits already.
+            OutboxFull: the queue is full.
             OutboxExpired: `ttl_s` seconds were over; the last attempt's error is its cause.
             GateClosed: the gate was closed.
         """
@@ -119,7 +122,8 @@ class Gate:
     def post(
         self, action: Callable[[], Awaitable[R]], *, ttl_s: float | None = None, retry: bool = True
     ) -> asyncio.Future[R]:
-        """As `call`, without waiting; cancelling the future gives the action up."""
+        """Queue an action as `call` does and return its future; cancelling the future cancels the
+        action."""
         if self._closed:
             raise GateClosed("the gate is closed")
         loop = asyncio.get_running_loop()
@@ -151,7 +155,7 @@ class Gate:
         )
 
     async def close(self) -> None:
-        """Stop what is under way; everybody who waits gets `GateClosed`."""
+        """Stop running actions; all waiters get `GateClosed`."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -165,7 +169,7 @@ class Gate:
             self._fail(entry.item, GateClosed("the gate is closed"))
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start what may start, and come back when something else may."""
+        """Start the actions that may start, and set the timer for the next."""
         if self._closed:
             return
         now = loop.time()
@@ -198,10 +202,11 @@ class Gate:
         task.add_done_callback(lambda done: self._ended(loop, entry))
 
     def _ended(self, loop: asyncio.AbstractEventLoop, entry: OutboxEntry[_Job]) -> None:
-        """The task of an attempt is over. It has no outcome if it was cancelled, perhaps before it began."""
+        """Process the end of an attempt's task. It has no outcome if it was cancelled, perhaps
+        before it began."""
         del self._running[entry]
         if entry.tag is not None:
-            if entry.added == _SHADOW:  # let pass by shadow mode: the outbox does not know it
+            if entry.added == _SHADOW:  # passed in shadow mode: not in the outbox
                 self.governor.on_cancel(loop.time(), entry.tag)
             else:
                 self.outbox.cancel(loop.time(), entry)
@@ -230,10 +235,10 @@ class Gate:
                 job.future.set_result(answer)
 
     def _given_up(self, loop: asyncio.AbstractEventLoop, entry: OutboxEntry[_Job]) -> None:
-        """The future is done. When its caller cancelled it, so is the work."""
+        """Process a done future. If its caller cancelled it, cancel the work too."""
         future = entry.item.future
         if not future.cancelled():
-            future.exception()  # seen: who posts without waiting has the counters
+            future.exception()  # mark as retrieved: callers of `post` without await have the counters
         elif entry in self._running:
             self._running[entry].cancel()
         else:
@@ -241,7 +246,7 @@ class Gate:
             self._pump(loop)
 
     def _pass(self, loop: asyncio.AbstractEventLoop, job: _Job) -> OutboxEntry[_Job]:
-        """Shadow mode: count, and let it go."""
+        """Start an action in shadow mode, and count it if the gate would have delayed it."""
         now = loop.time()
         if self.governor.ready(now) > 0.0:
             self.would_wait += 1

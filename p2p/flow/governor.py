@@ -85,7 +85,7 @@ class GovernorSettings:
 class Governor:
     """Call `ready` before, `on_send` and `on_result` for every attempt. `on_event` receives every change.
 
-        wait = governor.ready(now)            # 0: send now; a time: ask again then; inf: after a result
+        wait = governor.ready(now)            # 0: send now; a time: check then; inf: after a result
         tag = governor.on_send(now)
         governor.on_result(now, tag, "ok", load)
 
@@ -203,7 +203,8 @@ class Governor:
     # Input
 
     def ready(self, now: float) -> float:
-        """0 if an attempt may be sent now, else when to ask again (inf: after the next result).
+        """Return 0 if an attempt may be sent now, else the time of the next check (inf: after the
+        next result).
 
         Ask only when there is something to send: being told to wait is what makes the window grow.
         """
@@ -239,7 +240,7 @@ class Governor:
         self._most_out = max(self._most_out, out + 1)
         interval = 1.0 / self.rate()
         due = now if self._next_send is None else self._next_send
-        # A turn that came late may be made up for, but not by more than one.
+        # A late send may catch up by one turn, not more.
         self._next_send = max(due, now - interval) + interval
         return tag
 

@@ -14,12 +14,12 @@ from p2p.base.errors import (
 )
 
 Outcome = Literal["ok", "busy", "timeout", "reset"]
-"""How an attempt ended.
+"""Outcome of an attempt.
 
-    ok       the far side answered, be it with a refusal of its own (insufficient balance is no overload)
-    busy     it refused because it has too much to do
+    ok       the far side answered, also if the application refused (insufficient balance)
+    busy     it refused because it is overloaded
     timeout  no answer in time
-    reset    the link broke, or nobody accepted it
+    reset    the link broke, or no connection was made
 """
 
 
@@ -32,7 +32,7 @@ class LoadReport(NamedTuple):
 
 
 class Busy(P2PError):
-    """Not served: too much to do. Worth trying again after `retry_after_s` seconds."""
+    """Request refused because the server is overloaded. Try again after `retry_after_s` seconds."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"busy; try again in {retry_after_s:.3f} s")
@@ -42,8 +42,8 @@ class Busy(P2PError):
 def outcome_of(error: Exception) -> tuple[Outcome, float]:
     """Return the outcome that an exception stands for, and the seconds that the far side asked to wait (or 0).
 
-    Any other exception than those of transport is an answer ("ok"): a refusal by the application says
-    nothing about overload.
+    Exceptions other than those of the transport are answers ("ok"): a refusal by the application is
+    no evidence of overload.
     """
     after = getattr(error, "retry_after_s", 0.0)
     after = float(after) if isinstance(after, int | float) and 0.0 <= after < 3600.0 else 0.0

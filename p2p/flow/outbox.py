@@ -1,8 +1,8 @@
-"""Outbox of messages to one peer: bounded, each with its expiry, through one governor. Without I/O.
+"""Outbox: bounded queue of messages to one peer, each with its expiry, behind one governor. No I/O.
 
-Nothing is dropped for a full bucket or an open breaker: a message waits here until it may go, comes back
-after a failed attempt and waits a full-jitter backoff, and passes the same governor again. It leaves when
-it was answered, or when its time is over.
+A message is never dropped because of a rate limit or an open breaker: it waits until the governor
+allows it, is queued again after a failed attempt and a back-off with full jitter, and leaves when
+it was answered or its time is over.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ T = TypeVar("T")
 
 
 class OutboxFull(P2PError):
-    """Not taken: too much waits already. The caller is the one to slow down."""
+    """Message refused because the outbox is full: the caller has to slow down."""
 
 
 class OutboxExpired(P2PError):
-    """Its time was over before it could be delivered."""
+    """Message not delivered before its expiry."""
 
 
 class OutboxEntry(Generic[T]):
-    """A queued message. `attempts`: how often it was sent. Times are on the outbox's clock."""
+    """A queued message. `attempts`: number of times it was sent. Times are on the outbox's
+    clock."""
 
     __slots__ = ("added", "attempts", "expires", "item", "retry", "sent", "settled", "tag")
 
@@ -46,9 +47,8 @@ class OutboxEntry(Generic[T]):
 
 
 class Outbox(Generic[T]):
-    """`add` messages, `next` gives one when it is time, `on_result` says how the attempt ended.
-
-    A message that failed is older than one never tried, so it goes first. `limit` counts messages
+    """Queue of one peer: `add` messages, send those that `next` returns, report `on_result`. A
+    message that failed is older than one never tried, so it is sent first. `limit` counts messages
     waiting and under way; `ttl_s`, `base_s` and `cap_s` (of the backoff) are seconds.
     """
 
@@ -85,7 +85,7 @@ class Outbox(Generic[T]):
     def add(
         self, now: float, item: T, *, ttl_s: float | None = None, retry: bool = True
     ) -> OutboxEntry[T]:
-        """Take a message. `retry`: whether it is safe to send twice.
+        """Queue a message. `retry`: it is safe to send twice.
 
         Raises:
             OutboxFull: there is no room.
@@ -102,7 +102,8 @@ class Outbox(Generic[T]):
         return entry
 
     def next(self, now: float) -> OutboxEntry[T] | None:
-        """The message to send now, if there is one and the governor lets it go. It counts as sent."""
+        """Return the message to send now, if there is one and the governor allows it. It counts as
+        sent."""
         entry = self._peek(now)
         if entry is None or self.governor.ready(now) > 0.0:
             return None
@@ -117,7 +118,8 @@ class Outbox(Generic[T]):
         return entry
 
     def wake_at(self, now: float) -> float:
-        """Time of the next call of `next` and `expire`, if nothing is added and no result arrives before."""
+        """Return the time of the next call of `next` and `expire`, unless a message is added or a
+        result arrives before."""
         times = [at for at in (self._expiries.next(),) if at is not None]
         if self._peek(now) is not None:
             ready = self.governor.ready(now)
@@ -135,7 +137,8 @@ class Outbox(Generic[T]):
         *,
         retry_after_s: float = 0.0,
     ) -> bool:
-        """An attempt ended. True: the message is settled; False: it will be sent again."""
+        """Record the end of an attempt. Returns True if the message is settled, False if it will be
+        sent again."""
         if entry.tag is None:
             raise ValueError("a result without an attempt under way")
         self.governor.on_result(now, entry.tag, outcome, load)
@@ -151,7 +154,7 @@ class Outbox(Generic[T]):
         return False
 
     def cancel(self, now: float, entry: OutboxEntry[T]) -> None:
-        """Nobody wants it any more, be it waiting or under way."""
+        """Drop a message, waiting or under way."""
         if entry.settled:
             return
         if entry.tag is not None:
@@ -160,7 +163,8 @@ class Outbox(Generic[T]):
         self._settle(entry, None)
 
     def expire(self, now: float) -> list[OutboxEntry[T]]:
-        """Take out what waited too long. What is under way is left to its result."""
+        """Remove the waiting messages that have expired. Messages under way are left to their
+        results."""
         out: list[OutboxEntry[T]] = []
         while (entry := self._expiries.pop(now)) is not None:
             if entry.tag is None:
@@ -169,7 +173,7 @@ class Outbox(Generic[T]):
         return out
 
     def drain(self, now: float) -> list[OutboxEntry[T]]:
-        """Take out everything that is not under way: the gate closes."""
+        """Remove all messages that are not under way, when the gate closes."""
         left = [entry for entry in (*self._fresh, *self._backoff.in_order()) if not entry.settled]
         for entry in left:
             self.cancel(now, entry)

@@ -1,4 +1,4 @@
-"""The one owner of a bucket's rate: the lowest of several limits is what the bucket gets."""
+"""Rate owner: sets a token bucket's rate to the lowest of several limits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from p2p.flow.token_bucket import TokenBucket
 
 
 class Limit(Protocol):
-    """Something that has an opinion about the rate: `WarmUp`, `Aimd`."""
+    """Source of a limit: `WarmUp`, `Aimd`."""
 
     def rate(self, now: float) -> float: ...
 
 
 class RateOwner:
-    """Sets `bucket`'s rate to the lowest of the named limits, and says which one it was.
+    """Set `bucket`'s rate to the lowest of the named limits, and report which limit it was.
 
-    In the sketch the warm-up's timer and AIMD both call setRate, and each undoes the other. Here
-    neither does: both are asked. `on_change(now, old, new, reason)` hears of every step.
+    In the throttling guide's sketch the warm-up's timer and AIMD both set the rate and undo each
+    other. Here only the owner sets it. `on_change(now, old, new, reason)` is called with every
+    step.
     """
 
     def __init__(
@@ -29,14 +30,15 @@ class RateOwner:
         **limits: Limit,
     ) -> None:
         if not limits:
-            raise ValueError("at least one limit")
+            raise ValueError("expected at least one limit")
         bucket.claim(self)
         self._bucket = bucket
         self._limits = limits
         self._on_change = on_change
 
     def update(self, now: float) -> float:
-        """Ask the limits; the rate from now on. Call it before a take, or a few times a second."""
+        """Set the rate from the limits and return it. Call before a take, or a few times a
+        second."""
         name, rate = min(
             ((name, limit.rate(now)) for name, limit in self._limits.items()), key=lambda x: x[1]
         )

@@ -1,8 +1,8 @@
-"""Retries that cannot make a storm: full jitter, a budget, and a token for every attempt.
+"""Retry strategy: full jitter, a budget, and a token of the rate limit for every attempt.
 
-The delays and the budget are the router's own (`p2p.adaptive.retry_policy`). What this adds is that every
-attempt, not only the first, pays a token of the bucket that limits the sender. For many messages to one
-peer use `p2p.flow.gate.Gate`, which does the same with a window that adapts.
+The delays and the budget are the router's own (`p2p.adaptive.retry_policy`). In addition every
+attempt, not only the first, takes a token of the bucket that limits the sender. For many messages
+to one peer use `p2p.flow.gate.Gate`, which has an adaptive window.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ R = TypeVar("R")
 
 
 def full_jitter(rng: random.Random, attempts: int, base_s: float, cap_s: float) -> float:
-    """Seconds to wait after `attempts` (at least 1): uniform below a bound that doubles (Brooker, 2015)."""
+    """Return the wait after `attempts` (at least 1), in seconds: uniform below a bound that doubles
+    (Brooker, 2015)."""
     bound: float = min(cap_s, base_s * 2.0 ** min(attempts - 1, 60))
     return rng.random() * bound
 
 
 class RetryStrategy:
-    """Run an action, again when transport failed or the far side was busy. Only for what is safe to
-    repeat.
-    """
+    """Run an action with retries after transport failures and "busy". Only for idempotent actions."""
 
     def __init__(self, policy: RetryPolicy, *, bucket: TokenBucket | None = None) -> None:
         self.policy = policy
@@ -42,7 +41,7 @@ class RetryStrategy:
 
         Raises:
             TimeoutError: the time was over.
-            Exception: what the last attempt raised, when it is not worth or not safe to go on.
+            Exception: error of the last attempt, when a retry is useless or unsafe.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s

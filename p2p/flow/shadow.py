@@ -1,8 +1,8 @@
-"""Shadow mode: what a limit would have done to the traffic that passes, without touching it.
+"""Shadow mode: effect that a rate limit would have on the traffic, without limiting it.
 
-The sketch asks `tryTake()`, which takes a token from the limiter that others use. Here the shadow has a
-model of the limit for itself: nothing real is consumed and nothing is delayed, but the model is charged
-as the limit would be, or it would never find anything to delay.
+The shadow has its own model of the limit: no real tokens are consumed and nothing is delayed, but
+the model is charged as the limit would be. The throttling guide's sketch calls `tryTake()` of the
+real limiter, which takes tokens from others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import inf
 
 @dataclass(frozen=True, slots=True)
 class ShadowFigures:
-    """Effect that the limit would have had. Seconds."""
+    """Effect that the limit would have had. Times in seconds."""
 
     seen: int
     delayed: int
@@ -23,7 +23,8 @@ class ShadowFigures:
 
 
 class Shadow:
-    """The limit `rate` and `burst` as a `TokenBucket` has them; waits over `patience_s` count as refused."""
+    """Model of a limit with the `rate` and `burst` of a `TokenBucket`; waits over `patience_s`
+    count as refused."""
 
     def __init__(self, rate: float, burst: float = 1.0, *, patience_s: float = 60.0) -> None:
         if rate <= 0 or burst < 1 or patience_s < 0:
@@ -31,22 +32,24 @@ class Shadow:
         self.rate = rate
         self.burst = burst
         self.patience_s = patience_s
-        self._due = -inf  # when the next message's token is there, counting those let in before it
+        self._due = -inf  # time of the next message's token, after those of the messages before it
         self._seen = self._delayed = self._refused = 0
         self._total = self._longest = 0.0
 
     def would_delay(self, now: float) -> float:
-        """Seconds that a message would wait now. Changes nothing."""
+        """Return the seconds that a message would wait now. Changes nothing."""
         return max(0.0, self._due - now)
 
     def decide(self, now: float) -> float:
-        """A message passes now: count it; the seconds that it would have waited (inf: refused)."""
+        """Count a message that passes now; return the seconds that it would have waited (inf:
+        refused)."""
         delay = self.would_delay(now)
         self._seen += 1
         if delay > self.patience_s:
             self._refused += 1
             return inf
-        # `_due` may lie in the past by what the burst allows, so that burst many pass at once.
+        # `_due` may be in the past by as much as the burst allows, so that `burst` messages pass at
+        # once.
         earliest = now - (self.burst - 1.0) / self.rate
         self._due = max(self._due, earliest) + 1.0 / self.rate
         if delay > 0.0:

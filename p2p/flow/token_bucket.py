@@ -1,7 +1,8 @@
-"""A token bucket: at most `rate * t + burst` tokens in any t seconds, first come first served.
+"""Token bucket: at most `rate * t + burst` tokens in any t seconds, first come first served.
 
-The sketch it comes from starts full and fills up while idle, which is a burst of its own. Here `burst`
-is a small number of its own (1 by default), not a second's worth of tokens, and a new bucket holds one.
+`burst` is an independent, small number (1 by default), not a second's worth of tokens, and a new
+bucket has one token. The throttling guide's sketch starts full and fills up while idle, which
+allows a large burst.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from p2p.base.tokens import ROUNDING, Tokens
 
 
 class RateOwned(P2PError):
-    """The rate belongs to another controller."""
+    """The rate is owned by another controller."""
 
 
 class TokenBucket:
-    """`rate` tokens a second, at most `burst` (at least 1) kept for later. Clocks are monotonic seconds.
+    """Bucket of `rate` tokens a second, at most `burst` (at least 1) kept for later.
 
-    The plain forms take `now`. `take` is for asyncio and uses the running loop's clock: a bucket that is
-    used both ways needs `now=loop.time()`.
+    Times are monotonic seconds. The plain forms take `now`. `take` is for asyncio and uses the
+    running loop's clock: a bucket used both ways needs `now=loop.time()`.
     """
 
     def __init__(self, rate: float, burst: float = 1.0) -> None:
@@ -48,7 +49,7 @@ class TokenBucket:
         """Reserve the rate for `owner`: two controllers would undo each other.
 
         Raises:
-            RateOwned: somebody else has it.
+            RateOwned: another owner has it.
         """
         if self._owner is not None and self._owner is not owner:
             raise RateOwned(f"the rate is set by {self._owner!r}")
@@ -58,7 +59,7 @@ class TokenBucket:
         """Change the rate. Tokens earned until `now` were earned at the old rate.
 
         Raises:
-            RateOwned: the rate was claimed, and not by `owner`.
+            RateOwned: the rate is claimed by another owner.
         """
         if rate < 0:
             raise ValueError("rate is not negative")
@@ -73,7 +74,7 @@ class TokenBucket:
         return self._tokens.available(now, self._rate, self._burst)
 
     def would_delay(self, now: float) -> float:
-        """Return the seconds until a token is there (inf at rate 0), not counting waiters in `take`.
+        """Return the seconds until the next token (inf at rate 0), ignoring waiters in `take`.
         Consumes nothing.
         """
         missing = 1.0 - self.tokens(now)
@@ -82,11 +83,11 @@ class TokenBucket:
         return missing / self._rate if self._rate else inf
 
     def try_take(self, now: float) -> bool:
-        """Take a token if there is one and no task waits for it in `take`."""
+        """Take a token if there is one and no task waits in `take`."""
         return not self._turns.locked() and self._tokens.take(now, self._rate, self._burst)
 
     async def take(self) -> None:
-        """Wait for a token. Waiters get theirs in order; one that is cancelled costs none."""
+        """Wait for a token. Waiters are served in order; a cancelled one takes none."""
         loop = asyncio.get_running_loop()
         async with self._turns:
             while not self._tokens.take(loop.time(), self._rate, self._burst):

@@ -1,4 +1,4 @@
-"""A warm-up: a limit that ramps from a low rate to the full one, and only while things go well."""
+"""Warm-up: a limit that ramps from a low rate to the full rate, unless it is held."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from math import exp, log
 
 
 class WarmUp:
-    """From `start` to `full` (a second) in `seconds` of health, by the same factor in equal times.
+    """Geometric ramp from `start` to `full` (per second) in `seconds` of running time.
 
-    A geometric ramp spends most of its time at low rates, where an overload does little harm. `hold`
-    stops it, and `resume` goes on.
+    A geometric ramp spends most of its time at low rates, where an overload does little harm.
+    `hold` stops it, `resume` continues.
     """
 
     def __init__(self, start: float, full: float, seconds: float) -> None:
@@ -22,22 +22,22 @@ class WarmUp:
         self._at: float | None = None  # running since; None: not begun, or held
 
     def hold(self, now: float) -> None:
-        """Stay where it is: the far side shows stress."""
+        """Stop the ramp: the far side shows stress."""
         self._done = self.progress(now) * self.seconds
         self._at = None
 
     def resume(self, now: float) -> None:
-        """Go on after `hold`. Also begins the first ramp."""
+        """Continue after `hold`. Also begins the first ramp."""
         if self._at is None:
             self._at = now
 
     def progress(self, now: float) -> float:
-        """From 0 to 1."""
+        """Return the progress of the ramp, from 0 to 1."""
         running = 0.0 if self._at is None else max(0.0, now - self._at)
         return min(1.0, (self._done + running) / self.seconds)
 
     def rate(self, now: float) -> float:
-        """The limit now, a second."""
+        """Return the present limit per second."""
         progress = self.progress(now)
         return (
             self.full

@@ -1,7 +1,8 @@
-"""Throughput, error rate and percentiles of the last seconds, in bounded memory.
+"""Sliding window: throughput, error rate and latency percentiles of the last seconds, in bounded
+memory.
 
 The window is a ring of slots. A slot counts latencies in bins whose bounds grow by 5 %, so a
-percentile is right to within 5 % and a slot never holds more than `_BINS` numbers, whatever passes.
+percentile is accurate to 5 % and a slot never has more than `_BINS` numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _BINS = ceil(log(_MOST / _LEAST) / _GROWTH) + 1
 
 @dataclass(frozen=True, slots=True)
 class WindowFigures:
-    """Of one window. Seconds; `throughput` is results a second; rates from 0 to 1; 0 when empty."""
+    """Figures of one window. Times in seconds; `throughput` is results a second; rates from 0 to 1; 0 when empty."""
 
     count: int
     throughput: float
@@ -44,8 +45,8 @@ class _Slot:
 
 
 class SlidingWindow:
-    """The last `seconds`, forgotten in steps of `seconds / slots`. Latencies of failures count for the
-    error rate only: failing fast must not look quick.
+    """Results of the last `seconds`, dropped in steps of `seconds / slots`. Failures count for the
+    error rate only, so that failing fast does not look like low latency.
     """
 
     def __init__(self, seconds: float = 10.0, slots: int = 20) -> None:
@@ -54,17 +55,17 @@ class SlidingWindow:
         self.seconds = seconds
         self._width = seconds / slots
         self._ring = [_Slot() for _ in range(slots)]
-        self._first: float | None = None  # when the first result came
+        self._first: float | None = None  # time of the first result
 
     def record(self, now: float, latency_s: float, ok: bool) -> None:
-        """A result. Results are recorded in the order of their times."""
+        """Record a result. Call in the order of time."""
         if self._first is None:
             self._first = now
         number = floor(now / self._width)
         slot = self._ring[number % len(self._ring)]
         if slot.number != number:
             if slot.number > number:
-                return  # from longer ago than the window
+                return  # older than the window
             slot.begin(number)
         slot.count += 1
         if not ok:
@@ -79,7 +80,7 @@ class SlidingWindow:
         slot.bins[index] = slot.bins.get(index, 0) + 1
 
     def figures(self, now: float) -> WindowFigures:
-        """Figures of the window now. Changes nothing."""
+        """Return the figures of the window. Changes nothing."""
         newest = floor(now / self._width)
         oldest = newest - len(self._ring) + 1
         count = failed = 0
@@ -93,7 +94,7 @@ class SlidingWindow:
                 bins[index] = bins.get(index, 0) + n
         if not count:
             return WindowFigures(0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        # Until the ring has gone round once, the time looked at is the time since the first result.
+        # Until the ring is full, the period is the time since the first result.
         first = -inf if self._first is None else self._first
         span = max(self._width, min(now - first, now - oldest * self._width))
         p50, p95, p99 = _percentiles(bins, (0.5, 0.95, 0.99))

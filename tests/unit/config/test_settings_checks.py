@@ -167,9 +167,9 @@ def test_without_direct_links_grenache_has_to_stay_on() -> None:
 
 def test_settings_that_a_switch_makes_useless_are_told() -> None:
     told = from_env(DISCOVERY_GRENACHE="off", GRAPE_URL="http://h:1", GRAPE_EMBEDDED="on").warnings
-    assert told == ("GRAPE_URL, GRAPE_EMBEDDED: not used, because of DISCOVERY_GRENACHE=false",)
+    assert told == ("GRAPE_URL, GRAPE_EMBEDDED: ignored because of DISCOVERY_GRENACHE=false",)
     told = from_env(P2P_ENABLED="no", P2P_PORT="3000").warnings
-    assert told == ("P2P_PORT: not used, because of P2P_ENABLED=false",)
+    assert told == ("P2P_PORT: ignored because of P2P_ENABLED=false",)
     assert from_env(GRAPE_URL="http://h:1", P2P_PORT="3000").warnings == ()
 
 

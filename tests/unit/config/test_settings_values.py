@@ -137,12 +137,12 @@ WRONG = [
             ("a:0", "the port of 'a:0' is not from 1 to 65535"),
             ("a:65536", "the port of 'a:65536' is not from 1 to 65535"),
             ("a:x", "the port of 'a:x' is not from 1 to 65535"),
-            ("a b:1", "'a b' is no host"),
-            ("10.0.0.300:1", "'10.0.0.300' is no host"),
-            ("[a]:1", "'[a]' is no host"),
-            ("[10.0.0.1]:1", "'[10.0.0.1]' is no host"),
-            ("a-.b:1", "'a-.b' is no host"),
-            ("a/b:1", "'a/b' is no host"),
+            ("a b:1", "'a b' is not a host"),
+            ("10.0.0.300:1", "'10.0.0.300' is not a host"),
+            ("[a]:1", "'[a]' is not a host"),
+            ("[10.0.0.1]:1", "'[10.0.0.1]' is not a host"),
+            ("a-.b:1", "'a-.b' is not a host"),
+            ("a/b:1", "'a/b' is not a host"),
         )
     ),
     *((name, bad, "expected an IP address or host name")
@@ -159,7 +159,7 @@ WRONG = [
     *(("GRAPE_PUBLIC_HOST", bad, "expected an IPv4 address such as 192.0.2.7, or nothing")
       for bad in ("a", "::1", "10.0.0", "0.0.0.0", "224.0.0.1")),
     ("DATA_DIR", "a\0b", "expected a directory"),
-    ("DATA_DIR", "~no-such-user-here/x", "expected a directory (there is no home directory to put in place of ~)"),
+    ("DATA_DIR", "~no-such-user-here/x", "expected a directory (the home directory, for ~, is unknown)"),
     ("PEER_STORAGE_PATH", "a\0b", "expected a file, absolute or relative to the data directory"),
     ("INSTRUMENTS_FILE", "a\0b", "expected a file, or nothing"),
     ("API_TLS_CERT", "a\0b", "expected a file, or nothing"),

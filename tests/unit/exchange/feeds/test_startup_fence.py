@@ -283,7 +283,7 @@ def test_a_trade_that_the_journal_has_never_heard_of_is_told_once() -> None:
     assert net.give(0, lost)
     assert net.give(0, again)
     (warning,) = net.nodes[0].warnings
-    assert "knows nothing" in warning
+    assert "not in this data directory" in warning
     assert net[0].stale is None  # anybody can write such an event
 
 

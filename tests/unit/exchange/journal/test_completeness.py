@@ -195,7 +195,7 @@ def test_a_log_that_ends_before_what_was_flushed_is_refused(sync: Sync, path: Pa
         opened(path, sync=sync)
     text = str(refused.value)
     assert "ends at commit 6" in text
-    assert "anchor knows of commits up to 9: 3 commits" in text
+    assert "anchor has commits up to 9: 3 commits" in text
     assert "from a backup" in text
     # As the text says: without what knows of more.
     (path / "anchor").unlink()
@@ -236,7 +236,7 @@ def test_an_archive_alone_knows_that_the_log_is_too_short(path: Path) -> None:
     (path / "anchor").unlink()
     lost_end(path, 3)
     for _ in range(2):  # it is not made to forget
-        with pytest.raises(JournalError, match=r"archive\.sqlite3 knows of commits up to 9"):
+        with pytest.raises(JournalError, match=r"archive\.sqlite3 has commits up to 9"):
             opened(path)
     (path / "archive.sqlite3").rename(path / "elsewhere")
     assert opened(path) == (6, [])
@@ -248,7 +248,7 @@ def test_with_full_sync_an_archive_of_lost_commits_is_refused_though_the_anchor_
     written(path, 9, sync="full")
     anchor.write(path / "anchor", owner="", position=5).close()
     lost_end(path, 3)
-    with pytest.raises(JournalError, match=r"archive\.sqlite3 knows of commits up to 9"):
+    with pytest.raises(JournalError, match=r"archive\.sqlite3 has commits up to 9"):
         opened(path, sync="full")
 
 
@@ -273,7 +273,7 @@ def test_a_newest_segment_that_is_gone_is_missed(path: Path) -> None:
     for file in path.glob("archive*"):
         file.unlink()
     newest(path).unlink()
-    with pytest.raises(JournalError, match="anchor knows of commits up to 40"):
+    with pytest.raises(JournalError, match="anchor has commits up to 40"):
         opened(path)
 
 
@@ -283,7 +283,7 @@ def test_a_journal_without_a_log_is_refused(path: Path) -> None:
     with pytest.raises(JournalError, match=r"has no log: commits up to 3 are missing\. Put"):
         opened(path)
     (path / "anchor").unlink()
-    with pytest.raises(JournalError, match="has no log: what was committed is missing"):
+    with pytest.raises(JournalError, match="has no log: all commits are missing"):
         opened(path)
 
 
@@ -387,7 +387,7 @@ def test_a_journal_of_version_0_1_0_is_taken_over_by_the_node_whose_orders_are_i
         journal.commit([PutMeta("last", 2)])
     (path / "anchor").unlink()
     assert owner_of(path) == ""
-    with pytest.raises(JournalError, match="has the orders of another node than node-b"):
+    with pytest.raises(JournalError, match="contains orders of another node than node-b"):
         opened(path, owner="node-b")
     assert owner_of(path) == ""
     assert opened(path, owner=OWNER.id) == (2, [])

@@ -47,7 +47,7 @@ REQUEST = aiohttp.RequestInfo(URL("http://a/"), "GET", {}, URL("http://a/"))  # 
         (OSError(errno.EHOSTUNREACH, "x"), "no route to host"),
         (
             aiohttp.ClientConnectorSSLError(KEY, of_tls("WRONG_VERSION_NUMBER")),
-            "it does not speak TLS as expected (wrong version number)",
+            "the TLS handshake failed (wrong version number)",
         ),
         (
             aiohttp.ClientConnectorCertificateError(KEY, untrusted()),
@@ -60,11 +60,11 @@ REQUEST = aiohttp.RequestInfo(URL("http://a/"), "GET", {}, URL("http://a/"))  # 
         (aiohttp.ServerDisconnectedError(), "it closed the connection without an answer"),
         (
             aiohttp.WSServerHandshakeError(REQUEST, (), status=404, message="Invalid"),
-            "it speaks no WebSocket there (HTTP status 404)",
+            "it did not accept the WebSocket (HTTP status 404)",
         ),
         (
             aiohttp.ClientResponseError(REQUEST, (), message="Bad status line:\n  b'x'"),
-            "what it sent is not HTTP (Bad status line)",
+            "its answer is not HTTP (Bad status line)",
         ),
         (aiohttp.InvalidURL("http://127.0.0.1:99999/ws"), "it is not an address"),
         (OverflowError("connect(): port must be 0-65535."), "it is not an address"),
