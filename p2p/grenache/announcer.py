@@ -1,10 +1,10 @@
-"""Keeps services announced: at once, then again and again, sooner after a failure; takes them back at the end.
+"""Announcer: periodic announcements of services at a Grape, sooner after a failure, withdrawn at
+the end.
 
-Entries fade from the DHT about two minutes after their last announcement. Grapes of this project forget one
-when they are told to; those of Node.js cannot, so that others may be told of a service which has gone.
-
-`Repeater` repeats; `Link` has one. `Announcer` is for who serves something and has a Directory, whether that
-repeats by itself or not.
+Entries expire in the DHT about two minutes after their last announcement. Grapes of this project
+can withdraw an entry; Node.js Grapes cannot, so lookups there may return a stopped service until it
+expires. `Repeater` makes the announcements; a `Link` has one. `Announcer` is for workers with any
+Directory, whether it repeats announcements itself or not.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from p2p.grenache.shared_work import SharedWork
 
 log = logging.getLogger(__name__)
 
-INTERVAL: Final = 30.0  # seconds; an entry lives for 80 at least, and so outlives two failures
-SPREAD: Final = 0.2  # a wait is longer or shorter by up to this part: many workers, no storms
+INTERVAL: Final = 30.0  # seconds; an entry lives for at least 80, so it survives two failures
+SPREAD: Final = 0.2  # jitter of waits, so that many workers do not announce at once
 FIRST_RETRY: Final = 0.5  # seconds, doubled with each failure
-LAST_RETRY: Final = 5.0  # seconds, where nothing tells that a Grape is back
-WITHDRAWAL: Final = 2.0  # seconds that a Directory has for it
+LAST_RETRY: Final = 5.0  # seconds, where no event reports the return of a Grape
+WITHDRAWAL: Final = 2.0  # seconds for the withdrawal by a Directory
 
 Announce = Callable[[str, int], Awaitable[str]]
-"""Announces a service at a port once, and returns what went wrong at some of the Grapes, "" if nothing did.
-Raises `GrenacheError` when none took it."""
+"""Announce a service at a port once; return the errors of some of the Grapes, "" without any.
+Raises `GrenacheError` when no Grape accepted it."""
 
 
 class Repeater:
-    """Announces again and again, whatever becomes of the Grapes. Whoever owns it calls `close`.
+    """Periodic announcements, continued through failures of the Grapes. The owner calls `close`.
 
     Args:
-        returned: the event that is set when a Grape is back, another one after each time. Announcements
-            are made at once then; None: nothing tells.
+        returned: returns the event that is set when a Grape is back, a new event after each return.
+            Announcements are made at once then. None: without such events.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Repeater:
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def start(self, service: str, port: int, interval: float = INTERVAL) -> None:
-        """Announce now and about every `interval` seconds; the same again changes the interval.
+        """Announce now and about every `interval` seconds; a repeated call changes the interval.
 
         Raises:
             BadInput
@@ -67,12 +67,12 @@ class Repeater:
         self._tasks[key] = self._work.own(self._keep(service, port, interval))
 
     def stop(self, service: str, port: int | None = None) -> None:
-        """Announce `service` no longer at `port`, None: at any."""
+        """Stop announcing `service` at `port`, None: at any port."""
         for key in [k for k in self._tasks if k[0] == service and port in (None, k[1])]:
             self._tasks.pop(key).cancel()
 
     async def close(self) -> None:
-        """Announce nothing any more."""
+        """Stop all announcements."""
         self._tasks.clear()
         await self._work.close()
 
@@ -81,7 +81,7 @@ class Repeater:
         first = retry = min(FIRST_RETRY, longest)
         failing = False
         while True:
-            # Asked for before announcing: a Grape may come back meanwhile.
+            # Read before announcing: a Grape may come back meanwhile.
             returned = self._returned() if self._returned is not None else asyncio.Event()
             try:
                 wrong, failed = await self._announce(service, port), False
@@ -101,7 +101,7 @@ class Repeater:
 
 @runtime_checkable
 class Keeper(Protocol):
-    """A Directory that repeats announcements itself: `Link`, which knows when a Grape comes back."""
+    """Directory that repeats announcements itself: `Link`, which detects the return of a Grape."""
 
     def start_announcing(self, service: str, port: int, *, interval: float) -> None: ...
 
@@ -109,7 +109,8 @@ class Keeper(Protocol):
 
 
 class Announcer:
-    """Keeps services announced through `directory`, each at one port. Whoever owns it calls `close`."""
+    """Periodic announcements of services through `directory`, each at one port. The owner calls
+    `close`."""
 
     def __init__(
         self, directory: Directory, *, interval: float = INTERVAL, rng: random.Random | None = None
@@ -120,7 +121,7 @@ class Announcer:
         self._ports: dict[str, int] = {}
 
     def start(self, service: str, port: int) -> None:
-        """Begin at once. Raises `BadInput` for what cannot be announced."""
+        """Begin at once. Raises `BadInput` for an invalid service or port."""
         self.stop(check_service(service))
         if isinstance(self._directory, Keeper):
             self._directory.start_announcing(service, port, interval=self._interval)
@@ -129,7 +130,7 @@ class Announcer:
         self._ports[service] = port
 
     def stop(self, service: str) -> None:
-        """Announce it no longer."""
+        """Stop announcing a service."""
         port = self._ports.pop(service, None)
         if port is None:
             return
@@ -139,7 +140,8 @@ class Announcer:
             self._repeater.stop(service)
 
     async def announced(self) -> None:
-        """Announce everything once more, until some DHT node has taken it. For ever, if none does."""
+        """Announce all services again, and wait until a DHT node has accepted each. Without limit
+        if none does."""
         for service, port in list(self._ports.items()):
             while True:
                 with suppress(GrenacheError):
@@ -148,7 +150,7 @@ class Announcer:
                 await asyncio.sleep(FIRST_RETRY)
 
     async def close(self) -> None:
-        """Announce nothing any more; take back what can be taken back."""
+        """Stop all announcements, and withdraw them where the Grape supports it."""
         ports = dict(self._ports)
         for service in ports:
             self.stop(service)
@@ -164,16 +166,17 @@ class Announcer:
     async def _withdraw(self, service: str, port: int) -> None:
         try:
             await self._directory.withdraw(service, port)
-        except (GrenacheError, RuntimeError) as error:  # RuntimeError: closed before its user
-            log.debug("%r stays announced until it fades: %s", service, error)
+        except (
+            GrenacheError,
+            RuntimeError,
+        ) as error:  # RuntimeError: the directory was closed first
+            log.debug("%r stays announced until it expires: %s", service, error)
 
 
 def check_interval(interval: float) -> float:
-    """As given, in seconds.
-
-    Raises:
-        BadInput
-    """
+    """Return the interval in seconds if it is valid. Raises: BadInput"""
     if not interval > 0:
-        raise BadInput("ERR_INTERVAL", f"the interval is in seconds, above 0, not {interval}")
+        raise BadInput(
+            "ERR_INTERVAL", f"invalid interval: expected seconds above 0, got {interval}"
+        )
     return interval

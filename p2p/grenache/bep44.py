@@ -1,8 +1,8 @@
-"""Values in the DHT (BEP 44): their keys, what is signed, and what may be put.
+"""Values in the DHT (BEP 44): keys, signatures, and checks of values to put.
 
-A value is a byte string here and is bencoded inside: its key is the SHA-1 of `11:hello world`, and that
-is what a signature covers too. Other implementations may store numbers, lists and dictionaries; those
-are kept and handed on, see `p2p.grenache.dht.value_store`.
+A value is a byte string here and bencoded inside: its key is the SHA-1 of `11:hello world`, and a
+signature covers the same bytes. Other implementations may store numbers, lists and dictionaries;
+those are stored and returned unchanged, see `p2p.grenache.dht.value_store`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ SIGNATURE_BYTES: Final = 64
 
 
 def bencoded(value: bytes) -> bytes:
-    """A byte string as bencode has it."""
+    """Bencode a byte string."""
     return b"%d:%b" % (len(value), value)
 
 
 def immutable_key(value: bytes) -> bytes:
-    """The 20 bytes under which a value that never changes is stored."""
+    """Return the 20-byte key of an immutable value."""
     return sha1(bencoded(value), usedforsecurity=False).digest()
 
 
 def mutable_key(public_key: bytes, salt: bytes = b"") -> bytes:
-    """The 20 bytes under which the values of a key pair (and salt) are stored."""
+    """Return the 20-byte key of the values of a key pair (and salt)."""
     return sha1(public_key + salt, usedforsecurity=False).digest()
 
 
 def signed_part(seq: int, bencoded_value: bytes, salt: bytes = b"") -> bytes:
-    """Bytes that a signature covers: the items of a bencoded dictionary, without its `d` and `e`."""
+    """Return the signed bytes: the items of a bencoded dictionary, without its `d` and `e`."""
     head = b"4:salt" + bencoded(salt) if salt else b""
     return b"%b3:seqi%de1:v%b" % (head, seq, bencoded_value)
 
@@ -45,7 +45,7 @@ def signed_part(seq: int, bencoded_value: bytes, salt: bytes = b"") -> bytes:
 def signature_fits(
     public_key: bytes, signature: bytes, seq: int, bencoded_value: bytes, salt: bytes = b""
 ) -> bool:
-    """Return True if `signature` is that key's, over exactly this version. Never raises."""
+    """Return True if `signature` was made with that key over this version. Never raises."""
     if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:
@@ -65,7 +65,8 @@ def sign(
     salt: bytes = b"",
     cas: int | None = None,
 ) -> MutableItem:
-    """Version `seq` of the value of a key pair, ready to be put. `cas`: only if that version is there.
+    """Return the signed version `seq` of the value of a key pair. `cas`: version that it may
+    replace.
 
     Raises:
         BadInput: too large, or a number out of range.
@@ -79,7 +80,7 @@ def sign(
 
 
 def verify(item: MutableItem) -> bool:
-    """Return True if the item's signature is its key's. Never raises."""
+    """Return True if the item's signature was made with its key. Never raises."""
     return signature_fits(
         item.public_key, item.signature, item.seq, bencoded(item.value), item.salt
     )
@@ -110,10 +111,10 @@ def check_salt(salt: bytes) -> None:
 
 
 def check(item: MutableItem) -> None:
-    """Refuse what no Grape would store. Whether the signature fits is for `verify`.
+    """Check that a Grape would store the item. The signature is checked by `verify`.
 
     Raises:
-        BadInput: its code is the sentence that the Node.js Grape has for it.
+        BadInput: with the Node.js Grape's message as its code.
     """
     check_value(item.value)
     if len(item.public_key) != PUBLIC_KEY_BYTES:

@@ -1,7 +1,7 @@
 """Errors of Grapes and workers.
 
-`code` is the text that the Node.js programs use for the same thing where they have one, so that logs of
-both can be searched alike.
+`code` is the text of the Node.js programs for the same error, where they have one, so that the logs
+of both can be searched alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from p2p.base.errors import P2PError
 
 
 class GrenacheError(P2PError):
-    """Anything below. `code` is stable, the text is for people."""
+    """Base of all errors of Grenache. `code` is stable, the text may change."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -21,29 +21,29 @@ class GrenacheError(P2PError):
 
 
 class BadInput(GrenacheError, ValueError):
-    """Refused before it was sent: a Grape or worker would misread it, or die of it."""
+    """Input refused before it was sent: a Grape or worker would misread it or crash."""
 
 
 class GrapeUnreachable(GrenacheError):
-    """No Grape answered, or none in time."""
+    """No Grape answered in time."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("ERR_GRAPE_UNREACHABLE", detail)
 
 
 class GrapeRefused(GrenacheError):
-    """A Grape answered with an error (`code` is its text), or with something that is no answer."""
+    """A Grape answered with an error (`code` is its text), or with an invalid answer."""
 
 
 class LookupEmpty(GrenacheError):
     """No worker is announced under the name."""
 
     def __init__(self, service: str) -> None:
-        super().__init__("ERR_GRAPE_LOOKUP_EMPTY", f"nobody is announced as {service!r}")
+        super().__init__("ERR_GRAPE_LOOKUP_EMPTY", f"no worker is announced as {service!r}")
 
 
 class RequestFailed(GrenacheError):
-    """No reply came. `sent`: the worker may have seen, and done, what was asked."""
+    """No reply to a request. `sent`: the worker may have received and executed it."""
 
     def __init__(self, code: str, detail: str = "", *, sent: bool) -> None:
         super().__init__(code, detail)
@@ -58,7 +58,7 @@ class RequestTimeout(RequestFailed):
 
 
 class RemoteError(GrenacheError):
-    """The worker's own error: `code` is its text; `result` is what came with it."""
+    """Error returned by the worker: `code` is its text, `result` the result that came with it."""
 
     def __init__(self, error: str, result: Any = None) -> None:
         super().__init__(error)

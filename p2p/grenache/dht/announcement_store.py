@@ -1,4 +1,4 @@
-"""Announcements that this node holds: which addresses serve which service, each for a fixed time."""
+"""Announcement store: addresses of services, announced at this DHT node, each for a fixed time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _Item = TypeVar("_Item", bytes, _Entry)
 
 
 class AnnouncementStore:
-    """Announcements, bounded in all, per service and per source; the oldest make room.
-
-    Every entry lives for `max_age` seconds from when it was last made, exactly, so the order of
-    announcing is the order of expiring, and looking at the oldest is all that expiry costs.
+    """Announcements, bounded in all, per service and per source; the oldest are evicted. Every
+    entry lives for exactly `max_age` seconds from its last announcement, so entries expire in the
+    order of announcement, and expiry checks only the oldest.
     """
 
     def __init__(
@@ -30,7 +29,7 @@ class AnnouncementStore:
         self._sources: dict[str, OrderedDict[_Entry, None]] = {}
 
     def add(self, now: float, service: bytes, peer: bytes, source: str) -> None:
-        """Record, or record anew, that `peer` (compact) serves `service`, as `source` said."""
+        """Add or renew the announcement by `source` that `peer` (compact) serves `service`."""
         self.expire(now)
         self.remove(service, peer)
         of_service = self._services.get(service)
@@ -46,7 +45,7 @@ class AnnouncementStore:
         self._sources.setdefault(source, OrderedDict())[service, peer] = None
 
     def remove(self, service: bytes, peer: bytes) -> bool:
-        """Return True if it was there."""
+        """Remove an announcement; return True if it was stored."""
         entry = self._entries.pop((service, peer), None)
         if entry is None:
             return False
@@ -55,13 +54,13 @@ class AnnouncementStore:
         return True
 
     def get(self, now: float, service: bytes, limit: int, rng: random.Random) -> list[bytes]:
-        """At most `limit` of those who serve `service`, compact, in random order."""
+        """Return at most `limit` addresses of `service`, compact, in random order."""
         self.expire(now)
         peers = list(self._services.get(service, ()))
         return rng.sample(peers, min(limit, len(peers)))
 
     def expire(self, now: float) -> None:
-        """Forget what is too old."""
+        """Remove the expired entries."""
         while self._entries:
             entry, (expiry, _) = next(iter(self._entries.items()))
             if now < expiry:

@@ -1,8 +1,8 @@
 """Bencoding (BEP 3): integers, byte strings, lists and dictionaries with byte-string keys.
 
-What is encoded is canonical. What is decoded must be well formed to the last byte, with one liberty:
-keys may come in any order, as the decoders of other DHT programs allow. A key that comes twice is
-refused, since programs differ in which of the two they take.
+Encoding is canonical. Decoding requires well-formed input to the last byte, with one exception:
+keys may come in any order, as in the decoders of other DHT programs. A duplicate key is refused,
+since programs differ in which of the two they use.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _DIGITS: Final = frozenset(b"0123456789")
 
 
 class BencodeError(ValueError):
-    """Not bencoded, or beyond the limits."""
+    """Input is not bencode, or exceeds the limits."""
 
 
 def encode(value: Value) -> bytes:
-    """The canonical form: keys sorted, no leading zeros.
+    """Encode in canonical form: keys sorted, no leading zeros.
 
     Raises:
-        BencodeError: something in it has no bencoded form (text, booleans, None, floats).
+        BencodeError: a part has no bencoded form (text, booleans, None, floats).
     """
     parts: list[bytes] = []
     try:
@@ -71,10 +71,10 @@ def _encode(value: Value, parts: list[bytes], depth: int) -> None:
 
 
 def decode(data: bytes) -> Value:
-    """The value that `data` is, all of it.
+    """Decode the value in `data`, which has to be all of it.
 
     Raises:
-        BencodeError: it is none, or too long, or nested too deep.
+        BencodeError: not a value, too long, or nested too deep.
     """
     if len(data) > MAX_BYTES:
         raise BencodeError(f"{len(data)} bytes; expected at most {MAX_BYTES}")
@@ -101,7 +101,7 @@ def _decode(data: bytes, at: int, depth: int) -> tuple[Value, int]:
         while data[at] != _E:
             key, at = _string(data, at)
             if key in entries:
-                raise BencodeError(f"key {key[:20]!r} comes twice")
+                raise BencodeError(f"duplicate key {key[:20]!r}")
             if data[at] in _DIGITS:  # nearly always; saves a call
                 entries[key], at = _string(data, at)
             else:
@@ -114,7 +114,7 @@ def _decode(data: bytes, at: int, depth: int) -> tuple[Value, int]:
             item, at = _string(data, at) if data[at] in _DIGITS else _decode(data, at, depth + 1)
             items.append(item)
         return items, at + 1
-    raise BencodeError(f"byte {first} at {at} begins nothing")
+    raise BencodeError(f"byte {first} at {at} begins no value")
 
 
 def _string(data: bytes, at: int) -> tuple[bytes, int]:
@@ -125,7 +125,7 @@ def _string(data: bytes, at: int) -> tuple[bytes, int]:
     start = colon + 1
     end = start + int(digits)
     if end > len(data):
-        raise BencodeError(f"a string at {at} is longer than what is there")
+        raise BencodeError(f"the string at {at} is longer than the data")
     return data[start:end], end
 
 

@@ -1,4 +1,4 @@
-"""Node ids that fit the public address of their node (BEP 42), so that nobody can choose his place."""
+"""Node ids derived from the public address of their node (BEP 42), which prevents chosen positions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def crc32c(data: bytes) -> int:
 
 
 def _prefix(host: str, r: int) -> int:
-    """The checksum whose first 21 bits begin the id of a node at `host`."""
+    """Return the checksum whose first 21 bits begin the id of a node at `host`."""
     masked = bytearray(part & mask for part, mask in zip(pack_host(host), _MASK, strict=True))
     masked[0] |= (r & 7) << 5
     return crc32c(bytes(masked))
 
 
 def make_id(host: str, rng: random.Random) -> bytes:
-    """A random id that fits the address."""
+    """Return a random id that fits the address."""
     last = rng.randrange(256)
     head = (_prefix(host, last) & 0xFFFFF800 | rng.getrandbits(11)).to_bytes(4, "big")
     return head + rng.randbytes(ID_BYTES - 5) + bytes([last])

@@ -1,4 +1,4 @@
-"""Addresses of the DHT: IPv4 only, compact forms (BEP 5), and from where one can be reached."""
+"""Compact addresses of the DHT (BEP 5): IPv4 only, with the network from which each is reachable."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LOOPBACK_NET: Final = 127  # first byte of a packed loopback address
 
 
 class Reach(IntEnum):
-    """From where an address can be reached, narrow to wide."""
+    """Network from which an address is reachable, narrow to wide."""
 
-    NONE = 0  # no host: 0.0.0.0/8, multicast, broadcast, reserved
+    NONE = 0  # not a host: 0.0.0.0/8, multicast, broadcast, reserved
     LOOPBACK = 1
     PRIVATE = 2  # private and link-local networks
     PUBLIC = 3
@@ -24,7 +24,7 @@ class Reach(IntEnum):
 
 @lru_cache(maxsize=8192)
 def reach(host: str) -> Reach:
-    """Of an IPv4 address; NONE of anything else."""
+    """Return the reach of an IPv4 address; NONE for anything else."""
     try:
         ip = ipaddress.IPv4Address(host)
     except ValueError:
@@ -42,24 +42,24 @@ def _is_private(ip: int) -> bool:
 
 
 def usable(address: Address) -> bool:
-    """Return True if a datagram can be sent there at all."""
+    """Return True if a datagram can be sent to the address."""
     return 0 < address[1] < 65536 and reach(address[0]) != Reach.NONE
 
 
 @lru_cache(maxsize=8192)
 def pack(address: Address) -> bytes:
-    """4 bytes of the IPv4 address and 2 of the port."""
+    """Pack an address into 4 bytes of the IPv4 address and 2 of the port."""
     return inet_pton(AF_INET, address[0]) + address[1].to_bytes(2, "big")
 
 
 @lru_cache(maxsize=8192)
 def unpack(compact: bytes) -> Address:
-    """The inverse of `pack`, of exactly 6 bytes."""
+    """Unpack exactly 6 bytes, the inverse of `pack`."""
     return inet_ntop(AF_INET, compact[:4]), int.from_bytes(compact[4:], "big")
 
 
 def pack_host(host: str) -> bytes:
-    """4 bytes of an IPv4 address. Raises OSError for anything else."""
+    """Pack an IPv4 address into 4 bytes. Raises OSError for anything else."""
     return inet_pton(AF_INET, host)
 
 

@@ -24,11 +24,11 @@ from p2p.grenache.dht.write_tokens import WriteTokens
 from p2p.grenache.directory import Address
 
 MAX_HOLDERS = 1_000  # services whose holders are remembered
-MAX_OWN_ADDRESSES = 16  # ways that lead back to ourselves; the latest are remembered
+MAX_OWN_ADDRESSES = 16  # addresses that lead back to this node; the latest are remembered
 
 
 def of_our_kind(kind: bytes) -> bool:
-    """Return True if the `v` of a message is that of a Grape of this kind, of any version."""
+    """Return True if the `v` of a message names a Grape of this project, of any version."""
     return kind[:2] == KIND[:2]
 
 
@@ -39,8 +39,9 @@ class DhtContext:
         self, settings: DhtSettings, rng: random.Random, now: float, node_id: bytes | None
     ) -> None:
         self.settings = settings
-        self.rng = rng  # for what nobody may guess
-        # For the order of answers, which is no secret; much faster than the system's generator.
+        self.rng = rng  # for unguessable values
+        # For the order of answers, which need not be secret; much faster than the system's
+        # generator.
         self.order = random.Random(rng.getrandbits(64))  # noqa: S311
         self.id = node_id or rng.randbytes(ID_BYTES)
         self.timers = Timers()
@@ -59,24 +60,25 @@ class DhtContext:
         self.values = ValueStore(settings.value_max_age, settings.max_values)
         self.seen = SeenAs()
         self.queries = Queries(rng, self.timers, self.send, self._answered, self._unanswered)
-        # By service: until when, and the nodes that announcements of it go to; see `lookups.Announcement`.
+        # By service: end of validity, and the nodes that store its announcements; see
+        # `lookups.Announcement`.
         self.holders: BoundedMap[bytes, tuple[float, list[Candidate]]] = BoundedMap(MAX_HOLDERS)
         self.bootstrap: tuple[Address, ...] = ()
         self.outgoing: list[tuple[bytes, Address]] = []
         self.counters: Counter[str] = Counter()
         self.on_answer: Callable[[float, Address, bool], None] = lambda now, address, news: None
         self.searches = 0  # under way
-        self.bound_host: str | None = None  # of our socket, if it is a particular one
+        self.bound_host: str | None = None  # address of the own socket, unless it is a wildcard
         self._own_addresses: BoundedMap[Address, None] = BoundedMap(MAX_OWN_ADDRESSES)
 
     def send(self, data: bytes, address: Address) -> None:
         self.outgoing.append((data, address))
 
     def own_host(self) -> str | None:
-        """Our IP address as far as it is known, see `p2p.grenache.dht.own_announcements`."""
+        """Own IP address as far as known, see `p2p.grenache.dht.own_announcements`."""
         return self.settings.public_host or self.bound_host or self.seen.best()[0]
 
-    # Asking
+    # Queries
 
     def ask(
         self,
@@ -96,7 +98,8 @@ class DhtContext:
         )
 
     def may_ask(self, address: Address, told_by: Address) -> bool:
-        """No node in the open network can make us send into a private one, or to ourselves."""
+        """Return True if an address from another node may be queried: no node in the open network
+        can make this node send into a private network, or to itself."""
         return (
             usable(address)
             and not self.leads_here(address)
@@ -111,7 +114,8 @@ class DhtContext:
         visit: Visit,
         done: Callable[[float, IterativeSearch], None],
     ) -> None:
-        """Search from the closest nodes known; while none is, from the bootstrap addresses."""
+        """Start a search from the closest known nodes; without any, from the bootstrap
+        addresses."""
         known = self.table.closest(target)
         unnamed: tuple[Address, ...] = ()
         if not known:
@@ -129,14 +133,14 @@ class DhtContext:
         ).start(now, [DhtContact(contact.id, contact.address) for contact in known], unnamed)
 
     def remember_holders(self, until: float, service: bytes, holders: list[Candidate]) -> None:
-        """Nodes to which announcements of `service` go without a search, until then."""
+        """Remember the nodes for announcements of `service` without a search, until a time."""
         self.holders[service] = (until, holders)
 
     def leads_here(self, address: Address) -> bool:
-        """Return True if what is sent there has come back to us."""
+        """Return True if messages sent to the address came back to this node."""
         return address in self._own_addresses
 
-    # What answers tell
+    # Answers
 
     def _answered(self, now: float, address: Address, reply: KrpcReply) -> None:
         if reply.sender == self.id:
@@ -165,7 +169,7 @@ class DhtContext:
         )
 
     def take_id(self, now: float, node_id: bytes) -> None:
-        """Become another node, with the contacts of the one before."""
+        """Change the own node id, keeping the contacts."""
         before = [contact for contact in self.table if not contact.doubtful]
         self.id = node_id
         self.table = RoutingTable(node_id, self.settings.node_liveness)

@@ -1,16 +1,16 @@
-"""A DHT node without I/O: datagrams and the time in, datagrams out.
+"""DHT node without I/O: datagrams and the time in, datagrams out.
 
-    node.receive(now, source, data)     a datagram came in
+    node.receive(now, source, data)     process a datagram
     node.tick(now)                      call at `node.next_deadline()`, or later
-    node.take_outgoing()                after either, and after starting an operation: what to send
+    node.take_outgoing()                datagrams to send; call after each of these and each operation
 
 Times are monotonic seconds; addresses are (IPv4 address, port). Results of operations go to callbacks,
-which may be called before the call that started the operation returns. Nothing that comes in raises.
+which may be called before the call that started the operation returns. No received datagram raises.
 
     core        the tables and the queries under way
     serving     answers to others
     operations  announce, look up, put, get; each runs a `search`
-    upkeep      bootstrapping and looking after the routing table
+    upkeep      bootstrapping and maintenance of the routing table
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class DhtNode:
     # Input and output
 
     def receive(self, now: float, source: Address, data: bytes) -> None:
-        """A datagram of any content came from `source`."""
+        """Process a datagram of any content from `source`."""
         core = self._core
         core.counters["datagrams_in"] += 1
         core.counters["bytes_in"] += len(data)
@@ -98,15 +98,15 @@ class DhtNode:
             core.counters["unexpected_answers"] += 1
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """Do the work that is due."""
         self._core.timers.run(now)
 
     def next_deadline(self) -> float:
-        """Time of the next call of `tick`."""
+        """Return the time of the next call of `tick`."""
         return self._core.timers.next()
 
     def take_outgoing(self) -> list[tuple[bytes, Address]]:
-        """The datagrams to send now."""
+        """Return the datagrams to send now."""
         core = self._core
         outgoing, core.outgoing = core.outgoing, []
         core.counters["datagrams_out"] += len(outgoing)
@@ -121,11 +121,11 @@ class DhtNode:
 
     @property
     def busy(self) -> bool:
-        """Too many searches are under way to begin another for a user."""
+        """True while too many searches are under way to begin another for a user."""
         return self._core.searches >= self._core.settings.max_searches
 
     def set_bootstrap(self, now: float, addresses: Iterable[Address]) -> None:
-        """Nodes to ask first, and again when nobody else is left."""
+        """Set the nodes to query first, and again when no other node is left."""
         self._upkeep.set_bootstrap(now, tuple(a for a in addresses if usable(a)))
 
     def announce(
@@ -138,9 +138,10 @@ class DhtNode:
         *,
         implied: bool = False,
     ) -> None:
-        """Record at the closest nodes and here that `service` is served at `port`. `host`: at that IPv4
-        address instead of ours. `implied`: `port` is our own UDP port, and others record the one that they
-        see. `done` receives the number of nodes that hold it, this node included."""
+        """Announce at the closest nodes and here that `service` is served at `port`. `host`: IPv4
+        address to record instead of the own one. `implied`: `port` is the own UDP port, and others
+        record the port that they see. `done` receives the number of nodes that hold it, this node
+        included."""
         own = self._core.own
         own.add(now, service, port, host)
 
@@ -153,15 +154,16 @@ class DhtNode:
     def withdraw(
         self, now: float, service: bytes, port: int, host: str | None, done: Callable[[int], None]
     ) -> None:
-        """Forget what was announced here, and ask Grapes of our kind to forget it; at others it fades.
-        `done` hears how many forgot it, this node included if it knew."""
+        """Withdraw an announcement made here, also at Grapes of this project; at others it expires.
+        `done` receives the number of nodes that removed it, this node included if it had it."""
         known = self._core.own.remove(service, port, host)
         Announcement(
             self._core, service, port, host, lambda taken: done(known + taken), gone=True
         ).start(now)
 
     def lookup(self, now: float, service: bytes, done: Callable[[LookupResult], None]) -> None:
-        """Ask the network who serves `service`. What this node knows itself is added by `listed`."""
+        """Look up the addresses of `service` in the network. `listed` adds the entries of this
+        node."""
         lookups.look_up(self._core, now, service, done)
 
     def listed(
@@ -169,8 +171,8 @@ class DhtNode:
     ) -> list[Address]:
         """Merge the network's answers with this node's own entries, each address once, in random order.
 
-        `reached_at`: the address of this machine that the asker came in by. If that is not a loopback
-        address, it is put in the place of loopback addresses, which are of no use to such an asker.
+        `reached_at`: local address over which the requester connected. If that is not a loopback
+        address, it replaces loopback addresses, which such a requester cannot use.
         """
         core = self._core
         held = core.peers.get(now, service, MAX_FOUND, core.order)
@@ -190,10 +192,10 @@ class DhtNode:
         lookups.put(self._core, now, item, cas, done)
 
     def get(self, now: float, key: bytes, salt: bytes, done: Callable[[Item | None], None]) -> None:
-        """The newest value under a key of 20 bytes."""
+        """Get the newest value under a key of 20 bytes."""
         lookups.get(self._core, now, key, salt, done)
 
-    # What it is like
+    # Status
 
     @property
     def good_nodes(self) -> int:
@@ -207,7 +209,7 @@ class DhtNode:
 
     @property
     def announcements(self) -> int:
-        """Held for others."""
+        """Number of announcements stored for others."""
         return len(self._core.peers)
 
     @property
@@ -220,7 +222,7 @@ class DhtNode:
 
     @property
     def seen_as(self) -> str | None:
-        """Our IP address as others see it."""
+        """Own IP address as others see it."""
         return self._core.seen.best()[0]
 
     @property

@@ -1,8 +1,9 @@
-"""The iterative search of Kademlia: ask the closest nodes known for closer ones, until there are none.
+"""Iterative search of Kademlia: query the closest known nodes for closer ones, until there are
+none.
 
-It ends when the k closest nodes that live have all answered. In the place of one that is slow the next
-one is asked as well; once QUORUM nodes have answered, the slow are not waited for, nor those whose
-queries have stalled before that. While nobody has answered, everybody is waited for.
+The search ends when the k closest live nodes have answered. Beside a slow node the next one is
+queried as well; after QUORUM answers the search does not wait for slow nodes, and before that not
+for nodes whose queries have stalled. Without any answer it waits for all.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from p2p.grenache.dht.queries import Failed, Late, PendingQuery, Replied
 from p2p.grenache.dht.routing_table import number
 from p2p.grenache.directory import Address
 
-QUORUM: Final = 8  # of K; what is stored at all of these is found
-MAX_CANDIDATES: Final = 256  # remembered; the furthest make room
-MAX_ASKED: Final = 256  # per search, if others keep telling of closer nodes that are not there
+QUORUM: Final = 8  # of K; a value stored at all of these is found
+MAX_CANDIDATES: Final = 256  # remembered; the furthest are evicted
+MAX_ASKED: Final = 256  # per search, in case other nodes keep naming closer nodes that do not exist
 
-Visit = Callable[[float, "Candidate", KrpcReply], bool]  # False: seen enough
+Visit = Callable[[float, "Candidate", KrpcReply], bool]  # False: end the search
 
 
 class CandidateState(IntEnum):
@@ -34,7 +35,7 @@ class CandidateState(IntEnum):
 
 
 class Candidate:
-    """A node that the search has heard of. `id` is None of a bootstrap address until it answers."""
+    """Node named to the search. `id` is None for a bootstrap address until it answers."""
 
     __slots__ = ("address", "depth", "id", "kind", "query", "rank", "state", "token")
 
@@ -50,7 +51,7 @@ class Candidate:
 
 
 class Asking(Protocol):
-    """Sends the queries of a search."""
+    """Sender of a search's queries."""
 
     def ask(
         self,
@@ -64,7 +65,7 @@ class Asking(Protocol):
     ) -> PendingQuery | None: ...
 
     def may_ask(self, address: Address, told_by: Address) -> bool:
-        """Return True if an address that `told_by` told of is worth a query."""
+        """Return True if an address named by `told_by` may be queried."""
         ...
 
 
@@ -90,12 +91,12 @@ class IterativeSearch:
         self._done = done
         self._order: list[tuple[int, Address]] = []
         self._candidates: dict[Address, Candidate] = {}
-        self._waiting = 0  # queries that are waited for
+        self._waiting = 0  # queries that the search waits for
         self.asked = 0  # queries sent
         self.finished = False
 
     def start(self, now: float, known: Iterable[DhtContact], unnamed: Iterable[Address]) -> None:
-        """Begin with nodes that are known, and with addresses of nodes whose ids are not."""
+        """Begin with known nodes, and with addresses of nodes whose ids are unknown."""
         for node in known:
             self._add(node.id, node.address, 1)
         for address in unnamed:
@@ -103,7 +104,7 @@ class IterativeSearch:
         self._go_on(now)
 
     def closest(self) -> list[Candidate]:
-        """The nodes that answered, the closest first, at most K."""
+        """Return the nodes that answered, the closest first, at most K."""
         answered = [
             candidate
             for _, address in self._order
@@ -130,7 +131,7 @@ class IterativeSearch:
         insort(self._order, (rank, address))
 
     def _go_on(self, now: float) -> None:
-        """Ask whoever is next; end when nobody is, and nobody is waited for."""
+        """Query the next nodes; end when there are none and the search waits for none."""
         if self.finished:
             return
         candidates = self._candidates
@@ -150,7 +151,7 @@ class IterativeSearch:
             self._done(now, self)
 
     def _hopes(self) -> bool:
-        """Somebody who is late is to be waited for."""
+        """Return True if a late answer is still awaited."""
         answered = 0
         slow = stalled = False
         for candidate in self._candidates.values():

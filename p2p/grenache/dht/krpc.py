@@ -1,8 +1,8 @@
 """KRPC, the messages of the DHT (BEP 5, BEP 44), as bytes and as typed values. IPv4.
 
-A message is a bencoded dictionary: `t` is the asker's mark for the transaction, `y` says whether it is
-a query (`q` its method, `a` its arguments), a reply (`r`) or an error (`e`). The `info_hash` is a
-service name as it is, of any length up to MAX_NAME: Grapes do not hash it.
+A message is a bencoded dictionary: `t` is the requester's transaction id, `y` distinguishes a query
+(`q` its method, `a` its arguments), a reply (`r`) or an error (`e`). The `info_hash` is a service
+name as it is, of any length up to MAX_NAME: Grapes do not hash it.
 
     query           arguments (all have `id`)                         a reply has (besides `id`)
     ping
@@ -34,8 +34,8 @@ MAX_TRANSACTION: Final = 32  # bytes; usual are 2 to 8
 MAX_TOKEN: Final = 255
 MAX_BENCODED: Final = (
     MAX_VALUE + 5
-)  # what a Node.js Grape takes: 1000 bytes of text with their length
-MAX_NODES: Final = 64  # read of one reply; 20 is what others send
+)  # limit of the Node.js Grape: 1000 bytes of text with their length
+MAX_NODES: Final = 64  # read of one reply; others send 20
 MAX_PEERS: Final = 2_000  # read of one reply; a Node.js Grape sends all that it has
 
 PROTOCOL_ERROR: Final = 203
@@ -48,11 +48,11 @@ SEQ_TOO_LOW: Final = 302
 
 
 class KrpcError(ValueError):
-    """No message that can be answered: to be dropped."""
+    """Not a message that can be answered: drop it."""
 
 
 class BadQuery(KrpcError):
-    """A query that is to be answered with an error."""
+    """Invalid query, to be answered with an error."""
 
     def __init__(self, transaction: bytes, code: int, text: str) -> None:
         super().__init__(f"{code} {text}")
@@ -62,7 +62,7 @@ class BadQuery(KrpcError):
 
 
 class DhtContact(NamedTuple):
-    """A DHT node as others tell of it. Nothing of it is proven."""
+    """DHT node as named by another node. Nothing of it is proven."""
 
     id: bytes
     address: Address
@@ -109,8 +109,8 @@ class AnnouncePeer:
     target: bytes
     port: int
     token: bytes
-    host: bytes | None = None  # 4 bytes: record this address; only to nodes of KIND
-    gone: bool = False  # forget it; only to nodes of KIND
+    host: bytes | None = None  # 4 bytes: address to record; only to nodes of KIND
+    gone: bool = False  # withdraw it; only to nodes of KIND
     method: ClassVar[bytes] = b"announce_peer"
 
     def arguments(self) -> dict[bytes, bencode.Value]:
@@ -129,7 +129,7 @@ class AnnouncePeer:
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """The value under `target`. `seq`: only if it is newer than that version."""
+    """Query for the value under `target`. `seq`: only if it is newer than that version."""
 
     target: bytes
     seq: int | None = None
@@ -173,17 +173,18 @@ Ask: TypeAlias = PingQuery | FindNode | GetPeers | AnnouncePeer | Get | Put
 
 @dataclass(frozen=True, slots=True)
 class KrpcQuery:
-    """A query. `sender` is a node id if it has 20 bytes; otherwise a client asks, which is no node."""
+    """A query. `sender` is a node id if it has 20 bytes; otherwise the sender is a client, not a
+    node."""
 
     transaction: bytes
     sender: bytes
     ask: Ask
-    read_only: bool = False  # BEP 43: do not ask back
+    read_only: bool = False  # BEP 43: do not query the sender
 
 
 @dataclass(frozen=True, slots=True)
 class KrpcReply:
-    """A reply, to whichever query. `value` is canonical bencode; `compact_nodes` has 26 bytes per node."""
+    """Reply to any query. `value` is canonical bencode; `compact_nodes` has 26 bytes per node."""
 
     transaction: bytes
     sender: bytes
@@ -194,12 +195,12 @@ class KrpcReply:
     public_key: bytes | None = None
     seq: int | None = None
     signature: bytes | None = None
-    seen_as: Address | None = None  # the asker, as the replier sees it (BEP 42)
+    seen_as: Address | None = None  # address of the requester as the replier sees it (BEP 42)
     kind: bytes = b""
 
     @property
     def nodes(self) -> list[DhtContact]:
-        """The nodes that it tells of."""
+        """Nodes named in the reply."""
         compact = self.compact_nodes
         return [
             DhtContact(
@@ -230,7 +231,7 @@ def encode_query(transaction: bytes, sender: bytes, ask: Ask) -> bytes:
 
 
 def encode_reply(reply: KrpcReply) -> bytes:
-    """A reply of ours; `kind` is always KIND."""
+    """Encode an own reply; `kind` is always KIND."""
     r: dict[bytes, bencode.Value] = {b"id": reply.sender}
     if reply.token is not None:
         r[b"token"] = reply.token
@@ -269,11 +270,11 @@ def encode_failure(failure: KrpcFailure) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """The message in a datagram.
+    """Decode the message in a datagram.
 
     Raises:
-        BadQuery: a query that lacks something; its sender is to be told.
-        KrpcError: nothing that can be answered.
+        BadQuery: an incomplete query, to be answered with an error.
+        KrpcError: not a message that can be answered.
     """
     try:
         message = bencode.decode(data)
@@ -295,7 +296,7 @@ def decode(data: bytes) -> Message:
 
 
 class _Arguments:
-    """Reads the arguments of a query; what is wrong becomes a BadQuery."""
+    """Reader of a query's arguments. Raises BadQuery for invalid ones."""
 
     def __init__(
         self, transaction: bytes, method: bytes, values: dict[bytes, bencode.Value]
@@ -403,7 +404,7 @@ _READERS: Final[dict[bytes, Callable[[_Arguments], Ask]]] = {
 
 
 def _reply(message: dict[bytes, bencode.Value], transaction: bytes) -> KrpcReply:
-    """Fields of the wrong shape are read as absent: what else is there may serve."""
+    """Parse a reply. Fields of the wrong shape count as absent: the others may be usable."""
     r = message.get(b"r")
     if not isinstance(r, dict):
         raise KrpcError("a reply without `r`")
@@ -434,7 +435,7 @@ def _sized(value: bencode.Value | None, low: int, high: int) -> bytes | None:
 
 
 def _nodes(compact: bencode.Value | None) -> bytes:
-    """Whole ones only, and not too many."""
+    """Cut to complete entries, at most the limit."""
     if not isinstance(compact, bytes):
         return b""
     return compact[: min(len(compact) // NODE_BYTES, MAX_NODES) * NODE_BYTES]

@@ -1,6 +1,6 @@
-"""Operations for users of a DHT node: announce, look up, put and get.
+"""Operations of a DHT node: announce, look up, put and get.
 
-Each is a search for the closest nodes, and for what writes, a round of messages to them. The result
+Each is a search for the closest nodes, and to write, a round of messages to them. The result
 goes to a callback, once.
 """
 
@@ -27,8 +27,8 @@ from p2p.grenache.dht.krpc import (
 from p2p.grenache.dht.queries import Late, PendingQuery
 from p2p.grenache.dht.value_store import Item, conflict
 
-MAX_FOUND: Final = 1_000  # addresses that one lookup gives
-HOLDERS_FOR: Final = 60.0  # seconds; others take a token for five minutes at least
+MAX_FOUND: Final = 1_000  # addresses in one result
+HOLDERS_FOR: Final = 60.0  # seconds; others accept a token for at least five minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class LookupResult:
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """Outcome of a put. `refusal`: CAS_MISMATCH or SEQ_TOO_LOW; then it is not stored."""
+    """Outcome of a put. `refusal`: CAS_MISMATCH or SEQ_TOO_LOW; the value is not stored then."""
 
     key: bytes
-    holders: int  # other nodes that took it
+    holders: int  # other nodes that stored it
     refusal: int | None = None
 
 
 class _Round:
-    """A message to each of several nodes. `done(now, taken, codes)`: how many took it, and the codes
-    of the errors that others gave. Ends without the slow once QUORUM nodes took it, without those whose
-    queries stall once anybody did."""
+    """Round of messages to several nodes. `done(now, taken, codes)`: number of nodes that accepted,
+    and the error codes of the others. Ends without slow nodes after QUORUM acceptances, without
+    stalled nodes after the first."""
 
     def __init__(self, done: Callable[[float, int, list[int]], None]) -> None:
         self._done = done
@@ -101,7 +101,7 @@ class _Round:
 def look_up(
     core: DhtContext, now: float, service: bytes, done: Callable[[LookupResult], None]
 ) -> None:
-    """Ask the network who serves `service`."""
+    """Look up the addresses of `service` in the network."""
     found: dict[bytes, None] = {}
 
     def visit(now: float, candidate: Candidate, reply: KrpcReply) -> bool:
@@ -117,14 +117,13 @@ def look_up(
 
 
 class Announcement:
-    """Have the closest nodes record, or forget (`gone`), that `service` is served at `port`.
+    """Announcement, or withdrawal (`gone`), of `service` at `port` at the closest nodes. `host`:
+    address to record. Only Grapes of this project support it, so it is sent only to them, unless
+    the others will see that address anyway. When no node accepts, all is tried once more.
 
-    `host`: record this address. Only Grapes of our kind can, so only they are told, unless that is the
-    address that the others will see anyway. When nobody takes it, everything is tried once more.
-
-    The nodes that the last search for the service found, with their tokens, are used again for HOLDERS_FOR
-    seconds, unless another node has joined since: workers announce the same service again and again. When
-    some of them do not take the announcement, there is a new search.
+    Workers repeat their announcements, so the nodes found by the last search for the service, with
+    their tokens, are used again for HOLDERS_FOR seconds, unless another node has joined since. When
+    some of them refuse, there is a new search.
     """
 
     def __init__(
@@ -195,17 +194,17 @@ class Announcement:
 
 
 class _Copies:
-    """The copies of a value that a search comes across. Each distinct one is verified once."""
+    """Copies of a value found by a search. Each distinct one is verified once."""
 
     def __init__(self, key: bytes, salt: bytes, own: Item | None) -> None:
         self._key = key
         self._salt = salt
         self.newest = own
-        self.versions: dict[Candidate, int] = {}  # what the nodes hold
+        self.versions: dict[Candidate, int] = {}  # by node
         self._judged: dict[Item, bool] = {}
 
     def take(self, candidate: Candidate, reply: KrpcReply) -> Item | None:
-        """The item of a reply, if there is one and it belongs under the key."""
+        """Return the item of a reply, if there is one and it belongs to the key."""
         if reply.value is None:
             return None
         if reply.public_key is None:
@@ -228,9 +227,8 @@ class _Copies:
 def get(
     core: DhtContext, now: float, key: bytes, salt: bytes, done: Callable[[Item | None], None]
 ) -> None:
-    """The value under `key`: the newest version that any node has, since one node's may be old.
-
-    Nodes with an older version are sent the newest.
+    """Get the newest version of the value under `key` that any node has, and send it to nodes with
+    an older version.
     """
     held = core.values.get(now, key)
     if held is not None and held.public_key is None:
@@ -263,8 +261,8 @@ def put(
 ) -> None:
     """Store a value at the closest nodes, and here. Its signature has been checked.
 
-    A newer version at any node refuses it, as does one other than `cas`: what most would not find is
-    not stored.
+    It is refused if any node has a newer version, or one other than `cas`: a value that most
+    lookups would not find is not stored.
     """
     key = item.key()
     copies = _Copies(key, item.salt, core.values.get(now, key))
@@ -274,7 +272,7 @@ def put(
         return True
 
     def finished(now: float, search: IterativeSearch) -> None:
-        held = core.values.get(now, key)  # perhaps put meanwhile
+        held = core.values.get(now, key)  # may have been put meanwhile
         if held is not None and (copies.newest is None or held.seq > copies.newest.seq):
             copies.newest = held
         refusal = conflict(copies.newest, item, cas)
@@ -288,7 +286,7 @@ def put(
     def told(taken: int, codes: list[int]) -> None:
         renewed = copies.newest is not None and copies.newest.seq == item.seq
         conflicts = [code for code in codes if code in (CAS_MISMATCH, SEQ_TOO_LOW)]
-        if conflicts and not renewed:  # somebody was faster
+        if conflicts and not renewed:  # another writer was faster
             done(PutResult(key, taken, conflicts[0]))
         else:
             done(PutResult(key, taken))
@@ -302,7 +300,8 @@ def _puts(
     versions: dict[Candidate, int],
     cas: int | None = None,
 ) -> list[tuple[Candidate, Ask]]:
-    """`cas` goes to those that hold that version: one with an older one would refuse for no reason."""
+    """Yield the messages. `cas` is sent only to nodes with that version: a node with an older one
+    would refuse needlessly."""
     return [
         (
             node,

@@ -1,16 +1,18 @@
-"""Announcements made at this node itself, and the address under which each is given out.
+"""Announcements made at this node itself, and the address in each of them.
 
-A DHT node records the address that an announcement came from. What is announced here came from nowhere,
-so its address is the first of these that is known:
+A DHT node records the address from which an announcement came. An announcement made at this node
+has none, so its address is the first known of:
 
 1. the address that was given with the announcement,
 2. `public_host` of the settings,
-3. the address that our socket is bound to, if it is a particular one,
-4. the address that other nodes say our datagrams come from (`seen_as`; Grapes of this kind say it).
+3. the address that the own socket is bound to, unless it is a wildcard,
+4. the source address of own datagrams as other nodes report it (`seen_as`; Grapes of this project
+do).
 
-While none is known, an asker on this machine gets 127.0.0.1 and a DHT node elsewhere nothing, since
-127.0.0.1 would send it to itself. It finds the entry at other nodes, which did see our address. Who
-looks up through an HTTP API from elsewhere gets the address through which it reached this machine.
+While none is known, a requester on this machine gets 127.0.0.1 and a DHT node elsewhere nothing,
+since 127.0.0.1 would lead it to itself. It finds the entry at other nodes, which saw the own
+address. A client of the HTTP API on another machine gets the address over which it reached this
+machine.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ class _Entry:
 
     def __init__(self, expires: float) -> None:
         self.expires = expires
-        self.holders = 0  # other nodes that hold it
+        self.holders = 0  # other nodes that store it
 
 
 class OwnEntries:
-    """Bounded; the oldest make room. Each lives for `max_age` seconds from when it was last made."""
+    """Own announcements, bounded; the oldest are evicted. Each lives for `max_age` seconds from its
+    last announcement."""
 
     def __init__(self, max_age: float, limit: int, own_host: Callable[[], str | None]) -> None:
         self._max_age = max_age
@@ -50,7 +53,7 @@ class OwnEntries:
         self._services.setdefault(service, {})[port, host] = entry
 
     def remove(self, service: bytes, port: int, host: str | None) -> bool:
-        """Return True if it was there."""
+        """Remove an announcement; return True if it was stored."""
         if self._order.pop((service, port, host), None) is None:
             return False
         ports = self._services[service]
@@ -60,7 +63,7 @@ class OwnEntries:
         return True
 
     def held_by(self, service: bytes, port: int, host: str | None, holders: int) -> None:
-        """Record how many other nodes hold the announcement."""
+        """Record the number of other nodes that store the announcement."""
         entry = self._order.get((service, port, host))
         if entry is not None:
             entry.holders = holders
@@ -73,7 +76,7 @@ class OwnEntries:
             self.remove(*key)
 
     def told(self, now: float, service: bytes, asker: str) -> list[bytes]:
-        """Compact addresses for a DHT node at `asker` (an IP address)."""
+        """Return compact addresses for a DHT node at `asker` (an IP address)."""
         near = reach(asker) is Reach.LOOPBACK
         return [
             pack((host or LOCAL_HOST, port))
@@ -82,10 +85,9 @@ class OwnEntries:
         ]
 
     def listed(self, now: float, service: bytes, others: list[bytes]) -> list[bytes]:
-        """Addresses that a lookup at this node adds to the answers of `others`.
-
-        While our own address is not known, an entry that other nodes hold is among theirs, with the
-        address that they saw; adding ours would give the same worker twice.
+        """Return the addresses that a lookup at this node adds to the answers of `others`. While
+        the own address is unknown, an entry stored at other nodes is among theirs, with the address
+        that they saw; adding it here would list the same worker twice.
         """
         ports = {int.from_bytes(peer[4:], "big") for peer in others}
         return [

@@ -1,10 +1,10 @@
-"""Queries that we sent: matched with their answers, sent again when one gets lost, given up in time.
+"""Queries in flight: matching with answers, retransmission, timeouts.
 
 A fixed timeout of two seconds makes every search wait two seconds for every dead node. Here each
-address has its own estimate of how long an answer takes (RFC 6298), and a query becomes
+address has its own estimate of the response time (RFC 6298), and a query becomes
 
-    slow       after one timeout: sent again; whoever asked asks somebody else as well
-    stalled    after another: sent again; nobody waits for it, but its answer is still taken
+    slow       after one timeout: sent again; its search also queries another node
+    stalled    after another: sent again; no longer awaited, but its answer is still accepted
     failed     after a second at least
 
 Two timeouts are thus the price of a dead node where every answer counts, in networks of a few nodes. The
@@ -12,7 +12,7 @@ first timeout of an address that was never measured, and the margin above a meas
 enough for that price to stay below 150 ms at round trips up to 50 ms. A datagram that is lost once still
 arrives in time, since the second one has a whole timeout for itself.
 
-An address whose last query stalled is not waited for until it has been heard of again.
+An address whose last query stalled is not awaited until a message comes from it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,20 @@ from p2p.grenache.dht.krpc import Ask, KrpcFailure, KrpcReply, encode_query
 from p2p.grenache.directory import Address
 
 INITIAL_TIMEOUT: Final = 0.07  # seconds, before anything was measured
-DEVIATIONS: Final = 4.0  # above the mean: a path's own answers vary little
-DEVIATIONS_OF_ALL: Final = 2.0  # those of all paths together do
+DEVIATIONS: Final = 4.0  # above the mean: answers of one path vary little
+DEVIATIONS_OF_ALL: Final = 2.0  # above the mean of all paths together, which vary more
 LEAST_MARGIN: Final = 0.025  # seconds above a mean, and ...
-MARGIN_SHARE: Final = 0.5  # ... of the mean that the margin may have; early deviations are guesses
-MIN_TIMEOUT: Final = 0.025  # a busy process may pause for as long
+MARGIN_SHARE: Final = 0.5  # of the mean, most of the margin; early deviations are uncertain
+MIN_TIMEOUT: Final = 0.025  # seconds that a busy process may pause
 MAX_TIMEOUT: Final = 1.0
 GIVE_UP: Final = (1.0, 4.0)  # seconds, at least and at most, until a query has failed
 TRIES: Final = 4  # datagrams per query
 MAX_PATHS: Final = 4096
 MAX_PENDING: Final = 4096
-TRANSACTION_BYTES: Final = 4  # random: whoever cannot read our queries cannot answer them
+TRANSACTION_BYTES: Final = 4  # random: only a receiver of the query can answer it
 
 Replied = Callable[[float, KrpcReply], None]
-Failed = Callable[
-    [float, KrpcFailure | None], None
-]  # the error that came instead, None: nothing came
+Failed = Callable[[float, KrpcFailure | None], None]  # the error answer; None: no answer
 
 
 class Late(IntEnum):
@@ -85,13 +83,13 @@ class Path:
 
     def __init__(self) -> None:
         self.rtt = Rtt()
-        self.stalled = False  # its last query did, and nothing was heard since
+        self.stalled = False  # its last query stalled, and no message came since
         self.answered = False  # ever
         self.failures = 0  # queries in a row
 
     @property
     def hopeless(self) -> bool:
-        """Nobody waits for it, even if there is nobody else."""
+        """True if the address is not awaited even without any other."""
         return self.failures >= (2 if self.answered else 1)
 
 
@@ -140,11 +138,10 @@ class PendingQuery:
 
 
 class Queries:
-    """All queries under way.
-
-    `answered(now, address, reply)` hears of every reply before the asker does; `unanswered(now,
-    address)` of every address that stayed silent to the end. Each datagram has a transaction of its own, so
-    that the answer to a repeated query is measured from the right one.
+    """All queries in flight. `answered(now, address, reply)` is called with every reply before the
+    query's own callback; `unanswered(now, address)` with every address that never answered. Each
+    datagram has its own transaction id, so that the answer to a repeated query is measured from the
+    right one.
     """
 
     def __init__(
@@ -162,18 +159,18 @@ class Queries:
         self._unanswered = unanswered
         self._pending: dict[bytes, tuple[PendingQuery, float]] = {}
         self._paths: BoundedMap[Address, Path] = BoundedMap(MAX_PATHS)
-        self._usual = Rtt()  # of all addresses, for those that are new
+        self._usual = Rtt()  # of all addresses, the estimate for new ones
         self.under_way = 0
 
     def path(self, address: Address) -> Path:
-        """Statistics of an address."""
+        """Return the statistics of an address."""
         path = self._paths.renew(address)
         if path is None:
             path = self._paths[address] = Path()
         return path
 
     def alive(self, address: Address) -> None:
-        """Something came from there (perhaps forged): it may be waited for again."""
+        """Record a message from the address (perhaps forged): it may be awaited again."""
         path = self._paths.get(address)
         if path is not None:
             path.stalled = False
@@ -191,7 +188,7 @@ class Queries:
         tries: int = TRIES,
     ) -> PendingQuery | None:
         """Send a query. Exactly one of `replied` and `failed` is called, later; before that `on_late`,
-        whenever `late` of the query has changed. None: too many are under way already."""
+        whenever `late` of the query has changed. Returns None if too many are in flight already."""
         if self.under_way >= MAX_PENDING:
             return None
         path = self.path(address)
@@ -238,7 +235,7 @@ class Queries:
         query.failed(now, None)
 
     def message(self, now: float, source: Address, message: KrpcReply | KrpcFailure) -> bool:
-        """An answer came in. Whether it answers a query of ours to that address."""
+        """Process an answer. Returns True if it answers an own query to that address."""
         query, sent_at = self._pending.get(message.transaction, (None, 0.0))
         if query is None or query.address != source:
             return False

@@ -1,13 +1,13 @@
-"""Answering the queries of other nodes.
+"""Query server: answers to the queries of other DHT nodes.
 
-**Amplification.** To an address that has not proven that it receives what we send there goes at most
-AMPLIFICATION times what came from it, our own ping included. An answer that is longer is held back
-until the asker has answered that ping, one round trip later; if it does not, as programs that only ask
-do not, it gets as much of the answer as fits.
+**Amplification.** An address that has not proven that it receives this node's datagrams gets at
+most AMPLIFICATION times the bytes that came from it, including a ping. A longer answer is held back
+until the requester has answered that ping, one round trip later; if it does not, as programs that
+only send queries do not, it gets as much of the answer as fits.
 
-**Given addresses.** `announce_peer` records the address that it came from. One that gives another
-address (`host`, an extension of this kind of Grape) could point everybody who looks the service up at a
-victim, so by default it is heeded only from senders on loopback or in private networks.
+**Given addresses.** `announce_peer` records the address that it came from. A given address (`host`,
+an extension of this project's Grapes) could direct all users of the service to a victim, so by
+default it is accepted only from senders on loopback or in private networks.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from p2p.grenache.dht.value_store import REFUSALS, Item, conflict
 from p2p.grenache.directory import Address
 
 MAX_REPLY: Final = 1400  # bytes: one datagram that no network has to fragment
-MAX_PEERS: Final = 100  # in a reply, as the Node.js Grape gives to its users
-MAX_HELD: Final = 1_000  # queries that wait for their askers' proof
+MAX_PEERS: Final = 100  # in a reply, as in the Node.js Grape
+MAX_HELD: Final = 1_000  # queries held back until the requester has proven its address
 MAX_HELD_PER_ADDRESS: Final = 16
-MAX_PINGED: Final = 512  # strangers asked at once
+MAX_PINGED: Final = 512  # unproven addresses pinged at once
 PEER_BYTES: Final = 8  # of a compact address in a list
 PING_BYTES: Final = len(encode_query(bytes(4), bytes(ID_BYTES), PingQuery()))
 
 
 class QueryServer:
-    """Answers queries out of the tables of a node."""
+    """Answers to queries from the tables of a node."""
 
     def __init__(self, core: DhtContext) -> None:
         self._core = core
-        self._pinged: set[Address] = set()  # askers that are to prove themselves
+        self._pinged: set[Address] = set()  # requesters with a pending proof
         self._held: dict[Address, list[tuple[KrpcQuery, int]]] = {}
         self._held_count = 0
 
     def serve(self, now: float, source: Address, query: KrpcQuery, size: int) -> None:
-        """Answer a query that came in `size` bytes, or hold it back, see above."""
+        """Answer a query of `size` bytes, or hold the answer back, see the module."""
         core = self._core
         core.counters[f"asked_{query.ask.method.decode()}"] += 1
         answer = self._answer(now, source, query)
@@ -79,16 +79,16 @@ class QueryServer:
         self._send_what_fits(source, answer, room)
 
     def heard(self, now: float, address: Address) -> None:
-        """A node answered: what was held back for it can go."""
+        """Send the answers held back for a node that has answered."""
         held = self._held.pop(address, ())
         self._held_count -= len(held)
         for query, _ in held:
             self._send_what_fits(address, self._answer(now, address, query), MAX_REPLY)
 
-    # Strangers
+    # Unproven addresses
 
     def _ping(self, now: float, source: Address, proven: bool) -> int:
-        """Have the asker prove itself, unless it is about to. Bytes sent for it."""
+        """Ping the requester, unless a ping is pending. Returns the bytes sent for it."""
         if source in self._pinged or len(self._pinged) >= MAX_PINGED:
             return 0
         query = self._core.ask(
@@ -116,7 +116,7 @@ class QueryServer:
         return True
 
     def _give_up(self, now: float, source: Address) -> None:
-        """No proof in time: as much as an unproven asker may have."""
+        """Send as much as an unproven requester may get: no proof came in time."""
         held = self._held.pop(source, ())
         self._held_count -= len(held)
         for query, size in held:
@@ -157,7 +157,7 @@ class QueryServer:
 
     def _closest(self, source: Address, target: bytes) -> bytes:
         contacts = self._core.table.closest(target)
-        if reach(source[0]) is not Reach.LOOPBACK:  # there these addresses lead nowhere
+        if reach(source[0]) is not Reach.LOOPBACK:  # not reachable from there
             contacts = [c for c in contacts if c.compact[ID_BYTES] != LOOPBACK_NET]
         return b"".join([c.compact for c in contacts])
 
@@ -244,7 +244,8 @@ def _encode(answer: KrpcReply | KrpcFailure) -> bytes:
 
 
 def _cut(reply: KrpcReply, room: int) -> KrpcReply:
-    """As much of a reply as goes into `room` bytes: addresses before nodes; a value whole or not at all."""
+    """Return as much of a reply as fits `room` bytes: addresses before nodes; a value in full or
+    not at all."""
     if reply.value is not None:
         left = room - len(encode_reply(replace(reply, compact_nodes=b"")))
         if left < 0:
@@ -260,5 +261,5 @@ def _cut(reply: KrpcReply, room: int) -> KrpcReply:
 
 
 def _first_nodes(reply: KrpcReply, room: int) -> bytes:
-    """Those that fit with their heading, `5:nodes520:`."""
+    """Return the nodes that fit with their key, `5:nodes520:`."""
     return reply.compact_nodes[: max(0, (room - 11) // NODE_BYTES) * NODE_BYTES]

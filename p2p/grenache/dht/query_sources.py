@@ -1,8 +1,8 @@
 """Query sources by IP address: a rate limit for each, and proof that an address receives our answers.
 
-A source address of UDP can be forged, and then our answers hit somebody else. Whoever has answered a
-query of ours, or returned a token, receives what is sent there. To all others we send at most
-AMPLIFICATION times the bytes that they sent us (the factor that QUIC has, RFC 9000, section 8.1).
+A UDP source address can be forged, so that answers would hit a victim. An address that answered a
+query of this node, or returned a token, is proven to receive its datagrams. All others get at most
+AMPLIFICATION times the bytes that came from them (the factor of QUIC, RFC 9000, section 8.1).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Source(Tokens):
 
 
 class QuerySources:
-    """A bounded table of IP addresses; those not heard of for the longest time are forgotten first."""
+    """Bounded table of IP addresses; the least recently seen are evicted."""
 
     def __init__(self, rate: float, burst: float, limit: int) -> None:
         self._rate = rate
@@ -37,7 +37,7 @@ class QuerySources:
         return len(self._sources)
 
     def allow(self, now: float, host: str) -> bool:
-        """Return True if one more query of that address is to be answered now. Loopback is exempt."""
+        """Return True if another query of that address may be answered now. Loopback is exempt."""
         if reach(host) is Reach.LOOPBACK:
             return True
         return self._of(now, host).take(now, self._rate, self._burst)
@@ -48,7 +48,7 @@ class QuerySources:
             self._of(now, host).proven_until = now + PROOF_LASTS
 
     def is_proven(self, now: float, host: str) -> bool:
-        """Loopback always is: no such address comes in from outside."""
+        """Return True for a proven address. Loopback always is: it cannot come from outside."""
         if reach(host) is Reach.LOOPBACK:
             return True
         source = self._sources.get(host)

@@ -1,12 +1,13 @@
-"""The routing table: nodes that have answered, in buckets by their distance from ours (BEP 5).
+"""Routing table: nodes that have answered, in buckets by their distance from the own id (BEP 5).
 
 Distance is the XOR of ids. Service names, which have any length, are compared over the bytes that both
-have: the Node.js Grape counts every missing byte as 255, which is the same for all nodes and so changes
-no order. Among nodes that are equally far from a very short name the lower id comes first here. (For
-names above 128 bytes its distances are all infinite, and the nodes it picks are any.)
+have: the Node.js Grape counts every missing byte as 255, which is the same for all nodes and so
+    changes no order. Of nodes at an equal distance from a very short name the lower id comes first
+    here. (For names above 128 bytes its distances are all infinite, and its choice of nodes is
+    arbitrary.)
 
-Only a node that has answered a query is entered, so neither a forged sender nor one that asks and never
-answers gets in. An address has one id: when another id answers from there, the old one is gone.
+Only a node that has answered a query is added, so neither a forged sender nor one that never
+answers gets in. An address has one id: when another id answers from it, the old one is removed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from p2p.grenache.dht.krpc import ID_BYTES, DhtContact
 from p2p.grenache.directory import Address
 
 BITS: Final = ID_BYTES * 8
-SPARES: Final = 8  # newcomers per full bucket that wait for somebody to fail
+SPARES: Final = 8  # spare nodes of a full bucket
 DOUBTFUL_AFTER: Final = 2  # queries in a row without an answer: no longer relied on
 FORGET_AFTER: Final = 900.0  # seconds without an answer
 RETRY_FIRST: Final = 2.0  # seconds; doubles with each failure
@@ -29,12 +30,12 @@ RETRY_MAX: Final = 60.0
 
 
 def number(target: bytes) -> int:
-    """A node id or a name as the number to which node ids are compared by XOR."""
+    """Return a node id or a name as a number for the XOR distance."""
     return int.from_bytes(target[:ID_BYTES].ljust(ID_BYTES, b"\0"), "big")
 
 
 class Contact:
-    """A node that has answered."""
+    """Node that has answered a query."""
 
     __slots__ = (
         "address",
@@ -54,7 +55,7 @@ class Contact:
         self.number = number(node_id)
         self.compact = DhtContact(node_id, address).compact()
         self.heard = -inf  # last answer
-        self.failures = 0  # queries in a row that it did not answer
+        self.failures = 0  # unanswered queries in a row
         self.next_check = -inf
         self.kind = b""
         self.spare = False
@@ -65,7 +66,8 @@ class Contact:
 
 
 class RoutingTable:
-    """Buckets of K contacts each, by the number of leading bits that an id shares with ours."""
+    """Buckets of K contacts each, by the number of leading bits that an id shares with the own
+    id."""
 
     def __init__(self, own_id: bytes, liveness: float) -> None:
         self._own = number(own_id)
@@ -83,7 +85,7 @@ class RoutingTable:
         return (contact for contact in self._by_address.values() if not contact.spare)
 
     def __bool__(self) -> bool:
-        """Return True if there is a contact that can be relied on."""
+        """Return True if there is a good contact."""
         return any(not contact.doubtful for contact in self)
 
     def __len__(self) -> int:
@@ -91,17 +93,17 @@ class RoutingTable:
         return sum(not contact.doubtful for contact in self)
 
     def fewer_than(self, n: int) -> bool:
-        """Return True if there are fewer contacts that can be relied on."""
+        """Return True if there are fewer than `n` good contacts."""
         reliable = (contact for contact in self if not contact.doubtful)
         return sum(1 for _ in islice(reliable, n)) < n
 
     def lacks(self, index: int) -> bool:
-        """Return True if a bucket should be fuller."""
+        """Return True if a bucket needs more contacts."""
         return len(self._buckets[index]) < K // 2
 
     def gaps(self) -> list[int]:
-        """Buckets that should be fuller. Those of our nearest neighbours are not among them: a search
-        for our own id finds these."""
+        """Return the buckets that need more contacts, except those nearest to the own id, which a
+        search for it fills."""
         gaps = []
         nearer = len(self)
         for index, bucket in enumerate(self._buckets):
@@ -113,7 +115,7 @@ class RoutingTable:
         return gaps
 
     def wants(self, node_id: bytes, address: Address) -> bool:
-        """Return True if it is worth asking an unknown node whether it is there."""
+        """Return True if an unknown node should be pinged."""
         if node_id == self._own_id:
             return False
         contact = self._by_address.get(address)
@@ -127,7 +129,7 @@ class RoutingTable:
         )
 
     def heard(self, now: float, node_id: bytes, address: Address, kind: bytes) -> bool:
-        """A node has answered a query. Whether it is new here, or back after failing."""
+        """Record an answer of a node. Returns True if it is new, or back after failing."""
         if node_id == self._own_id:
             return False
         contact = self._by_address.get(address)
@@ -138,7 +140,7 @@ class RoutingTable:
             namesake = self._by_id.get(node_id)
             if namesake is not None:
                 if not namesake.failures:
-                    namesake.next_check = now  # the id stays with whoever answers there
+                    namesake.next_check = now  # the id belongs to the node that answers
                     return False
                 self.remove(namesake)
             contact = Contact(node_id, address)
@@ -153,7 +155,7 @@ class RoutingTable:
         return news
 
     def failed(self, now: float, address: Address) -> None:
-        """A query to that address was not answered."""
+        """Record an unanswered query to that address."""
         contact = self._by_address.get(address)
         if contact is None:
             return
@@ -169,7 +171,7 @@ class RoutingTable:
             contact.next_check = now
 
     def remove(self, contact: Contact) -> None:
-        """Forget a contact; the latest spare takes its place."""
+        """Remove a contact; the latest spare replaces it."""
         del self._by_address[contact.address]
         del self._by_id[contact.id]
         index = self._index(contact.number)
@@ -184,7 +186,7 @@ class RoutingTable:
             self._buckets[index].append(successor)
 
     def due(self, now: float) -> list[Contact]:
-        """Contacts that are to be asked whether they live; not again for five seconds."""
+        """Return the contacts to ping now; not again for five seconds."""
         contacts = [
             contact
             for contact in self._by_address.values()
@@ -195,13 +197,13 @@ class RoutingTable:
         return contacts
 
     def closest(self, target: bytes, n: int = K, *, doubtful: bool = False) -> list[Contact]:
-        """At most `n` of those that can be relied on (or of the others), the closest first."""
+        """Return at most `n` good (or other) contacts, the closest first."""
         goal = number(target)
         nearest = self._index(goal)
         found = self._usable(self._buckets[nearest], doubtful)
         if len(found) < n:
-            # All that are closer to us than the target is are equally far from it in their first
-            # differing bit; after them come the buckets further away, in order.
+            # Contacts closer to the own id than the target differ from the target in the same first
+            # bit; after them come the buckets further away, in order.
             for bucket in self._buckets[nearest + 1 :]:
                 if bucket:
                     found += self._usable(bucket, doubtful)
@@ -234,5 +236,6 @@ class RoutingTable:
         bucket.append(contact)
 
     def _index(self, other: int) -> int:
-        """Leading bits that are ours; for our own number, the last bucket."""
+        """Return the number of leading bits shared with the own id; for the own id, the last
+        bucket."""
         return min(BITS - (other ^ self._own).bit_length(), BITS - 1)

@@ -1,4 +1,4 @@
-"""Keeping a node part of the network: bootstrapping, asking silent contacts, refreshing buckets."""
+"""Table upkeep: bootstrapping, pings of silent contacts, bucket refreshes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from p2p.grenache.dht.krpc import ID_BYTES, FindNode, KrpcFailure, KrpcReply, Pi
 from p2p.grenache.dht.routing_table import BITS, number
 from p2p.grenache.directory import Address
 
-TICK: Final = 0.5  # seconds between looks at what is due
+TICK: Final = 0.5  # seconds between checks
 RETRY_FIRST: Final = 0.5  # seconds after a bootstrap address did not answer; doubles
 RETRY_MAX: Final = 60.0
-RETRY_ALONE: Final = 1.0  # while no node at all is known: whoever starts second joins at once
+RETRY_ALONE: Final = (
+    1.0  # while no node is known, so that the second node of a network joins at once
+)
 CHECK_BOOTSTRAP: Final = 60.0  # it may be the only bridge to the rest after a split of the network
 REFRESH_INTERVAL: Final = 300.0
-JOIN_INTERVAL: Final = 1.0  # at least, between searches for our own neighbours
-LONELY: Final = K // 2  # with fewer contacts every new one is a reason for such a search
-RENAME_INTERVAL: Final = 600.0  # at least, between changes of our id (BEP 42)
+JOIN_INTERVAL: Final = 1.0  # at least, between searches for the own neighbours
+LONELY: Final = K // 2  # with fewer contacts every new one causes such a search
+RENAME_INTERVAL: Final = 600.0  # at least, between changes of the own id (BEP 42)
 REACHABLE_FOR: Final = 2 * CHECK_BOOTSTRAP + 10.0  # seconds after its last answer
 
 
 def _ignore(now: float, answer: KrpcReply | KrpcFailure | None) -> None:
-    """The table has heard of it already."""
+    """Ignore the result: the table is updated already."""
 
 
 class Bootstrap:
@@ -48,7 +50,7 @@ class Bootstrap:
         self.next_try = now + CHECK_BOOTSTRAP
 
     def failed(self, now: float, alone: bool) -> None:
-        """`alone`: no other node is known either."""
+        """Record a failure. `alone`: no other node is known."""
         self.asking = False
         if alone:
             self.next_try = now + RETRY_ALONE
@@ -77,13 +79,13 @@ class Upkeep:
         self._tick(now)
 
     def set_bootstrap(self, now: float, addresses: tuple[Address, ...]) -> None:
-        """Ask these from now on."""
+        """Replace the bootstrap addresses."""
         self._core.bootstrap = addresses
         self.bootstrap = {a: self.bootstrap.get(a) or Bootstrap() for a in addresses}
         self._ask_bootstrap(now)
 
     def heard(self, now: float, address: Address, news: bool) -> None:
-        """A node answered; `news`: it is new in the table, or back."""
+        """Process an answer of a node; `news`: it is new in the table, or back."""
         bootstrap = self.bootstrap.get(address)
         if bootstrap is not None:
             bootstrap.last_answer = now
@@ -129,7 +131,7 @@ class Upkeep:
         bootstrap.failed(now, alone=not self._core.table)
 
     def _join(self, now: float) -> None:
-        """Look for our own neighbours, then for nodes in every bucket that could have more."""
+        """Search for the own neighbours, then in every bucket that needs more."""
         if self._joining:
             return
         self._joining = True
@@ -148,7 +150,7 @@ class Upkeep:
         )
 
     def _fill(self, now: float, buckets: list[int]) -> None:
-        """Search in one bucket after the other, in each until it has enough."""
+        """Search in one bucket after the other, until each has enough."""
         if not buckets:
             self._joining = False
             return
@@ -163,7 +165,7 @@ class Upkeep:
         )
 
     def _check_id(self, now: float) -> None:
-        """Change our id when it does not fit the address that others see."""
+        """Change the own id if it does not fit the address that others see."""
         core = self._core
         host = core.settings.public_host
         if host is None:
@@ -178,7 +180,7 @@ class Upkeep:
 
 
 def _id_in_bucket(own_id: bytes, index: int, rng: random.Random) -> bytes:
-    """A random id that shares exactly `index` leading bits with ours."""
+    """Return a random id that shares exactly `index` leading bits with the own id."""
     below = BITS - 1 - index
     flipped = number(own_id) ^ 1 << below
     return (flipped ^ rng.getrandbits(below)).to_bytes(ID_BYTES, "big")

@@ -1,4 +1,4 @@
-"""Values that this node holds (BEP 44). Their signatures have been checked."""
+"""Value store: values stored at this node (BEP 44), with checked signatures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value as it is stored: canonical bencode, signed if it has a `public_key`."""
+    """Stored value: canonical bencode, signed if it has a `public_key`."""
 
     value: bytes
     public_key: bytes | None = None
@@ -28,19 +28,20 @@ class Item:
     salt: bytes = b""
 
     def key(self) -> bytes:
-        """The 20 bytes that it belongs under."""
+        """Key of 20 bytes."""
         if self.public_key is None:
             return sha1(self.value, usedforsecurity=False).digest()
         return mutable_key(self.public_key, self.salt)
 
     def signed(self) -> bool:
-        """Return True if the signature fits. An immutable value needs none."""
+        """Return True if the signature is valid. An immutable value needs none."""
         return self.public_key is None or signature_fits(
             self.public_key, self.signature, self.seq, self.value, self.salt
         )
 
     def content(self) -> bytes:
-        """Value as applications put it: the byte string; a number as its digits; other shapes as bencode."""
+        """Value for applications: a byte string as it is, a number as digits, other types as
+        bencode."""
         value = bencode.decode(self.value)
         if isinstance(value, bytes):
             return value
@@ -62,14 +63,14 @@ def conflict(current: Item | None, new: Item, cas: int | None) -> int | None:
 
 
 class ValueStore:
-    """The last `limit` values that were put or asked for, each for at most `max_age` seconds."""
+    """The last `limit` values put or requested, each for at most `max_age` seconds."""
 
     def __init__(self, max_age: float, limit: int) -> None:
         self._max_age = max_age
         self._items: BoundedMap[bytes, tuple[float, Item]] = BoundedMap(limit)
 
     def put(self, now: float, item: Item) -> None:
-        """Keep it. Signature and `conflict` have been looked at."""
+        """Store an item whose signature and `conflict` were checked."""
         self._items[item.key()] = (now + self._max_age, item)
 
     def get(self, now: float, key: bytes) -> Item | None:

@@ -1,4 +1,4 @@
-"""Tokens: who returns one has received what we sent to its IP address (BEP 5)."""
+"""Write tokens: proof that a node receives datagrams at its IP address (BEP 5)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from hashlib import blake2s
 from typing import Final
 
 ROTATE_AFTER: Final = 300.0  # seconds; the previous secret is good for as long again
-TOKEN_BYTES: Final = 8  # enough against guessing, and replies to strangers have to be short
+TOKEN_BYTES: Final = (
+    8  # bytes: enough against guessing, and replies to unproven addresses have to be short
+)
 
 
 class WriteTokens:
-    """Makes and checks tokens. One is good for 5 to 10 minutes: others keep it for 5."""
+    """Tokens of this node, each valid for 5 to 10 minutes: other nodes keep them for 5."""
 
     def __init__(self, rng: random.Random, now: float) -> None:
         self._rng = rng

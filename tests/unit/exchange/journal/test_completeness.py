@@ -280,7 +280,7 @@ def test_a_newest_segment_that_is_gone_is_missed(path: Path) -> None:
 def test_a_journal_without_a_log_is_refused(path: Path) -> None:
     written(path, 3)
     newest(path).unlink()
-    with pytest.raises(JournalError, match=r"has no log: commits up to 3 are missing\. Put"):
+    with pytest.raises(JournalError, match=r"has no log: commits up to 3 are missing\. Restore"):
         opened(path)
     (path / "anchor").unlink()
     with pytest.raises(JournalError, match="has no log: all commits are missing"):
@@ -334,7 +334,10 @@ def test_a_damaged_anchor_is_refused(where: int, path: Path) -> None:
     data = bytearray((path / "anchor").read_bytes())
     data[where] ^= 1
     (path / "anchor").write_bytes(data)
-    with pytest.raises(JournalError, match=r"anchor is damaged.*journal repair"):
+    with pytest.raises(
+        JournalError,
+        match=r"anchor, the record of the log's last position, is damaged.*journal repair",
+    ):
         opened(path)
     (path / "anchor").unlink()
     assert opened(path) == (3, [])
@@ -344,7 +347,9 @@ def test_a_damaged_anchor_is_refused(where: int, path: Path) -> None:
 def test_what_is_no_anchor_is_refused(data: bytes, path: Path) -> None:
     written(path, 3)
     (path / "anchor").write_bytes(data)
-    with pytest.raises(JournalError, match="anchor is damaged"):
+    with pytest.raises(
+        JournalError, match="anchor, the record of the log's last position, is damaged"
+    ):
         opened(path)
 
 
@@ -365,7 +370,7 @@ def test_another_nodes_journal_is_refused(path: Path) -> None:
     written(path, 3, owner="node-a")
     assert owner_of(path) == "node-a"
     with pytest.raises(
-        JournalError, match=r"journal of node node-a.* key of node node-b\. Put the"
+        JournalError, match=r"journal of node node-a.* key of node node-b\. Restore the"
     ):
         opened(path, owner="node-b")
     assert opened(path, owner="node-a") == (3, [])

@@ -390,7 +390,7 @@ def test_of_a_lost_archive_what_the_log_no_longer_holds_is_told_and_latest_order
     with closing(open_journal(path)) as journal:
         unusable, lost = journal.notes
         assert "could not be used" in unusable
-        assert f"from before frame {first} of the log is lost" in lost
+        assert f"before frame {first} of the log is lost" in lost
         kept = fills_in(written[first - 1 :])
         assert 0 < len(kept) < len(fills_in(written))
         assert journal.history().fills(limit=-1)[::-1] == kept

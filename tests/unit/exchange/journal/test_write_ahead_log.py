@@ -210,7 +210,7 @@ def test_a_frame_of_another_number_is_damage(tmp_path: Path) -> None:
     write(tmp_path, b"one")
     path = only_segment(tmp_path)
     path.write_bytes(path.read_bytes() + frames.frame(3, 0, b"x"))
-    with pytest.raises(JournalError, match="frame 3 where 2 belongs"):
+    with pytest.raises(JournalError, match="found frame 3, expected frame 2"):
         open_log(tmp_path)
 
 

@@ -188,4 +188,4 @@ def test_a_hint_sends_a_caller_without_experience_elsewhere_first():
     assert router.pick(0.0, ["a", "b"]) == "b"
     row = next(row for row in router.explain(0.0, ["a", "b"]) if row.peer == "a")
     assert row.hint_factor > 2.5
-    assert "hints say degraded" in row.why
+    assert "degraded by hints" in row.why
