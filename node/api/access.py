@@ -36,7 +36,7 @@ _MAX_HEADER: Final = 300  # characters; a key and its secret have about 100
 class AccessRules:
     """Rules of access: where the API listens and what callers may do there."""
 
-    keys_required: bool = False  # without a key nobody is the operator
+    keys_required: bool = False  # the operator needs the token too
     plain_keys: bool = False  # keys are taken over plain HTTP from other machines
     rate_limit: int = 0  # requests a minute for each key or address; 0: any number
     operator_token: str = ""  # of this run; "" is none
@@ -48,7 +48,7 @@ class AccessRules:
 class Caller(NamedTuple):
     """Authenticated caller of a request."""
 
-    account: int | None  # None: nobody known; the operator's is the house
+    account: int | None  # None: unknown caller; the operator acts for the house
     permissions: frozenset[Permission] = frozenset()
     operator: bool = False
     key: str = ""  # of the account
@@ -76,7 +76,7 @@ def is_loopback(address: str) -> bool:
 
 
 class AccessControl:
-    """Tells who makes a request and counts it."""
+    """Identify the caller of each request, and limit its rate."""
 
     def __init__(self, accounts: Accounts, rules: AccessRules) -> None:
         self._accounts = accounts
@@ -99,15 +99,17 @@ class AccessControl:
             raise ServiceError(
                 403,
                 "tls_required",
-                "keys over plain HTTP are refused, because everybody on the way can read them: "
-                "use https (API_TLS_CERT or API_TLS_SELF_SIGNED on the node), and make a new key "
-                "in place of the one that was just sent",
+                "API keys over plain HTTP are refused, because the network path can read them: "
+                "use https (API_TLS_CERT or API_TLS_SELF_SIGNED on the node), and replace the key "
+                "that was just sent by a new one",
             )
         scheme, _, credentials = header[:_MAX_HEADER].partition(" ")
         key, colon, secret = credentials.strip().partition(":")
         if scheme.lower() != "bearer" or not colon:
             raise ServiceError(
-                401, "bad_authorization", "the header is to be: Authorization: Bearer KEY:SECRET"
+                401,
+                "bad_authorization",
+                "invalid Authorization header: must be 'Authorization: Bearer KEY:SECRET'",
             )
         if key == OPERATOR:
             token = self.rules.operator_token
@@ -124,13 +126,12 @@ class AccessControl:
         except AuthError as error:
             if error.code == "revoked":
                 raise ServiceError(401, "key_revoked", "the key was revoked") from None
-            raise ServiceError(
-                401, "bad_key", "there is no such key, or its secret is another one"
-            ) from None
+            raise ServiceError(401, "bad_key", "unknown API key or wrong secret") from None
         return Caller(found.account, found.permissions, key=found.key)
 
     def count(self, caller: Caller | None, remote: str, now: float) -> RateVerdict:
-        """Count a request; None is one whose key was wrong. The operator is not limited."""
+        """Count a request against the caller's rate limit; None stands for a wrong key. The
+        operator is not limited."""
         if caller is not None and caller.operator:
             return RateVerdict(True, 0, 0, 0)
         key = caller.key if caller is not None else ""
@@ -160,7 +161,7 @@ def admit(request: web.Request, access: Access) -> Caller:
 
 
 def check_access(caller: Caller, access: Access) -> Caller:
-    """Return the caller, who needs a permission; raise if it is missing.
+    """Return the caller if it has a permission.
 
     Raises:
         ServiceError: the caller lacks it.

@@ -67,8 +67,8 @@ def _named(host: str | None, names: frozenset[str]) -> bool:
 def _from_another_site(request: web.Request) -> bool:
     """Return True if a browser says that another site's page makes this request, other than by a link.
 
-    Pages load images, scripts and frames without an Origin header. They cannot read what comes, but
-    nothing has to come. Following a link is fine: it opens a tab of this node's own origin.
+    Pages load images, scripts and frames without an Origin header. They cannot read the answer, but
+    need not get one. Following a link is fine: it opens a tab of this node's own origin.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is None or site in ("same-origin", "none"):
@@ -81,7 +81,7 @@ def _from_another_site(request: web.Request) -> bool:
 
 @web.middleware
 async def guard_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Refuses what a page in somebody's browser could send.
+    """Refuse requests that a web page in a browser could send.
 
     A page that resolves its own name to 127.0.0.1 (DNS rebinding) shows in the Host header; a
     cross-origin request or WebSocket shows in the Origin header. Neither can be set by the page.
@@ -116,7 +116,8 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
 
 @web.middleware
 async def auth_middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Finds out who asks, and counts the request. The Bitfinex dialect does that itself."""
+    """Authenticate the caller, and count the request. The Bitfinex dialect has its own
+    authentication."""
     if not request.path.startswith(("/v1/", "/metrics")):
         return await handler(request)
     door, remote = request.app[DOORKEEPER], request.remote or ""
@@ -320,7 +321,7 @@ class ApiServer:
             log.warning(
                 "the API listens on %s without TLS: %s",
                 host,
-                "whoever is on the way can read its clients' keys"
+                "anyone on the network path can read its clients' keys"
                 if self._rules.plain_keys
                 else "keys from other machines are refused",
             )

@@ -1,6 +1,6 @@
-"""TLS for the API: the operator's certificate, or one that the node makes and signs itself.
+"""TLS for the API: the operator's certificate, or a self-signed one of the node.
 
-Clients of a certificate that nobody else has signed are given its file (`--api-cafile`); commands on
+Clients get the file of a self-signed certificate (`--api-cafile`); commands on
 the same machine find its fingerprint in node.json and accept that certificate alone.
 """
 
@@ -30,7 +30,8 @@ _OTHER_KEY: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE
 
 
 class TlsError(Exception):
-    """A certificate or key cannot be used. The text says which file, why, and what to do."""
+    """A certificate or key cannot be used. The message names the file, the reason and the
+    remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def load_tls(certificate: Path, key: Path | None) -> Tls:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        # A password for the key would be asked for at the terminal, where nobody may be.
+        # OpenSSL would request a password at the terminal, which may be unattended.
         context.load_cert_chain(certificate, key, password=lambda: "")
     except ssl.SSLError as error:
         if error.reason in _OTHER_KEY:

@@ -82,7 +82,7 @@ class NodeService(Protocol):
         ...
 
     async def reconcile(self, peer: str) -> ReconciliationView:
-        """Compare what this node and a peer say of each other."""
+        """Compare the statements of this node and a peer about each other."""
         ...
 
     async def submit(
@@ -177,7 +177,7 @@ class NodeService(Protocol):
         ...
 
     def book(self, market: str, *, depth: int = 25, account: int | None = HOUSE) -> BookView:
-        """`own` in it is what the account has there."""
+        """`own`: quantities of the account's orders."""
         ...
 
     def markets(self) -> list[MarketView]: ...
@@ -213,15 +213,16 @@ class NodeService(Protocol):
         ...
 
     async def topology(self) -> TopologyView:
-        """Links of this node, and of the neighbours that tell theirs."""
+        """Links of this node, and of the neighbours that share theirs."""
         ...
 
     def services(self) -> list[ServiceView]:
-        """Services that anybody offers, in order of their names."""
+        """Services offered in the network, sorted by name."""
         ...
 
     async def call_service(self, service: str, request: CallRequest) -> CallView:
-        """Ask whoever answers soonest. What the service itself refuses has code "service_refused"."""
+        """Call a service at the node with the lowest expected cost. A refusal by the service has
+        the code "service_refused"."""
         ...
 
     def routing(self, *, events: int = 50, kind: str | None = None) -> RouterView:

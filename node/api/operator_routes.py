@@ -1,4 +1,4 @@
-"""The REST routes for the node's operator: accounts, keys, money, halts, and what peers owe."""
+"""REST routes for the node's operator: accounts, keys, money, halts, and positions of peers."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ async def cancel_orders(request: web.Request) -> web.Response:
         raise ServiceError(
             400,
             "invalid_parameter",
-            "say which orders: market, group, client_id, or all=true for every open order",
+            "no orders selected: give market, group, client_id, or all=true for every open order",
             parameter="all",
         )
     work = request.app[SERVICE].cancel_many(

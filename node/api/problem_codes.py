@@ -1,4 +1,4 @@
-"""Problem codes about orders, accounts, keys and money: code -> (title, what it means and what to do)."""
+"""Problem codes about orders, accounts, keys and money: code -> (title, explanation and remedy)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "bad_authorization": (
         "Bad Authorization header",
-        "It is to be `Authorization: Bearer KEY:SECRET`.",
+        "It must be `Authorization: Bearer KEY:SECRET`.",
     ),
-    "bad_key": ("Bad key", "There is no such key, or its secret is another one."),
+    "bad_key": ("Bad key", "Unknown API key or wrong secret."),
     "bad_token": (
         "Bad operator token",
         "The token is of one run of the node; node.json in its data directory has it.",
@@ -36,16 +36,16 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
         "Too many requests, or too many orders, in a minute. Wait as long as `Retry-After` says.",
     ),
     # Accounts and money
-    "unknown_account": ("Unknown account", "There is no such account; GET /v1/accounts."),
+    "unknown_account": ("Unknown account", "Unknown account; GET /v1/accounts lists them."),
     "unknown_asset": ("Unknown asset", "No market of this node trades it; GET /v1/markets."),
-    "unknown_key": ("Unknown key", "There is no such key."),
+    "unknown_key": ("Unknown key", "Unknown API key."),
     "account_frozen": (
         "Account frozen",
         "A frozen account may look and cancel, not trade or withdraw.",
     ),
     "insufficient_balance": (
         "Insufficient balance",
-        "Less is available than is needed. Open orders hold what they may cost.",
+        "The available balance is too small. Cancel open orders to release the held amount.",
     ),
     "bad_amount": ("Bad amount", "An amount is a plain decimal above 0, sent as a string."),
     "bad_name": (
@@ -88,7 +88,7 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "not_halted": ("Not halted", "The market is not halted."),
     "too_many_orders": ("Too many orders", "The account has as many open orders as it may."),
-    "reduce_only": ("Reduce only", "There is no position that the order could reduce."),
+    "reduce_only": ("Reduce only", "The account has no position that the order could reduce."),
     "starting": ("Starting", "The node has just started; try again in a moment."),
     "storage_failed": (
         "Storage failed",

@@ -24,7 +24,7 @@ log = logging.getLogger("node.api")
 
 CONTENT_TYPE: Final = "application/problem+json"
 
-# code -> (title, what it means and what to do). The title of a problem type never changes.
+# code -> (title, explanation and remedy). The title of a problem type never changes.
 # Codes of the node's own refusals that are missing here get a title made from the code.
 CODES: Final[dict[str, tuple[str, str]]] = {
     "invalid_json": ("Invalid JSON", "The body is not JSON. Send one JSON object in UTF-8."),
@@ -65,7 +65,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "Another node",
         "The X-Exchange-Node header asked for a node id that is not this node's.",
     ),
-    "upgrade_required": ("Upgrade required", "This path speaks WebSocket only."),
+    "upgrade_required": ("Upgrade required", "This path accepts WebSocket connections only."),
     "internal_error": (
         "Internal error",
         "A fault of the node, not of the request. The node's log has the incident.",
@@ -76,12 +76,13 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "The node is still working on the request, its outcome is not known yet. "
         "Look it up, or repeat it with the same client_id.",
     ),
-    "unknown_market": ("Unknown market", "There is no such market; GET /v1/markets lists them."),
+    "unknown_market": ("Unknown market", "Unknown market; GET /v1/markets lists them."),
     "unknown_order": ("Unknown order", "This node has no such order."),
     "order_done": ("Order done", "The order is filled or cancelled already."),
     "bad_number": (
         "Bad number",
-        "A price or quantity is no positive plain decimal, or does not fit the market's tick or lot.",
+        "A price or quantity must be a positive plain decimal and a multiple of the market's tick "
+        "or lot.",
     ),
     "bad_order_id": ("Bad order id", "Neither the full id of an order nor its number."),
     "bad_client_id": ("Bad client id", "Too long, empty, or with unprintable characters."),
@@ -90,7 +91,7 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "An earlier order has this client_id, and it was another order.",
     ),
     "bad_side": ("Bad side", "The side of an order is buy or sell."),
-    "bad_timeframe": ("Bad timeframe", "There are no candles of this length; see listCandles."),
+    "bad_timeframe": ("Bad timeframe", "Unknown length of candles; see listCandles."),
     "bad_subject": (
         "Bad subject",
         "A node id, or for bans an IP address or a network such as 203.0.113.0/24.",
@@ -99,14 +100,14 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "bad_address": ("Bad address", "An address of a peer is HOST:PORT, or [IPv6]:PORT."),
     "connect_failed": (
         "Connect failed",
-        "Nobody answered at the address, or not in time. It is the other node's peer port.",
+        "No answer at the address in time. Use the other node's peer port.",
     ),
-    "unknown_node": ("Unknown node", "No node is known whose id begins so; GET /v1/peers."),
+    "unknown_node": ("Unknown node", "No known node has an id with this prefix; GET /v1/peers."),
     "ambiguous_node": ("Ambiguous node", "Several node ids begin so; give more of it."),
     "self_connection": ("Self connection", "The node meant is this node itself."),
     "unreachable": (
         "Unreachable",
-        "There is no way to that node now; the detail says what was tried.",
+        "The node is unreachable now; the detail lists the attempts.",
     ),
     "ping_failed": ("Ping failed", "The node did not answer in time."),
     "bad_call": ("Bad call", "The payload cannot be sent, or the timeout is out of bounds."),
@@ -120,7 +121,8 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "service_busy": (
         "Service busy",
-        "Who was asked has too much to do, nothing was executed. Try again after `retry_after_ms`.",
+        "The providers are overloaded; the call was not executed. Try again after "
+        "`retry_after_ms`.",
     ),
     "call_timeout": (
         "Call timeout",
@@ -238,7 +240,7 @@ def from_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Resp
         headers["Allow"] = allowed
         detail = f"{method} {path} does not exist; this path has {allowed}"
     elif isinstance(error, web.HTTPNotFound):
-        detail = f"there is nothing at {path}; GET /docs lists what there is"
+        detail = f"unknown path {path}; GET /docs lists the operations"
     elif isinstance(error, web.HTTPRequestEntityTooLarge):
         detail = "the body is longer than 64 KiB, the limit of a request"
         headers["Connection"] = "close"
@@ -246,7 +248,7 @@ def from_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Resp
 
 
 def internal(request: web.BaseRequest, error: BaseException) -> web.Response:
-    """An unexpected exception: logged under an incident number, which is all that is told."""
+    """Log an unexpected exception under an incident number, the only detail in the response."""
     incident = secrets.token_hex(4)
     log.error("incident %s: %s %r failed", incident, request.method, request.path, exc_info=error)
     return problem(

@@ -290,7 +290,7 @@ def _guarded(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         admit(request, operation.access)
         response = await serve(request)
         if private_read:
-            # It may say what was decided just now: nobody is told before that is on the disk.
+            # The answer may include undurable decisions: wait until they are on the disk.
             await request.app[SERVICE].trading.durable(request.get(ABOUT))
         return response
 

@@ -81,7 +81,7 @@ class _Connection:
             close_timeout=limits.STREAM_CLOSE_TIMEOUT,
             too_slow=ReaderTooSlow,
             stalled=(TOO_SLOW, "too slow: a message was not taken in time"),
-            behind=(TOO_SLOW, "too slow: messages you lack are no longer held"),
+            behind=(TOO_SLOW, "too slow: the missed messages are no longer stored"),
             verdict=self._verdict,
         )
 
@@ -93,7 +93,7 @@ class _Connection:
             for reader in self._readers.values():
                 reader.stop()
 
-    # What the client sends
+    # Messages of the client
 
     async def _read(self) -> None:
         async for message in self._socket:
@@ -179,7 +179,7 @@ class _Connection:
             caller = door.identify(header, secure=self._request.secure, remote=remote)
         except ServiceError as error:
             failure = error
-        verdict = door.count(caller, remote, self._loop.time())  # who guesses is counted too
+        verdict = door.count(caller, remote, self._loop.time())  # count failed attempts too
         if not verdict.allowed:
             detail = f"more than {verdict.limit} requests a minute; wait {verdict.reset} s"
             raise ServiceError(429, "rate_limited", detail)
@@ -191,7 +191,7 @@ class _Connection:
         self._session.post(encode(answer))
         await self._session.drained()
 
-    # What the streams have
+    # Messages of the streams
 
     def _messages_of(self, reader: Reader, now: float) -> list[bytes]:
         try:
@@ -219,7 +219,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         compress=False,  # loopback has bandwidth to spare, and compression would cost each reader
     )
     if not socket.can_prepare(request).ok:
-        detail = "/v1/stream speaks WebSocket (RFC 6455); connect with a WebSocket client"
+        detail = "/v1/stream accepts WebSocket (RFC 6455) only; connect with a WebSocket client"
         return problem(request, 426, "upgrade_required", detail, headers={"Upgrade": "websocket"})
     connections = request.app[CONNECTIONS]
     if len(connections) >= limits.STREAM_MAX_CLIENTS:
@@ -237,7 +237,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
 
 async def _close_all(app: web.Application) -> None:
-    """Tells every reader that the node stops, before the sockets are closed under them."""
+    """Notify every reader that the node stops, before its socket is closed."""
     closing = [
         asyncio.create_task(
             socket.close(code=WSCloseCode.GOING_AWAY, message=b"the node is stopping")
@@ -252,7 +252,7 @@ async def _close_all(app: web.Application) -> None:
 
 
 async def _sweep(app: web.Application) -> AsyncIterator[None]:
-    """Let go of streams that nobody reads, as long as the application runs."""
+    """Close streams without readers, while the application runs."""
 
     async def sweep() -> None:
         loop = asyncio.get_running_loop()

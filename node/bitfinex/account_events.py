@@ -1,4 +1,4 @@
-"""Channel 0: what happens in an account, told to all connections that are authenticated for it.
+"""Channel 0: events of an account, sent to all connections authenticated for it.
 
     ps ws os    positions (none), wallets and open orders: once, when the connection begins
     on ou oc    an order is new, changed, over
@@ -108,8 +108,7 @@ class AccountEventStream(ChannelStream):
 
     def write(self, flags: int) -> list[str]:
         """
-        Raises:
-            TooSlow: more was waiting than anybody can be that behind.
+        Raises: TooSlow: the reader is too far behind.
         """
         if self._overrun:
             raise ReaderTooSlow
@@ -311,7 +310,7 @@ def _as_placed(order: Order) -> Order:
 
 
 class AccountFeeds:
-    """The feeds of the accounts that somebody listens to."""
+    """Feeds of the accounts with subscribers."""
 
     def __init__(self, trading: Trading, symbols: Symbols, market_data: MarketData) -> None:
         self._trading = trading

@@ -104,10 +104,8 @@ class AccountInputs:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take(self, message: Any) -> None:
-        """Begin what an input asks for; waits while too many are under way.
-
-        Raises:
-            BitfinexError: it is no input.
+        """Start the operation of an input; wait while too many are under way. Raises:
+        BitfinexError: not an input.
         """
         if not (isinstance(message, list) and len(message) >= 4 and message[0] == 0):
             raise BitfinexError(UNKNOWN, "input: invalid")
@@ -155,7 +153,7 @@ class AccountInputs:
         self.stream.notify(told, failed=True)
 
     async def close(self) -> None:
-        """The connection has ended. What is under way goes on; nobody hears how it went."""
+        """End with the connection. Operations under way continue without notifications."""
         self._side.feeds.detach(self.session.account, self.stream)
         if self._tasks:
             await asyncio.wait(self._tasks)

@@ -128,7 +128,7 @@ class AccountReads:
         if body.get("rate") is None:
             price = self._market_data.ticker(pair.key).ask
             if price is None:
-                raise bad("rate", "nobody sells, so there is no price to go by")
+                raise bad("rate", "no sell orders, so the market has no reference price")
         else:
             price = order_inputs.limit_price(pair, body, "rate", side)
         per_lot = int((instrument.tick * instrument.lot).scaleb(exponent)) * price

@@ -155,7 +155,7 @@ class BitfinexConnection:
         return [text.encode() for text in texts]
 
     async def goodbye(self) -> None:
-        """Say that the node stops, and close."""
+        """Announce the stop of the node, and close."""
         try:
             await self._tell(
                 {"event": "info", "code": RESTART, "msg": "the node is stopping, connect again"}

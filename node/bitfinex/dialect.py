@@ -59,7 +59,7 @@ class _Sockets:
             max_msg_size=MAX_MESSAGE, writer_limit=BUFFER, compress=False, heartbeat=PING
         )
         if not socket.can_prepare(request).ok:
-            return web.Response(status=426, text="/ws/2 speaks WebSocket", headers=_UPGRADE)
+            return web.Response(status=426, text="/ws/2 accepts WebSocket only", headers=_UPGRADE)
         if len(self._open) >= CONNECTIONS or not self._rate.allows(
             request.remote or "", loop.time()
         ):
@@ -87,7 +87,7 @@ class _Sockets:
         return socket
 
     async def close(self, _app: web.Application) -> None:
-        """Tell everyone that the node stops."""
+        """Notify all connections that the node stops."""
         goodbyes = [asyncio.create_task(connection.goodbye()) for connection in self._open]
         if goodbyes:
             _, late = await asyncio.wait(goodbyes, timeout=STOP_TIMEOUT)

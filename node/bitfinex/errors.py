@@ -1,7 +1,7 @@
 """Errors in Bitfinex's form: HTTP 500 with `["error", code, text]`, or an `error` event.
 
 Clients look for words in the text first (ccxt) and then at the code; some know only the codes 10000,
-10001, 10020 and 10100 (bitfinex-api-py). What the node's own refusals become is `refusal`.
+10001, 10020 and 10100 (bitfinex-api-py). `refusal` maps the node's own refusals.
 """
 
 from __future__ import annotations

@@ -66,11 +66,7 @@ def decode(raw: bytes | str) -> Any:
 
 
 def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
-    """The order that is to be placed. `now` is us since the epoch.
-
-    Raises:
-        BitfinexError: it cannot be one.
-    """
+    """Return the order to place. `now` is us since the epoch. Raises: BitfinexError: invalid input."""
     pair = symbols[body.get("symbol")]
     kind = _kind(body.get("type"))
     side, quantity = amount(pair, body.get("amount"), "amount")
@@ -177,7 +173,7 @@ def named_order(body: Body, now: int) -> int | str:
         return order_number(body["id"])
     cid = _integer(body.get("cid"), "cid")
     if cid is None:
-        raise bad("id", "id, or cid and cid_date, say which order")
+        raise bad("id", "no order selected: give id, or cid and cid_date")
     return order_arrays.client_id(cid, _date(body.get("cid_date"), now))
 
 
@@ -205,7 +201,7 @@ def selections(body: Body, account: int, now: int) -> list[Selection]:
             names.add(order_arrays.client_id(cid, _date(each[1], now)))
         found.append(Selection(account=account, client_ids=frozenset(names)))
     if not found:
-        raise bad("id", "id, gid, cid or all say which orders")
+        raise bad("id", "no orders selected: give id, gid, cid or all")
     return found
 
 
@@ -239,7 +235,7 @@ def _kind(value: Any) -> str:
     if kind not in _TIMES_IN_FORCE:
         raise bad("type", f"there are {', '.join(_SPOT + known for known in _TIMES_IN_FORCE)}")
     if kind == text:
-        raise bad("type", f"there is no margin trading here; {_SPOT}{kind} is the spot order")
+        raise bad("type", f"margin trading is not supported; use {_SPOT}{kind} for a spot order")
     return kind
 
 

@@ -1,7 +1,8 @@
-"""Channels of the Bitfinex WebSocket: each turns changes of a market into what its reader lacks.
+"""Channels of the Bitfinex WebSocket: each turns changes of a market into updates for its reader.
 
-A channel keeps what its reader has been told, not a queue of changes, so a reader that is slow gets the
-latest state in its next message. Only trades are queued, and a reader that leaves too many is cut.
+A channel keeps the state that its reader has received, not a queue of changes, so a slow reader
+gets the latest state in its next message. Only trades are queued, and a reader that leaves too many
+is cut.
 """
 
 from __future__ import annotations
@@ -132,8 +133,7 @@ class TradesChannel(Channel):
 
     def write(self, flags: int) -> list[str]:
         """
-        Raises:
-            TooSlow: more trades were waiting than anybody can be that behind.
+        Raises: TooSlow: the reader is too far behind in trades.
         """
         if self._waiting is None:
             self._waiting = deque()

@@ -58,7 +58,7 @@ class Keys(Protocol):
 
 
 class KeyAuthenticator:
-    """Lets in who has a key. `plain_keys` takes keys over plain HTTP."""
+    """Authentication by API key. `plain_keys`: accept keys over plain HTTP."""
 
     def __init__(self, keys: Keys, *, plain_keys: bool) -> None:
         self._keys = keys

@@ -1,1 +1,1 @@
-"""The command line. Its modules import what is heavy only where it is used: start-up time is felt."""
+"""Command line. Heavy modules are imported where they are used, to keep the start-up time short."""

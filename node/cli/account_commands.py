@@ -139,7 +139,7 @@ def _money_command(verb: str, summary: str, text: str) -> None:
 
     @click.argument("name")
     @click.argument("words", nargs=-1, metavar="AMOUNT ASSET")
-    @click.option("--note", default="", metavar="TEXT", help="What the ledger says about it.")
+    @click.option("--note", default="", metavar="TEXT", help="Note in the ledger.")
     @client_options
     def move(session: Session, name: str, words: tuple[str, ...], note: str) -> None:
         check_words(words)
@@ -185,7 +185,7 @@ _money_command(
 _money_command(
     "withdraw",
     "Record that an account got money back.",
-    "Not more than is available: what open orders hold has to be cancelled first.",
+    "At most the available amount: cancel open orders to release what they hold.",
 )
 
 
@@ -337,7 +337,7 @@ def _key_table(views: list[KeyView]) -> list[Line]:
 @click.argument("key")
 @client_options
 def revoke_key(session: Session, key: str) -> None:
-    """Revoke a key: nobody gets in with it any more.
+    """Revoke a key for good.
 
     \b
     Examples:

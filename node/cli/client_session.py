@@ -121,9 +121,9 @@ class BlockingTransport:
             ) from error
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise NodeUnreachable(f"nobody answers at {site} ({reason})") from error
+            raise NodeUnreachable(f"no answer from {site} ({reason})") from error
         except http.client.HTTPException as error:
-            raise NotANode(f"what answers at {site} is not a node ({error!r})") from error
+            raise NotANode(f"the program at {site} is not a node ({error!r})") from error
         finally:
             if connection is not None:
                 connection.close()
@@ -189,7 +189,8 @@ class Session:
             key, colon, secret = text.partition(":")
             if not (key and colon and secret):
                 raise click.UsageError(
-                    f"{KEY_VARIABLE} is to be KEY:SECRET, as 'exchange-node account keys create' printed it."
+                    f"{KEY_VARIABLE} must be KEY:SECRET, as printed by 'exchange-node account "
+                    f"keys create'."
                 )
             return key, secret
         return ("operator", found.operator_token) if found.operator_token else (None, None)
@@ -268,7 +269,7 @@ def client_options(command: Callable[..., T]) -> Callable[..., T]:
         metavar="DIR",
         help="Talk to the node that runs on this directory.  [default: DATA_DIR, or ~/.exchange-node]",
     )
-    @click.option("--api", metavar="URL", help="Talk to the node whose API is at this URL.")
+    @click.option("--api", metavar="URL", help="URL of the node's API.")
     @click.option(
         "--api-cafile",
         "ca_file",

@@ -10,7 +10,7 @@ import click
 
 T = TypeVar("T")
 
-# So that an amount of -5 reaches the command, which can say what is wrong with it.
+# An amount of -5 then reaches the command, which explains the error.
 LENIENT: Final = {"ignore_unknown_options": True}
 
 
@@ -58,7 +58,7 @@ def limit_option(command: Callable[..., T]) -> Callable[..., T]:
         type=click.IntRange(1, 1000),
         default=100,
         show_default=True,
-        help="At most so many, the newest.",
+        help="Maximum number of results, newest first.",
     )(command)
 
 

@@ -15,7 +15,7 @@ from node.cli.tables import echo
 @click.command()
 @click.option("--data-dir", metavar="DIR", help="As for start.")
 @click.option("--config", "config_file", metavar="FILE", help="As for start.")
-@click.option("--changed", is_flag=True, help="Only settings that somebody set.")
+@click.option("--changed", is_flag=True, help="Only settings that are not at their defaults.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def config(data_dir: str | None, config_file: str | None, changed: bool, as_json: bool) -> None:
     """Show every setting, its value and where it came from.

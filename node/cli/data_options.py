@@ -41,7 +41,7 @@ def data_options(command: Callable[..., T]) -> Callable[..., T]:
 
 @contextmanager
 def explained(as_json: bool) -> Iterator[None]:
-    """End the command with one line for what goes wrong with files."""
+    """End the command with a one-line message for errors with files."""
     from exchange.journal.frames import JournalError
     from node.daemon.backup import BackupError
 

@@ -95,7 +95,7 @@ def _host(_ctx: click.Context, _param: click.Parameter, value: str | None) -> st
     "grape_api_host",
     cls=Flag,
     metavar="HOST",
-    help="Listen here for the API, which whoever reaches it may use.",
+    help="Listening address of the API, which has no access control.",
 )
 @click.option(
     "--dpa",
@@ -117,7 +117,7 @@ def _host(_ctx: click.Context, _param: click.Parameter, value: str | None) -> st
     default=60_000,
     show_default=True,
     metavar="MS",
-    help="Ask a Grape that was silent for so long whether it lives.",
+    help="Ping a Grape after this time without a message.",
 )
 @click.option(
     "--dc",
@@ -158,7 +158,8 @@ def _host(_ctx: click.Context, _param: click.Parameter, value: str | None) -> st
     "grape_public_host",
     cls=Flag,
     metavar="IPV4",
-    help="Record announcements made at this Grape under this address.  [default: what others see]",
+    help="Record announcements made at this Grape under this address.  [default: as seen by other "
+    "Grapes]",
 )
 @click.option(
     "--bep42",
@@ -233,13 +234,14 @@ def grape(
     six = next((str(one) for one in loaded.settings.grape_bootstrap if ":" in one.host), None)
     if six is not None:
         raise CommandFailure(
-            f"the DHT cannot join {six}: it speaks IPv4 only; name that Grape by its IPv4 address",
+            f"the DHT cannot join {six}: it supports IPv4 only; give the Grape's IPv4 address",
             Exit.USAGE,
         )
     if ":" in loaded.settings.grape_host:
         raise CommandFailure(
-            f"the DHT cannot listen at {loaded.settings.grape_host}: it speaks IPv4 only; choose an IPv4 "
-            "address with --bind or --dht-host (the API may have another with --api-host)",
+            f"the DHT cannot listen at {loaded.settings.grape_host}: it supports IPv4 only; "
+            f"choose an IPv4 address with --bind or --dht-host (the API may have another with "
+            f"--api-host)",
             Exit.USAGE,
         )
     with no_collections():

@@ -42,7 +42,7 @@ def load_handler(text: str) -> Any:
             error.name == module_name or module_name.startswith(f"{error.name}.")
         ):
             raise _wrong(
-                text, f"there is no module {error.name!r} in {here} or installed"
+                text, f"module {error.name!r} is neither in {here} nor installed"
             ) from None
         raise _wrong(text, f"importing {module_name} failed: {_told(error)}") from error
     except FileNotFoundError as error:
@@ -86,7 +86,7 @@ def _load_file(file: Path) -> Any:
     name = f"exchange_node_handler_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
+        raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -128,10 +128,10 @@ def export(
 
 
 @journal.command()
-@click.option("--yes", is_flag=True, help="Repair; without it, only say what would be lost.")
+@click.option("--yes", is_flag=True, help="Repair; without it, only report the losses.")
 @data_options
 def repair(yes: bool, settings: Settings, as_json: bool) -> None:
-    """Keep the whole part of a damaged journal, and say what is lost.
+    """Keep the intact part of a damaged journal, and report the losses.
 
     The damaged journal stays beside the repaired one. The node must not be running. Afterwards
     'exchange-node recover' fetches from peers what they have of the lost part.

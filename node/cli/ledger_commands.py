@@ -1,4 +1,4 @@
-"""`balances` and `ledger`: what accounts have, and what is open between this node and others."""
+"""`balances` and `ledger`: balances of accounts, and open positions with other nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NODE_ID = 32  # characters of a node id
 @account_option
 @client_options
 def balances(session: Session, account: str | None) -> None:
-    """Show what an account has, and what of it its open orders hold.
+    """Show balances of an account, and the amounts held by its open orders.
 
     Without --account it is the house's position, which may be below zero: it is what the node's
     own trading has won and lost.
@@ -60,7 +60,7 @@ def balance_table(views: Sequence[BalanceView]) -> list[Line]:
 @common_options
 @click.group(cls=Group)
 def ledger() -> None:
-    """The node's books: its ledger, and what is open with other nodes.
+    """The node's books: its ledger, and open positions with other nodes.
 
     A trade with another node's order is posted against that node: each side's position says what
     it owes. Payments that even it out are made outside, and recorded here by 'settle'.
@@ -150,7 +150,7 @@ def posting_table(views: Sequence[PostingView]) -> list[Line]:
 @ledger.command()
 @client_options
 def positions(session: Session) -> None:
-    """Show what each other node owes this one, and is owed.
+    """Show the positions with other nodes.
 
     A balance above zero is owed by this node, one below zero is owed to it. 'room' is how much more
     the other may come to owe.
@@ -267,7 +267,7 @@ def obligation_lines(views: Sequence[ObligationView], *, full: bool) -> list[Lin
 @click.argument("peer", metavar="NODE")
 @click.argument("direction", metavar="paid|received", type=click.Choice(["paid", "received"]))
 @click.argument("words", nargs=-1, metavar="AMOUNT ASSET")
-@click.option("--note", default="", metavar="TEXT", help="What the ledger says about it.")
+@click.option("--note", default="", metavar="TEXT", help="Note in the ledger.")
 @client_options
 def settle(
     session: Session,

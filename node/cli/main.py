@@ -122,11 +122,11 @@ class CommandLine(click.Group):
 
 def _unknown_command(name: str, rest: list[str]) -> str:
     if name.lower() in ("buy", "sell"):
-        return f"There is no command {name!r}. Did you mean: exchange-node order {name.lower()} {' '.join(rest)}".rstrip()
+        return f"Unknown command {name!r}. Did you mean: exchange-node order {name.lower()} {' '.join(rest)}".rstrip()
     close = difflib.get_close_matches(name.lower(), COMMANDS, n=2, cutoff=0.6)
     if close:
-        return f"There is no command {name!r}. Did you mean {' or '.join(close)}?"
-    return f"There is no command {name!r}. 'exchange-node --help' lists those there are."
+        return f"Unknown command {name!r}. Did you mean {' or '.join(close)}?"
+    return f"Unknown command {name!r}. 'exchange-node --help' lists all commands."
 
 
 def _version() -> str:

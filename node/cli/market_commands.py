@@ -133,7 +133,7 @@ def market() -> None:
 
 @market.command()
 @click.argument("name", metavar="MARKET")
-@click.option("--reason", required=True, metavar="TEXT", help="What clients are told.")
+@click.option("--reason", required=True, metavar="TEXT", help="Reason, shown to clients.")
 @client_options
 def halt(session: Session, name: str, reason: str) -> None:
     """Halt a market: new orders are refused, open ones can be cancelled and are not filled.

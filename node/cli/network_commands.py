@@ -23,9 +23,7 @@ _MODES = {
 @click.command()
 @client_options
 def status(session: Session) -> None:
-    """Show how the node is.
-
-    Who it is, where it listens, which discovery is on, how many peers and orders it has.
+    """Show the status of the node: id, addresses, discovery, numbers of peers and orders.
 
     \b
     Examples:

@@ -30,7 +30,7 @@ class RuntimeFile(msgspec.Struct, kw_only=True):
 
 
 class NoNode(Exception):
-    """There is no running node where the command looked. The message says what to do instead."""
+    """No running node was found. The message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

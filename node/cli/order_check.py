@@ -1,4 +1,4 @@
-"""Questions before an order is sent: is its price far from the market, is it larger than the book?
+"""Plausibility checks of an order before it is sent: its price against the market, its size against the book.
 
 A slip of the pen (one zero too many) costs the house most: nothing is deposited for its orders. The
 checks are the command line's own; what the node refuses is in the market's rules.
@@ -34,7 +34,7 @@ def market_price(market: MarketView) -> Decimal | None:
 
 
 def price_doubt(side: Side, price: str, near: Decimal | None, name: str) -> str | None:
-    """Return what is odd about a price, None if nothing is. `near`: the market's price, called `name`."""
+    """Return the doubt about a price, or None. `near`: the market's price, called `name`."""
     if near is None or near <= 0:
         return None
     distance = Decimal(price) - near
@@ -46,7 +46,7 @@ def price_doubt(side: Side, price: str, near: Decimal | None, name: str) -> str 
 
 
 def size_doubt(request: OrderRequest, base: str, counter: list[LevelView]) -> str | None:
-    """Return what is odd about the quantity of an order that trades at once, None if nothing is.
+    """Return the doubt about the quantity of an order that trades at once, or None.
     `counter`: the levels that it can trade with, best first."""
     if not counter or request.post_only or request.stop or request.trailing_offset:
         return None
@@ -113,7 +113,7 @@ def confirm_amendment(
 
 
 def is_asked() -> bool:
-    """Return True if somebody sits at the terminal who can be asked."""
+    """Return True if a user can answer at the terminal."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 

@@ -31,7 +31,7 @@ class _OrderGroup(click.Group):
         sides = [word.lower() for word in args if word.lower() in ("buy", "sell")]
         side = sides[0] if sides else "buy|sell"
         rest = " ".join(word for word in args if word.lower() != side)
-        return ctx.fail(f"say buy or sell first: exchange-node order {side} {rest}")
+        return ctx.fail(f"missing 'buy' or 'sell': write exchange-node order {side} {rest}")
 
 
 @common_options
@@ -112,8 +112,8 @@ def _order_options(command: Callable[..., T]) -> Callable[..., T]:
             click.option(
                 "--tif",
                 type=click.Choice(["gtc", "ioc", "fok", "gtd"], case_sensitive=False),
-                help="gtc: until cancelled (default); ioc: what does not trade at once is "
-                "cancelled; fok: all at once or nothing; gtd: until --expires.",
+                help="gtc: until cancelled (default); ioc: immediate or cancel; fok: fill or "
+                "kill, all at once or nothing; gtd: until --expires.",
             ),
             click.option(
                 "--expires", metavar="TIME", help="Ends then: 30s, 10m, 2h, 1d, or an ISO time."
@@ -122,7 +122,10 @@ def _order_options(command: Callable[..., T]) -> Callable[..., T]:
                 "--post-only", is_flag=True, default=None, help="Never trade at once, only rest."
             ),
             click.option(
-                "--hidden", is_flag=True, default=None, help="Rest without being shown to anybody."
+                "--hidden",
+                is_flag=True,
+                default=None,
+                help="Hidden order: rest without being displayed.",
             ),
             click.option(
                 "--display-quantity", metavar="QTY", help="Iceberg: show so much at a time."
@@ -207,7 +210,7 @@ order.add_command(_order_command("sell"))
 @click.command(context_settings=LENIENT)
 @click.argument("order_id", metavar="ID|NUMBER")
 @click.option("--price", metavar="PRICE")
-@click.option("--quantity", metavar="QTY", help="In all, what is filled included.")
+@click.option("--quantity", metavar="QTY", help="Total quantity, filled part included.")
 @click.option("--stop", metavar="PRICE")
 @click.option("--trailing-offset", metavar="DISTANCE")
 @click.option("--display-quantity", metavar="QTY")
@@ -231,7 +234,7 @@ def amend(
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         raise click.UsageError(
-            "What is to change? For example: --price 29900, or --quantity 0.25.",
+            "Nothing to change: give --price 29900 or --quantity 0.25, for example.",
             ctx=click.get_current_context(),
         )
     try:

@@ -8,9 +8,9 @@ from node.views.views import OrderView
 
 WORKING = ("open", "pending", "untriggered")  # orders that can still trade
 
-# Why an order ended, where its status does not say it.
+# Reasons of an order's end that its status does not show.
 _REASONS = {
-    "ioc": "what did not trade at once is cancelled (ioc)",
+    "ioc": "the quantity not filled at once is cancelled (ioc)",
     "fok": "not all of it could be traded at once (fok)",
     "no_liquidity": "the book had nothing more for it",
     "post_only": "it would have traded at once (post-only)",
@@ -21,7 +21,7 @@ _REASONS = {
     "insufficient_balance": "the balance did not suffice any more",
     "halted": "the market was halted",
     "dead_man": "its account had fallen silent",
-    "recovered": "nobody could account for it after a recovery",
+    "recovered": "it was unaccounted for after a recovery",
     "frozen": "its account was frozen",
     "credit": "a node would have come to owe more than its credit limit",
 }

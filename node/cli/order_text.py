@@ -1,4 +1,4 @@
-"""Reads what people type: an order (MARKET QTY [@ PRICE]), an amount of money, a time."""
+"""Parsing of typed text: an order (MARKET QTY [@ PRICE]), an amount of money, a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OrderText(NamedTuple):
 
 
 class OrderTextError(ValueError):
-    """The typed text is not an order; the message says what to type instead."""
+    """The typed text is not an order; the message shows the right form."""
 
 
 def decimal(text: str, name: str) -> str:
@@ -144,6 +144,6 @@ def parse_expiry(text: str, now_ms: int) -> str:
     if _MOMENT.match(text) or (text.isascii() and text.isdigit() and len(text) >= 12):
         return text
     raise OrderTextError(
-        f"--expires {text!r} is no time; write 30s, 10m, 2h, 1d, or a time such as "
+        f"--expires {text!r} is not a time; write 30s, 10m, 2h, 1d, or a time such as "
         "2026-01-02T03:04:05Z"
     )

@@ -1,4 +1,4 @@
-"""`ledger reconcile` and `ledger verify`: what two nodes say of each other, compared and kept."""
+"""`ledger reconcile` and `ledger verify`: comparison of two nodes' statements about each other."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MAX_FILE: Final = 512 * 1024 * 1024  # bytes of evidence
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Keep what both nodes signed; 'ledger verify FILE' checks it.",
+    help="Save the signed statements; 'ledger verify FILE' checks them.",
 )
 @client_options
 def reconcile(session: Session, peer: str, path: Path | None) -> int:
-    """Compare what this node and another say of each other.
+    """Compare the statements of this node and another about each other.
 
     Both sign a statement: positions, trades and settlements between the two. Where the statements
     differ, the trades and payments that only one side has are listed. The exit code is 0 when both
@@ -122,7 +122,7 @@ def load(session: Session, path: Path) -> Evidence:
         ) from None
 
 
-# What a user sees
+# Output
 
 
 def comparison_lines(view: ComparisonView, *, full: bool) -> list[Line]:
@@ -225,8 +225,8 @@ def _notes(view: ComparisonView, peer: str) -> list[str]:
     notes = []
     if any(trade.under_way for trade in view.trades) or view.pending:
         notes.append(
-            "under way: a taker waits for the answer to what it asked; that is no disagreement and "
-            "ends by itself when both nodes can talk"
+            "under way: a taker waits for an answer; this is not a disagreement, and ends when "
+            "both nodes are connected"
         )
     for row in view.settlements:
         other = "received" if row.direction == "paid" else "paid"

@@ -12,7 +12,7 @@ from node.cli.start_command import load_settings, no_collections, start_options
 
 
 @click.command(short_help="Bring a restored directory up to date from peers.")
-@click.option("--from-peers", is_flag=True, help="Fetch what other nodes hold of this node.")
+@click.option("--from-peers", is_flag=True, help="Fetch this node's events from other nodes.")
 @click.option(
     "--wait",
     type=click.FloatRange(1, 3600),
@@ -21,7 +21,7 @@ from node.cli.start_command import load_settings, no_collections, start_options
     metavar="SECONDS",
     help="How long to wait for known nodes.",
 )
-@click.option("--force", is_flag=True, help="Go on without known nodes that are not heard.")
+@click.option("--force", is_flag=True, help="Continue without known nodes that do not answer.")
 @start_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def recover(

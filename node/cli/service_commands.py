@@ -55,10 +55,8 @@ def call(
     idempotency_id: str,
     node: str | None,
 ) -> None:
-    """Call a service, and print what it answers as JSON.
-
-    The running node asks whoever it expects to answer soonest. The payload is JSON; '-' reads it
-    from standard input.
+    """Call a service, and print its answer as JSON. The running node calls the provider with the
+    lowest expected cost. The payload is JSON; '-' reads it from standard input.
 
     \b
     Examples:
@@ -115,7 +113,7 @@ def services(session: Session) -> None:
 
 
 def service_table(views: list[ServiceView], *, full: bool) -> list[Line]:
-    """Services with who offers them, and what this node has to do with them."""
+    """Services with their providers, and this node's part in them."""
     columns = [Column("service"), Column("here"), Column("calls", True), Column("nodes")]
     rows: list[list[Cell]] = []
     for view in views:
@@ -142,7 +140,7 @@ def service_table(views: list[ServiceView], *, full: bool) -> list[Line]:
 )
 @client_options
 def router(session: Session, watch: bool, events: int, kind: str | None) -> None:
-    """Show how nodes are chosen, and what happened lately.
+    """Show the load balancing: costs of nodes, and recent events.
 
     \b
     Examples:

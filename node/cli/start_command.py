@@ -219,7 +219,7 @@ def load_settings(config_file: str | None, **values: object) -> Any:
     "--open",
     "open_page",
     is_flag=True,
-    help="Open the first node's page; they trade until Ctrl-C, unless --seconds says how long.",
+    help="Open the first node's page; trading runs until Ctrl-C, or for --seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
 @click.pass_context
@@ -308,7 +308,7 @@ def play(name: str, seed: int, real: bool, as_json: bool, plot: Path | None) -> 
     return code
 
 
-@demo.command(short_help="What naive retries do to a server.")
+@demo.command(short_help="A retry storm: naive retries overload a server.")
 @scene
 def storm(seed: int, real: bool, as_json: bool, plot: Path | None) -> int:
     """Twenty clients come back with 2,000 messages, retry at once, and take a server down.

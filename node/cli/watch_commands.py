@@ -1,4 +1,4 @@
-"""`book --watch` and `stream`: what a node's streams say, as it happens."""
+"""`book --watch` and `stream`: live output of a node's streams."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 FRAME = 0.1  # seconds between two frames at most
 SETTLE = 0.01  # seconds for the own orders of a change to arrive after it
-PIPE_CHECK = 0.5  # seconds between looks whether anybody still reads the output
+PIPE_CHECK = 0.5  # seconds between checks that the output still has a reader
 TRADES = 5  # latest trades below the ladder
 
 
@@ -279,7 +279,7 @@ async def _live(client: StreamingClient, market: str, depth: int) -> None:
     type=click.IntRange(0, 60_000),
     default=0,
     metavar="MS",
-    help="At most one message in so many milliseconds, with their outcome.",
+    help="At most one message in this many milliseconds, with the combined changes.",
 )
 @client_options
 def stream(

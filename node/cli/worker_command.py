@@ -19,7 +19,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
     """50ms, 1.5s, or a number of ms."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s)?", value.strip())
     if match is None:
-        raise click.BadParameter(f"{value!r} is no time such as 50ms or 1.5s")
+        raise click.BadParameter(f"invalid duration {value!r}, e.g. 50ms or 1.5s")
     return float(match[1]) * _UNITS[match[2] or ""]
 
 
@@ -37,7 +37,7 @@ RATE: Final = click.FloatRange(0.0, 1.0)
     "handler",
     metavar="MODULE:FUNCTION|FILE.py:FUNCTION",
     required=True,
-    help="What answers: function(payload), async or not.",
+    help="Handler: function(payload), async or not.",
 )
 @click.option(
     "--concurrency",

@@ -35,7 +35,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class AttachRefused(Exception):
-    """The node does not take the service; the text says why."""
+    """The node refused the service; the message has the reason."""
 
 
 class WorkerProcess:
@@ -85,7 +85,7 @@ class WorkerProcess:
                 "key is not the operator's"
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NodeUnreachable(f"nobody answers at {url}") from error
+            raise NodeUnreachable(f"no answer from {url}") from error
         finally:
             for task in self._tasks.values():
                 task.cancel()

@@ -219,7 +219,7 @@ class OperatorCalls(Calls):
         return await self.change_account(account, AccountChange(frozen=frozen))
 
     async def change_account(self, account: str, change: AccountChange) -> ChangedAccountView:
-        """Freezes, thaws or limits; what is None in `change` stays."""
+        """Freeze, thaw or limit an account; None in `change` keeps a value."""
         return await self._call(operator_operations.CHANGE_ACCOUNT, account, body=change)
 
     async def deposit(
@@ -314,7 +314,7 @@ class OperatorCalls(Calls):
         return await self._call(operator_operations.SETTLE, body=body)
 
     async def reconcile(self, peer: str) -> ReconciliationView:
-        """Compares what this node and another say of each other."""
+        """Compare the statements of this node and another about each other."""
         return await self._call(operator_operations.RECONCILE, peer)
 
     async def credit(self) -> list[CreditView]:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node takes to say that it takes too long
+DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node's own timeout
 NODE_HEADER = "X-Exchange-Node"
 
 
@@ -67,7 +67,7 @@ class ApiError(ClientError):
 
 
 class NodeUnreachable(ClientError):
-    """Nobody answers at the URL, or not in time."""
+    """No answer from the URL in time."""
 
 
 class NotANode(ClientError):
@@ -162,13 +162,13 @@ class AiohttpTransport:
         except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
             raise UntrustedNode(_site(url), error) from error
         except aiohttp.ClientConnectorError as error:
-            raise NodeUnreachable(f"nobody answers at {_site(url)} ({_reason(error)})") from error
+            raise NodeUnreachable(f"no answer from {_site(url)} ({_reason(error)})") from error
         except TimeoutError as error:
             raise NodeUnreachable(f"no answer from {_site(url)} in {self._timeout:g} s") from error
         except aiohttp.ServerConnectionError as error:
             raise NodeUnreachable(f"{_site(url)} closed the connection without answer") from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise NotANode(f"what answers at {_site(url)} is not a node: {error}") from error
+            raise NotANode(f"the program at {_site(url)} is not a node: {error}") from error
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -326,7 +326,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         return await self._call(public_operations.PING_NODE, node_id)
 
     async def services(self) -> list[ServiceView]:
-        """Services that anybody in the network offers."""
+        """Services offered in the network."""
         return await self._call(public_operations.LIST_SERVICES)
 
     async def call_service(self, service: str, request: CallRequest) -> CallView:

@@ -299,7 +299,7 @@ class StreamingClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             number = getattr(error, "errno", None)
             why = os.strerror(number).lower() if number else str(error) or "no answer in time"
-            raise NodeUnreachable(f"nobody answers at {self.url} ({why})") from error
+            raise NodeUnreachable(f"no answer from {self.url} ({why})") from error
 
     async def _refusal(self, status: int) -> ClientError:
         """Determine why the handshake failed: its answer is not kept, so the request is repeated over HTTP."""
@@ -328,7 +328,7 @@ class StreamingClient:
             try:
                 told = _decoder.decode(message.data)
             except msgspec.DecodeError as error:
-                raise NotANode(f"{self.url} does not send what a node sends: {error}") from error
+                raise NotANode(f"{self.url} is not a node's stream: {error}") from error
             if isinstance(told, Subscribed):
                 await self._subscribed(told)
             elif isinstance(told, StreamError):

@@ -47,7 +47,7 @@ Advance = Callable[[int], None]  # gets the number of bytes that were processed
 
 
 class BackupError(Exception):
-    """A backup cannot be made or used. The text says what is wrong and what to do."""
+    """A backup cannot be made or used. The message names the problem and the remedy."""
 
 
 class BackupFile(msgspec.Struct, frozen=True):

@@ -64,7 +64,7 @@ def _account(state: Recovered, name: str | None) -> int | None:
     for account in state.accounts:
         if name in (str(account.number), account.name) or name.lower() == account.name.lower():
             return account.number
-    raise LookupError(f"there is no account {name!r}: 'exchange-node account list' lists them")
+    raise LookupError(f"unknown account {name!r}: 'exchange-node account list' lists them")
 
 
 def _account_of(item: Exported) -> int | None:

@@ -1,4 +1,4 @@
-"""Services across the border: Grenache programs call those of this node, and it calls theirs.
+"""Grenache bridge: Grenache programs call services of this node, and it calls theirs.
 
 For a Grenache program this node is a worker like any other, announced under the service's name. A
 service that no node offers is looked for among Grenache workers. Nobody on the other side proves who
@@ -71,7 +71,7 @@ class GrenacheBridge:
                 raise RemoteError(f"ERR_{error.code.upper()}: {error.message}") from None
             reply = answered.value
             if not isinstance(reply, ServiceReply):
-                raise TypeError(f"{type(reply).__name__} is no reply of a service")
+                raise TypeError(f"{type(reply).__name__} is not a reply of a service")
             if reply.error:
                 raise RemoteError(f"{reply.error}: {reply.message}")
             return msgspec.to_builtins(msgspec.msgpack.decode(reply.result), str_keys=True)

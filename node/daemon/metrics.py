@@ -102,7 +102,7 @@ class NodeCollector(Collector):
         node = self._node
         overlay = node.overlay
         info = GaugeMetricFamily(
-            PREFIX + "info", "Who this node is.", labels=["node_id", "version", "network"]
+            PREFIX + "info", "Identity of this node.", labels=["node_id", "version", "network"]
         )
         status = node.status()
         info.add_metric([status.node_id, status.version, status.network], 1)
@@ -112,7 +112,7 @@ class NodeCollector(Collector):
         yield gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
         yield gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
         messages = CounterMetricFamily(
-            PREFIX + "messages", "What the message router did.", labels=["kind"]
+            PREFIX + "messages", "Events of the message router.", labels=["kind"]
         )
         for kind, count in overlay.router.counters.items():
             messages.add_metric([kind], count)
@@ -232,7 +232,7 @@ class NodeCollector(Collector):
         labels = ["service", "node"]
         cost = GaugeMetricFamily(
             PREFIX + "router_cost",
-            "What a call is expected to cost; the lowest wins.",
+            "Expected cost of a call; the lowest wins.",
             labels=labels,
         )
         states = GaugeMetricFamily(

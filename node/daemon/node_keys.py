@@ -1,4 +1,4 @@
-"""The node's key as the exchange wants it."""
+"""Adapter of the node's key to the exchange's port `SigningKeys`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ EXIT_FAILED: Final = 4
 
 
 class StartError(Exception):
-    """The program cannot start. The text says what is wrong and what to do."""
+    """The program cannot start. The message names the problem and the remedy."""
 
     def __init__(self, text: str, code: int = EXIT_USAGE) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""`exchange-node grape`: one Grape in this process, until it is told to stop."""
+"""`exchange-node grape`: one Grape in this process, until it is stopped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _serve(settings: Settings, grape: Grape, max_payload: int, as_json: bo
         gc.freeze()
         print(_ready_line(grape, api) if as_json else banner(grape, api, settings), flush=True)
         if not is_loopback(settings.grape_api_host):
-            log.warning("the API listens on %s: whoever reaches it may use it", api.address[0])
+            log.warning("the API listens on %s without access control", api.address[0])
 
         def tell(line: str) -> None:
             print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
@@ -111,11 +111,11 @@ async def _watch(grape: Grape, has_bootstrap: bool, tell: Callable[[str], None])
                 others = "1 other Grape" if status.nodes == 1 else f"{status.nodes} other Grapes"
                 tell(f"joined the DHT: {others} known")
             else:
-                tell("no other Grape answers any more; serving what is here, and looking for them")
+                tell("no other Grape answers any more; serving the local entries, and trying again")
         elif not known and has_bootstrap and not warned and loop.time() - began > UNANSWERED:
             warned = True
             silent = ", ".join(format_host_port(one.host, one.port) for one in status.bootstrap)
-            tell(f"no answer yet from {silent} (--bn); serving what is here, and still trying")
+            tell(f"no answer yet from {silent} (--bn); serving the local entries, and trying again")
         await asyncio.sleep(LOOK_EVERY)
 
 

@@ -37,7 +37,8 @@ Tell = Callable[[str], None]  # gets a line for people
 
 
 class RecoveryRefused(Exception):
-    """The directory was left as it was. The text says why and what to do."""
+    """The recovery was refused and the directory is unchanged. The message has the reason and the
+    remedy."""
 
 
 class Recovery(msgspec.Struct):
@@ -182,8 +183,9 @@ async def _work(
 def _missing_text(unheard: list[str], heard: list[str], wait: float) -> str:
     if not unheard and not heard:
         return (
-            f"no node was heard within {wait:g} s, so nobody can say what this node did after the state of the "
-            "directory. Name nodes with --bootstrap; --force goes on with what the directory has"
+            f"no node was heard within {wait:g} s, so events after the state of the directory "
+            f"cannot be fetched. Name nodes with --bootstrap; --force continues with the state of "
+            f"the directory"
         )
     return (
         f"{len(unheard)} known nodes were not heard within {wait:g} s and may hold more of this node's feeds: "

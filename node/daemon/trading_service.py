@@ -276,7 +276,7 @@ class TradingService:
         return [candle_view(instrument, candle) for candle in candles]
 
     def book(self, market: str, *, depth: int = 25, account: int | None = HOUSE) -> BookView:
-        """`own` is what the account has there."""
+        """`own`: quantities of the account's orders."""
         found = self._market(market)
         instrument = self._by_key[found.key]
         own: dict[tuple[int, int], int] = {}
@@ -342,7 +342,7 @@ class TradingService:
         return views
 
     def publish(self, drained: Drained) -> None:
-        """Tell subscribers what became durable."""
+        """Publish durable changes to subscribers."""
         self.fill_count += len(drained.fills)
         for key, trade in drained.trades:
             self.traded[key] += trade.event.quantity

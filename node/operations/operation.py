@@ -66,7 +66,7 @@ LIMIT: Final = Param(
         "maximum": MAX_LIMIT,
         "default": DEFAULT_LIMIT,
     },
-    "At most so many, from where `sort` begins.",
+    "Maximum number of results, from the beginning of `sort`.",
 )
 _MOMENT: Final = {
     "type": "string",

@@ -150,7 +150,7 @@ REVOKE_KEY: Final = Operation(
     "accounts",
     "Revoke an API key",
     KeyView,
-    "Nobody gets in with it any more.",
+    "The key is refused from then on.",
     params=(_KEY,),
     problems=(404, 503, 504),
 )
@@ -223,7 +223,7 @@ LIST_POSITIONS: Final = Operation(
     "/v1/positions",
     "listPositions",
     "books",
-    "What is open with each other node",
+    "Open positions with other nodes",
     list[PositionView],
 )
 LIST_OBLIGATIONS: Final = Operation(
@@ -239,7 +239,7 @@ RECONCILE: Final = Operation(
     "/v1/reconciliations/{peer}",
     "reconcile",
     "books",
-    "Compare what this node and another say of each other",
+    "Compare the statements of this node and another about each other",
     ReconciliationView,
     "Asks the other node for its signed statement: positions, trades and settlements between the two. "
     "Where they differ, the answer says in which. `evidence` has everything that both have signed.",

@@ -63,7 +63,7 @@ _EVENTS = Param(
         "maximum": MAX_LIMIT,
         "default": DEFAULT_EVENTS,
     },
-    "At most so many events, the newest.",
+    "Maximum number of events, the newest.",
 )
 _KIND = Param("kind", "query", {"enum": list(EVENT_KINDS)}, "Only events of this kind.")
 _NODE = Param("node", "path", {"type": "string"}, "A node id, or an unambiguous beginning of one.")
@@ -210,7 +210,7 @@ GET_SESSION: Final = Operation(
     "/v1/session",
     "getSession",
     "node",
-    "Who makes the request, and what they may",
+    "Account and permissions of the caller",
     SessionView,
     "For programs and pages that offer only what a key allows.",
     access="public",
@@ -250,7 +250,7 @@ GET_HEALTH: Final = Operation(
     "/v1/health",
     "getHealth",
     "node",
-    "Whether the node answers",
+    "Liveness of the node",
     HealthView,
     access="public",
 )

@@ -116,8 +116,8 @@ CANCEL_AFTER: Final = Operation(
     "orders",
     "A dead man's switch",
     CancelAfterView,
-    "All open orders of the account are cancelled after so many milliseconds, unless this is "
-    "said again before. 0 ends it. It survives a restart of the node.",
+    "All open orders of the account are cancelled after this many milliseconds, unless the "
+    "request is repeated before. 0 ends it. It survives a restart of the node.",
     body=CancelAfterRequest,
     params=(ACCOUNT,),
     problems=CHANGES,
@@ -188,7 +188,7 @@ LIST_BALANCES: Final = Operation(
     "/v1/balances",
     "listBalances",
     "money",
-    "What the account has, and what of it is held for open orders",
+    "Balances of the account, and amounts held for open orders",
     list[BalanceView],
     params=(ACCOUNT,),
     problems=(404,),
@@ -210,7 +210,7 @@ LIST_FEES: Final = Operation(
     "/v1/fees",
     "listFees",
     "money",
-    "What trading costs the account",
+    "Fees and limits of the account",
     list[FeesView],
     params=(ACCOUNT,),
     problems=(404,),

@@ -101,7 +101,8 @@ class AccountTrading:
         return at
 
     def tick(self) -> None:
-        """Cancel what is due. Call a few times a second; the caller sees to it that it is drained."""
+        """Cancel orders whose deadline has passed. Call a few times a second, and drain
+        afterwards."""
         now = self._clock()
         if not self._writing.is_set() or self._engine.stale is not None:
             return
@@ -187,7 +188,7 @@ class AccountTrading:
             return
         raise CommandRejected("unknown_order", f"this node has no order {number}")
 
-    # What there is
+    # Reading
 
     def order_of(self, account: int, number: int) -> Order | None:
         order = self._engine.order_store.get(number) or self._journal.order(number)

@@ -34,7 +34,9 @@ def units_of(
 
     if not _AMOUNT.fullmatch(text):
         if text.startswith("-"):
-            raise wrong("it is negative; the direction is said in words, the amount is above 0")
+            raise wrong(
+                "the amount is negative; give a positive amount, the command sets the direction"
+            )
         raise wrong("it is not a plain decimal number such as 0.5 or 1000")
     whole, _, part = text.partition(".")
     if len(part.rstrip("0")) > decimals:

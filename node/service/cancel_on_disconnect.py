@@ -11,7 +11,7 @@ class CancelOnDisconnect:
     """Deadlines by account, in us since the epoch."""
 
     def __init__(self, stored: Mapping[str, int] | None = None) -> None:
-        """`stored` is what `set` and `due` said to store."""
+        """`stored`: values returned earlier by `set` and `due`."""
         self._deadlines = {
             int(name.removeprefix(_PREFIX)): at
             for name, at in (stored or {}).items()
@@ -19,7 +19,7 @@ class CancelOnDisconnect:
         }
 
     def set(self, account: int, at: int | None) -> tuple[str, int]:
-        """Cancel at `at` unless this is called again; None: not any more. What to store."""
+        """Set the deadline of an account; None removes it. Returns the value to store."""
         if at is None:
             self._deadlines.pop(account, None)
         else:

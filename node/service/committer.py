@@ -1,4 +1,4 @@
-"""Group commit: what the engine decided becomes durable before anybody hears of it.
+"""Group commit: decisions of the engine become durable before any answer or message leaves.
 
 One drain at a time: take the engine's records and messages, write the records in a worker thread,
 then let the messages go and wake those who wait for durability. Whatever happens meanwhile is in
@@ -35,9 +35,7 @@ class Committer:
         self._waiters: list[asyncio.Future[None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
-        self._failed: CommandRejected | None = (
-            None  # what callers are told once the disk has failed
-        )
+        self._failed: CommandRejected | None = None  # error for callers after a failure of the disk
         self._writing: Drained | None = None  # what is on its way to the disk
         self._writing_since = 0.0  # loop time
         self.commits = 0

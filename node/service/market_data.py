@@ -1,4 +1,4 @@
-"""Market data of a node: the tape, candles, tickers and their history, and who wants to hear of changes.
+"""Market data of a node: tape, candles, tickers, their history, and subscriptions to changes.
 
 It is told what became durable (`add`) and keeps everything in memory that is not on disk yet; a thread
 saves that a few times a second, so the way of an order through the engine does not wait for it. Queries
@@ -43,7 +43,7 @@ MAX_AHEAD: Final = 5 * MINUTE  # trades further in the future than this are left
 
 
 class Shown(Protocol):
-    """A market whose book is shown."""
+    """Market with a displayed book."""
 
     @property
     def book(self) -> OrderBook: ...
@@ -162,7 +162,7 @@ class MarketData:
                 ]
                 self._add(stored.market, trades, ())
 
-    # What happens
+    # Events
 
     def add(
         self, levels: Iterable[tuple[str, int, int]], trades: Sequence[tuple[str, Trade]]
@@ -210,7 +210,7 @@ class MarketData:
     def unlisten(self, key: str, listener: Listener) -> None:
         self._lines[key].listeners.pop(listener, None)
 
-    # What there is
+    # Reading
 
     def now(self) -> int:
         """The wall clock, in microseconds since the epoch."""
@@ -343,7 +343,7 @@ class MarketData:
         return addition
 
     def _fail(self, why: str) -> None:
-        """The history has holes from now on: say so once. Trading goes on."""
+        """Warn once that the history has gaps from now on. Trading continues."""
         if not self._failed:
             self._failed = True
             log.warning("market history is incomplete: %s", why)

@@ -1,6 +1,6 @@
 """Operations of the node's operator: accounts, their keys and money, and halts of markets.
 
-Texts in and out. What changes something returns when it is durable.
+Takes and returns texts. Changes return when they are durable.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class OperatorService:
             raise ServiceError(
                 404,
                 "unknown_account",
-                f"there is no account {name[:40]!r}; 'exchange-node account list' shows those there "
-                "are, 'exchange-node account create NAME' makes one",
+                f"unknown account {name[:40]!r}; 'exchange-node account list' lists them, "
+                "'exchange-node account create NAME' makes one",
             )
         return found
 
@@ -194,7 +194,7 @@ class OperatorService:
         raise ServiceError(
             400,
             "bad_holder",
-            f"{text[:40]!r} is no holder; there are account:NAME, peer:NODE, fees and outside",
+            f"{text[:40]!r} is not a holder; expected account:NAME, peer:NODE, fees or outside",
             parameter="holder",
         )
 

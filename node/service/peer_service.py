@@ -1,4 +1,4 @@
-"""The nodes around: which are linked, links on demand, a ping, and what their ids are short for."""
+"""Peers of a node: linked nodes, links on demand, ping, and id prefixes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class PeerService:
         return {"version": VERSION}
 
     def full_id(self, prefix: str, *, own: bool = False) -> str:
-        """The node whose id begins so; with `own` it may be this one."""
+        """Return the id with this prefix; with `own` it may be this node's."""
         prefix = prefix.lower()
         if len(prefix) >= 4 and self._engine.node_id.startswith(prefix):
             if own:
@@ -140,7 +140,9 @@ class PeerService:
         if is_node_id(prefix):
             return prefix
         raise ServiceError(
-            404, "unknown_node", f"no node whose id begins with {prefix[:40]!r}; see 'peers'"
+            404,
+            "unknown_node",
+            f"no known node has an id that begins with {prefix[:40]!r}; see 'peers'",
         )
 
 

@@ -67,7 +67,7 @@ class PositionService:
         asset = self._money.asset(request.asset)
         amount = self._money.amount(asset, request.amount)
         peer = self.peer(request.peer)
-        # What was paid to the peer lowers what this node owes it.
+        # A payment to the peer lowers this node's debt.
         moved = -amount if request.direction == "paid" else amount
         time = self._engine.us(self._clock())
         with self._money.refusals(peer):

@@ -105,7 +105,7 @@ def _calls(figures: CallFigures) -> CallsView:
 
 
 def service_views(mesh: ServiceMesh) -> list[ServiceView]:
-    """Every service that somebody offers."""
+    """All offered services."""
     served = {figures.service: _serving(figures) for figures in mesh.server.figures()}
     called = mesh.caller.figures()
     return [

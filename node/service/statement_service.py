@@ -1,7 +1,7 @@
 """Statements about other nodes: made from the journal, exchanged with them, and compared.
 
-A node tells another one only what is between the two: who asks is proven by its link, or by its
-signature when it has no link.
+A node discloses to another only their mutual trades: the requester is authenticated by its link, or
+by its signature without one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PART: Final = "statement_part"
 TIMEOUT: Final = 60.0  # s, for one answer: a million trades take some seconds to go through
 LONGEST: Final = 240.0  # s, for a comparison with all its questions
 REST_MAX: Final = 1.0  # s; work on statements is followed by a rest as long as it was, at most this
-MAX_WAITING: Final = 32  # nodes that wait for theirs; more are told that this one is busy
+MAX_WAITING: Final = 32  # nodes waiting for a statement; further requests are refused as busy
 _DECIMALS: Final = re.compile(r"decimals (\d+) to \d+", re.ASCII)
 
 
@@ -117,7 +117,7 @@ class StatementService:
     async def _serve_part(self, caller: str, request: PartRequest) -> SignedDocument:
         question = request.question
         if not is_question(question, self._keys.node_id, caller):
-            raise RpcError("bad_request", "this is no question about the trades between us")
+            raise RpcError("bad_request", "the question is not about trades between the two nodes")
         return await self._serve(caller, lambda: self._part(caller, request.cut, question))
 
     async def _serve(

@@ -77,7 +77,7 @@ class Topology:
         )
 
     async def _links_of(self, node: str) -> list[str] | None:
-        """The links that a neighbour tells; None when it declines or does not answer."""
+        """Return a neighbour's links; None when it declines or does not answer."""
         try:
             answer = await self._overlay.rpc.call(
                 node, METHOD, None, timeout=TIMEOUT, result_type=list[str]

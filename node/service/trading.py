@@ -1,4 +1,4 @@
-"""Trading for an account, in integers: what every dialect of the API is made of.
+"""Trading interface of one account, in integers: the base of all dialects of the API.
 
 Prices are ticks, quantities lots, money units of the asset (see `exchange.ledger.ledger`), times microseconds
 since the epoch. What changes something returns when it is durable, and raises `CommandRejected` when it is not

@@ -55,7 +55,7 @@ class AccountStream(NumberedStream):
         raise NotImplementedError
 
     def _offer(self, news: AccountNews) -> None:
-        """Called by who makes things durable: whatever goes wrong here stays here."""
+        """Receive durable changes; exceptions are contained here."""
         try:
             self.offer(news)
         except Exception:

@@ -1,4 +1,4 @@
-"""Checksums of books: what both ends must agree about after every message.
+"""Checksums of books, equal at both ends after every message.
 
 Each entry is written as one line of text, and the checksum is the sum of c * (2 * c + 1) over the CRC-32 c
 of every line, modulo 2**32:

@@ -1,7 +1,8 @@
-"""A book in one detail and depth, kept as it was last told, so that a change costs what it changes.
+"""View of a book in one detail and depth, kept as last published, so that the cost of an update is
+that of its changes.
 
-A view is told which levels may have changed, looks at them in the live book, and says what is different
-from what it told before. It owns no clock and sends nothing.
+A view gets the levels that may have changed, reads them in the live book, and returns the
+differences from the last published state. It has no clock and sends nothing.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class LevelsView:
             raise BookTooLarge
 
     def entries(self, side: int) -> list[Level]:
-        """A side as it was told, best first."""
+        """Return a side as last published, best first."""
         found = self._sides[side]
         return [found[price][1] for price in sorted(found, reverse=side == BUY)]
 
@@ -183,7 +184,7 @@ class LevelsView:
 
 
 class _Known(NamedTuple):
-    """An order as it was told."""
+    """Order as last published."""
 
     side: int
     price: int
@@ -300,7 +301,7 @@ class OrdersView:
         found[key] = Changed(side, entry)
 
     def entries(self, side: int) -> list[RestingOrder]:
-        """A side as it was told, in priority order."""
+        """Return a side as last published, in priority order."""
         found = [(key, known) for key, known in self._orders.items() if known.side == side]
         found.sort(key=lambda row: (-side * row[1].price, row[1].time, *self._owners.split(row[0])))
         return [known.entry for _, known in found]

@@ -65,7 +65,7 @@ class MarketStream(NumberedStream):
         raise NotImplementedError
 
     def _offer(self, change: Change) -> None:
-        """Called by who makes things durable: whatever goes wrong here stays here."""
+        """Receive durable changes; exceptions are contained here."""
         try:
             self.offer(change)
         except BookTooLarge:

@@ -1,8 +1,9 @@
 """A numbered stream: messages, history, and the position of each reader.
 
-A reader is a number, not a queue: how far it has been told. What it lacks is made from the stream's
-history when it is ready to take it, single messages while it keeps up, one that says the same in short
-when it is far behind. So a slow reader costs nothing, and readers at the same place share their bytes.
+A reader is a number, not a queue: the last message it received. Missing messages are made from the
+stream's history when the reader is ready: single messages while it keeps up, one combined message
+when it is far behind. So a slow reader costs nothing, and readers at the same place share their
+bytes.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class NumberedStream:
             reader.wake()
 
     def end(self, code: str, detail: str) -> None:
-        """Nothing more can be told; readers learn why."""
+        """End the stream and notify its readers of the reason."""
         self.close()
         self._end = Ended(code, detail)
         for reader in self.readers:

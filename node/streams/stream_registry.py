@@ -1,5 +1,7 @@
-"""All streams of a node: made when somebody first asks, shared, and kept a while after the last reader
-left, so that it can come back and resume."""
+"""Stream registry: streams are made on first use, shared, and kept for a time after the last reader left.
+
+A reader that comes back in that time resumes.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,7 @@ class StreamRegistry:
             stream.close()
         self._streams.clear()
 
-    # What a subscription means
+    # Parsing of subscriptions
 
     def _plan(self, request: Subscribe, account: int | None) -> tuple[str, _Make]:
         channel = request.channel
@@ -131,10 +133,10 @@ class StreamRegistry:
         views = self._node
         if channel in NODE or channel == "halts":
             if views is None:
-                raise ServiceError(404, "no_channel", f"there is no channel {channel} here")
+                raise ServiceError(404, "no_channel", f"unknown channel {channel}")
             return channel, lambda epoch: node_stream(channel, epoch, views, self._later)
         if request.market is UNSET:
-            detail = f'say which market: {{"op":"subscribe","channel":"{channel}","market":...}}'
+            detail = f'missing market: send {{"op":"subscribe","channel":"{channel}","market":...}}'
             raise ServiceError(400, "invalid_message", detail)
         instrument = self._texts.instrument(request.market)
         if channel == "book":

@@ -1,6 +1,7 @@
-"""Between the texts of the API and the integers inside: orders, fills, trades and candles.
+"""Order mapping: conversion between texts of the API and integers, for orders, fills, trades and
+candles.
 
-Everything that is wrong with a text is a `ServiceError` that says what to write instead.
+An invalid text raises a `ServiceError` that shows the right form.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class OrderMapping:
         said = number if node or not dash else order_id  # of `-1` nothing is a number
         if not (said.isascii() and said.isdigit()) or len(said) > 12:
             raise ServiceError(
-                400, "bad_order_id", f"{order_id[:60]!r} is no order id; see 'exchange-node orders'"
+                400,
+                "bad_order_id",
+                f"{order_id[:60]!r} is not an order id; see 'exchange-node orders'",
             )
         return int(number)
 
@@ -140,7 +143,7 @@ class OrderMapping:
         )
         if changes == Amend():
             raise ServiceError(
-                400, "invalid_body", "nothing is to be changed; give price, quantity or the like"
+                400, "invalid_body", "nothing to change; give price, quantity or another field"
             )
         return changes
 

@@ -400,7 +400,7 @@ def test_errors_are_those_that_ccxt_knows(world: World) -> None:
     taken = told[4][0]
     assert (float(taken[7]), float(taken[16])) == (0.02000012, 20000)  # to the lot, and to the tick
     exchange.cancel_order(str(taken[0]))
-    with pytest.raises(ccxt.BadRequest, match="there is no margin trading"):
+    with pytest.raises(ccxt.BadRequest, match="margin trading is not supported"):
         exchange.private_post_auth_w_order_submit(
             {"type": "LIMIT", "symbol": BFX, "amount": "1", "price": "30000"}
         )

@@ -7,7 +7,7 @@ import { words } from "../core/format.js";
 
 /** Why an order ended, for people. */
 const REASONS = /** @type {Record<string, string>} */ ({
-  ioc: "what did not trade at once was cancelled",
+  ioc: "the quantity not filled at once was cancelled",
   fok: "not all of it could be traded at once",
   post_only: "it would have traded at once",
   no_liquidity: "the book had nothing more for it",

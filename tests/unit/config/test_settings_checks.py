@@ -160,8 +160,8 @@ def test_without_direct_links_grenache_has_to_stay_on() -> None:
     assert not from_env(P2P_ENABLED="false").settings.p2p_enabled
     (line,) = problems(env={"P2P_ENABLED": "false", "DISCOVERY_GRENACHE": "off"})
     assert line == (
-        "P2P_ENABLED=false (environment): expected true, because DISCOVERY_GRENACHE=false leaves no "
-        "other way to other nodes"
+        "P2P_ENABLED=false (environment): expected true, because with DISCOVERY_GRENACHE=false there are "
+        "no other links to other nodes"
     )
 
 

@@ -438,7 +438,7 @@ async def test_an_order_is_amended_in_place(api: CheckedApi) -> None:
     answer = await api.patch(f"/v1/orders/{order}", {"quantity": "1"}, key=key)
     assert_problem(answer, 422, "insufficient_balance")
     answer = await api.patch(f"/v1/orders/{order}", {}, key=key)
-    assert_problem(answer, 400, "invalid_body", "nothing is to be changed")
+    assert_problem(answer, 400, "invalid_body", "nothing to change")
     await api.delete(f"/v1/orders/{order}", key=key)
     answer = await api.patch(f"/v1/orders/{order}", {"price": "1"}, key=key)
     assert_problem(answer, 409, "order_done", "cancelled")

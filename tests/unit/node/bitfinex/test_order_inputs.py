@@ -120,8 +120,8 @@ def test_amounts_are_cut_to_the_lot_and_prices_rounded_for_their_owner(
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        ({"type": "LIMIT"}, "type: invalid: there is no margin trading here; EXCHANGE LIMIT is"),
-        ({"type": "TRAILING STOP"}, "type: invalid: there is no margin trading here"),
+        ({"type": "LIMIT"}, "type: invalid: margin trading is not supported; use EXCHANGE LIMIT"),
+        ({"type": "TRAILING STOP"}, "type: invalid: margin trading is not supported"),
         ({"type": "EXCHANGE ICEBERG"}, "type: invalid: there are EXCHANGE LIMIT, EXCHANGE MARKET"),
         ({"type": 7}, "type: invalid"),
         ({"symbol": "tNOSUCH"}, "symbol: invalid"),

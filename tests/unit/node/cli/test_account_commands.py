@@ -167,11 +167,11 @@ def test_the_secret_of_a_key_is_printed_once(api: RunningApi) -> None:
         (("ledger", "settle", "abc", "paid", "-5", "USD"), 2, "'paid' and 'received' say"),
         (("stream",), 2, "which market? For example: exchange-node stream BTC-USD"),
         (("stream", "--channel", "trades"), 2, "stream BTC-USD --channel trades"),
-        (("cancel", "--", "-5"), 1, "'-5' is no order id"),
-        (("ledger", "entries", "alice"), 1, "'alice' is no holder"),
+        (("cancel", "--", "-5"), 1, "'-5' is not an order id"),
+        (("ledger", "entries", "alice"), 1, "'alice' is not a holder"),
         (("market", "halt", "BTC-USD"), 2, "Missing option '--reason'"),
         (("market", "halt", "BTC-EUR", "--reason", "x"), 1, "BTC-EUR"),
-        (("amend", "1"), 2, "What is to change?"),
+        (("amend", "1"), 2, "Nothing to change"),
         (("amend", "1", "--price", "1k"), 2, "did you mean 1000?"),
         (("order", "buy", "BTC-USD", "1", "--stop", "x"), 2, "the stop 'x' is not"),
         (("order", "buy", "BTC-USD", "1", "--expires", "soon"), 2, "write 30s, 10m, 2h, 1d"),
@@ -313,7 +313,7 @@ def test_without_the_operators_token_a_key_is_asked_for(api: RunningApi, tmp_pat
     assert result.exit_code == 1
     assert "EXCHANGE_NODE_KEY=KEY:SECRET" in result.stderr
     wrong = run("balances", env={"EXCHANGE_NODE_KEY": "nonsense"})
-    assert (wrong.exit_code, "is to be KEY:SECRET" in wrong.stderr) == (2, True)
+    assert (wrong.exit_code, "must be KEY:SECRET" in wrong.stderr) == (2, True)
 
 
 def test_a_node_with_a_certificate_of_its_own_is_known_by_it(

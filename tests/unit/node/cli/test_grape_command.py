@@ -130,7 +130,7 @@ def test_settings_are_the_defaults_of_options(
         ("--dp x", 2, "(command line --grape-dht-port): expected a port number"),
         ("--aph 70000", 2, "(command line --grape-api-port): expected a port number"),
         ("--bn 127.0.0.1", 2, "'127.0.0.1' has no port"),
-        ("--bn [::1]:20001", 2, "it speaks IPv4 only; name that Grape by its IPv4 address"),
+        ("--bn [::1]:20001", 2, "it supports IPv4 only; give the Grape's IPv4 address"),
         ("-b ::1", 2, "choose an IPv4 address with --bind or --dht-host"),
         ("-b a,b", 2, "'a,b' is not an IP address or host name"),
         ("--dpa -1", 2, "(command line --grape-peer-max-age): expected a whole number of ms"),
@@ -223,7 +223,7 @@ async def test_it_tells_when_others_are_found_and_lost() -> None:
         await asyncio.sleep(1)
     assert said == [
         "joined the DHT: 1 other Grape known",
-        "no other Grape answers any more; serving what is here, and looking for them",
+        "no other Grape answers any more; serving the local entries, and trying again",
         "joined the DHT: 2 other Grapes known",
     ]
     watching.cancel()

@@ -94,7 +94,7 @@ async def test_no_node_is_a_short_sentence_with_the_address(make: MakeTransport)
     url = await server.start()
     await server.stop()
     async with ExchangeClient(url, transport=make()) as client:
-        with pytest.raises(NodeUnreachable, match=rf"nobody answers at {url} \(.*refused.*\)"):
+        with pytest.raises(NodeUnreachable, match=rf"no answer from {url} \(.*refused.*\)"):
             await client.status()
 
 

@@ -104,7 +104,7 @@ async def test_a_publisher_that_comes_back_is_found_again(publishers):
 async def test_a_name_that_nobody_publishes_and_a_grape_that_is_gone_are_waited_for(publishers):
     directory = MemoryDirectory()
     async with subscriber(directory) as prices:
-        await until(lambda: "nobody is announced" in prices.status().trouble)
+        await until(lambda: "no worker is announced" in prices.status().trouble)
         directory.error = GrapeUnreachable("all of them")
         await until(lambda: "all of them" in prices.status().trouble)
         directory.services["prices"] = [publishers[0].address]
