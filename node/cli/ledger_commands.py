@@ -25,7 +25,7 @@ NODE_ID = 32  # characters of a node id
 @account_option
 @client_options
 def balances(session: Session, account: str | None) -> None:
-    """Show balances of an account, and the amounts held by its open orders.
+    """Show an account's balances, and amounts held by open orders.
 
     Without --account it is the house's position, which may be below zero: it is what the node's
     own trading has won and lost.

@@ -1,1 +1,1 @@
-"""Bitfinex's Grenache in Python, usable without the rest of this project."""
+"""Grenache (Bitfinex's microservice protocol) in Python, usable without the rest of this project."""

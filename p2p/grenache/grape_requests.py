@@ -1,7 +1,7 @@
-"""Requests to a Grape's HTTP API, checked and turned into arguments of `Directory`. No I/O.
+"""Parsing of requests to a Grape's HTTP API into arguments of `Directory`. No I/O.
 
-The Node.js Grape reads some of it in ways of JavaScript's `Buffer.from`, which clients (and signatures
-made by them) depend on: see `octets`.
+The Node.js Grape reads some fields with JavaScript's `Buffer.from`, and clients and their
+signatures depend on that: see `octets`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from p2p.grenache.input_checks import check_key, check_port, check_service
 
 NO_SIGNATURE: Final = "opts.sign function or options.sig signature is required for mutable put"
 
-# Whole answers of the Node.js Grape, which its clients compare with: nothing is added to these.
+# Complete answers of the Node.js Grape, which clients compare literally: never extended.
 SENTENCES: Final = frozenset(
     {
         "ERR_GRAPE_ANNOUNCE",
@@ -48,13 +48,14 @@ _NOT_NOW = re.compile(r"ERR_GRAPE_(BUSY|UNREACHABLE)\b")
 
 
 def error_text(error: GrenacheError) -> str:
-    """The body of the answer: the Node.js Grape's own sentence, or ours with its detail."""
+    """Return the body of an error answer: the Node.js Grape's text, or this project's with its
+    detail."""
     return error.code if error.code in SENTENCES else str(error)
 
 
 def error_status(text: str) -> int:
-    """The HTTP status of an error's text: 200, except that a put in conflict has its own, and that what
-    may go well a moment later is told so that the Node.js Link tries again."""
+    """Return the HTTP status of an error's text: 200, except for puts in conflict, and for
+    temporary errors, which the Node.js Link retries."""
     match = _CONFLICT.match(text)
     if match:
         return int(match[1])
@@ -62,7 +63,8 @@ def error_status(text: str) -> int:
 
 
 def announcement(argument: Any) -> tuple[str, int, str | None]:
-    """Service, port and given address of `["service", port]` or `["service", port, "192.0.2.7"]`.
+    """Parse service, port and given address of `["service", port]` or `["service", port,
+    "192.0.2.7"]`.
 
     Raises:
         BadInput: it is something else.
@@ -78,10 +80,10 @@ def announcement(argument: Any) -> tuple[str, int, str | None]:
 
 
 def looked_up(argument: Any) -> str:
-    """The name of the service to look up.
+    """Parse the name of the service to look up.
 
     Raises:
-        BadInput: it is none.
+        BadInput: not a service name.
     """
     if not isinstance(argument, str) or not argument:
         raise BadInput("ERR_GRAPE_LOOKUP")
@@ -104,7 +106,7 @@ def _given_host(given: Any) -> str:
 
 
 def whole(number: Any) -> int | None:
-    """The integer in a JSON number, `1337.0` included; None if it is none."""
+    """Return the integer in a JSON number, `1337.0` included, or None."""
     if type(number) is int:
         return number
     if type(number) is float and number.is_integer():
@@ -113,7 +115,7 @@ def whole(number: Any) -> int | None:
 
 
 def value_to_put(argument: Any) -> bytes | MutableItem:
-    """Value that `/put` stores: text, or a signed item when there is a key in `k`.
+    """Parse the value of `/put`: text, or a signed item when `k` has a key.
 
     Raises:
         BadInput: with the sentence of the Node.js Grape where it has one.
@@ -167,7 +169,7 @@ def key_to_get(argument: Any) -> tuple[str, bytes]:
 
 
 def found_value(found: StoredValue, node_id: bytes) -> dict[str, Any]:
-    """The answer to `/get`. The value is read as UTF-8; `id` is this Grape's, who answers for it."""
+    """Return the answer to `/get`. The value is read as UTF-8; `id` is this Grape's."""
     answer: dict[str, Any] = {
         "id": node_id.hex(),
         "token": None,
@@ -181,7 +183,7 @@ def found_value(found: StoredValue, node_id: bytes) -> dict[str, Any]:
 
 
 def octets(value: Any, *, from_hex: bool = False) -> bytes:
-    """The bytes that the Node.js Grape makes of a key, a signature or a salt.
+    """Decode a key, a signature or a salt as the Node.js Grape does.
 
     A `Buffer` of a client arrives as `{"type": "Buffer", "data": [...]}`. Text is tried as JSON first: a
     list of numbers, such an object, or a quoted text; else it is hex digits (as far as they go) or UTF-8.

@@ -1,7 +1,7 @@
 """Validation of names, ports, keys, texts and URLs before anything is sent to a Grape.
 
-A Node.js Grape misreads some inputs and dies of others: an empty name or a key that is not hex becomes the
-empty DHT key, and two requests for that end the process.
+A Node.js Grape misreads some inputs and crashes on others: an empty name or a key that is not hex
+becomes the empty DHT key, and two requests for that end the process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work that several callers wait for is done once, by tasks that somebody owns."""
+"""Shared work: concurrent callers of the same work share one owned task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SharedWork:
         self._closed = False
 
     def own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run it; `close` cancels it if it still runs."""
+        """Run a task; `close` cancels it if it still runs."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -55,7 +55,7 @@ class SharedWork:
             await asyncio.wait([task])
 
     def forget(self, key: Hashable) -> None:
-        """Later callers start the work anew. Who waits for it already gets its result."""
+        """Let later callers start the work anew. Present waiters get its result."""
         self._shared.pop(key, None)
 
     def is_current(self, key: Hashable) -> bool:
@@ -77,6 +77,6 @@ class SharedWork:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        # Who waited was told; a fault of our own is to be seen even if nobody did.
+        # Waiters got the exception; log it in case there were none.
         if error is not None and not isinstance(error, GrenacheError):
             log.error("a task failed", exc_info=error)

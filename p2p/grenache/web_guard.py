@@ -1,4 +1,4 @@
-"""Keeps web pages away from a service without passwords that listens on the machine of their reader."""
+"""Web guard: refuses requests of web pages to a local service without access control."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ _LOCAL_NAME = re.compile(r"[a-z0-9_-]+|(?:[a-z0-9_-]+\.)*localhost")
 
 
 class HostGuard:
-    """Says of each request whether a page in a browser can have sent it.
-
-    Browsers put `Origin` into every request that a script sends with a method other than GET, and
-    `Sec-Fetch-Site` into all; a page cannot take either away. A page that has its own name point to
-    127.0.0.1 (DNS rebinding) still sends that name as `Host`. Programs send neither of the first two, and
-    reach this machine by an address or a name without dots.
+    """Detection of requests that a web page may have sent. Browsers put `Origin` into every request
+    that a script sends with a method other than GET, and `Sec-Fetch-Site` into all; a page cannot
+    take either away. A page that has its own name point to 127.0.0.1 (DNS rebinding) still sends
+    that name as `Host`. Programs send neither of the first two, and reach this machine by an
+    address or a name without dots.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Grenache as a way to peers: a worker that those who dial ask, and a client to dial with.
+"""Grenache transport: links to peers over Grenache, by a worker that accepts and a client that dials.
 
 way = GrenacheWay(GrenacheSettings(network="main", directory=lambda: link))
 peers.dial_over_grenache(way.start(direct))    # direct: makes links of tunnels
@@ -26,7 +26,7 @@ from p2p.grenache_links.tunnel_carrier import MAX_ANSWERED, Links, TunnelCarrier
 
 log = logging.getLogger(__name__)
 
-# A tunnel holds a poll all the time, for moments two, and needs a place for its data beside it.
+# A tunnel always has one poll in flight, for moments two, and needs a slot for its data too.
 PLACES = 4 * MAX_ANSWERED
 
 
@@ -87,17 +87,17 @@ class GrenacheTransport:
         return 0 if self._carrier is None else self._carrier.tunnels
 
     def start(self, links: Links) -> TunnelCarrier:
-        """Get ready to dial; returns what dials."""
+        """Prepare to dial, and return the dialler."""
         if self._carrier is None:
             self._client = Client(self.settings.directory(), transport="ws", rng=self._rng)
             self._carrier = TunnelCarrier(links, self._client, self.service, rng=self._rng)
         return self._carrier
 
     async def listen(self) -> Address:
-        """Take requests from now on; returns where. Nothing changes when it is done again.
+        """Accept requests, and return the address. Repeated calls have no effect.
 
         Raises:
-            OSError: none of the ports can be had.
+            OSError: none of the ports is free.
         """
         async with self._changing:
             if self.address is None:
@@ -123,7 +123,7 @@ class GrenacheTransport:
         raise RuntimeError("there is no port to try")
 
     async def stop(self) -> None:
-        """End every tunnel, and let go of everything. Safe to call twice."""
+        """End every tunnel, and release all resources. Safe to call twice."""
         async with self._changing:
             await self._stop()
 

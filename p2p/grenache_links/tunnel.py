@@ -1,10 +1,9 @@
-"""A byte stream each way between two nodes of which only one can ask and the other only answer. No I/O.
+"""Tunnel: a byte stream in each direction over requests that only one side can make. No I/O.
 
 The side that dials makes requests, the other answers them (as BOSH does over HTTP, XEP-0124):
 
     data request   bytes of the dialling side; answered at once with what has arrived
-    poll           a question for bytes of the answering side, which may hold its answer for `wait` ms
-                   until there are some; one is always under way, so that both can speak at any time
+    poll           a request for bytes of the answering side, which may hold its answer for `wait` ms until there are some; one is always under way, so that both sides can send at any time
 
 Requests and answers may be lost, doubled, late, or overtake each other. Bytes are numbered, and each
 message says how far its author has received (`ack`) and how far the other may send (`limit`), as in TCP
@@ -48,7 +47,7 @@ Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
 
 
 class TunnelError(ValueError):
-    """The other side does not keep to the protocol."""
+    """The other side broke the protocol."""
 
 
 class TunnelRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -243,11 +242,11 @@ class Ask:
 
 
 class DialEnd(_End):
-    """The side that asks. Whoever drives it makes the requests that `asks` returns, whenever something
-    has happened and at `next_time`."""
+    """Dialling end. Its driver makes the requests that `asks` returns, after every event and at
+    `next_time`."""
 
     def __init__(self, tunnel: str, now: float, rng: random.Random) -> None:
-        """`tunnel`: 32 random hex digits; who knows them could send in this tunnel."""
+        """`tunnel`: 32 random hex digits, which authorise sending in this tunnel."""
         super().__init__(now, FIRST_LIMIT)
         self._tunnel = tunnel
         self._rng = rng
@@ -355,7 +354,7 @@ class DialEnd(_End):
 
 
 class AnswerEnd(_End):
-    """The side that answers. For each request: `receive`, let the local reader read, then `reply`; and
+    """Answering end. For each request: `receive`, let the local reader read, then `reply`; and
     `release` whenever something has happened and at `next_time`."""
 
     def __init__(self, now: float) -> None:

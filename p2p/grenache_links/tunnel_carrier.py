@@ -37,7 +37,7 @@ from p2p.grenache_links.tunnel import (
 from p2p.wire.link import PeerLink
 
 MAX_ANSWERED: Final = 256  # tunnels that others dialled
-MAX_STRANGERS: Final = 48  # of these: nobody has proven yet who is there
+MAX_STRANGERS: Final = 48  # of these: without a proven identity
 MAX_STRANGERS_PER_HOST: Final = 24  # a machine may have many nodes, and they may start together
 LINGER: Final = 3.0  # seconds for last words, after the link at this node's end has closed
 ERR_UNKNOWN: Final = "ERR_TUNNEL_UNKNOWN"
@@ -239,7 +239,7 @@ class _Tunnel:
         raise NotImplementedError
 
     def step(self) -> None:
-        """Something has happened: do what follows of it."""
+        """Process an event: flush data in both directions, and end the tunnel if it is over."""
         if self.ended.done():
             return
         self.flush()
@@ -291,7 +291,7 @@ class _Tunnel:
                 self._socket.shutdown(socket.SHUT_WR)
 
     def _watch(self) -> None:
-        """Hear the link out as long as the tunnel takes what it says, and when that is over."""
+        """Watch the link's socket while the tunnel accepts data, and after that for its end."""
         wanted = not self._silent and (self._core.room > 0 or self.ended.done())
         if wanted != self._reading:
             self._reading = wanted
@@ -317,7 +317,7 @@ class _Tunnel:
         else:
             self._silent = True
             self._core.finish()
-            late = "the last words of the link took too long"
+            late = "the last data of the link took too long"
             self._linger = self._loop.call_later(LINGER, self.close, late)
         self.step()
 
@@ -426,7 +426,7 @@ class _Answered(_Tunnel):
 
     def act(self, now: float) -> float | None:
         if self.end.dead(now):
-            self.close("nobody has asked for too long")
+            self.close("no request for too long")
             return None
         reply = self.end.release(now)
         if reply is not None:

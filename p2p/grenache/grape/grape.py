@@ -1,11 +1,12 @@
-"""A Grape in this process: a DHT node on a UDP socket, and the directory of services in it.
+"""Grape in this process: a DHT node on a UDP socket, and a directory of services.
 
     async with Grape(GrapeSettings(port=20001, bootstrap=(("10.0.0.7", 20001),))) as grape:
         await grape.announce("rpc_quotes", 1337)
         print(await grape.lookup("rpc_quotes"))
 
-It shares one DHT with Node.js Grapes (`grenache-grape`), and is of use alone: what is announced or put
-here is found here. `p2p.grenache.grape.grape_http` puts the HTTP API of a Grape before it.
+It shares one DHT with Node.js Grapes (`grenache-grape`), and also works alone: its own
+announcements and values are found here. `p2p.grenache.grape.grape_http` serves the HTTP API of a
+Grape.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from p2p.grenache.grape.grape_settings import BootstrapStatus, GrapeSettings, Gr
 log = logging.getLogger(__name__)
 
 MAX_CACHED: Final = 1_000  # services whose last lookup is kept
-EMPTY_CACHE: Final = 0.25  # seconds that an empty result is kept: an announcement may be on its way
+EMPTY_CACHE: Final = 0.25  # seconds that an empty result is kept: an announcement may arrive
 FIRST_RESOLVE: Final = 2.0  # seconds that the first operations wait for names to resolve
 RECEIVE_BUFFER: Final = 1024 * 1024  # bytes; a burst of some thousand queries
 
@@ -43,8 +44,8 @@ _T = TypeVar("_T")
 class Grape:
     """A DHT node on a UDP socket; implements `p2p.grenache.directory.Directory`.
 
-    Its methods raise BadInput for what no Grape could take, GrapeUnreachable when it is not running,
-    GrapeRefused when the DHT refused (`code` is what the Node.js Grape says).
+    Its methods raise BadInput for invalid input, GrapeUnreachable when it is not running,
+    GrapeRefused when the DHT refused (`code` is the Node.js Grape's text).
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class Grape:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._started_at = 0.0
-        self.congested = False  # the system takes no more now; datagrams are dropped, not queued
+        self.congested = False  # the system's buffer is full; datagrams are dropped, not queued
         self._resolver: asyncio.Task[None] | None = None
         self._bootstrap = BootstrapNames(self.settings.bootstrap)
-        self._introduced = asyncio.Event()  # the node has been told of all bootstrap addresses once
+        self._introduced = asyncio.Event()  # all bootstrap addresses have been passed to the node
         self._waiting: set[asyncio.Future[Any]] = set()
         self._searching: dict[bytes, asyncio.Future[LookupResult]] = {}
         self._cache: BoundedMap[bytes, tuple[float, LookupResult]] = BoundedMap(MAX_CACHED)
@@ -70,10 +71,10 @@ class Grape:
     # Starting and stopping
 
     async def start(self) -> None:
-        """Bind the socket and begin to look for other Grapes, without waiting for any.
+        """Bind the socket and begin to search for other Grapes, without waiting for any.
 
         Raises:
-            OSError: it cannot bind.
+            OSError: the socket cannot be bound.
         """
         if self._transport is not None:
             raise RuntimeError("this Grape is running already")
@@ -100,7 +101,7 @@ class Grape:
         self._flush()
 
     async def _bind(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
-        """Not left to the loop: uvloop's error does not say that the port is taken."""
+        """Bind the socket here, because uvloop's error does not show that the port is in use."""
         host, port = self.settings.host, self.settings.port
         infos = await loop.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_DGRAM)
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -114,7 +115,8 @@ class Grape:
         return sock
 
     async def stop(self) -> None:
-        """Close the socket. What is under way fails with GrapeUnreachable. Harmless when stopped."""
+        """Close the socket. Operations under way fail with GrapeUnreachable. No effect when
+        stopped."""
         if self._transport is None or self._closed is None:
             return
         self._end("the Grape was stopped")
@@ -127,7 +129,7 @@ class Grape:
         self._transport = None
 
     def _end(self, why: str) -> None:
-        """No node any more; who waits for it hears why."""
+        """Drop the node; operations under way fail with the reason."""
         self._node = None
         if self._timer is not None:
             self._timer.cancel()
@@ -147,7 +149,7 @@ class Grape:
 
     @property
     def address(self) -> Address:
-        """IP address and UDP port that it is bound to, after `start`."""
+        """Bound IP address and UDP port, after `start`."""
         return self._address
 
     @property
@@ -158,12 +160,12 @@ class Grape:
     # The directory
 
     async def announce(self, service: str, port: int, *, host: str | None = None) -> int:
-        """Say that `service` is served at `port` of this machine, or of `host` (an IPv4 address).
-        Entries fade after `peer_max_age`, so this has to be repeated. Port 0 stands for the UDP port of this
-        Grape, as BEP 5 has it.
+        """Announce that `service` is served at `port` of this machine, or of `host` (an IPv4
+        address). Entries expire after `peer_max_age`, so repeat the call. Port 0 stands for the UDP
+        port of this Grape, as BEP 5 has it.
 
-        Returns how many Grapes hold it now, this one included. A given `host` is known to Grapes of
-        this kind only: the Node.js ones record what our datagrams come from.
+        Returns the number of Grapes that store it, this one included. Only Grapes of this project
+        accept a given `host`: the Node.js ones record the datagrams' source address.
         """
         name = service_name(service)
         check_address(port, host)
@@ -175,8 +177,8 @@ class Grape:
         )
 
     async def withdraw(self, service: str, port: int, *, host: str | None = None) -> int:
-        """Take back what was announced here. Returns how many Grapes forgot it. The Node.js ones
-        cannot: their entries fade."""
+        """Withdraw an announcement made here. Returns the number of Grapes that removed it. Node.js
+        Grapes cannot: their entries expire."""
         name = service_name(service)
         check_address(port, host)
         node = await self._ready()
@@ -191,9 +193,9 @@ class Grape:
     ) -> list[Address]:
         """Look up the workers of `service`, in random order: entries of this Grape and answers of others.
 
-        What they answered serves for `lookup_cache` seconds, also that nobody is known; `fresh` asks
-        them now. `reached_at`: the address of this machine through which the asker came, for askers
-        elsewhere: loopback addresses are replaced by it.
+        Their answers, also empty ones, are cached for `lookup_cache` seconds; `fresh` bypasses the
+        cache. `reached_at`: local address over which a requester on another machine connected: it
+        replaces loopback addresses.
         """
         name = service_name(service)
         found = await self._found(name, fresh)
@@ -204,15 +206,17 @@ class Grape:
         return await self._put(Item(bep44.bencoded(value)), None)
 
     async def put_mutable(self, item: MutableItem) -> str:
-        """Store a signed value; its key.
+        """Store a signed value and return its key.
 
         Raises:
-            BadInput: it breaks a rule, or the signature is wrong.
+            BadInput: invalid, or with a wrong signature.
             GrapeRefused: "302 ..." there is a newer version, "301 ..." a version other than `cas`.
         """
         bep44.check(item)
         if not bep44.verify(item):
-            raise BadInput("invalid signature", "it does not fit the key, salt, seq and value")
+            raise BadInput(
+                "invalid signature", "the signature is not of this key, salt, seq and value"
+            )
         value = bep44.bencoded(item.value)
         return await self._put(
             Item(value, item.public_key, item.seq, item.signature, item.salt), item.cas
@@ -304,7 +308,7 @@ class Grape:
         return await self._begin(begin)
 
     def _begin(self, begin: Callable[[float, Callable[[_T], None]], None]) -> asyncio.Future[_T]:
-        """Start an operation of the node; its result comes in the future."""
+        """Start an operation of the node; the future has its result."""
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
@@ -338,7 +342,7 @@ class Grape:
         return asyncio.get_running_loop().time()
 
     def received(self, data: bytes, source: Address) -> None:
-        """A datagram came in."""
+        """Process a datagram."""
         if self._node is not None:
             try:
                 self._node.receive(self._now(), source, data)
@@ -347,7 +351,7 @@ class Grape:
             self._flush()
 
     def lost(self, error: Exception | None) -> None:
-        """The socket is gone."""
+        """Process the loss of the socket."""
         if self._node is not None:
             log.error("the UDP socket of the Grape at %s:%d failed: %s", *self._address, error)
             self._end(f"its UDP socket failed: {error}")
@@ -359,7 +363,7 @@ class Grape:
             self._flush()
 
     def _flush(self) -> None:
-        """Send what the node wants sent, and see to it that it is called when it wants to be."""
+        """Send the node's datagrams, and schedule its next `tick`."""
         node, transport = self._node, self._transport
         if node is None or transport is None:
             return
@@ -385,7 +389,8 @@ class Grape:
 
 
 class _Protocol(asyncio.DatagramProtocol):
-    """Hands datagrams to a Grape. ICMP errors say no more than silence does."""
+    """Datagram protocol of a Grape. ICMP errors are ignored: they carry no more information than a
+    timeout."""
 
     def __init__(self, grape: Grape) -> None:
         self._grape = grape

@@ -1,4 +1,4 @@
-"""The HTTP API of a Grape in this process, as that of `grenache-grape`, so that any Grenache client can use it.
+"""HTTP API of a Grape in this process, compatible with `grenache-grape` and all Grenache clients.
 
     api = GrapeApi(grape)
     host, port = await api.start("127.0.0.1", 30001)
@@ -9,13 +9,13 @@
     POST /put       {"data": {"k","seq","v","sig","salt","cas"}}
     POST /get       {"data": "<40 hex digits>"}               -> {"id","token","v"}, or nothing
 
-Clients tell success by the type of the JSON, because a Grape reports errors as text with status 200;
-that is kept, with the same texts. Extensions: an announcement may name the address it is for
-(`["service", 1337, "192.0.2.7"]`), `/unannounce` takes one back (same arguments, answers how many Grapes
-forgot it), and GET /status (or /) describes the Grape.
+Clients recognise success by the JSON type, because a Grape reports errors as text with status 200;
+this API does the same, with the same texts. Extensions: an announcement may name the address it is
+for (`["service", 1337, "192.0.2.7"]`), `/unannounce` takes one back (same arguments, answers how
+many Grapes forgot it), and GET /status (or /) describes the Grape.
 
-Whoever reaches the API may use it, except pages in a browser: what carries an `Origin` header or comes
-from another site is refused, and so is a foreign `Host` on a loopback address (DNS rebinding).
+The API has no access control, but refuses web pages: requests with an `Origin` header or from
+another site, and a foreign `Host` on a loopback address (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ class LocalGrape(Directory, Protocol):
 
 @dataclasses.dataclass(slots=True)
 class ApiCounters:
-    """Since the start. `errors` counts answers that are an error's text, also those with status 200."""
+    """Counts since the start. `errors`: answers with an error text, also with status 200."""
 
     requests: int = 0
     errors: int = 0
-    refused: int = 0  # pages in browsers, what is too large, too slow or no JSON
-    failed: int = 0  # by a bug in here
+    refused: int = 0  # web pages, and requests that are too large, too slow or not JSON
+    failed: int = 0  # internal errors
 
 
 class GrapeApi:
-    """Serves one Grape's API until it is stopped.
+    """HTTP server of one Grape's API, until it is stopped.
 
     Args:
         max_payload: bytes of a request's body.
@@ -106,7 +106,7 @@ class GrapeApi:
         self._address: Address | None = None
         self.counters = ApiCounters()
 
-    # Life
+    # Start and stop
 
     async def start(self, host: str = "127.0.0.1", port: int = 30001) -> Address:
         """Listen at `host`:`port` (0: the system chooses). Returns the address that is bound.
@@ -119,7 +119,7 @@ class GrapeApi:
         return self._address
 
     async def stop(self) -> None:
-        """Stop listening; requests under way get a moment. Harmless when stopped already."""
+        """Stop listening; requests under way get a short grace. No effect when stopped."""
         await self._server.stop()
         self._address = None
 
@@ -185,7 +185,7 @@ class GrapeApi:
             result = await answer(argument, own_host)
         return b"" if result is None else orjson.dumps(result)
 
-    # What can be asked
+    # Operations
 
     async def _announce(self, argument: Any, _own_host: str) -> int:
         service, port, host = data.announcement(argument)

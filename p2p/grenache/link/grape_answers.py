@@ -1,10 +1,10 @@
 """Parsing of a Grape's answers. Pure: status and body in, a value or an error out.
 
-A Grape reports most errors as a JSON string with status 200, so what tells success is the JSON type:
-a number for an announcement, a list for a lookup, a key for a put, an object for a get.
+A Grape reports most errors as a JSON string with status 200, so success shows in the JSON type: a
+number for an announcement, a list for a lookup, a key for a put, an object for a get.
 
-    GrapeRefused    the Grape is well and said no, or answered what is no answer to the request
-    NotAGrape       whatever answered does not speak a Grape's language
+    GrapeRefused    the Grape refused, or its answer does not fit the request
+    NotAGrape       the program at the URL is not a Grape
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class NotAGrape(GrapeRefused):
 
 
 class VersionRefused(GrapeRefused):
-    """A signed value was not stored because of its `seq` or `cas`. Every Grape would say the same."""
+    """A signed value was refused because of its `seq` or `cas`. Every Grape would refuse it."""
 
 
 def value_of(status: int, body: bytes) -> Any:
-    """The JSON value of an answer, None for an empty body.
+    """Return the JSON value of an answer, None for an empty body.
 
     Raises:
         GrapeRefused, NotAGrape
@@ -75,7 +75,7 @@ def value_of(status: int, body: bytes) -> Any:
 
 
 def announced(value: Any) -> int:
-    """The number of DHT nodes that took an announcement, at least 1.
+    """Return the number of DHT nodes that stored an announcement, at least 1.
 
     Raises:
         GrapeRefused
@@ -86,7 +86,7 @@ def announced(value: Any) -> int:
 
 
 def withdrawn(value: Any) -> int:
-    """The number of DHT nodes that forgot an announcement.
+    """Return the number of DHT nodes that removed an announcement.
 
     Raises:
         GrapeRefused
@@ -97,8 +97,8 @@ def withdrawn(value: Any) -> int:
 
 
 def addresses(value: Any) -> list[Address]:
-    """The addresses of a lookup. What nobody can be dialled at, repeats, and what is over
-    `MAX_ADDRESSES` is left out: a Grape passes on whatever it was told.
+    """Return the addresses of a lookup. Unusable and repeated ones, and those beyond
+    `MAX_ADDRESSES`, are left out: a Grape returns unchecked announcements.
 
     Raises:
         GrapeRefused
@@ -116,7 +116,7 @@ def addresses(value: Any) -> list[Address]:
 
 
 def stored_key(value: Any, expected: str) -> str:
-    """The key under which a Grape says that it stored a value.
+    """Return the key under which a Grape stored a value.
 
     Raises:
         GrapeRefused: also when it is not `expected`: something else was stored.
@@ -129,7 +129,7 @@ def stored_key(value: Any, expected: str) -> str:
 
 
 def stored_value(value: Any, key: str, salt: bytes) -> StoredValue | None:
-    """Result of a get, None when nothing was found. Hash and signature fit `key`.
+    """Return the result of a get, or None. Hash and signature are checked against `key`.
 
     Raises:
         GrapeRefused: also when they do not.
@@ -151,7 +151,7 @@ def _proven(found: dict[str, Any], key: bytes, salt: bytes) -> StoredValue:
     if found.get("k") is None and found.get("sig") is None:
         if bep44.immutable_key(value) == key:
             return StoredValue(value)
-        # Numbers, lists and bytes that are no text reach us as a text that has another hash.
+        # Numbers, lists and bytes that are not text arrive as a text with another hash.
         raise GrapeRefused("ERR_GRAPE_VALUE", "the value is not the text that its key stands for")
     public_key, signature = bytes.fromhex(found["k"]), bytes.fromhex(found["sig"])
     seq = found["seq"]
@@ -191,13 +191,13 @@ def _json_or_text(body: bytes) -> str:
 
 
 def _first_line(text: str) -> str:
-    """Printable and short, whatever was sent."""
+    """Return a short, printable form of any answer."""
     line = text.strip().partition("\n")[0][:_SHOWN]
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _shown(value: Any) -> str:
-    """Containers by their kind only: they can be nested deeper than anything prints."""
+    """Describe containers by their kind only: deep nesting cannot be printed."""
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     return "nothing" if value is None else _first_line(orjson.dumps(value).decode())

@@ -1,8 +1,8 @@
 """Health of the Grapes of a link, and the choice of the next one, without I/O.
 
-Grapes are kept in the order in which they were given, and that is the order of preference: one that is
-up before one that was slow lately before one that is down. Requests leave a Grape that is down alone, up
-to one a second when there is nothing else; probes look for its return, with growing, jittered waits.
+Preference: Grapes that are up, then recently slow ones, then those that are down, each in the
+    configured order. Requests skip a Grape that is down, except for one a second when all are down;
+    probes detect its return, with growing, jittered waits.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Final
 
 PROBE_FIRST: Final = 1.0  # seconds to the first probe of a Grape that went down, doubling
 PROBE_MAX: Final = 15.0
-PROBE_SPREAD: Final = 0.2  # waits vary by this share: clients that lost a Grape together spread
-SLOW_FOR: Final = 10.0  # seconds for which a Grape that was too slow is asked after the others
+PROBE_SPREAD: Final = 0.2  # jitter of waits, so that clients that lost a Grape together spread
+SLOW_FOR: Final = 10.0  # seconds for which a slow Grape is used after the others
 DESPERATE: Final = 1.0  # seconds between requests to a Grape that is down, when all are
 _SMOOTHING: Final = 0.2  # weight of the newest latency
 
 
 @dataclass(frozen=True, slots=True)
 class GrapeReachability:
-    """Status of a Grape as a Link sees it. `up` is None until it was asked; `seconds`: for how long it has been
-    so; `latency`: of its recent answers, in seconds, smoothed; `error`: the last one, if any."""
+    """Status of a Grape as seen by a Link. `up`: None before the first request; `seconds`: since
+    the last change; `latency`: of its recent answers, in seconds, smoothed; `error`: the last one,
+    if any."""
 
     url: str
     up: bool | None
@@ -33,9 +34,9 @@ class GrapeReachability:
 
     @property
     def detail(self) -> str:
-        """Phrase for people."""
+        """Return the status as a phrase."""
         if self.up is None:
-            return "not asked yet"
+            return "not used yet"
         if self.up:
             return f"answers in {1000 * self.latency:.1f} ms" if self.latency else "answers"
         return self.error
@@ -50,13 +51,13 @@ class _Known:
     latency: float | None = None
     error: str = ""
     slow_until: float = float("-inf")
-    probe_at: float | None = None  # None: nothing to find out
+    probe_at: float | None = None  # None: no probe needed
     wait: float = PROBE_FIRST
 
 
 class Health:
-    """Report what happened with `asking`, `answered`, `failed`, `slow`; ask `order`, `resort`, `probe_at`.
-    Times are seconds of one clock, Grapes are numbers."""
+    """Health of the Grapes: report events with `asking`, `answered`, `failed`, `slow`; read
+    `order`, `resort`, `probe_at`. Times are seconds of one clock, Grapes are numbers."""
 
     def __init__(self, urls: Sequence[str], rng: random.Random, now: float) -> None:
         self._urls = tuple(urls)
@@ -69,15 +70,15 @@ class Health:
     def __len__(self) -> int:
         return len(self._urls)
 
-    # What happened
+    # Events
 
     def asking(self, grape: int, now: float) -> None:
-        """A request or a probe goes out."""
+        """Record a request or a probe as sent."""
         self._known[grape].asked = now
 
     def answered(self, grape: int, latency: float | None, now: float) -> bool:
-        """Record an answer, refusals included; return True if the state changed. `latency`: seconds; None for what
-        says nothing about requests, such as a probe."""
+        """Record an answer, refusals included; return True if the state changed. `latency`:
+        seconds; None for a probe."""
         known = self._known[grape]
         if latency is not None:
             old = known.latency
@@ -94,7 +95,7 @@ class Health:
         known = self._known[grape]
         known.error = error
         if known.up is False and known.probe_at is not None and known.probe_at > now:
-            return False  # a request found out what the next probe will look into
+            return False  # a request failed before the next probe
         known.probe_at = now + known.wait * self._rng.uniform(1 - PROBE_SPREAD, 1 + PROBE_SPREAD)
         known.wait = min(2 * known.wait, PROBE_MAX)
         if known.up is False:
@@ -109,15 +110,15 @@ class Health:
         if known.up is not False and known.probe_at is None:
             known.probe_at = now
 
-    # What to do
+    # Choice
 
     def order(self, now: float) -> list[int]:
-        """The Grapes that are not known to be down, the best first."""
+        """Return the Grapes that are not down, the best first."""
         usable = [grape for grape, known in enumerate(self._known) if known.up is not False]
         return sorted(usable, key=lambda grape: self._known[grape].slow_until > now)
 
     def resort(self, now: float) -> list[int]:
-        """The Grapes that are down, but may be asked when there is no other."""
+        """Return the Grapes that are down, but may be used without any other."""
         return [
             grape
             for grape, known in enumerate(self._known)
@@ -125,7 +126,7 @@ class Health:
         ]
 
     def heard_since(self, grape: int, when: float) -> bool:
-        """Return True if it has answered anything since `when`."""
+        """Return True if the Grape has answered since `when`."""
         return self._known[grape].heard > when
 
     def is_down(self, grape: int) -> bool:
@@ -135,7 +136,7 @@ class Health:
         """Time of the next probe; None when no probe is needed."""
         return self._known[grape].probe_at
 
-    # For people
+    # Status
 
     def status(self, now: float) -> list[GrapeReachability]:
         return [

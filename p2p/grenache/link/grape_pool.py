@@ -1,4 +1,4 @@
-"""Asking several Grapes: which one, which next, and what they said."""
+"""Grape pool: requests to one or several Grapes, with failover."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OnState = Callable[[str, bool, str], None]
-"""Called with a Grape's URL, whether it answers now, and why."""
+"""Called with a Grape's URL, True if it answers now, and the reason."""
 
 PROBE_TIMEOUT: Final = 2.0  # seconds
-HEDGE: Final = 0.12  # seconds after which another Grape is asked, too; a well one needs a few ms
-AT_ONCE: Final = 3  # Grapes that `several` asks
-GRACE: Final = 1.0  # seconds that the others get when one of several has answered
+HEDGE: Final = (
+    0.12  # seconds after which another Grape is requested too; a healthy one needs a few ms
+)
+AT_ONCE: Final = 3  # Grapes used by `several`
+GRACE: Final = 1.0  # seconds for the others after the first of several has answered
 
 
 class GrapePool:
-    """Grapes by number. Whoever makes it runs `watch` for each of them.
+    """Grapes by number. The owner runs `watch` for each of them.
 
     Args:
         timeout: seconds for one request.
-        on_state: called when a Grape is found to answer, or not to.
+        on_state: called when a Grape begins or stops answering.
     """
 
     def __init__(
@@ -67,10 +69,10 @@ class GrapePool:
         """Status of each Grape, in the order of their URLs."""
         return self._health.status(self._now())
 
-    # One
+    # One Grape
 
     async def ask(self, grape: int, kind: str, data: Any) -> Any:
-        """The JSON value of its answer.
+        """Send a request to one Grape and return the JSON value of its answer.
 
         Raises:
             GrapeUnreachable, GrapeRefused
@@ -95,7 +97,7 @@ class GrapePool:
         return value
 
     async def watch(self, grape: int) -> None:
-        """Probe one Grape when there is reason to. Asking for what no Grape does costs it nothing."""
+        """Probe one Grape when necessary, with an unknown request, which costs it nothing."""
         again = self._look_again[grape]
         body = orjson.dumps({"rid": "probe", "data": None})
         while True:
@@ -115,7 +117,7 @@ class GrapePool:
                     f"{self.urls[grape]}/probe", body, timeout=PROBE_TIMEOUT, limit=MAX_ANSWER
                 )
                 if value_of(*reply) != NOT_FOUND:
-                    raise NotAGrape("it takes a request that no Grape knows")
+                    raise NotAGrape("it accepts a request that no Grape knows")
             except TimeoutError:
                 if not self._health.heard_since(grape, begun):
                     self._failed(grape, f"no answer in {PROBE_TIMEOUT:g} s")
@@ -148,13 +150,13 @@ class GrapePool:
             except Exception:
                 log.exception("on_state of a Link failed")
 
-    # Several
+    # Several Grapes
 
     async def first(
         self, ask: Callable[[int], Awaitable[T]], good: Callable[[list[T]], bool]
     ) -> list[T]:
-        """Ask one Grape after the other, the next when the last one failed, was slow or was not good
-        enough. Returns the answers so far once they are `good`, or all of them.
+        """Request from one Grape after the other, the next when the last one failed, was slow or
+        not sufficient. Returns the answers as soon as they are `good`, else all.
 
         Raises:
             GrapeUnreachable, GrapeRefused: no answer at all.
@@ -172,7 +174,7 @@ class GrapePool:
                     running[_task(ask(grape))] = (grape, self._now())
                 if not running:
                     break
-                # An answer that wants to be confirmed does not wait for a Grape that hangs.
+                # An unconfirmed answer does not wait for a Grape that hangs.
                 done, _ = await asyncio.wait(
                     running,
                     timeout=HEDGE if waiting or answers else None,
@@ -205,8 +207,8 @@ class GrapePool:
     async def several(
         self, ask: Callable[[int], Awaitable[T]]
     ) -> tuple[list[T], dict[int, GrenacheError]]:
-        """Ask several Grapes at once, others in the place of those that fail. Returns when all have
-        answered, or some and the others are late: what there is, at least one answer, and the errors.
+        """Request from several Grapes at once, and from others in place of those that fail. Returns
+        at least one answer, and the errors, when all have answered or the rest is late.
 
         Raises:
             GrapeUnreachable, GrapeRefused: no answer at all.
@@ -250,7 +252,7 @@ class GrapePool:
         raise self._whole(errors)
 
     def _resort(self, errors: dict[int, GrenacheError]) -> list[int]:
-        """Whom to ask when no Grape that was up has answered at all."""
+        """Return the Grapes to try when none that was up has answered."""
         if _refusal(errors.values()) is not None:
             return []
         return [grape for grape in self._health.resort(self._now()) if grape not in errors]
@@ -267,7 +269,7 @@ class GrapePool:
         return GrapeUnreachable(self.text(silent))
 
     def text(self, errors: dict[int, GrenacheError], *, known: str = "") -> str:
-        """Describe each Grape's error for people. `known`: the code that need not be repeated."""
+        """Describe each Grape's error. `known`: code to leave out."""
         return "; ".join(
             f"{self.urls[grape]}: {_phrase(error, known)}" for grape, error in errors.items()
         )
@@ -293,6 +295,6 @@ async def _cancel(tasks: dict[asyncio.Task[T], Any]) -> None:
 
 
 def _refusal(errors: Iterable[GrenacheError]) -> GrapeRefused | None:
-    """The one that tells most, if there is any."""
+    """Return the most specific refusal, or None."""
     refusals = [error for error in errors if isinstance(error, GrapeRefused)]
     return min(refusals, key=lambda error: isinstance(error, NotAGrape), default=None)

@@ -44,9 +44,9 @@ class HttpPost:
             connector=aiohttp.TCPConnector(
                 limit=0, limit_per_host=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=tls or True
             ),
-            timeout=aiohttp.ClientTimeout(),  # ours is around all of it
+            timeout=aiohttp.ClientTimeout(),  # the caller's timeout covers everything
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # what a small body unpacks to is not bounded
+            auto_decompress=False,  # the size of a decompressed body is not bounded
             skip_auto_headers=("User-Agent",),
         )
         self._urls: dict[str, URL] = {}
@@ -64,7 +64,7 @@ class HttpPost:
                 try:
                     return await self._send(target, body, limit)
                 except _BROKEN:
-                    # A kept connection that the Grape was just closing. All requests can be repeated.
+                    # A kept connection that the Grape was closing. All requests are idempotent.
                     return await self._send(target, body, limit)
         except TimeoutError:
             raise

@@ -1,4 +1,4 @@
-"""A client of one or several Grapes over HTTP.
+"""Link: client of one or several Grapes over HTTP.
 
     async with Link(["http://127.0.0.1:30001", "http://127.0.0.1:40001"]) as link:
         link.start_announcing("rpc_test", 1337)      # now, and again until it is stopped
@@ -7,12 +7,12 @@
         key = await link.put(b"hello world")
         found = await link.get(key)                  # StoredValue(value=b"hello world")
 
-The first Grape that answers is asked; another one beside it when it is slow, in its place when it fails.
-That nobody is announced is believed when a second Grape says so too. Announcements go through several
-Grapes, because each stores them on others, and none tells when those have died. A Grape records the
-address that it has itself, not the caller's: announce through one on the machine of the worker.
+Requests go to the first healthy Grape, to another beside it when it is slow, in its place when it
+fails. An empty lookup has to be confirmed by a second Grape. Announcements go through several
+Grapes, because each stores them at other DHT nodes and does not report when those fail. A Grape
+records its own address, not the caller's: announce through a Grape on the worker's machine.
 
-Errors: `BadInput` for what would be misread (nothing is sent), `GrapeUnreachable` when no Grape answers,
+Errors: `BadInput` for invalid input (nothing is sent), `GrapeUnreachable` when no Grape answers,
 `GrapeRefused` when one answers with an error.
 """
 
@@ -66,7 +66,7 @@ REQUEST_TIMEOUT: Final = 6.0  # seconds; a search past dead neighbours takes a G
 CACHE_FOR: Final = 2.0  # seconds
 MAX_CACHED: Final = 1024  # services
 _REPAIRED: Final = (NO_NODES, ALL_FAILED)
-_CONFIRMED: Final = 2  # Grapes that have to say that there is nothing
+_CONFIRMED: Final = 2  # Grapes that have to confirm an empty lookup
 
 
 class Link:
@@ -76,7 +76,7 @@ class Link:
         grapes: URLs, the preferred one first.
         cache_for: seconds for which the answer of a lookup is good; 0 turns that off.
         request_timeout: seconds for one request to one Grape.
-        on_state: called when a Grape is found to answer, or not to.
+        on_state: called when a Grape begins or stops answering.
         tls: for https URLs with a certificate authority of one's own.
         post: how requests are sent, for tests.
 
@@ -111,10 +111,10 @@ class Link:
         self._running: _Running | None = None
         self._cache: BoundedMap[str, tuple[float, list[Address]]] = BoundedMap(MAX_CACHED)
 
-    # Life
+    # Start and stop
 
     async def start(self) -> None:
-        """Get ready, and begin to find out which Grapes answer. None needs to."""
+        """Open the link and begin to probe the Grapes. None has to answer."""
         if self._running is not None:
             return
         post = self._given_post or HttpPost(tls=self._tls)
@@ -128,7 +128,7 @@ class Link:
             self._running.work.own(pool.watch(grape))
 
     async def close(self) -> None:
-        """Announce no more, give up what is under way. Safe to call twice."""
+        """Stop announcing and cancel requests under way. Safe to call twice."""
         running, self._running = self._running, None
         if running is not None:
             self._cache.clear()
@@ -161,11 +161,12 @@ class Link:
             raise RuntimeError("the Link is not started: use `async with Link(...)`, or `start()`")
         return self._running
 
-    # Announcing
+    # Announcements
 
     async def announce(self, service: str, port: int, *, host: str | None = None) -> int:
-        """Announce once, through several Grapes. Returns how many DHT nodes hold it, as far as one of
-        them knows. `host`: the IPv4 address to record; a Node.js Grape ignores it and records its own.
+        """Announce once, through several Grapes. Returns the largest number of DHT nodes that a
+        Grape reports. `host`: the IPv4 address to record; a Node.js Grape ignores it and records
+        its own.
 
         Raises:
             BadInput, GrapeUnreachable, GrapeRefused: none of the Grapes got it through.
@@ -175,8 +176,8 @@ class Link:
         return holders
 
     async def withdraw(self, service: str, port: int, *, host: str | None = None) -> int:
-        """Take an announcement back, where Grapes can do that; those of Node.js cannot. Returns how
-        many DHT nodes forgot it, as far as one Grape knows.
+        """Withdraw an announcement; Node.js Grapes cannot. Returns the largest number of DHT nodes
+        that a Grape reports.
 
         Raises:
             BadInput, GrapeUnreachable, GrapeRefused
@@ -184,7 +185,7 @@ class Link:
         data = _offer(service, port, host)
 
         async def at(grape: int) -> int:
-            # An announcement that is under way must not overtake this.
+            # A concurrent announcement must not overtake this.
             await self._work.settled(("announce at", grape, *data))
             try:
                 return withdrawn(await self._pool.ask(grape, "unannounce", data))
@@ -200,7 +201,7 @@ class Link:
         return await self._work.share(("withdraw", *data), everywhere)
 
     def start_announcing(self, service: str, port: int, *, interval: float = INTERVAL) -> None:
-        """Announce now and about every `interval` seconds, whatever becomes of the Grapes; at once when
+        """Announce now and about every `interval` seconds, through failures of Grapes; at once when
         one comes back. Calling it again changes the interval.
 
         Raises:
@@ -209,7 +210,7 @@ class Link:
         self._started.repeater.start(service, port, interval)
 
     def stop_announcing(self, service: str, port: int | None = None) -> None:
-        """Announce `service` no longer at `port`, None: at any. What was announced fades by itself."""
+        """Stop announcing `service` at `port`, None: at any port. The entries expire."""
         if self._running is not None:
             self._running.repeater.stop(service, port)
 
@@ -220,7 +221,7 @@ class Link:
         """Announce at all Grapes: number of holders, and errors of some Grapes."""
 
         def at(grape: int) -> Awaitable[int]:
-            # Where one hangs it is waited for, not joined by a second one.
+            # A hanging announcement is awaited, not repeated in parallel.
             return self._work.share(
                 ("announce at", grape, *data), lambda: self._announce_at(grape, data)
             )
@@ -242,10 +243,10 @@ class Link:
         decode: Callable[[Any], T],
         search: Callable[[], Awaitable[Any]],
     ) -> T:
-        """The answer to `ask`, which is repeated after `search` when that may help.
+        """Return the answer to `ask`, repeated after `search` when that may help.
 
-        A Grape stores through a table of nodes that it keeps for five minutes, be they dead or
-        restarted meanwhile; a search for the same key makes a new one."""
+        A Grape stores through a table of nodes that it keeps for five minutes, even if they are
+        dead; a search for the same key refreshes it."""
         try:
             return decode(await ask())
         except GrapeRefused as error:
@@ -254,7 +255,7 @@ class Link:
         await search()
         return decode(await ask())
 
-    # Looking up
+    # Lookups
 
     async def lookup(self, service: str, *, fresh: bool = False) -> list[Address]:
         """Look up the workers of `service`, in random order; empty when none is known.
@@ -271,10 +272,10 @@ class Link:
         return self._turned(found)
 
     def forget(self, service: str) -> None:
-        """Ask the Grapes when `service` is next looked up: who was found may be gone."""
+        """Drop the cached lookup of `service`: its workers may be gone."""
         self._cache.pop(service, None)
         if self._running is not None:
-            self._work.forget(("lookup", service))  # whoever waits for that answer gets it
+            self._work.forget(("lookup", service))  # current waiters still get that answer
 
     async def _lookup(self, service: str) -> list[Address]:
         async def at(grape: int) -> list[Address]:
@@ -284,20 +285,21 @@ class Link:
         found = answers[-1]
         self._rng.shuffle(found)
         if not found or self._cache_for <= 0:
-            return found  # that nobody is there is no truth to keep
+            return found  # empty results are not cached
         if self._work.is_current(("lookup", service)):
             self._cache[service] = (self._now() + self._cache_for, found)
         return found
 
     def _turned(self, found: list[Address]) -> list[Address]:
-        """A random rotation: what callers take first is spread, at less cost than shuffling."""
+        """Return a random rotation, which spreads the callers' first choice at less cost than
+        shuffling."""
         start = int(self._rng.random() * len(found))
         return found[start:] + found[:start]
 
     # Values
 
     async def put(self, value: bytes) -> str:
-        """Store an immutable value of UTF-8 text; its key.
+        """Store an immutable value of UTF-8 text and return its key.
 
         Raises:
             BadInput, GrapeUnreachable, GrapeRefused
@@ -307,7 +309,8 @@ class Link:
         return await self._work.share(("put", key), lambda: self._put(data, key, b""))
 
     async def put_mutable(self, item: MutableItem) -> str:
-        """Store a signed value of UTF-8 text; its key. Storing the same version twice is no error.
+        """Store a signed value of UTF-8 text and return its key. Storing the same version twice is
+        no error.
 
         Grapes of `grenache-grape` store signed values only when they were built with a verifier, which
         those of its command line are not.
@@ -333,14 +336,14 @@ class Link:
         try:
             return await self._work.share(("put", item), lambda: self._put(data, key, item.salt))
         except VersionRefused:
-            # Asked twice, by us or by our caller, the second time is refused for the first one's sake.
+            # A repeated request, own or by the caller, is refused because of the first one.
             stored = await self.get(key, salt=item.salt)
             if stored is None or (stored.seq, stored.value) != (item.seq, item.value):
                 raise
             return key
 
     async def get(self, key: str, *, salt: bytes = b"") -> StoredValue | None:
-        """The value of a key, None when no Grape has it. Of signed values the newest that several Grapes
+        """Return the value of a key, or None. Of signed values the newest that several Grapes
         know: a Grape that holds one answers with that, however old. It could be told to search others all
         the same (`"cache": false`), but one of Node.js then spoils the copy that it holds.
 
@@ -369,7 +372,7 @@ class Link:
         try:
             return (await self._pool.first(at, lambda got: True))[-1]
         finally:
-            work.forget(("get", key, salt))  # its answer may be from before
+            work.forget(("get", key, salt))  # its answer may be older
 
     async def _get(self, key: str, salt: bytes, data: dict[str, Any]) -> StoredValue | None:
         async def at(grape: int) -> StoredValue | None:
@@ -389,7 +392,7 @@ class Link:
 
 
 def _offer(service: str, port: int, host: str | None) -> list[Any]:
-    """Announcement in the form that a Grape takes."""
+    """Return an announcement in a Grape's form."""
     return [
         check_service(service),
         check_port(port),

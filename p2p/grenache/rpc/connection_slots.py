@@ -1,9 +1,10 @@
 """Connection slots of a full port: bounded in all and by host, with a rule of eviction.
 
-Who is at work (its request has wholly come and is being answered, or it is a WebSocket) keeps its place. The
-others wait, for their first request or for the next. When somebody comes and there is no place, the one that
-has waited longest goes, of the same host when that is what has too many: an honest request takes milliseconds
-to arrive, half a request held to keep others out waits for ever. When nobody waits, the newcomer goes.
+A connection at work (with a complete request being answered, or a WebSocket) keeps its slot. The
+others are idle, before their first request or the next. When a new connection finds no slot, the
+one that has been idle for longest is evicted, of the same host if that host has too many: an honest
+request arrives in milliseconds, while a partial request held to block others stays for ever.
+Without idle connections the new one is closed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Places(Generic[T]):
         return len(self._hosts)
 
     def enter(self, who: T, host: str) -> T | None:
-        """A newcomer, which waits. Returns who has no place any more and is to be cut: maybe `who` itself."""
+        """Add an idle connection. Returns the connection to evict, which may be `who` itself."""
         goes: T | None = None
         if self._counts[host] >= self._per_host:
             goes = next((each for each in self._waiting if self._hosts[each] == host), who)
@@ -54,7 +55,7 @@ class Places(Generic[T]):
         return goes
 
     def work(self, who: T) -> None:
-        """Its request has come as a whole: it cannot be made to go now."""
+        """Mark a connection as at work: it cannot be evicted."""
         self._waiting.pop(who, None)
 
     def wait(self, who: T) -> None:

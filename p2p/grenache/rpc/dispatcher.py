@@ -1,4 +1,4 @@
-"""From a request to its reply: the handlers of a worker behind bounded admission. No sockets.
+"""Dispatcher: handlers of a worker behind bounded admission. No sockets.
 
 A handler that fails answers its caller with an error and ends nothing else. At most `workers` requests are
 served at once; others wait 0.1 s for a place at most and are refused after that, with a time to come back
@@ -30,9 +30,9 @@ ERR_FAILED: Final = "ERR_WORKER_FAILED"
 ERR_TIME: Final = "ERR_WORKER_TIMEOUT"
 ERR_STOPPED: Final = "ERR_WORKER_STOPPED"
 ERR_RESULT: Final = "ERR_RESULT_NOT_JSON"
-LAST_WORDS: Final = 0.5  # seconds that handlers have for ending when the grace is over
+LAST_WORDS: Final = 0.5  # seconds for handlers to end after the grace
 _FAILED: Final = f"{ERR_FAILED}: perhaps after it did something"
-_SHOWN: Final = 80  # characters of a caller's text in ours
+_SHOWN: Final = 80  # characters of a caller's text in own messages
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -61,8 +61,8 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class DispatchCounts:
-    """Since the start. `refused`: by the handlers themselves; `failed`: handlers that raised, took too
-    long, or gave what is not JSON."""
+    """Counts since the start. `refused`: by the handlers themselves; `failed`: handlers that
+    raised, took too long, or gave what is not JSON."""
 
     served: int
     refused: int
@@ -84,7 +84,8 @@ class _TooLong(Exception):
 
 
 class _Places(Admission):
-    """Skips the context manager where nobody has to wait, which is nearly always."""
+    """Worker places; skips the context manager when no request has to wait, which is nearly
+    always."""
 
     def take(self, now: float) -> Ticket | None:
         """A place, if one is free."""
@@ -121,7 +122,7 @@ class Dispatcher:
         self._handlers[key] = handler
 
     def serve_any(self, handler: Handler) -> None:
-        """`handler` gets what no other serves. Raises ValueError when there is one."""
+        """Register the `handler` of all other services. Raises ValueError when there is one."""
         if self._any is not None:
             raise ValueError("there is a handler for any service already")
         self._any = handler
@@ -144,7 +145,7 @@ class Dispatcher:
         return DispatchCounts(self._served, self._refused, self._failed, self._unknown, self._busy)
 
     async def answer(self, request: Request) -> bytes:
-        """The whole reply. Raises nothing but `asyncio.CancelledError`."""
+        """Return the complete reply. Raises only `asyncio.CancelledError`."""
         handler = self._handlers.get(request.key) or self._any
         if handler is None:
             self._unknown += 1
@@ -188,11 +189,11 @@ class Dispatcher:
                     self._stopping.set()
 
     def start(self) -> None:
-        """Serve, also again after `stop`."""
+        """Begin to serve, also after `stop`."""
         self._stopping = None
 
     async def stop(self, grace: float) -> None:
-        """Refuse what comes, give what is under way `grace` seconds, then end it with an error."""
+        """Refuse new requests, and end running ones with an error after `grace` seconds."""
         self._stopping = asyncio.Event()
         if not self._running:
             return
@@ -242,7 +243,7 @@ class Dispatcher:
             return _error(
                 request, f"{ERR_TIME}: not done in {self._time_limit:g} s, perhaps executed"
             )
-        # No word of what it was: a message may hold what is not the caller's to know.
+        # Without the error's message, which may be confidential.
         log.error("the handler of %s failed", request.key[:_SHOWN], exc_info=error)
         return _error(request, _FAILED)
 

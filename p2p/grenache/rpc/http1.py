@@ -1,7 +1,7 @@
-"""The client's half of HTTP/1.1 (RFC 9112), as much of it as Grenache workers speak. No I/O.
+"""Client half of HTTP/1.1 (RFC 9112), as far as Grenache workers use it. No I/O.
 
-Every exchange is one POST to "/" with a small body and one reply, so this is short. A general library
-hides what the caller has to know: whether a byte of the reply was seen before the connection ended.
+Every exchange is one POST to "/" with a small body and one reply. A general library does not report
+whether a byte of the reply arrived before the connection ended, which the caller needs to know.
 
     parser = ReplyParser(max_body=1 << 20)
     write(request_head("127.0.0.1", 1337, len(body)) + body)
@@ -32,7 +32,7 @@ _KEPT = re.compile(rb"timeout=([0-9]{1,9})")
 
 
 class BadHttp(ValueError):
-    """These bytes are no HTTP/1.1 reply."""
+    """The bytes are not an HTTP/1.1 reply."""
 
 
 class HttpReply(NamedTuple):
@@ -111,7 +111,8 @@ class ReplyParser:
             return self._complete() if done else None
 
     def eof(self) -> HttpReply | None:
-        """The server closed: the reply, if it is one that ends this way. None: it was cut short."""
+        """Process the end of the connection: return the reply if it ends this way, None if it was
+        cut short."""
         return self._complete() if self._state == "close" else None
 
     # Each of the following returns True when the reply is complete, None when the state changed and
@@ -137,7 +138,7 @@ class ReplyParser:
         if status < 200:
             self._interim += 1
             if status == 101 or self._interim > MAX_INTERIM:
-                raise BadHttp(f"HTTP {status} is no answer to this request")
+                raise BadHttp(f"HTTP {status} is not an answer to this request")
             return None
         return self._begin(status, match[1] == b"1", _headers(lines))
 
@@ -154,12 +155,12 @@ class ReplyParser:
             done = True
         elif transfer is not None:
             if transfer.lower() != b"chunked":
-                raise BadHttp(f"transfer encoding {transfer[:40]!r} is not known here")
+                raise BadHttp(f"transfer encoding {transfer[:40]!r} is not supported")
             reusable = reusable and length is None  # both: somebody on the way misread one of them
             self._state = "size"
         elif length is not None:
             if not _LENGTH.fullmatch(length):
-                raise BadHttp(f"{length[:40]!r} is no length")
+                raise BadHttp(f"{length[:40]!r} is not a length")
             self._left = int(length)
             if self._left > self._max_body:
                 raise TooLarge("the reply", self._max_body)
@@ -181,7 +182,7 @@ class ReplyParser:
             return False
         match = _CHUNK.fullmatch(line)
         if match is None:
-            raise BadHttp(f"{line[:40]!r} is no chunk size")
+            raise BadHttp(f"{line[:40]!r} is not a chunk size")
         size = int(match[1], 16)
         if len(self._body) + size > self._max_body:
             raise TooLarge("the reply", self._max_body)
@@ -194,7 +195,7 @@ class ReplyParser:
         if len(buffer) < left:
             return False
         if buffer[left - 2 : left] != b"\r\n":
-            raise BadHttp("a chunk is longer than it said")
+            raise BadHttp("a chunk is longer than its size")
         self._body += buffer[: left - 2]
         del buffer[:left]
         self._state = "size"
@@ -233,12 +234,12 @@ class ReplyParser:
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
-    """By name in lower case; of a name that comes again, all values, as one list."""
+    """Return the headers by name in lower case; values of a repeated name are joined."""
     found: dict[bytes, bytes] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
         if not colon or not _NAME.fullmatch(name):
-            raise BadHttp(f"{line[:80]!r} is no header")
+            raise BadHttp(f"{line[:80]!r} is not a header")
         name, value = name.lower(), value.strip(b" \t")
         before = found.get(name)
         if before is not None and not (name == b"content-length" and before == value):

@@ -1,9 +1,9 @@
 """RPC over HTTP: one request at a time on each of a worker's connections, which are kept for a while.
 
-Node.js closes a connection that was idle for five seconds. A request that is written in that moment is
-lost, and nobody can tell whether it was done. So connections are kept for less than the server keeps
-them, one that became readable while it was idle is not used, and what fails on a kept connection before
-a byte of the reply is, when it is idempotent, sent again on a new one.
+Node.js closes a connection that was idle for five seconds. A request written at that moment is
+lost, and its outcome is unknown. So connections are kept for less than the server keeps them, one
+that became readable while it was idle is not used, and what fails on a kept connection before a
+byte of the reply is, when it is idempotent, sent again on a new one.
 
 With `compress` (header grc-compress) bodies are gzip in both directions, without Content-Encoding, as the
 Node.js programs have it. There are no redirects and no cookies.
@@ -45,7 +45,7 @@ from p2p.grenache.rpc.rpc_wire import (
 )
 
 IDLE: Final = 3.0  # seconds that a connection is kept; Node.js closes after 5
-IDLE_SHARE: Final = 0.6  # of the time that a server says it keeps it
+IDLE_SHARE: Final = 0.6  # of the server's announced keep-alive
 SWEEP: Final = 0.5  # seconds between looks for connections that were idle too long
 MAX_CONNECTIONS: Final = 128  # to one worker; further requests wait for one
 MAX_IDLE: Final = 512  # connections to all workers that are kept for later
@@ -98,7 +98,7 @@ class _Connection(asyncio.Protocol):
             return await reply
         except BaseException:
             if reply.done() and not reply.cancelled():
-                reply.exception()  # seen, should this be a cancellation that came first
+                reply.exception()  # mark the exception as retrieved, in case of a cancellation
             self.close()
             raise
         finally:
@@ -110,7 +110,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def unsent(self) -> bool:
-        """Part of the request has not left this machine: the server answered without reading it all."""
+        """True if the server answered before the whole request was sent."""
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def fileno(self) -> int:
@@ -118,12 +118,12 @@ class _Connection(asyncio.Protocol):
         return int(self._transport.get_extra_info("socket").fileno())
 
     def close(self) -> None:
-        """End it without waiting for what is buffered."""
+        """Close the connection without flushing."""
         if self._transport is not None:
             self._transport.abort()
 
     def give_up(self, why: str) -> None:
-        """Fail what is under way, and end."""
+        """Fail the request under way, and close."""
         self._end(_Lost(why, begun=self._begun))
         self.close()
 
@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         parser = self._parser
         if parser is None:
-            self.close()  # nothing was asked
+            self.close()  # unsolicited data
             return
         self._begun = True
         try:
@@ -289,7 +289,7 @@ class HttpTransport(Connecting):
             except _Lost as error:
                 if kept and not error.begun and idempotent and not self._closed:
                     sent = True
-                    self._drop_idle(worker)  # the others went the same way, or will
+                    self._drop_idle(worker)  # the other kept connections are dead too
                     continue
                 raise self._lost(address, error) from None
             except TimeoutError:
@@ -358,8 +358,8 @@ class HttpTransport(Connecting):
         return None
 
     def _stale(self, connection: _Connection) -> bool:
-        """Return True if the server has closed it, and the event loop has not come to tell us. Costs less than a
-        microsecond."""
+        """Return True if the server has closed the connection before the event loop noticed it.
+        Costs less than a microsecond."""
         number = connection.fileno()
         self._poll.register(number, select.POLLIN)
         try:
@@ -404,7 +404,7 @@ class HttpTransport(Connecting):
         """Parse received bytes.
 
         Raises:
-            BadReply: nothing that answers this request.
+            BadReply: not an answer to this request.
         """
         body = reply.body
         encoded = reply.encoding not in (b"", b"identity")

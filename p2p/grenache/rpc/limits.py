@@ -1,4 +1,4 @@
-"""Limits of a port for Grenache requests against strangers."""
+"""Limits of a port for Grenache requests, against misuse."""
 
 from __future__ import annotations
 
@@ -20,4 +20,6 @@ class Limits:
     idle: float = 75.0
     body_timeout: float = 30.0
     stall: float = 20.0
-    linger: float = 2.0  # for the rest of a refused body, which is read so that its sender sees why
+    linger: float = (
+        2.0  # for the rest of a refused body, which is read so that its sender gets the error
+    )

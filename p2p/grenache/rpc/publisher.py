@@ -1,4 +1,4 @@
-"""A Grenache publisher: a WebSocket server that sends what is published to everyone who is connected.
+"""Grenache publisher: a WebSocket server that sends published messages to all connections.
 
     async with Link(["http://127.0.0.1:30001"]) as link:
         publisher = Publisher("prices", directory=link)
@@ -8,9 +8,10 @@
         await publisher.stop()
 
 A `PeerSub` of `grenache-nodejs-ws` (and `p2p.grenache.rpc.subscriber`) looks up the name and connects to one
-publisher of it. Like that of the Node.js programs this has no topics, no replay and no acknowledgements: who is
-not connected when something is published never gets it. A subscriber that reads more slowly than is published
-is cut off when `max_backlog` bytes wait for it; the others notice nothing.
+publisher of it. Like that of the Node.js programs this has no topics, no replay and no
+acknowledgements: messages published while a subscriber is not connected are lost to it. A
+subscriber that reads too slowly is disconnected when `max_backlog` bytes wait for it; the others
+are not affected.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc import rpc_server
 from p2p.grenache.rpc.limits import Limits
 
-MAX_HEARD: Final = 1 << 12  # bytes of a message from a subscriber, which has nothing to say
+MAX_HEARD: Final = 1 << 12  # bytes of a message from a subscriber, which need not send any
 MAX_BACKLOG: Final = 4 << 20
 
 
@@ -100,15 +101,16 @@ class Publisher:
         return len(self._server.sockets)
 
     async def announced(self) -> None:
-        """Wait until the service has been announced once. For ever, when no Grape takes it."""
+        """Wait until the service has been announced once. Without limit while no Grape accepts
+        it."""
         if self._announcer is not None:
             await self._announcer.announced()
 
     def pub(self, message: str | bytes) -> int:
-        """Send it to every subscriber, a text as it is, bytes as a binary message. Never waits.
+        """Send a message to every subscriber, text as text, bytes as a binary message. Never waits.
 
         Returns:
-            How many it was sent to; some of them may not live to read it.
+            Number of subscribers it was sent to; some may disconnect before they read it.
         """
         if isinstance(message, str):
             frame = rpc_server.frame(message.encode())
@@ -120,7 +122,7 @@ class Publisher:
         return sent
 
     async def stop(self) -> None:
-        """Announce no more and close the connections."""
+        """Stop announcing and close the connections."""
         if self._announcer is not None:
             await self._announcer.close()
         await self._server.stop()

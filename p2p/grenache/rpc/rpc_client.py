@@ -1,12 +1,12 @@
-"""Calling Grenache workers: look them up, choose one, ask, and ask another one when that is safe.
+"""Client of Grenache workers: lookup, load balancing, retries where they are safe.
 
     async with Link(["http://127.0.0.1:30001"]) as link, Client(link) as client:
         price = await client.request("quotes", {"market": "BTC-USD"}, timeout=2.0, idempotent=True)
         for said in await client.map("quotes", "who are you?"):
             print(said.address, said.error or said.result)
 
-All workers that are announced are used; `p2p.adaptive` chooses by what their answers have shown. What
-happens when an attempt fails:
+All workers that are announced are used; `p2p.adaptive` chooses by the results of earlier requests.
+What happens when an attempt fails:
 
     outcome                                      for the router   tried again, with another worker
     the worker's own error                       ok               never: it is the answer
@@ -16,7 +16,7 @@ happens when an attempt fails:
 
 When all have failed, they are tried again after growing, jittered waits, from a retry budget and within
 the caller's timeout. Where an idempotent request takes longer than nearly all others did, a second worker
-is asked beside the first, from a budget of its own; the slower of the two is left to end by itself, which
+is asked beside the first, from a budget of its own; the slower of the two is not cancelled, which
 shows whether that worker still answers.
 """
 
@@ -49,16 +49,16 @@ from p2p.grenache.rpc.ws_transport import WsTransport
 
 TIMEOUT: Final = 5.0  # seconds, unless the caller says otherwise
 MAX_TIMEOUT: Final = 3600.0
-MAX_SERVICES: Final = 256  # beyond it the one unused for longest is forgotten
+MAX_SERVICES: Final = 256  # beyond it the least recently used is dropped
 MAX_UNDER_WAY: Final = 10_000  # requests of one client
 MAP_AT_ONCE: Final = 64  # requests of one `map`
-MAP_OLDEST: Final = 0.5  # seconds; `map` asks the directory again when its last answer is older
+MAP_OLDEST: Final = 0.5  # seconds; `map` repeats an older lookup
 
 
 @dataclass(frozen=True, slots=True)
 class MapResult:
-    """Result of one worker in `Client.map`. `error` is a `RemoteError` if it is the worker's own; a
-    result can come with one."""
+    """Result of one worker in `Client.map`. `error` is a `RemoteError` if the worker returned it; a
+    result may come with it."""
 
     address: Address
     result: Any = None
@@ -67,10 +67,10 @@ class MapResult:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """`age_s`: since the directory was asked; None before."""
+    """`age_s`: since the last lookup; None before the first."""
 
     workers: tuple[Address, ...]
-    shunned: tuple[Address, ...]  # their breaker is not closed
+    shunned: tuple[Address, ...]  # workers with an open breaker
     age_s: float | None
     lookups: int
     figures: WorkerCallFigures
@@ -87,12 +87,12 @@ class Client:
     """See the module. To be made where its event loop runs; closed by `close` or `async with`.
 
     Args:
-        transport: "http" or "ws", as the workers speak; what a lookup gives does not tell.
+        transport: "http" or "ws", as the workers use; a lookup does not show it.
         tls: for workers with TLS; a client certificate in it is shown to those who ask.
         compress: gzip bodies (HTTP only); our workers and Node.js ones answer in kind.
         own: the address of the caller's own worker, left out by `map`. Can be set later.
         refresh: seconds until a lookup is repeated while requests are made.
-        empty_wait: seconds that a service which nobody serves is waited for.
+        empty_wait: seconds to wait for the first worker of a service.
         max_reply: bytes of a reply, decompressed.
     """
 
@@ -125,7 +125,7 @@ class Client:
             )
         elif transport == "ws":
             if compress:
-                raise ValueError("compress: Grenache has it over HTTP only")
+                raise ValueError("compress: supported over HTTP only")
             self._transport = WsTransport(tls=tls, max_reply=max_reply)
         elif isinstance(transport, str):
             raise ValueError(f"no transport {transport!r}; there are 'http' and 'ws'")
@@ -140,7 +140,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """End everything; requests under way fail with ERR_TRANSPORT_CLOSE."""
+        """Close all connections; requests under way fail with ERR_TRANSPORT_CLOSE."""
         self._closing.set()
         tasks = list(self._tasks)
         for task in tasks:
@@ -161,12 +161,12 @@ class Client:
         Args:
             payload: anything that JSON holds.
             timeout: seconds for everything: lookup, waits, further attempts.
-            idempotent: done twice is as good as done once. Such a request is repeated when it is not
-                known whether it was done; any other fails then, with `sent` True.
+            idempotent: safe to execute twice. Such a request is repeated when its outcome is
+                unknown; any other fails then, with `sent` True.
 
         Raises:
             RemoteError: the worker answered with an error.
-            LookupEmpty: nobody serves it.
+            LookupEmpty: no worker serves it.
             RequestFailed, RequestTimeout: no answer; `sent` tells whether it may have been done.
             BadInput: it cannot be asked for.
             GrenacheError: the directory cannot be asked and no worker is known.
@@ -260,7 +260,9 @@ class Client:
                 finally:
                     gate.release()
             except TimeoutError:
-                return MapResult(address, error=RequestTimeout("it was not its turn", sent=False))
+                return MapResult(
+                    address, error=RequestTimeout("it was not called in time", sent=False)
+                )
             except TurnedAway as said:
                 reply = said.reply
             except RequestFailed as failed:
@@ -271,7 +273,7 @@ class Client:
         return await asyncio.gather(*(ask(worker) for worker in workers))
 
     def status(self) -> ClientStatus:
-        """For people."""
+        """Return the status of the client."""
         now = self._loop.time()
         services = {}
         for name, known in sorted(self._services.items()):
@@ -327,7 +329,7 @@ def _checked(timeout: float) -> float:
     try:
         if 0.0 < timeout <= MAX_TIMEOUT:
             return float(timeout)
-    except TypeError:  # None is no way to say "for ever"
+    except TypeError:  # None does not mean "without a limit"
         pass
     text = (
         f"a timeout is a number of seconds, above 0 and up to {MAX_TIMEOUT:g}, not {timeout!r:.80}"

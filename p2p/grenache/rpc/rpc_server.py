@@ -1,6 +1,6 @@
-"""A port that takes HTTP requests and WebSockets, with a limit on everything a stranger can make it hold.
+"""Server of HTTP requests and WebSockets on one port, with limits on everything that a client can make it hold.
 
-    what comes                                       what becomes of it
+    input                                            treatment
     more than `max_connections`, or `max_per_host`   who has waited longest is cut (see `places`)
       of one host
     no first request head within `first_head`        closed
@@ -42,7 +42,7 @@ JSON: Final = "application/json"
 
 
 class HttpRefusal(Exception):
-    """Answered with an HTTP status that is not 200 and the body `[null, text, null]`."""
+    """Refusal, answered with an HTTP status other than 200 and the body `[null, text, null]`."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -51,7 +51,8 @@ class HttpRefusal(Exception):
 
 
 def frame(payload: bytes, *, text: bool = True) -> bytes:
-    """A whole WebSocket message as a server sends it (RFC 6455 section 5.2): not masked, not split."""
+    """Encode a complete WebSocket message of a server (RFC 6455 section 5.2): not masked, not
+    split."""
     size = len(payload)
     kind = 0x81 if text else 0x82
     if size < 126:
@@ -76,7 +77,8 @@ class Socket:
         self.certificate = certificate_of(request)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        """Messages, until it is closed. Waits while the far side does not read what it is sent."""
+        """Iterate over the messages until the socket is closed. Waits while the far side does not
+        read."""
         async for message in self._ws:
             if message.type not in _TEXT:
                 return
@@ -86,7 +88,8 @@ class Socket:
                     await self._request.writer.drain()
 
     def send(self, data: bytes) -> bool:
-        """Write what `frame` made. False when it is closed, or was cut: too much unread."""
+        """Write an encoded frame. Returns False if the socket is closed, or was cut because too
+        much is unread."""
         transport = self._request.transport
         if self._ws.closed or transport is None or transport.is_closing():
             return False
@@ -101,7 +104,7 @@ class Socket:
         return True
 
     async def close(self) -> None:
-        """Say goodbye, wait a moment for the answer."""
+        """Close the WebSocket, and wait shortly for the answer."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._ws.close(code=WSCloseCode.GOING_AWAY)
@@ -115,7 +118,7 @@ OnSocket = Callable[[Socket], Awaitable[None]]
 
 
 class RpcServer:
-    """Give it what to do with requests and with sockets, then `start`. Whoever owns it calls `stop`.
+    """Server with one handler of requests and one of sockets. The owner calls `start` and `stop`.
 
     Args:
         on_http: answers a request that is no WebSocket's; may raise `HttpRefusal`.
@@ -248,7 +251,7 @@ class RpcServer:
         return ws
 
     async def _sweep(self, web_server: WebServer) -> None:
-        """Cut who has read nothing since the last look."""
+        """Cut connections that have read nothing since the last sweep."""
         before: dict[web.RequestHandler, int] = {}
         while True:
             await asyncio.sleep(self.limits.stall)

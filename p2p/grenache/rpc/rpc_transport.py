@@ -1,8 +1,9 @@
 """Transports of one request to one worker and its reply: the common part of HTTP and WebSocket.
 
-Whoever repeats a request has to know whether it may have been done already, so a failure says which it was:
+A caller that repeats a request has to know if it may have been executed already, so failures
+distinguish:
 
-    what happened                                      raised                               sent
+    event                                              raised                               sent
     refused, unreachable, no connection in time        RequestFailed, RequestTimeout        False
     connected, but TLS or the WebSocket was refused    RequestFailed                        False
     connection ended without a (whole) reply           RequestFailed                        True
@@ -28,12 +29,12 @@ from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD, RpcReply
 MAX_REPLY: Final = 4 * MAX_PAYLOAD  # bytes of a reply, unless said otherwise
 CONNECT_TIMEOUT: Final = 1.5  # seconds; a lost SYN is sent again after one
 CLOSE_TIMEOUT: Final = 1.0  # seconds that closing waits for the far sides
-GENERIC: Final = "ERR_REQUEST_GENERIC"  # as the Node.js client says for most that goes wrong
+GENERIC: Final = "ERR_REQUEST_GENERIC"  # the Node.js client's code for most errors
 CLOSED: Final = "ERR_TRANSPORT_CLOSE"
 
 
 class BadReply(RequestFailed):
-    """Something came, but it is no reply to the request. The worker may have done what was asked."""
+    """The answer is not a reply to the request. The worker may have executed it."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code, detail, sent=True)
@@ -110,11 +111,11 @@ class Connecting:
 
 
 def where(address: Address) -> str:
-    """For messages."""
+    """Format an address for messages."""
     return f"{address[0]}:{address[1]}"
 
 
 def refused(address: Address, error: BaseException) -> RequestFailed:
-    """No connection: `error` says why. Nothing was sent."""
+    """Return the error for a connection that failed. Nothing was sent."""
     text = f"cannot connect to {where(address)}: {cause(error)}"
     return RequestFailed(GENERIC, text, sent=False)

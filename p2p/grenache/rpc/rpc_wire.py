@@ -1,4 +1,4 @@
-"""The bytes of Grenache RPC, the same over HTTP and WebSocket. No I/O.
+"""Wire format of Grenache RPC, the same over HTTP and WebSocket. No I/O.
 
 A request is the JSON array `[rid, key, payload]`, its reply `[rid, error, result]`: `rid` is the caller's
 own text for matching the two, `key` the name of the service, `error` null or a text. A result may come with
@@ -26,14 +26,15 @@ COMPRESS: Final = "grc-compress"  # header: the body is compressed, and so shall
 GZIP: Final = "gzip"
 OVERRIDE: Final = "_gr"  # header `[rid, key]`: takes the place of those in the body
 
-ERR_BUSY: Final = "ERR_BUSY"  # nothing was done; `retry_after` says when to ask again
+ERR_BUSY: Final = "ERR_BUSY"  # not executed; `retry_after` returns the wait
 
 Rid = str | int | float | None
 """Node.js sends UUID text. Workers echo whatever scalar came, so other callers may number theirs."""
 
 
 class Malformed(GrenacheError):
-    """Received bytes are no valid request or reply. `rid`: the request's id, when it could be read."""
+    """The received bytes are not a valid request or reply. `rid`: the request's id, when it could
+    be read."""
 
     def __init__(self, code: str, detail: str = "", *, rid: Rid = None) -> None:
         super().__init__(code, detail)
@@ -133,12 +134,12 @@ def decode_reply(data: bytes | str) -> RpcReply:
 
 
 def busy(retry_after_s: float) -> str:
-    """The error of a worker that has too much to do: not executed, worth another try in a while."""
+    """Return the error of an overloaded worker: not executed, try again later."""
     return f"{ERR_BUSY}: try again in {retry_after_s:.3f} s"
 
 
 def retry_after(error: str) -> float | None:
-    """Seconds to wait before trying again, when `error` is what `busy` made; else None."""
+    """Return the seconds to wait if `error` was made by `busy`, else None."""
     words = error.split(" ")
     if words[0] != f"{ERR_BUSY}:" or len(words) < 2:
         return None
@@ -158,7 +159,7 @@ def dumps(value: Any) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
-        # What orjson leaves out and JavaScript sends and takes: long integers, half surrogate pairs.
+        # Supported by JavaScript but not by orjson: long integers, half surrogate pairs.
         try:
             return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -185,7 +186,7 @@ def _no_constant(name: str) -> Any:
 
 
 def gzip(data: bytes) -> bytes:
-    """Compressed, at the level that is quick rather than small."""
+    """Compress at a fast level."""
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     return packer.compress(data) + packer.flush()
 

@@ -1,4 +1,4 @@
-"""A Grenache worker: serves requests over HTTP and over WebSocket on one port, and announces itself.
+"""Grenache worker: serves requests over HTTP and WebSocket on one port, and announces its services.
 
     async def add(request: Request) -> int:
         return sum(request.payload)
@@ -14,8 +14,8 @@ Clients of `grenache-nodejs-http` and `grenache-nodejs-ws` call it as they call 
 come to the same port: a WebSocket begins with an HTTP request that asks for one. One worker serves any number
 of services, each announced under its name.
 
-A handler refuses by raising `RemoteError("ERR_MY_APP", partial_result)`; whatever else it raises is logged, and
-its caller gets `ERR_WORKER_FAILED`. Its caller also gets an error, and not silence, for
+A handler refuses by raising `RemoteError("ERR_MY_APP", partial_result)`; other exceptions are
+logged, and the caller gets `ERR_WORKER_FAILED`. The caller also gets an error for
 
     ERR_UNKNOWN_SERVICE    a name that is not served here
     ERR_BUSY               too many requests at once: `wire.retry_after` reads when to come back
@@ -137,7 +137,7 @@ class Worker:
         self._dispatcher.serve_any(handler)
 
     def remove(self, key: str) -> None:
-        """Serve and announce it no longer; what is being served goes on."""
+        """Stop serving and announcing a service; running requests continue."""
         self._dispatcher.remove(key)
         if self._announcer is not None:
             self._announcer.stop(key)
@@ -169,14 +169,16 @@ class Worker:
         return self._address
 
     async def announced(self) -> None:
-        """Wait until every service has been announced once. For ever, when no Grape takes them."""
+        """Wait until every service has been announced once. Without limit while no Grape accepts
+        them."""
         if self._announcer is not None:
             await self._announcer.announced()
 
     async def stop(self, grace: float = GRACE) -> None:
-        """Announce no more, refuse what comes, end what is under way after `grace` seconds, and close.
+        """Stop announcing, refuse new requests, end running ones after `grace` seconds, and close.
 
-        For about two minutes others may still be told of it: Node.js Grapes take no entry back.
+        Lookups may return the worker for about two minutes more: Node.js Grapes cannot withdraw
+        entries.
         """
         if self._announcer is not None:
             await self._announcer.close()
@@ -262,7 +264,7 @@ def _not_served(error: rpc_wire.Malformed) -> web.Response:
     """To what is no request. A client shows the body of any status but 200 as its error."""
     if error.code == "ERR_HEADER_PARSE_GR":
         return rpc_server.answer(_BAD_HEADER, 500)
-    if error.rid is not None:  # whoever asks can tell which of its requests it was
+    if error.rid is not None:  # the caller can match it to its request
         return rpc_server.answer(rpc_wire.encode_reply(error.rid, str(error), None))
     status = 413 if isinstance(error, rpc_wire.TooLarge) else 400
     return rpc_server.answer(rpc_wire.encode_reply(None, str(error), None), status)

@@ -1,15 +1,14 @@
-"""Receiving what a Grenache publisher publishes (`PeerPub` of grenache-nodejs-ws, or our `Publisher`).
+"""Grenache subscriber: messages of a publisher (`PeerPub` of grenache-nodejs-ws, or `Publisher`).
 
     async with Link(["http://127.0.0.1:30001"]) as link, Subscriber(link, "prices") as prices:
         async for message in prices:
             print(message)
 
-It connects to one of the publishers of the name. When that one is gone it turns to another, then waits
-for growing, jittered times; it never gives up. Nothing is sent, nothing is acknowledged, and what is
-published while it is not connected is not seen: `status().connects` counts how often that can have been.
-
-Messages wait in a buffer for whoever iterates. When it is full the oldest give way (`status().dropped`):
-who falls behind wants to know what is, not what was, and a publisher cuts off those who do not read.
+It connects to one of the publishers of the name. When that connection ends it tries another, then
+again after growing, jittered waits, without limit. There are no acknowledgements, and messages
+published while it is not connected are lost: `status().connects` counts the connections. Messages
+wait in a buffer for the reader. When it is full the oldest are dropped (`status().dropped`): a late
+reader needs the latest state, and a publisher disconnects subscribers that do not read.
 """
 
 from __future__ import annotations
@@ -97,12 +96,12 @@ class Subscriber:
         self._connects = self._received = self._dropped = 0
 
     async def start(self) -> None:
-        """Begin to connect; does not wait for it."""
+        """Begin to connect, without waiting for it."""
         if self._task is None and not self._closed:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def connected(self) -> Address:
-        """Wait until there is a connection; the publisher's address.
+        """Wait for a connection and return the publisher's address.
 
         Raises:
             RuntimeError: there will be none: not started, or closed.
@@ -115,13 +114,13 @@ class Subscriber:
         return self._publisher
 
     async def close(self) -> None:
-        """Disconnect. Messages that wait can still be had."""
+        """Disconnect. Buffered messages can still be read."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._arrived.set()
-        self._open.set()  # who waits for a connection is told
+        self._open.set()  # wake waiters for a connection
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -170,7 +169,7 @@ class Subscriber:
                     lasted = await self._connect_and_read(session, fresh=fresh)
                 except GrenacheError as error:
                     self._note(str(error))
-                except Exception as error:  # whatever it is, it must not end the subscription
+                except Exception as error:  # no exception may end the subscription
                     log.exception("subscription to %s", self._service)
                     self._note(repr(error))
                 waits, fresh = (0 if lasted >= HEALTHY else waits + 1), True

@@ -1,7 +1,7 @@
-"""Calls of Grenache workers until they are settled: choice of workers, retries, hedges, and lessons for the router.
+"""Calls of Grenache workers: choice of workers, retries, hedges, results for the router.
 
-See `p2p.grenache.rpc.rpc_client` for the rules. All attempts of a request have one rid: a worker that keeps book can
-tell a repetition from another request.
+See `p2p.grenache.rpc.rpc_client` for the rules. All attempts of a request have one rid: a worker
+that records them can recognise a repetition.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from p2p.grenache.rpc.worker_list import WorkerList
 
 RETRY: Final = RetrySettings(max_retries=3, base_s=0.02, cap_s=0.5)
 CONNECT_PATIENCE: Final = 0.5  # seconds to connect, while another worker could be asked
-FIRST_HEDGE: Final = 0.25  # seconds, until it is known how long answers usually take
+FIRST_HEDGE: Final = 0.25  # seconds, before enough latencies are known
 LEAST_TIME: Final = 0.001  # seconds that an attempt is given
 
 
 class TurnedAway(RequestFailed):
-    """The worker's answer was that it has too much to do, does not serve this, or is stopping."""
+    """The worker refused: it is overloaded, does not serve the service, or is stopping."""
 
     def __init__(self, reply: RpcReply, *, done: bool, retry_after_s: float = 0.0) -> None:
         super().__init__(reply.error or "", sent=done)
@@ -97,11 +97,11 @@ class WorkerCall(BalancedCall[Address]):
         self.service = service
         self.rid = rid
         self.body = body
-        self.sent = False  # some attempt may have reached a worker and left no answer
+        self.sent = False  # an attempt may have reached a worker without an answer
 
 
 class WorkerCalls:
-    """Carries calls out over a transport. `spawn` starts a task that its owner cancels when it sets
+    """Calls over a transport. `spawn` starts a task that its owner cancels when it sets
     `closing`."""
 
     def __init__(
@@ -116,7 +116,7 @@ class WorkerCalls:
         self._loop = asyncio.get_running_loop()
 
     async def settle(self, call: WorkerCall) -> RpcReply:
-        """Make attempts until one is answered; return that reply.
+        """Make attempts until one is answered, and return the reply.
 
         Raises:
             GrenacheError: there is none; of a `RequestFailed`, `sent` is for all attempts together.
@@ -137,7 +137,7 @@ class WorkerCalls:
             try:
                 if call.idempotent and others:
                     return await self._race(call, address)
-                # Trying to connect is safe to give up for another worker.
+                # A connection attempt can safely be abandoned for another worker.
                 patience = CONNECT_PATIENCE if others else None
                 return await self.attempt(call, address, self.begin(call, address), patience)
             except RequestFailed as failed:

@@ -1,13 +1,11 @@
-"""Workers of a service, as of the directory's last answer, refreshed in the background.
+"""Worker list: addresses of a service from the last lookup, refreshed in the background.
 
-A request takes the workers that are known and does not wait: when what is known is older than `refresh`
-seconds, a lookup is started beside it. So a new worker is seen after about that time, and a dead Grape is
-not noticed by requests at all. An address that lookups leave out is kept for a while, and for longer while
-it answers: one Grape may know fewer than another, and one that was restarted knows nobody until the workers
-announce themselves to it again.
-
-A service that nobody serves raises `LookupEmpty` after one lookup. With `empty_wait`, for callers that start
-together with the workers, lookups are repeated for as many seconds before.
+Requests use the known workers without waiting; when the list is older than `refresh` seconds, a
+lookup starts in the background. So a new worker is used after about that time, and a dead Grape
+does not delay requests. An address missing from lookups is kept for some time, and longer while it
+answers: one Grape may have fewer entries than another, and a restarted one has none until the
+workers announce themselves again. A service without workers raises `LookupEmpty` after one lookup,
+or after `empty_wait` seconds of lookups, for callers that start together with the workers.
 """
 
 from __future__ import annotations
@@ -81,7 +79,7 @@ class WorkerList:
         return None if self._looked is None else self._loop.time() - self._looked
 
     async def get(self, deadline: float) -> Sequence[Address]:
-        """Those to choose from, at least one; at once if any is known.
+        """Return the known workers, at least one; at once if any is known.
 
         Raises:
             LookupEmpty: nobody is, also after a while.
@@ -129,7 +127,7 @@ class WorkerList:
             self._look(fresh=True)
 
     async def _first(self, deadline: float) -> Sequence[Address]:
-        """Ask until there is somebody."""
+        """Look up until there is a worker."""
         until = self._loop.time() + self._empty_wait
         pause, fresh = FIRST_PAUSE, False
         while True:

@@ -1,8 +1,8 @@
 """RPC over WebSocket: one connection to each worker, many requests under way on it, matched by rid.
 
 A connection is made when it is first needed and again after it was lost; all who wait for it share the
-attempt. Pings find a worker that vanished without a word. What is under way when a connection ends fails
-at once, and every request has a timeout of its own. A connection without requests is closed after a while.
+attempt. Pings detect a worker that disappeared. Requests under way fail at once when a connection
+ends, and every request has its own timeout. A connection without requests is closed after a while.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class WsTransport(Connecting):
         self._session = open_session()
         self._links: dict[Address, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.strays = 0  # frames that answered no request: late ones, wrong ones
+        self.strays = 0  # frames that answered no request: late or wrong
 
     def encode(self, rid: str, key: str, payload: Any) -> bytes:
         return encode_request(rid, key, payload)
@@ -255,9 +255,7 @@ class WsTransport(Connecting):
             why = f"the connection ended{f': {error}' if error else ''}"
         except RequestFailed as failed:
             link.failed = failed
-        except (
-            Exception
-        ) as error:  # whatever it is, it is told to those who wait, and to nobody else
+        except Exception as error:  # any exception fails the waiting requests only
             why = f"the connection failed: {error!r}"
             log.debug("WebSocket to %s: %r", where(address), error)
         finally:
@@ -280,7 +278,7 @@ class WsTransport(Connecting):
             try:
                 said = decode_reply(message.data)
             except Malformed as error:
-                if len(under_way) == 1:  # it is meant for this one; of several, nobody can tell
+                if len(under_way) == 1:  # with one request under way it is the answer to that one
                     for only in under_way.values():
                         if not only.reply.done():
                             only.reply.set_exception(BadReply(error.code, error.detail))

@@ -145,7 +145,7 @@ def test_the_secret_of_a_key_is_printed_once(api: RunningApi) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (("account", "show", "nobody"), 1, "no account 'nobody'"),
+        (("account", "show", "nobody"), 1, "unknown account 'nobody'"),
         (("account", "create", "12"), 1, "put a letter into it"),
         (("account", "creat", "alice"), 2, "Did you mean create?"),
         (("account", "deposit", "alice"), 2, "the amount and the asset are missing"),
@@ -177,7 +177,7 @@ def test_the_secret_of_a_key_is_printed_once(api: RunningApi) -> None:
         (("order", "buy", "BTC-USD", "1", "--expires", "soon"), 2, "write 30s, 10m, 2h, 1d"),
         (("order", "buy", "BTC-USD", "1", "--tif", "day"), 2, "'day' is not one of"),
         (("cancel", "--group", "x"), 2, "'x' is not a valid integer"),
-        (("balances", "--account", "nobody"), 1, "no account 'nobody'"),
+        (("balances", "--account", "nobody"), 1, "unknown account 'nobody'"),
     ],
 )
 def test_wrong_input_is_answered_with_what_to_write(
@@ -221,7 +221,7 @@ def test_orders_of_an_account_by_the_operator_and_by_its_key(
 @pytest.mark.parametrize(
     ("options", "texts"),
     [
-        (("@", "30000", "--tif", "ioc"), ["cancelled", "did not trade at once"]),
+        (("@", "30000", "--tif", "ioc"), ["cancelled", "not filled at once"]),
         (("@", "31000", "--tif", "FOK"), ["cancelled", "not all of it"]),
         (("@", "31000", "--post-only"), ["cancelled", "post-only"]),
         (("@", "29000", "--hidden"), ["open", "rests in the book, hidden"]),

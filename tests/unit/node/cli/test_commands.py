@@ -748,7 +748,7 @@ def test_a_worker_has_the_options_of_start_and_more(node: RunningNode) -> None:
         "--error-rate",
     ):
         assert option in text
-    assert "no time such as 50ms" in run("worker", "--handler", "a:b", "--latency", "5 min").stderr
+    assert "e.g. 50ms" in run("worker", "--handler", "a:b", "--latency", "5 min").stderr
 
 
 def test_options_that_name_the_node_are_taken_before_the_subcommand_too(tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def test_who_asks_is_told_about_itself_alone(tmp_path: Path) -> None:
     )
     assert found.trades == []
     others = PartRequest(said.cut, StatementQuestion(bench.network.id(1), 0, 62, False))
-    with pytest.raises(RpcError, match="no question"):
+    with pytest.raises(RpcError, match="not about trades"):
         serve(bench, 0, third, PART, others)
     bench.network.close()
 

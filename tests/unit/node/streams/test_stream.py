@@ -182,7 +182,7 @@ async def test_a_ping_is_answered_with_its_id(socket: Socket) -> None:
         ('{"op":"shout"}', "shout"),
         ('{"op":"subscribe"}', "channel"),
         ('{"op":"subscribe","channel":"news"}', "news"),
-        ('{"op":"subscribe","channel":"book"}', "which market"),
+        ('{"op":"subscribe","channel":"book"}', "missing market"),
         ('{"op":"subscribe","channel":"book","market":5}', "Expected `str`"),
         ('{"op":"subscribe","channel":"book","market":"BTC-USD","depth":3}', "depth"),
         ('{"op":"subscribe","channel":"book","market":"BTC-USD","deep":1}', "deep"),

@@ -95,4 +95,4 @@ def test_status_tells_for_how_long_and_why(health):
     assert first.detail == "answers in 5.0 ms"
     assert (second.up, second.seconds, second.error) == (False, 7.0, "connection refused")
     assert second.detail == "connection refused"
-    assert third.detail == "not asked yet"
+    assert third.detail == "not used yet"

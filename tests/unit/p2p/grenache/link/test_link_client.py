@@ -288,7 +288,7 @@ async def test_starting_without_any_grape_is_no_failure():
     grape.up = False
     async with make_link(grape) as link:
         assert link.status()[0].up is None
-        assert link.status()[0].detail == "not asked yet"
+        assert link.status()[0].detail == "not used yet"
         await asyncio.sleep(0.1)
         assert link.status()[0].up is False
         assert link.status()[0].detail == "connection refused"
