@@ -13,7 +13,7 @@ from p2p.grenache.directory import Address
 
 log = logging.getLogger(__name__)
 
-RESOLVE_INTERVAL: Final = 60.0  # seconds between looks at what bootstrap names resolve to
+RESOLVE_INTERVAL: Final = 60.0  # seconds between resolutions of bootstrap names
 RESOLVE_RETRY: Final = 1.0  # seconds after one did not; doubles up to the interval
 
 

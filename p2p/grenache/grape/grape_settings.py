@@ -17,13 +17,13 @@ class GrapeSettings(DhtSettings):
 
     host: str = "0.0.0.0"
     port: int = 20001  # UDP; 0: the system chooses
-    bootstrap: tuple[Address, ...] = ()  # names are allowed; our own address does no harm
-    lookup_cache: float = 1.0  # seconds that what others answered serves the next lookup; 0: never
+    bootstrap: tuple[Address, ...] = ()  # names are allowed; the own address is ignored
+    lookup_cache: float = 1.0  # seconds for which a lookup's result is cached; 0: not at all
 
     @property
     def lookup_cache_s(self) -> float:
-        """Seconds for which a lookup's result is kept: a small part of an announcement's life at most, so
-        that nothing is found long after it has faded."""
+        """Seconds for which a lookup's result is cached: at most a small part of an announcement's
+        lifetime, so that expired entries are not found for long."""
         return min(self.lookup_cache, self.peer_max_age / CACHE_SHARE)
 
 
@@ -39,7 +39,7 @@ class BootstrapStatus:
 
 @dataclass(frozen=True, slots=True)
 class GrapeStatus:
-    """A Grape at one moment."""
+    """Status of a Grape."""
 
     address: Address
     node_id: str  # 40 hex digits
@@ -49,6 +49,6 @@ class GrapeStatus:
     announcements: int  # held for others
     own_announcements: int
     values: int
-    seen_as: str | None  # our IP address as others see it, if any said so
+    seen_as: str | None  # own IP address as reported by others
     bootstrap: tuple[BootstrapStatus, ...]
     counters: dict[str, int]  # since the start

@@ -128,7 +128,7 @@ class Client:
                 raise ValueError("compress: supported over HTTP only")
             self._transport = WsTransport(tls=tls, max_reply=max_reply)
         elif isinstance(transport, str):
-            raise ValueError(f"no transport {transport!r}; there are 'http' and 'ws'")
+            raise ValueError(f"unknown transport {transport!r}: expected 'http' or 'ws'")
         else:
             self._transport = transport
         self._calls = WorkerCalls(self._transport, self._closing, self._spawn)
