@@ -32,9 +32,9 @@ with one line for each:
 An unknown key in the config file is an error; an unknown variable is ignored, with a warning when it looks
 like one of these misspelt. An empty variable counts as not set, unless nothing is a value the setting can
 have, as it is for lists. Switches take true, yes, on, 1 and false, no, off, 0. A relative path is relative to
-the working directory, in a config file to that file's directory, and where it says so to the data directory.
-A port that is left at its default is a preference; one that is set is a demand, and the start fails when it
-is in use.
+the working directory, in a config file to that file's directory, and, where noted, to the data
+directory. A port that is left at its default is a preference; one that is set is a demand, and the
+start fails when it is in use.
 """
 
 

@@ -152,7 +152,7 @@ class Overlay:
         self.peers.handle("peerexchange", lambda link, envelope: None)
         settings = self._settings
         if not settings.direct and self.grenache is None:
-            return []  # nobody could be dialled
+            return []  # no carrier to dial with
         carrier: Carrier = "tcp" if settings.direct else "grenache"
         bootstrap = BootstrapStrategy(settings.bootstrap, carrier=carrier)
         self.peers.on_peer_down(lambda peer: bootstrap.refresh())

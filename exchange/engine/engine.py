@@ -90,8 +90,9 @@ class Engine:
                 fenced for at most `fence_max` seconds, see `exchange.feeds.startup_fence`.
             warn: receives texts for the log.
             limits: protection from other owners' feeds; the defaults if None.
-            recover_from: nodes to hear from; with any value but None the engine fetches its own feeds and
-                writes nothing until `settle_recovery`, see `exchange.engine.recovery`.
+            recover_from: nodes that have to answer; with any value but None the engine fetches its
+                own feeds and writes nothing until `settle_recovery`, see
+                `exchange.engine.recovery`.
         """
         past = recovered or Recovered()
         markets = list(markets)
@@ -242,7 +243,8 @@ class Engine:
     # Recovery
 
     def recovered_feeds(self, now: float) -> bool:
-        """Report if the own feeds, and those of others, are complete as far as anybody heard of knows."""
+        """Report if the own feeds, and those of others, are complete as far as any known node
+        reports."""
         if self.recovery is None:
             return True
         return self.recovery.settled(now, behind=self.feeds_behind > 0)

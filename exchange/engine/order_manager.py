@@ -187,7 +187,7 @@ class OrderManager:
 
     def freeze(self, now: float, account: int) -> list[Order]:
         """Freeze an account, cancel its open orders and return them. While this node does not write
-        its feeds nobody can trade with them; they are cancelled as soon as it does.
+        its feeds no node can trade with them; they are cancelled as soon as it does.
 
         Raises:
             AccountError: unknown_account.

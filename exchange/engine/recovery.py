@@ -1,13 +1,13 @@
 """Recovery of a node whose journal is older than the network's copy of its feeds.
 
 Theory of operation. A restored node fetches the signed batches of its own feeds that its journal lacks,
-from every node that it knew, and writes nothing meanwhile. When nobody has more, `settle` brings orders and
-money in line with them, in one drain:
+from every node that it knew, and writes nothing meanwhile. When no node has more, `settle` brings
+orders and money in line with them, in one drain:
 
 - A fill is booked to the account of its order. If the journal does not have the order, or the account
   cannot cover it, the fill is booked to the account `suspense`, for the operator to assign.
 - An order stays open if the feed shows exactly what is free of it. All others are closed, and so are orders
-  of the feed that the journal does not have: nobody knows whose they are.
+  of the feed that the journal does not have: their account is unknown.
 - A take without a known outcome is resolved by the feed, or the statement, of its maker.
 
 Fills with other nodes are in the own feed (as maker), in their feeds (as taker), and in their statements,
@@ -41,7 +41,7 @@ class RecoveryError(Exception):
 
 
 class FeedGap(msgspec.Struct, frozen=True):
-    """Events of an own feed that nobody holds any more: a snapshot has replaced them."""
+    """Events of an own feed that no node holds any more: a snapshot has replaced them."""
 
     market: str
     first: int
@@ -66,7 +66,8 @@ class Recovery:
     """Own feeds while they are fetched. `now` is monotonic seconds."""
 
     def __init__(self, context: EngineContext, past: Recovered, known: Iterable[str]) -> None:
-        """Put copies of the own feeds in the place of the originals. `known`: nodes to hear from."""
+        """Put copies of the own feeds in the place of the originals. `known`: nodes that have to
+        answer."""
         self._context = context
         self.first_lost_take = past.meta.get("next_take", 1)
         self.feeds: dict[str, OwnFeed] = {}

@@ -63,7 +63,7 @@ class RecoveryReport(msgspec.Struct):
     closed: list[ClosedOrder] = []
     kept: int = 0  # open orders
     takes_resolved: int = 0
-    takes_open: int = 0  # their makers were not heard
+    takes_open: int = 0  # their makers did not answer
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """Feed index: the feeds of a node by owner and market, with their heads in order and a summary.
 
-Neighbours compare summaries every few seconds, and anybody may send a digest. So the heads are kept in
-order and brought up to date only for feeds that changed; a digest costs nothing per feed where nothing
-changed, and one hash over prepared bytes where something did.
+Neighbours compare summaries every few seconds, and any node may send a digest. So the heads are
+kept in order and brought up to date only for feeds that changed; a digest costs nothing per feed
+where nothing changed, and one hash over prepared bytes where something did.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Theory of operation. A feed becomes missing when a node announces a higher number than is held here. After
 a grace period, in which a broadcast may still bring the events, it is ready to be requested: from the
 nodes that announced it, neighbours first, at last from its owner. A request that times out makes the
-feed ready again, for the next node. When every node has been tried the feed is dropped; whoever holds
-it announces it again with the next digest or presence.
+feed ready again, for the next node. When every node has been tried the feed is dropped; its holders
+announce it again with the next digest or presence.
 
 Rules of this file:
 - Each request is charged to an announcer, whose share of the requests under way is limited

@@ -92,8 +92,8 @@ def examine(path: Path, advance: Advance = no_progress) -> Repair:
 
 
 def repair(path: Path, aside: Path, *, owner: str, advance: Advance = no_progress) -> Repair:
-    """Repair the journal in `path` and move the original to `aside`. The caller has checked that nobody
-    uses it.
+    """Repair the journal in `path` and move the original to `aside`. The caller has checked that no
+    process uses it.
 
     Raises:
         JournalError: nothing can be kept; the journal is as it was.

@@ -149,7 +149,7 @@ class Accounts:
         return self._put(account)
 
     def add_suspense(self, time: int) -> Account:
-        """Create the account for fills whose client is not known. Nobody trades under it."""
+        """Create the account for fills whose client is not known. It does not trade."""
         name, count = "suspense", 1
         while name in self._by_name:
             count += 1

@@ -2,7 +2,7 @@
 
 Theory of operation. `DifferenceSearch` finds the trades that only one side has, by questions whose
 answers have a bounded size. `evaluate` derives the comparison from the signed documents alone, so the
-requesting node and anybody who gets the documents later come to the same result.
+requesting node and any later reader of the documents come to the same result.
 
 Trades under way are not a disagreement. The requesting node makes its statement first, so a trade that
 it alone has as maker is one whose taker still waits for the result. A trade that the other node alone

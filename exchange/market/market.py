@@ -2,7 +2,7 @@
 
 Theory of operation. The feeds list the displayed orders. The book leaves out the orders of absent
 owners, and deducts the quantities that this node has requested, or knows to be gone before the feed
-shows it. Without requests, and with everybody present, it is a pure function of the feeds.
+shows it. Without requests, and with all owners present, it is a pure function of the feeds.
 
 Rules of this file:
 - Own orders are not deducted and never absent: `write` updates the book from the event alone.

@@ -2,7 +2,7 @@
 
 Theory of operation. Best price first; at one price displayed orders before own hidden ones, then by
 time. A counterpart of this node is filled at once, another owner's gets a request. Of two crossed resting
-orders the later one takes; hidden orders take from everybody, because no other node can see them.
+orders the later one takes; hidden orders take from all others, because no other node can see them.
 
 Self-trade prevention is between orders of one account on this node. The mode is the taker's; "newest" is
 the order that would take, "oldest" the one that rests.

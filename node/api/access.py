@@ -2,10 +2,10 @@
 
     Authorization: Bearer KEY:SECRET        an account's key
     Authorization: Bearer operator:TOKEN    the operator; the token is in DATA_DIR/node.json
-    (no header)                             the operator, where keys are optional; else anybody,
-                                            who sees public data
+    (no header)                             the operator, where keys are optional; else an
+                                            anonymous caller, who sees public data
 
-Each route says what it asks for (`Access`). Only the operator gets at `operator` routes, never a key.
+Each operation declares its `Access`. Only the operator may call `operator` operations, never a key.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from node.http.rate_limit import RateLimit, RateVerdict
 from node.operations.operation import Access
 from node.views.views import ServiceError
 
-# public: anybody. read, trade: whoever has an account, with that permission. node: the operator, or a
-# key of the house. operator: the operator alone.
+# public: no key needed. read, trade: an account's key with that permission. node: the operator, or
+# a key of the house. operator: the operator alone.
 
 OPERATOR: Final = "operator"
 _MAX_HEADER: Final = 300  # characters; a key and its secret have about 100

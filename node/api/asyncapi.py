@@ -214,7 +214,7 @@ EXAMPLES: Final[tuple[msgspec.Struct, ...]] = (
 )
 
 DESCRIPTION: Final = f"""\
-One WebSocket of JSON text messages, any number of subscriptions on it. What the node sends is told apart \
+One WebSocket of JSON text messages, any number of subscriptions on it. Messages of the node are distinguished \
 by `event`, what a client sends by `op`; every subscription has a `stream` name, which all its messages \
 carry.
 
@@ -229,8 +229,8 @@ come as they were, and `subscribed` says `resumed`. The newest {MAX_HISTORY} mes
 held, for a minute after its last reader left.
 
 **Slow readers.** A reader more than {CONFLATE_BEHIND} messages behind gets one that says what they come \
-to: of each level or order the last. `conflate_ms` asks for that always, at most one message in so many \
-milliseconds. Of trades and fills none is left out: whoever is too far behind for that, or takes nothing \
+to: of each level or order the last. `conflate_ms` asks for that always, at most one message in that many \
+milliseconds. Of trades and fills none is left out: a reader too far behind for that, or one that takes nothing \
 for {limits.STREAM_SEND_TIMEOUT:g} seconds, is closed with code 4000. A connection whose key was revoked is closed with 4001.
 
 **Books.** L1 is the best bid and ask; L2 price levels, `[price, quantity, orders]`; L3 orders, `[id, \
@@ -244,7 +244,7 @@ c its CRC-32, and the sum of c * (2 * c + 1) over all lines, modulo 2^32; the li
 `buy:<id>:30000:0.5:2026-01-02T03:04:05.678901Z` (side, id, price, quantity, time) for L3, sides `buy` and \
 `sell`, texts as in the message. An empty book has 0.
 
-**The node.** `status`, `diagnostics`, `peers`, `topology`, `feeds`, `services` and `router` say the whole state in each message, when it has changed; `decisions` brings the router's as they happen. They are for the operator and keys of the house that may read. `halts` is for everybody.
+**The node.** `status`, `diagnostics`, `peers`, `topology`, `feeds`, `services` and `router` say the whole state in each message, when it has changed; `decisions` brings the router's as they happen. They are for the operator and keys of the house that may read. `halts` needs no key.
 
 **Limits.** {limits.STREAM_MAX_SUBSCRIPTIONS} subscriptions a connection, {limits.STREAM_MAX_CLIENTS} \
 connections, {limits.STREAM_MAX_MESSAGE} bytes a message from a client. The node sends WebSocket pings and \

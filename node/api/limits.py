@@ -23,5 +23,5 @@ STREAM_MAX_SUBSCRIPTIONS: Final = 64  # of one connection
 STREAM_HEARTBEAT: Final = 20.0  # WebSocket ping; without a pong for half of this the reader is cut
 STREAM_SEND_TIMEOUT: Final = 20.0  # one message that a reader does not take for this long: cut
 STREAM_CLOSE_TIMEOUT: Final = 2.0  # then it has this long to see the reason
-STREAM_SWEEP: Final = 10.0  # how often streams that nobody reads are looked for
+STREAM_SWEEP: Final = 10.0  # seconds between searches for streams without readers
 STREAM_BUFFER: Final = 64 * 1024  # bytes written ahead of a reader; the rest waits, as a number

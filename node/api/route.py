@@ -294,7 +294,9 @@ async def finish(request: web.Request, work: Coroutine[Any, Any, T], what: str) 
         timer.cancel()
     if task.done():
         return task.result()
-    task.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody asks for it
+    task.add_done_callback(
+        lambda late: late.cancelled() or late.exception()
+    )  # no client requests it
     detail = (
         f"{what} took longer than {limits.HANDLER_TIMEOUT:g} s; its outcome is not known yet: "
         "look it up, or repeat it with the same client_id"

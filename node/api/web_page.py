@@ -2,7 +2,7 @@
 
 The page is HTML, CSS and ES modules as they lie in the package: there is no build step, nothing is
 fetched from elsewhere, and no code or style stands inside the HTML. It is a client of the public API
-like any other; signing in happens in the browser, so these files are the same for everybody.
+like any other; signing in happens in the browser, so these files are the same for all users.
 
 Files are checked for a change at every load (`no-cache` with an ETag), because modules of two versions
 of the page do not fit each other.

@@ -6,7 +6,7 @@
     wu bu       a wallet changed, and the value of all of them
     n           how the connection's own inputs went
 
-An account's news are put into words once, however many connections hear them. A connection that leaves
+An account's news are put into words once, for all of its connections. A connection that leaves
 too much of it unread is cut: unlike a book's, these messages cannot be left out.
 """
 

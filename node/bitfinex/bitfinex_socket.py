@@ -221,7 +221,7 @@ class BitfinexConnection:
         if answer is None:
             await self._tell(_error("event: invalid", UNKNOWN))
             return
-        # What is told back goes through an encoder that does not nest as deeply as the decoder.
+        # Echoed input passes an encoder that nests less deeply than the decoder.
         flat = {key: value for key, value in message.items() if not isinstance(value, list | dict)}
         try:
             await answer(message if event == "auth" else flat)

@@ -16,7 +16,7 @@ def javascript(text: str) -> str:
 
 
 def rounded(value: int, digits: int, *, up: bool) -> int:
-    """`value` with at most so many significant digits, rounded to the side that is asked for."""
+    """Round `value` to a number of significant digits, to the given side."""
     excess = len(str(value)) - digits
     if excess <= 0:
         return value

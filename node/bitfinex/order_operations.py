@@ -1,7 +1,7 @@
 """Order operations of the dialect, shared by REST and WebSocket.
 
 Each operation is answered with a notification. In it an order that has traded has its fills summed up;
-they are listed one by one in what is read or told afterwards.
+later reads and events list them one by one.
 """
 
 from __future__ import annotations

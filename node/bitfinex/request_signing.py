@@ -6,7 +6,7 @@
              nonce, which some clients write twice
 
 A key's nonces only grow. Keys are not taken from other machines over plain HTTP unless the node's
-operator has allowed it: whoever is on the way can read what is asked and answered.
+operator has allowed it: the network path can read requests and answers.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def summary_text(symbols: Symbols) -> str:
     """The answer of `r/summary`: at index 4 maker's and taker's fees as fractions.
 
     Bitfinex has one rate for all markets and another for those against a national currency. Here each
-    market has its own, so both are the greatest: nobody pays more than is said.
+    market has its own, so both are the greatest, which is an upper bound for every market.
     """
     rows = []
     for ppm in (

@@ -23,7 +23,7 @@ def backup(file: Path, without_key: bool, settings: Settings, as_json: bool) -> 
     """Write a backup of a node to FILE, while it runs or not, and verify it.
 
     FILE is a tar file with journal, key, peers and market history as they were after one commit.
-    Whoever has it can act as this node: keep it as safe as the key.
+    It contains the node's key: keep it as safe as the key.
 
     \b
     Examples:

@@ -211,7 +211,7 @@ def obligations(session: Session) -> None:
 
 
 class Total(msgspec.Struct, kw_only=True):
-    """Of the obligations in one asset. `net`: negative when more is to be paid than collected."""
+    """Sums of the obligations in one asset. `net`: negative if payments exceed receipts."""
 
     asset: str
     pay: str

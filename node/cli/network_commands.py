@@ -52,7 +52,7 @@ def describe_status(view: StatusView) -> list[Line]:
     """The status as lines of name and value."""
     behind = f", {view.feeds_behind} behind" if view.feeds_behind else ", all up to date"
     grape = next((found for found in view.discovery if found.name == "grape"), None)
-    needed = grape is None or grape.state != "off"  # else: nobody set one up
+    needed = grape is None or grape.state != "off"  # else: none is configured
     grenache = _grenache(view.grenache) if needed else []
     rows = [
         ("node", view.node_id),

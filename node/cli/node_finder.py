@@ -71,7 +71,7 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # it exists, and is somebody else's
+        return True  # it exists, under another user
     return True
 
 

@@ -85,7 +85,7 @@ def confirm_order(session: Session, request: OrderRequest, *, new_price: bool = 
     """Ask again for an odd order; about its price only if that is new.
 
     Raises:
-        CommandFailure: it is not confirmed; where nobody can be asked, without --yes, it is refused.
+        CommandFailure: it is not confirmed; without a terminal and without --yes it is refused.
     """
     views = session.ask(lambda client: client.markets())
     named = [view for view in views if _letters(view.symbol) == _letters(request.market)]

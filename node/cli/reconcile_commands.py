@@ -51,7 +51,9 @@ def reconcile(session: Session, peer: str, path: Path | None) -> int:
       exchange-node ledger reconcile q7ymtujkw5 --json | jq .agree
     """
     view = session.ask(lambda client: client.reconcile(peer), timeout=WAIT)
-    found = view_of(checked(session, view.evidence))  # by the signatures, not by what we were told
+    found = view_of(
+        checked(session, view.evidence)
+    )  # proven by the signatures, not by the node's answer
     if path is not None:
         save(session, path, view.evidence)
     if session.as_json:

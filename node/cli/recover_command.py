@@ -35,9 +35,10 @@ def recover(
     """Bring a data directory that is older than its node up to date.
 
     After 'restore' or 'journal repair', or when 'start' says that the directory is an old copy. The
-    node's signed events and its trades are fetched from all nodes that hold them. Open orders that
-    nobody can account for are closed; fills whose client is not known go to the account 'suspense'.
-    Deposits, withdrawals, accounts and keys that are newer than the directory are known to no peer.
+    node's signed events and its trades are fetched from all nodes that hold them. Open orders
+    without a known account are closed; fills whose client is not known go to the account
+    'suspense'. Deposits, withdrawals, accounts and keys that are newer than the directory are known
+    to no peer.
 
     \b
     Examples:

@@ -122,7 +122,7 @@ def _first(group: BaseException) -> BaseException:
 
 
 async def _until_unread() -> None:
-    """Raise BrokenPipeError once nobody reads standard output any more, even while nothing is printed."""
+    """Raise BrokenPipeError once standard output has no reader, even while nothing is printed."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
@@ -130,8 +130,8 @@ async def _until_unread() -> None:
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         return
     pipe = select.poll()
-    pipe.register(descriptor, 0)  # its end is told without being asked for
-    while not pipe.poll(0):  # noqa: ASYNC110 - the pipe wakes nobody
+    pipe.register(descriptor, 0)  # the end of the pipe is reported without a request
+    while not pipe.poll(0):  # noqa: ASYNC110 - the pipe has no event
         await asyncio.sleep(PIPE_CHECK)
     raise BrokenPipeError
 

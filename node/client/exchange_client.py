@@ -7,7 +7,7 @@ What streams is in `node.client.streaming_client`. Errors:
 
     ClientError
     ├── ApiError(status, code, detail)   the node refused the request; `problem` is the whole document
-    ├── NodeUnreachable                  nobody answers at the URL, or not in time
+    ├── NodeUnreachable                  no answer from the URL in time
     ├── NotANode                         something answers there, but it is not a node's API
     │   └── UntrustedNode                its certificate is not trusted
     └── StreamClosed                     the stream ended: the node stopped or cut it
@@ -75,7 +75,7 @@ class NotANode(ClientError):
 
 
 class UntrustedNode(NotANode):
-    """The certificate at the URL is not one that the client was told to trust."""
+    """The certificate at the URL is not trusted by the client's settings."""
 
     def __init__(self, site: str, error: Exception | None = None) -> None:
         why = f" ({error})" if error is not None else ""

@@ -6,8 +6,8 @@
             print(feed.book.best_bid, feed.book.best_ask)
 
 All feeds of a client share one connection. When it breaks it is made again, and every feed goes on where
-it was; a snapshot in the middle of a feed says that the node could not go on there. A feed that nobody
-reads holds up the others after a few hundred messages: close those that are not needed.
+it was; a snapshot in the middle of a feed says that the node could not go on there. A feed without
+a reader holds up the others after a few hundred messages: close those that are not needed.
 
 Errors, besides those of `node.client.exchange_client`, which mean the same here:
 
@@ -79,9 +79,10 @@ _decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessa
 class StreamingClient:
     """Streams of one node.
 
-    `key` and `secret` are an account's; without them the streams of an account are the operator's, where
-    the node lets everybody be that. `node_id`, when given, is sent along, so that a node of another id at
-    the address refuses. `patience` is for how many seconds a connection is tried for; 0 gives up at once.
+    `key` and `secret` are an account's; without them the streams of an account are the operator's,
+    where the node requires no key. `node_id`, when given, is sent along, so that a node of another
+    id at the address refuses. `patience` is for how many seconds a connection is tried for; 0 gives
+    up at once.
     """
 
     def __init__(
@@ -276,7 +277,7 @@ class StreamingClient:
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
         """
         Raises:
-            NodeUnreachable: nobody answers.
+            NodeUnreachable: no answer.
             ApiError, NotANode: who answers refuses, or has no stream.
         """
         if self._session is None:

@@ -251,7 +251,7 @@ def _add_log(writer: _Writer, reader: JournalReader, position: int, after: int) 
 
 @contextmanager
 def _copied(path: Path, scratch: Path) -> Iterator[IO[bytes]]:
-    """Copy an SQLite file as it is at one moment, whoever writes to it meanwhile, and check the copy."""
+    """Copy an SQLite file as of one moment, during writes by others, and check the copy."""
     with TemporaryDirectory(dir=scratch, prefix=".backup-") as directory:
         copy = Path(directory, path.name)
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:

@@ -65,7 +65,7 @@ class Grapes:
 
     @property
     def absent(self) -> bool:
-        """True if nobody asked for Grapes, and none answers at the default address."""
+        """True if no Grape is configured, and none answers at the default address."""
         asked = [] if self._link is None else self._link.status()
         return not self.asked_for and self.own is None and not any(one.up for one in asked)
 

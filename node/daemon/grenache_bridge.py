@@ -1,8 +1,8 @@
 """Grenache bridge: Grenache programs call services of this node, and it calls theirs.
 
 For a Grenache program this node is a worker like any other, announced under the service's name. A
-service that no node offers is looked for among Grenache workers. Nobody on the other side proves who
-he is, so all this is off unless `GRENACHE_SERVICES` is on.
+service that no node offers is looked for among Grenache workers. Callers there are not
+authenticated, so the bridge is off unless `GRENACHE_SERVICES` is on.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ class Node(TradingService):
             self._engine.leave(self._loop.time())
             self._committer.stop()
             await committer
-            self.market_data.stop()  # with what the last drain told
+            self.market_data.stop()  # with the last drain's messages
         await self._leave_network()
 
     async def _leave_network(self) -> None:

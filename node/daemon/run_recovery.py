@@ -1,7 +1,7 @@
 """`exchange-node recover`: bring an old data directory up to date with what peers hold of its node.
 
-A node without clients runs until every known node was heard and nothing new comes, compares statements with
-all of them, settles (`exchange.engine.recovery_settlement`), commits, and stops.
+A node without clients runs until every known node has answered and nothing new comes, compares
+statements with all of them, settles (`exchange.engine.recovery_settlement`), commits, and stops.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Recovery(msgspec.Struct):
     node_id: str
     heard: list[str]
     unheard: list[str]
-    silent: list[str]  # heard, but gave no full statement
+    silent: list[str]  # answered without a full statement
     restored: Restored | None
     report: RecoveryReport
 
@@ -56,11 +56,11 @@ def run_recovery(loaded: Loaded, *, force: bool, wait: float, tell: Tell) -> Rec
     """Recover the node of the settings' data directory.
 
     Args:
-        force: go on without the known nodes that were not heard within `wait` seconds.
+        force: continue without the known nodes that did not answer within `wait` seconds.
 
     Raises:
         StartError: the directory cannot be used.
-        RecoveryRefused: a known node was not heard, or the feeds contradict the journal.
+        RecoveryRefused: a known node did not answer, or the feeds contradict the journal.
     """
     for warning in loaded.warnings:
         print(f"exchange-node: warning: {warning}", file=sys.stderr)
@@ -183,14 +183,14 @@ async def _work(
 def _missing_text(unheard: list[str], heard: list[str], wait: float) -> str:
     if not unheard and not heard:
         return (
-            f"no node was heard within {wait:g} s, so events after the state of the directory "
+            f"no node answered within {wait:g} s, so events after the state of the directory "
             f"cannot be fetched. Name nodes with --bootstrap; --force continues with the state of "
             f"the directory"
         )
     return (
-        f"{len(unheard)} known nodes were not heard within {wait:g} s and may hold more of this node's feeds: "
-        f"{', '.join(unheard)}. Start them, name their addresses with --bootstrap, or go on without them with "
-        "--force: what they alone hold is lost then, and if they come back this node may have to stop writing"
+        f"{len(unheard)} known nodes did not answer within {wait:g} s and may hold more of this node's feeds: "
+        f"{', '.join(unheard)}. Start them, name their addresses with --bootstrap, or continue without them with "
+        "--force: events that only they have are lost then, and if they return this node may have to stop writing"
     )
 
 

@@ -384,7 +384,7 @@ def admission(seed: int) -> Part:
         },
         lines=[
             f"{counters['served']} served after at most {max(waits) * 1000:.0f} ms of waiting, "
-            f"{counters['busy']} told at once to come back in about "
+            f"{counters['busy']} refused at once, to retry in about "
             f"{1000 * sum(afters) / max(1, len(afters)):.0f} ms"
         ],
         curve=curve,
@@ -500,7 +500,7 @@ async def real_bucket() -> Part:
 
 
 async def real_breaker() -> Part:
-    with socket.socket() as unused:  # bound and not listening: whoever connects is refused
+    with socket.socket() as unused:  # bound and not listening: connections are refused
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         changes: list[str] = []
@@ -520,7 +520,7 @@ async def real_breaker() -> Part:
             await asyncio.sleep(0.01)
     return Part(
         "CircuitBreaker",
-        "guarded(): 40 connections to a port where nobody listens",
+        "guarded(): 40 connections to a closed port",
         holds=5 <= refused < 10 and held > 30,
         figures={"tried": refused, "held_back": held},
         lines=[*changes, f"{refused} were tried, {held} held back"],

@@ -109,7 +109,7 @@ class _Caller(_Lines):
 
 
 class LoopbackServer:
-    """Puts a `Server` behind a port. While the model is down, nobody listens there."""
+    """Puts a `Server` behind a port. While the model is down, the port is closed."""
 
     def __init__(self, model: Server) -> None:
         self.model = model

@@ -1,4 +1,5 @@
-"""`exchange-node demo storm`: twenty clients come back with 2,000 messages, and nobody holds them back."""
+"""`exchange-node demo storm`: twenty clients come back with 2,000 messages, without flow
+control."""
 
 from __future__ import annotations
 

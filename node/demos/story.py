@@ -18,7 +18,7 @@ from node.demos.server_model import TrafficCounts
 from node.demos.svg_plot import Band
 
 SLICE = 0.1  # seconds of one sample
-PLAYBACK = 1.5  # seconds of a story shown in one second, where somebody watches
+PLAYBACK = 1.5  # seconds of a story shown in one second, with a viewer
 BARS = " ▁▂▃▄▅▆▇█"
 
 

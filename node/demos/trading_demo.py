@@ -136,7 +136,7 @@ def _show_pages(console: Console, members: list[DemoNode], open_page: OpenPage) 
 
 
 async def _meet(members: list[DemoNode]) -> bool:
-    """Everybody present at everybody else's node."""
+    """Wait until all nodes see each other's presence."""
     deadline = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < deadline:
         if all(member.node.status().nodes_present == len(members) for member in members):

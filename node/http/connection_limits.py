@@ -2,7 +2,7 @@
 
 A connection that has not sent the headers of its first request is new. New connections are in the order
 of their arrival, so one timer, for the oldest, serves all of them. When the server is full, the oldest new
-connection makes room: whoever opens connections and sends nothing takes places from nobody. A client that
+connection makes room: a client that opens connections and sends nothing takes no slots from others. A client that
 has made a request keeps its connection until it has been idle for too long, which aiohttp sees to.
 
 Rules of this file: no connection is looked at when another one makes a request, and nothing here waits.

@@ -23,8 +23,8 @@ class RateVerdict(NamedTuple):
 class RateLimit:
     """`limit` requests a minute for each client, `burst_s` seconds' worth of them at once; 0: no limit.
 
-    Times are monotonic seconds. The client not seen for longest makes room for a new one: whoever comes so
-    rarely has a full bucket by then.
+    Times are monotonic seconds. The client not seen for longest makes room for a new one: its
+    bucket is full by then.
     """
 
     def __init__(self, limit: int, *, burst_s: float = 60.0, clients: int = CLIENTS) -> None:

@@ -224,7 +224,7 @@ class SocketSession(Generic[S]):
         self.cut()
 
     async def _watch(self, writer: asyncio.Task[None]) -> None:
-        """Part with a stalled reader, and when the verdict says so."""
+        """Disconnect a stalled reader, and a connection with a verdict."""
         timeout = self._send_timeout
         while True:
             await asyncio.sleep(timeout / 4)

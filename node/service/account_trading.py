@@ -1,7 +1,7 @@
 """`node.service.trading.Trading` on the engine: commands that return when they are durable, and histories.
 
-What the engine decides at once is copied before the wait for the disk, so a caller is told what is
-durable when it is told, and nothing that came in the meantime.
+What the engine decides at once is copied before the wait for the disk, so an answer contains only
+durable state, without later changes.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class Diagnostics:
 
 
 def _memory() -> int:
-    """Resident bytes of this process; the most it ever had where the present is not told."""
+    """Return the resident bytes of this process, or their maximum where the present value is
+    unavailable."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     except OSError:

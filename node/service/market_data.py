@@ -1,8 +1,8 @@
 """Market data of a node: tape, candles, tickers, their history, and subscriptions to changes.
 
-It is told what became durable (`add`) and keeps everything in memory that is not on disk yet; a thread
+It receives durable trades (`add`) and keeps them in memory until they are on disk; a thread
 saves that a few times a second, so the way of an order through the engine does not wait for it. Queries
-join both, so what was told is found at once.
+join both, so added trades are found at once.
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ class PositionService:
         return None if limit is None else self._money.text(asset, limit)
 
     def peer(self, node: str, *, unmet: bool = False) -> str:
-        """The full id of another node, from the beginning of it. With `unmet` a whole id may be that of
-        a node that was never heard of."""
+        """The full id of another node, from the beginning of it. With `unmet` a whole id may be
+        that of an unknown node."""
         known = {peer for peer, _ in self._ledger.credit if peer}
         known |= {*self._engine.present, *self._ledger.positions()}
         found = only_fit(node, known)

@@ -194,7 +194,7 @@ Ask = Callable[..., Awaitable[CallResult]]
 
 
 async def call_service(ask: Ask, service: str, request: CallRequest, to: str | None) -> CallView:
-    """A call on behalf of the API. `to`: the full id of the node that is to be asked.
+    """A call on behalf of the API. `to`: full id of the node to call.
 
     Raises:
         ServiceError: there is no result.

@@ -70,7 +70,7 @@ class Trading(Protocol):
 
     async def durable(self, account: int | None = None) -> None:
         """Returns when all that was decided so far is on the disk, or what concerns an account. What is
-        read below may be newer than that: wait for it before it is told."""
+        read below may be newer than that: wait for it before the answer leaves."""
         ...
 
     def order_of(self, account: int, number: int) -> Order | None: ...

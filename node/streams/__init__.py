@@ -2,7 +2,7 @@
 
 messages   every message there is, as types
 checks     the checksums of books
-views      a book in the detail that somebody asked for, and what changed of it
+views      a book in one detail and depth, and its changes
 stream     numbers, the history that a reader resumes from, what a reader still lacks
 public     the streams of a market: book, trades, ticker, candles
 private    the streams of an account: orders, fills, balances

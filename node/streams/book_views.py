@@ -230,7 +230,7 @@ class OrdersView:
                     self._look_again(side, self._depth, found)
             return found
         here = [(place, list(self._book.at(*place))) for place in places]
-        # First what is gone: an order that moved is told once, where it is now.
+        # Removals first: a moved order is published once, at its new place.
         for place, orders in here:
             now = {order[0] for order in orders}
             for key in self._at.get(place, set()) - now:

@@ -113,7 +113,7 @@ class _BookStream(MarketStream):
 
     def close(self) -> None:
         super().close()
-        self._own = None  # nobody may take it for one that is followed
+        self._own = None  # it must not look like a followed one
 
     def offer(self, change: Change) -> None:
         if change.levels:
@@ -215,7 +215,7 @@ class TickerStream(MarketStream):
         instrument: Instrument,
         later: Callable[[float, Callable[[], None]], Any],
     ) -> None:
-        """`later` calls a function after so many seconds."""
+        """`later` calls a function after a number of seconds."""
         super().__init__(name, epoch, market_data, instrument)
         self._later = later
         self._planned = False

@@ -1,7 +1,7 @@
 """Streams about the node itself: its state, read at intervals while the stream is open, and the router's
 decisions as they happen.
 
-A state is read once for all readers, and told when it differs from the last one.
+A state is read once for all readers, and published when it differs from the last one.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class NumberedStream:
         return made
 
     def since(self, told: int, *, singly: bool) -> list[bytes]:
-        """The messages that follow `told`: each that was sent, or one that says what they come to.
+        """Return the messages after `told`: each of them, or one combined message.
 
         Raises:
             TooSlow: they are not held any more, and a snapshot would leave something out.
@@ -200,11 +200,11 @@ class Reader:
         self._woken = woken
         self._conflate = conflate_ms / 1000
         self._position = stream.position(resume)
-        self._replay = stream.sequence  # what is missed up to here is told as it was
+        self._replay = stream.sequence  # missed messages up to here are sent as they were
         self.resumed = isinstance(self._position, int)
 
     def begin(self) -> None:
-        """Hear of the stream from now on; there is something to take already."""
+        """Subscribe to the stream from now on; messages are available at once."""
         self.stream.readers[self] = None
         self.wake()
 

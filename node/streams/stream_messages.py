@@ -1,6 +1,6 @@
 """Every message of the stream (/v1/stream), both ways.
 
-What the node sends is told apart by `event`, what a client sends by `op`. Prices and quantities are
+Messages of the node differ by `event`, messages of a client by `op`. Prices and quantities are
 exact decimals as strings, times ISO 8601 in UTC. A message of a stream says its place in it: `sequence`,
 and in `previous` that of the message before it for this reader. A message that is complete in itself, a
 snapshot, has no previous. `epoch` names the life of the stream: numbers of two epochs have nothing to

@@ -49,7 +49,7 @@ class StreamRegistry:
     def __init__(
         self, market_data: MarketData, texts: OrderMapping, trading: Trading, later: Later
     ) -> None:
-        """`later` calls a function after so many seconds."""
+        """`later` calls a function after a number of seconds."""
         self._market_data = market_data
         self._texts = texts
         self._trading = trading
@@ -74,7 +74,7 @@ class StreamRegistry:
         """The stream that a subscription asks for. `account` is whose orders, fills and balances.
 
         Raises:
-            ServiceError: there is no such stream, or nobody knows whose.
+            ServiceError: there is no such stream, or its account is unknown.
         """
         name, make = self._plan(request, account)
         at = name, account if request.channel in PRIVATE else None

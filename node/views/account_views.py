@@ -108,7 +108,7 @@ class KeyView(msgspec.Struct, kw_only=True):
 
 
 class NewKeyView(KeyView, kw_only=True):
-    """With the secret, which is told this once."""
+    """New key with its secret, which is shown only once."""
 
     secret: str
 

@@ -87,7 +87,7 @@ class ComparisonView(msgspec.Struct, kw_only=True):
     settlements: list[OpenSettlementView]
     pending: list[PendingTakeView]
     trades_complete: bool  # False: more trades differ than these
-    settlements_matched: bool  # False: there are so many that only their sums were compared
+    settlements_matched: bool  # False: only their sums were compared, because there are too many
 
 
 class ReconciliationView(ComparisonView, kw_only=True):

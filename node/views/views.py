@@ -57,7 +57,7 @@ class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tif: TimeInForce = "gtc"  # ioc: what does not trade at once ends; fok: all at once or nothing
     expires: Moment | None = None  # good till date: ISO 8601, or milliseconds since 1970
     post_only: bool = False  # cancelled instead of trading at once
-    hidden: bool = False  # matched, and shown to nobody
+    hidden: bool = False  # matched, not displayed
     display_quantity: PositiveDecimal | None = None  # iceberg: so much on show at a time
     reduce_only: bool = False  # never more than the balance of what is sold
     stop: PositiveDecimal | None = None  # waits until the market has traded there or beyond
@@ -285,7 +285,7 @@ class OwnGrapeView(msgspec.Struct, kw_only=True):
     dht_address: str  # host:port, UDP
     api_url: str
     nodes: int  # other DHT nodes that are known
-    announcements: int  # held for everybody
+    announcements: int  # held for all owners
     values: int
 
 
@@ -343,7 +343,7 @@ class DiagnosticsView(msgspec.Struct, kw_only=True):
 class TopologyNodeView(msgspec.Struct, kw_only=True):
     node_id: str
     distance: int  # links between this node and that one
-    answered: bool | None  # a neighbour told its links, or did not; None: it was not asked
+    answered: bool | None  # a neighbour shared its links, or did not; None: not requested
 
 
 class TopologyLinkView(msgspec.Struct, kw_only=True):
@@ -374,7 +374,7 @@ class ServingView(msgspec.Struct, kw_only=True):
     waiting: int
     served: int
     busy: int  # refused because there was too much to do
-    expired: int  # dropped because nobody waited any more
+    expired: int  # dropped because the caller no longer waited
     service_ms: float  # how long one takes lately, without waiting
     faults: str  # injected on purpose, for tests; usually empty
 
@@ -393,7 +393,7 @@ class CallsView(msgspec.Struct, kw_only=True):
 
 
 class ServiceView(msgspec.Struct, kw_only=True):
-    """A service that somebody in the network offers."""
+    """Service offered in the network."""
 
     name: str
     nodes: list[str]  # who announces it, this node included

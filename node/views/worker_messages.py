@@ -50,7 +50,7 @@ class Refused(msgspec.Struct, tag="refused"):
 
 
 class Serve(msgspec.Struct, tag="serve"):
-    """A request. `timeout`: seconds until nobody waits for the reply any more, 0 without an end."""
+    """A request. `timeout`: seconds until the reply is no longer awaited, 0 for no end."""
 
     id: int
     payload: msgspec.Raw
@@ -60,7 +60,7 @@ class Serve(msgspec.Struct, tag="serve"):
 
 
 class Dropped(msgspec.Struct, tag="dropped"):
-    """Nobody waits for the reply any more."""
+    """The reply is no longer awaited."""
 
     id: int
 

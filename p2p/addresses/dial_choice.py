@@ -52,7 +52,7 @@ class DialChoice:
         rest: Iterable[Address | None] = ()
         if not pinned_only:
             others = [a for a in due if not a.pinned(now)]
-            rng.shuffle(others)  # nobody can choose the order among equals
+            rng.shuffle(others)  # random, so that no peer can choose the order among equals
             anchors = [a for a in others if a.anchor]
             tried = sorted((a for a in others if a.tried and not a.anchor), key=quality)
             untried = sorted((a for a in others if not a.tried and not a.anchor), key=quality)

@@ -206,7 +206,7 @@ class Governor:
         """Return 0 if an attempt may be sent now, else the time of the next check (inf: after the
         next result).
 
-        Ask only when there is something to send: being told to wait is what makes the window grow.
+        Ask only when there is something to send: a refused check is what lets the window grow.
         """
         breaker = self.breaker
         if not breaker.closed:

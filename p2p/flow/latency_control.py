@@ -95,7 +95,7 @@ class LatencySettings:
     dip_again: float = 0.6
     most_dips: int = 4  # in a row
     dip_every_s: float = 5.0
-    dip_every: float = 20.0  # and at least so many mean latencies apart
+    dip_every: float = 20.0  # and at least this many mean latencies apart
     gain: float = 0.5  # with which the base follows
     most_rise: float = 0.35  # in one step
     telling: float = 4.0  # smaller windows raise the base by less

@@ -2,7 +2,7 @@
 
 way = GrenacheWay(GrenacheSettings(network="main", directory=lambda: link))
 peers.dial_over_grenache(way.start(direct))    # direct: makes links of tunnels
-address = await way.listen()                   # and answers, once a Grape has been heard of
+address = await way.listen()                   # and answers, once a Grape has answered
 ...
 await way.stop()
 """
@@ -47,7 +47,7 @@ class GrenacheSettings:
 
 
 class GrenacheTransport:
-    """See the module. Belongs to one event loop; whoever makes it calls `stop`."""
+    """See the module. Belongs to one event loop; the owner calls `stop`."""
 
     def __init__(self, settings: GrenacheSettings, *, rng: random.Random | None = None) -> None:
         self.settings = settings
@@ -67,7 +67,7 @@ class GrenacheTransport:
         return list(self._offered)
 
     def offer(self, service: str, handler: Handler) -> None:
-        """Answer requests for `service` from whoever makes them, once requests are taken.
+        """Answer requests for `service` from all programs, once the transport listens.
 
         Raises:
             BadInput: it is no name for a service.

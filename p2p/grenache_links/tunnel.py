@@ -12,8 +12,9 @@ alone: a request without an answer is made again, an answer to a poll starts at 
 nothing depends on which of two answers came first. At most one data request is under way. Each side holds
 at most `BUFFER` bytes that wait to be acknowledged and `WINDOW` bytes that wait to be read.
 
-A tunnel breaks when nothing has come from the other side for `DEAD_AFTER` seconds, or when one side says so
-(`close`). Then the streams end early, which whoever reads them has to notice: links do, by their frames.
+A tunnel breaks when nothing has come from the other side for `DEAD_AFTER` seconds, or when one side
+closes it (`close`). Then the streams end early, which their readers have to detect: links do, by
+their frames.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CHUNK: Final = 256 * 1024  # bytes in one message: little waiting on long ways, 
 LEAST_CHUNK: Final = 16 * 1024  # after failures: an uplink may be slow for the timeout
 WINDOW: Final = 512 * 1024  # bytes taken in that the local reader has not read
 BUFFER: Final = 512 * 1024  # bytes of the local writer that are not acknowledged
-FIRST_LIMIT: Final = 64 * 1024  # what a dialling side may send before it was told more
+FIRST_LIMIT: Final = 64 * 1024  # bytes that a dialling side may send before the first `limit`
 HOLD: Final = 3.0  # seconds that a poll may be held; NATs forget connections much later
 CUT_AFTER: Final = 2.0  # seconds to ask again, when the connection of a held poll has closed
 TIMEOUT: Final = 1.5  # seconds for the answer to a poll, beyond its hold
@@ -147,7 +148,7 @@ class _Incoming:
     def __init__(self) -> None:
         self.unread = bytearray()
         self.ended = False  # nothing will follow
-        self.dropped = False  # nobody reads any more
+        self.dropped = False  # no reader any more
         self._next = 0  # number of the byte that is expected
 
     @property
@@ -223,7 +224,7 @@ class _End:
         return self._parted
 
     def abort(self, reason: str) -> None:
-        """End the tunnel early; the far side is told."""
+        """End the tunnel early, and notify the far side."""
         if self.broken is None and not self.done:
             self.broken = reason[:MAX_REASON]
 
@@ -253,7 +254,7 @@ class DialEnd(_End):
         self._opened = False
         self._number = 0
         self._data: int | None = None  # the data request under way
-        self._polls: dict[int, tuple[float, int]] = {}  # those under way: when asked, limit told
+        self._polls: dict[int, tuple[float, int]] = {}  # polls under way: time sent, limit sent
         self._chunk = CHUNK
         self._failures = 0  # in a row
         self._vain = 0  # answers in a row that said nothing new, and could have waited
@@ -281,7 +282,7 @@ class DialEnd(_End):
                 self._data = self._number
         if now >= self._poll_from and self._wants_poll():
             poll = self._number + 1
-            hold = 0.0 if self._failures else HOLD  # to know soon whether anybody is there
+            hold = 0.0 if self._failures else HOLD  # to detect soon if there is no answering end
             asks.append(self._ask(hold + TIMEOUT, poll=poll, wait=int(hold * 1000)))
             self._polls[poll] = (now, self._in.limit)
         return asks
@@ -383,8 +384,8 @@ class AnswerEnd(_End):
         self._dead_at = min(self._dead_at, now + CUT_AFTER)
 
     def reply(self, request: TunnelRequest, now: float) -> TunnelReply | None:
-        """The answer to a request that was received; None: it is a poll, and held. One that is held
-        already is to be answered with `status` when a newer one, by its number, comes."""
+        """The answer to a request that was received; None: it is a poll, and held. Answer an
+        already held one with `status` when a newer one, by its number, comes."""
         if request.poll <= self.poll:
             return self.status()
         self.poll, self._known = request.poll, request.known

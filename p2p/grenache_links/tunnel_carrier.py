@@ -78,7 +78,7 @@ class Links(Protocol):
 class TunnelCarrier:
     """Dials nodes over Grenache, and answers those that do (`answer` is the worker's handler).
 
-    Implements `p2p.peers.dial_loop.Dialer`. Belongs to one event loop; whoever makes it calls `stop`.
+    Implements `p2p.peers.dial_loop.Dialer`. Belongs to one event loop; the owner calls `stop`.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class TunnelCarrier:
         """A new link to the node whose worker is at `host` and `port`.
 
         Raises:
-            ConnectFailed: nobody there, not in time, or no node of this kind.
+            ConnectFailed: no answer in time, or not a node of this kind.
             HandshakeRefused: a node is there, and it or this one declined.
         """
         if self._stopping:
@@ -206,7 +206,7 @@ class TunnelCarrier:
                 end.refused(error.code)
         except GrenacheError as error:
             if isinstance(error, RequestFailed) and not error.sent and not end.opened:
-                end.refused(str(error))  # nobody is there; a link would be told so at once, too
+                end.refused(str(error))  # no answering end; a TCP connection would fail at once too
             else:
                 end.failed(ask.number, self._loop.time())
         tunnel.step()
@@ -228,14 +228,14 @@ class _Tunnel:
         self._core = core
         self._socket = sock
         self._reading = self._writing = False  # whether the loop watches the socket for it
-        self._shut = False  # the link has been told that nothing more comes
+        self._shut = False  # the link has got the end of the stream
         self._silent = False  # nothing more comes from the link
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # uvloop's handle for a time that is now does not know it
         self._linger: asyncio.TimerHandle | None = None
 
     def act(self, now: float) -> float | None:
-        """Tell the far side what is to be told; returns when there may be more, without news."""
+        """Send pending requests or answers; return the time of the next without an event."""
         raise NotImplementedError
 
     def step(self) -> None:
@@ -367,7 +367,7 @@ class _Dialled(_Tunnel):
     def act(self, now: float) -> float | None:
         for ask in self.end.asks(now):
             task = self._ask(ask)
-            if not self.end.over:  # the last word needs nobody to wait for its answer
+            if not self.end.over:  # the answer to the last request is not awaited
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
         return self.end.next_time(now)
@@ -421,7 +421,7 @@ class _Answered(_Tunnel):
     def cut(self) -> None:
         """The connection of the last request has closed."""
         self.end.cut(self._loop.time())
-        self._answer_held(self.end.status())  # nobody hears it
+        self._answer_held(self.end.status())  # no connection for an answer
         self.step()
 
     def act(self, now: float) -> float | None:

@@ -12,7 +12,8 @@ The last one is needed because a broadcast costs every node of the network: iden
 would otherwise add up. What is dropped of a busy honest origin then, replication brings a little later.
 
 Rules of this file:
-- A message beyond a budget is dropped. Its sender is told so, at most once a second, in a `refused` message.
+- A message beyond a budget is dropped. Its sender gets a notice, at most once a second, in a
+  `refused` message.
 - A peer that goes on sending messages of its own beyond its link's budget loses the link, with code `abuse`, and is
   banned for a while.
 - Broadcasts and relayed messages of others never end a link: the peer that passes them on is not at fault.
@@ -148,7 +149,7 @@ class MessageBudgets:
         return True
 
     def notice_due(self, now: float, link: str) -> bool:
-        """Return True if the peer is to be told of a refusal now."""
+        """Return True if a notice of refusal is due to the peer."""
         budget = self._links.get(link)
         if budget is None or now - budget.noticed_at < NOTICE_INTERVAL:
             return False

@@ -16,8 +16,9 @@ A relay sends at most one message for one received. A copy of a relayed message 
 a node that keeps one longer can play it again, so what a request does must not depend on its being new.
 No order is promised between messages, except between those that take the same link.
 
-The router never waits and never sends: whoever drives it calls `receive`, `link_up`, `link_down` and `tick`
-with the time (float seconds, monotonic), and after each passes on what `take_outgoing` returns.
+The router never waits and never sends: its driver calls `receive`, `link_up`, `link_down` and
+`tick` with the time (float seconds, monotonic), and after each passes on what `take_outgoing`
+returns.
 """
 
 from __future__ import annotations
@@ -313,7 +314,7 @@ class MessageRouter:
         """Process a message that arrived over the link of peer `link`.
 
         Raises:
-            RemoteProtocolError: the link is to be cut, with the error's code.
+            RemoteProtocolError: the link has to be closed with the error's code.
         """
         if link not in self._bad:
             self.counters["stray"] += 1

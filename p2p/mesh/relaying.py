@@ -6,7 +6,7 @@ never for a copy, so a forged message dies at the first honest node, and the lin
 
 Rules of this file:
 - A message counts as seen only after its signature was checked: a forged copy must not shut out the true one.
-- `id` is random, so that equal messages are told apart; it is part of what is signed.
+- `id` is random, so that equal messages differ; it is part of what is signed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Relay:
         """Return True for a new message whose origin is proven, False for one to ignore.
 
         Raises:
-            ForgedMessage: the link is to be charged.
+            ForgedMessage: the link has to be charged.
         """
         key, sig = envelope.key, envelope.sig
         if (

@@ -14,7 +14,8 @@ class RouteTable:
     """For each node the links that brought its messages, the latest last.
 
     The link that brings a node's broadcast first is, at that moment, the quickest path from it, and the
-    links of a broadcast tree work both ways. A way is believed for `ttl` seconds after it was last heard.
+    links of a broadcast tree work both ways. A route is valid for `ttl` seconds after its last
+    message.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class Dialer(Protocol):
         """Return an established link, after the link handler was called with it.
 
         Raises:
-            ConnectFailed: nobody answered, or not in time.
+            ConnectFailed: no answer in time.
             HandshakeRefused: one side ended the handshake.
         """
         ...
@@ -82,8 +82,8 @@ class DialLoop:
         reached: Callable[[str, Address], None],
         forgotten: Callable[[Address], None],
     ) -> None:
-        """`links`: a live view of the links in use, by node id. `reached` is told of every address
-        that was proven, `forgotten` of those that failed too often."""
+        """`links`: a live view of the links in use, by node id. `reached` is called with every
+        address that was proven, `forgotten` of those that failed too often."""
         self.dialers: dict[Carrier, Dialer] = {}
         self.busy: dict[Key, Address] = {}  # being dialled
         self._feelers: set[Key] = set()  # of these: feelers

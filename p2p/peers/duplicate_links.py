@@ -13,7 +13,7 @@ the link it has while that is alive, and takes the new one when the old one has 
 other side never closes either; it holds both for the round trip until the decision arrives as a
 goodbye `duplicate` on one of them, or as a message on the new one. Only one side ever closes, so
 both links cannot be lost, whatever each side has seen. If the deciding side has no memory of the
-old link (it restarted), nobody closes that one: it dies of silence, and the held one takes over.
+old link (it restarted), neither side closes that one: it times out, and the held one takes over.
 
 When both dialled at once, the deciding side takes the link that it dialled itself. That one is up on
 the far side already (who accepts is up first), while its own end of the other may still be on its

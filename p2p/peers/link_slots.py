@@ -1,6 +1,6 @@
 """Link slots: which peers get one of the MAX_PEERS links. Pure functions over plain records: no I/O, no clock.
 
-Whoever pays for connections should not be able to buy all of them. Four rules see to that:
+An attacker with many connections must not get all slots. Four rules see to that:
 
 1. Inbound links never take the slots reserved for outbound ones. An attacker chooses whom it dials, not whom this
    node dials.

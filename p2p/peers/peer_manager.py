@@ -434,7 +434,7 @@ class PeerManager:
         answered there. Several addresses of a name are tried in turn. Over TCP, if that is used.
 
         Raises:
-            ConnectFailed: the name does not resolve, or nobody answered.
+            ConnectFailed: the name does not resolve, or there was no answer.
             HandshakeRefused: the peer or this node ended the handshake; says why.
         """
         try:

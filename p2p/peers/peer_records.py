@@ -22,7 +22,7 @@ Status = Literal["connected", "connecting", "disconnected"]
 class Peer:
     """Record of a peer. Times are seconds since the epoch."""
 
-    node_id: str | None  # None while nobody has answered at the address
+    node_id: str | None  # None before the first answer at the address
     address: str
     port: int  # 0: it accepts no links
     source: str  # the discovery strategy that found it, "inbound" or "manual"

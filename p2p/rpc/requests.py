@@ -87,7 +87,7 @@ class _Load:
 class RpcCore:
     """Both sides of requests, driven by messages and the time. Registers itself with the router.
 
-    `on_abort` hears of calls whose answer nobody waits for any more: cancelled, or past their deadline.
+    `on_abort` is called with calls that are no longer awaited: cancelled, or past their deadline.
     After each call of `request`, `receive` or `tick`, `take_results` has what became of requests.
     """
 

@@ -42,7 +42,7 @@ class Answer:
 class Rpc:
     """Requests as awaitables, on the running event loop.
 
-    `flush` is called whenever the router may have something to send. Whoever owns this closes it.
+    `flush` is called whenever the router may have something to send. The owner closes it.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Rpc:
     async def _serve(
         self, call: Call, handler: CallHandler, decoder: msgspec.msgpack.Decoder[Any]
     ) -> None:
-        if self._loop.time() >= call.deadline:  # the loop was busy: nobody waits for this any more
+        if self._loop.time() >= call.deadline:  # the loop was busy: the call is no longer awaited
             self._core.tick(self._loop.time())
             return
         try:
@@ -211,7 +211,7 @@ class Rpc:
         except RpcError as error:
             self._core.fail(self._loop.time(), call, error.code, error.message, error.retry_after_s)
         except asyncio.CancelledError:
-            # Told to the caller unless it was the one who ended it; then the call is off the list.
+            # Sent to the caller unless the caller ended the call; then the call is off the list.
             self._core.fail(self._loop.time(), call, "closed" if self._closed else "internal")
             self._settle()
             raise

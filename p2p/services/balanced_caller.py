@@ -306,7 +306,7 @@ class BalancedCaller:
 
     async def _hedged(self, call: _ServiceCall, first: str) -> CallResult:
         """Make an attempt at `first`, and a second one beside it if it takes long. The later of the two is
-        cancelled, so that its node stops working for nobody.
+        cancelled, so that its node stops useless work.
         """
         loop, balance = self._loop, call.balance
         delay = balance.hedge_delay(loop.time())

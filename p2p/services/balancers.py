@@ -124,7 +124,7 @@ class Balancers:
 
         def listen(event: RoutingEvent) -> None:
             if event.kind == "hint":
-                return  # told once, in `on_hint`, not by every router
+                return  # reported once, in `on_hint`, not by every router
             if event.kind == "breaker":
                 new = str(event.detail.get("new"))
                 self.breaker_changes[new] = self.breaker_changes.get(new, 0) + 1

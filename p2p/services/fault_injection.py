@@ -45,7 +45,7 @@ class Faults:
         """Wait, fail, hang or crash, at random.
 
         Raises:
-            RpcError: "internal", as a handler's own failure would be told.
+            RpcError: "internal", as for a failure of the handler.
         """
         if self.latency_s or self.jitter_s:
             await asyncio.sleep(self.latency_s + rng.random() * self.jitter_s)

@@ -22,7 +22,7 @@ from p2p.mesh.signed_broadcast import SignedBroadcast
 MAX_SERVICES = 64  # that one node offers
 MAX_LEASE_MS = 4 * 3_600_000
 MAX_PROVIDERS = 4096  # nodes with a lease; the mesh is not meant for more
-LEASE_INTERVALS = 3.5  # an announcement lasts so many intervals: two may be lost in a row
+LEASE_INTERVALS = 3.5  # an announcement lasts this many intervals: two may be lost in a row
 ANSWER_WITHIN = 0.5  # seconds; newcomers are answered at a random moment within
 LEAST_GAP = 1.0  # seconds between two own announcements, unless what is offered changed
 RATE = 12.0  # announcements a second that are taken from one node: the shortest interval, and a bit
@@ -62,7 +62,7 @@ class _Provider:
     until: float
     services: frozenset[str]
     incarnation: int
-    lost: bool = False  # our link to it broke, and it has not been heard since
+    lost: bool = False  # our link to it broke, and no announcement came since
 
 
 class ServiceDirectory:
@@ -210,7 +210,7 @@ class ServiceDirectory:
             if service in self._own:
                 nodes.append(self.node_id)
             found = tuple(sorted(nodes or offering))
-            if found:  # names that nobody offers are not remembered: they are free to make
+            if found:  # names without providers are not remembered: they are free to make
                 self._by_service[service] = found
         return found
 

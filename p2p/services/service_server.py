@@ -255,7 +255,7 @@ class ServiceServer:
     def _thread_done(self, work: asyncio.Task[Any]) -> None:
         self._threaded.discard(work)
         if not work.cancelled():
-            work.exception()  # whoever waited has it, or has gone
+            work.exception()  # the waiter has it, or has gone
 
     async def close(self) -> None:
         """Abandon the handlers in threads: they end with the process, their results are dropped."""
@@ -291,7 +291,7 @@ async def _in_daemon_thread(
             result = context.run(handler, value)
         except StopIteration as error:  # cannot pass through a future
             failure = RuntimeError(f"the handler raised {error!r}")
-        except BaseException as error:  # whatever it is, whoever waits has to know
+        except BaseException as error:  # any exception is passed to the waiter
             failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
         try:
             loop.call_soon_threadsafe(settle, result, failure)

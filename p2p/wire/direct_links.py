@@ -47,7 +47,7 @@ class DirectConnectionService:
     Without `start` it listens nowhere, and tells peers so.
 
     `admit` is asked about each proven peer, on the dialling and on the accepting side, just before
-    `handler.link_up`; a code refuses it, and the peer is told.
+    `handler.link_up`; a code refuses it, and is sent to the peer.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class DirectConnectionService:
         """Dial the node at `host` and `port`, which must be `expect` if given; returns the link.
 
         Raises:
-            ConnectFailed: nobody there, not in time, or no node of this kind.
+            ConnectFailed: no answer in time, or not a node of this kind.
             HandshakeRefused: a node is there, and it or this one declined.
         """
         self._refuse_when_stopping()

@@ -111,7 +111,7 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._parse()
 
     def eof_received(self) -> bool:
-        # A half-closed peer has left, and nobody reads what is not written yet. Closing in order would
+        # A half-closed peer has left, and does not read unwritten data. Closing in order would
         # wait for it; asyncio from 3.12 on even loses its writer then, and spins until the socket goes.
         if not self._writable:
             self.abort()

@@ -10,7 +10,7 @@
 The accepting side sends nothing before it has read a stranger's handshake, and its ack means that it has
 admitted the peer, so that a refusal ("full", "duplicate") reaches the dialling side as such. An ack signs
 both nonces: the keys are proven also where there is no TLS. Where there is, the key must moreover be
-that of the peer's certificate, so nobody can sit in the middle.
+that of the peer's certificate, which excludes a man in the middle.
 
 Handshake messages, and a goodbye during it, are always JSON.
 """

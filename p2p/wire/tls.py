@@ -2,15 +2,16 @@
 
 The standard `ssl` module has no way to say "accept any certificate, I look at its key myself": a server
 that asks for a client's certificate drops the ones it has no authority for. So there is a *network
-authority* whose private key is **public on purpose** (it is derived from a constant below). Anybody can
-have it sign anything: a certificate signed by it proves nothing and grants nothing. It only lets the
-library get as far as it must: the TLS 1.3 handshake then proves that the peer holds the private key of
-its certificate, and the node id follows from that key (`p2p.base.identity.node_id_of`). That comparison is
-the whole of the authentication, and the caller makes it (`p2p.wire.handshake`).
+authority* whose private key is **public on purpose** (it is derived from a constant below). Anyone
+can use it to sign: a certificate signed by it proves nothing and grants nothing. It only lets the
+library get as far as it must: the TLS 1.3 handshake then proves that the peer holds the private key
+of its certificate, and the node id follows from that key (`p2p.base.identity.node_id_of`). That
+comparison is the whole of the authentication, and the caller makes it (`p2p.wire.handshake`).
 
 There is no host name check (nodes have no names), no session resumption (every link proves its key
 anew), and no version below 1.3, whose handshake also hides the certificates from onlookers.
-Certificates are a pure function of the key and valid for ever, so that a wrong clock locks nobody out.
+Certificates are a pure function of the key and valid for ever, so that a wrong clock does not
+exclude a node.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class OwnEntries:
             self.remove(*key)
 
     def told(self, now: float, service: bytes, asker: str) -> list[bytes]:
-        """Return compact addresses for a DHT node at `asker` (an IP address)."""
+        """Return compact addresses for a DHT node at an IP address."""
         near = reach(asker) is Reach.LOOPBACK
         return [
             pack((host or LOCAL_HOST, port))

@@ -344,8 +344,9 @@ class Link:
 
     async def get(self, key: str, *, salt: bytes = b"") -> StoredValue | None:
         """Return the value of a key, or None. Of signed values the newest that several Grapes
-        know: a Grape that holds one answers with that, however old. It could be told to search others all
-        the same (`"cache": false`), but one of Node.js then spoils the copy that it holds.
+        know: a Grape that holds one answers with that, however old. It could be made to search
+            others nevertheless (`"cache": false`), but one of Node.js then spoils the copy that it
+            holds.
 
         Raises:
             BadInput, GrapeUnreachable

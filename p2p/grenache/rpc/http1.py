@@ -156,7 +156,7 @@ class ReplyParser:
         elif transfer is not None:
             if transfer.lower() != b"chunked":
                 raise BadHttp(f"transfer encoding {transfer[:40]!r} is not supported")
-            reusable = reusable and length is None  # both: somebody on the way misread one of them
+            reusable = reusable and length is None  # both: a proxy may have misread one of them
             self._state = "size"
         elif length is not None:
             if not _LENGTH.fullmatch(length):

@@ -228,11 +228,11 @@ class Client:
 
         Args:
             timeout: seconds for everything.
-            limit: ask no more than so many, chosen by chance.
+            limit: most workers to call, chosen at random.
             idempotent: may be sent again where a connection turns out to have been closed before.
 
         Returns:
-            What each said, or why it did not; in the order of the lookup. Empty when there is nobody.
+            What each said, or why it did not; in the order of the lookup. Empty without workers.
 
         Raises:
             BadInput: it cannot be asked for.

@@ -226,7 +226,7 @@ class RpcServer:
         except HttpRefusal as refusal:
             response = answer(encode_reply(None, refusal.text, None), refusal.status)
         if self._closing or not request.content.is_eof():
-            response.force_close()  # says so, for the caller not to send its next request here
+            response.force_close()  # tells the caller not to reuse the connection
         return response
 
     async def _websocket(self, request: web.BaseRequest, on_socket: OnSocket) -> web.StreamResponse:

@@ -84,14 +84,14 @@ class Worker:
 
     Args:
         directory: where to announce the services; None for a worker that is not announced.
-        tls: serves HTTPS and WSS only. Nothing in the DHT says so: callers have to know.
+        tls: serves HTTPS and WSS only. The DHT does not record it: callers have to know.
         max_payload: bytes of one request, also after decompression.
         workers: requests served at once, over all services.
         time_limit: seconds that a handler may take; None for no limit.
         origins: web pages whose browsers may ask, such as "https://desk.example".
         limits: of connections; `max_payload` here is not used.
         announce_interval: seconds between announcements of a service, on average.
-        on_gone: told when a WebSocket has closed over which requests came, with its far end.
+        on_gone: called when a WebSocket has closed over which requests came, with its far end.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class ServerConnection(ErrorAnsweringConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         goes = self._places.enter(self, host_of(transport.get_extra_info("peername")))
-        if goes is self:  # aiohttp is not told: it would begin to wait for requests
+        if goes is self:  # not passed to aiohttp, which would begin to wait for requests
             log.debug("all connections are at work: a new one was cut")
             if isinstance(transport, asyncio.Transport):
                 transport.abort()

@@ -60,7 +60,7 @@ class Subscriber:
 
     Args:
         tls: for publishers with TLS; those of Node.js have none.
-        buffer: messages that wait for whoever iterates.
+        buffer: messages that wait for the reader.
         max_message: bytes; a larger one ends the connection.
     """
 

@@ -31,9 +31,9 @@ REFRESH: Final = 1.5  # seconds
 KEEP: Final = 10.0  # seconds that an address is used after it was found, or answered
 KEEP_LONGEST: Final = 180.0  # of answering without being found; Grapes show the dead for as long
 EMPTY_WAIT: Final = 0.0  # seconds that a service without workers is waited for
-FIRST_PAUSE, LONGEST_PAUSE = 0.03, 0.25  # seconds between two lookups that find nobody
+FIRST_PAUSE, LONGEST_PAUSE = 0.03, 0.25  # seconds between two empty lookups
 OLD: Final = 10.0  # seconds; who has not asked for so long waits a moment for a new answer ...
-MOMENT: Final = 0.15  # ... of so many seconds
+MOMENT: Final = 0.15  # ... of this many seconds
 AFTER_FAILURE: Final = 0.25  # seconds between two lookups because a worker failed ...
 AFTER_ALL_FAILED: Final = 0.03  # ... or because all did
 LOOKUP_TIMEOUT: Final = 15.0  # seconds; a directory has shorter ones of its own
@@ -69,7 +69,7 @@ class WorkerList:
         self._error: GrenacheError | None = None  # how it ended
         self._task: asyncio.Task[None] | None = None
         self.addresses: tuple[Address, ...] = ()
-        self.answered: dict[Address, float] = {}  # when; kept by whoever asks them
+        self.answered: dict[Address, float] = {}  # time of the last answer; updated by the callers
         self.new: list[Address] = []  # not handed out by `take_new` yet
         self.lookups = 0
 
@@ -82,8 +82,8 @@ class WorkerList:
         """Return the known workers, at least one; at once if any is known.
 
         Raises:
-            LookupEmpty: nobody is, also after a while.
-            GrenacheError: the directory could not be asked, and nobody is known.
+            LookupEmpty: there is none, also after `empty_wait`.
+            GrenacheError: the directory could not be asked, and no worker is known.
         """
         if not self.addresses:
             return await self._first(deadline)
@@ -107,7 +107,7 @@ class WorkerList:
         """Those that the directory knows now: what was learned in the last `oldest` seconds. Maybe none.
 
         Raises:
-            GrenacheError: the directory could not be asked, and nobody is known.
+            GrenacheError: the directory could not be asked, and no worker is known.
         """
         age = self.age
         if age is None or age > oldest or not self.addresses:
@@ -148,7 +148,7 @@ class WorkerList:
         return self._task
 
     async def _wait(self, task: asyncio.Task[None], until: float) -> bool:
-        """Return True if it has ended by then. It goes on if not, for whoever comes next."""
+        """Return True if it has ended by then. It continues if not, for the next caller."""
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - self._loop.time()))
         if self._closing.is_set():
             raise RequestFailed(CLOSED, "this client was closed", sent=False)
