@@ -60,7 +60,7 @@ def balance_table(views: Sequence[BalanceView]) -> list[Line]:
 @common_options
 @click.group(cls=Group)
 def ledger() -> None:
-    """The node's books: its ledger, and open positions with other nodes.
+    """The node's ledger, and positions with other nodes.
 
     A trade with another node's order is posted against that node: each side's position says what
     it owes. Payments that even it out are made outside, and recorded here by 'settle'.

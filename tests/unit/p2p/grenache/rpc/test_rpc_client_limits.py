@@ -304,5 +304,5 @@ async def test_closing_fails_what_real_workers_have_not_answered(kind):
 async def test_what_the_transports_do_not_have_is_refused():
     with pytest.raises(ValueError, match="over HTTP only"):
         Client(MemoryDirectory(), transport="ws", compress=True)
-    with pytest.raises(ValueError, match="no transport 'udp'"):
+    with pytest.raises(ValueError, match="unknown transport 'udp'"):
         Client(MemoryDirectory(), transport="udp")  # type: ignore[arg-type]
