@@ -121,8 +121,8 @@ class MissingFeeds:
             self._push(missing)
 
     def node_gone(self, node: str) -> None:
-        """Forget the announcements of a node whose link is gone, and feeds that nobody else announced: whoever
-        holds one announces it again."""
+        """Forget the announcements of a node whose link is gone, and feeds without another
+        announcer: a holder announces them again."""
         for missing in list(self._missing.values()):
             if missing.holders.pop(node, None) is None:
                 continue

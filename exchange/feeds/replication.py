@@ -230,8 +230,8 @@ class Replicator:
     # Answers
 
     def on_request(self, now: float, node: str, request: FeedRequest) -> None:
-        """Answer a request with batches or a page of a snapshot: at once while the asker's budget lasts, then as
-        it fills again."""
+        """Answer a request with batches or a page of a snapshot: at once while the requester's
+        budget lasts, then as it fills again."""
         if request.after < 0 or request.page < 0 or len(request.market) > MAX_NAME:
             return
         asker = self._missing.announcer(node)
@@ -245,7 +245,7 @@ class Replicator:
             self.requests_dropped += 1
 
     def _answer_waiting(self, now: float) -> None:
-        """Answer requests that waited for their asker's budget."""
+        """Answer requests that waited for their requester's budget."""
         for asker, waiting in list(self._waiting.items()):
             while waiting and self._answers.tokens(now, asker) > 0.0:
                 self._answer(now, *waiting.popleft())

@@ -99,7 +99,7 @@ class CommandLine(click.Group):
         try:
             result = super().main(*args, **kwargs)
             sys.stdout.flush()
-        except (_OutputClosed, BrokenPipeError):  # whoever read the output has seen enough
+        except (_OutputClosed, BrokenPipeError):  # the reader of the output has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(Exit.OK)
         except (click.Abort, KeyboardInterrupt):

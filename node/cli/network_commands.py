@@ -23,7 +23,7 @@ _MODES = {
 @click.command()
 @client_options
 def status(session: Session) -> None:
-    """Show the status of the node: id, addresses, discovery, numbers of peers and orders.
+    """Show the node's addresses, discovery, peers and orders.
 
     \b
     Examples:

@@ -14,8 +14,8 @@ Added to the paper:
   Only one of them counts: the one with the smallest id, which is the same one everywhere, and which came when
   what was pruned before had taken effect.
 - An origin whose broadcasts have to be pulled one after the other is cut off: the links over which they came are kept
-  for a while, longer each time, and one more that announced them. Otherwise a peer that pushes its own broadcasts
-  to everybody would have all links pruned but its own, and then pass nothing on.
+  for a while, longer each time, and one more that announced them. Otherwise a peer that pushes its
+  own broadcasts to all nodes would have all links pruned but its own, and then pass nothing on.
 - A peer that keeps a link answers a prune with an empty pull: it is pushed to then, whatever this side prunes.
 - How long an announced payload is waited for follows each link: a pull that the tree was about to answer itself
   makes the next wait longer, so that the tree settles where a round trip takes longer than the first wait.
@@ -79,7 +79,7 @@ class _Peer:
     allowance: Tokens  # bytes that may be sent in answer to pulls
     patience: float  # seconds that what it announces, or is asked for, is waited for
     eager: bool = True
-    pruned_at: float | None = None  # when it was told, since the link was eager last
+    pruned_at: float | None = None  # time of the last PRUNE sent since the link was eager
     wanted: bool = False  # it has asked to be pushed to with an empty pull, and not pruned since
     keep: float = KEPT  # seconds for which the link is kept when it is needed again
     announced: dict[bytes, None] = field(default_factory=dict)  # missing ids it says it has
