@@ -100,11 +100,9 @@ def _print(found: dict[str, Any]) -> None:
             )
     click.echo(f"{counted(found['open_orders_kept'], 'open order')} kept")
     if found["takes_open"]:
-        click.echo(
-            f"{counted(found['takes_open'], 'take')} without an answer: the makers were not heard"
-        )
+        click.echo(f"{counted(found['takes_open'], 'take')} without an answer from the makers")
     for node in unheard:
-        click.echo(f"POSSIBLY LOST: whatever node {node} alone holds; it was not heard.")
+        click.echo(f"POSSIBLY LOST: events that only node {node} has; it did not answer.")
     for node in found["without_statement"]:
         click.echo(f"POSSIBLY LOST: trades that node {node} alone has; it gave no full statement.")
     since = f" after {found['as_of']}" if found["as_of"] else ""
@@ -112,9 +110,7 @@ def _print(found: dict[str, Any]) -> None:
         f"LOST: deposits, withdrawals, settlements, accounts and API keys{since}. No peer has them."
     )
     if not heard:
-        click.echo(
-            "No peer was heard: the node stops writing if it meets one that holds later events."
-        )
+        click.echo("No peer answered: the node stops writing if one of them has later events.")
     click.echo("The node can be started.")
 
 
