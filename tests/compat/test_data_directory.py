@@ -70,7 +70,7 @@ def test_the_engine_goes_on_with_the_same_feeds_and_books(
     assert pending == {take[0] for take in TAKES}
 
 
-def test_the_engine_asks_again_for_what_it_was_not_told(
+def test_the_engine_repeats_requests_without_an_answer(
     journal: product.Journal, identity: product.Identity
 ) -> None:
     takes = {number: maker for number, _, _, maker, *_ in TAKES}

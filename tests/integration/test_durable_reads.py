@@ -61,7 +61,7 @@ READS: tuple[Callable[[NodeProcess, NewKeyView, int], Decimal], ...] = (
 )
 
 
-def test_nobody_is_told_of_a_trade_that_kill_9_undoes(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_trade_that_kill_9_undoes_is_never_published(nodes: Nodes, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
     node = nodes.make("a", SLOW_FILE=str(slow), COMMIT_SECONDS=str(COMMIT))
     node.program = LAUNCHER

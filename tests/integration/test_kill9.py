@@ -120,7 +120,7 @@ def submit(taker: NodeProcess, quantity: int, price: int, client_id: str) -> Ord
 
 
 @pytest.mark.parametrize(("victim", "point"), STEPS, ids=[f"{v}-{p}" for v, p in STEPS])
-def test_a_take_is_settled_once_whoever_is_killed_at_whatever_step(
+def test_a_take_is_settled_once_after_a_kill_of_either_side_at_any_step(
     pair: Pair, victim: str, point: str, both: bool
 ) -> None:
     pair.sound = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from processes import Nodes, eventually, same_books, see_each_other, trade_ids
 
 
-def test_a_third_node_learns_the_others_from_the_one_it_was_told_of(nodes: Nodes) -> None:
+def test_a_third_node_learns_the_others_from_its_bootstrap_peer(nodes: Nodes) -> None:
     a, b = nodes.pair()
     c = nodes.start("c", bootstrap=a.p2p_address)
     eventually(lambda: c.linked() == {a.node_id, b.node_id}, what=lambda: c.peers())

@@ -178,7 +178,7 @@ def test_a_peer_cannot_take_the_place_of_another(hosts: Hosts) -> None:
     hosts.still_trade()
 
 
-def test_a_node_of_another_network_is_refused_and_told_why(hosts: Hosts, nodes: Nodes) -> None:
+def test_a_node_of_another_network_is_refused_with_the_reason(hosts: Hosts, nodes: Nodes) -> None:
     other = nodes.start(
         "other", bootstrap=hosts.a.p2p_address, P2P_NETWORK="other", P2P_SECURITY="off"
     )

@@ -149,7 +149,7 @@ async def test_a_restarted_node_begins_anew_and_its_orders_are_there(nodes: Node
         await until(feed, lambda: feed.book.asks() == [Level("10", "5", 1)])
 
 
-async def test_an_account_hears_of_its_orders_fills_and_balances(nodes: Nodes) -> None:
+async def test_an_account_gets_its_orders_fills_and_balances(nodes: Nodes) -> None:
     a, b = nodes.pair()
     async with stream_of(b) as client:
         orders, fills, balances = client.orders(), client.fills(), client.balances()

@@ -423,7 +423,7 @@ def test_errors_are_those_that_ccxt_knows(world: World) -> None:
         each.session.close()
 
 
-def test_an_account_that_places_too_many_orders_is_told_so(world: World) -> None:
+def test_an_account_beyond_its_order_rate_gets_an_error(world: World) -> None:
     owner = world.maker()
     slow = world.maker()
     slow.name = f"{owner.name}-slow"

@@ -106,7 +106,7 @@ async def test_a_reply_without_a_result_is_none(asked):
     assert await asked({"action": "short"}) is None
 
 
-async def test_what_is_no_reply_is_told_at_once(asked):
+async def test_an_invalid_reply_fails_at_once(asked):
     for action in ("not-json", "empty", "null", "not-array"):
         began = time.monotonic()
         with pytest.raises(BadReply) as failed:
@@ -402,7 +402,7 @@ async def test_a_subscription_goes_on_with_another_publisher(link, start, servic
         assert await anext(messages) == "from the other"
 
 
-async def test_a_dead_address_among_the_publishers_harms_nobody(link, start, service, grapes):
+async def test_a_dead_address_among_the_publishers_is_skipped(link, start, service, grapes):
     """The real subscriber's process dies of one."""
     await link.announce(service, free_port())
     _, address = await start("pub.js", grape=grapes[0].url, service=service)

@@ -142,7 +142,7 @@ async def test_a_lone_grape_stores_nothing_and_says_so(npm, tmp_path, service):
             assert lone.url in str(raised.value)
 
 
-async def test_no_grape_at_all_is_told_quickly(npm, service):
+async def test_a_missing_grape_is_reported_quickly(npm, service):
     async with Link([f"http://127.0.0.1:{free_port()}"]) as link:
         began = time.monotonic()
         for call in (link.lookup(service), link.announce(service, 1), link.put(b"x")):

@@ -111,7 +111,7 @@ def test_a_journal_that_contradicts_itself_is_noticed(lie: Callable[[], Disk], w
         (lambda: (disk(), record(wish={"tif": "fok"})), "filled in part"),
     ],
 )
-def test_a_journal_that_is_not_what_was_told_is_noticed(
+def test_a_journal_that_contradicts_the_answers_is_found(
     lie: Callable[[], tuple[Disk, Record]], words: str
 ) -> None:
     found, told = lie()

@@ -19,7 +19,7 @@ STORM = 8.0  # seconds
 SEED = 0  # its first fault of a process is a kill
 
 
-async def test_what_clients_were_told_holds_through_kills_and_cuts(tmp_path: Path) -> None:
+async def test_acknowledgements_hold_through_kills_and_cuts(tmp_path: Path) -> None:
     plan = Plan(tmp_path, STORM, seed=SEED, intensity=3.0, mode="hybrid")
     report = await soak(plan, verbose=False, progress=False)
     text = "\n".join([*report.lines(), f"journals and logs: {tmp_path}"])
@@ -143,7 +143,7 @@ def test_contradictions_are_noticed(states: tuple[State, ...], words: str) -> No
     assert any(words in fault for fault in told(*states)), words
 
 
-def test_a_fill_that_is_told_in_two_ways_is_noticed() -> None:
+def test_two_reports_of_a_fill_that_differ_are_found() -> None:
     record = Record("bot")
     record.told_fill(ToldFill("t:1", 1, Decimal(2), Decimal(10)))
     record.told_fill(ToldFill("t:1", 1, Decimal(2), Decimal(10)))

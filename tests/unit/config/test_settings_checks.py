@@ -165,7 +165,7 @@ def test_without_direct_links_grenache_has_to_stay_on() -> None:
     )
 
 
-def test_settings_that_a_switch_makes_useless_are_told() -> None:
+def test_settings_that_a_switch_makes_useless_are_reported() -> None:
     told = from_env(DISCOVERY_GRENACHE="off", GRAPE_URL="http://h:1", GRAPE_EMBEDDED="on").warnings
     assert told == ("GRAPE_URL, GRAPE_EMBEDDED: ignored because of DISCOVERY_GRENACHE=false",)
     told = from_env(P2P_ENABLED="no", P2P_PORT="3000").warnings

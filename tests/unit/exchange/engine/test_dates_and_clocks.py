@@ -45,7 +45,7 @@ def test_another_nodes_take_after_the_date_is_refused_before_the_next_tick() -> 
     assert ask.filled == 0
 
 
-def test_after_a_restart_an_order_whose_date_has_passed_asks_nobody() -> None:
+def test_after_a_restart_an_expired_order_sends_no_takes() -> None:
     net = CoinNetwork(2)
     bid = bid_for_a_second(net)
     net.exchange()

@@ -180,7 +180,7 @@ def test_a_snapshot_ends_the_wait() -> None:
     assert replica.feed.number == snapshot.batch.last
 
 
-def test_a_node_applies_a_delayed_checkpoint_at_its_time_and_asks_nobody_for_it() -> None:
+def test_a_node_applies_a_delayed_checkpoint_at_its_time_without_requests() -> None:
     net = Network(1, linked=False)
     owner = Careless(50)
     net[0].neighbour_up(net.now, owner.id)

@@ -85,7 +85,7 @@ def test_a_goodbye_ends_the_lease_at_once_and_a_late_presence_does_not_undo_it()
     assert bob.accept(2.0, alice.make(2.0, []))[2]
 
 
-def test_a_goodbye_of_somebody_unknown_is_valid() -> None:
+def test_a_goodbye_of_an_unknown_owner_is_valid() -> None:
     assert leases(2).accept(0.0, leases(1).make(0.0, [], leaving=True)) == (
         True,
         ALICE.node_id,

@@ -63,13 +63,13 @@ def test_a_claim_above_what_arrived_stays() -> None:
     assert local.ticked(9.0) == [(B, request())]
 
 
-def test_an_advance_of_what_nobody_claims_is_nothing() -> None:
+def test_an_advance_of_an_unclaimed_feed_changes_nothing() -> None:
     local = LoneReplicator()
     local.it.advanced(0.0, OWNER, M, 5)
     assert local.it.behind == 0
 
 
-def test_on_silence_the_next_claimant_is_asked_then_the_owner_then_nobody() -> None:
+def test_after_timeouts_the_next_claimant_is_used_then_the_owner_then_none() -> None:
     local = LoneReplicator(A, B)
     local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
     local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
@@ -100,7 +100,7 @@ def test_a_neighbour_that_is_gone_is_not_asked() -> None:
     assert local.ticked(0.0) == [(B, request())]
 
 
-def test_nobody_asks_himself() -> None:
+def test_a_caller_never_calls_its_own_worker() -> None:
     local = LoneReplicator()
     local.it.announced(0.0, A, ME, M, 5, grace=0.0)
     asked = [to for t in range(100) for to, _ in local.ticked(t / 10)]

@@ -56,7 +56,7 @@ def test_an_answer_that_brings_nothing_is_not_asked_for_again() -> None:
     assert local.it.behind == 0
 
 
-def test_an_answer_that_nobody_asked_for_is_not_counted() -> None:
+def test_an_unsolicited_answer_is_not_counted() -> None:
     local, owner = LoneReplicator(A, B), Owner(1)
     local.it.on_part(0.0, A, part(owner, 5, []))
     local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
@@ -331,7 +331,7 @@ def test_a_summary_tells_feeds_apart_and_does_not_depend_on_the_order_of_arrival
     assert len(a.feeds.heads()) == 1
 
 
-def test_a_new_neighbour_is_told_the_heads_and_some_neighbour_the_summary_now_and_then() -> None:
+def test_a_new_neighbour_gets_the_heads_and_some_neighbour_the_summary_periodically() -> None:
     local = LoneReplicator()
     local.it.neighbour_up(0.0, A)
     assert local.sent() == [(A, FeedDigest(local.it.summary(), [], False))]

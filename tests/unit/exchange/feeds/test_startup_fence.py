@@ -135,7 +135,7 @@ def test_an_order_that_was_accepted_before_is_found_while_listening() -> None:
     assert net.sell(0, 100, 5, client_id="mine").number == first.number
 
 
-def test_who_knows_nobody_listens_for_a_moment_only() -> None:
+def test_a_node_that_knows_no_others_waits_for_a_moment_only() -> None:
     net = Network(1, fence_max=FENCE_MAX)
     net.sell(0, 100, 5)
     net.exchange()
@@ -269,7 +269,7 @@ def test_take_numbers_of_an_old_copy_are_not_used_a_second_time() -> None:
     assert len(net.fills(1)) == 4
 
 
-def test_a_trade_that_the_journal_has_never_heard_of_is_told_once() -> None:
+def test_a_trade_missing_in_the_journal_is_warned_of_once() -> None:
     """A node restored from an old copy gets the makers' feeds, which tell of its lost fills."""
     net = Network(1)
     net.exchange()

@@ -376,7 +376,7 @@ def test_another_nodes_journal_is_refused(path: Path) -> None:
     assert opened(path, owner="node-a") == (3, [])
 
 
-def test_an_empty_journal_is_whoever_opens_it(path: Path) -> None:
+def test_an_empty_journal_belongs_to_the_node_that_opens_it(path: Path) -> None:
     open_journal(path, owner="node-a").close()
     assert owner_of(path) is None
     assert opened(path, owner="node-b") == (0, [])

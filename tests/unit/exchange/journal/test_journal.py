@@ -375,7 +375,7 @@ def test_a_lost_archive_is_made_again_from_the_log(path: Path) -> None:
         assert journal.history().fills(limit=-1)[::-1] == fills_in(written)
 
 
-def test_of_a_lost_archive_what_the_log_no_longer_holds_is_told_and_latest_orders_are_kept(
+def test_a_lost_archive_is_warned_of_and_the_latest_orders_are_kept(
     path: Path,
 ) -> None:
     written = commits(11, 300)

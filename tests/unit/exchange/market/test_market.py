@@ -94,7 +94,7 @@ def test_the_book_follows_the_feed() -> None:
     assert here.quantities == {}
 
 
-def test_an_order_of_nobody_is_not_shown() -> None:
+def test_an_order_without_an_owner_is_not_shown() -> None:
     here = Here()
     here.market.refresh(Keys(77).node_id, 1)
     here.market.refresh(A, 99)

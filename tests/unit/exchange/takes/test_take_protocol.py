@@ -270,7 +270,7 @@ def test_decisions_and_marks_are_restored() -> None:
     assert not maker.forget("a", 5)
 
 
-def test_decisions_for_all_takers_are_bounded_and_everybody_still_gets_a_few(
+def test_decisions_for_all_takers_are_bounded_and_each_taker_still_gets_a_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_DECISIONS_ALL", 20)

@@ -34,7 +34,7 @@ def test_keys_are_taken_on_this_machine_over_anything(remote: str) -> None:
     assert (caller.account, caller.permissions, caller.operator) == (1, {"read"}, False)
 
 
-def test_keys_of_other_machines_need_tls_unless_told_otherwise() -> None:
+def test_keys_of_other_machines_need_tls_unless_configured_otherwise() -> None:
     header = f"Bearer {KEY}:{SECRET}"
     assert refusal(door(), header, secure=False, remote=FAR) == "tls_required"
     assert refusal(door(), header, secure=False, remote="") == "tls_required"

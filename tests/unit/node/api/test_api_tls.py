@@ -57,7 +57,7 @@ def test_certificate_and_key_may_be_one_file(tls: Tls, tmp_path: Path) -> None:
     assert load_tls(both, None).fingerprint == tls.fingerprint
 
 
-def test_files_that_cannot_be_used_are_told_by_name(tls: Tls, tmp_path: Path) -> None:
+def test_unusable_files_are_reported_by_name(tls: Tls, tmp_path: Path) -> None:
     key = tls.certificate.with_name("api-key.pem")
     text = tmp_path / "text.pem"
     text.write_text("no certificate")
@@ -85,7 +85,7 @@ async def ask(url: str, transport: ApiTransport) -> None:
         await client.halts()
 
 
-async def test_who_is_trusted_is_spoken_to_and_nobody_else(tls: Tls, tmp_path: Path) -> None:
+async def test_only_trusted_servers_are_used(tls: Tls, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     other = self_signed(elsewhere, [])

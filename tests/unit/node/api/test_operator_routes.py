@@ -174,7 +174,7 @@ async def test_the_limits_of_an_account_bind_it_and_are_changed(api: CheckedApi)
 # Keys
 
 
-async def test_a_secret_is_told_once(api: CheckedApi) -> None:
+async def test_a_secret_is_shown_once(api: CheckedApi) -> None:
     await api.account("alice")
     body = {"permissions": ["read"], "label": "dashboard"}
     made = await api.post("/v1/accounts/alice/keys", body)
@@ -276,7 +276,7 @@ async def test_a_revoked_key_is_of_no_use(api: CheckedApi) -> None:
 # Access
 
 
-async def test_where_keys_are_required_nobody_is_taken_for_the_operator(tmp_path: Path) -> None:
+async def test_where_keys_are_required_no_request_is_the_operators(tmp_path: Path) -> None:
     rules = AccessRules(keys_required=True, operator_token=TOKEN)
     async with running_api(tmp_path / "journal", rules=rules) as api:
         operator = f"operator:{TOKEN}"

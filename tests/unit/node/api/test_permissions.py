@@ -139,7 +139,7 @@ async def test_every_route_lets_in_who_may(gates: Gates, route: Route) -> None:
         assert (await gates.native(operation.method, path, caller, body))[0] == status
 
 
-async def test_metrics_are_for_whoever_may_see_the_node(gates: Gates) -> None:
+async def test_metrics_need_the_permission_to_see_the_node(gates: Gates) -> None:
     for caller, allowed in CALLERS.items():
         status, _ = await gates.native("GET", "/metrics", caller)
         assert (status in (401, 403)) == ("node" not in allowed), caller
@@ -190,7 +190,7 @@ async def test_only_the_operator_reads_the_channels_of_any_account(gates: Gates)
 
 
 @pytest.mark.parametrize("channel", sorted(NODE))
-async def test_the_nodes_channels_are_for_whoever_may_see_the_node(
+async def test_the_nodes_channels_need_the_permission_to_see_the_node(
     gates: Gates, channel: str
 ) -> None:
     for caller, allowed in CALLERS.items():
@@ -204,7 +204,7 @@ async def test_the_nodes_channels_are_for_whoever_may_see_the_node(
             assert told["code"] in DENIED | {"no_channel"}
 
 
-async def test_public_channels_are_for_everybody(gates: Gates) -> None:
+async def test_public_channels_need_no_key(gates: Gates) -> None:
     for caller in CALLERS:
         async with gates.api.session.ws_connect(
             gates.api.url + "/v1/stream", headers=gates.headers(caller)
@@ -280,7 +280,7 @@ async def test_every_signed_path_lets_in_who_may(gates: Gates, path: str) -> Non
         assert (await response.json())[:2] == ["error", 10100]
 
 
-async def test_permissions_are_told_as_they_are(gates: Gates) -> None:
+async def test_permissions_are_answered_unchanged(gates: Gates) -> None:
     for caller, allowed in KEYS.items():
         rows = await gates.signed("/v2/auth/r/permissions", caller)
         assert {read for _, read, _ in rows} == {int("read" in allowed)}

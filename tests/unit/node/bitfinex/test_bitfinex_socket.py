@@ -112,7 +112,7 @@ async def test_what_is_no_message_is_refused_and_the_connection_stays(
     await reader.nothing()
 
 
-async def test_nothing_nested_is_told_back(reader: Reader) -> None:
+async def test_nested_input_is_not_echoed(reader: Reader) -> None:
     deep = "[" * 900 + "]" * 900
     assert "cid" not in await reader.ask(f'{{"event":"ping","cid":{deep}}}')
     told = await reader.ask(f'{{"event":"subscribe","channel":"x","symbol":{{"a":{deep}}}}}')
@@ -423,7 +423,7 @@ async def test_a_client_that_leaves_is_forgotten(api: Api) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_readers_are_told_when_the_node_stops() -> None:
+async def test_readers_are_notified_when_the_node_stops() -> None:
     node = ApiServer(FakeService())
     url = await node.start()
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws/2") as ws:

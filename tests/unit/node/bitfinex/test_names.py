@@ -88,7 +88,7 @@ def test_order_ids_are_integers_that_javascript_holds_and_compare_as_texts_too()
     assert found[0] == own_order_id(1) == OWN + 1
 
 
-def test_an_order_has_the_same_id_whoever_came_first() -> None:
+def test_an_order_has_the_same_id_in_any_order_of_arrival() -> None:
     first, second = OwnerIndex("me"), OwnerIndex("me")
     second.key("stranger", 1)
     a, b = OrderIds(first, OrderBook()), OrderIds(second, OrderBook())
@@ -145,7 +145,7 @@ def test_a_client_may_ask_often_but_not_endlessly() -> None:
     assert [rate.allows("a", 100.0) for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_without_a_limit_anybody_may_ask() -> None:
+def test_without_a_limit_all_requests_are_allowed() -> None:
     rate = RateLimit(0)
     assert all(rate.allows("a", 0.0) for _ in range(10_000))
     assert rate.left("a", 0.0)

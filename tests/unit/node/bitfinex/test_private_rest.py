@@ -66,7 +66,7 @@ async def test_a_new_order_is_notified_in_a_list_of_one(
     assert (order[8], order[13], order[16]) == ("EXCHANGE LIMIT", "ACTIVE", 30000)
 
 
-async def test_of_a_pair_the_first_is_told_and_both_are_there(
+async def test_of_a_pair_the_first_is_answered_and_both_exist(
     exchange: Exchange, key: Credentials
 ) -> None:
     told = await ask(
@@ -375,7 +375,7 @@ async def test_get_finds_no_signed_path(exchange: Exchange, key: Credentials) ->
     assert (answer.status, answer.json) == (404, ["error", 10000, "path: unknown"])
 
 
-async def test_a_key_that_asks_too_often_is_told_so_and_no_other() -> None:
+async def test_a_key_beyond_its_rate_gets_an_error_and_no_other_key_does() -> None:
     async with running_exchange(rate_limit=30) as exchange:  # five of them at once
         key, other = exchange.key(), exchange.key()
         for _ in range(5):

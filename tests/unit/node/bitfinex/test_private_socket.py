@@ -109,7 +109,7 @@ async def eventually(holds: Any) -> None:
 # Entering
 
 
-async def test_who_enters_is_told_so_and_gets_the_snapshots(
+async def test_an_authenticated_connection_gets_a_confirmation_and_the_snapshots(
     exchange: Exchange, reader: Reader
 ) -> None:
     exchange.trading.set_balance(ALICE, "USD", "1000", "10")
@@ -140,7 +140,7 @@ async def test_the_snapshots_leave_the_client_time_to_wait_for_them(
     assert time.monotonic() - before >= 0.05
 
 
-async def test_who_may_not_enter_is_told_why_and_may_try_again(
+async def test_a_refused_authentication_has_a_reason_and_may_be_repeated(
     exchange: Exchange, reader: Reader
 ) -> None:
     key = exchange.key()
@@ -189,7 +189,7 @@ async def test_an_order_is_new_and_its_sender_is_notified(
     assert told[4] == order  # flat, unlike over REST
 
 
-async def test_an_order_that_trades_is_told_trade_by_trade(
+async def test_an_order_that_trades_is_sent_trade_by_trade(
     exchange: Exchange, trader: Reader
 ) -> None:
     await trader.carry_out("on", LIMIT)
@@ -224,7 +224,7 @@ async def test_an_order_over_at_once_is_new_trades_and_is_over(
     assert heard[3][2][13] == "EXECUTED @ 30000(0.3)"
 
 
-async def test_what_happens_elsewhere_is_told_to_all_connections_of_the_account(
+async def test_events_go_to_all_connections_of_the_account(
     exchange: Exchange, trader: Reader
 ) -> None:
     async with connected(exchange) as second, connected(exchange) as stranger:
@@ -310,7 +310,7 @@ async def test_too_many_orders_are_refused_in_the_form_of_this_dialect(
     assert told[5:] == [11010, "ERROR", "ratelimit: error"]
 
 
-async def test_a_reading_key_hears_everything_and_does_nothing(
+async def test_a_reading_key_gets_all_events_and_changes_nothing(
     exchange: Exchange, reader: Reader
 ) -> None:
     await reader.enter(exchange.key(ALICE, ("read",)))
@@ -320,7 +320,7 @@ async def test_a_reading_key_hears_everything_and_does_nothing(
     assert [m[1] for m in await reader.until_quiet()] == ["on"]
 
 
-async def test_calculations_are_told_again(exchange: Exchange, trader: Reader) -> None:
+async def test_calculations_are_sent_again(exchange: Exchange, trader: Reader) -> None:
     exchange.trading.set_balance(ALICE, "USD", "10")
     await trader.until_quiet()
     names = [["wallet_exchange_USD"], ["balance"], ["position_tBTCUSD"], [7], "x", []]
@@ -506,7 +506,7 @@ async def test_what_was_begun_goes_on_when_its_connection_ends(exchange: Exchang
     await eventually(lambda: exchange.trading.orders and exchange.trading.orders[1].done)
 
 
-async def test_nobody_listens_for_an_account_without_connections(exchange: Exchange) -> None:
+async def test_an_account_without_connections_has_no_listener(exchange: Exchange) -> None:
     async with connected(exchange) as one:
         await one.enter(exchange.key())
         async with connected(exchange) as two:

@@ -196,7 +196,7 @@ async def test_authenticated_paths_know_no_key_and_others_nothing(api: Api) -> N
     assert await refused(api, "ticker/tBTCUSD", "POST", 404) == (10000, "path: unknown")
 
 
-async def test_whoever_asks_too_often_is_told_so() -> None:
+async def test_a_client_beyond_its_rate_gets_an_error() -> None:
     async with running_exchange(rate_limit=30) as exchange:  # five at once
         answers = [await exchange.send("/v2/platform/status", b"", {}, "GET") for _ in range(6)]
     assert [answer.status for answer in answers] == [200] * 5 + [429]

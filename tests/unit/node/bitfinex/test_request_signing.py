@@ -99,7 +99,7 @@ async def test_a_request_that_is_sent_twice_does_nothing_twice(exchange: Exchang
     assert len(exchange.trading.placed) == 1
 
 
-async def test_a_revoked_key_lets_nobody_in(exchange: Exchange) -> None:
+async def test_a_revoked_key_is_refused(exchange: Exchange) -> None:
     key = exchange.key()
     exchange.accounts.revoke(NOW, key.key)
     assert await refused(exchange, key.headers(PATH, b"{}")) == (10100, "apikey: invalid")

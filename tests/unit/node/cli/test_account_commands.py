@@ -248,7 +248,7 @@ def test_every_kind_of_order_says_what_became_of_it(
         assert text in said
 
 
-def test_a_pair_is_told_of_while_it_is_one_and_an_empty_book_is_named(api: RunningApi) -> None:
+def test_a_pair_is_shown_while_it_exists_and_an_empty_book_is_named(api: RunningApi) -> None:
     make_account("alice", "1 BTC")
     pair = ("sell", "BTC-USD", "0.1", "@", "31000", "--oco-stop", "29000", "--account", "alice")
     assert "one cancels the other" in done("order", *pair)

@@ -492,7 +492,7 @@ def test_config_shows_every_setting_its_value_and_where_it_came_from(
     assert run("config", "--config", "missing").exit_code == 2
 
 
-def test_the_version_is_told_both_ways() -> None:
+def test_the_version_is_shown_by_command_and_option() -> None:
     assert run("--version").stdout.startswith("exchange-node ")
     assert run("version").stdout.startswith("exchange-node ")
 
@@ -540,7 +540,7 @@ def test_piped_output_has_no_styles_and_whole_ids(node: RunningNode) -> None:
     assert f"{ME}-1" in process("orders", env=os.environ | {"COLUMNS": "20"}).stdout
 
 
-def test_output_that_nobody_reads_is_no_failure_worth_a_traceback(node: RunningNode) -> None:
+def test_a_closed_output_causes_no_traceback(node: RunningNode) -> None:
     result = subprocess.run(
         f"{sys.executable} -m node.cli.main --help | true",
         shell=True,

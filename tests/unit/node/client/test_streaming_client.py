@@ -128,7 +128,7 @@ async def test_a_node_that_came_back_begins_with_a_snapshot() -> None:
     await server.stop()
 
 
-async def test_without_patience_the_end_is_told_at_once() -> None:
+async def test_without_patience_the_end_is_reported_at_once() -> None:
     server = ApiServer(FakeService())
     url = await server.start()
     async with StreamingClient(url, patience=0) as client:
@@ -220,7 +220,7 @@ async def test_a_closed_feed_is_unsubscribed_and_ends(
         assert isinstance(await anext(again), BookL2Snapshot)
 
 
-async def test_a_feed_that_nobody_reads_holds_no_more_than_its_share(
+async def test_a_feed_without_a_reader_holds_no_more_than_its_share(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "WAITING", 3)

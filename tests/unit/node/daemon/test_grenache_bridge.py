@@ -111,7 +111,7 @@ async def test_what_no_node_offers_is_asked_of_a_grenache_worker(border: Border)
         (busy(60.0), ServiceBusy, "busy"),
     ],
 )
-async def test_a_workers_error_is_told_as_a_nodes_would_be(
+async def test_a_workers_error_looks_like_a_nodes_error(
     border: Border, error: str, kind: type[Exception], text: str
 ) -> None:
     async def quotes(request: Request) -> Any:

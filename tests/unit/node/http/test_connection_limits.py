@@ -149,7 +149,7 @@ async def test_connections_with_unfinished_headers_are_cut(
         assert (await api.get("/v1/markets")).status == 200
 
 
-async def test_a_full_server_serves_whoever_sends_a_request(
+async def test_a_full_server_serves_clients_that_send_a_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS", 20)

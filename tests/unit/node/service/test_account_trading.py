@@ -85,7 +85,7 @@ async def test_what_is_answered_is_how_it_was_then(house: TradingNode) -> None:
     assert second.result().cancelled
 
 
-async def test_listeners_hear_of_their_account_alone_and_in_order(house: TradingNode) -> None:
+async def test_listeners_get_events_of_their_account_alone_and_in_order(house: TradingNode) -> None:
     heard: dict[int, list[AccountNews]] = {ALICE: [], BOB: []}
     stops = [house.trading.listen(account, heard[account].append) for account in heard]
     await house.trading.place(buy(ALICE))

@@ -76,7 +76,7 @@ def test_sizes_are_of_the_data_directory_and_this_process(tmp_path: Path) -> Non
     assert view.disk_free_bytes > 0
 
 
-def test_a_write_that_does_not_end_is_told(tmp_path: Path) -> None:
+def test_a_write_that_does_not_end_is_reported(tmp_path: Path) -> None:
     parts = Parts(write_age=3.5)
     view = diagnostics(parts, tmp_path).view(orders=0, fills=0, uptime_s=0.0)
     assert view.journal_lag_ms == 3500

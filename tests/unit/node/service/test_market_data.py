@@ -58,7 +58,7 @@ async def test_trades_are_found_at_once_and_after_the_save(markets: FakeMarkets)
     assert await prices(markets) == [1000, 1020, 1010]
 
 
-async def test_the_same_trade_counts_once_whoever_brings_it_again(markets: FakeMarkets) -> None:
+async def test_the_same_trade_counts_once_from_any_sender(markets: FakeMarkets) -> None:
     trade = markets.trade(BTC, 1, "100", "2")
     markets.data.add([], [(key_of(markets), trade)] * 3)
     again = FakeMarkets()
@@ -122,7 +122,7 @@ async def test_trades_from_the_future_are_left_out(markets: FakeMarkets) -> None
     assert len(await markets.data.candles(key_of(markets), "1m", limit=10)) == 1
 
 
-def test_listeners_hear_of_their_market_until_they_leave(markets: FakeMarkets) -> None:
+def test_listeners_get_events_of_their_market_until_they_leave(markets: FakeMarkets) -> None:
     heard: list[Change] = []
     key = key_of(markets)
     markets.data.listen(key, heard.append)
@@ -151,7 +151,9 @@ def test_the_tape_is_newest_first_by_time(markets: FakeMarkets) -> None:
     assert [trade.time - NOW for trade in tape] == [3, 2]
 
 
-async def test_saving_goes_on_while_told_and_is_complete_at_the_end(markets: FakeMarkets) -> None:
+async def test_saving_goes_on_during_additions_and_is_complete_at_the_end(
+    markets: FakeMarkets,
+) -> None:
     running = asyncio.create_task(markets.data.run())
     for n in range(50):
         markets.trade(BTC, 1, "100", "1", time=NOW + n)
@@ -169,7 +171,7 @@ async def test_saving_goes_on_while_told_and_is_complete_at_the_end(markets: Fak
     assert markets.history.saves < 10
 
 
-async def test_a_disk_that_fails_is_told_once_and_stops_nothing(
+async def test_a_disk_that_fails_is_logged_once_and_stops_nothing(
     markets: FakeMarkets, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(addition: Addition) -> None:

@@ -287,7 +287,7 @@ def serve(bench: Bench, i: int, caller: str, method: str, body: Any) -> SignedDo
     return asyncio.run(ask())
 
 
-def test_who_asks_is_told_about_itself_alone(tmp_path: Path) -> None:
+def test_a_requester_gets_statements_about_itself_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, 3)
     bench.trade(100, 2)
     third = bench.network.id(2)

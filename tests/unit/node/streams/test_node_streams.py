@@ -86,7 +86,7 @@ async def test_each_channel_begins_with_the_present_state(node: FakeNode, channe
     assert first.stream == channel
 
 
-async def test_a_state_is_told_when_it_differs_and_not_otherwise(node: FakeNode) -> None:
+async def test_a_state_is_sent_only_when_it_differs(node: FakeNode) -> None:
     reader = await reading(node, "peers")
     told(reader)
     await asyncio.sleep(3.5 * INTERVAL)

@@ -252,7 +252,7 @@ async def test_a_message_over_the_limit_closes_the_connection(socket: Socket) ->
     assert message.data == 1009
 
 
-async def test_a_plain_request_is_told_to_upgrade(api: Api) -> None:
+async def test_a_plain_request_gets_the_advice_to_upgrade(api: Api) -> None:
     answer = await api.get("/v1/stream")
     assert (answer.status, answer.json["code"]) == (426, "upgrade_required")
     assert answer.headers["Upgrade"] == "websocket"
@@ -456,7 +456,7 @@ async def test_a_reader_without_heartbeat_is_cut(monkeypatch: pytest.MonkeyPatch
         await gone(api.service)
 
 
-async def test_streams_that_nobody_reads_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_without_readers_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STREAM_SWEEP", 0.01)
     monkeypatch.setattr("node.streams.stream_registry.LINGER", 0.02)
     async with running_api() as api:

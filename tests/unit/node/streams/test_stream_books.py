@@ -89,7 +89,7 @@ async def test_a_slow_reader_gets_the_outcome_in_one_message_and_is_right(
     check(client, level, depth, scope)
 
 
-async def test_a_level_that_changed_often_is_told_once_with_its_last_value() -> None:
+async def test_a_level_that_changed_often_is_sent_once_with_its_last_value() -> None:
     place = Place()
     client = await Client(place, book(conflate_ms=100)).open()
     client.take(1.0)
@@ -186,7 +186,7 @@ async def test_paced_readers_have_common_times() -> None:
     assert first.reader.due == second.reader.due == 10.25  # type: ignore[union-attr]
 
 
-async def test_a_change_beyond_the_depth_is_not_told() -> None:
+async def test_a_change_beyond_the_depth_is_not_sent() -> None:
     place = Place()
     for number in range(1, 27):
         place.fake.order(BTC, BUY, str(30000 - number), "1", number=number)
@@ -200,7 +200,7 @@ async def test_a_change_beyond_the_depth_is_not_told() -> None:
     assert message.bids == [Level("29999", "0", 0), Level("29974", "1", 1)]  # the 26th moves up
 
 
-async def test_an_order_that_loses_its_place_is_told_with_its_new_time() -> None:
+async def test_an_order_that_loses_its_place_is_sent_with_its_new_time() -> None:
     place = Place()
     first = place.fake.order(BTC, BUY, "30000", "1", number=1)
     place.fake.order(BTC, BUY, "30000", "1", number=2)
@@ -230,7 +230,7 @@ async def test_own_orders_are_marked_and_are_all_there_is_of_the_own_book() -> N
     assert own.take() == []
 
 
-async def test_the_own_book_is_right_again_after_nobody_had_read_it() -> None:
+async def test_the_own_book_is_right_again_after_a_time_without_readers() -> None:
     place = Place()
     client = await Client(place, book("L2", scope="own")).open()
     client.leave()

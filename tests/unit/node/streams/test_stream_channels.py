@@ -126,7 +126,7 @@ async def test_a_late_trade_changes_the_candle_of_its_own_time() -> None:
     assert first.candles[0].time > second.candles[0].time
 
 
-async def test_candles_of_a_slow_reader_are_told_once_each() -> None:
+async def test_a_slow_reader_gets_each_candle_once() -> None:
     place = Place()
     client = await reading(place, "candles", conflate_ms=1000)
     client.take(1.0)
@@ -160,7 +160,7 @@ def fill(place: Place, take: int) -> Fill:
     return Fill(PEER, take, "maker", key, 7, BUY, 300000, 1000, NOW, PEER, 9, 1, 5, "BTC")
 
 
-async def test_an_account_hears_of_its_orders_and_of_no_others() -> None:
+async def test_an_account_gets_its_own_orders_only() -> None:
     place = Place()
     place.trading.open[1] = [order(place, 7)]
     client = await reading(place, "orders", 1)
@@ -189,7 +189,7 @@ async def test_no_fill_is_left_out_and_the_newest_come_first() -> None:
     assert [view.id for view in snapshot.fills] == [f"{PEER}:{take}" for take in (4, 3, 2, 1)]
 
 
-async def test_balances_are_told_with_what_is_available() -> None:
+async def test_balances_are_sent_with_the_available_amount() -> None:
     place = Place()
     place.trading.balances[1] = [Balance("USD", 10**10, 2 * 10**9)]
     client = await reading(place, "balances", 1)

@@ -194,7 +194,7 @@ def test_hints_can_lower_the_threshold_and_shift_the_probe_but_not_open_it():
     assert b.allows(wait * 0.5, 0.5)
 
 
-def test_changes_are_told_with_a_reason():
+def test_changes_are_reported_with_a_reason():
     told: list[tuple[BreakerState, BreakerState, str]] = []
     b = Breaker(
         rng=random.Random(1), on_change=lambda _, old, new, why: told.append((old, new, why))

@@ -67,7 +67,7 @@ def test_each_recent_success_of_our_own_halves_what_others_say():
     assert excess[3] == 0.0
 
 
-def test_memory_is_bounded_whoever_talks():
+def test_memory_is_bounded_for_any_number_of_senders():
     book = HintBook()
     for i in range(5000):
         book.receive(float(i) / 1000, f"o{i}", f"p{i}", DEGRADED)

@@ -75,7 +75,7 @@ def test_rates_are_numbers_before_anything_is_known():
     assert timeouts == 0.0
 
 
-def test_errors_and_timeouts_are_told_apart():
+def test_errors_and_timeouts_are_distinguished():
     pool, m = Pool(), PeerMetrics(0.0)
     m.failed(5.0, 0.5, True, pool)
     errors, timeouts = m.rates(5.0, pool)
@@ -151,7 +151,7 @@ def test_a_call_in_flight_is_evidence_by_its_age_until_a_later_one_is_answered()
     assert m.oldest(13.0, pool) == 0.0  # nothing was sent for so long that it is time to try again
 
 
-def test_a_call_that_nobody_reports_is_forgotten_in_the_end():
+def test_a_call_without_a_result_is_dropped_in_the_end():
     m = PeerMetrics(0.0)
     m.sends = [(0.0, 1), (100.0, 2)]
     m.drop_lost(150.0)

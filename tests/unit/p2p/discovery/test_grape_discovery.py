@@ -180,7 +180,7 @@ async def test_a_silent_grape_is_one_line_and_so_is_its_return(
 
 
 @pytest.mark.looptime
-async def test_a_grape_nobody_asked_for_is_not_warned_about(
+async def test_a_grape_that_is_not_configured_causes_no_warning(
     logged: pytest.LogCaptureFixture,
 ) -> None:
     here = Surroundings(asked_for=False)

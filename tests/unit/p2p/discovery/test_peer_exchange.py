@@ -34,7 +34,7 @@ def many(count):
 # Sending
 
 
-def test_a_newcomer_is_told_soon_then_of_what_is_new_then_at_the_interval():
+def test_a_newcomer_gets_a_list_soon_then_the_news_then_lists_at_the_interval():
     pex = core()
     pex.link_up(A, "192.0.2.9", 100.0)
     assert pex.due(100.0 + PEX_FIRST_DELAY - 0.1) == []
@@ -51,7 +51,7 @@ def test_a_newcomer_is_told_soon_then_of_what_is_new_then_at_the_interval():
     assert PEX_INTERVAL <= pex.next_due() - later <= PEX_INTERVAL * 1.1
 
 
-def test_a_peer_is_not_told_of_itself_nor_of_us_and_nothing_is_not_sent():
+def test_a_list_contains_neither_its_receiver_nor_its_sender_and_is_not_sent_empty():
     pex = core()
     pex.link_up(A, "192.0.2.9", 0.0)
     assert pex.push(A, [address(A), address(OWN)], 1.0) is None
@@ -367,7 +367,7 @@ async def test_a_late_newcomer_learns_the_others_at_once_and_keeps_no_rumours():
 
 
 @pytest.mark.looptime
-async def test_an_address_nobody_answers_at_is_not_passed_on():
+async def test_an_address_without_an_answer_is_not_passed_on():
     net = Network(0.02)
     a, b, c = net.node("a"), net.node("b"), net.node("c")
     for node in (a, b, c):

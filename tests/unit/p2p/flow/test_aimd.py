@@ -61,7 +61,7 @@ def test_one_failure_among_many_does_not_cut() -> None:
     assert aimd.rate(0.51) == before
 
 
-def test_the_rate_stays_within_its_bounds_and_every_step_is_told() -> None:
+def test_the_rate_stays_within_its_bounds_and_every_step_is_reported() -> None:
     steps: list[tuple[float, float]] = []
     aimd = Aimd(
         AimdSettings(initial=10.0, minimum=5.0, maximum=30.0),

@@ -129,7 +129,7 @@ async def test_what_must_not_be_sent_twice_fails_as_it_fails() -> None:
     assert attempts == 1
 
 
-async def test_a_full_outbox_is_the_callers_to_hear() -> None:
+async def test_a_full_outbox_is_an_error_of_the_caller() -> None:
     async with gate(limit=3) as found:
         for _ in range(3):
             found.post(lambda: asyncio.sleep(1))

@@ -103,7 +103,7 @@ async def test_waiters_are_served_in_the_order_they_came() -> None:
 
 
 @pytest.mark.looptime
-async def test_nobody_overtakes_those_who_wait() -> None:
+async def test_waiters_are_served_in_order() -> None:
     bucket = TokenBucket(10.0)
     await bucket.take()
     waiting = asyncio.create_task(bucket.take())
@@ -167,7 +167,7 @@ def test_a_warm_up_waits_while_it_is_held_and_goes_on_from_there() -> None:
 # One owner
 
 
-def test_nobody_but_the_owner_sets_the_rate() -> None:
+def test_only_the_owner_sets_the_rate() -> None:
     bucket = TokenBucket(1.0)
     owner = RateOwner(bucket, warm_up=WarmUp(1.0, 10.0, 5.0))
     with pytest.raises(RateOwned):

@@ -95,7 +95,7 @@ class Grapes:
         return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
-async def test_who_is_told_when_a_grape_is_back_asks_seldom_and_then_at_once() -> None:
+async def test_with_return_events_announcements_are_retried_seldom_and_then_at_once() -> None:
     grapes = Grapes()
     grapes.state = "down"
     repeater = Repeater(grapes.announce, returned=lambda: grapes.returned, rng=random.Random(1))
@@ -146,7 +146,7 @@ async def test_one_service_is_announced_at_several_ports_and_stopped_one_by_one(
     assert len(asyncio.all_tasks()) == 1, "this test"
 
 
-async def test_a_failure_is_tried_again_soon_and_told_once(
+async def test_a_failure_is_tried_again_soon_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = Times()
@@ -228,7 +228,7 @@ async def test_what_the_directory_repeats_is_not_repeated_here() -> None:
 
 
 @pytest.mark.parametrize("trouble", ["hangs", "fails"])
-async def test_a_withdrawal_that_does_not_work_holds_nobody_up(trouble: str) -> None:
+async def test_a_failed_withdrawal_delays_no_other(trouble: str) -> None:
     directory = Keeping()
     setattr(directory, trouble, True)
     announcer = Announcer(directory)

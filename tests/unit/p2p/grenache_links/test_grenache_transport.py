@@ -173,7 +173,7 @@ async def test_when_the_answering_node_stops_the_other_reads_its_goodbye(both: O
 
 
 @every_transport
-async def test_nobody_there_is_said_at_once(both: Over) -> None:
+async def test_a_closed_port_is_reported_at_once(both: Over) -> None:
     await both.worker.stop(0)
     async with asyncio.timeout(2):
         with pytest.raises(ConnectFailed, match=f"127.0.0.1:{both.address[1]} over Grenache"):
@@ -260,7 +260,7 @@ def linked(*members: Member) -> bool:
     )
 
 
-async def test_with_grenache_alone_everything_reaches_everybody(member: Any) -> None:
+async def test_with_grenache_alone_everything_reaches_all_nodes(member: Any) -> None:
     grape = Directory()
     members = [member(n, grape, "grenache") for n in (1, 2, 3)]
     for each in members:

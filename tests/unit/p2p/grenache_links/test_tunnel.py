@@ -168,7 +168,7 @@ class TestWithoutFaults:
         net.run(1.0)
         assert net.read["dial"] == b"good day"
 
-    def test_the_answering_side_is_heard_after_one_way_not_after_its_hold(self):
+    def test_data_of_the_answering_side_arrives_after_one_trip_not_after_its_hold(self):
         net = Network(delay=(0.01, 0.01))
         net.run(1.0)
         net.answer.write(b"now")
@@ -315,7 +315,7 @@ class TestFaults:
         assert net.dial.ended
         assert net.answer.dead(net.now)
 
-    def test_while_nobody_answers_requests_come_at_a_bounded_rate(self):
+    def test_without_answers_requests_come_at_a_bounded_rate(self):
         end = DialEnd(ID, 0.0, random.Random(1))
         end.write(b"hello")
         count, now = 0, 0.0

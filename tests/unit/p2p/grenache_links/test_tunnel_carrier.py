@@ -182,7 +182,7 @@ async def test_a_refusal_reaches_the_dialling_side_with_its_code(net: Network) -
 
 
 @on_every_way
-async def test_a_node_that_dials_itself_is_told(net: Network) -> None:
+async def test_a_node_that_dials_itself_gets_the_reason(net: Network) -> None:
     one = await net.node(1)
     with pytest.raises(HandshakeRefused) as caught:
         await one.carrier.dial(*one.address)
@@ -190,7 +190,7 @@ async def test_a_node_that_dials_itself_is_told(net: Network) -> None:
 
 
 @on_every_way
-async def test_nobody_there_is_said_at_once_with_the_address(net: Network) -> None:
+async def test_a_closed_port_is_reported_at_once_with_the_address(net: Network) -> None:
     one = await net.node(1)
     async with asyncio.timeout(1):
         with pytest.raises(ConnectFailed, match=r"192\.0\.2\.9:3100 over Grenache: .*refused"):

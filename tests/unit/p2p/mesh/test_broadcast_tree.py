@@ -244,7 +244,7 @@ class TestPulling:
         assert drain(sent) == [(("b",), Graft([key(1)]))]
         assert gossip.missing == 1  # nobody is left who has the other
 
-    def test_what_nobody_delivers_is_given_up(self):
+    def test_a_payload_without_a_source_is_given_up(self):
         gossip, _ = make()
         gossip.link_up(0.0, "a")
         gossip.on_announcement(0.0, "a", [key(1)])
@@ -267,7 +267,7 @@ class TestPulling:
         assert gossip.counters["pulls_refused"] == 1
         assert gossip.eager == ["a"]
 
-    def test_a_link_that_comes_up_is_told_what_is_stored(self):
+    def test_stored_ids_are_announced_to_a_new_link(self):
         gossip, sent = make()
         for number in range(3):
             gossip.add(float(number), key(number), "item", 10)
@@ -524,7 +524,7 @@ def test_with_one_message_in_twenty_lost_everything_still_arrives_once(shape, se
     assert_all_heard_once(mesh, sent)
 
 
-def test_when_the_centre_of_the_tree_dies_the_others_hear_all_and_the_tree_is_mended():
+def test_when_the_centre_of_the_tree_dies_the_others_get_all_and_the_tree_is_mended():
     mesh = VirtualMesh(12, seed=3, latency=(0.005, 0.005))
     mesh.full_mesh()
     mesh.broadcast(0, payload(0))
@@ -584,7 +584,7 @@ def test_one_seed_always_gives_the_same_run():
     loss=st.sampled_from([0.0, 0.1, 0.4]),
     churn=st.integers(0, 60),
 )
-def test_under_churn_and_loss_nothing_is_heard_twice_and_after_it_everything_once(
+def test_under_churn_and_loss_nothing_is_delivered_twice_and_after_it_everything_once(
     seed, n, loss, churn
 ):
     mesh = VirtualMesh(n, seed=seed)
@@ -647,7 +647,7 @@ def late_beside_a_peer_that_pushes_to_everybody() -> int:
     return late
 
 
-def test_a_peer_that_pushes_to_everybody_does_not_cut_the_others_off(monkeypatch):
+def test_a_peer_that_pushes_to_all_does_not_cut_the_others_off(monkeypatch):
     assert late_beside_a_peer_that_pushes_to_everybody() < 12
     monkeypatch.setattr("p2p.mesh.broadcast_tree.CUT_OFF", 2.0)
     assert late_beside_a_peer_that_pushes_to_everybody() > 20

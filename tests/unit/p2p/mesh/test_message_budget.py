@@ -67,7 +67,7 @@ def test_a_busy_honest_link_never_meets_its_budget():
     assert made.counters["broadcasts_delivered"] == number
 
 
-def test_what_exceeds_the_budget_is_dropped_and_the_peer_is_told_once_a_second():
+def test_messages_beyond_the_budget_are_dropped_with_one_notice_a_second():
     made = router(notices=True)
     for _ in range(100):
         made.receive(1.0, PEER, direct("dear"))

@@ -199,7 +199,7 @@ class TestWaysToOneNode:
         mesh.run(1.0)
         assert mesh.send(0, 2, HELLO) == Way.RELAYED
 
-    def test_a_route_not_heard_of_for_its_time_is_not_taken(self):
+    def test_a_route_without_recent_messages_is_not_taken(self):
         mesh = VirtualMesh(3)
         mesh.chain()
         mesh.broadcast(2, HELLO)

@@ -99,7 +99,7 @@ class TestBroadcast:
         assert router.gossip.stored_bytes == 0
         assert router.routes.find(0.0, node(9)) is None
 
-    def test_a_refused_payload_is_asked_of_nobody_again(self):
+    def test_a_refused_payload_is_not_requested_again(self):
         router, inbox = self.linked()
         inbox.verdict = False
         bad = news(9, HELLO)

@@ -5,7 +5,7 @@ from p2p.mesh.replay_guard import ReplayGuard, ReplayVerdict
 NEW, OLD, TOO_MUCH = ReplayVerdict.NEW, ReplayVerdict.OLD, ReplayVerdict.TOO_MUCH
 
 
-def test_what_was_heard_or_overtaken_is_old_over_restarts_too():
+def test_seen_and_overtaken_messages_are_old_over_restarts_too():
     log = ReplayGuard(burst=10.0)
     assert log.admit(0.0, "a", 1, 5) is NEW
     assert log.admit(0.0, "a", 1, 5) is OLD
@@ -15,7 +15,7 @@ def test_what_was_heard_or_overtaken_is_old_over_restarts_too():
     assert log.admit(0.0, "b", 1, 1) is NEW
 
 
-def test_an_origin_that_says_too_much_is_not_heard_until_time_has_passed():
+def test_an_origin_beyond_its_rate_is_ignored_until_time_has_passed():
     log = ReplayGuard(rate=1.0, burst=3.0)
     assert [log.admit(0.0, "a", 1, n) for n in range(1, 5)] == [NEW, NEW, NEW, TOO_MUCH]
     assert log.admit(0.0, "b", 1, 1) is NEW

@@ -53,7 +53,7 @@ def test_few_ways_are_kept_for_a_node_and_the_latest_of_them():
     assert routes.find(10.0, "node") is None
 
 
-def test_the_nodes_heard_longest_ago_are_forgotten_first():
+def test_the_least_recently_seen_nodes_are_dropped_first():
     routes = RouteTable(max_nodes=3)
     for number, node in enumerate(["w", "x", "y", "w", "z"]):
         routes.learn(float(number), node, "a")

@@ -25,7 +25,7 @@ async def net():
 # Reconnecting
 
 
-async def test_an_address_where_nobody_answers_is_dialled_on_the_ladder(net):
+async def test_an_address_without_an_answer_is_dialled_on_the_ladder(net):
     a = net.node("a")
     await start(a)
     a.manager.found(PeerFound("192.0.2.9", 3000, None, "bootstrap"))
@@ -98,7 +98,7 @@ async def test_a_node_of_another_network_is_left_alone_for_long(net):
     assert "wrong_network" in a.manager.get_all_peers()[0].last_error
 
 
-async def test_a_rumour_with_a_wrong_id_is_dropped_so_that_a_right_one_is_heard(net):
+async def test_a_rumour_with_a_wrong_id_is_dropped_so_that_a_right_one_is_accepted(net):
     a, b = net.node("a"), net.node("b")
     await start(a, b)
     a.manager.found(PeerFound(b.host, 3000, C, "exchange", via=C))
@@ -109,7 +109,7 @@ async def test_a_rumour_with_a_wrong_id_is_dropped_so_that_a_right_one_is_heard(
     assert a.connected() == "b"
 
 
-async def test_whoever_has_a_configured_address_is_accepted_there(net):
+async def test_any_node_at_a_configured_address_is_accepted(net):
     a, b = net.node("a"), net.node("b")
     await start(a, b)
     a.manager.found(found(b))

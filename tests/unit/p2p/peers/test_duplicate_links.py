@@ -59,7 +59,7 @@ def test_whatever_each_side_has_seen_only_one_of_them_closes_a_link(low_sees, hi
 
 @pytest.mark.parametrize("own", [LOW, HIGH])
 @pytest.mark.parametrize("silent", [ALIVE, SILENT])
-def test_a_direct_link_replaces_one_over_grenache_whoever_decides(own, silent):
+def test_a_direct_link_replaces_one_over_grenache_on_either_deciding_side(own, silent):
     peer = LOW if own is HIGH else HIGH
     upgrade = {"silent_for": silent, "carriers": ("grenache", "tcp")}
     for dialled in (True, False):

@@ -68,7 +68,7 @@ async def test_several_addresses_of_a_node_are_one_peer(net):
     assert len(dials(net, "a")) == 1
 
 
-async def test_the_listener_hears_of_links_and_of_messages_without_a_handler_of_their_own(net):
+async def test_the_listener_gets_links_and_messages_without_a_handler(net):
     a, b = net.node("a"), net.node("b")
     await start(a, b)
     b.manager.handle("special", lambda link, env: b.heard.append(("handled", link.peer.node_id)))
@@ -92,7 +92,7 @@ async def test_the_listener_hears_of_links_and_of_messages_without_a_handler_of_
     ]
 
 
-async def test_callbacks_hear_of_peers_and_a_broken_one_spoils_nothing(net, caplog):
+async def test_callbacks_get_peers_and_a_failing_one_affects_no_other(net, caplog):
     a, b = net.node("a"), net.node("b")
     seen = []
 
@@ -125,7 +125,7 @@ async def test_a_lost_peer_keeps_its_last_figures_and_the_reason(net):
     assert peer.last_error == "going home (shutdown)"
 
 
-async def test_only_peers_that_are_heard_are_healthy(net):
+async def test_only_peers_with_recent_traffic_are_healthy(net):
     a, b, c = net.node("a"), net.node("b"), net.node("c")
     await start(a, b, c)
     a.manager.found(found(b))

@@ -89,7 +89,7 @@ async def test_a_peer_that_is_found_both_ways_is_linked_directly_and_dialled_onc
 
 
 @pytest.mark.parametrize(("who", "other"), [("a", "b"), ("b", "a")])
-async def test_the_refusal_of_a_needless_link_is_learned_from_whoever_refuses(net, who, other):
+async def test_the_refusal_of_a_needless_link_is_learned_from_either_side(net, who, other):
     near, far = net.node(who, over=BOTH), net.node(other, over=BOTH)
     await start(near, far)
     near.manager.found(found(far))
@@ -232,7 +232,7 @@ async def test_a_peer_reached_over_grenache_is_remembered_and_dialled_by_the_sam
     await strategy.stop()
 
 
-async def test_whoever_dialled_over_grenache_tells_of_the_address_and_nobody_else(net):
+async def test_only_the_dialling_node_passes_on_an_address_over_grenache(net):
     a, b = net.node("a", over=BOTH), net.node("b", over=["grenache"])
     await start(a, b)
     a.manager.found(worker(b))

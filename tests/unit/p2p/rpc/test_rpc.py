@@ -196,7 +196,7 @@ class TestServing:
         assert core.counters["refused_expired"] == 2
         assert core.next_deadline() is None
 
-    def test_nobody_can_make_us_work_for_longer_than_the_limit(self):
+    def test_no_request_makes_a_node_work_for_longer_than_the_limit(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         core.handlers["m"] = lambda now, call: None
         give(core, 10.0, RpcRequest(1, "m", 2**62, b""))
@@ -450,7 +450,7 @@ async def test_a_handler_s_own_error_passes_and_any_other_shows_its_type_only(pa
 
 
 @pytest.mark.looptime
-async def test_bodies_of_the_wrong_shape_are_told_apart_on_both_sides(pair):
+async def test_bodies_of_the_wrong_shape_are_distinguished_on_both_sides(pair):
     async def text(caller: str, body: Any) -> str:
         return "text"
 
@@ -471,7 +471,7 @@ async def test_bodies_of_the_wrong_shape_are_told_apart_on_both_sides(pair):
 
 
 @pytest.mark.looptime
-async def test_a_call_to_nobody_says_what_was_tried(pair):
+async def test_a_call_without_a_provider_lists_the_attempts(pair):
     with pytest.raises(DeliveryError, match="not connected"):
         await pair.rpcs[0].call(identity(9).node_id, "any")
     with pytest.raises(ValueError, match="itself"):

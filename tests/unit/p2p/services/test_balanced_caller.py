@@ -52,7 +52,7 @@ async def test_the_result_comes_back_with_who_gave_it(net):
     assert result.latency_s == pytest.approx(0.01 + 2 * LATENCY, abs=0.002)
 
 
-async def test_a_service_that_nobody_offers_is_refused_at_once(net):
+async def test_a_service_without_providers_is_refused_at_once(net):
     with pytest.raises(NoProvider, match="offers the service 'nix'"):
         await net.nodes[0].caller.call("nix")
 
@@ -177,7 +177,7 @@ async def test_a_hanging_node_costs_the_caller_nothing_but_time_and_is_left_alon
     assert asked.total_calls < 30
 
 
-async def test_a_slow_answer_is_hedged_within_a_budget_and_the_slower_one_is_told_to_stop(net):
+async def test_a_slow_answer_is_hedged_within_a_budget_and_the_slower_attempt_is_cancelled(net):
     rng = random.Random(5)
     cancelled = []
 
@@ -381,7 +381,7 @@ async def test_a_payload_that_cannot_be_sent_and_a_wrong_timeout_are_the_callers
         await net.nodes[0].caller.call("it", timeout=0)
 
 
-async def test_a_service_marked_idempotent_is_repeated_without_being_told(net):
+async def test_a_service_marked_idempotent_is_repeated_by_default(net):
     net.serve("it", worker(), 1, faults=Faults(error_rate=1.0))
     net.serve("it", worker(), 2)
     caller = net.nodes[0].caller

@@ -60,7 +60,7 @@ def test_a_message_played_again_later_is_not_a_new_hint():
     assert len(taken) == 2
 
 
-def test_an_origin_that_says_too_much_is_neither_heard_nor_passed_on():
+def test_messages_beyond_an_origins_rate_are_neither_accepted_nor_passed_on():
     taken = Taken()
     me, a = exchange(0), exchange(1)
     verdicts = [me.receive(0.0, a.publish([hint(2)]), taken) for _ in range(7)]

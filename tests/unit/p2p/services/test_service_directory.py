@@ -89,7 +89,7 @@ def test_a_goodbye_counts_at_once_and_an_older_announcement_does_not_undo_it():
     assert me.expire(6.1) == []
 
 
-def test_a_provider_whose_link_broke_is_asked_only_when_nobody_else_is_there():
+def test_a_provider_whose_link_broke_is_called_only_without_others():
     me, a, b = directory(0), directory(1, "jobs"), directory(2, "jobs")
     tell(a, me)
     tell(b, me)

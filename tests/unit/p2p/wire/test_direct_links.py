@@ -75,7 +75,7 @@ async def test_another_network_is_refused_and_the_dialler_reads_why(made: Nodes)
 
 
 @on_every_way
-async def test_a_node_that_dials_itself_is_told(made: Nodes) -> None:
+async def test_a_node_that_dials_itself_gets_the_reason(made: Nodes) -> None:
     a = await made.node(1)
     assert (await refused(a.service.dial(*a.address))).code is Code.SELF
 
@@ -172,7 +172,7 @@ async def test_stop_does_not_wait_for_a_peer_that_does_not_read(made: Nodes) -> 
 
 
 @on_every_way
-async def test_nobody_there_is_said_with_the_address(made: Nodes) -> None:
+async def test_a_missing_answer_is_reported_with_the_address(made: Nodes) -> None:
     a = await made.node(1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
@@ -378,7 +378,7 @@ async def test_a_dialled_address_is_on_the_record_of_a_direct_link(made: Nodes) 
 
 
 @on_every_way
-async def test_a_stranger_over_a_stream_that_says_nothing_is_told_from_a_link(made: Nodes) -> None:
+async def test_a_silent_stranger_over_a_stream_differs_from_a_link(made: Nodes) -> None:
     a = await made.node(1)
     ours, theirs = socket_pair()
     with ours:

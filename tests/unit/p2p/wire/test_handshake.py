@@ -88,7 +88,7 @@ def test_two_nodes_prove_themselves_to_each_other() -> None:
     assert (accept.peer.node_id, accept.peer.port) == (A.node_id, 1)
 
 
-def test_the_accepting_side_is_silent_until_it_has_heard_a_handshake() -> None:
+def test_the_accepting_side_is_silent_until_it_has_read_a_handshake() -> None:
     assert machine(Role.ACCEPT, terms(B)).start() == []
 
 

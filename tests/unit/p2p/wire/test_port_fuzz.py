@@ -214,7 +214,7 @@ def test_any_bytes_of_a_proven_peer_are_answered_or_hung_up_on(
         (b"GET / HTTP/1.1\r\n\r\n", "oversized"),
     ],
 )
-def test_what_a_stranger_did_wrong_is_told_by_code(target: Target, data: bytes, code: str) -> None:
+def test_errors_of_a_client_are_answered_by_code(target: Target, data: bytes, code: str) -> None:
     if target.secure:
 
         async def ask() -> bytes:

@@ -156,7 +156,7 @@ def reply_of_another_kind(
     ("kind", "given", "told"),
     [(b"", "10.1.2.3", 0), (b"XN\0\1", "10.1.2.3", 1), (b"XN\0\2", "10.1.2.3", 1), (b"", None, 1)],
 )
-def test_only_nodes_of_our_kind_are_told_a_given_address(kind, given, told):
+def test_only_nodes_of_this_kind_get_a_given_address(kind, given, told):
     solo = Solo()
     solo.meet(NEAR, node_id(1))
     results: list[int] = []
@@ -266,7 +266,7 @@ def test_an_immutable_value_is_found_everywhere():
 
 
 @pytest.mark.parametrize("salt", [b"", b"salt"])
-def test_everybody_reads_the_newest_version_whoever_wrote_it(salt):
+def test_all_nodes_read_the_newest_version_of_any_writer(salt):
     network, hosts = network_of(4)
     key = signed(1, b"one", salt).key()
     for seq, writer in ((1, 0), (2, 3), (3, 1)):
@@ -297,7 +297,7 @@ def test_a_value_of_one_salt_is_not_given_for_another():
     assert get(network, fresh, item.key()) is None  # cannot be verified without
 
 
-def test_an_older_version_and_a_mismatch_are_refused_whoever_holds_the_newer():
+def test_an_older_version_and_a_mismatch_are_refused_wherever_the_newer_is():
     network, hosts = network_of(4)
     put(network, hosts[0], signed(5, b"five"))
     fresh = network.add(address(9), (address(1),))
@@ -421,7 +421,7 @@ def test_a_bootstrap_node_that_comes_late_is_found_within_seconds():
     assert early.node.bootstrap[address(1)].reachable(network.clock.now)
 
 
-def test_a_node_that_lost_everybody_bootstraps_again():
+def test_a_node_that_lost_all_contacts_bootstraps_again():
     network, hosts = network_of(3)
     for host in hosts[:2]:
         network.remove(host.address)
@@ -432,7 +432,7 @@ def test_a_node_that_lost_everybody_bootstraps_again():
     assert network.run_until(lambda: alone.node.good_nodes == 1, 70.0) < 5
 
 
-def test_bootstrap_addresses_are_asked_every_two_seconds_when_nobody_is_left():
+def test_bootstrap_addresses_are_queried_every_two_seconds_without_contacts():
     solo = Solo()
     solo.node.set_bootstrap(solo.now, [NEAR])
     ((to, query),) = solo.queries(solo.sent())
@@ -493,7 +493,7 @@ def test_one_that_asks_us_is_waited_for_again():
     assert not solo.core.queries.path(NEAR).stalled
 
 
-def test_a_dead_node_is_dropped_from_what_others_are_told():
+def test_a_dead_node_is_no_longer_passed_on():
     network, hosts = network_of(5)
     network.remove(address(4))
     lookup(network, hosts[0])
@@ -501,7 +501,7 @@ def test_a_dead_node_is_dropped_from_what_others_are_told():
     assert all(c.address != address(4) for c in hosts[0].node._core.table.closest(b"x" * 20))
 
 
-def test_nobody_in_the_open_network_makes_us_send_into_a_private_one():
+def test_no_node_in_the_open_network_directs_queries_into_a_private_one():
     core = Solo().core
     public, private = ("203.0.113.5", 1), ("10.0.0.1", 1)
     assert core.may_ask(public, public)

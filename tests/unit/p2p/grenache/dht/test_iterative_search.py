@@ -78,7 +78,7 @@ class World:
         return search
 
 
-def test_a_search_without_anybody_to_ask_ends_at_once():
+def test_a_search_without_nodes_ends_at_once():
     world = World()
     search = world.search()
     assert world.finished_at == 0.0
@@ -86,7 +86,7 @@ def test_a_search_without_anybody_to_ask_ends_at_once():
     assert search.hops == 0
 
 
-def test_a_search_follows_what_it_is_told_to_the_closest():
+def test_a_search_follows_referrals_to_the_closest():
     world = World()
     chain = [world.node(near) for near in range(5)]
     for nearer, node in zip(chain[1:], chain, strict=False):
@@ -198,7 +198,7 @@ def test_when_few_answer_the_slow_are_waited_for_until_they_stall():
     assert world.finished_at <= 0.101
 
 
-def test_while_nobody_has_answered_everybody_is_waited_for():
+def test_without_any_answer_all_nodes_are_awaited():
     world = World()
     nodes = [world.node() for _ in range(3)]
     world.dead = {node.address for node in nodes}

@@ -156,7 +156,7 @@ def test_a_new_address_is_expected_to_be_as_fast_as_others():
     assert 0.2 < events["SLOW"] < 0.22
 
 
-def test_an_address_that_stalled_is_not_waited_for_until_it_is_heard_of():
+def test_an_address_that_stalled_is_not_awaited_until_it_answers():
     bench = Bench()
     bench.round_trip(0.001)
     bench.ask()

@@ -133,7 +133,7 @@ def test_an_announcement_can_be_taken_back_by_its_address():
     assert peers_at(solo) == set()
 
 
-def test_loopback_addresses_are_told_on_loopback_only():
+def test_loopback_addresses_are_returned_on_loopback_only():
     solo = Solo()
     reply_to(solo, LOCAL, AnnouncePeer(SERVICE, 80, token_for(solo, LOCAL)))
     solo.meet(("127.0.0.1", 5000), node_id(1))
@@ -218,7 +218,7 @@ def test_a_client_is_served_and_never_entered_nor_asked():
     assert len(solo.core.table) == 0
 
 
-def test_a_ghost_that_asks_and_never_answers_is_never_told_of():
+def test_a_node_that_never_answers_is_not_passed_on():
     solo = Solo()
     for _ in range(5):
         solo.ask(NEAR, PingQuery(), sender=node_id(1))

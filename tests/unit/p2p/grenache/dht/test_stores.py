@@ -128,7 +128,7 @@ def test_an_own_entry_has_the_given_address_before_the_known_one():
     assert hosts(entries.listed(1.0, b"s", [])) == {"10.0.0.9", "10.7.7.7"}
 
 
-def test_while_our_address_is_not_known_only_this_machine_is_told():
+def test_while_the_own_address_is_unknown_only_this_machine_gets_the_entry():
     entries = own(None)
     entries.add(0.0, b"s", 1, None)
     assert entries.told(1.0, b"s", "127.0.0.1") == [pack(("127.0.0.1", 1))]
@@ -136,7 +136,7 @@ def test_while_our_address_is_not_known_only_this_machine_is_told():
     assert entries.listed(1.0, b"s", []) == [pack(("127.0.0.1", 1))]
 
 
-def test_a_loopback_address_is_told_on_loopback_only():
+def test_a_loopback_address_is_returned_on_loopback_only():
     entries = own("127.0.0.1")
     entries.add(0.0, b"s", 1, None)
     assert entries.told(1.0, b"s", "127.0.0.1")

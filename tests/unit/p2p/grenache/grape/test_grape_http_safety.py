@@ -101,7 +101,7 @@ def test_other_hosts(header: str) -> None:
 # No request kills it or hangs
 
 
-async def test_a_bug_is_told_as_an_incident_and_the_api_goes_on(
+async def test_a_bug_is_answered_as_an_incident_and_the_api_continues(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.grape.fail = ZeroDivisionError("the secret of the house")
@@ -147,7 +147,7 @@ async def test_a_payload_without_a_length_has_the_same_limit(api: Api) -> None:
         assert (reply.status, await reply.read()) == (413, b"ERR_GRAPE_PAYLOAD_SIZE")
 
 
-async def test_the_sender_of_a_huge_body_is_told_before_it_has_sent_it(api: Api) -> None:
+async def test_a_huge_body_is_refused_before_it_has_arrived(api: Api) -> None:
     head = b"POST /lookup HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n\r\n"
     answer = await api.send(head, until=b"ERR_GRAPE_PAYLOAD_SIZE")
     assert b" 413 " in answer.partition(b"\r\n")[0]
@@ -199,7 +199,9 @@ async def test_a_connection_too_many_is_closed_in_silence_and_the_others_live(
         assert await api.ask("lookup", "s") == (200, [])
 
 
-async def test_who_asks_nothing_keeps_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+async def test_connections_without_requests_block_no_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with running(max_connections=4, max_per_host=2) as api:
         with silence(caplog):
             crowd = [await asyncio.open_connection(*api.address) for _ in range(12)]

@@ -48,7 +48,7 @@ def test_a_body_with_status_200_is_its_json_value(body, value):
     assert value_of(200, body) == value
 
 
-def test_refused_versions_are_told_by_status():
+def test_refused_versions_have_a_status_of_their_own():
     with pytest.raises(VersionRefused, match="301 CAS mismatch") as raised:
         value_of(301, b'"301 CAS mismatch, re-read and try again"')
     assert "cas" in raised.value.detail
@@ -84,7 +84,7 @@ def test_a_grape_that_reports_an_error_by_status_is_still_a_grape(status, body, 
         (307, b""),
     ],
 )
-def test_what_no_grape_answers_is_told_apart(status, body):
+def test_answers_of_other_programs_are_distinguished(status, body):
     with pytest.raises(NotAGrape):
         value_of(status, body)
 

@@ -163,7 +163,7 @@ async def test_a_reply_that_trickles_is_not_waited_for(server, post):
         await post(f"{server.url}/lookup", b"{}", timeout=0.2, limit=100000)
 
 
-async def test_nobody_at_the_port_is_told_in_words(post):
+async def test_a_closed_port_is_reported_in_words(post):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/lookup"

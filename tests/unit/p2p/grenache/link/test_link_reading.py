@@ -120,7 +120,7 @@ async def test_a_grape_that_answers_requests_is_up_whatever_becomes_of_a_probe()
     assert changes == [False, True]
 
 
-async def test_nobody_is_believed_when_a_second_grape_says_so():
+async def test_an_empty_lookup_is_accepted_after_a_second_grape():
     first, second, third = fake_grapes(3, lookup=[])
     async with make_link(first, second, third) as link:
         assert await link.lookup("rpc") == []
@@ -309,7 +309,7 @@ async def test_what_was_put_is_seen_by_the_next_get():
         assert await before is None
 
 
-async def test_that_nobody_has_a_value_is_asked_twice():
+async def test_a_missing_value_is_requested_twice():
     first, second = fake_grapes(2, get=(200, b""))
     async with make_link(first, second) as link:
         assert await link.get(HELLO) is None

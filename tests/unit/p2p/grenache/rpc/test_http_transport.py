@@ -83,7 +83,7 @@ async def test_http_a_host_that_does_not_exist_was_not_sent(http):
     assert not failed.value.sent
 
 
-async def test_a_port_that_cannot_be_is_told_as_any_failure(http, ws):
+async def test_an_impossible_port_fails_like_any_other(http, ws):
     for transport in (http, ws):
         with pytest.raises(RequestFailed, match="it is not an address") as failed:
             await ask(transport, ("127.0.0.1", 99999))
@@ -354,7 +354,7 @@ async def test_http_connections_are_closed_before_the_server_would(monkeypatch):
         await transport.close()
 
 
-async def test_http_bytes_that_nobody_asked_for_end_the_connection(http, caplog):
+async def test_http_unsolicited_bytes_end_the_connection(http, caplog):
     second = b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n["r1",null,7]'
     push = asyncio.Event()
 

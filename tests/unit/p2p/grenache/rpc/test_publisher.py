@@ -100,7 +100,7 @@ async def test_who_reads_too_slowly_is_cut_and_the_others_get_everything() -> No
             assert 500_000 < most < 600_000
 
 
-async def test_requests_that_are_no_websocket_are_told_so(publisher: Publisher) -> None:
+async def test_requests_without_a_websocket_get_an_error(publisher: Publisher) -> None:
     async with await RawConnection.open(publisher.address) as http:
         status, body = await http.http(b'["r","prices",null]')
         assert status == 426

@@ -204,7 +204,7 @@ async def test_a_failure_tells_of_all_attempts_whether_it_may_have_been_done(wor
     assert failed.value.sent
 
 
-async def test_a_failure_is_told_as_it_is_when_nobody_is_left_to_try(world):
+async def test_the_failure_is_raised_unchanged_when_no_worker_is_left(world):
     world.add(1, failing(LOST, delay=11.0))
     asking = asyncio.ensure_future(world.ask(idempotent=True, timeout=60.0))
     await asyncio.sleep(1.0)

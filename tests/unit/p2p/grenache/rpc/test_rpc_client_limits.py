@@ -155,7 +155,7 @@ async def test_services_remembered_are_bounded(world):
     assert sorted(world.client.status().services) == ["svc0", "svc8", "svc9"]
 
 
-async def test_cancelling_a_request_cancels_its_attempts_and_blames_nobody(world):
+async def test_cancelling_a_request_cancels_its_attempts_and_counts_no_failure(world):
     world.add(1, echo(100.0))
     world.add(2, echo(100.0))
     asking = asyncio.ensure_future(world.ask(idempotent=True, timeout=50.0))

@@ -61,7 +61,7 @@ async def test_a_new_worker_is_used_within_two_seconds_even_if_the_known_one_is_
         assert now() - began < 2.0
 
 
-async def test_a_service_that_nobody_serves_fails_after_one_lookup(world):
+async def test_a_service_without_workers_fails_after_one_lookup(world):
     for _ in range(2):
         began = now()
         with pytest.raises(LookupEmpty, match="svc"):
@@ -170,7 +170,7 @@ async def test_who_comes_back_after_a_long_time_gets_the_workers_of_now(world):
     assert world.transport.asked == {address(2): 1}
 
 
-async def test_a_directory_that_cannot_be_asked_is_said_when_nobody_is_known(world):
+async def test_an_unreachable_directory_is_an_error_when_no_worker_is_known(world):
     world.directory.error = GrapeUnreachable("all of them")
     with pytest.raises(GrapeUnreachable, match="all of them"):
         await world.ask()
@@ -241,7 +241,7 @@ async def test_map_leaves_out_the_caller_itself(world):
     assert await world.client.map("svc") == []
 
 
-async def test_map_of_nobody_is_empty_at_once(world):
+async def test_map_without_workers_is_empty_at_once(world):
     began = now()
     assert await world.client.map("svc") == []
     assert now() == began

@@ -117,7 +117,7 @@ async def test_a_handler_that_fails_answers_with_an_error_and_ends_nothing_else(
             assert await ask_ws(ws, "echo", "alive") == ["r1", None, "alive"]
 
 
-async def test_what_a_handler_raised_is_logged_and_not_told(
+async def test_a_handlers_exception_is_logged_and_not_sent(
     http: RawConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = await ask(http, "fail", "boom")

@@ -201,7 +201,7 @@ async def test_without_its_certificate_a_caller_gets_nothing(
     assert service.requests == []
 
 
-async def test_tls_without_questions_tells_the_handler_nobody(
+async def test_tls_without_client_certificates_gives_the_handler_none(
     service: Service, certificates: Any
 ) -> None:
     async with service.worker(tls=server_context(certificates["worker"])) as worker:

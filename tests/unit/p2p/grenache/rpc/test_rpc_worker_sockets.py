@@ -60,7 +60,7 @@ async def unread(address: tuple[str, int]) -> RawConnection:
     return RawConnection(*await asyncio.open_connection(sock=raw))
 
 
-async def test_who_does_not_read_replies_is_cut_and_nobody_else(service: Service) -> None:
+async def test_only_the_connection_that_does_not_read_replies_is_cut(service: Service) -> None:
     most = 0
 
     async def big(request: Request) -> str:

@@ -101,7 +101,7 @@ async def test_a_publisher_that_comes_back_is_found_again(publishers):
         assert await soon(anext(prices)) == "again"
 
 
-async def test_a_name_that_nobody_publishes_and_a_grape_that_is_gone_are_waited_for(publishers):
+async def test_a_subscriber_waits_for_a_publisher_and_for_a_grape(publishers):
     directory = MemoryDirectory()
     async with subscriber(directory) as prices:
         await until(lambda: "no worker is announced" in prices.status().trouble)
@@ -137,7 +137,7 @@ async def test_waits_grow_are_jittered_and_bounded():
     assert len({round(wait, 3) for wait in waits}) > 90
 
 
-async def test_the_oldest_messages_give_way_when_nobody_reads(publishers):
+async def test_the_oldest_messages_are_dropped_without_a_reader(publishers):
     async with subscriber(directory_of(publishers[0]), buffer=3) as prices:
         await soon(prices.connected())
         await until(lambda: publishers[0].subscribers)
@@ -267,7 +267,7 @@ async def test_one_that_was_not_started_says_so_instead_of_waiting_for_ever():
         await soon(prices.connected())
 
 
-async def test_who_waits_for_a_connection_is_told_when_it_is_closed():
+async def test_closing_ends_the_wait_for_a_connection():
     prices = subscriber(MemoryDirectory())
     await prices.start()
     waiting = asyncio.ensure_future(prices.connected())

@@ -154,7 +154,7 @@ async def test_ws_connects_again_after_the_connection_was_closed(ws):
         assert len(sockets) == 3
 
 
-async def test_ws_a_connection_that_ends_as_soon_as_it_is_made_holds_nobody_up(ws):
+async def test_ws_a_connection_that_ends_at_once_delays_no_other(ws):
     async def script(opened: web.WebSocketResponse, frame: Any) -> None:
         raise AssertionError("it was to be closed")
 
@@ -167,7 +167,7 @@ async def test_ws_a_connection_that_ends_as_soon_as_it_is_made_holds_nobody_up(w
         assert len(sockets) == 10
 
 
-async def test_ws_each_request_has_its_own_timeout_and_late_replies_disturb_nobody(ws):
+async def test_ws_each_request_has_its_own_timeout_and_late_replies_are_ignored(ws):
     held: list[Any] = []
 
     async def script(opened: web.WebSocketResponse, frame: Any) -> None:
