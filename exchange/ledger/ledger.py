@@ -36,6 +36,7 @@ from exchange.ledger.balances import (
     LedgerError,
 )
 from exchange.model.commands import HOUSE
+from exchange.model.decimals import plain
 from exchange.model.events import BUY
 from exchange.model.instruments import Instrument
 from exchange.model.records import PostingKind, PutCredit, Record, Transaction, TransactionLine
@@ -486,7 +487,7 @@ class Ledger:
         return self.credit[key] if key in self.credit else self.credit.get(("", asset))
 
     def _most(self, asset: str) -> str:
-        return format(Decimal(MAX_BALANCE).scaleb(-self.decimals[asset]), "f")
+        return plain(MAX_BALANCE, self.decimals[asset])
 
     def _known(self, asset: str) -> None:
         if asset not in self.decimals:

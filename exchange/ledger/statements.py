@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from exchange.model.decimals import plain
+from exchange.model.decimals import plain, scaled
 from exchange.model.ports import SigningKeys
 from exchange.model.records import Fill
 
@@ -172,8 +172,7 @@ pack = msgspec.msgpack.Encoder().encode
 
 def units(text: str) -> int:
     """Parse a decimal string into units of 10 ** -DECIMALS."""
-    whole, _, part = text.partition(".")
-    return int(whole + part.ljust(DECIMALS, "0"))
+    return scaled(text, DECIMALS)
 
 
 def text_of(amount: int) -> str:

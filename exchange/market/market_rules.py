@@ -12,6 +12,7 @@ from fractions import Fraction
 from math import ceil, floor
 from typing import Final
 
+from exchange.model.decimals import plain_decimal
 from exchange.model.instruments import MAX_LOTS, MAX_TICKS, PPM, Instrument
 
 NO_LIMIT: Final = MAX_TICKS * MAX_LOTS  # the greatest value of any order
@@ -155,7 +156,7 @@ class MarketRules:
 
     def _value(self, price: int, quantity: int) -> RuleError:
         instrument = self._instrument
-        value = _plain(instrument.notional(price, quantity))
+        value = plain_decimal(instrument.notional(price, quantity))
         what = (
             f"{instrument.quantity_text(quantity)} at {instrument.price_text(price)} is worth "
             f"{value} {instrument.quote}"
@@ -164,7 +165,7 @@ class MarketRules:
             lots = -(-self.min_notional // price)
             return RuleError(
                 "notional_too_small",
-                f"{what}, less than the minimum {_plain(instrument.min_notional)}: at this price order "
+                f"{what}, less than the minimum {plain_decimal(instrument.min_notional or Decimal(0))}: at this price order "
                 f"{instrument.quantity_text(lots)} {instrument.base} or more",
             )
         lots = self.max_notional // price
@@ -175,7 +176,7 @@ class MarketRules:
         )
         return RuleError(
             "notional_too_large",
-            f"{what}, more than the maximum {_plain(instrument.max_notional)}: {instead}",
+            f"{what}, more than the maximum {plain_decimal(instrument.max_notional or Decimal(0))}: {instead}",
         )
 
     def _outside(self, side: int, price: int | None, limit: int, reference: int) -> RuleError:
@@ -183,7 +184,7 @@ class MarketRules:
         low = max(_away(-1, reference, self._band_below), 1)
         high = min(_away(1, reference, self.band or 0), MAX_TICKS)
         what = "worst price" if price is None else "price"
-        percent = _plain(Decimal(self.band or 0) / (PPM // 100))
+        percent = plain_decimal(Decimal(self.band or 0) / (PPM // 100))
         far = f"more than {percent} %" if (self.band or 0) <= PPM else "too far"
         return RuleError(
             "price_band",
@@ -230,8 +231,3 @@ class Halts:
 def _away(side: int, price: int, ppm: int) -> int:
     """Return `price` moved by a fraction, up for a buy and down for a sell, rounded towards `price`."""
     return price + side * (price * ppm // PPM)
-
-
-def _plain(number: Decimal | None) -> str:
-    text = format(number or Decimal(0), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -7,10 +7,10 @@ book without money) counts lots and ticks * lots themselves, without fees and ru
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 
 from exchange.ledger.ledger import MarketUnits, decimals_of, units_of
 from exchange.market.market_rules import MarketRules
+from exchange.model.decimals import plain
 from exchange.model.events import BUY
 from exchange.model.instruments import PPM, Instrument
 from exchange.model.records import Order
@@ -50,10 +50,7 @@ class MarketSpecs:
 
     def amount_text(self, asset: str, amount: int) -> str:
         """Return an amount as text: `0.5 BTC`."""
-        number = format(Decimal(amount).scaleb(-self.decimals[asset]), "f")
-        if "." in number:
-            number = number.rstrip("0").rstrip(".")
-        return f"{number} {asset}"
+        return f"{plain(amount, self.decimals[asset])} {asset}"
 
     def asset_spent(self, order: Order) -> str:
         """Return the asset that an order pays with."""

@@ -19,6 +19,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from exchange.model.decimals import plain_decimal
+
 # A million units at eight decimals are 10**14 lots, which the wire's 2**53 hold. Price times quantity may
 # exceed 64 bits (see `exchange.model.codec`).
 MAX_TICKS: Final = 10**9
@@ -90,8 +92,8 @@ class Instrument:
                 object.__setattr__(self, field, _fraction(field, given, least, most))
         if self.maker_fee + self.taker_fee < 0:
             raise ValueError(
-                f"maker_fee: a rebate is paid out of the taker's fee: expected {_text(-self.taker_fee)} "
-                f"or more, got {_text(self.maker_fee)}"
+                f"maker_fee: a rebate is paid out of the taker's fee: expected {plain_decimal(-self.taker_fee)} "
+                f"or more, got {plain_decimal(self.maker_fee)}"
             )
         self._check_bounds("quantity", self.lot, _EXACT.multiply(MAX_LOTS, self.lot))
         self._check_bounds("notional", self.notional(1, 1), self.notional(MAX_TICKS, MAX_LOTS))
@@ -117,7 +119,7 @@ class Instrument:
     def key(self) -> str:
         """Name on the wire. It includes the steps, so that the books of nodes that define a symbol
         differently never mix."""
-        return f"{self.symbol}@{_text(self.tick)}/{_text(self.lot)}"
+        return f"{self.symbol}@{plain_decimal(self.tick)}/{plain_decimal(self.lot)}"
 
     @property
     def maker_ppm(self) -> int:
@@ -162,10 +164,10 @@ class Instrument:
         return _to_steps("quantity", quantity, "lot", self.lot, MAX_LOTS, up=False)
 
     def price_text(self, ticks: int) -> str:
-        return _text(_EXACT.multiply(Decimal(ticks), self.tick))
+        return plain_decimal(_EXACT.multiply(Decimal(ticks), self.tick))
 
     def quantity_text(self, lots: int) -> str:
-        return _text(_EXACT.multiply(Decimal(lots), self.lot))
+        return plain_decimal(_EXACT.multiply(Decimal(lots), self.lot))
 
     def notional(self, ticks: int, lots: int) -> Decimal:
         """Return the exact value of `lots` at `ticks`, in the quote asset."""
@@ -179,7 +181,7 @@ class Instrument:
         average = _ROUNDING.multiply(
             _ROUNDING.divide(Decimal(ticks_times_lots), Decimal(lots)), self.tick
         )
-        return _text(
+        return plain_decimal(
             average.quantize(Decimal(1).scaleb(-self.price_decimals - 8), context=_ROUNDING)
         )
 
@@ -345,7 +347,7 @@ def _fraction(field: str, value: str | Decimal, least: Decimal, most: Decimal) -
     fraction = _bounded(field, value, least, most)
     if _decimals(fraction) > 6:
         raise ValueError(
-            f"{field}: expected whole parts per million, which are 6 decimals, got {_text(fraction)}"
+            f"{field}: expected whole parts per million, which are 6 decimals, got {plain_decimal(fraction)}"
         )
     return fraction
 
@@ -354,9 +356,9 @@ def _bounded(field: str, value: str | Decimal, least: Decimal, most: Decimal) ->
     number = _field(field, value)
     if not least <= number <= most:
         raise ValueError(
-            f"{field}: expected from {_text(least)} to {_text(most)}, got {_text(number)}"
+            f"{field}: expected from {plain_decimal(least)} to {plain_decimal(most)}, got {plain_decimal(number)}"
         )
-    return Decimal(_text(number))
+    return Decimal(plain_decimal(number))
 
 
 def _step(field: str, value: str | Decimal) -> Decimal:
@@ -366,7 +368,7 @@ def _step(field: str, value: str | Decimal) -> Decimal:
             f"{field}: expected a step above 0, at most 1000000, with at most {MAX_DECIMALS} decimals, "
             f"got {value}"
         )
-    return Decimal(_text(step))
+    return Decimal(plain_decimal(step))
 
 
 def _to_steps(
@@ -381,10 +383,12 @@ def _to_steps(
     """Count the steps of `value`. Between two steps it is rounded `up` or down, or refused (None)."""
     number = _number(what, value)
     if number <= 0:
-        raise ValueError(f"{what} must be more than 0, got {_text(number)}")
+        raise ValueError(f"{what} must be more than 0, got {plain_decimal(number)}")
     largest = _EXACT.multiply(Decimal(most), step)
     if number > largest:
-        raise ValueError(f"{what} {_text(number)} is too large, at most {_text(largest)}")
+        raise ValueError(
+            f"{what} {plain_decimal(number)} is too large, at most {plain_decimal(largest)}"
+        )
     steps = int(_ROUNDING.divide_int(number, step))
     below = _EXACT.multiply(Decimal(steps), step)
     if below != number:
@@ -392,23 +396,19 @@ def _to_steps(
             return steps + 1
         if up is False:
             if not steps:
-                raise ValueError(f"{what} {_text(number)} is below the {step_name} {_text(step)}")
+                raise ValueError(
+                    f"{what} {plain_decimal(number)} is below the {step_name} {plain_decimal(step)}"
+                )
             return steps
-        above = _text(_EXACT.add(below, step))
-        nearest = f"nearest are {_text(below)} and {above}" if steps else f"the least is {above}"
+        above = plain_decimal(_EXACT.add(below, step))
+        nearest = (
+            f"nearest are {plain_decimal(below)} and {above}" if steps else f"the least is {above}"
+        )
         raise ValueError(
-            f"{what} {_text(number)} is not a multiple of the {step_name} {_text(step)}; {nearest}"
+            f"{what} {plain_decimal(number)} is not a multiple of the {step_name} {plain_decimal(step)}; {nearest}"
         )
     return steps
 
 
 def _decimals(number: Decimal) -> int:
-    return len(_text(number).partition(".")[2])
-
-
-def _text(number: Decimal) -> str:
-    """Return plain digits without exponent or trailing zeros."""
-    if not number:
-        return "0"
-    text = format(number, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return len(plain_decimal(number).partition(".")[2])

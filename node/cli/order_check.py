@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from exchange.model.decimals import plain_decimal
 from node.cli.client_session import Exit, Session
 from node.views.views import AmendRequest, BookView, LevelView, MarketView, OrderRequest, Side
 
@@ -42,7 +43,7 @@ def price_doubt(side: Side, price: str, near: Decimal | None, name: str) -> str 
         return None
     percent = abs(distance) / near * 100
     how = f"{percent:.0f} % {'above' if distance > 0 else 'below'}"
-    return f"the price {price} is {how} {name} {_plain(near)}"
+    return f"the price {price} is {how} {name} {plain_decimal(near)}"
 
 
 def size_doubt(request: OrderRequest, base: str, counter: list[LevelView]) -> str | None:
@@ -60,7 +61,7 @@ def size_doubt(request: OrderRequest, base: str, counter: list[LevelView]) -> st
     offered = "offered" if request.side == "buy" else "asked for"
     return (
         f"{request.quantity} {base} is more than the whole visible book: "
-        f"{_plain(total)} {base} are {offered}"
+        f"{plain_decimal(total)} {base} are {offered}"
     )
 
 
@@ -105,7 +106,7 @@ def confirm_amendment(
     request = OrderRequest(
         market=view.market,
         side=view.side,
-        quantity=_plain(Decimal(changes.quantity or view.quantity) - Decimal(view.filled)),
+        quantity=plain_decimal(Decimal(changes.quantity or view.quantity) - Decimal(view.filled)),
         price=changes.price or view.price,
         stop=changes.stop or view.stop,
     )
@@ -143,8 +144,3 @@ def yes_option(command: click.decorators.FC) -> click.decorators.FC:
 
 def _letters(market: str) -> str:
     return "".join(char for char in market.upper() if char.isalnum())
-
-
-def _plain(number: Decimal) -> str:
-    text = format(number, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from exchange.ledger.ledger import InsufficientBalance
-from exchange.model.decimals import plain
+from exchange.model.decimals import plain, scaled
 from exchange.model.records import Posting
 from node.service.trading import Balance
 from node.views.account_views import PostingView
@@ -38,11 +38,11 @@ def units_of(
                 "the amount is negative; give a positive amount, the command sets the direction"
             )
         raise wrong("it is not a plain decimal number such as 0.5 or 1000")
-    whole, _, part = text.partition(".")
+    part = text.partition(".")[2]
+    units = scaled(text, decimals)
     if len(part.rstrip("0")) > decimals:
-        nearest = plain(int(whole + part[:decimals].ljust(decimals, "0")), decimals)
+        nearest = plain(units, decimals)
         raise wrong(f"{asset} has {decimals} decimals; the nearest below is {nearest}")
-    units = int(whole + part[:decimals].ljust(decimals, "0"))
     if not units and not zero:
         raise wrong("it must be more than 0")
     return units
