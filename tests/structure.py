@@ -115,7 +115,7 @@ class Way:
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
-        self.to_book: list[str] = []  # the chain of calls that first reaches an order book
+        self.to_book: list[str] = []  # the chain of calls that puts the order into its book
 
     def _see(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -125,7 +125,7 @@ class Way:
         if any(caller.f_code.co_name == "_tick" for caller in chain):
             return  # a timer of the node, due at the same moment
         self.calls[place, code.co_qualname] += 1
-        if not self.to_book and code.co_qualname.split(".")[0] in ("OrderBook", "Book"):
+        if not self.to_book and code.co_qualname in ("OrderBook.append", "Book.append"):
             self.to_book = [caller.f_code.co_qualname for caller in reversed(chain)]
 
     async def of(self, action: Callable[[], Awaitable[object]]) -> dict[str, Any]:
