@@ -184,7 +184,7 @@ def test_deposits_keep_a_balance_bounded_and_leave_nothing_behind_when_refused()
     made.deposit(1, BOB, "USD", MAX_BALANCE, "")  # together beyond it: outside is not bound
     assert made.balance("outside", "USD") == -2 * MAX_BALANCE
     made.withdraw(1, HOUSE, "USD", MAX_BALANCE, "")
-    with pytest.raises(ValueError, match=r"at least -10000000000000000000\.00000000 USD"):
+    with pytest.raises(ValueError, match=r"at least -10000000000000000000 USD"):
         made.withdraw(1, HOUSE, "USD", 1, "")
 
 
