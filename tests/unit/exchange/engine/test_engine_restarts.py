@@ -25,6 +25,7 @@ from exchange.feeds import feed as feed_module
 from exchange.feeds.exchange_messages import pack
 from exchange.feeds.presence import PresenceLeases
 from exchange.model.events import BUY, SELL, Closed, Opened
+from exchange.model.records import PutBatch
 
 replace = msgspec.structs.replace
 
@@ -314,6 +315,23 @@ def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:
     assert net[0].feeds[owner.id, M].fault is not None
     assert len(net.nodes[0].warnings) == 1
     assert net.book(0) == []
+
+
+def test_what_was_applied_before_a_fault_is_written() -> None:
+    """Otherwise the node would restart with another feed than it had. Found by a dishonest node of the simulation."""
+    net = Network(1)
+    owner = Owner(50)
+    first = owner.batch(Opened(1, SELL, 100, 5, 1))
+    engine = net[0]
+    for batch in (
+        owner.lie(2, b"\x00" * 32, Closed(1, "x")),
+        first,
+    ):  # the second one connects both
+        engine.receive(net.now, "order", pack(batch), owner.id, owner.id)
+    feed = engine.feeds[owner.id, M]
+    assert (feed.number, feed.fault is None) == (1, False)
+    records = engine.drain(net.now).records
+    assert [record.batch for record in records if isinstance(record, PutBatch)] == [first]
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "", "order", "take", "presence"])

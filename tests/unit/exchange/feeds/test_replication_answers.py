@@ -384,3 +384,17 @@ def test_snapshots_under_way_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch)
     missing.drop((A, M))
     missing.drop((B, M))
     assert missing.assembled_bytes == 0
+
+
+def test_what_only_a_node_that_is_gone_has_announced_is_not_asked_for_any_more() -> None:
+    local = LoneReplicator(A, B)
+    owners = [f"{n:032d}" for n in range(100)]
+    local.it.announced(0.0, B, OWNER, M, 9, grace=0.0)
+    for owner in owners:
+        local.it.announced(0.0, A, owner, M, 9, grace=0.0)
+    local.it.announced(0.0, B, owners[7], M, 9, grace=0.0)
+    local.ticked(0.1)
+    local.it.neighbour_down(A)
+    assert local.it.behind == 2
+    assert local.it.is_missing(owners[7])
+    assert local.it.is_missing(OWNER)
