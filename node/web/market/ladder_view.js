@@ -10,6 +10,7 @@ import { drawer } from "../core/state.js";
 /** @typedef {import("./feed.js").MarketFeed} MarketFeed */
 
 const ROWS = 13; // of a side
+const LONG = 6; // decimals of quantities beyond which they are written smaller
 const POINT = "Point at a level to see whose orders it has.";
 
 /**
@@ -160,6 +161,7 @@ export class LadderView {
     const totals = [this.#totals(book.bids.sorted), this.#totals(book.asks.sorted)];
     const shown = [...book.bids.sorted.slice(0, ROWS), ...book.asks.sorted.slice(0, ROWS)];
     this.digits.quantity = mostDigits(shown.map(({ entry }) => entry[1]));
+    setClass(this.element, "long", this.digits.quantity > LONG);
     const most = Math.max(...totals.map((list) => list[list.length - 1]?.toNumber() ?? 0));
     this.#side(this.bids, book.bids, totals[0], own, most);
     this.#side(this.asks, book.asks, totals[1], own, most);
@@ -211,6 +213,7 @@ export class LadderView {
       setText(row.quantity, Decimal.of(level.entry[1]).toFixed(this.digits.quantity));
       setText(row.total, totals[at].toFixed(this.digits.quantity));
       setText(row.own, mine ? mine.toString() : "");
+      row.own.title = mine ? mine.toString() : "";
       setClass(row.element, "mine", mine !== undefined);
       const share = `${most > 0 ? Math.round((totals[at].toNumber() / most) * 100) : 0}%`;
       if (row.share !== share) {
