@@ -138,16 +138,21 @@ def service_table(views: list[ServiceView], *, full: bool) -> list[Line]:
     type=click.Choice(["pick", "breaker", "hint", "panic", "rate"]),
     help="Only events of this kind.",
 )
+@click.option("--why", is_flag=True, help="Only the latest decisions, a line each with its reason.")
 @client_options
-def router(session: Session, watch: bool, events: int, kind: str | None) -> None:
+def router(session: Session, watch: bool, events: int, kind: str | None, why: bool) -> None:
     """Show the load balancing: costs of nodes, and recent events.
 
     \b
     Examples:
       exchange-node router
       exchange-node router --watch
+      exchange-node router --why
       exchange-node router --kind breaker --json
     """
+    if why:
+        kind = "pick"
+    lines = why_lines if why else router_lines
 
     def look() -> RouterView:
         return session.ask(lambda client: client.router(events=events, kind=kind))
@@ -157,27 +162,41 @@ def router(session: Session, watch: bool, events: int, kind: str | None) -> None
         if session.as_json:
             print_json(view)
         else:
-            echo(router_lines(view, full=not is_terminal()))
+            echo(lines(view, full=not is_terminal()))
         return
     if session.as_json:
         while True:
             print_json_line(look())
             time.sleep(FRAME)
-    _live(look)
+    _live(look, lines)
 
 
-def _live(look: Any) -> None:
+def _live(look: Any, lines: Any) -> None:
     from rich.console import Console
     from rich.live import Live
 
     from node.cli.tables import to_rich
 
     console = Console()
-    first = to_rich(router_lines(look(), full=False))
+    first = to_rich(lines(look(), full=False))
     with Live(first, console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             time.sleep(FRAME)
-            live.update(to_rich(router_lines(look(), full=False)), refresh=True)
+            live.update(to_rich(lines(look(), full=False)), refresh=True)
+
+
+def why_lines(view: RouterView, *, full: bool) -> list[Line]:
+    """The latest decisions, a line each: when, which service and node, and the reason."""
+    if not view.events:
+        return [[("no service was called yet", "dim")]]
+    return [
+        [
+            (clock(event.time), "dim"),
+            (f"  {clean(event.service)} {short(event.node, full)}: ", ""),
+            (clean(event.reason), ""),
+        ]
+        for event in view.events
+    ]
 
 
 _STATE_STYLES: Final = {"CLOSED": "buy", "HALF_OPEN": "warn", "OPEN": "sell"}

@@ -151,8 +151,7 @@ class AdaptiveRouter(Generic[P]):
         self._picks += 1
         best.used = self._picks
         if self.on_event is not None:
-            reason = "lowest cost" if best.cost < inf else "too many breakers are open"
-            self._notify(now, "pick", best.peer, f"{reason} of {len(looked)}", {"cost": best.bare})
+            self._notify_pick(now, best, looked)
         return best.peer  # type: ignore[return-value]
 
     def _sample(self, several: Sequence[P]) -> Sequence[P]:
@@ -437,6 +436,34 @@ class AdaptiveRouter(Generic[P]):
             if new is BreakerState.OPEN:
                 detail["retry_in_s"] = known.breaker.until - now
             self._notify(now, "breaker", known.peer, f"{old} to {new}: {reason}", detail)
+
+    def _notify_pick(self, now: float, best: _Peer, looked: Sequence[P]) -> None:
+        """Publish a decision with what it was compared with."""
+        runner: _Peer | None = None
+        shut = 0
+        for p in looked:
+            peer = self._peers.get(p)
+            if peer is None or peer is best:
+                continue
+            if peer.cost == inf:
+                shut += 1
+            elif runner is None or peer.cost < runner.cost:
+                runner = peer
+        out = len(best.metrics.sends)
+        reason = f"expected {1e3 * best.bare:.1f} ms with {out} in flight"
+        detail: dict[str, object] = {"cost": best.bare, "in_flight": out, "looked_at": len(looked)}
+        if best.cost == inf:
+            reason += ", too many breakers are open"
+        elif runner is None:
+            reason += ", no other to ask"
+        else:
+            tie = runner.cost <= best.cost * TIE
+            than = "as good, longer unused: next" if tie else "next"
+            reason += f"; {than} of {len(looked)} {1e3 * runner.bare:.1f} ms"
+            detail["next"], detail["next_cost"] = runner.peer, runner.bare
+        if shut:
+            reason += f"; {shut} behind open breakers"
+        self._notify(now, "pick", best.peer, reason, detail)
 
     def _notify(
         self, now: float, kind: Kind, peer: Hashable, reason: str, detail: dict[str, object]

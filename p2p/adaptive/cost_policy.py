@@ -1,13 +1,15 @@
 """Cost policy, the default: expected cost of a call to a peer, in seconds. The lowest cost wins.
 
-    cost = LATENCY * (R - s) + s * (1 + q) ** power + (P_error + 5 P_timeout) * a failure's cost
+    cost = LATENCY * (R - s) + s * ((1 + w) ** power + BUSY * n / width)
+           + (P_error + 5 P_timeout) * a failure's cost
 
 R is the latency seen lately, at least the age of the oldest call in flight; s the peer's service time;
-q the calls that it has before it, over how many it serves side by side: ours, and those of others by
-its own last report. The number of own calls is exact; that of others' is old when it is used, and
-other callers see the same short queue. So `power`, and the weight of our own calls, grow with the
-share of the peers' work that is others' (C3, Suresh et al., NSDI'15, uses the cube and the number
-of callers, which is an input there).
+n the calls that it has, ours and those of others by its own last report; width how many it serves
+side by side; w = max(0, n + 1 - width) / width the service times that a further call waits. A peer
+with a free place costs what it takes to serve, and a little for what it is doing. The number of own
+calls is exact; that of others' is old when it is used, and other callers see the same short queue.
+So `power`, and the weight of our own calls, grow with the share of the peers' work that is others'
+(C3, Suresh et al., NSDI'15, uses the cube and the number of callers, which is an input there).
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ ERROR_COST = 1.0  # seconds that a failed call is worth avoiding, or ...
 ERROR_LATENCIES = 10.0  # ... this many usual latencies, whichever is more
 TIMEOUT_ERRORS = 5.0  # a timeout is as bad as this many errors
 LATENCY = 0.5  # the queue is counted in q; R's share of it must not count in full again
+BUSY = (
+    0.05  # of a service time, for each call at work: among peers with a free place the least busy
+)
 OWN = 3.0  # how much more own calls weigh when all the rest is others' work
 POWER, CROWD = 1.5, 1.5  # the power with others' work absent, and what is added when it is all
 
@@ -65,8 +70,14 @@ class CostPolicy:
             each = max(ERROR_COST, ERROR_LATENCIES * pool.latency)
             cost += (errors + TIMEOUT_ERRORS * timeouts) * each
         foreign = pool.foreign
-        q = (len(sends) * (1.0 + OWN * foreign) + others) / pool.width
-        return cost + service * float((1.0 + q) ** (POWER + CROWD * foreign))
+        width = pool.width
+        inside = len(sends) * (1.0 + OWN * foreign) + others
+        busy = BUSY * inside / width
+        if inside + 1.0 <= width:
+            return cost + service * (1.0 + busy)
+        power = POWER + CROWD * foreign
+        # 1 + w, and w = (inside + 1 - width) / width
+        return cost + service * (float(((inside + 1.0) / width) ** power) + busy)
 
     def explain(self, now: float, metrics: PeerMetrics, pool: Pool) -> dict[str, float]:
         errors, timeouts = metrics.rates(now, pool)

@@ -176,8 +176,9 @@ class HintPublisher:
     """Choose the own hints that are due: a pure function of first-hand evidence, rate-limited.
 
     A failing peer is published as DEGRADED, again once an interval while it lasts, and once as
-    HEALTHY after it has recovered. Nothing is published while at least half of the known peers
-    fail: then the observer's own link is the likelier cause.
+    HEALTHY after it has recovered. Nothing is published while more than half of the known peers
+    fail: then the observer's own link is the likelier cause. One of two that works shows that it
+    is not.
     """
 
     def __init__(self, settings: HintSettings | None = None) -> None:
@@ -186,7 +187,7 @@ class HintPublisher:
 
     def withheld(self, verdicts: dict[Hashable, Hint]) -> bool:
         bad = sum(hint.signal is DEGRADED for hint in verdicts.values())
-        return bad > 0 and 2 * bad >= len(verdicts)
+        return 2 * bad > len(verdicts)
 
     def due(self, now: float, verdicts: dict[Hashable, Hint]) -> list[Hint]:
         """Return the hints to publish now. `verdicts`: first-hand evidence about each peer."""

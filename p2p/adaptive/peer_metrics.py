@@ -36,6 +36,7 @@ TRY_AGAIN, TRY_CALLS = (
 RISE, FALL = 0.3, 0.1  # weight of a latency sample above and below the estimate
 SERVICE_WEIGHT = 0.1
 POOL_WEIGHT = 0.02
+WIDTH_WEIGHT = 0.01
 TRUST_MAX, TRUST_MEMORY = (
     20.0,
     30.0,
@@ -48,13 +49,16 @@ class Pool:
     """Averages over the answers of all peers, and the sending rate of this caller.
 
     `width` estimates how many requests a peer serves side by side (by Little's law, from how long
-    requests took beside how many were inside; at least 1); `foreign` is the share of other callers
-    in the peers' work; `memory` is for failures, in seconds.
+    requests took beside how many were inside; at least 1). Busy moments count more: a free place
+    does not show how many there are. `foreign` is the share of other callers in the peers' work;
+    `memory` is for failures, in seconds.
     """
 
     __slots__ = (
         "_sent_at",
         "_since",
+        "_taken",
+        "_worked",
         "foreign",
         "known",
         "latency",
@@ -80,6 +84,8 @@ class Pool:
         self.load_memory = 0.15
         self._since = 0
         self._sent_at: float | None = None
+        self._worked = 0.0  # requests inside times the service time, weighted
+        self._taken = 0.0  # latency, weighted; `width` is the quotient
 
     def on_send(self, now: float) -> None:
         """Update the sending rate of this caller: with few calls, few of them should be probes."""
@@ -89,6 +95,11 @@ class Pool:
         self._sent_at = now
 
     def learn(self, latency: float, service: float, others: float, queue: float) -> None:
+        inside = queue + 1.0
+        weight = WIDTH_WEIGHT if self.known else 1.0
+        square = inside * inside
+        self._worked += weight * (square * inside * service - self._worked)
+        self._taken += weight * (square * latency - self._taken)
         if not self.known:
             self.known = True
             self.latency, self.service, self.others = latency, service, others
@@ -102,7 +113,7 @@ class Pool:
         if self._since < 8:  # the following is derived from slow averages; it need not be exact
             return
         self._since = 0
-        self.width = max(1.0, (self.queue + 1.0) * self.service / max(1e-9, self.latency))
+        self.width = max(1.0, self._worked / max(1e-9, self._taken))
         self.load_memory = min(LOAD_LONGEST, max(LOAD_SHORTEST, LOAD_MEMORY * self.service))
         self.foreign = self.others / (self.queue + 0.1)
 

@@ -19,8 +19,15 @@ def main() -> int:
     parser.add_argument("--policy", action="append", choices=names, help="only these")
     parser.add_argument("--scenario", action="append", help="only those whose name contains this")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--judge",
+        action="store_true",
+        help="a table of means with 95 % intervals, p99.9 beside p99",
+    )
     args = parser.parse_args()
     chosen = args.policy or names
+    if args.judge:
+        return judge(args.scenario, chosen, range(args.start, args.start + args.seeds))
     everything: dict[str, dict[str, dict[str, float]]] = {}
     for scenario in SCENARIOS:
         if args.scenario and not any(part in scenario.name for part in args.scenario):
@@ -42,6 +49,29 @@ def main() -> int:
         }
         print(json.dumps({"seeds": args.seeds, "start": args.start, "median": finite}, indent=1))
     return 0
+
+
+def judge(parts: list[str] | None, chosen: list[str], seeds: range) -> int:
+    """Print p99 / p99.9 in ms and errors in %: means over seeds, each with half of its 95 % interval."""
+    print("| workload | " + " | ".join(chosen) + " |\n|" + "---|" * (len(chosen) + 1))
+    for scenario in SCENARIOS:
+        if "p99" not in scenario.figures or (parts and not any(p in scenario.name for p in parts)):
+            continue
+        cells = []
+        for policy in chosen:
+            runs = [simulate(scenario, policy, seed) for seed in seeds]
+            cell = f"{_mean(runs, 'p99', 0)} / {_mean(runs, 'p99.9', 0)}"
+            if any(run.get("errors") for run in runs):
+                cell += f", {_mean(runs, 'errors', 3)} %"
+            cells.append(cell)
+        print(f"| {scenario.name} | " + " | ".join(cells) + " |", flush=True)
+    return 0
+
+
+def _mean(runs: list[dict[str, float]], figure: str, digits: int) -> str:
+    found = [run[figure] for run in runs]
+    half = 2.0 * statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else 0.0
+    return f"{statistics.fmean(found):.{digits}f}±{half:.{digits}f}"
 
 
 def table(name: str, figures: tuple[str, ...], rows: dict[str, dict[str, float]]) -> str:

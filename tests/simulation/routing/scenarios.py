@@ -88,6 +88,12 @@ def _slow(world: World) -> None:
     world.at(END, lambda _: change(1.0))
 
 
+def _fifth_slow(world: World) -> None:
+    """A fifth of the servers ten times slower from the start."""
+    for server in world.servers[: len(world.servers) // 5]:
+        server.mean = MEAN * 10.0
+
+
 def _flaky(world: World) -> None:
     def change(rate: float) -> None:
         world.servers[0].error_rate = rate
@@ -200,6 +206,9 @@ SCENARIOS = [
         callers=30,
     ),
     Scenario("30 callers, false hints", P, _lies, callers=30),
+    Scenario("100 callers, one fails fast", P, _modes((0,), "fail"), callers=100),
+    Scenario("100 callers, two slow", P, _slow, callers=100),
+    Scenario("50 servers, ten slow", P, _fifth_slow, means=(MEAN,) * 50, stop=20.0),
 ]
 
 

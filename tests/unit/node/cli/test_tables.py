@@ -14,13 +14,21 @@ from hypothesis import strategies as st
 from node.cli.ladder import bar, draws_blocks, ladder
 from node.cli.network_commands import describe_status, duration
 from node.cli.order_text import OrderTextError, parse_order
+from node.cli.service_commands import why_lines
 from node.cli.table_layout import Column, Line, align, table
 from node.cli.tables import clock, order_table, peer_table, to_ansi, to_rich
 from node.cli.watch_commands import book_view, describe, frame_lines
 from node.client.book_replica import BookReplica
 from node.streams.book_checksums import MODULUS, level_check
 from node.streams.stream_messages import BookL2, BookL2Snapshot, Level, Trades
-from node.views.views import BookView, LevelView, OrderRequest, TradeView
+from node.views.views import (
+    BookView,
+    LevelView,
+    OrderRequest,
+    RouterEventView,
+    RouterView,
+    TradeView,
+)
 
 TIME = "2026-01-02T03:04:05.678Z"
 
@@ -426,3 +434,19 @@ def test_a_frame_fits_and_has_the_best_prices(height: int, levels: int) -> None:
     if height >= 2 * levels + 12 and levels:
         assert text.count("trade buy") == 5
         assert lines[-1] == "Ctrl-C ends"
+
+
+def test_every_decision_of_the_router_is_one_line() -> None:
+    event = RouterEventView(
+        time=TIME,
+        kind="pick",
+        service="jobs",
+        node="a" * 16,
+        reason="expected 19.0 ms with 0 in flight; next of 2 38.0 ms",
+        detail={},
+    )
+    view = RouterView(policy="adaptive", routes=[], hints=[], events=[event])
+    (line,) = plain(why_lines(view, full=True))
+    assert line.endswith(f"jobs {'a' * 16}: expected 19.0 ms with 0 in flight; next of 2 38.0 ms")
+    empty = RouterView(policy="adaptive", routes=[], hints=[], events=[])
+    assert plain(why_lines(empty, full=True)) == ["no service was called yet"]

@@ -504,3 +504,37 @@ def test_a_cancelled_probe_gives_its_place_back():
     assert r.pick(now, TEN) != "p0"  # one probe at a time
     r.on_cancel(now, "p0", now - PROBE_SPACING * 0.0001)
     assert r.pick(now, TEN) == "p0"
+
+
+def test_the_reason_of_a_pick_names_its_cost_and_the_next_best() -> None:
+    events: list[RoutingEvent] = []
+    r = router(on_event=events.append)
+    now = warm(r, TEN[:2])
+    events.clear()
+    chosen = r.pick(now, TEN[:2])
+    (event,) = events
+    assert event.peer == chosen
+    assert event.reason.startswith("expected ")
+    assert "next of 2" in event.reason
+    assert event.detail["next"] in TEN[:2]
+    assert "\n" not in event.reason
+    r.pick(now, [chosen])
+    assert events[-1].reason.endswith("no other to ask")
+
+
+def test_a_worker_with_a_free_place_costs_what_it_takes_to_serve() -> None:
+    """Four places of 19 ms, up to six requests at once: `width` is found, and the cost is in seconds."""
+    r = router()
+    rng = random.Random(5)
+    now = 0.0
+    for _ in range(600):
+        inside = rng.randint(1, 6)
+        latency = 0.019 * max(1.0, inside / 4)
+        for _ in range(inside):
+            r.on_send(now, "a")
+        now += latency
+        for left in reversed(range(inside)):
+            r.on_result(now, "a", latency, "ok", (left, latency, 0.019))
+        now += 0.01
+    (row,) = r.explain(now, ["a"])
+    assert row.cost == pytest.approx(0.019, rel=0.3)

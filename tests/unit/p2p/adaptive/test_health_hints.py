@@ -129,6 +129,12 @@ def test_own_hints_are_withheld_when_most_peers_look_bad():
     assert publisher.due(1.0, verdicts(a=True, b=False, c=False, d=False))
 
 
+def test_one_bad_worker_of_two_is_told_and_two_of_two_are_not():
+    publisher = HintPublisher()
+    assert publisher.due(0.0, verdicts(a=True, b=True)) == []
+    assert [hint.peer for hint in publisher.due(1.0, verdicts(a=True, b=False))] == ["a"]
+
+
 def serve(
     router: AdaptiveRouter[str], now: float, peers: list[str], count: int, bad: str = ""
 ) -> float:
