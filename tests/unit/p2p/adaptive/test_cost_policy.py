@@ -7,6 +7,7 @@ import random
 import pytest
 
 from p2p.adaptive.cost_policy import (
+    BUSY,
     CROWD,
     ERROR_COST,
     ERROR_LATENCIES,
@@ -34,8 +35,9 @@ def expected(now: float, metrics: PeerMetrics, pool: Pool) -> float:
         others = max(others, pool.others)
         failure = max(ERROR_COST, ERROR_LATENCIES * pool.latency)
         failures = (errors + TIMEOUT_ERRORS * timeouts) * failure
-    queue = (own * (1.0 + OWN * pool.foreign) + others) / pool.width
-    work = service * (1.0 + queue) ** (POWER + CROWD * pool.foreign)
+    inside = own * (1.0 + OWN * pool.foreign) + others
+    wait = max(0.0, inside + 1.0 - pool.width) / pool.width
+    work = service * ((1.0 + wait) ** (POWER + CROWD * pool.foreign) + BUSY * inside / pool.width)
     return LATENCY * max(0.0, latency - service) + work + failures
 
 
