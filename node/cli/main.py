@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "worker": "node.cli.worker_command:worker",
     "grape": "node.cli.grape_command:grape",
     "demo": "node.cli.start_command:demo",
+    "learn": "node.cli.learn_command:learn",
     "config": "node.cli.config_command:config",
     "service": "node.cli.service_unit:service",
     "order": "node.cli.order_commands:order",

@@ -47,7 +47,10 @@ class VirtualTime:
 
     def at(self, when: float, action: Callable[..., None], *arguments: Any) -> None:
         self._number += 1
-        heapq.heappush(self._plan, (when, self._number, action, arguments))
+        heapq.heappush(self._plan, (max(when, self._now), self._number, action, arguments))
+
+    def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
+        self.at(self._now + delay, action, *arguments)
 
     def run(self, until: float) -> None:
         """Everything up to `until`."""

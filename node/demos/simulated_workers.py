@@ -171,6 +171,8 @@ class SimulatedCaller:
         tally: OutcomeCounts,
         rate: float,
         until: float,
+        *,
+        retries: int = 3,
     ) -> None:
         self._time = time
         self._rng = rng
@@ -181,7 +183,7 @@ class SimulatedCaller:
         self._rate = rate
         self._until = until
         self._retry = RetryPolicy(
-            RetrySettings(max_retries=3, base_s=0.01, cap_s=0.1),
+            RetrySettings(max_retries=retries, base_s=0.01, cap_s=0.1),
             rng=rng,
             budget=RetryBudget(ratio=0.2, reserve=100.0, per_second=1.0),
         )

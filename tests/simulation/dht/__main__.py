@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 
+from node.demos.virtual_dht import Conditions
 from tests.simulation.dht import scenarios
-from tests.simulation.dht.network import Conditions
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
+from node.demos.virtual_dht import Conditions, Host, VirtualNetwork, address
 from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.iterative_search import IterativeSearch
@@ -14,7 +15,6 @@ from p2p.grenache.dht.krpc import FindNode
 from p2p.grenache.dht.lookups import LookupResult
 from p2p.grenache.dht.routing_table import number
 from p2p.grenache.directory import Address
-from tests.simulation.dht.network import Conditions, Host, VirtualNetwork, address
 
 
 @dataclass(slots=True)

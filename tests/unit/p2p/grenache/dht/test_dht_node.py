@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dht_kit import LOCAL, NEAR, Solo, node_id
 
+from node.demos.virtual_dht import Conditions, Host, VirtualNetwork, address
 from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import DhtSettings
@@ -23,7 +24,6 @@ from p2p.grenache.dht.krpc import (
 from p2p.grenache.dht.lookups import LookupResult, PutResult
 from p2p.grenache.dht.value_store import Item
 from p2p.grenache.directory import Address
-from tests.simulation.dht.network import Conditions, Host, VirtualNetwork, address
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SERVICE = b"rpc_quotes"

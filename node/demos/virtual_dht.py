@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
+from node.demos.server_model import VirtualTime
 from p2p.grenache.dht.dht_node import DhtNode
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.directory import Address
-from tests.simulation.clock import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class VirtualNetwork:
     """Carries datagrams between hosts."""
 
     def __init__(self, seed: int, conditions: Conditions | None = None) -> None:
-        self.clock = Scheduler()
-        self.rng = random.Random(seed)
+        self.clock = VirtualTime()
+        self.rng = random.Random(seed)  # noqa: S311 - a simulation
         self.conditions = conditions or Conditions()
         self.hosts: dict[Address, Host] = {}
         self.sent = 0
@@ -76,7 +76,7 @@ class VirtualNetwork:
         settings: DhtSettings | None = None,
     ) -> Host:
         """Start a node, with an id of its own, in the place of one that may have been there."""
-        node_rng = random.Random(self.rng.getrandbits(64))
+        node_rng = random.Random(self.rng.getrandbits(64))  # noqa: S311
         node = DhtNode(settings or DhtSettings(), node_rng, self.clock.now)
         host = self.hosts[address] = Host(self, address, node)
         host.call(lambda now: node.set_bootstrap(now, bootstrap))
@@ -110,7 +110,7 @@ class VirtualNetwork:
             host.receive(source, data)
 
     def run(self, seconds: float) -> None:
-        self.clock.run_until(self.clock.now + seconds)
+        self.clock.run(self.clock.now + seconds)
 
     def run_until(self, condition: Callable[[], bool], limit: float, step: float = 0.05) -> float:
         """Run until it holds; the seconds that it took, inf if more than `limit`."""

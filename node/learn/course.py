@@ -1,0 +1,136 @@
+"""Steps of the course: where each runs, what its page says, and the figures that the page promises.
+
+The pages are the Markdown files of docs/learn; they ship inside the package. A page's table "Promised" is
+read by `promises`, so what is printed is compared with what is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, resources
+from math import inf
+
+from node.learn.sheet import Settings, Sheet
+
+
+class UnknownSetting(Exception):
+    """A setting that the step does not have, or a value out of its range."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the course. `settings`: names and defaults of what the reader can change."""
+
+    number: int
+    slug: str
+    place: str  # module:function
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def page(self) -> str:
+        return f"{self.number:02}-{self.slug}.md"
+
+    def run(self, seed: int, changes: Mapping[str, float]) -> Sheet:
+        """Run the step in virtual time.
+
+        Raises:
+            UnknownSetting: `changes` names a setting that the step does not have.
+        """
+        for name, value in changes.items():
+            if name not in self.settings:
+                known = ", ".join(f"{n}={v:g}" for n, v in self.settings.items())
+                raise UnknownSetting(f"step {self.number} has no setting {name!r}; it has {known}")
+            if not 0 <= value < inf:
+                raise UnknownSetting(f"{name} is {value:g}; expected a number from 0 up")
+        module, _, name = self.place.partition(":")
+        play: Callable[[int, Settings], Sheet] = getattr(import_module(module), name)
+        return play(seed, {**self.settings, **changes})
+
+
+STEPS = (
+    Step(1, "grapes", "node.learn.grapes:cluster", {"grapes": 3, "delay_ms": 2}),
+    Step(2, "workers", "node.learn.grapes:workers", {"max_age_s": 120, "load": 2}),
+    Step(3, "random-calls", "node.learn.calls:baseline", {"retries": 0}),
+    Step(4, "metrics", "node.learn.calls:measuring", {"well_for_s": 5}),
+    Step(5, "scores", "node.learn.calls:scoring", {"slow_factor": 8}),
+    Step(6, "circuit-breaker", "node.learn.calls:breaking", {"cooldown_s": 10}),
+    Step(7, "gossip", "node.learn.gossip:spreading", {"nodes": 20, "links": 4}),
+    Step(8, "decay", "node.learn.gossip:fading", {"ttl_s": 60}),
+    Step(9, "failures", "node.learn.failures:injected", {"liars": 1}),
+    Step(10, "trade-offs", "node.learn.failures:trade_offs", {"callers": 20}),
+    Step(11, "token-bucket", "node.learn.throttling:token_bucket", {"rate": 20}),
+    Step(12, "warm-up", "node.learn.throttling:warm_up", {"seconds": 5}),
+    Step(13, "backoff", "node.learn.throttling:backoff", {"base_s": 0.5}),
+    Step(14, "breaker-in-a-client", "node.learn.throttling:breaker", {"threshold": 5}),
+    Step(15, "sliding-window", "node.learn.throttling:window", {"seconds": 10}),
+    Step(16, "aimd", "node.learn.throttling:aimd", {"maximum": 20}),
+    Step(17, "adoption", "node.learn.adoption:adoption", {"percent": 10}),
+)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Range of a figure as promised by a page: of the plain run, and of the run with the page's change."""
+
+    figure: str
+    meaning: str
+    low: float
+    high: float
+    low_changed: float
+    high_changed: float
+
+    def range(self, changed: bool) -> tuple[float, float]:
+        return (self.low_changed, self.high_changed) if changed else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the course, taken apart."""
+
+    title: str
+    intro: str
+    sections: Mapping[str, str]
+    promises: tuple[Promise, ...]
+    change: Mapping[str, float]  # settings of the page's own change
+
+
+_ROW = re.compile(
+    r"^\| `(\w+)` \| (.+?) \| ([\d.]+) to ([\d.]+) \| (?:([\d.]+) to ([\d.]+)|same) \|$", re.M
+)
+
+
+def read_page(step: Step) -> Page:
+    """Read the page of a step.
+
+    Raises:
+        ValueError: the page lacks its title.
+    """
+    text = resources.files("node.learn").joinpath("pages", step.page).read_text(encoding="utf-8")
+    head, *rest = re.split(r"^## ", text, flags=re.M)
+    title, _, intro = head.partition("\n")
+    if not title.startswith("# "):
+        raise ValueError(f"{step.page} has no title")
+    sections = {name: body.strip() for name, _, body in (part.partition("\n") for part in rest)}
+    promises = []
+    for name, meaning, low, high, low2, high2 in _ROW.findall(sections.get("Promised", "")):
+        plain = float(low), float(high)
+        changed = (float(low2), float(high2)) if low2 else plain
+        promises.append(Promise(name, meaning, *plain, *changed))
+    settings = re.findall(r"--set (\w+)=([\d.]+)", sections.get("Change", ""))
+    return Page(
+        title[2:].strip(),
+        intro.strip(),
+        sections,
+        tuple(promises),
+        {name: float(value) for name, value in settings},
+    )
+
+
+def find_step(word: str) -> Step | None:
+    """Return the step with this number or name."""
+    for step in STEPS:
+        if word in (str(step.number), step.slug):
+            return step
+    return None
