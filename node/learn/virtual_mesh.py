@@ -10,7 +10,8 @@ from functools import partial
 from node.demos.server_model import VirtualTime, seeded
 from p2p.adaptive import AdaptiveRouter, HintSettings
 from p2p.base.identity import Identity
-from p2p.mesh.message_router import MessageRouter, Received
+from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Received
 from p2p.services.health_gossip import HealthGossip
 
 NETWORK = "learn"
