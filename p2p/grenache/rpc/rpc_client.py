@@ -34,6 +34,7 @@ from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import BadInput, GrenacheError, RemoteError, RequestFailed, RequestTimeout
 from p2p.grenache.input_checks import check_service
+from p2p.grenache.rpc.even_policy import EvenPolicy
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, RpcTransport, TransportStatus
 from p2p.grenache.rpc.rpc_wire import new_rid
@@ -301,7 +302,7 @@ class Client:
         known = self._services.renew(name)
         if known is None:
             check_service(name)
-            router: AdaptiveRouter[Address] = AdaptiveRouter(rng=self._rng)
+            router: AdaptiveRouter[Address] = AdaptiveRouter(rng=self._rng, policy=EvenPolicy())
             workers = WorkerList(
                 self._directory,
                 name,

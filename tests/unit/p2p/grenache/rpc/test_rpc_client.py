@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -46,6 +47,28 @@ async def test_all_workers_are_used_and_the_load_is_spread(world):
         await asyncio.gather(*(world.ask(n) for n in range(12)))
     assert len(world.transport.asked) == 12
     assert min(world.transport.asked.values()) >= 15  # of 30 on average
+
+
+@pytest.mark.parametrize("in_flight", [1, 8, 64])
+@pytest.mark.parametrize("usual", [0.0003, 0.02])
+async def test_workers_that_are_as_good_as_each_other_get_equal_shares(world, in_flight, usual):
+    rng = random.Random(in_flight)
+
+    async def work(payload: Any) -> Any:
+        await asyncio.sleep(usual * rng.uniform(0.7, 1.5))
+        return payload
+
+    for n in range(1, 13):
+        world.add(n, work)
+
+    async def caller() -> None:
+        for n in range(1920 // in_flight):
+            await world.ask(n)
+
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    assert len(world.transport.asked) == 12
+    assert min(world.transport.asked.values()) >= 80  # of 160 on average
+    assert max(world.transport.asked.values()) <= 320
 
 
 async def test_a_slow_worker_gets_less(world):
