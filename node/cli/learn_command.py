@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import shutil
+import textwrap
 
 import click
 
@@ -120,7 +122,7 @@ def _show(
     answer: bool,
 ) -> None:
     click.secho(f"{step.number}. {page.title}", bold=True)
-    click.echo(f"\n{page.intro}\n")
+    click.echo(f"\n{_plain(page.intro)}\n")
     for line in sheet.lines:
         click.echo(f"  {line}".rstrip())
     _figures(page, sheet, settings, kept)
@@ -145,7 +147,7 @@ def _figures(page: Page, sheet: Sheet, settings: dict[str, float], kept: dict[st
         if promise is None:
             click.echo(line)
             continue
-        line += f"   {_plain(promise.meaning)}"
+        line += f"   {promise.meaning}"
         if name in kept:
             low, high = promise.range(bool(settings))
             mark = "as promised" if kept[name] else "OUTSIDE what is promised"
@@ -157,7 +159,12 @@ def _figures(page: Page, sheet: Sheet, settings: dict[str, float], kept: dict[st
 
 def _plain(markdown: str) -> str:
     """Return Markdown as text for a terminal."""
-    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", markdown).replace("`", "")
+    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", markdown).replace("`", "").replace("**", "")
+    width = min(100, shutil.get_terminal_size().columns)
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent="  " if line.startswith("- ") else "")
+        for line in text.splitlines()
+    )
 
 
 def _document(
