@@ -16,7 +16,7 @@ LENGTH = 10.0
 
 
 class RandomChoice:
-    """Picks at random, and learns nothing; `measured`, if given, is told of every result."""
+    """Picks at random, and learns nothing; `measured`, if given, receives every result."""
 
     def __init__(self, rng: random.Random, measured: AdaptiveRouter[str] | None = None) -> None:
         self._rng = rng

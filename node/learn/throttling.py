@@ -42,7 +42,7 @@ ORDER = ("token bucket", "warm-up", "backoff", "circuit breaker", "sliding windo
 class Adopted:
     """Parts that a client has, by their order of adoption, and what the reader can change."""
 
-    parts: int = 0  # so many of `ORDER`
+    parts: int = 0  # the first of `ORDER`
     rate: float = 20.0
     warm_up_s: float = 5.0
     base_s: float = 0.5

@@ -13,7 +13,7 @@ from p2p.adaptive import CostPolicy, PeerMetrics, Pool
 
 LEAST_S: Final = 0.005  # seconds; less is noise of the network and of two event loops
 USUAL: Final = 1.5  # times the usual latency: answers of one worker differ by as much
-FIRST_ANSWERS: Final = 8  # the first carry the price of connecting; so many are needed to tell
+FIRST_ANSWERS: Final = 8  # the first carry the price of connecting; this number is needed to judge
 TRY_AGAIN: Final = (
     50.0  # times its cost, without a call: trying again takes 2 % of the time at most
 )
