@@ -80,6 +80,7 @@ class _Peer:
     patience: float  # seconds that what it announces, or is asked for, is waited for
     eager: bool = True
     pruned_at: float | None = None  # time of the last PRUNE sent since the link was eager
+    misses: int = 0  # pulls that it has not answered in time since the last that it has
     wanted: bool = False  # it has asked to be pushed to with an empty pull, and not pruned since
     keep: float = KEPT  # seconds for which the link is kept when it is needed again
     announced: dict[bytes, None] = field(default_factory=dict)  # missing ids it says it has
@@ -413,6 +414,7 @@ class BroadcastTree(Generic[Item]):
             return
         peer = self._peers[entry.asked]
         if via == entry.asked:
+            peer.misses = 0
             peer.patience = max(self._graft_timeout, PATIENCE_DECAY * peer.patience)
         else:  # the tree was faster than the answer
             enough = PATIENCE_GROWTH * (now - entry.sources[entry.asked])
@@ -438,7 +440,9 @@ class BroadcastTree(Generic[Item]):
         while (key := self._deadlines.pop(now)) is not None:
             entry = self._missing[key]
             if entry.asked is not None:
-                self._peers[entry.asked].asked.pop(key, None)
+                asked = self._peers[entry.asked]
+                asked.asked.pop(key, None)
+                asked.misses += 1
                 entry.asked = None
             if entry.tries >= limits.GRAFT_TRIES:
                 self.counters["given_up"] += 1
@@ -470,8 +474,12 @@ class BroadcastTree(Generic[Item]):
             for name in entry.sources
             if len(self._peers[name].asked) < limits.GRAFT_MAX_PER_LINK
         ]
-        if not entry.tries:
-            free.sort(key=lambda name: (name not in pulls, not self._peers[name].eager))
+        # Who announced and did not deliver is asked last.
+        if entry.tries:
+            free.sort(key=lambda name: self._peers[name].misses)
+        else:
+            peers = self._peers
+            free.sort(key=lambda n: (peers[n].misses, n not in pulls, not peers[n].eager))
         return free[0] if free else None
 
     def _settle(self, key: bytes) -> None:

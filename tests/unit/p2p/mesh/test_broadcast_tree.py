@@ -651,3 +651,25 @@ def test_a_peer_that_pushes_to_all_does_not_cut_the_others_off(monkeypatch):
     assert late_beside_a_peer_that_pushes_to_everybody() < 12
     monkeypatch.setattr("p2p.mesh.broadcast_tree.CUT_OFF", 2.0)
     assert late_beside_a_peer_that_pushes_to_everybody() > 20
+
+
+def test_who_announces_and_does_not_deliver_is_asked_last():
+    sent = []
+    tree = BroadcastTree(lambda peers, message: sent.append((peers, message)))
+    liars, honest = [f"liar {n}" for n in range(4)], "honest"
+    for name in (*liars, honest):
+        tree.link_up(0.0, name)
+    now, took = 0.0, []
+    for number in range(6):
+        key = number.to_bytes(16, "big")
+        for name in (*liars, honest):
+            tree.on_announcement(now, name, [key])
+        began = now
+        sent.clear()
+        while (("honest",), Graft([key])) not in sent:
+            now += 0.1
+            tree.tick(now)
+            assert now < began + 60.0
+        tree.add(now, key, "item", 10, honest)
+        took.append(now - began)
+    assert max(took[4:]) < 1.0 < took[0]  # each of them is believed once
