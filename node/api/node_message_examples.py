@@ -124,6 +124,7 @@ _ROUTE: Final = RouteView(
     avg_latency_ms=10.25,
     window=16.0,
     rate=2000.0,
+    last_seen_s=0.25,
 )
 _SERVICE: Final = ServiceView(
     name="status",

@@ -120,8 +120,13 @@ def service_views(mesh: ServiceMesh) -> list[ServiceView]:
 
 
 def _route(
-    service: str, row: Explained, metrics: PeerMetrics | None, governor: Governor | None
+    service: str,
+    row: Explained,
+    metrics: PeerMetrics | None,
+    governor: Governor | None,
+    now: float,
 ) -> RouteView:
+    seen = metrics.last_seen_ts if metrics else None
     return RouteView(
         service=service,
         node=str(row.peer),
@@ -143,6 +148,7 @@ def _route(
         ),
         window=None if governor is None else round(governor.window, 2),
         rate=None if governor is None else round(governor.rate(), 2),
+        last_seen_s=None if seen is None else round(max(0.0, now - seen), 3),
     )
 
 
@@ -166,6 +172,7 @@ def route_views(mesh: ServiceMesh, now: float) -> list[RouteView]:
             row,
             router.metrics(str(row.peer)),
             mesh.caller.governor(service, str(row.peer)),
+            now,
         )
         for service, router in mesh.balancers.routers().items()
         for row in router.explain(now, mesh.directory.providers(service))

@@ -446,6 +446,7 @@ class RouteView(msgspec.Struct, kw_only=True):
     # Flow control of calls to this service at this node; null before the first call.
     window: float | None = None  # calls under way that it allows at once
     rate: float | None = None  # calls a second that its pace allows
+    last_seen_s: float | None = None  # seconds since its last answer; null before the first
 
 
 class HintView(msgspec.Struct, kw_only=True):
