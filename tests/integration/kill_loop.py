@@ -39,7 +39,7 @@ def main() -> int:
                 both = rng.random() < 0.3
                 step = f"{victim} {point}{' and the other' if both else ''}"
                 try:
-                    kill9.test_a_take_is_settled_once_whoever_is_killed_at_whatever_step(
+                    kill9.test_a_take_is_settled_once_after_a_kill_of_either_side_at_any_step(
                         pair, victim, point, both
                     )
                 except BaseException:
