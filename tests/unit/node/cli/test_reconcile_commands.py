@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from node.cli.client_session import CommandFailure
-from node.cli.ledger_commands import obligation_lines, obligation_totals
-from node.cli.reconcile_commands import comparison_lines, verify
+from node.cli.commands.ledger_commands import obligation_lines, obligation_totals
+from node.cli.commands.reconcile_commands import comparison_lines, verify
 from node.views.account_views import ObligationView
 from node.views.statement_views import (
     AssetAgreementView,

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from node.cli.commands.start_command import UNTIL_STOPPED
 from node.cli.main import cli
-from node.cli.start_command import UNTIL_STOPPED
 from node.demos import components, routing_demo, storm, throttled
 from node.demos.loopback import LoopbackLink, LoopbackServer, LoopTime
 from node.demos.server_model import Network, Server, ServerSettings, VirtualTime

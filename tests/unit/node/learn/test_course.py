@@ -139,7 +139,7 @@ def test_a_figure_outside_its_promise_fails(monkeypatch: pytest.MonkeyPatch) -> 
     first = page.promises[0]
     worse = type(first)(first.figure, first.meaning, 0.0, 0.001, 0.0, 0.001)
     broken_page = type(page)(page.title, page.intro, page.sections, (worse,), page.change)
-    monkeypatch.setattr("node.cli.learn_command.read_page", lambda step: broken_page)
+    monkeypatch.setattr("node.cli.commands.learn_command.read_page", lambda step: broken_page)
     result = learn("15")
     assert result.exit_code == 1
     assert "OUTSIDE what is promised" in result.output

@@ -9,7 +9,7 @@ import click
 
 from node.cli.byte_progress import ByteProgress
 from node.cli.client_session import CommandFailure, Exit, print_json
-from node.cli.data_options import data_options, explained, unused
+from node.cli.commands.data_options import data_options, explained, unused
 
 if TYPE_CHECKING:
     from config import Settings

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from node.cli.client_session import CommandFailure, Exit, inherited
-from node.cli.start_command import load_settings
+from node.cli.commands.start_command import load_settings
 
 T = TypeVar("T")
 

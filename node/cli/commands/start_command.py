@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from node.cli.client_session import CommandFailure, Exit, inherited
-from node.cli.open_command import open_in_browser
+from node.cli.commands.open_command import open_in_browser
 
 T = TypeVar("T")
 UNTIL_STOPPED: Final = 1e9  # seconds

@@ -120,7 +120,7 @@ def show(session: Session, name: str) -> None:
             {"account": view, "balances": balances, "keys": keys, "open_orders": len(orders)}
         )
         return
-    from node.cli.ledger_commands import balance_table
+    from node.cli.commands.ledger_commands import balance_table
 
     state = ", FROZEN: it may look and cancel, not trade or withdraw" if view.frozen else ""
     lines: list[Line] = [[(f"account {view.number}: ", ""), (view.name, "bold"), (state, "warn")]]
@@ -379,7 +379,7 @@ def ledger(
     if session.as_json:
         print_json(views)
     elif views:
-        from node.cli.ledger_commands import posting_table
+        from node.cli.commands.ledger_commands import posting_table
 
         echo(posting_table(views))
     else:

@@ -11,8 +11,8 @@ import msgspec
 from exchange.ledger.statements import text_of, units
 from node.cli.client_session import Session, client_options, common_options, print_json
 from node.cli.command_groups import LENIENT, Group, account_option, check_words, span_options, upper
+from node.cli.commands.reconcile_commands import reconcile, verify
 from node.cli.order_text import OrderTextError, decimal, parse_amount
-from node.cli.reconcile_commands import reconcile, verify
 from node.cli.table_layout import Cell, Column, Line, table
 from node.cli.tables import clock, echo, is_terminal, short
 from node.views.account_views import CreditView, ObligationView, PositionView, PostingView

@@ -12,7 +12,7 @@ import click
 from node.cli.byte_progress import ByteProgress
 from node.cli.client_session import CommandFailure, Exit, common_options, print_json
 from node.cli.command_groups import Group
-from node.cli.data_options import data_options, explained, unused
+from node.cli.commands.data_options import data_options, explained, unused
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import echo
 

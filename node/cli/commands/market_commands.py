@@ -34,7 +34,7 @@ def book(session: Session, market: str, depth: int, watch: bool) -> None:
     """
     name = market.upper()
     if watch:
-        from node.cli.watch_commands import watch_book
+        from node.cli.commands.watch_commands import watch_book
 
         watch_book(session, name, depth)
         return

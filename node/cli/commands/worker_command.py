@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 
 from node.cli.attach_worker import running_node, serve_attached
+from node.cli.commands.start_command import load_settings, no_collections, start_options
 from node.cli.handler_loader import load_handler
-from node.cli.start_command import load_settings, no_collections, start_options
 
 _UNITS: Final = {"": 0.001, "ms": 0.001, "s": 1.0}
 

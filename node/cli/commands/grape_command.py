@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from node.cli.client_session import CommandFailure, Exit
-from node.cli.start_command import load_settings, no_collections
+from node.cli.commands.start_command import load_settings, no_collections
 
 _UNSHOWN: Final = re.compile(r"--grape-.*|.*_.*|--b")
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from node.cli.client_session import CommandFailure, Exit, print_json
-from node.cli.start_command import load_settings, no_collections, start_options
+from node.cli.commands.start_command import load_settings, no_collections, start_options
 
 
 @click.command(short_help="Bring a restored directory up to date from peers.")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from node.cli.client_session import print_json
-from node.cli.start_command import load_settings
+from node.cli.commands.start_command import load_settings
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import echo
 
