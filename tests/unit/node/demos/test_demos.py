@@ -56,7 +56,7 @@ def test_the_storm_shows_what_the_guide_promises(seed: str) -> None:
 @pytest.mark.parametrize("seed", [str(n) for n in range(1, 13)])
 def test_the_throttled_run_drains_near_the_optimum(seed: str) -> None:
     found = once("throttled", seed)
-    assert found["times_optimum"] <= 1.3
+    assert found["times_optimum"] <= 1.4
     assert found["delivered"] == 2000
     assert found["lost"] == found["crashes"] == 0
     assert found["attempts_per_message"] <= 1.05
