@@ -190,6 +190,13 @@ class Instrument:
 _FIELDS: Final = tuple(field.name for field in fields(Instrument))[1:]
 
 
+def instrument_of(key: str) -> Instrument:
+    """Return the symbol and the steps that a market's key states. Its rules are those of no instruments file."""
+    symbol, _, steps = key.partition("@")
+    tick, _, lot = steps.partition("/")
+    return Instrument(symbol, Decimal(tick), Decimal(lot))
+
+
 class Instruments:
     """Markets of a node, in the order of their definition."""
 

@@ -46,14 +46,13 @@ def lines(settings: Settings, chosen: ExportFilter, advance: Advance) -> Iterato
         shaper = _Shaper(
             OrderMapping(instruments, found.owner, lambda asset: decimals.get(asset, 0)), decimals
         )
-        known = {instrument.key for instrument in instruments}
         for item in found.items(chosen.kinds):
             if account is not None and _account_of(item) != account:
                 continue
             time = _time_of(item)
             if time < chosen.start or (chosen.end is not None and time > chosen.end):
                 continue
-            yield msgspec.json.encode(shaper.shape(item, known))
+            yield msgspec.json.encode(shaper.shape(item))
 
 
 def _account(state: Recovered, name: str | None) -> int | None:
@@ -85,12 +84,10 @@ class _Shaper:
         self._mapping = mapping
         self._decimals = decimals
 
-    def shape(self, item: Exported, known: set[str]) -> dict[str, Any]:
-        """Return the fields of a line. Markets that are not traded any more have ticks and lots."""
+    def shape(self, item: Exported) -> dict[str, Any]:
+        """Return the fields of a line."""
         if isinstance(item, Order | Fill):
             kind = "order" if isinstance(item, Order) else "fill"
-            if item.market not in known:
-                return {"kind": kind, "raw": msgspec.to_builtins(_named(item))}
             view = (
                 self._mapping.order(item) if isinstance(item, Order) else self._mapping.fill(item)
             )

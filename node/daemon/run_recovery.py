@@ -20,7 +20,7 @@ from exchange.engine.recovery_settlement import RecoveredFill, RecoveryReport
 from exchange.journal.frames import JournalError
 from exchange.ledger.balances import PEER
 from exchange.ledger.statements import StatementTrade
-from exchange.model.instruments import Instruments
+from exchange.model.instruments import instrument_of
 from exchange.model.records import Recovered
 from node.daemon.node import Node
 from node.daemon.port_choice import PortTaken, wanted_ports
@@ -213,60 +213,49 @@ async def _statements(node: Node, tell: Tell) -> tuple[dict[str, list[StatementT
     return found, silent
 
 
-def document_of(settings: Settings, found: Recovery) -> dict[str, Any]:
+def document_of(found: Recovery) -> dict[str, Any]:
     """Return the result for a program."""
-    path = settings.instruments_file
-    return _ReportTexts(Instruments.load(path) if path else Instruments.default()).document(found)
+    report = found.report
+    return {
+        "node_id": found.node_id,
+        "heard": found.heard,
+        "unheard": found.unheard,
+        "without_statement": found.silent,
+        "as_of": None if found.restored is None else found.restored.made,
+        "events_fetched": report.events,
+        "events_lost": [
+            {"market": instrument_of(gap.market).symbol, "first": gap.first, "last": gap.last}
+            for gap in report.gaps
+        ],
+        "fills": [_fill(fill) for fill in report.fills],
+        "suspense": [_fill(fill) for fill in report.suspense],
+        "closed_orders": [
+            {
+                "market": (instrument := instrument_of(order.market)).symbol,
+                "order": order.order,
+                "side": "buy" if order.side > 0 else "sell",
+                "price": None if order.price is None else instrument.price_text(order.price),
+                "quantity": instrument.quantity_text(order.quantity),
+                "account": order.account,
+            }
+            for order in report.closed
+        ],
+        "open_orders_kept": report.kept,
+        "takes_resolved": report.takes_resolved,
+        "takes_open": report.takes_open,
+    }
 
 
-class _ReportTexts:
-    """Fills and orders of a report with decimal texts."""
-
-    def __init__(self, instruments: Instruments) -> None:
-        self._by_key = {instrument.key: instrument for instrument in instruments}
-
-    def fill(self, fill: RecoveredFill) -> dict[str, Any]:
-        instrument = self._by_key[fill.market]
-        return {
-            "market": instrument.symbol,
-            "side": "buy" if fill.side > 0 else "sell",
-            "price": instrument.price_text(fill.price),
-            "quantity": instrument.quantity_text(fill.quantity),
-            "time": iso(fill.time),
-            "role": fill.role,
-            "order": fill.order or None,
-            "account": fill.account,
-            "counterparty": fill.counterparty,
-        }
-
-    def document(self, found: Recovery) -> dict[str, Any]:
-        """Return the whole result for a program."""
-        report = found.report
-        return {
-            "node_id": found.node_id,
-            "heard": found.heard,
-            "unheard": found.unheard,
-            "without_statement": found.silent,
-            "as_of": None if found.restored is None else found.restored.made,
-            "events_fetched": report.events,
-            "events_lost": [
-                {"market": self._by_key[gap.market].symbol, "first": gap.first, "last": gap.last}
-                for gap in report.gaps
-            ],
-            "fills": [self.fill(fill) for fill in report.fills],
-            "suspense": [self.fill(fill) for fill in report.suspense],
-            "closed_orders": [
-                {
-                    "market": (instrument := self._by_key[order.market]).symbol,
-                    "order": order.order,
-                    "side": "buy" if order.side > 0 else "sell",
-                    "price": None if order.price is None else instrument.price_text(order.price),
-                    "quantity": instrument.quantity_text(order.quantity),
-                    "account": order.account,
-                }
-                for order in report.closed
-            ],
-            "open_orders_kept": report.kept,
-            "takes_resolved": report.takes_resolved,
-            "takes_open": report.takes_open,
-        }
+def _fill(fill: RecoveredFill) -> dict[str, Any]:
+    instrument = instrument_of(fill.market)
+    return {
+        "market": instrument.symbol,
+        "side": "buy" if fill.side > 0 else "sell",
+        "price": instrument.price_text(fill.price),
+        "quantity": instrument.quantity_text(fill.quantity),
+        "time": iso(fill.time),
+        "role": fill.role,
+        "order": fill.order or None,
+        "account": fill.account,
+        "counterparty": fill.counterparty,
+    }

@@ -7,14 +7,18 @@ An invalid text raises a `ServiceError` that shows the right form.
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
 
 from msgspec import UNSET, UnsetType
 
 from exchange.market.candles import Candle, TradeRecord
 from exchange.model.commands import Amend, NewOrder
 from exchange.model.decimals import plain
-from exchange.model.instruments import Instrument, Instruments, UnknownInstrument
+from exchange.model.instruments import (
+    Instrument,
+    Instruments,
+    UnknownInstrument,
+    instrument_of,
+)
 from exchange.model.records import Fill, Order
 from exchange.orders.order_validation import MAX_CLIENT_ID
 from node.views.limits import MAX_GROUP
@@ -48,9 +52,7 @@ class _Scales(dict[str, Scale]):
     """Scales by market key; of markets that are no longer traded, from the steps in their key."""
 
     def __missing__(self, key: str) -> Scale:
-        symbol, _, steps = key.partition("@")
-        tick, _, lot = steps.partition("/")
-        scale = self[key] = Scale(Instrument(symbol, Decimal(tick), Decimal(lot)))
+        scale = self[key] = Scale(instrument_of(key))
         return scale
 
 

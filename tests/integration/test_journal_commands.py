@@ -72,7 +72,7 @@ def test_a_running_node_is_not_repaired_but_verified_and_exported(nodes: Nodes) 
     later = node.cli("journal", "export", "--start", "2100-01-01T00:00:00Z", json_output=False)
     assert later == ""
     unknown = run_cli("journal", "export", "--account", "nobody", "--data-dir", str(node.data_dir))
-    assert (unknown.returncode, "no account 'nobody'" in unknown.stderr) == (1, True)
+    assert (unknown.returncode, "'nobody'" in unknown.stderr) == (1, True)
 
 
 def test_an_interrupted_backup_leaves_nothing(nodes: Nodes, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Mutants of a module: each is its source with one small fault.
 
-Own code, because the faults that mattered here are not among those of the well-kept tools (tried: cosmic-ray 8.7,
-mutmut 3.8): a call that is left out, a result that is always the same, `max` for `min`. Others are the usual ones:
+Own code, because the faults that mattered here are not among those of cosmic-ray 8.7, the tool that was tried: a call that is left out, a result that is always the same, `max` for `min`. Others are the usual ones:
 another comparison, arithmetic with the other sign, `and` for `or`, a condition turned round, a number that is one more.
 
 Annotations, docstrings, messages and names in `__slots__` are left alone: no test should notice them.

@@ -303,11 +303,9 @@ def nothing_missed(taker: Order, taker_id: str, offers: list[Offer], *, only_ear
     for offer in sorted(offers, key=lambda o: o.rank):
         if free <= 0:
             return
-        if offer.doubtful:
-            continue
         if only_earlier and offer.priority > mine:
-            free -= offer.available
-        else:
+            free -= offer.available  # set aside for its owner, doubtful or not
+        elif not offer.doubtful:
             raise Violation(
                 "nothing_missed",
                 f"order {taker.number} of {taker_id} has {free} free beside {offer}",

@@ -18,7 +18,7 @@ from exchange.orders import fills, order_validation
 from tests.simulation import disk
 from tests.simulation.runner import run_one
 
-HUNT = range(64)
+HUNT = range(128)  # accounts are frozen in a third of the runs only
 
 Patch = pytest.MonkeyPatch
 Bug = Callable[[Patch], None]
@@ -179,7 +179,7 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (pays_twice, {"balances_follow"}),
     (pays_again_at_the_start, {"money_survives"}),
     (takes_paid_for_received, {"balances_follow"}),
-    (does_not_write_payments, {"balances_follow"}),
+    (does_not_write_payments, {"balances_follow", "sums_to_zero"}),
     (goes_by_its_own_clock, {"statements_agree"}),
     (thaws_at_the_start, {"frozen_stays"}),
     (does_not_write_freezes, {"frozen_stays"}),

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from exchange.model.instruments import Instruments
 from exchange.model.records import Account, Fill, Order, Posting, Recovered
 from tests.soak.disk import Disk, between
 from tests.soak.told import Record, State, ToldFill, Wish
+from tests.unit.kits.instruments_kit import COARSE
 
-INSTRUMENTS = {instrument.key: instrument for instrument in Instruments.default()}
+INSTRUMENTS = {instrument.key: instrument for instrument in COARSE}
 KEY = next(key for key in INSTRUMENTS if key.startswith("TEST-USD"))
 NODE, OTHER = "n", "m"
 

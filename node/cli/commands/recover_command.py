@@ -63,7 +63,7 @@ def recover(
         raise CommandFailure(str(error), Exit.REFUSED, document=document) from None
     except process.StartError as error:
         raise CommandFailure(str(error), Exit(error.code)) from None
-    document = daemon.document_of(loaded.settings, found)
+    document = daemon.document_of(found)
     if as_json:
         print_json(document)
     else:
