@@ -116,6 +116,11 @@ class NodeSection(Section):
     log_file_count: Annotated[int, Whole(0, 1000)] = Field(
         default=5, description="Rotated log files that are kept."
     )
+    tracing: Annotated[bool, Switch()] = Field(
+        default=False,
+        description="Send traces of requests, orders, takes and service calls to an OpenTelemetry "
+        "collector, which the standard `OTEL_*` variables name; needs the extra `[tracing]`.",
+    )
 
     @property
     def key_path(self) -> Path:

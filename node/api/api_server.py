@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.typedefs import Middleware
 
 from node.api import limits
 from node.api.access import DOORKEEPER, AccessControl, AccessRules, is_loopback, set_caller
@@ -189,11 +190,19 @@ def make_app(
     hosts: Iterable[str] = (),
     rules: AccessRules | None = None,
     figures: RequestFigures | None = None,
+    outermost: Middleware | None = None,
 ) -> web.Application:
-    """The API of `service`. `hosts` are names besides the loopback ones that clients may use."""
+    """The API of `service`. `hosts` are names besides the loopback ones that clients may use. `outermost`:
+    a middleware around all others."""
     rules = rules or AccessRules()
     app = web.Application(
-        middlewares=[figures_middleware, problem_middleware, guard_middleware, auth_middleware],
+        middlewares=[
+            *(() if outermost is None else (outermost,)),
+            figures_middleware,
+            problem_middleware,
+            guard_middleware,
+            auth_middleware,
+        ],
         client_max_size=limits.MAX_BODY,
     )
     app[FIGURES] = figures or RequestFigures()
@@ -259,11 +268,18 @@ class ApiServer:
     """Serves one node's API until it is stopped."""
 
     def __init__(
-        self, service: NodeService, *, rules: AccessRules | None = None, tls: Tls | None = None
+        self,
+        service: NodeService,
+        *,
+        rules: AccessRules | None = None,
+        tls: Tls | None = None,
+        outermost: Middleware | None = None,
     ) -> None:
+        """`outermost`: see `make_app`."""
         self._service = service
         self._rules = rules or AccessRules()
         self._tls = tls
+        self._outermost = outermost
         self.figures = RequestFigures()
         self._runner: _Runner | None = None
         self._server: asyncio.Server | None = None
@@ -292,6 +308,7 @@ class ApiServer:
                 hosts=[host, *names],
                 rules=self._rules,
                 figures=self.figures,
+                outermost=self._outermost,
             ),
             access_log=log,
             access_log_class=DebugAccessLog,

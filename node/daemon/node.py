@@ -79,9 +79,10 @@ from p2p.services.balancers import RoutingRecord
 from p2p.services.fault_injection import Faults
 from p2p.services.service_mesh import ServiceMesh
 
-if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
+if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE or TRACING alone
     from node.daemon.grapes import Grapes
     from node.daemon.grenache_bridge import GrenacheBridge
+    from node.tracing.exporter import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +263,19 @@ class Node(TradingService):
             operator_token=self.operator_token,
         )
         self.hub.serve_node(self)
-        self.api = ApiServer(self, rules=rules, tls=tls)
+        self._tracing: Tracing | None = None
+        if settings.tracing:
+            from node.tracing.exporter import Tracing
+
+            self._tracing = Tracing(identity.node_id)
+            self.trading.spans = self._tracing.orders
+            self.mesh.trace(self._tracing.calls)
+        self.api = ApiServer(
+            self,
+            rules=rules,
+            tls=tls,
+            outermost=None if self._tracing is None else self._tracing.requests.middleware,
+        )
 
     # Life
 
@@ -332,6 +345,8 @@ class Node(TradingService):
         if self.grapes is not None:
             await self.grapes.stop()
         await self.mesh.close()
+        if self._tracing is not None:
+            await self._tracing.close()
 
     async def abort(self) -> None:
         """After `run` failed: close what is open, promise nothing."""
@@ -369,6 +384,8 @@ class Node(TradingService):
         valid = self._engine.receive(
             received.now, received.type, received.payload, received.origin, received.via
         )
+        if self._tracing is not None and valid:
+            self._tracing.orders.received(received)
         self._committer.wake()
         return valid
 
@@ -382,9 +399,13 @@ class Node(TradingService):
         self._committer.wake()
 
     def _release(self, drained: Drained) -> None:
+        spans = None if self._tracing is None else self._tracing.orders
+        if spans is not None:
+            spans.drained(drained)
         for message in drained.messages:
             if isinstance(message, Send):
-                self.overlay.try_send(message.to, message.type, message.payload)
+                payload = message.payload if spans is None else spans.sent(message)
+                self.overlay.try_send(message.to, message.type, payload)
             else:
                 self.overlay.broadcast(message.type, message.payload)
         self.publish(drained)

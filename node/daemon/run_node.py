@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -201,6 +202,11 @@ def open_node_parts(
         StartError: with what is wrong and what to do.
     """
     data_dir = settings.data_dir
+    if settings.tracing and find_spec("opentelemetry") is None:
+        raise StartError(
+            "TRACING needs OpenTelemetry, which is not installed: install exchange-node[tracing], or set "
+            "TRACING=false"
+        )
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _lock(settings.lock_path, stack)

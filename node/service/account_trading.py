@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
-from typing import TypedDict, TypeVar
+from typing import Protocol, TypedDict, TypeVar
 
 from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
@@ -26,6 +27,13 @@ from node.service.trading import AccountNews, Balance, Span
 
 T = TypeVar("T")
 Listener = Callable[[AccountNews], None]
+
+
+class OrderTracer(Protocol):
+    """Tracer of orders, see `node.tracing.order_spans`."""
+
+    def order(self, placed: Sequence[Order]) -> AbstractContextManager[None]:
+        """Open the span of orders that were accepted, until their answer."""
 
 
 class AccountTrading:
@@ -54,6 +62,7 @@ class AccountTrading:
         # Answers that wait for other nodes' decisions, by order number.
         self._undecided: dict[int, list[asyncio.Future[None]]] = {}
         self.order_count = 0  # placed since the start
+        self.spans: OrderTracer | None = None
 
     # Commands
 
@@ -70,7 +79,10 @@ class AccountTrading:
             )  # some seconds at most after a restart: exchange.feeds.startup_fence
         placed = self._engine.orders.place(self._clock(), order)
         self.order_count += len(placed)
-        return await self._decided(placed, wait)
+        if self.spans is None:
+            return await self._decided(placed, wait)
+        with self.spans.order(placed):
+            return await self._decided(placed, wait)
 
     async def amend(self, account: int, number: int, changes: Amend, *, wait: float = 0.0) -> Order:
         await self._writing.wait()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import msgspec
+
 from p2p.adaptive import Load as LoadTuple
 from p2p.base.errors import (
     CallError,
@@ -19,6 +21,7 @@ from p2p.base.errors import (
 )
 from p2p.flow.load import LoadReport
 from p2p.rpc.rpc import Answer, Rpc
+from p2p.services.call_tracing import CallTracer
 from p2p.services.service_server import METHOD, ServiceCall, ServiceReply, ServiceServer
 from p2p.wire.messages import Load
 
@@ -32,6 +35,7 @@ class ServiceAttempt:
         self._node_id = node_id
         self._rpc = rpc
         self._server = server
+        self.tracer: CallTracer | None = None
 
     async def ask(
         self, node: str, request: ServiceCall, timeout: float, now: float, *, needs_link: bool
@@ -42,6 +46,15 @@ class ServiceAttempt:
         Raises:
             CallError: there is none.
         """
+        if self.tracer is None:
+            return await self._ask(node, request, timeout, now, needs_link=needs_link)
+        with self.tracer.attempt(request.service, node) as traceparent:
+            traced = msgspec.structs.replace(request, traceparent=traceparent)
+            return await self._ask(node, traced, timeout, now, needs_link=needs_link)
+
+    async def _ask(
+        self, node: str, request: ServiceCall, timeout: float, now: float, *, needs_link: bool
+    ) -> Answer:
         try:
             if node == self._node_id:
                 async with asyncio.timeout(timeout):

@@ -42,6 +42,7 @@ from p2p.rpc.rpc import Rpc
 from p2p.services.attempt import ServiceAttempt, load_report, load_tuple
 from p2p.services.balancers import MAX_ROUTERS, Balancers, RoutingRecord
 from p2p.services.call_figures import CallFigures
+from p2p.services.call_tracing import CallTracer
 from p2p.services.concurrency_queue import MAX_GOVERNORS, ConcurrencyQueue
 from p2p.services.service_server import ServiceCall, ServiceReply, ServiceServer
 from p2p.wire.messages import pack
@@ -156,12 +157,17 @@ class BalancedCaller:
     ) -> None:
         self.settings = settings or CallSettings()
         self._attempts = ServiceAttempt(node_id, rpc, server)
+        self._tracer: CallTracer | None = None
         self._balancers = balancers
         self._providers = providers
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._services: BoundedMap[str, _Service] = BoundedMap(MAX_ROUTERS)
         self._idempotent: set[str] = set()
+
+    def trace(self, tracer: CallTracer) -> None:
+        """Open spans for calls and attempts from now on."""
+        self._tracer = self._attempts.tracer = tracer
 
     def mark_idempotent(self, service: str) -> None:
         """Mark calls of a service as safe to repeat, unless a call says otherwise."""
@@ -232,7 +238,7 @@ class BalancedCaller:
         )
         figures = call.service.figures
         try:
-            result = await self._until_settled(call)
+            result = await self._traced(call)
         except HandlerError:
             figures.ended("refused")
             raise
@@ -263,6 +269,12 @@ class BalancedCaller:
         reason = f"{event.kind} to {event.window:.3g} at once: {event.reason}"
         detail: dict[str, object] = {"window": event.window, "change": event.kind}
         self._balancers.events.add(RoutingRecord(event.at, "rate", service, node, reason, detail))
+
+    async def _traced(self, call: _ServiceCall) -> CallResult:
+        if self._tracer is None:
+            return await self._until_settled(call)
+        with self._tracer.call(call.request.service):
+            return await self._until_settled(call)
 
     async def _until_settled(self, call: _ServiceCall) -> CallResult:
         service = call.service

@@ -19,6 +19,7 @@ from p2p.overlay import Overlay
 from p2p.services import health_gossip, service_directory
 from p2p.services.balanced_caller import BalancedCaller, CallSettings
 from p2p.services.balancers import Balancers, BalancerSettings
+from p2p.services.call_tracing import CallTracer
 from p2p.services.health_gossip import HealthGossip
 from p2p.services.service_directory import ServiceDirectory
 from p2p.services.service_server import METHOD, ServiceCall, ServiceServer
@@ -76,6 +77,11 @@ class ServiceMesh:
         overlay.router.handle("services", self._on_services)
         overlay.router.handle("hint", self._on_hint)
         overlay.rpc.serve_calls(METHOD, self.server.on_call, body_type=ServiceCall)
+
+    def trace(self, tracer: CallTracer) -> None:
+        """Open spans for the calls made and the requests served."""
+        self.caller.trace(tracer)
+        self.server.tracer = tracer
 
     async def run(self) -> None:
         """Announce, expire and hint, until cancelled."""

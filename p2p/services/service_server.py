@@ -25,6 +25,7 @@ from p2p.flow.admission import Admission, Expired
 from p2p.flow.load import Busy
 from p2p.rpc.requests import Call
 from p2p.rpc.rpc import Answer
+from p2p.services.call_tracing import CallTracer
 from p2p.services.fault_injection import Faults
 from p2p.services.service_directory import check_name
 from p2p.wire.messages import Load, pack
@@ -42,11 +43,13 @@ Handler = Callable[[Any], Any]
 
 
 class ServiceCall(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Body of the RPC request. `id`: an idempotency id, for the handler."""
+    """Body of the RPC request. `id`: an idempotency id, for the handler. `traceparent`: the caller's trace
+    context."""
 
     service: str
     payload: msgspec.Raw
     id: str = ""
+    traceparent: str = ""
 
 
 class ServiceReply(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -122,6 +125,7 @@ class ServiceServer:
     def __init__(self, *, rng: random.Random) -> None:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
+        self.tracer: CallTracer | None = None
         self._services: dict[str, _Service] = {}
         self._threaded: set[asyncio.Task[ServiceReply]] = set()
 
@@ -179,7 +183,14 @@ class ServiceServer:
         return await self.execute(body, call.caller, call.deadline)
 
     async def execute(self, call: ServiceCall, caller: str, deadline: float = inf) -> Answer:
-        """Serve one request; returns a `ServiceReply` and the load.
+        """Serve one request; returns a `ServiceReply` and the load. Raises as `_execute`."""
+        if self.tracer is None:
+            return await self._execute(call, caller, deadline)
+        with self.tracer.serve(call.service[:MAX_CODE], caller, call.traceparent):
+            return await self._execute(call, caller, deadline)
+
+    async def _execute(self, call: ServiceCall, caller: str, deadline: float) -> Answer:
+        """Serve one request.
 
         Raises:
             RpcError: "busy" (with when to come back), "expired", "unknown_service", or "internal" when

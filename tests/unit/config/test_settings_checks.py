@@ -202,6 +202,7 @@ OWN = {
     "GRAPE_BEP42": "false", "GRENACHE_SERVICES": "false", "MARKET_TRADES_KEPT": "500000", "MARKET_CANDLES_KEPT": "50000",
     "API_AUTH": "optional", "API_TLS_CERT": "", "API_TLS_KEY": "", "API_TLS_SELF_SIGNED": "false",
     "API_PLAIN_KEYS": "false", "API_RATE_LIMIT": "6000", "P2P_SHARE_LINKS": "true",
+    "TRACING": "false",
     "INBOUND_PER_ADDRESS": "4", "INBOUND_PER_NETWORK": "12", "INBOUND_PER_ADDRESS_LOCAL": "0",
     "PEER_ALLOW": "",
 }  # fmt: skip
