@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -38,6 +38,7 @@ from p2p.grenache.rpc.even_policy import EvenPolicy
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, RpcTransport, TransportStatus
 from p2p.grenache.rpc.rpc_wire import new_rid
+from p2p.grenache.rpc.stream_client import Exchange, Stream, StreamPosts, stream_headers
 from p2p.grenache.rpc.worker_calls import (
     TurnedAway,
     WorkerCall,
@@ -132,6 +133,7 @@ class Client:
             raise ValueError(f"unknown transport {transport!r}: expected 'http' or 'ws'")
         else:
             self._transport = transport
+        self._streams = StreamPosts(tls) if transport == "http" else None
         self._calls = WorkerCalls(self._transport, self._closing, self._spawn)
 
     async def __aenter__(self) -> Client:
@@ -148,6 +150,8 @@ class Client:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.close()
+        if self._streams is not None:
+            await self._streams.close()
 
     async def request(
         self,
@@ -215,6 +219,42 @@ class Client:
         if reply.error is not None:
             raise RemoteError(reply.error, reply.result)
         return reply.result
+
+    def stream(
+        self,
+        service: str,
+        *,
+        action: str | None = None,
+        args: Any = None,
+        headers: Mapping[str, Any] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Stream:
+        """Open a stream to a worker of `service`, with `async with`; see `p2p.grenache.rpc.stream_client`.
+
+        Args:
+            action: text of the header `_a`; `args`: JSON of the header `_ar`; `headers`: further ones.
+            timeout: seconds until there is a connection, and without a byte of the reply once all is sent.
+
+        Raises:
+            BadInput: it cannot be asked for, or not over WebSocket.
+        """
+        posts = self._streams
+        if posts is None:
+            raise BadInput("ERR_NO_STREAMS", 'streams need a client with transport="http"')
+        timeout = _checked(timeout)
+        known = self._service(service)
+        sent = stream_headers(service, headers, action, args)
+
+        async def connect(address: Address, patience: float) -> Exchange:
+            return await posts.open(address, sent, patience=patience, timeout=timeout)
+
+        async def open_stream() -> tuple[Exchange, Callable[[str], None]]:
+            now = self._loop.time()
+            call = WorkerCall(known, "", b"", now + timeout, idempotent=False)
+            known.balance.on_call(now)
+            return await self._calls.connect(call, connect)
+
+        return Stream(open_stream)
 
     async def map(
         self,

@@ -101,15 +101,25 @@ def decode_request(data: bytes | str, override: str | None = None) -> tuple[Rid,
     return rid, key, payload
 
 
-def _overridden(header: str, rid: Any, key: Any) -> tuple[Any, Any]:
+def decode_override(header: str) -> tuple[Any, Any]:
+    """The `(rid, key)` of the header `OVERRIDE`, None where it says nothing.
+
+    Raises:
+        Malformed: ERR_HEADER_PARSE_GR, it is not JSON.
+    """
     try:
         wanted = loads(header)
     except ValueError as error:
         raise Malformed("ERR_HEADER_PARSE_GR", str(error)) from None
     if type(wanted) is not list:
-        return rid, key
+        return None, None
     wanted += [None, None]
-    return wanted[0] or rid, wanted[1] or key
+    return wanted[0] or None, wanted[1] or None
+
+
+def _overridden(header: str, rid: Any, key: Any) -> tuple[Any, Any]:
+    wanted_rid, wanted_key = decode_override(header)
+    return wanted_rid or rid, wanted_key or key
 
 
 def decode_reply(data: bytes | str) -> RpcReply:

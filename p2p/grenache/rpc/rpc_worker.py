@@ -55,8 +55,23 @@ from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc import rpc_server, rpc_wire
 from p2p.grenache.rpc.dispatcher import WORKERS, DispatchCounts, Dispatcher, Handler, Request
 from p2p.grenache.rpc.limits import Limits
+from p2p.grenache.rpc.stream_server import (
+    MAX_STREAMS,
+    StreamCut,
+    StreamHandler,
+    StreamRequest,
+    StreamServer,
+)
 
-__all__ = ["Handler", "Request", "Worker", "WorkerStatus"]
+__all__ = [
+    "Handler",
+    "Request",
+    "StreamCut",
+    "StreamHandler",
+    "StreamRequest",
+    "Worker",
+    "WorkerStatus",
+]
 
 GRACE: Final = 5.0  # seconds
 _SMALL: Final = 1 << 16  # bytes that are compressed at once; more would hold up the others
@@ -87,6 +102,7 @@ class Worker:
         tls: serves HTTPS and WSS only. The DHT does not record it: callers have to know.
         max_payload: bytes of one request, also after decompression.
         workers: requests served at once, over all services.
+        max_streams: streams served at once, in addition.
         time_limit: seconds that a handler may take; None for no limit.
         origins: web pages whose browsers may ask, such as "https://desk.example".
         limits: of connections; `max_payload` here is not used.
@@ -101,6 +117,7 @@ class Worker:
         tls: ssl.SSLContext | None = None,
         max_payload: int = rpc_wire.MAX_PAYLOAD,
         workers: int = WORKERS,
+        max_streams: int = MAX_STREAMS,
         time_limit: float | None = None,
         origins: Collection[str] = (),
         limits: Limits | None = None,
@@ -111,6 +128,9 @@ class Worker:
         self._max_payload = max_payload
         self._secure = tls is not None
         self._dispatcher = Dispatcher(workers=workers, time_limit=time_limit)
+        self._streams = StreamServer(
+            secure=tls is not None, body_timeout=limits.body_timeout, max_streams=max_streams
+        )
         self._server = rpc_server.RpcServer(
             self._on_http, self._on_socket, tls=tls, limits=limits, origins=origins
         )
@@ -136,9 +156,22 @@ class Worker:
         """Answer every other service with `handler`; this announces nothing."""
         self._dispatcher.serve_any(handler)
 
+    def serve_stream(self, key: str, handler: StreamHandler) -> None:
+        """Answer streams to the service `key` with `handler` (`p2p.grenache.rpc.stream_server`), announced as
+        other services are. A service may have a handler of requests as well.
+
+        Raises:
+            BadInput: `key` cannot be the name of a service.
+            ValueError: its streams are served already.
+        """
+        self._streams.serve(check_service(key), handler)
+        if self._announcer is not None and self._address is not None:
+            self._announcer.start(key, self._address[1])
+
     def remove(self, key: str) -> None:
-        """Stop serving and announcing a service; running requests continue."""
+        """Stop serving and announcing a service; running requests and streams continue."""
         self._dispatcher.remove(key)
+        self._streams.remove(key)
         if self._announcer is not None:
             self._announcer.stop(key)
 
@@ -151,9 +184,10 @@ class Worker:
         """
         address = await self._server.start(host, port)
         self._dispatcher.start()
+        self._streams.start()
         if self._announcer is not None:
             try:
-                for key in self._dispatcher.keys:
+                for key in self._services:
                     self._announcer.start(key, address[1])
             except RuntimeError:
                 await self._server.stop()
@@ -167,6 +201,11 @@ class Worker:
         if self._address is None:
             raise RuntimeError("the worker is not started")
         return self._address
+
+    @property
+    def _services(self) -> list[str]:
+        """Names of all services, of requests and of streams."""
+        return sorted({*self._dispatcher.keys, *self._streams.keys})
 
     async def announced(self) -> None:
         """Wait until every service has been announced once. Without limit while no Grape accepts
@@ -183,17 +222,17 @@ class Worker:
         if self._announcer is not None:
             await self._announcer.close()
         self._server.stop_listening()
-        await self._dispatcher.stop(grace)
+        await asyncio.gather(self._dispatcher.stop(grace), self._streams.stop(grace))
         await self._server.stop()
         self._address = None
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(
             address=self._address,
-            services=self._dispatcher.keys,
+            services=self._services,
             connections=self._server.connections,
             sockets=len(self._server.sockets),
-            in_flight=self._dispatcher.in_flight,
+            in_flight=self._dispatcher.in_flight + self._streams.in_flight,
             backlog=self._server.backlog,
             malformed=self._malformed,
             cut=self._server.cut,
@@ -206,8 +245,14 @@ class Worker:
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
 
-    async def _on_http(self, request: web.BaseRequest) -> web.Response:
+    async def _on_http(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = request.headers
+        try:
+            if (streamed := await self._streams.take(request)) is not None:
+                return streamed
+        except rpc_wire.Malformed as error:
+            self._malformed += 1
+            return _not_served(error)
         compressed = rpc_wire.GZIP in headers.get(rpc_wire.COMPRESS, "")
         body = await rpc_server.read_body(request, self._server.limits)
         try:

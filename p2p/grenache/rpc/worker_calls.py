@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from p2p.adaptive import AdaptiveRouter, BalancedCall, CallBalance, RetryBudget, RetrySettings
 from p2p.flow.attempt_race import AttemptRace
@@ -23,6 +23,8 @@ from p2p.grenache.rpc.dispatcher import ERR_STOPPED, ERR_UNKNOWN
 from p2p.grenache.rpc.rpc_transport import CLOSED, RpcTransport
 from p2p.grenache.rpc.rpc_wire import RpcReply
 from p2p.grenache.rpc.worker_list import WorkerList
+
+T = TypeVar("T")
 
 RETRY: Final = RetrySettings(max_retries=3, base_s=0.02, cap_s=0.5)
 CONNECT_PATIENCE: Final = 0.5  # seconds to connect, while another worker could be asked
@@ -225,6 +227,52 @@ class WorkerCalls:
         service.workers.answered[address] = now
         service.balance.hedge.on_success(now - sent_at)
         return reply
+
+    async def connect(
+        self, call: WorkerCall, connect: Callable[[Address, float], Awaitable[T]]
+    ) -> tuple[T, Callable[[str], None]]:
+        """Connect to a worker for a stream, to another one where that fails.
+
+        Returns:
+            What `connect(address, patience)` gives, and what must be called with the outcome ("ok", "error",
+            "timeout", "cancel") at the end of the stream.
+
+        Raises:
+            GrenacheError: no worker can be connected to.
+        """
+        service, loop = call.service, self._loop
+        while True:
+            await service.workers.get(call.deadline)
+            address = call.pick(loop.time())
+            sent_at = self.begin(call, address)
+            ended = partial(self._stream_ended, service, address, sent_at)
+            patience = CONNECT_PATIENCE if call.others(address) else call.deadline - sent_at
+            try:
+                return await connect(address, max(LEAST_TIME, patience)), ended
+            except RequestFailed as failed:
+                ended("timeout" if isinstance(failed, RequestTimeout) else "error")
+                call.failed.append(address)
+                delay = self._delay(call, failed)
+                if delay is None:
+                    raise
+            except BaseException:
+                ended("cancel")
+                raise
+            if delay:
+                await self._pause(delay)
+
+    def _stream_ended(
+        self, service: WorkerService, address: Address, sent_at: float, outcome: str
+    ) -> None:
+        now = self._loop.time()
+        if outcome in ("error", "timeout") and not self._closing.is_set():
+            failure: Literal["timeout", "error"] = "timeout" if outcome == "timeout" else "error"
+            service.router.on_result(now, address, now - sent_at, failure)
+            return
+        # The length of a stream is no latency: no evidence but that the worker is there.
+        service.router.on_cancel(now, address, sent_at)
+        if outcome == "ok":
+            service.workers.answered[address] = now
 
     async def _race(self, call: WorkerCall, first: Address) -> RpcReply:
         """Make an attempt with `first`, and a second one beside it when that takes long. The first reply, or
