@@ -75,6 +75,9 @@ def order_doubts(
             doubt = price_doubt(request.side, request.price, Decimal(request.stop), "its stop")
         else:
             near = market_price(market)
+            if near is None:  # never traded, one side empty
+                best = market.ask if request.side == "buy" else market.bid
+                near = None if best is None else Decimal(best)
             doubt = price_doubt(request.side, request.price, near, "the market's price")
         doubts.append(doubt)
     counter = book.asks if request.side == "buy" else book.bids

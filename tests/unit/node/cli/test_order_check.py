@@ -91,6 +91,22 @@ def test_nothing_is_odd_in_a_market_without_orders() -> None:
     assert order_doubts(request, market(None), book()) == []
 
 
+@pytest.mark.parametrize(
+    ("side", "price", "odd"),
+    [
+        ("buy", "40000", ["the price 40000 is 33 % above the market's price 30000"]),
+        ("buy", "31000", []),
+        ("sell", "40000", []),  # nothing to compare with: it makes the market
+    ],
+)
+def test_in_a_market_that_never_traded_the_price_is_compared_with_the_orders_on_the_other_side(
+    side: Side, price: str, odd: list[str]
+) -> None:
+    request = OrderRequest(market="BTC-USD", side=side, quantity="1", price=price)
+    asks = [("30000", "1")]
+    assert order_doubts(request, market(None, ask="30000"), book(asks=asks)) == odd
+
+
 # At the command line
 
 
