@@ -37,6 +37,7 @@ from tests.integration.processes import MARKET, NodeProcess, Nodes
 CLIENTS = 64
 ROUNDS = 3
 FAR = 9_999_999  # a price above all bids
+FIRST_BID = 2_500_000  # inside the band, whether the middle of a bid and FAR or FAR is its base
 SYNCS = ("full", "normal")
 DRAIN = 20.0  # seconds for the last orders to become visible
 
@@ -135,7 +136,7 @@ class Market:
 
     first: NodeProcess
     second: NodeProcess
-    prices: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    prices: Iterator[int] = field(default_factory=lambda: itertools.count(FIRST_BID))
     waiting: dict[str, tuple[float, Waiter]] = field(default_factory=dict)  # price: since when
     seen: list[float] = field(default_factory=list)
     filled: dict[int, Waiter] = field(default_factory=dict)  # of the second node's orders
