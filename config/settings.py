@@ -176,6 +176,11 @@ class PeerSection(Section):
     p2p_host: Annotated[str, Host()] = Field(
         default="0.0.0.0", description="Address to listen on for links from other nodes."
     )
+    p2p_external_addresses: Annotated[tuple[HostPort, ...], HostPorts()] = Field(
+        default=(),
+        description="Addresses, each as HOST:PORT, at which nodes outside reach this one, such as a port that the "
+        "router forwards; announced without a test, unlike those that the node finds.",
+    )
     p2p_security: Annotated[Literal["tls", "off"], Choice(("tls", "off"))] = Field(
         default="tls",
         description="`tls`: links are encrypted and both sides prove their node id; `off`: plain TCP, "

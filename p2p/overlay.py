@@ -31,6 +31,8 @@ from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Way
 from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerManager
+from p2p.reachability.reachability import ReachabilityCore
+from p2p.reachability.reachability_service import ReachabilityService, new_nonce
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService
 from p2p.wire.link import Carrier, PeerLink
@@ -67,6 +69,7 @@ class OverlaySettings:
     mdns: bool = True
     exchange: bool = True
     direct: bool = True
+    external: Sequence[tuple[str, int]] = ()  # addresses given by the operator
     payloads: dict[str, type[msgspec.Struct]] = field(default_factory=dict)
 
 
@@ -129,6 +132,7 @@ class Overlay:
         self.address: tuple[str, int] = (settings.host, 0)
         self._flush_due = False
         self._ticker: asyncio.Task[None] | None = None
+        self.reachability: ReachabilityService | None = None  # with direct links, from `start` on
 
     async def listen(self, port: int) -> None:
         """Accept direct links on `port` (0: any free one). Call before `start`.
@@ -142,10 +146,25 @@ class Overlay:
         """Start discovery and dialling."""
         if self.grenache is not None:
             self.peers.dial_over_grenache(self.grenache.start(self._direct))
+        if self._settings.direct:
+            self.reachability = self._make_reachability()
+            await self.reachability.start()
         self.discovery = PeerDiscovery(self._strategies(), self.peers.found)
         self._ticker = asyncio.create_task(self._tick(), name="router timers")
         await self.peers.start()
         await self.discovery.start()
+
+    def _make_reachability(self) -> ReachabilityService:
+        core = ReachabilityCore(self.address[1], new_nonce, given=self._settings.external)
+        return ReachabilityService(
+            self.node_id,
+            core,
+            self._direct,
+            self.peers,
+            self.rpc,
+            rng=random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
+            clock=self._loop.time,
+        )
 
     def _strategies(self) -> list[DiscoveryStrategy]:
         # Others may exchange peers where this node does not: that is nothing to charge them for.
@@ -186,7 +205,7 @@ class Overlay:
         async def offers() -> list[tuple[str, int]]:
             taken = (await way.listen())[1]
             own = [(service, taken) for service in (way.service, *way.offered)]
-            port = self.address[1]
+            port = self._announced_port()
             return [(way.direct_service, port), *own] if port else own
 
         grape = self._grape = GrapeStrategy(
@@ -201,6 +220,15 @@ class Overlay:
         self.peers.on_peer_down(lambda peer: grape.refresh())
         return grape
 
+    def _announced_port(self) -> int:
+        """Return the port at which nodes elsewhere can dial this one, 0 if they cannot."""
+        port = self.address[1]
+        if self.reachability is None or not port:
+            return port
+        # A Grape on this machine or LAN serves nodes there, which need no outside address.
+        core = self.reachability.core
+        return port if core.external(self._loop.time()) is None else core.outside_port(port)
+
     def _why_not_grenache(self, node: str) -> str:
         if self._grape is None:
             return "no Grape is used"
@@ -213,6 +241,8 @@ class Overlay:
         """Withdraw discovery, say goodbye to peers and save them. Bounded in time."""
         if self.discovery is not None:
             await self.discovery.stop()
+        if self.reachability is not None:
+            await self.reachability.stop()
         await self.peers.stop()
         await self.rpc.close()
         self._send_now()

@@ -214,10 +214,14 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
         link = {None: "", True: "tls", False: "plain"}[peer.encrypted]
         if peer.carrier == "grenache":
             link += " over grenache"
+        if peer.reachable is False and peer.status == "connected":
+            link += ", not reachable" if peer.nat == "none" else ", behind a NAT"
+        if peer.path == "relayed" and peer.via is not None:
+            link = f"relayed by {short(peer.via, full)}"
         rows.append(
             [
                 short(peer.node_id, full) if peer.node_id else "?",
-                f"{host}:{peer.port}",
+                f"{host}:{peer.port}" if peer.port else host,
                 (peer.status, "bold" if peer.status == "connected" else "dim"),
                 peer.direction or "",
                 link,

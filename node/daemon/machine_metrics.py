@@ -23,6 +23,7 @@ from node.service.diagnostics import LAG_BOUNDS, Diagnostics
 from node.service.readiness import Readiness
 from node.streams.stream_registry import StreamRegistry
 from p2p.overlay import Overlay
+from p2p.reachability.report import STATES, report
 
 PREFIX: Final = "exchange_node_"
 MAX_LINKS: Final = 64  # links with figures of their own, the oldest ones
@@ -178,3 +179,30 @@ def links(overlay: Overlay) -> Iterator[Metric]:
         traffic.add_metric([node, "sent"], stats.bytes_sent)
     yield trips
     yield traffic
+
+
+def reachability(overlay: Overlay, now: float) -> Iterator[Metric]:
+    """Reachability from outside, and dial-backs."""
+    service = overlay.reachability
+    if service is None:
+        return
+    found = report(service.core, now)
+    state = GaugeMetricFamily(
+        PREFIX + "reachability",
+        "1 for the state of this node's reachability from outside.",
+        labels=["state"],
+    )
+    for each in STATES:
+        state.add_metric([each], float(each == found.state))
+    yield state
+    yield gauge(
+        "external_address_observers",
+        "Networks that agree on the external address.",
+        found.observers,
+    )
+    dials = CounterMetricFamily(
+        PREFIX + "dial_backs", "Dial-backs served and requested, by outcome.", labels=["kind"]
+    )
+    for kind, count in sorted(service.counters.items()):
+        dials.add_metric([kind], count)
+    yield dials

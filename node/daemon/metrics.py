@@ -25,6 +25,7 @@ from node.daemon.machine_metrics import (
     gauge,
     links,
     machine,
+    reachability,
     requests,
     streams,
 )
@@ -94,6 +95,7 @@ class NodeCollector(Collector):
         yield from self._calls()
         yield from self._router()
         yield from links(self._node.overlay)
+        yield from reachability(self._node.overlay, self._node.now())
         yield from machine(self._node.node_figures())
         yield from requests(self._node.api.figures)
         yield from streams(self._node.hub)

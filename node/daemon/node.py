@@ -196,6 +196,7 @@ class Node(TradingService):
                 allow=settings.peer_allow,
                 reconnect_interval=settings.peer_reconnect_interval_s,
                 bootstrap=settings.bootstrap_peers,
+                external=settings.p2p_external_addresses,
                 mdns=settings.discovery_mdns,
                 exchange=settings.discovery_exchange,
                 payloads={**MESSAGES, **p2p_mesh.MESSAGES},

@@ -10,9 +10,10 @@ from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
 from exchange.model.instruments import Instruments
 from node.version import VERSION
-from node.views.views import DiscoveryView, GrenacheView, Mode, StatusView
+from node.views.views import DiscoveryView, GrenacheView, Mode, ReachabilityView, StatusView
 from p2p.base.host_port import format_host_port
 from p2p.overlay import Overlay
+from p2p.reachability.report import report
 from p2p.services.service_mesh import ServiceMesh
 
 if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
@@ -77,6 +78,25 @@ class NodeStatus:
                 *self._disagreements(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
             ],
+            reachability=self._reachability(now),
+        )
+
+    def _reachability(self, now: float) -> ReachabilityView | None:
+        service = self._overlay.reachability
+        if service is None:
+            return None
+        found = report(service.core, now, service.mapping_text)
+        return ReachabilityView(
+            state=found.state,
+            text=found.text,
+            advice=found.advice,
+            addresses=list(found.addresses),
+            external=found.external,
+            confirmed=found.confirmed,
+            observers=found.observers,
+            nat=found.nat,
+            nat_confirmed=found.nat_confirmed,
+            mapping=found.mapping,
         )
 
     @property

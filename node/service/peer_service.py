@@ -23,6 +23,7 @@ from p2p.base.identity import is_node_id
 from p2p.overlay import Overlay
 from p2p.peers.peer_policy import normal_subject
 from p2p.peers.peer_records import Peer
+from p2p.reachability.nat_kind import NAMES
 from p2p.wire.link import PeerLink
 
 PING_TIMEOUT = 5.0  # seconds
@@ -38,10 +39,32 @@ class PeerService:
         overlay.rpc.serve("ping", self._on_ping)
 
     def peers(self) -> list[PeerView]:
-        return [
+        views = [
             _peer_view(peer, self._other_steps(peer.node_id))
             for peer in self._overlay.peers.get_all_peers()
         ]
+        listed = {view.node_id: view for view in views if view.node_id is not None}
+        for node, via in sorted(self._relayed().items()):
+            view = listed.get(node)
+            if view is None:
+                view = _peer_view(Peer(node, "", 0, ""), self._other_steps(node))
+                views.append(view)
+            view.path, view.via = "relayed", via
+        reachability = self._overlay.reachability
+        for node, statement in ({} if reachability is None else reachability.stated).items():
+            if (view := listed.get(node)) is not None:
+                view.reachable, view.nat = statement.reachable, _known_nat(statement.nat)
+        return views
+
+    def _relayed(self) -> dict[str, str]:
+        """Return the present nodes without a link that a neighbour relays to, with that neighbour."""
+        routes = self._overlay.router.routes.known(self._clock())
+        links = self._overlay.peers.links
+        return {
+            node: routes[node]
+            for node in self._engine.present
+            if node not in links and node in routes and node != self._engine.node_id
+        }
 
     def _other_steps(self, node: str | None) -> dict[str, str]:
         """Return a peer's steps of markets that this node trades in other steps, by symbol."""
@@ -175,7 +198,13 @@ def _peer_view(peer: Peer, other_steps: dict[str, str] | None = None) -> PeerVie
         group=peer.group,
         banned_until=_iso(peer.banned_until),
         other_steps=other_steps or {},
+        path=None if link is None else _linked_path(link),
     )
+
+
+def _known_nat(kind: str) -> str | None:
+    """Return the NAT that a peer states, None for none and for one that this version does not know."""
+    return kind if kind in NAMES else None
 
 
 def _is_network(subject: str) -> bool:
@@ -187,8 +216,10 @@ def _is_network(subject: str) -> bool:
 
 
 def _way(link: PeerLink | None) -> Literal["direct", "grenache", "relayed"]:
-    if link is None:
-        return "relayed"
+    return "relayed" if link is None else _linked_path(link)
+
+
+def _linked_path(link: PeerLink) -> Literal["direct", "grenache"]:
     return "grenache" if link.peer.carrier == "grenache" else "direct"
 
 

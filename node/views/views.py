@@ -238,6 +238,12 @@ class PeerView(msgspec.Struct, kw_only=True):
     banned_until: Timestamp | None = None
     # Its steps ("tick/lot") of markets that this node trades in others: these books are not shared.
     other_steps: dict[str, str] = {}
+    # How messages to it travel; null for a node that is not reached now.
+    path: Literal["direct", "grenache", "relayed"] | None = None
+    via: str | None = None  # node id of the neighbour that relays
+    # Its own statement: can it be dialled from outside of its network, and the kind of NAT before it.
+    reachable: bool | None = None
+    nat: str | None = None
 
 
 class PeerBanView(msgspec.Struct, kw_only=True):
@@ -296,6 +302,21 @@ class GrenacheView(msgspec.Struct, kw_only=True):
     own: OwnGrapeView | None
 
 
+class ReachabilityView(msgspec.Struct, kw_only=True):
+    """Reachability of this node from outside."""
+
+    state: Literal["reachable", "mapped", "nat", "relays", "unknown", "local", "off"]
+    text: str  # for people
+    advice: str  # possible action of the operator; empty if there is none
+    addresses: list[str]  # verified from outside, as host:port
+    external: str | None  # IP address that other nodes see; None before any says so
+    confirmed: bool  # by three networks
+    observers: int  # networks that agree on the external address
+    nat: Literal["none", "full_cone", "port_restricted", "symmetric", "unknown"] | None
+    nat_confirmed: bool
+    mapping: str  # state of the port mapping in words; empty if it is off
+
+
 class StatusView(msgspec.Struct, kw_only=True):
     node_id: str
     version: str
@@ -318,6 +339,7 @@ class StatusView(msgspec.Struct, kw_only=True):
     feeds_behind: int  # feeds of which a newer number is known than is held
     services: list[str]  # that this node serves
     warnings: list[str]
+    reachability: ReachabilityView | None = None  # None without direct links
 
 
 class DiagnosticsView(msgspec.Struct, kw_only=True):

@@ -266,6 +266,15 @@ class PeerManager:
         if self._book.add(peer, self._now()) is not None:
             self._dials.wake()
 
+    def withdraw(self, node_id: str, host: str, keep: Collection[int] = ()) -> None:
+        """Forget the TCP addresses of a node at `host`, except at the ports in `keep`: it cannot be dialled there."""
+        now = self._now()
+        for address in self._book.of(node_id):
+            at_host = address.carrier == "tcp" and address.host == normal_host(host)
+            if at_host and address.port not in keep and not address.pinned(now):
+                self._book.remove(address)
+                self._changed()
+
     def _dials_over(self, carrier: Carrier) -> bool:
         return not self._dials.dialers or carrier in self._dials.dialers
 

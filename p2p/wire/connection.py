@@ -24,13 +24,13 @@ from p2p.wire.frame_transport import FrameTransport
 from p2p.wire.handshake import HandshakeMachine, HandshakeState, HandshakeTerms, Role, read_goodbye
 from p2p.wire.link import Carrier, LinkHandler, PeerInfo
 from p2p.wire.liveness import Liveness
-from p2p.wire.messages import Codec, Envelope, Goodbye, pack
+from p2p.wire.messages import Codec, Envelope, Goodbye, Probe, ProbeAck, pack
 
 MSGPACK = "msgpack"  # in Capabilities.codecs
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the call around it
 
-LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye"})
+LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye", "probe", "probe_ack"})
 
 
 Admit = Callable[[PeerInfo], tuple[Code, str] | None]
@@ -67,6 +67,7 @@ class PeerConnection(FrameTransport):
         nonce: bytes,
         expect: str | None = None,
         route: StreamOrigin = DIRECT,
+        on_probe: Callable[[bytes, str], object] = lambda nonce, address: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -75,6 +76,7 @@ class PeerConnection(FrameTransport):
         self.established.add_done_callback(_retrieve)
         self.role = role
         self.bad_messages = 0
+        self.was_probe = False
         self.address = route.address
         self._route = route
         self._terms = terms
@@ -83,6 +85,7 @@ class PeerConnection(FrameTransport):
         self._admit = admit
         self._nonce = nonce
         self._expect = expect
+        self._on_probe = on_probe
         self._wall = wall
         self._machine: HandshakeMachine | None = None  # until the link is up
         self._peer: PeerInfo | None = None
@@ -144,7 +147,7 @@ class PeerConnection(FrameTransport):
         transport = self._transport
         assert transport is not None  # noqa: S101 - just set by connection_made
         if not self.address:
-            self.address = _address(transport.get_extra_info("peername"))
+            self.address = _address(transport.get_extra_info("peername"))[0]
         security: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self._encrypted = security is not None
         try:
@@ -160,8 +163,15 @@ class PeerConnection(FrameTransport):
             expect=self._expect,
             tls_key=key,
             observed_address=self.address,
+            observed_port=self._peer_port(),
         )
         self._send_messages(self._machine.start())
+
+    def _peer_port(self) -> int:
+        """Return the port of the peer's end, 0 if something else carries the stream."""
+        if self._transport is None or self._route.carrier != "tcp":
+            return 0
+        return _address(self._transport.get_extra_info("peername"))[1]
 
     def expire(self, seconds: float) -> None:
         """End the handshake: the peer took longer than `seconds`."""
@@ -173,7 +183,11 @@ class PeerConnection(FrameTransport):
 
     def _handshake_step(self, machine: HandshakeMachine, frame: bytearray) -> None:
         try:
-            self._send_messages(machine.receive(self._codec.decode(frame)))
+            envelope = self._codec.decode(frame)
+            if envelope.type == "probe" and self._answers_probe(machine):
+                self._answer_probe(self._codec.payload("probe", envelope.payload))
+                return
+            self._send_messages(machine.receive(envelope))
             if machine.state is HandshakeState.PROVEN:
                 self._peer = self._proven(machine)
                 refusal = self._admit(self._peer)
@@ -181,6 +195,17 @@ class PeerConnection(FrameTransport):
                 self._bring_up(self._peer)
         except HandshakeRefused as error:
             self._end_handshake(error)
+
+    def _answers_probe(self, machine: HandshakeMachine) -> bool:
+        first = machine.state is HandshakeState.AWAIT_HANDSHAKE
+        return self.role is Role.ACCEPT and first and self._route.carrier == "tcp"
+
+    def _answer_probe(self, probe: Probe) -> None:
+        self._put(self._encode("probe_ack", ProbeAck(self.address, self._peer_port())))
+        self.was_probe = True
+        self.linger()
+        self._failed(ConnectFailed("a probe, which makes no link"))
+        self._on_probe(probe.nonce, self.address)
 
     def _proven(self, machine: HandshakeMachine) -> PeerInfo:
         claims = machine.peer
@@ -197,6 +222,8 @@ class PeerConnection(FrameTransport):
             encrypted=self._encrypted,
             carrier=self._route.carrier,
             dialled=self._route.dialled,
+            observed=machine.observed if self._route.carrier == "tcp" else ("", 0),
+            local=_address(self._transport and self._transport.get_extra_info("sockname")),
         )
 
     def _bring_up(self, peer: PeerInfo) -> None:
@@ -378,10 +405,13 @@ def _impostor(envelope: Envelope) -> RemoteProtocolError:
     )
 
 
-def _address(peername: Any) -> str:
-    """Return the IP address of the peer as text; IPv4 addresses on IPv6 sockets in their own form."""
-    host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
-    return host.removeprefix("::ffff:")
+def _address(name: Any) -> tuple[str, int]:
+    """Return the IP address, IPv4 addresses on IPv6 sockets in their own form, and the port of a socket's
+    name.
+    """
+    if not isinstance(name, tuple) or len(name) < 2:
+        return "", 0
+    return str(name[0]).removeprefix("::ffff:"), int(name[1])
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

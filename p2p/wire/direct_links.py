@@ -32,6 +32,7 @@ from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
 from p2p.wire.link import LinkHandler, PeerLink
 from p2p.wire.messages import Capabilities, Codec
+from p2p.wire.probe import ProbeTarget, send_probe, share_port
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,10 @@ class DirectConnectionService:
         self._tls_timeout = HANDSHAKE_TIMEOUT + 1 if secure else None
         self._tls_grace = CLOSE_GRACE if secure else None
         self._port = 0
+        # Called with nonce and address for every probe that arrives.
+        self.on_probe: Callable[[bytes, str], object] = lambda nonce, address: None
+        # Port to state to a peer at an IP address, from the listening port; 0 if it is not reachable there.
+        self.announced_port: Callable[[str, int], int] = lambda address, port: port
         self._stopping = False
         self._listeners: list[socket.socket] = []
         self._acceptors: list[asyncio.Task[None]] = []
@@ -169,7 +174,8 @@ class DirectConnectionService:
         self, opened: socket.socket, where: str, expect: str | None, route: StreamOrigin
     ) -> PeerLink:
         """Run TLS and handshake as the dialling side."""
-        connection = self._connection(Role.DIAL, expect, route)
+        host = route.dialled[0] if route.dialled is not None else ""
+        connection = self._connection(Role.DIAL, expect, route, host)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
@@ -196,6 +202,28 @@ class DirectConnectionService:
             connection.abort()
             raise
         return connection
+
+    async def probe(
+        self, host: str, port: int, expect: str, nonce: bytes = b"", *, from_listener: bool = False
+    ) -> tuple[str, int]:
+        """Probe a node (`p2p.wire.probe`) and return the address and port where it sees this one.
+
+        `from_listener`: from the port on which this node listens.
+
+        Raises:
+            ConnectFailed: no valid answer in time, or another node is there.
+        """
+        self._refuse_when_stopping()
+        source = self._source_for(host) if from_listener else None
+        target = ProbeTarget(host, port, expect, source)
+        return await send_probe(target, self._identity.node_id, nonce, self._client_tls)
+
+    def _source_for(self, host: str) -> tuple[str, int]:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        for listener in self._listeners:
+            if listener.family == family:
+                return (str(listener.getsockname()[0]), self._port)
+        return ("0.0.0.0" if family == socket.AF_INET else "::", self._port)
 
     async def stop(self) -> None:
         """Accept no more, say goodbye to every peer, and close, within about `CLOSE_GRACE`."""
@@ -269,7 +297,7 @@ class DirectConnectionService:
     ) -> bool:
         """Run TLS and handshake as the accepting side; returns True if a link came of it."""
         self._unowned.remove(accepted)  # from here on the transport owns it
-        connection = self._connection(Role.ACCEPT, None, route)
+        connection = self._connection(Role.ACCEPT, None, route, address)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
@@ -289,7 +317,8 @@ class DirectConnectionService:
         except HandshakeRefused as error:
             logger.info("%s: %s", address, error)
         except P2PError as error:
-            logger.info("%s: no handshake: %s", address, error)
+            level = logging.DEBUG if connection.was_probe else logging.INFO
+            logger.log(level, "%s: no handshake: %s", address, error)
         except OSError as error:
             logger.info("%s: %s", address, _tls_failure(error))
         except asyncio.CancelledError:
@@ -300,18 +329,25 @@ class DirectConnectionService:
 
     # Helpers
 
-    def _connection(self, role: Role, expect: str | None, route: StreamOrigin) -> PeerConnection:
+    def _connection(
+        self, role: Role, expect: str | None, route: StreamOrigin, host: str
+    ) -> PeerConnection:
+        port = self.announced_port(host, self._port) if self._port else 0
         return PeerConnection(
             role,
-            HandshakeTerms(self._identity, self._network, self._port, self._capabilities),
+            HandshakeTerms(self._identity, self._network, port, self._capabilities),
             self._codec,
             self._handler,
             self._admit,
             nonce=secrets.token_bytes(NONCE_LENGTH),
             expect=expect,
             route=route,
+            on_probe=self._probed,
             clock=self._clock,
         )
+
+    def _probed(self, nonce: bytes, address: str) -> None:
+        self.on_probe(nonce, address)
 
     def _track(self, connection: PeerConnection) -> None:
         self._connections.add(connection)
@@ -333,6 +369,7 @@ def _listen(family: int, address: tuple[object, ...], *, dual: bool) -> socket.s
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
+        share_port(listener)  # probes are sent from this port
     except OSError:
         listener.close()
         raise

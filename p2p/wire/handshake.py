@@ -114,18 +114,21 @@ class HandshakeMachine:
         expect: str | None = None,
         tls_key: bytes | None = None,
         observed_address: str = "",
+        observed_port: int = 0,
     ) -> None:
         """`nonce` is 32 fresh random bytes. `expect` is the node id that was dialled, if known;
-        `tls_key` the raw key proven by TLS; `observed_address` where we see the peer."""
+        `tls_key` the raw key proven by TLS; `observed_address`, `observed_port` where we see the peer."""
         self.role = role
         self.state = HandshakeState.START
         self.peer: Handshake | None = None  # its claims; proven from State.PROVEN on
+        self.observed: tuple[str, int] = ("", 0)  # where the peer sees this node; unproven
         self._terms = terms
         self._codec = codec
         self._nonce = nonce
         self._expect = expect
         self._tls_key = tls_key
         self._observed_address = observed_address
+        self._observed_port = observed_port
 
     def start(self) -> list[Outgoing]:
         return self._step("start", None)
@@ -201,7 +204,12 @@ class HandshakeMachine:
             verifier=self.peer.node_id,
             verifier_nonce=self.peer.nonce,
         )
-        return HandshakeAck(identity.node_id, identity.sign(statement), self._observed_address)
+        return HandshakeAck(
+            identity.node_id,
+            identity.sign(statement),
+            self._observed_address,
+            self._observed_port or msgspec.UNSET,
+        )
 
     def _check_claims(self, claims: Handshake) -> None:
         terms = self._terms
@@ -246,6 +254,11 @@ class HandshakeMachine:
         )
         if not verify(peer.public_key, ack.signature, statement):
             raise self.refusal(Code.WRONG_IDENTITY, "the signature does not prove the key")
+        port = ack.observed_port
+        self.observed = (
+            ack.observed_address,
+            port if isinstance(port, int) and 0 < port <= 65535 else 0,
+        )
 
 
 def proof_bytes(

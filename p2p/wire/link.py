@@ -30,6 +30,11 @@ class PeerInfo:
     encrypted: bool
     carrier: Carrier = "tcp"
     dialled: tuple[str, int] | None = None  # the host and port, as they were given, that we dialled
+    observed: tuple[str, int] = (
+        "",
+        0,
+    )  # where the peer sees this node; a claim. Port 0: not stated
+    local: tuple[str, int] = ("", 0)  # this side's address of the TCP connection
 
 
 @dataclass(slots=True)

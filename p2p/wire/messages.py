@@ -58,7 +58,38 @@ class HandshakeAck(msgspec.Struct, rename="camel"):
 
     node_id: str
     signature: bytes
-    observed_address: str = ""
+    observed_address: str = (
+        ""  # IP address and port of the receiver, as the sender's socket shows them
+    )
+    observed_port: int | msgspec.UnsetType = msgspec.UNSET  # absent in 0.1.0, and over Grenache
+
+
+class Probe(msgspec.Struct, rename="camel"):
+    """First and only message of a connection that tests an address instead of making a link.
+
+    With a nonce it is a dial-back that the accepting node requested; without one its sender learns its observed
+    address.
+    """
+
+    nonce: bytes = b""
+
+
+class ProbeAck(msgspec.Struct, rename="camel"):
+    """Answer to a probe: address and port of its sender as the socket shows them."""
+
+    observed_address: str
+    observed_port: int
+
+
+class Reachability(msgspec.Struct, rename="camel"):
+    """Statement of a node about itself, to each neighbour: its verified external addresses, and its NAT.
+
+    Without addresses, and `reachable` false, the node cannot be dialled from outside of its network.
+    """
+
+    reachable: bool | None = None  # None: not known yet
+    addresses: list[tuple[str, int]] = []  # verified by dial-back
+    nat: str = ""  # a `p2p.reachability.nat_kind.NatKind`, or one of a newer version
 
 
 class Goodbye(msgspec.Struct, rename="camel"):
@@ -147,6 +178,9 @@ PAYLOADS: dict[str, type[msgspec.Struct]] = {
     "handshake": Handshake,
     "handshake_ack": HandshakeAck,
     "goodbye": Goodbye,
+    "probe": Probe,
+    "probe_ack": ProbeAck,
+    "reachability": Reachability,
     "heartbeat": Heartbeat,
     "peerexchange": PeerExchange,
     "ihave": IHave,

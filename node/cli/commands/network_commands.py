@@ -11,7 +11,7 @@ from node.cli.client_session import Session, client_options, print_json
 from node.cli.table_layout import Line, clean, folded
 from node.cli.tables import echo, is_terminal, peer_table, policy_table
 from node.client.exchange_client import ExchangeClient
-from node.views.views import GrenacheView, PeerPolicyView, StatusView
+from node.views.views import GrenacheView, PeerPolicyView, ReachabilityView, StatusView
 
 _MODES = {
     "p2p": "p2p: direct links only",
@@ -60,6 +60,7 @@ def describe_status(view: StatusView) -> list[Line]:
         ("network", f"{view.network}, {'TLS' if view.security == 'tls' else 'NOT encrypted'}"),
         ("mode", _MODES[view.mode]),
         ("peer port", view.p2p_address or "none"),
+        *_reachability(view.reachability),
         ("API", view.api_url),
         ("data", view.data_dir),
         (
@@ -86,6 +87,15 @@ def describe_status(view: StatusView) -> list[Line]:
     for text in view.warnings:
         lines += [[(part, "warn")] for part in folded(f"warning: {clean(text)}", 0)]
     return lines
+
+
+def _reachability(view: ReachabilityView | None) -> list[tuple[str, str]]:
+    if view is None:
+        return []
+    rows = [("outside", view.text)]
+    if view.mapping and view.state != "mapped":
+        rows.append(("", f"port mapping: {view.mapping}"))
+    return [*rows, *([("", f"to change that: {view.advice}")] if view.advice else [])]
 
 
 def _grenache(view: GrenacheView | None) -> list[str]:

@@ -85,6 +85,7 @@ function describe(status) {
     ["Node", status.node_id],
     ["Network", `${status.network}, ${status.security === "tls" ? "encrypted" : "not encrypted"}`],
     ["Address for peers", status.p2p_address ?? "none"],
+    ["From outside", status.reachability?.text ?? "no direct links"],
     ["Linked peers", `${status.peers_connected} of ${status.peers_known} known`],
     ["Nodes present", String(status.nodes_present)],
     ["Feeds", `${status.feeds}, ${behind}`],
@@ -124,6 +125,7 @@ function connectForm(model) {
 
 /** How a peer is reached, in a word. @param {Peer} peer */
 function reached(peer) {
+  if (peer.path === "relayed" && peer.via) return `relayed by ${shortId(peer.via)}`;
   if (peer.status !== "connected") return peer.last_error ?? "not linked";
   const way = peer.carrier === "grenache" ? "over Grenache" : peer.direction === "in" ? "it dialled" : "dialled";
   return peer.encrypted ? way : `${way}, not encrypted`;

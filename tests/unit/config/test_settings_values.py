@@ -98,7 +98,7 @@ CHOICES = {
     "API_AUTH": "optional, required",
 }
 
-ADDRESSES = ("BOOTSTRAP_PEERS", "GRAPE_BOOTSTRAP")
+ADDRESSES = ("BOOTSTRAP_PEERS", "GRAPE_BOOTSTRAP", "P2P_EXTERNAL_ADDRESSES")
 
 LIST = "comma-separated HOST:PORT, IPv6 addresses in brackets"
 

@@ -1,0 +1,251 @@
+"""Reachability on the event loop: links in, dial-backs and statements out, over `ReachabilityCore`.
+
+Both sides of the dial-back are here. As a server it obeys `DialBackRules`; as a client it requests what the core finds due.
+Neighbours receive the result (`reachability`), and their statements go into the address book: an address is believed only
+where the link shows the same IP address, so that no peer makes this node dial a third party.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from p2p.addresses.address import INBOUND, PeerFound
+from p2p.base.errors import Code, ConnectFailed, P2PError
+from p2p.base.host_port import format_host_port, is_ip, normal_host
+from p2p.base.network_group import is_local
+from p2p.peers.peer_manager import PeerManager
+from p2p.reachability.dial_back import PROOF_BYTES, DialBackRules
+from p2p.reachability.dial_back_messages import (
+    CAPABILITY,
+    DIALLED,
+    FAILED,
+    METHOD,
+    NONCE_LENGTH,
+    PROOF,
+    REFUSED,
+    DialBackAnswer,
+    DialBackBody,
+)
+from p2p.reachability.observed_address import Observation
+from p2p.reachability.reachability import (
+    Action,
+    DialBackRequest,
+    MappingProbe,
+    ReachabilityCore,
+    Server,
+)
+from p2p.rpc.rpc import Rpc
+from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.link import PeerLink
+from p2p.wire.messages import Codec, Envelope, Reachability, pack
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 0.5  # seconds between looks at what is due
+REQUEST_TIMEOUT: Final = 12.0  # seconds: the server's delay and its dial
+MAX_STATED: Final = 4  # addresses of one statement that are used
+MESSAGE: Final = "reachability"
+
+
+class ReachabilityService:
+    """Owner of the core, the dial-back server, and the statements of neighbours."""
+
+    def __init__(
+        self,
+        node_id: str,
+        core: ReachabilityCore,
+        direct: DirectConnectionService,
+        peers: PeerManager,
+        rpc: Rpc,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self.core = core
+        self.counters: Counter[str] = Counter()  # dial-backs served and requested, by outcome
+        self.stated: dict[str, Reachability] = {}  # latest statement of each neighbour
+        self.mapping_text = ""  # state of the port mapping, for people; empty if it is off
+        self._node_id = node_id
+        self._direct = direct
+        self._peers = peers
+        self._rpc = rpc
+        self._now = clock
+        self._codec = Codec()
+        self._rules = DialBackRules(rng)
+        self._said: Reachability | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop_task: asyncio.Task[None] | None = None
+        direct.on_probe = self._probed
+        direct.announced_port = core.announced_port
+        rpc.serve(METHOD, self._on_dial_back, body_type=DialBackBody)
+        peers.handle(MESSAGE, self._on_statement)
+        peers.follow(self)
+
+    async def start(self) -> None:
+        self._loop_task = asyncio.create_task(self._run(), name="reachability")
+
+    async def stop(self) -> None:
+        tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Links
+
+    def link_up(self, link: PeerLink) -> None:
+        info = link.peer
+        now = self._now()
+        able = info.carrier == "tcp" and CAPABILITY in info.capabilities.supported_protocols
+        server = Server(info.node_id, info.address, info.dialled) if able else None
+        observation = None
+        if info.carrier == "tcp" and is_ip(info.observed[0]):
+            observation = Observation(
+                observer=info.node_id,
+                observer_address=info.address,
+                seen_host=normal_host(info.observed[0]),
+                seen_port=info.observed[1],
+                local=info.local,
+                outbound=info.outbound,
+                at=now,
+            )
+        self.core.link_up(server, observation, now)
+        if MESSAGE in info.capabilities.supported_protocols and self._said is not None:
+            self._send(link, self._said)
+
+    def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
+        self.core.link_down(link.peer.node_id, self._now())
+        self.stated.pop(link.peer.node_id, None)
+
+    # Own reachability
+
+    async def _run(self) -> None:
+        while True:
+            for action in self.core.due(self._now()):
+                task = asyncio.create_task(self._carry_out(action))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            self.state_changes()
+            await asyncio.sleep(TICK)
+
+    async def _carry_out(self, action: Action) -> None:
+        if isinstance(action, MappingProbe):
+            await self._probe_mapping(action)
+        else:
+            await self._request_dial_back(action)
+
+    async def _probe_mapping(self, probe: MappingProbe) -> None:
+        port = None
+        try:
+            seen = await self._direct.probe(
+                probe.host, probe.port, probe.server, from_listener=True
+            )
+            port = seen[1]
+        except ConnectFailed as error:
+            log.debug("mapping probe: %s", error)
+        self.core.mapping_probed(probe, port, self._now())
+
+    async def _request_dial_back(self, request: DialBackRequest) -> None:
+        dialled = None
+        try:
+            answer = await self._ask(request, b"")
+            if answer.status == PROOF and answer.size <= PROOF_BYTES[1]:
+                answer = await self._ask(request, bytes(max(answer.size, 0)))
+            dialled = {DIALLED: True, FAILED: False}.get(answer.status)
+            self.counters[f"asked_{answer.status[:16]}"] += 1
+        except (P2PError, ValueError) as error:
+            log.debug("dial-back: %s", error)
+        where = format_host_port(request.host, request.port)
+        if self.core.dial_back_answered(request, dialled, self._now()):
+            log.info("external address %s: %s", where, "reachable" if dialled else "not reachable")
+        self.state_changes()
+
+    async def _ask(self, request: DialBackRequest, proof: bytes) -> DialBackAnswer:
+        body = DialBackBody(request.host, request.port, request.nonce, proof)
+        answer: DialBackAnswer = await self._rpc.call(
+            request.server, METHOD, body, timeout=REQUEST_TIMEOUT, result_type=DialBackAnswer
+        )
+        return answer
+
+    def _probed(self, nonce: bytes, address: str) -> None:
+        if nonce:
+            self.core.probe_arrived(nonce)
+
+    # Statements
+
+    def state_changes(self) -> None:
+        """Send the statement to neighbours if it has changed."""
+        statement = self.core.statement(self._now())
+        if statement == self._said:
+            return
+        self._said = statement
+        for link in self._peers.links.values():
+            if MESSAGE in link.peer.capabilities.supported_protocols:
+                self._send(link, statement)
+
+    def _send(self, link: PeerLink, statement: Reachability) -> None:
+        link.send(
+            Envelope(
+                type=MESSAGE,
+                from_=self._node_id,
+                to="",
+                timestamp=int(time.time() * 1000),
+                payload=msgspec.Raw(pack(statement)),
+            )
+        )
+
+    def _on_statement(self, link: PeerLink, envelope: Envelope) -> None:
+        """Raises MalformedMessage: not a statement."""
+        statement: Reachability = self._codec.payload(MESSAGE, envelope.payload)
+        node, seen = link.peer.node_id, normal_host(link.peer.address)
+        self.stated[node] = statement
+        stated = [
+            (normal_host(host), port)
+            for host, port in statement.addresses[:MAX_STATED]
+            if is_ip(host) and 1 <= port <= 65535
+        ]
+        if not is_local(seen) and statement.reachable is not None:
+            self._peers.withdraw(node, seen, keep=[port for host, port in stated if host == seen])
+        for host, port in stated:
+            if host == seen:
+                self._peers.found(PeerFound(host, port, node, INBOUND))
+
+    # Server
+
+    async def _on_dial_back(self, caller: str, body: DialBackBody) -> DialBackAnswer:
+        answer = await self._serve(caller, body)
+        self.counters[f"served_{answer.status}"] += 1
+        return answer
+
+    async def _serve(self, caller: str, body: DialBackBody) -> DialBackAnswer:
+        link = self._peers.links.get(caller)
+        if link is None or link.peer.carrier != "tcp":
+            return DialBackAnswer(REFUSED, "no direct link to you")
+        if len(body.nonce) != NONCE_LENGTH:
+            return DialBackAnswer(REFUSED, f"the nonce has {NONCE_LENGTH} bytes")
+        decision = self._rules.decide(
+            caller, link.peer.address, body.host, body.port, len(body.proof), self._now()
+        )
+        if decision.action == "refuse":
+            return DialBackAnswer(REFUSED, decision.reason)
+        if decision.action == "proof":
+            return DialBackAnswer(PROOF, size=decision.proof)
+        await asyncio.sleep(decision.delay)
+        try:
+            await self._direct.probe(normal_host(body.host), body.port, caller, body.nonce)
+        except ConnectFailed as error:
+            return DialBackAnswer(FAILED, str(error)[:200])
+        return DialBackAnswer(DIALLED)
+
+
+def new_nonce() -> bytes:
+    """Return a nonce that cannot be guessed."""
+    return secrets.token_bytes(NONCE_LENGTH)

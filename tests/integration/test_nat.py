@@ -1,0 +1,82 @@
+"""Nodes at home, behind routers of each kind: where they stand, what they announce, and trading between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nat_lab import LabNode, NatLab, nat_lab, why_no_lab
+from processes import eventually
+
+from node.views.views import PeerView
+
+pytestmark = pytest.mark.namespaces
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[NatLab]:
+    reason = why_no_lab()
+    if reason is not None:
+        pytest.skip(reason)
+    with nat_lab(tmp_path) as found:
+        yield found
+
+
+def state(node: LabNode) -> tuple[str, str | None, bool]:
+    """State, NAT, and if the external address is confirmed."""
+    found = node.status().reachability
+    assert found is not None
+    return found.state, found.nat, found.confirmed
+
+
+def peer(node: LabNode, other: LabNode) -> PeerView:
+    (found,) = [each for each in node.peers() if each.node_id == other.node_id]
+    return found
+
+
+@pytest.mark.timeout(150)
+def test_homes_behind_each_kind_of_nat_know_where_they_stand_and_trade(lab: NatLab) -> None:
+    public = [lab.public(number).launch() for number in (1, 2, 3)]
+    for node in public:
+        node.ready()
+    bootstrap = [option for node in public for option in ("--bootstrap", node.where)]
+    full, port, symmetric = homes = [
+        lab.home(kind).launch(*bootstrap) for kind in ("full", "port", "symmetric")
+    ]
+    for node in homes:
+        node.ready()
+    expected = [
+        (full, ("reachable", "full_cone", True)),
+        (port, ("nat", "port_restricted", True)),
+        (symmetric, ("nat", "symmetric", True)),
+    ]
+    for node, wanted in expected:
+        eventually(lambda node=node, wanted=wanted: state(node) == wanted, 40, what=node.name)  # type: ignore[misc]
+
+    # What is announced: the home that can be dialled is, the others are not.
+    assert full.router is not None
+    (address,) = (full.status().reachability or pytest.fail("no view")).addresses
+    assert address == f"{full.router.address}:3000"
+    eventually(lambda: port.node_id in full.linked() and symmetric.node_id in full.linked())
+    assert peer(port, full).direction == "out"
+    assert peer(public[0], full).reachable is True
+    for node, kind in ((port, "port_restricted"), (symmetric, "symmetric")):
+        eventually(lambda node=node: peer(public[0], node).reachable is False)  # type: ignore[misc]
+        assert peer(public[0], node).nat == kind
+        advice = (node.status().reachability or pytest.fail("no view")).advice
+        assert "forward TCP port 3000" in advice
+
+    # The two that cannot reach each other trade through a neighbour, and say so.
+    found = eventually(
+        lambda: [p for p in port.peers() if p.node_id == symmetric.node_id and p.path == "relayed"]
+    )
+    assert found[0].via in {node.node_id for node in [*public, full]}
+    symmetric.sell(5, 10)
+    eventually(port.asks)
+    bought = port.buy(5, 10)
+    eventually(lambda: port.get_order(bought.id).status == "filled")
+    table = port.cli("peers", json_output=False)
+    assert "relayed by" in table
+    assert "behind a port-restricted NAT" in port.cli("status", json_output=False)
+    assert not [node.name for node in lab.nodes if "Traceback" in node.log]
