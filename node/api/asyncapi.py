@@ -13,6 +13,7 @@ from aiohttp import web
 from node.api import limits
 from node.api.node_message_examples import NODE_EXAMPLES
 from node.api.openapi import version
+from node.api.order_message_examples import ORDER_EXAMPLES
 from node.streams.book_views import MAX_LEVELS, MAX_ORDERS
 from node.streams.node_messages import (
     Decisions,
@@ -24,6 +25,22 @@ from node.streams.node_messages import (
     ServicesState,
     StatusState,
     TopologyState,
+)
+from node.streams.order_messages import (
+    MAX_MANY,
+    Accepted,
+    AmendOrder,
+    CancelAfter,
+    CancelAfterSet,
+    CancelOnDisconnect,
+    CancelOnDisconnectSet,
+    CancelOrder,
+    CancelOrders,
+    Many,
+    Outcome,
+    Refused,
+    Results,
+    SubmitOrder,
 )
 from node.streams.stream import CONFLATE_BEHIND, MAX_HISTORY
 from node.streams.stream_messages import (
@@ -90,6 +107,13 @@ ANSWERED: Final[dict[type[msgspec.Struct], tuple[type[msgspec.Struct], ...]]] = 
     Unsubscribe: (Unsubscribed, StreamError),
     Auth: (Authenticated, StreamError),
     Ping: (Pong,),
+    SubmitOrder: (Accepted, Outcome, Refused),
+    AmendOrder: (Accepted, Outcome, Refused),
+    CancelOrder: (Accepted, Outcome, Refused),
+    CancelOrders: (Accepted, Outcome, Refused),
+    CancelAfter: (CancelAfterSet, Refused),
+    CancelOnDisconnect: (CancelOnDisconnectSet, Refused),
+    Many: (Results, Outcome, Refused),
 }
 
 _NODE: Final = "a2b3c4d5e6f7g2h3i4j5k6l7m2n3o4p5"
@@ -211,6 +235,7 @@ EXAMPLES: Final[tuple[msgspec.Struct, ...]] = (
     BalancesSnapshot(**_place("balances"), reason="subscribed", balances=[_BALANCE]),
     Balances(**_place("balances"), previous=17, balances=[_BALANCE]),
     *NODE_EXAMPLES,
+    *ORDER_EXAMPLES,
 )
 
 DESCRIPTION: Final = f"""\
@@ -245,6 +270,15 @@ c its CRC-32, and the sum of c * (2 * c + 1) over all lines, modulo 2^32; the li
 `sell`, texts as in the message. An empty book has 0.
 
 **The node.** `status`, `diagnostics`, `peers`, `topology`, `feeds`, `services` and `router` say the whole state in each message, when it has changed; `decisions` brings the router's as they happen. They are for the operator and keys of the house that may read. `halts` needs no key.
+
+**Orders.** `submit`, `amend`, `cancel`, `cancel_many`, `cancel_after` and `many` (at most {MAX_MANY} of them) \
+do what REST does, with the same permissions, limits and problem documents. Each has an `id` of the \
+client's, which its answers carry. Requests take effect in the order they were sent. `accepted` says that a \
+request took effect and is on the node's disk, `refused` that it did not, with the `problem`. An order that \
+takes from other nodes is `pending` with them: it is accepted with `decided` false, and `outcome` follows; with \
+`wait_for_takes` the acknowledgement itself waits, for TAKE_ANSWER_WAIT at the most. The end of the connection \
+takes nothing back, unless `cancel_on_disconnect` was enabled. While {limits.STREAM_IN_FLIGHT} requests have \
+no answer, the node reads no more of them.
 
 **Limits.** {limits.STREAM_MAX_SUBSCRIPTIONS} subscriptions a connection, {limits.STREAM_MAX_CLIENTS} \
 connections, {limits.STREAM_MAX_MESSAGE} bytes a message from a client. The node sends WebSocket pings and \
@@ -290,6 +324,13 @@ def _tidy(schema: dict[str, Any]) -> None:
             for name, member in zip(kind.__struct_fields__, members, strict=True):
                 member["title"] = name
             schema["additionalItems"] = False
+    if schema.get("title") in ("AmendOrder", "CancelOrder"):
+        schema["oneOf"] = [{"required": ["order_id"]}, {"required": ["client_id"]}]
+    elif schema.get("title") == "CancelOrders":
+        names = ("market", "group", "client_id", "all")
+        schema["anyOf"] = [{"required": [name]} for name in names]
+    elif schema.get("title") == "Problem":
+        schema["additionalProperties"] = True
 
 
 @cache

@@ -17,7 +17,9 @@ SHUTDOWN_TIMEOUT: Final = 3.0  # requests in progress get this long when the nod
 GONE_CHECK: Final = 0.5  # how often a long call looks whether its client is still there
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus text format
 
-STREAM_MAX_MESSAGE: Final = 4 * 1024  # a client message is one short JSON object
+STREAM_MAX_MESSAGE: Final = MAX_BODY  # 100 requests in one message have 650 bytes each
+STREAM_IN_FLIGHT: Final = 256  # requests of one connection without an answer; then reading waits
+STREAM_UNDECIDED: Final = 1000  # its orders that are pending with other nodes; then it is refused
 STREAM_MAX_CLIENTS: Final = 256  # connections at once
 STREAM_MAX_SUBSCRIPTIONS: Final = 64  # of one connection
 STREAM_HEARTBEAT: Final = 20.0  # WebSocket ping; without a pong for half of this the reader is cut

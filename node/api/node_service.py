@@ -13,6 +13,7 @@ from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import CancelAfterView
 from node.views.feed_views import FeedView
 from node.views.health_views import ReadyView
+from node.views.order_mapping import OrderMapping
 from node.views.statement_views import ReconciliationView
 from node.views.views import (
     AmendRequest,
@@ -57,6 +58,11 @@ class NodeService(Protocol):
     @property
     def trading(self) -> Trading:
         """Trading in integers, for any account."""
+        ...
+
+    @property
+    def texts(self) -> OrderMapping:
+        """Texts of the API to integers and back."""
         ...
 
     @property

@@ -16,10 +16,11 @@ from aiohttp import web
 
 from node.api.access import DOORKEEPER
 from node.api.call_examples import examples
-from node.api.problems import CODES, CONTENT_TYPE, Problem
+from node.api.problems import CODES, CONTENT_TYPE
 from node.api.public_routes import ROUTES
 from node.operations.operation import Access, Operation, Param
 from node.views.field_types import DECIMAL_PATTERN, MOMENT, POSITIVE_PATTERN, SIGNED_PATTERN
+from node.views.problem_view import Problem
 
 OPERATIONS: Final = tuple(route.operation for route in ROUTES)
 _ACCESS: Final = {operation.name: operation.access for operation in OPERATIONS}

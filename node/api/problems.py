@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
-import msgspec
 import orjson
 from aiohttp import web
 
@@ -17,6 +16,7 @@ from exchange.orders.engine_context import CommandRejected
 from node.api.problem_codes import TRADING_CODES
 from node.http.connection_limits import ConnectionLimits
 from node.service.refusals import status_of
+from node.views.problem_view import Problem
 from node.views.views import ServiceError
 from p2p.base.http_errors import ErrorAnsweringConnection
 
@@ -143,13 +143,17 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "invalid_message": (
         "Invalid message",
-        'On the stream: send one JSON object with "op" subscribe, unsubscribe, auth or ping.',
+        'On the stream: send one JSON object with "op", see /asyncapi.json.',
     ),
     "already_subscribed": ("Already subscribed", "On the stream: this is coming already."),
     "not_subscribed": ("Not subscribed", "On the stream: this was not subscribed to."),
     "too_many_subscriptions": (
         "Too many subscriptions",
         "On the stream: open a second connection.",
+    ),
+    "too_many_undecided": (
+        "Too many undecided orders",
+        "On the stream: wait for outcomes of orders that are pending with other nodes.",
     ),
     "book_too_large": ("Book too large", "On the stream: subscribe to a book with a depth."),
 } | TRADING_CODES
@@ -166,23 +170,29 @@ _BY_STATUS: Final[dict[int, str]] = {
 }
 
 
-class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Problem details (RFC 9457). A problem may carry further members that explain it."""
-
-    type: str  # URI reference of the explanation, on this node
-    title: str
-    status: int
-    detail: str
-    code: str  # stable word for programs
-    instance: str  # path of the request
-    pointer: str | None = None  # JSON pointer to the field that is wrong (RFC 6901)
-    incident: str | None = None  # finds an internal error in the node's log
-
-
 def title_of(code: str) -> str:
     """The unchanging title of a problem type."""
     known = CODES.get(code)
     return known[0] if known else code.replace("_", " ").capitalize()
+
+
+def stream_problem(error: ServiceError, *, prefix: str = "") -> Problem:
+    """The problem document of a request on the stream. `prefix` is the place of the request's body in its
+    message, for the pointer."""
+    pointer = error.extra.get("pointer")
+    if pointer is None and "parameter" in error.extra:
+        pointer, prefix = f"/{error.extra['parameter']}", ""
+    return Problem(
+        type=f"/docs#problem-{error.code}",
+        title=title_of(error.code),
+        status=error.status,
+        detail=error.detail,
+        code=error.code,
+        instance="/v1/stream",
+        pointer=None if pointer is None else prefix + pointer,
+        incident=error.extra.get("incident"),
+        retry_after=error.extra.get("retry_after"),
+    )
 
 
 def problem_members(
@@ -247,17 +257,22 @@ def from_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Resp
     return problem(request, error.status, code, detail, headers=headers)
 
 
-def internal(request: web.BaseRequest, error: BaseException) -> web.Response:
-    """Log an unexpected exception under an incident number, the only detail in the response."""
+def incident_of(what: str, error: BaseException) -> ServiceError:
+    """Log an unexpected exception under an incident number, the only detail in the refusal."""
     incident = secrets.token_hex(4)
-    log.error("incident %s: %s %r failed", incident, request.method, request.path, exc_info=error)
-    return problem(
-        request,
+    log.error("incident %s: %s failed", incident, what, exc_info=error)
+    return ServiceError(
         500,
         "internal_error",
         f"the node failed to answer; its log has the details under incident {incident}",
-        extra={"incident": incident},
+        incident=incident,
     )
+
+
+def internal(request: web.BaseRequest, error: BaseException) -> web.Response:
+    """The answer to an unexpected exception."""
+    found = incident_of(f"{request.method} {request.path!r}", error)
+    return problem(request, found.status, found.code, found.detail, extra=found.extra)
 
 
 @web.middleware

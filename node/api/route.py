@@ -59,8 +59,8 @@ def decode_body(raw: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         if "got `float`" in str(error):  # to JSON 5.0 is a whole number
             with suppress(msgspec.ValidationError):
-                return msgspec.convert(_whole(_parsed(raw)), kind)
-        raise _misfit(error, kind) from None
+                return msgspec.convert(whole(_parsed(raw)), kind)
+        raise misfit(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_json(error) from None
     return body
@@ -78,16 +78,17 @@ def _not_json(error: Exception) -> ServiceError:
     return ServiceError(400, "invalid_json", f"the body is not valid JSON: {error}")
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A decoded value with the integral floats in it as integers."""
     if isinstance(value, dict):
-        return {name: _whole(each) for name, each in value.items()}
+        return {name: whole(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_whole(each) for each in value]
+        return [whole(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:
+def misfit(error: msgspec.ValidationError, kind: type) -> ServiceError:
+    """The refusal of a body that does not fit `kind`, or of a value that has such a body in it."""
     match = _MISFIT.match(str(error))
     what, path = (match["what"], match["path"] or "$") if match else (str(error), "$")
     pointer = path.removeprefix("$").replace(".", "/")

@@ -1,4 +1,4 @@
-"""The WebSocket stream (/v1/stream): books, trades, tickers, candles, and what happens to an account.
+"""The WebSocket stream (/v1/stream): books, trades, tickers, candles, accounts, and their orders.
 
     client                                                          node
     {"op":"subscribe","channel":"book","market":"BTC-USD"}    ->
@@ -7,8 +7,12 @@
                                                               <-    {"event":"book_l2",...}   and so on
     {"op":"unsubscribe","stream":"book/BTC-USD/L2/25/network"} ->
                                                               <-    {"event":"unsubscribed","stream":...}
+    {"op":"submit","id":"1","order":{...}}                    ->
+                                                              <-    {"event":"accepted","id":"1",...}
     anything else                                             ->
                                                               <-    {"event":"error","code":...,"detail":...}
+
+Requests about orders are in `node.api.stream_orders`.
 
 What streams have is written at once for a reader that keeps up, and by a task of its own for one that
 does not, as it takes it. Nothing is queued (see `node.streams.stream`): who is slow gets more in one
@@ -21,7 +25,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from time import perf_counter
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -31,8 +35,12 @@ from node.api import limits
 from node.api.access import DOORKEEPER, Caller, caller_of, check_access
 from node.api.problems import problem
 from node.api.public_routes import SERVICE
+from node.api.stream_orders import StreamOrders
+from node.api.stream_requests import of_message, reread
+from node.http.rate_limit import RateVerdict
 from node.http.request_figures import FIGURES
 from node.http.socket_session import End, SocketSession
+from node.streams.order_messages import Refused, TradingMessage
 from node.streams.stream import Ended, Reader, ReaderTooSlow, encode
 from node.streams.stream_messages import (
     NODE,
@@ -60,6 +68,7 @@ KEY_REVOKED: Final = 4001
 CONNECTIONS: Final = web.AppKey("connections", set[web.WebSocketResponse])
 HUB: Final = web.AppKey("hub", StreamRegistry)
 _decoder: Final = msgspec.json.Decoder(ClientMessage)
+_TRADING: Final = get_args(TradingMessage)
 
 
 class _Connection:
@@ -85,6 +94,10 @@ class _Connection:
             verdict=self._verdict,
         )
 
+        self._orders = StreamOrders(
+            request.app[SERVICE], self._session.post, self._count, request.app[FIGURES]
+        )
+
     async def run(self) -> None:
         """Serve until the client leaves, or is disconnected."""
         try:
@@ -92,6 +105,7 @@ class _Connection:
         finally:
             for reader in self._readers.values():
                 reader.stop()
+            await self._orders.close()
 
     # Messages of the client
 
@@ -107,11 +121,17 @@ class _Connection:
         try:
             message = _decoder.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
+            if await self._reread(text):
+                return
             detail = (
                 f'{error}; send e.g. {{"op":"subscribe","channel":"book","market":"BTC-USD"}}, '
                 "see /asyncapi.json"
             )
             await self._answer(StreamError(code="invalid_message", detail=detail))
+            return
+        if isinstance(message, _TRADING):
+            await self._orders.take(of_message(message), self._caller)
+            await self._session.drained()
             return
         began, code = perf_counter(), "ok"
         try:
@@ -128,6 +148,23 @@ class _Connection:
             await self._answer(StreamError(code=error.code, detail=error.detail, id=message.id))
         name = f"stream {type(message).__name__.lower()}"
         self._request.app[FIGURES].add_socket(name, code, perf_counter() - began)
+
+    async def _reread(self, text: str) -> bool:
+        """Answer a message about orders that does not fit its type; False if it is another one."""
+        found = reread(text)
+        if found is None:
+            return False
+        if isinstance(found, Refused):
+            self._orders.refuse(found)
+        else:
+            await self._orders.take(found, self._caller)
+        await self._session.drained()
+        return True
+
+    def _count(self, caller: Caller | None) -> RateVerdict:
+        """Count a request against the rate of its caller; None stands for a wrong key."""
+        door, remote = self._request.app[DOORKEEPER], self._request.remote or ""
+        return door.count(caller, remote, self._loop.time())
 
     async def _subscribe(self, request: Subscribe) -> None:
         if len(self._readers) >= limits.STREAM_MAX_SUBSCRIPTIONS:
@@ -179,7 +216,7 @@ class _Connection:
             caller = door.identify(header, secure=self._request.secure, remote=remote)
         except ServiceError as error:
             failure = error
-        verdict = door.count(caller, remote, self._loop.time())  # count failed attempts too
+        verdict = self._count(caller)  # count failed attempts too
         if not verdict.allowed:
             detail = f"more than {verdict.limit} requests a minute; wait {verdict.reset} s"
             raise ServiceError(429, "rate_limited", detail)

@@ -5,7 +5,7 @@
         async for event in feed:
             print(feed.book.best_bid, feed.book.best_ask)
 
-All feeds of a client share one connection. When it breaks it is made again, and every feed goes on where
+Orders go over the same connection: `node.client.order_stream`. All feeds of a client share one connection. When it breaks it is made again, and every feed goes on where
 it was; a snapshot in the middle of a feed says that the node could not go on there. A feed without
 a reader holds up the others after a few hundred messages: close those that are not needed.
 
@@ -35,7 +35,9 @@ from node.client.exchange_client import (
     checked_url,
     client_headers,
 )
+from node.client.order_stream import OrderStream, OrderStreamCalls
 from node.client.subscriptions import BookSubscription, Subscription
+from node.streams.order_messages import TradingAnswer, TradingMessage
 from node.streams.stream_messages import (
     Balances,
     BalancesSnapshot,
@@ -76,8 +78,8 @@ DEFAULT_PATIENCE: Final = 60.0  # seconds without a connection until feeds fail
 _decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
 
 
-class StreamingClient:
-    """Streams of one node.
+class StreamingClient(OrderStreamCalls):
+    """Streams of one node, and orders.
 
     `key` and `secret` are an account's; without them the streams of an account are the operator's,
     where the node requires no key. `node_id`, when given, is sent along, so that a node of another
@@ -107,6 +109,8 @@ class StreamingClient:
         self._session: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._task: asyncio.Task[None] | None = None
+        self._orders = OrderStream()
+        self._connections: list[asyncio.Future[None]] = []  # of those who wait for one
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,8 +120,7 @@ class StreamingClient:
 
     async def close(self) -> None:
         """End every feed and the connection. Idempotent."""
-        for feed in list(self._feeds.values()):
-            feed.fail(StreamClosed(None))
+        self._fail_all(StreamClosed(None))
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -206,8 +209,7 @@ class StreamingClient:
 
     def subscribe(self, request: Subscribe) -> Subscription[Any]:
         """Subscribe by a request of any kind; its `id` is chosen here."""
-        self._numbers += 1
-        number = str(self._numbers)
+        number = self._next_id()
         request = msgspec.structs.replace(request, id=number)
         kind: type[Subscription[Any]] = (
             BookSubscription if request.channel == "book" else Subscription
@@ -220,12 +222,36 @@ class StreamingClient:
 
     async def want(self, feed: Subscription[Any]) -> None:
         """Connect and subscribe, if that is not done yet: a feed is being read."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name="streaming client"
-            )
-        elif self._socket is not None:
+        if self._begin():
+            return
+        if self._socket is not None:
             await self._ask(feed)
+
+    def _begin(self) -> bool:
+        """Begin to connect; False if that was done before."""
+        if self._task is not None and not self._task.done():
+            return False
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="streaming client")
+        return True
+
+    def _next_id(self) -> str:
+        self._numbers += 1
+        return str(self._numbers)
+
+    async def _exchange(self, request: TradingMessage) -> Any:
+        while self._socket is None or self._socket.closed:
+            self._begin()
+            connection = asyncio.get_running_loop().create_future()
+            self._connections.append(connection)
+            await connection
+        answer = self._orders.expect(request.id)
+        try:
+            await self._socket.send_str(msgspec.json.encode(request).decode())
+            return await answer
+        except ConnectionError:
+            raise StreamClosed(None) from None
+        finally:
+            self._orders.forget(request.id)
 
     async def _ask(self, feed: Subscription[Any]) -> None:
         number = str(feed.request.id)
@@ -252,7 +278,10 @@ class StreamingClient:
             try:
                 async with await self._connect() as socket:
                     pause = FIRST_PAUSE
-                    await self._read(socket)
+                    try:
+                        await self._read(socket)
+                    finally:
+                        self._orders.fail(StreamClosed(socket.close_code))
                     since = loop.time()
                     error: ClientError = StreamClosed(socket.close_code)
             except NodeUnreachable as unreachable:
@@ -273,6 +302,11 @@ class StreamingClient:
     def _fail_all(self, error: ClientError) -> None:
         for feed in self._feeds.values():
             feed.fail(error)
+        for connection in self._connections:
+            if not connection.done():
+                connection.set_exception(error)
+        self._connections.clear()
+        self._orders.fail(error)
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
         """
@@ -321,6 +355,10 @@ class StreamingClient:
             NotANode: what comes is not what a node sends.
         """
         self._socket = socket
+        for connection in self._connections:
+            if not connection.done():
+                connection.set_result(None)
+        self._connections.clear()
         for feed in list(self._feeds.values()):
             await self._ask(feed)
         async for message in socket:
@@ -334,6 +372,8 @@ class StreamingClient:
                 await self._subscribed(told)
             elif isinstance(told, StreamError):
                 self._refused(told)
+            elif isinstance(told, TradingAnswer):
+                self._orders.receive(told)
             elif isinstance(told, StreamMessage):
                 wanted = self._by_stream.get(told.stream)
                 if wanted is not None:

@@ -35,6 +35,9 @@ class OrderTracer(Protocol):
     def order(self, placed: Sequence[Order]) -> AbstractContextManager[None]:
         """Open the span of orders that were accepted, until their answer."""
 
+    def begin(self, placed: Sequence[Order]) -> Callable[[], None]:
+        """Open the span of orders that were accepted; what is returned ends it."""
+
 
 class AccountTrading:
     """See the module's docstring. `clock` is the engine's: monotonic seconds."""
@@ -70,36 +73,36 @@ class AccountTrading:
         if order.client_id is not None:
             if self._journal.behind:  # wait here: the look-up itself would hold the loop
                 await asyncio.to_thread(self._journal.history)
-            earlier = self._before(order, order.client_id)
-            if earlier is not None:
-                return [earlier, *self._sibling(earlier)]
+            if earlier := self._earlier(order):
+                return earlier
         if not self._writing.is_set():
             await (
                 self._writing.wait()
             )  # some seconds at most after a restart: exchange.feeds.startup_fence
-        placed = self._engine.orders.place(self._clock(), order)
-        self.order_count += len(placed)
+        placed = self._place(order)
         if self.spans is None:
             return await self._decided(placed, wait)
         with self.spans.order(placed):
             return await self._decided(placed, wait)
 
+    def _place(self, order: NewOrder) -> list[Order]:
+        placed = self._engine.orders.place(self._clock(), order)
+        self.order_count += len(placed)
+        return placed
+
     async def amend(self, account: int, number: int, changes: Amend, *, wait: float = 0.0) -> Order:
         await self._writing.wait()
-        self._own(account, number)
-        amended = self._engine.orders.amend(self._clock(), number, changes)
-        (order,) = await self._decided([amended], wait)
+        (order,) = await self._decided([self.amend_now(account, number, changes)], wait)
         return order
 
     async def cancel(self, account: int, number: int) -> Order:
         await self._writing.wait()
-        self._own(account, number)
-        (order,) = await self._durable([self._engine.orders.cancel(self._clock(), number)])
+        (order,) = await self._durable([self.cancel_now(account, number)])
         return order
 
     async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
         await self._writing.wait()
-        return await self._durable(self._engine.orders.cancel_many(self._clock(), which, reason))
+        return await self._durable(self.cancel_many_now(which, reason=reason))
 
     async def cancel_after(self, account: int, timeout_ms: int) -> int | None:
         """Cancel the account's open orders after so long unless this is called again; 0 ends it.
@@ -107,10 +110,49 @@ class AccountTrading:
         Returns:
             When, in us since the epoch, or None; as soon as that is durable.
         """
-        at = self._engine.us(self._clock()) + timeout_ms * 1000 if timeout_ms else None
-        self._engine.store_meta(*self._dead_man.set(account, at))
+        at = self.cancel_after_now(account, timeout_ms)
         await self._committer.durable()
         return at
+
+    # Commands without waiting. What they return is not durable yet, and is changed in place later.
+
+    @property
+    def open(self) -> bool:
+        return self._writing.is_set() and not self._journal.behind
+
+    async def opened(self) -> None:
+        while not self.open:
+            if self._journal.behind:
+                await asyncio.to_thread(self._journal.history)
+            await self._writing.wait()
+
+    def place_now(self, order: NewOrder) -> list[Order]:
+        if earlier := self._earlier(order):
+            return earlier
+        placed = self._place(order)
+        if self.spans is not None:
+            end = self.spans.begin(placed)
+            self.when_durable(lambda _error: end())
+        return placed
+
+    def amend_now(self, account: int, number: int, changes: Amend) -> Order:
+        self._own(account, number)
+        return self._engine.orders.amend(self._clock(), number, changes)
+
+    def cancel_now(self, account: int, number: int) -> Order:
+        self._own(account, number)
+        return self._engine.orders.cancel(self._clock(), number)
+
+    def cancel_many_now(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
+        return list(self._engine.orders.cancel_many(self._clock(), which, reason))
+
+    def cancel_after_now(self, account: int, timeout_ms: int) -> int | None:
+        at = self._engine.us(self._clock()) + timeout_ms * 1000 if timeout_ms else None
+        self._engine.store_meta(*self._dead_man.set(account, at))
+        return at
+
+    def when_durable(self, call: Callable[[CommandRejected | None], None]) -> None:
+        self._committer.when_durable(call)
 
     def tick(self) -> None:
         """Cancel orders whose deadline has passed. Call a few times a second, and drain
@@ -165,6 +207,13 @@ class AccountTrading:
 
         decision.add_done_callback(forget)
         return decision
+
+    def _earlier(self, order: NewOrder) -> list[Order]:
+        """The orders of an earlier submission with the same client id that the engine has forgotten."""
+        if order.client_id is None:
+            return []
+        earlier = self._before(order, order.client_id)
+        return [] if earlier is None else [earlier, *self._sibling(earlier)]
 
     def _before(self, order: NewOrder, client_id: str) -> Order | None:
         """The order with the same client id, if the engine has forgotten it and the disk has not.

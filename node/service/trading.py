@@ -14,6 +14,7 @@ import msgspec
 
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Fill, Order, Posting
+from exchange.orders.engine_context import CommandRejected
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -66,6 +67,35 @@ class Trading(Protocol):
 
     async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
         """Cancel all open orders that fit; those that were. `reason`: why they end."""
+        ...
+
+    # The same commands without waiting, for those who send many. They raise `CommandRejected` too. What they
+    # return changes in place; take from it what is to be shown, and show that `when_durable` calls.
+
+    @property
+    def open(self) -> bool:
+        """False while the commands below may not be called: await `opened` first."""
+        ...
+
+    async def opened(self) -> None:
+        """Return when the commands below may be called, until the caller waits for anything."""
+        ...
+
+    def place_now(self, order: NewOrder) -> list[Order]: ...
+
+    def amend_now(self, account: int, number: int, changes: Amend) -> Order: ...
+
+    def cancel_now(self, account: int, number: int) -> Order: ...
+
+    def cancel_many_now(self, which: Selection, *, reason: str = "cancelled") -> list[Order]: ...
+
+    def cancel_after_now(self, account: int, timeout_ms: int) -> int | None:
+        """Returns when, in us since the epoch, or None for never."""
+        ...
+
+    def when_durable(self, call: Callable[[CommandRejected | None], None]) -> None:
+        """`call` when all that was done so far is on the disk, or with the error that prevents it. It
+        must not block or raise."""
         ...
 
     async def durable(self, account: int | None = None) -> None:

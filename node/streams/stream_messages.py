@@ -1,4 +1,4 @@
-"""Every message of the stream (/v1/stream), both ways.
+"""Every message of the stream (/v1/stream), both ways; those about orders are in `order_messages`.
 
 Messages of the node differ by `event`, messages of a client by `op`. Prices and quantities are
 exact decimals as strings, times ISO 8601 in UTC. A message of a stream says its place in it: `sequence`,
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from node.streams.node_messages import NODE_CHANNELS, NodeChannel, NodeMessage
+from node.streams.order_messages import TradingAnswer, TradingMessage
 from node.views.field_types import Decimal, SignedDecimal, Timestamp
 from node.views.views import BalanceView, CandleView, FillView, OrderView, TradeView
 
@@ -107,7 +108,7 @@ class Ping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag="ping",
     id: str | None = None
 
 
-ClientMessage = Subscribe | Unsubscribe | Auth | Ping
+ClientMessage = Subscribe | Unsubscribe | Auth | Ping | TradingMessage
 
 
 # Answers
@@ -372,5 +373,5 @@ AccountMessage = (
     OrdersSnapshot | Orders | FillsSnapshot | Fills | BalancesSnapshot | Balances
 )  # fmt: skip
 StreamMessage = BookMessage | MarketMessage | AccountMessage | NodeMessage
-Answer = Subscribed | Unsubscribed | Authenticated | Pong | StreamError
+Answer = Subscribed | Unsubscribed | Authenticated | Pong | StreamError | TradingAnswer
 ServerMessage = StreamMessage | Answer

@@ -11,9 +11,9 @@ Nothing here decides anything: what is forgotten, because a map is full, is only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from opentelemetry.context import Context
@@ -63,22 +63,28 @@ class OrderSpans:
     @contextmanager
     def order(self, placed: Sequence[Order]) -> Iterator[None]:
         """Open the span of orders that were just accepted, until their answer."""
-        first = placed[0]
-        attributes: dict[str, Any] = {
-            "exchange_node.order": first.number,
-            "exchange_node.market": _symbol(first.market),
-            "exchange_node.side": "buy" if first.side > 0 else "sell",
-            "exchange_node.account": first.account,
-        }
         with self._tracer.start_as_current_span(
-            "order", attributes=attributes, record_exception=False
+            "order", attributes=_order_attributes(placed[0]), record_exception=False
         ) as span:
-            context = context_at(span)
-            for order in placed:
-                self._orders[order.number] = context
+            self._follow(placed, span)
             yield
-            span.set_attribute("exchange_node.filled_lots", first.filled)
-            span.set_attribute("exchange_node.pending_lots", first.pending)
+            _answered(placed[0], span)
+
+    def begin(self, placed: Sequence[Order]) -> Callable[[], None]:
+        """Open the span of orders as `order` does; what is returned ends it."""
+        span = self._tracer.start_span("order", attributes=_order_attributes(placed[0]))
+        self._follow(placed, span)
+
+        def end() -> None:
+            _answered(placed[0], span)
+            span.end()
+
+        return end
+
+    def _follow(self, placed: Sequence[Order], span: Span) -> None:
+        context = context_at(span)
+        for order in placed:
+            self._orders[order.number] = context
 
     def sent(self, message: Send) -> bytes:
         """Return the payload that leaves instead: a take with its trace context."""
@@ -165,6 +171,20 @@ def _abandon(_key: TakeKey, span: Span) -> None:
 
 def _symbol(market: str) -> str:
     return market.partition("@")[0]
+
+
+def _order_attributes(order: Order) -> dict[str, str | int]:
+    return {
+        "exchange_node.order": order.number,
+        "exchange_node.market": _symbol(order.market),
+        "exchange_node.side": "buy" if order.side > 0 else "sell",
+        "exchange_node.account": order.account,
+    }
+
+
+def _answered(order: Order, span: Span) -> None:
+    span.set_attribute("exchange_node.filled_lots", order.filled)
+    span.set_attribute("exchange_node.pending_lots", order.pending)
 
 
 def _take_attributes(take: _Take) -> dict[str, str | int]:

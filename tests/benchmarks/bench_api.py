@@ -2,9 +2,10 @@
 
 A real node (`JOURNAL_SYNC=normal`), and an aiohttp server that answers with texts of the same sizes. Many
 clients at once send orders that rest, in every way there is: the native REST API as the operator and
-with API keys, and the Bitfinex dialect over signed REST and over its WebSocket. The native stream takes
-no orders. Over the WebSocket the node also tells each order (`on`) and the wallets; what the empty one
-answers has the size of the acknowledgement alone.
+with API keys, the native stream, and the Bitfinex dialect over signed REST and over its WebSocket. Over the
+latter the node also sends each order (`on`) and the wallets, so the native stream is measured alone and with
+subscriptions to the account's orders and balances. What the empty server answers has the size of the
+acknowledgement alone.
 
 Processor time is that of all threads of the server's process. It moves less with what else the machine
 does than rates and latencies, for which clients and server share its cores. Run: python -m tests.benchmarks api
@@ -45,6 +46,7 @@ MOST: Final = 1_000_000
 NATIVE: Final = "/v1/orders"
 SUBMIT: Final = "/v2/auth/w/order/submit"
 SOCKET: Final = "/ws/2"
+STREAM: Final = "/v1/stream"
 
 Make = Callable[[], bytes]
 
@@ -115,6 +117,27 @@ def inputs() -> Make:
     return lambda: frame(f'[0,"on",null,{bitfinex_order(next(each))}]'.encode())
 
 
+def stream_order(request_id: int, price: str) -> str:
+    return (
+        f'{{"op":"submit","id":"{request_id}","order":'
+        f'{{"market":"BTC-USD","side":"buy","quantity":"0.001","price":"{price}"}}}}'
+    )
+
+
+def stream_requests() -> Make:
+    each, numbers = prices(), itertools.count(1)
+    return lambda: frame(stream_order(next(numbers), next(each)).encode())
+
+
+def accepted(message: bytes) -> bool:
+    """Report if a message of the stream acknowledges a request."""
+    if message.startswith(b'{"event":"accepted"'):
+        return True
+    if message.startswith((b'{"event":"refused"', b'{"event":"error"')):
+        raise RuntimeError(message.decode())
+    return False
+
+
 def acknowledged(message: bytes) -> bool:
     """Whether it says how an input went."""
     if not message.startswith(b'[0,"n",'):
@@ -143,17 +166,33 @@ def http(port: int, make: Callable[[int], Make]) -> Connect:
     return connect
 
 
-async def over_socket(port: int, judge: Callable[[bytes], bool]) -> SocketLoop:
+async def over_socket(
+    port: int, path: str, make: Make, judge: Callable[[bytes], bool]
+) -> SocketLoop:
     loop = asyncio.get_running_loop()
-    _, found = await loop.create_connection(lambda: SocketLoop(inputs(), judge), "127.0.0.1", port)
-    await found.open(SOCKET)
+    _, found = await loop.create_connection(lambda: SocketLoop(make, judge), "127.0.0.1", port)
+    await found.open(path)
+    return found
+
+
+async def native_stream(port: int, key: NewKeyView, *channels: str) -> SocketLoop:
+    found = await over_socket(port, STREAM, stream_requests(), accepted)
+    auth = json.dumps({"op": "auth", "key": key.key, "secret": key.secret})
+    await found.say(auth.encode(), b'"authenticated"')
+    for channel in channels:
+        asked = json.dumps({"op": "subscribe", "channel": channel})
+        await found.say(asked.encode(), b'"subscribed"', b'_snapshot"')
     return found
 
 
 async def bitfinex(port: int, key: NewKeyView) -> SocketLoop:
-    found = await over_socket(port, acknowledged)
+    found = await over_socket(port, SOCKET, inputs(), acknowledged)
     await found.say(login(key), b'"auth"', b'"bu"')  # the last of the snapshots
     return found
+
+
+def empty_socket(port: int, path: str, make: Make) -> Connect:
+    return lambda number: over_socket(port, path, make, lambda message: True)
 
 
 # The floor
@@ -173,7 +212,7 @@ def serve_nothing(pipe: Pipe, sizes: dict[str, int]) -> None:
         return handle
 
     async def echo(request: web.Request) -> web.WebSocketResponse:
-        answer = answers[SOCKET]
+        answer = answers[request.path]
         socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
         async for _ in socket:
@@ -185,6 +224,7 @@ def serve_nothing(pipe: Pipe, sizes: dict[str, int]) -> None:
         app.router.add_post(NATIVE, handler(NATIVE))
         app.router.add_post(SUBMIT, handler(SUBMIT))
         app.router.add_get(SOCKET, echo)
+        app.router.add_get(STREAM, echo)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -237,19 +277,23 @@ async def measure(
     }
     sizes = {path: await size_of(http(port, make)) for path, make in makers.values()}
     sizes[SOCKET] = await size_of(lambda number: bitfinex(port, keys[number]))
+    sizes[STREAM] = await size_of(lambda number: native_stream(port, keys[number]))
+    socket_ways: dict[str, tuple[Connect, str, Make]] = {
+        "Bitfinex WebSocket": (lambda n: bitfinex(port, keys[n]), SOCKET, inputs()),
+        "stream": (lambda n: native_stream(port, keys[n]), STREAM, stream_requests()),
+        "stream, with orders and balances": (
+            lambda n: native_stream(port, keys[n], "orders", "balances"),
+            STREAM,
+            stream_requests(),
+        ),
+    }
     with process(serve_nothing, sizes) as (empty_port, empty_pid):
         ways = [
             Way(name, http(port, make), http(empty_port, make))
             for name, (_, make) in makers.items()
         ]
-        ways.append(
-            Way(
-                "Bitfinex WebSocket",
-                lambda number: bitfinex(port, keys[number]),
-                lambda number: over_socket(empty_port, lambda message: True),
-                WINDOW,
-            )
-        )
+        for name, (connect, path, make) in socket_ways.items():
+            ways.append(Way(name, connect, empty_socket(empty_port, path, make), WINDOW))
         for _ in range(rounds):
             for way in ways:
                 for name, connect, of in (
@@ -297,7 +341,21 @@ def rows(ways: list[Way]) -> list[Row]:
             )
             note = f"empty handler: {figure(empty)} {unit}"
             made.append(Row(f"{way.name}: {what}", value, unit, value / empty, note))
+    made += ratios(ways)
     return made
+
+
+def ratios(ways: list[Way]) -> list[Row]:
+    """Processor time of an order over the stream, against each other way."""
+    costs = {way.name: statistics.median(map(cost, way.found["node", True])) for way in ways}
+    return [
+        Row(f"processor time an order: stream / {name}", costs[own] / costs[name], "", None)
+        for own, others in (
+            ("stream", ("REST, operator", "REST, API key", "Bitfinex REST, signed")),
+            ("stream, with orders and balances", ("Bitfinex WebSocket",)),
+        )
+        for name in others
+    ]
 
 
 def cost(samples: Samples) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from processes import MARKET, NodeProcess, Nodes, environment, eventually
+from processes import MARKET, ROOT, NodeProcess, Nodes, environment, eventually
 
 from node.client.streaming_client import BookSubscription, StreamingClient
 from node.streams.stream_messages import (
@@ -189,3 +191,25 @@ def test_the_command_prints_a_message_a_line(nodes: Nodes) -> None:
         assert (message["event"], message["asks"][0][0]) == ("book_l3", order.id)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
+
+
+def test_the_example_of_orders_over_the_stream_runs_as_it_is_shown(nodes: Nodes) -> None:
+    node = nodes.start("a")
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    (example,) = re.findall(r"(?m)^    import asyncio, os\n(?:(?:    .*)?\n)+", page)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(example)],
+        env=environment(URL=node.api_url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "accepted: open 0.5",
+        "outcome: open 0",
+        "30010",
+        "31000",
+        "unknown_order",
+        "cancelled: 2",
+    ], done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import threading
 import urllib.request
@@ -13,6 +14,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from processes import NodeProcess, Nodes, eventually, see_each_other
+
+from node.client.streaming_client import StreamingClient
+from node.views.views import OrderRequest
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -116,6 +120,23 @@ def test_one_trace_holds_request_order_take_decision_and_fills_of_two_nodes(
     assert attributes(take)["exchange_node.maker"] == maker.node_id
     assert attributes(decision)["exchange_node.filled_lots"] > 0
     assert attributes(other_fill)["exchange_node.role"] == "maker"
+
+
+async def test_an_order_over_the_stream_is_traced_to_its_fill(
+    nodes: Nodes, collector: Collector, traced: dict[str, str]
+) -> None:
+    taker, maker = await asyncio.to_thread(nodes.pair, **traced)
+    await asyncio.to_thread(maker.sell, 5, 100)
+    await asyncio.to_thread(eventually, lambda: taker.asks(), what="the maker's order")
+    async with StreamingClient(taker.api_url) as client:
+        request = OrderRequest(market="TEST-USD", side="buy", quantity="2", price="100")
+        await (await client.submit(request)).outcome()
+    order = await asyncio.to_thread(collector.one, "order", taker)
+    take = await asyncio.to_thread(collector.one, "take", taker)
+    decision = await asyncio.to_thread(collector.one, "decide", maker)
+    assert take.parent_span_id == order.span_id
+    assert decision.parent_span_id == take.span_id
+    assert attributes(order)["exchange_node.pending_lots"] > 0
 
 
 def test_a_maker_that_does_not_trace_fills_all_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import signal
 from decimal import Decimal
@@ -18,7 +19,9 @@ from processes import (
     trade_ids,
 )
 
-from node.views.views import OrderRequest
+from node.client.exchange_client import ApiError, ClientError
+from node.client.streaming_client import StreamingClient
+from node.views.views import AmendRequest, OrderRequest
 
 
 @in_both_modes
@@ -72,6 +75,42 @@ def test_an_order_is_answered_as_pending_when_the_other_node_does_not_answer(nod
     finally:
         a.send_signal(signal.SIGCONT)
     eventually(lambda: b.get_order(bought.id).status == "filled")
+
+
+async def test_orders_over_the_stream_between_two_nodes(nodes: Nodes) -> None:
+    a, b = await asyncio.to_thread(nodes.pair, TAKE_ANSWER_WAIT="5000")
+
+    async def offered(quantity: str) -> None:
+        await asyncio.to_thread(a.sell, quantity, "10.00")
+        await asyncio.to_thread(eventually, lambda: b.asks() == {"10": quantity})
+
+    async with StreamingClient(b.api_url, node_id=b.node_id, patience=0) as client:
+        await offered("2")
+        request = OrderRequest(market=MARKET, side="buy", quantity="2", price="10")
+        placed = await client.submit(request)
+        assert (placed.decided, placed.order.pending) == (False, "2")
+        (order,) = await placed.outcome()
+        assert (order.id, order.status, order.filled) == (placed.order.id, "filled", "2")
+        await offered("1")
+        request = OrderRequest(market=MARKET, side="buy", quantity="1", price="10")
+        placed = await client.submit(request, wait_for_takes=True)
+        assert (placed.decided, placed.order.status) == (True, "filled")
+        await offered("3")
+        batch = client.batch()
+        batch.submit(OrderRequest(market=MARKET, side="buy", quantity="1", price="9"))
+        batch.submit(OrderRequest(market=MARKET, side="buy", quantity="3", price="10"))
+        resting, taking = await batch.send()
+        assert not isinstance(resting, ApiError)
+        assert not isinstance(taking, ApiError)
+        assert resting.decided
+        (order,) = await taking.outcome()
+        assert (order.status, order.filled) == ("filled", "3")
+        await asyncio.to_thread(b.kill9)
+        with pytest.raises(ClientError):
+            async with asyncio.timeout(10):
+                await client.amend(resting.order.id, AmendRequest(price="8"))
+    await asyncio.to_thread(b.restart)
+    assert (await asyncio.to_thread(b.get_order, resting.order.id)).status == "open"
 
 
 def test_the_walk_through_by_command_line(nodes: Nodes) -> None:

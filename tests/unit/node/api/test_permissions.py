@@ -26,6 +26,7 @@ from node.api.public_routes import ROUTES
 from node.api.route import Route
 from node.bitfinex.order_operations import KINDS
 from node.operations.operation import Access
+from node.streams.order_messages import TradingMessage
 from node.streams.stream_messages import NODE, PRIVATE
 
 CALLERS: Final[dict[str, set[Access]]] = {
@@ -202,6 +203,56 @@ async def test_the_nodes_channels_need_the_permission_to_see_the_node(
             # The accounts of this test have no node around them: who may see one learns that.
             assert (told["code"] == "no_channel") == ("node" in allowed), told
             assert told["code"] in DENIED | {"no_channel"}
+
+
+STREAM_ORDERS: Final[dict[str, dict[str, Any]]] = {
+    "submit": {"order": {"market": "BTC-USD", "side": "buy", "quantity": "0.1", "price": "1000"}},
+    "amend": {"order_id": "1", "changes": {"price": "1"}},
+    "cancel": {"order_id": "1"},
+    "cancel_many": {"all": True},
+    "cancel_after": {"timeout_ms": 0},
+    "cancel_on_disconnect": {"enabled": False},
+}
+
+
+def test_every_request_about_orders_is_in_the_table() -> None:
+    known = {kind.__struct_config__.tag for kind in get_args(TradingMessage)}
+    assert known == {*STREAM_ORDERS, "many"}
+
+
+@pytest.mark.parametrize("op", STREAM_ORDERS)
+async def test_orders_over_the_stream_are_for_those_who_may_trade(gates: Gates, op: str) -> None:
+    for caller, allowed in CALLERS.items():
+        async with gates.api.session.ws_connect(
+            gates.api.url + "/v1/stream", headers=gates.headers(caller)
+        ) as socket:
+            request = {"op": op, "id": "1", **STREAM_ORDERS[op]}
+            await socket.send_json(request)
+            told = [await socket.receive_json(timeout=5)]
+            if op in ("submit", "amend", "cancel", "cancel_many"):
+                await socket.send_json({"op": "many", "id": "2", "requests": [request]})
+                told += (await socket.receive_json(timeout=5))["results"]
+            for each in told:
+                problem = each.get("problem", {})
+                denied = problem.get("code") in DENIED
+                assert denied == ("trade" not in allowed), (caller, each)
+                if denied:
+                    assert problem["status"] == (401 if caller == "nobody" else 403)
+            if "operator" not in allowed and "trade" in allowed:
+                await socket.send_json(request | {"account": "house"})
+                told_problem = (await socket.receive_json(timeout=5))["problem"]
+                assert (told_problem["status"], told_problem["code"]) == (403, "operator_only")
+
+
+async def test_a_revoked_key_on_an_open_stream_trades_no_more(gates: Gates) -> None:
+    async with gates.api.session.ws_connect(
+        gates.api.url + "/v1/stream", headers=gates.headers("both")
+    ) as socket:
+        await gates.revoke("both")
+        for op, fields in STREAM_ORDERS.items():
+            await socket.send_json({"op": op, "id": "1", **fields})
+            problem = (await socket.receive_json(timeout=5))["problem"]
+            assert (problem["status"], problem["code"]) == (401, "key_revoked")
 
 
 async def test_public_channels_need_no_key(gates: Gates) -> None:
