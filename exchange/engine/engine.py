@@ -22,7 +22,7 @@ import msgspec
 from exchange.engine.feed_ingest import FeedIngest
 from exchange.engine.order_manager import OrderManager
 from exchange.engine.recovery import Recovery, RecoveryError
-from exchange.engine.recovery_settlement import RecoveryReport, Settlement
+from exchange.engine.recovery_settlement import RecoveryReport, RecoverySettlement
 from exchange.feeds.exchange_messages import (
     MESSAGES,
     FeedDigest,
@@ -265,7 +265,7 @@ class Engine:
             raise RuntimeError("this engine does not recover")
         if self.recovery.failed is not None:
             raise RecoveryError(self.recovery.failed)
-        settlement = Settlement(self._context, self.orders, self.recovery)
+        settlement = RecoverySettlement(self._context, self.orders, self.recovery)
         return settlement.run(now, statements, complete)
 
     # Messages

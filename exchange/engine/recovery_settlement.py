@@ -84,7 +84,7 @@ class _LostTrade:
     proven: bool = False  # by the own feed; else only another node says so
 
 
-class Settlement:
+class RecoverySettlement:
     """One settlement. Nothing may trade on this engine before or after it."""
 
     def __init__(self, context: EngineContext, orders: OrderManager, recovery: Recovery) -> None:

@@ -27,8 +27,8 @@ from node.api.web_page import add_page
 from node.api.worker_socket import add_worker
 from node.bitfinex import add_bitfinex
 from node.http.connection_limits import ConnectionLimits, connections_allowed
+from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures
 from node.http.rate_limit import RateVerdict
-from node.http.request_figures import FIGURES, UNMATCHED, RequestFigures
 from node.views.views import ServiceError
 
 log = logging.getLogger("node.api")

@@ -18,11 +18,11 @@ from node.streams.node_messages import (
     TopologyState,
 )
 from node.views.account_views import HaltView
-from node.views.feed_views import FeedView
-from node.views.views import (
+from node.views.node_views import (
     CallsView,
     DiagnosticsView,
     DiscoveryView,
+    FeedView,
     HintView,
     PeerView,
     RouterEventView,

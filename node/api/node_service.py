@@ -11,29 +11,31 @@ from node.service.operator_service import OperatorService
 from node.service.trading import Span, Trading
 from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import CancelAfterView
-from node.views.feed_views import FeedView
-from node.views.health_views import ReadyView
+from node.views.node_views import (
+    CallRequest,
+    CallView,
+    DiagnosticsView,
+    FeedView,
+    PeerPolicyRequest,
+    PeerPolicyView,
+    PeerView,
+    PingView,
+    ReadyView,
+    RouterView,
+    ServiceView,
+    StatusView,
+    TopologyView,
+)
 from node.views.order_mapping import OrderMapping
 from node.views.statement_views import ReconciliationView
 from node.views.views import (
     AmendRequest,
     BookView,
-    CallRequest,
-    CallView,
     CandleView,
-    DiagnosticsView,
     FillView,
     MarketView,
     OrderRequest,
     OrderView,
-    PeerPolicyRequest,
-    PeerPolicyView,
-    PeerView,
-    PingView,
-    RouterView,
-    ServiceView,
-    StatusView,
-    TopologyView,
     TradeView,
 )
 from p2p.services.service_server import Handler

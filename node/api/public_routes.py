@@ -34,7 +34,7 @@ from node.api.route import (
 from node.operations import public_operations
 from node.version import VERSION
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
-from node.views.views import (
+from node.views.node_views import (
     CallRequest,
     ConnectRequest,
     HealthView,

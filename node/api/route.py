@@ -17,7 +17,7 @@ from exchange.model.commands import HOUSE
 from node.api import limits
 from node.api.access import caller_of
 from node.api.node_service import NodeService
-from node.http.request_body import read_body as read_bytes
+from node.http.http_requests import read_body as read_bytes
 from node.operations.operation import Operation
 from node.service.trading import Span
 from node.views.field_types import is_decimal

@@ -31,8 +31,8 @@ from node.api.access import Caller, check_access
 from node.api.node_service import NodeService
 from node.api.problems import incident_of
 from node.api.stream_requests import ReadMessage, refusal
+from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
-from node.http.request_figures import RequestFigures
 from node.service.refusals import refusals, service_error
 from node.service.trading import AccountNews
 from node.streams.order_messages import (

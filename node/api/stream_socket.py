@@ -37,8 +37,8 @@ from node.api.problems import problem
 from node.api.public_routes import SERVICE
 from node.api.stream_orders import StreamOrders
 from node.api.stream_requests import of_message, reread
+from node.http.http_requests import FIGURES
 from node.http.rate_limit import RateVerdict
-from node.http.request_figures import FIGURES
 from node.http.socket_session import End, SocketSession
 from node.streams.order_messages import Refused, TradingMessage
 from node.streams.stream import Ended, Reader, ReaderTooSlow, encode

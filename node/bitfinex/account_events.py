@@ -22,11 +22,11 @@ import msgspec
 from exchange.model.decimals import plain
 from exchange.model.records import Fill, Order
 from node.bitfinex import limits
+from node.bitfinex.account_arrays import STATUS_FILLS, order_text, wallet_text
 from node.bitfinex.account_reads import fill_text, fills_by_order, wallet_texts
-from node.bitfinex.order_arrays import STATUS_FILLS, order_text
+from node.bitfinex.public_arrays import array
 from node.bitfinex.public_channels import ChannelStream
 from node.bitfinex.symbols import Symbols
-from node.bitfinex.wallet_arrays import array, wallet_text
 from node.service.market_data import MarketData
 from node.service.trading import AccountNews, Trading
 from node.streams.stream import ReaderTooSlow

@@ -24,7 +24,7 @@ from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.bitfinex.order_operations import KINDS, OrderOperations, refused
 from node.bitfinex.request_signing import KeyAuthenticator, KeySession
 from node.bitfinex.session_tokens import SessionTokens
-from node.http.request_figures import RequestFigures
+from node.http.http_requests import RequestFigures
 from node.service.trading import Trading
 
 log = logging.getLogger("node.api")

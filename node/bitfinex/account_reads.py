@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from exchange.market.candles import LATEST
 from exchange.model.records import Fill, Order
-from node.bitfinex import order_inputs, wallet_arrays
+from node.bitfinex import account_arrays, order_inputs
+from node.bitfinex.account_arrays import order_text, trade_text
 from node.bitfinex.errors import bad, order_not_found
 from node.bitfinex.limits import ORDERS_DEFAULT, ORDERS_MAX, ROWS_MAX
-from node.bitfinex.order_arrays import order_text, trade_text
 from node.bitfinex.order_inputs import Body
+from node.bitfinex.public_arrays import array
 from node.bitfinex.symbols import Pair, Symbols
-from node.bitfinex.wallet_arrays import array
 from node.service.market_data import MarketData
 from node.service.trading import Span, Trading
 
@@ -98,15 +98,15 @@ class AccountReads:
         category = order_inputs.integer(body, "category", 0)
         if not category:
             found = await self._trading.postings(account, span, asset=asset)
-        elif category not in wallet_arrays.CATEGORIES:
+        elif category not in account_arrays.CATEGORIES:
             found = []
         else:
-            kind = wallet_arrays.CATEGORIES[category]
+            kind = account_arrays.CATEGORIES[category]
             widest = Span(start=span.start, end=span.end, limit=ROWS_MAX)
             every = await self._trading.postings(account, widest, asset=asset)
             found = [posting for posting in every if posting.kind == kind][: span.limit]
         decimals = self._trading.decimals
-        return array(wallet_arrays.ledger_text(each, decimals(each.asset)) for each in found)
+        return array(account_arrays.ledger_text(each, decimals(each.asset)) for each in found)
 
     async def available(self, account: int, body: Body) -> str:
         """Largest possible quantity of an order in the base asset; `dir` 1 buys and -1 sells."""
@@ -137,7 +137,7 @@ class AccountReads:
 
 def wallet_texts(trading: Trading, account: int) -> list[str]:
     return [
-        wallet_arrays.wallet_text(balance, trading.decimals(balance.asset))
+        account_arrays.wallet_text(balance, trading.decimals(balance.asset))
         for balance in trading.balances_of(account)
     ]
 

@@ -22,8 +22,8 @@ from node.bitfinex.public_rest import Form, Rest
 from node.bitfinex.request_signing import KeyAuthenticator, Keys
 from node.bitfinex.session_tokens import SessionTokens
 from node.bitfinex.symbols import Symbols
+from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateLimit
-from node.http.request_figures import RequestFigures
 from node.service.market_data import MarketData
 from node.service.trading import Trading
 

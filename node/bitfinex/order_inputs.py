@@ -23,7 +23,7 @@ import msgspec
 from exchange.model.commands import Amend, NewOrder, Selection, TimeInForce
 from exchange.model.events import MAX_ORDER
 from exchange.model.records import Order
-from node.bitfinex import order_arrays
+from node.bitfinex import account_arrays
 from node.bitfinex.errors import BAD_PARAMETER, BitfinexError, bad, order_not_found
 from node.bitfinex.order_ids import own_number
 from node.bitfinex.symbols import Pair, Symbols
@@ -32,13 +32,13 @@ Body = Mapping[str, Any]
 
 MAX_NUMBER: Final = 2**53 - 1  # of cid and gid: what JSON numbers carry everywhere
 _KNOWN_FLAGS: Final = (
-    order_arrays.HIDDEN
-    | order_arrays.REDUCE_ONLY
-    | order_arrays.POST_ONLY
-    | order_arrays.OCO
-    | order_arrays.NO_VAR_RATES
+    account_arrays.HIDDEN
+    | account_arrays.REDUCE_ONLY
+    | account_arrays.POST_ONLY
+    | account_arrays.OCO
+    | account_arrays.NO_VAR_RATES
 )
-_IGNORED_FLAGS: Final = order_arrays.NO_VAR_RATES
+_IGNORED_FLAGS: Final = account_arrays.NO_VAR_RATES
 _SPOT: Final = "EXCHANGE "
 _TIMES_IN_FORCE: Final[dict[str, TimeInForce]] = {
     "LIMIT": "gtc",
@@ -89,7 +89,7 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
         if tif != "gtc" or kind == "MARKET":
             raise bad("tif", f"{kind} orders end at once anyway")
         tif = "gtd"
-    oco = _stop_price(pair, body, "price_oco_stop", side) if flags & order_arrays.OCO else None
+    oco = _stop_price(pair, body, "price_oco_stop", side) if flags & account_arrays.OCO else None
     cid = _integer(body.get("cid"), "cid")
     return NewOrder(
         market=pair.key,
@@ -99,13 +99,13 @@ def new_order(body: Body, account: int, symbols: Symbols, now: int) -> NewOrder:
         account=account,
         tif=tif,
         expires=expires,
-        post_only=bool(flags & order_arrays.POST_ONLY),
-        hidden=bool(flags & order_arrays.HIDDEN),
-        reduce_only=bool(flags & order_arrays.REDUCE_ONLY),
+        post_only=bool(flags & account_arrays.POST_ONLY),
+        hidden=bool(flags & account_arrays.HIDDEN),
+        reduce_only=bool(flags & account_arrays.REDUCE_ONLY),
         stop=stop,
         trailing_offset=trailing_offset,
         oco_stop=oco,
-        client_id=None if cid is None else order_arrays.client_id(cid, _day(now)),
+        client_id=None if cid is None else account_arrays.client_id(cid, _day(now)),
         group=_integer(body.get("gid"), "gid") or 0,
     )
 
@@ -119,14 +119,14 @@ def amend(body: Body, order: Order, pair: Pair, now: int) -> Amend:
     price: int | None = None
     stop: int | None = None
     if body.get("price") is not None:
-        if order.kind in ("stop", "stop_limit") and not order_arrays.triggered(order):
+        if order.kind in ("stop", "stop_limit") and not account_arrays.triggered(order):
             stop = _stop_price(pair, body, "price", order.side)
         elif order.price is None:
             raise bad("price", "the order has none")
         else:
             price = limit_price(pair, body, "price", order.side)
     if body.get("price_aux_limit") is not None:
-        if order.kind != "stop_limit" or order_arrays.triggered(order):
+        if order.kind != "stop_limit" or account_arrays.triggered(order):
             raise bad("price_aux_limit", "the order has none")
         price = limit_price(pair, body, "price_aux_limit", order.side)
     quantity: int | None = None
@@ -156,7 +156,7 @@ def _unchanged(body: Body, order: Order) -> None:
     """An order keeps its flags and its group; to say them again is no change."""
     if body.get("flags") is not None:
         flags = _flags(body) & ~_IGNORED_FLAGS
-        if flags != order_arrays.flags_of(order):
+        if flags != account_arrays.flags_of(order):
             raise bad("flags", "an order keeps those it was placed with")
     gid = _integer(body.get("gid"), "gid")
     if gid is not None and gid != order.group:
@@ -174,7 +174,7 @@ def named_order(body: Body, now: int) -> int | str:
     cid = _integer(body.get("cid"), "cid")
     if cid is None:
         raise bad("id", "no order selected: give id, or cid and cid_date")
-    return order_arrays.client_id(cid, _date(body.get("cid_date"), now))
+    return account_arrays.client_id(cid, _date(body.get("cid_date"), now))
 
 
 def selections(body: Body, account: int, now: int) -> list[Selection]:
@@ -198,7 +198,7 @@ def selections(body: Body, account: int, now: int) -> list[Selection]:
             if not isinstance(each, list) or len(each) != 2:
                 raise bad("cid", "pairs of cid and cid_date are expected")
             cid = _required(_integer(each[0], "cid"), "cid")
-            names.add(order_arrays.client_id(cid, _date(each[1], now)))
+            names.add(account_arrays.client_id(cid, _date(each[1], now)))
         found.append(Selection(account=account, client_ids=frozenset(names)))
     if not found:
         raise bad("id", "no orders selected: give id, gid, cid or all")
@@ -241,7 +241,7 @@ def _kind(value: Any) -> str:
 
 def _flags(body: Body) -> int:
     flags = _integer(body.get("flags"), "flags") or 0
-    if flags & order_arrays.CLOSE:
+    if flags & account_arrays.CLOSE:
         raise bad("flags", "close (512) is for positions, and a spot market has none")
     if flags & ~_KNOWN_FLAGS:
         raise bad("flags", f"{flags & ~_KNOWN_FLAGS} is not known here")

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from exchange.model.records import Permission
-from node.bitfinex import order_inputs, wallet_arrays
+from node.bitfinex import account_arrays, order_inputs
 from node.bitfinex.account_reads import AccountReads
 from node.bitfinex.errors import (
     BAD_AUTH,
@@ -182,13 +182,13 @@ class PrivateRest:
         return "[]"  # there is no margin trading
 
     async def _summary(self, _session: KeySession, _request: web.Request, _body: Body) -> str:
-        return wallet_arrays.summary_text(self._symbols)
+        return account_arrays.summary_text(self._symbols)
 
     async def _user(self, session: KeySession, _request: web.Request, _body: Body) -> str:
         account = self._keys.get(session.account)
         if account is None:
             raise BitfinexError(BAD_AUTH, "apikey: invalid")
-        return wallet_arrays.user_text(account.number, account.name, account.created)
+        return account_arrays.user_text(account.number, account.name, account.created)
 
     async def _token(self, session: KeySession, _request: web.Request, body: Body) -> str:
         ttl = order_inputs.integer(body, "ttl", DEFAULT_TTL)

@@ -34,8 +34,8 @@ from node.bitfinex.limits import (
     TRADES_DEFAULT,
 )
 from node.bitfinex.symbols import Pair, Symbols
+from node.http.http_requests import read_body
 from node.http.rate_limit import RateLimit
-from node.http.request_body import read_body
 from node.service.market_data import MarketData
 
 log = logging.getLogger("node.api")

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from node.cli.table_layout import Cell, Column, Line, Piece, align, table
-from node.views.views import (
-    CandleView,
-    FillView,
-    OrderView,
-    PeerPolicyView,
-    PeerView,
-    TradeView,
-)
+from node.views.node_views import PeerPolicyView, PeerView
+from node.views.views import CandleView, FillView, OrderView, TradeView
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -26,21 +26,18 @@ from node.client.client_calls import OperatorCalls, OrderCalls
 from node.client.server_trust import Trust
 from node.operations import public_operations
 from node.operations.operation import Operation
-from node.views.feed_views import FeedView
-from node.views.views import (
-    BookView,
+from node.views.node_views import (
     CallRequest,
     CallView,
-    CandleView,
-    MarketView,
+    FeedView,
     PeerPolicyView,
     PeerView,
     PingView,
     RouterView,
     ServiceView,
     StatusView,
-    TradeView,
 )
+from node.views.views import BookView, CandleView, MarketView, TradeView
 
 if TYPE_CHECKING:
     import aiohttp

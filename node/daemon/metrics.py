@@ -32,7 +32,7 @@ from node.daemon.machine_metrics import (
 from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS, Committer
 from node.service.routing_service import route_views
 from node.streams.stream_registry import StreamRegistry
-from node.views.views import StatusView
+from node.views.node_views import StatusView
 from p2p.overlay import Overlay
 from p2p.services.call_figures import LATENCY_BOUNDS
 from p2p.services.service_mesh import ServiceMesh

@@ -48,25 +48,25 @@ from node.service.statement_service import StatementService
 from node.service.topology import Topology
 from node.version import VERSION
 from node.views.account_views import HaltView
-from node.views.feed_views import FeedView
-from node.views.health_views import ReadyView
-from node.views.order_mapping import BUY, SELL, side_word
-from node.views.statement_views import ReconciliationView
-from node.views.timestamps import iso
-from node.views.views import (
+from node.views.node_views import (
     CallRequest,
     CallView,
     DiagnosticsView,
+    FeedView,
     PeerPolicyRequest,
     PeerPolicyView,
     PeerView,
     PingView,
+    ReadyView,
     RouterEventView,
     RouterView,
     ServiceView,
     StatusView,
     TopologyView,
 )
+from node.views.order_mapping import BUY, SELL, side_word
+from node.views.statement_views import ReconciliationView
+from node.views.timestamps import iso
 from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
 from p2p.mesh.routed_messages import Received

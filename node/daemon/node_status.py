@@ -10,7 +10,7 @@ from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
 from exchange.model.instruments import Instruments
 from node.version import VERSION
-from node.views.views import DiscoveryView, GrenacheView, Mode, ReachabilityView, StatusView
+from node.views.node_views import DiscoveryView, GrenacheView, Mode, ReachabilityView, StatusView
 from p2p.base.host_port import format_host_port
 from p2p.overlay import Overlay
 from p2p.reachability.report import report

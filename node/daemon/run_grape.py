@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from config import Loaded, Settings, is_loopback
-from node.daemon.grape_settings import grape_settings
+from node.daemon.grapes import grape_settings
 from node.daemon.process import EXIT_OK, StartError, configure_logging, loop_factory
 from node.version import VERSION
 from p2p.base.host_port import format_host_port

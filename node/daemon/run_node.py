@@ -32,7 +32,7 @@ from node.daemon.service_manager import ServiceManager, credential
 from node.service.market_steps import load_market_steps
 from node.service.public_services import OFFERS
 from node.version import VERSION
-from node.views.views import DiscoveryView, StatusView
+from node.views.node_views import DiscoveryView, StatusView
 from p2p.base.host_port import format_host_port
 from p2p.services.fault_injection import Faults
 from p2p.services.service_server import Handler

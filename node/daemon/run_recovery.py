@@ -41,7 +41,7 @@ class RecoveryRefused(Exception):
     remedy."""
 
 
-class Recovery(msgspec.Struct):
+class RecoveryResult(msgspec.Struct):
     """Result for people and programs."""
 
     node_id: str
@@ -52,7 +52,7 @@ class Recovery(msgspec.Struct):
     report: RecoveryReport
 
 
-def run_recovery(loaded: Loaded, *, force: bool, wait: float, tell: Tell) -> Recovery:
+def run_recovery(loaded: Loaded, *, force: bool, wait: float, tell: Tell) -> RecoveryResult:
     """Recover the node of the settings' data directory.
 
     Args:
@@ -72,7 +72,7 @@ def run_recovery(loaded: Loaded, *, force: bool, wait: float, tell: Tell) -> Rec
 
 async def _recover(
     settings: Settings, stack: ExitStack, ports: Any, force: bool, wait: float, tell: Tell
-) -> Recovery:
+) -> RecoveryResult:
     if not any(settings.journal_path.glob("*")):
         raise StartError(
             f"{settings.data_dir} has no journal: restore a backup there first, or name another --data-dir"
@@ -134,7 +134,7 @@ def _known(settings: Settings, past: Recovered, own: str) -> set[str]:
 
 async def _work(
     node: Node, restored: Restored | None, force: bool, wait: float, tell: Tell
-) -> Recovery:
+) -> RecoveryResult:
     engine = node.engine
     recovery = engine.recovery
     if recovery is None:
@@ -172,12 +172,12 @@ async def _work(
         # An up-to-date directory: its hidden orders and stops are as good as its feeds.
         report = RecoveryReport(kept=len(engine.order_store.open))
         unheard = recovery.unheard(engine.present)
-        return Recovery(node.node_id, recovery.heard_from, unheard, silent, restored, report)
+        return RecoveryResult(node.node_id, recovery.heard_from, unheard, silent, restored, report)
     report = engine.settle_recovery(node.now(), statements, statements.keys() - set(silent))
     await node.durable()
     await asyncio.sleep(LEAVE_AFTER)
     unheard = recovery.unheard(engine.present)
-    return Recovery(node.node_id, recovery.heard_from, unheard, silent, restored, report)
+    return RecoveryResult(node.node_id, recovery.heard_from, unheard, silent, restored, report)
 
 
 def _missing_text(unheard: list[str], heard: list[str], wait: float) -> str:
@@ -213,7 +213,7 @@ async def _statements(node: Node, tell: Tell) -> tuple[dict[str, list[StatementT
     return found, silent
 
 
-def document_of(found: Recovery) -> dict[str, Any]:
+def document_of(found: RecoveryResult) -> dict[str, Any]:
     """Return the result for a program."""
     report = found.report
     return {

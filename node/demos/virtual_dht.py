@@ -22,7 +22,7 @@ class Conditions:
     loss: float = 0.01
 
 
-class Host:
+class VirtualHost:
     """A node at an address, and the calls that it wants."""
 
     def __init__(self, network: VirtualNetwork, address: Address, node: DhtNode) -> None:
@@ -63,7 +63,7 @@ class VirtualNetwork:
         self.clock = VirtualTime()
         self.rng = random.Random(seed)  # noqa: S311 - a simulation
         self.conditions = conditions or Conditions()
-        self.hosts: dict[Address, Host] = {}
+        self.hosts: dict[Address, VirtualHost] = {}
         self.sent = 0
         self.bytes_sent = 0
         self._latency: dict[frozenset[str], float] = {}
@@ -74,11 +74,11 @@ class VirtualNetwork:
         address: Address,
         bootstrap: tuple[Address, ...] = (),
         settings: DhtSettings | None = None,
-    ) -> Host:
+    ) -> VirtualHost:
         """Start a node, with an id of its own, in the place of one that may have been there."""
         node_rng = random.Random(self.rng.getrandbits(64))  # noqa: S311
         node = DhtNode(settings or DhtSettings(), node_rng, self.clock.now)
-        host = self.hosts[address] = Host(self, address, node)
+        host = self.hosts[address] = VirtualHost(self, address, node)
         host.call(lambda now: node.set_bootstrap(now, bootstrap))
         return host
 

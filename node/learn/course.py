@@ -20,7 +20,7 @@ class UnknownSetting(Exception):
 
 
 @dataclass(frozen=True)
-class Step:
+class CourseStep:
     """A step of the course. `settings`: names and defaults of what the reader can change."""
 
     number: int
@@ -50,23 +50,23 @@ class Step:
 
 
 STEPS = (
-    Step(1, "grapes", "node.learn.grapes:cluster", {"grapes": 3, "delay_ms": 2}),
-    Step(2, "workers", "node.learn.grapes:workers", {"max_age_s": 120, "load": 2}),
-    Step(3, "random-calls", "node.learn.calls:baseline", {"retries": 0}),
-    Step(4, "metrics", "node.learn.calls:measuring", {"well_for_s": 5}),
-    Step(5, "scores", "node.learn.calls:scoring", {"slow_factor": 8}),
-    Step(6, "circuit-breaker", "node.learn.calls:breaking", {"cooldown_s": 10}),
-    Step(7, "gossip", "node.learn.gossip:spreading", {"nodes": 20, "links": 4}),
-    Step(8, "decay", "node.learn.gossip:fading", {"ttl_s": 60}),
-    Step(9, "failures", "node.learn.failures:injected", {"liars": 1}),
-    Step(10, "trade-offs", "node.learn.failures:trade_offs", {"callers": 20}),
-    Step(11, "token-bucket", "node.learn.throttling:token_bucket", {"rate": 20}),
-    Step(12, "warm-up", "node.learn.throttling:warm_up", {"seconds": 5}),
-    Step(13, "backoff", "node.learn.throttling:backoff", {"base_s": 0.5}),
-    Step(14, "breaker-in-a-client", "node.learn.throttling:breaker", {"threshold": 5}),
-    Step(15, "sliding-window", "node.learn.throttling:window", {"seconds": 10}),
-    Step(16, "aimd", "node.learn.throttling:aimd", {"maximum": 20}),
-    Step(17, "adoption", "node.learn.adoption:adoption", {"percent": 10}),
+    CourseStep(1, "grapes", "node.learn.grape_lessons:cluster", {"grapes": 3, "delay_ms": 2}),
+    CourseStep(2, "workers", "node.learn.grape_lessons:workers", {"max_age_s": 120, "load": 2}),
+    CourseStep(3, "random-calls", "node.learn.calls:baseline", {"retries": 0}),
+    CourseStep(4, "metrics", "node.learn.calls:measuring", {"well_for_s": 5}),
+    CourseStep(5, "scores", "node.learn.calls:scoring", {"slow_factor": 8}),
+    CourseStep(6, "circuit-breaker", "node.learn.calls:breaking", {"cooldown_s": 10}),
+    CourseStep(7, "gossip", "node.learn.gossip:spreading", {"nodes": 20, "links": 4}),
+    CourseStep(8, "decay", "node.learn.gossip:fading", {"ttl_s": 60}),
+    CourseStep(9, "failures", "node.learn.failures:injected", {"liars": 1}),
+    CourseStep(10, "trade-offs", "node.learn.failures:trade_offs", {"callers": 20}),
+    CourseStep(11, "token-bucket", "node.learn.throttling:token_bucket", {"rate": 20}),
+    CourseStep(12, "warm-up", "node.learn.throttling:warm_up", {"seconds": 5}),
+    CourseStep(13, "backoff", "node.learn.throttling:backoff", {"base_s": 0.5}),
+    CourseStep(14, "breaker-in-a-client", "node.learn.throttling:breaker", {"threshold": 5}),
+    CourseStep(15, "sliding-window", "node.learn.throttling:window", {"seconds": 10}),
+    CourseStep(16, "aimd", "node.learn.throttling:aimd", {"maximum": 20}),
+    CourseStep(17, "adoption", "node.learn.adoption:adoption", {"percent": 10}),
 )
 
 
@@ -101,7 +101,7 @@ _ROW = re.compile(
 )
 
 
-def read_page(step: Step) -> Page:
+def read_page(step: CourseStep) -> Page:
     """Read the page of a step.
 
     Raises:
@@ -128,7 +128,7 @@ def read_page(step: Step) -> Page:
     )
 
 
-def find_step(word: str) -> Step | None:
+def find_step(word: str) -> CourseStep | None:
     """Return the step with this number or name."""
     for step in STEPS:
         if word in (str(step.number), step.slug):

@@ -10,7 +10,7 @@ from node.demos.server_model import VirtualTime
 from node.demos.simulated_workers import Picker, Reply, SimulatedWorker
 from node.learn.calls import World, adaptive
 from node.learn.gossip import spread
-from node.learn.grapes import announce, cluster_of, look_up
+from node.learn.grape_lessons import announce, cluster_of, look_up
 from node.learn.sheet import Settings, Sheet
 from node.learn.virtual_mesh import NETWORK, VirtualMesh, identity
 from p2p.adaptive import DEGRADED, AdaptiveRouter, Hint, HintSettings, Weights

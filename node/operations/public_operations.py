@@ -12,29 +12,26 @@ from node.operations.operation import (
     Operation,
     Param,
 )
-from node.views.feed_views import FeedView
-from node.views.health_views import ReadyView
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
-from node.views.views import (
-    BookView,
+from node.views.node_views import (
     CallRequest,
     CallView,
-    CandleView,
     ConnectRequest,
     DiagnosticsView,
+    FeedView,
     HealthView,
-    MarketView,
     PeerPolicyRequest,
     PeerPolicyView,
     PeerView,
     PingView,
+    ReadyView,
     RouterView,
     ServiceView,
     SessionView,
     StatusView,
     TopologyView,
-    TradeView,
 )
+from node.views.views import BookView, CandleView, MarketView, TradeView
 
 EVENT_KINDS: Final = ("pick", "breaker", "hint", "panic", "rate")
 _TIMEFRAME = Param(

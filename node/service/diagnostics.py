@@ -17,7 +17,7 @@ from typing import Final
 from exchange.journal.journal import Journal
 from node.service.committer import COMMIT_BOUNDS, Committer
 from node.service.quantiles import quantile_ms
-from node.views.views import DiagnosticsView
+from node.views.node_views import DiagnosticsView
 
 LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 LAGS: Final = 1200  # measurements kept: a minute

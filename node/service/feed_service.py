@@ -7,7 +7,7 @@ from typing import Final
 
 from exchange.engine.engine import Engine
 from exchange.model.instruments import Instrument
-from node.views.feed_views import FeedView, Way
+from node.views.node_views import FeedView, Way
 from p2p.wire.link import PeerLink
 
 MAX_FEEDS: Final = 1000  # rows of one answer

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
 from exchange.engine.engine import Engine
 from node.version import VERSION
-from node.views.node_prefixes import only_fit
-from node.views.views import (
-    PeerBanView,
-    PeerPolicyRequest,
-    PeerPolicyView,
-    PeerView,
-    PingView,
-    ServiceError,
-)
+from node.views.node_views import PeerBanView, PeerPolicyRequest, PeerPolicyView, PeerView, PingView
+from node.views.views import ServiceError
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
 from p2p.base.host_port import parse_host_port
 from p2p.base.identity import is_node_id
@@ -227,3 +220,17 @@ def _iso(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def only_fit(prefix: str, known: Iterable[str]) -> str | None:
+    """The one of the `known` ids that begins so; None if there is none, or no prefix.
+
+    Raises:
+        ServiceError: there are several.
+    """
+    begin = prefix.lower()
+    found = sorted(node for node in known if begin and node.startswith(begin))
+    if len(found) > 1:
+        some = ", ".join(node[:12] for node in found[:5])
+        raise ServiceError(400, "ambiguous_node", f"{prefix[:40]!r} fits several nodes: {some}")
+    return found[0] if found else None

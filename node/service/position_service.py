@@ -7,6 +7,7 @@ from collections.abc import Callable
 from exchange.engine.engine import Engine
 from node.service.amounts import Amounts, note
 from node.service.committer import Committer
+from node.service.peer_service import only_fit
 from node.views.account_views import (
     CreditRequest,
     CreditView,
@@ -15,7 +16,6 @@ from node.views.account_views import (
     SettlementRequest,
     SettlementView,
 )
-from node.views.node_prefixes import only_fit
 from node.views.views import ServiceError
 from p2p.base.identity import is_node_id
 

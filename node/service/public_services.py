@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from node.views.views import BookView, MarketView, ServiceError, StatusView, TradeView
+from node.views.node_views import StatusView
+from node.views.views import BookView, MarketView, ServiceError, TradeView
 from p2p.base.errors import HandlerError
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from typing import Final
 from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
 from node.service.committer import Committer
-from node.views.health_views import ReadyCheck, ReadyView
+from node.views.node_views import ReadyCheck, ReadyView
 from p2p.mesh.clock_offsets import ClockOffsets
 
 BEHIND_MAX: Final = 15.0  # seconds that feeds may be behind: a digest round and a request

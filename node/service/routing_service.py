@@ -9,7 +9,7 @@ import msgspec
 
 from config import Settings
 from node.service.quantiles import quantile_ms
-from node.views.views import (
+from node.views.node_views import (
     CallRequest,
     CallsView,
     CallView,
@@ -17,10 +17,10 @@ from node.views.views import (
     RouterEventView,
     RouterView,
     RouteView,
-    ServiceError,
     ServiceView,
     ServingView,
 )
+from node.views.views import ServiceError
 from p2p.adaptive import BreakerSettings, Explained, HintSettings, PeerMetrics, Weights
 from p2p.base.errors import (
     CallError,

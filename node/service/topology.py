@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from node.views.views import TopologyLinkView, TopologyNodeView, TopologyView
+from node.views.node_views import TopologyLinkView, TopologyNodeView, TopologyView
 from p2p.base.errors import P2PError, RpcError
 from p2p.base.identity import is_node_id
 from p2p.overlay import Overlay

@@ -11,9 +11,9 @@ from typing import Final, Literal
 import msgspec
 
 from node.views.account_views import HaltView
-from node.views.feed_views import FeedView
-from node.views.views import (
+from node.views.node_views import (
     DiagnosticsView,
+    FeedView,
     PeerView,
     RouterEventView,
     RouterView,

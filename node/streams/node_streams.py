@@ -28,9 +28,9 @@ from node.streams.node_messages import (
 from node.streams.stream import FAILED, NumberedStream, encode
 from node.streams.stream_messages import Reason
 from node.views.account_views import HaltView
-from node.views.feed_views import FeedView
-from node.views.views import (
+from node.views.node_views import (
     DiagnosticsView,
+    FeedView,
     PeerView,
     RouterEventView,
     RouterView,

@@ -1,4 +1,4 @@
-"""Latency statistics that tell a queue from variance: `Latencies`, `Cohort` and `Tail`, without I/O.
+"""Latency statistics that tell a queue from variance: `Latencies`, `Cohort` and `LatencyTail`, without I/O.
 
 A queue adds the same delay to every request, so it moves every quantile of the latencies by that delay. A slow
 tenth or a heavy tail moves the mean of all latencies and decides single ones, but not the lower quantiles. A
@@ -120,7 +120,7 @@ class Cohort:
         return sum(self._latencies) + sum(ages.values()) - self._goal * low, ages
 
 
-class Tail:
+class LatencyTail:
     """Mean latency above `Latencies.low`, from blocks of at least `block` replies.
 
     A cohort is complete before its slowest replies are in. They are counted with their age and corrected when

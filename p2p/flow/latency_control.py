@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from math import hypot, sqrt
 from typing import Literal, NamedTuple
 
-from p2p.flow.cohort import Cohort, Latencies, Tail
+from p2p.flow.cohort import Cohort, Latencies, LatencyTail
 
 Step = Literal["ramp", "grow", "cut", "dip"]
 
@@ -124,7 +124,7 @@ class LatencyControl:
         self._settings = settings = settings or LatencySettings()
         self._base: Latencies | None = None
         self._queue = 0.0  # queueing delay of the last cohort
-        self._tail = Tail(settings.block, settings.tail_gain)
+        self._tail = LatencyTail(settings.block, settings.tail_gain)
         self._late = 0  # late replies in a row
         self._late_cut = False  # since the last cohort
         self._clean = 0  # cohorts in a row without a queue to speak of

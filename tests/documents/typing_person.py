@@ -19,7 +19,7 @@ from typing import Final
 
 from node.cli.client_session import BlockingTransport, run_blocking
 from node.client.exchange_client import ClientError, ExchangeClient
-from node.views.views import StatusView
+from node.views.node_views import StatusView
 from p2p.base.identity import Identity
 from tests.documents.examples import ROOT, Example
 

@@ -15,7 +15,7 @@ from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
 from node.api.route import decode_body
 from node.api.stream_socket import ClientMessage
-from node.bitfinex import order_arrays, order_inputs
+from node.bitfinex import account_arrays, order_inputs
 from node.bitfinex.errors import BitfinexError
 from node.bitfinex.symbols import Symbols
 from node.views.order_mapping import OrderMapping
@@ -147,7 +147,7 @@ def seeds_bitfinex() -> list[bytes]:
         {"amount": "-0.1", "flags": 4096, "cid": 12345, "gid": 7},
         {"type": "EXCHANGE STOP LIMIT", "price_aux_limit": "30001"},
         {"type": "EXCHANGE TRAILING STOP", "price_trailing": "5.5"},
-        {"flags": order_arrays.OCO, "price_oco_stop": "29000"},
+        {"flags": account_arrays.OCO, "price_oco_stop": "29000"},
         {"tif": "2026-12-01 00:00:00", "flags": 64},
         {"type": "EXCHANGE FOK"},
     ]

@@ -28,17 +28,8 @@ from exchange.model.records import Fill, Recovered
 from node.cli.client_session import BlockingTransport, run_blocking
 from node.client.exchange_client import ClientError, ExchangeClient
 from node.client.server_trust import Trust
-from node.views.views import (
-    BookView,
-    FillView,
-    OrderRequest,
-    OrderView,
-    PeerView,
-    PingView,
-    Side,
-    StatusView,
-    TradeView,
-)
+from node.views.node_views import PeerView, PingView, StatusView
+from node.views.views import BookView, FillView, OrderRequest, OrderView, Side, TradeView
 from tests.ports import free_port
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from config import HostPort, Settings
 from node.client.exchange_client import ApiError, ClientError, ExchangeClient
 from node.daemon.library import HandlerError, open_node
-from node.views.views import CallRequest, CallView, RouteView
+from node.views.node_views import CallRequest, CallView, RouteView
 from p2p.adaptive import DEGRADED, Hint
 
 JOBS = """

@@ -9,7 +9,7 @@ import pytest
 from nat_lab import LabNode, NatLab, nat_lab, why_no_lab
 from processes import eventually
 
-from node.views.views import PeerView
+from node.views.node_views import PeerView
 
 pytestmark = pytest.mark.namespaces
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from processes import NodeProcess, Nodes, eventually, run_cli
 
-from node.views.views import CallRequest
+from node.views.node_views import CallRequest
 from tests.fixtures.v0_1_0 import old_node
 from tests.fixtures.v0_1_0.old_node import HERE as FILES
 from tests.fixtures.v0_1_0.old_node import OldNode

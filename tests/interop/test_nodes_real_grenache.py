@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from real import NodeProgram, RealGrape, eventually
 
-from node.views.views import CallRequest
+from node.views.node_views import CallRequest
 from tests.integration import processes
 from tests.integration.processes import GRENACHE, NodeProcess, Nodes, same_books, see_each_other
 

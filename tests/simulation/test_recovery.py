@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from exchange.engine.recovery import Recovery
-from exchange.engine.recovery_settlement import Settlement
+from exchange.engine.recovery_settlement import RecoverySettlement
 from tests.simulation import recoveries
 from tests.simulation.invariants import Violation
 from tests.simulation.recoveries import Recovered, lose_and_recover
@@ -66,12 +66,12 @@ def test_a_node_that_does_not_wait_for_its_feeds_is_seen_to_fork(tmp_path: Path)
 
 
 def test_a_fill_that_is_not_booked_is_seen(tmp_path: Path) -> None:
-    with patch.object(Settlement, "_book", lambda self, now, trade: None):
+    with patch.object(RecoverySettlement, "_book", lambda self, now, trade: None):
         assert fails(tmp_path, "both_sides", "conserved", "adds_up")
 
 
 def test_an_order_that_is_kept_without_being_shown_is_seen(tmp_path: Path) -> None:
-    with patch.object(Settlement, "_close_orders", lambda self, now: None):
+    with patch.object(RecoverySettlement, "_close_orders", lambda self, now: None):
         assert fails(tmp_path, "replicas_identical", "adds_up", "never_overfilled", "crash")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from node.views.views import CallRequest
+from node.views.node_views import CallRequest
 from tests.integration.processes import NodeProcess, Nodes, eventually, run_cli, see_each_other
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from node.cli.byte_progress import ByteProgress
 from node.cli.client_session import CommandFailure, Exit, print_json
 from node.cli.commands.data_options import data_options, explained, unused
+from node.daemon.progress import ByteProgress
 
 if TYPE_CHECKING:
     from config import Settings

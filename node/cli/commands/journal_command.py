@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from node.cli.byte_progress import ByteProgress
 from node.cli.client_session import CommandFailure, Exit, common_options, print_json
 from node.cli.command_groups import Group
 from node.cli.commands.data_options import data_options, explained, unused
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import echo
+from node.daemon.progress import ByteProgress
 
 if TYPE_CHECKING:
     from config import Settings

@@ -10,7 +10,7 @@ import textwrap
 import click
 
 from node.cli.client_session import CommandFailure, Exit, print_json
-from node.learn.course import STEPS, Page, Step, UnknownSetting, find_step, read_page
+from node.learn.course import STEPS, CourseStep, Page, UnknownSetting, find_step, read_page
 from node.learn.sheet import Sheet
 
 
@@ -114,7 +114,7 @@ def _list(as_json: bool) -> None:
 
 
 def _show(
-    step: Step,
+    step: CourseStep,
     page: Page,
     sheet: Sheet,
     settings: dict[str, float],
@@ -168,7 +168,7 @@ def _plain(markdown: str) -> str:
 
 
 def _document(
-    step: Step,
+    step: CourseStep,
     page: Page,
     seed: int,
     settings: dict[str, float],

@@ -11,7 +11,7 @@ from node.cli.client_session import Session, client_options, print_json
 from node.cli.table_layout import Line, clean, folded
 from node.cli.tables import echo, is_terminal, peer_table, policy_table
 from node.client.exchange_client import ExchangeClient
-from node.views.views import GrenacheView, PeerPolicyView, ReachabilityView, StatusView
+from node.views.node_views import GrenacheView, PeerPolicyView, ReachabilityView, StatusView
 
 _MODES = {
     "p2p": "p2p: direct links only",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from node.demos.virtual_dht import Conditions, Host, VirtualNetwork, address
+from node.demos.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.iterative_search import IterativeSearch
@@ -50,7 +50,7 @@ class Lookups:
 
 
 def look_up(
-    network: VirtualNetwork, host: Host, service: bytes, right: Address, into: Lookups
+    network: VirtualNetwork, host: VirtualHost, service: bytes, right: Address, into: Lookups
 ) -> None:
     """Begin a lookup; its outcome goes `into` when it ends."""
     began = network.clock.now
@@ -159,7 +159,7 @@ def churn(
     return result
 
 
-def all_know(hosts: Iterable[Host], place: Address, node_id: bytes) -> bool:
+def all_know(hosts: Iterable[VirtualHost], place: Address, node_id: bytes) -> bool:
     """Report if every node has this id, and no other, for that address."""
     contacts = [host.node._core.table.at(place) for host in hosts]
     return all(contact is not None and contact.id == node_id for contact in contacts)

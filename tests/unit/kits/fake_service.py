@@ -22,43 +22,46 @@ from node.service.operator_service import OperatorService
 from node.service.trading import Span
 from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import CancelAfterView
-from node.views.feed_views import FeedView
-from node.views.health_views import ReadyCheck, ReadyView
-from node.views.order_mapping import OrderMapping
-from node.views.statement_views import ReconciliationView
-from node.views.views import (
-    AmendRequest,
-    BookView,
+from node.views.node_views import (
     CallRequest,
     CallsView,
     CallView,
-    CandleView,
     DiagnosticsView,
     DiscoveryView,
-    FillView,
+    FeedView,
     GrapeView,
     GrenacheView,
     HintView,
-    LevelView,
-    MarketView,
-    OrderRequest,
-    OrderView,
     OwnGrapeView,
     PeerPolicyRequest,
     PeerPolicyView,
     PeerView,
     PingView,
+    ReadyCheck,
+    ReadyView,
     RouterEventView,
     RouterView,
     RouteView,
-    ServiceError,
     ServiceView,
     ServingView,
-    Side,
     StatusView,
     TopologyLinkView,
     TopologyNodeView,
     TopologyView,
+)
+from node.views.order_mapping import OrderMapping
+from node.views.statement_views import ReconciliationView
+from node.views.views import (
+    AmendRequest,
+    BookView,
+    CandleView,
+    FillView,
+    LevelView,
+    MarketView,
+    OrderRequest,
+    OrderView,
+    ServiceError,
+    Side,
     TradeView,
 )
 from p2p.services.service_server import Handler

@@ -17,7 +17,7 @@ from fake_service import ME, PEER, FakeService
 from node.api import ApiServer, limits
 from node.api.api_server import host_of, make_app
 from node.api.problems import CODES
-from node.http.request_figures import RequestFigures
+from node.http.http_requests import RequestFigures
 from node.views.views import ServiceError
 
 BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.5", "price": "30000"}

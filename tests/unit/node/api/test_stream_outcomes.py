@@ -17,8 +17,8 @@ from node.api import limits
 from node.api.access import THE_OPERATOR
 from node.api.stream_orders import StreamOrders
 from node.api.stream_requests import ReadMessage
+from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
-from node.http.request_figures import RequestFigures
 from node.service.account_trading import AccountTrading
 from node.streams.order_messages import AmendOrder, CancelOrder, SubmitOrder
 from node.views.views import AmendRequest, OrderRequest

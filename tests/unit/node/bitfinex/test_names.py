@@ -11,8 +11,8 @@ from exchange.market.market import OwnerIndex
 from exchange.market.order_book import OrderBook
 from exchange.model.events import MAX_ORDER
 from node.bitfinex import order_ids as ids_module
+from node.bitfinex.bitfinex_books import javascript, rounded
 from node.bitfinex.errors import BitfinexError
-from node.bitfinex.javascript_numbers import javascript, rounded
 from node.bitfinex.limits import BURST
 from node.bitfinex.order_ids import OWN, OrderIds, own_order_id, trade_id
 from node.bitfinex.symbols import Symbols, pair_name

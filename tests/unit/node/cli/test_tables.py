@@ -21,14 +21,8 @@ from node.cli.tables import clock, order_table, peer_table, to_ansi, to_rich
 from node.client.book_replica import BookReplica
 from node.streams.book_checksums import MODULUS, level_check
 from node.streams.stream_messages import BookL2, BookL2Snapshot, Level, Trades
-from node.views.views import (
-    BookView,
-    LevelView,
-    OrderRequest,
-    RouterEventView,
-    RouterView,
-    TradeView,
-)
+from node.views.node_views import RouterEventView, RouterView
+from node.views.views import BookView, LevelView, OrderRequest, TradeView
 
 TIME = "2026-01-02T03:04:05.678Z"
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from node.cli.main import cli
 from node.learn import drop_in
-from node.learn.course import STEPS, Step, UnknownSetting, find_step, read_page
+from node.learn.course import STEPS, CourseStep, UnknownSetting, find_step, read_page
 
 DOCS = Path(__file__).resolve().parents[4] / "docs" / "learn"
 
@@ -20,7 +20,7 @@ def learn(*words: str) -> Result:
     return CliRunner().invoke(cli, ["learn", *words], prog_name="exchange-node")
 
 
-def broken(step: Step, seed: int, *, changed: bool) -> list[str]:
+def broken(step: CourseStep, seed: int, *, changed: bool) -> list[str]:
     """Figures of a run that are outside what the page promises."""
     page = read_page(step)
     figures = step.run(seed, page.change if changed else {}).figures
@@ -33,7 +33,7 @@ def broken(step: Step, seed: int, *, changed: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
-def test_a_step_shows_what_its_page_promises(step: Step) -> None:
+def test_a_step_shows_what_its_page_promises(step: CourseStep) -> None:
     result = learn(str(step.number), "--json")
     found = json.loads(result.stdout)
     assert found["promised"], "a page without promises"
@@ -48,13 +48,13 @@ def test_a_step_shows_what_its_page_promises(step: Step) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
-def test_the_change_of_a_page_shows_what_it_promises(step: Step) -> None:
+def test_the_change_of_a_page_shows_what_it_promises(step: CourseStep) -> None:
     assert not broken(step, 1, changed=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
-def test_other_seeds_keep_the_promises_too(step: Step) -> None:
+def test_other_seeds_keep_the_promises_too(step: CourseStep) -> None:
     for seed in (2, 3):
         assert not broken(step, seed, changed=False)
         assert not broken(step, seed, changed=True)
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_output(number: int) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
-def test_a_page_is_whole(step: Step) -> None:
+def test_a_page_is_whole(step: CourseStep) -> None:
     page = read_page(step)
     assert {"On screen", "Promised", "Files", "Change", "Question", "Answer"} <= set(page.sections)
     assert all(page.sections.values())

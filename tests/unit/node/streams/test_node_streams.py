@@ -16,7 +16,7 @@ from node.streams.node_streams import BATCH, INTERVAL, LATEST
 from node.streams.stream import Ended, Reader
 from node.streams.stream_messages import ServerMessage, Subscribe
 from node.views.account_views import HaltView
-from node.views.views import PeerView, RouterEventView
+from node.views.node_views import PeerView, RouterEventView
 
 pytestmark = pytest.mark.looptime
 

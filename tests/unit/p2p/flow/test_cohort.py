@@ -1,4 +1,4 @@
-"""Cohort and Tail: location and spread of latencies, with requests still in flight."""
+"""Cohort and LatencyTail: location and spread of latencies, with requests still in flight."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from p2p.flow.cohort import Cohort, Tail
+from p2p.flow.cohort import Cohort, LatencyTail
 
 
 def complete(cohort: Cohort, latencies: list[float], reported: bool = False) -> None:
@@ -79,7 +79,7 @@ def test_a_dropped_request_is_replaced_and_a_strange_one_ignored() -> None:
 
 def test_rare_slow_replies_count_in_full_when_they_arrive() -> None:
     rng = random.Random(3)
-    tail = Tail(block=100, gain=0.2)
+    tail = LatencyTail(block=100, gain=0.2)
     now, tag = 0.0, 0
     late: list[tuple[float, int, float]] = []
     for _ in range(300):
@@ -104,7 +104,7 @@ def test_rare_slow_replies_count_in_full_when_they_arrive() -> None:
 
 
 def test_a_tail_begins_anew_and_forgets_what_was_given_up() -> None:
-    tail = Tail(block=4, gain=0.5)
+    tail = LatencyTail(block=4, gain=0.5)
     cohort = Cohort(5)
     for tag in range(5):
         cohort.on_send(0.0, tag)

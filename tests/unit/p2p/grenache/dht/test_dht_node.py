@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dht_kit import LOCAL, NEAR, Solo, node_id
 
-from node.demos.virtual_dht import Conditions, Host, VirtualNetwork, address
+from node.demos.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import DhtSettings
@@ -32,7 +32,7 @@ QUICK = Conditions(latency=(0.001, 0.002), jitter=0.0001, loss=0.0)
 
 def network_of(
     count: int, settings: DhtSettings | None = None
-) -> tuple[VirtualNetwork, list[Host]]:
+) -> tuple[VirtualNetwork, list[VirtualHost]]:
     network = VirtualNetwork(1, QUICK)
     hosts = []
     for n in range(1, count + 1):
@@ -42,7 +42,7 @@ def network_of(
     return network, hosts
 
 
-def run(network: VirtualNetwork, host: Host, begin: Any) -> Any:
+def run(network: VirtualNetwork, host: VirtualHost, begin: Any) -> Any:
     """The result of an operation: begin(now, done)."""
     results: list[Any] = []
     host.call(lambda now: begin(now, results.append))

@@ -1,10 +1,11 @@
-"""Counts and durations of API requests, by operation and code.
+"""Bodies of requests, read within limits of time and size; counts and durations of requests.
 
 Operations come from the routing table and codes from the table of problems, so their number is bounded.
 """
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections import Counter
 from typing import Final
@@ -47,3 +48,20 @@ class RequestFigures:
 
 
 FIGURES: Final = web.AppKey("request figures", RequestFigures)
+
+
+async def read_body(request: web.Request, timeout: float) -> bytes:
+    """The whole body, byte for byte.
+
+    Raises:
+        TimeoutError: it did not come within `timeout` seconds.
+        web.HTTPRequestEntityTooLarge: it is longer than the application takes.
+    """
+    content = request.content
+    if not content.is_eof():
+        async with asyncio.timeout(timeout):
+            return await request.read()
+    raw = content.read_nowait()  # it came with the head, as short ones do: nothing to wait for
+    if len(raw) > request.client_max_size:
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(raw))
+    return raw

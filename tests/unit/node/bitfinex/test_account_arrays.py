@@ -11,7 +11,7 @@ from market_kit import ME, NOW, PEER
 
 from exchange.model.commands import Kind
 from exchange.model.records import Fill, Order
-from node.bitfinex.order_arrays import (
+from node.bitfinex.account_arrays import (
     STATUS_FILLS,
     cid_of,
     client_id,

@@ -9,7 +9,7 @@ from math import inf
 
 from node.demos.server_model import VirtualTime, seeded
 from node.demos.simulated_workers import SimulatedWorker
-from node.demos.virtual_dht import Conditions, Host, VirtualNetwork, address
+from node.demos.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from node.learn.sheet import Settings, Sheet
 from p2p.adaptive import Load, Outcome
 from p2p.grenache.dht.dht_settings import DhtSettings
@@ -29,7 +29,9 @@ def cluster_of(
     return network
 
 
-def look_up(network: VirtualNetwork, host: Host, service: bytes = SERVICE) -> tuple[float, int]:
+def look_up(
+    network: VirtualNetwork, host: VirtualHost, service: bytes = SERVICE
+) -> tuple[float, int]:
     """Return the seconds of a lookup and the number of addresses found."""
     began = network.clock.now
     ended: list[tuple[float, int]] = []
@@ -43,7 +45,7 @@ def look_up(network: VirtualNetwork, host: Host, service: bytes = SERVICE) -> tu
     return ended[0] if ended else (inf, 0)
 
 
-def announce(network: VirtualNetwork, host: Host, port: int) -> None:
+def announce(network: VirtualNetwork, host: VirtualHost, port: int) -> None:
     host.call(lambda now: host.node.announce(now, SERVICE, port, None, lambda holders: None))
 
 
