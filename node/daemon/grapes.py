@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from config import Settings
 from node.daemon.port_choice import PortTaken, first_free, wanted_ports
+from node.daemon.run_grape import grape_settings
 from node.views.node_views import GrapeView, GrenacheView, OwnGrapeView
 from p2p.base.host_port import format_host_port
 from p2p.grenache.directory import Directory
 from p2p.grenache.grape.grape import Grape
 from p2p.grenache.grape.grape_http import GrapeApi
-from p2p.grenache.grape.grape_settings import GrapeSettings
 from p2p.grenache.link.link_client import Link
 from p2p.grenache_links.grenache_transport import GrenacheSettings, GrenacheTransport
 
 log = logging.getLogger(__name__)
 
 BOOTSTRAP_CHECK = 5.0  # seconds between looks at whether the Grape inside knows another
-
-
-def grape_settings(settings: Settings, **more: Any) -> GrapeSettings:
-    """DHT node that the settings ask for, in a node or alone. `more`: fields that differ or are missing there."""
-    given: dict[str, Any] = {
-        "host": settings.grape_host,
-        "port": settings.grape_dht_port,
-        "bootstrap": tuple((host, port) for host, port in settings.grape_bootstrap),
-        "peer_max_age": settings.grape_peer_max_age_s,
-        "concurrency": settings.grape_concurrency,
-        "public_host": settings.grape_public_host or None,
-        "bep42": settings.grape_bep42,
-    }
-    return GrapeSettings(**{**given, **more})
 
 
 class Grapes:

@@ -11,19 +11,34 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from config import Loaded, Settings, is_loopback
-from node.daemon.grapes import grape_settings
 from node.daemon.process import EXIT_OK, StartError, configure_logging, loop_factory
 from node.version import VERSION
 from p2p.base.host_port import format_host_port
 from p2p.grenache.grape.grape import Grape
 from p2p.grenache.grape.grape_http import GrapeApi
+from p2p.grenache.grape.grape_settings import GrapeSettings
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.1  # seconds between two looks at whether others are known
 UNANSWERED = 10.0  # seconds without an answer from any bootstrap address, then a warning
+
+
+def grape_settings(settings: Settings, **more: Any) -> GrapeSettings:
+    """DHT node that the settings ask for, in a node or alone. `more`: fields that differ or are missing there."""
+    given: dict[str, Any] = {
+        "host": settings.grape_host,
+        "port": settings.grape_dht_port,
+        "bootstrap": tuple((host, port) for host, port in settings.grape_bootstrap),
+        "peer_max_age": settings.grape_peer_max_age_s,
+        "concurrency": settings.grape_concurrency,
+        "public_host": settings.grape_public_host or None,
+        "bep42": settings.grape_bep42,
+    }
+    return GrapeSettings(**{**given, **more})
 
 
 def run(
