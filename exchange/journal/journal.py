@@ -242,6 +242,11 @@ class Journal:
         if self._background and not self._wake.is_set():
             self._start()
 
+    @property
+    def appends_only(self) -> bool:
+        """Report if the next commit only appends to a file: no flush, no new segment, no archiving."""
+        return not self._sync and self._failed is None and not self._log.full
+
     def _note_position(self) -> None:
         """Write the position to the anchor. With `sync="full"` only flushed frames count: nothing else was
         acknowledged."""

@@ -166,6 +166,11 @@ class WriteAheadLog:
         self.durable = self.last
         self.size = offset
 
+    @property
+    def full(self) -> bool:
+        """Report if the next frame begins a new segment."""
+        return self.size >= self._segment_bytes
+
     def append(self, payload: bytes, *, sync: bool) -> int:
         """Write one frame and return its number. With `sync` it is on the disk then.
 
@@ -177,7 +182,7 @@ class WriteAheadLog:
             raise ValueError(
                 f"a commit of {len(payload):,} bytes is too large; the most is {MAX_PAYLOAD:,}"
             )
-        if self.size >= self._segment_bytes:
+        if self.full:
             self.seal()
         number = self.last + 1
         data = frame(number, self.durable, payload)

@@ -1,24 +1,39 @@
 """Group commit: decisions of the engine become durable before any answer or message leaves.
 
-One drain at a time: take the engine's records and messages, write the records in a worker thread,
-then let the messages go and wake those who wait for durability. Whatever happens meanwhile is in
-the next drain, so under load one disk flush serves many orders.
+One drain at a time: take the engine's records and messages, write the records, then let the messages go
+and wake those who wait for durability. Whatever happens meanwhile is in the next drain, so under load one
+disk flush serves many orders.
+
+A write that only appends to a file (`JOURNAL_SYNC=normal`, no new segment) is done in the event loop: it
+takes some 15 us, and the way to a thread and back takes 100. All others are done in a thread. A write in
+the loop that takes longer than `SLOW_WRITE` sends the following ones to the thread, until `RECOVERED` of
+those in a row were quick.
+
+Rules of this file: nothing is released or answered before its write has returned; while the thread
+writes, nothing is drained; an error ends `run`, whichever way the write was done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from exchange.engine.engine import Drained, Engine
 from exchange.journal.journal import Journal, JournalError
+from exchange.model.records import Record
 from exchange.orders.engine_context import CommandRejected
 
 # Upper bounds in seconds of the bins that the time of commits is counted in.
 COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 RECORD_BOUNDS = (1, 3, 10, 30, 100, 300, 1000, 3000)  # of the bins of records in a commit
+SLOW_WRITE = 0.002  # seconds; links and clients wait for a write in the loop
+RECOVERED = 16  # quick writes in a row after which the disk counts as recovered
+FEW_RECORDS = 500  # in a write in the loop: to encode them takes 0.4 ms
+
+DurableCall = Callable[[CommandRejected | None], None]
 
 
 class Committer:
@@ -31,14 +46,19 @@ class Committer:
         self._journal = journal
         self._release = release
         self._loop = asyncio.get_running_loop()
-        self._wanted = asyncio.Event()
-        self._waiters: list[asyncio.Future[None]] = []
-        self._calls: list[Callable[[CommandRejected | None], None]] = []
+        self._wanted = asyncio.Event()  # the task of `run` has something to do
+        self._planned = False  # a turn is planned in the loop
+        self._running = False
+        self._handed: tuple[Drained, list[DurableCall]] | None = None  # a write for the thread
+        self._error: BaseException | None = None  # of a turn; it ends `run`
+        self._quick = RECOVERED  # quick writes in a row since a slow one
+        self._waiters: list[DurableCall] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
         self._failed: CommandRejected | None = None  # error for callers after a failure of the disk
         self._writing: Drained | None = None  # what is on its way to the disk
         self._writing_since = 0.0  # loop time
+        self.slow_writes = 0  # in the loop: each sent the following ones to the thread
         self.commits = 0
         self.commit_seconds = 0.0
         self.commit_bins = [0] * (len(COMMIT_BOUNDS) + 1)
@@ -57,7 +77,19 @@ class Committer:
 
     def wake(self) -> None:
         """Something changed: drain soon."""
-        self._wanted.set()
+        if self._running and not self._planned and self._writing is None:
+            self._planned = True
+            self._loop.call_soon(self._turn)
+
+    def when_durable(self, call: DurableCall) -> None:
+        """Call once everything done so far is durable and its messages have left, with None; with the
+        refusal if that fails, or when the node stops first. Cheaper than a task that waits for `durable`.
+        `call` must not block or raise."""
+        if self._failed is not None:
+            self._loop.call_soon(call, self._failed)
+            return
+        self._waiters.append(call)
+        self.wake()
 
     async def durable(self) -> None:
         """Wait until everything done so far is durable and its messages have left.
@@ -65,21 +97,18 @@ class Committer:
         Raises:
             CommandRejected: storage_failed; the node is stopping.
         """
-        if self._failed is not None:
-            raise self._failed
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append(waiter)
-        self.wake()
-        await waiter
 
-    def when_durable(self, call: Callable[[CommandRejected | None], None]) -> None:
-        """Call once everything done so far is durable and its messages have left, or with the error that
-        prevents it. Cheaper than a task that waits for `durable`. `call` must not block or raise."""
-        if self._failed is not None:
-            self._loop.call_soon(call, self._failed)
-            return
-        self._calls.append(call)
-        self.wake()
+        def end(refused: CommandRejected | None) -> None:
+            if waiter.done():
+                return
+            if refused is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(refused)
+
+        self.when_durable(end)
+        await waiter
 
     async def durable_of(self, account: int) -> None:
         """Wait until all that was done so far to the orders and the money of an account is durable; not
@@ -104,62 +133,115 @@ class Committer:
         Raises:
             JournalError: a commit failed. The node must stop: it cannot keep its promises.
         """
+        self._running = True
+        self.wake()
         try:
-            stopping = False
-            while not stopping:
+            while not self._stopping:
                 await self._wanted.wait()
                 self._wanted.clear()
-                stopping = self._stopping
-                await self._step()
+                await self._hand_on()
+            self._turn()
+            await self._hand_on()
         finally:
+            self._running = False
             self._thread.shutdown(wait=True)
-            for waiter in self._waiters:
-                if self._failed is None:
-                    waiter.cancel()
-                elif not waiter.done():
-                    waiter.set_exception(self._failed)
-            if self._failed is not None:
-                for call in self._calls:
-                    call(self._failed)
+            refused = self._failed or CommandRejected("storage_failed", "the node is stopping")
+            waiters, self._waiters = self._waiters, []
+            for call in waiters:
+                call(refused)
 
     def stop(self) -> None:
         """Let `run` end after one more drain."""
         self._stopping = True
-        self.wake()
+        self._wanted.set()
 
-    async def _step(self) -> None:
+    async def _hand_on(self) -> None:
+        """Write in the thread what a turn left for it, and raise what a turn raised."""
+        if self._handed is not None:
+            await self._write_in_thread(*self._handed)
+        if self._error is not None:
+            raise self._error
+
+    def _turn(self) -> None:
+        """Drain, and write here or hand the write to the thread."""
+        self._planned = False
+        if not self._running or self._error is not None or self._writing is not None:
+            return
         waiters, self._waiters = self._waiters, []
-        calls, self._calls = self._calls, []
-        drained = self._engine.drain(self._loop.time())
         try:
-            if drained.records:
-                before = self._writing_since = self._loop.time()
-                self._writing = drained
-                await self._loop.run_in_executor(
-                    self._thread, self._journal.commit, drained.records
-                )
-                took = self._loop.time() - before
-                self.commits += 1
-                self.commit_seconds += took
-                self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
-                self.records += len(drained.records)
-                self.record_bins[bisect_left(RECORD_BOUNDS, len(drained.records))] += 1
+            drained = self._engine.drain(self._loop.time())
+            if not drained.records:
+                self._let_go(drained, waiters)
+                return
+            self._writing, self._writing_since = drained, self._loop.time()
+            if (
+                self._quick >= RECOVERED
+                and self._journal.appends_only
+                and len(drained.records) <= FEW_RECORDS
+            ):
+                self._write_here(drained, waiters)
+            else:
+                self._handed = drained, waiters
+                self._wanted.set()
+        except BaseException as error:
+            self._error = error
+            self._wanted.set()
+
+    def _write_here(self, drained: Drained, waiters: list[DurableCall]) -> None:
+        began = time.perf_counter()
+        try:
+            self._journal.commit(drained.records)
         except JournalError as error:
-            self._failed = CommandRejected(
-                "storage_failed",
-                f"the node cannot write its journal and is stopping: {error}. Whether this took effect shows "
-                "after its next start: look it up then, or repeat it with the same client_id",
-            )
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(self._failed)
-            for call in calls:
-                call(self._failed)
+            self._fail(error, waiters)
             raise
+        took = time.perf_counter() - began
+        if took > SLOW_WRITE:
+            self._quick = 0
+            self.slow_writes += 1
+        self._note(drained, took)
+        self._let_go(drained, waiters)
+
+    async def _write_in_thread(self, drained: Drained, waiters: list[DurableCall]) -> None:
+        self._handed = None
+        began = time.perf_counter()
+        try:
+            took = await self._loop.run_in_executor(
+                self._thread, _timed, self._journal, drained.records
+            )
+        except JournalError as error:
+            self._fail(error, waiters)
+            raise
+        self._quick = self._quick + 1 if took <= SLOW_WRITE else 0
+        self._note(drained, time.perf_counter() - began)
+        self._let_go(drained, waiters)
+        self.wake()  # for what happened meanwhile
+
+    def _note(self, drained: Drained, took: float) -> None:
+        """Count a commit of so many seconds."""
+        self.commits += 1
+        self.commit_seconds += took
+        self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
+        self.records += len(drained.records)
+        self.record_bins[bisect_left(RECORD_BOUNDS, len(drained.records))] += 1
+
+    def _fail(self, error: JournalError, waiters: list[DurableCall]) -> None:
+        self._failed = CommandRejected(
+            "storage_failed",
+            f"the node cannot write its journal and is stopping: {error}. Whether this took effect shows "
+            "after its next start: look it up then, or repeat it with the same client_id",
+        )
+        for call in waiters:
+            call(self._failed)
+
+    def _let_go(self, drained: Drained, waiters: list[DurableCall]) -> None:
         self._writing = None
         self._release(drained)
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        for call in calls:
+        for call in waiters:
             call(None)
+
+
+def _timed(journal: Journal, records: list[Record]) -> float:
+    """Commit; the seconds that it took in its thread."""
+    began = time.perf_counter()
+    journal.commit(records)
+    return time.perf_counter() - began

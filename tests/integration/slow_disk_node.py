@@ -22,4 +22,5 @@ def commit(self: Journal, records: Sequence[Record]) -> None:
 
 if __name__ == "__main__":
     Journal.commit = commit  # type: ignore[method-assign]
+    Journal.appends_only = False  # type: ignore[assignment] # as with JOURNAL_SYNC=full
     sys.exit(main())

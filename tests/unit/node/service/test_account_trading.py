@@ -220,6 +220,7 @@ async def test_who_reads_waits_for_what_concerns_its_account_alone(
         commit(journal, records)
 
     monkeypatch.setattr(Journal, "commit", slowly)
+    monkeypatch.setattr(Journal, "appends_only", False)  # written in the thread
     house.engine.orders.place(house.now, buy(ALICE))  # not drained
     await asyncio.wait_for(trading.durable(BOB), 5)
     reading = asyncio.create_task(trading.durable(ALICE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from exchange.journal.journal import Journal, JournalError
 from exchange.model.records import PutMeta
 from exchange.orders.engine_context import CommandRejected, Drained
-from node.service.committer import Committer
+from node.service.committer import FEW_RECORDS, RECOVERED, Committer
+
+MAIN = threading.main_thread()
 
 
 class FakeEngine:
@@ -30,6 +33,8 @@ class FakeEngine:
 class GatedJournal:
     """Commits wait at a gate, so a test can look at what happens meanwhile."""
 
+    appends_only = False  # each write may wait for the disk: it is done in the thread
+
     def __init__(self):
         self.gate = threading.Event()
         self.entered = threading.Event()
@@ -39,6 +44,26 @@ class GatedJournal:
     def commit(self, records):
         self.entered.set()
         assert self.gate.wait(5)
+        if self.error:
+            raise self.error
+        self.committed.append([record.value for record in records])
+
+
+class AppendingJournal:
+    """Commits only append; each takes `seconds` and notes the thread that made it."""
+
+    appends_only = True
+
+    def __init__(self):
+        self.seconds = 0.0
+        self.error = None
+        self.committed = []
+        self.threads = []
+
+    def commit(self, records):
+        self.threads.append("loop" if threading.current_thread() is MAIN else "thread")
+        if self.seconds:
+            time.sleep(self.seconds)
         if self.error:
             raise self.error
         self.committed.append([record.value for record in records])
@@ -113,6 +138,77 @@ async def test_a_failed_commit_releases_nothing_and_ends_the_committer(engine, j
             await waiting
         assert refused.value.code == "storage_failed"
     assert released == []
+
+
+async def test_a_write_that_only_appends_is_done_in_the_loop(engine):
+    journal, released = AppendingJournal(), []
+    committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
+    running = asyncio.create_task(committer.run())
+    engine.numbers.append(1)
+    await committer.durable()
+    assert (journal.threads, released) == (["loop"], [1])
+    engine.numbers += range(2, FEW_RECORDS + 3)  # more than the loop has time for
+    await committer.durable()
+    assert journal.threads == ["loop", "thread"]
+    journal.appends_only = False  # a new segment is due
+    engine.numbers.append(-1)
+    await committer.durable()
+    assert journal.threads == ["loop", "thread", "thread"]
+    assert [value for commit in journal.committed for value in commit] == released
+    committer.stop()
+    await running
+
+
+async def test_a_slow_write_sends_the_next_ones_to_the_thread_until_the_disk_recovers(engine):
+    journal = AppendingJournal()
+    committer = Committer(engine, journal, lambda drained: None)
+    running = asyncio.create_task(committer.run())
+
+    async def commit():
+        engine.numbers.append(len(journal.threads))
+        await committer.durable()
+        return journal.threads[-1]
+
+    journal.seconds = 0.02
+    assert await commit() == "loop"
+    assert [await commit() for _ in range(3)] == ["thread"] * 3
+    assert committer.slow_writes == 1
+    journal.seconds = 0.0
+    found = [await commit() for _ in range(20 * RECOVERED)]  # one may be slow for another reason
+    assert found[: RECOVERED - 1] == ["thread"] * (RECOVERED - 1)
+    assert "loop" in found
+    committer.stop()
+    await running
+
+
+async def test_what_fails_in_the_loop_ends_the_committer_too(engine):
+    journal, released = AppendingJournal(), []
+    committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
+    running = asyncio.create_task(committer.run())
+    journal.error = JournalError("disk full")
+    engine.numbers.append(1)
+    with pytest.raises(CommandRejected, match="disk full"):
+        await committer.durable()
+    with pytest.raises(JournalError, match="disk full"):
+        await running
+    answers = []
+    committer.when_durable(answers.append)
+    await asyncio.sleep(0)
+    assert [refused.code for refused in answers] == ["storage_failed"]
+    assert released == []
+
+
+async def test_a_failing_release_in_the_loop_ends_the_committer(engine):
+    def release(drained):
+        if drained.messages:
+            raise RuntimeError("no way out")
+
+    committer = Committer(engine, AppendingJournal(), release)
+    running = asyncio.create_task(committer.run())
+    engine.numbers.append(1)
+    committer.wake()
+    with pytest.raises(RuntimeError, match="no way out"):
+        await running
 
 
 async def test_stopping_writes_what_is_left(engine, journal):
