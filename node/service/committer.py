@@ -217,7 +217,7 @@ class Committer:
         self.wake()  # for what happened meanwhile
 
     def _note(self, drained: Drained, took: float) -> None:
-        """Count a commit of so many seconds."""
+        """Count a commit with its duration in seconds."""
         self.commits += 1
         self.commit_seconds += took
         self.commit_bins[bisect_left(COMMIT_BOUNDS, took)] += 1
