@@ -181,6 +181,14 @@ def _host(text: str) -> str:
     return host
 
 
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Host(Kind):
     """An address to listen on."""
@@ -197,11 +205,39 @@ class Host(Kind):
 
 
 @dataclass(frozen=True)
-class HostPorts(Kind):
-    """Any number of addresses with ports; a repeated one counts once."""
+class HostNames(Kind):
+    """Any number of host names; a repeated one counts once."""
 
     empty_ok = True
-    expected = "comma-separated HOST:PORT, IPv6 addresses in brackets"
+    expected = "comma-separated host names such as nodes.example.org"
+
+    def parse(self, raw: Any) -> tuple[str, ...]:
+        items = [raw] if isinstance(raw, str) else raw
+        if not isinstance(items, list | tuple):
+            raise ValueError
+        texts = [text for item in items for part in str(item).split(",") if (text := part.strip())]
+        return tuple(dict.fromkeys(self._one(text) for text in texts))
+
+    def _one(self, text: str) -> str:
+        name = _host(text.rstrip("."))
+        if ":" in name or re.fullmatch("[0-9.]+", name):
+            raise ValueError(f"{_short(text)} is an address, not a name")
+        return name.lower()
+
+    def text(self, value: Any) -> str:
+        return ",".join(value)
+
+
+@dataclass(frozen=True)
+class HostPorts(Kind):
+    """Any number of addresses with ports; a repeated one counts once. `names`: hosts may be names."""
+
+    names: bool = True
+    empty_ok = True
+
+    @property
+    def expected(self) -> str:
+        return f"comma-separated {'HOST' if self.names else 'IP'}:PORT, IPv6 addresses in brackets"
 
     def parse(self, raw: Any) -> tuple[HostPort, ...]:
         if isinstance(raw, str):
@@ -223,7 +259,10 @@ class HostPorts(Kind):
             raise ValueError(f"{_short(text)} is an IPv6 address without brackets")
         if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
             raise ValueError(f"the port of {_short(text)} is not from 1 to 65535")
-        return HostPort(_host(host), int(port))
+        found = HostPort(_host(host), int(port))
+        if not self.names and not _is_ip(found.host):
+            raise ValueError(f"{_short(host)} is not an IP address")
+        return found
 
     def text(self, value: Any) -> str:
         return ",".join(str(item) for item in value)

@@ -22,6 +22,7 @@ from config.setting_types import (
     FilePath,
     Fraction,
     Host,
+    HostNames,
     HostPort,
     HostPorts,
     Ipv4,
@@ -263,6 +264,15 @@ class DiscoverySection(Section):
         default=(),
         description="Nodes to link to at the start, each as HOST:PORT; without direct links the port is their "
         "GRENACHE_PORT.",
+    )
+    dns_seeds: Annotated[tuple[str, ...], HostNames()] = Field(
+        default=(),
+        description="Names whose DNS records list nodes to link to: SRV and TXT under "
+        "`_exchange-node._tcp.NAME`, or else the addresses of NAME, at port 3000.",
+    )
+    dns_servers: Annotated[tuple[HostPort, ...], HostPorts(names=False)] = Field(
+        default=(),
+        description="DNS servers to ask for them, each an IP address with a port; empty: the system's.",
     )
 
 

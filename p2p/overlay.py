@@ -66,6 +66,8 @@ class OverlaySettings:
     allow: Sequence[str] = ()  # node ids of a closed network
     reconnect_interval: float = 30.0
     bootstrap: Sequence[tuple[str, int]] = ()
+    dns_seeds: Sequence[str] = ()
+    dns_servers: Sequence[tuple[str, int]] = ()  # the system's if empty
     mdns: bool = True
     exchange: bool = True
     direct: bool = True
@@ -186,6 +188,10 @@ class Overlay:
             strategies.append(
                 MdnsStrategy(self.node_id, settings.network, host, port, PROTOCOL_VERSION)
             )
+        if settings.dns_seeds and settings.direct:
+            from p2p.discovery.dns_seeds import DnsLookup, DnsSeedStrategy
+
+            strategies.append(DnsSeedStrategy(settings.dns_seeds, DnsLookup(settings.dns_servers)))
         if settings.exchange:
             exchange = ExchangeStrategy(self.node_id, self.peers.proven_peers, codec=self._codec)
             self.peers.follow(exchange)

@@ -197,6 +197,8 @@ class Node(TradingService):
                 reconnect_interval=settings.peer_reconnect_interval_s,
                 bootstrap=settings.bootstrap_peers,
                 external=settings.p2p_external_addresses,
+                dns_seeds=settings.dns_seeds,
+                dns_servers=settings.dns_servers,
                 mdns=settings.discovery_mdns,
                 exchange=settings.discovery_exchange,
                 payloads={**MESSAGES, **p2p_mesh.MESSAGES},

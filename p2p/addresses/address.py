@@ -13,7 +13,16 @@ INBOUND: Final = "inbound"  # source of an address that a peer which dialled us 
 MANUAL: Final = "manual"  # source of an address that the operator asked to connect to
 
 # Order of dialling. Addresses of inbound peers come last: these peers have a link already.
-SOURCE_PRIORITY: Final = (MANUAL, "persisted", "bootstrap", "mdns", "grape", "exchange", INBOUND)
+SOURCE_PRIORITY: Final = (
+    MANUAL,
+    "persisted",
+    "bootstrap",
+    "mdns",
+    "dns",
+    "grape",
+    "exchange",
+    INBOUND,
+)
 
 Key = tuple[Carrier, str, int]
 """Carrier, host and port: what tells addresses apart."""

@@ -50,6 +50,13 @@ _START_OPTIONS: Final = (
         help="Nodes to link to; may be repeated.",
     ),
     click.option(
+        "--dns-seed",
+        "dns_seeds",
+        metavar="NAME,...",
+        multiple=True,
+        help="Names whose DNS records list nodes to link to; may be repeated.",
+    ),
+    click.option(
         "--network",
         "--p2p-network",
         "p2p_network",
@@ -121,6 +128,7 @@ def start_options(command: Callable[..., T]) -> Callable[..., T]:
     def with_values(
         *args: Any,
         bootstrap_peers: tuple[str, ...],
+        dns_seeds: tuple[str, ...],
         no_mdns: bool,
         mode: str | None,
         grape_url: tuple[str, ...],
@@ -131,6 +139,7 @@ def start_options(command: Callable[..., T]) -> Callable[..., T]:
         return command(
             *args,
             bootstrap_peers=",".join(bootstrap_peers) or None,
+            dns_seeds=",".join(dns_seeds) or None,
             discovery_mdns=False if no_mdns else None,
             p2p_enabled=None if mode is None else mode != "grenache",
             discovery_grenache=None if mode is None else mode != "p2p",

@@ -152,6 +152,11 @@ WRONG = [
       for bad in ("a b", "x" * 65, "é")),
     *(("PEER_ALLOW", bad, f"expected comma-separated node ids of 32 characters from a-z and 2-7 ({bad!r} is not a node id)")
       for bad in ("abc", "a" * 31 + "1")),
+    *(("DNS_SEEDS", bad, f"expected comma-separated host names such as nodes.example.org ({detail})")
+      for bad, detail in (("a b", "'a b' is not a host"), ("a,b:1", "'b:1' is not a host"),
+                          ("192.0.2.1", "'192.0.2.1' is an address, not a name"))),
+    *(("DNS_SERVERS", bad, f"expected comma-separated IP:PORT, IPv6 addresses in brackets ({detail})")
+      for bad, detail in (("ns.example:53", "'ns.example' is not an IP address"), ("192.0.2.1", "'192.0.2.1' has no port"))),
     ("ROUTER_POLICY", "greedy", "expected one of adaptive, weighted"),
     *(("GRAPE_URL", bad, f"expected {URL}")
       for bad in ("127.0.0.1:30001", "ftp://a", "http://", "http://a:70000", "http://a:0", "http://a b",

@@ -1,0 +1,176 @@
+"""DNS seeds: discovery of the nodes that names publish (DNS_SEEDS). See `p2p.discovery.seed_records`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import dns.asyncresolver
+import dns.exception
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+
+from p2p.addresses.reconnect import Reconnect
+from p2p.base.host_port import is_ip, normal_host
+from p2p.discovery.seed_records import (
+    MAX_RECORDS,
+    SERVICE,
+    SeedPeer,
+    ServiceRecord,
+    seed_peers,
+)
+from p2p.discovery.strategy import BaseStrategy, describe
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT: Final = 3000
+MIN_INTERVAL: Final = 60.0  # seconds between lookups of a name, whatever its time to live
+MAX_INTERVAL: Final = 3600.0
+TIMEOUT: Final = 10.0  # seconds for one question, all servers and repetitions included
+MAX_ADDRESSES: Final = 128  # reported for a name at a time
+
+
+class Lookup(Protocol):
+    """Questions to the DNS. Each answer is empty if there are no such records, and has its time to live in
+    seconds. Each raises OSError if no server answers."""
+
+    async def services(self, name: str) -> tuple[list[ServiceRecord], float]: ...
+    async def texts(self, name: str) -> tuple[list[str], float]: ...
+    async def addresses(self, name: str) -> tuple[list[str], float]: ...
+
+
+class DnsLookup:
+    """Lookup at `servers` (addresses with ports), or at the system's."""
+
+    def __init__(self, servers: Sequence[tuple[str, int]] = ()) -> None:
+        self._resolver = dns.asyncresolver.Resolver(configure=not servers)
+        self._resolver.lifetime = TIMEOUT
+        if servers:
+            self._resolver.nameservers = [
+                dns.nameserver.Do53Nameserver(host, port) for host, port in servers
+            ]
+
+    async def services(self, name: str) -> tuple[list[ServiceRecord], float]:
+        answer, ttl = await self._ask(name, "SRV")
+        return [
+            ServiceRecord(r.priority, r.weight, r.port, str(r.target).rstrip(".")) for r in answer
+        ], ttl
+
+    async def texts(self, name: str) -> tuple[list[str], float]:
+        answer, ttl = await self._ask(name, "TXT")
+        return [b"".join(r.strings).decode("ascii", "replace") for r in answer], ttl
+
+    async def addresses(self, name: str) -> tuple[list[str], float]:
+        if is_ip(name):
+            return [normal_host(name)], MAX_INTERVAL
+        (four, ttl_four), (six, ttl_six) = await asyncio.gather(
+            self._ask(name, "A"), self._ask(name, "AAAA")
+        )
+        return [normal_host(r.address) for r in (*six, *four)], min(ttl_four, ttl_six)
+
+    async def _ask(self, name: str, kind: str) -> tuple[list[Any], float]:
+        """Return at most `MAX_RECORDS` records and their time to live."""
+        try:
+            answer = await self._resolver.resolve(name, kind, raise_on_no_answer=False)
+        except dns.resolver.NXDOMAIN:
+            return [], MAX_INTERVAL
+        except dns.resolver.NoNameservers:
+            raise OSError("no DNS server answers this name") from None
+        except dns.exception.Timeout:
+            raise OSError(f"no DNS server answered in {TIMEOUT:g} s") from None
+        except dns.exception.DNSException as error:
+            raise OSError(str(error) or type(error).__name__) from None
+        if answer.rrset is None:
+            return [], MAX_INTERVAL
+        return list(answer.rrset)[:MAX_RECORDS], float(answer.rrset.ttl)
+
+
+class DnsSeedStrategy(BaseStrategy):
+    """Look the names up, again when their records expire, and sooner after a failure."""
+
+    name = "dns"
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        lookup: Lookup | None = None,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__()
+        self._names = list(dict.fromkeys(names))
+        self._lookup = lookup or DnsLookup()
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._retry = Reconnect(30.0, maximum=MAX_INTERVAL)
+        self._states = dict.fromkeys(self._names, "being looked up")
+
+    async def _open(self) -> None:
+        if not self._names:
+            self._state, self._detail = "off", "no DNS seeds are configured"
+            return
+        self._describe()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for name in self._names:
+                group.create_task(self._watch(name))
+
+    async def _watch(self, name: str) -> None:
+        failures = 0
+        while True:
+            try:
+                count, ttl = await self._look(name)
+            except OSError as error:
+                failures += 1
+                reason = describe(error)
+                if failures == 1:
+                    log.warning(
+                        "DNS seed %s cannot be looked up (%s); the node tries again", name, reason
+                    )
+                self._states[name] = f"cannot be looked up: {reason}"
+                wait = self._retry.wait(failures, self._rng)
+            else:
+                failures = 0
+                self._states[name] = f"{count} addresses" if count else "names no node"
+                wait = min(max(ttl, MIN_INTERVAL), MAX_INTERVAL) * self._rng.uniform(1.0, 1.1)
+            self._describe()
+            await asyncio.sleep(wait)
+
+    async def _look(self, name: str) -> tuple[int, float]:
+        """Report what a name has; returns the number of addresses and the seconds they are good for.
+
+        Raises:
+            OSError: no server answers.
+        """
+        where = f"{SERVICE}.{name}"
+        (services, ttl), (texts, ttl_texts) = await asyncio.gather(
+            self._lookup.services(where), self._lookup.texts(where)
+        )
+        ttl = min(ttl, ttl_texts)
+        peers = seed_peers(services, texts) or [SeedPeer(name, DEFAULT_PORT)]
+        answers = await asyncio.gather(
+            *(self._lookup.addresses(peer.host) for peer in peers), return_exceptions=True
+        )
+        count = 0
+        failure: OSError | None = None
+        for peer, answer in zip(peers, answers, strict=True):
+            if isinstance(answer, OSError):
+                failure = answer  # of one host; the others are as good
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            addresses, its_ttl = answer
+            ttl = min(ttl, its_ttl)
+            for address in addresses[: MAX_ADDRESSES - count]:
+                self._report(address, peer.port, peer.node_id)
+                count += 1
+        if failure is not None and not count:
+            raise failure
+        return count, ttl
+
+    def _describe(self) -> None:
+        self._detail = ", ".join(f"{name} ({state})" for name, state in self._states.items())
