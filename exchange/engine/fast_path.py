@@ -14,7 +14,7 @@ Rules of this file:
 - A change here has its counterpart in the general path. tests/unit/exchange/engine/test_fast_path.py
   drives two engines, one of them without the fast path, and compares every record and message.
 - Steps are functions of their own where the benchmark allows (`python -m tests.benchmarks engine`). A
-  call for each order costs 2 to 3 % of it, so `place` adds a resting order in line, and structs are made
+  call for each order costs 2 to 3 % of it, so `try_place` adds a resting order in line, and structs are made
   with positional arguments.
 """
 
@@ -70,7 +70,7 @@ class FastPath:
 
     # Commands
 
-    def place(self, now: float, new: NewOrder) -> Order | None:
+    def try_place(self, now: float, new: NewOrder) -> Order | None:
         """Place an order. Returns None when it is left to the general path.
 
         The caller has checked that the client id is new, that this node may write, and that no order
@@ -147,7 +147,7 @@ class FastPath:
         market.touched[signed] = None
         return order
 
-    def cancel(self, now: float, order: Order, reason: str) -> bool:
+    def try_cancel(self, now: float, order: Order, reason: str) -> bool:
         """Cancel an open order. Returns False when it is left to the general path."""
         if (
             not order.shown

@@ -125,7 +125,7 @@ class OrderManager:
                     f"this node has {OWN_OPEN_ORDERS} open orders in {new.market}, the most that it "
                     "accepts: cancel some of them",
                 )
-        order = self._fast_path.place(now, new)
+        order = self._fast_path.try_place(now, new)
         if order is None:
             placed = self._validation.accept(now, new)
             first = placed[0]
@@ -166,7 +166,7 @@ class OrderManager:
         """
         order = self._changeable(number)
         self._check_writes()
-        if not self._fast_path.cancel(now, order, reason):
+        if not self._fast_path.try_cancel(now, order, reason):
             self.store.cancel(now, order, reason)
             self.run_queue(now)
         return order

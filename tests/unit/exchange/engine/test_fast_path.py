@@ -60,8 +60,8 @@ class Trial:
         self.specials = specials
         self.short, self.general, self.other = (engine_of(s, self.now) for s in (5, 5, 9))
         never: Any = lambda *args: None  # noqa: E731
-        self.general.orders._fast_path.place = never  # type: ignore[method-assign]
-        self.general.orders._fast_path.cancel = never  # type: ignore[method-assign]
+        self.general.orders._fast_path.try_place = never  # type: ignore[method-assign]
+        self.general.orders._fast_path.try_cancel = never  # type: ignore[method-assign]
         self.went: Counter[str] = Counter()
 
     def both(self, call: Callable[[Engine], Any]) -> None:
@@ -216,7 +216,7 @@ def test_fast_path_and_general_path_agree(
     seed: int, specials: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: Counter[str] = Counter()
-    place, cancel = FastPath.place, FastPath.cancel
+    place, cancel = FastPath.try_place, FastPath.try_cancel
 
     def placed(self: FastPath, now: float, new: NewOrder) -> Order | None:
         order = place(self, now, new)
@@ -229,8 +229,8 @@ def test_fast_path_and_general_path_agree(
         taken["cancelled"] += done
         return done
 
-    monkeypatch.setattr(FastPath, "place", placed)
-    monkeypatch.setattr(FastPath, "cancel", cancelled)
+    monkeypatch.setattr(FastPath, "try_place", placed)
+    monkeypatch.setattr(FastPath, "try_cancel", cancelled)
     trial = Trial(seed, specials=specials)
     for _ in range(STEPS):
         trial.step()
