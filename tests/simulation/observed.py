@@ -41,10 +41,10 @@ class WatchedFastPath(FastPath):
     engine: Engine
     number: int
 
-    def place(self, now, new):
+    def try_place(self, now, new):
         self.watch.begin_matching(self.number, only_earlier=False)
         self._now, self._new, self._worst = now, new, 0
-        order = super().place(now, new)
+        order = super().try_place(now, new)
         if order is not None:
             self.watch.matched(self.engine, self.number, now, order)
         return order
