@@ -83,7 +83,6 @@ class Replicator:
         self._waiting: dict[str, deque[tuple[str, FeedRequest]]] = {}  # by whom they are charged to
         self._out: list[Send] = []
         self.digests_dropped = 0
-        self.requests_dropped = 0
 
     @property
     def behind(self) -> int:
@@ -241,8 +240,6 @@ class Replicator:
         waiting = self._waiting.setdefault(asker, deque())
         if len(waiting) < MAX_WAITING:
             waiting.append((node, request))
-        else:
-            self.requests_dropped += 1
 
     def _answer_waiting(self, now: float) -> None:
         """Answer requests that waited for their requester's budget."""

@@ -21,8 +21,8 @@ from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Fill, Order, Posting
 from exchange.orders.engine_context import CommandRejected, Drained
 from exchange.orders.order_validation import is_same
-from node.service.cancel_on_disconnect import CancelOnDisconnect
 from node.service.committer import Committer
+from node.service.dead_mans_switch import DeadMansSwitch
 from node.service.trading import AccountNews, Balance, Span
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class AccountTrading:
         self._clock = clock
         self._writing = asyncio.Event()
         engine.when_fence_lifts(self._writing.set)
-        self._dead_man = CancelOnDisconnect(remembered)
+        self._dead_man = DeadMansSwitch(remembered)
         self._listeners: dict[int, dict[Listener, None]] = {}
         # Answers that wait for other nodes' decisions, by order number.
         self._undecided: dict[int, list[asyncio.Future[None]]] = {}

@@ -58,7 +58,6 @@ class Committer:
         self._failed: CommandRejected | None = None  # error for callers after a failure of the disk
         self._writing: Drained | None = None  # what is on its way to the disk
         self._writing_since = 0.0  # loop time
-        self.slow_writes = 0  # in the loop: each sent the following ones to the thread
         self.commits = 0
         self.commit_seconds = 0.0
         self.commit_bins = [0] * (len(COMMIT_BOUNDS) + 1)
@@ -197,7 +196,6 @@ class Committer:
         took = time.perf_counter() - began
         if took > SLOW_WRITE:
             self._quick = 0
-            self.slow_writes += 1
         self._note(drained, took)
         self._let_go(drained, waiters)
 

@@ -57,7 +57,6 @@ class PeerExchangeCore:
         self._partners: dict[str, _Partner] = {}
         self._budgets: BoundedMap[str, Tokens] = BoundedMap(MAX_BUDGETS)
         self.ignored = 0  # lists that came too often
-        self.invalid = 0  # entries that made no sense or were out of place
 
     def link_up(self, node_id: str, address: str, now: float) -> None:
         """Process a new link. `address`: remote IP address of its socket."""
@@ -124,9 +123,7 @@ class PeerExchangeCore:
             if peer.node_id == self._own_id or carrier is None:
                 continue  # an unknown carrier is of a newer version, not a fault of the sender
             host = _believable(partner.address, peer)
-            if host is None:
-                self.invalid += 1
-            else:
+            if host is not None:
                 candidates.append(
                     PeerFound(
                         host=host,

@@ -157,7 +157,6 @@ class WsTransport(Connecting):
         self._session = open_session()
         self._links: dict[Address, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.strays = 0  # frames that answered no request: late or wrong
 
     def encode(self, rid: str, key: str, payload: Any) -> bytes:
         return encode_request(rid, key, payload)
@@ -282,13 +281,9 @@ class WsTransport(Connecting):
                     for only in under_way.values():
                         if not only.reply.done():
                             only.reply.set_exception(BadReply(error.code, error.detail))
-                else:
-                    self.strays += 1
                 continue
             waiting = under_way.get(said.rid) if isinstance(said.rid, str) else None
-            if waiting is None or waiting.reply.done():
-                self.strays += 1
-            else:
+            if waiting is not None and not waiting.reply.done():  # else late or wrong
                 waiting.reply.set_result(said)
 
     def _sweep(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from exchange.ledger.accounts import Accounts
 from node.api.access import ANYBODY, THE_OPERATOR, AccessControl, AccessRules, Caller, is_loopback
 from node.http.rate_limit import RateLimit
-from node.service.cancel_on_disconnect import CancelOnDisconnect
+from node.service.dead_mans_switch import DeadMansSwitch
 from node.views.views import ServiceError
 
 KEY, SECRET = "k" * 32, "s" * 43
@@ -107,7 +107,7 @@ def test_any_rate_is_allowed_without_a_limit() -> None:
 
 
 def test_the_switch_is_due_when_it_was_not_set_again() -> None:
-    switch = CancelOnDisconnect()
+    switch = DeadMansSwitch()
     assert switch.set(1, 100) == ("dead_man:1", 100)
     switch.set(2, 300)
     assert switch.due(99) == []
@@ -120,4 +120,4 @@ def test_the_switch_is_due_when_it_was_not_set_again() -> None:
 
 def test_the_switch_is_found_again() -> None:
     stored = {"dead_man:1": 100, "dead_man:2": 0, "next_order": 7}
-    assert CancelOnDisconnect(stored).due(1000) == [1]
+    assert DeadMansSwitch(stored).due(1000) == [1]

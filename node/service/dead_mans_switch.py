@@ -1,4 +1,4 @@
-"""The dead man's switch: an account that falls silent has its open orders cancelled. No I/O, no clock."""
+"""Dead man's switch (`cancel_after`): cancels open orders of an account without a sign of life. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _PREFIX = "dead_man:"  # before an account's number: its deadline, in the journal's meta data
 
 
-class CancelOnDisconnect:
+class DeadMansSwitch:
     """Deadlines by account, in us since the epoch."""
 
     def __init__(self, stored: Mapping[str, int] | None = None) -> None:
