@@ -153,6 +153,10 @@ class NodeSection(Section):
         return self.data_dir / "node.json"
 
     @property
+    def presence_lease_s(self) -> float:
+        return self.presence_lease_ms / 1000
+
+    @property
     def take_answer_wait_s(self) -> float:
         return self.take_answer_wait / 1000
 

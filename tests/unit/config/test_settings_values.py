@@ -329,7 +329,7 @@ def test_durations_in_the_environment_are_milliseconds_and_have_a_property_in_se
     ).settings
     assert settings.peer_reconnect_interval_s == 1.5
     assert settings.client_request_timeout_s == 2.5
-    assert settings.presence_lease_ms == 3500
+    assert settings.presence_lease_s == 3.5
     assert settings.worker_announce_interval_s == 4.5
     assert settings.client_retry_delay_s == 5.5
     assert settings.circuit_breaker_cooldown_s == 6.5
