@@ -62,6 +62,7 @@ class GovernorSettings:
     pace: float = 1.25  # windows sent in a round trip
     ramp_pace: float = 2.0
     even_window: float = 16.0  # without load reports smaller windows are paced at nearly 1
+    late: float = 1.25  # of the mean latency; then a fraction of the window is rounded down
     waited_share: float = 0.75  # of the service time, with load reports
     settle_share: float = 0.4
     cut: float = 0.6  # the window after "busy" or a timeout, and the most one step takes
@@ -218,7 +219,8 @@ class Governor:
         window = self._window
         if self._starting:
             window = min(window, self._settings.start_window)
-        if len(self._sent_at) >= (window if window > 1.0 else 1.0):
+        out = len(self._sent_at)
+        if out >= (window if window > 1.0 else 1.0) or (out > window - 1.0 and self._is_late(now)):
             self._limited = True
             return inf
         if self._next_send is None:  # many may start together: not at the same moment
@@ -227,6 +229,13 @@ class Governor:
             self._limited = True
             return self._next_send
         return 0.0
+
+    def _is_late(self, now: float) -> bool:
+        """True if a reply is late: then the fraction of the window is not rounded up."""
+        if self._reports or not self._sent_at:
+            return False
+        oldest = next(iter(self._sent_at.values()))
+        return now - oldest > self._settings.late * self._latency
 
     def on_send(self, now: float) -> int:
         """Record an attempt and return its tag."""
@@ -266,7 +275,10 @@ class Governor:
         was_closed = self.breaker.closed
         self.breaker.on_result(now, tag, outcome == "ok", 1 if outcome == "reset" else None)
         if not (was_closed and self.breaker.closed):
-            return  # the window begins anew when the breaker closes
+            # The window begins anew when the breaker closes. A probe's report spares the slow start.
+            if load is not None and self.breaker.closed:
+                self._reports = True
+            return
         if outcome != "ok":
             self._refused(now, sent, outcome)
             return

@@ -313,7 +313,7 @@ class LatencyControl:
         settings = self._settings
         evidence = window / settings.telling
         gain = settings.gain * min(1.0, evidence)
-        most = settings.most_rise * max(1.0, evidence) * self.mean_without_queue
+        most = settings.most_rise * min(3.0, max(1.0, evidence)) * self.mean_without_queue
         rise = min(gain * delay, most)
         if self._base is not None:
             self._base = self._base.moved(rise)
