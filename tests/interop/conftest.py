@@ -38,12 +38,12 @@ def npm() -> Path:
     """The installed `node_modules`. Every test that starts a Node.js program needs this fixture."""
     for tool in ("node", "npm"):
         if shutil.which(tool) is None:
-            _unavailable(f"{tool} is not installed (Node.js >= {OLDEST_NODE} and npm are needed)")
+            unavailable(f"{tool} is not installed (Node.js >= {OLDEST_NODE} and npm are needed)")
     version = subprocess.run(
         ["node", "--version"], capture_output=True, text=True, check=True, timeout=30
     ).stdout.strip()
     if int(version.lstrip("v").partition(".")[0]) < OLDEST_NODE:
-        _unavailable(f"Node.js {version} is too old, {OLDEST_NODE} is the oldest that will do")
+        unavailable(f"Node.js {version} is too old, {OLDEST_NODE} is the oldest that will do")
 
     wanted = hashlib.sha256()
     for name in ("package.json", "package-lock.json"):
@@ -95,7 +95,7 @@ def service() -> str:
     return f"test_{uuid.uuid4().hex[:12]}"
 
 
-def _unavailable(reason: str) -> NoReturn:
+def unavailable(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -67,6 +67,7 @@ class DhtContext:
         self.outgoing: list[tuple[bytes, Address]] = []
         self.counters: Counter[str] = Counter()
         self.on_answer: Callable[[float, Address, bool], None] = lambda now, address, news: None
+        self.on_joined: Callable[[], object] = lambda: None  # a search for the neighbours has ended
         self.searches = 0  # under way
         self.bound_host: str | None = None  # address of the own socket, unless it is a wildcard
         self._own_addresses: BoundedMap[Address, None] = BoundedMap(MAX_OWN_ADDRESSES)

@@ -42,7 +42,8 @@ class DhtNode:
     """Node of the DHT, without I/O.
 
     `rng` makes ids, tokens and transactions: outside of tests, `random.SystemRandom`. An announcement
-    with a given address is taken from senders as `accept_given_addresses` says, see `serving`.
+    with a given address is taken from senders as `accept_given_addresses` says, see `serving`. `on_joined` is called
+    at the end of each search for the own neighbours.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class DhtNode:
         *,
         node_id: bytes | None = None,
         bound_host: str | None = None,
+        on_joined: Callable[[], object] = lambda: None,
     ) -> None:
         if node_id is None and settings.bep42 and settings.public_host is not None:
             node_id = bep42.make_id(settings.public_host, rng)
         self._core = DhtContext(settings, rng, now, node_id)
         self._core.bound_host = bound_host
         self._core.on_answer = self._on_answer
+        self._core.on_joined = on_joined
         self._server = QueryServer(self._core)
         self._upkeep = Upkeep(self._core)
         self._upkeep.start(now)

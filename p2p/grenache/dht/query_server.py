@@ -15,8 +15,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from p2p.base.tokens import Tokens
 from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack, reach, unpack_host
 from p2p.grenache.dht.dht_context import DhtContext
+from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.krpc import (
     BAD_SIGNATURE,
     ID_BYTES,
@@ -35,7 +37,6 @@ from p2p.grenache.dht.krpc import (
     encode_query,
     encode_reply,
 )
-from p2p.grenache.dht.queries import TRIES
 from p2p.grenache.dht.query_sources import AMPLIFICATION
 from p2p.grenache.dht.value_store import REFUSALS, Item, conflict
 from p2p.grenache.directory import Address
@@ -45,6 +46,10 @@ MAX_PEERS: Final = 100  # in a reply, as in the Node.js Grape
 MAX_HELD: Final = 1_000  # queries held back until the requester has proven its address
 MAX_HELD_PER_ADDRESS: Final = 16
 MAX_PINGED: Final = 512  # unproven addresses pinged at once
+# Pings of proven requesters that are new here, which serve the routing table alone. Where a hundred nodes start at
+# once everyone asks everyone, and each would be pinged by all; who is left out is pinged when it asks again.
+PING_RATE: Final = 20.0  # a second
+PING_BURST: Final = float(K)
 PEER_BYTES: Final = 8  # of a compact address in a list
 PING_BYTES: Final = len(encode_query(bytes(4), bytes(ID_BYTES), PingQuery()))
 
@@ -57,6 +62,7 @@ class QueryServer:
         self._pinged: set[Address] = set()  # requesters with a pending proof
         self._held: dict[Address, list[tuple[KrpcQuery, int]]] = {}
         self._held_count = 0
+        self._pings = Tokens(PING_BURST)
 
     def serve(self, now: float, source: Address, query: KrpcQuery, size: int) -> None:
         """Answer a query of `size` bytes, or hold the answer back, see the module."""
@@ -91,6 +97,8 @@ class QueryServer:
         """Ping the requester, unless a ping is pending. Returns the bytes sent for it."""
         if source in self._pinged or len(self._pinged) >= MAX_PINGED:
             return 0
+        if proven and not self._pings.take(now, PING_RATE, PING_BURST):
+            return 0
         query = self._core.ask(
             now,
             source,
@@ -98,7 +106,7 @@ class QueryServer:
             replied=lambda now, reply: self._pinged.discard(source),
             failed=lambda now, failure: self._silent(now, source),
             on_late=lambda now: self._give_up(now, source),
-            tries=TRIES if proven else 1,
+            tries=1,  # who is missed asks again
         )
         if query is None:
             return 0

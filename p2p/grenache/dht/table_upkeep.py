@@ -10,6 +10,7 @@ from typing import Final
 from p2p.grenache.dht import bep42
 from p2p.grenache.dht.dht_context import DhtContext
 from p2p.grenache.dht.dht_settings import K
+from p2p.grenache.dht.iterative_search import IterativeSearch
 from p2p.grenache.dht.krpc import ID_BYTES, FindNode, KrpcFailure, KrpcReply, PingQuery
 from p2p.grenache.dht.routing_table import BITS, number
 from p2p.grenache.directory import Address
@@ -23,6 +24,10 @@ RETRY_ALONE: Final = (
 CHECK_BOOTSTRAP: Final = 60.0  # it may be the only bridge to the rest after a split of the network
 REFRESH_INTERVAL: Final = 300.0
 JOIN_INTERVAL: Final = 1.0  # at least, between searches for the own neighbours
+FILL_AFTER: Final = (
+    0.5,
+    2.0,
+)  # seconds until the rest of the table is filled, after the neighbours
 LONELY: Final = K // 2  # with fewer contacts every new one causes such a search
 RENAME_INTERVAL: Final = 600.0  # at least, between changes of the own id (BEP 42)
 REACHABLE_FOR: Final = 2 * CHECK_BOOTSTRAP + 10.0  # seconds after its last answer
@@ -146,8 +151,14 @@ class Upkeep:
             FindNode(core.id),
             core.id,
             lambda now, candidate, reply: True,
-            lambda now, search: self._fill(now, core.table.gaps()),
+            self._found_neighbours,
         )
+
+    def _found_neighbours(self, now: float, search: IterativeSearch) -> None:
+        core = self._core
+        core.on_joined()
+        wait = core.order.uniform(*FILL_AFTER)
+        core.timers.at(now + wait, lambda now: self._fill(now, core.table.gaps()))
 
     def _fill(self, now: float, buckets: list[int]) -> None:
         """Search in one bucket after the other, until each has enough."""

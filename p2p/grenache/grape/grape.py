@@ -36,6 +36,12 @@ log = logging.getLogger(__name__)
 MAX_CACHED: Final = 1_000  # services whose last lookup is kept
 EMPTY_CACHE: Final = 0.25  # seconds that an empty result is kept: an announcement may arrive
 FIRST_RESOLVE: Final = 2.0  # seconds that the first operations wait for names to resolve
+# Seconds after the start in which operations wait for the search for the own neighbours, without any answer and
+# in all: an announcement before that would go to the bootstrap nodes alone.
+FIRST_ANSWER: Final = 0.1
+FIRST_JOIN: Final = 0.5
+MAX_DRAINED: Final = 128  # datagrams read before the timers that are due run
+MAX_DATAGRAM: Final = 1 << 16  # bytes
 RECEIVE_BUFFER: Final = 1024 * 1024  # bytes; a burst of some thousand queries
 
 _T = TypeVar("_T")
@@ -55,6 +61,7 @@ class Grape:
         self._rng = rng or random.SystemRandom()
         self._node: DhtNode | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self._socket: socket.socket | None = None  # the transport's
         self._closed: asyncio.Future[None] | None = None
         self._address: Address = ("", 0)
         self._timer: asyncio.TimerHandle | None = None
@@ -64,6 +71,7 @@ class Grape:
         self._resolver: asyncio.Task[None] | None = None
         self._bootstrap = BootstrapNames(self.settings.bootstrap)
         self._introduced = asyncio.Event()  # all bootstrap addresses have been passed to the node
+        self._joined = asyncio.Event()  # the own neighbours have been searched for
         self._waiting: set[asyncio.Future[Any]] = set()
         self._searching: dict[bytes, asyncio.Future[LookupResult]] = {}
         self._cache: BoundedMap[bytes, tuple[float, LookupResult]] = BoundedMap(MAX_CACHED)
@@ -84,6 +92,7 @@ class Grape:
         self._address = sock.getsockname()[:2]
         transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=sock)
         self._transport = transport
+        self._socket = sock
         self._closed = protocol.closed
         host = self._address[0]
         self._started_at = now = loop.time()
@@ -92,8 +101,10 @@ class Grape:
             self._rng,
             now,
             bound_host=None if reach(host) is Reach.NONE else host,
+            on_joined=self._joined.set,
         )
         self._introduced.clear()
+        self._joined.clear()
         self.congested = False
         self._resolver = asyncio.create_task(
             self._bootstrap.run(self._introduce), name="grape-bootstrap"
@@ -130,7 +141,7 @@ class Grape:
 
     def _end(self, why: str) -> None:
         """Drop the node; operations under way fail with the reason."""
-        self._node = None
+        self._node = self._socket = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -331,10 +342,22 @@ class Grape:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_RESOLVE):
                     await self._introduced.wait()
+        if not self._joined.is_set() and self.settings.bootstrap:
+            await self._neighbours()
         node = self._running()
         if node.busy:
             raise GrapeRefused("ERR_GRAPE_BUSY", f"{self.settings.max_searches} searches under way")
         return node
+
+    async def _neighbours(self) -> None:
+        """Wait for the first search for the own neighbours, if the start was just now."""
+        for limit in (FIRST_ANSWER, FIRST_JOIN):
+            left = self._started_at + limit - self._now()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._joined.wait()
+            if self._joined.is_set() or self._node is None or not self._node.good_nodes:
+                return
 
     # Input and output
 
@@ -359,8 +382,25 @@ class Grape:
     def _tick(self) -> None:
         self._timer = None
         if self._node is not None:
+            self._drain()
+        if self._node is not None:
             self._node.tick(self._now())
             self._flush()
+
+    def _drain(self) -> None:
+        """Process what has arrived already. In a busy process an answer may wait in the socket's buffer: without
+        this its query would be sent again, which makes more work still."""
+        if self._socket is None:
+            return
+        for _ in range(MAX_DRAINED):
+            try:
+                data, source = self._socket.recvfrom(MAX_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:  # as `_Protocol.error_received`
+                log.debug("UDP: %s", error)
+                continue
+            self.received(data, source[:2])
 
     def _flush(self) -> None:
         """Send the node's datagrams, and schedule its next `tick`."""

@@ -19,6 +19,7 @@ from p2p.grenache.dht.krpc import (
     encode_query,
     encode_reply,
 )
+from p2p.grenache.dht.query_server import PING_BURST
 from p2p.grenache.directory import Address
 
 OWN_ID = b"\x80" + bytes(19)
@@ -91,6 +92,7 @@ class Solo:
 
     def meet(self, address: Address, sender: bytes) -> None:
         """Have a node in its table: it asks, is pinged, and answers."""
+        self.node._server._pings.level = PING_BURST  # as if the last ones were long ago
         for to, message in self.receive(address, encode_query(b"me", sender, PingQuery())):
             if to == address and isinstance(message, KrpcQuery):
                 self.answer(address, message, sender)
