@@ -346,6 +346,48 @@ class Urls(Kind):
 
 
 @dataclass(frozen=True)
+class SignedUrls(Kind):
+    """Any number of http or https addresses, each with the node id of a signer after `#`."""
+
+    empty_ok = True
+    expected = "comma-separated https addresses, each with # and the node id of its signer"
+
+    def parse(self, raw: Any) -> tuple[tuple[str, str], ...]:
+        items = [raw] if isinstance(raw, str) else raw
+        if not isinstance(items, list | tuple):
+            raise ValueError
+        texts = [
+            text
+            for item in items
+            for part in ("#".join(item) if isinstance(item, tuple) else str(item)).split(",")
+            if (text := part.strip())
+        ]
+        return tuple(dict.fromkeys(self._one(text) for text in texts))
+
+    def _one(self, text: str) -> tuple[str, str]:
+        url, _, signer = text.rpartition("#")
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(_host(parts.hostname or ""))
+            usable = usable and parts.port != 0 and "@" not in parts.netloc
+        except ValueError:
+            raise ValueError from None
+        if not usable or re.search(r"\s", url):
+            raise ValueError
+        if not re.fullmatch("[a-z2-7]{32}", signer):
+            raise ValueError(f"{_short(signer)} is not a node id")
+        return url, signer
+
+    def text(self, value: Any) -> str:
+        return ",".join("#".join(pair) for pair in value)
+
+    def shown(self, raw: Any) -> str:
+        return super().shown(
+            re.sub(r"//[^/]*@", "//***@", self.text(raw) if isinstance(raw, tuple) else str(raw))
+        )
+
+
+@dataclass(frozen=True)
 class FilePath(Kind):
     """A path; `~` is the home directory.
 

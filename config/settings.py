@@ -28,6 +28,7 @@ from config.setting_types import (
     Ipv4,
     Name,
     NodeIds,
+    SignedUrls,
     Switch,
     Urls,
     Whole,
@@ -269,6 +270,11 @@ class DiscoverySection(Section):
         default=(),
         description="Names whose DNS records list nodes to link to: SRV and TXT under "
         "`_exchange-node._tcp.NAME`, or else the addresses of NAME, at port 3000.",
+    )
+    peer_lists: Annotated[tuple[tuple[str, str], ...], SignedUrls()] = Field(
+        default=(),
+        description="Signed lists of nodes to link to, made by `exchange-node peer-list`: `https://SERVER/FILE#ID`, "
+        "with the node id of the signer.",
     )
     dns_servers: Annotated[tuple[HostPort, ...], HostPorts(names=False)] = Field(
         default=(),

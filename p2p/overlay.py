@@ -67,6 +67,7 @@ class OverlaySettings:
     reconnect_interval: float = 30.0
     bootstrap: Sequence[tuple[str, int]] = ()
     dns_seeds: Sequence[str] = ()
+    peer_lists: Sequence[tuple[str, str]] = ()  # URL and the signer's node id
     dns_servers: Sequence[tuple[str, int]] = ()  # the system's if empty
     mdns: bool = True
     exchange: bool = True
@@ -192,6 +193,10 @@ class Overlay:
             from p2p.discovery.dns_seeds import DnsLookup, DnsSeedStrategy
 
             strategies.append(DnsSeedStrategy(settings.dns_seeds, DnsLookup(settings.dns_servers)))
+        if settings.peer_lists and settings.direct:
+            from p2p.discovery.peer_list_fetch import PeerListStrategy
+
+            strategies.append(PeerListStrategy(settings.peer_lists, settings.network))
         if settings.exchange:
             exchange = ExchangeStrategy(self.node_id, self.peers.proven_peers, codec=self._codec)
             self.peers.follow(exchange)

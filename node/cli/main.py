@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "open": "node.cli.commands.open_command:open_page",
     "status": "node.cli.commands.network_commands:status",
     "peers": "node.cli.commands.network_commands:peers",
+    "peer-list": "node.cli.commands.peer_list_command:peer_list",
     "connect": "node.cli.commands.network_commands:connect",
     "ping": "node.cli.commands.network_commands:ping",
     "call": "node.cli.commands.service_commands:call",

@@ -198,6 +198,7 @@ class Node(TradingService):
                 bootstrap=settings.bootstrap_peers,
                 external=settings.p2p_external_addresses,
                 dns_seeds=settings.dns_seeds,
+                peer_lists=settings.peer_lists,
                 dns_servers=settings.dns_servers,
                 mdns=settings.discovery_mdns,
                 exchange=settings.discovery_exchange,

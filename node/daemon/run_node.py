@@ -366,6 +366,7 @@ def banner(node: Node, settings: Settings) -> str:
         "persisted": "remembered peers",
         "bootstrap": f"bootstrap ({len(settings.bootstrap_peers)})",
         "mdns": "mDNS on the local network",
+        "list": "lists of peers",
         "dns": f"DNS ({', '.join(settings.dns_seeds)})",
         "grape": "Grenache",
         "exchange": "peer exchange",

@@ -24,7 +24,7 @@ class PeerView(msgspec.Struct, kw_only=True):
     port: int
     status: Literal["connected", "connecting", "disconnected"]
     direction: Literal["in", "out"] | None
-    source: str  # what found it: persisted, bootstrap, mdns, dns, grape, exchange, inbound, manual
+    source: str  # what found it: persisted, bootstrap, mdns, dns, list, grape, exchange, inbound, manual
     encrypted: bool | None
     carrier: Literal["tcp", "grenache"] | None  # what brings the link; None without one
     version: str | None

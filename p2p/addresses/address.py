@@ -19,6 +19,7 @@ SOURCE_PRIORITY: Final = (
     "bootstrap",
     "mdns",
     "dns",
+    "list",
     "grape",
     "exchange",
     INBOUND,

@@ -155,6 +155,8 @@ WRONG = [
     *(("DNS_SEEDS", bad, f"expected comma-separated host names such as nodes.example.org ({detail})")
       for bad, detail in (("a b", "'a b' is not a host"), ("a,b:1", "'b:1' is not a host"),
                           ("192.0.2.1", "'192.0.2.1' is an address, not a name"))),
+    *(("PEER_LISTS", bad, f"expected comma-separated https addresses, each with # and the node id of its signer{detail}")
+      for bad, detail in (("https://a/b", ""), ("ftp://a/b#" + "a" * 32, ""), ("https://a/b#x", " ('x' is not a node id)"))),
     *(("DNS_SERVERS", bad, f"expected comma-separated IP:PORT, IPv6 addresses in brackets ({detail})")
       for bad, detail in (("ns.example:53", "'ns.example' is not an IP address"), ("192.0.2.1", "'192.0.2.1' has no port"))),
     ("ROUTER_POLICY", "greedy", "expected one of adaptive, weighted"),

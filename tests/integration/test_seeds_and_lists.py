@@ -1,4 +1,4 @@
-"""Nodes that find each other by one name in the DNS."""
+"""Nodes that find each other by one name in the DNS, or by a signed list from a web server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from dns_kit import DnsServer
-from processes import Nodes, eventually, see_each_other
+from processes import NodeProcess, Nodes, eventually, see_each_other
 
 from p2p.base.identity import Identity
 
@@ -72,3 +75,32 @@ def test_another_node_at_the_address_of_a_named_one_is_not_linked(
     time.sleep(1.5)  # for the dial
     assert not newcomer.linked()
     assert not impostor.linked()
+
+
+def test_a_node_finds_others_by_a_signed_list_from_a_web_server(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    first, second = nodes.pair()
+    file = tmp_path / "peers.json"
+    made = second.cli(*("peer-list", str(file), "--add", f"{second.node_id}@{second.p2p_address}"))
+    assert made["signer"] == second.node_id
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/peers.json"
+        newcomer = nodes.start("new", PEER_LISTS=f"{url}#{second.node_id}")
+        stranger = nodes.start("stranger", PEER_LISTS=f"{url}#{first.node_id}")
+        see_each_other(first, second, newcomer)
+        detail = eventually(lambda: refusal(stranger), what="the refusal of the list")
+        server.shutdown()
+        thread.join()
+    assert "it is signed by" in detail
+    assert not stranger.linked()
+
+
+def refusal(node: NodeProcess) -> str:
+    return next(
+        (v.detail for v in node.status().discovery if v.name == "list" and "not used" in v.detail),
+        "",
+    )
