@@ -183,6 +183,11 @@ class PeerSection(Section):
         description="Addresses, each as HOST:PORT, at which nodes outside reach this one, such as a port that the "
         "router forwards; announced without a test, unlike those that the node finds.",
     )
+    port_mapping: Annotated[bool, Switch()] = Field(
+        default=True,
+        description="Request the router to forward the peer port (PCP, then NAT-PMP), once a node outside of the "
+        "local network is linked.",
+    )
     p2p_security: Annotated[Literal["tls", "off"], Choice(("tls", "off"))] = Field(
         default="tls",
         description="`tls`: links are encrypted and both sides prove their node id; `off`: plain TCP, "

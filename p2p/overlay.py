@@ -20,6 +20,7 @@ import msgspec
 
 from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
+from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION
 from p2p.discovery.bootstrap import BootstrapStrategy
@@ -73,6 +74,7 @@ class OverlaySettings:
     exchange: bool = True
     direct: bool = True
     external: Sequence[tuple[str, int]] = ()  # addresses given by the operator
+    port_mapping: bool = False  # request one from the router
     payloads: dict[str, type[msgspec.Struct]] = field(default_factory=dict)
 
 
@@ -167,6 +169,7 @@ class Overlay:
             self.rpc,
             rng=random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
             clock=self._loop.time,
+            mapping=self._settings.port_mapping and scope_of(self.address[0]) is not Scope.LOOPBACK,
         )
 
     def _strategies(self) -> list[DiscoveryStrategy]:

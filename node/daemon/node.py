@@ -200,6 +200,7 @@ class Node(TradingService):
                 dns_seeds=settings.dns_seeds,
                 peer_lists=settings.peer_lists,
                 dns_servers=settings.dns_servers,
+                port_mapping=settings.port_mapping,
                 mdns=settings.discovery_mdns,
                 exchange=settings.discovery_exchange,
                 payloads={**MESSAGES, **p2p_mesh.MESSAGES},

@@ -109,6 +109,11 @@ class Candidate:
         self.next_check = now + NEXT_SERVER
         return self.verified is not before
 
+    def check_soon(self, now: float) -> None:
+        """Begin a round now. The verdict stays until there is another."""
+        self.asked.clear()
+        self.next_check = min(self.next_check, now)
+
     def _end_round(self, now: float) -> None:
         # Results of servers that are gone do not outlive the round.
         self.results = {node: self.results[node] for node in self.asked if node in self.results}

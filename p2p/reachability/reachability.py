@@ -93,9 +93,12 @@ class ReachabilityCore:
         self.observed.link_lost(node_id, now)
 
     def mapped(self, address: tuple[str, int] | None, now: float) -> None:
-        """Record the external address of a port mapping, None when it has ended."""
+        """Record the external address of a port mapping that was made, None when it has ended."""
         self._mapped = address
         self._refresh(now)
+        candidate = None if address is None else self._candidates.get(address)
+        if candidate is not None:
+            candidate.check_soon(now)
 
     def probe_arrived(self, nonce: bytes) -> bool:
         """Record a probe at the listener; returns True if a request of this node caused it."""

@@ -36,6 +36,7 @@ from p2p.reachability.dial_back_messages import (
     DialBackBody,
 )
 from p2p.reachability.observed_address import Observation
+from p2p.reachability.port_mapping_service import PortMappingService
 from p2p.reachability.reachability import (
     Action,
     DialBackRequest,
@@ -69,11 +70,15 @@ class ReachabilityService:
         *,
         rng: random.Random,
         clock: Callable[[], float],
+        mapping: bool = False,
     ) -> None:
+        """`mapping`: request a port mapping from the router, once a node outside is linked."""
         self.core = core
         self.counters: Counter[str] = Counter()  # dial-backs served and requested, by outcome
         self.stated: dict[str, Reachability] = {}  # latest statement of each neighbour
-        self.mapping_text = ""  # state of the port mapping, for people; empty if it is off
+        self._mapping: PortMappingService | None = None
+        if mapping:
+            self._mapping = PortMappingService(core.listen_port, self._mapped, rng)
         self._node_id = node_id
         self._direct = direct
         self._peers = peers
@@ -93,7 +98,15 @@ class ReachabilityService:
     async def start(self) -> None:
         self._loop_task = asyncio.create_task(self._run(), name="reachability")
 
+    @property
+    def mapping_text(self) -> str:
+        """State of the port mapping, for people; empty if it is off."""
+        return "" if self._mapping is None else self._mapping.text
+
     async def stop(self) -> None:
+        """End what is under way, and delete the port mapping."""
+        if self._mapping is not None:
+            await self._mapping.stop()
         tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
         for task in tasks:
             task.cancel()
@@ -118,6 +131,8 @@ class ReachabilityService:
                 at=now,
             )
         self.core.link_up(server, observation, now)
+        if self._mapping is not None and not is_local(info.address):
+            self._mapping.begin()
         if MESSAGE in info.capabilities.supported_protocols and self._said is not None:
             self._send(link, self._said)
 
@@ -178,6 +193,10 @@ class ReachabilityService:
     def _probed(self, nonce: bytes, address: str) -> None:
         if nonce:
             self.core.probe_arrived(nonce)
+
+    def _mapped(self, address: tuple[str, int] | None) -> None:
+        self.core.mapped(address, self._now())
+        self.state_changes()
 
     # Statements
 

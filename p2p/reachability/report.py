@@ -75,6 +75,8 @@ def report(core: ReachabilityCore, now: float, mapping: str = "") -> Reachabilit
         "node dials"
     )
     advice = f"forward TCP port {port} of the router to this machine"
+    if not mapping:
+        advice = f"set PORT_MAPPING=true, or {advice}"
     return _make(
         "nat" if known else "relays", text, advice=advice, confirmed=external.confirmed, **common
     )

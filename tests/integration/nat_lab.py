@@ -54,6 +54,7 @@ class LabNode(NodeProcess):
     space: str = ""
     address: str = ""
     router: Namespace | None = None
+    mapper: MappingDaemon | None = None
     _thread: ThreadPoolExecutor | None = field(default=None, repr=False)
 
     @property
@@ -81,6 +82,64 @@ def _enter(space: str) -> None:
             raise OSError(ctypes.get_errno(), "setns")
     finally:
         os.close(handle)
+
+
+class MappingDaemon:
+    """`miniupnpd` on a home's router: PCP, NAT-PMP or both, as `pcp` says. `restart` is a restart of the router: all
+    mappings are lost."""
+
+    def __init__(self, router: Namespace, lan: str, where: Path) -> None:
+        self._router = router
+        self._config = where / f"{router.name}.conf"
+        self._config.write_text(
+            f"ext_ifname=wan\nlistening_ip=lan\nenable_upnp=no\n{_PMP}=yes\nsystem_uptime=no\n"
+            f"secure_mode=yes\nlease_file=\nipv6_disable=yes\n"
+            f"allow 1024-65535 {lan}/24 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n"
+        )
+        self._process: subprocess.Popen[Any] | None = None
+
+    def start(self) -> None:
+        run_in(self._router, "nft", "-f", "-", stdin=_MAPPING_RULES)
+        log = self._config.with_suffix(".log").open("ab")
+        pid_file = str(self._config.with_suffix(".pid"))
+        self._process = self._router.popen(
+            ["miniupnpd", "-d", "-f", str(self._config), "-P", pid_file], stdout=log, stderr=log
+        )
+        log.close()
+
+    def stop(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        run_in(self._router, "nft", "-f", "-", stdin=_MAPPING_RULES)
+
+    @property
+    def rules(self) -> str:
+        """The router's translations of incoming connections."""
+        return run_in(self._router, "nft", "list", "chain", "inet", "filter", _DNAT)
+
+
+_PMP = "enable_natpmp"
+_DNAT = "prerouting_miniupnpd"
+_MAPPING_RULES = f"""
+    flush ruleset
+    table inet filter {{
+      chain miniupnpd {{ }}
+      chain {_DNAT} {{ }}
+      chain postrouting_miniupnpd {{ }}
+      chain forward {{ type filter hook forward priority 0; policy accept; jump miniupnpd
+        iifname wan ct state new drop
+      }}
+      chain prerouting {{ type nat hook prerouting priority -100; policy accept; jump {_DNAT}
+      }}
+      chain postrouting {{ type nat hook postrouting priority 100; policy accept
+        jump postrouting_miniupnpd
+        oifname wan masquerade
+      }}
+      chain own {{ type filter hook input priority 0; policy accept; iifname wan ct state new drop
+      }}
+    }}
+"""
 
 
 class NatLab:
@@ -126,8 +185,8 @@ class NatLab:
         self._plug(space, "eth0")
         return self._node(f"public{number}", space, **settings)
 
-    def home(self, kind: Nat, **settings: str) -> LabNode:
-        """A node behind a router with this kind of NAT."""
+    def home(self, kind: Nat, *, mapper: bool = False, **settings: str) -> LabNode:
+        """A node behind a router with this kind of NAT. `mapper`: the router runs `miniupnpd` (port-restricted)."""
         self._homes += 1
         n = self._homes
         router = self._space(f"r{n}", f"11.100.{n}.1")
@@ -143,9 +202,13 @@ class NatLab:
         _ip("-n", house.name, "link", "set", "eth0", "up")
         _ip("-n", house.name, "route", "add", "default", "via", f"192.168.{n}.1")
         run_in(router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        set_nat(router, kind, house.address)
+        if not mapper:
+            set_nat(router, kind, house.address)
         node = self._node(f"home{n}-{kind}", house, **settings)
         node.router = router
+        if mapper:
+            node.mapper = MappingDaemon(router, f"192.168.{n}.0", self._where)
+            node.mapper.start()
         return node
 
     def _plug(self, space: Namespace, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,3 +81,36 @@ def test_homes_behind_each_kind_of_nat_know_where_they_stand_and_trade(lab: NatL
     assert "relayed by" in table
     assert "behind a port-restricted NAT" in port.cli("status", json_output=False)
     assert not [node.name for node in lab.nodes if "Traceback" in node.log]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(shutil.which("miniupnpd") is None, reason="`miniupnpd` is not installed")
+def test_a_router_maps_the_port_again_after_its_restart_and_forgets_it_at_the_end(
+    lab: NatLab,
+) -> None:
+    public = lab.public(1).start()
+    other = lab.home("symmetric", PORT_MAPPING="false").launch("--bootstrap", public.where)
+    home = lab.home("port", mapper=True)
+    assert home.mapper is not None
+    home.start("--bootstrap", public.where)
+    other.ready()
+    eventually(lambda: state(home)[0] == "mapped", 30)
+    rules = home.mapper.rules
+    assert "dport 3000 dnat" in rules
+    # Reached from outside, by a node that cannot be reached itself.
+    eventually(lambda: home.node_id in other.linked())
+    assert peer(other, home).direction == "out"
+    assert state(other)[0] != "mapped"
+
+    home.mapper.stop()
+    assert "dnat" not in home.mapper.rules
+    home.mapper.start()
+    assert home.mapper is not None
+    eventually(lambda: home.mapper and "dport 3000 dnat" in home.mapper.rules, 60)
+    other.stop()
+    other.start("--bootstrap", public.where)
+    eventually(lambda: home.node_id in other.linked() and peer(other, home).direction == "out")
+
+    assert home.stop() == 0
+    eventually(lambda: home.mapper and "dnat" not in home.mapper.rules)
+    assert "Traceback" not in home.log + other.log + public.log

@@ -205,7 +205,7 @@ OWN = {
     "API_PLAIN_KEYS": "false", "API_RATE_LIMIT": "6000", "P2P_SHARE_LINKS": "true",
     "TRACING": "false",
     "INBOUND_PER_ADDRESS": "4", "INBOUND_PER_NETWORK": "12", "INBOUND_PER_ADDRESS_LOCAL": "0",
-    "PEER_ALLOW": "", "P2P_EXTERNAL_ADDRESSES": "",
+    "PEER_ALLOW": "", "P2P_EXTERNAL_ADDRESSES": "", "PORT_MAPPING": "true",
 }  # fmt: skip
 
 

@@ -1,0 +1,145 @@
+"""Port mapping on the event loop: `PortMapper` over UDP to the default gateway.
+
+Nothing is sent before `begin`, without a default route, or from an address that is public already. When gateway or local
+address change, the mapping is made anew there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from p2p.base.network_group import is_local
+from p2p.reachability.gateway import address_towards, default_gateway
+from p2p.reachability.mapping_messages import MAX_DATAGRAM, NONCE_LENGTH, PORT
+from p2p.reachability.port_mapper import PortMapper, PortMapping
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 0.25  # seconds
+ROUTE_CHECK: Final = 10.0  # seconds between looks at gateway and local address
+FAREWELL: Final = 0.1  # seconds for the deletion to leave
+
+
+class PortMappingService:
+    """Keeper of one mapping. `changed` is called with the external address, None when there is none."""
+
+    def __init__(
+        self, port: int, changed: Callable[[tuple[str, int] | None], object], rng: random.Random
+    ) -> None:
+        self._port = port
+        self._changed = changed
+        self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._mapper: PortMapper | None = None
+        self._problem = "waiting for a node outside of the local network"
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def text(self) -> str:
+        """State for people."""
+        return self._problem if self._mapper is None else self._mapper.describe()
+
+    def begin(self) -> None:
+        """Begin to map. Later calls do nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="port mapping")
+
+    async def stop(self) -> None:
+        """End, and delete the mapping at the router."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            route = _route()
+            if isinstance(route, str):
+                self._problem = route
+                await asyncio.sleep(ROUTE_CHECK)
+                continue
+            gateway, client = route
+            try:
+                await self._map(gateway, client)
+            except OSError as error:
+                self._problem = f"the router {gateway} cannot be reached: {error.strerror or error}"
+                await asyncio.sleep(ROUTE_CHECK)
+
+    async def _map(self, gateway: str, client: str) -> None:
+        """Map by one gateway until the route changes.
+
+        Raises:
+            OSError: no socket.
+        """
+        nonce = secrets.token_bytes(NONCE_LENGTH)
+        mapper = self._mapper = PortMapper(client, self._port, nonce, self._rng)
+        transport, _ = await self._loop.create_datagram_endpoint(
+            lambda: _Answers(mapper, self._loop.time),
+            local_addr=(client, 0),
+            remote_addr=(gateway, PORT),
+        )
+        checked = self._loop.time()
+        known: tuple[str, int, int] | None = None
+        try:
+            while True:
+                now = self._loop.time()
+                datagram = mapper.due(now)
+                if datagram is not None:
+                    transport.sendto(datagram)
+                mapping = mapper.mapping
+                found = None if mapping is None else (mapping.host, mapping.port, mapping.made)
+                if found != known:
+                    known = found
+                    self._report(mapping)
+                if now - checked >= ROUTE_CHECK:
+                    checked = now
+                    if _route() != (gateway, client):
+                        return
+                await asyncio.sleep(TICK)
+        finally:
+            farewell = mapper.delete()
+            if farewell is not None:
+                transport.sendto(farewell)
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(FAREWELL)
+            transport.close()
+            self._mapper = None
+            self._report(None)
+
+    def _report(self, mapping: PortMapping | None) -> None:
+        if mapping is not None:
+            log.info("the router forwards %s:%s", mapping.host, mapping.port)
+        self._changed(None if mapping is None else (mapping.host, mapping.port))
+
+
+class _Answers(asyncio.DatagramProtocol):
+    """Receiver of the router's answers. The socket is connected: the system drops those of others."""
+
+    def __init__(self, mapper: PortMapper, clock: Callable[[], float]) -> None:
+        self._mapper = mapper
+        self._now = clock
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if len(data) <= MAX_DATAGRAM:
+            self._mapper.received(data, self._now())
+
+    def error_received(self, exc: Exception) -> None:
+        log.debug("port mapping: %s", exc)
+
+
+def _route() -> tuple[str, str] | str:
+    """Return the gateway and the local address towards it, or why there is nothing to map."""
+    gateway = default_gateway()
+    if gateway is None:
+        return "no default route"
+    client = address_towards(gateway, PORT)
+    if client is None:
+        return f"the router {gateway} cannot be reached"
+    if not is_local(client):
+        return "not needed: this machine has a public address"
+    return gateway, client
