@@ -342,14 +342,17 @@ async def test_a_fault_of_the_node_is_an_incident(
 
 async def stalled(api: CheckedApi, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Hold commits back until the event is set."""
-    release = asyncio.Event()
-    step = api.node.committer._step
+    release, tasks = asyncio.Event(), set()
+    turn = api.node.committer._turn
 
-    async def held() -> None:
+    async def later() -> None:
         await release.wait()
-        await step()
+        turn()
 
-    monkeypatch.setattr(api.node.committer, "_step", held)
+    def held() -> None:
+        tasks.add(asyncio.ensure_future(later()))
+
+    monkeypatch.setattr(api.node.committer, "_turn", held)
     return release
 
 
