@@ -191,7 +191,7 @@ def test_a_handshake_is_the_same_word_for_word() -> None:
 
 
 @pytest.mark.parametrize("body", GOLDEN["bodies"], ids=lambda body: body["type"])
-def test_bodies_keep_what_they_had(body: dict[str, str]) -> None:
+def test_bodies_keep_their_fields(body: dict[str, str]) -> None:
     """Every key of version 0.1.0 has its value; keys that came later have defaults."""
     data = bytes.fromhex(body["msgpack"])
     read = msgspec.msgpack.decode(data, type=product.BODIES[body["type"]])
@@ -213,7 +213,7 @@ def assert_holds(new: Any, old: Any) -> None:
         assert new == old
 
 
-def test_a_saved_reconciliation_is_genuine_and_says_the_same() -> None:
+def test_a_saved_reconciliation_is_genuine_and_reads_the_same() -> None:
     evidence = msgspec.convert(GOLDEN["evidence"], product.Evidence)
     assert json.loads(msgspec.json.encode(evidence)) == GOLDEN["evidence"]
     found = product.judge(product.Checking(), evidence)

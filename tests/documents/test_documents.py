@@ -48,7 +48,7 @@ def parse(command: click.Command, words: list[str], parent: click.Context | None
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", TYPED, ids=lambda path: path.name)
-def test_typed_from_a_fresh_start_the_examples_print_what_is_shown(path: Path) -> None:
+def test_examples_retyped_from_a_fresh_start_print_the_shown_output(path: Path) -> None:
     assert check(path) == []
 
 
@@ -91,7 +91,7 @@ def test_examples_are_found_with_their_node_and_output() -> None:
         (["a", "...", "z"], "a\nb\n", False),
     ],
 )
-def test_what_is_shown_is_compared_but_for_what_differs_in_each_run(
+def test_shown_output_is_compared_except_for_values_that_differ_in_each_run(
     shown: list[str], printed: str, same: bool
 ) -> None:
     assert agrees(shown, printed) is same

@@ -330,7 +330,7 @@ def test_false_hints_do_not_take_a_healthy_worker_out_of_service(nodes: Nodes) -
     assert shares[victim] > 0.2 * shares.total()  # a third is fair
 
 
-def test_a_node_that_has_no_experience_still_calls_who_is_slandered_and_alone(nodes: Nodes) -> None:
+def test_without_own_experience_the_only_worker_is_called_despite_bad_hints(nodes: Nodes) -> None:
     """Hints decide where there is no experience, and even then there is always somebody to ask."""
     network = Network(nodes.start("caller", **FAST))
     add_worker(nodes, network, "w")
@@ -359,7 +359,7 @@ def test_what_a_service_refuses_reaches_the_caller_and_busy_is_said_honestly(nod
     assert (caught.value.status, caught.value.code) == (504, "call_timeout")
 
 
-def test_metrics_parse_and_tell_of_orders_calls_and_breakers(nodes: Nodes) -> None:
+def test_metrics_parse_and_have_orders_calls_and_breakers(nodes: Nodes) -> None:
     network = Network(nodes.start("caller", **FAST))
     worker = add_worker(nodes, network, "w")
     offered(network)

@@ -162,7 +162,7 @@ def watched(node: NodeProcess, lines: int) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode()).replace("\r", "")
 
 
-def test_the_demo_says_something_before_it_loads_anything(tmp_path: Path) -> None:
+def test_the_demo_prints_before_it_imports(tmp_path: Path) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "node.cli.main", "demo", "--seconds", "1", "--nodes", "2"],
         stdout=subprocess.PIPE, env=environment(), cwd=tmp_path,

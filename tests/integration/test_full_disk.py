@@ -26,7 +26,7 @@ def node(nodes: Nodes, full: Path) -> NodeProcess:
     return made.start()
 
 
-def test_orders_in_flight_get_a_503_and_the_node_stops_and_says_what_it_needs(
+def test_orders_in_flight_get_a_503_and_the_node_stops_with_the_space_it_needs(
     node: NodeProcess, full: Path
 ) -> None:
     kept = node.sell(1, 10, client_id="kept")

@@ -138,7 +138,7 @@ def test_one_grape_alone_is_useful_and_stops_cleanly(make: Any) -> None:
     assert grape.errors == ""
 
 
-def test_two_grapes_find_what_was_announced_at_either_and_ctrl_c_stops_them(make: Any) -> None:
+def test_two_grapes_find_announcements_at_either_and_ctrl_c_stops_them(make: Any) -> None:
     first = make("first").start()
     second = make("second").start(first)
     first.joined()
@@ -187,7 +187,7 @@ def test_no_request_kills_it(make: Any) -> None:
     assert grape.errors == ""
 
 
-def test_for_people_it_prints_what_to_try(make: Any) -> None:
+def test_the_banner_shows_commands_to_try(make: Any) -> None:
     grape = make("shown").launch("--dp", "0", "--aph", "0", "-b", "127.0.0.1")
     eventually(lambda: "Ctrl-C stops the Grape." in grape.log, START_TIMEOUT)
     assert 'curl -d \'{"data":"my_service"}\' http://127.0.0.1:' in grape.log
@@ -212,7 +212,7 @@ def test_an_api_that_others_can_reach_is_warned_of(make: Any) -> None:
         (socket.SOCK_STREAM, "--aph", "cannot listen for the API at 127.0.0.1:"),
     ],
 )
-def test_a_taken_port_ends_it_with_what_to_do(
+def test_a_taken_port_ends_the_start_with_a_remedy(
     make: Any, kind: socket.SocketKind, option: str, said: str
 ) -> None:
     with closing(socket.socket(socket.AF_INET, kind)) as taken:

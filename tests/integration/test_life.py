@@ -70,7 +70,7 @@ def test_a_default_port_that_is_taken_gives_way_to_a_free_one(nodes: Nodes) -> N
 
 
 @pytest.mark.parametrize("which", ["p2p", "api"])
-def test_a_port_that_was_asked_for_and_is_taken_is_an_error(nodes: Nodes, which: str) -> None:
+def test_a_configured_port_that_is_taken_is_an_error(nodes: Nodes, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as blocker:
         port = blocker.getsockname()[1]
         ports = {"p2p": "0", "api": "0", which: str(port)}

@@ -44,7 +44,7 @@ def test_history_outlives_the_process_and_is_counted_once(
     assert b.ask(lambda client: client.candles(MARKET, "1M"))[0].trades == 21
 
 
-def test_a_lost_history_is_rebuilt_from_what_the_journal_holds(nodes: Nodes) -> None:
+def test_a_lost_history_is_rebuilt_from_the_journal(nodes: Nodes) -> None:
     node = nodes.start("a")
     node.sell(5, 10)
     node.buy(2, 10)

@@ -70,7 +70,7 @@ def test_three_nodes_meet_through_a_grape_alone_and_link_directly(nodes: Nodes) 
     assert a.status().mode == "hybrid"
 
 
-def test_a_grape_that_dies_and_comes_back_changes_nothing_for_who_trades(nodes: Nodes) -> None:
+def test_a_grape_restart_does_not_affect_trading(nodes: Nodes) -> None:
     grape = nodes.grape()
     a, b = (nodes.start(name, GRAPE_URL=grape.url, **GRENACHE) for name in "ab")
     see_each_other(a, b)
@@ -179,7 +179,7 @@ def test_a_start_without_a_grape_is_a_warning_and_one_that_comes_later_is_used(
     trade(a, b, 9)
 
 
-def test_a_grape_inside_that_reaches_no_other_says_so(nodes: Nodes) -> None:
+def test_an_embedded_grape_without_others_warns(nodes: Nodes) -> None:
     nobody = "127.0.0.1:9"
     own = {**GRENACHE, "GRAPE_EMBEDDED": "true", "GRAPE_DHT_PORT": "0", "GRAPE_API_PORT": "0"}
     a = nodes.start("a", GRAPE_BOOTSTRAP=nobody, **own)

@@ -71,7 +71,7 @@ def test_when_the_middle_of_a_chain_leaves_its_ends_stop_showing_each_other(node
     eventually(lambda: c.asks() == {"40": "1"})
 
 
-def test_nodes_with_other_ticks_or_lots_say_so_and_do_not_mix_their_books(nodes: Nodes) -> None:
+def test_nodes_with_other_ticks_or_lots_warn_and_do_not_mix_their_books(nodes: Nodes) -> None:
     ours, theirs = nodes.directory / "ours.toml", nodes.directory / "theirs.toml"
     same = '[ETH-USD]\ntick = "0.01"\nlot = "0.0001"\n'
     ours.write_text(f'[TEST-USD]\ntick = "0.01"\nlot = "1"\n{same}', "utf-8")

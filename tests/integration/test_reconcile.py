@@ -146,7 +146,7 @@ def test_a_node_that_lost_its_history_is_found_out(nodes: Nodes) -> None:
     assert [row["unexplained"] for row in found["assets"]] == ["0", "0"]
 
 
-def test_a_credit_limit_refuses_a_take_and_says_so(nodes: Nodes) -> None:
+def test_a_take_above_the_credit_limit_is_refused_with_the_reason(nodes: Nodes) -> None:
     a, b = nodes.pair()
     a.cli("ledger", "credit", "USD", "100", "--peer", b.node_id[:12])
     a.sell(10, 20)

@@ -129,7 +129,7 @@ def test_a_lost_machine_recovers_all_that_its_peers_hold(nodes: Nodes, tmp_path:
         assert "contradicts its own feed" not in node.log
 
 
-def test_without_peers_it_says_what_is_lost(nodes: Nodes, tmp_path: Path) -> None:
+def test_recovery_without_peers_lists_the_losses(nodes: Nodes, tmp_path: Path) -> None:
     first, second = nodes.pair()
     second.sell(5, 100)
     eventually(lambda: first.asks(), what="the order")

@@ -25,7 +25,7 @@ def remembers(node: NodeProcess, other: NodeProcess) -> bool:
     return path.exists() and other.node_id in path.read_text("utf-8")
 
 
-def test_nodes_find_each_other_again_from_what_they_remember_alone(nodes: Nodes) -> None:
+def test_nodes_find_each_other_again_from_remembered_peers_alone(nodes: Nodes) -> None:
     a, b = nodes.pair()
     eventually(lambda: remembers(b, a))
     for node in (a, b):

@@ -126,7 +126,7 @@ def test_noise_on_an_encrypted_port_does_no_harm_either(nodes: Nodes) -> None:
     Hosts(nodes, a, b, count(100)).still_trade()
 
 
-def test_a_crowd_that_says_nothing_does_not_keep_a_peer_out(hosts: Hosts) -> None:
+def test_silent_connections_do_not_keep_a_peer_out(hosts: Hosts) -> None:
     silent = [connect(hosts.a.p2p_address) for _ in range(150)]
     try:
         with json_peer(hosts.a.p2p_address) as peer:

@@ -15,7 +15,7 @@ def topology(node: NodeProcess) -> tuple[dict[str, tuple[int, bool | None]], set
     return nodes, {frozenset((link["a"], link["b"])) for link in found["links"]}
 
 
-def test_neighbours_tell_their_links_unless_they_decline(nodes: Nodes) -> None:
+def test_neighbours_share_their_links_unless_they_decline(nodes: Nodes) -> None:
     alone = {"DISCOVERY_EXCHANGE": "false"}  # a chain stays a chain
     a = nodes.start("a", **alone)
     b = nodes.start("b", bootstrap=a.p2p_address, **alone)

@@ -130,7 +130,7 @@ def test_the_walk_through_by_command_line(nodes: Nodes) -> None:
     eventually(lambda: b.asks("BTC-USD") == {})
 
 
-def test_links_are_encrypted_by_default_and_say_so_when_not(nodes: Nodes) -> None:
+def test_links_are_encrypted_by_default_and_a_warning_follows_otherwise(nodes: Nodes) -> None:
     a, _ = nodes.pair()
     assert [p.encrypted for p in a.peers()] == [True]
     c = nodes.start("c", P2P_SECURITY="off")

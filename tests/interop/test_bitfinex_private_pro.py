@@ -188,7 +188,7 @@ async def storm(owners: list[Owner]) -> dict[str, int]:
     return done
 
 
-async def test_the_dead_mans_switch_cancels_what_a_dead_bot_left(world: World) -> None:
+async def test_the_dead_mans_switch_cancels_the_orders_of_a_dead_bot(world: World) -> None:
     owner = world.maker()
     exchange = world.client(owner)
     async with owner.opened(ccxt.pro.bitfinex) as bot:

@@ -89,7 +89,7 @@ async def test_a_payload_comes_back_as_it_was_sent(asked, payload):
     assert await asked(payload) == payload
 
 
-async def test_a_workers_error_and_what_comes_with_it(asked):
+async def test_a_workers_error_and_its_details(asked):
     with pytest.raises(RemoteError) as failed:
         await asked({"action": "error", "error": "ERR_MINE", "partial": {"n": 1}}, idempotent=True)
     assert (failed.value.code, failed.value.result) == ("ERR_MINE", {"n": 1})
@@ -206,7 +206,7 @@ async def test_many_requests_at_once_get_their_own_replies(asked, client, kind):
         assert client.status().transport.connects == 1
 
 
-async def test_a_worker_that_dies_fails_what_was_under_way_at_once(
+async def test_a_dying_worker_fails_the_requests_under_way_at_once(
     client, kind, start, service, grapes
 ):
     worker, _ = await start(f"{kind}_worker.js", grape=grapes[0].url, service=service)
@@ -304,7 +304,7 @@ async def test_a_second_worker_is_used_two_seconds_after_its_announcement(
     await eventually(used, 3.0, what="the second worker to be asked")
 
 
-async def test_grapes_that_die_change_nothing_for_who_knows_workers(
+async def test_clients_that_know_workers_do_not_notice_dead_grapes(
     npm, own_grapes, kind, start, service
 ):
     program, _ = await start(f"{kind}_worker.js", grape=own_grapes[0].url, service=service)
@@ -350,7 +350,7 @@ async def test_tls_both_sides_show_certificates(link, kind, start, service, grap
             await client.request(service, "secret", timeout=5.0)
 
 
-async def test_tls_a_worker_that_is_not_who_it_should_be_is_sent_nothing(
+async def test_tls_a_worker_with_another_certificate_is_sent_nothing(
     link, kind, start, service, grapes, tmp_path
 ):
     made, other = Certificates(tmp_path / "one"), Certificates(tmp_path / "two")

@@ -133,7 +133,7 @@ async def test_announcing_keeps_a_service_visible(npm, tmp_path, service):
 # Grapes that fail
 
 
-async def test_a_lone_grape_stores_nothing_and_says_so(npm, tmp_path, service):
+async def test_a_lone_grape_stores_nothing_and_reports_it(npm, tmp_path, service):
     async with GrapeSet([RealGrape(tmp_path / "lone.log")]) as (lone,), Link([lone.url]) as link:
         assert await link.lookup(service) == []
         for call in (link.announce(service, 1337), link.put(b"x")):

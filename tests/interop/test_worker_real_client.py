@@ -185,7 +185,7 @@ async def test_both_kinds_of_clients_use_one_port(setting: Setting, service: str
 
 
 @BOTH
-async def test_map_asks_every_worker(setting: Setting, service: str, transport: str) -> None:
+async def test_map_calls_every_worker(setting: Setting, service: str, transport: str) -> None:
     for _ in range(3):
         await setting.worker(service)
     caller = await setting.caller(transport, service)
@@ -283,7 +283,7 @@ async def test_when_the_worker_stops_its_callers_get_an_error(
 
 
 @BOTH
-async def test_a_busy_worker_says_so(setting: Setting, service: str, transport: str) -> None:
+async def test_a_busy_worker_answers_busy(setting: Setting, service: str, transport: str) -> None:
     await setting.worker(service, workers=1)
     caller = await setting.caller(transport, service)
     await caller.send(payload={"action": "never"})
@@ -374,7 +374,7 @@ def _nobody_connected(worker: Worker) -> Callable[[], Awaitable[bool]]:
 # Publish and subscribe
 
 
-async def test_a_real_subscriber_gets_what_we_publish(setting: Setting, service: str) -> None:
+async def test_a_real_subscriber_receives_our_messages(setting: Setting, service: str) -> None:
     publisher = await setting.stack.enter_async_context(
         Publisher(service, directory=setting.link, limits=Limits(heartbeat=1.0))
     )

@@ -32,7 +32,7 @@ window.WebSocket = class extends Real {
 """
 
 
-def test_a_wrong_checksum_is_told_and_the_book_loaded_anew(nodes: Nodes, pages: Pages) -> None:
+def test_a_wrong_checksum_is_shown_and_the_book_reloaded(nodes: Nodes, pages: Pages) -> None:
     node = nodes.start("a")
     node.sell(3, 101)
     page = pages.open(node.api_url, path=MARKET, init=TAMPER)
@@ -47,7 +47,7 @@ def test_a_wrong_checksum_is_told_and_the_book_loaded_anew(nodes: Nodes, pages: 
 
 
 @pytest.mark.long
-def test_a_node_that_stands_still_is_told_and_comes_back(nodes: Nodes, pages: Pages) -> None:
+def test_a_suspended_node_is_reported_and_recovers(nodes: Nodes, pages: Pages) -> None:
     node = nodes.start("a")
     node.sell(3, 101)
     page = pages.open(node.api_url, path=MARKET)
@@ -64,7 +64,7 @@ def test_a_node_that_stands_still_is_told_and_comes_back(nodes: Nodes, pages: Pa
     pages.forgive("WebSocket", "ERR_", "status of 5")
 
 
-def test_a_clock_that_is_off_is_told_until_it_is_right(nodes: Nodes, pages: Pages) -> None:
+def test_a_wrong_clock_is_reported_until_it_is_right(nodes: Nodes, pages: Pages) -> None:
     node = nodes.start("a")
     page = pages.open(node.api_url, path=MARKET)
     page.get_by_text("No open orders.").wait_for()

@@ -119,7 +119,7 @@ def test_the_operator_trades_for_an_account_with_fees_and_a_ledger(
     page.get_by_role("row", name="limit 100").wait_for()
 
 
-def test_a_far_price_and_a_size_beyond_the_book_ask_again_and_back_sends_nothing(
+def test_a_far_price_and_a_size_beyond_the_book_need_confirmation_and_back_sends_nothing(
     nodes: Nodes, pages: Pages
 ) -> None:
     node = nodes.start("a")

@@ -28,7 +28,7 @@ SHORT = [
 
 
 @pytest.mark.parametrize("cell", SHORT, ids=str)
-def test_most_of_what_is_free_is_used_without_load_reports(cell: Cell) -> None:
+def test_most_free_capacity_is_used_without_load_reports(cell: Cell) -> None:
     found = measure(cell, OURS, SEED)
     # The whole matrix asks for 0.85 in the median of its seeds; this is one seed.
     assert found.goodput >= 0.75
@@ -66,7 +66,7 @@ def test_servers_are_as_fast_as_they_are_said_to_be(spread: str) -> None:
         assert server.settings.workers / statistics.fmean(times) == pytest.approx(500.0, rel=0.05)
 
 
-def test_the_tables_name_what_others_do_better() -> None:
+def test_the_tables_name_the_cases_where_others_are_better() -> None:
     cell = Cell("constant", 5.0, 1, 0.0)
     good, bad = measure(cell, 12, 1), measure(cell, 1, 1)
     found = dict.fromkeys((*tables.POLICIES, FIXED), good)

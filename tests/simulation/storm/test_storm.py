@@ -88,7 +88,7 @@ def test_limits_of_the_field_drain_one_sender_and_fail_twenty() -> None:
     assert together.errors > 0.5
 
 
-def test_the_same_seed_tells_the_same_story() -> None:
+def test_the_same_seed_gives_the_same_output() -> None:
     first, second = (simulate(BY_NAME["20 senders"], OURS, 7) for _ in range(2))
     assert first == second
     assert first != simulate(BY_NAME["20 senders"], OURS, 8)

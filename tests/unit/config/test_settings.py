@@ -56,7 +56,7 @@ def test_the_stronger_of_two_sources_wins_and_is_named(
         ("command line", "command line --p2p-port"),
     ],
 )
-def test_each_source_wins_over_the_default_and_says_exactly_where_it_is(
+def test_each_source_wins_over_the_default_and_is_named_exactly(
     tmp_path: Path, layer: str, origin: str
 ) -> None:
     loaded = _load_with(tmp_path, {layer: 1111})
@@ -67,7 +67,7 @@ def test_each_source_wins_over_the_default_and_says_exactly_where_it_is(
     assert str(loaded.origin["api_port"]) == "default"
 
 
-def test_a_value_equal_to_the_default_still_counts_as_asked_for() -> None:
+def test_a_value_equal_to_the_default_still_counts_as_set() -> None:
     assert not from_env(P2P_PORT="3000").is_default("p2p_port")
 
 

@@ -276,7 +276,7 @@ def test_written_pages_are_current(name: str) -> None:
     assert text == FILES[name](), "run: python -m config.settings_docs"
 
 
-def test_the_pages_are_written_into_the_directory_asked_for(tmp_path: Path) -> None:
+def test_the_pages_are_written_into_the_given_directory(tmp_path: Path) -> None:
     write_docs([str(tmp_path / "out")])
     for name, text in FILES.items():
         assert (tmp_path / "out" / name).read_text(encoding="utf-8") == text()

@@ -18,7 +18,7 @@ def test_every_example_shows_its_output() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_an_example_prints_what_the_page_shows(number: int) -> None:
+def test_an_example_prints_the_output_of_the_page(number: int) -> None:
     code, output = EXAMPLES[number]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

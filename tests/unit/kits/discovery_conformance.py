@@ -97,7 +97,7 @@ class StartFailureConformance(StrategyConformance):
     def break_it(self, strategy, monkeypatch):
         raise NotImplementedError
 
-    async def test_a_failed_start_says_why_and_can_be_repeated(self, monkeypatch):
+    async def test_a_failed_start_names_the_reason_and_can_be_repeated(self, monkeypatch):
         strategy, peers = self.make(), []
         before = asyncio.all_tasks()
         with monkeypatch.context() as patch:

@@ -264,7 +264,7 @@ def test_a_take_that_a_peer_could_not_pay_is_refused() -> None:
     network.check_money()
 
 
-def test_nothing_is_asked_that_a_peer_could_not_pay() -> None:
+def test_takes_stay_within_the_makers_credit() -> None:
     network = CoinNetwork(2)
     network[0].ledger.set_credit("", "COIN", 3 * UNIT)
     network.ask(1, 100, 5)

@@ -98,7 +98,7 @@ def test_a_node_killed_on_a_real_disk_goes_on(tmp_path: Path) -> None:
         net.check()
 
 
-def test_a_restarted_taker_asks_for_the_outcome_and_not_for_a_new_fill() -> None:
+def test_a_restarted_taker_requests_the_outcome_and_no_new_fill() -> None:
     net = Network(2)
     net.sell(0, 100, 5)
     net.settle()

@@ -37,7 +37,7 @@ replace = msgspec.structs.replace
 # Taking
 
 
-def test_a_take_is_asked_granted_and_recorded_on_both_sides() -> None:
+def test_a_take_is_requested_granted_and_recorded_on_both_sides() -> None:
     net = Network(3)
     net.sell(0, 100, 5)
     net.settle()
@@ -175,7 +175,7 @@ def test_a_refused_quantity_is_taken_from_another_owner() -> None:
     net.check()
 
 
-def test_a_refusal_that_overtakes_the_feed_does_not_make_the_taker_ask_again() -> None:
+def test_a_refusal_that_overtakes_the_feed_is_not_followed_by_another_take() -> None:
     net = Network(2)
     net.sell(0, 100, 5)
     net.settle()
@@ -191,7 +191,7 @@ def test_a_refusal_that_overtakes_the_feed_does_not_make_the_taker_ask_again() -
     net.check()
 
 
-def test_a_take_that_is_asked_twice_is_decided_once() -> None:
+def test_a_repeated_take_is_decided_once() -> None:
     net = Network(2)
     net.sell(0, 100, 10)
     net.settle()
@@ -376,7 +376,7 @@ def test_an_owner_that_refuses_displayed_orders_gets_a_bounded_number_of_request
     assert net.book(0) == [(BUY, 100, 0, 1, 5)]
 
 
-def test_an_order_that_comes_back_in_the_feed_after_a_refusal_is_asked_for() -> None:
+def test_an_order_that_returns_to_the_feed_after_a_refusal_is_taken_again() -> None:
     net, order, _ = pending()
     owner = Owner(50)
     owner.batch(Opened(1, SELL, 100, 5, EPOCH_US))
@@ -398,7 +398,7 @@ def test_an_owner_that_refuses_for_another_reason_is_left_alone_for_a_while() ->
     assert state(order) == (0, 5, 0, False, False)
 
 
-def test_a_void_that_was_asked_for_frees_the_order_to_ask_again() -> None:
+def test_a_requested_void_frees_the_order_for_another_take() -> None:
     net, order, _ = pending()
     net.run(13.0)
     assert net[0].orders.takes.pending[0].void
@@ -443,7 +443,7 @@ def test_after_patience_an_undecided_take_is_void_and_its_late_copy_is_not_grant
     ("skew", "taker", "price"),
     [({}, 1, 101), ({0: 1}, 0, 99), ({1: 1}, 1, 101), ({0: 1000}, 0, 99), ({1: -1}, 0, 99)],
 )
-def test_of_two_crossed_orders_exactly_the_later_asks(
+def test_of_two_crossed_orders_exactly_the_later_takes(
     skew: dict[int, int], taker: int, price: int
 ) -> None:
     net, buy, sell = crossed(skew)

@@ -114,7 +114,7 @@ def test_post_only_stays_when_it_was_there_first() -> None:
         ("decrement", (6, 5, ""), (4, 0, "self_trade")),
     ],
 )
-def test_an_account_trades_with_itself_as_it_asks_for(
+def test_self_trades_follow_the_accounts_choice(
     mode: str, taker: tuple[int, int, str], maker: tuple[int, int, str]
 ) -> None:
     network = CoinNetwork()
@@ -129,7 +129,7 @@ def test_an_account_trades_with_itself_as_it_asks_for(
     network.same_after_restart(0)
 
 
-def test_clients_do_not_trade_with_themselves_unless_they_ask_for_it() -> None:
+def test_clients_do_not_trade_with_themselves_unless_they_choose_to() -> None:
     network = CoinNetwork()
     alice = network.account(0, usd=1000, coin=10)
     network.ask(0, 100, 4, account=alice)
@@ -575,7 +575,7 @@ def test_a_pair_shares_one_hold_and_ends_with_a_fill_of_one() -> None:
 @pytest.mark.parametrize(
     ("reason", "more"), [("post_only", {"post_only": True}), ("self_trade", {})]
 )
-def test_a_pair_whose_limit_order_ends_at_once_never_comes_to_be(
+def test_a_pair_is_not_made_if_its_limit_order_ends_at_once(
     reason: str, more: dict[str, object]
 ) -> None:
     network = CoinNetwork()

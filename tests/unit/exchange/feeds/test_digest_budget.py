@@ -89,7 +89,7 @@ def test_a_flood_of_digests_does_not_keep_a_restarted_neighbour_behind_its_fence
     assert not net[0].fenced  # no time has passed
 
 
-def test_a_neighbour_out_of_budget_still_brings_what_is_new() -> None:
+def test_a_neighbour_out_of_budget_still_delivers_new_messages() -> None:
     net = Network(2)
     for _ in range(50):
         net.give(0, ASK, origin=net.id(1))

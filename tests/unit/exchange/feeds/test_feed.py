@@ -120,7 +120,7 @@ def test_a_moved_order_is_in_a_snapshot_as_it_is_now() -> None:
     assert restored.orders == {1: ShownOrder(BUY, 105, 4, 9000)}
 
 
-def test_an_opened_order_is_as_its_event_says() -> None:
+def test_an_opened_order_matches_its_event() -> None:
     state = state_after(Opened(3, SELL, 70, 8, 12345))
     assert state.orders == {3: ShownOrder(SELL, 70, 8, 12345)}
 
@@ -187,7 +187,7 @@ def test_the_hash_of_pages_is_the_hash_of_their_hashes() -> None:
 # Writing one's own
 
 
-def test_a_writer_signs_what_was_appended_in_one_batch_that_follows_the_last() -> None:
+def test_a_writer_signs_appended_events_as_one_batch_after_the_last() -> None:
     owner = Owner(1)
     one = owner.batch(opened(1), opened(2))
     two = owner.batch(Amended(1, 3))
@@ -335,7 +335,7 @@ def test_after_serves_consecutive_batches_from_a_border_only() -> None:
     assert feed.after(9, 10**6) == []
 
 
-def test_after_fits_what_it_serves_into_the_bytes_but_always_gives_one() -> None:
+def test_after_limits_its_batches_by_bytes_but_gives_at_least_one() -> None:
     owner = Owner(1)
     batches = chain(owner, 4)
     feed = owner.writer.feed

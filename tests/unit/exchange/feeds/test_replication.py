@@ -21,7 +21,7 @@ from exchange.feeds.request_budget import (
 # Whom to ask
 
 
-def test_a_claim_is_asked_about_after_the_grace_and_once() -> None:
+def test_a_claim_is_requested_once_after_the_grace() -> None:
     local = LoneReplicator(A)
     local.it.announced(1.0, A, OWNER, M, 5)
     assert local.it.behind == 1
@@ -47,7 +47,7 @@ def test_a_claim_about_another_market_or_a_feed_at_fault_is_nothing() -> None:
     assert local.it.behind == 0
 
 
-def test_what_arrives_within_the_grace_is_not_asked_for() -> None:
+def test_batches_that_arrive_within_the_grace_are_not_requested() -> None:
     local = LoneReplicator(A)
     local.it.announced(0.0, A, OWNER, M, 5)
     local.it.advanced(0.1, OWNER, M, 5)
@@ -55,7 +55,7 @@ def test_what_arrives_within_the_grace_is_not_asked_for() -> None:
     assert local.ticked(9.0) == []
 
 
-def test_a_claim_above_what_arrived_stays() -> None:
+def test_a_claim_above_the_received_number_stays() -> None:
     local = LoneReplicator(A, B)
     local.it.announced(0.0, A, OWNER, M, 5)
     local.it.announced(0.0, B, OWNER, M, 6)
@@ -84,14 +84,14 @@ def test_after_timeouts_the_next_claimant_is_used_then_the_owner_then_none() -> 
     assert local.ticked(10.0) == [(B, request())]
 
 
-def test_neighbours_are_asked_before_those_further_away() -> None:
+def test_neighbours_are_requested_before_distant_nodes() -> None:
     local = LoneReplicator(B)
     local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
     local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
     assert local.ticked(0.0) == [(B, request())]
 
 
-def test_a_neighbour_that_is_gone_is_not_asked() -> None:
+def test_no_request_goes_to_a_neighbour_that_is_gone() -> None:
     local = LoneReplicator(A, B)
     local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
     local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
@@ -116,7 +116,7 @@ def test_a_sooner_claim_shortens_the_grace_but_does_not_repeat_a_request() -> No
     assert local.ticked(0.2) == []
 
 
-def test_what_is_given_up_is_not_asked_for() -> None:
+def test_a_feed_that_was_given_up_is_not_requested() -> None:
     local = LoneReplicator(A)
     local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
     local.it.forget(OWNER, M)
@@ -180,7 +180,7 @@ def test_a_silent_claimant_gets_ever_fewer_requests_at_once() -> None:
     assert sum(rounds) < 40
 
 
-def test_who_does_not_hold_the_feed_says_so_and_the_owner_is_asked_at_once() -> None:
+def test_a_node_without_the_feed_declines_and_the_owner_is_requested_at_once() -> None:
     """Presence comes through nodes that do not trade the market: they are thought to hold the feed."""
     local, other = LoneReplicator(A), LoneReplicator(A)
     for step in range(20):
@@ -195,7 +195,7 @@ def test_who_does_not_hold_the_feed_says_so_and_the_owner_is_asked_at_once() -> 
     assert local.it.behind == 0
 
 
-def test_the_owner_is_asked_in_the_end_though_its_claimant_was_ever_silent() -> None:
+def test_the_owner_is_requested_at_last_when_its_claimant_never_answers() -> None:
     """Found by the simulation: with the claimant's last place its claims went too, again and again."""
     local = LoneReplicator(A)
     announce_all(local, 0.0, A, fakes(50))
@@ -230,7 +230,7 @@ def test_nodes_that_are_no_neighbours_share_one_share() -> None:
     assert len(local.ticked(0.0)) == FIRST_SHARE
 
 
-def test_when_no_more_claims_are_remembered_who_claims_most_gives_way(
+def test_when_claims_are_full_the_greatest_claimant_loses_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(missing_module, "MAX_MISSING", 100)

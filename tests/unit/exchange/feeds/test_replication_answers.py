@@ -44,7 +44,7 @@ def test_an_answer_that_brings_a_part_is_followed_by_a_request_for_the_rest() ->
     assert local.sent() == [(A, request(2))]
 
 
-def test_an_answer_that_brings_nothing_is_not_asked_for_again() -> None:
+def test_an_empty_answer_is_not_requested_again() -> None:
     local, owner = LoneReplicator(A, B), Owner(1)
     local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
     local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
@@ -116,7 +116,9 @@ def false_pages(good: FeedPart) -> dict[str, FeedPart]:
 
 
 @pytest.mark.parametrize("which", list(false_pages(FeedPart("", "", 0, pages=[b"", b""]))))
-def test_a_false_page_is_refused_and_another_node_is_asked(which: str, checkpoints: None) -> None:
+def test_a_false_page_is_refused_and_requested_from_another_node(
+    which: str, checkpoints: None
+) -> None:
     owner = owner_with_snapshot()
     local = asking(owner)
     good = answer(owner, request())
@@ -198,7 +200,7 @@ def test_batches_are_served_from_a_border_as_far_as_they_are_held() -> None:
     assert local.sent() == [(A, part(owner, 3, batches[1:])), (B, part(owner, 3, []))]
 
 
-def test_one_answer_is_bounded_and_the_rest_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_answer_is_bounded_and_the_rest_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replication_module, "PART_BYTES", 600)
     local, owner = LoneReplicator(A), Owner(1)
     batches = [owner.batch(opened(i)) for i in range(1, 6)]
@@ -269,13 +271,13 @@ def test_heads_are_answered_with_heads_when_ours_go_further_and_never_twice(
     assert local.it.behind == (1 if theirs == 9 else 0)
 
 
-def test_heads_that_go_further_are_asked_for_without_grace() -> None:
+def test_higher_heads_are_requested_without_grace() -> None:
     local = LoneReplicator(A)
     local.it.on_digest(0.0, A, FeedDigest(b"other", [FeedHead(OWNER, M, 3, b"")]))
     assert local.ticked(0.0) == [(A, request())]
 
 
-def test_the_same_number_with_another_hash_makes_us_ask_for_the_proof() -> None:
+def test_the_same_number_with_another_hash_leads_to_a_request_for_the_proof() -> None:
     local, owner = LoneReplicator(A), Owner(1)
     local.hold(owner, [owner.batch(opened(i)) for i in (1, 2)])
     forked = FeedDigest(b"other", [FeedHead(OWNER, M, 2, b"otherway")])
@@ -286,7 +288,7 @@ def test_the_same_number_with_another_hash_makes_us_ask_for_the_proof() -> None:
     assert local.sent() == []
 
 
-def test_no_proof_can_be_asked_for_under_a_snapshot(checkpoints: None) -> None:
+def test_no_proof_can_be_requested_below_a_snapshot(checkpoints: None) -> None:
     owner = owner_with_snapshot()
     local = LoneReplicator(A)
     feed = local.feeds[OWNER, M] = Feed(OWNER, M)
@@ -317,7 +319,7 @@ def test_heads_beyond_the_limit_are_left_out_of_a_digest_by_chance_and_not_read(
     assert local.it.behind == 2
 
 
-def test_a_summary_tells_feeds_apart_and_does_not_depend_on_the_order_of_arrival() -> None:
+def test_a_summary_differs_by_feeds_and_not_by_the_order_of_arrival() -> None:
     one, two = Owner(1), Owner(2)
     batches = one.batch(opened(1)), two.batch(opened(1))
     ab, ba, a = LoneReplicator(), LoneReplicator(), LoneReplicator()
@@ -386,7 +388,7 @@ def test_snapshots_under_way_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch)
     assert missing.assembled_bytes == 0
 
 
-def test_what_only_a_node_that_is_gone_has_announced_is_not_asked_for_any_more() -> None:
+def test_numbers_announced_by_a_departed_node_alone_are_not_requested() -> None:
     local = LoneReplicator(A, B)
     owners = [f"{n:032d}" for n in range(100)]
     local.it.announced(0.0, B, OWNER, M, 9, grace=0.0)

@@ -32,7 +32,7 @@ def count(net: Network, kind: str) -> int:
     return sum(mail.type == kind for mail in net.sent)
 
 
-def test_a_gap_is_asked_about_until_it_is_closed() -> None:
+def test_a_gap_is_requested_until_it_is_closed() -> None:
     net = Network(1)
     owner = Owner(50)
     one, two = owner.batch(opened(1)), owner.batch(opened(2))
@@ -46,7 +46,7 @@ def test_a_gap_is_asked_about_until_it_is_closed() -> None:
     assert net[0].feeds[owner.id, M].number == 2
 
 
-def test_nodes_that_hold_the_same_say_nothing_but_presence_and_summaries() -> None:
+def test_nodes_in_agreement_send_presence_and_summaries_alone() -> None:
     net = Network(3)
     net.sell(0, 100, 5)
     net.settle()
@@ -286,7 +286,7 @@ def test_only_feeds_of_nodes_and_of_markets_traded_here_are_wanted(
     assert net[0].feeds_behind == wanted
 
 
-def test_feeds_are_bounded_and_what_does_not_fit_is_still_judged(
+def test_feeds_are_bounded_and_excess_messages_are_still_judged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net = Network(1)
@@ -327,7 +327,7 @@ def test_a_snapshot_that_the_broadcasts_have_overtaken_is_not_adopted(checkpoint
     assert feed.state.orders == owner.writer.feed.state.orders
 
 
-def test_an_own_order_takes_what_a_snapshot_brings_across_it() -> None:
+def test_an_own_order_takes_crossing_orders_of_a_snapshot() -> None:
     net = Network(1)
     _present(net, 50)
     claim(net, 0, 99)

@@ -59,7 +59,7 @@ def cut(rows: list[Any], time: str, then: str, part: dict[str, Any]) -> list[Any
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_queries_find_what_plain_lists_hold(seed: int, archive: Archive) -> None:
+def test_queries_agree_with_plain_lists(seed: int, archive: Archive) -> None:
     orders, fills, postings = random_history(seed)
     third = len(fills) // 3
     archive.add([(1, o) for o in orders], [(1, f) for f in fills[:third]], [], 1)

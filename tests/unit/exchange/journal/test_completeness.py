@@ -186,7 +186,7 @@ def test_an_unfinished_last_frame_is_cut_off_without_a_word(path: Path) -> None:
 
 
 @pytest.mark.parametrize("sync", ["normal", "full"])
-def test_a_log_that_ends_before_what_was_flushed_is_refused(sync: Sync, path: Path) -> None:
+def test_a_log_that_ends_before_its_flushed_frame_is_refused(sync: Sync, path: Path) -> None:
     written(path, 9)
     for file in path.glob("archive*"):
         file.unlink()

@@ -218,7 +218,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_at_any_change_of_its_files_it_holds_what_was_committed(
+def test_killed_at_any_file_change_it_holds_all_commits(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between any two writes, renames and deletions of log, snapshots and segments."""
@@ -440,7 +440,7 @@ def test_what_was_committed_is_found_at_once_while_the_thread_archives(path: Pat
                 assert history.fills_of(2, limit=1)[0].take == number
 
 
-def test_the_thread_archives_and_makes_snapshots_without_being_asked(path: Path) -> None:
+def test_the_thread_archives_and_makes_snapshots_by_itself(path: Path) -> None:
     with closing(open_journal(path, background=True)) as journal:
         written = commits(13, 200)
         for records in written:
@@ -628,7 +628,7 @@ def test_a_frame_that_is_no_records_is_refused_by_its_number(path: Path) -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_journal_holds_what_the_plain_one_holds(
+def test_the_journal_agrees_with_a_plain_model(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever engines put: trades, cancels, takes, snapshots."""

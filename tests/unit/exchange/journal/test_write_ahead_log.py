@@ -94,7 +94,7 @@ def test_a_tail_reads_on_while_the_log_grows_in_pieces_of_any_size(
         assert tail.take(found.last) == []
 
 
-def test_a_tail_does_not_read_beyond_what_it_may(opened: WriteAheadLog) -> None:
+def test_a_tail_does_not_read_beyond_its_limit(opened: WriteAheadLog) -> None:
     for i in range(5):
         opened.append(bytes([i]), sync=False)
     with closing(Tail(opened, 1)) as tail:
@@ -173,7 +173,7 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
                 open_log(tmp_path)
 
 
-def test_a_hole_in_what_a_later_frame_calls_durable_is_damage(tmp_path: Path) -> None:
+def test_a_hole_before_a_durable_frame_is_damage(tmp_path: Path) -> None:
     for sync in (True, False):
         path = tmp_path / str(sync)
         path.mkdir()
@@ -260,9 +260,7 @@ def flushes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_an_append_waits_for_the_disk_if_it_is_asked_to(
-    opened: WriteAheadLog, flushes: list[str]
-) -> None:
+def test_a_synchronous_append_waits_for_the_disk(opened: WriteAheadLog, flushes: list[str]) -> None:
     opened.append(b"x", sync=False)
     assert (flushes, opened.durable) == ([], 0)
     opened.append(b"x", sync=True)

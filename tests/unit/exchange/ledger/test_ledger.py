@@ -117,7 +117,7 @@ def test_a_deposit_comes_from_outside_as_one_transaction():
     assert changed(made) == {(ALICE, "USD")}
 
 
-def test_a_withdrawal_takes_at_most_what_no_order_holds():
+def test_a_withdrawal_is_limited_to_the_available_balance():
     made = ledger(USD=500)
     made.hold(1, ALICE, "USD", 300)
     made.records.clear()
@@ -202,7 +202,7 @@ def test_a_hold_is_set_not_added():
     assert (made.held(ALICE, "USD"), made.available(ALICE, "USD")) == (60, 40)
 
 
-def test_a_hold_beyond_what_is_available_is_refused_and_changes_nothing():
+def test_a_hold_above_the_available_balance_is_refused_and_changes_nothing():
     made = ledger(USD=100)
     made.hold(1, ALICE, "USD", 60)
     made.changed.clear()
@@ -271,7 +271,7 @@ def test_a_trade_here_moves_both_assets_between_the_accounts():
 
 
 @pytest.mark.parametrize(("taker", "fees"), [(BUY, (4, 100)), (SELL, (2, 200))])
-def test_each_side_pays_its_rate_of_what_it_receives(taker: int, fees: tuple[int, int]):
+def test_each_side_pays_its_rate_of_the_received_amount(taker: int, fees: tuple[int, int]):
     made = ledger(USD=100_000)
     made.deposit(1, BOB, "BTC", 2000, "")
     assert made.trade_here(9, "ref", PAID, 500, 2, ALICE, BOB, taker) == fees
@@ -281,7 +281,7 @@ def test_each_side_pays_its_rate_of_what_it_receives(taker: int, fees: tuple[int
     made.check()
 
 
-def test_a_fee_is_rounded_up_and_never_more_than_what_was_received():
+def test_a_fee_is_rounded_up_and_never_above_the_received_amount():
     small = MarketUnits("BTC", "USD", base_units=1, quote_units=1, maker_ppm=1, taker_ppm=1_000_000)
     made = ledger(USD=1)
     made.deposit(1, BOB, "BTC", 1, "")
@@ -293,7 +293,7 @@ def test_a_fee_is_rounded_up_and_never_more_than_what_was_received():
 
 
 @pytest.mark.parametrize(("received", "rebate"), [(1000, 1), (1999, 1), (999, 0)])
-def test_a_rebate_comes_out_of_the_fees_rounded_against_who_gets_it(received: int, rebate: int):
+def test_a_rebate_is_paid_from_the_fees_and_rounded_down(received: int, rebate: int):
     rates = MarketUnits("BTC", "USD", received, 1, maker_ppm=-1000, taker_ppm=0)
     made = ledger(USD=1)
     assert made.trade_with(9, "ref", rates, BUY, 1, 1, ALICE, PEER, "maker") == -rebate
@@ -423,7 +423,7 @@ def test_a_settlement_is_between_the_peer_and_the_outside():
         made.settle(5, PEER, "USD", 0, "")
 
 
-def test_obligations_are_listed_by_asset_and_peer_without_what_is_even():
+def test_obligations_are_listed_by_asset_and_peer_without_zeros():
     made = ledger()
     made.set_credit("b", "USD", 7)
     made.settle(1, "b", "USD", 5, "")

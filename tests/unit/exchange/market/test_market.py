@@ -115,7 +115,7 @@ def test_a_requested_quantity_is_deducted_until_the_answer() -> None:
     assert here.quantities == {(A, 1): 10}
 
 
-def test_an_order_that_is_all_asked_for_is_off_the_book() -> None:
+def test_an_order_with_its_whole_quantity_in_takes_is_off_the_book() -> None:
     here = Here()
     here.show(A, 1)
     here.market.reserve(A, 1, 10)

@@ -75,7 +75,7 @@ def test_the_owner_of_a_refused_order_sees_the_reason() -> None:
     assert [o.reason for o in network[0].order_store.open_orders] == ["credit"]
 
 
-def test_the_owner_of_an_order_that_is_not_asked_for_sees_the_reason() -> None:
+def test_an_order_that_ends_for_lack_of_credit_has_that_reason() -> None:
     network = CoinNetwork(2)
     network[0].ledger.set_credit("", "COIN", 3 * UNIT)
     network.ask(1, 100, 5)

@@ -43,7 +43,7 @@ def test_a_take_is_requested_at_once_with_all_fields() -> None:
     assert taker.due(5.0) == [("maker", Take(7, "M", 57, 3, 100, 10, 7, False))]
 
 
-def test_nothing_is_asked_before_its_time() -> None:
+def test_nothing_is_requested_before_its_time() -> None:
     taker = PendingTakes()
     assert taker.due(5.0) == []
     taker.add(5.0, take(1))
@@ -64,7 +64,7 @@ def test_requests_back_off_to_a_maximum() -> None:
     assert set(gaps[5:]) == {RETRY_MAX}
 
 
-def test_a_resolved_take_is_not_asked_again() -> None:
+def test_a_resolved_take_is_not_repeated() -> None:
     taker = PendingTakes()
     taker.add(0.0, take(1))
     taker.due(0.0)
@@ -155,7 +155,7 @@ def test_a_void_is_requested_at_once_and_one_time() -> None:
     assert taker.due(0.2) == []
 
 
-def test_a_maker_that_is_back_is_asked_at_once_and_the_ladder_begins_anew() -> None:
+def test_a_returning_maker_gets_the_take_at_once_and_the_backoff_restarts() -> None:
     taker = PendingTakes()
     taker.add(0.0, take(1, "a"))
     taker.add(0.0, take(2, "b"))
@@ -168,7 +168,7 @@ def test_a_maker_that_is_back_is_asked_at_once_and_the_ladder_begins_anew() -> N
     assert asked(taker, 4.5) == [1]
 
 
-def test_being_hurried_twice_at_one_time_asks_once() -> None:
+def test_repeated_retries_at_one_time_send_one_take() -> None:
     taker = PendingTakes()
     taker.add(0.0, take(1))
     taker.due(0.0)
@@ -178,7 +178,7 @@ def test_being_hurried_twice_at_one_time_asks_once() -> None:
     assert asked(taker, 0.2) == []
 
 
-def test_takes_with_one_maker_are_asked_in_their_order() -> None:
+def test_takes_with_one_maker_are_sent_in_their_order() -> None:
     taker = PendingTakes()
     for number in range(1, 20):
         taker.add(3.0, take(number))
@@ -319,7 +319,7 @@ def reserving(number: int) -> PendingTake:
     return replace(take(number), phase="reserve")
 
 
-def test_a_reservation_is_asked_for_then_nothing_and_then_the_commit_without_end() -> None:
+def test_a_reservation_is_requested_then_only_the_commit_is_repeated() -> None:
     taker = PendingTakes()
     taker.add(0.0, reserving(1))
     ((_, ask),) = taker.due(0.0)

@@ -116,7 +116,7 @@ async def test_peers_are_listed_dialled_and_pinged(api: Api) -> None:
     assert_problem(await api.post("/v1/peers/nobody/ping"), 404, "unknown_node")
 
 
-async def test_status_and_health_tell_who_answers(api: Api) -> None:
+async def test_status_and_health_name_the_node(api: Api) -> None:
     assert (await api.get("/v1/status")).json["node_id"] == ME
     assert (await api.get("/v1/health")).json == {"status": "ok", "node_id": ME, "version": "0.1.0"}
 
@@ -126,7 +126,7 @@ async def test_status_and_health_tell_who_answers(api: Api) -> None:
 
 @pytest.mark.parametrize("field", ["price", "quantity"])
 @pytest.mark.parametrize("number", [1, 0.1, 1e30])
-async def test_a_json_number_is_refused_with_what_to_send_instead(
+async def test_a_json_number_is_refused_with_the_form_to_send(
     api: Api, field: str, number: float
 ) -> None:
     answer = await api.post("/v1/orders", BUY | {field: number})
@@ -318,7 +318,7 @@ async def test_what_is_no_http_is_answered_by_a_problem(api: Api, data: bytes) -
     assert (await api.get("/v1/health")).status == 200
 
 
-async def test_an_internal_error_tells_nothing_but_an_incident_that_the_log_has(
+async def test_an_internal_error_shows_only_an_incident_number_of_the_log(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.service.fail_with = RuntimeError("secret /home/user/key")
@@ -548,7 +548,7 @@ async def test_a_call_is_cancelled_when_its_client_has_gone(
             await asyncio.sleep(0.01)
 
 
-async def test_the_router_is_shown_with_as_many_events_as_are_asked_for(api: Api) -> None:
+async def test_the_router_is_shown_with_the_requested_number_of_events(api: Api) -> None:
     everything = (await api.get("/v1/router")).json
     assert [event["kind"] for event in everything["events"]] == ["pick", "breaker"]
     assert [e["kind"] for e in (await api.get("/v1/router?events=1")).json["events"]] == ["breaker"]
@@ -558,7 +558,7 @@ async def test_the_router_is_shown_with_as_many_events_as_are_asked_for(api: Api
         assert (await api.get(f"/v1/router?{wrong}")).json["code"] == "invalid_parameter"
 
 
-async def test_ready_says_why_not(api: Api) -> None:
+async def test_ready_gives_the_reasons_against(api: Api) -> None:
     answer = await api.get("/v1/ready")
     assert (answer.status, answer.json["ready"]) == (200, True)
     api.service.unready = "the disk is full"

@@ -69,7 +69,7 @@ def test_operation_ids_are_unique_and_every_operation_lists_its_problems() -> No
 
 
 @pytest.mark.parametrize("value", ["1e5", "-1", "NaN", "", "1.", ".5", 5, None])
-def test_the_schema_of_an_order_refuses_what_is_no_plain_decimal(value: object) -> None:
+def test_the_schema_of_an_order_accepts_plain_decimals_only(value: object) -> None:
     order = {"market": "BTC-USD", "side": "buy", "quantity": "0.5"}
     reference = {"$ref": "#/components/schemas/OrderRequest"}
     check(order, reference)
@@ -112,7 +112,7 @@ def test_nothing_that_generators_of_clients_refuse() -> None:
     assert all(part.get("items") is not False and "maxItems" in part for part in tuples)
 
 
-def test_the_stream_is_there_and_says_where_its_messages_are_described() -> None:
+def test_the_stream_is_listed_with_a_link_to_its_messages() -> None:
     operation = document()["paths"]["/v1/stream"]["get"]
     assert "/asyncapi.json" in operation["description"]
     assert "101" in operation["responses"]

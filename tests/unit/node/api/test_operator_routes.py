@@ -321,7 +321,7 @@ async def test_requests_beyond_the_rate_are_refused_until_it_allows_them(tmp_pat
 # Orders
 
 
-async def test_an_order_holds_what_it_may_cost_until_it_ends(api: CheckedApi) -> None:
+async def test_an_order_holds_its_maximum_cost_until_it_ends(api: CheckedApi) -> None:
     key = await api.account("alice", USD="3000")
     order = (await api.post("/v1/orders", BUY, key=key)).json
     assert await api.balances("alice") == {"USD": ("3000", "3000")}
@@ -599,7 +599,7 @@ async def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
         assert await api.balances("alice") == {"USD": ("6000", "0")}
 
 
-async def test_an_order_waits_for_other_nodes_where_that_is_asked_for(
+async def test_an_order_waits_for_other_nodes_on_request(
     api: CheckedApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []

@@ -126,7 +126,7 @@ async def gates(tmp_path: Path) -> AsyncIterator[Gates]:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation.name)
-async def test_every_route_lets_in_who_may(gates: Gates, route: Route) -> None:
+async def test_every_route_needs_its_permission(gates: Gates, route: Route) -> None:
     operation = route.operation
     path = re.sub(r"\{\w+\}", "x", operation.path)
     body = {} if operation.body is not None else None
@@ -221,7 +221,7 @@ def test_every_request_about_orders_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("op", STREAM_ORDERS)
-async def test_orders_over_the_stream_are_for_those_who_may_trade(gates: Gates, op: str) -> None:
+async def test_orders_over_the_stream_need_the_trade_permission(gates: Gates, op: str) -> None:
     for caller, allowed in CALLERS.items():
         async with gates.api.session.ws_connect(
             gates.api.url + "/v1/stream", headers=gates.headers(caller)
@@ -320,7 +320,7 @@ async def test_every_signed_path_is_in_the_table(gates: Gates) -> None:
 
 
 @pytest.mark.parametrize("path", SIGNED)
-async def test_every_signed_path_lets_in_who_may(gates: Gates, path: str) -> None:
+async def test_every_signed_path_needs_its_permission(gates: Gates, path: str) -> None:
     for caller, allowed in KEYS.items():
         told = await gates.signed(f"/v2/auth/{path}", caller)
         denied = told[:2] == ["error", 10100]
@@ -370,7 +370,7 @@ async def connect(gates: Gates, caller: str, **more: Any) -> tuple[Line, dict[st
 
 
 @pytest.mark.parametrize("caller", KEYS)
-async def test_channel_0_has_what_the_key_may_see(gates: Gates, caller: str) -> None:
+async def test_channel_0_follows_the_keys_permissions(gates: Gates, caller: str) -> None:
     line, told = await connect(gates, caller)
     assert told["status"] == "OK"
     assert {cap["read"] for cap in told["caps"].values()} == {int("read" in KEYS[caller])}
@@ -383,7 +383,7 @@ async def test_channel_0_has_what_the_key_may_see(gates: Gates, caller: str) -> 
 
 
 @pytest.mark.parametrize("caller", KEYS)
-async def test_every_input_is_taken_from_who_may(gates: Gates, caller: str) -> None:
+async def test_every_input_needs_its_permission(gates: Gates, caller: str) -> None:
     line, _ = await connect(gates, caller)
     await line.until_quiet()
     for kind in KINDS:

@@ -74,7 +74,7 @@ def problem(told: dict[str, Any]) -> tuple[int, str]:
 # Effects
 
 
-async def test_an_order_is_accepted_with_what_rest_shows(api: CheckedApi, line: Line) -> None:
+async def test_an_order_is_accepted_with_the_fields_of_rest(api: CheckedApi, line: Line) -> None:
     told = await line.submit("a", client_id="mine", group=7)
     assert (told["event"], told["id"], told["op"], told["decided"]) == (
         "accepted",
@@ -124,7 +124,7 @@ async def test_orders_are_cancelled_together(api: CheckedApi, line: Line) -> Non
     assert await open_orders(api) == []
 
 
-async def test_a_market_order_trades_and_says_so(api: CheckedApi, line: Line) -> None:
+async def test_a_market_order_trades_and_prints_the_trade(api: CheckedApi, line: Line) -> None:
     house = {"market": "BTC-USD", "side": "sell", "quantity": "0.1", "price": "20000"}
     await api.post("/v1/orders", house)
     told = await line.submit(price=None)
@@ -207,7 +207,7 @@ async def test_the_dead_mans_switch(api: CheckedApi, line: Line) -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-async def test_orders_outlive_the_connection_unless_it_was_asked_otherwise(
+async def test_orders_outlive_the_connection_unless_cancel_on_disconnect_is_set(
     api: CheckedApi, enabled: bool
 ) -> None:
     key = await api.account("alice", USD="100000")
@@ -369,7 +369,7 @@ async def test_reading_waits_while_too_many_requests_are_under_way(
     assert [(await line.next())["id"] for _ in range(5)] == list("01234")
 
 
-async def test_a_request_without_an_answer_in_time_is_told_so(
+async def test_a_request_without_an_answer_in_time_gets_a_timeout(
     api: CheckedApi, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "HANDLER_TIMEOUT", 0.05)

@@ -181,7 +181,7 @@ async def test_each_request_of_many_has_its_outcome(taker: Taker) -> None:
     ]
 
 
-async def test_many_waits_only_for_those_that_ask_for_it(taker: Taker) -> None:
+async def test_many_waits_only_for_orders_that_request_it(taker: Taker) -> None:
     await taker.take(buy("a", 100, 5), buy("b", 50, 1, wait=True), many=True)
     taker.commit()
     assert [each[:3] for each in taker.shown()] == [

@@ -60,7 +60,7 @@ async def test_every_import_is_there_and_every_module_is_used() -> None:
     assert {name for name in files if name.endswith(".js")} == reached | shapes
 
 
-async def test_files_are_asked_for_again_only_when_they_changed(api: Api) -> None:
+async def test_files_are_loaded_again_only_when_they_changed(api: Api) -> None:
     answer = await api.get("/web/app.js")
     assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
     assert answer.headers["Cache-Control"] == "no-cache"
@@ -94,7 +94,7 @@ async def test_pages_of_others_cannot_load_anything(api: Api, site: str, path: s
     assert (await api.get(path, headers=link)).status == 200
 
 
-async def test_the_session_says_who_asks(api: Api) -> None:
+async def test_the_session_names_the_caller(api: Api) -> None:
     found = (await api.get("/v1/session")).json
     assert (found["operator"], found["account"], found["key"]) == (True, 0, None)
     assert found["permissions"] == ["read", "trade"]

@@ -111,7 +111,7 @@ def test_the_price_of_a_conditional_order_is_its_trigger_until_then() -> None:
     assert fields(order(price=None, kind="market"))[16] == 0
 
 
-def test_flags_tell_how_it_was_placed() -> None:
+def test_flags_show_the_options_of_an_order() -> None:
     assert fields(order(hidden=True))[12] == 64
     assert fields(order(hidden=True))[24] == 1
     assert fields(order(post_only=True))[12] == 4096
@@ -177,7 +177,7 @@ def test_without_all_fills_a_status_sums_up() -> None:
         ("halted", "RSN_PAUSE"),
     ],
 )
-def test_a_status_says_how_an_order_ended(reason: str, text: str) -> None:
+def test_the_status_shows_how_an_order_ended(reason: str, text: str) -> None:
     of = order(done=True, cancelled=True, reason=reason)
     assert status(of, PAIR, []) == text
     fills = filled(of, ("30000", "0.1"))
@@ -185,7 +185,7 @@ def test_a_status_says_how_an_order_ended(reason: str, text: str) -> None:
     assert fields(of, fills)[6] == 0.2
 
 
-def test_an_order_that_shrank_to_what_was_filled_is_not_executed() -> None:
+def test_an_order_amended_down_to_its_filled_quantity_is_not_executed() -> None:
     of = order(done=True, cancelled=True, reason="self_trade")
     fills = filled(of, ("30000", "0.3"))
     assert status(of, PAIR, fills) == "CANCELED was: PARTIALLY FILLED @ 30000(0.3)"
@@ -202,7 +202,7 @@ def test_a_trade_has_its_12_fields() -> None:
     assert json.loads(trade_text(fill, PAIR, None, 8))[6:8] == [None, None]
 
 
-def test_a_trade_without_a_fee_names_what_one_would_be_taken_in() -> None:
+def test_a_trade_without_a_fee_names_the_fee_asset() -> None:
     taken = Fill(ME, 3, "taker", MARKET, 7, 1, 300_000, LOT, NOW, PEER, 9)
     assert json.loads(trade_text(taken, PAIR, None, 0))[8:11] == [-1, 0, "BTC"]
 

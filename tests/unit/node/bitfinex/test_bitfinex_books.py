@@ -131,7 +131,7 @@ def test_coarser_precisions_put_levels_together_and_never_cross() -> None:
     st.sampled_from(["P1", "P2", "P3", "P4"]),
     st.sampled_from([1, 3, 25]),
 )
-def test_a_coarse_side_is_what_all_its_orders_give(
+def test_a_coarse_side_sums_all_its_orders(
     orders: list[tuple[int, int]], precision: str, length: int
 ) -> None:
     looking = Looking("TEST-USD")
@@ -196,7 +196,7 @@ steps = st.lists(
 
 
 @given(steps, st.sampled_from(["P0", "P1", "P3", "R0"]), st.sampled_from([1, 25]))
-def test_a_client_that_applies_the_changes_holds_what_is_shown(
+def test_applied_changes_give_the_published_book(
     steps: list[tuple[Any, ...]], precision: str, length: int
 ) -> None:
     looking = Looking()

@@ -138,14 +138,14 @@ async def test_binary_messages_are_refused(reader: Reader) -> None:
         ({}, 10302, "channel: unknown"),
     ],
 )
-async def test_subscriptions_to_what_is_not_there_are_refused_with_their_parameters(
+async def test_unknown_subscriptions_are_refused_with_their_parameters(
     reader: Reader, parameters: dict[str, Any], code: int, text: str
 ) -> None:
     told = await reader.ask({"event": "subscribe", "subId": "mine", **parameters})
     assert told == {**parameters, "subId": "mine", "event": "error", "code": code, "msg": text}
 
 
-async def test_the_echo_says_everything_that_was_asked_and_chosen(reader: Reader) -> None:
+async def test_the_echo_shows_all_options_given_and_chosen(reader: Reader) -> None:
     told, _ = await reader.subscribe("book", symbol="tTEST:USD", subId="abc", len=100)
     assert told == {
         "event": "subscribed", "channel": "book", "chanId": told["chanId"], "symbol": "tTEST:USD",
@@ -177,7 +177,7 @@ async def test_the_same_thing_twice_and_too_many_are_refused(reader: Reader) -> 
 
 
 @pytest.mark.parametrize("kind", [int, str])
-async def test_an_unsubscribed_channel_says_nothing_more(
+async def test_an_unsubscribed_channel_sends_nothing_more(
     api: Api, reader: Reader, kind: type
 ) -> None:
     told, _ = await reader.subscribe("book", symbol="tBTCUSD")
@@ -223,7 +223,7 @@ async def test_single_orders_leave_with_price_zero(api: Api, reader: Reader) -> 
     assert await reader.hear() == [number, [order_id, 0, -1]]
 
 
-async def test_checksums_follow_each_batch_once_asked_for(api: Api, reader: Reader) -> None:
+async def test_checksums_follow_each_batch_on_request(api: Api, reader: Reader) -> None:
     shown = api.service.shown
     told, _ = await reader.subscribe("book", symbol="tBTCUSD")
     shown.order(BTC, 1, "6000", "1", number=1)
@@ -301,7 +301,7 @@ async def test_a_ticker_is_sent_again_when_it_changed(api: Api, reader: Reader) 
     await reader.nothing()
 
 
-async def test_candles_begin_with_what_there_is(api: Api, reader: Reader) -> None:
+async def test_candles_begin_with_the_available_ones(api: Api, reader: Reader) -> None:
     shown = api.service.shown
     shown.trade(BTC, 1, "30000", "0.5", time=NOW - MINUTE)
     shown.trade(BTC, 1, "30001", "0.5")

@@ -109,7 +109,7 @@ async def issued(exchange: Exchange, key: Credentials, **more: Any) -> str:
     return token
 
 
-async def test_a_token_stands_for_its_key_with_the_permissions_it_asked_for(
+async def test_a_token_stands_for_its_key_with_the_requested_permissions(
     exchange: Exchange,
 ) -> None:
     key = exchange.key()
@@ -141,7 +141,7 @@ async def test_a_token_stands_for_its_key_with_the_permissions_it_asked_for(
     ]
 
 
-async def test_no_token_has_more_permissions_than_the_token_or_key_that_asked_for_it(
+async def test_no_token_has_more_permissions_than_its_parent(
     exchange: Exchange,
 ) -> None:
     reading = await issued(exchange, exchange.key())

@@ -134,7 +134,7 @@ def test_trade_ids_depend_on_taker_and_take_alone() -> None:
 # Rate limit
 
 
-def test_a_client_may_ask_often_but_not_endlessly() -> None:
+def test_requests_of_a_client_are_rate_limited() -> None:
     rate = RateLimit(30, burst_s=BURST)  # one in two seconds, five at once
     assert [rate.allows("a", 0.0) for _ in range(6)] == [True] * 5 + [False]
     assert rate.allows("b", 0.0)

@@ -293,7 +293,7 @@ async def test_wallets(exchange: Exchange, key: Credentials) -> None:
     assert ",0," in answer.text  # an interest of 0.0 would be a debt to clients
 
 
-async def test_the_ledger_with_the_words_that_clients_tell_kinds_by(
+async def test_the_ledger_has_the_words_that_clients_parse(
     exchange: Exchange, key: Credentials
 ) -> None:
     exchange.trading.post(ALICE, "USD", 10**10, "deposit", "wire 7")
@@ -336,7 +336,7 @@ async def test_how_much_an_order_could_be_for(exchange: Exchange, key: Credentia
         assert (await refused(exchange, key, path, {**body, **wrong}))[0] == 10020
 
 
-async def test_who_one_is_and_what_one_may(exchange: Exchange, key: Credentials) -> None:
+async def test_identity_and_permissions_of_the_caller(exchange: Exchange, key: Credentials) -> None:
     user = await ask(exchange, key, "r/info/user")
     assert len(user) >= 55
     assert user[:4] == [ALICE, "", "alice", NOW // 1000]
@@ -416,9 +416,7 @@ async def test_orders_wait_for_other_nodes_and_several_share_the_wait(
     assert max(shared) <= 0.001
 
 
-async def test_orders_asked_for_by_id_are_found_when_they_are_finished(
-    exchange: Exchange, key: Credentials
-) -> None:
+async def test_finished_orders_are_found_by_id(exchange: Exchange, key: Credentials) -> None:
     ids = [await submit(exchange, key) for _ in range(3)]
     exchange.trading.end(2, "cancelled")
     assert [row[0] for row in await ask(exchange, key, "r/orders")] == [ids[0], ids[2]]

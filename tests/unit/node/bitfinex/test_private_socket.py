@@ -378,7 +378,7 @@ async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
         (["funding"], set(), []),
     ],
 )
-async def test_a_filter_leaves_out_what_it_does_not_name(
+async def test_a_filter_leaves_out_unnamed_channels(
     exchange: Exchange, reader: Reader, words: list[str], snapshots: set[str], kinds: list[str]
 ) -> None:
     exchange.trading.set_balance(ALICE, "BTC", "1")
@@ -479,7 +479,7 @@ async def test_the_dead_man_needs_a_key_that_may_trade(exchange: Exchange, reade
     assert (told["status"], told["code"]) == ("FAILED", 10100)
 
 
-async def test_a_dead_man_whose_orders_cannot_be_cancelled_is_logged(
+async def test_a_dead_mans_switch_that_cannot_cancel_is_logged(
     exchange: Exchange, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(exchange) as reader:

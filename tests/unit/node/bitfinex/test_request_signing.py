@@ -115,7 +115,7 @@ async def test_a_reading_key_reads_and_does_not_trade(exchange: Exchange) -> Non
         ]  # fmt: skip
 
 
-async def test_paths_that_are_not_there_ask_for_a_key_first(exchange: Exchange) -> None:
+async def test_unknown_paths_need_a_key_first(exchange: Exchange) -> None:
     path = "/v2/auth/r/nothing"
     assert await refused(exchange, {}, path=path) == (10100, "apikey: invalid")
     answer = await exchange.post(exchange.key(), "r/nothing")

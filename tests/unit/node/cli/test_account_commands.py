@@ -180,7 +180,7 @@ def test_the_secret_of_a_key_is_printed_once(api: RunningApi) -> None:
         (("balances", "--account", "nobody"), 1, "unknown account 'nobody'"),
     ],
 )
-def test_wrong_input_is_answered_with_what_to_write(
+def test_wrong_input_is_answered_with_the_expected_form(
     api: RunningApi, words: tuple[str, ...], code: int, text: str
 ) -> None:
     done("account", "create", "alice")
@@ -236,7 +236,7 @@ def test_orders_of_an_account_by_the_operator_and_by_its_key(
         (("@", "29000", "--oco-stop", "32000"), ["open", "one cancels the other"]),
     ],
 )
-def test_every_kind_of_order_says_what_became_of_it(
+def test_every_kind_of_order_prints_its_outcome(
     api: RunningApi, options: tuple[str, ...], texts: list[str]
 ) -> None:
     make_account("alice", "1000000 USD")
@@ -308,7 +308,7 @@ def test_the_help_of_every_subcommand_has_examples(words: tuple[str, ...]) -> No
 # Keys and certificates
 
 
-def test_without_the_operators_token_a_key_is_asked_for(api: RunningApi, tmp_path: Path) -> None:
+def test_without_the_operators_token_a_key_is_requested(api: RunningApi, tmp_path: Path) -> None:
     result = run("account", "list", "--api", api.url)
     assert result.exit_code == 1
     assert "EXCHANGE_NODE_KEY=KEY:SECRET" in result.stderr
@@ -381,7 +381,7 @@ def test_a_list_of_fills_has_fees_where_there_are_any() -> None:
 
 
 @pytest.mark.parametrize(("tif", "rests"), [("gtc", True), ("ioc", False), ("fok", False)])
-def test_only_what_may_rest_is_said_to(tif: TimeInForce, rests: bool) -> None:
+def test_only_orders_that_may_rest_are_described_as_resting(tif: TimeInForce, rests: bool) -> None:
     view = OrderView(
         id="n-1",
         number=1,

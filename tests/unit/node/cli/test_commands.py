@@ -83,7 +83,7 @@ def test_an_order_can_be_written_in_several_ways(node: RunningNode, words: tuple
     assert (order["side"], order["price"], order["quantity"]) == ("sell", "30000", "0.5")
 
 
-def test_a_market_order_tells_what_was_filled(node: RunningNode) -> None:
+def test_a_market_order_prints_the_filled_quantity(node: RunningNode) -> None:
     node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.2", "30000"))
     result = run("order", "buy", "BTC-USD", "0.5")
     assert "buy 0.5 BTC-USD at market: cancelled" in result.stdout
@@ -177,7 +177,7 @@ def test_json_is_one_document_and_nothing_else(node: RunningNode, words: tuple[s
     assert result.stderr == ""
 
 
-def test_the_json_is_what_the_api_answers(node: RunningNode) -> None:
+def test_the_json_equals_the_answer_of_the_api(node: RunningNode) -> None:
     import msgspec
 
     text = json.dumps(run_json("order", "buy", "BTC-USD", "0.50", "@", "30000.10"))
@@ -253,7 +253,7 @@ def test_a_refusal_of_the_node_is_one_line_and_code_1(
         (("version", "extra"), "unexpected extra argument"),
     ],
 )
-def test_wrong_usage_is_code_2_and_says_what_to_type(
+def test_wrong_usage_is_code_2_with_an_example(
     node: RunningNode, words: tuple[str, ...], hint: str
 ) -> None:
     result = run(*words)
@@ -332,7 +332,7 @@ def assert_no_node(result: Result, *words: str) -> None:
         assert word in result.stderr
 
 
-def test_without_a_node_the_command_says_where_it_looked_and_how_to_start_one(
+def test_without_a_node_the_command_names_the_searched_place_and_the_start_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DATA_DIR", raising=False)
@@ -505,7 +505,7 @@ def test_the_help_of_every_command_teaches_with_examples(name: str) -> None:
     assert f"exchange-node {name}" in result.stdout
 
 
-def test_the_help_tells_the_exit_codes_and_every_command() -> None:
+def test_the_help_lists_exit_codes_and_every_command() -> None:
     text = run("--help").stdout
     for line in ("0    done", "1    the node refused", "3    no running node", "130  interrupted"):
         assert line in text
@@ -661,7 +661,7 @@ def test_a_service_is_called_with_json_and_answers_json(node: RunningNode) -> No
     assert json.loads(run("call", "book", "-", input='{"a":1}').stdout) == {"echo": {"a": 1}}
 
 
-def test_a_call_that_fails_says_why_and_ends_with_1(node: RunningNode) -> None:
+def test_a_failed_call_prints_the_reason_and_exits_with_1(node: RunningNode) -> None:
     refused = run("call", "job_service", '{"refuse":"no work today"}', "--json")
     assert refused.exit_code == 1
     assert json.loads(refused.stdout)["service_code"] == "no_job"

@@ -139,7 +139,7 @@ def test_settings_are_the_defaults_of_options(
         ("--dq 1", 2, "No such option"),
     ],
 )
-def test_a_wrong_option_says_what_was_expected(
+def test_a_wrong_option_names_the_expected_form(
     started: Started, line: str, code: int, said: str
 ) -> None:
     done = command(*line.split())
@@ -209,7 +209,7 @@ class TellingGrape(FakeGrape):
 
 
 @pytest.mark.looptime
-async def test_it_tells_when_others_are_found_and_lost() -> None:
+async def test_found_and_lost_bootstrap_nodes_are_logged() -> None:
     grape: Any = TellingGrape()
     said: list[str] = []
     watching = asyncio.create_task(run_grape._watch(grape, True, said.append))
@@ -272,7 +272,7 @@ async def test_an_address_that_cannot_be_had_is_explained(
     assert "--aph" in str(over_http.value) or "--api-host" in str(over_http.value)
 
 
-async def test_the_banner_and_the_line_for_scripts_name_what_can_be_reached(
+async def test_the_banner_and_the_line_for_scripts_name_reachable_addresses(
     started: Started,
 ) -> None:
     command("--bn", "127.0.0.1:20002")

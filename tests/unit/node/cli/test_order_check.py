@@ -136,7 +136,7 @@ def test_a_script_is_refused_without_yes(node: RunningNode) -> None:
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
-def test_a_person_is_asked(
+def test_a_terminal_gets_a_confirmation_prompt(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
     node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.5", "30000"))

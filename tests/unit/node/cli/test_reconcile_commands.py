@@ -75,7 +75,7 @@ def test_agreement_is_said_in_words() -> None:
     )
 
 
-def test_trades_that_differ_are_shown_with_who_has_them() -> None:
+def test_differing_trades_are_shown_with_the_node_that_has_them() -> None:
     other = TradeSideView(**{**{n: getattr(SIDE, n) for n in SIDE.__struct_fields__}, "price": "1"})
     trades = [
         TradeDifferenceView(id="taker:1", ours=SIDE, theirs=None, under_way=""),
@@ -91,7 +91,7 @@ def test_trades_that_differ_are_shown_with_who_has_them() -> None:
     assert "under way: a taker waits" in shown
 
 
-def test_open_payments_come_with_what_to_do() -> None:
+def test_open_payments_come_with_next_steps() -> None:
     paid = OpenSettlementView(
         recorded_by="ours", asset="USD", amount="5", direction="paid", time=TIME
     )
@@ -117,7 +117,7 @@ def test_what_stays_unexplained_or_was_lost_is_said() -> None:
         assert words in shown
 
 
-def test_what_another_node_says_cannot_steer_the_terminal() -> None:
+def test_texts_of_other_nodes_cannot_control_the_terminal() -> None:
     bad = OpenSettlementView(
         recorded_by="theirs", asset="\x1b[2J", amount="1", direction="paid", time=TIME
     )

@@ -96,7 +96,7 @@ def test_the_ladder_shows_the_best_levels_when_there_are_too_many() -> None:
         ([level("0.00000001", "1")], [level("0.00000002", "1")], "spread 0.00000001"),
     ],
 )
-def test_what_stands_between_asks_and_bids(
+def test_the_line_between_asks_and_bids(
     bids: list[LevelView], asks: list[LevelView], text: str
 ) -> None:
     assert text in "\n".join(plain(ladder(view(bids, asks))))
@@ -149,7 +149,7 @@ def test_a_styled_line_has_no_trailing_blanks() -> None:
         assert not to_ansi(line).replace("\x1b[0m", "").endswith(" ")
 
 
-async def test_orders_have_whole_ids_only_where_asked() -> None:
+async def test_orders_have_full_ids_on_request_only() -> None:
     service = FakeService()
     await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="2"))
     await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1"))
@@ -171,7 +171,7 @@ def test_peers_show_address_link_and_failure() -> None:
     assert line.endswith("timed out\ufffd")
 
 
-def test_the_status_says_what_is_not_encrypted_behind_or_warned_of() -> None:
+def test_the_status_shows_missing_encryption_lag_and_warnings() -> None:
     status = FakeService().status()
     status.security, status.feeds_behind = "off", 2
     text = "\n".join(plain(describe_status(status)))
@@ -233,7 +233,7 @@ def held(*levels: Level) -> BookReplica[Level]:
     return book
 
 
-def test_a_book_is_drawn_with_what_of_it_is_own() -> None:
+def test_a_drawn_book_marks_own_quantity() -> None:
     network = held(Level("10", "3", 2), Level("9", "1", 1))
     view = book_view("BTC-USD", network, held(Level("10", "2", 1)))
     assert (view.market, view.sequence, view.time, view.asks) == ("BTC-USD", 3, TIME, [])
@@ -325,7 +325,7 @@ def test_an_order_is_read_as_it_is_typed(
         (["BTC-USD", "\u0661"], None, "not a plain decimal"),
     ],
 )
-def test_what_is_no_order_is_answered_with_what_to_type(
+def test_a_text_that_is_no_order_is_answered_with_an_example(
     words: list[str], price: str | None, hint: str
 ) -> None:
     with pytest.raises(OrderTextError) as refused:

@@ -149,7 +149,7 @@ async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             await anext(client.book(MARKET))
 
 
-async def test_a_refused_subscription_says_why_and_the_others_go_on(api: Api) -> None:
+async def test_a_refused_subscription_has_a_reason_and_the_others_go_on(api: Api) -> None:
     async with StreamingClient(api.url) as client:
         good = client.book(MARKET)
         await anext(good)

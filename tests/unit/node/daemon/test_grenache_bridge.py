@@ -74,7 +74,7 @@ async def test_a_grenache_client_gets_results_and_refusals_of_a_nodes_service(
             await client.request_at(address, "jobs", "fail")
 
 
-async def test_a_full_service_says_when_to_come_back(border: Border) -> None:
+async def test_a_full_service_answers_with_a_retry_time(border: Border) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
 
     async def execute(payload: Any) -> Any:
@@ -93,7 +93,7 @@ async def test_a_full_service_says_when_to_come_back(border: Border) -> None:
         await first
 
 
-async def test_what_no_node_offers_is_asked_of_a_grenache_worker(border: Border) -> None:
+async def test_a_service_that_no_node_offers_is_called_at_a_grenache_worker(border: Border) -> None:
     async def quotes(request: Request) -> Any:
         return {"asked": request.payload}
 
@@ -122,7 +122,7 @@ async def test_a_workers_error_looks_like_a_nodes_error(
         await border.outside.ask("quotes", None, timeout=1.0, idempotent=False)
 
 
-async def test_a_call_without_an_answer_says_why(border: Border) -> None:
+async def test_a_call_without_an_answer_reports_the_reason(border: Border) -> None:
     async def never(request: Request) -> Any:
         await asyncio.Event().wait()
 

@@ -44,7 +44,7 @@ def once(name: str, seed: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", ["1", "2", "3"])
-def test_the_storm_shows_what_the_guide_promises(seed: str) -> None:
+def test_the_storm_gives_the_figures_of_the_guide(seed: str) -> None:
     found = once("storm", seed)
     assert found["burst_per_second"] >= 18_000
     assert found["error_share"] > 0.5
@@ -73,14 +73,14 @@ def test_the_optimum_counts_the_slow_phase_and_the_restart() -> None:
 
 
 @pytest.mark.parametrize("name", ["storm", "throttled", "components"])
-def test_the_same_seed_tells_the_same_story(name: str) -> None:
+def test_the_same_seed_gives_the_same_output(name: str) -> None:
     first = once(name, "1")
     assert figures(name, "--seed", "1") == first
     assert once(name, "2") | {"seed": 1} != first
 
 
 @pytest.mark.parametrize("seed", ["1", "2", "3", "4", "5", "6"])
-def test_every_component_does_what_it_is_for(seed: str) -> None:
+def test_every_component_does_its_work(seed: str) -> None:
     parts = once("components", seed)["parts"]
     assert len(parts) == 10
     assert [name for name, part in parts.items() if not part["holds"]] == []
@@ -100,7 +100,7 @@ def test_without_json_a_story_and_a_summary_are_printed(name: str, said: str) ->
     assert said in result.stdout
 
 
-def test_the_throttled_story_tells_warm_up_steps_breaker_and_recovery() -> None:
+def test_the_throttled_demo_shows_warm_up_steps_breaker_and_recovery() -> None:
     out = demo("throttled").stdout
     for said in ("warm-up over", "▼ rate", "▲ rate", "CLOSED to OPEN", "HALF_OPEN to CLOSED"):
         assert said in out
@@ -309,7 +309,7 @@ def test_no_call_fails_among_slow_flaky_and_crashing_workers(seed: str) -> None:
     assert sum(row["share"] for row in found["workers"]) == pytest.approx(1.0, abs=0.001)
 
 
-def test_routing_is_the_same_for_the_same_seed_and_tells_its_story(tmp_path: Path) -> None:
+def test_routing_is_the_same_for_the_same_seed_and_prints_its_phases(tmp_path: Path) -> None:
     picture = tmp_path / "r.svg"
     first, again = (
         demo("routing", "--seed", "4"),

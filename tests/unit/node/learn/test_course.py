@@ -33,7 +33,7 @@ def broken(step: CourseStep, seed: int, *, changed: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
-def test_a_step_shows_what_its_page_promises(step: CourseStep) -> None:
+def test_a_step_shows_the_figures_of_its_page(step: CourseStep) -> None:
     result = learn(str(step.number), "--json")
     found = json.loads(result.stdout)
     assert found["promised"], "a page without promises"
@@ -48,7 +48,7 @@ def test_a_step_shows_what_its_page_promises(step: CourseStep) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
-def test_the_change_of_a_page_shows_what_it_promises(step: CourseStep) -> None:
+def test_the_change_of_a_page_gives_its_promised_figures(step: CourseStep) -> None:
     assert not broken(step, 1, changed=True)
 
 
@@ -102,7 +102,7 @@ def test_the_list_names_every_step_and_its_settings() -> None:
     assert [row["step"] for row in rows] == [step.number for step in STEPS]
 
 
-def test_a_step_prints_what_why_files_change_and_question_and_the_answer_when_asked() -> None:
+def test_a_step_prints_its_page_and_the_answer_on_request() -> None:
     plain = learn("15").output
     for word in ("What.", "Why.", "Files", "Change", "Question", "as promised"):
         assert word in plain
@@ -150,7 +150,7 @@ def test_a_setting_out_of_range_is_refused() -> None:
         STEPS[0].run(1, {"grapes": float("inf")})
 
 
-async def test_the_drop_in_delivers_what_the_bare_client_loses() -> None:
+async def test_the_drop_in_delivers_requests_that_the_bare_client_loses() -> None:
     found = await drop_in.compare()
     assert found["as it was"]["delivered"] < drop_in.MESSAGES
     assert found["through the gate"]["delivered"] == drop_in.MESSAGES

@@ -184,7 +184,7 @@ async def test_open_orders_are_found_by_account_and_market_after_a_restart_too(
         assert sorted(numbers(past)) == [1, 3, 5, 6]
 
 
-async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: TradingNode) -> None:
+async def test_a_stream_snapshot_shows_durable_state_alone(house: TradingNode) -> None:
     texts = OrderMapping(house.instruments, house.node_id, house.trading.decimals)
     orders = OrdersStream("orders", "e", house.trading, texts, ALICE)
     balances = BalancesStream("balances", "e", house.trading, texts, ALICE)
@@ -208,7 +208,7 @@ async def test_a_snapshot_of_a_stream_tells_what_is_on_the_disk(house: TradingNo
         stream.close()
 
 
-async def test_who_reads_waits_for_what_concerns_its_account_alone(
+async def test_a_reader_waits_for_commits_of_its_account_alone(
     house: TradingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trading, gate, begun = house.trading, threading.Event(), threading.Event()

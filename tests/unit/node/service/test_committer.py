@@ -210,7 +210,7 @@ async def test_a_failing_release_in_the_loop_ends_the_committer(engine):
         await running
 
 
-async def test_stopping_writes_what_is_left(engine, journal):
+async def test_stopping_writes_the_remainder(engine, journal):
     released = []
     journal.gate.set()
     committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
@@ -222,7 +222,7 @@ async def test_stopping_writes_what_is_left(engine, journal):
     assert released == [1]
 
 
-async def test_on_a_full_disk_nothing_is_acknowledged_and_the_next_start_finds_what_was(
+async def test_on_a_full_disk_nothing_is_acknowledged_and_the_next_start_has_all_acknowledged(
     engine, tmp_path, monkeypatch
 ):
     released = []

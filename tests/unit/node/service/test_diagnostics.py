@@ -53,7 +53,7 @@ def test_lag_is_the_newest_minute_s_and_never_negative(tmp_path: Path) -> None:
     assert view.warnings == []
 
 
-def test_what_is_wrong_comes_with_what_to_do(tmp_path: Path) -> None:
+def test_errors_come_with_a_remedy(tmp_path: Path) -> None:
     parts = Parts(archive_behind=200_000, commits=10)
     parts.commit_bins[-1] = 10
     found = diagnostics(parts, tmp_path)

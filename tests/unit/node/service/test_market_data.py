@@ -199,7 +199,7 @@ def test_a_candle_that_cannot_be_read_does_not_stop_the_tape(markets: FakeMarket
     assert data.ticker(key).day.last == 1
 
 
-async def test_a_restart_finds_what_was_saved_and_takes_the_rest_from_the_journal(
+async def test_a_restart_uses_the_saved_history_and_the_journal_after_it(
     tmp_path: Path,
 ) -> None:
     net = Network(2, markets=[COARSE[BTC].key])

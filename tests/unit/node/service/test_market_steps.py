@@ -33,7 +33,7 @@ def test_a_new_data_directory_records_the_configured_steps(path: Path) -> None:
     assert keys(again.instruments) == keys(steps.instruments)
 
 
-def test_recorded_steps_win_over_configured_ones_and_a_warning_says_so(path: Path) -> None:
+def test_recorded_steps_win_over_configured_ones_with_a_warning(path: Path) -> None:
     load_market_steps(path, instruments("0.00001"), upgraded=False)
     steps = load_market_steps(path, instruments("0.00000001", maker_fee="0.001"), upgraded=False)
     assert keys(steps.instruments) == ["BTC-USD@0.1/0.00001"]

@@ -60,7 +60,7 @@ def faults(ready: Readiness) -> dict[str, str]:
     return found
 
 
-def test_a_healthy_node_is_ready_and_says_why(ready: Readiness) -> None:
+def test_a_healthy_node_is_ready_with_reasons(ready: Readiness) -> None:
     assert faults(ready) == {}
     names = [check.name for check in ready.view().checks]
     assert names == ["listening", "current", "feeds", "disk", "clock"]

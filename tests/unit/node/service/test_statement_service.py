@@ -356,7 +356,7 @@ def test_a_statement_that_is_not_the_peers_is_refused(bench: Bench) -> None:
     assert "bad_signature" in found.detail
 
 
-def test_a_node_that_cannot_be_asked_is_named(bench: Bench) -> None:
+def test_an_unreachable_node_is_named(bench: Bench) -> None:
     def silent(method: str) -> None:
         raise RpcTimeout("no answer")
 

@@ -79,7 +79,7 @@ async def test_the_answer_comes_when_the_takes_are_decided(taker: Taker) -> None
     assert (order.filled, order.pending, order.done) == (8, 0, True)
 
 
-async def test_after_the_wait_the_answer_has_what_is_pending(taker: Taker) -> None:
+async def test_after_the_wait_the_answer_has_the_pending_quantity(taker: Taker) -> None:
     (order,) = await taker.trading.place(buy(101, 8), wait=0.01)
     assert (order.filled, order.pending, order.done) == (0, 8, False)
     taker.decide()  # nothing waits for it any more

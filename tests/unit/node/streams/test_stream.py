@@ -207,7 +207,7 @@ async def test_a_binary_message_is_refused(socket: Socket) -> None:
     assert (await socket.next())["code"] == "invalid_message"
 
 
-async def test_an_unknown_market_is_refused_and_can_be_asked_for_again(socket: Socket) -> None:
+async def test_an_unknown_market_is_refused_and_can_be_requested_again(socket: Socket) -> None:
     for number in ("1", "2"):
         error = await socket.ask(BOOK | {"market": "XX-USD", "id": number})
         assert (error["event"], error["code"], error["id"]) == ("error", "unknown_market", number)
@@ -469,7 +469,7 @@ async def test_streams_without_readers_are_closed(monkeypatch: pytest.MonkeyPatc
                 await asyncio.sleep(0.01)
 
 
-async def test_stopping_the_node_says_goodbye_to_every_reader() -> None:
+async def test_stopping_the_node_closes_every_reader_with_a_goodbye() -> None:
     service, events = FakeService(), []
     server = ApiServer(service)
     url = await server.start()

@@ -104,7 +104,7 @@ async def test_a_level_that_changed_often_is_sent_once_with_its_last_value() -> 
     check(client, "L2", 25, "network")
 
 
-async def test_a_reader_beyond_the_history_gets_a_snapshot_that_says_so() -> None:
+async def test_a_reader_beyond_the_history_gets_a_snapshot_marked_as_such() -> None:
     place = Place()
     client = await Client(place, book()).open()
     client.take()
@@ -118,7 +118,7 @@ async def test_a_reader_beyond_the_history_gets_a_snapshot_that_says_so() -> Non
 
 
 @every
-async def test_a_reader_that_comes_back_gets_exactly_what_it_missed(
+async def test_a_returning_reader_gets_exactly_the_missed_messages(
     level: str, depth: Any, scope: str
 ) -> None:
     place = Place()
@@ -257,7 +257,7 @@ async def test_the_best_prices_are_complete_in_each_message() -> None:
     assert (message.bid, message.ask) == (Level("30000", "1", 1), Level("30001", "2", 1))
 
 
-async def test_checksums_are_what_the_document_says() -> None:
+async def test_checksums_match_the_document() -> None:
     place = Place()
     place.fake.order(BTC, BUY, "30000", "0.5", number=1)
     place.fake.order(BTC, SELL, "30001.5", "1", number=2)

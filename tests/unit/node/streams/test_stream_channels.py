@@ -65,7 +65,7 @@ async def test_trades_are_resumed_without_loss() -> None:
 # Tickers
 
 
-async def test_a_ticker_says_all_in_each_message_and_not_too_often() -> None:
+async def test_a_ticker_message_is_complete_and_rate_limited() -> None:
     place = Place()
     client = await reading(place, "ticker")
     (first,) = client.take()

@@ -136,7 +136,7 @@ def test_excluded_peers_are_left_out_while_another_is_left():
     assert r.pick(0.0, ["a", "b"], exclude=["a", "b"]) in ("a", "b")
 
 
-def test_without_candidates_there_is_an_error_that_says_so():
+def test_without_candidates_there_is_an_error():
     with pytest.raises(ValueError, match="no candidates"):
         router().pick(0.0, [])
 
@@ -415,7 +415,7 @@ def test_weighted_prefers_the_fast_the_reliable_and_the_answering():
         assert r.pick(now, ["bad", "good"]) == "good", bad
 
 
-def test_weights_decide_what_matters():
+def test_weights_change_the_choice():
     def choice(weights: Weights) -> str:
         r = router(policy="weighted", weights=weights)
         now = 0.0
@@ -522,7 +522,7 @@ def test_the_reason_of_a_pick_names_its_cost_and_the_next_best() -> None:
     assert events[-1].reason.endswith("no other to ask")
 
 
-def test_a_worker_with_a_free_place_costs_what_it_takes_to_serve() -> None:
+def test_a_worker_with_a_free_slot_costs_its_service_time() -> None:
     """Four places of 19 ms, up to six requests at once: `width` is found, and the cost is in seconds."""
     r = router()
     rng = random.Random(5)

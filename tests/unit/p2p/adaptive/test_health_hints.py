@@ -40,7 +40,7 @@ def test_degraded_raises_the_cost_and_healthy_takes_it_back_both_bounded():
     assert -1.0 <= book.advice(0.0, "p") <= 1.0
 
 
-def test_an_origins_last_word_replaces_what_it_said_before():
+def test_an_origins_latest_hint_replaces_its_earlier_one():
     book = HintBook()
     for _ in range(50):
         book.receive(0.0, "a", "p", DEGRADED)
@@ -57,7 +57,7 @@ def test_a_thousand_origins_weigh_no_more_than_the_bound():
     assert sum(1 for _ in book.listed(0.0)) <= MAX_VOICES
 
 
-def test_each_recent_success_of_our_own_halves_what_others_say():
+def test_each_recent_own_success_halves_the_weight_of_hints():
     book = HintBook()
     for i in range(1000):
         book.receive(0.0, f"liar{i}", "p", DEGRADED)
@@ -129,7 +129,7 @@ def test_own_hints_are_withheld_when_most_peers_look_bad():
     assert publisher.due(1.0, verdicts(a=True, b=False, c=False, d=False))
 
 
-def test_one_bad_worker_of_two_is_told_and_two_of_two_are_not():
+def test_one_bad_worker_of_two_is_reported_and_two_of_two_are_not():
     publisher = HintPublisher()
     assert publisher.due(0.0, verdicts(a=True, b=True)) == []
     assert [hint.peer for hint in publisher.due(1.0, verdicts(a=True, b=False))] == ["a"]
@@ -156,7 +156,7 @@ def test_second_hand_hints_are_not_repeated():
     assert router.hints_due(now) == []
 
 
-def test_a_router_says_degraded_of_what_fails_it_and_healthy_when_that_is_over():
+def test_a_router_publishes_degraded_and_then_healthy():
     router: AdaptiveRouter[str] = AdaptiveRouter(rng=random.Random(1))
     peers = ["a", "b", "c", "d"]
     now = serve(router, 0.0, peers, 200)
@@ -172,7 +172,7 @@ def test_a_router_says_degraded_of_what_fails_it_and_healthy_when_that_is_over()
     assert said.count(("a", HEALTHY)) == 1
 
 
-def test_a_thousand_liars_cannot_take_a_peer_from_one_who_has_good_experience():
+def test_a_thousand_bad_hints_do_not_outweigh_own_good_experience():
     router: AdaptiveRouter[str] = AdaptiveRouter(rng=random.Random(1))
     peers = ["a", "b", "c", "d"]
     now = serve(router, 0.0, peers, 400)

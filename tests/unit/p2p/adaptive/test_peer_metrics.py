@@ -94,7 +94,7 @@ def test_what_is_known_drifts_to_the_pools_average():
     assert m.aged_service(60.0, pool) == pytest.approx(pool.service, abs=0.01)
 
 
-def test_one_sample_after_a_long_silence_is_most_of_what_is_known():
+def test_one_sample_after_a_long_pause_outweighs_older_ones():
     pool, m = Pool(), PeerMetrics(0.0)
     for i in range(100):
         ok(m, pool, i / 100, 0.02, (0, 0.02, 0.02))

@@ -42,7 +42,7 @@ def test_a_deadline_that_cannot_be_met_costs_no_token():
     assert policy.budget.tokens(5.0) == before
 
 
-def test_the_wait_that_a_busy_peer_asks_for_is_kept():
+def test_the_retry_time_of_a_busy_peer_is_respected():
     policy = RetryPolicy(rng=random.Random(1))
     delay = policy.next_delay(0.0, 1, 100.0, retry_after_s=2.0)
     assert delay is not None

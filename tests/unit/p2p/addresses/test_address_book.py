@@ -78,7 +78,7 @@ def test_one_source_fills_only_its_share_and_others_still_get_in():
     assert book.add(found("198.51.100.1", via=B), 0.0) is not None
 
 
-def test_a_full_share_gives_up_what_failed_for_what_is_new():
+def test_a_full_share_replaces_failed_entries_by_new_ones():
     book = make(per_source=2)
     first = book.add(found("192.0.2.1"), 0.0)
     book.add(found("192.0.2.2"), 0.0)
@@ -93,7 +93,7 @@ def test_what_was_tried_does_not_count_against_its_source():
     assert book.add(found("192.0.2.2"), 0.0) is not None
 
 
-def test_a_full_book_drops_from_the_source_that_filled_it_and_never_what_was_tried():
+def test_a_full_book_drops_untried_addresses_of_the_source_that_filled_it():
     book = make(limit=10, per_source=9)
     tried = book.add(found("192.0.2.100", via=B), 0.0)
     book.succeeded(tried, B, 5.0, 0.0)
@@ -311,7 +311,7 @@ def test_feelers_go_to_unproven_connected_nodes_only(book):
     assert book.proven(B) is proven
 
 
-def test_the_next_due_time_skips_what_would_not_be_dialled(book):
+def test_the_next_due_time_skips_addresses_that_are_not_dialled(book):
     first = book.add(found("192.0.2.1", node=A), 0.0)
     second = book.add(found("192.0.2.2", node=B), 0.0)
     fail(book, first)
@@ -449,7 +449,7 @@ def test_a_node_that_wants_no_link_wants_none_of_any_kind(book):
     assert min(direct.next_dial, indirect.next_dial) >= 10.0 + RECONNECT_MAX
 
 
-def test_what_grapes_tell_of_one_carrier_leaves_the_share_of_the_other():
+def test_addresses_from_grapes_for_one_carrier_leave_the_share_of_the_other():
     book = make(per_source=2)
     for n in range(5):
         book.add(found(f"192.0.2.{n + 1}", source="grape"), 0.0)

@@ -47,11 +47,11 @@ async def test_names_resolve_to_both_families(monkeypatch):
     assert await resolve("[::ffff:192.0.2.1]".strip("[]"), 3000) == ["192.0.2.1"]
 
 
-async def test_the_systems_resolver_is_asked_for_localhost():
+async def test_localhost_goes_to_the_systems_resolver():
     assert set(await resolve("localhost", 3000)) <= {"127.0.0.1", "::1"}
 
 
-async def test_without_peers_it_is_off_and_says_so():
+async def test_without_peers_it_is_off_with_a_warning():
     strategy = make(Resolver())
     await strategy.start(lambda peer: None)
     assert (strategy.state, strategy.detail) == ("off", "no bootstrap peers are configured")
@@ -81,7 +81,7 @@ async def test_addresses_and_names_are_found_for_the_carrier_they_are_configured
 
 
 @pytest.mark.looptime
-async def test_every_address_of_a_name_is_found_and_the_name_is_asked_again_from_time_to_time():
+async def test_every_address_of_a_name_is_found_and_the_name_is_resolved_periodically():
     resolver = Resolver(peer=["192.0.2.1", "2001:db8::1"])
     found = []
     strategy = make(resolver, ("peer", 3000))
@@ -129,7 +129,7 @@ async def test_a_resolver_that_never_answers_is_given_up():
 
 
 @pytest.mark.looptime
-async def test_refresh_asks_again_soon_but_not_faster_than_its_limit():
+async def test_refresh_looks_up_again_within_its_rate_limit():
     resolver = Resolver(peer=["192.0.2.1"])
     strategy = make(resolver, ("peer", 3000))
     await strategy.start(lambda peer: None)

@@ -178,7 +178,7 @@ def test_a_specific_bind_host_uses_its_interface_alone():
     assert reach_of("2001:db8::7", HOST).ip_version is IPVersion.V6Only
 
 
-def test_a_wildcard_bind_host_uses_all_interfaces_and_announces_what_others_can_dial():
+def test_a_wildcard_bind_host_uses_all_interfaces_and_announces_addresses_to_dial():
     four, both = reach_of("0.0.0.0", HOST), reach_of("::", HOST)
     assert four.interfaces is both.interfaces is None
     assert four.addresses == ["192.0.2.7"]

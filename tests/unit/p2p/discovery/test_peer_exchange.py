@@ -311,7 +311,7 @@ async def test_nodes_that_know_one_bootstrap_node_know_each_other_within_seconds
     ("over", "learns"),
     [(["grenache"], True), (["tcp", "grenache"], True), (["tcp"], False)],
 )
-async def test_a_peer_linked_over_grenache_is_passed_on_to_those_who_can_dial_it(over, learns):
+async def test_a_peer_linked_over_grenache_is_passed_on_to_peers_that_can_dial_it(over, learns):
     net = Network(0.02)
     a, b = net.node("a", over=["tcp", "grenache"]), net.node("b", over=["grenache"])
     c = net.node("c", over=over)

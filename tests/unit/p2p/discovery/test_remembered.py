@@ -24,7 +24,7 @@ class TestPersistedConformance(StartFailureConformance):
         monkeypatch.setattr(self, "error", OSError("broken for the test"))
 
 
-async def test_it_says_how_many_it_knows():
+async def test_the_detail_counts_remembered_addresses():
     peers = [
         PeerFound("192.0.2.1", 3000, A, "persisted"),
         PeerFound("192.0.2.1", 3100, A, "persisted", carrier="grenache"),

@@ -81,7 +81,7 @@ def test_a_request_whose_deadline_is_nearer_than_its_turn_is_refused_now() -> No
         core.offer(0.0, deadline=0.02)
 
 
-def test_the_report_says_what_the_reply_waited_and_took() -> None:
+def test_the_report_has_the_waiting_and_serving_times_of_the_reply() -> None:
     core = AdmissionCore(workers=1, service_s=0.02)
     first, second = core.offer(1.0), core.offer(1.0)
     core.start(1.0)
@@ -128,7 +128,7 @@ async def test_the_async_form_bounds_the_wait_and_reports_the_load() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_server_that_stalls_refuses_those_who_wait_when_their_time_is_over() -> None:
+async def test_a_stalled_server_refuses_waiting_requests_after_their_deadline() -> None:
     admission = Admission(workers=1, service_s=0.02)
     loop = asyncio.get_running_loop()
 
@@ -168,7 +168,7 @@ async def test_work_that_raises_frees_its_worker() -> None:
 
 
 @pytest.mark.looptime
-async def test_after_a_stall_of_the_loop_what_waited_too_long_is_not_started() -> None:
+async def test_after_a_stall_of_the_loop_expired_requests_are_not_started() -> None:
     admission = Admission(workers=1, service_s=0.02)
     served: list[int] = []
 

@@ -103,7 +103,7 @@ def test_rare_slow_replies_count_in_full_when_they_arrive() -> None:
     assert tail.value == pytest.approx(0.09, rel=0.35)  # a tenth is 0.9 s slower
 
 
-def test_a_tail_begins_anew_and_forgets_what_was_given_up() -> None:
+def test_a_tail_restarts_without_abandoned_requests() -> None:
     tail = LatencyTail(block=4, gain=0.5)
     cohort = Cohort(5)
     for tag in range(5):

@@ -89,7 +89,7 @@ async def test_an_answer_is_returned_and_a_refusal_on_its_merits_is_raised_once(
         assert found.status().counters["delivered"] == 2  # both were answered
 
 
-async def test_what_is_not_delivered_in_time_says_why() -> None:
+async def test_an_undelivered_message_has_a_reason() -> None:
     async def fail() -> None:
         raise Busy(0.5)
 
@@ -165,12 +165,12 @@ async def test_cancelling_the_caller_stops_the_work() -> None:
         assert await found.call(lambda: asyncio.sleep(0.01, "next")) == "next"
 
 
-async def test_cancelling_a_caller_whose_turn_has_not_come_sends_nothing() -> None:
+async def test_a_caller_cancelled_in_the_queue_sends_nothing() -> None:
     async with gate() as found:
         assert await _cancelled_work(found, 0.0) == []
 
 
-async def test_closing_ends_what_is_under_way_and_what_waits() -> None:
+async def test_closing_ends_running_and_waiting_requests() -> None:
     found = gate()
     stopped: list[int] = []
 
@@ -204,7 +204,7 @@ async def test_closing_at_once_leaves_no_attempt_uncounted() -> None:
     assert len(found.outbox) == 0
 
 
-async def test_shadow_mode_delays_nothing_and_counts_what_would_have_waited() -> None:
+async def test_shadow_mode_delays_nothing_and_counts_simulated_waits() -> None:
     server = Server()
     async with gate(shadow=True) as found:
         futures = [found.post(lambda: asyncio.sleep(0.02)) for _ in range(100)]

@@ -91,7 +91,7 @@ def test_a_full_outbox_refuses_and_a_settled_message_makes_room() -> None:
     box.add(now, 3)
 
 
-def test_what_waits_too_long_expires_and_says_so() -> None:
+def test_a_message_that_waits_too_long_expires_with_an_error() -> None:
     box = outbox(ttl_s=5.0)
     first = box.add(0.0, 1)
     box.add(0.0, 2, ttl_s=50.0)

@@ -86,7 +86,7 @@ async def test_what_the_far_side_refuses_on_its_merits_is_not_tried_again() -> N
 
 
 @pytest.mark.looptime
-async def test_busy_is_tried_again_after_what_it_asked_for() -> None:
+async def test_busy_is_retried_after_the_requested_wait() -> None:
     strategy = RetryStrategy(policy())
     flaky = Flaky(Busy(3.0))
     assert await strategy.execute(flaky, timeout_s=60.0) == "answer"
@@ -135,7 +135,7 @@ def test_a_retry_after_that_is_absurd_is_ignored() -> None:
 
 
 @pytest.mark.looptime
-async def test_an_open_breaker_refuses_at_once_and_tells_every_change() -> None:
+async def test_an_open_breaker_refuses_at_once_and_reports_every_change() -> None:
     changes: list[tuple[BreakerState, BreakerState]] = []
     breaker = CircuitBreaker(
         BreakerSettings(failure_threshold=3, cooldown_s=1.0, successes_to_close=1),

@@ -16,9 +16,7 @@ from p2p.flow import Canary, Shadow, TokenBucket
     rate=st.floats(1.0, 50.0),
     burst=st.floats(1.0, 10.0),
 )
-def test_the_shadow_predicts_what_the_bucket_would_have_done(
-    gaps: list[float], rate: float, burst: float
-) -> None:
+def test_the_shadow_predicts_the_bucket(gaps: list[float], rate: float, burst: float) -> None:
     shadow, bucket = Shadow(rate, burst), TokenBucket(rate, burst)
     # A bucket begins with one token and the shadow with its burst: let both fill first.
     bucket.try_take(0.0)
@@ -73,7 +71,7 @@ def test_the_share_of_clients_is_the_percentage() -> None:
         assert share == pytest.approx(percent / 100, abs=0.01)
 
 
-def test_raising_the_share_keeps_who_is_in() -> None:
+def test_raising_the_share_keeps_its_members() -> None:
     clients = [f"client {i}" for i in range(2000)]
     canary = Canary(0.0)
     inside: set[str] = set()

@@ -127,7 +127,7 @@ async def test_a_waiter_that_is_cancelled_costs_no_token() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_higher_rate_reaches_those_who_wait_already() -> None:
+async def test_a_higher_rate_applies_to_waiting_requests() -> None:
     loop = asyncio.get_running_loop()
     bucket = TokenBucket(0.0)
     await bucket.take()

@@ -99,6 +99,6 @@ def test_the_largest_that_fits():
     assert bep44.verify(item)
 
 
-def test_signing_refuses_what_could_not_be_put():
+def test_signing_refuses_values_that_cannot_be_put():
     with pytest.raises(BadInput):
         bep44.sign(KEY, 1, bytes(1000))

@@ -109,7 +109,7 @@ def test_urls_have_one_spelling(given, normal):
         ("http://[::1", "IPv6"),
     ],
 )
-def test_a_wrong_url_is_quoted_with_what_was_expected(url, reason):
+def test_a_wrong_url_is_quoted_with_the_expected_form(url, reason):
     with pytest.raises(BadInput, match=reason) as raised:
         check_url(url)
     assert repr(url) in str(raised.value)

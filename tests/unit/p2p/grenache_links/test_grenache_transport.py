@@ -366,7 +366,7 @@ async def test_with_grenache_alone_peers_are_remembered_over_a_restart_without_a
     assert again.overlay.peers.links[b.id].peer.outbound
 
 
-async def test_with_grenache_alone_peers_tell_each_other_of_those_no_grape_knows(
+async def test_with_grenache_alone_peers_exchange_addresses_that_no_grape_has(
     member: Any,
 ) -> None:
     b = member(2, dead(), "grenache", exchange=True)
@@ -381,7 +381,7 @@ async def test_with_grenache_alone_peers_tell_each_other_of_those_no_grape_knows
     assert c.overlay.peers.links[b.id].peer.outbound
 
 
-async def test_errors_say_why_grenache_is_no_way(member: Any) -> None:
+async def test_errors_name_the_reason_that_grenache_cannot_deliver(member: Any) -> None:
     grape = Directory()
     a, none = member(1, grape, "grenache"), member(2, None)
     await a.start()

@@ -159,7 +159,7 @@ def transfer(net: Network, up: bytes, down: bytes, *, seconds: float = 200.0) ->
 
 
 class TestWithoutFaults:
-    def test_both_sides_speak_and_each_reads_what_the_other_wrote(self):
+    def test_both_sides_read_what_the_other_wrote(self):
         net = Network()
         net.dial.write(b"hello")
         net.run(1.0)
@@ -195,7 +195,7 @@ class TestWithoutFaults:
         net.run(60.0)
         assert len(net.asked) == asked
 
-    def test_an_idle_tunnel_asks_once_in_a_hold(self):
+    def test_an_idle_tunnel_polls_once_a_hold(self):
         net = Network()
         net.run(10.0)
         before = len(net.asked)
@@ -372,7 +372,7 @@ class TestDishonestPeers:
         (ask,) = end.asks(0.0)
         return end, ask
 
-    def test_an_answerer_that_answers_polls_at_once_is_asked_ten_times_a_second(self):
+    def test_polls_that_are_answered_at_once_go_ten_times_a_second(self):
         end, now, count = DialEnd(ID, 0.0, random.Random(1)), 0.0, 0
         while now < 10.0:
             for ask in end.asks(now):
@@ -381,7 +381,7 @@ class TestDishonestPeers:
             now += 0.001
         assert count <= 10.0 / VAIN_PAUSE + MAX_VAIN + 2
 
-    def test_an_answerer_that_takes_nothing_is_asked_ten_times_a_second(self):
+    def test_a_side_that_accepts_nothing_is_polled_ten_times_a_second(self):
         end, now, count = DialEnd(ID, 0.0, random.Random(1)), 0.0, 0
         end.write(b"hello")
         while now < 10.0:
@@ -392,7 +392,7 @@ class TestDishonestPeers:
             now += 0.001
         assert count <= 10.0 / VAIN_PAUSE + MAX_VAIN + 2
 
-    def test_acknowledging_what_was_never_sent_breaks_the_tunnel(self):
+    def test_an_acknowledgement_of_unsent_data_breaks_the_tunnel(self):
         end, ask = self.dialling()
         end.answered(ask.number, TunnelReply(1, 1000), 0.1)
         assert "acknowledged" in end.broken
@@ -429,7 +429,7 @@ class TestDishonestPeers:
         end.write(b"for the held one")
         assert end.release(0.5).data == b"for the held one"
 
-    def test_whose_connection_closed_has_a_moment_to_ask_again_or_is_dead(self):
+    def test_a_peer_with_a_closed_connection_has_a_moment_to_reconnect(self):
         end = AnswerEnd(0.0)
         poll = TunnelRequest(ID, 0, 1000, WINDOW, poll=1, wait=1000)
         end.receive(poll, 0.1)
@@ -442,7 +442,7 @@ class TestDishonestPeers:
         end.cut(2.0)
         assert end.dead(2.0 + CUT_AFTER)
 
-    def test_what_a_late_answer_says_takes_nothing_back(self):
+    def test_a_late_answer_does_not_move_the_acknowledgement_back(self):
         end = DialEnd(ID, 0.0, random.Random(1))
         end.write(bytes(1000))
         (ask, _) = end.asks(0.0)
@@ -495,7 +495,7 @@ class TestDishonestPeers:
             max_size=30,
         )
     )
-    def test_whatever_an_answering_side_is_asked_it_answers_or_refuses(self, requests):
+    def test_an_answering_side_answers_or_refuses_every_request(self, requests):
         end = AnswerEnd(0.0)
         end.write(bytes(100))
         for now, (ack, limit, seq, data, fin, poll, close) in enumerate(requests):

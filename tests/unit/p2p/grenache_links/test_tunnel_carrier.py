@@ -76,7 +76,7 @@ async def dial_fails(net: Network, **options: Any) -> Exception:
 
 
 @on_every_way
-async def test_each_side_knows_who_is_there_and_what_carries_the_link(p: Pair) -> None:
+async def test_each_side_knows_the_peer_and_the_carrier_of_the_link(p: Pair) -> None:
     left, right = p.left_link.peer, p.right_link.peer
     assert (left.node_id, right.node_id) == (p.right.node.node_id, p.left.node.node_id)
     assert (left.carrier, right.carrier) == ("grenache", "grenache")
@@ -146,7 +146,7 @@ async def test_a_peer_that_does_not_read_holds_the_sender_up_not_the_memory(p: P
 
 
 @once
-async def test_an_idle_link_asks_seldom(p: Pair) -> None:
+async def test_an_idle_link_polls_seldom(p: Pair) -> None:
     await asyncio.sleep(0.3)  # both have said their first heartbeats
     before = p.requests.made
     await asyncio.sleep(2.0)
@@ -224,7 +224,7 @@ def test_a_worker_that_is_no_node_is_found_out_at_once(answer: Any, text: str) -
     run(inside())
 
 
-def test_a_busy_worker_is_asked_again() -> None:
+def test_a_busy_worker_is_tried_again() -> None:
     async def inside() -> None:
         async with network() as net:
             one, two = await net.node(1), await net.node(2)
@@ -271,7 +271,7 @@ def test_strangers_are_few_and_the_oldest_goes_first() -> None:
     run(inside())
 
 
-def test_strangers_that_say_nothing_are_gone_in_time() -> None:
+def test_silent_strangers_are_disconnected_in_time() -> None:
     async def inside() -> None:
 
         async with network() as net:
@@ -457,7 +457,7 @@ async def test_a_short_outage_of_the_worker_is_bridged(p: Pair) -> None:
 
 
 @on_every_way
-async def test_stopping_says_goodbye_first_and_leaves_nothing(p: Pair) -> None:
+async def test_stopping_sends_goodbye_first_and_leaves_nothing(p: Pair) -> None:
     p.right_link.send(p.right.node.envelope(1, size=500_000))
     await p.right.node.service.stop()
     await p.right.carrier.stop()

@@ -65,7 +65,7 @@ class TestTree:
         assert sent == [(("a", "c"), "item")]
         assert gossip.eager == ["a", "b", "c"]
 
-    def test_a_duplicate_prunes_its_link_and_what_follows_is_announced_there(self):
+    def test_a_duplicate_prunes_its_link_and_later_messages_are_announced_there(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
         gossip.link_up(0.0, "b")
@@ -230,7 +230,7 @@ class TestPulling:
         assert not any(isinstance(item, Graft) for _, item in sent)
         assert gossip.missing == 0
 
-    def test_a_lost_link_makes_its_promises_be_asked_of_others_at_once(self):
+    def test_messages_promised_by_a_lost_link_are_requested_from_others_at_once(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
         gossip.link_up(0.0, "b")
@@ -382,7 +382,7 @@ class TestBounds:
             small.add(0.0, key(number), "item", 0)
         assert small.stored_bytes == 100 * ITEM_OVERHEAD
 
-    def test_a_link_that_takes_the_place_of_another_is_not_taken_to_hold_what_that_held(self):
+    def test_a_replacing_link_starts_without_the_earlier_links_messages(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
         gossip.add(0.0, key(1), "item", 10, "a")
@@ -394,7 +394,7 @@ class TestBounds:
         gossip.tick(limits.REPAIR_INTERVAL)
         assert drain(sent) == [(("b",), IHave([key(1)]))]
 
-    def test_what_was_pulled_is_not_announced_to_who_pulled_it(self):
+    def test_a_pulled_message_is_not_announced_to_the_node_that_pulled_it(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
         gossip.on_prune("a")
@@ -653,7 +653,7 @@ def test_a_peer_that_pushes_to_all_does_not_cut_the_others_off(monkeypatch):
     assert late_beside_a_peer_that_pushes_to_everybody() > 20
 
 
-def test_who_announces_and_does_not_deliver_is_asked_last():
+def test_a_neighbour_that_announces_and_does_not_deliver_is_requested_last():
     sent = []
     tree = BroadcastTree(lambda peers, message: sent.append((peers, message)))
     liars, honest = [f"liar {n}" for n in range(4)], "honest"

@@ -53,7 +53,7 @@ class TestWaysToOneNode:
         mesh.run(1.0)
         assert len(mesh.notes[2]) == 2
 
-    def test_without_any_way_the_error_says_why_each_failed(self):
+    def test_without_any_route_the_error_names_each_failure(self):
         router = make()
         with pytest.raises(DeliveryError) as caught:
             router.send(0.0, node(1), NOTE, HELLO)
@@ -101,7 +101,7 @@ class TestWaysToOneNode:
         reached = {peer for outgoing in router.take_outgoing() for peer in outgoing.peers}
         assert reached == {node(1), node(2)}
 
-    def test_the_error_says_why_grenache_was_no_way(self):
+    def test_the_error_names_the_reason_that_grenache_could_not_deliver(self):
         router = make()
         router.delivery.why_not_grenache = lambda to: f"{to[:1]} was not found"
         with pytest.raises(DeliveryError) as caught:

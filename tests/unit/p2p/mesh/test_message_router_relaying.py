@@ -153,7 +153,7 @@ class TestRelaying:
         assert len(mesh.notes[2]) == before
         assert mesh.routers[0].counters["relay_duplicates"] == 1
 
-    def test_the_relay_is_not_blamed_for_what_the_recipient_does_not_understand(self):
+    def test_the_relay_is_not_blamed_for_messages_that_the_recipient_cannot_decode(self):
         router = self.relay()
         inbox = Inbox(router, NOTE)
         inbox.verdict = False

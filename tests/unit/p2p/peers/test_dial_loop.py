@@ -214,7 +214,7 @@ async def test_connect_to_a_peer_that_dialled_us_returns_it(net):
         await each.stop()
 
 
-async def test_connect_says_why_it_failed_and_does_not_keep_the_address(net):
+async def test_a_failed_connect_names_the_reason_and_does_not_keep_the_address(net):
     a, b = net.node("a"), net.node("b")
     await start(a, b)
     with pytest.raises(ConnectFailed, match="nobody there"):
@@ -231,7 +231,7 @@ async def test_connect_says_why_it_failed_and_does_not_keep_the_address(net):
     assert a.manager.known_addresses == 0
 
 
-async def test_without_a_dialer_connect_says_so():
+async def test_connect_without_a_dialer_raises():
     manager = PeerManager(A)
     with pytest.raises(ConnectFailed, match="no dialer"):
         await manager.connect("192.0.2.1", 3000)

@@ -91,7 +91,7 @@ def test_an_address_is_announced_once_a_dial_back_came_through() -> None:
     assert {server for _, server, _ in node.asked} == {"node 1", "node 2", "node 3"}
 
 
-def test_an_address_that_fails_is_not_announced_and_the_operator_is_told_what_to_do() -> None:
+def test_a_failing_address_is_not_announced_and_the_operator_gets_a_remedy() -> None:
     node = world()
     node.ports = {f"node {n}": LISTEN for n in range(1, 4)}
     node.run(10)
@@ -143,7 +143,7 @@ def test_one_server_decides_when_there_is_no_other_and_the_result_is_unconfirmed
     assert node.say() == f"reachable: reachable at {OUTSIDE}:{LISTEN}, unconfirmed"
 
 
-def test_servers_that_refuse_are_not_asked_again_before_a_minute() -> None:
+def test_refusing_servers_get_no_request_for_a_minute() -> None:
     node = world()
     node.refusing = {"node 1", "node 2", "node 3"}
     node.run(RETRY_FIRST - 5)

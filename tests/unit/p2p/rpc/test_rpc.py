@@ -224,7 +224,7 @@ class TestServing:
         core.respond(0.1, started[1], b"new")
         assert [msgspec.msgpack.decode(p, type=RpcResponse).body for p in sender.sent] == [b"new"]
 
-    def test_all_callers_together_are_bounded_and_what_ended_counts_no_more(self):
+    def test_all_callers_together_are_bounded_and_ended_calls_do_not_count(self):
         core = RpcCore(_Nowhere(), rng=random.Random(0))
         calls: list[Call] = []
         core.handlers["m"] = lambda now, call: calls.append(call)
@@ -379,7 +379,7 @@ class Sum(msgspec.Struct):
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("to", [1, 2])
-async def test_a_call_returns_what_the_handler_returns(pair, to):
+async def test_a_call_returns_the_handlers_result(pair, to):
     async def add(caller: str, body: Sum) -> int:
         assert caller == pair.ids[0]
         await asyncio.sleep(0.5)

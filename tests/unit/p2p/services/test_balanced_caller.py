@@ -44,7 +44,7 @@ def worker(log: list[str] | None = None, delay: float = 0.01) -> Any:
     return work
 
 
-async def test_the_result_comes_back_with_who_gave_it(net):
+async def test_the_result_names_its_worker(net):
     net.serve("echo", worker(), 1)
     result = await net.nodes[0].caller.ask("echo", {"n": [1, 2], "b": b"x"})
     assert result.value == {"n": [1, 2], "b": b"x"}

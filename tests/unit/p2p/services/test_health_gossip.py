@@ -36,7 +36,7 @@ def test_hints_arrive_with_their_origin_and_their_time_of_arrival():
     ]
 
 
-def test_nothing_to_say_makes_no_message():
+def test_no_news_makes_no_message():
     assert exchange(1).publish([]) is None
     assert exchange(1).publish([hint(1)]) is None  # about oneself
 

@@ -54,7 +54,7 @@ def test_what_is_offered_is_said_at_once_and_then_every_interval():
     assert a.due(5.1) is None
 
 
-def test_who_offers_nothing_says_nothing_but_a_withdrawal_is_said():
+def test_a_node_without_services_sends_only_a_withdrawal():
     a, me = directory(1), directory(0)
     assert a.due(100.0) is None
     a.offer("jobs")

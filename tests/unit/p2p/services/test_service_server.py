@@ -36,7 +36,7 @@ async def reply(server: ServiceServer, service: str, payload: Any = None, **more
     return msgspec.msgpack.decode(answer.value.result)
 
 
-async def test_an_async_and_a_sync_handler_answer_and_know_whose_request_it_is(server):
+async def test_async_and_sync_handlers_answer_and_know_the_caller(server):
     async def in_loop(payload: Any) -> Any:
         request = current_request()
         return [payload, request.caller, request.service, request.id]
@@ -74,7 +74,7 @@ async def test_a_handlers_own_refusal_is_an_answer_with_its_code(server):
 
 
 @pytest.mark.parametrize("kind", ["loop", "thread"])
-async def test_a_handlers_crash_is_internal_and_tells_no_more_than_its_type(server, kind, caplog):
+async def test_a_crash_of_a_handler_is_internal_and_reveals_its_type_alone(server, kind, caplog):
     def crash(payload: Any) -> None:
         raise KeyError("secret")
 

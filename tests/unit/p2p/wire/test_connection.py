@@ -78,7 +78,7 @@ async def test_the_longest_message_passes_and_a_longer_one_is_refused_to_its_sen
 
 
 @on_every_way
-async def test_both_sides_know_who_the_other_is(linked: Pair) -> None:
+async def test_both_sides_know_the_others_identity(linked: Pair) -> None:
     ours, theirs = linked.left_link.peer, linked.right_link.peer
     assert (ours.node_id, ours.public_key) == (
         linked.right.node_id,
@@ -115,7 +115,7 @@ async def test_what_is_sent_is_counted(linked: Pair) -> None:
 
 
 @on_every_way
-async def test_a_goodbye_reaches_the_other_after_what_was_sent_before(linked: Pair) -> None:
+async def test_a_goodbye_arrives_after_earlier_messages(linked: Pair) -> None:
     linked.left_link.send(linked.left.envelope())
     linked.left_link.close(Code.FULL, "enough")
     linked.left_link.close(Code.ABUSE, "twice")

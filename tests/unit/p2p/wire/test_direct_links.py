@@ -136,7 +136,7 @@ async def test_the_dialling_sides_refusal_reaches_the_accepting_one(made: Nodes)
 
 
 @on_every_way
-async def test_stop_says_goodbye_to_every_peer_and_frees_the_port(made: Nodes) -> None:
+async def test_stop_sends_goodbye_to_every_peer_and_frees_the_port(made: Nodes) -> None:
     a, b, c = [await made.node(n) for n in (1, 2, 3)]
     await a.service.dial(*c.address)
     await b.service.dial(*c.address)

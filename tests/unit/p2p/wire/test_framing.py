@@ -111,7 +111,7 @@ def test_a_frame_taken_does_not_change_with_the_next_read() -> None:
     assert frame == b"a" * 20
 
 
-def test_take_gives_no_more_than_asked() -> None:
+def test_take_gives_at_most_the_requested_number() -> None:
     decoder = FrameDecoder(LIMIT, ROOM)
     data = b"".join(framed(bytes([n])) for n in range(1, 6))
     decoder.writable()[: len(data)] = data

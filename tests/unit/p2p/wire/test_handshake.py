@@ -140,7 +140,7 @@ def test_another_minor_version_is_welcome(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_node_that_meets_itself_says_so(side: int) -> None:
+def test_a_node_that_dials_itself_reports_it(side: int) -> None:
     assert refusal(*both(terms(B))[side]).code is Code.SELF
 
 
@@ -291,7 +291,7 @@ def test_a_payload_of_the_wrong_shape_is_malformed(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_silence_is_refused_with_what_was_waited_for(role: Role) -> None:
+def test_a_handshake_timeout_names_the_awaited_message(role: Role) -> None:
     waiting = machine(role, terms(A))
     waiting.start()
     error = waiting.expired(5.0)

@@ -76,7 +76,7 @@ def test_a_node_with_a_public_address_has_an_id_that_fits_it():
     assert fits(node.id, "203.0.113.9")
 
 
-def test_a_node_takes_an_id_that_fits_what_others_see_and_keeps_its_contacts():
+def test_a_node_changes_to_an_id_of_its_observed_address_and_keeps_its_contacts():
     solo = Solo(bep42=True)
     before = solo.node.id
     for n in (1, 2, 3):

@@ -173,7 +173,7 @@ def test_only_nodes_of_this_kind_get_a_given_address(kind, given, told):
         assert results == [1]  # this node itself
 
 
-def test_a_node_of_another_kind_is_not_asked_to_forget():
+def test_a_node_of_another_implementation_gets_no_withdrawal():
     """It would take that for an announcement."""
     solo = Solo()
     solo.meet(NEAR, node_id(1))
@@ -215,7 +215,7 @@ def test_what_is_withdrawn_is_gone_everywhere_at_once():
     assert ("10.1.2.3", 82) not in lookup(network, hosts[4])
 
 
-def test_loopback_addresses_are_replaced_for_who_came_from_elsewhere():
+def test_loopback_addresses_are_replaced_for_remote_callers():
     network, (lone,) = network_of(1)
     announce(network, lone)
     assert lookup(network, lone, reached_at="192.168.1.5") == {("192.168.1.5", 80)}
@@ -245,7 +245,7 @@ def test_an_announcement_whose_tokens_are_refused_is_tried_once_more():
     assert results == [1]
 
 
-def test_many_nodes_find_what_is_held_by_twenty():
+def test_many_nodes_find_a_value_held_by_twenty():
     network, hosts = network_of(60)
     assert announce(network, hosts[50]) >= 15
     for host in hosts[::7]:
@@ -310,7 +310,7 @@ def test_an_older_version_and_a_mismatch_are_refused_wherever_the_newer_is():
     assert get(network, hosts[1], signed(6, b"six").key()) == signed(6, b"six")
 
 
-def test_a_node_that_refuses_what_it_has_already_does_not_fail_a_put():
+def test_a_refusal_of_a_value_held_already_does_not_fail_a_put():
     """A real Grape answers 302 to the version that it holds; ours renews it."""
     item = signed(5, b"five")
     for held, refusal in ((item, None), (None, SEQ_TOO_LOW)):
@@ -483,7 +483,7 @@ def test_a_node_alone_with_its_own_address_stops_asking_itself():
     assert network.sent == before
 
 
-def test_one_that_asks_us_is_waited_for_again():
+def test_a_stalled_node_that_queries_us_is_alive_again():
     solo = Solo()
     solo.meet(NEAR, node_id(1))
     solo.node.lookup(solo.now, SERVICE, lambda found: None)
@@ -513,7 +513,7 @@ def test_no_node_in_the_open_network_directs_queries_into_a_private_one():
     assert not core.may_ask(("10.0.0.1", 0), private)
 
 
-def test_what_nodes_say_is_merged_and_a_lookup_is_bounded():
+def test_answers_of_nodes_are_merged_and_a_lookup_is_bounded():
     solo = Solo()
     addresses = [("10.0.0.5", 4000), ("10.0.0.6", 4000)]
     for n, there in enumerate(addresses):
@@ -530,7 +530,7 @@ def test_what_nodes_say_is_merged_and_a_lookup_is_bounded():
     assert all(unpack(peer)[1] for peer in found.peers)
 
 
-def test_the_busy_say_so():
+def test_busy_workers_answer_busy():
     solo = Solo(max_searches=1)
     solo.meet(NEAR, node_id(1))
     assert not solo.node.busy

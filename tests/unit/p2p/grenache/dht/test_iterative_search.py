@@ -128,7 +128,7 @@ def test_a_bootstrap_address_gets_its_id_from_its_answer():
     assert {c.id for c in search.closest()} == {bootstrap.id, other.id}
 
 
-def test_a_node_that_restarted_with_another_id_counts_as_what_it_is_now():
+def test_a_node_that_restarted_with_another_id_counts_under_its_new_id():
     world = World()
     stale = world.node(near=3)
     renewed = world.rng.randbytes(20)
@@ -145,7 +145,7 @@ def test_our_own_address_is_not_one_of_the_closest():
     assert [c.id for c in search.closest()] == [other.id]
 
 
-def test_we_do_not_ask_ourselves_when_others_tell_of_us():
+def test_a_node_named_by_others_does_not_query_itself():
     world = World()
     other = world.node()
     ourselves = world.node(node_id=OWN)
@@ -208,7 +208,7 @@ def test_without_any_answer_all_nodes_are_awaited():
     assert search.closest() == []
 
 
-def test_a_network_that_always_tells_of_closer_nodes_does_not_hold_a_search_for_ever():
+def test_a_search_ends_although_every_answer_names_closer_nodes():
     world = World()
     endless = world.node()
 

@@ -105,7 +105,7 @@ def test_datagrams_of_real_grapes_are_read():
     assert decode(put) == KrpcQuery(b"ab", ID, Put(b"T" * 20, b"10:cap value2"))
 
 
-def test_our_announcement_is_what_a_real_grape_sends_but_for_the_version():
+def test_our_announcement_equals_a_real_grapes_but_for_the_version():
     ours = encode_query(b"ab", ID, AnnouncePeer(b"rpc_cap2", 1337, b"T" * 20))
     assert ours.replace(b"1:v4:XN\x00\x01", b"") == (
         b"d1:ad2:id20:" + ID + b"12:implied_porti0e9:info_hash8:rpc_cap24:porti1337e"

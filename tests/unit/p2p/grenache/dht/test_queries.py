@@ -84,7 +84,7 @@ def test_a_reply_is_matched_once():
     assert not bench.queries._pending
 
 
-def test_only_the_address_that_was_asked_can_answer():
+def test_only_the_queried_address_can_answer():
     bench = Bench()
     bench.ask()
     assert not bench.reply(source=("10.0.0.2", 4000))
@@ -201,7 +201,7 @@ def test_queries_under_way_are_bounded():
     assert bench.ask() is not None
 
 
-def test_timeouts_follow_what_is_measured_within_bounds():
+def test_timeouts_follow_measured_latencies_within_bounds():
     rtt = Rtt()
     assert rtt.timeout(4.0) is None
     for _ in range(50):
@@ -215,7 +215,7 @@ def test_timeouts_follow_what_is_measured_within_bounds():
     assert rtt.timeout(4.0) == 1.0
 
 
-def test_timers_run_in_order_and_what_was_cancelled_does_not():
+def test_timers_run_in_order_and_cancelled_ones_do_not():
     timers = Timers()
     ran: list[tuple[str, float]] = []
     assert timers.next() == inf

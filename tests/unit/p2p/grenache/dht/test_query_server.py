@@ -102,7 +102,7 @@ def test_a_token_of_another_address_is_refused():
         ("always", FAR, True),
     ],
 )
-def test_a_given_address_is_recorded_from_whom_the_settings_say(accept, sender, taken):
+def test_a_given_address_is_recorded_from_senders_that_the_settings_allow(accept, sender, taken):
     solo = Solo(accept_given_addresses=accept)
     ask = AnnouncePeer(SERVICE, 80, token_for(solo, sender), host=pack_host("10.1.2.3"))
     if taken:
@@ -207,7 +207,7 @@ def test_a_node_is_entered_when_it_has_answered_and_not_before():
     assert [n.address for n in reply_to(solo, LOCAL, FindNode(node_id(1))).nodes] == [NEAR]
 
 
-def test_a_client_is_served_and_never_entered_nor_asked():
+def test_a_client_is_served_and_never_entered_nor_queried():
     solo = Solo()
     for sender in (b"client", b"", b"x" * 21):
         out = solo.receive(LOCAL, encode_query(b"tt", sender, GetPeers(SERVICE)))
@@ -266,7 +266,7 @@ LARGE = [GetPeers(SERVICE), FindNode(node_id(1)), Get(VALUE_KEY), GetPeers(b"nob
 
 @pytest.mark.parametrize("ask", LARGE, ids=lambda ask: type(ask).__name__)
 @pytest.mark.parametrize("sender", [b"client", node_id(9)], ids=["client", "node"])
-def test_an_unproven_address_is_sent_at_most_three_times_what_came_from_it(ask, sender):
+def test_an_unproven_address_gets_at_most_three_times_its_own_bytes(ask, sender):
     solo = stocked()
     solo.bytes_sent.clear()
     query = encode_query(b"tt", sender, ask)

@@ -98,7 +98,7 @@ def test_the_bounds_of_announcements_hold_whatever_is_announced(steps):
             assert sum(len(group) for group in groups.values()) == len(store)
 
 
-def test_taking_back_says_whether_it_was_there():
+def test_removal_reports_if_the_entry_existed():
     store = peers()
     store.add(0.0, b"s", peer(1), "a")
     assert store.remove(b"s", peer(1))
@@ -209,7 +209,7 @@ def test_when_a_version_may_replace_another(current, new, cas, refusal):
     assert conflict(current, new, cas) == refusal
 
 
-def test_values_are_bounded_and_what_is_asked_for_stays():
+def test_values_are_bounded_and_requested_ones_stay():
     store = ValueStore(100.0, 3)
     items = [Item(bep44.bencoded(b"%d" % n)) for n in range(5)]
     for one in items[:3]:
@@ -256,7 +256,7 @@ def test_no_token_outlives_a_long_idle_time():
 # Sources
 
 
-def test_a_source_may_ask_so_often_and_others_do_not_suffer():
+def test_queries_of_one_source_are_limited_without_harm_to_others():
     sources = QuerySources(rate=10.0, burst=5.0, limit=100)
     assert sum(sources.allow(0.0, "10.0.0.1") for _ in range(20)) == 5
     assert sources.allow(0.0, "10.0.0.2")

@@ -91,7 +91,7 @@ async def test_what_one_announces_all_see():
         assert await b.withdraw("svc", 80) == 2  # the others forget what they do not know
 
 
-async def test_the_first_lookup_after_the_start_asks_the_bootstrap_grape():
+async def test_the_first_lookup_after_the_start_goes_to_the_bootstrap_grape():
     async with Grape(settings()) as first:
         await first.announce("svc", 80)
         for host in ("127.0.0.1", "localhost"):
@@ -239,7 +239,7 @@ async def test_lookups_of_the_same_name_at_once_are_one_search():
 
 
 @pytest.mark.parametrize("impatient", [0, 1])
-async def test_one_who_gives_up_takes_nothing_from_the_others(impatient):
+async def test_a_cancelled_caller_does_not_cancel_the_others(impatient):
     async with grapes(2) as (a, b):
         await b.announce("svc", 80)
         tasks = [asyncio.create_task(a.lookup("svc")) for _ in range(2)]
@@ -267,7 +267,7 @@ async def test_too_many_searches_are_refused(deaf):
         assert [] in done
 
 
-async def test_a_stopped_grape_fails_what_is_under_way_and_can_start_again(deaf):
+async def test_a_stopped_grape_fails_lookups_under_way_and_can_start_again(deaf):
     grape = Grape(settings(deaf))
     with pytest.raises(GrapeUnreachable):
         await grape.lookup("svc")
@@ -298,7 +298,7 @@ async def test_a_port_that_is_taken_is_an_error_at_the_start():
         await second.stop()
 
 
-async def test_a_socket_that_fails_fails_what_is_under_way(deaf, caplog):
+async def test_a_failing_socket_fails_the_requests_under_way(deaf, caplog):
     grape = Grape(settings(deaf))
     await grape.start()
     lookup = asyncio.create_task(grape.lookup("svc"))
@@ -357,7 +357,7 @@ async def test_bound_to_every_interface_it_gives_loopback_to_this_machine():
         assert await second.lookup("svc") == [("127.0.0.1", 80)]
 
 
-async def test_status_tells_what_it_is_like():
+async def test_the_status_of_a_grape_is_printed():
     async with grapes(2) as (a, b):
         await a.announce("svc", 80)
         await a.put(b"value")

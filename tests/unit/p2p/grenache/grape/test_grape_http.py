@@ -33,7 +33,7 @@ async def api() -> AsyncIterator[Api]:
         yield found
 
 
-def test_the_fake_is_what_the_api_asks_for() -> None:
+def test_the_fake_service_fits_the_protocol() -> None:
     grape: LocalGrape = FakeGrape()
     assert grape.node_id == NODE_ID
 
@@ -280,14 +280,14 @@ async def test_a_version_to_replace_is_handed_on(api: Api) -> None:
         (GrapeUnreachable("stopped"), 503, "ERR_GRAPE_UNREACHABLE: stopped"),
     ],
 )
-async def test_what_the_dht_says_reaches_the_client_as_the_real_grape_says_it(
+async def test_dht_errors_reach_the_client_in_the_form_of_the_real_grape(
     api: Api, error: GrenacheError, status: int, text: str
 ) -> None:
     api.grape.fail = error
     assert await api.ask("put", signed()) == (status, text)
 
 
-def test_bytes_are_what_the_node_js_grape_makes_of_them() -> None:
+def test_bytes_are_decoded_as_by_the_node_js_grape() -> None:
     as_buffer = {"type": "Buffer", "data": [1, 2, 255]}
     assert octets(as_buffer) == octets(json.dumps(as_buffer), from_hex=True) == b"\x01\x02\xff"
     assert octets([1, 258, -1, "x"]) == octets("[1, 258, -1, 0]") == b"\x01\x02\xff\x00"

@@ -89,7 +89,7 @@ async def test_an_old_client_without_host_passes(api: Api) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "10.0.0.1", "[fe80::1]", "x_y-1", "localhost."])
-def test_hosts_that_no_public_name_server_is_asked_for(header: str) -> None:
+def test_hosts_without_public_dns_names_are_local(header: str) -> None:
     assert is_local_host(header)
 
 
@@ -295,7 +295,7 @@ async def test_who_has_too_much_wait_behind_its_request_is_cut(api: Api) -> None
 # Life
 
 
-async def test_status_says_how_the_grape_and_the_api_are(api: Api) -> None:
+async def test_the_status_describes_the_grape_and_the_api(api: Api) -> None:
     await api.ask("lookup", "s")
     await api.ask("lookup", "")
     await api.raw("lookup", b"no json")

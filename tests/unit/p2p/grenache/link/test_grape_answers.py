@@ -186,7 +186,7 @@ def test_a_signed_value_is_proven_by_its_key(salt):
     assert (stored.seq, stored.value, stored.salt) == (7, "né".encode(), salt)
 
 
-def test_a_signed_value_that_is_not_what_its_key_stands_for_is_refused():
+def test_a_signed_value_that_does_not_match_its_key_is_refused():
     key, found = signed(salt=b"s")
     wrong = [
         {**found, "v": "other"},

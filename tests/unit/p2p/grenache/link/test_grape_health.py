@@ -17,13 +17,13 @@ def health():
     return Health(["http://a:1", "http://b:1", "http://c:1"], random.Random(1), 0.0)
 
 
-def test_grapes_are_asked_in_the_order_given_before_anything_is_known(health):
+def test_grapes_are_queried_in_the_given_order_at_first(health):
     assert health.order(0.0) == [0, 1, 2]
     assert [health.probe_at(grape) for grape in range(3)] == [0.0, 0.0, 0.0]
     assert [one.up for one in health.status(0.0)] == [None, None, None]
 
 
-def test_one_that_fails_is_not_asked_until_it_answers(health):
+def test_a_failing_grape_is_not_queried_until_it_answers(health):
     assert health.failed(0, "connection refused", 1.0)
     assert health.order(1.0) == [1, 2]
     assert not health.failed(0, "connection refused", 2.0)
@@ -32,7 +32,7 @@ def test_one_that_fails_is_not_asked_until_it_answers(health):
     assert health.order(3.0) == [0, 1, 2]
 
 
-def test_one_that_was_slow_is_asked_last_for_a_while_and_probed_now(health):
+def test_a_slow_grape_is_queried_last_for_a_while_and_probed(health):
     for grape in range(3):
         health.answered(grape, 0.001, 0.0)
     health.slow(0, 1.0)
@@ -74,7 +74,7 @@ def test_after_a_return_probes_begin_with_the_short_wait_again(health):
     assert health.probe_at(0) <= 40.0 + PROBE_FIRST * (1 + PROBE_SPREAD)
 
 
-def test_when_all_are_down_each_may_be_asked_once_a_second(health):
+def test_when_all_are_down_each_is_tried_once_a_second(health):
     for grape in range(3):
         health.asking(grape, 0.0)
         health.failed(grape, "x", 0.0)
@@ -85,7 +85,7 @@ def test_when_all_are_down_each_may_be_asked_once_a_second(health):
     assert health.resort(DESPERATE) == [0, 2]
 
 
-def test_status_tells_for_how_long_and_why(health):
+def test_the_status_has_durations_and_reasons(health):
     health.answered(0, 0.004, 2.0)
     health.answered(0, 0.009, 2.0)
     health.failed(1, "connection refused", 3.0)

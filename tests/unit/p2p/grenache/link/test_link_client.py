@@ -35,7 +35,7 @@ def test_urls_are_checked_at_once():
     assert Link(["http://a:1", "http://A:1/"]).urls == ("http://a:1",)
 
 
-async def test_a_link_that_is_not_started_says_so():
+async def test_a_link_that_is_not_started_raises():
     link = Link(["http://a:1"])
     for call in (link.lookup("x"), link.announce("x", 1), link.put(b""), link.get(HELLO)):
         with pytest.raises(RuntimeError, match="start"):
@@ -100,7 +100,7 @@ async def test_an_announcement_succeeds_when_one_grape_took_it():
         assert now() - began < 0.1
 
 
-async def test_a_grape_that_fails_is_replaced_by_one_that_was_not_asked():
+async def test_a_failing_grape_is_replaced_by_an_untried_one():
     grapes = fake_grapes(5, announce=1)
     grapes[0].up = grapes[2].up = False
     async with make_link(*grapes) as link:
@@ -108,7 +108,7 @@ async def test_a_grape_that_fails_is_replaced_by_one_that_was_not_asked():
     assert [len(grape.times("announce")) for grape in grapes] == [1, 1, 1, 1, 1]
 
 
-async def test_a_grape_that_is_down_is_not_asked_because_another_refuses():
+async def test_a_refusal_does_not_send_the_request_to_a_grape_that_is_down():
     dead, refuses = fake_grapes(2, announce="ERR_GRAPE_ANNOUNCE", lookup="ERR_GRAPE_LOOKUP")
     dead.up = False
     async with make_link(dead, refuses) as link:

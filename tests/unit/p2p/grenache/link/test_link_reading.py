@@ -32,7 +32,7 @@ async def test_a_lookup_gives_addresses_in_random_order():
     assert orders == fresh == {(first, second), (second, first)}
 
 
-async def test_the_first_grape_is_asked_while_it_is_well():
+async def test_the_first_grape_is_queried_while_it_is_healthy():
     grapes = fake_grapes(2, lookup=ONE)
     async with make_link(*grapes) as link:
         for number in range(10):
@@ -74,7 +74,7 @@ async def test_a_grape_that_hangs_delays_one_lookup_by_the_hedge():
         assert "no answer" in link.status()[0].detail
 
 
-async def test_a_grape_that_searches_slowly_is_asked_last_but_stays_up():
+async def test_a_slow_grape_is_queried_last_but_stays_up():
     slow, good = fake_grapes(2, lookup=ONE)
     slow.answers["probe"] = "ERR_REQ_NOTFOUND"
     async with make_link(slow, good) as link:
@@ -140,7 +140,7 @@ async def test_an_empty_answer_is_not_remembered():
         assert await link.lookup("rpc") == [("192.0.2.1", 1337)]
 
 
-async def test_an_answer_is_remembered_for_a_moment_unless_a_fresh_one_is_asked_for():
+async def test_an_answer_is_cached_briefly_unless_a_fresh_one_is_requested():
     (grape,) = fake_grapes(1, lookup=ONE)
     async with make_link(grape) as link:
         for _ in range(10):
@@ -172,7 +172,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
         assert grape.data("lookup") == ["b", "a"]
 
 
-async def test_changing_an_answer_does_not_change_what_is_remembered():
+async def test_changing_an_answer_does_not_change_the_cache():
     (grape,) = fake_grapes(1, lookup=TWO)
     async with make_link(grape) as link:
         (await link.lookup("rpc")).clear()
@@ -187,7 +187,7 @@ async def test_equal_lookups_at_once_are_one_request():
         assert len(grape.kinds()) == 1
 
 
-async def test_one_who_gives_up_does_not_take_the_others_answer_away():
+async def test_a_cancelled_caller_leaves_the_shared_answer_to_the_others():
     (grape,) = fake_grapes(1, lookup=ONE)
     async with make_link(grape) as link:
         first = asyncio.create_task(link.lookup("rpc"))
@@ -222,7 +222,7 @@ async def test_an_announcement_is_seen_by_the_next_lookup():
         assert len(await link.lookup("rpc")) == 2
 
 
-async def test_without_any_grape_the_error_says_why_and_none_is_asked_more_than_once_a_second():
+async def test_without_any_grape_the_error_has_the_reason_and_each_is_tried_once_a_second():
     first, second = fake_grapes(2, lookup=ONE)
     first.up = second.up = False
     async with make_link(first, second) as link:

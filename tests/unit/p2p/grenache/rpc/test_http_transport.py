@@ -154,7 +154,7 @@ async def test_http_no_reply_in_time(http):
         ),
     ],
 )
-async def test_http_what_is_no_reply_to_the_request(http, reply, code):
+async def test_http_replies_to_another_request_are_refused(http, reply, code):
     async with server(answering(reply)) as address:
         with pytest.raises(BadReply) as failed:
             await ask(http, address)
@@ -422,7 +422,7 @@ async def test_http_requests_to_one_worker_are_bounded_and_wait_in_line(http, mo
         assert most == 2
 
 
-async def test_http_closing_fails_what_is_under_way_waiting_and_connecting(monkeypatch):
+async def test_http_closing_fails_running_waiting_and_connecting_requests(monkeypatch):
     monkeypatch.setattr(http_transport, "MAX_CONNECTIONS", 1)
     started = asyncio.Event()
 

@@ -64,7 +64,7 @@ async def test_who_has_gone_is_forgotten(publisher: Publisher) -> None:
         assert await stays.frame() == (1, b"x")
 
 
-async def test_what_subscribers_say_is_not_listened_to(publisher: Publisher) -> None:
+async def test_messages_of_subscribers_are_ignored(publisher: Publisher) -> None:
     async with await subscribe(publisher) as subscriber:
         subscriber.send_frame(b"hello")
         subscriber.send_frame(b"p", opcode=9)
@@ -116,7 +116,7 @@ async def test_pages_in_browsers_are_refused_unless_allowed(publisher: Publisher
             assert await page.upgrade("Origin: https://desk.example") == 101
 
 
-async def test_stopping_says_goodbye(publisher: Publisher) -> None:
+async def test_stopping_sends_goodbye(publisher: Publisher) -> None:
     async with await subscribe(publisher) as subscriber:
         stopping = asyncio.create_task(publisher.stop())
         opcode, data = await subscriber.frame()

@@ -32,7 +32,7 @@ async def test_the_result_of_a_worker_comes_back(world):
     assert (figures.ok, figures.attempts, figures.failed) == (1, 1, 0)
 
 
-async def test_twelve_requests_are_enough_to_ask_twelve_workers(world):
+async def test_twelve_requests_reach_twelve_workers(world):
     for n in range(1, 13):
         world.add(n, echo(0.001 * n))
     for _ in range(12):
@@ -115,7 +115,7 @@ def saying(error: str) -> Work:
         "ERR_WORKER_STOPPED: this worker is stopping, nothing was done",
     ],
 )
-async def test_a_worker_that_turns_a_request_away_did_nothing_so_another_is_asked(world, error):
+async def test_a_request_refused_by_a_worker_goes_to_another(world, error):
     world.add(1, saying(error))
     world.add(2, echo())
     for _ in range(20):
@@ -135,7 +135,7 @@ async def test_what_a_stopping_worker_may_have_done_is_repeated_only_if_idempote
         assert await world.ask(idempotent=True) == "hi"
 
 
-async def test_when_all_are_busy_they_are_given_the_time_they_ask_for_and_then_the_caller_is_told(
+async def test_when_all_workers_are_busy_their_retry_times_are_kept_and_then_the_call_fails(
     world,
 ):
     for n in range(1, 4):
@@ -216,7 +216,7 @@ async def test_all_attempts_have_the_same_rid_and_different_requests_different_o
     assert len(set(world.transport.rids)) == 2
 
 
-async def test_a_failure_tells_of_all_attempts_whether_it_may_have_been_done(world):
+async def test_a_failure_reports_if_any_attempt_may_have_taken_effect(world):
     async def once(payload: Any) -> Any:
         world.add(1, None)
         raise RequestFailed("ERR_REQUEST_GENERIC", "socket hang up", sent=True)
@@ -280,7 +280,7 @@ async def test_a_hanging_worker_costs_an_idempotent_caller_little(world):
     assert world.transport.asked[address(1)] < 10
 
 
-async def test_a_hanging_worker_is_found_out_by_what_is_not_waited_for_any_more(world):
+async def test_abandoned_requests_count_against_a_hanging_worker(world):
     """The slower of the two is not cancelled: it shows in the end that the worker is silent."""
     world.add(1, echo(1000.0))
     world.add(2, echo())
@@ -294,7 +294,7 @@ async def test_a_hanging_worker_is_found_out_by_what_is_not_waited_for_any_more(
     assert rows[address(2)].cost < rows[address(1)].cost
 
 
-async def test_a_hanging_worker_is_avoided_by_those_who_cannot_repeat(world):
+async def test_a_hanging_worker_is_avoided_by_calls_that_cannot_be_repeated(world):
     world.add(1, echo(1000.0))
     for n in range(2, 5):
         world.add(n, echo())
@@ -327,7 +327,7 @@ async def test_answers_that_take_most_of_the_timeout_are_waited_for(world):
         assert await world.ask(idempotent=True, timeout=5.0) == "hi"
 
 
-async def test_without_budget_for_hedges_a_second_worker_is_asked_at_half_time(world):
+async def test_without_hedge_budget_a_second_worker_is_called_at_half_time(world):
     world.add(1, echo())
     world.add(2, echo())
     for _ in range(30):
@@ -344,7 +344,7 @@ async def test_without_budget_for_hedges_a_second_worker_is_asked_at_half_time(w
     assert max(took) == pytest.approx(2.01, abs=0.01)
 
 
-async def test_no_more_than_two_are_asked_at_once(world):
+async def test_at_most_two_requests_run_at_once(world):
     for n in range(1, 6):
         world.add(n, echo(1000.0))
     with pytest.raises(RequestTimeout):

@@ -171,7 +171,7 @@ async def test_cancelling_a_request_cancels_its_attempts_and_counts_no_failure(w
         assert row.parts["timeout_rate"] == row.parts["error_rate"] == row.parts["in_flight"] == 0
 
 
-async def test_closing_fails_what_waits_for_a_service_that_is_not_remembered(world, monkeypatch):
+async def test_closing_fails_requests_for_a_service_beyond_the_limit(world, monkeypatch):
     monkeypatch.setattr(client_module, "MAX_SERVICES", 1)
     world.directory.delay = 100.0
     waiting = asyncio.ensure_future(world.ask(timeout=1000.0))
@@ -184,7 +184,7 @@ async def test_closing_fails_what_waits_for_a_service_that_is_not_remembered(wor
     assert not world.client._tasks
 
 
-async def test_closing_fails_what_waits_for_anything():
+async def test_closing_fails_all_waiting_requests():
     world = World()
     waiting = asyncio.ensure_future(world.ask())
     world.directory.delay = 1000.0
@@ -279,7 +279,7 @@ async def test_with_our_own_worker(options, secure):
 
 @pytest.mark.looptime(False)
 @pytest.mark.parametrize("kind", ["http", "ws"])
-async def test_closing_fails_what_real_workers_have_not_answered(kind):
+async def test_closing_fails_requests_that_real_workers_have_not_answered(kind):
     asked = asyncio.Event()
 
     async def never(request: Request) -> Any:

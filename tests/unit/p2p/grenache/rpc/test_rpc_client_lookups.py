@@ -101,7 +101,7 @@ async def test_an_empty_answer_is_not_remembered(world):
     assert now() - began < 0.05
 
 
-async def test_a_directory_that_is_gone_is_not_noticed_by_those_who_know_workers(world):
+async def test_clients_that_know_workers_do_not_need_the_directory(world):
     world.add(1, echo())
     await world.ask()
     world.directory.error = GrapeUnreachable("all of them")
@@ -198,7 +198,7 @@ async def test_a_directory_that_breaks_is_reported_as_unreachable(world, caplog)
     assert "lookup of 'svc'" in caplog.text
 
 
-async def test_a_failing_worker_makes_the_directory_forget_and_be_asked_again(world):
+async def test_a_failing_worker_is_forgotten_and_looked_up_again(world):
     world.add(1, None)
     world.add(2, echo())
     await world.ask()
@@ -211,7 +211,7 @@ async def test_a_failing_worker_makes_the_directory_forget_and_be_asked_again(wo
 # map
 
 
-async def test_map_gives_what_each_worker_said(world):
+async def test_map_gives_each_workers_answer(world):
     async def refuse(payload: Any) -> Any:
         return RpcReply("", "ERR_MY_APP", {"partial": 1})
 
@@ -255,7 +255,7 @@ async def test_map_sees_a_worker_that_was_announced_just_now(world):
     assert len(await world.client.map("svc")) == 2
 
 
-async def test_map_with_a_limit_asks_some_by_chance(world):
+async def test_map_with_a_limit_calls_a_random_selection(world):
     for n in range(1, 11):
         world.add(n, echo())
     chosen: Counter[Address] = Counter()
@@ -268,7 +268,7 @@ async def test_map_with_a_limit_asks_some_by_chance(world):
     assert len(await world.client.map("svc", limit=99)) == 10
 
 
-async def test_map_asks_no_more_than_so_many_at_once(world, monkeypatch):
+async def test_map_limits_simultaneous_calls(world, monkeypatch):
     monkeypatch.setattr(client_module, "MAP_AT_ONCE", 3)
     most = 0
 
@@ -285,7 +285,7 @@ async def test_map_asks_no_more_than_so_many_at_once(world, monkeypatch):
     assert [error.sent for error in late] == [True] * 3 + [False]
 
 
-async def test_map_says_when_the_directory_cannot_be_asked(world):
+async def test_map_reports_an_unreachable_directory(world):
     world.directory.error = GrapeUnreachable("all of them")
     with pytest.raises(GrapeUnreachable):
         await world.client.map("svc")
@@ -294,7 +294,7 @@ async def test_map_says_when_the_directory_cannot_be_asked(world):
 # One worker
 
 
-async def test_request_at_asks_one_worker_once(world):
+async def test_request_at_calls_one_worker_once(world):
     world.transport.workers[address(7)] = echo()
     assert await world.client.request_at(address(7), "svc", "hi", 1.0) == "hi"
     assert world.directory.lookups == []

@@ -245,7 +245,7 @@ def test_no_bytes_break_gunzip(data: bytes) -> None:
 
 
 @given(st.floats(0, 3599))
-def test_a_busy_worker_says_when_to_come_back(seconds: float) -> None:
+def test_a_busy_answer_has_a_retry_time(seconds: float) -> None:
     assert rpc_wire.retry_after(rpc_wire.busy(seconds)) == pytest.approx(seconds, abs=0.001)
 
 
@@ -260,5 +260,5 @@ def test_a_busy_worker_says_when_to_come_back(seconds: float) -> None:
         "ERR_BUSY: in -1 s",
     ],
 )
-def test_other_errors_say_no_time(error: str) -> None:
+def test_other_errors_have_no_retry_time(error: str) -> None:
     assert rpc_wire.retry_after(error) is None

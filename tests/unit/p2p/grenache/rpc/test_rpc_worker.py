@@ -59,7 +59,7 @@ async def test_the_rid_comes_back_as_it_was(http: RawConnection, rid: Any) -> No
     assert await ask(http, "echo", 1, rid) == [rid, None, 1]
 
 
-async def test_the_handler_learns_who_asks_and_how(
+async def test_the_handler_gets_caller_and_context(
     service: Service, http: RawConnection, ws: RawConnection
 ) -> None:
     await ask(http, "echo", 1, "a")
@@ -136,7 +136,7 @@ async def test_a_service_that_is_not_served_is_an_error(
     assert (await ask(http, "echo", 1))[1].startswith("ERR_UNKNOWN_SERVICE")
 
 
-async def test_serve_any_gets_what_no_other_serves(worker: Worker, http: RawConnection) -> None:
+async def test_serve_any_gets_unserved_names(worker: Worker, http: RawConnection) -> None:
     async def name(request: Request) -> str:
         return request.key
 

@@ -88,7 +88,7 @@ async def test_a_connection_without_a_request_is_closed(service: Service, sent: 
             assert await http.ended()
 
 
-async def test_a_caller_may_ask_before_it_sends_its_body(http: RawConnection) -> None:
+async def test_a_client_may_expect_100_continue_before_its_body(http: RawConnection) -> None:
     body = request_body("echo", 1)
     http.writer.write(
         b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"

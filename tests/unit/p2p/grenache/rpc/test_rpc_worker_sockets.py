@@ -105,7 +105,7 @@ async def test_who_reads_nothing_at_all_is_cut_in_time(service: Service, transpo
             await until(lambda: worker.status().connections == 0)
 
 
-async def test_who_goes_away_does_not_stop_what_it_asked_for(
+async def test_a_client_that_disconnects_does_not_stop_its_request(
     service: Service, worker: Worker
 ) -> None:
     for transport in ("http", "ws"):

@@ -224,7 +224,7 @@ async def test_a_broken_directory_does_not_end_the_subscription(publishers, capl
     assert "oops" in caplog.text
 
 
-async def test_closing_ends_the_iteration_after_what_has_come(publishers):
+async def test_closing_ends_the_iteration_after_received_messages(publishers):
     prices = subscriber(directory_of(publishers[0]))
     await prices.start()
     await soon(prices.connected())
@@ -238,7 +238,7 @@ async def test_closing_ends_the_iteration_after_what_has_come(publishers):
     assert prices.status().publisher is None
 
 
-async def test_closing_wakes_who_waits_for_a_message(publishers):
+async def test_closing_wakes_waiting_receivers(publishers):
     prices = subscriber(directory_of(publishers[0]))
     await prices.start()
     waiting = asyncio.ensure_future(anext(prices, "ended"))
@@ -259,7 +259,7 @@ async def test_tls(publishers):
     await secure.stop()
 
 
-async def test_one_that_was_not_started_says_so_instead_of_waiting_for_ever():
+async def test_an_unstarted_subscriber_raises_instead_of_waiting():
     prices = subscriber(MemoryDirectory())
     with pytest.raises(RuntimeError, match="async with"):
         await soon(anext(aiter(prices)))

@@ -124,7 +124,7 @@ async def test_ws_a_dead_address_is_refused_and_raises_nowhere_else(ws, caplog):
     assert not caplog.records
 
 
-async def test_ws_a_connection_that_ends_fails_what_is_under_way_at_once(ws):
+async def test_ws_a_connection_that_ends_fails_its_requests_at_once(ws):
     async def script(opened: web.WebSocketResponse, frame: Any) -> None:
         if frame[2] == "die":
             assert opened._req is not None
@@ -194,7 +194,7 @@ async def test_ws_each_request_has_its_own_timeout_and_late_replies_are_ignored(
 
 
 @pytest.mark.parametrize("text", ["", "null", "this is no JSON", '{"a":1}'])
-async def test_ws_what_is_no_reply_fails_the_only_request_it_can_be_for(ws, text):
+async def test_ws_an_invalid_reply_fails_the_only_request_under_way(ws, text):
     async def script(opened: web.WebSocketResponse, frame: Any) -> None:
         await opened.send_str(text)
 
@@ -351,7 +351,7 @@ async def test_ws_a_worker_that_does_not_read_holds_up_its_own_requests_only():
         listening.close()
 
 
-async def test_ws_closing_fails_what_is_under_way():
+async def test_ws_closing_fails_requests_under_way():
     ws = WsTransport()
     async with socket_server(never) as (address, _):
         waiting = asyncio.ensure_future(ask(ws, address))
