@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from functools import lru_cache
 from time import perf_counter
 from typing import Final, cast
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
@@ -18,6 +16,7 @@ from node.api import limits
 from node.api.access import DOORKEEPER, AccessControl, AccessRules, is_loopback, set_caller
 from node.api.api_tls import Tls
 from node.api.asyncapi import add_asyncapi
+from node.api.direct_orders import DirectOrders
 from node.api.node_service import NodeService
 from node.api.openapi import add_documents
 from node.api.problems import PROBLEM, ProblemConnection, problem, problem_middleware
@@ -27,42 +26,19 @@ from node.api.web_page import add_page
 from node.api.worker_socket import add_worker
 from node.bitfinex import add_bitfinex
 from node.http.connection_limits import ConnectionLimits, connections_allowed
+from node.http.direct_requests import COMMON_HEADERS, DirectHandlers
 from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures
 from node.http.rate_limit import RateVerdict
+from node.http.request_guard import NODE_HEADER, RequestGuard
+from node.operations.trading_operations import SUBMIT_ORDER
 from node.views.views import ServiceError
 
 log = logging.getLogger("node.api")
 
-LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-NODE_HEADER: Final = "X-Exchange-Node"  # a client's expectation: answer only as this node
-HOSTS: Final = web.AppKey("hosts", frozenset[str])
+GUARD: Final = web.AppKey("guard", RequestGuard)
 _VERDICT: Final = web.RequestKey("verdict", RateVerdict)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@lru_cache(maxsize=64)
-def host_of(header: str) -> str | None:
-    """The host name in a Host header, lower case without port and brackets; None if malformed."""
-    try:
-        parts = urlsplit(f"//{header}")
-        parts.port  # noqa: B018 - raises on a port that is no number
-    except ValueError:
-        return None
-    if parts.path or parts.query or parts.fragment or "@" in header or not parts.hostname:
-        return None
-    return parts.hostname.rstrip(".")
-
-
-def _own_address(request: web.Request) -> str | None:
-    """The address of this machine that the request's connection came to."""
-    name = request.transport.get_extra_info("sockname") if request.transport else None
-    return str(name[0]).lower() if isinstance(name, tuple) else None
-
-
-def _named(host: str | None, names: frozenset[str]) -> bool:
-    """Return True if `names`, some of which may be wildcards of a certificate, have this host."""
-    return host is not None and (host in names or f"*.{host.partition('.')[2]}" in names)
 
 
 def _from_another_site(request: web.Request) -> bool:
@@ -90,8 +66,9 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
     if isinstance(request.protocol, ProblemConnection):
         request.protocol.requested()
     header = request.headers.get("Host", "")
-    host = host_of(header)
-    if not _named(host, request.app[HOSTS]) and (host is None or host != _own_address(request)):
+    transport = request.transport
+    sockname = transport.get_extra_info("sockname") if transport else None
+    if not request.app[GUARD].serves(header, sockname):
         detail = (
             f"the Host header {header[:100]!r} is not an address of this node's API; "
             "use the URL that the node printed at its start"
@@ -174,10 +151,10 @@ async def _common_headers(request: web.Request, response: web.StreamResponse) ->
         response.headers["RateLimit-Limit"] = str(verdict.limit)
         response.headers["RateLimit-Remaining"] = str(verdict.remaining)
         response.headers["RateLimit-Reset"] = str(verdict.reset)
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    response.headers["Server"] = "exchange-node"
+    cached = response.headers.get("Cache-Control")
+    response.headers.update(COMMON_HEADERS)
+    if cached is not None:
+        response.headers["Cache-Control"] = cached
 
 
 def _monotonic() -> float:
@@ -207,7 +184,7 @@ def make_app(
     )
     app[FIGURES] = figures or RequestFigures()
     app[DOORKEEPER] = AccessControl(service.accounts, rules)
-    app[HOSTS] = LOOPBACK_NAMES | {host.lower().strip("[]") for host in hosts}
+    app[GUARD] = RequestGuard(hosts, service.node_id)
     app.on_response_prepare.append(_common_headers)
     add_routes(app, service)
     add_stream(app, service.hub)
@@ -243,18 +220,24 @@ class DebugAccessLog(AbstractAccessLogger):
 
 class _Server(web.Server):
     connection_limits: ConnectionLimits
+    direct: DirectHandlers
 
     def __call__(self) -> ProblemConnection:
-        return ProblemConnection(self, self.connection_limits, loop=self._loop, **self._kwargs)
+        return ProblemConnection(
+            self, self.direct, self.connection_limits, loop=self._loop, **self._kwargs
+        )
 
 
 class _Runner(web.AppRunner):
-    __slots__ = ("connection_limits",)
+    __slots__ = ("connection_limits", "direct")
+
+    direct: DirectHandlers
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = _Server  # the only way in to the class of its connections
         made = cast(_Server, server)
+        made.direct = self.direct
         self.connection_limits = made.connection_limits = ConnectionLimits(
             asyncio.get_running_loop(),
             most=connections_allowed(limits.CONNECTIONS),
@@ -274,12 +257,16 @@ class ApiServer:
         rules: AccessRules | None = None,
         tls: Tls | None = None,
         outermost: Middleware | None = None,
+        direct: bool = True,
     ) -> None:
-        """`outermost`: see `make_app`."""
+        """`outermost`: see `make_app`. `direct`: orders take the short way (`node.api.direct_orders`),
+        unless there is an outermost middleware, which sees all requests."""
         self._service = service
         self._rules = rules or AccessRules()
         self._tls = tls
         self._outermost = outermost
+        self._direct = direct and outermost is None
+        self._orders: DirectOrders | None = None
         self.figures = RequestFigures()
         self._runner: _Runner | None = None
         self._server: asyncio.Server | None = None
@@ -302,19 +289,21 @@ class ApiServer:
         if host.lower() == "localhost":
             host = "127.0.0.1"  # one socket, one port: port 0 would get another for each family
         names = frozenset[str]() if self._tls is None else self._tls.names
+        app = make_app(
+            self._service,
+            hosts=[host, *names],
+            rules=self._rules,
+            figures=self.figures,
+            outermost=self._outermost,
+        )
         runner = _Runner(
-            make_app(
-                self._service,
-                hosts=[host, *names],
-                rules=self._rules,
-                figures=self.figures,
-                outermost=self._outermost,
-            ),
+            app,
             access_log=log,
             access_log_class=DebugAccessLog,
             keepalive_timeout=limits.KEEPALIVE,
             shutdown_timeout=limits.SHUTDOWN_TIMEOUT,
         )
+        runner.direct = self._direct_handlers(app)
         await runner.setup()
         try:
             context = None if self._tls is None else self._tls.context
@@ -344,6 +333,12 @@ class ApiServer:
             )
         return self.url
 
+    def _direct_handlers(self, app: web.Application) -> DirectHandlers:
+        if not self._direct:
+            return {}
+        self._orders = DirectOrders(self._service, app[GUARD], app[DOORKEEPER], self.figures)
+        return {(SUBMIT_ORDER.method, SUBMIT_ORDER.path): self._orders.serve}
+
     async def stop(self) -> None:
         """Closes streams and connections; requests in progress get a few seconds. Idempotent."""
         runner, self._runner = self._runner, None
@@ -353,6 +348,8 @@ class ApiServer:
             self._server.close()
         await runner.cleanup()
         runner.connection_limits.close()
+        if self._orders is not None:
+            self._orders.close()
 
 
 def _protocol_factory(runner: _Runner) -> web.Server:

@@ -15,10 +15,10 @@ from aiohttp import web
 from exchange.orders.engine_context import CommandRejected
 from node.api.problem_codes import TRADING_CODES
 from node.http.connection_limits import ConnectionLimits
+from node.http.direct_requests import DirectConnection, DirectHandlers
 from node.service.refusals import status_of
 from node.views.problem_view import Problem
 from node.views.views import ServiceError
-from p2p.base.http_errors import ErrorAnsweringConnection
 
 log = logging.getLogger("node.api")
 
@@ -209,6 +209,15 @@ def problem_members(
     }
 
 
+def problem_headers(status: int, headers: dict[str, str] | None) -> dict[str, str]:
+    """The headers of a problem with this status, and `headers`."""
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"} | (headers or {})
+    if status == 429:
+        return {"Retry-After": "1"} | (headers or {})
+    return headers or {}
+
+
 PROBLEM: Final = web.RequestKey("problem", str)  # code of the refusal of a request
 
 
@@ -225,15 +234,11 @@ def problem(
     instance = request.rel_url.raw_path[:200] if request is not None else "/"
     if isinstance(request, web.Request):
         request[PROBLEM] = code
-    if status == 401:
-        headers = {"WWW-Authenticate": "Bearer"} | (headers or {})
-    elif status == 429:
-        headers = {"Retry-After": "1"} | (headers or {})
     return web.Response(
         status=status,
         body=orjson.dumps(problem_members(status, code, detail, instance, extra), default=str),
         content_type=CONTENT_TYPE,
-        headers=headers,
+        headers=problem_headers(status, headers),
     )
 
 
@@ -296,22 +301,24 @@ async def problem_middleware(
         return internal(request, error)
 
 
-class ProblemConnection(ErrorAnsweringConnection):
+class ProblemConnection(DirectConnection):
     """aiohttp's connection, within limits, answering what is not even HTTP with problem details too."""
 
     __slots__ = ("_connection_limits",)
 
     def __init__(
-        self, manager: web.Server, connection_limits: ConnectionLimits, **options: Any
+        self,
+        manager: web.Server,
+        direct: DirectHandlers,
+        connection_limits: ConnectionLimits,
+        **options: Any,
     ) -> None:
-        super().__init__(manager, **options)
+        super().__init__(manager, direct, **options)
         self._connection_limits = connection_limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) else ""
-        if not self._connection_limits.add(self, address):
+        if not self._connection_limits.add(self, self.remote):
             self.cut()
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -298,8 +298,13 @@ async def finish(request: web.Request, work: Coroutine[Any, Any, T], what: str) 
     task.add_done_callback(
         lambda late: late.cancelled() or late.exception()
     )  # no client requests it
+    raise no_answer(what)
+
+
+def no_answer(what: str) -> ServiceError:
+    """The refusal of a request whose work, `what`, takes longer than `limits.HANDLER_TIMEOUT`."""
     detail = (
         f"{what} took longer than {limits.HANDLER_TIMEOUT:g} s; its outcome is not known yet: "
         "look it up, or repeat it with the same client_id"
     )
-    raise ServiceError(504, "no_answer", detail)
+    return ServiceError(504, "no_answer", detail)

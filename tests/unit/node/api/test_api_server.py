@@ -15,9 +15,10 @@ from api_kit import Answer, Api, running_api
 from fake_service import ME, PEER, FakeService
 
 from node.api import ApiServer, limits
-from node.api.api_server import host_of, make_app
+from node.api.api_server import make_app
 from node.api.problems import CODES
 from node.http.http_requests import RequestFigures
+from node.http.request_guard import host_of
 from node.views.views import ServiceError
 
 BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.5", "price": "30000"}

@@ -605,7 +605,11 @@ async def test_an_order_waits_for_other_nodes_on_request(
     waits: list[float] = []
     trading = api.node.trading
     trading.take_answer_wait = 0.25
-    place, amend = trading.place, trading.amend
+    place, place_now, amend = trading.place, trading.place_now, trading.amend
+
+    def placing_now(order: Any) -> Any:
+        waits.append(0.0)
+        return place_now(order)
 
     async def placing(*arguments: Any, wait: float) -> Any:
         waits.append(wait)
@@ -615,6 +619,7 @@ async def test_an_order_waits_for_other_nodes_on_request(
         waits.append(wait)
         return await amend(*arguments, wait=wait)
 
+    monkeypatch.setattr(trading, "place_now", placing_now)
     monkeypatch.setattr(trading, "place", placing)
     monkeypatch.setattr(trading, "amend", amending)
     request, price = OrderRequest(**BUY), AmendRequest(price="29999")
