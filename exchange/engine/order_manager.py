@@ -279,18 +279,17 @@ class OrderManager:
     def resume(self, now: float) -> None:
         """Call once after the start: immediate orders end, resting ones are matched with the book."""
         self.expire(now)
+        # Before anything is matched: an account frozen while this node did not write trades no more.
+        for order in list(self.store.open.values()):
+            if self._is_frozen(order) and not order.cancelled:
+                self.store.cancel(now, order, "frozen")
         for market in self._context.markets.values():
             if not market.halted:
                 self._conditional.resume(now, market)
         # Orders triggered by a missed trade enter after the others, in the order of their triggers.
         triggered = set(self.store.work_queue)
         for order in list(self.store.open.values()):
-            if order.done:
-                continue
-            if self._is_frozen(order) and not order.cancelled:
-                self.store.cancel(now, order, "frozen")
-                continue
-            if order.number in triggered:
+            if order.done or order.number in triggered:
                 continue
             if order.tif == "fok" and not order.untriggered and not order.cancelled:
                 self.store.cancel(now, order, "fok")  # except for committed takes

@@ -28,6 +28,7 @@ from exchange.model.records import Fill, Recovered
 from node.cli.client_session import BlockingTransport, run_blocking
 from node.client.exchange_client import ClientError, ExchangeClient
 from node.client.server_trust import Trust
+from node.views.limits import MAX_LIMIT
 from node.views.node_views import PeerView, PingView, StatusView
 from node.views.views import BookView, FillView, OrderRequest, OrderView, Side, TradeView
 from tests.ports import free_port
@@ -275,7 +276,19 @@ class NodeProcess:
         return self.ask(lambda client: client.orders(open_only=open_only))
 
     def fills(self) -> list[FillView]:
-        return self.ask(lambda client: client.fills())
+        """All of them, newest first, page by page."""
+        found: dict[tuple[str, str], FillView] = {}
+        start = None
+        while True:
+            page = self.ask(
+                lambda client, start=start: client.fills(
+                    start=start, limit=MAX_LIMIT, newest_first=False
+                )
+            )
+            found |= {(fill.id, fill.role): fill for fill in page}
+            if len(page) < MAX_LIMIT:
+                return list(found.values())[::-1]
+            start = page[-1].time
 
     def trades(self) -> list[TradeView]:
         return self.ask(lambda client: client.trades())

@@ -72,7 +72,8 @@ class Spec:
 
     def amended(self, order: Order) -> None:
         version = Version.of(order)
-        if version not in self.versions:
+        # It may be again as it was before: then what is between goes once its client knows of that, not before.
+        if version != self.versions[-1]:
             self.versions.append(version)
 
     def settled(self, order: Order) -> None:
