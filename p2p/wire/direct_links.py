@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import aiohappyeyeballs
+
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError
 from p2p.base.host_port import format_host_port
 from p2p.base.identity import Identity
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 128  # connections that the operating system holds until they are accepted
 _ACCEPT_PAUSE = 0.5  # seconds, when the process has no file descriptors left
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LEAST_TRY = 1.0  # seconds for each address of a name, of CONNECT_TIMEOUT
+_NEXT_ADDRESS = 0.25  # seconds before the next address of a name is tried beside (RFC 8305, 8)
 
 
 class DirectConnectionService:
@@ -377,29 +379,18 @@ def _listen(family: int, address: tuple[object, ...], *, dual: bool) -> socket.s
 
 
 async def _connect(host: str, port: int) -> socket.socket:
-    """Open a TCP connection to the first address of `host` that answers.
+    """Open a TCP connection to `host`. The addresses of a name are tried in turn, the kinds alternating, each a
+    little after the one before, until one answers (RFC 8305).
 
     Raises:
-        OSError: none does; of the first one.
+        OSError: none does.
     """
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    share = max(CONNECT_TIMEOUT / len(infos), _LEAST_TRY)
-    failures: list[OSError] = []
-    for family, kind, protocol, _, address in infos:
-        candidate = socket.socket(family, kind, protocol)
-        try:
-            candidate.setblocking(False)
-            await asyncio.wait_for(loop.sock_connect(candidate, address), share)
-        except OSError as error:  # TimeoutError is one
-            candidate.close()
-            failures.append(error)
-        except BaseException:
-            candidate.close()
-            raise
-        else:
-            return candidate
-    raise failures[0]
+    try:
+        return await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=_NEXT_ADDRESS)
+    except RuntimeError as error:  # uvloop's, for addresses that it cannot dial
+        raise OSError(str(error)) from error
 
 
 def _tls_failure(error: OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -404,3 +405,45 @@ async def test_streams_are_closed_when_the_node_stops(made: Nodes) -> None:
                 with pytest.raises(ConnectFailed, match="stopping"):
                     await a.service.dial_over(theirs, ("192.0.2.2", 3100))
             assert theirs.fileno() == -1
+
+
+def test_a_silent_address_of_a_name_costs_a_fraction_of_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def inside() -> None:
+        async with nodes(secure=True) as made:
+            a, b = await made.node(1), await made.node(2)
+            port = b.address[1]
+            loop = asyncio.get_running_loop()
+            with contextlib.ExitStack() as stack:
+                silent = stack.enter_context(socket.socket())
+                silent.bind(("127.0.0.2", port))
+                silent.listen(0)
+                for _ in range(4):  # its queue is full: it answers no more
+                    filler = stack.enter_context(socket.socket())
+                    filler.setblocking(False)
+                    filler.connect_ex(("127.0.0.2", port))
+
+                async def both(host: str, port: int, **_: Any) -> list[Any]:
+                    return [
+                        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port))
+                        for last in (2, 1)
+                    ]
+
+                monkeypatch.setattr(loop, "getaddrinfo", both)
+                started = loop.time()
+                link = await a.service.dial("two.example", port, expect=b.node_id)
+                assert 0.2 < loop.time() - started < 2.0
+                assert link.peer.node_id == b.node_id
+
+    run(inside(), fast=False)
+
+
+@on_every_way
+async def test_a_name_none_of_whose_addresses_answers_fails_with_the_reason(made: Nodes) -> None:
+    a = await made.node(1)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(ConnectFailed, match=f"localhost:{port}: "):
+        await a.service.dial("localhost", port)
