@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from exchange.feeds.feed_limits import FeedFigures
 from node.api.api_server import ApiServer
+from node.daemon.gate_metrics import gates
 from node.daemon.machine_metrics import (
     PREFIX,
     NodeFigures,
@@ -33,6 +34,7 @@ from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS, Committer
 from node.service.routing_service import route_views
 from node.streams.stream_registry import StreamRegistry
 from node.views.node_views import StatusView
+from p2p.flow import Gate
 from p2p.overlay import Overlay
 from p2p.services.call_figures import LATENCY_BOUNDS
 from p2p.services.service_mesh import ServiceMesh
@@ -73,6 +75,8 @@ class MetricsSource(Protocol):
     def api(self) -> ApiServer: ...
     @property
     def hub(self) -> StreamRegistry: ...
+    @property
+    def gates(self) -> Sequence[Gate]: ...
 
 
 def exposition(node: MetricsSource) -> bytes:
@@ -99,6 +103,7 @@ class NodeCollector(Collector):
         yield from machine(self._node.node_figures())
         yield from requests(self._node.api.figures)
         yield from streams(self._node.hub)
+        yield from gates(gate.status() for gate in self._node.gates)
 
     def _network(self) -> Iterator[Metric]:
         node = self._node

@@ -69,6 +69,7 @@ from node.views.statement_views import ReconciliationView
 from node.views.timestamps import iso
 from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
+from p2p.flow import Gate
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers.link_slots import SlotLimits
@@ -130,6 +131,7 @@ class Node(TradingService):
         epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
         self._settings = settings
         self._warnings: list[str] = []
+        self.gates: list[Gate] = []  # of a program around this node, for its metrics
         instruments = steps.instruments
         self._listening = False
         recovered = journal.recover(progress)

@@ -21,10 +21,12 @@ from p2p.base.errors import P2PError
 from p2p.flow.governor import FlowEvent, Governor
 from p2p.flow.load import LoadReport, Outcome, outcome_of
 from p2p.flow.outbox import Outbox, OutboxEntry, OutboxExpired
+from p2p.flow.window import SlidingWindow, WindowFigures
 
 R = TypeVar("R")
 Mode = Literal["on", "shadow"]
 
+DELIVERY_S = 60.0  # seconds of the figures of delivery
 _SHADOW = -inf  # `added` of an entry that was never in the outbox
 
 
@@ -38,12 +40,14 @@ class _Job:
 
     action: Callable[[], Awaitable[Any]]
     future: asyncio.Future[Any]
+    posted: float
     error: Exception | None = None  # of the last attempt
 
 
 @dataclass(frozen=True, slots=True)
 class GateStatus:
-    """Status of a gate. `rate` is attempts a second that the pace allows; other times are seconds."""
+    """Status of a gate. `rate` is attempts a second that the pace allows; other times are seconds. `delivery`:
+    actions that ended in the last minute, from the call to the answer, with waiting and retries."""
 
     name: str
     mode: Mode
@@ -54,6 +58,7 @@ class GateStatus:
     round_trip_s: float
     ramping: bool
     breaker: str
+    delivery: WindowFigures
     counters: dict[str, int]
 
 
@@ -89,6 +94,7 @@ class Gate:
         self.shadow = shadow
         self.governor = governor or Governor(rng=rng, on_event=on_event)
         self.outbox: Outbox[_Job] = Outbox(self.governor, rng=rng, limit=limit, ttl_s=ttl_s)
+        self._delivery = SlidingWindow(DELIVERY_S)
         self.would_wait = 0  # actions passed in shadow mode that the gate would have delayed
         self._attempt_timeout_s = attempt_timeout_s
         self._load_of = load_of
@@ -128,7 +134,8 @@ class Gate:
             raise GateClosed("the gate is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        job = _Job(action, future)
+        job = _Job(action, future, loop.time())
+        future.add_done_callback(lambda done: self._delivered(loop, job))
         if self.shadow:
             entry = self._pass(loop, job)
             future.add_done_callback(lambda done: self._given_up(loop, entry))
@@ -151,6 +158,7 @@ class Gate:
             round_trip_s=governor.round_trip_s,
             ramping=governor.ramping,
             breaker=str(governor.breaker.state(now)),
+            delivery=self._delivery.figures(now),
             counters=dict(self.outbox.counters, would_wait=self.would_wait),
         )
 
@@ -233,6 +241,12 @@ class Gate:
             self.outbox.on_result(loop.time(), entry, "ok", self._load_of(answer))
             if not job.future.done():
                 job.future.set_result(answer)
+
+    def _delivered(self, loop: asyncio.AbstractEventLoop, job: _Job) -> None:
+        """Record the end of an action, unless its caller gave it up."""
+        if not job.future.cancelled():
+            now = loop.time()
+            self._delivery.record(now, now - job.posted, job.future.exception() is None)
 
     def _given_up(self, loop: asyncio.AbstractEventLoop, entry: OutboxEntry[_Job]) -> None:
         """Process a done future. If its caller cancelled it, cancel the work too."""

@@ -157,6 +157,9 @@ class Upkeep:
     def _found_neighbours(self, now: float, search: IterativeSearch) -> None:
         core = self._core
         core.on_joined()
+        if not core.table.gaps():
+            self._joining = False
+            return
         wait = core.order.uniform(*FILL_AFTER)
         core.timers.at(now + wait, lambda now: self._fill(now, core.table.gaps()))
 
