@@ -23,6 +23,7 @@ from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
 from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION
+from p2p.base.paced_wait import PacedWait
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
@@ -46,7 +47,8 @@ if TYPE_CHECKING:  # loaded where it is used
 log = logging.getLogger(__name__)
 
 POLICY_FILE = "peer-policy.json"  # pins and bans, beside the remembered peers
-TICK = 0.05  # seconds between looks at the router's timers
+TICK = 0.05  # seconds between looks at the router's timers while messages come and go,
+QUIET = 1.0  # and at most while none do
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Overlay:
         self.address: tuple[str, int] = (settings.host, 0)
         self._flush_due = False
         self._ticker: asyncio.Task[None] | None = None
+        self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
         self.reachability: ReachabilityService | None = None  # with direct links, from `start` on
 
     async def listen(self, port: int) -> None:
@@ -300,6 +303,7 @@ class Overlay:
 
     def _send_now(self) -> None:
         self._flush_due = False
+        self._pace.hurry()
         links = self.peers.links
         for outgoing in self.router.take_outgoing():
             reached = [links[peer] for peer in outgoing.peers if peer in links]
@@ -312,9 +316,9 @@ class Overlay:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
+            await self._pace.wait(self.router.next_deadline())
             self.router.tick(self._loop.time())
-            self.flush()
+            self._send_now()
 
     # LinkHandler, behind the peer manager: one link for each peer
 

@@ -231,6 +231,10 @@ class Engine:
         else:
             call()
 
+    def seconds(self, us: int) -> float:
+        """Return the time of the engine's clock for a wall clock's time."""
+        return self._context.seconds(us)
+
     def store_meta(self, name: str, value: int) -> None:
         """Store a number of the shell in the journal; after a restart it is in `Recovered.meta`."""
         self._context.meta[name] = value
@@ -377,8 +381,24 @@ class Engine:
 
     # Time
 
+    def next_tick(self, now: float) -> float:
+        """Return when `tick` is due; `now` while anything waits that has no time of its own. Leases, digests
+        and what is forgotten after a time bear another half second."""
+        if (
+            self._context.fenced
+            or self.recovery is not None
+            or self._ingest.busy
+            or self._replicator.busy
+            or self.orders.busy
+            or any(market.held_owners or market.crossed for market in self.markets.values())
+        ):
+            return now
+        expires = self.orders.next_expiry
+        renewal = self._leases.next_renewal
+        return renewal if expires is None else min(renewal, self._context.seconds(expires))
+
     def tick(self, now: float) -> None:
-        """Process everything that is due. Call a few times a second."""
+        """Process everything that is due. Call at `next_tick`, and a few times a second."""
         if self._context.fenced:
             self._lift_fence(now)
         self.orders.expire(now)

@@ -286,6 +286,11 @@ class FeedIngest:
         else:
             self.bounds.owner_left(now, owner)
 
+    @property
+    def busy(self) -> bool:
+        """Report if batches are delayed, or owners' orders are being shown or hidden."""
+        return bool(self._refreshing) or len(self._waiting) > 0
+
     def tick(self, now: float) -> None:
         """Apply delayed batches that are due; give up heavy feeds of owners that are absent for
         long."""

@@ -359,6 +359,22 @@ class OrderManager:
             if order is not None and not order.cancelled:
                 store.cancel(now, order, "expired")
 
+    @property
+    def busy(self) -> bool:
+        """Report if takes, reservations, fill-or-kill orders or trailing stops wait for `tick`."""
+        return (
+            len(self.takes) > 0
+            or self.decisions.reserving
+            or self._fill_or_kill.busy
+            or self._conditional.busy
+        )
+
+    @property
+    def next_expiry(self) -> int | None:
+        """Return when the next good-till-date order ends, in us since the epoch."""
+        first = self.store.expiry.first() if self.store.expiry.values else None
+        return None if first is None else first[0]
+
     def tick(self, now: float) -> None:
         """Process expired orders, expired reservations and trailing stops."""
         if not self._context.writes:

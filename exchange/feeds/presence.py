@@ -84,6 +84,10 @@ class PresenceLeases:
         """(incarnation, counter) of the latest presence of an owner."""
         return self._known.get(owner)
 
+    @property
+    def next_renewal(self) -> float:
+        return self._next_renewal
+
     def renewal_due(self, now: float) -> bool:
         return now >= self._next_renewal
 

@@ -201,6 +201,11 @@ class Replicator:
         """Stop requesting a feed."""
         self._missing.drop((owner, market))
 
+    @property
+    def busy(self) -> bool:
+        """Report if feeds are missing, or answers wait for a budget."""
+        return len(self._missing) > 0 or bool(self._owed) or bool(self._waiting)
+
     def tick(self, now: float) -> None:
         """Send the periodic digest, overdue heads and requests that are due."""
         if now >= self._next_digest:

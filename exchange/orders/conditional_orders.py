@@ -135,6 +135,11 @@ class ConditionalOrders:
         if not len(triggers):
             self._context.watched.discard(market.key)
 
+    @property
+    def busy(self) -> bool:
+        """Report if trailing stops may have moved since they were recorded."""
+        return bool(self._traded)
+
     def store_trailing_stops(self, now: float) -> None:
         """Record the present trailing stops, at most every STORE_INTERVAL seconds. Call now and then."""
         if not self._traded or now < self._recorded + STORE_INTERVAL:

@@ -141,6 +141,10 @@ class EngineContext:
         """Return the wall clock at `now`, in microseconds since the epoch."""
         return self.epoch_us + int(now * 1_000_000)
 
+    def seconds(self, us: int) -> float:
+        """Return the time of the engine's clock for a wall clock's time."""
+        return (us - self.epoch_us) / 1_000_000
+
     def add_trade(self, market: Market, trade: Trade) -> None:
         """Add a public trade to the tape, and to the queue of the conditional orders."""
         market.tape.append(trade)

@@ -98,6 +98,11 @@ class FillOrKill:
             del self._until[number]
             self._tried.discard(number)
 
+    @property
+    def busy(self) -> bool:
+        """Report if an order is not finished."""
+        return bool(self._until)
+
     def tick(self) -> None:
         """Queue all unfinished orders: windows may have closed, and others get another attempt."""
         self._store.work_queue.extend(self._until)

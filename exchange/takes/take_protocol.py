@@ -264,6 +264,11 @@ class TakeDecisions:
         self._reserved.pop((reserved.taker, reserved.take), None)
 
     @property
+    def reserving(self) -> bool:
+        """Report if there are reservations that are neither filled nor given up."""
+        return bool(self._reserved)
+
+    @property
     def reservations(self) -> list[Decision]:
         """Reservations that are neither filled nor given up."""
         return list(self._reserved.values())

@@ -65,7 +65,7 @@ def machine(figures: NodeFigures) -> Iterator[Metric]:
     yield checks
     diagnostics = figures.diagnostics
     lag = HistogramMetricFamily(
-        PREFIX + "loop_lag_seconds", "How late the event loop ran a timer of every 50 ms."
+        PREFIX + "loop_lag_seconds", "How late the event loop ran its timer, of every 50 to 500 ms."
     )
     lag.add_metric([], buckets(LAG_BOUNDS, diagnostics.lag_bins), diagnostics.lag_seconds)
     yield lag

@@ -69,6 +69,7 @@ from node.views.statement_views import ReconciliationView
 from node.views.timestamps import iso
 from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
+from p2p.base.paced_wait import PacedWait
 from p2p.flow import Gate
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
@@ -87,7 +88,8 @@ if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE or TRACING alone
 
 log = logging.getLogger(__name__)
 
-TICK = 0.05  # seconds between looks at the engine's timers
+TICK = 0.05  # seconds between looks at the engine's timers while something happens,
+QUIET = 0.5  # and at most while nothing does
 MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
 
@@ -129,6 +131,7 @@ class Node(TradingService):
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
+        self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
         self._settings = settings
         self._warnings: list[str] = []
         self.gates: list[Gate] = []  # of a program around this node, for its metrics
@@ -368,15 +371,13 @@ class Node(TradingService):
             await asyncio.sleep(0.02)
 
     async def _tick(self) -> None:
-        # By the system's clock: that of uvloop stands still while a callback runs.
-        before = time.monotonic()
         while True:
-            await asyncio.sleep(TICK)
-            now = time.monotonic()
-            self._diagnostics.note_lag(now - before - TICK)
-            before = now
+            due, switch = self._engine.next_tick(self._loop.time()), self.trading.next_tick()
+            lag = await self._pace.wait(due if switch is None else min(due, switch))
+            now = self._loop.time()
+            self._diagnostics.note_lag(lag, now)
             self._readiness.note()
-            self._engine.tick(self._loop.time())
+            self._engine.tick(now)
             self.trading.tick()
             self._committer.wake()
 
@@ -393,6 +394,7 @@ class Node(TradingService):
         )
         if self._tracing is not None and valid:
             self._tracing.orders.received(received)
+        self._pace.hurry()
         self._committer.wake()
         return valid
 
@@ -403,12 +405,15 @@ class Node(TradingService):
         else:
             self._engine.neighbour_down(self._loop.time(), node)
             self.mesh.neighbour_down(node)
+        self._pace.hurry()
         self._committer.wake()
 
     def _release(self, drained: Drained) -> None:
         spans = None if self._tracing is None else self._tracing.orders
         if spans is not None:
             spans.drained(drained)
+        if drained.records or drained.messages:
+            self._pace.hurry()
         for message in drained.messages:
             if isinstance(message, Send):
                 payload = message.payload if spans is None else spans.sent(message)
@@ -444,6 +449,7 @@ class Node(TradingService):
         """
         self.mesh.server.serve(name, handler, workers=workers, faults=faults)
         self.mesh.directory.offer(name)
+        self.mesh.hurry()
         if self._outside is not None and self.grapes is not None and name not in OFFERS:
             self.grapes.way.offer(name, self._outside.handler(name))
         if idempotent:
@@ -452,6 +458,7 @@ class Node(TradingService):
     def withdraw(self, name: str) -> None:
         """Offer the service no longer."""
         self.mesh.directory.withdraw(name)
+        self.mesh.hurry()
         if self.grapes is not None:
             self.grapes.way.withdraw(name)
         self.mesh.server.remove(name)

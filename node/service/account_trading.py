@@ -154,6 +154,11 @@ class AccountTrading:
     def when_durable(self, call: Callable[[CommandRejected | None], None]) -> None:
         self._committer.when_durable(call)
 
+    def next_tick(self) -> float | None:
+        """Return when `tick` is due, by the engine's clock."""
+        at = self._dead_man.next()
+        return None if at is None else self._engine.seconds(at)
+
     def tick(self) -> None:
         """Cancel orders whose deadline has passed. Call a few times a second, and drain
         afterwards."""

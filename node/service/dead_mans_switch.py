@@ -26,6 +26,10 @@ class DeadMansSwitch:
             self._deadlines[account] = at
         return f"{_PREFIX}{account}", at or 0
 
+    def next(self) -> int | None:
+        """Return the earliest deadline."""
+        return min(self._deadlines.values(), default=None)
+
     def due(self, now: int) -> list[int]:
         """Accounts whose deadline has passed."""
         return [account for account, at in self._deadlines.items() if at <= now]

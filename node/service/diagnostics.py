@@ -20,7 +20,7 @@ from node.service.quantiles import quantile_ms
 from node.views.node_views import DiagnosticsView
 
 LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
-LAGS: Final = 1200  # measurements kept: a minute
+LAG_WINDOW: Final = 60.0  # seconds that measurements of the lag are kept
 LITTLE_DISK: Final = 1 << 30  # bytes free, below which the operator is warned
 SLOW_COMMIT: Final = 250.0  # ms, of the 95th percentile
 LONG_LAG: Final = 0.25  # seconds
@@ -34,21 +34,23 @@ class Diagnostics:
         self._journal = journal
         self._committer = committer
         self._data_dir = data_dir
-        self._lags: deque[float] = deque(maxlen=LAGS)
+        self._lags: deque[tuple[float, float]] = deque()  # time and lag
         self.lag_seconds = 0.0
         self.lag_bins = [0] * (len(LAG_BOUNDS) + 1)
 
-    def note_lag(self, seconds: float) -> None:
-        """A timer ran this much later than planned."""
-        lag = max(0.0, seconds)
-        self._lags.append(lag)
+    def note_lag(self, lag: float, now: float) -> None:
+        """A timer ran `lag` seconds later than planned."""
+        lags = self._lags
+        lags.append((now, lag))
+        while lags[0][0] < now - LAG_WINDOW:
+            lags.popleft()
         self.lag_seconds += lag
         self.lag_bins[bisect_left(LAG_BOUNDS, lag)] += 1
 
     def view(self, *, orders: int, fills: int, uptime_s: float) -> DiagnosticsView:
         bins = self._committer.commit_bins
         free = shutil.disk_usage(self._data_dir).free
-        lags = sorted(self._lags) or [0.0]
+        lags = sorted(lag for _, lag in self._lags) or [0.0]
         p95, lag = quantile_ms(COMMIT_BOUNDS, bins, 0.95), lags[-1]
         return DiagnosticsView(
             uptime_s=uptime_s,

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from p2p.base.identity import Identity
+from p2p.base.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay
 from p2p.services import health_gossip, service_directory
@@ -28,7 +29,8 @@ MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
     **service_directory.MESSAGES,
     **health_gossip.MESSAGES,
 }
-TICK: Final = 0.1  # seconds between looks at the clock
+TICK: Final = 0.1  # seconds between looks at the clock while links change,
+QUIET: Final = 0.5  # and at most while they do not
 HINTS_EVERY: Final = 1.0  # seconds; what becomes known in between goes into one message
 
 
@@ -74,6 +76,7 @@ class ServiceMesh:
             rng=rng,
         )
         self._hints_at = 0.0
+        self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
         overlay.router.handle("services", self._on_services)
         overlay.router.handle("hint", self._on_hint)
         overlay.rpc.serve_calls(METHOD, self.server.on_call, body_type=ServiceCall)
@@ -87,7 +90,7 @@ class ServiceMesh:
         """Announce, expire and hint, until cancelled."""
         while True:
             self.tick(self._loop.time())
-            await asyncio.sleep(TICK)
+            await self._pace.wait(None)
 
     def tick(self, now: float) -> None:
         """Expire, announce and publish hints as far as due."""
@@ -102,8 +105,13 @@ class ServiceMesh:
             if hint is not None:
                 self._overlay.broadcast("hint", hint)
 
+    def hurry(self) -> None:
+        """Look at the clock soon: something else is offered."""
+        self._pace.hurry()
+
     def neighbour_up(self, node: str) -> None:
         """Announce to the node behind a new link."""
+        self._pace.hurry()
         self.directory.linked(node)
         self.directory.hurry(self._loop.time(), 0.0)
 
@@ -120,6 +128,7 @@ class ServiceMesh:
         await self.server.close()
 
     def _on_services(self, received: Received) -> bool | None:
+        self._pace.hurry()
         if not received.broadcast:
             return False
         return self.directory.receive(received.now, received.payload, self._rng.random())

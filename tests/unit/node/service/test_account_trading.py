@@ -235,3 +235,19 @@ async def test_a_reader_waits_for_commits_of_its_account_alone(
     begun.clear()
     await asyncio.wait_for(trading.durable(ALICE), 5)
     assert not begun.is_set()  # there was nothing to wait for
+
+
+async def test_the_next_tick_is_that_of_the_earliest_timer(house: TradingNode) -> None:
+    engine, trading, now = house.engine, house.trading, house.now
+    await trading.durable()
+    renewal = engine.next_tick(now)
+    assert renewal > now
+    assert trading.next_tick() is None
+    ends = engine.us(now) + 1_500_000
+    (order,) = engine.orders.place(now, buy(ALICE, tif="gtd", expires=ends))
+    assert engine.next_tick(now) == pytest.approx(min(renewal, now + 1.5))
+    trading.cancel_after_now(ALICE, 1000)
+    assert trading.next_tick() == pytest.approx(now + 1.0)
+    engine.orders.cancel(now, order.number)
+    trading.cancel_after_now(ALICE, 0)
+    assert (engine.next_tick(now), trading.next_tick()) == (renewal, None)
