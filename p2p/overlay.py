@@ -172,6 +172,7 @@ class Overlay:
             self.rpc,
             rng=random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
             clock=self._loop.time,
+            relayed=self._relayed,
             mapping=self._settings.port_mapping and scope_of(self.address[0]) is not Scope.LOOPBACK,
         )
 
@@ -236,6 +237,19 @@ class Overlay:
         )
         self.peers.on_peer_down(lambda peer: grape.refresh())
         return grape
+
+    def _relayed(self) -> list[str]:
+        """Return the nodes that are reached without a link."""
+        routes = self.router.routes.known(self._loop.time())
+        return [node for node in routes if node not in self.peers.links and node != self.node_id]
+
+    def paths(self) -> dict[str, int]:
+        """Return the number of nodes that are reached by each path."""
+        counts = {"direct": 0, "punched": 0, "grenache": 0, "relayed": len(self._relayed())}
+        for link in self.peers.links.values():
+            way = "punched" if link.peer.punched else "direct"
+            counts["grenache" if link.peer.carrier == "grenache" else way] += 1
+        return counts
 
     def _announced_port(self) -> int:
         """Return the port at which nodes elsewhere can dial this one, 0 if they cannot."""

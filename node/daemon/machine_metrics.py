@@ -206,3 +206,15 @@ def reachability(overlay: Overlay, now: float) -> Iterator[Metric]:
     for kind, count in sorted(service.counters.items()):
         dials.add_metric([kind], count)
     yield dials
+    punches = CounterMetricFamily(
+        PREFIX + "hole_punches", "Attempts at punched links, by outcome.", labels=["outcome"]
+    )
+    for outcome, count in sorted(service.punching.counters.items()):
+        punches.add_metric([outcome], count)
+    yield punches
+    paths = GaugeMetricFamily(
+        PREFIX + "nodes_by_path", "Nodes that are reached, by the path to them.", labels=["path"]
+    )
+    for path, number in overlay.paths().items():
+        paths.add_metric([path], number)
+    yield paths

@@ -36,6 +36,7 @@ class PeerService:
             _peer_view(peer, self._other_steps(peer.node_id))
             for peer in self._overlay.peers.get_all_peers()
         ]
+        reachability = self._overlay.reachability
         listed = {view.node_id: view for view in views if view.node_id is not None}
         for node, via in sorted(self._relayed().items()):
             view = listed.get(node)
@@ -43,7 +44,8 @@ class PeerService:
                 view = _peer_view(Peer(node, "", 0, ""), self._other_steps(node))
                 views.append(view)
             view.path, view.via = "relayed", via
-        reachability = self._overlay.reachability
+            if reachability is not None:
+                view.last_error = reachability.punching.plan.reason(node) or view.last_error
         for node, statement in ({} if reachability is None else reachability.stated).items():
             if (view := listed.get(node)) is not None:
                 view.reachable, view.nat = statement.reachable, _known_nat(statement.nat)
@@ -209,11 +211,15 @@ def _is_network(subject: str) -> bool:
 
 
 def _way(link: PeerLink | None) -> Literal["direct", "grenache", "relayed"]:
-    return "relayed" if link is None else _linked_path(link)
-
-
-def _linked_path(link: PeerLink) -> Literal["direct", "grenache"]:
+    if link is None:
+        return "relayed"
     return "grenache" if link.peer.carrier == "grenache" else "direct"
+
+
+def _linked_path(link: PeerLink) -> Literal["direct", "punched", "grenache"]:
+    if link.peer.carrier == "grenache":
+        return "grenache"
+    return "punched" if link.peer.punched else "direct"
 
 
 def _iso(seconds: float | None) -> str | None:

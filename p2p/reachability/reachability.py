@@ -9,6 +9,7 @@ The driver passes links, observations and results, calls `due`, and carries out 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 from p2p.base.host_port import is_ip, normal_host
 from p2p.base.network_group import is_local
 from p2p.reachability.candidates import Candidate, Source
+from p2p.reachability.hole_punching import PunchEndpoint
 from p2p.reachability.nat_kind import NatVerdict, nat_kind
 from p2p.reachability.observed_address import ExternalAddress, Observation, ObservedAddresses
 from p2p.wire.messages import Reachability
@@ -216,6 +218,15 @@ class ReachabilityCore:
         external = [each for each in self.verified() if each.source != "operator"]
         ports = {each.port for each in external}
         return port if not ports or port in ports else min(ports)
+
+    def punch_endpoint(self, now: float) -> PunchEndpoint | None:
+        """Return where peers see the listening port, None if this node is reachable or does not know it."""
+        external, nat = self.external(now), self.nat(now)
+        if external is None or nat is None or self.reachable() is not False:
+            return None
+        ports = Counter(self._ports.values())
+        port = ports.most_common(1)[0][0] if ports else self.listen_port
+        return PunchEndpoint(external.host, port, nat.kind)
 
     # Candidates
 

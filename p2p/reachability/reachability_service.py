@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
@@ -37,6 +37,7 @@ from p2p.reachability.dial_back_messages import (
 )
 from p2p.reachability.observed_address import Observation
 from p2p.reachability.port_mapping_service import PortMappingService
+from p2p.reachability.punch_service import PunchService
 from p2p.reachability.reachability import (
     Action,
     DialBackRequest,
@@ -71,8 +72,11 @@ class ReachabilityService:
         rng: random.Random,
         clock: Callable[[], float],
         mapping: bool = False,
+        relayed: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`mapping`: request a port mapping from the router, once a node outside is linked."""
+        """`mapping`: request a port mapping from the router, once a node outside is linked. `relayed`: nodes that are
+        reached without a link, to punch holes to.
+        """
         self.core = core
         self.counters: Counter[str] = Counter()  # dial-backs served and requested, by outcome
         self.stated: dict[str, Reachability] = {}  # latest statement of each neighbour
@@ -89,6 +93,17 @@ class ReachabilityService:
         self._said: Reachability | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop_task: asyncio.Task[None] | None = None
+        self.punching = PunchService(
+            node_id,
+            direct,
+            peers,
+            rpc,
+            endpoint=lambda: core.punch_endpoint(clock()),
+            reachable=core.reachable,
+            relayed=relayed,
+            rng=rng,
+            clock=clock,
+        )
         direct.on_probe = self._probed
         direct.announced_port = core.announced_port
         rpc.serve(METHOD, self._on_dial_back, body_type=DialBackBody)
@@ -107,6 +122,7 @@ class ReachabilityService:
         """End what is under way, and delete the port mapping."""
         if self._mapping is not None:
             await self._mapping.stop()
+        await self.punching.stop()
         tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
         for task in tasks:
             task.cancel()
@@ -149,6 +165,7 @@ class ReachabilityService:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             self.state_changes()
+            self.punching.look()
             await asyncio.sleep(TICK)
 
     async def _carry_out(self, action: Action) -> None:

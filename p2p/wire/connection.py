@@ -44,6 +44,7 @@ class StreamOrigin:
     dialled: tuple[str, int] | None = None  # host and port, on the dialling side
     carrier: Carrier = "tcp"
     address: str = ""  # the peer's IP address; empty: the socket's
+    punched: bool = False
 
 
 DIRECT = StreamOrigin()
@@ -223,6 +224,7 @@ class PeerConnection(FrameTransport):
             carrier=self._route.carrier,
             dialled=self._route.dialled,
             observed=machine.observed if self._route.carrier == "tcp" else ("", 0),
+            punched=self._route.punched,
             local=_address(self._transport and self._transport.get_extra_info("sockname")),
         )
 

@@ -34,7 +34,7 @@ from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
 from p2p.wire.link import LinkHandler, PeerLink
 from p2p.wire.messages import Capabilities, Codec
-from p2p.wire.probe import ProbeTarget, send_probe, share_port
+from p2p.wire.probe import ProbeTarget, open_connection, send_probe, share_port
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ _BACKLOG = 128  # connections that the operating system holds until they are acc
 _ACCEPT_PAUSE = 0.5  # seconds, when the process has no file descriptors left
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NEXT_ADDRESS = 0.25  # seconds before the next address of a name is tried beside (RFC 8305, 8)
+PUNCH_TIMEOUT = 3.5  # seconds: three SYNs, at 0, 1 and 3 s
 
 
 class DirectConnectionService:
@@ -219,6 +220,33 @@ class DirectConnectionService:
         source = self._source_for(host) if from_listener else None
         target = ProbeTarget(host, port, expect, source)
         return await send_probe(target, self._identity.node_id, nonce, self._client_tls)
+
+    async def punch(self, host: str, port: int, peer: str, *, dialler: bool) -> None:
+        """Connect from the listening port to a node that does the same at this moment, and make a link of it.
+
+        `dialler`: this node has the dialling role in TLS and handshake; the other one must not.
+
+        Raises:
+            ConnectFailed: the two did not meet, or another node is there.
+            HandshakeRefused: one side declined.
+        """
+        self._refuse_when_stopping()
+        target = ProbeTarget(host, port, peer, self._source_for(host))
+        where = format_host_port(host, port)
+        try:
+            async with asyncio.timeout(PUNCH_TIMEOUT):
+                opened = await open_connection(target)
+        except TimeoutError:
+            raise ConnectFailed(f"{where} did not meet this node in {PUNCH_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise ConnectFailed(f"{where}: {error}") from error
+        if dialler:
+            await self._handshake(opened, where, peer, StreamOrigin((host, port), punched=True))
+            return
+        task = self._receive(opened, host, StreamOrigin(punched=True))
+        await asyncio.wait({task})
+        if task.cancelled() or not task.result():
+            raise ConnectFailed(f"{where}: no handshake")
 
     def _source_for(self, host: str) -> tuple[str, int]:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

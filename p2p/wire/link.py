@@ -34,6 +34,7 @@ class PeerInfo:
         "",
         0,
     )  # where the peer sees this node; a claim. Port 0: not stated
+    punched: bool = False  # both sides dialled at once, through their NATs
     local: tuple[str, int] = ("", 0)  # this side's address of the TCP connection
 
 

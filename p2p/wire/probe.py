@@ -60,7 +60,10 @@ async def send_probe(
 async def _exchange(
     target: ProbeTarget, own_id: str, nonce: bytes, context: ssl.SSLContext | None
 ) -> tuple[str, int]:
-    sock = await _connected(target)
+    sock = await open_connection(target)
+    if target.source is not None:
+        # Reset at the end instead of TIME_WAIT: the same pair of addresses may be needed again soon.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     name = None if context is None else ""
     try:
         reader, writer = await asyncio.open_connection(
@@ -107,15 +110,18 @@ def _observed(payload: bytes) -> tuple[str, int]:
     return normal_host(ack.observed_address), ack.observed_port
 
 
-async def _connected(target: ProbeTarget) -> socket.socket:
+async def open_connection(target: ProbeTarget) -> socket.socket:
+    """Open a TCP connection from the target's `source`, which other sockets may share.
+
+    Raises:
+        OSError: no connection.
+    """
     family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         if target.source is not None:
             share_port(sock)
-            # Reset at the end instead of TIME_WAIT: the same pair of addresses may be needed again soon.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.bind(target.source)
         await asyncio.get_running_loop().sock_connect(sock, (target.host, target.port))
     except BaseException:

@@ -73,6 +73,7 @@ def test_homes_behind_each_kind_of_nat_know_where_they_stand_and_trade(lab: NatL
         lambda: [p for p in port.peers() if p.node_id == symmetric.node_id and p.path == "relayed"]
     )
     assert found[0].via in {node.node_id for node in [*public, full]}
+    eventually(lambda: "symmetric NAT" in (peer(port, symmetric).last_error or ""))
     symmetric.sell(5, 10)
     eventually(port.asks)
     bought = port.buy(5, 10)
@@ -114,3 +115,26 @@ def test_a_router_maps_the_port_again_after_its_restart_and_forgets_it_at_the_en
     assert home.stop() == 0
     eventually(lambda: home.mapper and "dnat" not in home.mapper.rules)
     assert "Traceback" not in home.log + other.log + public.log
+
+
+@pytest.mark.timeout(120)
+def test_two_homes_punch_a_link_and_trade_on_when_the_relay_has_gone(lab: NatLab) -> None:
+    public = lab.public(1).start()
+    homes = [lab.home("port").launch("--bootstrap", public.where) for _ in (1, 2)]
+    a, b = (node.ready() for node in homes)
+    eventually(lambda: [p for p in a.peers() if p.node_id == b.node_id and p.path == "punched"], 40)
+    assert peer(b, a).path == "punched"
+    # Punched, not forwarded: neither can be dialled from outside, and only one of the two has accepted.
+    assert {state(a)[0], state(b)[0]} == {"nat"}
+    assert {peer(a, b).direction, peer(b, a).direction} == {"in", "out"}
+    assert "punched" in a.cli("peers", json_output=False)
+
+    a.sell(5, 10)
+    eventually(b.asks)
+    assert public.stop() == 0
+    bought = b.buy(5, 10)
+    eventually(lambda: b.get_order(bought.id).status == "filled")
+    a.sell(3, 11)
+    eventually(lambda: b.asks() == {"11": "3"})
+    assert a.linked() == {b.node_id}
+    assert "Traceback" not in a.log + b.log + public.log

@@ -1,0 +1,170 @@
+"""Hole punching: decisions about direct links between two nodes that are both behind NATs. No I/O.
+
+After DCUtR of libp2p. Both nodes reach each other through a relay and agree there to dial at the same moment, so that
+each router takes the other's packets for answers:
+
+    A (smaller node id)                       B
+      punch (endpoint, NAT)       ---->                    by RPC, over whatever path there is
+                                  <----       its endpoint and NAT; A knows the round trip
+      punch_sync                  ---->       dials at once
+      dials half a round trip later
+
+Both dial from their listening ports, whose outside port is known by probes (`nat_kind`). The TCP connection that comes of it
+was dialled by both; the node with the smaller id takes the dialling role in TLS and handshake. A symmetric NAT chooses
+another port for each destination: with one on either side there is nothing to dial, and the relay stays.
+
+An endpoint is a claim, so that no host is dialled more often than once a minute, for all peers together.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from p2p.base.bounded_map import BoundedMap
+from p2p.base.host_port import Scope, is_ip, scope_of
+from p2p.base.network_group import is_local
+
+METHOD: Final = "punch"
+SYNC_METHOD: Final = "punch_sync"
+HOST_INTERVAL: Final = 60.0  # seconds between punches towards one host
+FIRST_PAUSE: Final = 70.0  # seconds after a failed punch with a peer, doubling ...
+SOON: Final = 5.0  # ... or, after a refusal that may end by itself, doubling from here
+NOT_YET: Final = "the external address is not known yet"
+BUSY: Final = "busy with another punch"
+MAX_PAUSE: Final = 3600.0  # ... to this
+MAX_PEERS: Final = 1000  # remembered
+MAX_PUNCHED: Final = 8  # links at once
+UNDER_WAY: Final = 20.0  # seconds that a punch may take
+NO_PORT: Final = "symmetric"  # the NAT without an endpoint that could be dialled
+
+
+class PunchOffer(msgspec.Struct, rename="camel"):
+    """Request: where the sender's listening port is seen, its NAT, and 16 random bytes that name the punch."""
+
+    host: str
+    port: int
+    nat: str
+    nonce: bytes
+
+
+class PunchAnswer(msgspec.Struct, rename="camel"):
+    """Answer: the same of the other side. A `reason` is a refusal."""
+
+    host: str = ""
+    port: int = 0
+    nat: str = ""
+    reason: str = ""
+
+
+class PunchSync(msgspec.Struct, rename="camel"):
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PunchEndpoint:
+    """Outside address of this node's listening port, and the NAT before it."""
+
+    host: str
+    port: int
+    nat: str
+
+
+@dataclass(slots=True)
+class _Record:
+    next_try: float
+    pause: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PunchTarget:
+    """Punch under way with a peer. `nonce` names it."""
+
+    node: str
+    host: str
+    port: int
+    nonce: bytes
+    since: float
+
+
+class PunchPlan:
+    """Choice of the peer to punch with next, and of the offers to accept. Times are monotonic seconds."""
+
+    def __init__(self, own_id: str, rng: random.Random) -> None:
+        self.current: PunchTarget | None = None
+        self._own_id = own_id
+        self._rng = rng
+        self._records: BoundedMap[str, _Record] = BoundedMap(MAX_PEERS)
+        self._hosts: dict[str, float] = {}  # never evicted early: one punch at a time bounds it
+
+    def next_peer(self, relayed: Collection[str], punched: int, now: float) -> str | None:
+        """Return the peer to offer a punch to, None for none. `relayed`: reached without a link; `punched`: links."""
+        if self._busy(now) or punched >= MAX_PUNCHED:
+            return None
+        due = [node for node in relayed if node > self._own_id and self._due(node, now)]
+        return self._rng.choice(sorted(due)) if due else None
+
+    def reason(self, node: str) -> str:
+        """Return why the last punch with a peer failed, empty if there was none."""
+        record = self._records.get(node)
+        return "" if record is None else record.reason
+
+    def refusal(self, own: PunchEndpoint | None, host: str, port: int, nat: str, now: float) -> str:
+        """Return why a punch with a peer at this endpoint is not possible now, empty if it is."""
+        if own is None:
+            return NOT_YET
+        if NO_PORT in (own.nat, nat):
+            return "a symmetric NAT has no endpoint that can be dialled"
+        if not is_ip(host) or scope_of(host) is not Scope.ROUTED or is_local(host):
+            return "no public address"
+        if not 1 <= port <= 65535:
+            return "no port"
+        if host == own.host:
+            return "behind the same router"
+        self._hosts = {h: at for h, at in self._hosts.items() if now - at < HOST_INTERVAL}
+        if host in self._hosts:
+            return "this address was dialled within the last minute"
+        return BUSY if self._busy(now) else ""
+
+    def begin(self, target: PunchTarget) -> None:
+        """Record a punch that both sides agreed on."""
+        self.current = target
+        self._hosts[target.host] = target.since
+
+    def synced(self, node: str, nonce: bytes) -> PunchTarget | None:
+        """Return the punch that a peer's sync belongs to."""
+        current = self.current
+        return (
+            current
+            if current is not None and (current.node, current.nonce) == (node, nonce)
+            else None
+        )
+
+    def ended(self, node: str, reason: str, now: float) -> None:
+        """Record the end of an offer or a punch; an empty reason is a success."""
+        if self.current is not None and self.current.node == node:
+            self.current = None
+        if not reason:
+            self._records.pop(node, None)
+        else:
+            self.note(node, reason, now)
+
+    def note(self, node: str, reason: str, now: float) -> None:
+        """Record why there is no punch with a peer; the next one is offered after a pause."""
+        known = self._records.get(node)
+        least = SOON if reason in (NOT_YET, BUSY) else FIRST_PAUSE
+        pause = least if known is None else max(least, min(2 * known.pause, MAX_PAUSE))
+        wait = pause * self._rng.uniform(1.0, 1.2)
+        self._records[node] = _Record(now + wait, pause, reason)
+
+    def _due(self, node: str, now: float) -> bool:
+        record = self._records.get(node)
+        return record is None or record.next_try <= now
+
+    def _busy(self, now: float) -> bool:
+        return self.current is not None and now - self.current.since < UNDER_WAY

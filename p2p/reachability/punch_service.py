@@ -1,0 +1,184 @@
+"""Hole punching on the event loop: offers over RPC, and the simultaneous dial. Decisions: `PunchPlan`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from p2p.base.errors import ConnectFailed, HandshakeRefused, P2PError
+from p2p.base.host_port import normal_host
+from p2p.peers.peer_manager import PeerManager
+from p2p.reachability.hole_punching import (
+    METHOD,
+    SYNC_METHOD,
+    PunchAnswer,
+    PunchEndpoint,
+    PunchOffer,
+    PunchPlan,
+    PunchSync,
+    PunchTarget,
+)
+from p2p.rpc.rpc import Rpc
+from p2p.wire.direct_links import DirectConnectionService
+
+log = logging.getLogger(__name__)
+
+NONCE_LENGTH: Final = 16
+OFFER_TIMEOUT: Final = 5.0  # seconds
+TRIES: Final = 3
+PAUSE: Final = 0.5  # seconds between tries
+
+Endpoint = Callable[[], PunchEndpoint | None]
+
+
+class PunchService:
+    """Maker of punched links. `endpoint`: None while this node needs no punching, or cannot say where it is seen;
+    `relayed`: the nodes that are reached without a link.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        direct: DirectConnectionService,
+        peers: PeerManager,
+        rpc: Rpc,
+        *,
+        endpoint: Endpoint,
+        reachable: Callable[[], bool | None],
+        relayed: Callable[[], Collection[str]],
+        rng: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self.plan = PunchPlan(node_id, rng)
+        self.counters: Counter[str] = Counter()
+        self._node_id = node_id
+        self._direct = direct
+        self._peers = peers
+        self._rpc = rpc
+        self._endpoint = endpoint
+        self._reachable = reachable
+        self._relayed = relayed
+        self._now = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        rpc.serve(METHOD, self._on_offer, body_type=PunchOffer)
+        rpc.serve(SYNC_METHOD, self._on_sync, body_type=PunchSync)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def look(self) -> None:
+        """Begin the next punch, if one is due. Called now and then."""
+        links = self._peers.links
+        if self._tasks or self._endpoint() is None or len(links) >= self._peers.max_peers:
+            return
+        punched = sum(link.peer.punched for link in links.values())
+        node = self.plan.next_peer(self._relayed(), punched, self._now())
+        if node is not None:
+            self._start(self._offer(node))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # The side that offers
+
+    async def _offer(self, node: str) -> None:
+        try:
+            reason = await self._punch_with(node)
+        except P2PError as error:
+            reason = str(error)
+        self._ended(node, reason)
+
+    async def _punch_with(self, node: str) -> str:
+        """Offer, synchronise and dial; returns why there is no link, empty for success."""
+        own = self._endpoint()
+        if own is None:
+            return "the external address is not known any more"
+        nonce = secrets.token_bytes(NONCE_LENGTH)
+        before = self._now()
+        answer: PunchAnswer = await self._rpc.call(
+            node,
+            METHOD,
+            PunchOffer(own.host, own.port, own.nat, nonce),
+            timeout=OFFER_TIMEOUT,
+            result_type=PunchAnswer,
+        )
+        trip = self._now() - before
+        host = normal_host(answer.host)
+        refused = answer.reason[:200] or self.plan.refusal(
+            own, host, answer.port, answer.nat, self._now()
+        )
+        if refused:
+            return refused
+        target = PunchTarget(node, host, answer.port, nonce, self._now())
+        self.plan.begin(target)
+        sync = asyncio.create_task(
+            self._rpc.call(node, SYNC_METHOD, PunchSync(nonce), timeout=OFFER_TIMEOUT)
+        )
+        await asyncio.sleep(trip / 2)
+        try:
+            return await self._dial(target)
+        finally:
+            sync.cancel()
+            with suppress(asyncio.CancelledError, P2PError):
+                await sync
+
+    # The side that accepts
+
+    async def _on_offer(self, caller: str, offer: PunchOffer) -> PunchAnswer:
+        own, host = self._endpoint(), normal_host(offer.host)
+        now = self._now()
+        refused = self.plan.refusal(own, host, offer.port, offer.nat, now)
+        if caller in self._peers.links:
+            refused = "linked already"
+        elif len(offer.nonce) != NONCE_LENGTH:
+            refused = f"the nonce has {NONCE_LENGTH} bytes"
+        elif own is None and self._reachable():
+            refused = "can be dialled without a punch"
+        if refused or own is None:
+            self.plan.note(caller, refused, now)
+            return PunchAnswer(reason=refused, nat="" if own is None else own.nat)
+        self.plan.begin(PunchTarget(caller, host, offer.port, offer.nonce, now))
+        return PunchAnswer(own.host, own.port, own.nat)
+
+    async def _on_sync(self, caller: str, sync: PunchSync) -> bool:
+        target = self.plan.synced(caller, sync.nonce)
+        if target is None or self._tasks:
+            return False
+        self._start(self._follow(target))
+        return True
+
+    async def _follow(self, target: PunchTarget) -> None:
+        self._ended(target.node, await self._dial(target))
+
+    # Both
+
+    async def _dial(self, target: PunchTarget) -> str:
+        """Dial until there is a link; returns why there is none."""
+        reason = "no try"
+        for number in range(TRIES):
+            if target.node in self._peers.links:
+                return ""
+            if number:
+                await asyncio.sleep(PAUSE)
+            try:
+                await self._direct.punch(
+                    target.host, target.port, target.node, dialler=self._node_id < target.node
+                )
+            except (ConnectFailed, HandshakeRefused) as error:
+                reason = str(error)
+        return "" if target.node in self._peers.links else reason
+
+    def _ended(self, node: str, reason: str) -> None:
+        self.counters["failed" if reason else "punched"] += 1
+        log.info("hole punching with %s: %s", node, reason or "linked")
+        self.plan.ended(node, reason, self._now())

@@ -1,0 +1,122 @@
+"""Decisions about hole punching: with whom, how often, and what is refused."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from p2p.reachability.hole_punching import (
+    BUSY,
+    FIRST_PAUSE,
+    HOST_INTERVAL,
+    MAX_PAUSE,
+    MAX_PUNCHED,
+    NOT_YET,
+    SOON,
+    UNDER_WAY,
+    PunchEndpoint,
+    PunchPlan,
+    PunchTarget,
+)
+
+OWN = PunchEndpoint("11.9.0.1", 3000, "port_restricted")
+THEIRS = "11.8.0.1"
+
+
+def plan() -> PunchPlan:
+    return PunchPlan("m", random.Random(1))
+
+
+def target(node: str = "z", host: str = THEIRS, since: float = 0.0) -> PunchTarget:
+    return PunchTarget(node, host, 3000, b"n", since)
+
+
+def test_the_smaller_id_offers() -> None:
+    assert plan().next_peer(["a", "z"], 0, 0.0) == "z"
+    assert plan().next_peer(["a", "b"], 0, 0.0) is None
+
+
+def test_one_punch_at_a_time() -> None:
+    it = plan()
+    it.begin(target())
+    assert it.next_peer(["y"], 0, 1.0) is None
+    assert it.refusal(OWN, "11.7.0.1", 3000, "unknown", 1.0) == BUSY
+    assert it.next_peer(["y"], 0, UNDER_WAY) == "y"
+
+
+def test_a_bounded_number_of_punched_links() -> None:
+    assert plan().next_peer(["z"], MAX_PUNCHED, 0.0) is None
+
+
+def test_a_peer_that_failed_waits_twice_as_long_each_time() -> None:
+    it, now, waits = plan(), 0.0, []
+    for _ in range(10):
+        it.ended("z", "no answer", now)
+        begin = now
+        while it.next_peer(["z"], 0, now) is None:
+            now += 5.0
+        waits.append(now - begin)
+    assert waits[0] <= FIRST_PAUSE * 1.3
+    assert MAX_PAUSE <= waits[-1] <= MAX_PAUSE * 1.3
+    assert it.reason("z") == "no answer"
+    it.ended("z", "", now)
+    assert it.reason("z") == ""
+    assert it.next_peer(["z"], 0, now) == "z"
+
+
+def test_a_peer_that_does_not_know_its_address_yet_is_asked_again_soon() -> None:
+    it = plan()
+    it.ended("z", NOT_YET, 0.0)
+    assert it.next_peer(["z"], 0, 2 * SOON) == "z"
+    it.ended("z", "no answer", 2 * SOON)
+    assert it.next_peer(["z"], 0, 4 * SOON) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "host", "port", "nat", "reason"),
+    [
+        (None, THEIRS, 3000, "port_restricted", "not known"),
+        (OWN, THEIRS, 3000, "symmetric", "symmetric"),
+        (PunchEndpoint("11.9.0.1", 1, "symmetric"), THEIRS, 3000, "unknown", "symmetric"),
+        (OWN, "192.168.1.9", 3000, "unknown", "no public address"),
+        (OWN, "127.0.0.1", 3000, "unknown", "no public address"),
+        (OWN, "victim.example", 3000, "unknown", "no public address"),
+        (OWN, THEIRS, 0, "unknown", "no port"),
+        (OWN, "11.9.0.1", 3000, "unknown", "same router"),
+        (OWN, THEIRS, 3000, "port_restricted", ""),
+        (OWN, THEIRS, 3000, "a kind of the future", ""),
+    ],
+)
+def test_what_is_refused(
+    own: PunchEndpoint | None, host: str, port: int, nat: str, reason: str
+) -> None:
+    found = plan().refusal(own, host, port, nat, 0.0)
+    assert (reason in found) if reason else not found
+
+
+def test_no_host_is_dialled_more_than_once_a_minute_for_all_peers_together() -> None:
+    it, rng = plan(), random.Random(2)
+    now, dialled = 0.0, []
+    while now < 3600.0:
+        now += rng.expovariate(2.0)
+        node = f"attacker {rng.randrange(50)}"
+        if not it.refusal(OWN, THEIRS, rng.randrange(1, 65_536), "unknown", now):
+            it.begin(target(node, since=now))
+            dialled.append(now)
+            it.ended(node, "failed", now + 0.1)
+    assert len(dialled) > 30
+    assert min(b - a for a, b in pairwise(dialled)) >= HOST_INTERVAL
+
+
+def test_a_sync_belongs_to_its_punch() -> None:
+    it = plan()
+    it.begin(target())
+    assert it.synced("z", b"n") is not None
+    assert it.synced("z", b"other") is None
+    assert it.synced("y", b"n") is None
+    it.ended("y", "", 1.0)
+    assert it.synced("z", b"n") is not None
+    it.ended("z", "", 1.0)
+    assert it.synced("z", b"n") is None
