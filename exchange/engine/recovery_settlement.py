@@ -81,7 +81,7 @@ class _LostTrade:
     order: int
     peer: str
     peer_order: int
-    proven: bool = False  # by the own feed; else only another node says so
+    proven: bool = False  # by the own feed; else only by another node
 
 
 class RecoverySettlement:
@@ -171,7 +171,7 @@ class RecoverySettlement:
 
     def _add(self, trade: _LostTrade) -> None:
         known = self._trades.setdefault((trade.taker, trade.take), trade)
-        # A feed says nothing about the taker's order; a statement does.
+        # A feed does not contain the taker's order; a statement does.
         known.order = known.order or trade.order
         known.peer_order = known.peer_order or trade.peer_order
 
@@ -227,7 +227,7 @@ class RecoverySettlement:
     def _covers(self, order: Order, side: int, asset: str, amount: int) -> bool:
         """Report if the account of a known order can pay for the trade."""
         if order.side != side:
-            return False  # it says another order's number
+            return False  # it has another order's number
         if order.account == HOUSE:
             return True
         holding = self._context.ledger.accounts.get(order.account, {}).get(asset)

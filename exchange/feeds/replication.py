@@ -80,7 +80,7 @@ class Replicator:
         self._packed: dict[bool, tuple[int, bytes]] = {}  # answer -> feed index version, digest
         self._next_digest = 0.0
         self._answers = RateBuckets(ANSWER_RATE, ANSWER_BURST)
-        self._waiting: dict[str, deque[tuple[str, FeedRequest]]] = {}  # by whom they are charged to
+        self._waiting: dict[str, deque[tuple[str, FeedRequest]]] = {}  # by the charged announcer
         self._out: list[Send] = []
         self.digests_dropped = 0
 
@@ -335,7 +335,7 @@ class Replicator:
             or pages_hash(part.pages) != last.state
             or hashlib.sha256(part.orders).digest() != part.pages[part.page]
         ):
-            # A snapshot that moved or a false page: asked again, of another node, after the timeout.
+            # A snapshot that moved or a false page: requested again, from another node, after the timeout.
             self._missing.restart_snapshot(missing)
             return None
         self._missing.helped(now, missing)

@@ -41,7 +41,7 @@ FEW_DECISIONS = 4
 MAX_TAKERS = 50_000  # takers that ever get answers: their marks are kept for good
 RESERVED = "reserved"  # reason of a decision that is not final
 RESERVATION_US = 60_000_000  # lifetime of a reservation
-PATIENCE = 10.0  # seconds without an answer until the request asks for a refusal if undecided
+PATIENCE = 10.0  # seconds without an answer until the request wants a refusal if undecided
 
 _Key = TypeVar("_Key", str, int)
 

@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 LIFETIME: Final = timedelta(days=3650)
 _BACKDATED: Final = timedelta(days=1)  # for clients whose clock is behind
 
-# What OpenSSL says of a key that is not the certificate's: the same kind of key, or another one.
+# OpenSSL's errors for a key that is not the certificate's: the same kind of key, or another one.
 _OTHER_KEY: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
@@ -152,7 +152,7 @@ def _make(certificate: Path, key: Path, hosts: list[str]) -> None:
         .not_valid_after(now + LIFETIME)
         .add_extension(x509.SubjectAlternativeName(list(map(_general_name, hosts))), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        # From Python 3.13 on clients check strictly what RFC 5280 asks of a CA: the rest of this.
+        # From Python 3.13 on clients check strictly what RFC 5280 requires of a CA: the rest of this.
         .add_extension(_USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 HOST: Final = "http://HOST"  # replaced by the address at which the page is served
-# Values of fields and parameters by name, where a type alone does not tell a sensible one.
+# Values of fields and parameters by name, where a type alone gives no sensible one.
 _VALUES: Final[Mapping[str, Any]] = {
     "market": "BTC-USD",
     "side": "buy",

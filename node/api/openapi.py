@@ -49,7 +49,7 @@ e.g. `{"op":"subscribe","channel":"book","market":"BTC-USD"}`. Its messages are 
 """
 
 
-# Of an operation, by the access that it asks for.
+# Of an operation, by the access that it needs.
 _KEY: Final[dict[str, list[str]]] = {"key": []}
 _OPERATOR: Final[dict[str, list[str]]] = {"operator": []}
 _Security = list[dict[str, list[str]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
-    # Who asks
+    # The caller
     "key_required": (
         "Key required",
         "Send an API key: `Authorization: Bearer KEY:SECRET`. The operator makes one with "

@@ -47,7 +47,7 @@ _ENDS: Final = {  # reason -> status; others are CANCELED
     "insufficient_balance": "INSUFFICIENT BALANCE (U1)",
     "halted": "RSN_PAUSE",
 }
-_DESCRIPTIONS: Final = {  # with the words that clients tell the kinds by
+_DESCRIPTIONS: Final = {  # with the words that clients parse
     "deposit": "Deposit",
     "withdrawal": "Withdrawal",
     "trade": "Exchange",

@@ -340,7 +340,7 @@ class AccountFeeds:
                 feed = other
         stream = feed.attach(words, wake, readable=readable)
         try:
-            await self._trading.durable(account)  # the snapshots may say what was decided just now
+            await self._trading.durable(account)  # the snapshots may have the latest decision
         except BaseException:
             self.detach(account, stream)
             raise

@@ -114,7 +114,7 @@ class OrderOperations:
 
     async def _cancel(self, session: KeySession, body: Body, _wait: float) -> Done:
         order, pair = self._named(session, body)
-        if order.cancelled and not order.done:  # said again, while another node's answer is awaited
+        if order.cancelled and not order.done:  # repeated while another node's answer is awaited
             told = order_text(order, pair)
             await self._trading.durable(session.account)
         else:

@@ -95,7 +95,7 @@ def confirm_order(session: Session, request: OrderRequest, *, new_price: bool = 
     named = [view for view in views if _letters(view.symbol) == _letters(request.market)]
     market = next((view for view in named if view.symbol == request.market), None)
     if market is None and len(named) != 1:
-        return  # the node says which markets there are
+        return  # the node names the markets
     market = market or named[0]
     book = session.ask(lambda client: client.book(market.symbol, depth=WHOLE_BOOK))
     confirm(session, order_doubts(request, market, book, new_price=new_price))

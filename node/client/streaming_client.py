@@ -110,7 +110,7 @@ class StreamingClient(OrderStreamCalls):
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._task: asyncio.Task[None] | None = None
         self._orders = OrderStream()
-        self._connections: list[asyncio.Future[None]] = []  # of those who wait for one
+        self._connections: list[asyncio.Future[None]] = []  # of callers that wait for one
 
     async def __aenter__(self) -> Self:
         return self
@@ -267,7 +267,7 @@ class StreamingClient(OrderStreamCalls):
 
     async def _send(self, message: ClientMessage) -> None:
         if self._socket is not None and not self._socket.closed:
-            with suppress(ConnectionError):  # who reads notices, and says it all again
+            with suppress(ConnectionError):  # the reader notices, and subscribes again
                 await self._socket.send_str(msgspec.json.encode(message).decode())
 
     async def _run(self) -> None:

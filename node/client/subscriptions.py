@@ -24,7 +24,7 @@ M = TypeVar("M", bound=StreamMessage)
 B = TypeVar("B", bound=BookMessage)
 E = TypeVar("E", Level, RestingOrder)
 
-WAITING: Final = 256  # messages of a feed that are held for who reads it
+WAITING: Final = 256  # messages of a feed that are held for its reader
 
 
 class SubscriptionOwner(Protocol):
@@ -44,7 +44,7 @@ class Subscription(Generic[M]):
 
     def __init__(self, client: SubscriptionOwner, request: Subscribe) -> None:
         self.request = request
-        self.stream = ""  # its name, once the node has said it
+        self.stream = ""  # its name, once the node has sent it
         self._client = client
         self._position: Resume | None = None
         self._items: deque[M] = deque()

@@ -37,7 +37,7 @@ from p2p.services.balanced_caller import CallResult
 from p2p.services.service_server import ServiceCall, ServiceReply, ServiceServer
 from p2p.wire.messages import pack
 
-NODE = "grenache"  # who answered, where a call's result names a node
+NODE = "grenache"  # the worker, where a call's result names a node
 
 
 class GrenacheBridge:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 
-PORT_FALLBACKS = 20  # consecutive ports tried when the default one is taken and none was asked for
+PORT_FALLBACKS = 20  # consecutive ports tried when the default one is taken and none was configured
 
 
 def wanted_ports(port: int, is_default: bool) -> list[int]:

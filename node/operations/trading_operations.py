@@ -40,8 +40,8 @@ _OPEN: Final = Param(
     {"type": "boolean", "default": True},
     "true: only orders still open or pending; false: finished ones too.",
 )
-# One parameter of the document, each property a parameter of the query: only so it can be said that one
-# of them is needed.
+# One parameter of the document, each property a parameter of the query: only so a schema can require that one
+# of them is given.
 _SELECTION: Final = Param(
     "selection",
     "query",

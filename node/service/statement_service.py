@@ -138,7 +138,7 @@ class StatementService:
 
     async def _statement(self, peer: str) -> Statement:
         # In this order: a take that has its answer when the history is read is in the history, or it
-        # is among those asked.
+        # is among the queried ones.
         takes = [take for take in self._engine.orders.takes.pending if take.maker == peer]
         await self._committer.durable()
         time, decimals = self._engine.us(self._clock()), dict(self._engine.ledger.decimals)
@@ -220,7 +220,7 @@ class StatementService:
         return trades, found.complete
 
     async def _evidence(self, peer: str) -> Evidence:
-        ours = await self._statement(peer)  # before theirs: exchange.ledger.reconciliation says why
+        ours = await self._statement(peer)  # before theirs, see exchange.ledger.reconciliation
         signed = await self._ask(peer, STATEMENT, None)
         theirs = self._opened(signed, Statement, peer)
         search = DifferenceSearch(ours, theirs)

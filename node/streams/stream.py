@@ -16,7 +16,7 @@ import msgspec
 
 from node.streams.stream_messages import Reason, Resume
 
-MAX_HISTORY: Final = 1000  # messages of a stream that are kept for those who resume
+MAX_HISTORY: Final = 1000  # messages of a stream that are kept for readers that resume
 MAX_CHANGES: Final = 50_000  # changes in all of them
 CONFLATE_BEHIND: Final = 64  # messages; a reader further behind gets their outcome in one
 
@@ -77,7 +77,7 @@ class NumberedStream:
         self._made: dict[int | Reason, bytes] = {}  # at this sequence, by previous or reason
         self._end: Ended | None = None
 
-    # For those who make one
+    # For the makers of streams
 
     async def open(self) -> None:
         """Begin to follow what the stream is about."""

@@ -29,7 +29,7 @@ Reason = Literal["subscribed", "restarted", "too_old", "behind"]
 
 MAX_CONFLATE_MS: Final = 60_000
 
-# What a subscription to each channel may say, beside what all may.
+# Fields of a subscription to each channel, beside those of all.
 FIELDS: Final[dict[Channel, frozenset[str]]] = {
     "book": frozenset({"market", "level", "depth", "scope"}),
     "trades": frozenset({"market"}),
@@ -167,7 +167,7 @@ class RestingOrder(msgspec.Struct, array_like=True, frozen=True, gc=False):
     price: Decimal
     quantity: Decimal
     time: Timestamp  # with microseconds
-    own: bool  # of the node that tells it
+    own: bool  # of the node that sends it
 
 
 class BookL1(msgspec.Struct, kw_only=True, tag="book_l1", tag_field="event"):

@@ -87,7 +87,7 @@ class GrapeView(msgspec.Struct, kw_only=True):
     """A Grape that this node uses."""
 
     url: str
-    answers: bool | None  # None: not asked yet
+    answers: bool | None  # None: not queried yet
     detail: str
 
 
@@ -116,7 +116,7 @@ class ReachabilityView(msgspec.Struct, kw_only=True):
     text: str  # for people
     advice: str  # possible action of the operator; empty if there is none
     addresses: list[str]  # verified from outside, as host:port
-    external: str | None  # IP address that other nodes see; None before any says so
+    external: str | None  # IP address that other nodes see; None before any has reported it
     confirmed: bool  # by three networks
     observers: int  # networks that agree on the external address
     nat: Literal["none", "full_cone", "port_restricted", "symmetric", "unknown"] | None
@@ -225,7 +225,7 @@ class ServiceView(msgspec.Struct, kw_only=True):
     """Service offered in the network."""
 
     name: str
-    nodes: list[str]  # who announces it, this node included
+    nodes: list[str]  # nodes that announce it, this node included
     serving: ServingView | None  # when this node serves it
     calls: CallsView | None  # when this node has called it
 
@@ -242,12 +242,12 @@ class CallRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         None  # safe to be executed twice; what is known of the service if left out
     )
     idempotency_id: str = ""  # for the handler, which executes one id once
-    node: str | None = None  # ask this node (its id or the beginning of it) and no other
+    node: str | None = None  # call this node (its id or the beginning of it) and no other
 
 
 class CallView(msgspec.Struct, kw_only=True):
     service: str
-    node: str  # who answered
+    node: str  # the node that answered
     attempts: int
     latency_ms: float
     result: Any
@@ -300,7 +300,7 @@ class RouterEventView(msgspec.Struct, kw_only=True):
 
 class RouterView(msgspec.Struct, kw_only=True):
     policy: str
-    routes: list[RouteView]  # by service, the next to be asked first
+    routes: list[RouteView]  # by service, the next in line first
     hints: list[HintView]
     events: list[RouterEventView]  # the latest, oldest first
 

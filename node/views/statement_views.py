@@ -57,7 +57,7 @@ class OpenSettlementView(msgspec.Struct, kw_only=True):
     recorded_by: Whose
     asset: str
     amount: SignedDecimal
-    direction: Literal["paid", "received"]  # as who recorded it sees it
+    direction: Literal["paid", "received"]  # from the view of the node that recorded it
     time: Timestamp
 
 

@@ -94,7 +94,7 @@ class OrderView(msgspec.Struct, kw_only=True):
     quantity: Decimal
     filled: Decimal
     remaining: Decimal  # neither filled nor pending nor cancelled
-    pending: Decimal  # asked of other owners, outcome not known yet
+    pending: Decimal  # in takes from other owners, outcome not known yet
     status: Status
     average_price: Decimal | None
     created: Timestamp
@@ -200,7 +200,7 @@ class MarketView(msgspec.Struct, kw_only=True):
     high: Decimal | None  # of the last 24 hours, like those below
     low: Decimal | None
     volume: Decimal  # in the base asset
-    # What this node asks of orders that are placed with it; None: no such rule.
+    # This node's rules for orders that are placed with it; None: no such rule.
     min_quantity: str | None = None
     max_quantity: str | None = None
     min_notional: str | None = None  # price times quantity, in the quote asset

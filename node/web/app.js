@@ -54,7 +54,7 @@ class App {
     addEventListener("keydown", (event) => this.#key(event));
   }
 
-  /** Find out who this is, and show what they may see. */
+  /** Load the session and show the views that its permissions allow. */
   async start() {
     for (let delay = 500; ; delay = Math.min(delay * 2, 5000)) {
       try {

@@ -9,8 +9,8 @@ from typing import Final
 from p2p.base.host_port import format_host_port
 from p2p.wire.link import Carrier
 
-INBOUND: Final = "inbound"  # source of an address that a peer which dialled us says it listens on
-MANUAL: Final = "manual"  # source of an address that the operator asked to connect to
+INBOUND: Final = "inbound"  # source of a listening address that a peer which dialled us reports
+MANUAL: Final = "manual"  # source of an address that the operator dialled
 
 # Order of dialling. Addresses of inbound peers come last: these peers have a link already.
 SOURCE_PRIORITY: Final = (

@@ -33,7 +33,7 @@ WINDOW: Final = 512 * 1024  # bytes taken in that the local reader has not read
 BUFFER: Final = 512 * 1024  # bytes of the local writer that are not acknowledged
 FIRST_LIMIT: Final = 64 * 1024  # bytes that a dialling side may send before the first `limit`
 HOLD: Final = 3.0  # seconds that a poll may be held; NATs forget connections much later
-CUT_AFTER: Final = 2.0  # seconds to ask again, when the connection of a held poll has closed
+CUT_AFTER: Final = 2.0  # seconds until the next poll, when the connection of a held one has closed
 TIMEOUT: Final = 1.5  # seconds for the answer to a poll, beyond its hold
 DATA_TIMEOUT: Final = 4.0  # seconds for an answer to a data request, which may be long
 RETRY_FIRST: Final = 0.05  # seconds before a failed request is made again, doubling
@@ -257,7 +257,7 @@ class DialEnd(_End):
         self._polls: dict[int, tuple[float, int]] = {}  # polls under way: time sent, limit sent
         self._chunk = CHUNK
         self._failures = 0  # in a row
-        self._vain = 0  # answers in a row that said nothing new, and could have waited
+        self._vain = 0  # answers in a row without news, which could have waited
         self._data_from = self._poll_from = now  # not before
 
     @property
@@ -332,7 +332,7 @@ class DialEnd(_End):
         """The far side will never answer: it knows no such tunnel (any more), or takes none."""
         if not (self._in.ended and self._out.ended):
             self.abort(reason)
-        self._parted = True  # else it is done over there, and the answer that said so was lost
+        self._parted = True  # else it is done over there, and the answer to it was lost
 
     def _wants_poll(self) -> bool:
         """True if a poll is due: one is in flight, or a second when the first reports no room here."""
@@ -361,7 +361,7 @@ class AnswerEnd(_End):
     def __init__(self, now: float) -> None:
         super().__init__(now, 0)
         self.poll = 0  # number of the newest
-        self._known = 0  # what it said that its author may send
+        self._known = 0  # the limit that it set its author
         self._dead_at = now + DEAD_AFTER
         self.held_until: float | None = None  # None: no poll is held
 

@@ -406,7 +406,7 @@ class _Answered(_Tunnel):
         except TunnelError as error:
             self.close(str(error))
             raise
-        self.flush()  # before the answer says how much room there is
+        self.flush()  # before the answer gives the free room
         if request.poll > self.end.poll:
             self._answer_held(self.end.status())
         reply = self.end.reply(request, now)

@@ -68,7 +68,7 @@ class _Stored(Generic[Item]):
 @dataclass(slots=True)
 class _Missing:
     deadline: float  # of the first pull
-    sources: dict[str, float] = field(default_factory=dict)  # announcer -> when; next to ask first
+    sources: dict[str, float] = field(default_factory=dict)  # announcer -> when; next in line first
     asked: str | None = None
     tries: int = 0
 
@@ -77,13 +77,13 @@ class _Missing:
 class _Peer:
     bit: int
     allowance: Tokens  # bytes that may be sent in answer to pulls
-    patience: float  # seconds that what it announces, or is asked for, is waited for
+    patience: float  # seconds to wait for its announced or requested messages
     eager: bool = True
     pruned_at: float | None = None  # time of the last PRUNE sent since the link was eager
     misses: int = 0  # pulls that it has not answered in time since the last that it has
-    wanted: bool = False  # it has asked to be pushed to with an empty pull, and not pruned since
+    wanted: bool = False  # it has requested pushes with an empty pull, and not pruned since
     keep: float = KEPT  # seconds for which the link is kept when it is needed again
-    announced: dict[bytes, None] = field(default_factory=dict)  # missing ids it says it has
+    announced: dict[bytes, None] = field(default_factory=dict)  # missing ids that it has announced
     asked: dict[bytes, None] = field(default_factory=dict)  # of these, pulled from it now
 
 
@@ -248,7 +248,7 @@ class BroadcastTree(Generic[Item]):
         if peer.eager:
             peer.eager = peer.wanted
             self._pruned = now
-        # Copies under way arrive for a while after a prune; said again only if it seems lost.
+        # Copies under way arrive for a while after a prune; it is repeated only if it seems lost.
         if peer.pruned_at is None or now - peer.pruned_at >= peer.patience:
             peer.pruned_at = now
             self.counters["prunes"] += 1
@@ -454,7 +454,7 @@ class BroadcastTree(Generic[Item]):
                 continue
             entry.tries += 1
             entry.asked = name
-            entry.sources[name] = entry.sources.pop(name)  # to the end: asked last next time
+            entry.sources[name] = entry.sources.pop(name)  # to the end: requested last next time
             peer = self._peers[name]
             peer.asked[key] = None
             self._deadlines.set(key, now + peer.patience)
@@ -474,7 +474,7 @@ class BroadcastTree(Generic[Item]):
             for name in entry.sources
             if len(self._peers[name].asked) < limits.GRAFT_MAX_PER_LINK
         ]
-        # Who announced and did not deliver is asked last.
+        # An announcer that did not deliver is requested last.
         if entry.tries:
             free.sort(key=lambda name: self._peers[name].misses)
         else:

@@ -49,7 +49,7 @@ NOTICE_INTERVAL: Final = 1.0  # seconds between two notices on one link
 
 PER_BYTE: Final = 0.02  # microseconds: copying, hashing and decoding
 DIRECT_COST: Final = (
-    20.0  # microseconds; a message from the peer itself, unless its type says otherwise
+    20.0  # microseconds; a message from the peer itself, unless its type has another cost
 )
 DUPLICATE_COST: Final = 5.0  # a broadcast that is known already
 REQUEST_COST: Final = 50.0  # of RPC: a task, a handler and a response

@@ -87,7 +87,7 @@ class DialLoop:
         self.dialers: dict[Carrier, Dialer] = {}
         self.busy: dict[Key, Address] = {}  # being dialled
         self._feelers: set[Key] = set()  # of these: feelers
-        self._answered_by: dict[Key, str] = {}  # dialled address: who answered there
+        self._answered_by: dict[Key, str] = {}  # dialled address: node that answered there
         self._book = book
         self._choice = DialChoice(book)
         self._links = links

@@ -25,7 +25,7 @@ from p2p.services.call_tracing import CallTracer
 from p2p.services.service_server import METHOD, ServiceCall, ServiceReply, ServiceServer
 from p2p.wire.messages import Load
 
-MAX_LOAD: Final = 1e6  # what a node says of itself is cut to this
+MAX_LOAD: Final = 1e6  # statements of a node about itself are cut to this
 
 
 class ServiceAttempt:

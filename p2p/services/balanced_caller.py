@@ -47,7 +47,7 @@ from p2p.services.concurrency_queue import MAX_GOVERNORS, ConcurrencyQueue
 from p2p.services.service_server import ServiceCall, ServiceReply, ServiceServer
 from p2p.wire.messages import pack
 
-QUICK_BASE: Final = 0.01  # seconds; upper end of the first wait before another node is asked
+QUICK_BASE: Final = 0.01  # seconds; upper end of the first wait before another node is called
 QUICK_CAP: Final = 0.1
 SHORT_WAIT: Final = 0.01  # seconds that a better node without room is waited for
 LOST_HEDGES: Final = 3  # this many without an answer in between, and ...
@@ -395,7 +395,7 @@ class BalancedCaller:
                 governor.on_result(now, tag, "busy")
             elif isinstance(error, CallTimeout):
                 governor.on_result(now, tag, "timeout")
-            else:  # says nothing about too much work
+            else:  # is no sign of overload
                 governor.on_cancel(now, tag)
             call.failed.append(node)
             raise

@@ -92,7 +92,7 @@ class ServiceDirectory:
         self._left = False
         self._announced = False  # the last announcement offered something
         self._providers: dict[str, _Provider] = {}
-        self._by_service: dict[str, tuple[str, ...]] = {}  # made when asked for
+        self._by_service: dict[str, tuple[str, ...]] = {}  # made on first use
         self._left_lately: list[str] = []
 
     # Own offers

@@ -25,7 +25,7 @@ class PeerInfo:
     network: str
     capabilities: Capabilities
     address: str  # the IP address that the socket, or the carrier's requests, show
-    listen_port: int  # where the peer says it accepts TCP links, 0 if it does not
+    listen_port: int  # where the peer accepts TCP links by its own statement, 0 if it does not
     outbound: bool  # we dialled
     encrypted: bool
     carrier: Carrier = "tcp"

@@ -11,7 +11,7 @@ from p2p.base.limits import DEAD_AFTER, HEARTBEAT_INTERVAL
 from p2p.wire.messages import Heartbeat
 
 _SMOOTHING = 1 / 8  # RFC 6298, alpha
-_OUTSTANDING = 8  # asked and unanswered heartbeats remembered; older ones are lost or meaningless
+_OUTSTANDING = 8  # unanswered heartbeats remembered; older ones are lost or meaningless
 
 
 class Liveness:

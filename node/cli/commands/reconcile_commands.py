@@ -23,7 +23,7 @@ from node.views.statement_views import (
     view_of,
 )
 
-WAIT: Final = 250.0  # s; the node says before that if the other one takes too long
+WAIT: Final = 250.0  # s; the node reports a timeout of the other one before that
 MAX_FILE: Final = 512 * 1024 * 1024  # bytes of evidence
 
 

@@ -14,7 +14,7 @@ export class Refused extends Error {
 /** There is no answer: whether the request arrived is not known. */
 export class Unanswered extends Error {}
 
-const TIMEOUT = 35_000; // a little longer than the node takes to say that it takes too long
+const TIMEOUT = 35_000; // a little longer than the node's own timeout
 
 /** @typedef {Record<string, string | number | boolean | null | undefined>} Parameters */
 

@@ -14,7 +14,7 @@ import { Decimal } from "./decimal.js";
 export class BookFault extends Error {}
 
 /**
- * What an entry is called, and what a fault would be told by.
+ * Name of an entry, and the texts of faults.
  * @template E
  * @typedef {object} Kind
  * @property {(entry: E) => string} name

@@ -151,7 +151,7 @@ export class Decimal {
   }
 
   /**
-   * At least this many digits behind the point; what is beyond them is kept.
+   * Pad to at least this many digits behind the point; further digits are kept.
    * @param {number} digits
    */
   toFixed(digits) {

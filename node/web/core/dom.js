@@ -126,12 +126,12 @@ export function button(label, act, props = {}) {
  * @property {(cell: HTMLTableCellElement, row: R) => void} [update]
  */
 
-/** Rows of a table before more is asked for: laying out hundreds many times a second takes its time. */
+/** Rows of a table before "more" is pressed: laying out hundreds many times a second takes its time. */
 const SHOWN = 40;
 
 /**
  * A table whose rows are known by a key: rows stay the same elements while their values change, so that
- * focus and what is being typed in them survive.
+ * focus and typed text survive.
  * @template R
  */
 export class Table {
@@ -142,7 +142,7 @@ export class Table {
    * @param {string} caption
    * @param {Column<R>[]} columns
    * @param {(row: R) => string} key
-   * @param {string} empty what is said without rows
+   * @param {string} empty text shown without rows
    */
   constructor(caption, columns, key, empty) {
     this.columns = columns;
@@ -180,7 +180,7 @@ export class Table {
     this.update([]);
   }
 
-  /** @param {R[]} all in the order to be shown; the first ones are, until more is asked for */
+  /** @param {R[]} all in the order to be shown; the first ones are, until "more" is pressed */
   update(all) {
     this.all = all;
     const rows = all.slice(0, this.limit);
@@ -217,7 +217,7 @@ export class Table {
       }
       known = held;
       this.#rows.set(key, known);
-    } else if (known.row === row) return known.element; // the same object says the same
+    } else if (known.row === row) return known.element; // the same object has the same content
     known.row = row;
     this.columns.forEach((column, at) => {
       const cell = /** @type {HTMLTableCellElement} */ (known.element.children[at]);
@@ -245,7 +245,7 @@ export function toast(text, mood = "") {
 }
 
 /**
- * Ask before something is done.
+ * Confirm an action.
  * @param {string} title
  * @param {Child[]} body
  * @param {string} yes label of the button that goes on

@@ -1,4 +1,4 @@
-/** What the page knows of the node: session, markets, tickers, and the account that is looked at. */
+/** The page's state of the node: session, markets, tickers, and the account in view. */
 
 import { Api, explain } from "./api.js";
 import { Cell } from "./state.js";
@@ -11,7 +11,7 @@ import { Stream } from "./stream.js";
 
 const STORED = "exchange-node-key"; // in sessionStorage, which ends with its tab
 const TICKERS = 40; // streams of one connection are bounded
-const LOOK = 10_000; // ms between two requests that say whether the node answers, and its time
+const LOOK = 10_000; // ms between two requests for the health and the clock of the node
 
 /**
  * KEY:SECRET of this tab; null without.
@@ -41,7 +41,7 @@ export class Model {
     this.halts = new Cell(/** @type {Map<string, Halt>} */ (new Map()));
     /** For the operator: the account that is acted for; null is the own one. */
     this.account = new Cell(/** @type {string | null} */ (null));
-    /** What is wrong, by a short name: shown in the banner until it is gone. */
+    /** Current problems by short name, shown in the banner. */
     this.troubles = new Cell(/** @type {Map<string, string>} */ (new Map()));
     /** @type {(() => void)[]} */
     this.ends = [];
@@ -71,7 +71,7 @@ export class Model {
   }
 
   /**
-   * Ask who this is and which markets there are.
+   * Load the session and the markets.
    * @throws {import("./api.js").Refused | import("./api.js").Unanswered}
    */
   async begin() {

@@ -39,7 +39,7 @@ export class Cell {
 }
 
 /**
- * Collects what a view has to undo when it is left.
+ * Collects the clean-up of a view.
  */
 export class Scope {
   /** @type {(() => void)[]} */
@@ -105,7 +105,7 @@ function drawAll() {
 }
 
 /**
- * Make a function that asks for `draw` before the next frame; asking twice draws once.
+ * Make a function that schedules `draw` before the next frame; two calls draw once.
  * @param {() => void} draw
  */
 export function drawer(draw) {

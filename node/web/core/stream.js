@@ -1,8 +1,8 @@
 /**
- * The page's connection to the node's stream (/v1/stream). Keeps it, comes back after a cut, and asks for
- * what was missed; a message that does not fit makes that subscription begin anew from a snapshot.
+ * The page's connection to the node's stream (/v1/stream). Keeps it open, reconnects, and requests
+ * missed messages; a message that does not fit makes that subscription begin anew from a snapshot.
  *
- * Nothing is queued here: a message is taken over when it comes, and the node merges what a slow reader
+ * Nothing is queued here: a message is applied when it comes, and the node merges what a slow reader
  * has not taken yet.
  */
 
@@ -266,7 +266,7 @@ export class Stream {
       }
       subscription.take(message);
     } catch (error) {
-      // A fault of the page itself is reported and changes nothing; what does not fit is asked for anew.
+      // A fault of the page itself is reported and changes nothing; what does not fit is requested again.
       if (!(error instanceof RangeError || error instanceof BookFault)) reportError(error);
       else {
         this.#again(subscription);

@@ -1,6 +1,6 @@
 /**
  * Candles with volume on a canvas: hover values, zoom, and back into history. The numbers here are pixels'
- * business; what is written as text is the node's own decimal.
+ * business; texts are the node's own decimals.
  */
 
 import { fill, h, select, setText, button } from "../core/dom.js";
@@ -34,7 +34,7 @@ export class CandleChart {
     this.width = 9; // pixels of a candle
     this.offset = 0; // candles between the newest and the right edge
     this.cursor = -1; // index of the candle that is pointed at
-    /** The length whose history is being asked for. */
+    /** The length whose history is being loaded. */
     this.loading = /** @type {Scope | null} */ (null);
     this.complete = false; // there is nothing older
     this.plot = new Plot(`price chart of ${market.symbol}`, (...all) => this.#paint(...all), { tabindex: "0" });
@@ -92,7 +92,7 @@ export class CandleChart {
     }
     if (grew) {
       this.times = [...this.candles.keys()].sort((a, b) => a - b);
-      // What is looked at in the past stays where it is.
+      // A view of the past stays where it is.
       if (this.offset > 0 && newest > 0) this.offset += this.times.filter((t) => t > newest).length;
     }
     this.#describe();

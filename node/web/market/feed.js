@@ -7,7 +7,7 @@ import { Cell, Scope } from "../core/state.js";
 
 const DEPTH = 100; // levels and orders of a side
 const BOOK_MS = 40; // at most one message of levels in so long: a frame or two
-const ORDERS_MS = 400; // single orders tell whose a level is; nobody reads them faster
+const ORDERS_MS = 400; // single orders show the owners of a level; more often would be unreadable
 const TRADES = 100; // kept
 
 export class MarketFeed {
@@ -47,7 +47,7 @@ export class MarketFeed {
     );
   }
 
-  /** Whether the market is known: before that nobody can tell what an order would do. */
+  /** True once the market is loaded; there is no preview before. */
   get loaded() {
     return this.#trades && this.book.time !== "" && this.single.time !== "";
   }

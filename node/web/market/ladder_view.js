@@ -143,7 +143,7 @@ export class LadderView {
     setText(this.detail, `${row.held}: ${texts.join(", ") || "beyond the single orders on show"}`);
   }
 
-  /** @returns {Map<string, Decimal>} what the account has on show, by side and price */
+  /** @returns {Map<string, Decimal>} the account's displayed quantities, by side and price */
   #own() {
     /** @type {Map<string, Decimal>} */
     const own = new Map();
@@ -177,7 +177,7 @@ export class LadderView {
     this.#describeEmpty(book.time !== "" && bid === undefined && ask === undefined);
   }
 
-  /** What to do where there are no orders yet. @param {boolean} empty */
+  /** A hint where there are no orders yet. @param {boolean} empty */
   #describeEmpty(empty) {
     if (empty === this.empty) return;
     this.empty = empty;

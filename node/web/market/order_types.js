@@ -1,6 +1,6 @@
 /**
  * Every type of order that the node has: which fields a type needs, and the request that is sent for
- * what was filled in. No elements here.
+ * the values filled in. No elements here.
  */
 
 import { Decimal } from "../core/decimal.js";
@@ -46,7 +46,7 @@ export const SELF_TRADE = [
 ];
 
 /**
- * What was filled in. Texts are as typed.
+ * Values filled in. Texts are as typed.
  * @typedef {object} Draft
  * @property {string} market
  * @property {"buy" | "sell"} side
@@ -111,7 +111,7 @@ function timesFor(draft) {
 }
 
 /**
- * The times in force that a type can have. A market order never rests: its choice is all or what there is.
+ * The times in force that a type can have. A market order never rests: its choice is fill or kill, or immediate or cancel.
  * @param {Draft} draft
  * @returns {[string, string][]}
  */
@@ -153,7 +153,7 @@ function addResting(draft, fields) {
   if (draft.visibility !== "hidden" || pair) fields.add("postOnly");
 }
 
-/** A field that is wrong, with what to do about it. */
+/** A field with a wrong value, and the remedy. */
 export class Mistake extends Error {
   /** @param {FieldName} field @param {string} message */
   constructor(field, message) {

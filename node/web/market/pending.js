@@ -1,6 +1,6 @@
 /**
  * Orders whose answer has not come, kept in the tab's own storage: after a reload the page looks them up by
- * their client id, and says what became of them. They are never sent again.
+ * their client id, and shows their outcome. They are never sent again.
  */
 
 const STORED = "exchange-node-pending"; // in sessionStorage, which ends with its tab

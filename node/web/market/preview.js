@@ -1,6 +1,6 @@
 /**
- * What an order would do against the book on show: worst and average price, fee, what is held, balances
- * afterwards, and whose orders it takes. All in exact decimals; the node decides, this tells beforehand.
+ * Effect of an order on the displayed book: worst and average price, fee, hold, balances
+ * afterwards, and whose orders it takes. All in exact decimals; the node decides, this is an estimate.
  */
 
 import { splitOrderId } from "../core/book.js";
@@ -30,19 +30,19 @@ import { OCO_STOP } from "../core/fields.js";
  * @property {Decimal | null} last level it would reach
  * @property {Decimal} rest quantity that would not trade at once
  * @property {boolean} waits it does nothing before its stop is reached
- * @property {Decimal} fee for what trades at once
+ * @property {Decimal} fee for the quantity that trades at once
  * @property {string} feeAsset
  * @property {Decimal | null} held null: nothing, it is the house's
  * @property {string} heldAsset
  * @property {{asset: string, amount: Decimal}[]} after available balances when it has traded and rests
  * @property {{node: string, quantity: Decimal}[]} nodes whose orders it takes, most first
  * @property {Decimal} unattributed quantity that would trade beyond the single orders on show
- * @property {string[]} warnings reasons to ask again
+ * @property {string[]} warnings reasons for a confirmation
  */
 
 const FAR = Decimal.of("0.05"); // from the best price of the own side of the book, or the last trade
 const IMPACT = Decimal.of("0.02"); // between the best and the last level that it would reach
-const SHARE = Decimal.of("0.5"); // of what the other side shows
+const SHARE = Decimal.of("0.5"); // of the quantity displayed on the other side
 export const AVERAGE_DIGITS = 8; // beyond the tick's
 
 /**

@@ -1,4 +1,4 @@
-/** The list of what an order would do, below the ticket. */
+/** Preview of an order as a list below the ticket. */
 
 import { Decimal } from "../core/decimal.js";
 import { h, setClass, setText } from "../core/dom.js";

@@ -1,4 +1,4 @@
-/** After a reload: what became of orders whose answer never came. */
+/** After a reload: outcome of orders whose answer never came. */
 
 import { Unanswered, explain } from "../core/api.js";
 import { toast } from "../core/dom.js";

@@ -1,6 +1,6 @@
 /**
  * Sending an order so that it is placed once. Every order has a client id. When the answer is lost, the
- * order is looked up by its id until the node answers; it is never sent again without being asked for.
+ * order is looked up by its id until the node answers; it is sent again on request only.
  */
 
 import { Refused, Unanswered } from "../core/api.js";
@@ -32,7 +32,7 @@ const SURE = 3; // look-ups in a row that do not find it: it may have been on it
  * Place an order; returns it as the node has it.
  * @param {Sender} api
  * @param {Record<string, string | number | boolean>} request with `client_id`
- * @param {string | null} account for the operator: whose
+ * @param {string | null} account for the operator: the account
  * @param {(text: string) => void} tell called when the answer is lost
  * @param {(ms: number) => Promise<void>} [sleep]
  * @returns {Promise<Order>}
@@ -51,7 +51,7 @@ export async function place(api, request, account, tell, sleep = pause) {
 }
 
 /**
- * What became of an order whose answer did not come.
+ * Outcome of an order whose answer did not come.
  * @param {Sender} api @param {string} clientId @param {string | null} account
  * @param {(ms: number) => Promise<void>} [sleep]
  * @returns {Promise<Order>}

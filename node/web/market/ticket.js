@@ -1,4 +1,4 @@
-/** The ticket: an order of any type, with what it would do before it is sent. */
+/** The ticket: an order of any type, with a preview before it is sent. */
 
 import { Unanswered, explain } from "../core/api.js";
 import { Decimal, ZERO } from "../core/decimal.js";
@@ -198,7 +198,7 @@ export class Ticket {
     this.#preview();
   }
 
-  /** Show the fields that the draft needs. Elements are kept, with what is in them. */
+  /** Show the fields that the draft needs. Elements are kept with their values. */
   #layOut() {
     const focused = document.activeElement;
     const wanted = fieldsFor(this.draft);
@@ -343,7 +343,7 @@ export class Ticket {
     });
   }
 
-  /** Say what became of an order; when others are still asked, again when that is known. @param {Order} order */
+  /** Show the outcome of an order, and again when other nodes have decided on a pending part. @param {Order} order */
   #tell(order) {
     const text = outcome(order);
     setText(this.status, text);

@@ -1,4 +1,4 @@
-/** The market view: ticket, book, chart, depth, tape, and what is the account's own. */
+/** The market view: ticket, book, chart, depth, tape, and the account's own. */
 
 import { h, setText } from "../core/dom.js";
 import { OwnPanel } from "../own/panel.js";

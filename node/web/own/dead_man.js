@@ -1,5 +1,5 @@
 /**
- * The dead man's switch: while it is on, this page says every few seconds that it lives; when it stops
+ * The dead man's switch: while it is on, this page sends a sign of life every few seconds; when it stops
  * saying so, the node cancels all open orders of the account. The node keeps the time, also over restarts.
  */
 
@@ -9,7 +9,7 @@ import { h, setText, toast } from "../core/dom.js";
 const TIMEOUT = 60_000; // ms of silence before orders are cancelled
 const RENEW = 15_000;
 
-/** Survives a change of the view, not of the page: then the switch does what it is for. */
+/** Survives a change of the view; when the page closes, the switch cancels. */
 let on = false;
 
 export class DeadMan {

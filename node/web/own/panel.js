@@ -1,4 +1,4 @@
-/** What is the account's own, in tabs: open orders, fills, order history, balances, ledger. */
+/** The account in tabs: open orders, fills, order history, balances, ledger. */
 
 import { explain } from "../core/api.js";
 import { Table, button, confirm, h, setText, toast } from "../core/dom.js";
@@ -165,7 +165,7 @@ export class OwnPanel {
   }
 
   /**
-   * A table that is asked for when something happened to the account.
+   * A table that is loaded again after changes of the account.
    * @template R
    * @param {Table<R>} table @param {string} path @param {Record<string, string | number | boolean>} parameters
    */

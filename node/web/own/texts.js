@@ -47,7 +47,7 @@ export function flags(order) {
     .join(" ");
 }
 
-/** @param {Order} order what became of it, as one sentence */
+/** @param {Order} order its outcome, as one sentence */
 export function outcome(order) {
   const head = `Order ${order.number}: ${order.side} ${order.quantity} ${order.market}, ${terms(order)}`;
   const traded =

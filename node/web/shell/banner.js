@@ -1,4 +1,4 @@
-/** What is wrong now, in a banner that goes by itself. */
+/** Banner with current problems; it disappears with them. */
 
 import { fill, h } from "../core/dom.js";
 

@@ -84,7 +84,7 @@ export class Head {
     fill(this.who, ...children);
   }
 
-  /** The operator chooses whose orders and money are in view. */
+  /** The operator chooses the account in view. */
   #accounts() {
     const choice = select([["", "the house"]], this.model.account.value ?? "", (value) => {
       this.model.account.value = value === "" ? null : value;

@@ -3,7 +3,7 @@
 import { button, field, freshId, h, setText } from "../core/dom.js";
 
 /**
- * Ask for a key.
+ * Prompt for a key.
  * @param {string} problem why the last one was refused
  * @returns {Promise<string | null>} KEY:SECRET; null to look at public data only
  */

@@ -73,7 +73,7 @@ function offer(choice, rows) {
 }
 
 /**
- * Do something, and say how it went.
+ * Run an action and show its outcome.
  * @param {string} done
  * @param {() => Promise<unknown>} work
  * @param {() => void} changed

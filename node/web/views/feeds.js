@@ -1,4 +1,4 @@
-/** The table of feeds: whose events of which market are here, and how far behind. */
+/** The table of feeds: owner, market, and distance to the latest event. */
 
 import { Table } from "../core/dom.js";
 import { shortId } from "../core/format.js";

@@ -1,4 +1,4 @@
-/** The health view: how the node is, and what to do where something is wrong. */
+/** The health view: state of the node, with a remedy for each fault. */
 
 import { fill, h } from "../core/dom.js";
 import { bytes, duration, millis } from "../core/format.js";

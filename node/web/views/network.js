@@ -62,7 +62,7 @@ export function networkView(model) {
     offers = offersOf(message.services);
     draw();
   });
-  scope.every(CLOCK, draw); // what is said as "so long ago"
+  scope.every(CLOCK, draw); // relative times
   follow("topology", ({ topology }) => map.show(topology));
   follow("feeds", (message) => feeds.update(message.feeds));
   const element = h(

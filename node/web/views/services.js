@@ -1,4 +1,4 @@
-/** The services view: what the network offers, how nodes are chosen, and why. */
+/** The services view: services in the network, and the choice of nodes with its reasons. */
 
 import { Table, h, select, setText } from "../core/dom.js";
 import { clock, millis, shortId, words } from "../core/format.js";

@@ -47,7 +47,7 @@ export function badge(text, mood) {
 }
 
 /**
- * A place where a view says that it could not load something.
+ * A line for load errors of a view.
  * @returns {{element: HTMLElement, run: (work: () => Promise<void>) => Promise<void>}}
  */
 export function guarded() {

@@ -17,7 +17,7 @@ class DhtSettings:
     """Settings of a DHT node."""
 
     peer_max_age: float = 120.0  # lifetime of an announcement that is not renewed
-    value_max_age: float = 24 * 3600.0  # as with announcements; BEP 44 says 2 hours at least
+    value_max_age: float = 24 * 3600.0  # as with announcements; BEP 44 requires 2 hours at least
     node_liveness: float = 60.0  # a node without a message for this long is pinged
     # Queries of one search in flight; the Node.js Grape always uses 16. With 32, as
     # GRAPE_CONCURRENCY and the command line have it, a lookup among 200 nodes takes 33 messages

@@ -216,7 +216,7 @@ class Dispatcher:
                 begun = True
                 return await self._run(handler, request)
         except Busy as error:
-            if begun:  # of something that the handler asked
+            if begun:  # of a request of the handler
                 raise
             raise _Full(error.retry_after_s) from None
 

@@ -49,7 +49,7 @@ from p2p.grenache.rpc.worker_calls import (
 from p2p.grenache.rpc.worker_list import EMPTY_WAIT, REFRESH, WorkerList
 from p2p.grenache.rpc.ws_transport import WsTransport
 
-TIMEOUT: Final = 5.0  # seconds, unless the caller says otherwise
+TIMEOUT: Final = 5.0  # seconds, unless the caller gives others
 MAX_TIMEOUT: Final = 3600.0
 MAX_SERVICES: Final = 256  # beyond it the least recently used is dropped
 MAX_UNDER_WAY: Final = 10_000  # requests of one client

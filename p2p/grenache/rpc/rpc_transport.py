@@ -26,7 +26,7 @@ from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed
 from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD, RpcReply
 
-MAX_REPLY: Final = 4 * MAX_PAYLOAD  # bytes of a reply, unless said otherwise
+MAX_REPLY: Final = 4 * MAX_PAYLOAD  # bytes of a reply, by default
 CONNECT_TIMEOUT: Final = 1.5  # seconds; a lost SYN is sent again after one
 CLOSE_TIMEOUT: Final = 1.0  # seconds that closing waits for the far sides
 GENERIC: Final = "ERR_REQUEST_GENERIC"  # the Node.js client's code for most errors

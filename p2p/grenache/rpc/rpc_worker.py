@@ -296,7 +296,7 @@ class Worker:
                     )
                     continue
                 request = Request(key, payload, rid, socket.remote, socket.certificate, "ws")
-                # The dispatcher keeps and ends these tasks: a set here would say the same once more.
+                # The dispatcher keeps and ends these tasks: a set here would be a second one.
                 loop.create_task(self._reply(socket, request))  # noqa: RUF006
         finally:
             self._on_gone(socket.remote)

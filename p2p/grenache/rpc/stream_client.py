@@ -49,7 +49,7 @@ class Outgoing:
     def __init__(self) -> None:
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(1)
         self._ended = False
-        self.begun = asyncio.Event()  # the connection is there: aiohttp asks for the first part
+        self.begun = asyncio.Event()  # the connection is there: aiohttp reads the first part
 
     async def put(self, data: bytes) -> None:
         for start in range(0, len(data), PART):

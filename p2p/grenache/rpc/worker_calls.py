@@ -27,7 +27,7 @@ from p2p.grenache.rpc.worker_list import WorkerList
 T = TypeVar("T")
 
 RETRY: Final = RetrySettings(max_retries=3, base_s=0.02, cap_s=0.5)
-CONNECT_PATIENCE: Final = 0.5  # seconds to connect, while another worker could be asked
+CONNECT_PATIENCE: Final = 0.5  # seconds to connect, while another worker could be called
 FIRST_HEDGE: Final = 0.25  # seconds, before enough latencies are known
 LEAST_TIME: Final = 0.001  # seconds that an attempt is given
 
