@@ -14,7 +14,6 @@ from aiohttp.typedefs import Middleware
 
 from node.api import limits
 from node.api.access import DOORKEEPER, AccessControl, AccessRules, is_loopback, set_caller
-from node.api.api_tls import Tls
 from node.api.asyncapi import add_asyncapi
 from node.api.direct_orders import DirectOrders
 from node.api.node_service import NodeService
@@ -25,6 +24,7 @@ from node.api.stream_socket import add_stream
 from node.api.web_page import add_page
 from node.api.worker_socket import add_worker
 from node.bitfinex import add_bitfinex
+from node.http.api_tls import Tls
 from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.direct_requests import COMMON_HEADERS, DirectHandlers
 from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures

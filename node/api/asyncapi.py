@@ -11,9 +11,8 @@ import orjson
 from aiohttp import web
 
 from node.api import limits
-from node.api.node_message_examples import NODE_EXAMPLES
+from node.api.message_examples import NODE_EXAMPLES, ORDER_EXAMPLES
 from node.api.openapi import version
-from node.api.order_message_examples import ORDER_EXAMPLES
 from node.streams.book_views import MAX_LEVELS, MAX_ORDERS
 from node.streams.node_messages import (
     Decisions,

@@ -26,9 +26,9 @@ from node.views.worker_messages import (
     Attached,
     Dropped,
     FromWorker,
-    Refused,
     Serve,
     Served,
+    WorkerRefused,
 )
 from p2p.base.errors import HandlerError, RpcError
 from p2p.services.service_server import current_request
@@ -136,7 +136,7 @@ async def _serve(request: web.Request, socket: web.WebSocketResponse) -> None:
                 try:
                     node.serve(message.service, process.serve, workers=max(1, message.workers))
                 except ValueError as error:
-                    await socket.send_bytes(_encode(Refused(str(error))))
+                    await socket.send_bytes(_encode(WorkerRefused(str(error))))
                     break
                 attached = message.service
                 log.info("a worker process serves %s", attached)

@@ -47,7 +47,7 @@ class Event(NamedTuple):
     text: str
 
 
-class Outcome(str):
+class InputOutcome(str):
     """A notification about one of the connection's own inputs (`*-req`).
 
     Neither sequence counts it. It carries the private number as that is, and no public one: audits of
@@ -57,7 +57,7 @@ class Outcome(str):
     __slots__ = ()
 
 
-class FailedOutcome(Outcome):
+class FailedOutcome(InputOutcome):
     """The same of an input that failed, which carries no number at all."""
 
     __slots__ = ()
@@ -122,7 +122,7 @@ class AccountEventStream(ChannelStream):
     def numbers(self, body: str, public: Callable[[], int]) -> str:
         if isinstance(body, FailedOutcome):
             return ""
-        if isinstance(body, Outcome):
+        if isinstance(body, InputOutcome):
             return f",{self._numbered}"
         self._numbered += 1
         return f",{public()},{self._numbered}"
@@ -152,7 +152,7 @@ class AccountEventStream(ChannelStream):
         """Send the outcome of an input."""
         if self._wanted.wants("n", ""):
             body = f'"n",{notification}'
-            self._add(FailedOutcome(body) if failed else Outcome(body))
+            self._add(FailedOutcome(body) if failed else InputOutcome(body))
 
     def calculate(self, names: Collection[str]) -> None:
         """Tell again what is asked for: `balance`, `wallet_exchange_BTC`. It is always up to date."""

@@ -21,9 +21,9 @@ from node.views.worker_messages import (
     Attached,
     Dropped,
     FromNode,
-    Refused,
     Serve,
     Served,
+    WorkerRefused,
 )
 from p2p.base.errors import RpcError
 from p2p.services.fault_injection import Faults
@@ -111,7 +111,7 @@ class WorkerProcess:
                     dropped.cancel()
             elif isinstance(message, Attached):
                 attached(message.node_id)
-            elif isinstance(message, Refused):
+            elif isinstance(message, WorkerRefused):
                 raise AttachRefused(message.detail)
 
     def _ended(self, number: int, task: asyncio.Task[None]) -> None:

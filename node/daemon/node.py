@@ -22,13 +22,13 @@ from exchange.model.records import Recovered
 from exchange.orders.engine_context import Drained
 from node.api.access import AccessRules
 from node.api.api_server import ApiServer
-from node.api.api_tls import Tls
 from node.daemon.machine_metrics import NodeFigures
 from node.daemon.metrics import ExchangeFigures, exposition
 from node.daemon.node_keys import NodeKeys
 from node.daemon.node_status import NodeStatus
 from node.daemon.port_choice import first_free
 from node.daemon.trading_service import TradingService
+from node.http.api_tls import Tls
 from node.service.committer import Committer
 from node.service.diagnostics import Diagnostics
 from node.service.feed_service import feed_views

@@ -21,7 +21,6 @@ from config import Loaded, Settings
 from exchange.journal.journal import JournalError
 from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
-from node.api.api_tls import Tls, TlsError, load_tls, self_signed
 from node.daemon.data_directory import holds_journal, open_key_and_journal
 from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
@@ -29,6 +28,7 @@ from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logg
 from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
+from node.http.api_tls import Tls, TlsError, load_tls, self_signed
 from node.service.market_steps import load_market_steps
 from node.service.public_services import OFFERS
 from node.version import VERSION

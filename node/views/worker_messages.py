@@ -43,7 +43,7 @@ class Attached(msgspec.Struct, tag="attached"):
     node_id: str
 
 
-class Refused(msgspec.Struct, tag="refused"):
+class WorkerRefused(msgspec.Struct, tag="refused"):
     """The service cannot be offered."""
 
     detail: str
@@ -66,4 +66,4 @@ class Dropped(msgspec.Struct, tag="dropped"):
 
 
 FromWorker = Attach | Served
-FromNode = Attached | Refused | Serve | Dropped
+FromNode = Attached | WorkerRefused | Serve | Dropped

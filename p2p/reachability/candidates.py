@@ -25,7 +25,7 @@ ANSWER_TIME: Final = 20.0  # seconds for a dial-back, upload included
 
 
 @dataclass(slots=True)
-class Candidate:
+class CandidateAddress:
     """Verification of one address. Times are monotonic seconds."""
 
     host: str

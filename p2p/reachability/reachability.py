@@ -16,7 +16,7 @@ from typing import Final
 
 from p2p.base.host_port import is_ip, normal_host
 from p2p.base.network_group import is_local
-from p2p.reachability.candidates import Candidate, Source
+from p2p.reachability.candidates import CandidateAddress, Source
 from p2p.reachability.hole_punching import PunchEndpoint
 from p2p.reachability.nat_kind import NatVerdict, nat_kind
 from p2p.reachability.observed_address import ExternalAddress, Observation, ObservedAddresses
@@ -29,7 +29,7 @@ FIRST_DELAY: Final = 0.5  # seconds from the first observation to the first acti
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class DialBackServer:
     """Linked peer that dials back. `dialled`: where this node dialled it, if it did."""
 
     node_id: str
@@ -71,8 +71,8 @@ class ReachabilityCore:
         self._new_nonce = new_nonce
         self._given = list(given)
         self._mapped: tuple[str, int] | None = None
-        self._servers: dict[str, Server] = {}
-        self._candidates: dict[tuple[str, int], Candidate] = {}
+        self._servers: dict[str, DialBackServer] = {}
+        self._candidates: dict[tuple[str, int], CandidateAddress] = {}
         self._ports: dict[str, int] = {}  # outside port of the listening port, by probed address
         self._probing: set[str] = set()
         self._next_probe: dict[str, float] = {}
@@ -80,7 +80,9 @@ class ReachabilityCore:
 
     # Input
 
-    def link_up(self, server: Server | None, observation: Observation | None, now: float) -> None:
+    def link_up(
+        self, server: DialBackServer | None, observation: Observation | None, now: float
+    ) -> None:
         """Add a link. `server`: None for a peer that does not dial back, or is on this LAN."""
         if observation is not None and self.observed.add(observation):
             self._not_before = max(self._not_before, now + FIRST_DELAY)
@@ -109,7 +111,7 @@ class ReachabilityCore:
     def dial_back_answered(
         self, request: DialBackRequest, dialled: bool | None, now: float
     ) -> bool:
-        """Record the answer to a request, as `Candidate.answered`; returns True if the statement changed."""
+        """Record the answer to a request, as `CandidateAddress.answered`; returns True if the statement changed."""
         candidate = self._candidates.get((request.host, request.port))
         server = self._servers.get(request.server)
         if candidate is None:
@@ -170,10 +172,10 @@ class ReachabilityCore:
         """Return the external IPv4 address by vote, else the IPv6 one."""
         return self.observed.external(now, 4) or self.observed.external(now, 6)
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[CandidateAddress]:
         return list(self._candidates.values())
 
-    def verified(self) -> list[Candidate]:
+    def verified(self) -> list[CandidateAddress]:
         """Return the addresses to announce."""
         return [each for each in self._candidates.values() if each.verified]
 
@@ -247,7 +249,7 @@ class ReachabilityCore:
         for key, source in wanted.items():
             known = self._candidates.get(key)
             if known is None:
-                self._candidates[key] = Candidate(*key, source)
+                self._candidates[key] = CandidateAddress(*key, source)
             elif known.source != source:
                 # A mapping at the observed address: the earlier verdict was about a closed port.
-                self._candidates[key] = Candidate(*key, source)
+                self._candidates[key] = CandidateAddress(*key, source)

@@ -41,9 +41,9 @@ from p2p.reachability.punch_service import PunchService
 from p2p.reachability.reachability import (
     Action,
     DialBackRequest,
+    DialBackServer,
     MappingProbe,
     ReachabilityCore,
-    Server,
 )
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService
@@ -134,7 +134,7 @@ class ReachabilityService:
         info = link.peer
         now = self._now()
         able = info.carrier == "tcp" and CAPABILITY in info.capabilities.supported_protocols
-        server = Server(info.node_id, info.address, info.dialled) if able else None
+        server = DialBackServer(info.node_id, info.address, info.dialled) if able else None
         observation = None
         if info.carrier == "tcp" and is_ip(info.observed[0]):
             observation = Observation(

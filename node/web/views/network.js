@@ -29,6 +29,8 @@ import { Facts, badge, panel } from "./sheet.js";
  * @property {number} bytes_sent
  * @property {string | null} [privilege] "pinned" and others; not there on nodes without a policy
  * @property {string | null} [banned_until]
+ * @property {string | null} [path]
+ * @property {string | null} [via] node id of the relaying neighbour
  *
  * @typedef {{name: string, state: string, detail: string, found: number}} Discovery
  */

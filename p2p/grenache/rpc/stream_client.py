@@ -43,7 +43,7 @@ LOOK: Final = 0.5  # seconds between looks for a connection that ended while a p
 MAX_TEXT: Final = 300  # characters of an error page that are shown
 
 
-class Outgoing:
+class OutgoingBody:
     """The body of a stream, from `put` to aiohttp, one part at a time."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Exchange:
 
     address: Address
     post: asyncio.Task[aiohttp.ClientResponse]
-    out: Outgoing
+    out: OutgoingBody
 
 
 class StreamPosts:
@@ -101,7 +101,7 @@ class StreamPosts:
             raise RequestFailed(CLOSED, "this client was closed", sent=False)
         if self._session is None:
             self._session = open_session()
-        out = Outgoing()
+        out = OutgoingBody()
         scheme = "http" if self._tls is None else "https"
         post = asyncio.ensure_future(
             self._session.post(

@@ -21,10 +21,10 @@ from exchange.model.instruments import Instruments
 from exchange.orders.engine_context import Drained
 from node.api import ApiServer
 from node.api.access import AccessRules
-from node.api.api_tls import Tls
 from node.api.node_service import NodeService
 from node.client.exchange_client import ExchangeClient
 from node.daemon.trading_service import TradingService
+from node.http.api_tls import Tls
 from node.service.committer import Committer
 from node.service.market_data import MarketData
 from node.service.market_steps import MarketSteps

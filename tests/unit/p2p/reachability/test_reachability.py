@@ -8,7 +8,12 @@ import pytest
 
 from p2p.reachability.candidates import RECHECK, RETRY_FIRST
 from p2p.reachability.observed_address import Observation
-from p2p.reachability.reachability import DialBackRequest, MappingProbe, ReachabilityCore, Server
+from p2p.reachability.reachability import (
+    DialBackRequest,
+    DialBackServer,
+    MappingProbe,
+    ReachabilityCore,
+)
 from p2p.reachability.report import report
 
 OUTSIDE = "11.9.0.1"
@@ -36,7 +41,7 @@ class World:
         host = host or f"11.{number}.0.1"
         node = f"node {number}"
         observation = Observation(node, host, seen, 40_000, (local, 40_000), True, self.now)
-        self.core.link_up(Server(node, host, (host, 3000)), observation, self.now)
+        self.core.link_up(DialBackServer(node, host, (host, 3000)), observation, self.now)
         return node
 
     def run(self, seconds: float) -> None:

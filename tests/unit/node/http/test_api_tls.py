@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from trading_kit import running_api
 
-from node.api.api_tls import Tls, TlsError, load_tls, self_signed
 from node.cli.client_session import BlockingTransport
 from node.client.exchange_client import (
     AiohttpTransport,
@@ -22,6 +21,7 @@ from node.client.exchange_client import (
     UntrustedNode,
 )
 from node.client.server_trust import Trust
+from node.http.api_tls import Tls, TlsError, load_tls, self_signed
 
 
 @pytest.fixture(scope="module")
