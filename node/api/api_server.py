@@ -36,6 +36,7 @@ from node.views.views import ServiceError
 log = logging.getLogger("node.api")
 
 GUARD: Final = web.AppKey("guard", RequestGuard)
+DIRECT: Final = web.AppKey("direct", DirectHandlers)  # the short ways of the dialect
 _VERDICT: Final = web.RequestKey("verdict", RateVerdict)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -189,7 +190,7 @@ def make_app(
     add_routes(app, service)
     add_stream(app, service.hub)
     add_worker(app)
-    add_bitfinex(
+    app[DIRECT] = add_bitfinex(
         app,
         service.market_data,
         service.node_id,
@@ -198,6 +199,7 @@ def make_app(
         plain_keys=rules.plain_keys,
         rate_limit=rules.rate_limit,
         figures=app[FIGURES],
+        guard=app[GUARD],
     )
     add_page(app)
     add_documents(app)
@@ -337,7 +339,7 @@ class ApiServer:
         if not self._direct:
             return {}
         self._orders = DirectOrders(self._service, app[GUARD], app[DOORKEEPER], self.figures)
-        return {(SUBMIT_ORDER.method, SUBMIT_ORDER.path): self._orders.serve}
+        return app[DIRECT] | {(SUBMIT_ORDER.method, SUBMIT_ORDER.path): self._orders.serve}
 
     async def stop(self) -> None:
         """Closes streams and connections; requests in progress get a few seconds. Idempotent."""

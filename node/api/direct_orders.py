@@ -70,7 +70,6 @@ class DirectOrders:
         headers = head.headers
         if (
             headers.get("content-type") not in JSON_TYPES
-            or len(body) > limits.MAX_BODY
             or not self._trading.open
             or not self._guard.admits(connection, headers)
         ):

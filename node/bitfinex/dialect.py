@@ -14,6 +14,7 @@ from node.bitfinex.account_inputs import PrivateSide
 from node.bitfinex.account_reads import AccountReads
 from node.bitfinex.bitfinex_books import Books
 from node.bitfinex.bitfinex_socket import BitfinexConnection
+from node.bitfinex.direct_submit import METHOD, PATH, DirectSubmit
 from node.bitfinex.errors import BAD_AUTH, BitfinexError
 from node.bitfinex.limits import BUFFER, BURST, CONNECTIONS, MAX_MESSAGE, PING, RATE
 from node.bitfinex.order_operations import OrderOperations
@@ -22,8 +23,10 @@ from node.bitfinex.public_rest import Form, Rest
 from node.bitfinex.request_signing import KeyAuthenticator, Keys
 from node.bitfinex.session_tokens import SessionTokens
 from node.bitfinex.symbols import Symbols
+from node.http.direct_requests import DirectHandlers
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateLimit
+from node.http.request_guard import RequestGuard
 from node.service.market_data import MarketData
 from node.service.trading import Trading
 
@@ -109,8 +112,9 @@ def add_bitfinex(
     plain_keys: bool = False,
     rate_limit: int = RATE,
     figures: RequestFigures | None = None,
-) -> None:
-    """Serve /v2 and /ws/2.
+    guard: RequestGuard | None = None,
+) -> DirectHandlers:
+    """Serve /v2 and /ws/2; returns the short ways, for which `guard` and the authenticated part are needed.
 
     With `trading` and `keys` (the node's accounts) the authenticated part too; without, it knows no key.
     `plain_keys` takes keys over plain HTTP from other machines. `rate_limit` is requests a minute of a
@@ -121,6 +125,8 @@ def add_bitfinex(
     rate = RateLimit(rate_limit, burst_s=BURST)
     form = Form(rate, _monotonic)
     private: PrivateSide | None = None
+    direct: DirectHandlers = {}
+    figures = figures or RequestFigures()
     if trading is not None and keys is not None:
         gate = KeyAuthenticator(keys, plain_keys=plain_keys)
         tokens = SessionTokens(keys, _monotonic)
@@ -130,15 +136,19 @@ def add_bitfinex(
             app.router, form
         )
         feeds = AccountFeeds(trading, symbols, market_data)
-        private = PrivateSide(
-            gate, tokens, feeds, operations, trading, _now, figures or RequestFigures()
-        )
+        private = PrivateSide(gate, tokens, feeds, operations, trading, _now, figures)
+        if guard is not None:
+            submit = DirectSubmit(
+                gate, rate, guard, trading, symbols, figures, now=_now, clock=_monotonic
+            )
+            direct = {(METHOD, PATH): submit.serve}
     else:
         app.router.add_route("*", "/v2/auth/{path:.*}", form.of(_no_keys))
     Rest(market_data, symbols, books, form).add_to(app.router)
     sockets = _Sockets(market_data, symbols, books, rate, server_id, private)
     app.router.add_get("/ws/2", sockets.serve, allow_head=False)
     app.on_shutdown.append(sockets.close)
+    return direct
 
 
 async def _no_keys(_request: web.Request) -> str:

@@ -39,6 +39,11 @@ class Done(NamedTuple):
         return notification(self.kind, data, now, self.text)
 
 
+def submitted(first: str, count: int) -> Done:
+    """The outcome of placing `count` orders, the first of which is given as JSON text."""
+    return Done("on", first, f"Submitting {count} orders.")
+
+
 def notification(
     kind: str, data: str, now: int, text: str, error: BitfinexError | None = None
 ) -> str:
@@ -104,7 +109,7 @@ class OrderOperations:
         placed = await self._trading.place(wanted, wait=wait)
         # Of a pair the first one: clients take more than one order for a malformed answer.
         first = order_text(placed[0], self._symbols[body["symbol"]])
-        return Done("on", first, f"Submitting {len(placed)} orders.")
+        return submitted(first, len(placed))
 
     async def _update(self, session: KeySession, body: Body, wait: float) -> Done:
         order, pair = self._named(session, body)

@@ -28,7 +28,8 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from p2p.base.http_errors import ErrorAnsweringConnection
 
-MAX_HEAD: Final = 4096  # bytes; aiohttp takes more
+MAX_HEAD: Final = 4096  # bytes; aiohttp takes more,
+MAX_BODY: Final = 16 * 1024  # here too
 TURNS: Final = 4  # of the loop, that aiohttp gets to become idle after its answer
 KNOWN_HEADERS: Final = frozenset(
     {
@@ -114,7 +115,7 @@ class DirectHandler(Protocol):
         ...
 
 
-DirectHandlers = Mapping[tuple[str, str], DirectHandler]  # by method and target
+DirectHandlers = dict[tuple[str, str], DirectHandler]  # by method and target
 
 
 def response(status: int, content_type: str, body: bytes, headers: str = "") -> bytes:
@@ -192,7 +193,7 @@ class DirectConnection(ErrorAnsweringConnection):
             self._tracked, self._owed = missing > 0, missing
             return False
         handler = self._direct_handlers.get((head.method, head.target))
-        if handler is None or not head.known:
+        if handler is None or not head.known or head.length > MAX_BODY:
             return False
         if not self._idle:
             return self._wait_for_idle(data)

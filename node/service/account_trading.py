@@ -181,6 +181,9 @@ class AccountTrading:
         await self._committer.durable()
         return copies
 
+    async def decided(self, orders: Sequence[Order], *, wait: float) -> list[Order]:
+        return await self._decided(orders, wait)
+
     async def _decided(self, orders: Sequence[Order], wait: float) -> list[Order]:
         """The orders when that is on the disk and nothing of them is pending with other nodes, or after
         `wait` seconds."""

@@ -7,7 +7,7 @@ done; then nothing was changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -91,6 +91,11 @@ class Trading(Protocol):
 
     def cancel_after_now(self, account: int, timeout_ms: int) -> int | None:
         """Returns when, in us since the epoch, or None for never."""
+        ...
+
+    async def decided(self, orders: Sequence[Order], *, wait: float) -> list[Order]:
+        """The orders as they are when they are durable and nothing of them is pending with other nodes any
+        more, or after `wait` seconds."""
         ...
 
     def when_durable(self, call: Callable[[CommandRejected | None], None]) -> None:

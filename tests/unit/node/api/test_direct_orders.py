@@ -9,149 +9,27 @@ import asyncio
 import random
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import orjson
 import pytest
-from trading_kit import TOKEN, TradingNode, running_trading_node
+from direct_kit import BUY, HOST, JSON, KEY, WARM_UP, Answer, Pair, Side, post, running
+from trading_kit import TOKEN
 
 from exchange.journal.journal import Journal, JournalError
-from exchange.model.records import Permission, Record
-from node.api import ApiServer, limits
+from exchange.model.records import Record
+from node.api import limits
 from node.api.access import AccessRules
 from node.api.direct_orders import DirectOrders
-from node.api.node_service import NodeService
 from node.http.direct_requests import MAX_HEAD, Head, read_head
-from node.views.account_views import AccountRequest, MoneyRequest
 
-BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.5", "price": "30000"}
-HOST = "Host: 127.0.0.1\r\n"
-JSON = "Content-Type: application/json\r\n"
-KEY = "a" * 20 + ":" + "b" * 20
-WARM_UP = f"GET /v1/orders HTTP/1.1\r\n{HOST}\r\n".encode()
 SILENCE = 0.05  # seconds after which a server that does not answer waits for more
 MANY = 150  # mutants
-
-Answer = tuple[str, tuple[str, ...], bytes]  # status line, headers without Date, body
-
-
-def post(
-    body: bytes | object = BUY,
-    headers: str = "",
-    *,
-    path: str = "/v1/orders",
-    host: str = HOST,
-    kind: str = JSON,
-) -> bytes:
-    raw = body if isinstance(body, bytes) else orjson.dumps(body)
-    head = f"POST {path} HTTP/1.1\r\n{host}{kind}{headers}Content-Length: {len(raw)}\r\n\r\n"
-    return head.encode("latin-1") + raw
-
-
-class Side:
-    """One of the two nodes."""
-
-    def __init__(self, node: TradingNode, server: ApiServer, port: int) -> None:
-        self.node = node
-        self.server = server
-        self.port = port
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            yield Connection(reader, writer)
-        finally:
-            writer.close()
-
-
-class Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def answer(self) -> Answer:
-        """The next response; a status of "" when the server ended the connection."""
-        try:
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return "", (), b""
-        status, *lines = head.strip().split("\r\n")
-        found = dict(line.split(": ", 1) for line in lines)
-        body = await self.reader.readexactly(int(found.get("Content-Length", "0")))
-        found.pop("Date")
-        if b'"incident"' in body:
-            body = b"incident"
-        return status, tuple(sorted(f"{name}: {value}" for name, value in found.items())), body
-
-    async def ask(self, *pieces: bytes) -> Answer:
-        for piece in pieces:
-            if piece is not pieces[0]:
-                await asyncio.sleep(0.01)  # so that it comes as a piece of its own
-            self.writer.write(piece)
-            await self.writer.drain()
-        return await asyncio.wait_for(self.answer(), 10)
-
-
-class Pair:
-    """The node with the short way, and the one without."""
-
-    def __init__(self, direct: Side, general: Side, taken: list[bool]) -> None:
-        self.sides = (direct, general)
-        self.taken = taken
-
-    async def ask(self, *pieces: bytes) -> Answer:
-        """Send to both, on a connection of its own; the answer, which must be the same."""
-        answers = []
-        for side in self.sides:
-            async with side.connection() as connection:
-                await connection.ask(WARM_UP)
-                answers.append(await connection.ask(*pieces))
-        assert answers[0] == answers[1]
-        return answers[0]
-
-    async def account(self, *permissions: Permission, per_minute: int = 6000) -> None:
-        """Make an account with money and a key, KEY, on both nodes."""
-        for side in self.sides:
-            request = AccountRequest(name="alice", orders_per_minute=per_minute)
-            await side.node.operations.create(request)
-            money = MoneyRequest(asset="USD", amount="20000")
-            await side.node.operations.deposit("alice", money)
-            side.node.accounts.create_key(1, 1, permissions, "", *KEY.split(":"))
-
-
-@asynccontextmanager
-async def running(tmp_path: Path, rules: AccessRules | None = None) -> AsyncIterator[Pair]:
-    taken: list[bool] = []
-    serve = DirectOrders.serve
-
-    def noted(self: DirectOrders, *arguments: object) -> bool:
-        taken.append(serve(self, *arguments))  # type: ignore[arg-type]
-        return taken[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DirectOrders, "serve", noted)
-        async with (
-            running_trading_node(tmp_path / "direct") as first,
-            running_trading_node(tmp_path / "general") as second,
-        ):
-            sides = []
-            for node, direct in ((first, True), (second, False)):
-                server = ApiServer(cast(NodeService, node), rules=rules, direct=direct)
-                url = await server.start("127.0.0.1", 0)
-                sides.append(Side(node, server, int(url.rpartition(":")[2])))
-            try:
-                yield Pair(sides[0], sides[1], taken)
-            finally:
-                for side in sides:
-                    await side.server.stop()
 
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    async with running(tmp_path, AccessRules(operator_token=TOKEN)) as pair:
+    async with running(tmp_path, AccessRules(operator_token=TOKEN), DirectOrders) as pair:
         yield pair
 
 
@@ -225,7 +103,7 @@ def keyed(body: object = BUY) -> bytes:
 
 async def test_keys_money_and_client_ids_are_checked_the_same(tmp_path: Path) -> None:
     rules = AccessRules(keys_required=True, rate_limit=600)
-    async with running(tmp_path, rules) as pair:
+    async with running(tmp_path, rules, DirectOrders) as pair:
 
         async def status(sent: bytes) -> str:
             return (await pair.ask(sent))[0].split(" ")[1]
@@ -256,7 +134,9 @@ async def test_a_key_that_may_not_trade_is_refused_the_same(pair: Pair) -> None:
 
 
 async def test_the_rate_is_counted_the_same(tmp_path: Path) -> None:
-    async with running(tmp_path, AccessRules(keys_required=True, rate_limit=3)) as pair:
+    async with running(
+        tmp_path, AccessRules(keys_required=True, rate_limit=3), DirectOrders
+    ) as pair:
         await pair.account("trade")
         found = [await pair.ask(keyed(BUY | {"quantity": "0.01"})) for _ in range(4)]
         assert [answer[0].split(" ")[1] for answer in found] == ["201", "201", "201", "429"]
@@ -332,7 +212,7 @@ async def test_a_failed_disk_is_answered_the_same(
         raise JournalError("disk full")
 
     async def ask() -> None:
-        async with running(tmp_path) as pair:
+        async with running(tmp_path, AccessRules(), DirectOrders) as pair:
             monkeypatch.setattr(Journal, "commit", fail)
             found = await pair.ask(post())
             assert found[0].startswith("HTTP/1.1 503 ")
@@ -387,7 +267,10 @@ async def test_an_idle_connection_is_closed_and_a_used_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "KEEPALIVE", 0.5)
-    async with running(tmp_path) as pair, pair.sides[0].connection() as connection:
+    async with (
+        running(tmp_path, AccessRules(), DirectOrders) as pair,
+        pair.sides[0].connection() as connection,
+    ):
         begin = asyncio.get_running_loop().time()
         await connection.ask(WARM_UP)
         while asyncio.get_running_loop().time() - begin < 0.8:  # longer than it may be idle
@@ -448,7 +331,7 @@ async def answers_of(side: Side, pieces: list[bytes]) -> asyncio.Task[Answer]:
 @pytest.mark.parametrize("seed", range(3))
 async def test_mutants_of_requests_are_answered_the_same(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    async with running(tmp_path, AccessRules(operator_token=TOKEN)) as pair:
+    async with running(tmp_path, AccessRules(operator_token=TOKEN), DirectOrders) as pair:
         await pair.account("read", "trade")
         answered = 0
         for _ in range(MANY):
