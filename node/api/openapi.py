@@ -38,13 +38,18 @@ Times are ISO 8601 in UTC. Errors are problem details (RFC 9457) with a stable `
 A client that sends the header `X-Exchange-Node` with a node id is answered by that node alone \
 (421 otherwise).
 
-Programs written for Bitfinex v2 find that under /v2 and its WebSocket at /ws/2.
+The WebSocket at /v1/stream has books, trades and an account's orders as they change, and takes orders; \
+/asyncapi.json (AsyncAPI 3.0) describes it. Programs written for Bitfinex v2 find that under /v2 and its \
+WebSocket at /ws/2.
+
+A request that does not fit this document is answered with 400. One that fits it, and cannot be carried out as \
+things are (a price that is no multiple of the market's tick, too little balance), with 422.
 """
 
 STREAM: Final = """\
 A WebSocket (RFC 6455) of JSON text messages: books by level and by order with checksums, trades, tickers, \
-candles, and an account's orders, fills and balances; with snapshots, then changes, and resuming. Send \
-e.g. `{"op":"subscribe","channel":"book","market":"BTC-USD"}`. Its messages are described by \
+candles, and an account's orders, fills and balances; with snapshots, then changes, and resuming. It takes \
+orders too. Send e.g. `{"op":"subscribe","channel":"book","market":"BTC-USD"}`. Its messages are described by \
 /asyncapi.json (AsyncAPI 3.0) and docs/api.md.
 """
 
@@ -146,10 +151,12 @@ def _operation(
 
 
 def _stream_operation() -> dict[str, Any]:
+    """The stream as the page shows it. OpenAPI has no words for a WebSocket, so the document for programs
+    leaves it to /asyncapi.json."""
     return {
         "operationId": "openStream",
         "tags": ["market data"],
-        "summary": "Books, trades and own orders as they change (WebSocket)",
+        "summary": "Books, trades and own orders as they change, and orders (WebSocket)",
         "security": _SECURITY["public"],
         "description": STREAM,
         "parameters": [],
@@ -182,12 +189,8 @@ def document(*, keys_required: bool = True) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
             operation, schemas, keys_required=keys_required
         )
-    paths["/v1/stream"] = {"get": _stream_operation()}
-
     statuses = {
         *_EVERYWHERE,
-        426,
-        503,
         *(status for operation in OPERATIONS for status in operation.problems),
     }
     return {
@@ -342,9 +345,10 @@ def page() -> str:
     """The document as one readable page. Its script adds a search and buttons that copy; without
     it everything is there as well."""
     described = document()
+    paths = described["paths"] | {"/v1/stream": {"get": _stream_operation()}}
     operations = [
         _operation_html(method, path, operation)
-        for path, methods in described["paths"].items()
+        for path, methods in paths.items()
         for method, operation in methods.items()
     ]
     schemas = [_schema_html(*item) for item in described["components"]["schemas"].items()]

@@ -216,7 +216,7 @@ LIST_POSTINGS: Final = Operation(
     list[PostingView],
     "The lines of one transaction, over all holders, sum to zero for each asset.",
     params=(_HOLDER, _ASSET, *SPAN_PARAMS),
-    problems=(404,),
+    problems=(404, 422),
 )
 LIST_POSITIONS: Final = Operation(
     "GET",
@@ -244,7 +244,7 @@ RECONCILE: Final = Operation(
     "Asks the other node for its signed statement: positions, trades and settlements between the two. "
     "Where they differ, the answer says in which. `evidence` has everything that both have signed.",
     params=(_PEER,),
-    problems=(400, 404, 502, 503, 504),
+    problems=(404, 422, 502, 503, 504),
 )
 SETTLE: Final = Operation(
     "POST",

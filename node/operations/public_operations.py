@@ -163,7 +163,7 @@ PING_NODE: Final = Operation(
     PingView,
     "Directly or relayed over the mesh; takes no body.",
     params=(_NODE,),
-    problems=(404, 409, 502, 503, 504),
+    problems=(404, 409, 422, 502, 503, 504),
 )
 LIST_SERVICES: Final = Operation(
     "GET",

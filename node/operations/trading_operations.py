@@ -202,7 +202,7 @@ LIST_LEDGER: Final = Operation(
     "The account's lines of the ledger",
     list[PostingView],
     params=(_ASSET, *SPAN_PARAMS, ACCOUNT),
-    problems=(404,),
+    problems=(404, 422),
     access="read",
 )
 LIST_FEES: Final = Operation(

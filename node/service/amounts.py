@@ -11,12 +11,17 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.model.decimals import plain, scaled
 from exchange.model.records import Posting
 from node.service.trading import Balance
-from node.views.account_views import PostingView
+from node.views.account_views import MAX_NOTE, PostingView
+from node.views.field_types import (
+    DECIMAL_PATTERN,
+    MAX_AMOUNT_TEXT,
+    POSITIVE_PATTERN,
+    refusal_status,
+)
 from node.views.timestamps import iso
 from node.views.views import BalanceView, ServiceError
 
 MAX_DIGITS: Final = 30  # before the point, and after it; nothing real has more
-MAX_NOTE: Final = 200  # characters
 _AMOUNT: Final = re.compile(rf"\d{{1,{MAX_DIGITS}}}(\.\d{{1,{MAX_DIGITS}}})?", re.ASCII)
 
 
@@ -30,7 +35,11 @@ def units_of(
     """
 
     def wrong(why: str) -> ServiceError:
-        return ServiceError(400, "bad_amount", f"{name} {text[:40]!r}: {why}", pointer=f"/{name}")
+        form = DECIMAL_PATTERN if zero else POSITIVE_PATTERN
+        status = refusal_status(text, form, MAX_AMOUNT_TEXT)
+        return ServiceError(
+            status, "bad_amount", f"{name} {text[:40]!r}: {why}", pointer=f"/{name}"
+        )
 
     if not _AMOUNT.fullmatch(text):
         if text.startswith("-"):
@@ -62,7 +71,7 @@ class Amounts:
         asset = name.upper()
         if asset not in self._decimals:
             raise ServiceError(
-                404,
+                422,
                 "unknown_asset",
                 f"no asset {name[:20]!r} is traded here; there are {', '.join(sorted(self._decimals))}",
             )
@@ -115,7 +124,7 @@ class Amounts:
 def note(text: str) -> str:
     """Check the note of a transaction. Raises `ServiceError` unless it can be displayed."""
     if len(text) > MAX_NOTE or not text.isprintable():
-        raise ServiceError(
-            400, "bad_note", f"a note has at most {MAX_NOTE} printable characters", pointer="/note"
-        )
+        status = 422 if len(text) <= MAX_NOTE else 400
+        detail = f"a note has at most {MAX_NOTE} printable characters"
+        raise ServiceError(status, "bad_note", detail, pointer="/note")
     return text

@@ -242,9 +242,9 @@ class OperatorService:
     async def halt(self, market: str, reason: str) -> HaltView:
         key = self._texts.instrument(market).key
         if not (0 < len(reason) <= MAX_REASON and reason.isprintable()):
-            raise ServiceError(
-                400, "bad_reason", f"a reason has 1 to {MAX_REASON} printable characters"
-            )
+            status = 422 if 0 < len(reason) <= MAX_REASON else 400
+            detail = f"a reason has 1 to {MAX_REASON} printable characters"
+            raise ServiceError(status, "bad_reason", detail, pointer="/reason")
         with refusals():
             self._engine.orders.halt(key, reason)
         await self._committer.durable()

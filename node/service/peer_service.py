@@ -8,6 +8,7 @@ from typing import Literal
 
 from exchange.engine.engine import Engine
 from node.version import VERSION
+from node.views.field_types import ADDRESS_PATTERN, MAX_ADDRESS_TEXT, refusal_status
 from node.views.node_views import PeerBanView, PeerPolicyRequest, PeerPolicyView, PeerView, PingView
 from node.views.views import ServiceError
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
@@ -74,12 +75,14 @@ class PeerService:
         try:
             host, port = parse_host_port(address)
         except ValueError as error:
-            raise ServiceError(400, "bad_address", str(error)) from error
+            status = refusal_status(address, ADDRESS_PATTERN, MAX_ADDRESS_TEXT)
+            raise ServiceError(status, "bad_address", str(error)) from error
         try:
             return _peer_view(await self._overlay.peers.connect(host, port))
         except HandshakeRefused as error:
-            code = "self_connection" if error.code is Code.SELF else "peer_refused"
-            raise ServiceError(502, code, str(error), reason=str(error.code)) from error
+            if error.code is Code.SELF:
+                raise ServiceError(422, "self_connection", str(error)) from error
+            raise ServiceError(502, "peer_refused", str(error), reason=str(error.code)) from error
         except ConnectFailed as error:
             raise ServiceError(502, "connect_failed", str(error)) from error
 
@@ -111,7 +114,7 @@ class PeerService:
                             404, "no_such_rule", f"{subject} is not {change.action[2:]}ned"
                         )
         except ValueError as error:
-            raise ServiceError(400, "bad_subject", str(error)) from error
+            raise ServiceError(422, "bad_subject", str(error)) from error
         except OSError as error:
             raise ServiceError(503, "storage_failed", f"cannot be saved: {error}") from error
         return self.policy()
@@ -151,7 +154,7 @@ class PeerService:
         if len(prefix) >= 4 and self._engine.node_id.startswith(prefix):
             if own:
                 return self._engine.node_id
-            raise ServiceError(400, "self_connection", f"{prefix} is this node itself")
+            raise ServiceError(422, "self_connection", f"{prefix} is this node itself")
         found = only_fit(prefix, {*self._overlay.peers.links, *self._engine.present})
         if found is not None:
             return found
@@ -238,5 +241,5 @@ def only_fit(prefix: str, known: Iterable[str]) -> str | None:
     found = sorted(node for node in known if begin and node.startswith(begin))
     if len(found) > 1:
         some = ", ".join(node[:12] for node in found[:5])
-        raise ServiceError(400, "ambiguous_node", f"{prefix[:40]!r} fits several nodes: {some}")
+        raise ServiceError(422, "ambiguous_node", f"{prefix[:40]!r} fits several nodes: {some}")
     return found[0] if found else None

@@ -224,7 +224,7 @@ async def call_service(ask: Ask, service: str, request: CallRequest, to: str | N
     except CallError as error:
         raise _problem(service, error) from error
     except ValueError as error:
-        raise ServiceError(400, "bad_call", str(error)) from error
+        raise ServiceError(422, "bad_call", str(error)) from error
     return CallView(
         service=service,
         node=result.node,

@@ -8,8 +8,9 @@ import msgspec
 
 from exchange.ledger.accounts import MAX_LABEL
 from exchange.model.records import Permission, PostingKind
-from node.views.field_types import Decimal, SignedDecimal, Timestamp
+from node.views.field_types import Amount, AssetName, Decimal, SignedDecimal, Timestamp
 
+MAX_NOTE: Final = 200  # characters of the note of a transaction
 MAX_REASON: Final = 200  # characters of why a market is halted
 MIN_CANCEL_MS: Final = 1000
 MAX_CANCEL_MS: Final = 86_400_000
@@ -26,13 +27,15 @@ CancelTimeout = Annotated[
 
 
 MAX_ACCOUNT_LIMIT: Final = 1_000_000  # as `exchange.ledger.accounts` has it
+# Not of digits alone, which would be taken for an account's number.
+ACCOUNT_NAME: Final = "^([0-9]+[A-Za-z._-]|[A-Za-z])[A-Za-z0-9._-]*$"
 AccountName = Annotated[
-    str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"})
+    str, msgspec.Meta(extra_json_schema={"pattern": ACCOUNT_NAME, "maxLength": 32})
 ]
 AccountLimit = Annotated[
     int, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": MAX_ACCOUNT_LIMIT})
 ]
-PRINTABLE: Final = "^[ -~]*$"
+Note = Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": MAX_NOTE})]  # printable
 
 
 class AccountView(msgspec.Struct, kw_only=True):
@@ -71,9 +74,9 @@ class AccountChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class MoneyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An amount that comes in or leaves."""
 
-    asset: str
-    amount: SignedDecimal
-    note: str = ""
+    asset: AssetName
+    amount: Amount
+    note: Note = ""
 
 
 class TransferView(msgspec.Struct, kw_only=True):
@@ -93,9 +96,7 @@ class KeyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     permissions: Annotated[list[Permission], msgspec.Meta(extra_json_schema={"minItems": 1})] = (
         msgspec.field(default_factory=lambda: ["read", "trade"])
     )
-    label: Annotated[
-        str, msgspec.Meta(extra_json_schema={"maxLength": MAX_LABEL, "pattern": PRINTABLE})
-    ] = ""
+    label: Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": MAX_LABEL})] = ""
 
 
 class KeyView(msgspec.Struct, kw_only=True):
@@ -140,9 +141,7 @@ class FeesView(msgspec.Struct, kw_only=True):
 class HaltRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[
         str,
-        msgspec.Meta(
-            extra_json_schema={"minLength": 1, "maxLength": MAX_REASON, "pattern": PRINTABLE}
-        ),
+        msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_REASON}),
     ]
 
 
@@ -177,10 +176,10 @@ class SettlementRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     """A payment outside the system between this node and a peer."""
 
     peer: str  # node id, or an unambiguous beginning of it
-    asset: str
-    amount: SignedDecimal
+    asset: AssetName
+    amount: Amount
     direction: Literal["paid", "received"]  # as this node sees it
-    note: str = ""
+    note: Note = ""
 
 
 class SettlementView(msgspec.Struct, kw_only=True):
@@ -194,7 +193,7 @@ class CreditRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Credit limit of a peer in an asset. Without `peer` for every peer that has no limit of
     its own; without `limit` there is none."""
 
-    asset: str
+    asset: AssetName
     peer: str | None = None  # the beginning of its id; the whole one, if it was never met
     limit: Decimal | None = None
 

@@ -6,6 +6,7 @@ wrong, while OpenAPI, AsyncAPI and the reader of a view see the form from the ty
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -25,6 +26,11 @@ MOMENT: Final[dict[str, Any]] = {
         {"pattern": "^[0-9]{1,15}$"},  # milliseconds
     ]
 }
+ADDRESS_PATTERN: Final = (
+    r"^([A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):"
+    r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
+)
+MAX_ADDRESS_TEXT: Final = 259
 SIGNED_PATTERN: Final = r"^-?[0-9]+(\.[0-9]+)?$"
 
 Decimal = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": DECIMAL_PATTERN})]
@@ -58,6 +64,26 @@ Group = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": 
 
 Timestamp = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 """A time in ISO 8601, in UTC."""
+
+
+MAX_AMOUNT_TEXT: Final = 61  # 30 digits on each side of the point
+Amount = Annotated[
+    str, msgspec.Meta(extra_json_schema={"pattern": POSITIVE_PATTERN, "maxLength": MAX_AMOUNT_TEXT})
+]
+"""An exact decimal above zero, as amounts of money in requests are."""
+
+
+AssetName = Annotated[str, msgspec.Meta(examples=["USD", "BTC"])]
+"""An asset of one of the node's markets."""
+
+MarketSymbol = Annotated[str, msgspec.Meta(examples=["BTC-USD"])]
+"""The symbol of one of the node's markets."""
+
+
+def refusal_status(text: str, pattern: str, longest: int) -> int:
+    """HTTP status of the refusal of a text: 400 when it contradicts the documents, 422 when it has the
+    form that they show, and cannot be used for another reason."""
+    return 422 if len(text) <= longest and re.fullmatch(pattern, text) else 400
 
 
 def is_decimal(kind: msgspec.inspect.Type) -> bool:

@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from exchange.model.records import Permission
-from node.views.field_types import (
-    Timestamp,
-)
+from node.views.field_types import ADDRESS_PATTERN, MAX_ADDRESS_TEXT, Timestamp
 
 Mode = Literal["p2p", "hybrid", "grenache"]
 Way = Literal["own", "direct", "grenache", "relayed", "absent"]
@@ -311,12 +309,7 @@ class ConnectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     # HOST:PORT, [IPv6]:PORT
     address: Annotated[
         str,
-        msgspec.Meta(
-            extra_json_schema={
-                "pattern": r"^([A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):"
-                r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
-            }
-        ),
+        msgspec.Meta(extra_json_schema={"pattern": ADDRESS_PATTERN, "maxLength": MAX_ADDRESS_TEXT}),
     ]
 
 

@@ -14,6 +14,7 @@ from exchange.market.candles import Candle, TradeRecord
 from exchange.model.commands import Amend, NewOrder
 from exchange.model.decimals import plain
 from exchange.model.instruments import (
+    MAX_TEXT,
     Instrument,
     Instruments,
     UnknownInstrument,
@@ -21,6 +22,7 @@ from exchange.model.instruments import (
 )
 from exchange.model.records import Fill, Order
 from exchange.orders.order_validation import MAX_CLIENT_ID
+from node.views.field_types import POSITIVE_PATTERN, refusal_status
 from node.views.limits import MAX_GROUP
 from node.views.scales import Scale
 from node.views.timestamps import iso, time_of
@@ -267,18 +269,19 @@ def check_group(number: int) -> int:
     return number
 
 
-def _bad_number(name: str, error: Exception) -> ServiceError:
+def _bad_number(name: str, value: str, error: Exception) -> ServiceError:
     text = str(error)
     if not text.startswith(name):  # a stop is refused as a price is, under its own name
         text = f"{name}: {text}"
-    return ServiceError(400, "bad_number", text, pointer=f"/{name}")
+    status = refusal_status(value, POSITIVE_PATTERN, MAX_TEXT)
+    return ServiceError(status, "bad_number", text, pointer=f"/{name}")
 
 
 def _lots(scale: Scale, name: str, text: str) -> int:
     try:
         return scale.lots(text)
     except (ValueError, TypeError) as error:
-        raise _bad_number(name, error) from error
+        raise _bad_number(name, text, error) from error
 
 
 def _display(scale: Scale, text: str | None) -> int | None:
@@ -291,7 +294,7 @@ def _price(scale: Scale, name: str, text: str | None) -> int | None:
     try:
         return scale.ticks(text)
     except (ValueError, TypeError) as error:
-        raise _bad_number(name, error) from error
+        raise _bad_number(name, text, error) from error
 
 
 def _moment(text: str | None) -> int | None:

@@ -15,6 +15,7 @@ from node.views.field_types import (
     ClientId,
     Decimal,
     Group,
+    MarketSymbol,
     Moment,
     PositiveDecimal,
     SignedDecimal,
@@ -47,7 +48,7 @@ class OrderRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     Prices and quantities are decimal strings.
     """
 
-    market: str
+    market: MarketSymbol
     side: Side
     quantity: PositiveDecimal
     price: PositiveDecimal | None = None
