@@ -50,7 +50,7 @@ CASES: dict[str, tuple[bytes | tuple[bytes, ...], int, bool]] = {
     "wrong key": (post(headers="Authorization: Bearer a:b\r\n"), 401, False),
     "no bearer": (post(headers="Authorization: Basic YTpi\r\n"), 401, False),
     "unknown market": (post(BUY | {"market": "X-Y"}), 404, False),
-    "bad number": (post(BUY | {"price": "0.0000001"}), 400, False),
+    "bad number": (post(BUY | {"price": "0.0000001"}), 422, False),
     "number": (post(BUY | {"price": 30000}), 400, False),
     "unknown field": (post(BUY | {"colour": "red"}), 400, False),
     "no JSON": (post(b"{"), 400, False),
