@@ -18,6 +18,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -59,9 +60,11 @@ COMMON_HEADERS: Final = {
 }
 _COMMON: Final = "".join(f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items())
 _HEAD_END: Final = b"\r\n\r\n"
-_PLAIN: Final = frozenset(range(0x20, 0x7F)) | frozenset(b"\r\n")
-_NOT_PLAIN: Final = bytes(sorted(set(range(256)) - _PLAIN))
-_TOKEN: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
+# Printable ASCII, names that are tokens, no space before a colon, no folded lines.
+_PLAIN_HEAD: Final = re.compile(
+    rb"([A-Z]+) (/[!-~]*) HTTP/1\.1((?:\r\n[A-Za-z0-9_-]+:[ -~]*)*)", re.ASCII
+)
+_GENERAL: Final = ("transfer-encoding", "upgrade", "expect", "content-encoding")  # not plain
 
 
 class Head(NamedTuple):
@@ -71,40 +74,31 @@ class Head(NamedTuple):
     target: str
     headers: Mapping[str, str]
     length: int  # of the body
-
-    @property
-    def known(self) -> bool:
-        """Report if the short way knows what each header means."""
-        return self.headers.keys() <= KNOWN_HEADERS
+    known: bool  # all headers are of KNOWN_HEADERS
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def read_head(data: bytes) -> Head | None:
     """The head of an HTTP/1.1 request without its empty line; None if it is not a plain one."""
-    if len(data) > MAX_HEAD or len(data.translate(None, _NOT_PLAIN)) != len(data):
+    match = _PLAIN_HEAD.fullmatch(data)
+    if match is None or len(data) > MAX_HEAD:
         return None
-    first, *lines = data.decode("ascii").split("\r\n")
-    parts = first.split(" ")
-    if len(parts) != 3 or parts[2] != "HTTP/1.1" or not parts[1].startswith("/"):
-        return None
+    method, target, lines = match[1].decode(), match[2].decode(), match[3].decode().split("\r\n")
     headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        name = name.lower()
-        if not colon or not name or not _TOKEN.issuperset(name) or name in headers:
-            return None
-        if "\r" in value or "\n" in value:
-            return None
-        headers[name] = value.strip(" ")
+    for number in range(1, len(lines)):
+        name, _, value = lines[number].partition(":")
+        headers[name.lower()] = value.strip(" ")
+    known = headers.keys() <= KNOWN_HEADERS
     length = headers.get("content-length", "0")
     if (
-        not (length.isdigit() and len(length) <= 9)
-        or headers.keys() & {"transfer-encoding", "upgrade", "expect", "content-encoding"}
+        len(headers) != len(lines) - 1  # one is there twice
+        or not (length.isdigit() and len(length) <= 9)
+        or (not known and any(name in headers for name in _GENERAL))
         or headers.get("connection", "keep-alive").lower() != "keep-alive"
         or not headers.get("host")
     ):
         return None
-    return Head(parts[0], parts[1], headers, int(length))
+    return Head(method, target, headers, int(length), known)
 
 
 class DirectHandler(Protocol):
