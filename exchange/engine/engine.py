@@ -20,9 +20,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import msgspec
 
 from exchange.engine.feed_ingest import FeedIngest
+from exchange.engine.lost_trades import RecoveryReport
 from exchange.engine.order_manager import OrderManager
 from exchange.engine.recovery import Recovery, RecoveryError
-from exchange.engine.recovery_settlement import RecoveryReport, RecoverySettlement
+from exchange.engine.recovery_settlement import RecoverySettlement
 from exchange.feeds.exchange_messages import (
     MESSAGES,
     FeedDigest,

@@ -6,13 +6,21 @@ See `exchange.engine.recovery` for the theory of operation.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from exchange.engine.lost_trades import (
+    ClosedOrder,
+    LostTrade,
+    RecoveredFill,
+    RecoveryReport,
+    is_plausible,
+    maker_trade,
+    stated_trade,
+)
 from exchange.engine.order_manager import OrderManager
-from exchange.engine.recovery import FeedGap, OwnFeed, Recovery
+from exchange.engine.recovery import OwnFeed, Recovery
 from exchange.feeds.feed import Writer
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.ledger.statements import StatementTrade
@@ -28,62 +36,6 @@ TAKE_GAP: Final = 3_600_000_000  # us: take numbers follow the clock, which may 
 REASON: Final = "recovered"  # of orders that are closed here
 
 
-class RecoveredFill(msgspec.Struct, frozen=True):
-    """A fill that the journal did not have. `order` 0: its number is not known."""
-
-    market: str
-    side: int
-    price: int
-    quantity: int
-    time: int
-    role: str
-    order: int
-    account: int
-    counterparty: str
-
-
-class ClosedOrder(msgspec.Struct, frozen=True):
-    """An order that was closed. `account` None: the journal does not have the order."""
-
-    market: str
-    order: int
-    side: int
-    price: int | None
-    quantity: int  # lots that were not filled
-    account: int | None
-
-
-class RecoveryReport(msgspec.Struct):
-    """Result of a recovery."""
-
-    events: int = 0  # of own feeds, fetched
-    gaps: list[FeedGap] = []
-    fills: list[RecoveredFill] = []  # booked to the accounts of their orders
-    suspense: list[RecoveredFill] = []
-    closed: list[ClosedOrder] = []
-    kept: int = 0  # open orders
-    takes_resolved: int = 0
-    takes_open: int = 0  # their makers did not answer
-
-
-@dataclass(slots=True)
-class _LostTrade:
-    """Own side of a trade that the journal lacks."""
-
-    taker: str
-    take: int
-    market: str
-    side: int
-    price: int
-    quantity: int
-    time: int
-    role: str
-    order: int
-    peer: str
-    peer_order: int
-    proven: bool = False  # by the own feed; else only by another node
-
-
 class RecoverySettlement:
     """One settlement. Nothing may trade on this engine before or after it."""
 
@@ -92,7 +44,7 @@ class RecoverySettlement:
         self._orders = orders
         self._store = orders.store
         self._recovery = recovery
-        self._trades: dict[tuple[str, int], _LostTrade] = {}
+        self._trades: dict[tuple[str, int], LostTrade] = {}
         self._local: list[tuple[str, int, Filled]] = []
         self.report = RecoveryReport()
 
@@ -136,7 +88,7 @@ class RecoverySettlement:
                 if event.taker == node:
                     self._local.append((market, number, event))
                 else:
-                    self._add(_maker_trade(market, event))
+                    self._add(maker_trade(market, event))
         for (owner, market), feed in self._context.feeds.items():
             if owner != node:
                 for stored in feed.batches.values():
@@ -146,7 +98,7 @@ class RecoverySettlement:
         for peer, trades in statements.items():
             for trade in trades:
                 if trade.market in self._context.markets:
-                    self._add(_stated_trade(node, peer, trade))
+                    self._add(stated_trade(node, peer, trade))
 
     def _add_taken(self, maker: str, market: str, event: Filled) -> None:
         """Add a trade that a maker's feed says this node took."""
@@ -154,7 +106,7 @@ class RecoverySettlement:
         if pending is None and event.take < self._recovery.first_lost_take:
             return  # the journal has it
         self._add(
-            _LostTrade(
+            LostTrade(
                 taker=self._context.node_id,
                 take=event.take,
                 market=market,
@@ -169,7 +121,7 @@ class RecoverySettlement:
             )
         )
 
-    def _add(self, trade: _LostTrade) -> None:
+    def _add(self, trade: LostTrade) -> None:
         known = self._trades.setdefault((trade.taker, trade.take), trade)
         # A feed does not contain the taker's order; a statement does.
         known.order = known.order or trade.order
@@ -193,7 +145,7 @@ class RecoverySettlement:
 
     # Money
 
-    def _book(self, now: float, trade: _LostTrade) -> None:
+    def _book(self, now: float, trade: LostTrade) -> None:
         """Book a trade with another node."""
         context = self._context
         units = context.specs.units[trade.market]
@@ -205,7 +157,7 @@ class RecoverySettlement:
         asset, amount = (units.quote, quote) if trade.side == BUY else (units.base, base)
         if order is not None and not (
             self._covers(order, trade.side, asset, amount)
-            and (trade.proven or _plausible(order, trade))
+            and (trade.proven or is_plausible(order, trade))
         ):
             order = None
         account = self._suspense(now) if order is None else order.account
@@ -237,7 +189,7 @@ class RecoverySettlement:
         return holding.balance - amount >= others
 
     def _filled(
-        self, trade: _LostTrade, order: Order | None, account: int, fee: int, fee_asset: str
+        self, trade: LostTrade, order: Order | None, account: int, fee: int, fee_asset: str
     ) -> None:
         context = self._context
         if order is not None:
@@ -304,7 +256,7 @@ class RecoverySettlement:
             ("maker", event.side, maker, account),
             ("taker", -event.side, None, suspense),
         ):
-            trade = _LostTrade(
+            trade = LostTrade(
                 taker=context.node_id,
                 take=event.take,
                 market=key,
@@ -329,7 +281,7 @@ class RecoverySettlement:
 
     # Takes
 
-    def _decide(self, trade: _LostTrade) -> None:
+    def _decide(self, trade: LostTrade) -> None:
         """Remember a granted take, so that a repeated request gets the same answer."""
         decisions = self._orders.decisions
         if decisions.stale(trade.taker, trade.take):
@@ -462,50 +414,5 @@ class RecoverySettlement:
         fills.next_take = max(fills.next_take, self._context.us(now) + TAKE_GAP)
 
 
-def _plausible(order: Order, trade: _LostTrade) -> bool:
-    """Report if the order could have made a trade that only another node states."""
-    if order.market != trade.market or trade.quantity > order.quantity - order.filled:
-        return False
-    if order.price is None:
-        return trade.role == "taker"
-    if trade.role == "maker":
-        return trade.price == order.price
-    return order.side * (order.price - trade.price) >= 0
-
-
 def _events(own: OwnFeed) -> list[tuple[int, Event]]:
     return [item for batch in own.batches for item in enumerate(batch.events, batch.first)]
-
-
-def _maker_trade(market: str, event: Filled) -> _LostTrade:
-    return _LostTrade(
-        taker=event.taker,
-        take=event.take,
-        market=market,
-        side=event.side,
-        price=event.price,
-        quantity=event.quantity,
-        time=event.time,
-        role="maker",
-        order=event.order,
-        peer=event.taker,
-        peer_order=0,
-        proven=True,
-    )
-
-
-def _stated_trade(node: str, peer: str, trade: StatementTrade) -> _LostTrade:
-    taker = trade.taker == node
-    return _LostTrade(
-        taker=trade.taker,
-        take=trade.take,
-        market=trade.market,
-        side=trade.side if taker else -trade.side,
-        price=trade.price,
-        quantity=trade.quantity,
-        time=trade.time,
-        role="taker" if taker else "maker",
-        order=trade.taker_order if taker else trade.maker_order,
-        peer=peer,
-        peer_order=trade.maker_order if taker else trade.taker_order,
-    )

@@ -1,6 +1,6 @@
 """Double-entry ledger of a node: balances of accounts, other nodes, fee income and the outside world.
 
-Theory of operation. Amounts are whole units, 10 ** -decimals of an asset (`decimals_of`). A positive
+Theory of operation. Amounts are whole units, 10 ** -decimals of an asset (`market_units.decimals_of`). A positive
 balance is an amount that the node owes the holder; another node's debt to this node is a negative
 balance. Every movement is a transaction whose postings sum to zero for each asset: nothing is created
 or lost.
@@ -20,9 +20,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from decimal import Decimal
-from fractions import Fraction
+from collections.abc import Mapping
 
 import msgspec
 
@@ -35,16 +33,15 @@ from exchange.ledger.balances import (
     HolderBalance,
     LedgerError,
 )
+from exchange.ledger.market_units import MarketUnits
 from exchange.model.commands import HOUSE
 from exchange.model.decimals import plain
 from exchange.model.events import BUY
-from exchange.model.instruments import Instrument
+from exchange.model.instruments import PPM
 from exchange.model.records import PostingKind, PutCredit, Record, Transaction, TransactionLine
 
-MIN_DECIMALS = 8  # of every asset: what most exchanges account in, so few instruments need more
 MAX_BALANCE = 10**27  # largest balance that a deposit may lead to: 10**15 with 12 decimals
 MAX_NOTE = 200  # characters of a note
-PPM = 1_000_000
 
 
 class InsufficientBalance(Exception):
@@ -57,17 +54,6 @@ class InsufficientBalance(Exception):
         self.available = available
 
 
-class MarketUnits(msgspec.Struct, frozen=True):
-    """Worth of a market's ticks and lots in units of its two assets, and the market's fees."""
-
-    base: str
-    quote: str
-    base_units: int  # per lot
-    quote_units: int  # per tick * lot
-    maker_ppm: int  # fee, parts per million of the amount received; negative: a rebate
-    taker_ppm: int
-
-
 class Obligation(msgspec.Struct, frozen=True):
     """Open amount between this node and another node in one asset."""
 
@@ -75,49 +61,6 @@ class Obligation(msgspec.Struct, frozen=True):
     asset: str
     amount: int  # positive: this node owes the peer; negative: the peer owes this node
     limit: int | None  # most that the peer may owe; None: no limit
-
-
-def decimals_of(instruments: Iterable[Instrument]) -> dict[str, int]:
-    """Return the decimals of each asset with which every lot and every tick of a lot is a whole number
-    of units."""
-    found: dict[str, int] = {}
-    for instrument in instruments:
-        lot = instrument.quantity_decimals
-        for asset, needed in (
-            (instrument.base, lot),
-            (instrument.quote, lot + instrument.price_decimals),
-        ):
-            found[asset] = max(MIN_DECIMALS, needed, found.get(asset, 0))
-    return found
-
-
-def units_of(
-    instrument: Instrument, maker_ppm: int, taker_ppm: int, decimals: Mapping[str, int]
-) -> MarketUnits:
-    """Return the worth of an instrument's steps in units, with its fees.
-
-    Raises:
-        ValueError: a fee above 100 %, or `decimals` too few for the instrument's steps.
-    """
-    for name, rate in (("maker", maker_ppm), ("taker", taker_ppm)):
-        if abs(rate) > PPM:
-            raise ValueError(f"{name} fee: expected at most {PPM} parts per million, got {rate}")
-    base, quote = instrument.base, instrument.quote
-    return MarketUnits(
-        base,
-        quote,
-        _whole(instrument.lot, base, decimals),
-        _whole(instrument.notional(1, 1), quote, decimals),
-        maker_ppm,
-        taker_ppm,
-    )
-
-
-def _whole(amount: Decimal, asset: str, decimals: Mapping[str, int]) -> int:
-    units = Fraction(amount) * Fraction(10) ** decimals[asset]
-    if units.denominator != 1:
-        raise ValueError(f"{asset}: {decimals[asset]} decimals are too few for steps of {amount}")
-    return units.numerator
 
 
 _Leg = tuple[

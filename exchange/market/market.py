@@ -20,7 +20,7 @@ import msgspec
 
 from exchange.feeds.feed import Feed, Writer
 from exchange.feeds.feed_replica import Replica
-from exchange.ledger.ledger import MarketUnits
+from exchange.ledger.market_units import MarketUnits
 from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook
 from exchange.model.events import Closed, Filled, Moved, Opened, OrderEvent

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from exchange.ledger.ledger import MarketUnits, decimals_of, units_of
+from exchange.ledger.market_units import MarketUnits, decimals_of, units_of
 from exchange.market.market_rules import MarketRules
 from exchange.model.decimals import plain
 from exchange.model.events import BUY

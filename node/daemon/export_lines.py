@@ -11,7 +11,7 @@ from config import Settings
 from exchange.journal.export import KINDS, Exported, JournalExport
 from exchange.journal.journal_reader import Advance
 from exchange.ledger.balances import ACCOUNT
-from exchange.ledger.ledger import decimals_of
+from exchange.ledger.market_units import decimals_of
 from exchange.model.decimals import plain
 from exchange.model.instruments import Instruments
 from exchange.model.records import Account, ApiKey, Fill, Order, Posting, Recovered

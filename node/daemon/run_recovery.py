@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from config import Loaded, Settings
-from exchange.engine.recovery_settlement import RecoveredFill, RecoveryReport
+from exchange.engine.lost_trades import RecoveredFill, RecoveryReport
 from exchange.journal.frames import JournalError
 from exchange.ledger.balances import PEER
 from exchange.ledger.statements import StatementTrade

@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from exchange.engine.engine import Engine
-from exchange.engine.recovery_settlement import RecoveryReport
+from exchange.engine.lost_trades import RecoveryReport
 from exchange.feeds.exchange_messages import MESSAGES
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.ledger.ledger import InsufficientBalance

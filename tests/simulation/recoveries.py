@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from exchange.engine.recovery_settlement import RecoveryReport
+from exchange.engine.lost_trades import RecoveryReport
 from exchange.ledger.balances import PEER
 from exchange.model.commands import SUSPENSE, NewOrder
 from exchange.model.records import PutBatch

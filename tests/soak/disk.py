@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from exchange.journal.journal import Journal
-from exchange.ledger.ledger import decimals_of
+from exchange.ledger.market_units import decimals_of
 from exchange.model.instruments import Instrument, Instruments
 from exchange.model.records import Fill, Order, Posting, Recovered
 from node.bitfinex.order_ids import trade_id

@@ -9,8 +9,9 @@ import pytest
 from exchange_kit import NETWORK, Keys, M, Owner, submit
 
 from exchange.engine.engine import Engine
+from exchange.engine.lost_trades import RecoveryReport
 from exchange.engine.recovery import RecoveryError
-from exchange.engine.recovery_settlement import ORDER_GAP, RecoveryReport
+from exchange.engine.recovery_settlement import ORDER_GAP
 from exchange.feeds.exchange_messages import pack
 from exchange.ledger.statements import StatementTrade
 from exchange.model.commands import SUSPENSE

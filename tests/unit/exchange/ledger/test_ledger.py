@@ -7,16 +7,8 @@ from decimal import Decimal
 import pytest
 
 from exchange.ledger.balances import LedgerError
-from exchange.ledger.ledger import (
-    MAX_BALANCE,
-    MAX_NOTE,
-    InsufficientBalance,
-    Ledger,
-    MarketUnits,
-    Obligation,
-    decimals_of,
-    units_of,
-)
+from exchange.ledger.ledger import MAX_BALANCE, MAX_NOTE, InsufficientBalance, Ledger, Obligation
+from exchange.ledger.market_units import MarketUnits, decimals_of, units_of
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument

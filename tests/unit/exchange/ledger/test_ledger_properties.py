@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from exchange.ledger.ledger import InsufficientBalance, Ledger, MarketUnits, decimals_of, units_of
+from exchange.ledger.ledger import InsufficientBalance, Ledger
+from exchange.ledger.market_units import MarketUnits, decimals_of, units_of
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument

@@ -6,7 +6,7 @@ import pytest
 from exchange_kit import Keys, M, Owner
 
 from exchange.feeds.feed import Feed, Writer
-from exchange.ledger.ledger import MarketUnits
+from exchange.ledger.market_units import MarketUnits
 from exchange.market.market import NUMBER_BITS, TAPE, Hold, Market, OwnerIndex, Trade
 from exchange.model.events import BUY, SELL, Amended, Closed, Event, Filled, Moved, Opened
 
