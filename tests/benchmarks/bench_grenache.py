@@ -44,16 +44,19 @@ NODE = "Node.js"
 
 @dataclass
 class Loop:
-    """What closed loops gave: calls a second and quantiles in ms, one entry for each round."""
+    """What closed loops gave: calls a second, quantiles in ms, and the client's processor time for a call in us, one
+    entry for each round."""
 
     rates: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
-    def add(self, calls: int, seconds: float, p50: float, p99: float) -> None:
+    def add(self, calls: int, seconds: float, p50: float, p99: float, cpu: float) -> None:
         self.rates.append(calls / seconds)
         self.p50.append(p50)
         self.p99.append(p99)
+        self.cpu.append(1e6 * cpu / calls)
 
     @property
     def rate(self) -> float:
@@ -61,7 +64,8 @@ class Loop:
 
     def row(self, what: str, base: Loop) -> Row:
         p50, p99 = statistics.median(self.p50), statistics.median(self.p99)
-        note = f"p50 {p50:.3f} ms, p99 {p99:.3f} ms"
+        cpu = statistics.median(self.cpu)
+        note = f"p50 {p50:.3f} ms, p99 {p99:.3f} ms, client {cpu:.0f} us a call"
         return Row(what, self.rate, "/s", self.rate / base.rate, note)
 
 
@@ -70,6 +74,7 @@ async def our_loop(
 ) -> None:
     took: list[float] = []
     now = time.perf_counter
+    used = time.process_time()
     began = now()
     end = began + seconds
 
@@ -79,9 +84,10 @@ async def our_loop(
             took.append(now() - sent)
 
     await asyncio.gather(*(work() for _ in range(in_flight)))
-    elapsed = now() - began
+    elapsed, used = now() - began, time.process_time() - used
     took.sort()
-    into.add(len(took), elapsed, took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3)
+    p50, p99 = took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3
+    into.add(len(took), elapsed, p50, p99, used)
 
 
 async def node_loop(
@@ -90,7 +96,7 @@ async def node_loop(
     command = {"service": service, "payload": PAYLOAD, "inFlight": in_flight, "seconds": seconds}
     said = await client.ask(command)
     assert not said["failed"], said["error"]
-    into.add(said["calls"], said["ms"] / 1e3, said["p50"], said["p99"])
+    into.add(said["calls"], said["ms"] / 1e3, said["p50"], said["p99"], said["cpu"] / 1e3)
 
 
 @contextlib.asynccontextmanager

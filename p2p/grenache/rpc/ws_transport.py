@@ -32,6 +32,7 @@ from p2p.grenache.rpc.rpc_transport import (
     where,
 )
 from p2p.grenache.rpc.rpc_wire import Malformed, RpcReply, decode_reply, encode_request
+from p2p.grenache.rpc.ws_connection import PATH, WsConnection, connect
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ HEARTBEAT: Final = 10.0  # seconds without a frame until a ping; the pong has ha
 IDLE: Final = 90.0  # seconds without a request; the Node.js client takes 120
 SWEEP: Final = 5.0  # seconds between looks for idle connections
 MAX_UNDER_WAY: Final = 1024  # requests on one connection
-PATH: Final = "/ws"
 
 Socket = aiohttp.ClientWebSocketResponse
 
@@ -114,32 +114,51 @@ def _expire(address: Address, waiting: _Waiting) -> None:
 class _Link:
     """The connection to one worker, from the attempt to make it until it is gone.
 
-    Requests are sent by one task, `write`, and not by who makes them: a timeout must not cancel a send that
-    a worker which does not read holds up, because in aiohttp that fails every later send.
+    Requests are sent at once while the worker reads, and wait in `queue` while it does not: what timed out there
+    is not sent.
     """
 
-    __slots__ = ("failed", "filled", "queue", "ready", "socket", "task", "under_way", "used")
+    __slots__ = ("failed", "queue", "ready", "socket", "task", "under_way", "used")
 
     def __init__(self, now: float) -> None:
-        self.socket: Socket | None = None
+        self.socket: WsConnection | None = None
         self.failed: RequestFailed | None = None  # why it is gone
         self.ready = asyncio.Event()  # the attempt is over
-        self.queue: deque[_Waiting] = deque()  # to be sent; `filled`: there is something
-        self.filled = asyncio.Event()
+        self.queue: deque[_Waiting] = deque()  # to be sent
         self.under_way: dict[str, _Waiting] = {}
         self.task: asyncio.Task[None] | None = None
         self.used = now
 
-    async def write(self, socket: Socket) -> None:
-        """Send what is queued, as fast as the worker reads. What timed out meanwhile is not sent."""
-        while True:
-            while self.queue:
-                waiting = self.queue.popleft()
-                if not waiting.reply.done():
-                    waiting.sent = True
-                    await socket.send_frame(waiting.body, aiohttp.WSMsgType.TEXT)
-            self.filled.clear()
-            await self.filled.wait()
+    def send(self, waiting: _Waiting) -> None:
+        socket = self.socket
+        if socket is None or socket.paused or self.queue:
+            self.queue.append(waiting)
+        else:
+            waiting.sent = True
+            socket.send(waiting.body)
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the worker reads it."""
+        while self.queue and self.socket is not None and not self.socket.paused:
+            waiting = self.queue.popleft()
+            if not waiting.reply.done():
+                waiting.sent = True
+                self.socket.send(waiting.body)
+
+    def received(self, message: bytes) -> None:
+        """Give a reply to the request that waits for it."""
+        under_way = self.under_way
+        try:
+            said = decode_reply(message)
+        except Malformed as error:
+            if len(under_way) == 1:  # with one request under way it is the answer to that one
+                for only in under_way.values():
+                    if not only.reply.done():
+                        only.reply.set_exception(BadReply(error.code, error.detail))
+            return
+        waiting = under_way.get(said.rid) if isinstance(said.rid, str) else None
+        if waiting is not None and not waiting.reply.done():  # else late or wrong
+            waiting.reply.set_result(said)
 
 
 class WsTransport(Connecting):
@@ -154,7 +173,6 @@ class WsTransport(Connecting):
         idle: float = IDLE,
     ) -> None:
         super().__init__(tls, max_reply, connect_timeout, idle)
-        self._session = open_session()
         self._links: dict[Address, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -190,8 +208,7 @@ class WsTransport(Connecting):
             raise RequestFailed(GENERIC, text, sent=False)
         reply: asyncio.Future[RpcReply] = self._loop.create_future()
         under_way[rid] = waiting = _Waiting(body, reply)
-        link.queue.append(waiting)
-        link.filled.set()
+        link.send(waiting)
         timer = self._loop.call_at(deadline, _expire, address, waiting)
         try:
             return await reply
@@ -210,7 +227,6 @@ class WsTransport(Connecting):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._session.close()
 
     def _open(self, address: Address) -> _Link:
         if self._closed:
@@ -235,22 +251,18 @@ class WsTransport(Connecting):
         """Connect, and read until the connection ends, for whatever reason."""
         why = "this client was closed"
         try:
-            link.socket = await open_socket(
-                self._session,
+            socket = await connect(
                 address,
+                on_message=link.received,
                 tls=self._tls,
-                max_frame=self._max_reply,
+                max_message=self._max_reply,
                 timeout=self._connect_timeout,
+                heartbeat=HEARTBEAT,
             )
+            link.socket = socket
+            socket.on_resume = link.flush
             link.ready.set()
-            writer = self._loop.create_task(link.write(link.socket))
-            try:
-                await self._read(link, link.socket)
-            finally:
-                writer.cancel()
-                with contextlib.suppress(asyncio.CancelledError, OSError):
-                    await writer
-            error = link.socket.exception()
+            error = await asyncio.shield(socket.ended)
             why = f"the connection ended{f': {error}' if error else ''}"
         except RequestFailed as failed:
             link.failed = failed
@@ -268,23 +280,6 @@ class WsTransport(Connecting):
             if link.socket is not None:
                 with contextlib.suppress(Exception):
                     await link.socket.close()
-
-    async def _read(self, link: _Link, socket: Socket) -> None:
-        under_way = link.under_way
-        async for message in socket:
-            if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                return
-            try:
-                said = decode_reply(message.data)
-            except Malformed as error:
-                if len(under_way) == 1:  # with one request under way it is the answer to that one
-                    for only in under_way.values():
-                        if not only.reply.done():
-                            only.reply.set_exception(BadReply(error.code, error.detail))
-                continue
-            waiting = under_way.get(said.rid) if isinstance(said.rid, str) else None
-            if waiting is not None and not waiting.reply.done():  # else late or wrong
-                waiting.reply.set_result(said)
 
     def _sweep(self) -> None:
         now = self._loop.time()

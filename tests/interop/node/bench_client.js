@@ -1,6 +1,6 @@
 'use strict'
 // A real client in a closed loop. Settings: {kind: "http" or "ws", grape}. Says {"ready": true}. Commands:
-//   {service, payload, inFlight, seconds}  says {calls, failed, ms, p50, p99, error}; p50 and p99 in ms
+//   {service, payload, inFlight, seconds}  says {calls, failed, ms, cpu, p50, p99, error}; times in ms, cpu: of this process
 //   {service, payload, inFlight, count}    the same with {used: [results]}; says {"half": first result} after half of them
 
 const { performance } = require('perf_hooks')
@@ -24,6 +24,7 @@ run((settings) => {
   let error = null
   let running = inFlight
   const began = performance.now()
+  const used0 = process.cpuUsage()
   const more = () => count ? started < count : performance.now() - began < seconds * 1000
   const one = () => {
     if (!more()) {
@@ -44,9 +45,11 @@ run((settings) => {
   }
   const end = () => {
     const ms = performance.now() - began
+    const { user, system } = process.cpuUsage(used0)
+    const cpu = (user + system) / 1000
     took.sort((a, b) => a - b)
     const at = (share) => took[Math.min(took.length - 1, Math.floor(took.length * share))]
-    say({ calls: took.length, failed, ms, p50: at(0.5), p99: at(0.99), error, used: count ? [...used] : undefined })
+    say({ calls: took.length, failed, ms, cpu, p50: at(0.5), p99: at(0.99), error, used: count ? [...used] : undefined })
   }
   for (let i = 0; i < inFlight; i++) one()
 })
