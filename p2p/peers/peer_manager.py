@@ -2,7 +2,7 @@
 
 `PeerManager` joins classes without I/O that decide: the next address to dial (`p2p.addresses.address_book`), the wait
 before it (`p2p.addresses.reconnect`), the link that stays of two to one peer (`p2p.peers.duplicate_links`).
-`p2p.peers.dial_loop` dials, `p2p.peers.peer_store` saves, `p2p.peers.peer_records` reports.
+`p2p.peers.dial_loop` dials, `p2p.peers.operator_dial` for the operator, `p2p.peers.peer_store` saves, `p2p.peers.peer_records` reports.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
-from p2p.addresses.address import INBOUND, MANUAL, Address, PeerFound
+from p2p.addresses.address import INBOUND, Address, PeerFound
 from p2p.addresses.address_book import GRENACHE_DELAY, AddressBook
 from p2p.addresses.peer_storage import Storage
 from p2p.addresses.reconnect import Reconnect, wait_after
-from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
+from p2p.base.errors import Code
 from p2p.base.host_port import normal_host
 from p2p.discovery.bootstrap import Resolve, resolve
-from p2p.discovery.strategy import describe
 from p2p.peers.dial_loop import Dialer, DialLoop
 from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import LinkRefusal, SlotDecision, SlotLimits
+from p2p.peers.operator_dial import OperatorDial
 from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy
 from p2p.peers.peer_records import Peer, PeerRecords
@@ -38,8 +38,6 @@ from p2p.wire.link import Carrier, LinkHandler, PeerInfo, PeerLink
 from p2p.wire.messages import Envelope, PeerAddress
 
 log = logging.getLogger(__name__)
-
-CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
 
 Handler = Callable[[PeerLink, Envelope], None]
 
@@ -88,7 +86,6 @@ class PeerManager:
         self.listener = listener
         self.max_peers = max_peers
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._resolver = resolver
         self._now = clock or _loop_time
         self._wall = wall
         self._book = AddressBook(own_id, Reconnect(reconnect_interval), key=secrets.token_bytes(16))
@@ -120,6 +117,15 @@ class PeerManager:
         self._task: asyncio.Task[None] | None = None
         self._records = PeerRecords(
             self._book, self._table, self._dials, self.admission, self._now, wall
+        )
+        self._operator_dial = OperatorDial(
+            self._book,
+            self._table,
+            self._dials,
+            self.admission,
+            self._records,
+            resolver=resolver,
+            clock=self._now,
         )
         self._memory = (
             None
@@ -446,54 +452,7 @@ class PeerManager:
             ConnectFailed: the name does not resolve, or there was no answer.
             HandshakeRefused: the peer or this node ended the handshake; says why.
         """
-        try:
-            hosts = await self._resolver(host, port)
-        except (OSError, UnicodeError) as error:
-            raise ConnectFailed(f"{host} cannot be resolved: {describe(error)}") from error
-        failure: ConnectFailed | HandshakeRefused = ConnectFailed(f"{host} has no address")
-        carrier: Carrier = "grenache" if self._dials.dialers.keys() == {"grenache"} else "tcp"
-        for each in hosts:
-            address = self._book.get(each, port, carrier) or Address(
-                normal_host(each), port, None, MANUAL, carrier=carrier
-            )
-            dialled = (address.host, address.port)
-            self.admission.operator_dials.add(dialled)
-            try:
-                node_id = self._connected_at(address) or await self._dials.attempt(address)
-            except (ConnectFailed, HandshakeRefused) as error:
-                crossed = await self._crossed(address, error)
-                if crossed is None:
-                    failure = error
-                    continue
-                node_id = crossed
-            finally:
-                self.admission.operator_dials.discard(dialled)
-            found = PeerFound(each, port, node_id, MANUAL, carrier=carrier)
-            self._book.add(found, self._now())
-            peer = self.get_peer(node_id)
-            if peer is not None and node_id in self._table.used:
-                return peer
-            failure = ConnectFailed(f"the link to {address} closed again at once")
-        raise failure
-
-    async def _crossed(self, dialled: Address, error: Exception) -> str | None:
-        """Wait for the other link after a refusal as duplicate, when both nodes dialled at once; returns
-        the node id whose link shows that it listens at this address.
-        """
-        if not isinstance(error, HandshakeRefused) or error.code is not Code.DUPLICATE:
-            return None
-        deadline = self._now() + CROSSED_WAIT
-        while self._now() < deadline:
-            address = self._book.get(dialled.host, dialled.port, dialled.carrier)
-            if address is not None and address.node_id in self._table.used:
-                return address.node_id
-            await asyncio.sleep(0.02)
-        return None
-
-    def _connected_at(self, address: Address) -> str | None:
-        if address.tried and address.node_id in self._table.used:
-            return address.node_id
-        return None
+        return await self._operator_dial.connect(host, port)
 
     def _reached(self, node_id: str, address: Address) -> None:
         self._records.reached(node_id, address)
