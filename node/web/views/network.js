@@ -129,8 +129,8 @@ function connectForm(model) {
 function reached(peer) {
   if (peer.path === "relayed" && peer.via) return `relayed by ${shortId(peer.via)}`;
   if (peer.status !== "connected") return peer.last_error ?? "not linked";
-  const way =
-    peer.carrier === "grenache" ? "over Grenache" : peer.path === "punched" ? "punched" : peer.direction === "in" ? "it dialled" : "dialled";
+  const dialled = peer.direction === "in" ? "it dialled" : "dialled";
+  const way = peer.carrier === "grenache" ? "over Grenache" : peer.path === "punched" ? "punched" : dialled;
   return peer.encrypted ? way : `${way}, not encrypted`;
 }
 
