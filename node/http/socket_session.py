@@ -21,11 +21,24 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from functools import lru_cache
+from typing import Final, Generic, Protocol, TypeVar
 
 from aiohttp import WSMsgType, web
 
+MAX_SHARED: Final = 0xFFFF  # bytes of a text whose frame is kept for the next reader
+_TEXT: Final = 0x80 | 0x1  # the last frame of a message, and its kind
+
 log = logging.getLogger("node.api")
+
+
+@lru_cache(maxsize=8)
+def text_frame(message: bytes) -> bytes:
+    """A server's WebSocket frame of a text of at most `MAX_SHARED` bytes. Readers of the same messages share it."""
+    size = len(message)
+    if size < 126:
+        return bytes((_TEXT, size)) + message
+    return bytes((_TEXT, 126)) + size.to_bytes(2) + message
 
 
 class MessageSource(Protocol):
@@ -67,6 +80,10 @@ class SocketSession(Generic[S]):
             raise ConnectionResetError("the connection is gone already")
         self._transport = transport
         self._socket = socket
+        writer = socket._writer
+        if writer is not None and writer.compress:
+            raise ValueError("a session is for sockets without compression: readers share frames")
+        self._writer = writer
         self._take = take
         self._buffer = buffer
         self._send_timeout = send_timeout
@@ -184,7 +201,14 @@ class SocketSession(Generic[S]):
         return True
 
     def _write_now(self, message: bytes) -> None:
-        """Write one frame without waiting: aiohttp writes first and then waits for room, if at all."""
+        """Write one frame without waiting."""
+        writer = self._writer
+        if writer is not None and len(message) <= MAX_SHARED:
+            if writer._closing or self._transport.is_closing():
+                raise ConnectionResetError("the connection is closing")
+            self._transport.write(text_frame(message))
+            return
+        # aiohttp writes first and then waits for room, if at all.
         sending = self._socket.send_frame(message, WSMsgType.TEXT)
         try:
             sending.send(None)
