@@ -71,6 +71,7 @@ class _Missing:
     sources: dict[str, float] = field(default_factory=dict)  # announcer -> when; next in line first
     asked: str | None = None
     tries: int = 0
+    waits: bool = False  # as much is being pulled from all its announcers as may be
 
 
 @dataclass(slots=True)
@@ -85,6 +86,18 @@ class _Peer:
     keep: float = KEPT  # seconds for which the link is kept when it is needed again
     announced: dict[bytes, None] = field(default_factory=dict)  # missing ids that it has announced
     asked: dict[bytes, None] = field(default_factory=dict)  # of these, pulled from it now
+    waiting: dict[bytes, None] = field(default_factory=dict)  # of these, due when it is free
+
+    @property
+    def may_pull(self) -> bool:
+        return len(self.asked) < limits.GRAFT_MAX_PER_LINK
+
+    @property
+    def most_missing(self) -> int:
+        """Ids that may be awaited from it: few while it delivers nothing of what it announces."""
+        if self.misses < limits.GRAFT_MAX_PER_LINK:
+            return limits.MISSING_MAX_PER_LINK
+        return limits.GRAFT_MAX_PER_LINK
 
 
 class BroadcastTree(Generic[Item]):
@@ -291,7 +304,7 @@ class BroadcastTree(Generic[Item]):
                 continue
             if key in peer.announced:
                 continue
-            if len(peer.announced) >= limits.MISSING_MAX_PER_LINK:
+            if len(peer.announced) >= peer.most_missing:
                 break  # announced again later if it is still wanted then
             entry = self._missing.get(key)
             if entry is None:
@@ -302,6 +315,8 @@ class BroadcastTree(Generic[Item]):
                 self._deadlines.set(key, entry.deadline)
             entry.sources[via] = now
             peer.announced[key] = None
+            if entry.waits:
+                peer.waiting[key] = None
         return len(keys) <= limits.ANNOUNCE_MAX_IDS
 
     def on_pull(self, now: float, via: str, keys: Sequence[bytes]) -> bool:
@@ -343,6 +358,11 @@ class BroadcastTree(Generic[Item]):
             times.append(pull_at)
         if self._store:
             times.append(next(iter(self._store.values())).at + self._store_ttl)
+        times += [
+            self._missing[next(iter(peer.waiting))].deadline
+            for peer in self._peers.values()
+            if peer.waiting and peer.may_pull
+        ]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
@@ -449,31 +469,44 @@ class BroadcastTree(Generic[Item]):
                 self._settle(key)
                 continue
             name = self._free_source(entry, pulls)
-            if name is None:  # as much is being pulled from its announcers as may be
-                self._deadlines.set(key, now + self._lazy_flush)
-                continue
-            entry.tries += 1
-            entry.asked = name
-            entry.sources[name] = entry.sources.pop(name)  # to the end: requested last next time
-            peer = self._peers[name]
-            peer.asked[key] = None
-            self._deadlines.set(key, now + peer.patience)
-            pulls.setdefault(name, []).append(key)
+            if name is None:
+                # Without a deadline: what announces more than it delivers must not be gone through again and again.
+                entry.waits = True
+                for source in entry.sources:
+                    self._peers[source].waiting[key] = None
+            else:
+                self._pull(now, key, name, pulls)
+        for name, peer in self._peers.items():
+            while peer.waiting and peer.may_pull:
+                self._pull(now, next(iter(peer.waiting)), name, pulls)
         for name, keys in pulls.items():
             self._peers[name].eager = True
             self._peers[name].pruned_at = None
             self.counters["grafts"] += 1
             self._emit((name,), Graft(keys))
 
+    def _pull(self, now: float, key: bytes, name: str, pulls: dict[str, list[bytes]]) -> None:
+        entry = self._missing[key]
+        self._end_wait(key, entry)
+        entry.tries += 1
+        entry.asked = name
+        entry.sources[name] = entry.sources.pop(name)  # to the end: requested last next time
+        peer = self._peers[name]
+        peer.asked[key] = None
+        self._deadlines.set(key, now + peer.patience)
+        pulls.setdefault(name, []).append(key)
+
+    def _end_wait(self, key: bytes, entry: _Missing) -> None:
+        if entry.waits:
+            entry.waits = False
+            for source in entry.sources:
+                self._peers[source].waiting.pop(key, None)
+
     def _free_source(self, entry: _Missing, pulls: dict[str, list[bytes]]) -> str | None:
         """Return the link to pull from: first a link that becomes eager anyway, so that one broken link is
         replaced by one link.
         """
-        free = [
-            name
-            for name in entry.sources
-            if len(self._peers[name].asked) < limits.GRAFT_MAX_PER_LINK
-        ]
+        free = [name for name in entry.sources if self._peers[name].may_pull]
         # An announcer that did not deliver is requested last.
         if entry.tries:
             free.sort(key=lambda name: self._peers[name].misses)
@@ -487,6 +520,7 @@ class BroadcastTree(Generic[Item]):
         entry = self._missing.pop(key, None)
         if entry is not None:
             self._deadlines.discard(key)
+            self._end_wait(key, entry)
             for name in entry.sources:
                 peer = self._peers[name]
                 peer.announced.pop(key, None)

@@ -48,6 +48,8 @@ STRIKES_BURST: Final = 2_000.0  # ... and this many at once; then the link ends
 NOTICE_INTERVAL: Final = 1.0  # seconds between two notices on one link
 
 PER_BYTE: Final = 0.02  # microseconds: copying, hashing and decoding
+ANNOUNCED_BYTE: Final = 0.15  # of an announcement: 2.5 for each id
+PULLED_BYTE: Final = 0.3  # of a pull: 5 for each id, which is looked up and sent
 DIRECT_COST: Final = (
     20.0  # microseconds; a message from the peer itself, unless its type has another cost
 )
@@ -76,6 +78,7 @@ class MessageBudgets:
         self._origins: BoundedMap[str, tuple[Tokens, Tokens]] = BoundedMap(MAX_ORIGINS)
         self._all_origins = Tokens(ORIGINS_BURST)
         self._costs: dict[str, float] = {}
+        self._byte_costs: dict[str, float] = {"ihave": ANNOUNCED_BYTE, "graft": PULLED_BYTE}
         self.counters: Counter[str] = Counter(link=0, network=0, origin=0, origins=0, abuse=0)
 
     def set_cost(self, message_type: str, microseconds: float) -> None:
@@ -114,7 +117,8 @@ class MessageBudgets:
         budget = self._links.get(link)
         if budget is None:
             return None
-        cost = self._costs.get(message_type, default) + PER_BYTE * size
+        cost = self._costs.get(message_type, default)
+        cost += self._byte_costs.get(message_type, PER_BYTE) * size
         budget.spent += cost
         if not budget.tokens.take(now, LINK_RATE, LINK_BURST, cost):
             return self._refused(budget, "link")

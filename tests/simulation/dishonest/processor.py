@@ -5,7 +5,8 @@ handled, signatures checked, bytes. Links are served in turn, each for `limits.T
 `p2p.wire.connection` does.
 
 Counting slows a run down. So every message of a hostile link is counted until that kind is well known, and then
-one of SAMPLE; the others, and those of honest links, cost what the last one of their kind did.
+one of SAMPLE; the others, and those of honest links, cost the mean of the last ones of their kind. A broadcast that is
+known already is of another kind than a new one: no signature is checked for it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SIGNATURE = 130e-6 * SLOWER
 BYTE = 0.02e-6 * SLOWER
 SAMPLE = 8
 WELL_KNOWN = 40  # messages of a kind from one hostile link
+WEIGHT = 0.25  # of the last message in the mean of its kind
 
 T = TypeVar("T")
 
@@ -69,7 +71,9 @@ class Processor:
         self._meter = Meter()
         self._queues: dict[int, deque[bytes]] = {}
         self._turns: deque[int] = deque()
-        self._known: dict[str, float] = {}  # work of the last message of a kind that was counted
+        self._known: dict[
+            tuple[str, bool], float
+        ] = {}  # mean work of those of a kind that were counted
         self._seen: Counter[tuple[int, str]] = Counter()
         self._left = TURN_TIME  # of the turn of the link that is served
         self._due = False
@@ -116,10 +120,10 @@ class Processor:
         self._seen[-1, kind] += 1
         if self._seen[-1, kind] % SAMPLE == 1:
             calls, result = self._meter.count(run)
-            self._known[kind] = calls * CALL
+            self._known[kind, False] = calls * CALL
         else:
             result = run()
-        self.spend(self._known[kind])
+        self.spend(self._known[kind, False])
         return result
 
     def _schedule(self) -> None:
@@ -160,13 +164,17 @@ class Processor:
         turn = self._seen[peer, ""] = self._seen[peer, ""] + 1
         if turn % SAMPLE == 1 or (hostile and turn <= WELL_KNOWN):
             calls, kind = self._meter.count(lambda: self._handle(peer, packed))
-            self._known[kind] = calls * CALL
-            if self._known[kind] > self.longest:
-                self.longest, self.longest_kind = self._known[kind], kind
+            checks = self._checks() - checks
+            work = calls * CALL
+            mean = self._known.get((kind, checks > 0), work)
+            self._known[kind, checks > 0] = mean + WEIGHT * (work - mean)
+            if work > self.longest:
+                self.longest, self.longest_kind = work, kind
         else:
             kind = self._handle(peer, packed)
-        work = self._known.get(kind, 100e-6)
-        work += (self._checks() - checks) * SIGNATURE + len(packed) * BYTE
+            checks = self._checks() - checks
+            work = self._known.get((kind, checks > 0), 100e-6)
+        work += checks * SIGNATURE + len(packed) * BYTE
         if hostile:
             self.work[peer] += work
         return work

@@ -307,6 +307,63 @@ class TestBounds:
         gossip.link_down(1.0, "a")
         assert gossip.missing == 0
 
+    def test_announcements_that_are_never_delivered_take_no_time_while_they_wait(self, monkeypatch):
+        chosen = []
+        choose = BroadcastTree._free_source
+        monkeypatch.setattr(
+            BroadcastTree,
+            "_free_source",
+            lambda tree, *args: chosen.append(0) or choose(tree, *args),
+        )
+        gossip, _ = make()
+        links = [f"ghost {n}" for n in range(12)]
+        for link in links:
+            gossip.link_up(0.0, link)
+        number = 0
+        for step in range(1, 101):
+            for link in links:
+                gossip.on_announcement(0.1 * step, link, [key(number + n) for n in range(100)])
+                number += 100
+            gossip.tick(0.1 * step)
+        pulls = 10 / limits.GRAFT_TIMEOUT * len(links) * limits.GRAFT_MAX_PER_LINK
+        # Each id once when it is due, and once for each pull; not once in each tick.
+        assert len(chosen) < number + pulls
+        assert gossip.missing < number / 2
+
+    def test_a_peer_that_delivers_nothing_is_awaited_for_few_ids_until_it_delivers(self):
+        gossip, _ = make()
+        gossip.link_up(0.0, "a")
+        gossip.on_announcement(0.0, "a", [key(n) for n in range(limits.GRAFT_MAX_PER_LINK)])
+        now = 0.0
+        while gossip.missing:
+            now += 0.1
+            gossip.tick(now)
+        more = [key(10_000 + n) for n in range(1000)]
+        gossip.on_announcement(now, "a", more)
+        assert gossip.missing == limits.GRAFT_MAX_PER_LINK
+        gossip.tick(now + limits.GRAFT_TIMEOUT_MAX)
+        gossip.add(now + 5.0, more[0], "item", 10, "a")
+        gossip.on_announcement(now + 5.0, "a", more[1:])
+        assert gossip.missing == len(more) - 1
+
+    def test_what_waits_for_one_link_is_pulled_from_another_that_announces_it_or_remains(self):
+        gossip, sent = make()
+        most = limits.GRAFT_MAX_PER_LINK
+        ids = [key(n) for n in range(most + 3)]
+        for link in ("busy", "late"):
+            gossip.link_up(0.0, link)
+        gossip.on_announcement(0.0, "busy", ids)
+        gossip.tick(limits.GRAFT_TIMEOUT)
+        drain(sent)
+        now = limits.GRAFT_TIMEOUT + 0.1
+        gossip.on_announcement(now, "late", ids[most:])
+        assert gossip.next_deadline() <= now
+        gossip.tick(now)
+        assert drain(sent) == [(("late",), Graft(ids[most:]))]
+        gossip.link_down(now, "late")
+        gossip.link_down(now, "busy")
+        assert gossip.missing == 0
+
     def test_all_that_one_peer_holds_is_pulled_in_the_end_although_bounded_at_once(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")

@@ -179,3 +179,13 @@ def test_all_origins_share_a_budget_and_each_may_always_send_a_little():
     assert seconds <= allowed / 1e6
     assert quiet == 50
     assert budgets.counters["origins"] > 0
+
+
+@pytest.mark.parametrize(("kind", "each"), [("ihave", 2.0), ("graft", 4.0)])
+def test_announcements_and_pulls_are_charged_by_the_id(kind: str, each: float) -> None:
+    made = router()
+    body = pack({"ids": [number.to_bytes(16, "big") for number in range(1000)]})
+    made.receive(1.0, PEER, Envelope(kind, PEER, ME.node_id, 0, body))
+    spent, refused = made.budgets.figures()[PEER]
+    assert 1000 * each < spent < 3000 * each
+    assert refused == 0
