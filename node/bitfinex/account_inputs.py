@@ -19,11 +19,10 @@ from typing import Any, Final
 from exchange.model.commands import Selection
 from exchange.orders.engine_context import CommandRejected
 from node.bitfinex.account_events import AccountEventStream, AccountFeeds
+from node.bitfinex.authentication import KeyAuthenticator, KeySession, SessionTokens
 from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad
 from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.bitfinex.order_operations import KINDS, OrderOperations, refused
-from node.bitfinex.request_signing import KeyAuthenticator, KeySession
-from node.bitfinex.session_tokens import SessionTokens
 from node.http.http_requests import RequestFigures
 from node.service.trading import Trading
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from node.bitfinex.account_events import AccountFeeds
 from node.bitfinex.account_inputs import PrivateSide
 from node.bitfinex.account_reads import AccountReads
+from node.bitfinex.authentication import KeyAuthenticator, Keys, SessionTokens
 from node.bitfinex.bitfinex_books import Books
 from node.bitfinex.bitfinex_socket import BitfinexConnection
 from node.bitfinex.direct_submit import METHOD, PATH, DirectSubmit
@@ -20,8 +21,6 @@ from node.bitfinex.limits import BUFFER, BURST, CONNECTIONS, MAX_MESSAGE, PING, 
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.private_rest import PrivateRest
 from node.bitfinex.public_rest import Form, Rest
-from node.bitfinex.request_signing import KeyAuthenticator, Keys
-from node.bitfinex.session_tokens import SessionTokens
 from node.bitfinex.symbols import Symbols
 from node.http.direct_requests import DirectHandlers
 from node.http.http_requests import RequestFigures

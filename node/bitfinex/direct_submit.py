@@ -19,10 +19,10 @@ from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import order_inputs
 from node.bitfinex.account_arrays import order_text
+from node.bitfinex.authentication import KeyAuthenticator
 from node.bitfinex.errors import UNKNOWN, BitfinexError, bad, rate_limited, refusal
 from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import submitted
-from node.bitfinex.request_signing import KeyAuthenticator
 from node.bitfinex.symbols import Symbols
 from node.http.direct_requests import DirectConnection, Head, response
 from node.http.http_requests import RequestFigures

@@ -16,10 +16,10 @@ from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import order_inputs
 from node.bitfinex.account_arrays import ORDER_FIELDS, order_text
+from node.bitfinex.authentication import KeySession
 from node.bitfinex.errors import BitfinexError, bad, order_not_found, refusal
 from node.bitfinex.limits import MULTI_MAX
 from node.bitfinex.order_inputs import Body
-from node.bitfinex.request_signing import KeySession
 from node.bitfinex.symbols import Pair, Symbols
 from node.service.trading import Trading
 

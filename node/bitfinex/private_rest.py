@@ -11,6 +11,13 @@ from aiohttp import web
 from exchange.model.records import Permission
 from node.bitfinex import account_arrays, order_inputs
 from node.bitfinex.account_reads import AccountReads
+from node.bitfinex.authentication import (
+    DEFAULT_TTL,
+    KeyAuthenticator,
+    Keys,
+    KeySession,
+    SessionTokens,
+)
 from node.bitfinex.errors import (
     BAD_AUTH,
     BAD_PARAMETER,
@@ -22,8 +29,6 @@ from node.bitfinex.errors import (
 from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.public_rest import Form, body_of
-from node.bitfinex.request_signing import KeyAuthenticator, Keys, KeySession
-from node.bitfinex.session_tokens import DEFAULT_TTL, SessionTokens
 from node.bitfinex.symbols import Pair, Symbols
 
 Answer = Callable[[KeySession, web.Request, Body], Awaitable[str]]

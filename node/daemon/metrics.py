@@ -17,12 +17,12 @@ from prometheus_client.registry import Collector
 
 from exchange.feeds.feed_limits import FeedFigures
 from node.api.api_server import ApiServer
-from node.daemon.gate_metrics import gates
 from node.daemon.machine_metrics import (
     PREFIX,
     NodeFigures,
     buckets,
     counter,
+    gates,
     gauge,
     links,
     machine,

@@ -7,6 +7,7 @@ a heartbeat that is itself a request counts the same.
 
 from __future__ import annotations
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.limits import DEAD_AFTER, HEARTBEAT_INTERVAL
 from p2p.wire.messages import Heartbeat
 
@@ -27,7 +28,7 @@ class Liveness:
         self._interval = interval
         self._dead_after = dead_after
         self._sequence = 0
-        self._asked: dict[int, float] = {}
+        self._asked: BoundedMap[int, float] = BoundedMap(_OUTSTANDING)
         self._next_beat = now
         self._last_received = now
         self._last_tick = now
@@ -52,8 +53,6 @@ class Liveness:
         self._next_beat = now + self._interval
         self._sequence += 1
         self._asked[self._sequence] = now
-        if len(self._asked) > _OUTSTANDING:
-            del self._asked[next(iter(self._asked))]
         return Heartbeat(sequence=self._sequence)
 
     def next_tick(self) -> float:

@@ -12,9 +12,8 @@ from market_kit import NOW
 
 from exchange.ledger.accounts import Accounts
 from exchange.market.candles import HOUR
+from node.bitfinex.authentication import TOKENS_OF_KEY, KeySession, SessionTokens
 from node.bitfinex.errors import BitfinexError
-from node.bitfinex.request_signing import KeySession
-from node.bitfinex.session_tokens import TOKENS_OF_KEY, SessionTokens
 
 BTC, ETH, ETH_BTC = "BTC-USD", "ETH-USD", "ETH-BTC"
 

@@ -10,8 +10,8 @@ from market_kit import NOW
 
 from exchange.ledger.accounts import Accounts
 from exchange.model.records import Permission
+from node.bitfinex.authentication import KeyAuthenticator, KeySession
 from node.bitfinex.errors import BitfinexError
-from node.bitfinex.request_signing import KeyAuthenticator, KeySession
 
 PATH = "/v2/auth/r/wallets"
 READ: frozenset[Permission] = frozenset({"read"})

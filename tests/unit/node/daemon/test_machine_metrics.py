@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from node.daemon.gate_metrics import MAX_GATES, gates
+from node.daemon.machine_metrics import MAX_GATES, gates
 from p2p.flow import Gate, GateStatus
 
 pytestmark = pytest.mark.looptime
