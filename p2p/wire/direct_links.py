@@ -99,6 +99,9 @@ class DirectConnectionService:
         self.on_probe: Callable[[bytes, str], object] = lambda nonce, address: None
         # Port to state to a peer at an IP address, from the listening port; 0 if it is not reachable there.
         self.announced_port: Callable[[str, int], int] = lambda address, port: port
+        self._punches: dict[
+            tuple[str, int], tuple[str, bool]
+        ] = {}  # under way: peer, own dialling role
         self._stopping = False
         self._listeners: list[socket.socket] = []
         self._acceptors: list[asyncio.Task[None]] = []
@@ -231,6 +234,13 @@ class DirectConnectionService:
             HandshakeRefused: one side declined.
         """
         self._refuse_when_stopping()
+        self._punches[host, port] = (peer, dialler)
+        try:
+            await self._punch(host, port, peer, dialler)
+        finally:
+            self._punches.pop((host, port), None)
+
+    async def _punch(self, host: str, port: int, peer: str, dialler: bool) -> None:
         target = ProbeTarget(host, port, peer, self._source_for(host))
         where = format_host_port(host, port)
         try:
@@ -290,7 +300,8 @@ class DirectConnectionService:
             if not self._accepts_address(str(address[0]).removeprefix("::ffff:")):
                 accepted.close()
                 continue
-            self._receive(accepted, str(address[0]), DIRECT)
+            where = (str(address[0]).removeprefix("::ffff:"), int(address[1]))
+            self._receive(accepted, str(address[0]), self._punch_route(where))
             await asyncio.sleep(0)  # a displaced handshake closes its socket first
 
     def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]:
@@ -327,6 +338,8 @@ class DirectConnectionService:
     ) -> bool:
         """Run TLS and handshake as the accepting side; returns True if a link came of it."""
         self._unowned.remove(accepted)  # from here on the transport owns it
+        if route.dialled is not None:
+            return await self._dial_accepted(accepted, route)
         connection = self._connection(Role.ACCEPT, None, route, address)
         loop = asyncio.get_running_loop()
         try:
@@ -356,6 +369,26 @@ class DirectConnectionService:
                 connection.abort()
             raise
         return False
+
+    def _punch_route(self, where: tuple[str, int]) -> StreamOrigin:
+        """Return the origin of a connection from `where`: a punch under way with it decides the role."""
+        punch = self._punches.get(where)
+        if punch is None:
+            return DIRECT
+        return StreamOrigin(where if punch[1] else None, punched=True)
+
+    async def _dial_accepted(self, accepted: socket.socket, route: StreamOrigin) -> bool:
+        """Run TLS and handshake as the dialling side over a punched connection that the other side opened first."""
+        punch = None if route.dialled is None else self._punches.get(route.dialled)
+        if punch is None or route.dialled is None:
+            accepted.close()  # the punch has ended meanwhile
+            return False
+        try:
+            await self._handshake(accepted, format_host_port(*route.dialled), punch[0], route)
+        except P2PError as error:
+            logger.info("punched connection: %s", error)
+            return False
+        return True
 
     # Helpers
 

@@ -95,3 +95,26 @@ async def test_answers_are_read_within_bounds(answer: bytes) -> None:
         with pytest.raises(ConnectFailed):
             await a.probe(where[0], where[1], "x" * 32)
         server.close()
+
+
+@both
+@pytest.mark.parametrize("late", [True, False], ids=["dialler late", "dialler first"])
+async def test_the_roles_of_a_punch_hold_whichever_side_connects_first(
+    secure: bool, late: bool
+) -> None:
+    """Without a NAT the first connection reaches the other side's listener."""
+    async with node(secure=secure) as a, node(secure=secure) as b:
+        first, second = (b, a) if late else (a, b)
+        dialling = asyncio.create_task(first.punch(*second.where, second.node_id, dialler=not late))  # type: ignore[attr-defined]
+        if late:
+            # The dialling side knows of the punch before its own connection is under way.
+            a._punches[b.where] = (b.node_id, True)  # type: ignore[attr-defined]
+        else:
+            b._punches[a.where] = (a.node_id, False)  # type: ignore[attr-defined]
+        await asyncio.wait_for(dialling, 3)
+        (link_a,) = a._connections
+        (link_b,) = b._connections
+        assert link_a.peer.outbound
+        assert not link_b.peer.outbound
+        assert link_a.peer.punched
+        assert link_b.peer.punched
