@@ -25,6 +25,9 @@ from p2p.grenache.errors import RequestTimeout
 from p2p.grenache.rpc.rpc_transport import CLOSE_TIMEOUT, refused, where
 
 PATH: Final = "/ws"
+KEYS: Final = (
+    4096  # random bytes drawn at once: a system call for each mask costs more than the mask
+)
 MAX_HEAD: Final = 16384  # bytes of the answer to the handshake
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 NORMAL, PROTOCOL_ERROR, TOO_LARGE = 1000, 1002, 1009  # codes of a close frame
@@ -41,10 +44,11 @@ class BadFrame(ValueError):
         self.code = code
 
 
-def masked_frame(payload: bytes, opcode: int = TEXT) -> bytes:
-    """Encode a whole message of a client: masked, not split."""
+def masked_frame(payload: bytes, opcode: int = TEXT, key: bytes | None = None) -> bytes:
+    """Encode a whole message of a client: masked with 4 unpredictable bytes, not split."""
     size = len(payload)
-    key = os.urandom(4)
+    if key is None:
+        key = os.urandom(4)
     if size < 126:
         head = bytes((_FIN | opcode, 0x80 | size)) + key
     elif size < 1 << 16:
@@ -148,6 +152,8 @@ class WsConnection(asyncio.Protocol):
         self._key = base64.b64encode(os.urandom(16))
         self._heard = self._pinged = 0.0  # when bytes came, and the last ping went out
         self._timer: asyncio.TimerHandle | None = None
+        self._keys = b""  # random bytes for masks, and the next that are unused
+        self._at = 0
 
     @property
     def opening(self) -> bool:
@@ -156,8 +162,12 @@ class WsConnection(asyncio.Protocol):
 
     def send(self, payload: bytes) -> None:
         """Send a text message."""
-        if self._transport is not None:
-            self._transport.write(masked_frame(payload))
+        if self._transport is None:
+            return
+        at, self._at = self._at, self._at + 4
+        if at >= len(self._keys):
+            self._keys, at, self._at = os.urandom(KEYS), 0, 4
+        self._transport.write(masked_frame(payload, TEXT, self._keys[at : at + 4]))
 
     async def close(self) -> None:
         """Close the connection, and wait shortly for the other side's part of that."""

@@ -262,3 +262,11 @@ def test_a_busy_answer_has_a_retry_time(seconds: float) -> None:
 )
 def test_other_errors_have_no_retry_time(error: str) -> None:
     assert rpc_wire.retry_after(error) is None
+
+
+def test_a_new_rid_is_a_uuid_of_version_4():
+    found = {rpc_wire.new_rid() for _ in range(500)}
+    assert len(found) == 500
+    for text in found:
+        parsed = uuid.UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, uuid.RFC_4122)
