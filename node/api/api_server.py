@@ -188,7 +188,7 @@ def make_app(
     app[GUARD] = RequestGuard(hosts, service.node_id)
     app.on_response_prepare.append(_common_headers)
     add_routes(app, service)
-    add_stream(app, service.hub)
+    add_stream(app, service.stream_registry)
     add_worker(app)
     app[DIRECT] = add_bitfinex(
         app,

@@ -48,8 +48,8 @@ class NodeService(Protocol):
     def node_id(self) -> str: ...
 
     @property
-    def hub(self) -> StreamRegistry:
-        """The streams of all that."""
+    def stream_registry(self) -> StreamRegistry:
+        """Streams of books, trades, tickers, candles and accounts."""
         ...
 
     @property

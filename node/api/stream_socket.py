@@ -66,7 +66,7 @@ TOO_SLOW: Final = 4000  # the reader did not take what it was sent
 KEY_REVOKED: Final = 4001
 
 CONNECTIONS: Final = web.AppKey("connections", set[web.WebSocketResponse])
-HUB: Final = web.AppKey("hub", StreamRegistry)
+STREAM_REGISTRY: Final = web.AppKey("stream registry", StreamRegistry)
 _decoder: Final = msgspec.json.Decoder(ClientMessage)
 _TRADING: Final = get_args(TradingMessage)
 
@@ -77,7 +77,7 @@ class _Connection:
     def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         self._request = request
         self._socket = socket
-        self._hub = request.app[HUB]
+        self._hub = request.app[STREAM_REGISTRY]
         self._caller = caller_of(request)
         self._loop = asyncio.get_running_loop()
         self._readers: dict[str, Reader] = {}  # by the name of their stream
@@ -295,7 +295,7 @@ async def _sweep(app: web.Application) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(limits.STREAM_SWEEP)
-            app[HUB].sweep(loop.time())
+            app[STREAM_REGISTRY].sweep(loop.time())
 
     task = asyncio.create_task(sweep())
     yield
@@ -303,9 +303,9 @@ async def _sweep(app: web.Application) -> AsyncIterator[None]:
     await asyncio.wait({task})
 
 
-def add_stream(app: web.Application, hub: StreamRegistry) -> None:
+def add_stream(app: web.Application, registry: StreamRegistry) -> None:
     """Puts the stream on `app`."""
-    app[HUB] = hub
+    app[STREAM_REGISTRY] = registry
     app[CONNECTIONS] = set()
     app.router.add_get("/v1/stream", stream, allow_head=False)
     app.on_shutdown.append(_close_all)

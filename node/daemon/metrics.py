@@ -74,7 +74,7 @@ class MetricsSource(Protocol):
     @property
     def api(self) -> ApiServer: ...
     @property
-    def hub(self) -> StreamRegistry: ...
+    def stream_registry(self) -> StreamRegistry: ...
     @property
     def gates(self) -> Sequence[Gate]: ...
 
@@ -102,7 +102,7 @@ class NodeCollector(Collector):
         yield from reachability(self._node.overlay, self._node.now())
         yield from machine(self._node.node_figures())
         yield from requests(self._node.api.figures)
-        yield from streams(self._node.hub)
+        yield from streams(self._node.stream_registry)
         yield from gates(gate.status() for gate in self._node.gates)
 
     def _network(self) -> Iterator[Metric]:

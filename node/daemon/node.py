@@ -272,7 +272,7 @@ class Node(TradingService):
             rate_limit=settings.api_rate_limit,
             operator_token=self.operator_token,
         )
-        self.hub.serve_node(self)
+        self.stream_registry.serve_node(self)
         self._tracing: Tracing | None = None
         if settings.tracing:
             from node.tracing.exporter import Tracing
@@ -337,7 +337,7 @@ class Node(TradingService):
             services = group.create_task(self.mesh.run(), name="services")
             await stop.wait()
             services.cancel()
-            self.hub.close()
+            self.stream_registry.close()
             await self.api.stop()
             self.mesh.leave()
             await self._drain_services()
@@ -360,7 +360,7 @@ class Node(TradingService):
 
     async def abort(self) -> None:
         """After `run` failed: close what is open, promise nothing."""
-        self.hub.close()
+        self.stream_registry.close()
         await self.api.stop()
         await self._leave_network()
 

@@ -75,7 +75,7 @@ class TradingService:
         )
         self.texts = OrderMapping(instruments, engine.node_id, self.trading.decimals)
         self._by_key = self.texts.by_key
-        self.hub = StreamRegistry(
+        self.stream_registry = StreamRegistry(
             market_data, self.texts, self.trading, asyncio.get_running_loop().call_later
         )
         self.operations = OperatorService(engine, self.texts, self.trading, committer, clock, steps)

@@ -139,7 +139,9 @@ class Bench:
         return socket
 
     def stream(self, level: str) -> Any:
-        return self.service.hub._streams.get((f"book/{MARKET}/{level}/full/network", None))
+        return self.service.stream_registry._streams.get(
+            (f"book/{MARKET}/{level}/full/network", None)
+        )
 
     async def ours(self, level: str, readers: int) -> float:
         """Changes a second, to readers of the stream."""
@@ -208,7 +210,7 @@ async def measure(pipe: Pipe, rounds: int) -> dict[str, list[float]]:
                 )
                 found[f"{level} bytes"] = [statistics.mean(map(len, messages))]
             found.setdefault(f"{level} apart", []).append(bench.apart(level))
-            service.hub.close()
+            service.stream_registry.close()
     await runner.cleanup()
     return found
 

@@ -143,7 +143,7 @@ class FakeService:
         self.market_data = self.shown.data
         self.trading = FakeTrading()
         self.accounts = Accounts()
-        self.hub = StreamRegistry(
+        self.stream_registry = StreamRegistry(
             self.market_data,
             OrderMapping(self.shown.instruments, node_id, self.trading.decimals),
             self.trading,

@@ -1,4 +1,4 @@
-"""Streams without a socket: a market filled by hand, its hub, and readers whose books are compared."""
+"""Streams without a socket: a market filled by hand, its stream registry, and readers whose books are compared."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def check_sent(event: dict[str, Any]) -> None:
 
 
 class Place:
-    """A market, its hub, and a random storm of orders in it."""
+    """A market, its stream registry, and a random storm of orders in it."""
 
     def __init__(self, seed: int = 1) -> None:
         self.fake = FakeMarkets()
         self.trading = FakeTrading()
         self.later: list[tuple[float, Any]] = []
-        self.hub = StreamRegistry(
+        self.stream_registry = StreamRegistry(
             self.fake.data,
             OrderMapping(self.fake.instruments, ME, self.trading.decimals),
             self.trading,  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ class Client:
         self.reader: Reader | None = None
 
     async def open(self, account: int | None = None) -> Client:
-        stream = await self.place.hub.find(self.request, account)
+        stream = await self.place.stream_registry.find(self.request, account)
         self.reader = Reader(
             stream, lambda reader: self._wake(), self.request.conflate_ms, self.request.resume
         )

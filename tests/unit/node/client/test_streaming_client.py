@@ -197,7 +197,7 @@ async def test_a_book_that_is_not_the_nodes_fails_loudly(
     async with StreamingClient(api.url) as client:
         feed = client.book(MARKET)
         await anext(feed)
-        stream = api.service.hub._streams[("book/BTC-USD/L2/25/network", None)]
+        stream = api.service.stream_registry._streams[("book/BTC-USD/L2/25/network", None)]
         stream.view.checksum = 5  # type: ignore[attr-defined]
         api.service.place_remote(MARKET, "sell", "1", "30000")
         with pytest.raises(ChecksumMismatch):
@@ -212,7 +212,7 @@ async def test_a_closed_feed_is_unsubscribed_and_ends(
             await anext(feed)
         with pytest.raises(StopAsyncIteration):
             await anext(feed)
-        stream = api.service.hub._streams[("book/BTC-USD/L2/25/network", None)]
+        stream = api.service.stream_registry._streams[("book/BTC-USD/L2/25/network", None)]
         async with asyncio.timeout(5):
             while stream.readers:  # noqa: ASYNC110 - the stream has no event for it
                 await asyncio.sleep(0.01)

@@ -31,7 +31,7 @@ class FakeNode(FakeService):
         self.listeners: dict[Callable[[RouterEventView], None], None] = {}
         self.halted: list[HaltView] = []
         self.broken = False
-        self.hub.serve_node(self)
+        self.stream_registry.serve_node(self)
 
     def peers(self) -> list[PeerView]:
         if self.broken:
@@ -63,11 +63,13 @@ class FakeNode(FakeService):
 async def node() -> AsyncIterator[FakeNode]:
     node = FakeNode()
     yield node
-    node.hub.close()
+    node.stream_registry.close()
 
 
 async def reading(node: FakeNode, channel: Any) -> Reader:
-    reader = Reader(await node.hub.find(Subscribe(channel=channel), 0), lambda _: None, 0, None)
+    reader = Reader(
+        await node.stream_registry.find(Subscribe(channel=channel), 0), lambda _: None, 0, None
+    )
     reader.begin()
     return reader
 
@@ -138,7 +140,7 @@ async def test_a_closed_stream_listens_no_more(node: FakeNode) -> None:
     reader = await reading(node, "decisions")
     assert node.listeners
     node.decide()
-    node.hub.close()
+    node.stream_registry.close()
     reader.stop()
     assert not node.listeners
     await asyncio.sleep(2 * BATCH)  # what was collected is dropped without an error

@@ -63,13 +63,13 @@ async def socket(api: Api) -> AsyncIterator[Socket]:
 
 
 def readers(service: FakeService) -> int:
-    return sum(len(stream.readers) for stream in service.hub._streams.values())
+    return sum(len(stream.readers) for stream in service.stream_registry._streams.values())
 
 
 async def gone(service: FakeService) -> None:
-    """Waits until the hub has no reader any more."""
+    """Waits until the registry has no reader any more."""
     async with asyncio.timeout(5):
-        while readers(service):  # noqa: ASYNC110 - the hub has no event for it
+        while readers(service):  # noqa: ASYNC110 - the registry has no event for it
             await asyncio.sleep(0.01)
 
 
@@ -375,7 +375,10 @@ async def test_a_reader_that_takes_nothing_is_cut_and_costs_no_memory(
                 for _ in range(100):
                     api.service.shown.trade("BTC-USD", 1, "30000", "1")
                 await asyncio.sleep(0.001)
-        assert len(api.service.hub._streams[("trades/BTC-USD", None)]._history) <= core.MAX_HISTORY
+        assert (
+            len(api.service.stream_registry._streams[("trades/BTC-USD", None)]._history)
+            <= core.MAX_HISTORY
+        )
         transport.resume_reading()
         while (await raw.receive(timeout=5)).type is WSMsgType.TEXT:
             pass  # what was on the way; then the connection is at its end
@@ -416,7 +419,7 @@ async def test_a_failure_of_one_subscription_leaves_the_others(
     def fail(change: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(api.service.hub._streams[(NAME, None)], "offer", fail)
+    monkeypatch.setattr(api.service.stream_registry._streams[(NAME, None)], "offer", fail)
     api.service.shown.trade("BTC-USD", 1, "30000", "1")
     error, trades = await socket.next(), await socket.next()
     if error["event"] != "error":
@@ -463,9 +466,9 @@ async def test_streams_without_readers_are_closed(monkeypatch: pytest.MonkeyPatc
         async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
             await Socket(raw).subscribe("book")
             await asyncio.sleep(0.1)
-            assert len(api.service.hub) == 1
+            assert len(api.service.stream_registry) == 1
         async with asyncio.timeout(5):
-            while len(api.service.hub):  # noqa: ASYNC110 - the hub has no event for it
+            while len(api.service.stream_registry):  # noqa: ASYNC110 - the registry has no event for it
                 await asyncio.sleep(0.01)
 
 

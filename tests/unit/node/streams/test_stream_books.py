@@ -234,9 +234,9 @@ async def test_the_own_book_is_right_again_after_a_time_without_readers() -> Non
     place = Place()
     client = await Client(place, book("L2", scope="own")).open()
     client.leave()
-    place.hub.sweep(1.0)
-    place.hub.sweep(100.0)
-    assert len(place.hub) == 0
+    place.stream_registry.sweep(1.0)
+    place.stream_registry.sweep(100.0)
+    assert len(place.stream_registry) == 0
     for _ in range(50):
         place.step()
     again = await Client(place, book("L2", "full", scope="own")).open()

@@ -1,4 +1,4 @@
-"""Trades, tickers, candles, an account's streams, and the hub that makes them."""
+"""Trades, tickers, candles, an account's streams, and the registry that makes them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_a_ticker_that_was_let_go_of_is_not_made_any_more() -> None:
     client = await reading(place, "ticker")
     client.take()
     place.fake.order(BTC, BUY, "30000", "2", number=1)
-    place.hub.close()
+    place.stream_registry.close()
     place.later[-1][1]()
     assert client.take() == []
 

@@ -33,7 +33,7 @@ from node.views.views import ServiceError
 )
 async def test_what_there_is_not_is_refused(request_: Subscribe, code: str) -> None:
     with pytest.raises(ServiceError) as refused:
-        await Place().hub.find(request_, 0)
+        await Place().stream_registry.find(request_, 0)
     assert refused.value.code == code
 
 
@@ -45,20 +45,20 @@ async def test_a_stream_is_shared_and_outlives_its_readers_for_a_while() -> None
     assert second.reader is not None
     stream = first.reader.stream
     assert second.reader.stream is stream
-    place.hub.sweep(0.0)
+    place.stream_registry.sweep(0.0)
     first.leave()
     second.leave()
-    place.hub.sweep(10.0)
-    place.hub.sweep(9.0 + LINGER)
-    assert len(place.hub) == 1
+    place.stream_registry.sweep(10.0)
+    place.stream_registry.sweep(9.0 + LINGER)
+    assert len(place.stream_registry) == 1
     again = await reading(place, "trades")
-    place.hub.sweep(11.0 + LINGER)
+    place.stream_registry.sweep(11.0 + LINGER)
     assert again.reader is not None
     assert again.reader.stream is stream
     again.leave()
-    place.hub.sweep(12.0 + LINGER)
-    place.hub.sweep(12.0 + 2 * LINGER)
-    assert len(place.hub) == 0
+    place.stream_registry.sweep(12.0 + LINGER)
+    place.stream_registry.sweep(12.0 + 2 * LINGER)
+    assert len(place.stream_registry) == 0
     line = place.fake.data._lines[place.fake.instruments[BTC].key]
     assert not line.listeners
     anew = await reading(place, "trades")
