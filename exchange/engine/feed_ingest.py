@@ -46,7 +46,7 @@ from exchange.model.events import (
     check_batch,
 )
 from exchange.model.keyed_heap import KeyedHeap
-from exchange.model.records import GiveUpFeed, PutBatch, Recovered
+from exchange.model.records import FAULT_META, GiveUpFeed, PutBatch, Recovered
 from exchange.orders.engine_context import MAX_DRIFT_US, EngineContext
 
 REFRESHED = 5_000  # orders shown or hidden at once: about 10 ms
@@ -111,9 +111,25 @@ class FeedIngest:
                     for index, event in enumerate(batch.events)
                     if isinstance(event, Filled)
                 )
+        self._restore_faults(past)
         for key, found in trades.items():
             found.sort(key=lambda trade: trade.event.time)
             context.markets[key].tape.extend(found)
+
+    def _restore_faults(self, past: Recovered) -> None:
+        """Hide the feeds that their owners have contradicted, as before the restart."""
+        context = self._context
+        for name, value in past.meta.items():
+            if not value or not name.startswith(FAULT_META):
+                continue
+            owner, _, key = name.removeprefix(FAULT_META).partition(":")
+            market = context.markets.get(key)
+            if market is None or owner == context.node_id:
+                continue
+            if owner not in market.replicas:  # its first batch was at fault
+                market.replicas[owner] = self._replica(Feed(owner, key))
+                context.feeds[owner, key] = market.replicas[owner].feed
+            market.replicas[owner].feed.fault = "it was contradicted before the restart"
 
     def resume(self, now: float) -> None:
         """Call once after the start: give own orders later times than all orders in the journal."""
@@ -219,6 +235,8 @@ class FeedIngest:
         del self._context.feeds[owner, market.key]
         self.replicator.forget(owner, market.key)
         orders = len(feed.state.orders)
+        if feed.fault is not None:
+            self._context.meta[f"{FAULT_META}{owner}:{market.key}"] = 0
         feed.fault = reason  # hides its orders; the replica is removed when all are hidden
         self.bounds.give_up(GivenUpFeed(owner, market.key, reason, now, batch))
         self._trades_known[owner, market.key] = feed.number
@@ -373,6 +391,7 @@ class FeedIngest:
         self._context.warn(
             f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
         )
+        self._context.meta[f"{FAULT_META}{owner}:{market.key}"] = 1
         replica = market.replicas.get(owner)
         if replica is not None:
             # They are part of the feed here, so they have to be after a restart.

@@ -12,6 +12,7 @@ import msgspec
 from exchange.model.bounded_dict import BoundedDict
 from exchange.model.events import Batch, Snapshot
 from exchange.model.records import (
+    FAULT_META,
     Account,
     ApiKey,
     Decision,
@@ -161,7 +162,10 @@ class JournalState:
         self._takes.pop(record.take, None)
 
     def _put_meta(self, record: PutMeta) -> None:
-        self._meta[record.name] = record.value
+        if record.name.startswith(FAULT_META) and not record.value:
+            self._meta.pop(record.name, None)
+        else:
+            self._meta[record.name] = record.value
 
     def _account(self, account: Account) -> None:
         self._accounts[account.number] = account

@@ -10,7 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -206,6 +206,9 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True, tag="transaction
             )
             for line in self.lines
         ]
+
+
+FAULT_META: Final = "fault:"  # and owner:market: the owner has contradicted its feed; 0: forgotten
 
 
 class PutMeta(msgspec.Struct, frozen=True, array_like=True, tag="meta", gc=False):

@@ -317,6 +317,33 @@ def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:
     assert net.book(0) == []
 
 
+def test_a_feed_that_was_contradicted_stays_hidden_over_a_restart() -> None:
+    net = Network(1)
+    owner, other, first_at_fault = Owner(50), Owner(51), Owner(52)
+    owners = (owner, other, first_at_fault)
+    leases = [PresenceLeases(o.keys, NETWORK, incarnation=1, lease_ms=600_000) for o in owners]
+    for each, lease in zip(owners, leases, strict=True):
+        net.give(0, lease.make(net.now, []), origin=each.id)
+    for each in (owner, other):
+        net.give(0, each.batch(Opened(1, SELL, 100, 5, 1)), origin=each.id)
+    assert len(net.book(0)) == 2
+    net.give(0, owner.lie(1, bytes(32), Opened(1, SELL, 90, 5, 1)), origin=owner.id)
+    net.give(0, first_at_fault.lie(1, bytes(32), Closed(1, "x")), origin=first_at_fault.id)
+    net.drain(0)
+    for number in (1, 2):
+        net.restart(0)
+        for each, lease in zip(owners, leases, strict=True):
+            net.give(0, lease.make(net.now, []), origin=each.id)
+        net.give(0, first_at_fault.batch(Opened(number, SELL, 95, 5, 1)), origin=first_at_fault.id)
+        net.drain(0)
+        faults = {name: feed.fault for (name, _), feed in net[0].feeds.items()}
+        assert faults[owner.id] is not None
+        assert faults[first_at_fault.id] is not None
+        assert faults[other.id] is None
+        assert [price for _, price, *_ in net.book(0)] == [100]
+        net.now += 1.0
+
+
 def test_what_was_applied_before_a_fault_is_written() -> None:
     """Otherwise the node would restart with another feed than it had. Found by a dishonest node of the simulation."""
     net = Network(1)
