@@ -176,6 +176,7 @@ def _write(
             writer.add("journal/archive.sqlite3", copy, _length(copy))
     reader.refresh()
     position = _position(reader)
+    reader.refresh()  # the segment of that position may have been begun in between
     if max(archived, reader.snapshot) > position:
         raise JournalError(
             f"{reader.path}: the log ends at commit {position:,}, before {max(archived, reader.snapshot):,}, "
