@@ -16,43 +16,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import Any
 
-import msgspec
-from msgspec import UNSET
-
-from exchange.model.commands import HOUSE, Selection
+from exchange.model.commands import Selection
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
 from node.api import limits
-from node.api.access import Caller, check_access
+from node.api.access import Caller
 from node.api.node_service import NodeService
 from node.api.problems import incident_of
+from node.api.stream_actions import Effect, OrderActions
 from node.api.stream_requests import ReadMessage, refusal
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
-from node.service.refusals import refusals, service_error
+from node.service.refusals import service_error
 from node.service.trading import AccountNews
 from node.streams.order_messages import (
     Accepted,
-    AmendOrder,
-    CancelAfter,
-    CancelAfterSet,
-    CancelOnDisconnect,
-    CancelOnDisconnectSet,
-    CancelOrder,
-    CancelOrders,
     Outcome,
     Refused,
     Results,
-    SubmitOrder,
 )
 from node.streams.stream import encode
-from node.views.account_views import MAX_CANCEL_MS, MIN_CANCEL_MS
-from node.views.order_mapping import check_group
-from node.views.timestamps import iso
 from node.views.views import OrderView, ServiceError
 
 log = logging.getLogger("node.api")
@@ -65,15 +52,15 @@ class _Applied:
 
     __slots__ = ("account", "answer", "message", "op", "request_id", "undecided", "views", "waits")
 
-    def __init__(self, message: _Message, request: Any, op: Any) -> None:
+    def __init__(self, message: _Message, request: Any, op: Any, effect: Effect) -> None:
         self.message = message
         self.request_id: str = request.id
         self.op = op
-        self.account = HOUSE
+        self.account = effect.account
         self.views: dict[int, OrderView] = {}
         self.undecided: set[int] = set()
-        self.waits = False
-        self.answer: msgspec.Struct | None = None  # of a request that is not about orders
+        self.waits = effect.waits
+        self.answer = effect.answer
 
 
 class _Message:
@@ -106,10 +93,10 @@ class StreamOrders:
         count: Callable[[Caller], RateVerdict],
         figures: RequestFigures,
     ) -> None:
-        self._service = service
         self._trading = service.trading
         self._post = post
-        self._count = count
+        self._actions = OrderActions(service, count)
+        self._view = service.texts.order
         self._figures = figures
         self._loop = asyncio.get_running_loop()
         self._under_way: dict[_Message, None] = {}  # oldest first
@@ -119,15 +106,6 @@ class StreamOrders:
         self._overdue: asyncio.TimerHandle | None = None
         self._undecided: dict[_OrderKey, list[_Applied]] = {}
         self._listening: dict[int, Callable[[], None]] = {}  # by account
-        self._cancelled_at_end: set[int] = set()  # accounts
-        self._apply: Final[dict[type, Callable[[Any, _Applied], None]]] = {
-            SubmitOrder: self._submit,
-            AmendOrder: self._amend,
-            CancelOrder: self._cancel,
-            CancelOrders: self._cancel_many,
-            CancelAfter: self._cancel_after,
-            CancelOnDisconnect: self._cancel_on_disconnect,
-        }
 
     # Requests
 
@@ -139,13 +117,16 @@ class StreamOrders:
         if not self._trading.open:
             await self._trading.opened()
         taken = _Message(message, self._loop.time())
+        applied = False
         for request in message.requests:
             if isinstance(request, Refused):
                 self._figures.add_socket(f"stream {request.op}", request.problem.code, 0.0)
                 taken.results.append(request)
             else:
-                taken.results.append(self._carry_out(taken, request, caller))
-        if not any(isinstance(result, _Applied) for result in taken.results):
+                found = self._carry_out(taken, request, caller)
+                taken.results.append(found)
+                applied = applied or type(found) is _Applied
+        if not applied:
             taken.durable = True
             self._answer(taken)
             return
@@ -163,128 +144,27 @@ class StreamOrders:
     def _carry_out(self, message: _Message, request: Any, caller: Caller) -> _Applied | Refused:
         began, code = perf_counter(), "ok"
         op = request.__struct_config__.tag
-        found = _Applied(message, request, op)
-        refused: Refused | None = None
+        found: _Applied | Refused
         try:
-            found.account = self._admit(request, caller)
-            with refusals():
-                self._apply[type(request)](request, found)
+            full = len(self._undecided) >= limits.STREAM_UNDECIDED
+            effect = self._actions.apply(request, caller, full=full)
+            found = _Applied(message, request, op, effect)
+            if effect.orders:
+                self._show(found, effect.orders)
         except ServiceError as error:
             code = error.code
-            refused = refusal(op, request.id, error, body=request.BODY)
+            found = refusal(op, request.id, error, body=request.BODY)
         except Exception as error:  # as REST contains it
             failed = incident_of(f"stream {op}", error)
             code = failed.code
-            refused = refusal(op, request.id, failed)
+            found = refusal(op, request.id, failed)
         self._figures.add_socket(f"stream {op}", code, perf_counter() - began)
-        return refused or found
-
-    def _admit(self, request: Any, caller: Caller) -> int:
-        """Return the account that a request is for.
-
-        Raises:
-            ServiceError: the caller may not make it, or not now.
-        """
-        verdict = self._count(caller)
-        if not verdict.allowed:
-            detail = f"more than {verdict.limit} requests a minute; wait {verdict.reset} s"
-            raise ServiceError(429, "rate_limited", detail, retry_after=verdict.reset)
-        if caller.key:
-            key = self._service.accounts.key(caller.key)
-            if key is None or key.revoked:
-                raise ServiceError(401, "key_revoked", "the key was revoked")
-        check_access(caller, "trade")
-        if request.account is UNSET:
-            return HOUSE if caller.account is None else caller.account
-        if not caller.operator:
-            raise ServiceError(
-                403,
-                "operator_only",
-                "an API key acts for its own account; leave out account",
-                parameter="account",
-            )
-        return self._service.operations.account(request.account).number
-
-    def _submit(self, request: SubmitOrder, found: _Applied) -> None:
-        self._check_room()
-        order = self._service.texts.new_order(request.order, found.account)
-        placed = self._trading.place_now(order)
-        self._show(found, placed[:1])  # of a pair the first, as REST answers
-        found.waits = request.wait_for_takes
-
-    def _amend(self, request: AmendOrder, found: _Applied) -> None:
-        self._check_room()
-        order = self._named(request, found.account)
-        changes = self._service.texts.changes(order.market, request.changes)
-        self._show(found, [self._trading.amend_now(found.account, order.number, changes)])
-        found.waits = request.wait_for_takes
-
-    def _cancel(self, request: CancelOrder, found: _Applied) -> None:
-        number = self._named(request, found.account).number
-        self._show(found, [self._trading.cancel_now(found.account, number)])
-
-    def _cancel_many(self, request: CancelOrders, found: _Applied) -> None:
-        texts = self._service.texts
-        market, group, client_id = request.market, request.group, request.client_id
-        if all(each is UNSET for each in (market, group, client_id, request.all)):
-            raise ServiceError(
-                400,
-                "invalid_body",
-                "no orders selected: give market, group, client_id, or all for every open order",
-                pointer="/all",
-            )
-        which = Selection(
-            account=found.account,
-            market=None if market is UNSET else texts.key(market),
-            groups=None if group is UNSET else frozenset([check_group(group)]),
-            client_ids=None if client_id is UNSET else frozenset([texts.client_id(client_id)]),
-        )
-        self._show(found, self._trading.cancel_many_now(which))
-
-    def _cancel_after(self, request: CancelAfter, found: _Applied) -> None:
-        wanted = request.timeout_ms
-        if wanted and not MIN_CANCEL_MS <= wanted <= MAX_CANCEL_MS:
-            detail = f"timeout_ms is {MIN_CANCEL_MS} to {MAX_CANCEL_MS} ms, or 0 to end the switch, not {wanted}"
-            raise ServiceError(400, "bad_timeout", detail, pointer="/timeout_ms")
-        at = self._trading.cancel_after_now(found.account, wanted)
-        found.answer = CancelAfterSet(id=request.id, at=None if at is None else iso(at))
-
-    def _cancel_on_disconnect(self, request: CancelOnDisconnect, found: _Applied) -> None:
-        change = self._cancelled_at_end.add if request.enabled else self._cancelled_at_end.discard
-        change(found.account)
-        found.answer = CancelOnDisconnectSet(id=request.id, enabled=request.enabled)
-
-    def _check_room(self) -> None:
-        if len(self._undecided) >= limits.STREAM_UNDECIDED:
-            raise ServiceError(
-                429,
-                "too_many_undecided",
-                f"{limits.STREAM_UNDECIDED} orders of this connection are pending with other nodes; wait for "
-                "their outcomes",
-                retry_after=1,
-            )
-
-    def _named(self, request: AmendOrder | CancelOrder, account: int) -> Order:
-        texts = self._service.texts
-        if (request.order_id is UNSET) == (request.client_id is UNSET):
-            detail = "give order_id or client_id, and not both"
-            raise ServiceError(400, "invalid_body", detail)
-        if request.client_id is not UNSET:
-            order = self._trading.order_by_client_id(account, texts.client_id(request.client_id))
-            if order is None:
-                detail = f"there is no order with the client id {request.client_id!r}"
-                raise ServiceError(404, "unknown_order", detail)
-            return order
-        number = texts.number(str(request.order_id))
-        order = self._trading.order_of(account, number)
-        if order is None:
-            raise ServiceError(404, "unknown_order", f"this node has no order {number}")
-        return order
+        return found
 
     # Answers
 
-    def _show(self, found: _Applied, orders: list[Order]) -> None:
-        account, view = found.account, self._service.texts.order
+    def _show(self, found: _Applied, orders: Sequence[Order]) -> None:
+        account, view = found.account, self._view
         for order in orders:
             found.views[order.number] = view(order)
             if order.pending:
@@ -313,7 +193,7 @@ class StreamOrders:
             waiting = self._undecided.get((account, order.number))
             if waiting is None:
                 continue
-            view = self._service.texts.order(order)
+            view = self._view(order)
             for found in waiting:
                 found.views[order.number] = view
             if not order.pending:
@@ -397,7 +277,7 @@ class StreamOrders:
             message.answered = True
             if message.timer is not None:
                 message.timer.cancel()
-        for account in self._cancelled_at_end:
+        for account in self._actions.cancelled_at_end:
             try:
                 await self._trading.cancel_many(Selection(account=account), reason="dead_man")
             except CommandRejected as error:

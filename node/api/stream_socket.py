@@ -94,6 +94,7 @@ class _Connection:
             verdict=self._verdict,
         )
 
+        self._door, self._remote = request.app[DOORKEEPER], request.remote or ""
         self._orders = StreamOrders(
             request.app[SERVICE], self._session.post, self._count, request.app[FIGURES]
         )
@@ -163,8 +164,7 @@ class _Connection:
 
     def _count(self, caller: Caller | None) -> RateVerdict:
         """Count a request against the rate of its caller; None stands for a wrong key."""
-        door, remote = self._request.app[DOORKEEPER], self._request.remote or ""
-        return door.count(caller, remote, self._loop.time())
+        return self._door.count(caller, self._remote, self._loop.time())
 
     async def _subscribe(self, request: Subscribe) -> None:
         if len(self._readers) >= limits.STREAM_MAX_SUBSCRIPTIONS:

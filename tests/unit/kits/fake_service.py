@@ -143,9 +143,10 @@ class FakeService:
         self.market_data = self.shown.data
         self.trading = FakeTrading()
         self.accounts = Accounts()
+        self.texts = OrderMapping(self.shown.instruments, node_id, self.trading.decimals)
         self.stream_registry = StreamRegistry(
             self.market_data,
-            OrderMapping(self.shown.instruments, node_id, self.trading.decimals),
+            self.texts,
             self.trading,
             lambda delay, call: asyncio.get_running_loop().call_later(delay, call),
         )
