@@ -32,7 +32,7 @@ from node.views.views import ServiceError
 
 
 class Effect(NamedTuple):
-    """What a request changed, not durable yet."""
+    """Changes of a request, not durable yet."""
 
     account: int
     orders: Sequence[Order] = ()
