@@ -30,6 +30,16 @@ def test_a_claim_is_requested_once_after_the_grace() -> None:
     assert local.ticked(1.0 + GRACE + REQUEST_TIMEOUT - 0.01) == []
 
 
+def test_a_replicator_shows_what_is_missing_and_is_busy_until_it_arrives() -> None:
+    local = LoneReplicator(A, B)
+    assert (local.it.newest_announced(), local.it.busy) == ({}, False)
+    local.it.announced(0.0, A, OWNER, M, 5)
+    local.it.announced(0.0, B, OWNER, M, 7)
+    assert (local.it.newest_announced(), local.it.busy) == ({(OWNER, M): 7}, True)
+    local.it.advanced(0.1, OWNER, M, 7)
+    assert (local.it.newest_announced(), local.it.busy) == ({}, False)
+
+
 @pytest.mark.parametrize("number", [-5, 0, 3])
 def test_a_claim_of_no_more_than_is_held_is_nothing(number: int) -> None:
     local, owner = LoneReplicator(A), Owner(1)

@@ -201,3 +201,20 @@ def test_eating_through_a_deep_level_stays_cheap() -> None:
     shallow = min(seconds_per_order(2_500) for _ in range(3))
     deep = min(seconds_per_order(50_000) for _ in range(3))
     assert deep < 5 * shallow
+
+
+@pytest.mark.parametrize(
+    ("side", "worse", "equal", "better"), [(BUY, 99, 100, 101), (SELL, 101, 100, 99)]
+)
+def test_a_taker_meets_the_other_side_at_its_best_price_and_not_beside_it(
+    side: int, worse: int, equal: int, better: int
+) -> None:
+    book = OrderBook()
+    assert not book.meets(side, None)
+    book.add(1, -side, 100, 1, 7, 1)
+    assert [book.meets(side, price) for price in (worse, equal, better, None)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
