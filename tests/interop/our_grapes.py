@@ -41,6 +41,7 @@ class Hosted:
         )
         self.api = GrapeApi(self.grape, max_payload=conf.get("check_maxPayloadSize", 8192))
         self.api_port = conf.get("api_port")
+        self._listening = False
         self._ready = False
         self._held: frozenset[object] = frozenset()
 
@@ -49,12 +50,13 @@ class Hosted:
         if not self.api_port:
             raise ValueError("ERR_NO_PORT")
         await self.api.start(HOST, self.api_port)
+        self._listening = True
         say(grape=self.number, event="listening")
 
     def look(self) -> None:
         """Publish the events since the last look."""
         node = self.grape._node
-        if node is None:
+        if node is None or not self._listening:
             return
         if not self._ready and (node.good_nodes or not self.grape.settings.bootstrap):
             self._ready = True

@@ -18,6 +18,7 @@ from p2p.grenache.rpc.limits import Limits
 log = logging.getLogger(__name__)
 
 MAX_HEADERS: Final = 64  # of one request
+MAX_REFUSED: Final = 1 << 20  # bytes of a refused body read so that its sender gets the answer
 MAX_HEADS: Final = 1 << 19  # bytes of the heads that wait behind one request
 
 
@@ -25,7 +26,14 @@ class ServerConnection(ErrorAnsweringConnection):
     """aiohttp's connection; what is no HTTP gets one line, and no traceback in the log. aiohttp bounds how
     many requests wait behind the one at work, but with heads of any size: here their bytes are bounded."""
 
-    __slots__ = ("_first_head", "_most_waiting", "_patience", "_places", "_uncounted")
+    __slots__ = (
+        "_first_head",
+        "_most_waiting",
+        "_patience",
+        "_places",
+        "_refused_bytes",
+        "_uncounted",
+    )
 
     def __init__(self, manager: WebServer, **more: Any) -> None:
         super().__init__(manager, **more)
@@ -34,6 +42,7 @@ class ServerConnection(ErrorAnsweringConnection):
         self._places = manager.places
         self._first_head: asyncio.TimerHandle | None = None
         self._uncounted: float = 0
+        self._refused_bytes: int | None = None  # received since a body was refused as too large
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         goes = self._places.enter(self, host_of(transport.get_extra_info("peername")))
@@ -67,12 +76,19 @@ class ServerConnection(ErrorAnsweringConnection):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
+        refused = resp.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        self._refused_bytes = 0 if refused else None
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
             self._places.wait(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused_bytes is not None:  # of a body that is not wanted
+            self._refused_bytes += len(data)
+            if self._refused_bytes > MAX_REFUSED and self.transport is not None:
+                self.transport.abort()
+                return
         self._uncounted += len(data)
         if self._uncounted > self._most_waiting:  # seldom: counting costs more than an answer
             self._uncounted = sum(_bytes_of(*waiting) for waiting in self._messages)

@@ -58,6 +58,24 @@ async def test_a_chunked_body_is_limited_as_well(service: Service) -> None:
             assert await http.ended()
 
 
+async def send_zeros(writer: asyncio.StreamWriter, count: int) -> None:
+    for _ in range(count >> 16):
+        writer.write(bytes(1 << 16))
+        await writer.drain()
+
+
+async def test_the_connection_of_a_refused_body_that_goes_on_for_long_is_aborted(
+    service: Service,
+) -> None:
+    length = 64 << 20
+    async with service.worker(max_payload=1000, limits=Limits(linger=60)) as worker:
+        address = await worker.start("127.0.0.1")
+        async with await RawConnection.open(address) as http:
+            http.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
+            with pytest.raises(ConnectionError):
+                await send_zeros(http.writer, length)
+
+
 async def test_a_message_above_the_limit_ends_the_socket(service: Service) -> None:
     async with service.worker(max_payload=1000, limits=Limits(linger=0.05)) as worker:
         address = await worker.start("127.0.0.1")
