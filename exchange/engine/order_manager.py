@@ -295,7 +295,8 @@ class OrderManager:
                 self.store.cancel(now, order, "fok")  # except for committed takes
                 continue
             before = copy(order)
-            self._advance(now, order)
+            # Displayed before the start: of two crossed orders the later one takes, also now.
+            self._advance(now, order, only_earlier=order.opened and not order.hidden)
             ends = (
                 not order.left
             )  # a cancelled order whose reason to stay open ended with the process
@@ -309,15 +310,15 @@ class OrderManager:
         if not order.done:
             self.store.publish(now, order)
 
-    def _advance(self, now: float, order: Order) -> None:
+    def _advance(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
         if order.untriggered:
             self._conditional.check_linked(now, order)
         elif order.tif == "fok":
             self._fill_or_kill.advance(now, order)
         elif order.free:
-            self._match(now, order)
+            self._match(now, order, only_earlier=only_earlier)
 
-    def _match(self, now: float, order: Order) -> None:
+    def _match(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
         context = self._context
         halted = context.markets[order.market].halted
         if order.reduce_only and not self._reduce_only.fit(now, order):
@@ -328,7 +329,7 @@ class OrderManager:
                     order.cancelled = True
                     order.reason = "post_only"
                 return
-            self.matching.take_liquidity(now, order, only_earlier=False)
+            self.matching.take_liquidity(now, order, only_earlier=only_earlier)
         if is_immediate(order) and not order.pending and order.free:
             order.cancelled = True  # nothing left to trade with
             if halted:

@@ -37,6 +37,7 @@ from p2p.grenache.dht.krpc import (
     encode_query,
     encode_reply,
 )
+from p2p.grenache.dht.queries import TRIES
 from p2p.grenache.dht.query_sources import AMPLIFICATION
 from p2p.grenache.dht.value_store import REFUSALS, Item, conflict
 from p2p.grenache.directory import Address
@@ -106,7 +107,7 @@ class QueryServer:
             replied=lambda now, reply: self._pinged.discard(source),
             failed=lambda now, failure: self._silent(now, source),
             on_late=lambda now: self._give_up(now, source),
-            tries=1,  # who is missed asks again
+            tries=TRIES if proven else 1,
         )
         if query is None:
             return 0
