@@ -38,13 +38,14 @@ def curl_lines() -> list[str]:
 
 
 def programs() -> list[str]:
-    """Programs for the typed clients; that for ccxt has a test of its own."""
+    """Parts of programs for the typed clients; whole programs and that for ccxt have tests of their own."""
     found = [block for path in DOCUMENTS for block in blocks(path.read_text("utf-8"))]
     starts = ("async with ", "from node.")
     return [
         block[at:]
         for block in found
-        if (at := min((block.find(s) for s in starts if s in block), default=-1)) >= 0
+        if "asyncio.run(" not in block
+        and (at := min((block.find(s) for s in starts if s in block), default=-1)) >= 0
     ]
 
 
