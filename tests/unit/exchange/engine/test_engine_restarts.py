@@ -24,6 +24,7 @@ from exchange.engine.engine import (
 from exchange.feeds import feed as feed_module
 from exchange.feeds.exchange_messages import pack
 from exchange.feeds.presence import PresenceLeases
+from exchange.feeds.startup_fence import FENCE_MAX
 from exchange.model.events import BUY, SELL, Closed, Opened
 from exchange.model.records import PutBatch
 
@@ -96,6 +97,25 @@ def test_a_node_killed_on_a_real_disk_goes_on(tmp_path: Path) -> None:
         assert net.book(0) == net.book(1) == [(SELL, 100, 0, 1, 6)]
         assert net.buy(1, 100, 4, "mine").filled == 4
         net.check()
+
+
+def test_of_two_orders_that_crossed_unseen_the_earlier_one_does_not_take_after_a_restart() -> None:
+    net = Network(2, fence_max=FENCE_MAX)
+    net.on_mail = lambda mail: []
+    net.sell(0, 100, 5)
+    net.exchange()
+    net.now += 1
+    net.buy(1, 110, 3)
+    net.exchange()
+    net.restart(0)
+    net.on_mail = lambda mail: [] if mail.sender == 0 and mail.type in ("order", "feed") else [mail]
+    net.run(FENCE_MAX)
+    assert not net[0].fenced
+    assert net.book(0) == [(BUY, 110, 1, 1, 3), (SELL, 100, 0, 1, 5)]
+    net.on_mail = lambda mail: [mail]
+    net.settle()
+    assert [(fill.price, fill.quantity, fill.role) for fill in net.fills(1)] == [(100, 3, "taker")]
+    net.check()
 
 
 def test_a_restarted_taker_requests_the_outcome_and_no_new_fill() -> None:
