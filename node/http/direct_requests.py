@@ -238,7 +238,7 @@ class DirectConnection(ErrorAnsweringConnection):
     def answer(self, data: bytes) -> None:
         """Write the response to the request that was taken, and go on with what came meanwhile."""
         self._pending = self._request_in_progress = False
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)  # the server is closing and waited for this

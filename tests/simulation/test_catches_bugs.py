@@ -371,9 +371,9 @@ def post_only_takes(patch: Patch) -> None:
     patch.setattr(matching.Matching, "would_take", lambda self, order, **more: False)
     match_ = order_manager.OrderManager._match
 
-    def greedy(self: Any, now: float, order: Any) -> None:
+    def greedy(self: Any, now: float, order: Any, **more: Any) -> None:
         post_only, order.post_only = order.post_only, False
-        match_(self, now, order)
+        match_(self, now, order, **more)
         order.post_only = post_only
 
     patch.setattr(order_manager.OrderManager, "_match", greedy)
@@ -445,7 +445,7 @@ PLAIN_BUGS: list[tuple[Bug, set[str]]] = [
     (decides_again, {"recorded_once", "DiskError", "never_overfilled"}),
     (forgets_refusals, {"both_sides", "recorded_once", "never_overfilled"}),
     (grants_what_is_asked, {"never_overfilled", "adds_up"}),
-    (gives_up, {"both_sides", "never_overfilled", "best_first"}),
+    (gives_up, {"both_sides", "never_overfilled", "best_first", "adds_up"}),
     (does_not_reserve, {"adds_up", "never_overfilled", "nothing_missed"}),
     (counts_an_answer_twice, {"recorded_once", "adds_up"}),
     (decides_late_copies, {"both_sides", "recorded_once", "DiskError"}),

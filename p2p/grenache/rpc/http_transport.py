@@ -94,6 +94,8 @@ class _Connection(asyncio.Protocol):
         self._parser, self._begun = ReplyParser(self._max_reply), False
         timer = self._loop.call_at(deadline, self._end, TimeoutError())
         try:
+            if self._transport.is_closing():  # a closed one of uvloop raises
+                raise _Lost("the connection ended", begun=False)
             self._transport.write(request)
             return await reply
         except BaseException:

@@ -162,12 +162,16 @@ class WsConnection(asyncio.Protocol):
 
     def send(self, payload: bytes) -> None:
         """Send a text message."""
-        if self._transport is None:
-            return
         at, self._at = self._at, self._at + 4
         if at >= len(self._keys):
             self._keys, at, self._at = os.urandom(KEYS), 0, 4
-        self._transport.write(masked_frame(payload, TEXT, self._keys[at : at + 4]))
+        self._write(masked_frame(payload, TEXT, self._keys[at : at + 4]))
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        # Over uvloop a transport that is closed refuses to be written to, before its end was reported.
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     async def close(self) -> None:
         """Close the connection, and wait shortly for the other side's part of that."""
@@ -175,7 +179,7 @@ class WsConnection(asyncio.Protocol):
         if transport is None or self.ended.done():
             return
         if self._head is None and not transport.is_closing():
-            transport.write(masked_frame(NORMAL.to_bytes(2, "big"), CLOSE))
+            self._write(masked_frame(NORMAL.to_bytes(2, "big"), CLOSE))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await asyncio.shield(self.ended)
@@ -183,8 +187,7 @@ class WsConnection(asyncio.Protocol):
 
     def upgrade(self, address: Address) -> None:
         """Ask for the WebSocket; `opened` has the answer."""
-        assert self._transport is not None  # noqa: S101 - made by create_connection
-        self._transport.write(
+        self._write(
             f"GET {PATH} HTTP/1.1\r\nHost: {where(address)}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {self._key.decode()}\r\n\r\n".encode("ascii")
@@ -263,16 +266,15 @@ class WsConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if opcode == PING:
-            transport.write(masked_frame(payload, PONG))
+            self._write(masked_frame(payload, PONG))
         elif opcode == CLOSE:
-            transport.write(masked_frame(payload[:2], CLOSE))
+            self._write(masked_frame(payload[:2], CLOSE))
             self._end("the worker closed it")
             transport.close()
 
     def _break(self, why: str, code: int) -> None:
         """End the connection because of what the worker sent."""
-        if self._transport is not None:
-            self._transport.write(masked_frame(code.to_bytes(2, "big"), CLOSE))
+        self._write(masked_frame(code.to_bytes(2, "big"), CLOSE))
         self.abort(why)
 
     def _beat(self) -> None:
@@ -283,9 +285,9 @@ class WsConnection(asyncio.Protocol):
             return
         wait = self._heartbeat - (now - self._heard)
         if self._pinged > self._heard or wait <= 0:
-            if self._pinged <= self._heard and self._transport is not None:
+            if self._pinged <= self._heard:
                 self._pinged = now
-                self._transport.write(masked_frame(b"", PING))
+                self._write(masked_frame(b"", PING))
             wait = self._heartbeat / 2
         self._timer = self._loop.call_later(wait, self._beat)
 

@@ -168,3 +168,28 @@ def test_a_close_frame_is_masked_too() -> None:
     wire = masked_frame(b"\x03\xe8", CLOSE)
     assert (wire[0], wire[1], len(wire)) == (0x80 | CLOSE, 0x80 | 2, 8)
     assert bytes(byte ^ wire[2 + n % 4] for n, byte in enumerate(wire[6:])) == b"\x03\xe8"
+
+
+@pytest.mark.parametrize("use", ["send", "ping"])
+async def test_a_connection_whose_transport_is_closed_already_takes_messages_in_silence(
+    use: str,
+) -> None:
+    """Over uvloop writing to a closed transport raises."""
+
+    class Closed(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return True
+
+        def write(self, data: object) -> None:
+            raise RuntimeError("the handler is closed")
+
+    connection = WsConnection(lambda message: None, 100, 0.0)
+    connection.connection_made(Closed())
+    if use == "send":
+        connection.send(b"x")
+    else:
+        connection._beat()
+        assert connection._timer is not None
+        connection._timer.cancel()
+    connection.connection_lost(None)
+    assert connection.ended.done()
