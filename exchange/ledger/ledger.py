@@ -306,7 +306,8 @@ class Ledger:
             buyer_ppm, seller_ppm = units.maker_ppm, units.taker_ppm
         buyer_fee = seller_fee = 0
         if buyer_ppm and buyer != HOUSE:
-            buyer_fee = (base_amount * buyer_ppm + PPM - 1) // PPM  # rounded up
+            step = units.fee_units
+            buyer_fee = (base_amount // step * buyer_ppm + PPM - 1) // PPM * step  # rounded up
         if seller_ppm and seller != HOUSE:
             seller_fee = (quote_amount * seller_ppm + PPM - 1) // PPM
         if buyer == seller and not (buyer_fee or seller_fee):
@@ -371,7 +372,8 @@ class Ledger:
         else:
             received, gain, given, loss = units.quote, quote_amount, units.base, base_amount
         ppm = units.maker_ppm if role == "maker" else units.taker_ppm
-        fee = (gain * ppm + PPM - 1) // PPM if ppm and account != HOUSE else 0
+        step = units.fee_units if side == BUY else 1
+        fee = (gain // step * ppm + PPM - 1) // PPM * step if ppm and account != HOUSE else 0
         got = self._balances.account(account, received)
         gave = self._balances.account(account, given)
         legs: list[_Leg] = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
+from math import gcd
 
 import msgspec
 
@@ -26,6 +27,7 @@ class MarketUnits(msgspec.Struct, frozen=True):
     quote_units: int  # per tick * lot
     maker_ppm: int  # fee, parts per million of the amount received; negative: a rebate
     taker_ppm: int
+    fee_units: int = 1  # of the base asset: fees in it are whole multiples of that
 
 
 def decimals_of(instruments: Iterable[Instrument]) -> dict[str, int]:
@@ -54,13 +56,16 @@ def units_of(
         if abs(rate) > PPM:
             raise ValueError(f"{name} fee: expected at most {PPM} parts per million, got {rate}")
     base, quote = instrument.base, instrument.quote
+    lot = _whole(instrument.lot, base, decimals)
     return MarketUnits(
         base,
         quote,
-        _whole(instrument.lot, base, decimals),
+        lot,
         _whole(instrument.notional(1, 1), quote, decimals),
         maker_ppm,
         taker_ppm,
+        # What is bought can be sold again to the last lot of 1e-8, also if the asset has more decimals.
+        gcd(lot, 10 ** (decimals[base] - MIN_DECIMALS)),
     )
 
 

@@ -1,84 +1,33 @@
 """Run freqtrade, unmodified and in an environment of its own, on real nodes, and compare it with the ledger.
 
-    python -m tests.bots [--minutes 5] [--nodes 1|2]
+    python -m tests.bots [--minutes 5] [--nodes 1|2|3] [--dry] [--kill SECONDS]
 
-freqtrade buys and sells on one node while a maker on it, or on another node, quotes sizes that fill its
-entries in part. At the end every order that it knows has the fills of the node's account, and every position
-that it knows is the account's balance: fees are taken in the base asset, so exits are of the exact remainder.
+On one node or two, freqtrade buys and sells while a maker quotes sizes that fill its entries in part. On
+three, it trades with market makers written with ccxt.pro, and a node is killed (kill -9) and restarted
+every so many seconds. At the end every order that a bot knows has the fills of its account, and every
+position that a bot knows is the account's balance: fees are taken in the base asset, so freqtrade's exits
+are of the exact remainder. With `--dry` freqtrade trades on paper, against the node's book.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
-import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
-import venv
-from collections import defaultdict
-from contextlib import closing
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
-
-import requests
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "integration"))
+sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
-from processes import NodeProcess, Nodes  # noqa: E402 - its folder comes before
+import three_nodes  # noqa: E402 - their folders come before
+from environments import environment  # noqa: E402
+from freqtrade_bot import Freqtrade, lines  # noqa: E402
+from processes import NodeProcess, Nodes  # noqa: E402
 
 MARKET = "BTC-USD"
 PRICE, SPREAD = 30_000, 5
 LIFTS = 4.0  # seconds between trades of others, which make candles
-STOPPING = 30.0
-
-
-def environment(directory: Path) -> Path:
-    """Make freqtrade's environment if there is none; return its program."""
-    program = directory / "bin" / "freqtrade"
-    if not program.exists():
-        print("installing freqtrade ...", flush=True)
-        venv.create(directory, with_pip=True)
-        subprocess.run(
-            [directory / "bin" / "pip", "install", "-q", "-r", HERE / "requirements.lock"],
-            check=True,
-        )
-    return program
-
-
-def configuration(url: str, key: dict[str, Any]) -> dict[str, Any]:
-    """Configure freqtrade: docs/bots.md has the lines that concern the node."""
-    urls = {"urls": {"api": {"v1": url, "public": url, "private": url}}}
-    pricing = {"price_side": "other", "use_order_book": True, "order_book_top": 1}
-    return {
-        "max_open_trades": 1,
-        "stake_currency": "USD",
-        "stake_amount": 500,
-        "dry_run": False,
-        "cancel_open_orders_on_exit": True,
-        "unfilledtimeout": {"entry": 20, "exit": 20, "unit": "seconds"},
-        "entry_pricing": pricing,
-        "exit_pricing": pricing,
-        "exchange": {
-            **{"name": "bitfinex", "key": key["key"], "secret": key["secret"], "enable_ws": False},
-            **{"ccxt_config": urls, "ccxt_async_config": urls},
-            **{"pair_whitelist": ["BTC/USD"], "pair_blacklist": []},
-        },
-        "pairlists": [{"method": "StaticPairList"}],
-        "initial_state": "running",
-        "internals": {"process_throttle_secs": 2},
-    }
-
-
-def operate(node: NodeProcess, path: str, body: dict[str, Any]) -> Any:
-    answer = requests.post(f"{node.api_url}/v1/{path}", json=body, timeout=20)
-    assert answer.ok, answer.text
-    return answer.json()
 
 
 def quote(maker: NodeProcess, around: int) -> None:
@@ -88,92 +37,61 @@ def quote(maker: NodeProcess, around: int) -> None:
         maker.buy(size, around - step * SPREAD, market=MARKET)
 
 
-def compare(node: NodeProcess, database: Path) -> dict[str, int]:
-    """Compare freqtrade's orders and positions with the account's fills and balances.
-
-    Raises:
-        AssertionError: they differ.
-    """
-    fills: dict[str, Decimal] = defaultdict(Decimal)
-    account = {"account": "bot", "limit": "1000"}
-    for fill in requests.get(f"{node.api_url}/v1/fills", params=account, timeout=20).json():
-        fills[fill["order_id"].rpartition("-")[2]] += Decimal(fill["quantity"])
-    balances = requests.get(
-        f"{node.api_url}/v1/balances", params={"account": "bot"}, timeout=20
-    ).json()
-    held = {each["asset"]: Decimal(each["total"]) for each in balances}
-    with closing(sqlite3.connect(database)) as connection:
-        orders = connection.execute("SELECT order_id, filled FROM orders").fetchall()
-        positions = connection.execute(
-            "SELECT coalesce(sum(amount), 0) FROM trades WHERE is_open"
-        ).fetchone()[0]
-        closed = connection.execute("SELECT count(*) FROM trades WHERE NOT is_open").fetchone()[0]
-    for order_id, filled in orders:
-        number = str(int(order_id) % 10**12)
-        known = Decimal(str(filled or 0))
-        assert abs(known - fills.pop(number, Decimal(0))) < Decimal("1e-9"), (order_id, filled)
-    assert not fills, f"fills that freqtrade does not know: {fills}"
-    difference = abs(Decimal(str(positions)) - held.get("BTC", Decimal(0)))
-    dust = Decimal("2e-8") * max(closed, 1)
-    assert difference <= dust, f"freqtrade has {positions} BTC, the account {held}"
-    return {"orders": len(orders), "closed positions": closed}
-
-
-def trade(program: Path, directory: Path, minutes: float, count: int) -> dict[str, int]:
-    """Run freqtrade for so long. Returns what it did, counted."""
+def trade(
+    program: Path, directory: Path, minutes: float, count: int, *, dry: bool
+) -> dict[str, int]:
+    """Run freqtrade for so long on one node or two. Returns what it did, counted."""
     nodes = Nodes(directory)
     try:
         maker = nodes.start("maker")
         taker = maker if count == 1 else nodes.start("taker", bootstrap=maker.p2p_address)
-        operate(taker, "accounts", {"name": "bot"})
-        operate(taker, "accounts/bot/deposits", {"asset": "USD", "amount": "10000"})
-        key = operate(taker, "accounts/bot/keys", {"permissions": ["read", "trade"]})
-        config = directory / "config.json"
-        config.write_text(json.dumps(configuration(taker.api_url, key)), "utf-8")
-        database = directory / "freqtrade.sqlite"
-        with (directory / "freqtrade.log").open("wb") as log:
-            bot = subprocess.Popen(
-                [program, "trade", "-c", config, "--strategy", "EnterAndLeave", "--db-url",
-                 f"sqlite:///{database}", "--userdir", directory, "--strategy-path", HERE],
-                stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": ""},
-            )  # fmt: skip
-            try:
-                end = time.monotonic() + minutes * 60
-                around = PRICE
-                while time.monotonic() < end:
-                    assert bot.poll() is None, (directory / "freqtrade.log").read_text()[-3000:]
-                    around += 1 if around < PRICE + 50 else -50
-                    maker.ask(lambda client: client.cancel_many(market=MARKET))
-                    quote(maker, around)
-                    maker.buy("0.0001", around + SPREAD, market=MARKET)
-                    time.sleep(LIFTS)
-            finally:
-                bot.send_signal(signal.SIGTERM)
-                try:
-                    bot.wait(STOPPING)
-                except subprocess.TimeoutExpired:
-                    bot.kill()
-                    bot.wait()
-        return compare(taker, database)
+        bot = Freqtrade(program, directory, taker, dry=dry)
+        bot.start()
+        try:
+            end = time.monotonic() + minutes * 60
+            around = PRICE
+            while time.monotonic() < end:
+                bot.check()
+                around += 1 if around < PRICE + 50 else -50
+                maker.ask(lambda client: client.cancel_many(market=MARKET))
+                quote(maker, around)
+                maker.buy("0.0001", around + SPREAD, market=MARKET)
+                time.sleep(LIFTS)
+        finally:
+            bot.stop()
+        return bot.compare()
     finally:
         nodes.cleanup()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bots", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of trading (default 5)")
-    parser.add_argument("--nodes", type=int, choices=(1, 2), default=2, help="1: the maker's too")
-    parser.add_argument(
-        "--environment",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "exchange-node-freqtrade",
-        help="directory of freqtrade's environment, made if there is none",
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bots",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--minutes", type=float, default=5.0, help="of trading (default 5)")
+    parser.add_argument("--nodes", type=int, choices=(1, 2, 3), default=2, help="default 2")
+    parser.add_argument("--dry", action="store_true", help="on paper (one node or two)")
+    parser.add_argument(
+        "--kill", type=float, default=0.0, metavar="SECONDS", help="between kills (three nodes)"
+    )
+    parser.add_argument("--environment", type=Path, help="directory of freqtrade's environment")
+    parser.add_argument("--directory", type=Path, help="keep data and logs here")
     given = parser.parse_args()
-    program = environment(given.environment)
-    with tempfile.TemporaryDirectory() as directory:
-        done = trade(program, Path(directory), given.minutes, given.nodes)
-    print(", ".join(f"{count} {name}" for name, count in done.items()), "agree with the ledger")
+    if (given.nodes == 3 and given.dry) or (given.nodes < 3 and given.kill):
+        parser.error("--kill goes with --nodes 3, --dry with one node or two")
+    program = environment("freqtrade", given.environment) / "freqtrade"
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = given.directory or Path(scratch)
+        directory.mkdir(parents=True, exist_ok=True)
+        if given.nodes == 3:
+            done = three_nodes.run(three_nodes.Plan(program, directory, given.minutes, given.kill))
+        else:
+            done = trade(program, directory, given.minutes, given.nodes, dry=given.dry)
+    for line in lines(done):
+        print(line)
+    print("agree with the ledger")
     return 0 if done["closed positions"] else 1
 
 
