@@ -64,7 +64,7 @@ def test_assets_have_eight_decimals_or_as_many_as_the_finest_instrument_needs():
 def test_units_are_the_exact_worth_of_a_lot_and_of_a_tick_of_a_lot():
     instrument = Instrument("BTC-USD", Decimal("0.1"), Decimal("0.00001"))
     units = units_of(instrument, 1000, 2000, {"BTC": 9, "USD": 8})
-    assert units == MarketUnits("BTC", "USD", 10_000, 100, 1000, 2000)
+    assert units == MarketUnits("BTC", "USD", 10_000, 100, 1000, 2000, fee_units=10)
     # 3 BTC at 30000 USD: 300000 lots at 300000 ticks
     assert 300_000 * units.base_units == 3 * 10**9
     assert 300_000 * 300_000 * units.quote_units == 90_000 * 10**8
@@ -93,6 +93,34 @@ def test_a_fee_is_at_most_100_percent(rates: tuple[int, int]):
         units_of(instrument, *rates, {"BTC": 8, "USD": 8})
     units = units_of(instrument, -1_000_000, 1_000_000, {"BTC": 8, "USD": 8})
     assert (units.maker_ppm, units.taker_ppm) == (-1_000_000, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("lot", "decimals", "fee_units"),
+    [
+        ("0.00000001", 8, 1),
+        ("0.00000001", 14, 10**6),
+        ("0.0001", 14, 10**6),
+        ("0.0000000001", 14, 10**4),
+    ],
+)
+def test_fees_in_the_base_asset_come_in_steps_of_1e_8_or_of_the_lot_if_that_is_finer(
+    lot: str, decimals: int, fee_units: int
+):
+    instrument = Instrument("BTC-USD", Decimal(1), Decimal(lot))
+    units = units_of(instrument, 1000, 2000, {"BTC": decimals, "USD": 10})
+    assert units.fee_units == fee_units
+
+
+def test_a_purchase_less_its_fee_can_be_sold_to_the_last_lot():
+    instrument = Instrument("BTC-USD", Decimal(1), Decimal("0.00000001"))
+    units = units_of(instrument, 1000, 2000, {"BTC": 14, "USD": 8})
+    made = ledger()
+    made.deposit(1, ALICE, "USD", 10**18, "")
+    made.deposit(1, BOB, "BTC", 10**18, "")
+    fee, _ = made.trade_here(9, "ref", units, 100, 1_234_567, ALICE, BOB, BUY)
+    assert fee == 2470 * 10**6  # 2469.134 lots, rounded up
+    assert made.holdings(ALICE)["BTC"][0] % units.base_units == 0
 
 
 # Deposits and withdrawals
