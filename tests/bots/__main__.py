@@ -21,9 +21,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
 import three_nodes  # noqa: E402 - their folders come before
-from environments import environment  # noqa: E402
 from freqtrade_bot import Freqtrade, lines  # noqa: E402
 from processes import NodeProcess, Nodes  # noqa: E402
+
+from tests.environments import environment  # noqa: E402
 
 MARKET = "BTC-USD"
 PRICE, SPREAD = 30_000, 5
@@ -81,7 +82,7 @@ def main() -> int:
     given = parser.parse_args()
     if (given.nodes == 3 and given.dry) or (given.nodes < 3 and given.kill):
         parser.error("--kill goes with --nodes 3, --dry with one node or two")
-    program = environment("freqtrade", given.environment) / "freqtrade"
+    program = environment(HERE / "freqtrade-requirements.lock", given.environment) / "freqtrade"
     with tempfile.TemporaryDirectory() as scratch:
         directory = given.directory or Path(scratch)
         directory.mkdir(parents=True, exist_ok=True)

@@ -9,15 +9,17 @@ import tempfile
 import venv
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+SUFFIX = "-requirements.lock"
+INSTALL_TIMEOUT = 600.0  # seconds
 
 
-def environment(name: str, directory: Path | None = None) -> Path:
-    """Make the environment that `NAME-requirements.lock` locks, unless it is made; return its programs.
+def environment(lock: Path, directory: Path | None = None) -> Path:
+    """Make the environment that `lock` (NAME-requirements.lock) lists, unless it is made; return the
+    directory of its programs.
 
     It is kept in the system's directory for temporary files, so that the next run finds it.
     """
-    lock = HERE / f"{name}-requirements.lock"
+    name = lock.name.removesuffix(SUFFIX)
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     directory = directory or Path(tempfile.gettempdir()) / f"exchange-node-{name}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -31,6 +33,7 @@ def environment(name: str, directory: Path | None = None) -> Path:
                 [directory / "bin" / "pip", "install", "-q", "-r", lock],
                 check=True,
                 stderr=subprocess.DEVNULL,
+                timeout=INSTALL_TIMEOUT,
             )
             stamp.write_text(wanted, "utf-8")
     return directory / "bin"
