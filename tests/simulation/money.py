@@ -123,13 +123,16 @@ def money_survives(
 
 
 def fee_is_exact(fill: Fill, worth: Worth) -> None:
-    """The recorded fee is the rate of the amount received, rounded up; the house pays none."""
+    """The recorded fee is the rate of the amount received, rounded up to steps of 1e-8 in the base asset
+    and to units in the quote asset; the house pays none."""
     received = fill.quantity * worth.base_units
     asset, rate = worth.base, worth.maker if fill.role == "maker" else worth.taker
+    step = worth.fee_units
     if fill.side < 0:
         received = fill.price * fill.quantity * worth.quote_units
         asset = worth.quote
-    fee = -(-received * rate // PPM) if fill.account else 0
+        step = 1
+    fee = -(-received * rate // (PPM * step)) * step if fill.account else 0
     if (fill.fee, fill.fee_asset) != (fee, asset):
         raise Violation("fee_is_exact", f"{fill} should cost {fee} {asset}")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PPM = 10**6
 PROTECTION = 50_000  # parts per million: how far from the market a market order may trade
+FEE_DECIMALS = 8  # at most, of fees in a base asset whose lots are no finer
 
 # Base, quote, tick, lot of each market.
 STEPS = {
@@ -42,6 +43,7 @@ class Worth:
     quote_units: int  # of a tick * lot
     maker: int = 0  # parts per million
     taker: int = 0
+    fee_units: int = 1  # fees in the base asset are multiples of that
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class Operator:
             int((tick * lot).scaleb(self.decimals(quote))),
             int(own.maker_fee * PPM),
             int(own.taker_fee * PPM),
+            10 ** (self.decimals(base) - FEE_DECIMALS),
         )
 
     def decimals(self, asset: str) -> int:

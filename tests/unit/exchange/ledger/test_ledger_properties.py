@@ -24,7 +24,8 @@ MARKETS = {
     "BTC-USD": Instrument("BTC-USD", Decimal("0.1"), Decimal("0.00001")),
     "ETH-BTC": Instrument("ETH-BTC", Decimal("0.00001"), Decimal("0.0001")),
 }
-FEES = {"BTC-USD": (1000, 2000), "ETH-BTC": (-3, 7)}  # maker and taker, ppm
+FEES = {"BTC-USD": (1001, 2003), "ETH-BTC": (-3, 7)}  # maker and taker, ppm
+FEE_DECIMALS = 8  # at most, of fees in a base asset
 ASSETS = ["BTC", "ETH", "USD"]
 ACCOUNTS = [HOUSE, 1, 2, 3]
 PEERS = ["nodea", "nodeb"]
@@ -310,7 +311,8 @@ class LedgerMachine(RuleBasedStateMachine):
             asset = market.quote
         ppm = FEES[order.market][0 if role == "maker" else 1]
         decimals = self.ledger.decimals[asset]
-        fee = self.model.fee(f"account:{order.account}", asset, received, ppm, decimals)
+        rounded = decimals if order.side == SELL else FEE_DECIMALS
+        fee = self.model.fee(f"account:{order.account}", asset, received, ppm, rounded)
         return int(fee * 10**decimals)
 
     # What holds
