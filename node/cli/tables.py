@@ -248,7 +248,7 @@ def policy_table(policy: PeerPolicyView, *, full: bool) -> list[Line]:
     rows += [
         [
             "banned",
-            ban.subject if "." in ban.subject else short(ban.subject, full),
+            short(ban.subject, full) if ban.subject.isalnum() else ban.subject,
             ban.until,
             ban.reason,
         ]

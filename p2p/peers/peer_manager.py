@@ -30,7 +30,7 @@ from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import LinkRefusal, SlotDecision, SlotLimits
 from p2p.peers.operator_dial import OperatorDial
 from p2p.peers.peer_admission import PeerAdmission
-from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy
+from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy, covers, normal_subject
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore
 from p2p.wire.handshake import ADMISSION_REASONS
@@ -237,8 +237,13 @@ class PeerManager:
                 log.warning("a ban cannot be saved: %s", error)
 
     def unban(self, subject: str) -> bool:
-        """Remove a ban; returns False if there is none. Raises as `PeerPolicy.ban`."""
+        """Remove a ban and dial whom it concerned; returns False if there is none. Raises as `PeerPolicy.ban`."""
         removed = self.policy.unban(subject)
+        if removed:
+            subject, now = normal_subject(subject), self._now()
+            for address in self._book:
+                if address.refused and covers(subject, address.node_id, address.host):
+                    address.next_dial = min(address.next_dial, now)
         self._dials.wake()
         return removed
 

@@ -209,3 +209,10 @@ def normal_subject(text: str) -> str:
     if network.prefixlen == network.max_prefixlen:
         return str(network.network_address)
     return str(network)
+
+
+def covers(subject: str, node_id: str | None, host: str) -> bool:
+    """Report if a ban of `subject` (in its canonical form) concerns a node id at a host."""
+    if "/" not in subject:
+        return subject in (node_id, normal_host(host))
+    return is_ip(host) and ipaddress.ip_address(host) in ipaddress.ip_network(subject)

@@ -21,9 +21,9 @@ TIMEOUT = 15.0
 Message = dict[str, Any]
 
 
-def connect(address: str) -> socket.socket:
+def connect(address: str, source: str = "") -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), TIMEOUT)
+    return socket.create_connection((host, int(port)), TIMEOUT, (source, 0))
 
 
 def b64(raw: bytes) -> str:
@@ -61,7 +61,9 @@ class Refused(Exception):
 class JsonPeer:
     """Dials a node with P2P_SECURITY=off. Everything received after the handshake is in `heard`."""
 
-    def __init__(self, address: str, *, network: str = "main", version: str = "1.0.0") -> None:
+    def __init__(
+        self, address: str, *, network: str = "main", version: str = "1.0.0", source: str = ""
+    ) -> None:
         self.network = network
         self.version = version
         self.key = Ed25519PrivateKey.generate()
@@ -70,7 +72,7 @@ class JsonPeer:
         self.node_id = base64.b32encode(digest[:20]).decode("ascii").lower()
         self.heard: list[Message] = []
         self.node = ""  # id of the other side
-        self.stream = connect(address)
+        self.stream = connect(address, source)
         self._buffer = b""
 
     def close(self) -> None:
