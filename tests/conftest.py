@@ -52,7 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW = ("tests/simulation/", "tests/unit/node/demos/", "_properties.py", "_fuzz.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not os.environ.get("LONG_TESTS"):
+        long = [item for item in items if item.get_closest_marker("long") is not None]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     for item in items:
         if item.nodeid.startswith(OF_PROCESSES):
             item.add_marker("process")
