@@ -81,7 +81,12 @@ class FeedIngest:
         # Orders still to be shown or hidden, of owners with many orders.
         self._refreshing: deque[tuple[Market, str, Iterator[int]]] = deque()
         self.replicator = Replicator(
-            context.node_id, context.feeds, self._wants_feed, rng, self.bounds.given_up
+            context.node_id,
+            context.feeds,
+            self._wants_feed,
+            rng,
+            self.bounds.given_up,
+            context.visible,
         )
 
     def restore(self, past: Recovered, now: float) -> None:
@@ -303,6 +308,7 @@ class FeedIngest:
             self.bounds.owner_present(owner)
         else:
             self.bounds.owner_left(now, owner)
+            self.replicator.owner_gone(now, owner)
 
     @property
     def busy(self) -> bool:

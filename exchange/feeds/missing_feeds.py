@@ -9,6 +9,9 @@ announce it again with the next digest or presence.
 Rules of this file:
 - Each request is charged to an announcer, whose share of the requests under way is limited
   (`request_budget`). Nodes that are not neighbours share one share: keys cost nothing to make.
+- A request to an owner that announced its feed itself is not charged to the neighbour that relayed the
+  announcement. All such owners have a few requests at once together; an owner that is not present is not
+  requested, and one that did not answer rests for as long as it was waited for.
 - Nothing walks over all missing feeds: times are in a heap, and ready feeds wait in a queue for each
   announcer to be charged. A tick costs what is due, and one step for each announcer with a queue.
 - Entries of the queues may be out of date; they are checked when they are reached.
@@ -17,7 +20,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from exchange.feeds.exchange_messages import FeedName
@@ -32,6 +35,8 @@ MAX_ASSEMBLED_BYTES = 64 * 1024 * 1024  # of pages of snapshots that are not com
 MAX_HOLDERS = 16  # announcers remembered for one feed
 
 STRANGERS = ""  # stands for all nodes that are not neighbours
+OWNERS = "owners"  # stands for owners that are requested directly and are not neighbours
+OWNERS_SHARE = 8  # requests to them under way at once
 
 
 @dataclass(slots=True)
@@ -39,7 +44,7 @@ class MissingFeed:
     """A feed of which another node holds more."""
 
     name: FeedName
-    first: str  # announcer that named it first; charged for requests to the owner
+    first: str  # announcer that named it first
     due: float  # end of the grace period, or of the wait for an answer
     holders: dict[str, int] = field(default_factory=dict)  # node -> number announced
     ready: bool = False  # waits in queues for a free share
@@ -55,11 +60,19 @@ class MissingFeed:
 
 
 class MissingFeeds:
-    """Schedule of requests for missing feeds. `neighbours`: the nodes linked to this one."""
+    """Schedule of requests for missing feeds. `neighbours`: the nodes linked to this one; `present`:
+    a test for owners whose presence lease runs."""
 
-    def __init__(self, node_id: str, neighbours: Container[str]) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        neighbours: Container[str],
+        present: Callable[[str], bool] = lambda owner: True,
+    ) -> None:
         self._node_id = node_id
         self._neighbours = neighbours
+        self._present = present
+        self._now = 0.0
         self._missing: dict[FeedName, MissingFeed] = {}
         self._owners: Counter[str] = Counter()
         self._first = FirstAnnouncers()
@@ -131,6 +144,16 @@ class MissingFeeds:
             elif missing.ready:
                 self._make_ready(missing)
 
+    def owner_gone(self, now: float, owner: str) -> None:
+        """End the requests to an owner whose presence lease ended."""
+        if owner in self._neighbours or not self.of_owner(owner):
+            return
+        for missing in list(self._missing.values()):
+            if missing.name[0] == owner and (missing.ready or missing.asked == owner):
+                self._finish(missing)
+                self._now = now
+                self._make_ready(missing)
+
     def advanced(self, now: float, name: FeedName, number: int) -> None:
         """Note that a feed is held up to `number`."""
         missing = self._missing.get(name)
@@ -162,13 +185,15 @@ class MissingFeeds:
 
     def next_requests(self, now: float) -> list[MissingFeed]:
         """Return the feeds to request now, each from its node `asked`."""
+        self._now = now
         for _, name in self._due.pop_through(now):
             missing = self._missing[name]
             if missing.ready:
                 continue
             if missing.asked:
-                self.budgets.timed_out(missing.asked, missing.due - missing.asked_at)
-                self.budgets.request_lost(missing.charged, missing.asked_at, now)
+                self.budgets.timed_out(missing.asked, missing.due - missing.asked_at, now)
+                if missing.charged != OWNERS:
+                    self.budgets.request_lost(missing.charged, missing.asked_at, now)
                 self._finish(missing)
             self._make_ready(missing)
         # One request for each announcer in turn, so that none of them takes all places.
@@ -182,9 +207,7 @@ class MissingFeeds:
         """Request one feed at an announcer's charge. False if it has no place or no feed left."""
         queue = self._ready[announcer]
         while queue:
-            if self._active_total >= MAX_ACTIVE or self._active[announcer] >= self.budgets.share(
-                announcer
-            ):
+            if self._active_total >= MAX_ACTIVE or not self._has_share(announcer):
                 return False
             name = next(iter(queue))
             del queue[name]
@@ -202,7 +225,7 @@ class MissingFeeds:
         share."""
         for node in self._untried(missing):
             charged = self._charged_for(node, missing)
-            if self._active[charged] < self.budgets.share(charged):
+            if self._has_share(charged):
                 missing.tried.append(node)
                 missing.ready = False
                 missing.charged = charged
@@ -254,9 +277,14 @@ class MissingFeeds:
     def helped(self, now: float, missing: MissingFeed) -> None:
         """Note an answer with new events to the request under way."""
         self.budgets.answered(missing.asked, now - missing.asked_at)
-        self.budgets.announcement_true(missing.charged)
+        if missing.charged != OWNERS:
+            self.budgets.announcement_true(missing.charged)
 
     # Internals
+
+    def _has_share(self, announcer: str) -> bool:
+        share = OWNERS_SHARE if announcer == OWNERS else self.budgets.share(announcer)
+        return self._active[announcer] < share
 
     def _finish(self, missing: MissingFeed) -> None:
         if missing.asked:
@@ -267,19 +295,30 @@ class MissingFeeds:
                 del self._active[missing.charged]
 
     def _untried(self, missing: MissingFeed) -> list[str]:
-        nodes = [
-            node
-            for node in (*missing.holders, missing.name[0])
-            if node not in missing.tried and node != self._node_id
-        ]
+        """Return the nodes to request from: announcers, neighbours first; at last the owner."""
+        passed = {*missing.tried, self._node_id}
+        nodes = [node for node in missing.holders if node not in passed]
+        owner = missing.name[0]
+        if not nodes and owner not in passed and self._answers(owner):
+            return [owner]
         nodes.sort(key=lambda node: node not in self._neighbours)
         return nodes
 
-    def _charged_for(self, node: str, missing: MissingFeed) -> str:
-        return self.announcer(node) if node in missing.holders else missing.charged or missing.first
+    def _answers(self, owner: str) -> bool:
+        """Report if a request to an owner may be answered."""
+        if owner in self._neighbours:
+            return True
+        return self._present(owner) and not self.budgets.silent(owner, self._now)
 
-    def _announcers(self, missing: MissingFeed) -> set[str]:
-        return {self._charged_for(node, missing) for node in self._untried(missing)}
+    def _charged_for(self, node: str, missing: MissingFeed) -> str:
+        if node in missing.holders or node in self._neighbours:
+            return self.announcer(node)
+        return OWNERS
+
+    def _announcers(self, missing: MissingFeed) -> list[str]:
+        """Return the announcers to be charged, always in the same order."""
+        nodes = self._untried(missing)
+        return list(dict.fromkeys(self._charged_for(node, missing) for node in nodes))
 
     def _make_ready(self, missing: MissingFeed) -> None:
         announcers = self._announcers(missing)

@@ -66,15 +66,17 @@ class Replicator:
         wanted: Callable[[str, str], bool],
         rng: random.Random,
         given_up: Mapping[FeedName, GivenUpFeed] = MappingProxyType({}),
+        present: Callable[[str], bool] = lambda owner: True,
     ) -> None:
-        """`given_up`: feeds not held any more, whose last batch is sent to their owner alone."""
+        """`given_up`: feeds not held any more, whose last batch is sent to their owner alone.
+        `present`: a test for owners whose presence lease runs."""
         self._node_id = node_id
         self._feeds = feeds
         self._wanted = wanted
         self._rng = rng
         self._given_up = given_up
         self._neighbours: dict[str, None] = {}
-        self._missing = MissingFeeds(node_id, self._neighbours)
+        self._missing = MissingFeeds(node_id, self._neighbours, present)
         self._digests = RateBuckets(DIGEST_RATE, DIGEST_BURST)
         self._owed: dict[str, None] = {}  # neighbours whose heads were dropped
         self._packed: dict[bool, tuple[int, bytes]] = {}  # answer -> feed index version, digest
@@ -111,6 +113,10 @@ class Replicator:
         self._owed.pop(node, None)
         self._waiting.pop(node, None)
         self._missing.node_gone(node)
+
+    def owner_gone(self, now: float, owner: str) -> None:
+        """Note the end of an owner's presence lease: requests to it would time out."""
+        self._missing.owner_gone(now, owner)
 
     def summary(self) -> bytes:
         """Return a short hash, equal on nodes that hold the same feeds."""

@@ -23,6 +23,7 @@ class _Record:
     share: int = FIRST_SHARE
     timeout: float = REQUEST_TIMEOUT
     lost_at: float = float("-inf")
+    silent_until: float = float("-inf")
 
 
 class RequestBudgets:
@@ -48,7 +49,9 @@ class RequestBudgets:
     def answered(self, node: str, took: float) -> None:
         """Adapt the wait to an answer that took `took` seconds."""
         if node in self._records:
-            self._records[node].timeout = min(max(2 * took, REQUEST_TIMEOUT), REQUEST_TIMEOUT_MAX)
+            record = self._records[node]
+            record.timeout = min(max(2 * took, REQUEST_TIMEOUT), REQUEST_TIMEOUT_MAX)
+            record.silent_until = float("-inf")
 
     def request_lost(self, node: str, asked_at: float, now: float) -> None:
         """Halve the share of a node: a request because of its announcement, sent at `asked_at`, timed
@@ -58,9 +61,14 @@ class RequestBudgets:
             record.lost_at = now
             record.share = max(1, record.share // 2)
 
-    def timed_out(self, node: str, waited: float) -> None:
+    def silent(self, node: str, now: float) -> bool:
+        """Report if a node rests because it did not answer its last request."""
+        return node in self._records and now < self._records[node].silent_until
+
+    def timed_out(self, node: str, waited: float, now: float) -> None:
         """Double the wait for a node that did not answer within `waited` seconds."""
         record = self._record(node)
+        record.silent_until = now + waited
         if waited >= record.timeout:  # otherwise this timeout is counted already
             record.timeout = min(2 * waited, REQUEST_TIMEOUT_MAX)
 

@@ -98,6 +98,7 @@ class EngineContext:
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
         self.counters: dict[str, int] = {}  # counters, with their last drained values
+        self.visible = visible
         self.watched: set[str] = set()  # markets with untriggered orders
         self.unseen: deque[tuple[Market, Trade]] = deque()  # their trades, not yet processed
 

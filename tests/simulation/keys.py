@@ -3,20 +3,40 @@
 Ed25519 would be most of a run's time. `FastKeys` signs with a hash keyed by the public key: it binds
 key, message and signature as a signature does, so a mixed-up or altered one is refused, but anyone
 could make one. No simulated node forges, so nothing checked here rests on that difference.
+
+All nodes of a run share one process, and each of them checks the same broadcasts and relayed messages. Checks of
+real signatures and ids of keys are functions of their arguments, so `checked_once` computes each of them once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from hashlib import blake2b
+from unittest.mock import patch
 
-from p2p.base.identity import Identity, node_id_of, verify
+from p2p.base import identity as real
+from p2p.base.identity import Identity
+
+node_id_of = lru_cache(maxsize=4096)(real.node_id_of)
+verify = lru_cache(maxsize=4096)(real.verify)
 
 
 @lru_cache(maxsize=256)
 def identity(number: int) -> Identity:
     """Node `number`'s identity, the same in every run. The router signs relayed messages with it."""
     return Identity.from_seed(number.to_bytes(32, "big"))
+
+
+@contextmanager
+def checked_once() -> Iterator[None]:
+    """Check each real signature of a run once, however many nodes receive it."""
+    with ExitStack() as stack:
+        for module in ("p2p.mesh.relaying", "p2p.mesh.signed_broadcast"):
+            stack.enter_context(patch(f"{module}.node_id_of", node_id_of))
+            stack.enter_context(patch(f"{module}.verify", verify))
+        yield
 
 
 class RealKeys:

@@ -19,9 +19,9 @@ from tests.simulation import invariants
 from tests.simulation.bots import MID, Bots
 from tests.simulation.clerks import Clerks
 from tests.simulation.clock import EPOCH_US, Scheduler, Trace
-from tests.simulation.disk import Disk, JournalDisk, MemoryDisk
+from tests.simulation.disk import Disk, JournalDisk, MemoryDisk, unforced_writes
 from tests.simulation.invariants import Violation
-from tests.simulation.keys import FastKeys, RealKeys, identity
+from tests.simulation.keys import FastKeys, RealKeys, checked_once, identity
 from tests.simulation.network import Conditions, End, Network, topology
 from tests.simulation.node import NETWORK, Habits, Node
 from tests.simulation.operators import Operator
@@ -458,7 +458,12 @@ def run(
     failed: str | None = None
     detail = ""
     settled_after = 0.0
-    with tempfile.TemporaryDirectory(prefix="simulation-") as directory, settings.limits():
+    with (
+        tempfile.TemporaryDirectory(prefix="simulation-") as directory,
+        settings.limits(),
+        checked_once(),
+        unforced_writes(),
+    ):
         world = kind(settings, Path(directory), echo)
         try:
             settled_after = world.run()

@@ -26,7 +26,14 @@ class LoneReplicator:
 
     def __init__(self, *neighbours: str) -> None:
         self.feeds = FeedIndex()
-        self.it = Replicator(ME, self.feeds, lambda owner, market: market == M, random.Random(1))
+        self.absent: set[str] = set()  # owners whose presence lease does not run
+        self.it = Replicator(
+            ME,
+            self.feeds,
+            lambda owner, market: market == M,
+            random.Random(1),
+            present=lambda owner: owner not in self.absent,
+        )
         for node in neighbours:
             self.it.neighbour_up(0.0, node)
         self.it._next_digest = float("inf")  # digests on a timer are tested by themselves

@@ -131,6 +131,7 @@ def test_holders_of_a_missing_feed_are_bounded(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_tick_does_not_walk_over_missing_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
     local = LoneReplicator(A)
+    local.absent |= {head.owner for head in ghosts(MAX_MISSING_EACH)}
     local.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(MAX_MISSING_EACH)))
     assert len(local.ticked(0.0)) == FIRST_SHARE
     looked_at = []

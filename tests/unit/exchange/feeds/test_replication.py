@@ -10,6 +10,8 @@ from replication_kit import ME, OWNER, A, B, LoneReplicator, opened, request
 
 from exchange.feeds import missing_feeds as missing_module
 from exchange.feeds import request_budget as budget_module
+from exchange.feeds.exchange_messages import FeedPart
+from exchange.feeds.missing_feeds import OWNERS_SHARE
 from exchange.feeds.replication import GRACE
 from exchange.feeds.request_budget import (
     FIRST_SHARE,
@@ -139,6 +141,7 @@ def test_requests_under_way_are_bounded_and_a_timeout_frees_a_place(
 ) -> None:
     monkeypatch.setattr(missing_module, "MAX_ACTIVE", 3)
     local = LoneReplicator(A)
+    local.absent |= {Keys(seed).node_id for seed in range(20, 29)}
     for seed in range(20, 27):
         local.it.announced(0.0, A, Keys(seed).node_id, M, 1, grace=0.0)
     assert [r.owner for _, r in local.ticked(0.0)] == [Keys(s).node_id for s in (20, 21, 22)]
@@ -182,6 +185,7 @@ def test_who_claims_feeds_that_do_not_exist_leaves_the_requests_of_others_alone(
 
 def test_a_silent_claimant_gets_ever_fewer_requests_at_once() -> None:
     local = LoneReplicator(A)
+    local.absent |= {*fakes(200)}
     announce_all(local, 0.0, A, fakes(200))
     sent = [len(local.ticked(step / 10)) for step in range(1000)]
     rounds = [count for count in sent if count]
@@ -216,6 +220,60 @@ def test_the_owner_is_requested_at_last_when_its_claimant_never_answers() -> Non
     local.it.announced(100.0, A, OWNER, M, 5, grace=0.0)
     asked = [to for step in range(400) for to, _ in local.ticked(100.0 + step / 10)]
     assert asked == [A, OWNER]
+
+
+def decline(local: LoneReplicator, now: float) -> list[str]:
+    """Have neighbour A, which holds none of them, answer its requests. Returns the nodes requested."""
+    asked = []
+    while sent := local.ticked(now):
+        for to, wanted in sent:
+            asked.append(to)
+            if to == A:
+                local.it.on_part(now, A, FeedPart(wanted.owner, M, 0))
+    return asked
+
+
+def test_feeds_of_an_owner_that_left_are_not_requested_from_it() -> None:
+    """Found by the simulation: an owner published what never connects, and left."""
+    local = LoneReplicator(A)
+    local.absent.add(OWNER)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    assert decline(local, 0.0) == [A]
+    assert local.it.behind == 0
+
+
+def test_an_owner_that_leaves_while_it_is_requested_is_not_waited_for() -> None:
+    local = LoneReplicator(A)
+    owners = fakes(OWNERS_SHARE + 2)
+    announce_all(local, 0.0, A, owners)
+    assert [to for to in decline(local, 0.0) if to != A] == owners[:OWNERS_SHARE]
+    local.absent |= {*owners[:2]}
+    local.it.owner_gone(0.5, owners[0])
+    local.it.owner_gone(0.5, owners[1])
+    assert decline(local, 0.5) == owners[OWNERS_SHARE:]
+    assert local.it.behind == OWNERS_SHARE
+
+
+def test_owners_that_do_not_answer_cost_the_neighbour_that_relayed_them_nothing() -> None:
+    local = LoneReplicator(A)
+    silent = fakes(100)
+    for step in range(600):
+        if step % 30 == 0:
+            announce_all(local, step / 10, A, silent)
+        decline(local, step / 10)
+    assert local.it._missing.budgets.share(A) == FIRST_SHARE
+    announce_all(local, 60.0, A, fakes(FIRST_SHARE, first=900))
+    asked = [wanted.owner for to, wanted in local.ticked(60.0) if to == A]
+    assert {*fakes(FIRST_SHARE, first=900)} <= {*asked}
+
+
+def test_an_owner_that_did_not_answer_rests_as_long_as_it_was_waited_for() -> None:
+    local = LoneReplicator(A)
+    asked = []
+    for step in range(100):
+        local.it.announced(step / 10, A, OWNER, M, 5, grace=0.0)
+        asked += [step / 10 for to in decline(local, step / 10) if to == OWNER]
+    assert asked == [0.0, 4.0]  # two seconds of waiting, two of rest; then four of either
 
 
 def test_a_claimant_that_delivers_gets_more_requests_at_once() -> None:
@@ -258,10 +316,10 @@ def test_a_long_way_is_waited_for_and_a_short_one_again_when_it_is_back() -> Non
     budgets = RequestBudgets(most=32)
     assert budgets.timeout(A) == REQUEST_TIMEOUT
     for _ in range(8):  # sent together, silent together: one doubling
-        budgets.timed_out(A, REQUEST_TIMEOUT)
+        budgets.timed_out(A, REQUEST_TIMEOUT, 0.0)
     assert budgets.timeout(A) == 2 * REQUEST_TIMEOUT
     for _ in range(8):
-        budgets.timed_out(A, budgets.timeout(A))
+        budgets.timed_out(A, budgets.timeout(A), 0.0)
     assert budgets.timeout(A) == REQUEST_TIMEOUT_MAX
     budgets.answered(A, 3.0)
     assert budgets.timeout(A) == 6.0
