@@ -51,7 +51,11 @@ def test_a_seed_replays_exactly(seed: int) -> None:
 
 
 def test_a_seed_replays_exactly_in_another_process() -> None:
-    code = "from tests.simulation.runner import run_one; print([run_one(s).trace for s in (1, 4)])"
+    code = (
+        "from tests.simulation.runner import run_one; "
+        "print(run_one(4).trace, run_one(7412023, nasty=True).trace, "
+        "run_one(8031037, dishonest=True).trace)"
+    )
     traces = set()
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
@@ -65,7 +69,13 @@ def test_a_seed_replays_exactly_in_another_process() -> None:
             timeout=100,
         )
         traces.add(finished.stdout)
-    assert traces == {str([run_one(seed).trace for seed in (1, 4)]) + "\n"}
+    kinds: list[tuple[int, dict[str, bool]]] = [
+        (4, {}),
+        (7412023, {"nasty": True}),  # many announcers of missing feeds
+        (8031037, {"dishonest": True}),
+    ]
+    here = [run_one(seed, **kind).trace for seed, kind in kinds]
+    assert traces == {" ".join(here) + "\n"}
 
 
 def test_different_seeds_are_different_runs() -> None:
