@@ -349,6 +349,7 @@ class Overlay:
             address=link.peer.address,
             exempt=node in self.peers.policy.pins,
             notices="refused" in link.peer.capabilities.supported_protocols,
+            branches="branch" in link.peer.capabilities.supported_protocols,
         )
         self._on_neighbour(node, True)
         self.flush()

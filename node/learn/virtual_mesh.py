@@ -58,8 +58,9 @@ class VirtualMesh:
             pairs.add((a, b))
         for a, b in sorted(pairs):
             self._delay[a, b] = self._delay[b, a] = self.rng.uniform(*LINK_S)
-            self.nodes[a].messages.link_up(time.now, self.nodes[b].identity.node_id)
-            self.nodes[b].messages.link_up(time.now, self.nodes[a].identity.node_id)
+            for here, there in ((a, b), (b, a)):
+                peer = self.nodes[there].identity.node_id
+                self.nodes[here].messages.link_up(time.now, peer, branches=True)
         for number in range(nodes):
             self._flush(number)
             time.after(self.rng.uniform(0.0, TICK), self._tick, number)

@@ -1,25 +1,26 @@
-"""Broadcast tree (Plumtree), without I/O.
+"""Broadcasts of all nodes to all nodes (after Plumtree), without I/O.
 
-Plumtree: J. Leitão, J. Pereira, L. Rodrigues, "Epidemic Broadcast Trees", SRDS 2007. Every link starts
-eager: payloads are pushed over it. A duplicate shows that the link is not needed: it is pruned and from
-then on carries announcements (IHAVE) only. What was announced and did not come is pulled (GRAFT), which
-makes that link eager again, so the tree mends itself when a node or link disappears.
+Plumtree: J. Leitão, J. Pereira, L. Rodrigues, "Epidemic Broadcast Trees", SRDS 2007. Payloads are pushed over a few
+links; the others carry announcements (IHAVE). An announced payload that does not come is pulled (GRAFT). A link over
+which nothing is to be pushed is pruned (PRUNE).
 
-Added to the paper:
+Differences from the paper:
+- Links are directed: each node chooses the links that push to it (`p2p.mesh.push_choice`), and neither a duplicate nor
+  a pull changes that. So broadcasts under way at the same time do not cut each other's tree.
+- A link starts eager in both directions, until the choice has been made from the first broadcasts.
+- An announcement has the age of each id, so that a link that only announces can be compared with one that pushes.
+- An origin sends its own broadcasts over up to OWN_LINKS links, whoever asked for them.
 - The ids still stored are announced to a link that comes up, so that broadcasts cross when a partition heals.
-- Recent ids are announced again, a few times, to links that have not shown that they hold them (on a tree
-  link nothing else would ever repeat a push that was lost).
-- A second copy over the link of the first copy is no reason to prune: that link is the tree.
-- Broadcasts under way at the same time take different trees, and pruning for each of them would leave none.
-  Only one of them counts: the one with the smallest id, which is the same one everywhere, and which came when
-  what was pruned before had taken effect.
-- An origin whose broadcasts have to be pulled one after the other is cut off: the links over which they came are kept
-  for a while, longer each time, and one more that announced them. Otherwise a peer that pushes its
-  own broadcasts to all nodes would have all links pruned but its own, and then pass nothing on.
-- A peer that keeps a link answers a prune with an empty pull: it is pushed to then, whatever this side prunes.
-- How long an announced payload is waited for follows each link: a pull that the tree was about to answer itself
-  makes the next wait longer, so that the tree settles where a round trip takes longer than the first wait.
+- Recent ids are announced again, a few times, to peers with few links that they were pushed to and that have not
+  shown that they hold them (nothing else would ever repeat a push that was lost).
+- A node pushes to MAX_PUSHED links that ask for it and refuses others, so that a node with many links is not the parent
+  of all. A peer with few links is not refused.
+- An announced payload is waited for as long as such payloads have taken to come (mean and three deviations). Until
+  that is known the wait follows each link: a pull that a push overtook makes the next wait longer.
 - Everything that a peer can make this node remember or send is bounded, see `p2p.base.limits`.
+
+A peer of an older version prunes both directions of a link at once, and pushes from a pull on. An empty pull makes it
+push whatever it prunes; so each chosen link is asked with one, and a link that pushes after a pull is pruned again.
 
 Times are float seconds on any monotonic clock. Iteration is in insertion order throughout, so that equal
 inputs give equal outputs.
@@ -27,9 +28,9 @@ inputs give equal outputs.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from p2p.base import limits
@@ -37,21 +38,22 @@ from p2p.base.bounded_map import BoundedMap
 from p2p.base.seen_window import SeenWindow
 from p2p.base.timers import Deadlines
 from p2p.base.tokens import Tokens
-from p2p.wire.messages import Graft, IHave, Prune
+from p2p.mesh.push_choice import BroadcastArrivals, PushChanges, PushChoice
+from p2p.wire.messages import Branch, Graft, IHave, Prune
 
 ID_LENGTH: Final = 16
 ITEM_OVERHEAD: Final = 512  # bytes of bookkeeping that a stored item is taken to cost
 PATIENCE_GROWTH: Final = 1.25  # times what would have been long enough
 PATIENCE_DECAY: Final = 0.98  # for each pull that was needed
-# An origin is cut off if some broadcast of it was pulled in this part of the last windows with any of it; each counts as
-# much as all before it. One window is not enough: while the tree mends, several are pulled.
-CUT_OFF: Final = 0.6
-PULLED_WINDOW: Final = 1.0  # seconds
-MAX_ORIGINS: Final = 1000
-KEPT: Final = 30.0  # seconds for which a link to such an origin is not pruned
-KEPT_GROWTH: Final = 4.0  # times as long the next time ...
-KEPT_MAX: Final = 600.0  # ... up to this
-KEPT_LINKS: Final = 4  # at a time, those needed last
+MAX_PUSHED: Final = (
+    8  # links that may ask to be pushed to; others are refused, unless they have no other
+)
+OWN_LINKS: Final = 16  # links over which an origin sends its own broadcasts
+LEAST_WAIT: Final = 0.05  # seconds for an announced payload
+LAG_SAMPLES: Final = 16  # payloads that came after their announcement, before their lag counts
+MAX_BRANCHES: Final = 64  # origins for which one peer may make a request of its own
+MAX_ORIGIN_LENGTH: Final = 64  # characters of a node id
+MAX_AGE: Final = 10_000  # ms; of an id in an announcement
 
 Item = TypeVar("Item")
 
@@ -63,12 +65,15 @@ class _Stored(Generic[Item]):
     at: float
     holders: int  # bit per link: it has shown that it holds the item
     pushed: int  # bit per link: it came from there or we sent it there
+    row: BroadcastArrivals | None  # None for an own one
 
 
 @dataclass(slots=True)
 class _Missing:
     deadline: float  # of the first pull
     sources: dict[str, float] = field(default_factory=dict)  # announcer -> when; next in line first
+    since: float = 0.0  # first announcement
+    held: dict[str, float] = field(default_factory=dict)  # announcer -> when a push would have come
     asked: str | None = None
     tries: int = 0
     waits: bool = False  # as much is being pulled from all its announcers as may be
@@ -79,11 +84,14 @@ class _Peer:
     bit: int
     allowance: Tokens  # bytes that may be sent in answer to pulls
     patience: float  # seconds to wait for its announced or requested messages
-    eager: bool = True
-    pruned_at: float | None = None  # time of the last PRUNE sent since the link was eager
+    able: bool  # it understands requests by origin (BRANCH)
+    eager: bool = True  # payloads are pushed to it
+    requested: bool = False  # it has asked for that
+    few_links: bool = True  # it has no other links to be pushed to, or has not told
+    pushes: bool = True  # it pushes, unless it follows a prune
+    pruned_at: float | None = None  # time of the last PRUNE sent since the link was asked to push
     misses: int = 0  # pulls that it has not answered in time since the last that it has
-    wanted: bool = False  # it has requested pushes with an empty pull, and not pruned since
-    keep: float = KEPT  # seconds for which the link is kept when it is needed again
+    branches: BoundedMap[str, bool] = field(default_factory=lambda: BoundedMap(MAX_BRANCHES))
     announced: dict[bytes, None] = field(default_factory=dict)  # missing ids that it has announced
     asked: dict[bytes, None] = field(default_factory=dict)  # of these, pulled from it now
     waiting: dict[bytes, None] = field(default_factory=dict)  # of these, due when it is free
@@ -108,7 +116,7 @@ class BroadcastTree(Generic[Item]):
 
     def __init__(
         self,
-        emit: Callable[[tuple[str, ...], Item | IHave | Graft | Prune], None],
+        emit: Callable[[tuple[str, ...], Item | IHave | Graft | Prune | Branch], None],
         *,
         seen_ttl: float = limits.SEEN_TTL,
         seen_max: int = limits.SEEN_MAX,
@@ -132,17 +140,13 @@ class BroadcastTree(Generic[Item]):
         self._graft_timeout_max = max(graft_timeout, graft_timeout_max)
         self._repair_interval = repair_interval
         self._peers: dict[str, _Peer] = {}
-        self._kept: dict[str, float] = {}  # links that are kept -> until when
-        # Origin -> part of its last windows, see CUT_OFF; begin of the window under way; was any pulled in it.
-        self._pulled: BoundedMap[str, tuple[float, float, bool]] = BoundedMap(MAX_ORIGINS)
+        self.choice = PushChoice()
+        # Lag of payloads behind their announcement: samples, mean and deviation (as RFC 6298 does for round trips).
+        self._lags = 0
+        self._lag = 0.0
+        self._lag_deviation = 0.0
         self._missing: dict[bytes, _Missing] = {}
         self._deadlines: Deadlines[bytes] = Deadlines()  # of the missing
-        self._smallest: deque[tuple[bytes, float]] = (
-            deque()
-        )  # recent ids, each below the later ones
-        self._reference = b""  # the broadcast whose copies prune links
-        self._pruned = float("-inf")  # when a link was pruned last, by either side
-        self._latest = float("-inf")  # when a payload came last
         self._unannounced: list[bytes] = []
         self._flush_at: float | None = None
         self._repair_at: float | None = None
@@ -150,6 +154,9 @@ class BroadcastTree(Generic[Item]):
             "duplicates": 0,
             "prunes": 0,
             "grafts": 0,
+            "asked": 0,
+            "refusals": 0,
+            "branches": 0,
             "announced": 0,
             "pulled": 0,
             "pulls_refused": 0,
@@ -168,15 +175,16 @@ class BroadcastTree(Generic[Item]):
 
     # Links
 
-    def link_up(self, now: float, name: str) -> None:
-        """Add a link: eager at first. The stored ids are announced to it."""
+    def link_up(self, now: float, name: str, *, able: bool = False) -> None:
+        """Add a link: eager at first. The stored ids are announced to it. `able`: its peer understands BRANCH."""
         self.link_down(now, name)
         taken = 0
         for peer in self._peers.values():
             taken |= peer.bit
         free = ~taken & (taken + 1)  # lowest bit that no link uses
         budget = Tokens(limits.GRAFT_BYTES_PER_SECOND, now)
-        self._peers[name] = _Peer(free, budget, patience=self._graft_timeout)
+        self._peers[name] = _Peer(free, budget, self._graft_timeout, able)
+        self._apply(now, self.choice.link_up(now, name, able=able))
         self._forget_old(now)
         recent = [
             key
@@ -189,12 +197,13 @@ class BroadcastTree(Generic[Item]):
     def link_down(self, now: float, name: str) -> None:
         """Remove a link; the ids that it announced are pulled from other links at once."""
         gone = self._peers.pop(name, None)
-        self._kept.pop(name, None)
         if gone is None:
             return
+        self._apply(now, self.choice.link_down(now, name))
         for key in gone.announced:
             entry = self._missing[key]
             del entry.sources[name]
+            entry.held.pop(name, None)
             if not entry.sources:
                 del self._missing[key]
                 self._deadlines.discard(key)
@@ -212,19 +221,20 @@ class BroadcastTree(Generic[Item]):
         self, now: float, key: bytes, item: Item, size: int, via: str = "", origin: str = ""
     ) -> None:
         """Store a new, valid broadcast and push it on. `via` is empty for an own one."""
-        self._latest = now
         self.seen.add(now, key, via)
-        self._learn(now, key, via, origin)
-        self._settle(key)
-        self._note_smallest(now, key)
+        row = self._note_arrival(now, key, via, origin) if via else None
         source = self._peers.get(via)
         bit = source.bit if source is not None else 0
-        stored = _Stored(item, size + ITEM_OVERHEAD, now, holders=bit, pushed=bit)
-        targets = []
-        for name, peer in self._peers.items():
-            if peer.eager and name != via:
-                targets.append(name)
-                stored.pushed |= peer.bit
+        entry = self._missing.get(key)
+        if entry is not None:
+            self._learn(now, via, origin, entry)
+            for name in entry.sources:
+                bit |= self._peers[name].bit
+            self._settle(key)
+        stored = _Stored(item, size + ITEM_OVERHEAD, now, holders=bit, pushed=bit, row=row)
+        targets = self._targets(origin, own=not via, held=bit)
+        for name in targets:
+            stored.pushed |= self._peers[name].bit
         if targets:
             self._emit(tuple(targets), item)
         self._store[key] = stored
@@ -236,95 +246,142 @@ class BroadcastTree(Generic[Item]):
         if self._repair_at is None:
             self._repair_at = now + self._repair_interval
 
+    def _targets(self, origin: str, *, own: bool, held: int) -> list[str]:
+        """Return the links to push a broadcast to; `held`: bits of those that hold it."""
+        targets = []
+        for name, peer in self._peers.items():
+            wanted = peer.branches.get(origin) if peer.branches else None
+            if (peer.eager if wanted is None else wanted) and not peer.bit & held:
+                targets.append(name)
+        if own and len(targets) < OWN_LINKS:
+            chosen = set(targets)
+            others = (
+                name
+                for name, peer in self._peers.items()
+                if peer.able and name not in chosen and peer.branches.get(origin) is None
+            )
+            targets += islice(others, OWN_LINKS - len(targets))
+        return targets
+
+    def _note_arrival(self, now: float, key: bytes, via: str, origin: str) -> BroadcastArrivals:
+        row = BroadcastArrivals(now, origin, direct=via == origin)
+        entry = self._missing.get(key)
+        if entry is not None:
+            for name, held in entry.held.items():
+                row.arrivals[name] = held
+        if entry is None or entry.asked != via:  # a pulled copy says nothing about pushing
+            row.arrivals[via] = now
+        self.choice.arrived(row)
+        return row
+
     def ignore(self, now: float, key: bytes, via: str) -> None:
         """Mark an id as seen without storing or relaying its payload (an invalid one, for example)."""
         self.seen.add(now, key, via)
         self._settle(key)
 
     def duplicate(self, now: float, key: bytes, via: str) -> None:
-        """Record a payload with a known id that arrived over the link `via`, and prune the link if the tree
-        does not need it.
-        """
-        self._latest = now
+        """Record a payload with a known id that arrived over the link `via`."""
         self.counters["duplicates"] += 1
         peer = self._peers.get(via)
         if peer is None:
             return
         stored = self._store.get(key)
-        if stored is not None:
-            stored.holders |= peer.bit
-        if self.seen.get(key) == via or now < self._kept.get(via, 0.0):
+        if stored is None:
             return
-        repeated = not peer.eager and peer.pruned_at is not None
-        if not repeated and stored is not None and not self._may_prune(now, key, stored):
+        stored.holders |= peer.bit
+        row = stored.row
+        if row is None:
             return
-        if peer.eager:
-            peer.eager = peer.wanted
-            self._pruned = now
+        row.arrivals.setdefault(via, now)
         # Copies under way arrive for a while after a prune; it is repeated only if it seems lost.
-        if peer.pruned_at is None or now - peer.pruned_at >= peer.patience:
-            peer.pruned_at = now
-            self.counters["prunes"] += 1
-            self._emit((via,), Prune())
+        if (
+            peer.pruned_at is not None
+            and now - peer.pruned_at >= peer.patience
+            and not self.choice.expects(via, row.origin)
+        ):
+            self._prune(now, via, peer)
 
-    def _may_prune(self, now: float, key: bytes, stored: _Stored[Item]) -> bool:
-        """Return True if this is the broadcast whose copies decide which links the tree does not need."""
-        if key == self._reference:
-            return True
-        calm = max((peer.patience for peer in self._peers.values()), default=self._graft_timeout)
-        if stored.at <= self._pruned + calm / 3:
-            return False  # it may have come over links that are gone from the tree
-        while self._smallest and self._smallest[0][1] < now - calm:
-            self._smallest.popleft()
-        if self._smallest and self._smallest[0][0] < key:
-            return False
-        self._reference = key
-        return True
+    def _prune(self, now: float, name: str, peer: _Peer) -> None:
+        peer.pushes = False
+        peer.pruned_at = now
+        self.counters["prunes"] += 1
+        self._emit((name,), Prune())
 
-    def _note_smallest(self, now: float, key: bytes) -> None:
-        recent = self._smallest
-        while recent and recent[-1][0] > key:
-            recent.pop()
-        recent.append((key, now))
-        if recent[0][1] < now - self._graft_timeout_max or len(recent) > self._store_max_items:
-            recent.popleft()
+    def _apply(self, now: float, changes: PushChanges) -> None:
+        """Send the requests that a new choice of links needs."""
+        for name in changes.ask:
+            peer = self._peers[name]
+            peer.pushes = True
+            peer.pruned_at = None
+            self.counters["asked"] += 1
+            self._emit((name,), Graft([], few_links=self.choice.few_links))
+        for name in changes.release:
+            peer = self._peers[name]
+            if peer.pushes:
+                self._prune(now, name, peer)
+        for name, (push, leave, reset) in changes.origins.items():
+            self.counters["branches"] += 1
+            self._emit((name,), Branch(push, leave, reset))
 
     # Control messages. Each returns False when the peer broke a bound.
 
-    def on_announcement(self, now: float, via: str, keys: Sequence[bytes]) -> bool:
-        """Process an IHAVE: the peer holds these ids."""
+    def on_announcement(
+        self, now: float, via: str, keys: Sequence[bytes], ages: Sequence[int] = ()
+    ) -> bool:
+        """Process an IHAVE: the peer has held these ids for so many milliseconds each."""
         peer = self._peers[via]
-        for key in keys[: limits.ANNOUNCE_MAX_IDS]:
-            if len(key) != ID_LENGTH:
+        store, seen, bit = self._store, self.seen, peer.bit
+        if not ages or len(ages) != len(keys) or min(ages) < 0 or max(ages) > MAX_AGE:
+            within_bounds, ages = not ages, [0] * len(keys)
+            aged = False
+        else:
+            within_bounds, aged = True, self.choice.counts_announcements(now, via)
+        for key, age in islice(zip(keys, ages, strict=True), limits.ANNOUNCE_MAX_IDS):
+            stored = store.get(key)
+            if stored is not None:
+                stored.holders |= bit
+                if aged and stored.row is not None:
+                    stored.row.arrivals.setdefault(via, now - age / 1000)
+            elif len(key) != ID_LENGTH:
                 return False
-            if key in self.seen:
-                stored = self._store.get(key)
-                if stored is not None:
-                    stored.holders |= peer.bit
-                continue
-            if key in peer.announced:
-                continue
-            if len(peer.announced) >= peer.most_missing:
-                break  # announced again later if it is still wanted then
-            entry = self._missing.get(key)
-            if entry is None:
-                entry = self._missing[key] = _Missing(now + peer.patience)
-                self._deadlines.set(key, entry.deadline)
-            elif entry.tries == 0 and now + peer.patience < entry.deadline:
-                entry.deadline = now + peer.patience
-                self._deadlines.set(key, entry.deadline)
-            entry.sources[via] = now
-            peer.announced[key] = None
-            if entry.waits:
-                peer.waiting[key] = None
-        return len(keys) <= limits.ANNOUNCE_MAX_IDS
+            elif key not in seen and key not in peer.announced:
+                if len(peer.announced) >= peer.most_missing:
+                    break  # announced again later if it is still wanted then
+                self._await(now, via, peer, key, age / 1000 if aged else None)
+        return within_bounds and len(keys) <= limits.ANNOUNCE_MAX_IDS
 
-    def on_pull(self, now: float, via: str, keys: Sequence[bytes]) -> bool:
-        """Process a GRAFT: send these ids, and push from now on."""
+    def _await(self, now: float, via: str, peer: _Peer, key: bytes, age: float | None) -> None:
+        """Note that the peer holds a broadcast that has not come."""
+        entry = self._missing.get(key)
+        due = now + self._wait(peer)
+        if entry is None:
+            entry = self._missing[key] = _Missing(due, since=now)
+            self._deadlines.set(key, due)
+        elif entry.tries == 0 and due < entry.deadline:
+            entry.deadline = due
+            self._deadlines.set(key, due)
+        entry.sources[via] = now
+        if age is not None:
+            entry.held[via] = now - age
+        peer.announced[key] = None
+        if entry.waits:
+            peer.waiting[key] = None
+
+    def on_pull(
+        self,
+        now: float,
+        via: str,
+        keys: Sequence[bytes],
+        *,
+        push: bool = True,
+        few_links: bool = False,
+    ) -> bool:
+        """Process a GRAFT: send these ids and, with `push`, all broadcasts from now on. `few_links`: the peer has no
+        other links to be pushed to."""
         peer = self._peers[via]
-        peer.eager = True
-        peer.wanted = peer.wanted or not keys
-        peer.pruned_at = None
+        if push:
+            peer.few_links = few_links or not peer.able
+            self._push_or_refuse(via, peer)
         rate = float(limits.GRAFT_BYTES_PER_SECOND)
         for key in keys[: limits.ANNOUNCE_MAX_IDS]:
             stored = self._store.get(key)
@@ -336,123 +393,160 @@ class BroadcastTree(Generic[Item]):
             self._emit((via,), stored.item)
         return len(keys) <= limits.ANNOUNCE_MAX_IDS
 
-    def on_prune(self, via: str) -> None:
-        """Process a PRUNE: the peer receives payloads over a better link."""
+    def _push_or_refuse(self, name: str, peer: _Peer) -> None:
+        if peer.requested or peer.few_links or self._pushed_to() < MAX_PUSHED:
+            peer.eager = peer.requested = True
+            return
+        peer.eager = False
+        self.counters["refusals"] += 1
+        self._emit((name,), Prune(refusal=True))
+
+    def _pushed_to(self) -> int:
+        return sum(peer.requested and not peer.few_links for peer in self._peers.values())
+
+    def on_prune(self, now: float, via: str, *, refusal: bool = False) -> None:
+        """Process a PRUNE: nothing is to be pushed to the peer, or it refuses to push."""
         peer = self._peers[via]
-        peer.wanted = False
-        if peer.eager:
-            peer.eager = False
-            self._pruned = max(self._pruned, self._latest)
-        if via in self._kept and self._latest < self._kept[via]:
-            self._emit(
-                (via,), Graft([])
-            )  # it prunes both ways, and this side still wants to be pushed to
+        if refusal:
+            peer.pushes = False
+            self._apply(now, self.choice.refused(now, via))
+            return
+        if peer.eager and not peer.able and via in self.choice.chosen:
+            # An older version stops pushing, too, unless it is asked to go on.
+            self._emit((via,), Graft([]))
+        peer.eager = peer.requested = False
+
+    def on_branch(self, via: str, message: Branch) -> bool:
+        """Process a BRANCH: push the broadcasts of some origins to the peer, or leave them out."""
+        peer = self._peers[via]
+        lists = (message.push, message.leave, message.reset)
+        if any(len(origins) > MAX_BRANCHES for origins in lists):
+            return False
+        if any(len(origin) > MAX_ORIGIN_LENGTH for origins in lists for origin in origins):
+            return False
+        for origin in message.reset:
+            peer.branches.pop(origin, None)
+        for wanted, origins in ((True, message.push), (False, message.leave)):
+            for origin in origins:
+                peer.branches[origin] = wanted
+        return True
 
     # Time
 
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
-        times = [at for at in (self._flush_at, self._repair_at) if at is not None]
-        pull_at = self._deadlines.next()
+        times = [
+            at for at in (self._flush_at, self._repair_at, self.choice.review_at) if at is not None
+        ]
+        pull_at = self._deadlines.next() if self._deadlines else None
         if pull_at is not None:
             times.append(pull_at)
         if self._store:
             times.append(next(iter(self._store.values())).at + self._store_ttl)
-        times += [
-            self._missing[next(iter(peer.waiting))].deadline
-            for peer in self._peers.values()
-            if peer.waiting and peer.may_pull
-        ]
+        if self._missing:
+            times += [
+                self._missing[next(iter(peer.waiting))].deadline
+                for peer in self._peers.values()
+                if peer.waiting and peer.may_pull
+            ]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
         """Announce, pull and forget as far as due."""
         if self._flush_at is not None and now >= self._flush_at:
-            self._flush()
+            self._flush(now)
+        if self.choice.review_at is not None and now >= self.choice.review_at:
+            self._apply(now, self.choice.review(now))
         if self._repair_at is not None and now >= self._repair_at:
             self._repair(now)
         self._pull_due(now)
         self._forget_old(now)
 
-    def _flush(self) -> None:
-        """Announce new ids to every link except those that sent or received the payload."""
-        fresh = [(key, self._store[key].pushed) for key in self._unannounced if key in self._store]
+    def _flush(self, now: float) -> None:
+        """Announce new ids to every link except those that sent or received the payload, or announced it."""
+        fresh = []
+        for key in self._unannounced:
+            stored = self._store.get(key)
+            if stored is not None:
+                fresh.append((key, stored.pushed | stored.holders))
         self._unannounced.clear()
         self._flush_at = None
-        self._announce_to_others(fresh)
+        self._announce_to_others(fresh, now)
 
     def _repair(self, now: float) -> None:
-        """Announce recent ids again to every link that has not shown that it holds them."""
+        """Announce recent ids again to every peer with few links that they were pushed to."""
         since = now - limits.REPAIR_ROUNDS * self._repair_interval
+        safe = 0  # several links push to these peers, and others announce
+        for peer in self._peers.values():
+            if not peer.few_links:
+                safe |= peer.bit
         recent: list[tuple[bytes, int]] = []
         for key, stored in reversed(self._store.items()):
             if stored.at < since:
                 break
             if now - stored.at >= self._repair_interval / 2:  # younger: may still be under way
-                recent.append((key, stored.holders))
+                recent.append((key, stored.holders | safe | ~stored.pushed))
         recent.reverse()
         self._announce_to_others(recent)
         newest = next(reversed(self._store.values()), None)
         again = newest is not None and newest.at >= since + self._repair_interval
         self._repair_at = now + self._repair_interval if again else None
 
-    def _announce_to_others(self, masked: list[tuple[bytes, int]]) -> None:
-        """Announce each id to the links whose bit its mask lacks; one message for links with equal lists."""
+    def _announce_to_others(
+        self, masked: list[tuple[bytes, int]], now: float | None = None
+    ) -> None:
+        """Announce each id to the links whose bit its mask lacks; one message for links with equal lists. With `now`
+        the ids have their ages.
+        """
         everyone = 0
         for peer in self._peers.values():
             everyone |= peer.bit
         masked = [(key, mask) for key, mask in masked if everyone & ~mask]
         groups: dict[tuple[bytes, ...], list[str]] = {}
         for name, peer in self._peers.items():
-            keys = tuple(key for key, mask in masked if not mask & peer.bit)
+            bit = peer.bit
+            keys = tuple([key for key, mask in masked if not mask & bit])
             if keys:
                 groups.setdefault(keys, []).append(name)
         for keys, names in groups.items():
-            self._announce(tuple(names), keys)
+            self._announce(tuple(names), keys, now)
 
-    def _announce(self, names: tuple[str, ...], keys: Sequence[bytes]) -> None:
+    def _announce(
+        self, names: tuple[str, ...], keys: Sequence[bytes], now: float | None = None
+    ) -> None:
         for start in range(0, len(keys), limits.ANNOUNCE_MAX_IDS):
             part = list(keys[start : start + limits.ANNOUNCE_MAX_IDS])
             self.counters["announced"] += len(part) * len(names)
-            self._emit(names, IHave(part))
+            ages = [] if now is None else [_milliseconds(now - self._store[k].at) for k in part]
+            self._emit(names, IHave(part, ages))
 
     # What is missing
 
-    def _learn(self, now: float, key: bytes, via: str, origin: str) -> None:
-        """Adapt the patience of a link to the arrival of a payload that was pulled over it; keep links to an origin
-        that is cut off."""
-        entry = self._missing.get(key)
-        pulled = entry is not None and via != "" and entry.asked == via
-        if origin and (pulled or origin in self._pulled):
-            part, since, before = self._pulled.renew(origin) or (0.0, now, False)
-            if now >= since + PULLED_WINDOW:
-                part, since, before = (part + before) / 2, now, False
-            self._pulled[origin] = part, since, before or pulled
-            if pulled and (part + 1.0) / 2 >= CUT_OFF and entry is not None:
-                self._keep_links(now, via, entry)
-        if entry is None or entry.asked is None:
+    def _wait(self, peer: _Peer) -> float:
+        """Return the seconds to wait for a payload that the peer announces."""
+        if self._lags < LAG_SAMPLES:
+            return peer.patience
+        return min(max(LEAST_WAIT, self._lag + 3.0 * self._lag_deviation), peer.patience)
+
+    def _learn(self, now: float, via: str, origin: str, entry: _Missing) -> None:
+        """Adapt the waits to the arrival of a payload that was announced before."""
+        if entry.asked == via and via:
+            self.choice.pulled(now, origin)
+        else:
+            error = now - entry.since - self._lag
+            weight = max(0.05, 1.0 / (self._lags + 1))
+            self._lag += weight * error
+            self._lag_deviation += weight * (abs(error) - self._lag_deviation)
+            self._lags += 1
+        if entry.asked is None:
             return
         peer = self._peers[entry.asked]
         if via == entry.asked:
             peer.misses = 0
             peer.patience = max(self._graft_timeout, PATIENCE_DECAY * peer.patience)
-        else:  # the tree was faster than the answer
+        else:  # a push was faster than the answer
             enough = PATIENCE_GROWTH * (now - entry.sources[entry.asked])
             peer.patience = max(peer.patience, min(enough, self._graft_timeout_max))
-
-    def _keep_links(self, now: float, via: str, entry: _Missing) -> None:
-        """Keep the link over which a payload was pulled, and one more that announced it."""
-        others = [name for name in entry.sources if name != via and name not in self._kept]
-        for name in (via, *others[:1]):
-            peer = self._peers[name]
-            self._kept.pop(name, None)
-            self._kept[name] = now + peer.keep
-            peer.keep = min(KEPT_GROWTH * peer.keep, KEPT_MAX)
-            peer.eager = True
-            peer.pruned_at = None
-            self._emit((name,), Graft([]))
-        while len(self._kept) > KEPT_LINKS:
-            del self._kept[next(iter(self._kept))]
 
     def _pull_due(self, now: float) -> None:
         """Pull ids that were announced and have not arrived in time, each from the next of its announcers."""
@@ -480,10 +574,10 @@ class BroadcastTree(Generic[Item]):
             while peer.waiting and peer.may_pull:
                 self._pull(now, next(iter(peer.waiting)), name, pulls)
         for name, keys in pulls.items():
-            self._peers[name].eager = True
-            self._peers[name].pruned_at = None
+            peer = self._peers[name]
+            peer.pushes = peer.pushes or not peer.able  # an older version pushes from now on
             self.counters["grafts"] += 1
-            self._emit((name,), Graft(keys))
+            self._emit((name,), Graft(keys, push=False))
 
     def _pull(self, now: float, key: bytes, name: str, pulls: dict[str, list[bytes]]) -> None:
         entry = self._missing[key]
@@ -503,16 +597,14 @@ class BroadcastTree(Generic[Item]):
                 self._peers[source].waiting.pop(key, None)
 
     def _free_source(self, entry: _Missing, pulls: dict[str, list[bytes]]) -> str | None:
-        """Return the link to pull from: first a link that becomes eager anyway, so that one broken link is
-        replaced by one link.
-        """
+        """Return the link to pull from: first one that is pulled from anyway, so that there are few messages."""
         free = [name for name in entry.sources if self._peers[name].may_pull]
         # An announcer that did not deliver is requested last.
         if entry.tries:
             free.sort(key=lambda name: self._peers[name].misses)
         else:
             peers = self._peers
-            free.sort(key=lambda n: (peers[n].misses, n not in pulls, not peers[n].eager))
+            free.sort(key=lambda n: (peers[n].misses, n not in pulls))
         return free[0] if free else None
 
     def _settle(self, key: bytes) -> None:
@@ -537,3 +629,7 @@ class BroadcastTree(Generic[Item]):
                 return
             del self._store[key]
             self.stored_bytes -= oldest.size
+
+
+def _milliseconds(age: float) -> int:
+    return min(max(round(age * 1000), 0), MAX_AGE)

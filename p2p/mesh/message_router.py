@@ -60,6 +60,7 @@ from p2p.mesh.routed_messages import (
 from p2p.mesh.store_and_forward import StoreAndForward
 from p2p.wire.messages import (
     EVERYONE,
+    Branch,
     Codec,
     Envelope,
     Graft,
@@ -206,11 +207,12 @@ class MessageRouter:
         address: str = "",
         exempt: bool = False,
         notices: bool = False,
+        branches: bool = False,
     ) -> None:
         """Add an established link to `peer`, direct or over Grenache, and send the messages queued for it.
 
         `address`: its IP address, for the budget of its network. `exempt`: it has no budgets. `notices`: it
-        understands the message type `refused`.
+        understands the message type `refused`; `branches`: the type `branch`.
         """
         if peer in self._bad:
             self.link_down(now, peer)
@@ -219,7 +221,7 @@ class MessageRouter:
         self.budgets.link_up(now, peer, address, exempt=exempt)
         if notices:
             self._notices.add(peer)
-        self.gossip.link_up(now, peer)
+        self.gossip.link_up(now, peer, able=branches)
         self.delivery.flush(now, peer)
 
     def link_down(self, now: float, peer: str) -> None:
@@ -272,7 +274,7 @@ class MessageRouter:
             payload=Raw(payload),
             id=key,
         )
-        self.gossip.add(now, key, envelope, len(payload))
+        self.gossip.add(now, key, envelope, len(payload), origin=self.node_id)
         return key
 
     def route(
@@ -294,7 +296,9 @@ class MessageRouter:
         return taken
 
     def _emit(
-        self, peers: tuple[str, ...], message: Envelope | IHave | Graft | Prune | RefusedMessages
+        self,
+        peers: tuple[str, ...],
+        message: Envelope | IHave | Graft | Prune | Branch | RefusedMessages,
     ) -> None:
         if isinstance(message, Envelope):
             envelope = message
@@ -412,12 +416,14 @@ class MessageRouter:
         message = self._codec.payload(envelope.type, envelope.payload)
         within_bounds = True
         match message:
-            case IHave(ids=ids):
-                within_bounds = self.gossip.on_announcement(now, link, ids)
-            case Graft(ids=ids):
-                within_bounds = self.gossip.on_pull(now, link, ids)
-            case Prune():
-                self.gossip.on_prune(link)
+            case IHave(ids=ids, ages=ages):
+                within_bounds = self.gossip.on_announcement(now, link, ids, ages)
+            case Graft(ids=ids, push=push, few_links=few):
+                within_bounds = self.gossip.on_pull(now, link, ids, push=push, few_links=few)
+            case Branch():
+                within_bounds = self.gossip.on_branch(link, message)
+            case Prune(refusal=refusal):
+                self.gossip.on_prune(now, link, refusal=refusal)
             case RefusedMessages(reason=reason, count=count):
                 self.counters["refused_by_peers"] += 1
                 log.warning("peer %s drops messages of this node (%d): %.200r", link, count, reason)

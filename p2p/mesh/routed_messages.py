@@ -11,7 +11,7 @@ from typing import Final
 
 from p2p.base import limits
 from p2p.mesh.broadcast_tree import ID_LENGTH
-from p2p.wire.messages import Envelope, Graft, IHave, Prune, RefusedMessages, pack
+from p2p.wire.messages import Branch, Envelope, Graft, IHave, Prune, RefusedMessages, pack
 
 MAX_PAYLOAD: Final = limits.MAX_FRAME - 1024  # the rest of an envelope is far smaller than this
 MAX_TYPE_LENGTH: Final = 64
@@ -19,6 +19,7 @@ CONTROL_TYPES: Final[dict[type, str]] = {
     IHave: "ihave",
     Graft: "graft",
     Prune: "prune",
+    Branch: "branch",
     RefusedMessages: "refused",
 }
 

@@ -119,20 +119,35 @@ class PeerExchange(msgspec.Struct, rename="camel"):
     peers: list[PeerAddress]
 
 
-class IHave(msgspec.Struct, rename="camel"):
-    """Lazy announcement: broadcasts that the sender holds (Plumtree)."""
+class IHave(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Lazy announcement: broadcasts that the sender holds (Plumtree), and for how many milliseconds each."""
 
     ids: list[bytes]
+    ages: list[int] = []  # empty from an older version, and in repeated announcements
 
 
-class Graft(msgspec.Struct, rename="camel"):
-    """Request to send these broadcasts, and to push from now on (Plumtree)."""
+class Graft(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Request to send these broadcasts and, with `push`, all of them from now on (Plumtree)."""
 
     ids: list[bytes]
+    push: bool = True  # an older version takes it for true always
+    few_links: bool = False  # with `push`: no other links could push to the sender
 
 
-class Prune(msgspec.Struct, rename="camel"):
-    """Request to announce from now on instead of pushing: the payload was a duplicate (Plumtree)."""
+class Prune(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Request to announce from now on instead of pushing (Plumtree)."""
+
+    refusal: bool = False  # in place of that: the sender does not push, it does so to enough others
+
+
+class Branch(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Request about the broadcasts of some origins, by node id, whatever holds for others. Sent only to peers that list
+    the type.
+    """
+
+    push: list[str] = []
+    leave: list[str] = []  # announce instead of pushing
+    reset: list[str] = []  # treat them as all others again
 
 
 class RpcRequest(msgspec.Struct, rename="camel"):
@@ -186,6 +201,7 @@ PAYLOADS: dict[str, type[msgspec.Struct]] = {
     "ihave": IHave,
     "graft": Graft,
     "prune": Prune,
+    "branch": Branch,
     "request": RpcRequest,
     "response": RpcResponse,
     "cancel": RpcCancel,

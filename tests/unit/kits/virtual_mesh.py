@@ -77,8 +77,8 @@ class VirtualMesh:
         if (low, high) in self.links or a == b:
             return
         self.links[low, high] = next(self._epochs)
-        self.routers[low].link_up(self.now, self.ids[high])
-        self.routers[high].link_up(self.now, self.ids[low])
+        self.routers[low].link_up(self.now, self.ids[high], branches=True)
+        self.routers[high].link_up(self.now, self.ids[low], branches=True)
         self._collect(low)
         self._collect(high)
 

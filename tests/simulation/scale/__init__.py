@@ -1,0 +1,1 @@
+"""Networks of up to ten thousand nodes: the classes without I/O as discrete events."""
