@@ -9,7 +9,7 @@ Differences from the paper:
   a pull changes that. So broadcasts under way at the same time do not cut each other's tree.
 - A link starts eager in both directions, until the choice has been made from the first broadcasts.
 - An announcement has the age of each id, so that a link that only announces can be compared with one that pushes.
-- An origin sends its own broadcasts over up to OWN_LINKS links, whoever asked for them.
+- An origin sends its own broadcasts over up to OWN_LINKS links, requested or not.
 - The ids still stored are announced to a link that comes up, so that broadcasts cross when a partition heals.
 - Recent ids are announced again, a few times, to peers with few links that they were pushed to and that have not
   shown that they hold them (nothing else would ever repeat a push that was lost).
@@ -87,7 +87,7 @@ class _Peer:
     able: bool  # it understands requests by origin (BRANCH)
     eager: bool = True  # payloads are pushed to it
     requested: bool = False  # it has asked for that
-    few_links: bool = True  # it has no other links to be pushed to, or has not told
+    few_links: bool = True  # it has no other links to be pushed to, or has not stated it
     pushes: bool = True  # it pushes, unless it follows a prune
     pruned_at: float | None = None  # time of the last PRUNE sent since the link was asked to push
     misses: int = 0  # pulls that it has not answered in time since the last that it has
@@ -328,7 +328,7 @@ class BroadcastTree(Generic[Item]):
     def on_announcement(
         self, now: float, via: str, keys: Sequence[bytes], ages: Sequence[int] = ()
     ) -> bool:
-        """Process an IHAVE: the peer has held these ids for so many milliseconds each."""
+        """Process an IHAVE: the peer has held each id for its age in milliseconds."""
         peer = self._peers[via]
         store, seen, bit = self._store, self.seen, peer.bit
         if not ages or len(ages) != len(keys) or min(ages) < 0 or max(ages) > MAX_AGE:

@@ -120,7 +120,7 @@ class PeerExchange(msgspec.Struct, rename="camel"):
 
 
 class IHave(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Lazy announcement: broadcasts that the sender holds (Plumtree), and for how many milliseconds each."""
+    """Lazy announcement: broadcasts that the sender holds (Plumtree), with their ages in milliseconds."""
 
     ids: list[bytes]
     ages: list[int] = []  # empty from an older version, and in repeated announcements
