@@ -30,7 +30,13 @@ IDENTITIES = {
 }
 NAMES = {identity.node_id: name for name, identity in IDENTITIES.items()}
 CODEC = product.codec()
-NEWER = {"refused", "probe", "probe_ack", "reachability", "branch"}  # types that 0.1.0 does not know
+NEWER = {
+    "refused",
+    "probe",
+    "probe_ack",
+    "reachability",
+    "branch",
+}  # types that 0.1.0 does not know
 FRAMES = [(line["by"], bytes.fromhex(line["frame"])) for line in LINES if "frame" in line]
 
 

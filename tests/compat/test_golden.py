@@ -46,7 +46,13 @@ def test_node_ids_come_from_keys_as_before() -> None:
 
 # Messages
 
-NEWER = {"refused", "probe", "probe_ack", "reachability", "branch"}  # types that 0.1.0 does not know
+NEWER = {
+    "refused",
+    "probe",
+    "probe_ack",
+    "reachability",
+    "branch",
+}  # types that 0.1.0 does not know
 
 
 def test_every_message_type_has_an_example() -> None:
