@@ -2,15 +2,16 @@
 
 P0 has the market's own price levels; P1 to P4 put together what is equal in the first 4 to 1 significant
 digits, bids rounded down and asks up, so that no level looks better than it is. R0 has single orders.
+Prices and amounts below `LEAST_SHOWN` are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from exchange.market.order_book import Level
 from node.bitfinex.errors import BAD_PARAMETER, BitfinexError
 from node.bitfinex.limits import BOOK_LENGTHS, BOOK_MAX
 from node.bitfinex.order_ids import OrderIds
@@ -122,12 +123,9 @@ class Books:
             return self._orders(pair, shown, length, side, known)
         scale = pair.scale
         if precision == "P0":
-            levels: Iterator[tuple[int, int, int]] | list[tuple[int, int, int]] = [
-                (scale.value(ticks), lots, orders)
-                for ticks, lots, orders in shown.book.levels(side, length)
-            ]
+            levels = _levels(pair, shown, length, side)
         else:
-            levels = _aggregated(shown, scale, PRECISIONS[precision], length, side)
+            levels = _aggregated(pair, shown, PRECISIONS[precision], length, side)
         found: dict[int, Entry] = {}
         for value, lots, orders in levels:
             key = side * value
@@ -144,10 +142,13 @@ class Books:
         ids = self._ids.get(pair.key)
         if ids is None:
             ids = self._ids[pair.key] = OrderIds(shown.owners, shown.book)
-        rows = [
+        least_ticks, least_lots = pair.least_ticks, pair.least_lots
+        orders = (
             (-side * ticks, ids.id_of(key), lots)
-            for key, ticks, lots, _, _ in islice(shown.book.orders(side), length)
-        ]
+            for key, ticks, lots, _, _ in shown.book.orders(side)
+            if ticks >= least_ticks and lots >= least_lots
+        )
+        rows = islice(orders, length)
         found: dict[int, Entry] = {}
         for signed, order_id, lots in sorted(rows):
             raw = pair.scale.value(abs(signed)), side * lots
@@ -158,25 +159,46 @@ class Books:
         return found
 
 
+def _levels(pair: Pair, shown: Shown, length: int, side: int) -> list[tuple[int, int, int]]:
+    """(value, lots, orders) of the best `length` levels that are large enough."""
+    value, least_ticks, least_lots = pair.scale.value, pair.least_ticks, pair.least_lots
+    depth = length
+    while True:
+        levels = shown.book.levels(side, depth)
+        found = [
+            (value(ticks), lots, orders)
+            for ticks, lots, orders in levels
+            if lots >= least_lots and ticks >= least_ticks
+        ]
+        if len(found) >= length or len(levels) < depth:
+            return found[:length]
+        depth *= 4
+
+
 def _aggregated(
-    shown: Shown, scale: Scale, digits: int, length: int, side: int
+    pair: Pair, shown: Shown, digits: int, length: int, side: int
 ) -> list[tuple[int, int, int]]:
     """(value, lots, orders) of the best `length` levels of that many significant digits."""
     depth = 4 * length
     while True:
         levels = shown.book.levels(side, depth)
-        found: dict[int, tuple[int, int]] = {}
-        for ticks, lots, orders in levels:
-            value = rounded(scale.value(ticks), digits, up=side == SELL)
+        found = _joined(pair, levels, digits, side)
+        whole = len(levels) < depth  # else the last one may be half seen
+        large = [level for level in (found if whole else found[:-1]) if level[1] >= pair.least_lots]
+        if whole or len(large) >= length:
+            return large[:length]
+        depth *= 4
+
+
+def _joined(pair: Pair, levels: list[Level], digits: int, side: int) -> list[tuple[int, int, int]]:
+    """Put together the levels that are equal in their first `digits` significant digits."""
+    found: dict[int, tuple[int, int]] = {}
+    for ticks, lots, orders in levels:
+        if ticks >= pair.least_ticks:
+            value = rounded(pair.scale.value(ticks), digits, up=side == SELL)
             had = found.get(value, (0, 0))
-            if had == (0, 0) and len(found) == length:
-                break
             found[value] = had[0] + lots, had[1] + orders
-        else:
-            if len(levels) == depth:  # the last one may be half seen
-                depth *= 4
-                continue
-        return [(value, lots, orders) for value, (lots, orders) in found.items()]
+    return [(value, lots, orders) for value, (lots, orders) in found.items()]
 
 
 def _level(scale: Scale, value: int, raw: tuple[int, int], side: int) -> Entry:
@@ -185,7 +207,7 @@ def _level(scale: Scale, value: int, raw: tuple[int, int], side: int) -> Entry:
         raw,
         f"[{price},{raw[0]},{amount}]",
         f"[{price},0,{side}]",
-        f"{javascript(price)}:{javascript(amount)}",
+        f"{price}:{amount}",
     )
 
 
@@ -195,7 +217,7 @@ def _order(scale: Scale, order_id: int, raw: tuple[int, int], side: int) -> Entr
         raw,
         f"[{order_id},{scale.price_of(raw[0])},{amount}]",
         f"[{order_id},0,{side}]",
-        f"{order_id}:{javascript(amount)}",
+        f"{order_id}:{amount}",
     )
 
 
@@ -222,18 +244,6 @@ def check_length(length: object) -> int:
         if 1 <= number <= BOOK_MAX:
             return number
     raise BitfinexError(BAD_PARAMETER, "len: invalid")
-
-
-def javascript(text: str) -> str:
-    """A plain number as JavaScript prints it: below 0.000001 with an exponent. What a checksum sees."""
-    sign = "-" if text.startswith("-") else ""
-    whole, _, fraction = text.removeprefix("-").partition(".")
-    if whole != "0" or not fraction.startswith("000000"):
-        return text
-    digits = fraction.lstrip("0")
-    exponent = len(fraction) - len(digits) + 1
-    point = f".{digits[1:]}" if len(digits) > 1 else ""
-    return f"{sign}{digits[0]}{point}e-{exponent}"
 
 
 def rounded(value: int, digits: int, *, up: bool) -> int:

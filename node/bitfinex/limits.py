@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Final
 
 RATE: Final = 6000  # requests a minute of one key, and of one address without one; API_RATE_LIMIT
@@ -19,6 +20,9 @@ TICKERS_HIST_MAX: Final = 250
 BOOK_LENGTHS: Final = (1, 25, 100, 250)  # entries a side of the views that are kept
 BOOK_MAX: Final = BOOK_LENGTHS[-1]
 BOOK_DEFAULT: Final = 25
+# Smaller prices and amounts stay out of books: JavaScript prints them with an exponent and ccxt without,
+# so no checksum would be right for both.
+LEAST_SHOWN: Final = Decimal("0.000001")
 
 CHANNELS: Final = 25  # subscriptions of one connection; clients open a second one then
 CONNECTIONS: Final = 256

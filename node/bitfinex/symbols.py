@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil
 
 from exchange.model.instruments import Instrument
 from node.bitfinex.errors import bad_symbol
+from node.bitfinex.limits import LEAST_SHOWN
 from node.views.scales import Scale
 
 
@@ -17,6 +19,12 @@ class Pair:
     instrument: Instrument
     name: str  # "BTCUSD", "TEST:USD"
     scale: Scale
+    least_ticks: int = field(init=False)  # of what books show
+    least_lots: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "least_ticks", ceil(LEAST_SHOWN / self.instrument.tick))
+        object.__setattr__(self, "least_lots", ceil(LEAST_SHOWN / self.instrument.lot))
 
     @property
     def symbol(self) -> str:

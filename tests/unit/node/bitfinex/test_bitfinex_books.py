@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 from zlib import crc32
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from market_kit import ME, FakeMarkets
 
+from exchange.model.instruments import Instrument, Instruments
 from node.bitfinex.bitfinex_books import Books, View, check_length, check_precision
 from node.bitfinex.errors import BitfinexError
 from node.bitfinex.symbols import Pair, Symbols
@@ -21,9 +23,9 @@ BTC = "BTC-USD"
 class Looking:
     """One market, and the views of it."""
 
-    def __init__(self, symbol: str = BTC) -> None:
+    def __init__(self, symbol: str = BTC, instruments: Instruments | None = None) -> None:
         self.symbol = symbol
-        self.markets = FakeMarkets()
+        self.markets = FakeMarkets(instruments)
         self.books = Books(self.markets.data)
         instrument = self.markets.instruments[symbol]
         self.pair: Pair = next(
@@ -222,6 +224,66 @@ def test_applied_changes_give_the_published_book(
             shown = Client(parsed(view.snapshot), raw=precision == "R0")
             assert client.sides == shown.sides
             assert client.checksum() == view.checksum
+
+
+def fine_market() -> Looking:
+    """Steps of 1e-8 in both."""
+    instrument = Instrument("FINE-USD", Decimal("0.00000001"), Decimal("0.00000001"))
+    return Looking(instrument.symbol, Instruments([instrument]))
+
+
+# Price and quantity in steps of 1e-8: on both sides of what books show.
+small = st.integers(1, 300)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, -1]), small, small), max_size=60),
+    st.sampled_from([1, 5, 25]),
+)
+def test_what_clients_print_in_two_ways_stays_out_of_books(
+    orders: list[tuple[int, int, int]], length: int
+) -> None:
+    looking = fine_market()
+    levels: dict[tuple[int, int], int] = {}
+    singles: dict[int, list[tuple[int, int]]] = {1: [], -1: []}
+    for side, price, quantity in orders:
+        ticks = price if side == 1 else price + 300
+        looking.order(side, f"{ticks / 10**8:.8f}", f"{quantity / 10**8:.8f}", owner=f"n{quantity}")
+        levels[side, ticks] = levels.get((side, ticks), 0) + quantity
+        singles[side].append((ticks, quantity))
+    for side in (1, -1):
+        shown = [t for (s, t), lots in levels.items() if s == side and min(lots, t) >= 100]
+        best = sorted(shown, reverse=side == 1)[:length]
+        rows = [row for row in looking.rows("P0", length) if row[2] * side > 0]
+        assert rows == [
+            [t / 10**8, rows[at][1], side * levels[side, t] / 10**8] for at, t in enumerate(best)
+        ]
+        large = sorted(
+            (t for t, quantity in singles[side] if min(t, quantity) >= 100), reverse=side == 1
+        )[:length]
+        rows = [row for row in looking.rows("R0", length) if row[2] * side > 0]
+        assert [row[1] for row in rows] == [t / 10**8 for t in large]
+    assert "e" not in looking.view("P0", length).snapshot
+
+
+def test_an_order_that_becomes_too_small_leaves_the_book_and_a_level_of_small_ones_comes() -> None:
+    looking = fine_market()
+    key = looking.order(1, "5", "0.00002")
+    before = looking.view()
+    looking.markets.reduce("FINE-USD", key, "0.00000099")
+    after = looking.view()
+    assert after.since(before) == ["[5,0,1]"]
+    looking.order(1, "5", "0.00000001", "peer")
+    assert looking.view().since(after) == ["[5,2,0.000001]"]
+    assert looking.rows("P1") == [[5, 2, 0.000001]]
+    assert looking.rows("R0") == []
+
+
+def test_prices_that_clients_print_in_two_ways_are_not_in_coarse_books() -> None:
+    looking = fine_market()
+    for price in ("0.00000099", "0.000001", "0.00000123", "0.00000126"):
+        looking.order(1, price, "1")
+    assert looking.rows("P3") == [[0.0000012, 2, 2], [0.000001, 1, 1]]
 
 
 def test_views_of_any_length_are_the_beginnings_of_those_that_are_kept() -> None:

@@ -11,7 +11,7 @@ from exchange.market.market import OwnerIndex
 from exchange.market.order_book import OrderBook
 from exchange.model.events import MAX_ORDER
 from node.bitfinex import order_ids as ids_module
-from node.bitfinex.bitfinex_books import javascript, rounded
+from node.bitfinex.bitfinex_books import rounded
 from node.bitfinex.errors import BitfinexError
 from node.bitfinex.limits import BURST
 from node.bitfinex.order_ids import OWN, OrderIds, own_order_id, trade_id
@@ -19,23 +19,6 @@ from node.bitfinex.symbols import Symbols, pair_name
 from node.http.rate_limit import RateLimit
 
 # Numbers
-
-
-@pytest.mark.parametrize(
-    ("text", "printed"),
-    [
-        ("0", "0"),
-        ("30000.5", "30000.5"),
-        ("0.000001", "0.000001"),
-        ("0.0000001", "1e-7"),
-        ("-0.00000012", "-1.2e-7"),
-        ("0.000000123456", "1.23456e-7"),
-        ("0.00000000001", "1e-11"),
-        ("10.0000000001", "10.0000000001"),
-    ],
-)
-def test_small_numbers_are_printed_as_javascript_prints_them(text: str, printed: str) -> None:
-    assert javascript(text) == printed
 
 
 @given(st.integers(1, 10**15), st.integers(1, 6))
