@@ -341,8 +341,39 @@ class Urls(Kind):
     def shown(self, raw: Any) -> str:
         text = ",".join(str(item) for item in raw) if isinstance(raw, list | tuple) else str(raw)
         # Over the whole text, not each address: a password may contain a comma.
-        text = re.sub(r"^([A-Za-z]+:/+)?.*@", r"\1***@", text, flags=re.DOTALL)
-        return super().shown(re.sub(r"[?#].*", "?***", text, flags=re.DOTALL))
+        return super().shown(_without_password(text))
+
+
+@dataclass(frozen=True)
+class PostgresUrl(Kind):
+    """Address of a PostgreSQL database, or empty. It may carry a password, which is never shown."""
+
+    empty_ok = True
+    expected = "an address such as postgresql://user:password@host/database, or empty"
+
+    def parse(self, raw: Any) -> str:
+        text = str(raw).strip()
+        if not text:
+            return ""
+        try:
+            parts = urlsplit(text)
+        except ValueError:
+            raise ValueError from None  # the library's message may repeat the password
+        if parts.scheme not in ("postgresql", "postgres") or re.search(r"\s", text):
+            raise ValueError
+        return text
+
+    def text(self, value: Any) -> str:
+        return _without_password(str(value))
+
+    def shown(self, raw: Any) -> str:
+        return super().shown(_without_password(str(raw)))
+
+
+def _without_password(text: str) -> str:
+    """An address without what stands before its last @, and without its query, which may have a password too."""
+    text = re.sub(r"^([A-Za-z]+:/+)?.*@", r"\1***@", text, flags=re.DOTALL)
+    return re.sub(r"[?#].*", "?***", text, flags=re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from config.setting_types import (
     Ipv4,
     Name,
     NodeIds,
+    PostgresUrl,
     SignedUrls,
     Switch,
     Urls,
@@ -123,6 +124,15 @@ class NodeSection(Section):
         description="Send traces of requests, orders, takes and service calls to an OpenTelemetry "
         "collector, which the standard `OTEL_*` variables name; needs the extra `[tracing]`.",
     )
+    export_postgres: Annotated[str, PostgresUrl()] = Field(
+        default="",
+        description="PostgreSQL database that gets a copy of what the journal holds (docs/export.md); needs the extra "
+        "`[postgres]`.",
+    )
+    export_log_kept: Annotated[int, Whole(64, 1_000_000, unit="MiB")] = Field(
+        default=1024,
+        description="Most log that is kept for a database that is away; beyond it the archive catches it up.",
+    )
 
     @property
     def key_path(self) -> Path:
@@ -132,6 +142,11 @@ class NodeSection(Section):
     @property
     def journal_path(self) -> Path:
         return self.data_dir / "journal"
+
+    @property
+    def export_path(self) -> Path:
+        """Progress of the export."""
+        return self.data_dir / "export.json"
 
     @property
     def market_path(self) -> Path:

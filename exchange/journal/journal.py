@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -69,6 +69,14 @@ RETRY: Final = 1.0  # s after the archive could not be written
 _records_of = unpacker(list[Record]).decode
 
 
+class Retention(NamedTuple):
+    """Log kept for a reader of its own. `reader_at` returns the last frame that the reader has; at most
+    `most_bytes` of log are kept for it."""
+
+    reader_at: Callable[[], int]
+    most_bytes: int
+
+
 class Journal:
     """Journal of one node. `commit` may be called from another thread than the constructor, one call at
     a time. `history` may be called from any thread, and blocks until the archive has what was
@@ -83,11 +91,13 @@ class Journal:
         background: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
         snapshot_bytes: int = SNAPSHOT_BYTES,
+        retention: Retention | None = None,
     ) -> None:
         """Open or create the journal of the node `owner` in the directory `path`.
 
         Feeds of others can be fetched again, so a commit with nothing else does not wait for the disk.
-        Without `background` only queries write the archive, and only `work` makes snapshots.
+        Without `background` only queries write the archive, and only `work` makes snapshots. `retention`: log
+        that is kept for a reader although a snapshot has replaced it.
 
         Raises:
             JournalError: not a journal, damaged, incomplete, another node's, of another version, in use,
@@ -100,6 +110,7 @@ class Journal:
         self._sync = sync == "full"
         self._owner = owner
         self._snapshot_bytes = snapshot_bytes
+        self._retention = retention
         self._failed: str | None = None
         self._closing = threading.Event()
         self._wake = threading.Event()
@@ -353,6 +364,11 @@ class Journal:
                 self._closing.wait(min(time.monotonic() - began, PAUSE_MAX))
 
     @property
+    def committed(self) -> int:
+        """Number of the last commit."""
+        return self._committed
+
+    @property
     def archive_behind(self) -> int:
         """Number of committed records that the archive lacks."""
         return self._records - self._archived
@@ -415,7 +431,19 @@ class Journal:
         yield
         with self._archiving:  # a committing thread may be writing the archive too
             flushed = self._archive.flush()
-        self._log.drop(min(number, flushed))
+        self._log.drop(self._released(min(number, flushed)))
+
+    def _released(self, upto: int) -> int:
+        """Return the frame up to which the log may be deleted: `upto`, or less for a reader that is behind."""
+        if self._retention is None:
+            return upto
+        kept, bound = 0, 0
+        for segment in reversed(self._log.segments):
+            kept += _size(self._log.path(segment))
+            if kept > self._retention.most_bytes:
+                bound = segment
+                break
+        return min(upto, max(bound, self._retention.reader_at()))
 
     def _archive_some(self, upto: int) -> None:
         """Copy the next part of the log into the archive."""

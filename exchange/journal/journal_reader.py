@@ -79,6 +79,23 @@ def frames_of(path: Path, data: bytes, first: int) -> Iterator[Frame]:
         offset, number = end, number + 1
 
 
+class LogDirectory:
+    """Segments of a log that another process writes, for a `Tail`."""
+
+    version = SCHEMA_VERSION
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def segments(self) -> list[int]:
+        """First frames of the segments, ascending."""
+        return sorted(int(path.stem) for path in self.directory.glob(f"*{LOG_SUFFIX}"))
+
+    def path(self, segment: int) -> Path:
+        return self.directory / f"{segment:020}{LOG_SUFFIX}"
+
+
 class JournalReader:
     """Open files of a journal directory. Use it as a context manager."""
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from exchange.journal.frames import (
     FILE_HEAD_SIZE,
@@ -223,10 +223,22 @@ class WriteAheadLog:
             self._fd = -1
 
 
+class LogFiles(Protocol):
+    """Segment files of a log: `WriteAheadLog`, or a reader of another process's log."""
+
+    @property
+    def directory(self) -> Path: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def segments(self) -> Sequence[int]: ...
+    def path(self, segment: int) -> Path: ...
+
+
 class Tail:
     """Reader of a log's frames in order, after frame `after`, while the log may be written to."""
 
-    def __init__(self, log: WriteAheadLog, after: int) -> None:
+    def __init__(self, log: LogFiles, after: int) -> None:
         self._log = log
         self.at = after  # the last frame read
         self._fd = -1

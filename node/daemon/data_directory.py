@@ -8,6 +8,7 @@ from config import Settings
 from exchange.journal.completeness import owner_of
 from exchange.journal.journal import Journal, JournalError
 from node.daemon.process import StartError
+from node.export.export_process import retention
 from p2p.base.identity import Identity
 
 
@@ -27,7 +28,12 @@ def open_key_and_journal(settings: Settings, key_path: Path) -> tuple[Identity, 
     else:
         identity = Identity.load(key_path)
         _check_journal(settings, identity)
-    journal = Journal(settings.journal_path, sync=settings.journal_sync, owner=identity.node_id)
+    journal = Journal(
+        settings.journal_path,
+        sync=settings.journal_sync,
+        owner=identity.node_id,
+        retention=retention(settings),
+    )
     if created:
         try:
             identity.save(key_path)

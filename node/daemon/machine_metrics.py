@@ -22,6 +22,7 @@ from node.http.http_requests import LATENCY_BOUNDS, RequestFigures
 from node.service.diagnostics import LAG_BOUNDS, Diagnostics
 from node.service.readiness import Readiness
 from node.streams.stream_registry import StreamRegistry
+from node.views.node_views import ExportView
 from p2p.flow import GateStatus
 from p2p.overlay import Overlay
 from p2p.reachability.report import STATES, report
@@ -189,6 +190,15 @@ def links(overlay: Overlay) -> Iterator[Metric]:
         traffic.add_metric([node, "sent"], stats.bytes_sent)
     yield trips
     yield traffic
+
+
+def exports(view: ExportView) -> Iterator[Metric]:
+    """Export of the journal to a database."""
+    yield gauge("export_up", "1 if the database takes what is exported.", float(not view.error))
+    yield gauge("export_behind_commits", "Commits that the database lacks.", view.behind)
+    lag = float("nan") if view.lag_s is None else view.lag_s
+    yield gauge("export_lag_seconds", "Time since the database last had every commit.", lag)
+    yield counter("export_rows", "Rows delivered since the start of the export.", view.rows)
 
 
 def reachability(overlay: Overlay, now: float) -> Iterator[Metric]:

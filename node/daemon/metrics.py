@@ -22,6 +22,7 @@ from node.daemon.machine_metrics import (
     NodeFigures,
     buckets,
     counter,
+    exports,
     gates,
     gauge,
     links,
@@ -118,6 +119,8 @@ class NodeCollector(Collector):
         yield gauge("peers", "Linked peers.", status.peers_connected)
         yield gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
         yield gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
+        if status.export is not None:
+            yield from exports(status.export)
         messages = CounterMetricFamily(
             PREFIX + "messages", "Events of the message router.", labels=["kind"]
         )

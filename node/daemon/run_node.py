@@ -207,6 +207,11 @@ def open_node_parts(
             "TRACING needs OpenTelemetry, which is not installed: install exchange-node[tracing], or set "
             "TRACING=false"
         )
+    if settings.export_postgres and find_spec("psycopg") is None:
+        raise StartError(
+            "EXPORT_POSTGRES needs psycopg, which is not installed: install exchange-node[postgres], or leave "
+            "EXPORT_POSTGRES empty"
+        )
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _lock(settings.lock_path, stack)

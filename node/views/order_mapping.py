@@ -68,8 +68,10 @@ class OrderMapping:
         self._node_id = node_id
         self._decimals = decimals
         self.by_key = {instrument.key: instrument for instrument in instruments}
-        self._scales = _Scales({key: Scale(instrument) for key, instrument in self.by_key.items()})
-        self._by_symbol = {scale.symbol: scale for scale in self._scales.values()}
+        self.scales: dict[str, Scale] = _Scales(
+            {key: Scale(instrument) for key, instrument in self.by_key.items()}
+        )
+        self._by_symbol = {scale.symbol: scale for scale in self.scales.values()}
 
     # In
 
@@ -81,7 +83,7 @@ class OrderMapping:
 
     def _scale(self, name: str) -> Scale:
         found = self._by_symbol.get(name)  # as it is spelled nearly always
-        return self._scales[self.instrument(name).key] if found is None else found
+        return self.scales[self.instrument(name).key] if found is None else found
 
     def key(self, name: str | None) -> str | None:
         return None if name is None else self.instrument(name).key
@@ -135,7 +137,7 @@ class OrderMapping:
 
     def changes(self, market: str, request: AmendRequest) -> Amend:
         """Changes to an order of the market with this key."""
-        scale = self._scales[market]
+        scale = self.scales[market]
         quantity = given(request.quantity)
         changes = Amend(
             price=_price(scale, "price", given(request.price)),
@@ -167,7 +169,7 @@ class OrderMapping:
         return f"{self._node_id}-{number}"
 
     def order(self, order: Order) -> OrderView:
-        scale = self._scales[order.market]
+        scale = self.scales[order.market]
         lots, price = scale.amount, scale.price
         created, quantity = iso(order.time), lots(order.quantity)
         status: Status = "pending" if order.pending and not order.shown else "open"
@@ -212,7 +214,7 @@ class OrderMapping:
         )
 
     def fill(self, fill: Fill) -> FillView:
-        scale = self._scales[fill.market]
+        scale = self.scales[fill.market]
         fee = "0"
         if fill.fee_asset:
             fee = plain(fill.fee, self._decimals(fill.fee_asset))
@@ -233,7 +235,7 @@ class OrderMapping:
         )
 
     def trade(self, key: str, trade: TradeRecord) -> TradeView:
-        scale = self._scales[key]
+        scale = self.scales[key]
         return TradeView(
             id=f"{trade.taker}:{trade.take}",
             market=scale.symbol,

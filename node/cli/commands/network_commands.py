@@ -11,7 +11,13 @@ from node.cli.client_session import Session, client_options, print_json
 from node.cli.table_layout import Line, clean, folded
 from node.cli.tables import echo, is_terminal, peer_table, policy_table
 from node.client.exchange_client import ExchangeClient
-from node.views.node_views import GrenacheView, PeerPolicyView, ReachabilityView, StatusView
+from node.views.node_views import (
+    ExportView,
+    GrenacheView,
+    PeerPolicyView,
+    ReachabilityView,
+    StatusView,
+)
 
 _MODES = {
     "p2p": "p2p: direct links only",
@@ -77,6 +83,7 @@ def describe_status(view: StatusView) -> list[Line]:
         ("orders", f"{view.open_orders} open, {view.pending_takes} takes pending"),
         ("feeds", f"{view.feeds}{behind}"),
         ("services", ", ".join(view.services) or "none"),
+        *_export(view.export),
     ]
     left = max(len(name) for name, _ in rows)
     lines: list[Line] = []
@@ -87,6 +94,13 @@ def describe_status(view: StatusView) -> list[Line]:
     for text in view.warnings:
         lines += [[(part, "warn")] for part in folded(f"warning: {clean(text)}", 0)]
     return lines
+
+
+def _export(view: ExportView | None) -> list[tuple[str, str]]:
+    if view is None:
+        return []
+    behind = f"{view.behind:,} commits behind" if view.behind else "has every commit"
+    return [("export", f"{view.sink} {view.state}, {behind}")]
 
 
 def _reachability(view: ReachabilityView | None) -> list[tuple[str, str]]:

@@ -204,6 +204,8 @@ OWN = {
     "API_AUTH": "optional", "API_TLS_CERT": "", "API_TLS_KEY": "", "API_TLS_SELF_SIGNED": "false",
     "API_PLAIN_KEYS": "false", "API_RATE_LIMIT": "6000", "P2P_SHARE_LINKS": "true",
     "TRACING": "false",
+    "EXPORT_POSTGRES": "",
+    "EXPORT_LOG_KEPT": "1024",
     "INBOUND_PER_ADDRESS": "4", "INBOUND_PER_NETWORK": "12", "INBOUND_PER_ADDRESS_LOCAL": "0",
     "PEER_ALLOW": "", "P2P_EXTERNAL_ADDRESSES": "", "PORT_MAPPING": "true",
 }  # fmt: skip

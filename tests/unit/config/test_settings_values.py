@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from settings_kit import from_env, leave_home, problems
 
 from config import SCHEMA, HostPort, SettingError, Settings, load
+from config.setting_info import KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,7 @@ WHOLE = {
     "P2P_PORT": (0, 65535), "API_PORT": (0, 65535), "GRAPE_DHT_PORT": (0, 65535),
     "GRAPE_API_PORT": (0, 65535), "WORKER_PORT": (0, 65535), "MAX_PEERS": (1, 10_000),
     "INBOUND_PER_ADDRESS": (0, 10_000), "INBOUND_PER_NETWORK": (0, 10_000),
-    "INBOUND_PER_ADDRESS_LOCAL": (0, 10_000),
+    "INBOUND_PER_ADDRESS_LOCAL": (0, 10_000), "EXPORT_LOG_KEPT": (64, 1_000_000),
     "PEER_RECONNECT_INTERVAL": (100, 600_000), "PRESENCE_LEASE_MS": (1000, 600_000),
     "CLIENT_REQUEST_TIMEOUT": (1, 600_000), "CLIENT_MAX_RETRIES": (0, 100),
     "CLIENT_RETRY_DELAY": (0, 600_000), "GRAPE_CONCURRENCY": (1, 1024),
@@ -113,7 +114,7 @@ WRONG = [
         (name, bad, f"expected {what} from {low} to {high}")
         for name, (low, high) in WHOLE.items()
         for what in [
-            "a port number" if "PORT" in name
+            "a port number" if name.endswith("PORT")
             else f"a whole number of {SCHEMA[name.lower()].unit}" if SCHEMA[name.lower()].unit
             else "a whole number"
         ]
@@ -165,6 +166,8 @@ WRONG = [
                   "http://[::1", "http://a,b", ",")),
     *(("GRAPE_PUBLIC_HOST", bad, "expected an IPv4 address such as 192.0.2.7, or nothing")
       for bad in ("a", "::1", "10.0.0", "0.0.0.0", "224.0.0.1")),
+    *(("EXPORT_POSTGRES", bad, "expected an address such as postgresql://user:password@host/database, or empty")
+      for bad in ("host", "mysql://a/b", "http://a", "postgresql:// a/b", "postgresql://[::1")),
     ("DATA_DIR", "a\0b", "expected a directory"),
     ("DATA_DIR", "~no-such-user-here/x", "expected a directory (the home directory, for ~, is unknown)"),
     ("PEER_STORAGE_PATH", "a\0b", "expected a file, absolute or relative to the data directory"),
@@ -343,3 +346,13 @@ def test_every_duration_has_its_property_in_seconds() -> None:
     for key, info in SCHEMA.items():
         if info.unit == "ms":
             assert getattr(Settings(), key.removesuffix("_ms") + "_s") * 1000 == int(info.default)
+
+
+def test_the_password_of_the_database_is_never_shown() -> None:
+    kind = KINDS["export_postgres"]
+    for url in (
+        "postgresql://desk:hidden-word@host/desk",
+        "postgresql://host/desk?user=desk&password=hidden-word",
+    ):
+        assert "hidden-word" not in kind.text(kind.parse(url))
+        assert "hidden-word" not in kind.shown(url)

@@ -1,0 +1,124 @@
+"""The node's part of an export: the process that exports, and its figures.
+
+The process ends with the node, whatever ends that: it reads its standard input, which the system closes then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from contextlib import suppress
+from typing import Final
+
+from config import Settings
+from exchange.journal.journal import Journal, Retention
+from node.export import position_file
+from node.views.node_views import ExportView
+
+log = logging.getLogger(__name__)
+
+RESTART: Final = (
+    1.0,
+    5.0,
+    30.0,
+)  # s until a process that ended is started again, then the next time ...
+STABLE: Final = 60.0  # s after which a process that ends counts as the first again
+PATIENCE: Final = 10.0  # s that the process gets to deliver the rest when the node stops
+STALE: Final = 15.0  # s without a word from the process, after which it counts as stuck
+
+
+def retention(settings: Settings) -> Retention | None:
+    """Return the log to keep for the export; None without one."""
+    if not settings.export_postgres:
+        return None
+
+    def reader_at() -> int:
+        progress = position_file.read(settings.export_path)
+        return 0 if progress is None else progress.frame
+
+    return Retention(reader_at, settings.export_log_kept << 20)
+
+
+class ExportProcess:
+    """Runs `exchange-node export run` beside the node. The address of the database goes through the environment."""
+
+    def __init__(self, settings: Settings, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._started = time.time()
+
+    def start(self) -> None:
+        """Start the process, and again whenever it ends."""
+        self._task = asyncio.create_task(self._keep(), name="export")
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "node.cli.main", "export", "run"),
+                *("--data-dir", str(self._settings.data_dir), "--until-eof"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                env={**os.environ, "EXPORT_POSTGRES": self._settings.export_postgres},
+            )
+            self._process = process
+            code = await process.wait()
+            failures = 1 if time.monotonic() - began > STABLE else failures + 1
+            log.warning("the export ended with code %s; it is started again", code)
+            await asyncio.sleep(RESTART[min(failures, len(RESTART)) - 1])
+
+    async def close(self) -> None:
+        """End the process, with the rest of the journal delivered if the database takes it."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None  # noqa: S101 - a pipe
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    def view(self) -> ExportView:
+        """Return how far the export is."""
+        progress = position_file.read(self._settings.export_path)
+        now = time.time()
+        if progress is None or progress.written < self._started:
+            return ExportView(
+                sink="postgres",
+                state="starting",
+                position=0 if progress is None else progress.frame,
+                behind=self._journal.committed - (0 if progress is None else progress.frame),
+                lag_s=None if progress is None else _since(progress.delivered, now),
+                rows=0,
+                error="",
+            )
+        behind = max(0, self._journal.committed - progress.frame)
+        error = progress.error
+        if not error and now - progress.written > STALE:
+            error = "the export process does not answer"
+        return ExportView(
+            sink="postgres",
+            state="away" if error else "running",
+            position=progress.frame,
+            behind=behind,
+            lag_s=0.0 if not behind else _since(progress.delivered, now),
+            rows=progress.rows,
+            error=error,
+        )
+
+
+def _since(delivered: float, now: float) -> float | None:
+    return round(max(0.0, now - delivered), 1) if delivered else None

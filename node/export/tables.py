@@ -1,0 +1,86 @@
+"""Tables of the drop copy. Columns and keys are those of every sink, whatever its engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, Literal
+
+ColumnKind = Literal["text", "integer", "number", "time", "boolean"]
+Value = str | int | Decimal | datetime | bool | None
+Row = tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table. The first columns are its key; the first of all is the node, the last the frame that wrote the row.
+
+    `latest`: a later row with the same key replaces the earlier one; otherwise rows never change.
+    """
+
+    name: str
+    columns: tuple[tuple[str, ColumnKind], ...]
+    key: int  # number of columns
+    latest: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.columns)
+
+
+def _table(name: str, columns: str, *, latest: bool = False) -> Table:
+    """`columns`: "name:kind ...", those of the key before a "|"."""
+    kinds: dict[str, ColumnKind] = {
+        "t": "text", "i": "integer", "n": "number", "s": "time", "b": "boolean",
+    }  # fmt: skip
+    key, _, rest = columns.partition("|")
+    parsed = [item.partition(":")[::2] for item in ["node:t", *key.split(), *rest.split()]]
+    fields = (*((field, kinds[kind]) for field, kind in parsed), ("frame", kinds["i"]))
+    return Table(name, fields, 1 + len(key.split()), latest)
+
+
+TABLES: Final = {
+    table.name: table
+    for table in (
+        _table(
+            "orders",
+            "number:i | account:i market:t side:t type:t time_in_force:t price:n quantity:n filled:n remaining:n "
+            "average_price:n status:t reason:t client_id:t stop:n trailing_offset:n display_quantity:n post_only:b "
+            "hidden:b reduce_only:b linked_order:i order_group:i expires:s created:s updated:s",
+            latest=True,
+        ),
+        _table(
+            "fills",
+            "taker:t take:i role:t | market:t order_number:i side:t price:n quantity:n time:s counterparty:t "
+            "counterparty_order:i account:i fee:n fee_asset:t",
+        ),
+        _table(
+            "postings",
+            "transaction:i line:i | holder:t asset:t amount:n balance:n time:s kind:t reference:t",
+        ),
+        _table(
+            "accounts",
+            "number:i | name:t created:s frozen:b max_open_orders:i orders_per_minute:i",
+            latest=True,
+        ),
+        _table(
+            "api_keys",
+            "key_id:t | account:i permissions:t label:t created:s revoked:s",
+            latest=True,
+        ),
+        _table(
+            "decisions",
+            "taker:t take:i | market:t order_number:i price:n quantity:n time:s reason:t until:s",
+            latest=True,
+        ),
+        _table("credit_limits", "peer:t asset:t | credit_limit:n", latest=True),
+        _table("halts", "market:t | reason:t", latest=True),
+        _table(
+            "trades",
+            "maker:t taker:t take:i | market:t maker_order:i side:t price:n quantity:n time:s",
+        ),
+    )
+}
+# Tables whose earlier rows the journal's archive has, when their frames are gone from the log.
+ARCHIVED: Final = ("orders", "fills", "postings")

@@ -1,0 +1,99 @@
+"""What every sink has to do: `check_sink(connect)` with a function that opens a connection to an empty engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from node.export.sink import CatchUp, Delivery, Position, PositionMoved, Sink
+from node.export.tables import TABLES, Row, Table, Value
+
+NODE, OTHER = "node-a", "node-b"
+TIME = datetime(2026, 11, 23, 6, 0, 0, 123456, UTC)
+_VALUES: dict[str, Value] = {
+    "text": "text with 'quotes', a \t tab, \\ and \N{SNOWMAN}",
+    "integer": 2**62,
+    "number": Decimal("123456789012345678901234567890.00000000000001"),
+    "time": TIME,
+    "boolean": True,
+}
+
+
+def sample(table: Table, number: int, frame: int, *, node: str = NODE, empty: bool = False) -> Row:
+    """A row with the key `number`. `empty`: nothing where nothing may be."""
+    values: list[Value] = [node]
+    for at, (_, kind) in enumerate(table.columns[1:-1], 1):
+        if at < table.key:
+            values.append(number if kind == "integer" else f"{number}")
+        else:
+            values.append(None if empty else _VALUES[kind])
+    return (*values, frame)
+
+
+def check_sink(connect: Callable[[], Sink]) -> None:
+    """Check an engine.
+
+    Raises:
+        AssertionError: a rule of `node.export.sink.Sink` is broken.
+    """
+    _check_positions(connect)
+    _check_rows(connect)
+    _check_nodes(connect)
+
+
+def _moved(before: Position | None, frame: int, **rows: list[Row]) -> Delivery:
+    return Delivery(NODE, before, Position(frame, frame * 3, {"USD": frame}), rows)
+
+
+def _check_positions(connect: Callable[[], Sink]) -> None:
+    sink = connect()
+    assert sink.position(NODE) is None
+    under_way = Position(0, 0, {}, CatchUp(7, {"fills": 3}))
+    sink.deliver(Delivery(NODE, None, under_way, {}))
+    assert sink.position(NODE) == under_way
+    table = TABLES["fills"]
+    for wrong in (None, Position(), Position(1, 3, {"USD": 1})):
+        with pytest.raises(PositionMoved):
+            sink.deliver(_moved(wrong, 2, fills=[sample(table, 1, 2)]))
+    sink.close()
+    sink = connect()
+    assert sink.position(NODE) == under_way
+    with sink.moment(NODE):
+        assert list(sink.rows("fills", NODE)) == [], "a refused delivery stores nothing"
+    sink.deliver(_moved(under_way, 1))
+    assert sink.position(NODE) == Position(1, 3, {"USD": 1})
+    sink.close()
+
+
+def _check_rows(connect: Callable[[], Sink]) -> None:
+    sink = connect()
+    for name, table in TABLES.items():
+        before = sink.position(NODE)
+        whole, bare = sample(table, 1, 5), sample(table, 2, 5, empty=True)
+        sink.deliver(Delivery(NODE, before, Position(5), {name: [whole, bare]}))
+        again = sample(table, 1, 6, empty=True)
+        sink.deliver(Delivery(NODE, Position(5), Position(6), {name: [again]}))
+        earlier = sample(table, 2, 4)
+        sink.deliver(Delivery(NODE, Position(6), Position(7), {name: [earlier]}))
+        with sink.moment(NODE) as position:
+            assert position == Position(7)
+            found = sorted(sink.rows(name, NODE), key=lambda row: str(row[: table.key]))
+        expected = [again if table.latest else whole, bare]
+        assert found == expected, name
+    sink.close()
+
+
+def _check_nodes(connect: Callable[[], Sink]) -> None:
+    sink = connect()
+    row = sample(TABLES["orders"], 1, 1, node=OTHER)
+    sink.deliver(Delivery(OTHER, None, Position(1), {"orders": [row]}, gap=(1, 1)))
+    sink.forget(NODE)
+    assert sink.position(NODE) is None
+    with sink.moment(NODE):
+        assert list(sink.rows("orders", NODE)) == []
+        assert list(sink.rows("orders", OTHER)) == [row]
+    sink.deliver(_moved(None, 1))
+    sink.close()
