@@ -9,6 +9,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -44,23 +45,21 @@ def _parent(path: Path) -> int:
 class PostgresServer:
     """Listens on 127.0.0.1. Root cannot run it, so the data then belong to the user `postgres`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self) -> None:
         bin_ = binaries()
         assert bin_ is not None, "PostgreSQL is not installed"
         self._bin = bin_
+        # Not below pytest's directories, which are closed to other users whenever a run begins.
+        self._directory = TemporaryDirectory(prefix="exchange-node-postgres-")
+        directory = Path(self._directory.name)
+        directory.chmod(0o755)
         self._data = directory / "postgres"
         self._data.mkdir(mode=0o700)
         self._user: list[str] = []
         if os.geteuid() == 0:
             shutil.chown(self._data, "postgres", "postgres")
-            for parent in self._data.parents:
-                if (
-                    parent.stat().st_uid == 0
-                    and parent != Path("/")
-                    and not parent.stat().st_mode & 0o001
-                ):
-                    parent.chmod(parent.stat().st_mode | 0o111)
             self._user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        self._log = directory / "postgres.log"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._run("initdb", "-D", str(self._data), "-U", "desk", "--auth=trust", "--no-sync")
@@ -85,21 +84,16 @@ class PostgresServer:
                 psycopg.connect(self.url, connect_timeout=2).close()
                 return
             except psycopg.OperationalError:
-                assert time.monotonic() < deadline, "PostgreSQL does not start"
+                assert time.monotonic() < deadline, self._log.read_text("utf-8", "replace")[-4000:]
                 time.sleep(0.05)
                 if self._process is None or self._process.poll() is not None:
                     self._launch()  # its shared memory was still held by processes that were being killed
 
     def _launch(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                *self._user, str(self._bin / "postgres"), "-D", str(self._data), "-k", "",
-                "-h", "127.0.0.1", "-p", str(self.port),
-            ],
-            cwd="/",
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
+        command = [*self._user, str(self._bin / "postgres"), "-D", str(self._data), "-k", ""]
+        command += ["-h", "127.0.0.1", "-p", str(self.port)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, cwd="/", stderr=log, start_new_session=True)
 
     def kill(self) -> None:
         """As by kill -9 of the whole server."""
@@ -119,6 +113,11 @@ class PostgresServer:
             except subprocess.TimeoutExpired:
                 self.kill()
             self._process = None
+
+    def close(self) -> None:
+        """Stop it and delete its data."""
+        self.stop()
+        self._directory.cleanup()
 
     def ask(self, text: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
