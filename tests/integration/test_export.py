@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 from postgres_server import PostgresServer, binaries
-from processes import NodeProcess, Nodes, bootstrap_options, eventually, run_cli
+from processes import ROOT, NodeProcess, Nodes, bootstrap_options, eventually, run_cli
 from sink_conformance import check_sink
 
 from node.client.exchange_client import ClientError
@@ -23,6 +24,8 @@ from node.export import position_file
 from node.export.postgres_sink import PostgresSink
 from node.export.sink import SinkError
 
+DOCUMENT = (ROOT / "docs" / "export.md").read_text("utf-8")
+QUERIES = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
 KILLS = 50 if os.environ.get("LONG_TESTS") else 6
 
 
@@ -54,6 +57,16 @@ def export(node: NodeProcess, *arguments: str, url: str) -> dict[str, object]:
 def current(node: NodeProcess) -> bool:
     view = node.status().export
     return view is not None and view.state == "running" and view.behind == 0
+
+
+def test_the_document_has_queries_and_every_table_and_view(database: PostgresServer) -> None:
+    assert len(QUERIES) > 5
+    PostgresSink(database.url).close()
+    found = database.ask(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'exchange'"
+    )
+    names = {name for (name,) in found} - {"migrations"}
+    assert not [name for name in sorted(names) if f"`{name}`" not in DOCUMENT]
 
 
 def test_postgres_conforms(database: PostgresServer) -> None:
@@ -100,6 +113,8 @@ def test_two_nodes_in_one_database_and_their_trades_counted_once(
         ]
     )
     assert database.ask("SELECT * FROM exchange.obligations") == []
+    for query in QUERIES:
+        database.ask(query)
     candles = database.ask("SELECT open, close, volume FROM exchange.candles('TEST-USD', '1 day')")
     assert candles == [(Decimal(100), Decimal(100), Decimal(4))]
 
