@@ -166,6 +166,9 @@ class Freqtrade:
             by_order[fill["order_id"].rpartition("-")[2]].append(fill)
         counts["fills of freqtrade"] = sum(map(len, by_order.values()))
         counts["orders filled in parts"] = sum(len(found) > 1 for found in by_order.values())
+        counts["orders cancelled with a part filled"] = sum(
+            order["status"] == "canceled" and bool(order["filled"]) for order in orders
+        )
         numbers: dict[int, list[str]] = defaultdict(list)
         for order in orders:
             number = str(int(order["order_id"]) % 10**12)

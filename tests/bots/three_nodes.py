@@ -22,6 +22,10 @@ DOWN = 5.0  # seconds that a killed node is away
 LIFTS = (4.0, 7.0)  # seconds between orders of each maker that take, which make candles
 STOPPING = 60.0
 POLL = 1.0
+MUST = (  # happen, or nothing was shown
+    *("closed positions", "fills of freqtrade", "profits equal to the ledger", "makers: placed"),
+    *("makers: amended", "makers: checksums", "makers: trades by stream"),
+)
 
 
 @dataclass
@@ -124,7 +128,11 @@ def run(plan: Plan) -> dict[str, int]:
             counts += maker.compare()
         done = {"nodes killed": plan.counts["kills"], **bot.compare()}
         agree(nodes)
-        return done | {f"makers: {name}": count for name, count in sorted(counts.items())}
+        done |= {f"makers: {name}": count for name, count in sorted(counts.items())}
+        must = [*MUST, *(["nodes killed"] if 0 < plan.kill < plan.minutes * 60 else [])]
+        missing = [name for name in must if not done.get(name)]
+        assert not missing, f"not once: {', '.join(missing)}"
+        return done
     finally:
         nodes.cleanup()
 
