@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 POLICY_FILE = "peer-policy.json"  # pins and bans, beside the remembered peers
 TICK = 0.05  # seconds between looks at the router's timers while messages come and go,
 QUIET = 1.0  # and at most while none do
+LinkPath = Literal["direct", "mapped", "punched", "grenache"]  # of a link to a node
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +246,19 @@ class Overlay:
 
     def paths(self) -> dict[str, int]:
         """Return the number of nodes that are reached by each path."""
-        counts = {"direct": 0, "punched": 0, "grenache": 0, "relayed": len(self._relayed())}
+        counts = dict.fromkeys(get_args(LinkPath), 0) | {"relayed": len(self._relayed())}
         for link in self.peers.links.values():
-            way = "punched" if link.peer.punched else "direct"
-            counts["grenache" if link.peer.carrier == "grenache" else way] += 1
+            counts[self.path_of(link)] += 1
         return counts
+
+    def path_of(self, link: PeerLink) -> LinkPath:
+        """Return how a link came about."""
+        if link.peer.carrier == "grenache":
+            return "grenache"
+        if link.peer.punched:
+            return "punched"
+        mapped = self.reachability is not None and self.reachability.is_mapped(link)
+        return "mapped" if mapped else "direct"
 
     def _announced_port(self) -> int:
         """Return the port at which nodes elsewhere can dial this one, 0 if they cannot."""

@@ -208,8 +208,8 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
         link = {None: "", True: "tls", False: "plain"}[peer.encrypted]
         if peer.carrier == "grenache":
             link += " over grenache"
-        elif peer.path == "punched":
-            link += ", punched"
+        elif peer.path in ("mapped", "punched"):
+            link += f", {peer.path}"
         elif peer.reachable is False and peer.status == "connected":
             link += ", not reachable" if peer.nat == "none" else ", behind a NAT"
         if peer.path == "relayed" and peer.via is not None:

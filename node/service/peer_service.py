@@ -33,16 +33,13 @@ class PeerService:
         overlay.rpc.serve("ping", self._on_ping)
 
     def peers(self) -> list[PeerView]:
-        views = [
-            _peer_view(peer, self._other_steps(peer.node_id))
-            for peer in self._overlay.peers.get_all_peers()
-        ]
+        views = [self._view(peer) for peer in self._overlay.peers.get_all_peers()]
         reachability = self._overlay.reachability
         listed = {view.node_id: view for view in views if view.node_id is not None}
         for node, via in sorted(self._relayed().items()):
             view = listed.get(node)
             if view is None:
-                view = _peer_view(Peer(node, "", 0, ""), self._other_steps(node))
+                view = self._view(Peer(node, "", 0, ""))
                 views.append(view)
             view.path, view.via = "relayed", via
             if reachability is not None:
@@ -51,6 +48,12 @@ class PeerService:
             if (view := listed.get(node)) is not None:
                 view.reachable, view.nat = statement.reachable, _known_nat(statement.nat)
         return views
+
+    def _view(self, peer: Peer) -> PeerView:
+        view = _peer_view(peer, self._other_steps(peer.node_id))
+        if peer.connection is not None:
+            view.path = self._overlay.path_of(peer.connection)
+        return view
 
     def _relayed(self) -> dict[str, str]:
         """Return the present nodes without a link that a neighbour relays to, with that neighbour."""
@@ -78,7 +81,7 @@ class PeerService:
             status = refusal_status(address, ADDRESS_PATTERN, MAX_ADDRESS_TEXT)
             raise ServiceError(status, "bad_address", str(error)) from error
         try:
-            return _peer_view(await self._overlay.peers.connect(host, port))
+            return self._view(await self._overlay.peers.connect(host, port))
         except HandshakeRefused as error:
             if error.code is Code.SELF:
                 raise ServiceError(422, "self_connection", str(error)) from error
@@ -196,7 +199,6 @@ def _peer_view(peer: Peer, other_steps: dict[str, str] | None = None) -> PeerVie
         group=peer.group,
         banned_until=_iso(peer.banned_until),
         other_steps=other_steps or {},
-        path=None if link is None else _linked_path(link),
     )
 
 
@@ -217,12 +219,6 @@ def _way(link: PeerLink | None) -> Literal["direct", "grenache", "relayed"]:
     if link is None:
         return "relayed"
     return "grenache" if link.peer.carrier == "grenache" else "direct"
-
-
-def _linked_path(link: PeerLink) -> Literal["direct", "punched", "grenache"]:
-    if link.peer.carrier == "grenache":
-        return "grenache"
-    return "punched" if link.peer.punched else "direct"
 
 
 def _iso(seconds: float | None) -> str | None:

@@ -44,7 +44,7 @@ class PeerView(msgspec.Struct, kw_only=True):
     # Its steps ("tick/lot") of markets that this node trades in others: these books are not shared.
     other_steps: dict[str, str] = {}
     # How messages to it travel; null for a node that is not reached now.
-    path: Literal["direct", "punched", "grenache", "relayed"] | None = None
+    path: Literal["direct", "mapped", "punched", "grenache", "relayed"] | None = None
     via: str | None = None  # node id of the neighbour that relays
     # Its own statement: can it be dialled from outside of its network, and the kind of NAT before it.
     reachable: bool | None = None

@@ -207,7 +207,12 @@ class ReachabilityCore:
             reachable=self.reachable(),
             addresses=[each.key for each in self.verified() if is_ip(each.host)],
             nat="" if nat is None else nat.kind,
+            mapped=self.is_mapped(),
         )
+
+    def is_mapped(self) -> bool:
+        """Return True if an address is verified that the router maps."""
+        return any(each.source == "mapped" for each in self.verified())
 
     def announced_port(self, address: str, port: int) -> int:
         """Return the port to state to a peer at an IP address: where it can dial this node, 0 for nowhere."""

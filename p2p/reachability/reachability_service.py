@@ -254,6 +254,16 @@ class ReachabilityService:
             if host == seen:
                 self._peers.found(PeerFound(host, port, node, INBOUND))
 
+    def is_mapped(self, link: PeerLink) -> bool:
+        """Return True for a link that the accepting side's router let in through a port mapping."""
+        info = link.peer
+        if info.carrier != "tcp" or info.punched or is_local(normal_host(info.address)):
+            return False
+        if not info.outbound:
+            return self.core.is_mapped()
+        statement = self.stated.get(info.node_id)
+        return statement is not None and statement.mapped
+
     # Server
 
     async def _on_dial_back(self, caller: str, body: DialBackBody) -> DialBackAnswer:

@@ -90,6 +90,7 @@ class Reachability(msgspec.Struct, rename="camel"):
     reachable: bool | None = None  # None: not known yet
     addresses: list[tuple[str, int]] = []  # verified by dial-back
     nat: str = ""  # a `p2p.reachability.nat_kind.NatKind`, or one of a newer version
+    mapped: bool = False  # an address is a port mapping of the router
 
 
 class Goodbye(msgspec.Struct, rename="camel"):

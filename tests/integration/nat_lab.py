@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from delay_line import DelayLine, open_tap
 from netns import Namespace, _ip, why_no_namespaces
 from processes import NodeProcess
 
@@ -185,12 +186,15 @@ class NatLab:
         self._plug(space, "eth0")
         return self._node(f"public{number}", space, **settings)
 
-    def home(self, kind: Nat, *, mapper: bool = False, **settings: str) -> LabNode:
-        """A node behind a router with this kind of NAT. `mapper`: the router runs `miniupnpd` (port-restricted)."""
+    def home(
+        self, kind: Nat, *, mapper: bool = False, delay: float = 0.0, **settings: str
+    ) -> LabNode:
+        """A node behind a router with this kind of NAT. `mapper`: the router runs `miniupnpd` (port-restricted).
+        `delay`: seconds that the line to the internet takes one way."""
         self._homes += 1
         n = self._homes
         router = self._space(f"r{n}", f"11.100.{n}.1")
-        self._plug(router, "wan")
+        self._plug(router, "wan", delay)
         house = self._space(f"h{n}", f"192.168.{n}.2")
         _ip(
             *("-n", router.name, "link", "add", "lan", "type", "veth"),
@@ -211,16 +215,32 @@ class NatLab:
             node.mapper.start()
         return node
 
-    def _plug(self, space: Namespace, name: str) -> None:
+    def _plug(self, space: Namespace, name: str, delay: float = 0.0) -> None:
         """Connect a namespace to the internet by an interface with its address."""
         port = f"p{secrets.token_hex(3)}"
         _ip(
             *("-n", space.name, "link", "add", name, "type", "veth"),
             *("peer", "name", port, "netns", self.internet.name),
         )
-        _ip("-n", self.internet.name, "link", "set", port, "master", "br0", "up")
+        self._join(port, self._line(port, delay) if delay else "br0")
         _ip("-n", space.name, "addr", "add", f"{space.address}/8", "dev", name)
         _ip("-n", space.name, "link", "set", name, "up")
+
+    def _join(self, port: str, bridge: str) -> None:
+        _ip("-n", self.internet.name, "link", "set", port, "master", bridge, "up")
+
+    def _line(self, port: str, delay: float) -> str:
+        """A line with a delay between the internet and a new bridge, whose name is returned."""
+        bridge, near, far = f"{port}b", f"{port}n", f"{port}f"
+        _ip("-n", self.internet.name, "link", "add", bridge, "type", "bridge")
+        _ip("-n", self.internet.name, "link", "set", bridge, "up")
+        with ThreadPoolExecutor(1, initializer=_enter, initargs=(self.internet.name,)) as inside:
+            taps = [inside.submit(open_tap, name).result() for name in (near, far)]
+        line = DelayLine(*taps, delay)
+        self._cleanup.callback(line.close)
+        self._join(near, bridge)
+        self._join(far, "br0")
+        return bridge
 
 
 def set_nat(router: Namespace, kind: Nat, host: str) -> None:

@@ -125,12 +125,18 @@ function connectForm(model) {
   return form;
 }
 
+/** How a link came through a router; null if it needed nothing for that. @param {Peer} peer */
+function wayThrough(peer) {
+  if (peer.path === "mapped") return "port mapping";
+  return peer.path === "punched" ? "punched" : null;
+}
+
 /** How a peer is reached, in a word. @param {Peer} peer */
 function reached(peer) {
   if (peer.path === "relayed" && peer.via) return `relayed by ${shortId(peer.via)}`;
   if (peer.status !== "connected") return peer.last_error ?? "not linked";
   const dialled = peer.direction === "in" ? "it dialled" : "dialled";
-  const way = peer.carrier === "grenache" ? "over Grenache" : peer.path === "punched" ? "punched" : dialled;
+  const way = peer.carrier === "grenache" ? "over Grenache" : wayThrough(peer) ?? dialled;
   return peer.encrypted ? way : `${way}, not encrypted`;
 }
 

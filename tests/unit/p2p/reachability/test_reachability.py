@@ -198,6 +198,7 @@ def test_a_mapped_address_is_announced_after_its_dial_back_and_withdrawn_with_th
     assert node.stated == [(OUTSIDE, 4444)]
     assert node.say() == f"mapped: mapped by the router, reachable at {OUTSIDE}:4444"
     assert node.core.announced_port("11.1.0.1", LISTEN) == 4444
+    assert node.core.statement(node.now).mapped
     node.core.mapped(None, node.now)
     assert node.stated == []
 
