@@ -349,7 +349,7 @@ class Engine:
             self._ingest.confirm(now, owner, presence.heads)
         if newcomer:
             self._ingest.presence_changed(now, owner, present=True)
-            self._leases.hurry(now, self._rng.uniform(0.0, 0.5))
+            self._leases.answer_newcomer(now, self._rng.uniform(0.0, 0.5))
             self.orders.takes.retry_now(now, owner)
         unknown = []
         for key, number in presence.heads:

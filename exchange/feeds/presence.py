@@ -4,6 +4,11 @@ Theory of operation. An owner broadcasts a signed presence a few times per lease
 owner's orders until the lease runs out by the replica's own monotonic clock, counted from arrival:
 no two clocks are compared. (incarnation, counter) grows with every presence, so a replayed message
 cannot prolong a lease.
+
+Every presence reaches every node, so their number must not grow with the network: from STRETCH_FROM owners on, leases
+and the time between two renewals grow with the number of owners present. And up to ANSWER_UP_TO owners a newcomer is
+answered with a presence at once; beyond that it waits for the next renewals, or one join would cost a broadcast of each
+node.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from exchange.model.ports import SigningKeys
 MAX_LEASE_MS = 600_000
 MAX_HEADS = 1000
 MAX_KNOWN = 100_000  # owners remembered: keys cost nothing to make
+STRETCH_FROM = 500  # owners present from which leases grow with their number
+ANSWER_UP_TO = 64  # owners present up to which a newcomer is answered
 RENEWALS_PER_LEASE = 3  # two lost presences in a row do not end the lease
 
 _encoder = msgspec.msgpack.Encoder()
@@ -64,16 +71,23 @@ class PresenceLeases:
         """Other owners whose lease runs, sorted by id."""
         return sorted(self._until)
 
+    @property
+    def own_lease_ms(self) -> int:
+        """Lease of this node's next presence."""
+        stretched = self._lease_ms * len(self._until) // STRETCH_FROM
+        return max(self._lease_ms, min(stretched, MAX_LEASE_MS))
+
     def make(self, now: float, heads: list[tuple[str, int]], *, leaving: bool = False) -> Presence:
         """Sign this node's next presence."""
         self._counter += 1
         self._last_renewal = now
-        self._next_renewal = now + self._lease_ms / 1000 / RENEWALS_PER_LEASE
+        lease_ms = self.own_lease_ms
+        self._next_renewal = now + lease_ms / 1000 / RENEWALS_PER_LEASE
         draft = Presence(
             self._keys.public_key,
             self._incarnation,
             self._counter,
-            0 if leaving else self._lease_ms,
+            0 if leaving else lease_ms,
             heads[:MAX_HEADS],
         )
         return msgspec.structs.replace(
@@ -94,6 +108,11 @@ class PresenceLeases:
     def hurry(self, now: float, delay: float) -> None:
         """Renew within `delay` seconds, for a node that has just joined; at most once a second."""
         self._next_renewal = min(self._next_renewal, max(now + delay, self._last_renewal + 1.0))
+
+    def answer_newcomer(self, now: float, delay: float) -> None:
+        """Renew within `delay` seconds because another owner is new, in a network of few."""
+        if len(self._until) <= ANSWER_UP_TO:
+            self.hurry(now, delay)
 
     def accept(
         self, now: float, presence: Presence, *, least_absence: float = 0.0

@@ -4,6 +4,9 @@ A node that offers services announces them every `interval`, with a lease of a f
 receiver counts from arrival by its own clock. It announces soon after a change, when a new node appears,
 and when it leaves (an empty list, which takes effect at once).
 
+Every announcement reaches every node, so their number must not grow with the network: from STRETCH_FROM providers on,
+intervals and leases grow with their number, and from ANSWER_UP_TO on a new node is not answered at once.
+
 The signature of an announcement proves its origin, whichever node relays it. It proves nothing about the
 quality of the service: `p2p.adaptive` measures that.
 """
@@ -23,6 +26,8 @@ MAX_SERVICES = 64  # that one node offers
 MAX_LEASE_MS = 4 * 3_600_000
 MAX_PROVIDERS = 4096  # nodes with a lease; the mesh is not meant for more
 LEASE_INTERVALS = 3.5  # an announcement lasts this many intervals: two may be lost in a row
+STRETCH_FROM = 500  # providers from which the interval grows with their number
+ANSWER_UP_TO = 64  # providers up to which a new one is answered
 ANSWER_WITHIN = 0.5  # seconds; newcomers are answered at a random moment within
 LEAST_GAP = 1.0  # seconds between two own announcements, unless what is offered changed
 RATE = 12.0  # announcements a second that are taken from one node: the shortest interval, and a bit
@@ -140,9 +145,10 @@ class ServiceDirectory:
 
     def _announce(self, now: float) -> bytes:
         self._last = now
-        self._next = now + self._interval
+        interval = self._interval * max(1.0, len(self._providers) / STRETCH_FROM)
+        self._next = now + interval
         self._announced = bool(self._own)
-        lease = round(self._interval * LEASE_INTERVALS * 1000) if self._own else 0
+        lease = min(round(interval * LEASE_INTERVALS * 1000), MAX_LEASE_MS) if self._own else 0
         return self._messages.publish(lease=lease, services=self.own)
 
     # Others' offers
@@ -159,7 +165,8 @@ class ServiceDirectory:
                 self._by_service.clear()
                 self._left_lately.append(origin)
             return True
-        if before is None or before.incarnation != message.incarnation:
+        new = before is None or before.incarnation != message.incarnation
+        if new and len(self._providers) < ANSWER_UP_TO:
             self.hurry(now, jitter * ANSWER_WITHIN)
         if before is None and len(self._providers) >= MAX_PROVIDERS:
             return True

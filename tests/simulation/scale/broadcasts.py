@@ -112,14 +112,13 @@ class BroadcastRun:
         self.bytes = 0
         self.counting = False
         self.cpu = 0.0
-        self.epoch: dict[tuple[int, int], int] = {}
         self.absent: set[int] = set()
+        self.silent: set[int] = set()
         for node in range(case.nodes):
             self.trees.append(BroadcastTree(partial(self._emit, node)))
         for node, links in enumerate(self.graph.links):
             for other in links:
                 self.trees[node].link_up(0.0, self.names[other], able=True)
-                self.epoch[node, other] = 0
 
     # Sending
 
@@ -175,12 +174,12 @@ class BroadcastRun:
                 message()
                 continue
             if source == -1:
-                if self.wake[node] != self.now:
+                if self.wake[node] != self.now or node in self.silent:
                     continue
                 self.wake[node] = float("inf")
                 began = clock()
                 trees[node].tick(self.now)
-            elif node not in self.graph.links[source]:
+            elif node not in self.graph.links[source] or node in self.silent:
                 continue
             else:
                 began = clock()
@@ -231,6 +230,11 @@ class BroadcastRun:
             self.trees[other].link_down(self.now, self.names[node])
             self._schedule(other)
 
+    def silence(self, nodes: set[int]) -> None:
+        """Stop nodes without a word: their links are still up at the other ends."""
+        self.silent |= nodes
+        self.absent |= nodes
+
     def join(self, node: int) -> None:
         """Link a node to others as at the start, and give the others new links for those that they lost."""
         self.absent.discard(node)
@@ -272,7 +276,7 @@ def run_case(
         at += rng.expovariate(case.rate)
         if at >= end:
             break
-        _plan(run, at, rng.choice(origins), counted=at >= case.warm_up)
+        plan_broadcast(run, at, rng.choice(origins), counted=at >= case.warm_up)
     if case.churn:
         _plan_churn(run, end)
     steps = 40
@@ -288,7 +292,9 @@ def run_case(
     return _figures(run, time.perf_counter() - began)
 
 
-def _plan(run: BroadcastRun, at: float, origin: int, *, counted: bool) -> None:
+def plan_broadcast(run: BroadcastRun, at: float, origin: int, *, counted: bool) -> None:
+    """Broadcast at a time, if the origin is there."""
+
     def action() -> None:
         if origin not in run.absent:
             run.broadcast(origin, counted=counted)

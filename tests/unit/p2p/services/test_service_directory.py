@@ -54,6 +54,22 @@ def test_what_is_offered_is_said_at_once_and_then_every_interval():
     assert a.due(5.1) is None
 
 
+def test_intervals_and_leases_grow_with_the_providers_of_a_large_network(monkeypatch):
+    monkeypatch.setattr("p2p.services.service_directory.STRETCH_FROM", 1)
+    monkeypatch.setattr("p2p.services.service_directory.ANSWER_UP_TO", 1)
+    me, a, b = directory(0, "jobs"), directory(1, "jobs"), directory(2, "jobs")
+    me.due(0.0)
+    tell(a, me, now=1.0)
+    assert me.due(2.0) is not None  # an answer
+    tell(b, me, now=3.0)
+    assert me.due(6.9) is None
+    payload = me.due(7.0)
+    assert payload is not None
+    assert msgspec.msgpack.decode(payload, type=ServiceAnnouncement).lease == 35_000
+    assert me.due(16.9) is None
+    assert me.due(17.0) is not None
+
+
 def test_a_node_without_services_sends_only_a_withdrawal():
     a, me = directory(1), directory(0)
     assert a.due(100.0) is None
