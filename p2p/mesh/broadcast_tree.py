@@ -435,9 +435,13 @@ class BroadcastTree(Generic[Item]):
 
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
-        times = [
-            at for at in (self._flush_at, self._repair_at, self.choice.review_at) if at is not None
-        ]
+        times = []
+        if self._flush_at is not None:
+            times.append(self._flush_at)
+        if self._repair_at is not None:
+            times.append(self._repair_at)
+        if self.choice.review_at is not None:
+            times.append(self.choice.review_at)
         pull_at = self._deadlines.next() if self._deadlines else None
         if pull_at is not None:
             times.append(pull_at)

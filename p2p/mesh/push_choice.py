@@ -31,7 +31,10 @@ PUSHERS: Final = (
 )
 WINDOW: Final = 48  # broadcasts that count
 REVIEW_INTERVAL: Final = 0.5  # seconds
-FRESH: Final = 4  # broadcasts since the last review that make another one worth its time
+FRESH: Final = 12  # broadcasts since the last review that make another one worth its time
+NEW_LINK_ROWS: Final = (
+    4  # broadcasts after which a new link is asked not to push, if it was not chosen
+)
 MIN_ROWS: Final = 6  # broadcasts before the first choice
 SETTLED_AFTER: Final = 0.25  # seconds in which the other links bring or announce a broadcast, too
 MAX_UNSETTLED: Final = 128  # of these; beyond that the arrival of a broadcast is not noted
@@ -64,6 +67,9 @@ class BroadcastArrivals:
     origin: str
     direct: bool  # the origin itself brought the first copy
     arrivals: dict[str, float] = field(default_factory=dict)
+    late: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds after `at`, bounded; once settled
 
 
 @dataclass(slots=True)
@@ -194,6 +200,11 @@ class PushChoice:
         unsettled = self._unsettled
         while unsettled and unsettled[0].at <= now - SETTLED_AFTER:
             row = unsettled.popleft()
+            at = row.at
+            row.late = {
+                name: min(max(arrival - at, EARLIEST), UNKNOWN)
+                for name, arrival in row.arrivals.items()
+            }
             busy = self._busy.get(row.origin)
             (self._rows if busy is None else busy.rows).append(row)
 
@@ -261,10 +272,11 @@ class PushChoice:
         chosen = list(chosen)
         gains = dict.fromkeys(self._free(now) or [n for n in self._links if n not in chosen], 0.0)
         for row in rows:
-            best = min((_lateness(row, name) for name in chosen), default=UNKNOWN)
-            for name in row.arrivals:
-                if name in gains and name != row.origin:
-                    gains[name] += max(0.0, best - _lateness(row, name))
+            late = row.late
+            best = min((late.get(name, UNKNOWN) for name in chosen), default=UNKNOWN)
+            for name, value in late.items():
+                if value < best and name in gains and name != row.origin:
+                    gains[name] += best - value
         return max(gains, key=lambda name: gains[name], default="")
 
     def _exchange(self, now: float, rows: list[BroadcastArrivals], changes: PushChanges) -> None:
@@ -277,32 +289,32 @@ class PushChoice:
         more: dict[tuple[str, str], float] = {}  # and in place of one
         total = 0.0
         for row in rows:
+            late = row.late
             first, best, second = "", UNKNOWN, UNKNOWN
             for name in self.chosen:
-                late = _lateness(row, name)
-                if late < best:
-                    first, best, second = name, late, best
-                elif late < second:
-                    second = late
-            earliest = best
+                value = late.get(name, UNKNOWN)
+                if value < best:
+                    first, best, second = name, value, best
+                elif value < second:
+                    second = value
             if first:
                 loss[first] += second - best
-            for name in row.arrivals:
-                if name not in free or name == row.origin:
+            earliest = best
+            for name, value in late.items():
+                if value >= second or name not in free or name == row.origin:
                     continue
-                late = _lateness(row, name)
-                earliest = min(earliest, late)
-                if late < best:
-                    gain[name] = gain.get(name, 0.0) + best - late
-                if first and late < second:
+                if value < best:
+                    gain[name] = gain.get(name, 0.0) + best - value
+                    earliest = min(earliest, value)
+                if first:
                     pair = (first, name)
-                    more[pair] = more.get(pair, 0.0) + second - max(late, best)
+                    more[pair] = more.get(pair, 0.0) + second - max(value, best)
             total += best - earliest
         saved, out, into = 0.0, "", ""
         for leaving in self.chosen:
-            for name in free:
+            for name in {**gain, **{new: 0.0 for old, new in more if old == leaving}}:
                 value = gain.get(name, 0.0) + more.get((leaving, name), 0.0) - loss[leaving]
-                if value > saved or (value == saved > 0.0 and name < into):
+                if value > saved:
                     saved, out, into = value, leaving, name
         if saved > GAIN * total + GAIN_SECONDS * len(rows):
             del self.chosen[out]
@@ -323,7 +335,7 @@ class PushChoice:
     def _release_others(self, rows: list[BroadcastArrivals], changes: PushChanges) -> None:
         if len(self.chosen) < min(PUSHERS, len(self._links)):
             return
-        newest = rows[-FRESH].at if len(rows) >= FRESH else float("-inf")
+        newest = rows[-NEW_LINK_ROWS].at if len(rows) >= NEW_LINK_ROWS else float("-inf")
         changes.release = [
             name
             for name, link in self._links.items()
@@ -346,7 +358,7 @@ class PushChoice:
         if len(rows) < BUSY_MIN_ROWS:
             return
         sums = {
-            name: sum(_lateness(row, name) for row in rows)
+            name: sum(row.late.get(name, UNKNOWN) for row in rows)
             for name, link in self._links.items()
             if link.able and link.not_before <= now
         }
@@ -383,12 +395,3 @@ class PushChoice:
         if not busy.link or (busy.begins and not busy.previous):
             return False  # or else nothing would push it until its own link does
         return name in self.chosen or name == origin
-
-
-def _lateness(row: BroadcastArrivals, name: str) -> float:
-    """Return the seconds after the first copy at which the link brought the broadcast, or would have."""
-    at = row.arrivals.get(name)
-    if at is None:
-        return UNKNOWN
-    late = at - row.at
-    return EARLIEST if late < EARLIEST else UNKNOWN if late > UNKNOWN else late
