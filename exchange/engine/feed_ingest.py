@@ -274,6 +274,7 @@ class FeedIngest:
         replica = market.replicas.get(owner)
         if left and replica is not None and (owner, market.key) not in self._context.feeds:
             del market.replicas[owner]  # it was given up
+            market.book.release_memory()
         if market.crossed:
             self._uncross(now, market)
         return left > 0

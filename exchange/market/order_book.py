@@ -21,8 +21,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, Protocol
 
@@ -46,6 +47,10 @@ FEW_LEVELS: Final = 4096
 # deep level from its head stays cheap; smaller ones cannot gather enough gaps to matter.
 _DEEP: Final = 512
 
+# A dict with so many bytes for each of its entries, and for as many more, is rebuilt.
+_SPARSE_BYTES: Final = 256
+_SPARSE_ENTRIES: Final = 1024
+
 
 class SortedPrices(Protocol):
     """Methods that the book needs of a `SortedList` of prices."""
@@ -60,6 +65,10 @@ class SortedPrices(Protocol):
 
 
 Prices = list[int] | SortedPrices
+
+
+def _sparse(index: Mapping[int, object]) -> bool:
+    return sys.getsizeof(index) > _SPARSE_BYTES * (len(index) + _SPARSE_ENTRIES)
 
 
 class _Position(msgspec.Struct, frozen=True, gc=False):
@@ -218,6 +227,13 @@ class OrderBook:
                 prices.remove(signed)
             del self._queues[signed]
         return quantity
+
+    def release_memory(self) -> None:
+        """Rebuild indexes that are far larger than their content: a dict never shrinks by itself."""
+        if _sparse(self.resting):
+            self.resting = dict(self.resting)
+        if _sparse(self._queues):
+            self._queues = dict(self._queues)
 
     # Reading
 

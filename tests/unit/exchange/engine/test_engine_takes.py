@@ -467,6 +467,24 @@ def test_an_order_that_crosses_several_takes_the_earlier_and_waits_for_the_later
     net.check()
 
 
+def test_what_a_later_order_will_take_is_not_requested_of_another_as_well() -> None:
+    net = Network(3)
+    net.settle()
+    net.sell(2, 100, 5)
+    earlier = net.drain(2)
+    net.now += 1.0
+    bid = net.buy(0, 100, 5)
+    net.drain(0)
+    net.now += 1.0
+    net.sell(1, 99, 5)  # it has not seen the bid: it will take from it when it does
+    for mail in [*net.drain(1), *earlier]:
+        if mail.to == 0:
+            net.deliver(mail)
+    assert [level[:3] for level in net.book(0)].count((SELL, 100, 2)) == 1
+    assert [mail.type for mail in net.drain(0) if mail.type == "take"] == []
+    assert state(bid) == (0, 0, 5, False, False)
+
+
 def test_many_crossed_orders_are_uncrossed_without_a_coordinator() -> None:
     net = Network(4)
     for i, k in itertools.product(range(4), range(5)):
@@ -513,3 +531,22 @@ def test_own_times_go_on_after_a_restart_though_the_clock_went_back() -> None:
     net.nodes[0].epoch_us -= 3_000_000
     net.restart(0)
     assert net.sell(0, 100, 5).time > before.time
+
+
+def test_the_first_take_of_all_is_its_own_mark_and_is_answered() -> None:
+    net = Network(1)
+    net.sell(0, 100, 5)
+    answer = asked(net, ask(take=1, below=1, quantity=2))
+    assert answer is not None
+    assert answer.quantity == 2
+    assert not net.give(0, ask(take=2, below=3), origin=Keys(99).node_id)
+    assert not net.give(0, ask(take=2, below=0), origin=Keys(99).node_id)
+
+
+def test_the_longest_names_that_there_can_be_are_answered() -> None:
+    net = maker()
+    net.round()
+    answer = asked(net, ask(market="m" * 80), taker="t" * 64)
+    assert answer is not None
+    assert answer.reason == "unknown_market"
+    assert not net.give(0, ask(), origin="t" * 65)

@@ -400,3 +400,25 @@ def test_numbers_announced_by_a_departed_node_alone_are_not_requested() -> None:
     assert local.it.behind == 2
     assert local.it.is_missing(owners[7])
     assert local.it.is_missing(OWNER)
+
+
+def test_a_false_second_page_drops_what_came_before(checkpoints: None) -> None:
+    owner = owner_with_snapshot()
+    local = asking(owner)
+    local.it.on_part(0.1, A, answer(owner, request()))
+    assert local.sent() == [(A, request(0, 1))]
+    assert local.it._missing.assembled_bytes > 0
+    false = replace(answer(owner, request(0, 1)), orders=b"\x90")
+    assert local.it.on_part(0.2, A, false) is None
+    assert local.it._missing.assembled_bytes == 0
+    assert local.it.on_part(0.3, A, answer(owner, request(0, 1))) is None  # out of turn now
+    assert [asked for _, asked in local.ticked(0.3 + REQUEST_TIMEOUT)] == [request(0, 0)]
+
+
+def test_a_missing_feed_that_no_one_holds_is_announced_with_number_0() -> None:
+    local, owner = LoneReplicator(A), Owner(1)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    assert local.it.newest_announced() == {(OWNER, M): 5}
+    local.ticked(0.0)
+    local.it.on_part(0.1, A, part(owner, 0, []))
+    assert local.it.newest_announced() == {(OWNER, M): 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -218,3 +219,21 @@ def test_a_taker_meets_the_other_side_at_its_best_price_and_not_beside_it(
         True,
         True,
     ]
+
+
+def test_memory_of_many_orders_is_released_once_they_have_left() -> None:
+    book = OrderBook()
+    for number in range(100_000):
+        book.add(number, SELL, 1 + number % 20_000, 1, number, "a")
+    small = sys.getsizeof(OrderBook().resting)
+    grown = sys.getsizeof(book.resting)
+    book.release_memory()
+    assert sys.getsizeof(book.resting) == grown  # all of it is in use
+    for number in range(99_990):
+        book.remove(number)
+    before = book.levels(SELL, 100)
+    book.release_memory()
+    assert sys.getsizeof(book.resting) < small + 2000
+    assert book.levels(SELL, 100) == before
+    assert book.remove(99_995) == 1
+    assert len(book) == 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from time import process_time
 from typing import Any
 
 import pytest
@@ -201,3 +202,22 @@ def test_a_long_side_is_a_sorted_list_until_it_is_much_shorter() -> None:
     assert len(book.asks) < book_module.FEW_LEVELS
     assert type(book.asks) is list
     assert book.levels(-1, 2) == [(1, 1, 1), (4106, 1, 1)]
+
+
+@pytest.mark.slow
+def test_a_side_with_a_million_levels_costs_at_most_50_microseconds_an_operation() -> None:
+    book, count, rng = OrderBook(), 1_000_000, random.Random(1)
+    for number in range(count):
+        book.append(number, -(2 * number + 2), 1, number, 0)
+    costs = []
+    for _ in range(5):
+        between = {2 * rng.randrange(count) + 1 for _ in range(1000)}
+        new = list(enumerate(between, start=count))
+        begun = process_time()
+        for key, price in new:
+            book.append(key, -price, 1, key, 0)  # opens a level
+        for key, _ in new:
+            book.remove(key)  # and closes it
+        costs.append((process_time() - begun) / (2 * len(new)))
+    assert len(book.asks) == count
+    assert min(costs) < 50e-6

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p.adaptive import (
+    DEGRADED,
     AdaptiveRouter,
     Breaker,
     BreakerSettings,
@@ -538,3 +539,30 @@ def test_a_worker_with_a_free_slot_costs_its_service_time() -> None:
         now += 0.01
     (row,) = r.explain(now, ["a"])
     assert row.cost == pytest.approx(0.019, rel=0.3)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.999])
+def test_a_sample_of_many_candidates_has_no_more_than_so_many_all_different(start: float):
+    class Fixed(random.Random):
+        def random(self) -> float:
+            return start
+
+    r: AdaptiveRouter[str] = AdaptiveRouter(rng=Fixed(1))
+    sample = r._sample([f"p{i}" for i in range(3 * SAMPLE)])
+    assert len(sample) == len({*sample}) == SAMPLE
+
+
+def test_a_forgotten_peers_hints_are_forgotten_with_it():
+    r = router()
+    r.on_hint(0.0, "origin", "p0", DEGRADED, 5.0, 1.0)
+    assert [peer for peer, *_ in r.hints.listed(0.0)] == ["p0"]
+    r.forget("p0")
+    assert r.hints.listed(0.0) == []
+
+
+def test_a_result_settles_the_request_that_it_belongs_to():
+    r = router()
+    r.on_send(0.0, "p0")
+    r.on_send(4.0, "p0")
+    r.on_result(5.0, "p0", 5.0, "ok", (0, 5.0, 5.0))
+    assert [sent[0] for sent in r._peers["p0"].metrics.sends] == [4.0]

@@ -195,3 +195,18 @@ def test_a_hint_sends_a_caller_without_experience_elsewhere_first():
     row = next(row for row in router.explain(0.0, ["a", "b"]) if row.peer == "a")
     assert row.hint_factor > 2.5
     assert "degraded by hints" in row.why
+
+
+def test_hints_without_weight_are_not_listed():
+    book = HintBook()
+    book.receive(0.0, "a", "p", DEGRADED)
+    assert [(peer, origin) for peer, origin, *_ in book.listed(59.0)] == [("p", "a")]
+    assert book.listed(60.0) == []
+
+
+def test_a_peer_that_was_just_published_does_not_hold_back_the_next():
+    publisher = HintPublisher(HintSettings(publish_interval_s=5.0))
+    healthy = {"c": False, "d": False, "e": False}
+    publisher.due(0.0, verdicts(a=True, b=False, **healthy))
+    assert [h.peer for h in publisher.due(1.0, verdicts(a=True, b=True, **healthy))] == ["b"]
+    assert [h.peer for h in publisher.due(2.0, verdicts(c=False, d=True, e=False))] == ["d"]
