@@ -47,7 +47,7 @@ FEW_LEVELS: Final = 4096
 # deep level from its head stays cheap; smaller ones cannot gather enough gaps to matter.
 _DEEP: Final = 512
 
-# A dict with so many bytes for each of its entries, and for as many more, is rebuilt.
+# A dict with more bytes than this for each entry, these spare ones included, is rebuilt.
 _SPARSE_BYTES: Final = 256
 _SPARSE_ENTRIES: Final = 1024
 
