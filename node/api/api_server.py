@@ -26,12 +26,13 @@ from node.api.worker_socket import add_worker
 from node.bitfinex import add_bitfinex
 from node.http.api_tls import Tls
 from node.http.connection_limits import ConnectionLimits, connections_allowed
-from node.http.direct_requests import COMMON_HEADERS, DirectHandlers
+from node.http.direct_answers import COMMON_HEADERS
 from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures
 from node.http.rate_limit import RateVerdict
 from node.http.request_guard import NODE_HEADER, RequestGuard
 from node.operations.trading_operations import SUBMIT_ORDER
 from node.views.views import ServiceError
+from p2p.base.direct_requests import DirectHandlers
 
 log = logging.getLogger("node.api")
 

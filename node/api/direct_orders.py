@@ -1,6 +1,6 @@
 """Placing an order over REST in one synchronous call: the short way of `POST /v1/orders`.
 
-See `node.http.direct_requests`. All checks of the middlewares and of the general handler are made here too, by the
+See `p2p.base.direct_requests`. All checks of the middlewares and of the general handler are made here too, by the
 same functions; what fails one of them before the order is placed is left to the general way. From the request's
 count against the caller's rate on, the answer is made here, with the same texts.
 """
@@ -21,13 +21,14 @@ from node.api.access import AccessControl
 from node.api.node_service import NodeService
 from node.api.problems import CONTENT_TYPE, incident_of, problem_headers, problem_members
 from node.api.route import decode_body, dumps, no_answer
-from node.http.direct_requests import DirectConnection, Head, response
+from node.http.direct_answers import response
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
 from node.http.request_guard import RequestGuard
 from node.operations.trading_operations import SUBMIT_ORDER
 from node.service.refusals import service_error
 from node.views.views import OrderRequest, ServiceError
+from p2p.base.direct_requests import DirectConnection, Head
 
 JSON: Final = "application/json"
 JSON_TYPES: Final = frozenset({JSON, f"{JSON}; charset=utf-8"})

@@ -15,10 +15,10 @@ from aiohttp import web
 from exchange.orders.engine_context import CommandRejected
 from node.api.problem_codes import TRADING_CODES
 from node.http.connection_limits import ConnectionLimits
-from node.http.direct_requests import DirectConnection, DirectHandlers
 from node.service.refusals import status_of
 from node.views.problem_view import Problem
 from node.views.views import ServiceError
+from p2p.base.direct_requests import DirectConnection, DirectHandlers
 
 log = logging.getLogger("node.api")
 

@@ -22,12 +22,12 @@ from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.private_rest import PrivateRest
 from node.bitfinex.public_rest import Form, Rest
 from node.bitfinex.symbols import Symbols
-from node.http.direct_requests import DirectHandlers
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateLimit
 from node.http.request_guard import RequestGuard
 from node.service.market_data import MarketData
 from node.service.trading import Trading
+from p2p.base.direct_requests import DirectHandlers
 
 log = logging.getLogger("node.api")
 

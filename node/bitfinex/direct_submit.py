@@ -1,6 +1,6 @@
 """Placing an order over signed REST in one synchronous call: the short way of `w/order/submit`.
 
-See `node.http.direct_requests`. What can be refused before the nonce is used up is left to the general way. From
+See `p2p.base.direct_requests`. What can be refused before the nonce is used up is left to the general way. From
 then on the answer is made here, with the same texts.
 """
 
@@ -24,10 +24,11 @@ from node.bitfinex.errors import UNKNOWN, BitfinexError, bad, rate_limited, refu
 from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import submitted
 from node.bitfinex.symbols import Symbols
-from node.http.direct_requests import DirectConnection, Head, response
+from node.http.direct_answers import response
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateLimit
 from node.service.trading import Trading
+from p2p.base.direct_requests import DirectConnection, Head
 
 log = logging.getLogger("node.api")
 

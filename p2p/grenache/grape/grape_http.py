@@ -31,6 +31,7 @@ from typing import Any, Final, Protocol
 import orjson
 from aiohttp import web
 
+from p2p.base.direct_requests import DirectConnection, Head
 from p2p.base.host_port import format_host_port
 from p2p.grenache import grape_requests as data
 from p2p.grenache.directory import Address, Directory
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 MAX_PAYLOAD: Final = 8192  # bytes of a request's body, the documented default of the Node.js Grape
 TIME_LIMIT: Final = 20.0  # seconds
+DIRECT: Final = ("announce", "unannounce", "lookup", "put", "get")  # answered without aiohttp
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
@@ -80,6 +82,7 @@ class GrapeApi:
         max_payload: bytes of a request's body.
         limits: of connections; `max_payload` there is not used.
         time_limit: seconds that the Grape has for one answer.
+        direct: answer plain requests without aiohttp; see `p2p.base.direct_requests`.
     """
 
     def __init__(
@@ -89,11 +92,18 @@ class GrapeApi:
         max_payload: int = MAX_PAYLOAD,
         limits: Limits | None = None,
         time_limit: float = TIME_LIMIT,
+        direct: bool = True,
     ) -> None:
         self._grape = grape
         self._limits = dataclasses.replace(limits or Limits(), max_payload=max_payload)
         self._time_limit = time_limit
-        self._server = rpc_server.RpcServer(self._on_http, None, limits=self._limits, origins=None)
+        self._server = rpc_server.RpcServer(
+            self._on_http,
+            None,
+            limits=self._limits,
+            origins=None,
+            direct={("POST", f"/{kind}"): self._direct for kind in DIRECT} if direct else {},
+        )
         self._guard = HostGuard()
         self._types: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
             "announce": self._announce,
@@ -103,6 +113,7 @@ class GrapeApi:
             "get": self._get,
         }
         self._started = 0.0
+        self._answering: set[asyncio.Task[None]] = set()  # requests that are answered directly
         self._address: Address | None = None
         self.counters = ApiCounters()
 
@@ -121,6 +132,9 @@ class GrapeApi:
     async def stop(self) -> None:
         """Stop listening; requests under way get a short grace. No effect when stopped."""
         await self._server.stop()
+        for task in self._answering:
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
         self._address = None
 
     @property
@@ -140,13 +154,37 @@ class GrapeApi:
     # One request
 
     async def _on_http(self, request: web.BaseRequest) -> web.Response:
+        return rpc_server.answer(*await self._answered(request.raw_path, self._answer(request)))
+
+    def _direct(self, connection: DirectConnection, head: Head, body: bytes) -> bool:
+        """Answer a plain request without aiohttp; see `DirectHandler`."""
+        if self._server.closing or len(body) > self._limits.max_payload:
+            return False
+        own_host = _own_host(connection)
+        if self._guard.refusal(head.headers, own_host) is not None:
+            return False
+        answering = self._result(head.target, body, own_host)
+        task = asyncio.get_running_loop().create_task(
+            self._reply(connection, head.target, answering)
+        )
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        return True
+
+    async def _reply(
+        self, connection: DirectConnection, path: str, answering: Awaitable[bytes]
+    ) -> None:
+        connection.answer(rpc_server.answer_bytes(*await self._answered(path, answering)))
+
+    async def _answered(self, path: str, answering: Awaitable[bytes]) -> tuple[bytes, int, str]:
+        """Body, status and content type of an answer, or of the error that it ends in."""
         self.counters.requests += 1
         try:
-            return rpc_server.answer(await self._answer(request))
+            return await answering, 200, rpc_server.JSON
         except GrenacheError as error:
             self.counters.errors += 1
             text = data.error_text(error)
-            return rpc_server.answer(orjson.dumps(text), data.error_status(text))
+            return orjson.dumps(text), data.error_status(text), rpc_server.JSON
         except rpc_server.HttpRefusal as refusal:
             return self._refusal(refusal.status, _refusal_text(refusal, self._limits))
         except TimeoutError:
@@ -154,18 +192,17 @@ class GrapeApi:
             return self._refusal(504, text)
         except Exception:
             incident = secrets.token_hex(4)
-            log.exception("incident %s: %s failed", incident, request.raw_path[:40])
+            log.exception("incident %s: %s failed", incident, path[:40])
             self.counters.failed += 1
             text = f"ERR_GRAPE_INTERNAL: the log has the details under incident {incident}"
             return self._refusal(500, text)
 
-    def _refusal(self, status: int, text: str) -> web.Response:
+    def _refusal(self, status: int, text: str) -> tuple[bytes, int, str]:
         self.counters.refused += 1
-        return rpc_server.answer(text.encode(), status, _TEXT)
+        return text.encode(), status, _TEXT
 
     async def _answer(self, request: web.BaseRequest) -> bytes:
-        name = request.protocol.sockname
-        own_host = name[0] if isinstance(name, tuple) else ""
+        own_host = _own_host(request.protocol)
         refusal = self._guard.refusal(request.headers, own_host)
         if refusal is not None:
             raise rpc_server.HttpRefusal(403, refusal)
@@ -173,6 +210,9 @@ class GrapeApi:
         path = request.raw_path
         if request.method == "GET" and not received and path in ("/", "/status"):
             return orjson.dumps(self._status())
+        return await self._result(path, received, own_host)
+
+    async def _result(self, path: str, received: bytes, own_host: str) -> bytes:
         try:
             body = orjson.loads(received)
         except orjson.JSONDecodeError:
@@ -221,6 +261,12 @@ class GrapeApi:
                 **dataclasses.asdict(self.counters),
             },
         }
+
+
+def _own_host(connection: web.RequestHandler) -> str:
+    """The address of this machine that a connection came to."""
+    name = connection.sockname
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _refusal_text(refusal: rpc_server.HttpRefusal, limits: Limits) -> str:

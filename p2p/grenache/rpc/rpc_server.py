@@ -9,6 +9,7 @@
     a body or message above `max_payload`            413; a WebSocket is closed with code 1009
     requests behind one at work                      32 wait; the rest at its sender
     more than two bodies and 512 kB in those         cut
+    requests behind one answered directly            all wait at its sender
     an `Origin` header: a page in a browser          403, unless it is one of `origins`
     a WebSocket that is silent for `heartbeat`       pinged, and cut when no pong comes
     a far side that reads nothing for `stall`        cut
@@ -28,6 +29,7 @@ from typing import Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from p2p.base.direct_requests import DirectHandlers, response
 from p2p.grenache.directory import Address
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_wire import encode_reply
@@ -127,6 +129,8 @@ class RpcServer:
         tls: serves HTTPS and WSS only. A context that verifies asks callers for their certificates.
         origins: web pages that may ask, as their browsers say it: "https://desk.example". None: `on_http`
             sees to it.
+        direct: answer requests without aiohttp; see `p2p.base.direct_requests`. They have no `Origin`, and `closing`
+            is for them to look at.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class RpcServer:
         tls: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         origins: Collection[str] | None = (),
+        direct: DirectHandlers | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._on_http = on_http
@@ -145,7 +150,8 @@ class RpcServer:
         self._origins = None if origins is None else frozenset(origin.lower() for origin in origins)
         self._sockets: set[Socket] = set()
         self.cut = 0  # connections that read too slowly, or nothing, since the start
-        self._closing = False
+        self._direct = direct or {}
+        self.closing = False
         self._web: WebServer | None = None
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -178,20 +184,20 @@ class RpcServer:
         if host.lower() == "localhost":
             host = "127.0.0.1"  # one socket: port 0 would be another for each address family
         loop = asyncio.get_running_loop()
-        web_server = WebServer(self._handle, self.limits)
+        web_server = WebServer(self._handle, self.limits, self._direct)
         timeout = None if self._tls is None else TLS_HANDSHAKE
         self._listener = await loop.create_server(
             web_server, host, port, ssl=self._tls, ssl_handshake_timeout=timeout
         )
         self._web = web_server
-        self._closing = False
+        self.closing = False
         self._sweeper = loop.create_task(self._sweep(web_server))
         bound = self._listener.sockets[0].getsockname()
         return str(bound[0]), int(bound[1])
 
     def stop_listening(self) -> None:
         """Take no further connections; those that are open go on."""
-        self._closing = True
+        self.closing = True
         if self._listener is not None:
             self._listener.close()
 
@@ -225,7 +231,7 @@ class RpcServer:
             response = await self._on_http(request)
         except HttpRefusal as refusal:
             response = answer(encode_reply(None, refusal.text, None), refusal.status)
-        if self._closing or not request.content.is_eof():
+        if self.closing or not request.content.is_eof():
             response.force_close()  # tells the caller not to reuse the connection
         return response
 
@@ -306,6 +312,11 @@ def answer(body: bytes, status: int = 200, kind: str = JSON) -> web.Response:
     """An HTTP answer of this Content-Type."""
     headers = {"Content-Type": kind, "Server": "exchange-node"}
     return web.Response(body=body, status=status, headers=headers)
+
+
+def answer_bytes(body: bytes, status: int = 200, kind: str = JSON) -> bytes:
+    """The bytes of the same answer, for a request that is answered directly."""
+    return response(status, kind, body, "Server: exchange-node\r\n")
 
 
 def remote_of(request: web.BaseRequest) -> Address:

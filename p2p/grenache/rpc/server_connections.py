@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
-from p2p.base.http_errors import ErrorAnsweringConnection
+from p2p.base.direct_requests import DirectConnection, DirectHandlers
 from p2p.grenache.rpc.connection_slots import Places, host_of
 from p2p.grenache.rpc.limits import Limits
 
@@ -22,7 +22,7 @@ MAX_REFUSED: Final = 1 << 20  # bytes of a refused body read so that its sender 
 MAX_HEADS: Final = 1 << 19  # bytes of the heads that wait behind one request
 
 
-class ServerConnection(ErrorAnsweringConnection):
+class ServerConnection(DirectConnection):
     """aiohttp's connection; what is no HTTP gets one line, and no traceback in the log. aiohttp bounds how
     many requests wait behind the one at work, but with heads of any size: here their bytes are bounded."""
 
@@ -36,7 +36,7 @@ class ServerConnection(ErrorAnsweringConnection):
     )
 
     def __init__(self, manager: WebServer, **more: Any) -> None:
-        super().__init__(manager, **more)
+        super().__init__(manager, manager.direct, **more)
         self._most_waiting = manager.most_waiting
         self._patience = manager.first_head
         self._places = manager.places
@@ -67,6 +67,13 @@ class ServerConnection(ErrorAnsweringConnection):
         self._forget_first_head()
         if whole:
             self._places.work(self)
+
+    def requested(self) -> None:
+        self.heard(whole=True)
+
+    def answer(self, data: bytes) -> None:
+        self._places.wait(self)
+        super().answer(data)
 
     def _forget_first_head(self) -> None:
         if self._first_head is not None:
@@ -118,7 +125,7 @@ def _bytes_of(request: object, body: StreamReader) -> float:
 class WebServer(web.Server):
     """aiohttp's server, of `ServerConnection`s."""
 
-    def __init__(self, handler: Any, limits: Limits) -> None:
+    def __init__(self, handler: Any, limits: Limits, direct: DirectHandlers) -> None:
         super().__init__(
             handler,
             access_log=None,
@@ -127,6 +134,7 @@ class WebServer(web.Server):
             auto_decompress=False,  # as the Node.js server; and a bomb stays what it is
             max_headers=MAX_HEADERS,
         )
+        self.direct = direct
         self.most_waiting = MAX_HEADS + 2 * limits.max_payload
         self.first_head = limits.first_head
         self.places: Places[ServerConnection] = Places(limits.max_connections, limits.max_per_host)

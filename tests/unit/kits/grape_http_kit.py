@@ -57,10 +57,14 @@ class Api:
 
 @asynccontextmanager
 async def running(
-    host: str = "127.0.0.1", *, time_limit: float = TIME_LIMIT, **limits: Any
+    host: str = "127.0.0.1",
+    *,
+    time_limit: float = TIME_LIMIT,
+    direct: bool = True,
+    **limits: Any,
 ) -> AsyncIterator[Api]:
     grape = FakeGrape()
-    api = GrapeApi(grape, limits=Limits(**limits), time_limit=time_limit)
+    api = GrapeApi(grape, limits=Limits(**limits), time_limit=time_limit, direct=direct)
     await api.start(host, 0)
     async with aiohttp.ClientSession() as client:
         try:

@@ -21,7 +21,7 @@ from exchange.model.records import Record
 from node.api import limits
 from node.api.access import AccessRules
 from node.api.direct_orders import DirectOrders
-from node.http.direct_requests import MAX_HEAD, read_head
+from p2p.base.direct_requests import MAX_HEAD, read_head
 
 SILENCE = 0.05  # seconds after which a server that does not answer waits for more
 MANY = 150  # mutants

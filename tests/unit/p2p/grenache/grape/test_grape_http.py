@@ -27,9 +27,10 @@ PUBLIC = KEY.public_key().public_bytes_raw()
 HELLO = "6d33adc2b6b2c14c3036feefb7fedbca1a880527"  # of "hello world", from a Node.js Grape
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[Api]:
-    async with running() as found:
+@pytest.fixture(params=[True, False], ids=["direct", "aiohttp"])
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
+    """On both ways: what is plain is answered directly, or all of it by aiohttp."""
+    async with running(direct=request.param) as found:
         yield found
 
 

@@ -16,9 +16,10 @@ from p2p.grenache.grape.grape_http import GrapeApi
 from p2p.grenache.web_guard import HostGuard, is_local_host
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[Api]:
-    async with running() as found:
+@pytest.fixture(params=[True, False], ids=["direct", "aiohttp"])
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
+    """On both ways: what is plain is answered directly, or all of it by aiohttp."""
+    async with running(direct=request.param) as found:
         yield found
 
 
@@ -274,7 +275,7 @@ async def test_a_flood_of_requests_waits_at_its_sender(api: Api) -> None:
 async def test_who_has_too_much_wait_behind_its_request_is_cut(api: Api) -> None:
     api.grape.gate.clear()
     reader, writer = await asyncio.open_connection(*api.address)
-    writer.write(lookup("s"))
+    writer.write(lookup("s", "X: not answered directly"))
     await api.grape.entered.wait()
     large = lookup("t", *(f"X: {'x' * 8000}" for _ in range(50)))
     with suppress(ConnectionError):
@@ -290,6 +291,38 @@ async def test_who_has_too_much_wait_behind_its_request_is_cut(api: Api) -> None
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
+
+
+async def test_behind_a_request_that_is_answered_directly_nothing_is_read(api: Api) -> None:
+    api.grape.gate.clear()
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(lookup("s"))
+    await api.grape.entered.wait()
+    more = 2000
+    writer.write(lookup("t", f"X: {'x' * 4000}") * more)
+    writing = asyncio.create_task(writer.drain())
+    await asyncio.sleep(0.1)
+    assert not writing.done()
+    assert len(api.grape.calls) == 1
+    api.grape.gate.set()
+    for _ in range(1 + more):
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n[]")
+    await writing
+    assert [call[1] for call in api.grape.calls] == ["s", *["t"] * more]
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_answers_that_are_not_read_are_waited_for(api: Api) -> None:
+    api.grape.entries = {"s": [("192.0.2.7", port) for port in range(1, 60_000)]}
+    _, writer = await asyncio.open_connection(*api.address)
+    for _ in range(40):  # a megabyte each
+        writer.write(lookup("s"))
+        await asyncio.sleep(0.005)
+    assert len(api.grape.calls) < 40
+    writer.transport.abort()
+    await api.left(0)
 
 
 # Life

@@ -1,7 +1,7 @@
-"""Requests that are answered without aiohttp's machinery: one synchronous call from bytes to the engine.
+"""Requests that are answered without aiohttp's machinery: one synchronous call from bytes to the handler.
 
-aiohttp spends a task, several coroutines and turns of the loop on a request, which is most of what an order
-costs. A `DirectConnection` is aiohttp's connection with a shorter way for the few requests that have a
+aiohttp spends a task, several coroutines and turns of the loop on a request, which is most of what an order to a node or
+a request to a Grape costs. A `DirectConnection` is aiohttp's connection with a shorter way for the few requests that have a
 `DirectHandler`. Everything else goes to aiohttp, as the bytes that came.
 
 Rules of this file:
@@ -51,14 +51,6 @@ KNOWN_HEADERS: Final = frozenset(
         "x-exchange-node",
     }
 )
-# Of every response of the API.
-COMMON_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Server": "exchange-node",
-}
-_COMMON: Final = "".join(f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items())
 _HEAD_END: Final = b"\r\n\r\n"
 # Printable ASCII, names that are tokens, no space before a colon, no folded lines.
 _PLAIN_HEAD: Final = re.compile(
@@ -116,7 +108,7 @@ def response(status: int, content_type: str, body: bytes, headers: str = "") -> 
     """The bytes of a response. Each line of `headers` ends with CRLF."""
     return (
         f"{_status_line(status)}Content-Type: {content_type}\r\n{headers}Content-Length: {len(body)}\r\n"
-        f"Date: {rfc822_formatted_time()}\r\n{_COMMON}\r\n"
+        f"Date: {rfc822_formatted_time()}\r\n\r\n"
     ).encode("latin-1") + body
 
 
@@ -188,6 +180,8 @@ class DirectConnection(ErrorAnsweringConnection):
             return False
         handler = self._direct_handlers.get((head.method, head.target))
         if handler is None or not head.known or head.length > MAX_BODY:
+            return False
+        if self.writing_paused:  # its answers are not read; aiohttp waits until they are
             return False
         if not self._idle:
             return self._wait_for_idle(data)
