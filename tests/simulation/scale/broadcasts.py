@@ -126,7 +126,7 @@ class BroadcastRun:
         links, case, counting = self.graph.links[node], self.case, self.counting
         if isinstance(message, bytes):
             kind, size = "copies", case.payload + ENVELOPE
-            counting = counting and self.broadcasts[message].counted
+            counting = self.broadcasts[message].counted
         elif isinstance(message, IHave):
             kind = "ihave"
             size = CONTROL + ID_BYTES * len(message.ids) + AGE_BYTES * len(message.ages)
