@@ -262,7 +262,7 @@ class Node:
 
     def link_up(self, peer: int) -> None:
         node_id = identity(peer).node_id
-        self.router.link_up(self.now, node_id, address=self.address_of(peer))
+        self.router.link_up(self.now, node_id, address=self.address_of(peer), branches=True)
         self._flush()
         self.engine.neighbour_up(self.now, node_id)
         self._changed()

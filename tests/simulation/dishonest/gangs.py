@@ -82,10 +82,10 @@ def gang_of(seed: int, nodes: int) -> Gang:
             for n in range(rng.randint(2, 4))
         )
         return Gang(shape, begins, members)
-    return Gang(shape, begins, _crowd(rng, nodes, kinds))
+    return Gang(shape, begins, crowd_of(rng, nodes, kinds))
 
 
-def _crowd(rng: random.Random, nodes: int, kinds: list[type[Misbehaviour]]) -> tuple[Member, ...]:
+def crowd_of(rng: random.Random, nodes: int, kinds: list[type[Misbehaviour]]) -> tuple[Member, ...]:
     """Identities of one network. A node has as many links to them as its slots allow."""
     limits = SlotLimits()
     free = dict.fromkeys(range(nodes), limits.per_network)
