@@ -6,6 +6,14 @@ import pytest
 
 from p2p.base import limits
 from tests.simulation.dishonest.gangs import gang_of
+from tests.simulation.dishonest.latency import measure
+from tests.simulation.dishonest.misbehaviours import (
+    FalseResults,
+    GhostHeads,
+    GraftFlood,
+    Misbehaviour,
+)
+from tests.simulation.dishonest.world import RATIO
 from tests.simulation.runner import run_one
 
 # Of each shape, among them those that failed once and led to what `p2p.mesh` says of hostile links now.
@@ -35,3 +43,17 @@ def test_a_node_that_takes_long_for_a_message_would_be_noticed(
 ) -> None:
     monkeypatch.setattr("tests.simulation.dishonest.bounds.MOST_WORK", limits.TURN_TIME / 100)
     assert run_one(8000003, dishonest=True).failed == "honest_work"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (GhostHeads, "network"),  # nodes that pushed to attackers alone
+        (GraftFlood, "one"),
+        (FalseResults, "network"),
+    ],
+)
+def test_an_attack_does_not_double_the_latency_of_honest_orders(
+    kind: type[Misbehaviour], shape: str
+) -> None:
+    assert measure(kind, shape, seed=1).ratio <= RATIO
