@@ -17,7 +17,7 @@ LIKELY = [42, 56, 32, 29, 55, 52, 62, *range(1, 29)]
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("seed", [1, 7, 38, 41, 77, 32, 55])  # 38, 41: snapshots; 77: slow proof
+@pytest.mark.parametrize("seed", [1, 7, 38, 41, 77, 42, 55])  # 38, 41: snapshots; 77: slow proof
 def test_an_old_copy_is_noticed_and_writes_nothing(seed: int, busy: bool, tmp_path: Path) -> None:
     start = start_old_copy(settings_of(seed), tmp_path, busy=busy)
     assert start.kind == "noticed"
