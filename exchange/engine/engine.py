@@ -371,14 +371,14 @@ class Engine:
         if markets and len(self.unknown_markets_of) < MAX_UNKNOWN_MARKETS:
             self.unknown_markets_of[owner] = markets[:MAX_UNKNOWN_MARKETS_OF_OWNER]
 
-    def _owner_changed(self, now: float, owner: str) -> None:
+    def _owner_changed(self, now: float, owner: str, *, uncross: bool = True) -> None:
         """Show or hide an owner's orders after its lease began or ended."""
         if not self._leases.present(owner):
             self._ingest.presence_changed(now, owner, present=False)
             self.unknown_markets_of.pop(owner, None)
         for market in self.markets.values():
             if owner in market.replicas:
-                self._ingest.refresh_owner(now, market, owner)
+                self._ingest.refresh_owner(now, market, owner, uncross=uncross)
 
     # Time
 
@@ -403,8 +403,8 @@ class Engine:
         if self._context.fenced:
             self._lift_fence(now)
         self.orders.expire(now)
-        for owner in self._leases.expire(now):
-            self._owner_changed(now, owner)
+        for owner in self._leases.expire(now):  # all are hidden before any market is matched
+            self._owner_changed(now, owner, uncross=False)
         self._ingest.tick(now)
         self._replicator.tick(now)
         if self.recovery is not None:

@@ -252,9 +252,12 @@ class FeedIngest:
         )
         self.refresh_owner(now, market, owner)
 
-    def refresh_owner(self, now: float, market: Market, owner: str) -> None:
+    def refresh_owner(
+        self, now: float, market: Market, owner: str, *, uncross: bool = True
+    ) -> None:
         """Show or hide all orders of an owner: at once, or in parts with each tick if there are
         many. An order that is not hidden yet is no risk: its owner decides about a take of it.
+        Without `uncross` the caller matches what crosses then.
         """
         replica = market.replicas.get(owner)
         if replica is None:
@@ -263,9 +266,17 @@ class FeedIngest:
         if len(numbers) > REFRESHED:
             self._refreshing.append((market, owner, iter(numbers)))
         else:
-            self._refresh(now, market, owner, iter(numbers))
+            self._refresh(now, market, owner, iter(numbers), uncross=uncross)
 
-    def _refresh(self, now: float, market: Market, owner: str, numbers: Iterator[int]) -> bool:
+    def _refresh(
+        self,
+        now: float,
+        market: Market,
+        owner: str,
+        numbers: Iterator[int],
+        *,
+        uncross: bool = True,
+    ) -> bool:
         """Show or hide the next part of the orders. Returns True if none are left."""
         left = REFRESHED
         for number in islice(numbers, left):
@@ -275,7 +286,7 @@ class FeedIngest:
         if left and replica is not None and (owner, market.key) not in self._context.feeds:
             del market.replicas[owner]  # it was given up
             market.book.release_memory()
-        if market.crossed:
+        if uncross and market.crossed:
             self._uncross(now, market)
         return left > 0
 

@@ -28,6 +28,9 @@ FOUND = {
     # The checker: an order of 16 was amended to 11 and back to 16. When the client had its answer to the first,
     # the checker took the second for what had been before it, too.
     7402870: "never_overfilled",
+    # The node: when the leases of two owners ended in one tick, the orders of the second were taken
+    # while those of the first were being hidden.
+    7413299: "best_first",
 }
 
 
