@@ -451,7 +451,7 @@ PLAIN_BUGS: list[tuple[Bug, set[str]]] = [
     (decides_late_copies, {"both_sides", "recorded_once", "DiskError"}),
     (hears_twice, {"heard_once"}),
     (asks_before_writing, {"both_sides", "adds_up"}),
-    (loses_decisions, {"both_sides", "recorded_once", "DiskError"}),
+    (loses_decisions, {"both_sides", "recorded_once", "DiskError", "never_overfilled"}),
     (speaks_before_it_is_durable, {"maker_first", "one_event_per_number"}),
     (acknowledges_before_it_is_durable, {"survives"}),
     (forgets_takes, {"both_sides", "adds_up"}),
