@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -154,6 +155,8 @@ def watched(node: NodeProcess, lines: int) -> str:
     deadline = time.monotonic() + 20
     try:
         while seen.count(b"own 1") < 2 and time.monotonic() < deadline:
+            seen += os.read(terminal, 65536)
+        while select.select([terminal], [], [], 0.3)[0]:  # the rest of the frame
             seen += os.read(terminal, 65536)
     finally:
         os.kill(pid, signal.SIGKILL)

@@ -25,7 +25,9 @@ def test_history_outlives_the_process_and_is_counted_once(
     a, b = nodes.pair()
     for n in range(10):
         a.sell(2, 10 + n)
-        b.buy(1, 10 + n)  # crosses nodes
+        eventually(lambda n=n: b.asks() == {str(10 + n): "2"}, what=b.book)
+        order = b.buy(1, 10 + n)  # crosses nodes
+        eventually(lambda order=order: b.get_order(order.id).status == "filled", what=b.book)
         a.buy(1, 10 + n)  # stays here
     eventually(lambda: len(b.trades()) == len(a.trades()) == 20)
     before = history(a)

@@ -9,6 +9,7 @@ const ccxt = require('ccxt')
 const { run, say } = require('./lines')
 
 const counts = { book: 0, ticker: 0, trades: 0, candles: 0, orders: 0, myTrades: 0, balance: 0, checksums: 0, errors: [] }
+const known = new Set() // ids of orders; updates that come together are one
 const closed = new Set()
 const bought = new Map()
 let exchange, settings
@@ -49,7 +50,10 @@ async function open () {
   await exchange.loadMarkets()
   await exchange.authenticate()
   follow('orders', () => exchange.watchOrders(symbol), (found) => {
-    for (const order of found) if (order.status === 'closed') closed.add(order.id)
+    for (const order of found) {
+      known.add(order.id)
+      if (order.status === 'closed') closed.add(order.id)
+    }
   })
   follow('myTrades', () => exchange.watchMyTrades(symbol), (found) => {
     for (const trade of found) if (trade.side === 'buy') bought.set(trade.id, trade.amount)
@@ -108,7 +112,7 @@ async function end () {
   const amount = [...bought.values()].reduce((sum, each) => sum + each, 0)
   ended = true
   await exchange.close()
-  return { ...counts, same, closed: [...closed], bought: amount }
+  return { ...counts, same, known: known.size, closed: [...closed], bought: amount }
 }
 
 run((given) => {
