@@ -9,8 +9,8 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
+from array import array
 from bisect import bisect_left
-from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -34,23 +34,28 @@ class Diagnostics:
         self._journal = journal
         self._committer = committer
         self._data_dir = data_dir
-        self._lags: deque[tuple[float, float]] = deque()  # time and lag
+        # Arrays, not objects: each of those would keep alive a block of memory that orders left free.
+        self._lags = array("d")
+        self._lag_times = array("d")
         self.lag_seconds = 0.0
         self.lag_bins = [0] * (len(LAG_BOUNDS) + 1)
 
     def note_lag(self, lag: float, now: float) -> None:
         """A timer ran `lag` seconds later than planned."""
-        lags = self._lags
-        lags.append((now, lag))
-        while lags[0][0] < now - LAG_WINDOW:
-            lags.popleft()
+        self._lags.append(lag)
+        self._lag_times.append(now)
+        if self._lag_times[0] < now - 2 * LAG_WINDOW:
+            old = bisect_left(self._lag_times, now - LAG_WINDOW)
+            del self._lags[:old], self._lag_times[:old]
         self.lag_seconds += lag
         self.lag_bins[bisect_left(LAG_BOUNDS, lag)] += 1
 
     def view(self, *, orders: int, fills: int, uptime_s: float) -> DiagnosticsView:
         bins = self._committer.commit_bins
         free = shutil.disk_usage(self._data_dir).free
-        lags = sorted(lag for _, lag in self._lags) or [0.0]
+        times = self._lag_times
+        recent = bisect_left(times, times[-1] - LAG_WINDOW) if times else 0
+        lags = sorted(self._lags[recent:]) or [0.0]
         p95, lag = quantile_ms(COMMIT_BOUNDS, bins, 0.95), lags[-1]
         return DiagnosticsView(
             uptime_s=uptime_s,
