@@ -28,6 +28,7 @@ from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
+from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Way
@@ -118,6 +119,9 @@ class Overlay:
             reconnect_interval=settings.reconnect_interval,
             rng=rng,
         )
+        protocols = set(self._codec.payloads)
+        if not settings.secure:
+            protocols.discard(SEGMENT_TYPE)
         self._direct = DirectConnectionService(
             identity,
             network=settings.network,
@@ -125,13 +129,15 @@ class Overlay:
             handler=self.peers,
             secure=settings.secure,
             agent=settings.agent,
-            supported_protocols=sorted(self._codec.payloads),
+            supported_protocols=sorted(protocols),
             admit=self.peers.admit,
             accepts_address=self.peers.admission.accepts_address,
             clock=self._loop.time,
         )
         if settings.direct:
             self.peers.dialer = self._direct
+        if self._direct.tls is not None:
+            self.router.encrypt_relayed(*self._direct.tls)
         self.router.on_useful = self.peers.admission.news
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
@@ -359,6 +365,7 @@ class Overlay:
             exempt=node in self.peers.policy.pins,
             notices="refused" in link.peer.capabilities.supported_protocols,
             branches="branch" in link.peer.capabilities.supported_protocols,
+            segments=SEGMENT_TYPE in link.peer.capabilities.supported_protocols,
         )
         self._on_neighbour(node, True)
         self.flush()

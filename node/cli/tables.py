@@ -200,6 +200,9 @@ def candle_table(candles: Sequence[CandleView]) -> list[Line]:
     return table([Column(title, number=title != titles[0]) for title in titles], rows)
 
 
+RELAYED = {None: "", True: ", end to end encrypted", False: ", clear"}
+
+
 def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
     """Known peers, the connected ones first."""
     rows: list[list[Cell]] = []
@@ -213,7 +216,7 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
         elif peer.reachable is False and peer.status == "connected":
             link += ", not reachable" if peer.nat == "none" else ", behind a NAT"
         if peer.path == "relayed" and peer.via is not None:
-            link = f"relayed by {short(peer.via, full)}"
+            link = f"relayed by {short(peer.via, full)}{RELAYED[peer.encrypted]}"
         rows.append(
             [
                 short(peer.node_id, full) if peer.node_id else "?",

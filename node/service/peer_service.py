@@ -18,7 +18,7 @@ from p2p.overlay import Overlay
 from p2p.peers.peer_policy import normal_subject
 from p2p.peers.peer_records import Peer
 from p2p.reachability.nat_kind import NAMES
-from p2p.wire.link import PeerLink
+from p2p.wire.link import LinkStats, PeerLink
 
 PING_TIMEOUT = 5.0  # seconds
 
@@ -36,12 +36,13 @@ class PeerService:
         views = [self._view(peer) for peer in self._overlay.peers.get_all_peers()]
         reachability = self._overlay.reachability
         listed = {view.node_id: view for view in views if view.node_id is not None}
-        for node, via in sorted(self._relayed().items()):
+        for node, (via, encrypted) in sorted(self._relayed().items()):
             view = listed.get(node)
             if view is None:
                 view = self._view(Peer(node, "", 0, ""))
                 views.append(view)
-            view.path, view.via = "relayed", via
+            view.path, view.via, view.encrypted = "relayed", via, encrypted
+            _show_traffic(view, self._overlay.router.delivery.relayed_traffic(node))
             if reachability is not None:
                 view.last_error = reachability.punching.plan.reason(node) or view.last_error
         for node, statement in ({} if reachability is None else reachability.stated).items():
@@ -55,15 +56,18 @@ class PeerService:
             view.path = self._overlay.path_of(peer.connection)
         return view
 
-    def _relayed(self) -> dict[str, str]:
-        """Return the present nodes without a link that a neighbour relays to, with that neighbour."""
-        routes = self._overlay.router.routes.known(self._clock())
+    def _relayed(self) -> dict[str, tuple[str, bool | None]]:
+        """Return the present nodes without a link that a neighbour relays to, with that neighbour, and if messages are
+        encrypted end to end.
+        """
+        delivery, now = self._overlay.router.delivery, self._clock()
         links = self._overlay.peers.links
-        return {
-            node: routes[node]
-            for node in self._engine.present
-            if node not in links and node in routes and node != self._engine.node_id
-        }
+        found: dict[str, tuple[str, bool | None]] = {}
+        for node in self._engine.present:
+            path = None if node in links else delivery.path(now, node)
+            if path is not None and node != self._engine.node_id:
+                found[node] = path
+        return found
 
     def _other_steps(self, node: str | None) -> dict[str, str]:
         """Return a peer's steps of markets that this node trades in other steps, by symbol."""
@@ -200,6 +204,13 @@ def _peer_view(peer: Peer, other_steps: dict[str, str] | None = None) -> PeerVie
         banned_until=_iso(peer.banned_until),
         other_steps=other_steps or {},
     )
+
+
+def _show_traffic(view: PeerView, stats: LinkStats) -> None:
+    """Set the figures of a relayed path in place of those of a link that is gone."""
+    view.rtt_ms = None if stats.rtt is None else round(stats.rtt * 1000, 3)
+    view.messages_received, view.messages_sent = stats.messages_received, stats.messages_sent
+    view.bytes_received, view.bytes_sent = stats.bytes_received, stats.bytes_sent
 
 
 def _known_nat(kind: str) -> str | None:

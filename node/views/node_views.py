@@ -23,7 +23,7 @@ class PeerView(msgspec.Struct, kw_only=True):
     status: Literal["connected", "connecting", "disconnected"]
     direction: Literal["in", "out"] | None
     source: str  # what found it: persisted, bootstrap, mdns, dns, list, grape, exchange, inbound, manual
-    encrypted: bool | None
+    encrypted: bool | None  # its link, or from end to end if relayed; null if not known yet
     carrier: Literal["tcp", "grenache"] | None  # what brings the link; None without one
     version: str | None
     capabilities: list[str]

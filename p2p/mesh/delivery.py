@@ -1,23 +1,30 @@
 # ruff: noqa: A002 - `type` is what the wire and the contract call it
 """Delivery of a message to one node, by the first method that accepts it. No I/O.
 
-In this order: over its link, direct or carried by Grenache; relayed over the mesh along a learned route; queued
-until a way appears; then `DeliveryError`, which says why each method failed.
+In this order: over its link, direct or carried by Grenache; relayed over the mesh along a learned route, in an encrypted
+session if both ends and the relay have them (`p2p.mesh.encrypted_relaying`); queued until a way appears; then `DeliveryError`, which says why each method failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from msgspec import Raw
 
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import DeliveryError
+from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
+from p2p.mesh.encrypted_relaying import EncryptedRelaying
 from p2p.mesh.relaying import Relay
 from p2p.mesh.route_table import RouteTable
 from p2p.mesh.routed_messages import Way
 from p2p.mesh.store_and_forward import StoreAndForward, Waiting
-from p2p.wire.messages import Envelope
+from p2p.wire.link import LinkStats
+from p2p.wire.messages import Envelope, RelaySegment, pack
+
+MAX_RELAYED: Final = 4096  # nodes whose traffic is counted
 
 
 @dataclass(slots=True)
@@ -42,7 +49,9 @@ class Delivery:
         routes: RouteTable,
         relay: Relay,
         waiting: StoreAndForward,
+        carriers: Container[str],
     ) -> None:
+        """`carriers`: a live view of the linked peers that relay segments of encrypted sessions."""
         self._node_id = node_id
         self._wall_ms = wall_ms
         self._emit = emit
@@ -51,6 +60,10 @@ class Delivery:
         self._routes = routes
         self._relay = relay
         self._waiting = waiting
+        self._carriers = carriers
+        # Relayed messages, by the node at the other end. Bytes are those of payloads.
+        self.relayed: BoundedMap[str, LinkStats] = BoundedMap(MAX_RELAYED)
+        self.encrypted: EncryptedRelaying | None = None  # sessions with nodes without a link
         # Reason why a node has no link over Grenache, for `DeliveryError`.
         self.why_not_grenache: Callable[[str], str] = lambda node: "no Grape is used"
         # Each sends the message (None) or returns the reason why not. A new method is a new line here.
@@ -94,11 +107,76 @@ class Delivery:
         link = self._routes.find(now, message.to)
         if link is None:
             return "no route: no peer relayed a message of it lately"
+        encrypted = self.encrypted
+        if (
+            encrypted is not None
+            and self._routes.find(now, message.to, among=self._carriers) is not None
+            and encrypted.wanted(now, message.to)
+        ):
+            why_not = encrypted.send(now, message.to, message.type, message.payload)
+            if why_not is None:
+                self._counters["sent_relayed"] += 1
+                self._counters["sent_encrypted"] += 1
+                self.traffic(message.to).messages_sent += 1
+            return why_not
+        self._relay_clear(now, link, message)
+        return None
+
+    def _relay_clear(self, now: float, link: str, message: _ToSend) -> None:
         envelope = self._envelope(message)
         self._relay.sign(now, envelope)
         self._counters["sent_relayed"] += 1
+        stats = self.traffic(message.to)
+        stats.messages_sent += 1
+        stats.bytes_sent += len(message.payload)
         self._emit((link,), envelope)
-        return None
+
+    def send_clear(self, now: float, to: str, type: str, payload: bytes) -> None:
+        """Relay a message without encryption. Without a route it is lost."""
+        link = self._routes.find(now, to)
+        if link is not None:
+            self._relay_clear(now, link, _ToSend(to, type, payload, None))
+
+    def send_segment(self, now: float, to: str, segment: RelaySegment) -> None:
+        """Send a segment of an encrypted session over the link to its receiver, or through a relay. Without either it is
+        lost, and sent again later.
+        """
+        envelope = self._envelope(_ToSend(to, SEGMENT_TYPE, pack(segment), None))
+        if to in self._links:
+            self._emit((to,), envelope)
+            return
+        link = self._routes.find(now, to, among=self._carriers)
+        if link is not None:
+            self._relay.sign(now, envelope)
+            self.traffic(to).bytes_sent += len(envelope.payload)
+            self._emit((link,), envelope)
+
+    def traffic(self, node: str) -> LinkStats:
+        """Return the figures of relayed messages to and from a node."""
+        stats = self.relayed.renew(node)
+        if stats is None:
+            stats = self.relayed[node] = LinkStats()
+        return stats
+
+    def relayed_traffic(self, node: str) -> LinkStats:
+        """Return the figures as `traffic`, with the round trip, for status. Changes nothing."""
+        stats = self.relayed.get(node, LinkStats())
+        if self.encrypted is not None:
+            stats.rtt = self.encrypted.rtt(node)
+        return stats
+
+    def path(self, now: float, to: str) -> tuple[str, bool | None] | None:
+        """Return the neighbour that relays to a node without a link, and if end to end encrypted: None for not known
+        yet. Without a route None.
+        """
+        link = self._routes.find(now, to)
+        if link is None:
+            return None
+        carrier = self._routes.find(now, to, among=self._carriers)
+        if self.encrypted is None or carrier is None:
+            return link, False
+        encrypted = self.encrypted.is_encrypted(to)
+        return (carrier if encrypted else link), encrypted
 
     def _send_queued(self, now: float, message: _ToSend) -> str | None:
         if message.queue_for is None:

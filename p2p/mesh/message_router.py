@@ -6,7 +6,8 @@ To all over the broadcast tree (`p2p.mesh.broadcast_tree`), over every link.
 
 What is proven about a message's origin:
 - over a link: the link is authenticated, `from` must be its peer;
-- relayed: the origin signs (`signed_bytes`) with the key that its node id derives from; every node on the
+- relayed: in an encrypted session both ends are proven by TLS (`p2p.mesh.encrypted_relaying`); its segments, and clear
+  messages, are signed: the origin signs (`signed_bytes`) with the key that its node id derives from; every node on the
   way checks that once and never for a copy, so a forged message dies at the first honest node and the link
   that brought it is charged;
 - broadcast: nothing here. `id` binds type, origin and payload, and the handler checks the payload's own
@@ -25,6 +26,8 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
+import ssl
 from collections.abc import Callable
 from typing import Final
 
@@ -37,6 +40,8 @@ from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import BroadcastTree
 from p2p.mesh.clock_offsets import ClockOffsets
 from p2p.mesh.delivery import Delivery
+from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
+from p2p.mesh.encrypted_relaying import EncryptedRelaying
 from p2p.mesh.message_budget import (
     BROADCAST_COST,
     DIRECT_COST,
@@ -130,6 +135,8 @@ class MessageRouter:
         )
         self.budgets = MessageBudgets()
         self._notices: set[str] = set()  # linked peers that understand `refused`
+        self._carriers: set[str] = set()  # linked peers that understand `relay_stream`
+        self.encrypted: EncryptedRelaying | None = None  # after `encrypt_relayed`
         # Called with the peer whose link delivered a new broadcast of a useful type first.
         self.on_useful: Callable[[str], None] = lambda link: None
         self._useful_types: set[str] = set()
@@ -140,11 +147,13 @@ class MessageRouter:
             "sent_direct": 0,
             "sent_grenache": 0,
             "sent_relayed": 0,
+            "sent_encrypted": 0,  # of these: end to end encrypted
             "queued": 0,
             "expired": 0,  # of the queued
             "relayed": 0,  # for others
             "relay_no_route": 0,
             "relay_too_far": 0,
+            "relay_unable": 0,  # encrypted, and the next node is of an earlier version
             "relay_duplicates": 0,
             "forged": 0,
             "invalid": 0,  # charged to a link
@@ -170,7 +179,29 @@ class MessageRouter:
             routes=self.routes,
             relay=self._relay,
             waiting=self.waiting,
+            carriers=self._carriers,
         )
+
+    def encrypt_relayed(
+        self,
+        client: ssl.SSLContext,
+        server: ssl.SSLContext,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> EncryptedRelaying:
+        """Encrypt relayed messages end to end, where the other node and the relays can. Call once, before any link is up."""
+        encrypted = EncryptedRelaying(
+            self.node_id,
+            client,
+            server,
+            random_bytes=random_bytes,
+            wall_ms=self._wall_ms,
+            emit=self.delivery.send_segment,
+            deliver=self._deliver_decrypted,
+            send_clear=self.delivery.send_clear,
+        )
+        self.encrypted = self.delivery.encrypted = encrypted
+        self.handle(SEGMENT_TYPE, encrypted.receive)
+        return encrypted
 
     @property
     def links(self) -> list[str]:
@@ -208,11 +239,12 @@ class MessageRouter:
         exempt: bool = False,
         notices: bool = False,
         branches: bool = False,
+        segments: bool = False,
     ) -> None:
         """Add an established link to `peer`, direct or over Grenache, and send the messages queued for it.
 
         `address`: its IP address, for the budget of its network. `exempt`: it has no budgets. `notices`: it
-        understands the message type `refused`; `branches`: the type `branch`.
+        understands the message type `refused`; `branches`: the type `branch`; `segments`: the type `relay_stream`.
         """
         if peer in self._bad:
             self.link_down(now, peer)
@@ -221,8 +253,13 @@ class MessageRouter:
         self.budgets.link_up(now, peer, address, exempt=exempt)
         if notices:
             self._notices.add(peer)
+        if segments:
+            self._carriers.add(peer)
         self.gossip.link_up(now, peer, able=branches)
         self.delivery.flush(now, peer)
+        if self.encrypted is not None:  # what waits for a session needs none any more
+            for held in self.encrypted.take_held(peer):
+                self.delivery.send(now, peer, held.type, held.payload, None)
 
     def link_down(self, now: float, peer: str) -> None:
         """Remove the link to `peer`, and the routes through it."""
@@ -230,6 +267,7 @@ class MessageRouter:
         self.clock_offsets.forget(peer)
         self._links.pop(peer, None)
         self._notices.discard(peer)
+        self._carriers.discard(peer)
         self.budgets.link_down(peer)
         if self._bad.pop(peer, None) is not None:
             self.gossip.link_down(now, peer)
@@ -463,11 +501,29 @@ class MessageRouter:
             self.counters["unknown_type"] += 1
             return
         payload = bytes(envelope.payload)
-        self.counters["delivered"] += 1
+        stats = self.delivery.traffic(envelope.from_)
+        stats.bytes_received += len(payload)
+        stats.last_seen = now
+        if envelope.type != SEGMENT_TYPE:
+            stats.messages_received += 1
+            self.counters["delivered"] += 1
         self._deliver(
             Received(now, envelope.type, envelope.from_, link, payload, broadcast=False),
             cut_link=False,
         )
+
+    def _deliver_decrypted(self, now: float, link: str, envelope: Envelope) -> None:
+        """Deliver a message of an encrypted session. `link` brought its last segment."""
+        kind, payload = envelope.type, bytes(envelope.payload)
+        if self.budgets.charge(now, link, kind, len(payload), DIRECT_COST) is not None:
+            self.counters["over_budget"] += 1
+        elif kind not in self._handlers or kind == SEGMENT_TYPE:
+            self.counters["unknown_type"] += 1
+        else:
+            self.counters["delivered"] += 1
+            self.delivery.traffic(envelope.from_).messages_received += 1
+            received = Received(now, kind, envelope.from_, link, payload, broadcast=False)
+            self._deliver(received, cut_link=False)
 
     def _relay_on(self, now: float, link: str, envelope: Envelope) -> None:
         """Relay a message once, never back over the link that brought it."""
@@ -475,6 +531,9 @@ class MessageRouter:
         onward = to if to in self._bad else self.routes.find(now, to, exclude=link)
         if onward is None or onward == link:
             self.counters["relay_no_route"] += 1
+            return
+        if envelope.type == SEGMENT_TYPE and onward not in self._carriers:
+            self.counters["relay_unable"] += 1
             return
         self.counters["relayed"] += 1
         self._emit((onward,), next_hop(envelope))
@@ -517,7 +576,8 @@ class MessageRouter:
 
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
-        core = (self.gossip.next_deadline(), self.waiting.next_deadline())
+        encrypted = None if self.encrypted is None else self.encrypted.next_deadline()
+        core = (self.gossip.next_deadline(), self.waiting.next_deadline(), encrypted)
         return min((at for at in core if at is not None), default=None)
 
     def tick(self, now: float) -> None:
@@ -525,4 +585,6 @@ class MessageRouter:
         self.counters["expired"] += self.waiting.expire(now)
         for to in self.waiting.due(now):
             self.delivery.flush(now, to)
+        if self.encrypted is not None:
+            self.encrypted.tick(now)
         self.gossip.tick(now)

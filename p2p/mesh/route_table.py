@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final
 
 from p2p.base import limits
@@ -38,15 +39,17 @@ class RouteTable:
         if len(ways) > LINKS_PER_NODE:
             del ways[next(iter(ways))]
 
-    def find(self, now: float, node: str, *, exclude: str = "") -> str | None:
-        """Return the link towards `node`, None if no recent one is known. Never `exclude`."""
+    def find(
+        self, now: float, node: str, *, exclude: str = "", among: Container[str] | None = None
+    ) -> str | None:
+        """Return the link towards `node`, None if no recent one is known. Never `exclude`; with `among` one of these."""
         ways = self._routes.get(node)
         if ways is None:
             return None
         for link, heard in reversed(ways.items()):
             if now - heard >= self._ttl:
                 break  # the rest is older still
-            if link != exclude:
+            if link != exclude and (among is None or link in among):
                 return link
         return None
 

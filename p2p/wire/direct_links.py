@@ -110,6 +110,13 @@ class DirectConnectionService:
         self._unowned: set[socket.socket] = set()  # accepted, handshake not begun
         self._connections: set[PeerConnection] = set()
 
+    @property
+    def tls(self) -> tuple[ssl.SSLContext, ssl.SSLContext] | None:
+        """The contexts for dialling and accepting, None without TLS."""
+        if self._client_tls is None or self._server_tls is None:
+            return None
+        return self._client_tls, self._server_tls
+
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Accept links at `host` (a name or an address; `::` means IPv6 and IPv4) and `port` (0: any free
         one). Returns the address bound.

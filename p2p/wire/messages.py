@@ -181,6 +181,21 @@ class RpcCancel(msgspec.Struct, rename="camel"):
     id: int
 
 
+class RelaySegment(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Part of a stream between two nodes, through relays or over their link: see `p2p.mesh.relay_stream`.
+
+    `stream` and `peer` name the ends of the sender and of the receiver. Relayed only to peers that list the type.
+    """
+
+    stream: bytes
+    peer: bytes = b""  # empty in an opening
+    seq: int = 0  # number of the first byte of `data`
+    data: bytes = b""
+    ack: int = 0  # number of the byte that the sender expects
+    fresh: bool = False  # the sender had no other stream with the receiver since its start
+    reset: bool = False  # the sender has no such stream
+
+
 class RefusedMessages(msgspec.Struct, rename="camel"):
     """Notice that messages of the receiver are dropped. Sent only to peers that list the type."""
 
@@ -207,6 +222,7 @@ PAYLOADS: dict[str, type[msgspec.Struct]] = {
     "response": RpcResponse,
     "cancel": RpcCancel,
     "refused": RefusedMessages,
+    "relay_stream": RelaySegment,
 }
 
 _packer = msgspec.msgpack.Encoder()

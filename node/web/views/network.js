@@ -133,7 +133,10 @@ function wayThrough(peer) {
 
 /** How a peer is reached, in a word. @param {Peer} peer */
 function reached(peer) {
-  if (peer.path === "relayed" && peer.via) return `relayed by ${shortId(peer.via)}`;
+  if (peer.path === "relayed" && peer.via) {
+    const clear = peer.encrypted === false ? ", clear" : "";
+    return `relayed by ${shortId(peer.via)}${peer.encrypted ? ", end to end encrypted" : clear}`;
+  }
   if (peer.status !== "connected") return peer.last_error ?? "not linked";
   const dialled = peer.direction === "in" ? "it dialled" : "dialled";
   const way = peer.carrier === "grenache" ? "over Grenache" : wayThrough(peer) ?? dialled;

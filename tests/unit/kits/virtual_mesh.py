@@ -48,6 +48,7 @@ class VirtualMesh:
         self.sent: Counter[str] = Counter()  # messages put on a link, by type
         self.cut: list[tuple[int, int, RemoteProtocolError]] = []
         self.tap: Callable[[int, int, bytes], None] | None = None
+        self.segments = True  # links to nodes that relay encrypted sessions
         self.routers = [self._make_router(i) for i in range(n)]
 
     def _make_router(self, i: int) -> MessageRouter:
@@ -77,8 +78,8 @@ class VirtualMesh:
         if (low, high) in self.links or a == b:
             return
         self.links[low, high] = next(self._epochs)
-        self.routers[low].link_up(self.now, self.ids[high], branches=True)
-        self.routers[high].link_up(self.now, self.ids[low], branches=True)
+        self.routers[low].link_up(self.now, self.ids[high], branches=True, segments=self.segments)
+        self.routers[high].link_up(self.now, self.ids[low], branches=True, segments=self.segments)
         self._collect(low)
         self._collect(high)
 
