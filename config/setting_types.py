@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import GetCoreSchemaHandler
@@ -345,29 +345,58 @@ class Urls(Kind):
 
 
 @dataclass(frozen=True)
-class PostgresUrl(Kind):
-    """Address of a PostgreSQL database, or empty. It may carry a password, which is never shown."""
+class PasswordUrl(Kind):
+    """Address, or empty. It may carry a password, which is never shown."""
 
     empty_ok = True
-    expected = "an address such as postgresql://user:password@host/database, or empty"
+    schemes: ClassVar[tuple[str, ...]] = ()
 
     def parse(self, raw: Any) -> str:
         text = str(raw).strip()
         if not text:
             return ""
+        self.check(text)
+        return text
+
+    def check(self, text: str) -> None:
+        """Raises `ValueError` without the text, which may have a password."""
         try:
             parts = urlsplit(text)
         except ValueError:
             raise ValueError from None  # the library's message may repeat the password
-        if parts.scheme not in ("postgresql", "postgres") or re.search(r"\s", text):
+        if parts.scheme not in self.schemes or re.search(r"\s", text):
             raise ValueError
-        return text
 
     def text(self, value: Any) -> str:
         return _without_password(str(value))
 
     def shown(self, raw: Any) -> str:
         return super().shown(_without_password(str(raw)))
+
+
+class PostgresUrl(PasswordUrl):
+    """Address of a PostgreSQL database, or empty."""
+
+    expected = "an address such as postgresql://user:password@host/database, or empty"
+    schemes: ClassVar = ("postgresql", "postgres")
+
+
+class NatsUrl(PasswordUrl):
+    """Addresses of NATS servers of one cluster, separated by commas, or empty."""
+
+    expected = (
+        "an address such as nats://user:password@host:4222, several separated by commas, or empty"
+    )
+    schemes: ClassVar = ("nats", "tls")
+
+    def check(self, text: str) -> None:
+        for part in text.split(","):
+            super().check(part.strip())
+            if not urlsplit(part.strip()).hostname:
+                raise ValueError
+
+    def text(self, value: Any) -> str:
+        return ",".join(_without_password(part.strip()) for part in str(value).split(","))
 
 
 def _without_password(text: str) -> str:

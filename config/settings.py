@@ -27,6 +27,7 @@ from config.setting_types import (
     HostPorts,
     Ipv4,
     Name,
+    NatsUrl,
     NodeIds,
     PostgresUrl,
     SignedUrls,
@@ -129,9 +130,18 @@ class NodeSection(Section):
         description="PostgreSQL database that gets a copy of what the journal holds (docs/export.md); needs the extra "
         "`[postgres]`.",
     )
+    export_nats: Annotated[str, NatsUrl()] = Field(
+        default="",
+        description="NATS servers, separated by commas, that get a copy of what the journal holds and public market "
+        "data (docs/bus.md); needs the extra `[nats]`.",
+    )
+    export_nats_kept: Annotated[int, Whole(16, 1_000_000, unit="MiB")] = Field(
+        default=1024,
+        description="Size of each of the two streams that the export creates in NATS; older messages are dropped.",
+    )
     export_log_kept: Annotated[int, Whole(64, 1_000_000, unit="MiB")] = Field(
         default=1024,
-        description="Most log that is kept for a database that is away; beyond it the archive catches it up.",
+        description="Most log that is kept for a database or bus that is away; beyond it the archive catches it up.",
     )
 
     @property
@@ -142,11 +152,6 @@ class NodeSection(Section):
     @property
     def journal_path(self) -> Path:
         return self.data_dir / "journal"
-
-    @property
-    def export_path(self) -> Path:
-        """Progress of the export."""
-        return self.data_dir / "export.json"
 
     @property
     def market_path(self) -> Path:

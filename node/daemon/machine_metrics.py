@@ -192,13 +192,24 @@ def links(overlay: Overlay) -> Iterator[Metric]:
     yield traffic
 
 
-def exports(view: ExportView) -> Iterator[Metric]:
-    """Export of the journal to a database."""
-    yield gauge("export_up", "1 if the database takes what is exported.", float(not view.error))
-    yield gauge("export_behind_commits", "Commits that the database lacks.", view.behind)
-    lag = float("nan") if view.lag_s is None else view.lag_s
-    yield gauge("export_lag_seconds", "Time since the database last had every commit.", lag)
-    yield counter("export_rows", "Rows delivered since the start of the export.", view.rows)
+def exports(views: Sequence[ExportView]) -> Iterator[Metric]:
+    """Export of the journal to sinks outside."""
+    up = _by_sink("export_up", "1 if the sink takes what is exported.")
+    behind = _by_sink("export_behind_commits", "Commits that the sink lacks.")
+    lag = _by_sink("export_lag_seconds", "Time since the sink last had every commit.")
+    rows = CounterMetricFamily(
+        PREFIX + "export_rows", "Rows delivered since the start of the export.", labels=["sink"]
+    )
+    for view in views:
+        up.add_metric([view.sink], float(not view.error))
+        behind.add_metric([view.sink], view.behind)
+        lag.add_metric([view.sink], float("nan") if view.lag_s is None else view.lag_s)
+        rows.add_metric([view.sink], view.rows)
+    yield from (up, behind, lag, rows)
+
+
+def _by_sink(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, text, labels=["sink"])
 
 
 def reachability(overlay: Overlay, now: float) -> Iterator[Metric]:

@@ -119,8 +119,8 @@ class NodeCollector(Collector):
         yield gauge("peers", "Linked peers.", status.peers_connected)
         yield gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
         yield gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
-        if status.export is not None:
-            yield from exports(status.export)
+        if status.exports:
+            yield from exports(status.exports)
         messages = CounterMetricFamily(
             PREFIX + "messages", "Events of the message router.", labels=["kind"]
         )

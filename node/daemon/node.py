@@ -84,7 +84,7 @@ from p2p.services.service_mesh import ServiceMesh
 if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE or TRACING alone
     from node.daemon.grapes import Grapes
     from node.daemon.grenache_bridge import GrenacheBridge
-    from node.export.export_process import ExportProcess
+    from node.export.export_process import Exports
     from node.tracing.exporter import Tracing
 
 log = logging.getLogger(__name__)
@@ -247,11 +247,11 @@ class Node(TradingService):
             mesh_settings(settings),
             incarnation=recovered.meta.get("incarnation", 0) + 1,
         )
-        self._export: ExportProcess | None = None
-        if settings.export_postgres and recover_from is None:
-            from node.export.export_process import ExportProcess
+        self._exports: Exports | None = None
+        if recover_from is None and (settings.export_postgres or settings.export_nats):
+            from node.export.export_process import Exports
 
-            self._export = ExportProcess(settings, journal)
+            self._exports = Exports(settings, journal)
         self._status = NodeStatus(
             settings,
             engine,
@@ -262,7 +262,7 @@ class Node(TradingService):
             self.grapes,
             self._warnings,
             started=now,
-            export=self._export,
+            exports=self._exports,
         )
         self._outside: GrenacheBridge | None = None
         if self.grapes is not None and settings.grenache_services:
@@ -337,8 +337,8 @@ class Node(TradingService):
         Raises:
             ExceptionGroup: a part failed; with `JournalError` the disk did.
         """
-        if self._export is not None:
-            self._export.start()
+        if self._exports is not None:
+            self._exports.start()
         async with asyncio.TaskGroup() as group:
             committer = group.create_task(self._committer.run(), name="committer")
             group.create_task(self.market_data.run(), name="market history")
@@ -358,8 +358,8 @@ class Node(TradingService):
         await self._leave_network()
 
     async def _leave_network(self) -> None:
-        if self._export is not None:
-            await self._export.close()
+        if self._exports is not None:
+            await self._exports.close()
         await self.overlay.stop()
         if self._outside is not None:
             await self._outside.close()

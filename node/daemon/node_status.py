@@ -18,7 +18,7 @@ from p2p.services.service_mesh import ServiceMesh
 
 if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
     from node.daemon.grapes import Grapes
-    from node.export.export_process import ExportProcess
+    from node.export.export_process import Exports
 
 
 class NodeStatus:
@@ -35,7 +35,7 @@ class NodeStatus:
         grapes: Grapes | None,
         warnings: Sequence[str],
         started: float,
-        export: ExportProcess | None = None,
+        exports: Exports | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -46,14 +46,14 @@ class NodeStatus:
         self._grapes = grapes
         self._warnings = warnings
         self._started = started
-        self._export = export
+        self._exports = exports
 
     def view(self, now: float, api_url: str) -> StatusView:
         """`api_url`: where the API is served."""
         settings = self._settings
         engine = self._engine
         links = self._overlay.peers.links
-        export = None if self._export is None else self._export.view()
+        exports = [] if self._exports is None else self._exports.views()
         return StatusView(
             node_id=engine.node_id,
             version=VERSION,
@@ -81,10 +81,10 @@ class NodeStatus:
                 *self._faults(),
                 *self._disagreements(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
-                *([] if export is None or not export.error else [f"export: {export.error}"]),
+                *(f"export: {export.error}" for export in exports if export.error),
             ],
             reachability=self._reachability(now),
-            export=export,
+            exports=exports,
         )
 
     def _reachability(self, now: float) -> ReachabilityView | None:

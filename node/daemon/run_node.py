@@ -28,6 +28,7 @@ from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logg
 from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
+from node.export.sinks import missing_package
 from node.http.api_tls import Tls, TlsError, load_tls, self_signed
 from node.service.market_steps import load_market_steps
 from node.service.public_services import OFFERS
@@ -207,11 +208,8 @@ def open_node_parts(
             "TRACING needs OpenTelemetry, which is not installed: install exchange-node[tracing], or set "
             "TRACING=false"
         )
-    if settings.export_postgres and find_spec("psycopg") is None:
-        raise StartError(
-            "EXPORT_POSTGRES needs psycopg, which is not installed: install exchange-node[postgres], or leave "
-            "EXPORT_POSTGRES empty"
-        )
+    if missing := missing_package(settings):
+        raise StartError(missing)
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _lock(settings.lock_path, stack)

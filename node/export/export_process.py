@@ -1,6 +1,6 @@
-"""The node's part of an export: the process that exports, and its figures.
+"""The node's part of an export: a process for each sink, and its figures.
 
-The process ends with the node, whatever ends that: it reads its standard input, which the system closes then.
+The processes end with the node, whatever ends that: they read their standard input, which the system closes then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Final
 from config import Settings
 from exchange.journal.journal import Journal, Retention
 from node.export import position_file
-from node.views.node_views import ExportView
+from node.export.sinks import KINDS, address, configured, progress_path
+from node.views.node_views import ExportView, SinkName
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +32,45 @@ STALE: Final = 15.0  # s without a word from the process, after which it counts 
 
 
 def retention(settings: Settings) -> Retention | None:
-    """Return the log to keep for the export; None without one."""
-    if not settings.export_postgres:
+    """Return the log to keep for the sink that is furthest behind; None without sinks."""
+    paths = [progress_path(settings, name) for name in configured(settings)]
+    if not paths:
         return None
 
     def reader_at() -> int:
-        progress = position_file.read(settings.export_path)
-        return 0 if progress is None else progress.frame
+        found = [position_file.read(path) for path in paths]
+        return min(0 if progress is None else progress.frame for progress in found)
 
     return Retention(reader_at, settings.export_log_kept << 20)
 
 
-class ExportProcess:
-    """Runs `exchange-node export run` beside the node. The address of the database goes through the environment."""
+class Exports:
+    """The exports of a node, one for each sink of the settings."""
 
     def __init__(self, settings: Settings, journal: Journal) -> None:
+        self._processes = [ExportProcess(settings, journal, name) for name in configured(settings)]
+
+    def start(self) -> None:
+        """Start the processes, and again whenever one ends."""
+        for process in self._processes:
+            process.start()
+
+    async def close(self) -> None:
+        """End the processes, with the rest of the journal delivered to sinks that take it."""
+        await asyncio.gather(*(process.close() for process in self._processes))
+
+    def views(self) -> list[ExportView]:
+        """Return how far each export is."""
+        return [process.view() for process in self._processes]
+
+
+class ExportProcess:
+    """Runs `exchange-node export run` beside the node. The address of the sink goes through the environment."""
+
+    def __init__(self, settings: Settings, journal: Journal, sink: SinkName) -> None:
         self._settings = settings
+        self._sink: SinkName = sink
+        self._progress = progress_path(settings, sink)
         self._journal = journal
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -54,27 +78,29 @@ class ExportProcess:
 
     def start(self) -> None:
         """Start the process, and again whenever it ends."""
-        self._task = asyncio.create_task(self._keep(), name="export")
+        self._task = asyncio.create_task(self._keep(), name=f"export to {self._sink}")
 
     async def _keep(self) -> None:
         failures = 0
         while True:
             began = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "node.cli.main", "export", "run"),
+                *(sys.executable, "-m", "node.cli.main", "export", "run", "--sink", self._sink),
                 *("--data-dir", str(self._settings.data_dir), "--until-eof"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "EXPORT_POSTGRES": self._settings.export_postgres},
+                env={**os.environ, KINDS[self._sink].setting: address(self._settings, self._sink)},
             )
             self._process = process
             code = await process.wait()
             failures = 1 if time.monotonic() - began > STABLE else failures + 1
-            log.warning("the export ended with code %s; it is started again", code)
+            log.warning(
+                "the export to %s ended with code %s; it is started again", self._sink, code
+            )
             await asyncio.sleep(RESTART[min(failures, len(RESTART)) - 1])
 
     async def close(self) -> None:
-        """End the process, with the rest of the journal delivered if the database takes it."""
+        """End the process, with the rest of the journal delivered if the sink takes it."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -93,11 +119,11 @@ class ExportProcess:
 
     def view(self) -> ExportView:
         """Return how far the export is."""
-        progress = position_file.read(self._settings.export_path)
+        progress = position_file.read(self._progress)
         now = time.time()
         if progress is None or progress.written < self._started:
             return ExportView(
-                sink="postgres",
+                sink=self._sink,
                 state="starting",
                 position=0 if progress is None else progress.frame,
                 behind=self._journal.committed - (0 if progress is None else progress.frame),
@@ -110,7 +136,7 @@ class ExportProcess:
         if not error and now - progress.written > STALE:
             error = "the export process does not answer"
         return ExportView(
-            sink="postgres",
+            sink=self._sink,
             state="away" if error else "running",
             position=progress.frame,
             behind=behind,

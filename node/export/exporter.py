@@ -146,7 +146,7 @@ class Exporter:
         first = source.first
         _, state = source.state()
         units = source.units()
-        builder = RowBuilder(source.owner, units.at(first - 1))
+        builder = self._builder(sink, units.at(first - 1))
         builder.add_state(first - 1, state)
         under_way = position.catch_up
         if under_way is None:
@@ -154,7 +154,7 @@ class Exporter:
         elif under_way.upto != first - 1:  # finished orders are rows that may have moved meanwhile
             under_way = CatchUp(first - 1, {**under_way.done, "orders": 0})
         gap = (position.frame + 1, first - 1)
-        for table in ARCHIVED:
+        for table in (name for name in ARCHIVED if name in sink.tables):
             while True:
                 rows = source.archived(
                     table,
@@ -165,7 +165,7 @@ class Exporter:
                 )
                 if not rows:
                     break
-                archived = RowBuilder(source.owner, {})
+                archived = self._builder(sink, {})
                 for _, frame, line, item in rows:
                     archived.decimals = units.at(frame)
                     archived.add_archived(frame, item, line)
@@ -180,7 +180,7 @@ class Exporter:
 
     def _tail(self, sink: Sink, found: Position | None, until_current: bool) -> None:
         source = self.source
-        builder = RowBuilder(source.owner, self._position.decimals)
+        builder = self._builder(sink, self._position.decimals)
         tail = source.tail(self._position.frame)
         checksum, since = 0, self._clock()
         goal = source.last
@@ -216,6 +216,9 @@ class Exporter:
                     self._stop.wait(POLL)
         finally:
             tail.close()
+
+    def _builder(self, sink: Sink, decimals: dict[str, int]) -> RowBuilder:
+        return RowBuilder(self.source.owner, decimals, sink.tables, versions=sink.versions)
 
     def _take(self, tail: Tail, last: int) -> list[tuple[int, bytes]]:
         try:

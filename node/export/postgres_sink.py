@@ -27,6 +27,9 @@ _MIGRATION_LOCK: Final = 0x65786368  # of the database, so that two nodes do not
 class PostgresSink:
     """A connection to a database. Implements `node.export.sink.Sink`."""
 
+    tables = TABLES
+    versions = False
+
     def __init__(self, url: str) -> None:
         """Connect, and bring the tables up to date.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
-from exchange.market.candles import LATEST
 from exchange.model.decimals import plain
 from exchange.model.events import Filled
 from exchange.model.instruments import Instruments
@@ -22,21 +21,16 @@ from exchange.model.records import (
     PutCredit,
     PutHalt,
     PutMeta,
+    PutSnapshot,
     Record,
     Recovered,
     Transaction,
 )
 from exchange.orders.engine_context import stored_decimals
-from node.export.tables import TABLES, Row, Value
+from node.export.market_rows import MarketRows
+from node.export.tables import ALL_TABLES, TABLES, Row, Value, moment
 from node.views.order_mapping import OrderMapping, side_word
 from node.views.scales import Scale
-
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
-
-
-def moment(us: int) -> datetime:
-    """Return microseconds since the epoch as a time, no later than the year 9999: others sign what they like."""
-    return _EPOCH + timedelta(microseconds=max(0, min(us, LATEST)))
 
 
 def _later(us: int) -> datetime | None:
@@ -53,27 +47,43 @@ def _text(text: str) -> str:
 
 
 class RowBuilder:
-    """Rows of one node, collected until `take`. `decimals`: those in which assets are counted, by asset."""
+    """Rows of one node, collected until `take`. `decimals`: those in which assets are counted, by asset.
 
-    def __init__(self, node: str, decimals: dict[str, int]) -> None:
+    `versions`: rows of every commit; otherwise the last one of each key.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        decimals: dict[str, int],
+        tables: Collection[str] = TABLES,
+        *,
+        versions: bool = False,
+    ) -> None:
         self.decimals = dict(decimals)
         self.count = 0  # rows since `take`
         self._node = node
+        self._versions = versions
+        self._feeds = MarketRows(self._put, self._scale) if "book" in tables else None
         self._mapping = OrderMapping(Instruments.default(), node, self._units)
         self._scales: dict[str, Scale] = self._mapping.scales
-        self._rows: dict[str, dict[tuple[Value, ...], Row]] = {name: {} for name in TABLES}
-        self._how: dict[type, Callable[[Any, int], None]] = {
-            Order: self._order,
-            Fill: self._fill,
-            Transaction: self._transaction,
-            Account: self._account,
-            ApiKey: self._api_key,
-            Decision: self._decision,
-            PutCredit: self._credit,
-            PutHalt: self._halt,
-            PutBatch: self._batch,
-            PutMeta: self._meta,
+        self._rows: dict[str, dict[tuple[Value, ...], Row]] = {name: {} for name in tables}
+        how: dict[type, tuple[str, Callable[[Any, int], None]]] = {
+            Order: ("orders", self._order),
+            Fill: ("fills", self._fill),
+            Transaction: ("postings", self._transaction),
+            Account: ("accounts", self._account),
+            ApiKey: ("api_keys", self._api_key),
+            Decision: ("decisions", self._decision),
+            PutCredit: ("credit_limits", self._credit),
+            PutHalt: ("halts", self._halt),
+            PutBatch: ("trades", self._batch),
         }
+        self._how = {kind: add for kind, (table, add) in how.items() if table in tables}
+        self._how[PutMeta] = self._meta
+        if self._feeds is not None:
+            self._how[PutBatch] = self._feeds.add_batch
+            self._how[PutSnapshot] = self._feeds.add_snapshot
 
     def add(self, frame: int, records: Iterable[Record]) -> None:
         """Add the records of a frame."""
@@ -88,6 +98,11 @@ class RowBuilder:
         records += [*state.accounts, *state.keys, *state.decisions]
         records += [PutCredit(peer, asset, most) for (peer, asset), most in state.credit.items()]
         records += [PutHalt(market, reason) for market, reason in state.halts.items()]
+        if self._feeds is not None:
+            for feed in state.feeds:
+                if feed.snapshot is not None:
+                    records.append(PutSnapshot(feed.owner, feed.market, feed.snapshot))
+                records += [PutBatch(feed.owner, batch) for batch in feed.batches]
         self.add(frame, records)
 
     def take(self) -> dict[str, list[Row]]:
@@ -107,8 +122,12 @@ class RowBuilder:
 
     def _put(self, table: str, frame: int, *values: Value) -> None:
         row = (self._node, *values, frame)
-        self._rows[table][row[: TABLES[table].key]] = row
+        key = row[: ALL_TABLES[table].key]
+        self._rows[table][(*key, frame) if self._versions else key] = row
         self.count += 1
+
+    def _scale(self, market: str) -> Scale:
+        return self._scales[market]
 
     def _units(self, asset: str) -> int:
         return self.decimals.get(asset, 0)

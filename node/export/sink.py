@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from node.export.tables import Row
+from node.export.tables import Row, Table
 
 
 class CatchUp(msgspec.Struct, frozen=True):
@@ -36,7 +36,8 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """Rows by table that bring a sink from one position to another. A table's rows have distinct keys.
+    """Rows by table that bring a sink from one position to another. A table's rows have distinct keys; for a sink
+    with `versions`, distinct keys and frames.
 
     `gap`: first and last frame of which the journal has nothing but archived orders, fills and postings any more.
     """
@@ -57,7 +58,14 @@ class PositionMoved(SinkError):
 
 
 class Sink(Protocol):
-    """An open connection to an engine."""
+    """An open connection to an engine. `tables`: those that it takes, by name. `versions`: it takes the row of every
+    commit; otherwise, of rows with one key in a delivery, the last one."""
+
+    @property
+    def tables(self) -> Mapping[str, Table]: ...
+
+    @property
+    def versions(self) -> bool: ...
 
     def position(self, node: str) -> Position | None:
         """Return the position of a node's journal; None if it has nothing of it.

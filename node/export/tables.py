@@ -1,15 +1,23 @@
-"""Tables of the drop copy. Columns and keys are those of every sink, whatever its engine."""
+"""Tables of the drop copy and of public market data. Columns and keys are those of every sink, whatever its engine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal
+
+from exchange.market.candles import LATEST
 
 ColumnKind = Literal["text", "integer", "number", "time", "boolean"]
 Value = str | int | Decimal | datetime | bool | None
 Row = tuple[Value, ...]
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+def moment(us: int) -> datetime:
+    """Return microseconds since the epoch as a time, no later than the year 9999: others sign what they like."""
+    return _EPOCH + timedelta(microseconds=max(0, min(us, LATEST)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +92,21 @@ TABLES: Final = {
 }
 # Tables whose earlier rows the journal's archive has, when their frames are gone from the log.
 ARCHIVED: Final = ("orders", "fills", "postings")
+# Public market data: what the feeds of all nodes say, numbered as there. `feed` is the market with its steps; a feed is
+# one owner's for one market. A row of `book` is an event, as line 0; line 1, event "snapshot", restarts the feed with
+# `orders` orders, which follow as lines of the same number.
+MARKET_TABLES: Final = {
+    table.name: table
+    for table in (
+        _table(
+            "book",
+            "owner:t feed:t number:i line:i | market:t event:t order_number:i side:t price:n quantity:n orders:i "
+            "reason:t time:s",
+        ),
+        _table(
+            "market_trades",
+            "owner:t feed:t number:i | market:t order_number:i taker:t take:i side:t price:n quantity:n time:s",
+        ),
+    )
+}
+ALL_TABLES: Final = {**TABLES, **MARKET_TABLES}

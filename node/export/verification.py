@@ -21,14 +21,14 @@ from exchange.model.decimals import plain_decimal
 from node.export.journal_source import JournalSource
 from node.export.rows import RowBuilder
 from node.export.sink import Sink, SinkError
-from node.export.tables import ARCHIVED, TABLES, Row, Table, Value
+from node.export.tables import ARCHIVED, Row, Table, Value
 
 BUCKETS: Final = 4096
 SHOWN: Final = 20  # differing rows that a report lists for each table
 READ: Final = 1 << 20
 ROWS: Final = 5000
 # Tables of which the journal has no more than its log has.
-LOG_ONLY: Final = ("decisions", "trades")
+LOG_ONLY: Final = ("decisions", "trades", "book", "market_trades")
 
 Key = tuple[str, ...]
 
@@ -130,9 +130,10 @@ class Verification:
                     f"the sink is at commit {self._frame:,}, and the log has {self._first:,} to {self._last:,}"
                 )
             reports = []
-            for done, table in enumerate(TABLES.values()):
+            tables = self._sink.tables.values()
+            for done, table in enumerate(tables):
                 reports.append(self._compare(table))
-                self._advance((done + 1) / len(TABLES))
+                self._advance((done + 1) / len(tables))
         return Report(self._source.owner, self._first, self._frame, reports)
 
     def _compare(self, table: Table) -> TableReport:
@@ -212,7 +213,8 @@ class Verification:
         return {_key(table, row) for row in self._log_rows(table, self._frame, self._last)}
 
     def _log_rows(self, table: Table, after: int, upto: int) -> Iterator[Row]:
-        builder = RowBuilder(self._source.owner, self._units.at(self._first - 1))
+        units = self._units.at(self._first - 1)
+        builder = RowBuilder(self._source.owner, units, self._sink.tables)
         with closing(self._source.tail(self._first - 1)) as tail:
             while tail.at < upto:
                 for number, payload in tail.take(upto, READ):

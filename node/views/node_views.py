@@ -122,12 +122,15 @@ class ReachabilityView(msgspec.Struct, kw_only=True):
     mapping: str  # state of the port mapping in words; empty if it is off
 
 
-class ExportView(msgspec.Struct, kw_only=True):
-    """Export of the journal to a database outside (`docs/export.md`)."""
+SinkName = Literal["postgres", "nats-copy", "nats-market"]
 
-    sink: Literal["postgres"]
+
+class ExportView(msgspec.Struct, kw_only=True):
+    """Export of the journal to a database or a bus outside (`docs/export.md`)."""
+
+    sink: SinkName
     state: Literal["starting", "running", "away"]
-    position: int  # last commit that the database has
+    position: int  # last commit that the sink has
     behind: int  # commits that it lacks
     lag_s: float | None  # since it last had everything; 0 while it has; None if it never had
     rows: int  # delivered since the start
@@ -157,7 +160,7 @@ class StatusView(msgspec.Struct, kw_only=True):
     services: list[str]  # that this node serves
     warnings: list[str]
     reachability: ReachabilityView | None = None  # None without direct links
-    export: ExportView | None = None  # None without an export
+    exports: list[ExportView] = []
 
 
 class DiagnosticsView(msgspec.Struct, kw_only=True):

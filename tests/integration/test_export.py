@@ -55,8 +55,8 @@ def export(node: NodeProcess, *arguments: str, url: str) -> dict[str, object]:
 
 
 def current(node: NodeProcess) -> bool:
-    view = node.status().export
-    return view is not None and view.state == "running" and view.behind == 0
+    views = node.status().exports
+    return bool(views) and all(view.state == "running" and view.behind == 0 for view in views)
 
 
 def test_the_document_has_queries_and_every_table_and_view(database: PostgresServer) -> None:
@@ -130,7 +130,7 @@ def test_a_node_trades_while_its_database_is_away_and_says_so(
         away = eventually(lambda: [w for w in a.status().warnings if w.startswith("export: ")])
         assert "PostgreSQL" in away[0]
         with urlopen(f"{a.api_url}/metrics", timeout=10) as answer:
-            assert "exchange_node_export_up 0.0" in answer.read().decode()
+            assert 'exchange_node_export_up{sink="postgres"} 0.0' in answer.read().decode()
     finally:
         database.start()
     eventually(lambda: current(a), what=lambda: a.log)

@@ -1,4 +1,4 @@
-"""`export`: the journal's copy in a database outside."""
+"""`export`: copies of the journal in a database or on a bus outside."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ from node.daemon.progress import Progress
 
 if TYPE_CHECKING:
     from config import Settings
-    from node.export.sink import Sink
+    from node.export.exporter import Exporter
     from node.export.verification import TableReport
+    from node.views.node_views import SinkName
+
+
+SINKS = ("postgres", "nats-copy", "nats-market")
 
 
 @common_options
-@click.group(cls=Group, short_help="Copy the journal into a database, and compare them.")
+@click.group(cls=Group, short_help="Copy the journal into a database or onto a bus.")
 def export() -> None:
-    """Copy what the journal holds into PostgreSQL, and compare both.
+    """Copy what the journal holds into PostgreSQL or onto NATS, and compare both.
 
-    With EXPORT_POSTGRES a running node does this by itself. docs/export.md describes the tables.
+    With EXPORT_POSTGRES or EXPORT_NATS a running node does this by itself. docs/export.md describes the tables,
+    docs/bus.md the messages.
 
     \b
     Examples:
@@ -40,26 +45,53 @@ def export() -> None:
     """
 
 
-def _connect(settings: Settings) -> Sink:
-    """Raises `SinkError`."""
-    from node.export.postgres_sink import PostgresSink
+_sink_option = click.option(
+    "--sink",
+    type=click.Choice(SINKS),
+    help="One of several sinks: the database, the copy on the bus, the market data on the bus.",
+)
 
-    return PostgresSink(settings.export_postgres)
+
+def _exporter(
+    settings: Settings, sink: SinkName, advance: Callable[[float], None] = lambda part: None
+) -> Exporter:
+    from node.export.exporter import Exporter
+    from node.export.sinks import connect, progress_path
+
+    return Exporter(
+        settings.journal_path,
+        lambda: connect(settings, sink),
+        progress_path(settings, sink),
+        advance=advance,
+    )
+
+
+def _chosen(settings: Settings, sink: SinkName | None) -> SinkName:
+    """Return the sink that a command is for."""
+    from node.export.sinks import KINDS, configured
+
+    found = configured(settings)
+    if sink is None:
+        return found[0]
+    if sink not in found:
+        text = f"{KINDS[sink].setting} is empty: --sink {sink} needs its address"
+        raise CommandFailure(text, Exit.USAGE)
+    return sink
 
 
 @contextmanager
 def _reported(settings: Settings, as_json: bool) -> Iterator[None]:
     """End the command with a one-line message for errors of the export."""
-    from importlib.util import find_spec
+    from node.export.sinks import configured, missing_package
 
-    if not settings.export_postgres:
+    if not configured(settings):
         text = (
-            "EXPORT_POSTGRES is empty: set it to an address such as postgresql://user@host/database"
+            "EXPORT_POSTGRES and EXPORT_NATS are empty: set one to an address such as "
+            "postgresql://user@host/database or nats://host:4222"
         )
         raise CommandFailure(text, Exit.USAGE)
-    if find_spec("psycopg") is None:
-        text = "psycopg is not installed: install exchange-node[postgres]"
-        raise CommandFailure(text, Exit.USAGE)
+    if missing := missing_package(settings):
+        raise CommandFailure(missing, Exit.USAGE)
     from node.export.exporter import Diverged
     from node.export.sink import SinkError
 
@@ -73,23 +105,23 @@ def _reported(settings: Settings, as_json: bool) -> Iterator[None]:
 
 @export.command()
 @click.option("--until-eof", is_flag=True, hidden=True, help="End with the standard input.")
+@_sink_option
 @data_options
-def run(until_eof: bool, settings: Settings, as_json: bool) -> None:
-    """Copy the journal until Ctrl-C; for a node without EXPORT_POSTGRES, which does it by itself.
+def run(until_eof: bool, sink: SinkName | None, settings: Settings, as_json: bool) -> None:
+    """Copy the journal until Ctrl-C; for a node that was started without this sink.
 
-    A database that does not answer is waited for. What it got before is not sent again.
+    A sink that does not answer is waited for. What it got before is not sent again.
 
     \b
     Examples:
       EXPORT_POSTGRES=postgresql://desk@127.0.0.1/desk exchange-node export run
+      EXPORT_NATS=nats://127.0.0.1:4222 exchange-node export run --sink nats-market
     """
     from node.daemon.process import configure_logging
 
     configure_logging(settings)
     with _reported(settings, as_json):
-        from node.export.exporter import Exporter
-
-        exporter = Exporter(settings.journal_path, lambda: _connect(settings), settings.export_path)
+        exporter = _exporter(settings, _chosen(settings, sink))
         for number in (signal.SIGINT, signal.SIGTERM):
             # With the node's standard input open, its end decides: Ctrl-C goes to the whole terminal.
             signal.signal(number, (lambda *_: None) if until_eof else (lambda *_: exporter.stop()))
@@ -111,7 +143,7 @@ def _await_end(stop: Callable[[], None]) -> None:
 @export.command()
 @data_options
 def status(settings: Settings, as_json: bool) -> None:
-    """Show how far the database is. The node may be running.
+    """Show how far each sink is. The node may be running.
 
     \b
     Examples:
@@ -120,37 +152,44 @@ def status(settings: Settings, as_json: bool) -> None:
     """
     with _reported(settings, as_json):
         from node.export.journal_source import JournalSource
+        from node.export.sinks import configured, connect
 
         source = JournalSource(settings.journal_path)
-        sink = _connect(settings)
-        try:
-            position = sink.position(source.owner)
-        finally:
-            sink.close()
-        last, at = source.last, 0 if position is None else position.frame
+        positions = []
+        for name in configured(settings):
+            sink = connect(settings, name)
+            try:
+                positions.append((name, sink.position(source.owner)))
+            finally:
+                sink.close()
+        last = source.last
+    sinks = [
+        {
+            "sink": name,
+            "position": 0 if position is None else position.frame,
+            "behind": last - (0 if position is None else position.frame),
+            "catching_up": position is not None and position.catch_up is not None,
+        }
+        for name, position in positions
+    ]
     if as_json:
-        catching_up = position is not None and position.catch_up is not None
-        print_json(
-            {
-                "node_id": source.owner,
-                "position": at,
-                "last": last,
-                "behind": last - at,
-                "catching_up": catching_up,
-            }
-        )
+        print_json({"node_id": source.owner, "last": last, "sinks": sinks})
         return
-    click.echo(f"node      {source.owner}")
-    click.echo(f"database  up to commit {at:,}")
-    click.echo(f"journal   up to commit {last:,}")
-    click.echo("behind    nothing" if at >= last else f"behind    {last - at:,} commits")
+    click.echo(f"node     {source.owner}")
+    click.echo(f"journal  up to commit {last:,}")
+    rows: list[list[Cell]] = [
+        [str(found["sink"]), f"{found['position']:,}", f"{found['behind']:,}"] for found in sinks
+    ]
+    columns = [Column("sink"), Column("up to commit", number=True), Column("behind", number=True)]
+    echo(table(columns, rows))
 
 
 @export.command()
-@click.option("--replace", is_flag=True, help="Delete this node's rows in the database first.")
+@click.option("--replace", is_flag=True, help="Delete what the sink has of this node first.")
+@_sink_option
 @data_options
-def backfill(replace: bool, settings: Settings, as_json: bool) -> None:
-    """Copy what the database lacks, then end.
+def backfill(replace: bool, sink: SinkName | None, settings: Settings, as_json: bool) -> None:
+    """Copy what a sink lacks, then end.
 
     The journal's archive has orders, fills and postings from the beginning; decisions and public trades begin with the
     oldest commit of the log. A node that exports by itself must not be running.
@@ -161,33 +200,31 @@ def backfill(replace: bool, settings: Settings, as_json: bool) -> None:
       exchange-node export backfill --replace      after a restore or a repair of the journal
     """
     with _reported(settings, as_json), Progress("export") as progress:
-        from node.export.exporter import Exporter
+        from node.export.sinks import connect
 
-        exporter = Exporter(
-            settings.journal_path,
-            lambda: _connect(settings),
-            settings.export_path,
-            advance=progress.update,
-        )
+        name = _chosen(settings, sink)
+        exporter = _exporter(settings, name, progress.update)
         if replace:
-            sink = _connect(settings)
+            opened = connect(settings, name)
             try:
-                sink.forget(exporter.source.owner)
+                opened.forget(exporter.source.owner)
             finally:
-                sink.close()
+                opened.close()
         exporter.run(until_current=True)
     if as_json:
         print_json({"node_id": exporter.source.owner, "rows": exporter.rows})
         return
-    click.echo(f"{exporter.rows:,} rows delivered; the database has everything")
+    click.echo(f"{exporter.rows:,} rows delivered; {name} has everything")
 
 
 @export.command()
+@_sink_option
 @data_options
-def verify(settings: Settings, as_json: bool) -> int:
-    """Compare journal and database row by row. The node may be running.
+def verify(sink: SinkName | None, settings: Settings, as_json: bool) -> int:
+    """Compare journal and sink row by row. The node may be running.
 
-    Compared is what the database has at one moment with the journal up to the same commit. Exit code 1 if they differ.
+    Compared is what the sink has at one moment with the journal up to the same commit. Exit code 1 if they differ. A
+    stream of NATS that has dropped its oldest messages lacks their rows.
 
     \b
     Examples:
@@ -196,13 +233,15 @@ def verify(settings: Settings, as_json: bool) -> int:
     """
     with _reported(settings, as_json), Progress("verify") as progress:
         from node.export.journal_source import JournalSource
+        from node.export.sinks import connect
         from node.export.verification import Verification
 
-        sink = _connect(settings)
+        opened = connect(settings, _chosen(settings, sink))
         try:
-            report = Verification(JournalSource(settings.journal_path), sink, progress.update).run()
+            source = JournalSource(settings.journal_path)
+            report = Verification(source, opened, progress.update).run()
         finally:
-            sink.close()
+            opened.close()
     if as_json:
         tables = [{"ok": table.ok, **_fields(table)} for table in report.tables]
         print_json(
@@ -233,8 +272,8 @@ def _text(found: TableReport) -> str:
     parts = [
         f"{word} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
         for word, keys in (
-            ("not in the database:", found.missing),
-            ("only in the database:", found.extra),
+            ("not in the sink:", found.missing),
+            ("only in the sink:", found.extra),
             ("different:", found.different),
         )
         if keys

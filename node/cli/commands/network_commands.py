@@ -83,7 +83,7 @@ def describe_status(view: StatusView) -> list[Line]:
         ("orders", f"{view.open_orders} open, {view.pending_takes} takes pending"),
         ("feeds", f"{view.feeds}{behind}"),
         ("services", ", ".join(view.services) or "none"),
-        *_export(view.export),
+        *(_export(export) for export in view.exports),
     ]
     left = max(len(name) for name, _ in rows)
     lines: list[Line] = []
@@ -96,11 +96,9 @@ def describe_status(view: StatusView) -> list[Line]:
     return lines
 
 
-def _export(view: ExportView | None) -> list[tuple[str, str]]:
-    if view is None:
-        return []
+def _export(view: ExportView) -> tuple[str, str]:
     behind = f"{view.behind:,} commits behind" if view.behind else "has every commit"
-    return [("export", f"{view.sink} {view.state}, {behind}")]
+    return ("export", f"{view.sink} {view.state}, {behind}")
 
 
 def _reachability(view: ReachabilityView | None) -> list[tuple[str, str]]:

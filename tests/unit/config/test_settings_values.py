@@ -67,7 +67,7 @@ WHOLE = {
     "P2P_PORT": (0, 65535), "API_PORT": (0, 65535), "GRAPE_DHT_PORT": (0, 65535),
     "GRAPE_API_PORT": (0, 65535), "WORKER_PORT": (0, 65535), "MAX_PEERS": (1, 10_000),
     "INBOUND_PER_ADDRESS": (0, 10_000), "INBOUND_PER_NETWORK": (0, 10_000),
-    "INBOUND_PER_ADDRESS_LOCAL": (0, 10_000), "EXPORT_LOG_KEPT": (64, 1_000_000),
+    "INBOUND_PER_ADDRESS_LOCAL": (0, 10_000), "EXPORT_LOG_KEPT": (64, 1_000_000), "EXPORT_NATS_KEPT": (16, 1_000_000),
     "PEER_RECONNECT_INTERVAL": (100, 600_000), "PRESENCE_LEASE_MS": (1000, 600_000),
     "CLIENT_REQUEST_TIMEOUT": (1, 600_000), "CLIENT_MAX_RETRIES": (0, 100),
     "CLIENT_RETRY_DELAY": (0, 600_000), "GRAPE_CONCURRENCY": (1, 1024),
@@ -168,6 +168,8 @@ WRONG = [
       for bad in ("a", "::1", "10.0.0", "0.0.0.0", "224.0.0.1")),
     *(("EXPORT_POSTGRES", bad, "expected an address such as postgresql://user:password@host/database, or empty")
       for bad in ("host", "mysql://a/b", "http://a", "postgresql:// a/b", "postgresql://[::1")),
+    *(("EXPORT_NATS", bad, "expected an address such as nats://user:password@host:4222, several separated by commas, or empty")
+      for bad in ("host", "http://a", "nats://", "nats://a,b", "nats://a b", "nats://[::1", ",")),
     ("DATA_DIR", "a\0b", "expected a directory"),
     ("DATA_DIR", "~no-such-user-here/x", "expected a directory (the home directory, for ~, is unknown)"),
     ("PEER_STORAGE_PATH", "a\0b", "expected a file, absolute or relative to the data directory"),
@@ -346,6 +348,13 @@ def test_every_duration_has_its_property_in_seconds() -> None:
     for key, info in SCHEMA.items():
         if info.unit == "ms":
             assert getattr(Settings(), key.removesuffix("_ms") + "_s") * 1000 == int(info.default)
+
+
+def test_the_password_of_the_bus_is_never_shown() -> None:
+    kind = KINDS["export_nats"]
+    urls = "nats://desk:hidden-word@host, tls://desk:hidden-word@other:4223"
+    assert kind.text(kind.parse(urls)) == "nats://***@host,tls://***@other:4223"
+    assert "hidden-word" not in kind.shown(urls)
 
 
 def test_the_password_of_the_database_is_never_shown() -> None:

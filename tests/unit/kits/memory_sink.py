@@ -33,6 +33,9 @@ class MemoryDatabase:
 class MemorySink:
     """Implements `node.export.sink.Sink`."""
 
+    tables = TABLES
+    versions = False
+
     def __init__(self, database: MemoryDatabase) -> None:
         self._db = database
 

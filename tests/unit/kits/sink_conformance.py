@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from node.export.sink import CatchUp, Delivery, Position, PositionMoved, Sink
-from node.export.tables import TABLES, Row, Table, Value
+from node.export.tables import Row, Table, Value
 
 NODE, OTHER = "node-a", "node-b"
 TIME = datetime(2026, 11, 23, 6, 0, 0, 123456, UTC)
@@ -54,15 +54,15 @@ def _check_positions(connect: Callable[[], Sink]) -> None:
     under_way = Position(0, 0, {}, CatchUp(7, {"fills": 3}))
     sink.deliver(Delivery(NODE, None, under_way, {}))
     assert sink.position(NODE) == under_way
-    table = TABLES["fills"]
+    name, table = next((name, table) for name, table in sink.tables.items() if not table.latest)
     for wrong in (None, Position(), Position(1, 3, {"USD": 1})):
         with pytest.raises(PositionMoved):
-            sink.deliver(_moved(wrong, 2, fills=[sample(table, 1, 2)]))
+            sink.deliver(_moved(wrong, 2, **{name: [sample(table, 1, 2)]}))
     sink.close()
     sink = connect()
     assert sink.position(NODE) == under_way
     with sink.moment(NODE):
-        assert list(sink.rows("fills", NODE)) == [], "a refused delivery stores nothing"
+        assert list(sink.rows(name, NODE)) == [], "a refused delivery stores nothing"
     sink.deliver(_moved(under_way, 1))
     assert sink.position(NODE) == Position(1, 3, {"USD": 1})
     sink.close()
@@ -70,7 +70,7 @@ def _check_positions(connect: Callable[[], Sink]) -> None:
 
 def _check_rows(connect: Callable[[], Sink]) -> None:
     sink = connect()
-    for name, table in TABLES.items():
+    for name, table in sink.tables.items():
         before = sink.position(NODE)
         whole, bare = sample(table, 1, 5), sample(table, 2, 5, empty=True)
         sink.deliver(Delivery(NODE, before, Position(5), {name: [whole, bare]}))
@@ -88,12 +88,13 @@ def _check_rows(connect: Callable[[], Sink]) -> None:
 
 def _check_nodes(connect: Callable[[], Sink]) -> None:
     sink = connect()
-    row = sample(TABLES["orders"], 1, 1, node=OTHER)
-    sink.deliver(Delivery(OTHER, None, Position(1), {"orders": [row]}, gap=(1, 1)))
+    name, table = next(iter(sink.tables.items()))
+    row = sample(table, 1, 1, node=OTHER)
+    sink.deliver(Delivery(OTHER, None, Position(1), {name: [row]}, gap=(1, 1)))
     sink.forget(NODE)
     assert sink.position(NODE) is None
     with sink.moment(NODE):
-        assert list(sink.rows("orders", NODE)) == []
-        assert list(sink.rows("orders", OTHER)) == [row]
+        assert list(sink.rows(name, NODE)) == []
+        assert list(sink.rows(name, OTHER)) == [row]
     sink.deliver(_moved(None, 1))
     sink.close()
