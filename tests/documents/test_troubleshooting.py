@@ -34,6 +34,7 @@ TEXT_HELPERS = frozenset(
         "node/daemon/run_node.py:_bind_text",
         "node/daemon/run_node.py:_directory_text",
         "node/daemon/run_recovery.py:_missing_text",
+        "node/export/sinks.py:missing_package",
     }
 )
 # Texts of an instruments file name file, entry and field; the page has one line for all of them.
