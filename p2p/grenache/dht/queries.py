@@ -39,6 +39,7 @@ TRIES: Final = 4  # datagrams per query
 MAX_PATHS: Final = 4096
 MAX_PENDING: Final = 4096
 TRANSACTION_BYTES: Final = 4  # random: only a receiver of the query can answer it
+DRAWN_BYTES: Final = 1024 * TRANSACTION_BYTES  # random bytes drawn at once
 
 Replied = Callable[[float, KrpcReply], None]
 Failed = Callable[[float, KrpcFailure | None], None]  # the error answer; None: no answer
@@ -160,6 +161,8 @@ class Queries:
         self._pending: dict[bytes, tuple[PendingQuery, float]] = {}
         self._paths: BoundedMap[Address, Path] = BoundedMap(MAX_PATHS)
         self._usual = Rtt()  # of all addresses, the estimate for new ones
+        self._drawn = b""  # random bytes, and how many of them were used
+        self._drawn_at = 0
         self.under_way = 0
 
     def path(self, address: Address) -> Path:
@@ -204,15 +207,23 @@ class Queries:
         return query
 
     def _transmit(self, now: float, query: PendingQuery, sender: bytes) -> None:
-        transaction = self._rng.randbytes(TRANSACTION_BYTES)
-        while transaction in self._pending:
-            transaction = self._rng.randbytes(TRANSACTION_BYTES)
+        transaction = self._transaction()
         self._pending[transaction] = (query, now)
         query.transactions.append(transaction)
         self._send(encode_query(transaction, sender, query.ask), query.address)
         wait = query.timeout * 2 ** max(0, query.sent - 1)
         query.sent += 1
         query.timer = self._timers.at(now + wait, lambda now: self._late(now, query, sender))
+
+    def _transaction(self) -> bytes:
+        while True:
+            if self._drawn_at >= len(self._drawn):
+                self._drawn, self._drawn_at = self._rng.randbytes(DRAWN_BYTES), 0
+            start = self._drawn_at
+            self._drawn_at = end = start + TRANSACTION_BYTES
+            transaction = self._drawn[start:end]
+            if transaction not in self._pending:
+                return transaction
 
     def _late(self, now: float, query: PendingQuery, sender: bytes) -> None:
         late = Late.SLOW if query.sent < min(2, query.tries) else Late.STALLED

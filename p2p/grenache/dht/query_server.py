@@ -178,12 +178,10 @@ class QueryServer:
             peers = [peer for peer in peers if peer[0] != LOOPBACK_NET]
         if own:
             peers = list(dict.fromkeys(own + peers))[:MAX_PEERS]
-        return replace(
-            plain,
-            token=core.tokens.make(now, source[0]),
-            compact_nodes=self._closest(source, ask.target),
-            peers=tuple(peers),
-        )
+        plain.token = core.tokens.make(now, source[0])
+        plain.compact_nodes = self._closest(source, ask.target)
+        plain.peers = tuple(peers)
+        return plain
 
     def _announce(
         self, now: float, source: Address, plain: KrpcReply, ask: AnnouncePeer

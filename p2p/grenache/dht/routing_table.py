@@ -12,7 +12,7 @@ answers gets in. An address has one id: when another id answers from it, the old
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from math import inf
 from typing import Final
@@ -199,6 +199,11 @@ class RoutingTable:
     def closest(self, target: bytes, n: int = K, *, doubtful: bool = False) -> list[Contact]:
         """Return at most `n` good (or other) contacts, the closest first."""
         goal = number(target)
+        if len(self._by_address) <= n:  # a small network: all of them
+            found = self._usable(self._by_address.values(), doubtful)
+            if len(found) > 1:
+                found.sort(key=lambda contact: contact.number ^ goal)
+            return found
         nearest = self._index(goal)
         found = self._usable(self._buckets[nearest], doubtful)
         if len(found) < n:
@@ -215,8 +220,8 @@ class RoutingTable:
         return found[:n]
 
     @staticmethod
-    def _usable(bucket: list[Contact], doubtful: bool) -> list[Contact]:
-        return [c for c in bucket if (c.failures >= DOUBTFUL_AFTER) is doubtful]
+    def _usable(bucket: Iterable[Contact], doubtful: bool) -> list[Contact]:
+        return [c for c in bucket if (c.failures >= DOUBTFUL_AFTER) is doubtful and not c.spare]
 
     def _insert(self, contact: Contact) -> None:
         self._by_address[contact.address] = contact

@@ -7,7 +7,10 @@ import random
 from hashlib import blake2s
 from typing import Final
 
+from p2p.base.bounded_map import BoundedMap
+
 ROTATE_AFTER: Final = 300.0  # seconds; the previous secret is good for as long again
+MAX_MADE: Final = 1_000  # hosts whose token is kept
 TOKEN_BYTES: Final = (
     8  # bytes: enough against guessing, and replies to unproven addresses have to be short
 )
@@ -21,22 +24,25 @@ class WriteTokens:
         self._current = rng.randbytes(32)
         self._previous = rng.randbytes(32)
         self._since = now
+        self._made: BoundedMap[str, bytes] = BoundedMap(MAX_MADE)  # of the current secret
 
     def make(self, now: float, host: str) -> bytes:
         self._rotate(now)
-        return _token(self._current, host)
+        token = self._made.get(host)
+        if token is None:
+            token = self._made[host] = _token(self._current, host)
+        return token
 
     def valid(self, now: float, host: str, token: bytes) -> bool:
-        self._rotate(now)
-        return any(
-            hmac.compare_digest(token, _token(secret, host))
-            for secret in (self._current, self._previous)
-        )
+        if hmac.compare_digest(token, self.make(now, host)):
+            return True
+        return hmac.compare_digest(token, _token(self._previous, host))
 
     def _rotate(self, now: float) -> None:
         periods = int((now - self._since) // ROTATE_AFTER)
         for _ in range(min(periods, 2)):
             self._current, self._previous = self._rng.randbytes(32), self._current
+            self._made.clear()
         self._since += max(periods, 0) * ROTATE_AFTER
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.grenache.dht import bencode
+from p2p.grenache.dht import bencode, krpc_forms
 from p2p.grenache.dht.krpc import (
     MAX_PEERS,
     AnnouncePeer,
@@ -71,6 +72,80 @@ def test_a_reply_comes_back_as_it_was(reply):
     assert isinstance(read, KrpcReply)
     assert read.kind == b"XN\x00\x01"
     assert KrpcReply(*[getattr(read, name) for name in KrpcReply.__slots__[:-1]]) == reply
+
+
+@pytest.mark.parametrize("message", [*ASKS, *REPLIES], ids=str)
+def test_messages_written_by_hand_are_canonical_bencode(message):
+    data = (
+        encode_reply(message)
+        if isinstance(message, KrpcReply)
+        else encode_query(b"tt", ID, message)
+    )
+    assert bencode.encode(bencode.decode(data)) == data
+
+
+def usual_forms() -> list[bytes]:
+    """Datagrams as this project's Grapes and the Node.js ones send them, and some that are nearly so."""
+    end = b"1:t2:tt1:y1:"
+    node = bytes(range(26))
+    peer = b"6:\n\x00\x00\x01\x059"
+    return [
+        *(encode_query(b"tttt", ID, ask) for ask in ASKS),
+        *(encode_reply(replace(reply, transaction=b"tttt")) for reply in REPLIES),
+        encode_reply(KrpcReply(b"tttt", ID, b"t" * 8, node * 20, (peer[2:],) * 3, seen_as=("1.2.3.4", 5))),
+        encode_reply(KrpcReply(b"tt", ID, b"t" * 20, node * 70, (peer[2:],) * 2_100)),
+        b"d1:ad2:id20:" + ID + b"9:info_hash8:rpc_cap2e1:q9:get_peers" + end + b"qe",
+        b"d1:ad2:id20:" + ID + b"9:info_hash300:" + b"n" * 300 + b"e1:q9:get_peers" + end + b"qe",
+        b"d1:ad2:id20:" + ID + b"9:info_hash0:e1:q9:get_peers" + end + b"qe",
+        b"d1:ad2:id20:" + ID + b"9:info_hash9:rpc_cap2e1:q9:get_peers" + end + b"qe",
+        *(
+            b"d1:ad2:id20:" + ID + b"12:implied_porti%de9:info_hash1:a4:porti%de" % (implied, port)
+            + b"5:token20:" + b"T" * 20 + b"e1:q13:announce_peer" + end + b"qe"
+            for implied in (0, 1)
+            for port in (0, 1, 65535, 65536)
+        ),
+        b"d1:rd2:id20:" + ID + b"5:nodes27:" + node + b"x5:token8:" + b"T" * 8 + b"e" + end + b"re",
+        b"d1:rd2:id20:" + ID + b"5:token8:" + b"T" * 8 + b"6:valueslee" + end + b"re",
+        b"d1:rd2:id20:" + ID + b"5:token8:" + b"T" * 8 + b"6:valuesl" + peer + b"5:12345ee" + end + b"re",
+        b"d1:rd2:id20:" + ID + b"e" + end + b"re",
+    ]  # fmt: skip
+
+
+def outcome(data: bytes) -> object:
+    try:
+        return decode(data)
+    except BadQuery as error:
+        return ("bad query", error.transaction, error.code, error.text)
+    except KrpcError as error:
+        return ("unreadable", str(error))
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(rng.randint(0, 2)):
+        at = rng.randrange(len(changed))
+        how = rng.randrange(3)
+        if how == 0:
+            changed[at] = rng.choice(b"0123456789:deilqrtv\n" + bytes([rng.randrange(256)]))
+        elif how == 1:
+            del changed[at : at + rng.randint(1, 3)]
+        else:
+            changed[at:at] = rng.choice((b"0", b"1", b":", b"e", b"6:......"))
+    return bytes(changed)
+
+
+def test_the_usual_forms_are_read_as_the_general_way_reads_them(monkeypatch):
+    rng = random.Random(16)
+    datagrams = [damaged(data, rng) for data in usual_forms() for _ in range(60)] + usual_forms()
+    found = [outcome(data) for data in datagrams]
+    quick = sum(
+        (krpc_forms.read_query(data) or krpc_forms.read_reply(data)) is not None
+        for data in datagrams
+    )
+    assert quick > 300
+    monkeypatch.setattr(krpc_forms, "read_query", lambda data: None)
+    monkeypatch.setattr(krpc_forms, "read_reply", lambda data: None)
+    assert found == [outcome(data) for data in datagrams]
 
 
 def test_nodes_are_read_of_their_compact_form():
