@@ -1,4 +1,8 @@
-"""Identity of a node: an Ed25519 key, and the node id derived from its public part."""
+"""Identity of a node: an Ed25519 key, and the node id derived from its public part.
+
+Keys are made, read and written by cryptography (OpenSSL). Signatures are made and checked by libsodium, in
+about half the time: an order that another node shows has one of each, one that it takes has several.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -16,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from nacl.bindings import crypto_sign, crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 NODE_ID_LENGTH = 32  # characters: 160 bits in base32
 PUBLIC_KEY_LENGTH = 32  # bytes
@@ -39,9 +44,12 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
     """Return True if `signature` over `message` was made with the key of `public_key` (RFC 8032). Never
     raises.
     """
+    # libsodium is given both in one piece: a signature of another length would be read as another message.
+    if len(signature) != SIGNATURE_LENGTH or len(public_key) != PUBLIC_KEY_LENGTH:
+        return False
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
+        crypto_sign_open(signature + message, public_key)
+    except BadSignatureError:
         return False
     return True
 
@@ -55,6 +63,7 @@ class Identity:
             Encoding.Raw, PublicFormat.Raw
         )
         self.node_id: str = node_id_of(self.public_key)
+        self._secret = private_key.private_bytes_raw() + self.public_key  # as libsodium has it
 
     @classmethod
     def generate(cls) -> Identity:
@@ -105,7 +114,7 @@ class Identity:
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of `message`."""
-        return self.private_key.sign(message)
+        return crypto_sign(message, self._secret)[:SIGNATURE_LENGTH]
 
     def __repr__(self) -> str:
         return f"Identity({self.node_id})"

@@ -77,6 +77,27 @@ def test_a_signature_holds_for_its_key_and_message_only():
     assert not verify(b"short", signature, b"message")
 
 
+@pytest.mark.parametrize("message", [b"", b"m", bytes(64), bytes(range(256)) * 300])
+def test_signatures_are_those_of_rfc_8032(message):
+    identity = Identity.from_seed(b"1" * 32)
+    signature = identity.sign(message)
+    assert signature == identity.private_key.sign(message)
+    assert verify(identity.public_key, signature, message)
+
+
+def test_signature_and_message_cannot_be_cut_elsewhere():
+    identity = Identity.from_seed(b"1" * 32)
+    signature = identity.sign(b"message")
+    assert not verify(identity.public_key, signature + b"mes", b"sage")
+    assert not verify(identity.public_key, signature[:-1], signature[-1:] + b"message")
+    assert not verify(identity.public_key, b"", signature + b"message")
+
+
+def test_keys_of_small_order_sign_nothing():
+    neutral = bytes([1]) + bytes(31)  # everything would be signed by R = neutral, S = 0
+    assert not verify(neutral, neutral + bytes(32), b"message")
+
+
 def test_the_private_key_is_not_in_the_repr():
     assert (
         repr(Identity.from_seed(b"1" * 32)) == f"Identity({Identity.from_seed(b'1' * 32).node_id})"
