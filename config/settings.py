@@ -208,6 +208,11 @@ class PeerSection(Section):
         description="Request the router to forward the peer port (PCP, then NAT-PMP), once a node outside of the "
         "local network is linked.",
     )
+    p2p_relay_rate: Annotated[int, Whole(0, 10_000_000_000, unit="bytes a second")] = Field(
+        default=4_000_000,
+        description="What this node relays between nodes that cannot link to each other, shared fairly between the "
+        "pairs that use it; 0 to relay nothing.",
+    )
     p2p_security: Annotated[Literal["tls", "off"], Choice(("tls", "off"))] = Field(
         default="tls",
         description="`tls`: links are encrypted and both sides prove their node id; `off`: plain TCP, "

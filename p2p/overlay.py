@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -22,7 +22,7 @@ from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
 from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
-from p2p.base.limits import PROTOCOL_VERSION
+from p2p.base.limits import PROTOCOL_VERSION, RELAY_RATE
 from p2p.base.paced_wait import PacedWait
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
@@ -38,7 +38,7 @@ from p2p.reachability.reachability import ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService, new_nonce
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService
-from p2p.wire.link import Carrier, PeerLink
+from p2p.wire.link import Carrier, LinkStats, PeerLink
 from p2p.wire.messages import Codec, Envelope
 
 if TYPE_CHECKING:  # loaded where it is used
@@ -51,6 +51,22 @@ POLICY_FILE = "peer-policy.json"  # pins and bans, beside the remembered peers
 TICK = 0.05  # seconds between looks at the router's timers while messages come and go,
 QUIET = 1.0  # and at most while none do
 LinkPath = Literal["direct", "mapped", "punched", "grenache"]  # of a link to a node
+
+
+@dataclass(slots=True)
+class PathTraffic:
+    """Traffic of one path."""
+
+    messages_received: int = 0
+    messages_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+
+    def add(self, stats: LinkStats) -> None:
+        self.messages_received += stats.messages_received
+        self.messages_sent += stats.messages_sent
+        self.bytes_received += stats.bytes_received
+        self.bytes_sent += stats.bytes_sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +95,7 @@ class OverlaySettings:
     direct: bool = True
     external: Sequence[tuple[str, int]] = ()  # addresses given by the operator
     port_mapping: bool = False  # request one from the router
+    relay_rate: float = RELAY_RATE  # bytes a second relayed for others
     payloads: dict[str, type[msgspec.Struct]] = field(default_factory=dict)
 
 
@@ -105,7 +122,12 @@ class Overlay:
         self._on_neighbour = on_neighbour
         self._codec = Codec(settings.payloads)
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
-        self.router = MessageRouter(identity, rng=rng, wall_ms=lambda: int(time.time() * 1000))
+        self.router = MessageRouter(
+            identity,
+            rng=rng,
+            wall_ms=lambda: int(time.time() * 1000),
+            relay_rate=settings.relay_rate,
+        )
         self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
         self.router.budgets.set_cost("request", REQUEST_COST)
         self.peers = PeerManager(
@@ -144,6 +166,8 @@ class Overlay:
         self.router.delivery.why_not_grenache = self._why_not_grenache
         self.discovery: PeerDiscovery | None = None
         self.address: tuple[str, int] = (settings.host, 0)
+        # Traffic of links that have ended.
+        self._ended = {path: PathTraffic() for path in (*get_args(LinkPath), "relayed")}
         self._flush_due = False
         self._ticker: asyncio.Task[None] | None = None
         self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
@@ -256,6 +280,31 @@ class Overlay:
         for link in self.peers.links.values():
             counts[self.path_of(link)] += 1
         return counts
+
+    def traffic(self) -> dict[str, PathTraffic]:
+        """Return the traffic of each path since the start. Bytes of links are those on the wire, of relayed messages
+        those of their payloads.
+        """
+        while self.router.delivery.forgotten:
+            self._ended["relayed"].add(self.router.delivery.forgotten.pop())
+        found = {path: replace(ended) for path, ended in self._ended.items()}
+        for link in self.peers.links.values():
+            found[self.path_of(link)].add(link.stats)
+        for stats in self.router.delivery.relayed.values():
+            found["relayed"].add(stats)
+        return found
+
+    def round_trips(self) -> dict[str, list[float]]:
+        """Return the present round trips by path, in seconds; no path without one."""
+        found: dict[str, list[float]] = {}
+        for link in self.peers.links.values():
+            if link.stats.rtt is not None:
+                found.setdefault(self.path_of(link), []).append(link.stats.rtt)
+        for node in self._relayed():
+            trip = self.router.delivery.relayed_traffic(node).rtt
+            if trip is not None:
+                found.setdefault("relayed", []).append(trip)
+        return found
 
     def path_of(self, link: PeerLink) -> LinkPath:
         """Return how a link came about."""
@@ -373,6 +422,7 @@ class Overlay:
     def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         node = link.peer.node_id
         log.info("peer %s gone (%s)", node, reason or code or "connection lost")
+        self._ended[self.path_of(link)].add(link.stats)
         self.router.link_down(self._loop.time(), node)
         self.rpc.link_down(node)
         self._on_neighbour(node, False)

@@ -215,6 +215,9 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
             link += f", {peer.path}"
         elif peer.reachable is False and peer.status == "connected":
             link += ", not reachable" if peer.nat == "none" else ", behind a NAT"
+        if peer.relayed_pairs:
+            pairs = "1 pair" if peer.relayed_pairs == 1 else f"{peer.relayed_pairs} pairs"
+            link += f", {pairs} relayed"
         if peer.path == "relayed" and peer.via is not None:
             link = f"relayed by {short(peer.via, full)}{RELAYED[peer.encrypted]}"
         rows.append(
@@ -227,7 +230,7 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
                 "" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f}",
                 peer.source,
                 peer.privilege or "",
-                f"banned until {peer.banned_until}" if peer.banned_until else peer.last_error or "",
+                _fault(peer),
             ]
         )
     columns = [
@@ -243,6 +246,12 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
     ]
     kept = [i for i in range(9) if i < 7 or full or any(row[i] for row in rows)]
     return table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _fault(peer: PeerView) -> str:
+    if peer.banned_until:
+        return f"banned until {peer.banned_until}"
+    return f"relay: {peer.relay_refusal}" if peer.relay_refusal else peer.last_error or ""
 
 
 def policy_table(policy: PeerPolicyView, *, full: bool) -> list[Line]:

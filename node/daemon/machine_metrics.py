@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from prometheus_client.core import (
@@ -249,6 +250,54 @@ def reachability(overlay: Overlay, now: float) -> Iterator[Metric]:
     for path, number in overlay.paths().items():
         paths.add_metric([path], number)
     yield paths
+
+
+def paths_and_relaying(overlay: Overlay, now: float) -> Iterator[Metric]:
+    """Traffic and round trips by path, and what this node relays for others."""
+    size = CounterMetricFamily(
+        PREFIX + "path_bytes", "Bytes of each path to other nodes.", labels=["path", "direction"]
+    )
+    messages = CounterMetricFamily(
+        PREFIX + "path_messages",
+        "Messages of each path to other nodes.",
+        labels=["path", "direction"],
+    )
+    for path, traffic in overlay.traffic().items():
+        size.add_metric([path, "in"], traffic.bytes_received)
+        size.add_metric([path, "out"], traffic.bytes_sent)
+        messages.add_metric([path, "in"], traffic.messages_received)
+        messages.add_metric([path, "out"], traffic.messages_sent)
+    yield size
+    yield messages
+    trips = GaugeMetricFamily(
+        PREFIX + "path_round_trip_seconds",
+        "Median round trip of the nodes that are reached by each path now.",
+        labels=["path"],
+    )
+    for path, seconds in overlay.round_trips().items():
+        trips.add_metric([path], median(seconds))
+    yield trips
+    router = overlay.router
+    if router.encrypted is not None:
+        yield gauge(
+            "encrypted_relay_sessions",
+            "Nodes without a link with which relayed messages are encrypted end to end.",
+            router.encrypted.sessions,
+        )
+    shares = router.shares
+    yield gauge(
+        "relay_reservations",
+        "Pairs of nodes for which this node relays.",
+        len(shares.active(now)),
+    )
+    yield counter("relay_bytes", "Bytes relayed for others.", shares.bytes)
+    yield gauge("relay_rate_limit", "Bytes a second that may be relayed for others.", shares.rate)
+    refused = CounterMetricFamily(
+        PREFIX + "relay_refusals", "Messages not relayed, by the limit.", labels=["limit"]
+    )
+    for kind, count in sorted(shares.refused.items()):
+        refused.add_metric([kind], count)
+    yield refused
 
 
 def gates(found: Iterable[GateStatus]) -> Iterator[Metric]:

@@ -27,6 +27,7 @@ from node.daemon.machine_metrics import (
     gauge,
     links,
     machine,
+    paths_and_relaying,
     reachability,
     requests,
     streams,
@@ -101,6 +102,7 @@ class NodeCollector(Collector):
         yield from self._router()
         yield from links(self._node.overlay)
         yield from reachability(self._node.overlay, self._node.now())
+        yield from paths_and_relaying(self._node.overlay, self._node.now())
         yield from machine(self._node.node_figures())
         yield from requests(self._node.api.figures)
         yield from streams(self._node.stream_registry)

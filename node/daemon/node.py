@@ -207,6 +207,7 @@ class Node(TradingService):
                 peer_lists=settings.peer_lists,
                 dns_servers=settings.dns_servers,
                 port_mapping=settings.port_mapping,
+                relay_rate=float(settings.p2p_relay_rate),
                 mdns=settings.discovery_mdns,
                 exchange=settings.discovery_exchange,
                 payloads={**MESSAGES, **p2p_mesh.MESSAGES},

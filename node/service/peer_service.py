@@ -42,6 +42,8 @@ class PeerService:
                 view = self._view(Peer(node, "", 0, ""))
                 views.append(view)
             view.path, view.via, view.encrypted = "relayed", via, encrypted
+            refusal = self._overlay.router.delivery.refusal(self._clock(), via, node)
+            view.relay_refusal = refusal or None
             _show_traffic(view, self._overlay.router.delivery.relayed_traffic(node))
             if reachability is not None:
                 view.last_error = reachability.punching.plan.reason(node) or view.last_error
@@ -54,6 +56,7 @@ class PeerService:
         view = _peer_view(peer, self._other_steps(peer.node_id))
         if peer.connection is not None:
             view.path = self._overlay.path_of(peer.connection)
+            view.relayed_pairs = self._overlay.router.shares.of_peer(peer.connection.peer.node_id)
         return view
 
     def _relayed(self) -> dict[str, tuple[str, bool | None]]:

@@ -46,6 +46,8 @@ class PeerView(msgspec.Struct, kw_only=True):
     # How messages to it travel; null for a node that is not reached now.
     path: Literal["direct", "mapped", "punched", "grenache", "relayed"] | None = None
     via: str | None = None  # node id of the neighbour that relays
+    relay_refusal: str | None = None  # why `via` refused to relay to it within the last minute
+    relayed_pairs: int = 0  # pairs of nodes for which this node relays, brought by this peer
     # Its own statement: can it be dialled from outside of its network, and the kind of NAT before it.
     reachable: bool | None = None
     nat: str | None = None

@@ -55,6 +55,9 @@ GRAFT_TRIES: Final = 8  # pulls of one id, from its announcers in turn, before i
 GRAFT_BYTES_PER_SECOND: Final = 4 * 1024 * 1024  # answers to one peer's pulls; under OUTBOX_LIMIT
 REPAIR_INTERVAL: Final = 2.0  # recent ids are announced again to links not known to hold them
 REPAIR_ROUNDS: Final = 4  # this often each: an announcement may be lost with a broken link
+RELAY_RATE: Final = (
+    4_000_000.0  # bytes a second relayed for others, unless P2P_RELAY_RATE says otherwise
+)
 MAX_HOPS: Final = 32  # a relayed message that travelled further is dropped
 ROUTE_TTL: Final = 30.0  # lifetime of a learned route
 ROUTES_MAX: Final = 10_000  # nodes with a remembered route; keys are free to make

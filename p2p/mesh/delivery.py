@@ -25,6 +25,7 @@ from p2p.wire.link import LinkStats
 from p2p.wire.messages import Envelope, RelaySegment, pack
 
 MAX_RELAYED: Final = 4096  # nodes whose traffic is counted
+REFUSAL_SHOWN: Final = 60.0  # seconds
 
 
 @dataclass(slots=True)
@@ -62,7 +63,12 @@ class Delivery:
         self._waiting = waiting
         self._carriers = carriers
         # Relayed messages, by the node at the other end. Bytes are those of payloads.
-        self.relayed: BoundedMap[str, LinkStats] = BoundedMap(MAX_RELAYED)
+        self.relayed: BoundedMap[str, LinkStats] = BoundedMap(
+            MAX_RELAYED, lambda node, stats: self.forgotten.append(stats)
+        )
+        self.forgotten: list[LinkStats] = []  # figures that made room, to be added to a total
+        # Refusals by relays, by (relay, node): when, and why.
+        self._refusals: BoundedMap[tuple[str, str], tuple[float, str]] = BoundedMap(MAX_RELAYED)
         self.encrypted: EncryptedRelaying | None = None  # sessions with nodes without a link
         # Reason why a node has no link over Grenache, for `DeliveryError`.
         self.why_not_grenache: Callable[[str], str] = lambda node: "no Grape is used"
@@ -150,6 +156,15 @@ class Delivery:
             self._relay.sign(now, envelope)
             self.traffic(to).bytes_sent += len(envelope.payload)
             self._emit((link,), envelope)
+
+    def refused(self, now: float, relay: str, to: str, reason: str) -> None:
+        """Record that a relay refused to pass messages to a node on."""
+        self._refusals[relay, to] = (now, reason)
+
+    def refusal(self, now: float, relay: str, to: str) -> str:
+        """Return why a relay refused within the last minute, empty if it did not."""
+        at, reason = self._refusals.get((relay, to), (float("-inf"), ""))
+        return reason if now < at + REFUSAL_SHOWN else ""
 
     def traffic(self, node: str) -> LinkStats:
         """Return the figures of relayed messages to and from a node."""

@@ -34,6 +34,7 @@ from typing import Final
 from msgspec import Raw
 
 from p2p.base import limits
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.base.identity import NODE_ID_LENGTH, Identity
 from p2p.base.seen_window import SeenWindow
@@ -46,9 +47,11 @@ from p2p.mesh.message_budget import (
     BROADCAST_COST,
     DIRECT_COST,
     DUPLICATE_COST,
+    NOTICE_INTERVAL,
     RELAY_COST,
     MessageBudgets,
 )
+from p2p.mesh.relay_shares import MAX_PAIRS, RelayShares
 from p2p.mesh.relaying import ForgedMessage, Relay, next_hop
 from p2p.mesh.route_table import RouteTable
 from p2p.mesh.routed_messages import (
@@ -78,6 +81,7 @@ from p2p.wire.messages import (
 log = logging.getLogger(__name__)
 
 BROADCAST_HOPS: Final = 255  # counted to here and no further: duplicates end a broadcast, not hops
+MAX_REASON: Final = 200  # characters of a peer's text that are kept
 CONTROL: Final = frozenset(CONTROL_TYPES.values())
 
 
@@ -108,6 +112,7 @@ class MessageRouter:
         queue_max_bytes: int = limits.QUEUE_MAX_BYTES,
         queue_max_per_peer: int = limits.QUEUE_MAX_PER_PEER,
         max_bad_messages: int = limits.MAX_BAD_MESSAGES,
+        relay_rate: float = limits.RELAY_RATE,
     ) -> None:
         self.node_id = identity.node_id
         self._wall_ms = wall_ms
@@ -134,6 +139,8 @@ class MessageRouter:
             max_bytes=queue_max_bytes, max_per_peer=queue_max_per_peer, flush_interval=lazy_flush
         )
         self.budgets = MessageBudgets()
+        self.shares: RelayShares[Outgoing] = RelayShares(relay_rate)
+        self._noticed: BoundedMap[tuple[str, str], float] = BoundedMap(MAX_PAIRS)
         self._notices: set[str] = set()  # linked peers that understand `refused`
         self._carriers: set[str] = set()  # linked peers that understand `relay_stream`
         self.encrypted: EncryptedRelaying | None = None  # after `encrypt_relayed`
@@ -153,6 +160,7 @@ class MessageRouter:
             "relayed": 0,  # for others
             "relay_no_route": 0,
             "relay_too_far": 0,
+            "relay_refused": 0,  # beyond the limits of `p2p.mesh.relay_shares`
             "relay_unable": 0,  # encrypted, and the next node is of an earlier version
             "relay_duplicates": 0,
             "forged": 0,
@@ -162,6 +170,7 @@ class MessageRouter:
             "stray": 0,  # arrived after link_down
             "over_budget": 0,  # dropped, see `p2p.mesh.message_budget`
             "refused_by_peers": 0,  # notices that own messages were dropped
+            "refused_by_relays": 0,  # of these: on the way to another node
         }
         self._relay = Relay(
             identity,
@@ -269,6 +278,7 @@ class MessageRouter:
         self._notices.discard(peer)
         self._carriers.discard(peer)
         self.budgets.link_down(peer)
+        self.shares.forget_peer(peer)
         if self._bad.pop(peer, None) is not None:
             self.gossip.link_down(now, peer)
             self.routes.forget_link(peer)
@@ -462,6 +472,9 @@ class MessageRouter:
                 within_bounds = self.gossip.on_branch(link, message)
             case Prune(refusal=refusal):
                 self.gossip.on_prune(now, link, refusal=refusal)
+            case RefusedMessages(scope="relay", to=to, reason=reason) if len(to) == NODE_ID_LENGTH:
+                self.counters["refused_by_relays"] += 1
+                self.delivery.refused(now, link, to, reason[:MAX_REASON])
             case RefusedMessages(reason=reason, count=count):
                 self.counters["refused_by_peers"] += 1
                 log.warning("peer %s drops messages of this node (%d): %.200r", link, count, reason)
@@ -535,8 +548,28 @@ class MessageRouter:
         if envelope.type == SEGMENT_TYPE and onward not in self._carriers:
             self.counters["relay_unable"] += 1
             return
-        self.counters["relayed"] += 1
-        self._emit((onward,), next_hop(envelope))
+        item = Outgoing((onward,), next_hop(envelope))
+        refusal = self.shares.offer(now, envelope.from_, to, link, len(envelope.payload), item)
+        if refusal is None:
+            self._relay_due(now)
+        else:
+            self._refuse_to_relay(now, link, envelope, refusal.reason)
+
+    def _relay_due(self, now: float) -> None:
+        for outgoing in self.shares.due(now):
+            self.counters["relayed"] += 1
+            self._outgoing.append(outgoing)
+
+    def _refuse_to_relay(self, now: float, link: str, envelope: Envelope, reason: str) -> None:
+        """Drop a message beyond the limits of relaying, and tell its origin if that is linked."""
+        self.counters["relay_refused"] += 1
+        pair = envelope.from_, envelope.to
+        noticed = self._noticed.get(pair, float("-inf"))
+        if link != envelope.from_ or link not in self._notices or now < noticed + NOTICE_INTERVAL:
+            return
+        self._noticed[pair] = now
+        count = self.counters["relay_refused"]
+        self._emit((link,), RefusedMessages(envelope.type, "relay", count, reason, to=envelope.to))
 
     def _learn_route(self, now: float, origin: str, link: str) -> None:
         """Learn a route: a proven message of `origin` arrived first over `link`."""
@@ -577,7 +610,12 @@ class MessageRouter:
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
         encrypted = None if self.encrypted is None else self.encrypted.next_deadline()
-        core = (self.gossip.next_deadline(), self.waiting.next_deadline(), encrypted)
+        core = (
+            self.gossip.next_deadline(),
+            self.waiting.next_deadline(),
+            self.shares.next_deadline(),
+            encrypted,
+        )
         return min((at for at in core if at is not None), default=None)
 
     def tick(self, now: float) -> None:
@@ -585,6 +623,7 @@ class MessageRouter:
         self.counters["expired"] += self.waiting.expire(now)
         for to in self.waiting.due(now):
             self.delivery.flush(now, to)
+        self._relay_due(now)
         if self.encrypted is not None:
             self.encrypted.tick(now)
         self.gossip.tick(now)

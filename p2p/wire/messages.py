@@ -200,9 +200,10 @@ class RefusedMessages(msgspec.Struct, rename="camel"):
     """Notice that messages of the receiver are dropped. Sent only to peers that list the type."""
 
     message_type: str  # of the latest one
-    scope: str  # the budget that was exceeded: "link" or "network"
+    scope: str  # the budget that was exceeded: "link" or "network"; "relay": messages to `to` are not relayed
     count: int  # dropped on this link so far
     reason: str = ""  # a sentence for people
+    to: str = ""  # node id
 
 
 PAYLOADS: dict[str, type[msgspec.Struct]] = {

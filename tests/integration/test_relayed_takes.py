@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 from processes import NodeProcess, Nodes, eventually, see_each_other
@@ -33,6 +34,12 @@ def trade(seller: NodeProcess, buyer: NodeProcess) -> list[int]:
     return [int(fill.id.rpartition(":")[2]) for fill in buyer.fills()]
 
 
+def metrics(node: NodeProcess) -> str:
+    with urllib.request.urlopen(f"{node.api_url}/metrics") as answer:
+        found: bytes = answer.read()
+    return found.decode()
+
+
 def memory(node: NodeProcess) -> bytes:
     """Everything that the process can write to."""
     assert node.process is not None
@@ -56,6 +63,10 @@ def test_a_relay_passes_takes_on_and_never_holds_one_in_clear(nodes: Nodes) -> N
         assert min(path.messages_sent, path.messages_received, path.bytes_sent) > 0
         assert path.rtt_ms is not None
     assert "end to end encrypted" in a.cli("peers", json_output=False)
+    eventually(lambda: seen(b, a).relayed_pairs or seen(b, c).relayed_pairs)
+    assert "1 pair relayed" in b.cli("peers", json_output=False)
+    assert "exchange_node_relay_reservations 1.0" in metrics(b)
+    assert "exchange_node_encrypted_relay_sessions 1.0" in metrics(a)
     held = memory(b)
     assert b.node_id.encode() in held
     assert takes
@@ -80,3 +91,17 @@ def test_a_node_that_restarts_trades_on_at_once(nodes: Nodes) -> None:
     trade(c, a)
     trade(a, c)
     assert seen(a, c).encrypted is True
+
+
+def test_a_relay_that_refuses_says_why(nodes: Nodes) -> None:
+    alone = {"DISCOVERY_EXCHANGE": "false"}
+    b = nodes.start("b", P2P_RELAY_RATE="0", **alone)
+    a = nodes.start("a", bootstrap=b.p2p_address, **alone)
+    c = nodes.start("c", bootstrap=b.p2p_address, **alone)
+    see_each_other(a, b, c)
+    c.sell(5, 10)
+    eventually(a.asks)
+    a.buy(5, 10)
+    eventually(lambda: "P2P_RELAY_RATE=0" in (seen(a, c).relay_refusal or ""))
+    assert "does not relay" in a.cli("peers", json_output=False)
+    assert 'relay_refusals_total{limit="off"}' in metrics(b)

@@ -176,3 +176,50 @@ class TestRelaying:
         assert mesh.send(0, 3, HELLO) == Way.RELAYED
         mesh.run(1.0)
         assert len(mesh.notes[3]) == 1
+
+
+class TestLimits:
+    def relay(self, rate: float) -> MessageRouter:
+        router = make(relay_rate=rate)
+        for number in (1, 2, 3):
+            router.link_up(0.0, node(number), notices=True)
+        router.take_outgoing()
+        return router
+
+    def test_what_exceeds_the_rate_waits_and_goes_out_in_its_time(self):
+        router = self.relay(100_000)
+        large = pack(b"x" * 20_000)
+        for number in range(5):
+            router.receive(0.0, node(1), signed(1, 2, large, number=number))
+        assert [out.envelope.id[-1] for out in router.take_outgoing()] == [0, 1]
+        router.receive(0.0, node(3), signed(3, 2, HELLO, number=9))
+        order = []
+        now = 0.0
+        while (now := now + 0.05) < 2.0:
+            router.tick(now)
+            order += [out.envelope.id[-1] for out in router.take_outgoing()]
+        assert sorted(order) == [2, 3, 4, 9]
+        assert order.index(9) <= 3
+        assert router.counters["relayed"] == 6
+        assert router.shares.of_peer(node(1)) == 1
+
+    def test_the_origin_gets_the_reason_once_a_second_and_remembers_it(self):
+        relay, origin = self.relay(0), make(1)
+        origin.link_up(0.0, node(0))
+        origin.take_outgoing()
+        for number in range(5):
+            relay.receive(0.1 * number, node(1), signed(1, 2, number=number))
+        [out] = relay.take_outgoing()
+        assert (out.peers, out.envelope.type) == ((node(1),), "refused")
+        assert relay.counters["relay_refused"] == 5
+        origin.receive(1.0, node(0), out.envelope)
+        assert "P2P_RELAY_RATE=0" in origin.delivery.refusal(1.0, node(0), node(2))
+        assert origin.delivery.refusal(100.0, node(0), node(2)) == ""
+        assert origin.counters["refused_by_relays"] == 1
+
+    def test_reservations_of_a_peer_end_with_its_link(self):
+        router = self.relay(1e6)
+        router.receive(0.0, node(1), signed(1, 2))
+        assert len(router.shares.active(0.0)) == 1
+        router.link_down(1.0, node(1))
+        assert router.shares.active(1.0) == []
