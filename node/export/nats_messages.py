@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 
-from exchange.model.decimals import plain_decimal
 from node.export.sink import Delivery, Position
-from node.export.tables import MARKET_TABLES, TABLES, ColumnKind, Row, Table, Value
+from node.export.tables import MARKET_TABLES, TABLES, ColumnKind, Row, Table
 
 POSITION: Final = "position"
 GAPS: Final = "gaps"
@@ -35,6 +35,9 @@ _TYPES: Final[dict[ColumnKind, Any]] = {
     "time": datetime | None,
     "boolean": bool | None,
 }
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Message(NamedTuple):
@@ -57,14 +60,14 @@ class StreamPlan:
     def root(self, node: str) -> str:
         return f"exchange.{self.part}.{self.network}.{_token(node)}"
 
-    def subject(self, node: str, table: str, *parts: str) -> str:
-        """Return the subject of a table, or of what `parts` names in it."""
-        return ".".join([self.root(node), table.removeprefix(MARKET), *map(_token, parts)])
+    def subject(self, node: str, table: str, market: str = "") -> str:
+        """Return the subject of a table, or of a market's rows in it."""
+        return _subject(self.root(node), table, market)
 
     def filter(self, node: str, table: str) -> str:
         """Return the subject under which all rows of a table are found."""
-        several = any(name == "market" for name, _ in self.tables[table].columns)
-        return self.subject(node, table) + (".*" if several else "")
+        _, market = _shape(self.tables[table])
+        return self.subject(node, table) + ("" if market is None else ".*")
 
     def messages(self, delivery: Delivery, skipped: frozenset[str]) -> list[Message]:
         """Return a delivery's rows in the order of their frames, without those whose ids are in `skipped`."""
@@ -85,12 +88,12 @@ class StreamPlan:
         return [message for message in messages if message.id not in skipped]
 
     def _message(self, table: Table, row: Row) -> Message:
-        node = str(row[0])
-        fields = {name: _plain(value) for name, value in zip(table.names, row, strict=True)}
-        subject = self.subject(
-            node, table.name, *([str(fields["market"])] if "market" in fields else [])
-        )
-        return Message(subject, _id(table, row), msgspec.json.encode(fields))
+        names, market = _shape(table)
+        values = [f"{value:f}" if type(value) is Decimal else value for value in row]
+        fields = dict(zip(names, values, strict=True))
+        market_text = "" if market is None else str(row[market])
+        subject = _subject(self.root(str(row[0])), table.name, market_text)
+        return Message(subject, _id(table, row), _encode(fields))
 
     def position(self, node: str, position: Position) -> Message:
         """Return the message that ends a delivery."""
@@ -145,10 +148,19 @@ def _id(table: Table, row: Row) -> str:
     return f"{row[0]}:{table.name}:{key}" + (f":{row[-1]}" if table.latest else "")
 
 
-def _plain(value: Value) -> Any:
-    return plain_decimal(value) if isinstance(value, Decimal) else value
+@cache
+def _shape(table: Table) -> tuple[tuple[str, ...], int | None]:
+    """Return the columns, and the position of the market's among them."""
+    names = table.names
+    return names, names.index("market") if "market" in names else None
 
 
+@lru_cache(4096)
+def _subject(root: str, table: str, market: str) -> str:
+    return ".".join([root, table.removeprefix(MARKET), *([_token(market)] if market else [])])
+
+
+@lru_cache(64)
 def _token(text: str) -> str:
     """A part of a subject: without dots, spaces and wildcards."""
     return quote(text, safe="").replace(".", "%2E") or "-"
