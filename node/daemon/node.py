@@ -46,6 +46,7 @@ from node.service.routing_service import (
 )
 from node.service.statement_service import StatementService
 from node.service.topology import Topology
+from node.streams.market_streams import ticker_view
 from node.version import VERSION
 from node.views.account_views import HaltView
 from node.views.node_views import (
@@ -252,7 +253,14 @@ class Node(TradingService):
         if recover_from is None and (settings.export_postgres or settings.export_nats):
             from node.export.export_process import Exports
 
-            self._exports = Exports(settings, journal)
+            self._exports = Exports(
+                settings,
+                journal,
+                lambda: [
+                    ticker_view(market_data, instrument, iso(market_data.now()))
+                    for instrument in instruments
+                ],
+            )
         self._status = NodeStatus(
             settings,
             engine,

@@ -11,7 +11,7 @@ needs older frames gets orders, fills and postings out of the archive, and the r
     journal_source   frames, and what the archive has of earlier ones
     sink             what an engine has to do: the interface, its errors
     postgres_sink    PostgreSQL; postgres_schema has its tables and views
-    nats_sink        NATS JetStream; nats_messages: rows <-> messages, nats_connection
+    nats_sink        NATS JetStream; nats_messages: rows <-> messages; nats_connection; nats_tickers
     sinks            which sinks the settings ask for, and how each is opened
     exporter         the loop from source to sink
     verification     comparison of journal and sink

@@ -10,13 +10,17 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
+
+import msgspec
 
 from config import Settings
 from exchange.journal.journal import Journal, Retention
 from node.export import position_file
 from node.export.sinks import KINDS, address, configured, progress_path
+from node.streams.stream_messages import TickerView
 from node.views.node_views import ExportView, SinkName
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,7 @@ RESTART: Final = (
 )  # s until a process that ended is started again, then the next time ...
 STABLE: Final = 60.0  # s after which a process that ends counts as the first again
 PATIENCE: Final = 10.0  # s that the process gets to deliver the rest when the node stops
+TICKERS: Final = 1.0  # s between looks at the tickers
 STALE: Final = 15.0  # s without a word from the process, after which it counts as stuck
 
 
@@ -47,8 +52,19 @@ def retention(settings: Settings) -> Retention | None:
 class Exports:
     """The exports of a node, one for each sink of the settings."""
 
-    def __init__(self, settings: Settings, journal: Journal) -> None:
-        self._processes = [ExportProcess(settings, journal, name) for name in configured(settings)]
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        tickers: Callable[[], Iterable[TickerView]] = tuple,
+    ) -> None:
+        """`tickers` returns the figures of every market."""
+        self._processes = [
+            ExportProcess(
+                settings, journal, name, TickerLines(tickers) if name == "nats-market" else None
+            )
+            for name in configured(settings)
+        ]
 
     def start(self) -> None:
         """Start the processes, and again whenever one ends."""
@@ -64,11 +80,40 @@ class Exports:
         return [process.view() for process in self._processes]
 
 
+class TickerLines:
+    """Lines of the tickers that changed since the last ones."""
+
+    def __init__(self, tickers: Callable[[], Iterable[TickerView]]) -> None:
+        self._tickers = tickers
+        self._sent: dict[str, TickerView] = {}
+
+    def clear(self) -> None:
+        """Forget what was sent."""
+        self._sent = {}
+
+    def changed(self) -> bytes:
+        """Return the lines, complete."""
+        lines = []
+        for ticker in self._tickers():
+            before = self._sent.get(ticker.market)
+            if before is None or msgspec.structs.replace(before, time=ticker.time) != ticker:
+                self._sent[ticker.market] = ticker
+                lines.append(msgspec.json.encode(ticker) + b"\n")
+        return b"".join(lines)
+
+
 class ExportProcess:
     """Runs `exchange-node export run` beside the node. The address of the sink goes through the environment."""
 
-    def __init__(self, settings: Settings, journal: Journal, sink: SinkName) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        sink: SinkName,
+        tickers: TickerLines | None = None,
+    ) -> None:
         self._settings = settings
+        self._tickers = tickers
         self._sink: SinkName = sink
         self._progress = progress_path(settings, sink)
         self._journal = journal
@@ -92,12 +137,25 @@ class ExportProcess:
                 env={**os.environ, KINDS[self._sink].setting: address(self._settings, self._sink)},
             )
             self._process = process
-            code = await process.wait()
+            code = await self._wait(process)
             failures = 1 if time.monotonic() - began > STABLE else failures + 1
             log.warning(
                 "the export to %s ended with code %s; it is started again", self._sink, code
             )
             await asyncio.sleep(RESTART[min(failures, len(RESTART)) - 1])
+
+    async def _wait(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for the end of the process, and give it the tickers meanwhile."""
+        if self._tickers is None:
+            return await process.wait()
+        self._tickers.clear()
+        while True:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(process.wait(), TICKERS)
+            assert process.stdin is not None  # noqa: S101 - a pipe
+            if not process.stdin.transport.get_write_buffer_size():
+                with suppress(OSError):
+                    process.stdin.write(self._tickers.changed())
 
     async def close(self) -> None:
         """End the process, with the rest of the journal delivered if the sink takes it."""

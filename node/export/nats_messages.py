@@ -55,10 +55,10 @@ class StreamPlan:
     network: str
 
     def stream(self, node: str) -> str:
-        return f"EXCHANGE_{self.part.upper()}_{self.network}_{_token(node)}"
+        return f"EXCHANGE_{self.part.upper()}_{self.network}_{token(node)}"
 
     def root(self, node: str) -> str:
-        return f"exchange.{self.part}.{self.network}.{_token(node)}"
+        return f"exchange.{self.part}.{self.network}.{token(node)}"
 
     def subject(self, node: str, table: str, market: str = "") -> str:
         """Return the subject of a table, or of a market's rows in it."""
@@ -157,10 +157,10 @@ def _shape(table: Table) -> tuple[tuple[str, ...], int | None]:
 
 @lru_cache(4096)
 def _subject(root: str, table: str, market: str) -> str:
-    return ".".join([root, table.removeprefix(MARKET), *([_token(market)] if market else [])])
+    return ".".join([root, table.removeprefix(MARKET), *([token(market)] if market else [])])
 
 
 @lru_cache(64)
-def _token(text: str) -> str:
+def token(text: str) -> str:
     """A part of a subject: without dots, spaces and wildcards."""
     return quote(text, safe="").replace(".", "%2E") or "-"

@@ -202,6 +202,29 @@ class TradesStream(MarketStream):
         return encode(Trades(previous=previous, trades=trades, **self.fields()))
 
 
+def ticker_view(market_data: MarketData, instrument: Instrument, time: str) -> TickerView:
+    """Return a market's figures as they are now."""
+    ticker = market_data.ticker(instrument.key)
+    day = ticker.day
+
+    def price(ticks: int | None) -> str | None:
+        return None if ticks is None else instrument.price_text(ticks)
+
+    return TickerView(
+        market=instrument.symbol,
+        bid=price(ticker.bid),
+        bid_quantity=instrument.quantity_text(ticker.bid_quantity),
+        ask=price(ticker.ask),
+        ask_quantity=instrument.quantity_text(ticker.ask_quantity),
+        last=price(day.last),
+        change=instrument.price_text(day.change),
+        high=price(day.high),
+        low=price(day.low),
+        volume=instrument.quantity_text(day.volume),
+        time=time,
+    )
+
+
 class TickerStream(MarketStream):
     """Figures change with every trade and cost a look at a day: they are made at most every `PACE`."""
 
@@ -242,26 +265,7 @@ class TickerStream(MarketStream):
             self.publish({"ticker": now})
 
     def _view(self) -> TickerView:
-        instrument = self.instrument
-        ticker = self.market_data.ticker(self.key)
-        day = ticker.day
-
-        def price(ticks: int | None) -> str | None:
-            return None if ticks is None else instrument.price_text(ticks)
-
-        return TickerView(
-            market=instrument.symbol,
-            bid=price(ticker.bid),
-            bid_quantity=instrument.quantity_text(ticker.bid_quantity),
-            ask=price(ticker.ask),
-            ask_quantity=instrument.quantity_text(ticker.ask_quantity),
-            last=price(day.last),
-            change=instrument.price_text(day.change),
-            high=price(day.high),
-            low=price(day.low),
-            volume=instrument.quantity_text(day.volume),
-            time=self.time,
-        )
+        return ticker_view(self.market_data, self.instrument, self.time)
 
     def encode_snapshot(self, reason: Reason) -> bytes:
         return self._encode(None)

@@ -66,6 +66,16 @@ def fields(message: Received) -> dict[str, Any]:
     return document
 
 
+def latest_ticker(server: NatsServer, node: NodeProcess, last: str) -> dict[str, Any] | None:
+    """The only message of the market, once its last price is this one."""
+    name = f"EXCHANGE_TICKERS_main_{node.node_id}"
+    if name not in server.streams():
+        return None
+    found = server.messages(name, f"exchange.tickers.main.{node.node_id}.TEST-USD")
+    assert len(found) <= 1
+    return next((row for row in map(fields, found) if row["last"] == last), None)
+
+
 def check_verified(server: NatsServer, node: NodeProcess, part: str) -> None:
     sink = NatsSink(server.url, plan(node, part), SIZE)
     try:
@@ -177,6 +187,9 @@ def test_rows_and_the_market_data_of_all_nodes_are_on_the_bus(
     for part in PLANS:
         check_verified(server, b, part)
     check_messages(server, b)
+    ticker = eventually(lambda: latest_ticker(server, b, "100"), what=lambda: b.log)
+    assert (ticker["ask"], ticker["ask_quantity"], ticker["bid"]) == ("100", "6", None)
+    assert ticker["volume"] == "4"
 
 
 def test_what_others_publish_on_the_bus_is_no_order(nodes: Nodes, server: NatsServer) -> None:

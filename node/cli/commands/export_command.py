@@ -121,22 +121,30 @@ def run(until_eof: bool, sink: SinkName | None, settings: Settings, as_json: boo
 
     configure_logging(settings)
     with _reported(settings, as_json):
-        exporter = _exporter(settings, _chosen(settings, sink))
+        name = _chosen(settings, sink)
+        exporter = _exporter(settings, name)
         for number in (signal.SIGINT, signal.SIGTERM):
             # With the node's standard input open, its end decides: Ctrl-C goes to the whole terminal.
             signal.signal(number, (lambda *_: None) if until_eof else (lambda *_: exporter.stop()))
         if until_eof:
-            threading.Thread(target=_await_end, args=(exporter.stop,), daemon=True).start()
+            take = _ticker_publisher(settings, exporter) if name == "nats-market" else None
+            threading.Thread(target=_await_end, args=(exporter.stop, take), daemon=True).start()
         exporter.run()
     if not until_eof:
         click.echo(f"stopped; {exporter.rows:,} rows delivered")
 
 
-def _await_end(stop: Callable[[], None]) -> None:
-    while os.read(
-        sys.stdin.fileno(), 1024
-    ):  # not through a buffer, whose lock would outlive the main thread
-        pass
+def _ticker_publisher(settings: Settings, exporter: Exporter) -> Callable[[bytes], None]:
+    from node.export.nats_tickers import TickerPublisher
+
+    return TickerPublisher(settings.export_nats, settings.p2p_network, exporter.source.owner).feed
+
+
+def _await_end(stop: Callable[[], None], take: Callable[[bytes], None] | None) -> None:
+    # Not through a buffer, whose lock would outlive the main thread.
+    while data := os.read(sys.stdin.fileno(), 65536):
+        if take is not None:
+            take(data)
     stop()
 
 
