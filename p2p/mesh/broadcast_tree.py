@@ -279,19 +279,21 @@ class BroadcastTree(Generic[Item]):
         self.seen.add(now, key, via)
         self._settle(key)
 
-    def duplicate(self, now: float, key: bytes, via: str) -> None:
-        """Record a payload with a known id that arrived over the link `via`."""
+    def duplicate(self, now: float, key: bytes, via: str) -> str:
+        """Record a payload with a known id that arrived over the link `via`; returns its origin, empty for an own one and
+        one that is not held any more.
+        """
         self.counters["duplicates"] += 1
         peer = self._peers.get(via)
         if peer is None:
-            return
+            return ""
         stored = self._store.get(key)
         if stored is None:
-            return
+            return ""
         stored.holders |= peer.bit
         row = stored.row
         if row is None:
-            return
+            return ""
         row.arrivals.setdefault(via, now)
         # Copies under way arrive for a while after a prune; it is repeated only if it seems lost.
         if (
@@ -300,6 +302,7 @@ class BroadcastTree(Generic[Item]):
             and not self.choice.expects(via, row.origin)
         ):
             self._prune(now, via, peer)
+        return row.origin
 
     def _prune(self, now: float, name: str, peer: _Peer) -> None:
         peer.pushes = False

@@ -7,16 +7,19 @@ session if both ends and the relay have them (`p2p.mesh.encrypted_relaying`); qu
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from msgspec import Raw
 
+from p2p.adaptive.peer_metrics import Outcome
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import DeliveryError
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.encrypted_relaying import EncryptedRelaying
+from p2p.mesh.relay_choice import RelayChoice
 from p2p.mesh.relaying import Relay
 from p2p.mesh.route_table import RouteTable
 from p2p.mesh.routed_messages import Way
@@ -51,6 +54,7 @@ class Delivery:
         relay: Relay,
         waiting: StoreAndForward,
         carriers: Container[str],
+        rng: random.Random,
     ) -> None:
         """`carriers`: a live view of the linked peers that relay segments of encrypted sessions."""
         self._node_id = node_id
@@ -62,6 +66,8 @@ class Delivery:
         self._relay = relay
         self._waiting = waiting
         self._carriers = carriers
+        self.choice = RelayChoice(rng)
+        self._came: BoundedMap[str, str] = BoundedMap(MAX_RELAYED)
         # Relayed messages, by the node at the other end. Bytes are those of payloads.
         self.relayed: BoundedMap[str, LinkStats] = BoundedMap(
             MAX_RELAYED, lambda node, stats: self.forgotten.append(stats)
@@ -116,7 +122,7 @@ class Delivery:
         encrypted = self.encrypted
         if (
             encrypted is not None
-            and self._routes.find(now, message.to, among=self._carriers) is not None
+            and self._routes.candidates(now, message.to, self._carriers)
             and encrypted.wanted(now, message.to)
         ):
             why_not = encrypted.send(now, message.to, message.type, message.payload)
@@ -151,15 +157,29 @@ class Delivery:
         if to in self._links:
             self._emit((to,), envelope)
             return
-        link = self._routes.find(now, to, among=self._carriers)
-        if link is not None:
-            self._relay.sign(now, envelope)
-            self.traffic(to).bytes_sent += len(envelope.payload)
-            self._emit((link,), envelope)
+        relays = self._routes.candidates(now, to, self._carriers)
+        if not relays:
+            return
+        self._relay.sign(now, envelope)
+        self.traffic(to).bytes_sent += len(envelope.payload)
+        # What only acknowledges goes back as the data came, so that a round trip is that of one relay.
+        back = self._came.get(to, "") if not segment.data else ""
+        relay = back if back in relays else self.choice.pick(now, to, relays)
+        self._emit((relay,), envelope)
+
+    def came(self, node: str, link: str) -> None:
+        """Record the link that brought the last segment of a node."""
+        self._came[node] = link
+
+    def sample(self, now: float, node: str, outcome: Outcome, seconds: float) -> None:
+        """Record what came of a segment to a node."""
+        if node not in self._links:
+            self.choice.result(now, node, outcome, seconds)
 
     def refused(self, now: float, relay: str, to: str, reason: str) -> None:
         """Record that a relay refused to pass messages to a node on."""
         self._refusals[relay, to] = (now, reason)
+        self.choice.result(now, to, "error", 0.0, relay)
 
     def refusal(self, now: float, relay: str, to: str) -> str:
         """Return why a relay refused within the last minute, empty if it did not."""
@@ -187,11 +207,12 @@ class Delivery:
         link = self._routes.find(now, to)
         if link is None:
             return None
-        carrier = self._routes.find(now, to, among=self._carriers)
-        if self.encrypted is None or carrier is None:
+        carriers = self._routes.candidates(now, to, self._carriers)
+        if self.encrypted is None or not carriers:
             return link, False
         encrypted = self.encrypted.is_encrypted(to)
-        return (carrier if encrypted else link), encrypted
+        used = self.choice.used(to)
+        return (used if encrypted and used in carriers else link), encrypted
 
     def _send_queued(self, now: float, message: _ToSend) -> str | None:
         if message.queue_for is None:

@@ -25,6 +25,7 @@ from typing import Final
 
 from msgspec import Raw
 
+from p2p.adaptive.peer_metrics import Outcome
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import RemoteProtocolError
 from p2p.base.timers import Deadlines
@@ -77,7 +78,7 @@ class _Peer:
 
 class EncryptedRelaying:
     """Sessions of one node. `emit` sends a segment, `deliver` takes an arrived message with the link that brought it, `send_clear`
-    relays a message without a session. `random_bytes`: names of streams, which must not be guessed.
+    relays a message without a session, `on_sample` takes round trips (`ok`) and waits in vain (`timeout`). `random_bytes`: names of streams, which must not be guessed.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class EncryptedRelaying:
         emit: Callable[[float, str, RelaySegment], None],
         deliver: Callable[[float, str, Envelope], None],
         send_clear: Callable[[float, str, str, bytes], object],
+        on_sample: Callable[[float, str, Outcome, float], object],
     ) -> None:
         self.bytes = 0
         self.counters: dict[str, int] = {
@@ -108,6 +110,7 @@ class EncryptedRelaying:
         self._emit = emit
         self._deliver = deliver
         self._send_clear = send_clear
+        self._on_sample = on_sample
         self._codec = Codec()
         self._peers: BoundedMap[str, _Peer] = BoundedMap(MAX_PEERS, self._evicted)
         self._able: BoundedMap[str, float] = BoundedMap(10_000)  # time of the last session
@@ -281,7 +284,10 @@ class EncryptedRelaying:
         for each in (peer.session, peer.rival):
             if each is not None:
                 try:
-                    for segment in each.segments(now):
+                    segments = each.segments(now)
+                    while each.stream.samples:  # first: they may change the relay
+                        self._on_sample(now, peer.node, *each.stream.samples.pop(0))
+                    for segment in segments:
                         self._emit(now, peer.node, segment)
                 except RelayStreamError as error:
                     self._failed(now, peer, each, str(error))

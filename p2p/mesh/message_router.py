@@ -189,6 +189,7 @@ class MessageRouter:
             relay=self._relay,
             waiting=self.waiting,
             carriers=self._carriers,
+            rng=rng,
         )
 
     def encrypt_relayed(
@@ -207,6 +208,7 @@ class MessageRouter:
             emit=self.delivery.send_segment,
             deliver=self._deliver_decrypted,
             send_clear=self.delivery.send_clear,
+            on_sample=self.delivery.sample,
         )
         self.encrypted = self.delivery.encrypted = encrypted
         self.handle(SEGMENT_TYPE, encrypted.receive)
@@ -413,7 +415,10 @@ class MessageRouter:
         if key is None:
             return self._charge(link, "a broadcast without an id")
         if key in self.gossip.seen:
-            return self.gossip.duplicate(now, key, link)
+            origin = self.gossip.duplicate(now, key, link)
+            if origin not in ("", link):
+                self.routes.learn_beside(now, origin, link)
+            return None
         # Copied: the frame's buffer is reused for the next frames.
         payload = bytes(envelope.payload)
         if (
@@ -517,7 +522,9 @@ class MessageRouter:
         stats = self.delivery.traffic(envelope.from_)
         stats.bytes_received += len(payload)
         stats.last_seen = now
-        if envelope.type != SEGMENT_TYPE:
+        if envelope.type == SEGMENT_TYPE:
+            self.delivery.came(envelope.from_, link)
+        else:
             stats.messages_received += 1
             self.counters["delivered"] += 1
         self._deliver(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from p2p.adaptive.peer_metrics import Outcome
 from p2p.wire.messages import RelaySegment
 
 NAME_LENGTH: Final = 8
@@ -52,6 +53,9 @@ class RelayStream:
         self.confirmed = False  # the other end has shown that it knows the name of this one
         self.rtt: float | None = None  # seconds, smoothed
         self.resent = 0  # segments
+        self.samples: list[
+            tuple[Outcome, float]
+        ] = []  # for its driver: round trips, and waits in vain
         self._fresh = fresh
         # Sending
         self._base = 0  # number of the first byte in the buffer: not acknowledged
@@ -125,6 +129,7 @@ class RelayStream:
         self._duplicates = 0
         if self._timed is not None and ack >= self._timed[0]:
             self._measured(now - self._timed[1])
+            self.samples.append(("ok", now - self._timed[1]))
             self._timed = None
         if self._base == self._sent:
             self._resend_at = self._waiting_since = None
@@ -195,6 +200,7 @@ class RelayStream:
         if self._waiting_since is not None and now >= self._waiting_since + GIVE_UP:
             raise RelayStreamError(f"no answer for {GIVE_UP:g} s")
         if self._resend_at is not None and now >= self._resend_at:
+            self.samples.append(("timeout", self._timeout))
             self._lost()
             self._next = self._base
             self._hole = self._filling = False

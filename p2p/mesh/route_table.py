@@ -25,6 +25,8 @@ class RouteTable:
         self._ttl = ttl
         # node -> link -> when a message of the node arrived over it, the latest last
         self._routes: BoundedMap[str, dict[str, float]] = BoundedMap(max_nodes)
+        # The same of links that were not first; only `candidates` has them.
+        self._beside: BoundedMap[str, dict[str, float]] = BoundedMap(max_nodes)
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -39,28 +41,46 @@ class RouteTable:
         if len(ways) > LINKS_PER_NODE:
             del ways[next(iter(ways))]
 
-    def find(
-        self, now: float, node: str, *, exclude: str = "", among: Container[str] | None = None
-    ) -> str | None:
-        """Return the link towards `node`, None if no recent one is known. Never `exclude`; with `among` one of these."""
+    def learn_beside(self, now: float, node: str, link: str) -> None:
+        """Record that `link` brought a message of `node` too, which another one had brought before."""
+        ways = self._beside.renew(node)
+        if ways is None:
+            ways = self._beside[node] = {}
+        ways.pop(link, None)
+        ways[link] = now
+        if len(ways) > LINKS_PER_NODE:
+            del ways[next(iter(ways))]
+
+    def candidates(self, now: float, node: str, among: Container[str]) -> list[str]:
+        """Return the links of `among` that lead to `node`, the one that was quickest last first."""
+        found: dict[str, None] = {}
+        for table in (self._routes, self._beside):
+            for link, heard in reversed(table.get(node, {}).items()):
+                if now - heard < self._ttl and link in among:
+                    found[link] = None
+        return list(found)
+
+    def find(self, now: float, node: str, *, exclude: str = "") -> str | None:
+        """Return the link towards `node`, None if no recent one is known. Never `exclude`."""
         ways = self._routes.get(node)
         if ways is None:
             return None
         for link, heard in reversed(ways.items()):
             if now - heard >= self._ttl:
                 break  # the rest is older still
-            if link != exclude and (among is None or link in among):
+            if link != exclude:
                 return link
         return None
 
     def forget_link(self, link: str) -> None:
         """Remove a link that is gone from all routes."""
-        empty = []
-        for node, ways in self._routes.items():
-            if ways.pop(link, None) is not None and not ways:
-                empty.append(node)
-        for node in empty:
-            del self._routes[node]
+        for table in (self._routes, self._beside):
+            empty = []
+            for node, ways in table.items():
+                if ways.pop(link, None) is not None and not ways:
+                    empty.append(node)
+            for node in empty:
+                del table[node]
 
     def known(self, now: float) -> dict[str, str]:
         """Return node → link of all valid routes (for status)."""

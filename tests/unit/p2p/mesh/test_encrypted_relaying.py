@@ -325,3 +325,84 @@ class TestStrangers:
         mesh.run(3.0)
         assert got(mesh, 2) == [pack(1), pack(2)]
         assert got(mesh, 0) == [pack(3)]
+
+
+class TestSeveralRelays:
+    def mesh(self, relays: int = 3) -> VirtualMesh:
+        """Nodes 0 and 1, and relays that are linked to both."""
+        mesh = VirtualMesh(2 + relays)
+        for number in range(2 + relays):
+            encrypt(mesh.routers[number], number)
+        mesh.link_all([(end, relay) for relay in range(2, 2 + relays) for end in (0, 1)])
+        for _ in range(5):
+            acquaint(mesh)
+        return mesh
+
+    def used(self, mesh: VirtualMesh, seconds: float = 0.0) -> Counter[int]:
+        """Segments that node 0 gives to each relay while it sends a message every 50 ms."""
+        given: Counter[int] = Counter()
+
+        def tap(a: int, b: int, packed: bytes) -> None:
+            if a == 0 and mesh.codec.decode(packed).type == "relay_stream":
+                given[b] += 1
+
+        mesh.tap = tap
+        for number in range(int(seconds / 0.05)):
+            mesh.send(0, 1, pack(number))
+            mesh.run(0.05)
+            if number % 100 == 0:
+                acquaint(mesh)
+        mesh.tap = None
+        return given
+
+    def test_each_of_them_is_known(self) -> None:
+        mesh = self.mesh()
+        relays = set(mesh.ids)
+        found = mesh.routers[0].routes.candidates(mesh.now, mesh.ids[1], relays)
+        assert {mesh.number[relay] for relay in found} == {2, 3, 4}
+
+    def test_a_relay_that_drops_everything_is_left_for_another(self) -> None:
+        mesh = self.mesh()
+        self.used(mesh, 2.0)
+        [(first, _)] = self.used(mesh, 1.0).most_common(1)
+        mesh.routers[first]._carriers.clear()  # it drops what is relayed, without a word
+        self.used(mesh, 4.0)
+        after = self.used(mesh, 10.0)
+        assert after[first] < 0.1 * after.total()
+        mesh.run(10.0)
+        assert len(got(mesh, 1)) == 2 * 20 + 20 + 4 * 20 + 10 * 20
+
+    def test_a_slow_relay_is_left_for_a_quick_one(self) -> None:
+        mesh = self.mesh()
+        [(first, _)] = self.used(mesh, 3.0).most_common(1)
+        put = mesh._put
+
+        def slow(a: int, b: int, packed: bytes) -> None:
+            before = mesh.latency
+            if first in (a, b):
+                mesh.latency = (0.15, 0.2)
+            put(a, b, packed)
+            mesh.latency = before
+
+        mesh._put = slow  # type: ignore[method-assign]
+        self.used(mesh, 20.0)
+        after = self.used(mesh, 20.0)
+        assert after[first] < 0.25 * after.total()
+
+    def test_one_that_refuses_is_left_at_once(self) -> None:
+        mesh = VirtualMesh(4)
+        mesh.routers[2] = MessageRouter(
+            identity(2), rng=random.Random(2), wall_ms=lambda: 0, fragile=True, relay_rate=0
+        )
+        mesh.routers[2].handle("news", lambda received: True)
+        for number in (0, 1, 3):
+            encrypt(mesh.routers[number], number)
+        mesh.link_all([(end, relay) for relay in (2, 3) for end in (0, 1)])
+        mesh.routers[2]._notices |= {mesh.ids[0], mesh.ids[1]}
+        for _ in range(5):
+            acquaint(mesh)
+        self.used(mesh, 5.0)
+        after = self.used(mesh, 10.0)
+        assert after[3] > 0.9 * after.total()
+        mesh.run(10.0)
+        assert len(got(mesh, 1)) == 300
