@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from config.errors import SettingError
+from config.section import Refused, WrongValues
 from config.setting_info import KINDS, SCHEMA, SettingInfo
-from config.settings import REFUSED, Settings, is_loopback
+from config.settings import Settings, is_loopback
 from config.sources import (
     CONFIG_FILE_NAME,
     DEFAULT,
     Layer,
-    LayerSource,
     Origin,
     SettingSource,
     read_command_line,
@@ -28,9 +26,6 @@ from config.sources import (
 )
 
 DEFAULT_ENV_FILE: Final = Path(".env")
-
-# Type checkers see only the fields in the signature, not the arguments of pydantic-settings.
-_build: Final[Callable[..., Settings]] = Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +135,7 @@ def _is_there(env_file: Path) -> bool:
 
 def _file_in_data_dir(layers: Sequence[Layer]) -> Path | None:
     """The config file in the data directory that `layers` (strongest first) name, if there is one."""
-    field = Settings.model_fields["data_dir"]
+    field = Settings.fields["data_dir"]
     raw = next((la.values["data_dir"] for la in layers if "data_dir" in la.values), field.default)
     try:
         path = KINDS["data_dir"].parse(raw) / CONFIG_FILE_NAME
@@ -152,30 +147,29 @@ def _file_in_data_dir(layers: Sequence[Layer]) -> Path | None:
 def _checked(
     layers: Sequence[Layer], origins: Mapping[str, Origin], problems: list[str]
 ) -> Settings:
+    raw = {key: value for layer in reversed(layers) for key, value in layer.values.items()}
     try:
-        settings = _build(_build_sources=(tuple(LayerSource(layer) for layer in layers), {}))
-    except ValidationError as error:
-        raw = {key: value for layer in reversed(layers) for key, value in layer.values.items()}
-        details = {str(detail["loc"][0]): detail for detail in error.errors(include_url=False)}
+        settings = Settings(**raw)
+    except WrongValues as wrong:
         problems += [
-            _wrong(key, raw, origins[key], details[key]) for key in SCHEMA if key in details
+            _wrong(key, raw, origins[key], wrong.errors[key])
+            for key in SCHEMA
+            if key in wrong.errors
         ]
     else:
         if not problems:
             return settings
-    # `from None`: pydantic's own message repeats every value as it was written.
-    raise SettingError(problems) from None
+    raise SettingError(problems)
 
 
-def _wrong(key: str, raw: Mapping[str, Any], origin: Origin, detail: Mapping[str, Any]) -> str:
+def _wrong(key: str, raw: Mapping[str, Any], origin: Origin, error: ValueError) -> str:
     info = SCHEMA[key]
     shown = KINDS[key].shown(raw[key]) if key in raw else info.default
-    if detail["type"] == REFUSED:
-        expected = str(detail["msg"])
+    if isinstance(error, Refused):
+        expected = str(error)
     else:
         expected = f"expected {info.expected}"
-        reason = str(detail.get("ctx", {}).get("error", ""))
-        if reason:
+        if reason := str(error):
             expected += f" ({reason})"
     return f"{info.name}={shown} ({origin}): {expected}"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
+from config.section import Section
 from config.setting_types import Kind
-from config.settings import SECTIONS, Section
+from config.settings import SECTIONS
 
 # Flags that are not just the setting's name with dashes.
 _FLAGS: Final = {"bootstrap_peers": "--bootstrap"}
@@ -28,20 +29,14 @@ class SettingInfo:
     default: str  # as it would be written in the environment
 
 
-def _kind(section: type[Section], key: str) -> Kind:
-    return next(item for item in section.model_fields[key].metadata if isinstance(item, Kind))
-
-
 def _info(section: type[Section], key: str) -> SettingInfo:
-    field = section.model_fields[key]
-    kind = _kind(section, key)
-    default: Any = field.default
+    kind, default, description = section.fields[key]
     return SettingInfo(
         key=key,
         name=key.upper(),
         flag=_FLAGS.get(key, "--" + key.replace("_", "-")),
         section=section.title,
-        description=field.description or "",
+        description=description,
         expected=kind.expected,
         unit=kind.unit,
         default=kind.text(default),
@@ -50,8 +45,8 @@ def _info(section: type[Section], key: str) -> SettingInfo:
 
 # By key, in the order of the documentation.
 SCHEMA: Final[Mapping[str, SettingInfo]] = MappingProxyType(
-    {key: _info(section, key) for section in SECTIONS for key in section.model_fields}
+    {key: _info(section, key) for section in SECTIONS for key in section.fields}
 )
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {key: _kind(section, key) for section in SECTIONS for key in section.model_fields}
+    {key: field.kind for section in SECTIONS for key, field in section.fields.items()}
 )

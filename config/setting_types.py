@@ -1,8 +1,7 @@
 """The kinds of value a setting can have: how each is read from text, checked and shown again.
 
-A kind is put beside a field's type (`Annotated[int, Whole(0, 65535)]`) and does three things: pydantic
-calls `parse` before its own check of the type, error messages and documentation show `expected`, and
-`text` writes a value the way it would be written in the environment.
+A kind belongs to a field (`field(Whole(0, 65535), ...)`) and does three things: `parse` reads and checks
+a value, error messages and documentation show `expected`, and `text` writes a value the way it would be written in the environment.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
-
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1", "t", "y"})
 _FALSE: Final = frozenset({"false", "no", "off", "0", "f", "n"})
@@ -66,11 +62,6 @@ class Kind(ABC):
             raw = ",".join(str(item) for item in raw)
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(raw))
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.parse, handler(source))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def settings_page() -> str:
     for section in SECTIONS:
         parts.append(f"\n## {section.title}\n\n")
         parts.append("| variable | default | value | meaning |\n|---|---|---|---|\n")
-        parts += [_row(SCHEMA[key]) for key in section.model_fields]
+        parts += [_row(SCHEMA[key]) for key in section.fields]
     return "".join(parts)
 
 
@@ -65,7 +65,7 @@ def env_example() -> str:
     ]
     for section in SECTIONS:
         lines += ["", f"# --- {section.title} ---"]
-        for key in section.model_fields:
+        for key in section.fields:
             info = SCHEMA[key]
             comment = f"{info.description} Takes {info.expected}."
             lines += ["", *textwrap.wrap(comment, 98, initial_indent="# ", subsequent_indent="# ")]

@@ -11,14 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from dotenv.parser import parse_stream
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
-
 from config.errors import SettingError
 from config.setting_info import KINDS, SCHEMA
 from config.setting_types import FilePath
-from config.settings import Settings
 
 CONFIG_FILE_NAME: Final = "exchange-node.toml"
 
@@ -67,20 +62,6 @@ class Layer:
         self.origins[key] = origin
 
 
-class LayerSource(PydanticBaseSettingsSource):
-    """A layer in the form that pydantic-settings merges."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(Settings)
-        self._values = layer.values
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return self._values.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return dict(self._values)
-
-
 def closest(name: str, known: Iterable[str], likeness: float) -> str | None:
     """Return the name of `known` that is most like `name`, by at least `likeness` (0 to 1)."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=likeness)
@@ -113,6 +94,8 @@ def read_env_file(path: Path) -> Layer:
     Raises:
         SettingError: the file cannot be read, or a line in it cannot.
     """
+    from dotenv.parser import parse_stream  # deferred: most starts have no such file
+
     values: dict[str, str] = {}
     problems: list[str] = []
     for binding in parse_stream(io.StringIO(_read_text(path))):

@@ -27,7 +27,7 @@ class Grapes:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        given = settings.model_fields_set
+        given = settings.fields_set
         self.own: Grape | None = None
         self._own_api: GrapeApi | None = None
         self._own_api_url = ""
@@ -86,7 +86,7 @@ class Grapes:
 
     async def _start_own(self) -> None:
         settings = self._settings
-        given = settings.model_fields_set
+        given = settings.fields_set
         dht_ports = wanted_ports(settings.grape_dht_port, "grape_dht_port" not in given)
         api_ports = wanted_ports(settings.grape_api_port, "grape_api_port" not in given)
 

@@ -229,8 +229,8 @@ def test_weights_that_are_all_zero_are_refused() -> None:
 
 
 def test_every_field_belongs_to_one_section_and_is_described_in_one_sentence() -> None:
-    assert set(SCHEMA) == set(KINDS) == set(Settings.model_fields)
-    assert sum(len(section.model_fields) for section in SECTIONS) == len(SCHEMA)
+    assert set(SCHEMA) == set(KINDS) == set(Settings.fields)
+    assert sum(len(section.fields) for section in SECTIONS) == len(SCHEMA)
     for info in SCHEMA.values():
         assert info.description.endswith(".")
         assert ". " not in info.description

@@ -255,9 +255,7 @@ def test_credentials_in_a_wrong_value_are_never_repeated(url: str) -> None:
         from_env(GRAPE_URL=url)
     assert "hunter2" not in str(caught.value)
     assert "alice" not in str(caught.value)
-    assert (
-        caught.value.__suppress_context__
-    )  # pydantic's message, which repeats values, is not shown
+    assert caught.value.__context__ is None  # an error in the chain may repeat values
 
 
 @given(st.dictionaries(st.sampled_from([info.name for info in SCHEMA.values()]), st.text()))

@@ -320,7 +320,7 @@ def test_the_node_is_found_by_option_variable_env_file_and_url(
 
 
 def test_the_default_data_directory_is_that_of_the_settings() -> None:
-    assert str(Settings.model_fields["data_dir"].default) == node_finder.DEFAULT_DATA_DIR
+    assert str(Settings.fields["data_dir"].default) == node_finder.DEFAULT_DATA_DIR
     assert Settings().runtime_path.name == node_finder.RUNTIME_FILE
 
 
