@@ -36,13 +36,15 @@ class DialChoice:
         grenache_limit: int | None = None,
         pinned_only: bool = False,
         groups: Mapping[str, int] | None = None,
+        farther_only: bool = False,
     ) -> list[Address]:
         """Return the addresses to dial now, at most `limit`, one for each node.
 
         Pinned addresses first, then anchors, then addresses of network groups without an outbound link, tried
         and untried in turn, so that neither starves the other. `groups`: outbound links of each group.
         `connected`: node ids that have a link. `busy`: addresses being dialled. `grenache_limit`: how
-        many of them over Grenache.
+        many of them over Grenache. `farther_only`: besides pinned addresses and anchors only those of groups without
+        an outbound link.
         """
         due = [
             a for a in self._addresses if self._dialable(a, connected, busy) and a.next_dial <= now
@@ -75,7 +77,7 @@ class DialChoice:
                 over_grenache += 1
             group = None if address.pinned(now) or address.anchor else _diversity_group(address)
             if group is not None:
-                if taken[group] >= OUTBOUND_PER_GROUP:
+                if taken[group] >= (1 if farther_only else OUTBOUND_PER_GROUP):
                     continue
                 taken[group] += 1
             dialling.add(address.node_id)
@@ -124,11 +126,9 @@ class DialChoice:
         return address.node_id is None or address.node_id not in connected
 
 
-def outbound_groups(links: Iterable[tuple[bool, str]]) -> Counter[str]:
-    """Count the outbound links of each network group, local addresses aside. Pairs: outbound, address."""
-    return Counter(
-        network_group(host) for outbound, host in links if outbound and not is_local(host)
-    )
+def outbound_groups(hosts: Iterable[str]) -> Counter[str]:
+    """Count the outbound links, given by their addresses, of each network group; local ones aside."""
+    return Counter(network_group(host) for host in hosts if not is_local(host))
 
 
 def _diversity_group(address: Address) -> str | None:

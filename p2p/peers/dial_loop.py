@@ -18,7 +18,7 @@ from p2p.base.host_port import normal_host
 from p2p.base.limits import DIALS_PER_SECOND
 from p2p.discovery.strategy import describe
 from p2p.flow.token_bucket import TokenBucket
-from p2p.peers.link_slots import reserved_slots
+from p2p.peers.link_slots import outbound_reach, reserved_slots
 from p2p.wire.link import Carrier, PeerInfo, PeerLink
 
 log = logging.getLogger(__name__)
@@ -81,9 +81,11 @@ class DialLoop:
         wall: Callable[[], float],
         reached: Callable[[str, Address], None],
         forgotten: Callable[[Address], None],
+        is_outbound: Callable[[str], bool],
     ) -> None:
         """`links`: a live view of the links in use, by node id. `reached` is called with every
-        address that was proven, `forgotten` of those that failed too often."""
+        address that was proven, `forgotten` of those that failed too often. `is_outbound`: a node has an
+        outbound slot."""
         self.dialers: dict[Carrier, Dialer] = {}
         self.busy: dict[Key, Address] = {}  # being dialled
         self._feelers: set[Key] = set()  # of these: feelers
@@ -97,6 +99,7 @@ class DialLoop:
         self._wall = wall
         self._reached = reached
         self._forgotten = forgotten
+        self._is_outbound = is_outbound
         self._wake = asyncio.Event()
         # After an outage all addresses are due at once: a storm for nodes that have just started.
         self._pace = TokenBucket(DIALS_PER_SECOND, burst=MAX_DIALS)
@@ -149,14 +152,23 @@ class DialLoop:
             limit=max(slots // 2, 1),
         )
         dialling = len(self.busy) - len(self._feelers)
-        outbound = sum(link.peer.outbound for link in self._links.values()) + dialling
+        dialled = [
+            link.peer.address for node_id, link in self._links.items() if self._is_outbound(node_id)
+        ]
+        outbound = len(dialled) + dialling
+        reserve = reserved_slots(self._max_peers)
         own_room = outbound_limit(self._max_peers) - outbound
         room = self._max_peers - len(self._links) - dialling
         pinned_only = own_room <= 0
         if not pinned_only:
             # Up to the reserve a dial replaces an inbound link if there is no free slot.
-            room = max(min(room, own_room), reserved_slots(self._max_peers) - outbound)
-        if room <= 0 and not all(link.peer.outbound for link in self._links.values()):
+            room = max(min(room, own_room), reserve - outbound)
+        # So does one into a group without an outbound link, while there are few of these.
+        farther_only = False
+        if room <= 0 < own_room:
+            room = min(reserve - outbound_reach(dialled) - dialling, own_room)
+            farther_only = room > 0
+        if room <= 0 and len(dialled) < len(self._links):
             pinned_only, room = True, slots
         grenache_room = self.grenache_room
         if grenache_room is not None:
@@ -170,9 +182,8 @@ class DialLoop:
             limit=max(min(slots - len(feelers), room), 0),
             grenache_limit=grenache_room,
             pinned_only=pinned_only,
-            groups=outbound_groups(
-                (link.peer.outbound, link.peer.address) for link in self._links.values()
-            ),
+            groups=outbound_groups(dialled),
+            farther_only=farther_only,
         )
         return [(a, True) for a in feelers] + [(a, False) for a in candidates]
 

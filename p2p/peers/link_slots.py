@@ -12,7 +12,9 @@ An attacker with many connections must not get all slots. Four rules see to that
    older half of the rest. Of what remains, the youngest link of the largest group goes (after Bitcoin Core).
 
 Privileged links (pinned, configured, anchors, dialled by the operator) are outside of all limits and never replaced.
-An outbound dial that is privileged, or that the node needs to reach its reserve, replaces an inbound link in any case.
+An outbound dial that is privileged, or that the node needs to reach its reserve, replaces an inbound link in any case. So
+does one into a network group without an outbound link, while these groups are fewer than the reserve: addresses of few
+groups, however many, do not keep the others out.
 """
 
 from __future__ import annotations
@@ -81,6 +83,17 @@ def reserved_slots(max_peers: int) -> int:
     return min(RESERVE_MAX, max_peers // RESERVE_SHARE) if max_peers >= RESERVE_FROM else 0
 
 
+def outbound_reach(addresses: Iterable[str]) -> int:
+    """Return the number of network groups that outbound links lead to; a local address counts by itself."""
+    groups, local = set(), 0
+    for address in addresses:
+        if is_local(address):
+            local += 1
+        else:
+            groups.add(network_group(address))
+    return len(groups) + local
+
+
 def decide_slot(
     newcomer: LinkRecord, links: Collection[LinkRecord], limits: SlotLimits, key: bytes
 ) -> SlotDecision:
@@ -107,8 +120,14 @@ def _decide_wanted(
     """Decide about a link that this node wants: it dialled, or the peer is privileged."""
     if len(links) < limits.max_peers:
         return SlotDecision()
-    outbound = sum(link.outbound for link in links)
-    if newcomer.privileged or outbound < reserved_slots(limits.max_peers):
+    outbound = [link.address for link in links if link.outbound]
+    reserve = reserved_slots(limits.max_peers)
+    farther = outbound_reach([*outbound, newcomer.address]) > outbound_reach(outbound)
+    if (
+        newcomer.privileged
+        or len(outbound) < reserve
+        or (farther and outbound_reach(outbound) < reserve)
+    ):
         evicted = choose_evicted(links, key) or _youngest_of_largest_group(_replaceable(links))
         if evicted is None and newcomer.privileged:
             evicted = max(

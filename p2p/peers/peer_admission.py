@@ -41,6 +41,7 @@ class PeerAdmission:
         self._links = links
         self._now = clock
         self._useful_at: dict[str, float] = {}
+        self._outbound: set[str] = set()  # node ids whose slot is an outbound one
         self._key = secrets.token_bytes(16)
 
     def accepts_address(self, address: str) -> bool:
@@ -93,6 +94,18 @@ class PeerAdmission:
                 return "configured" if address.pinned(now) else "lan"
         return None
 
+    def took_slot(self, node_id: str, *, outbound: bool) -> None:
+        """Record the kind of slot that a new peer takes.
+
+        It keeps that kind, whichever of several links is used later: a peer that answers every feeler with a
+        second link must not move from the inbound slots, which are limited, to the outbound ones.
+        """
+        if outbound:
+            self._outbound.add(node_id)
+
+    def is_outbound(self, node_id: str) -> bool:
+        return node_id in self._outbound
+
     def news(self, node_id: str) -> None:
         """Record that a link delivered a valid batch first."""
         self._useful_at[node_id] = self._now()
@@ -100,6 +113,7 @@ class PeerAdmission:
     def forget(self, node_id: str) -> None:
         """Drop the figures of a peer without a link."""
         self._useful_at.pop(node_id, None)
+        self._outbound.discard(node_id)
 
     def choose_anchors(self, limit: int = 2) -> list[str]:
         """Return the outbound links to dial first in the next run: the oldest, in distinct groups."""
@@ -115,7 +129,7 @@ class PeerAdmission:
             LinkRecord(
                 node_id=node_id,
                 address=link.peer.address,
-                outbound=link.peer.outbound,
+                outbound=node_id in self._outbound,
                 privileged=self.privilege(node_id, link.peer.dialled, pinned) is not None,
                 opened_at=link.stats.opened_at,
                 rtt=link.stats.rtt,

@@ -107,6 +107,7 @@ class PeerManager:
             wall=wall,
             reached=self._reached,
             forgotten=self._forgotten,
+            is_outbound=self.admission.is_outbound,
         )
         self.dialer = dialer
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
@@ -327,6 +328,7 @@ class PeerManager:
         if link.peer.listen_port and (not link.peer.outbound or link.peer.carrier != "tcp"):
             self.found(PeerFound(link.peer.address, link.peer.listen_port, node_id, INBOUND))
         if new:
+            self.admission.took_slot(node_id, outbound=link.peer.outbound)
             self._records.connected(link)
         change = self._table.up(link, now, self._dialled_at(link.peer))
         self._apply(change, Code.DUPLICATE, "another link is used")

@@ -507,7 +507,7 @@ def test_dials_go_to_networks_without_an_outbound_link_first_and_few_share_one()
     chosen = [address.host for address in choose(book)]
     assert "33.1.0.1" in chosen[:2]  # the first of each group, then the others
     assert sum(host.startswith("60.1.") for host in chosen) == OUTBOUND_PER_GROUP
-    linked = outbound_groups([(True, "60.1.0.99")] * OUTBOUND_PER_GROUP + [(False, "33.1.0.9")])
+    linked = outbound_groups(["60.1.0.99"] * OUTBOUND_PER_GROUP)
     due = DialChoice(book).candidates(
         0.0, random.Random(1), connected=set(), busy=set(), limit=9, groups=linked
     )

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from peer_network import MemoryLink, Network, info
-from peers_kit import A, B, C, dials, found, start
+from peers_kit import A, B, C, dials, envelope, found, start
 
 from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
@@ -254,3 +254,21 @@ async def test_an_unexpected_error_of_a_dial_is_logged_and_the_others_go_on(net,
     await asyncio.sleep(0.5)
     assert a.connected() == "b"
     assert "a fault of the dialer" in caplog.text
+
+
+async def test_a_peer_that_answers_a_feeler_with_a_second_link_keeps_its_inbound_slot(net):
+    b = net.node("b")
+    first = MemoryLink(info(A, address="60.1.2.3", outbound=False), owner=b.manager)
+    b.manager.link_up(first)
+    second = MemoryLink(info(A, address="60.1.2.3", dialled=("60.1.2.3", 3000)), owner=b.manager)
+    b.manager.link_up(second)
+    b.manager.message(second, envelope(A))  # the peer decides: it uses the second one
+    assert b.manager.links[A] is second
+    assert not b.manager.admission.is_outbound(A)
+    assert b.manager.admission.choose_anchors() == []
+    for link in (first, second):
+        link.close(Code.SHUTDOWN)
+    await asyncio.sleep(0)
+    third = MemoryLink(info(A, address="60.1.2.3", dialled=("60.1.2.3", 3000)), owner=b.manager)
+    b.manager.link_up(third)
+    assert b.manager.admission.is_outbound(A)

@@ -13,6 +13,7 @@ from p2p.peers.link_slots import (
     SlotLimits,
     choose_evicted,
     decide_slot,
+    outbound_reach,
     reserved_slots,
 )
 
@@ -146,6 +147,24 @@ def test_an_outbound_dial_below_the_reserve_replaces_an_inbound_link():
     assert decide_slot(dial, flood(16), limits, KEY).evict is not None
     outbound = [link(f"o{n}", f"2{n}.0.0.1", outbound=True) for n in range(4)]
     assert decide_slot(dial, flood(12) + outbound, limits, KEY).refusal is not None
+
+
+def test_an_outbound_dial_into_a_new_network_replaces_an_inbound_link_while_few_are_reached():
+    few = [link(f"o{n}", f"6{n % 2}.0.0.{n}", outbound=True) for n in range(6)]  # reserve: 4
+    new = decide_slot(link("new", "34.10.0.1", outbound=True), flood(10) + few, LIMITS, KEY)
+    assert new.refusal is None
+    assert new.evict is not None
+    assert new.evict.startswith("bad")
+    known = decide_slot(link("new", "60.0.0.99", outbound=True), flood(10) + few, LIMITS, KEY)
+    assert known.refusal is not None
+    many = [link(f"o{n}", f"6{n}.0.0.1", outbound=True) for n in range(4)]
+    enough = decide_slot(link("new", "34.10.0.1", outbound=True), flood(12) + many, LIMITS, KEY)
+    assert enough.refusal is not None
+
+
+def test_local_links_reach_a_network_each():
+    assert outbound_reach(["60.1.2.3", "60.1.9.9", "61.1.2.3"]) == 2
+    assert outbound_reach(["10.0.0.1", "10.0.0.1", "127.0.0.1"]) == 3
 
 
 @given(
