@@ -37,6 +37,6 @@ def test_claims_that_are_taken_as_they_are_would_be_noticed(
     bound = "if not least <= service <= latency:"
     assert source.count(bound) == 1
     names: dict[str, object] = {}
-    exec(source.replace(bound, "if False:"), vars(peer_metrics), names)  # noqa: S102
+    exec(source.replace(bound, "if False:"), vars(peer_metrics), names)
     monkeypatch.setattr(peer_metrics.PeerMetrics, "succeeded", names["succeeded"])
     assert not judge(10).held
