@@ -372,7 +372,8 @@ class DirectConnectionService:
         except OSError as error:
             logger.info("%s: %s", address, _tls_failure(error))
         except asyncio.CancelledError:
-            if not connection.established.done():
+            # Cancelling the task cancels the future it waits for; a link that is up stays.
+            if not connection.established.done() or connection.established.cancelled():
                 connection.abort()
             raise
         return False

@@ -211,6 +211,16 @@ async def test_a_silent_stranger_is_dropped_in_time(made: Nodes) -> None:
         direct_links.HANDSHAKE_TIMEOUT = original  # type: ignore[misc]
 
 
+def _ended(stalling: socket.socket) -> bool:
+    stalling.setblocking(False)
+    try:
+        return not stalling.recv(4096)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 @on_every_way
 async def test_strangers_that_stall_do_not_keep_others_out(made: Nodes) -> None:
     original, direct_links.MAX_PENDING_HANDSHAKES = direct_links.MAX_PENDING_HANDSHAKES, 4  # type: ignore[misc]
@@ -222,6 +232,7 @@ async def test_strangers_that_stall_do_not_keep_others_out(made: Nodes) -> None:
         await until(lambda: len(b.service._handshakes) >= 4)
         await a.service.dial(*b.address)
         assert len(b.service._handshakes) <= 5
+        await until(lambda: sum(map(_ended, stalling)) >= 8)  # those displaced are closed
     finally:
         direct_links.MAX_PENDING_HANDSHAKES = original  # type: ignore[misc]
         for each in stalling:
