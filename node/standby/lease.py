@@ -3,8 +3,8 @@
 Rules of this file:
 - The row is changed by `Swap` alone: compare the version, then set all fields and count the version up, in one
   atomic step. A request that was lost on its way and arrives late finds another version and does nothing.
-- A lease expires by the clock of the store. Once a version is expired it stays so, because whoever renews
-  it makes another version.
+- A lease expires by the clock of the store. Once a version is expired it stays so, because a renewal
+  makes another version.
 """
 
 from __future__ import annotations
