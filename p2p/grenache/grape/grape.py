@@ -16,7 +16,7 @@ import contextlib
 import logging
 import random
 import socket
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from p2p.base.bounded_map import BoundedMap
@@ -26,9 +26,10 @@ from p2p.grenache.dht.dht_node import DhtNode
 from p2p.grenache.dht.lookups import LookupResult, PutResult
 from p2p.grenache.dht.value_store import REFUSALS, Item
 from p2p.grenache.directory import Address, MutableItem, StoredValue
-from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable
+from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable, GrenacheError
 from p2p.grenache.grape.bootstrap_names import BootstrapNames
 from p2p.grenache.grape.grape_inputs import check_address, service_name, value_key
+from p2p.grenache.grape.grape_operations import Begin, Done, Operation, settle
 from p2p.grenache.grape.grape_settings import BootstrapStatus, GrapeSettings, GrapeStatus
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,9 @@ class Grape:
         self._bootstrap = BootstrapNames(self.settings.bootstrap)
         self._introduced = asyncio.Event()  # all bootstrap addresses have been passed to the node
         self._joined = asyncio.Event()  # the own neighbours have been searched for
-        self._waiting: set[asyncio.Future[Any]] = set()
-        self._searching: dict[bytes, asyncio.Future[LookupResult]] = {}
+        self._operations: set[Operation[Any]] = set()  # under way
+        # By name of a service, under way: what each caller does with the result.
+        self._searching: dict[bytes, list[Done[LookupResult]]] = {}
         self._cache: BoundedMap[bytes, tuple[float, LookupResult]] = BoundedMap(MAX_CACHED)
 
     # Starting and stopping
@@ -145,10 +147,8 @@ class Grape:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for future in list(self._waiting):
-            if not future.done():
-                future.set_exception(GrapeUnreachable(why))
-        self._searching.clear()
+        for operation in list(self._operations):
+            operation.fail(GrapeUnreachable(why))
         self._cache.clear()
 
     async def __aenter__(self) -> Grape:
@@ -181,10 +181,11 @@ class Grape:
         name = service_name(service)
         check_address(port, host)
         node = await self._ready()
-        return await self._operation(
-            lambda now, done: node.announce(
-                now, name, port or self._address[1], host, done, implied=not port
-            )
+        return await self._operation(self._announcing(node, name, port, host))
+
+    def _announcing(self, node: DhtNode, name: bytes, port: int, host: str | None) -> Begin[int]:
+        return lambda now, done: node.announce(
+            now, name, port or self._address[1], host, done, implied=not port
         )
 
     async def withdraw(self, service: str, port: int, *, host: str | None = None) -> int:
@@ -211,6 +212,39 @@ class Grape:
         name = service_name(service)
         found = await self._found(name, fresh)
         return self._running().listed(self._now(), name, found.peers, reached_at)
+
+    # The same without a task or a future, for the HTTP API
+
+    def start_announce(self, service: str, port: int, host: str | None, done: Done[int]) -> bool:
+        """Announce; `done` is called with the result of `announce` or its error, perhaps before this method
+        returns. False, without any effect: the Grape starts just now, and `announce` waits for that.
+
+        Raises:
+            BadInput, GrapeRefused: as `announce`.
+        """
+        name = service_name(service)
+        check_address(port, host)
+        node = self._settled()
+        if node is None:
+            return False
+        self._begin(self._announcing(node, name, port, host), done)
+        return True
+
+    def start_lookup(self, service: str, reached_at: str | None, done: Done[list[Address]]) -> bool:
+        """Look up; as `start_announce`, with the result of `lookup`."""
+        name = service_name(service)
+        node = self._settled()
+        if node is None:
+            return False
+
+        def found(result: LookupResult | None, error: GrenacheError | None) -> None:
+            if result is None:
+                done(None, error)
+            else:
+                done(node.listed(self._now(), name, result.peers, reached_at), None)
+
+        self._find(node, name, found)
+        return True
 
     async def put(self, value: bytes) -> str:
         bep44.check_value(value)
@@ -288,49 +322,63 @@ class Grape:
     async def _found(self, name: bytes, fresh: bool) -> LookupResult:
         """Search the network; concurrent callers share one search."""
         if not fresh:
-            until, cached = self._cache.get(name, (0.0, None))
-            if cached is not None and self._now() < until:
+            cached = self._cached(name)
+            if cached is not None:
                 return cached
-            running = self._searching.get(name)
-            if running is not None:
-                return await asyncio.shield(running)
-        node = await self._ready()
-        future: asyncio.Future[LookupResult] = self._begin(
-            lambda now, done: node.lookup(now, name, done)
-        )
-        self._searching[name] = future
-        future.add_done_callback(lambda future: self._remember(name, future))
-        return await asyncio.shield(future)
+        node = self._running() if name in self._searching else await self._ready()
+        future: asyncio.Future[LookupResult] = asyncio.get_running_loop().create_future()
+        self._find(node, name, partial(settle, future), fresh=fresh)
+        return await future
 
-    def _remember(self, name: bytes, future: asyncio.Future[LookupResult]) -> None:
-        if self._searching.get(name) is future:
-            del self._searching[name]
-        if future.cancelled() or future.exception() is not None:
-            return
-        found = future.result()
-        self._cache.pop(name, None)
+    def _cached(self, name: bytes) -> LookupResult | None:
+        until, cached = self._cache.get(name, (0.0, None))
+        return cached if self._now() < until else None
+
+    def _find(
+        self, node: DhtNode, name: bytes, done: Done[LookupResult], *, fresh: bool = False
+    ) -> None:
+        """Take the result of the last search, of the one under way, or of a new one."""
+        if not fresh:
+            cached = self._cached(name)
+            if cached is not None:
+                done(cached, None)
+                return
+            callers = self._searching.get(name)
+            if callers is not None:
+                callers.append(done)
+                return
+        callers = [done]
+        self._searching[name] = callers
+
+        def found(result: LookupResult | None, error: GrenacheError | None) -> None:
+            if self._searching.get(name) is callers:
+                del self._searching[name]
+            if result is not None:
+                self._remember(name, result)
+            for caller in callers:
+                caller(result, error)
+
+        self._begin(lambda now, done: node.lookup(now, name, done), found)
+
+    def _remember(self, name: bytes, found: LookupResult) -> None:
         keep = self.settings.lookup_cache_s
         if not found.peers:
             keep = min(keep, EMPTY_CACHE)
         if keep > 0:
             self._cache[name] = (self._now() + keep, found)
+        else:
+            self._cache.pop(name, None)
 
-    async def _operation(self, begin: Callable[[float, Callable[[_T], None]], None]) -> _T:
-        return await self._begin(begin)
-
-    def _begin(self, begin: Callable[[float, Callable[[_T], None]], None]) -> asyncio.Future[_T]:
-        """Start an operation of the node; the future has its result."""
+    async def _operation(self, begin: Begin[_T]) -> _T:
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
+        self._begin(begin, partial(settle, future))
+        return await future
 
-        def done(result: _T) -> None:
-            if not future.done():
-                future.set_result(result)
-
-        begin(self._now(), done)
+    def _begin(self, begin: Begin[_T], done: Done[_T]) -> None:
+        """Start an operation of the node."""
+        operation = Operation(done, self._operations)
+        begin(self._now(), operation.finish)
         self._flush()
-        return future
 
     def _running(self) -> DhtNode:
         if self._node is None:
@@ -344,7 +392,17 @@ class Grape:
                     await self._introduced.wait()
         if not self._joined.is_set() and self.settings.bootstrap:
             await self._neighbours()
-        node = self._running()
+        return self._unless_busy(self._running())
+
+    def _settled(self) -> DhtNode | None:
+        """The node, if an operation need not wait; see `_ready`."""
+        if self._node is None or not self._introduced.is_set():
+            return None
+        if not self._joined.is_set() and self.settings.bootstrap:
+            return None
+        return self._unless_busy(self._node)
+
+    def _unless_busy(self, node: DhtNode) -> DhtNode:
         if node.busy:
             raise GrapeRefused("ERR_GRAPE_BUSY", f"{self.settings.max_searches} searches under way")
         return node

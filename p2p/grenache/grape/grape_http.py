@@ -26,7 +26,8 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol, runtime_checkable
 
 import orjson
 from aiohttp import web
@@ -63,6 +64,30 @@ class LocalGrape(Directory, Protocol):
     ) -> list[Address]: ...
 
     def status(self) -> Any: ...
+
+
+@runtime_checkable
+class CallbackGrape(Protocol):
+    """A Grape whose two usual operations run without a task; see there."""
+
+    def start_announce(
+        self,
+        service: str,
+        port: int,
+        host: str | None,
+        done: Callable[[int | None, GrenacheError | None], None],
+    ) -> bool: ...
+
+    def start_lookup(
+        self,
+        service: str,
+        reached_at: str | None,
+        done: Callable[[list[Address] | None, GrenacheError | None], None],
+    ) -> bool: ...
+
+
+_Done = Callable[[bytes | None, GrenacheError | None], None]
+_Begin = Callable[[Any, str, _Done], bool]
 
 
 @dataclasses.dataclass(slots=True)
@@ -112,6 +137,14 @@ class GrapeApi:
             "put": self._put,
             "get": self._get,
         }
+        self._begin: dict[str, _Begin] = {}  # requests that need no task
+        if isinstance(grape, CallbackGrape):
+            self._begin["/announce"] = partial(self._begin_announce, grape)
+            self._begin["/lookup"] = partial(self._begin_lookup, grape)
+        # Requests under way without a task, the first one due first.
+        self._due: dict[int, tuple[float, DirectConnection]] = {}
+        self._begun_count = 0
+        self._overdue_timer: asyncio.TimerHandle | None = None
         self._started = 0.0
         self._answering: set[asyncio.Task[None]] = set()  # requests that are answered directly
         self._address: Address | None = None
@@ -132,6 +165,10 @@ class GrapeApi:
     async def stop(self) -> None:
         """Stop listening; requests under way get a short grace. No effect when stopped."""
         await self._server.stop()
+        self._due.clear()
+        if self._overdue_timer is not None:
+            self._overdue_timer.cancel()
+            self._overdue_timer = None
         for task in self._answering:
             task.cancel()
         await asyncio.gather(*self._answering, return_exceptions=True)
@@ -163,6 +200,9 @@ class GrapeApi:
         own_host = _own_host(connection)
         if self._guard.refusal(head.headers, own_host) is not None:
             return False
+        begin = self._begin.get(head.target)
+        if begin is not None and self._begun(begin, connection, body, own_host):
+            return True
         answering = self._result(head.target, body, own_host)
         task = asyncio.get_running_loop().create_task(
             self._reply(connection, head.target, answering)
@@ -170,6 +210,52 @@ class GrapeApi:
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
         return True
+
+    def _begun(
+        self, begin: _Begin, connection: DirectConnection, body: bytes, own_host: str
+    ) -> bool:
+        """Start an operation whose end answers the request, without a task; False: nothing was done, among
+        others because the request is refused."""
+        try:
+            argument = orjson.loads(body)["data"]
+        except (orjson.JSONDecodeError, TypeError, LookupError):
+            return False
+        number = self._begun_count = self._begun_count + 1
+
+        def done(result: bytes | None, error: GrenacheError | None) -> None:
+            if self._due.pop(number, None) is None:
+                return  # too late
+            if error is not None:
+                connection.answer(rpc_server.answer_bytes(*self._failure(error)))
+            else:
+                connection.answer(rpc_server.answer_bytes(result or b""))
+
+        due = asyncio.get_running_loop().time() + self._time_limit
+        self._due[number] = (due, connection)
+        try:
+            begun = begin(argument, own_host, done)
+        except GrenacheError:
+            begun = False
+        if not begun:
+            del self._due[number]
+            return False
+        self.counters.requests += 1
+        if self._due and self._overdue_timer is None:
+            self._overdue_timer = asyncio.get_running_loop().call_at(due, self._answer_overdue)
+        return True
+
+    def _answer_overdue(self) -> None:
+        """Answer the requests whose time is over."""
+        loop = asyncio.get_running_loop()
+        self._overdue_timer = None
+        now = loop.time()
+        while self._due:
+            number, (due, connection) = next(iter(self._due.items()))
+            if now < due:
+                self._overdue_timer = loop.call_at(due, self._answer_overdue)
+                return
+            del self._due[number]
+            connection.answer(rpc_server.answer_bytes(*self._timed_out()))
 
     async def _reply(
         self, connection: DirectConnection, path: str, answering: Awaitable[bytes]
@@ -182,20 +268,25 @@ class GrapeApi:
         try:
             return await answering, 200, rpc_server.JSON
         except GrenacheError as error:
-            self.counters.errors += 1
-            text = data.error_text(error)
-            return orjson.dumps(text), data.error_status(text), rpc_server.JSON
+            return self._failure(error)
         except rpc_server.HttpRefusal as refusal:
             return self._refusal(refusal.status, _refusal_text(refusal, self._limits))
         except TimeoutError:
-            text = f"ERR_GRAPE_TIMEOUT: no answer in {self._time_limit:g} s"
-            return self._refusal(504, text)
+            return self._timed_out()
         except Exception:
             incident = secrets.token_hex(4)
             log.exception("incident %s: %s failed", incident, path[:40])
             self.counters.failed += 1
             text = f"ERR_GRAPE_INTERNAL: the log has the details under incident {incident}"
             return self._refusal(500, text)
+
+    def _failure(self, error: GrenacheError) -> tuple[bytes, int, str]:
+        self.counters.errors += 1
+        text = data.error_text(error)
+        return orjson.dumps(text), data.error_status(text), rpc_server.JSON
+
+    def _timed_out(self) -> tuple[bytes, int, str]:
+        return self._refusal(504, f"ERR_GRAPE_TIMEOUT: no answer in {self._time_limit:g} s")
 
     def _refusal(self, status: int, text: str) -> tuple[bytes, int, str]:
         self.counters.refused += 1
@@ -239,6 +330,25 @@ class GrapeApi:
         found = await self._grape.lookup(data.looked_up(argument), reached_at=own_host or None)
         return [f"{host}:{port}" for host, port in found]
 
+    def _begin_announce(
+        self, grape: CallbackGrape, argument: Any, _own_host: str, done: _Done
+    ) -> bool:
+        service, port, host = data.announcement(argument)
+        return grape.start_announce(
+            service,
+            port,
+            host,
+            lambda held, error: done(b"%d" % held if held is not None else None, error),
+        )
+
+    def _begin_lookup(
+        self, grape: CallbackGrape, argument: Any, own_host: str, done: _Done
+    ) -> bool:
+        def found(addresses: list[Address] | None, error: GrenacheError | None) -> None:
+            done(None if addresses is None else _listed(addresses), error)
+
+        return grape.start_lookup(data.looked_up(argument), own_host or None, found)
+
     async def _put(self, argument: Any, _own_host: str) -> str:
         value = data.value_to_put(argument)
         if isinstance(value, bytes):
@@ -261,6 +371,10 @@ class GrapeApi:
                 **dataclasses.asdict(self.counters),
             },
         }
+
+
+def _listed(addresses: list[Address]) -> bytes:
+    return orjson.dumps([f"{host}:{port}" for host, port in addresses]) if addresses else b"[]"
 
 
 def _own_host(connection: web.RequestHandler) -> str:

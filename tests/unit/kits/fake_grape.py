@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from p2p.grenache import bep44
 from p2p.grenache.directory import Address, MutableItem, StoredValue
+from p2p.grenache.errors import GrenacheError
 
 NODE_ID = bytes(range(20))
 DEFAULT_HOST = "127.0.0.1"  # what an announcement without an address is recorded under
@@ -82,3 +84,37 @@ class FakeGrape:
 
     def status(self) -> FakeStatus:
         return FakeStatus(NODE_ID.hex(), 3, ("127.0.0.1", 20001))
+
+
+class CallbackFakeGrape(FakeGrape):
+    """The same with operations that need no task of the API's, as `Grape` has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start_announce(
+        self, service: str, port: int, host: str | None, done: Callable[[Any, Any], None]
+    ) -> bool:
+        return self._begun(self.announce(service, port, host=host), done)
+
+    def start_lookup(
+        self, service: str, reached_at: str | None, done: Callable[[Any, Any], None]
+    ) -> bool:
+        return self._begun(self.lookup(service, reached_at=reached_at), done)
+
+    def _begun(self, work: Coroutine[Any, Any, Any], done: Callable[[Any, Any], None]) -> bool:
+        if self.fail is not None and not isinstance(self.fail, GrenacheError):
+            work.close()
+            return False
+
+        async def run() -> None:
+            try:
+                done(await work, None)
+            except GrenacheError as error:
+                done(None, error)
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-from fake_grape import FakeGrape
+from fake_grape import CallbackFakeGrape, FakeGrape
 
 from p2p.grenache.grape.grape_http import TIME_LIMIT, GrapeApi
 from p2p.grenache.rpc.limits import Limits
@@ -61,9 +61,10 @@ async def running(
     *,
     time_limit: float = TIME_LIMIT,
     direct: bool = True,
+    callbacks: bool = False,
     **limits: Any,
 ) -> AsyncIterator[Api]:
-    grape = FakeGrape()
+    grape = CallbackFakeGrape() if callbacks else FakeGrape()
     api = GrapeApi(grape, limits=Limits(**limits), time_limit=time_limit, direct=direct)
     await api.start(host, 0)
     async with aiohttp.ClientSession() as client:

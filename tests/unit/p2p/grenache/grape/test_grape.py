@@ -250,6 +250,35 @@ async def test_a_cancelled_caller_does_not_cancel_the_others(impatient):
             await tasks[impatient]
 
 
+async def test_operations_without_tasks_have_the_same_results_and_errors(deaf):
+    results: list[Any] = []
+
+    def done(result: Any, error: Exception | None) -> None:
+        results.append(result if error is None else type(error))
+
+    async with grapes(2) as (a, b):
+        assert a.start_announce("svc", 9, None, done)
+        await until(lambda: results == [2])
+        assert b.start_lookup("svc", None, done)
+        assert b.start_lookup("svc", None, done)  # joins the search of the first one
+        await until(lambda: results == [2, [("127.0.0.1", 9)], [("127.0.0.1", 9)]])
+        assert b.start_lookup("svc", None, done)  # from the cache: at once
+        assert len(results) == 4
+        with pytest.raises(BadInput):
+            a.start_lookup("", None, done)
+        with pytest.raises(BadInput):
+            a.start_announce("svc", 70_000, None, done)
+    assert not a.start_lookup("svc", None, done)
+    async with Grape(settings(deaf)) as grape:
+        assert not grape.start_lookup("svc", None, done)  # has not joined yet: `lookup` waits
+        searching = asyncio.create_task(grape.lookup("svc"))
+        await until(lambda: bool(grape._searching))
+        grape._begin(lambda now, done: None, done)  # never ends
+        assert len(results) == 4
+    assert results[4:] == [GrapeUnreachable]
+    await asyncio.gather(searching, return_exceptions=True)
+
+
 async def test_what_is_withdrawn_here_is_not_in_the_cache():
     async with grapes(2, lookup_cache=60.0) as (a, _):
         await a.announce("svc", 80)

@@ -27,10 +27,11 @@ PUBLIC = KEY.public_key().public_bytes_raw()
 HELLO = "6d33adc2b6b2c14c3036feefb7fedbca1a880527"  # of "hello world", from a Node.js Grape
 
 
-@pytest.fixture(params=[True, False], ids=["direct", "aiohttp"])
+@pytest.fixture(params=["callbacks", "tasks", "aiohttp"])
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
-    """On both ways: what is plain is answered directly, or all of it by aiohttp."""
-    async with running(direct=request.param) as found:
+    """In all ways: what is plain is answered directly, with or without a task, or all of it by aiohttp."""
+    way = request.param
+    async with running(direct=way != "aiohttp", callbacks=way == "callbacks") as found:
         yield found
 
 

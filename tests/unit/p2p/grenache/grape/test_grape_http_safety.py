@@ -16,10 +16,11 @@ from p2p.grenache.grape.grape_http import GrapeApi
 from p2p.grenache.web_guard import HostGuard, is_local_host
 
 
-@pytest.fixture(params=[True, False], ids=["direct", "aiohttp"])
+@pytest.fixture(params=["callbacks", "tasks", "aiohttp"])
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
-    """On both ways: what is plain is answered directly, or all of it by aiohttp."""
-    async with running(direct=request.param) as found:
+    """In all ways: what is plain is answered directly, with or without a task, or all of it by aiohttp."""
+    way = request.param
+    async with running(direct=way != "aiohttp", callbacks=way == "callbacks") as found:
         yield found
 
 
@@ -162,13 +163,29 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
         assert await api.ask("lookup", "s") == (200, [])
 
 
-async def test_a_search_without_end_is_given_up() -> None:
-    async with running(time_limit=0.05) as api:
+@pytest.mark.parametrize("callbacks", [False, True])
+async def test_a_search_without_end_is_given_up(callbacks: bool) -> None:
+    async with running(time_limit=0.05, callbacks=callbacks) as api:
         api.grape.gate.clear()
         status, text = await api.raw("lookup", b'{"data":"s"}')
         assert (status, text) == (504, b"ERR_GRAPE_TIMEOUT: no answer in 0.05 s")
         api.grape.gate.set()
         assert await api.ask("lookup", "s") == (200, [])
+
+
+async def test_an_answer_that_comes_too_late_is_not_that_to_the_next_request() -> None:
+    async with running(time_limit=0.1, callbacks=True) as api:
+        assert await api.ask("announce", ["known", 9]) == (200, 1)
+        reader, writer = await asyncio.open_connection(*api.address)
+        api.grape.gate.clear()
+        writer.write(lookup("known"))
+        assert b"504" in await reader.readuntil(b"0.1 s")
+        writer.write(lookup("unknown"))
+        await asyncio.sleep(0.01)
+        api.grape.gate.set()  # both are found now, the first one first
+        assert (await reader.readuntil(b"]")).endswith(b"\r\n\r\n[]")
+        assert api.api.counters.requests == 3
+        writer.close()
 
 
 async def test_a_client_that_leaves_does_no_harm(api: Api) -> None:
