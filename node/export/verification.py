@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from exchange.journal.frames import JournalError
 from exchange.model.decimals import plain_decimal
 from node.export.journal_source import JournalSource
 from node.export.rows import RowBuilder
@@ -24,6 +25,7 @@ from node.export.sink import Sink, SinkError
 from node.export.tables import ARCHIVED, Row, Table, Value
 
 BUCKETS: Final = 4096
+ATTEMPTS: Final = 5
 SHOWN: Final = 20  # differing rows that a report lists for each table
 READ: Final = 1 << 20
 ROWS: Final = 5000
@@ -93,6 +95,27 @@ class _Sums:
         self.buckets[at] = (self.buckets[at] + digest) & 0xFFFF_FFFF_FFFF_FFFF
 
 
+def verify(
+    source: JournalSource, sink: Sink, advance: Callable[[float], None] = lambda part: None
+) -> Report:
+    """Compare what a sink has of a journal with it. Begins anew when a running node drops a part of the log meanwhile.
+
+    Raises:
+        SinkError: the sink does not answer, or does not have all of the journal yet.
+        JournalError: the journal cannot be read.
+    """
+    for _ in range(ATTEMPTS):
+        first = source.first
+        try:
+            return Verification(source, sink, advance).run()
+        except (JournalError, FileNotFoundError):
+            if source.first == first:
+                raise
+    raise JournalError(
+        f"the log of {source.path} is dropped faster than it can be compared: try later"
+    )
+
+
 class Verification:
     """Comparison of what a sink has of a journal with that journal up to the sink's position."""
 
@@ -113,7 +136,7 @@ class Verification:
         self._advance = advance
 
     def run(self) -> Report:
-        """Compare. A gap in the log that opens meanwhile is a `JournalError`.
+        """Compare. A part of the log that is dropped meanwhile is a `JournalError` or a missing file.
 
         Raises:
             SinkError: the sink does not answer.

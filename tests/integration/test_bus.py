@@ -26,7 +26,7 @@ from node.export.journal_source import JournalSource
 from node.export.nats_messages import StreamPlan, copy_plan, market_plan
 from node.export.nats_sink import NatsSink
 from node.export.sink import Delivery, Position, PositionMoved, SinkError
-from node.export.verification import Verification
+from node.export.verification import verify
 
 KILLS = 50 if os.environ.get("LONG_TESTS") else 6
 SIZE = 1 << 26
@@ -79,7 +79,7 @@ def latest_ticker(server: NatsServer, node: NodeProcess, last: str) -> dict[str,
 def check_verified(server: NatsServer, node: NodeProcess, part: str) -> None:
     sink = NatsSink(server.url, plan(node, part), SIZE)
     try:
-        report = Verification(JournalSource(node.data_dir / "journal"), sink).run()
+        report = verify(JournalSource(node.data_dir / "journal"), sink)
     finally:
         sink.close()
     assert report.ok, [table for table in report.tables if not table.ok]

@@ -23,9 +23,11 @@ from node.client.exchange_client import ClientError
 from node.export import position_file
 from node.export.postgres_sink import PostgresSink
 from node.export.sink import SinkError
+from tests.benchmarks.export_load import SETTINGS, Load
 
 DOCUMENT = (ROOT / "docs" / "export.md").read_text("utf-8")
 QUERIES = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
+AWAY_MINUTES = float(os.environ.get("AWAY_MINUTES", "10"))
 KILLS = 50 if os.environ.get("LONG_TESTS") else 6
 
 
@@ -156,6 +158,51 @@ def test_another_copy_of_the_journal_is_refused_until_it_replaces_the_rows(
     assert "--replace" in done.stderr
     assert export(a, "backfill", "--replace", url=database.url)["rows"] == document["rows"]
     assert export(a, "verify", url=database.url)["ok"] is True
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_an_order_costs_the_same_while_the_database_is_away(
+    nodes: Nodes, database: PostgresServer
+) -> None:
+    """Processor time an order, beside that of a node without a database in the same rounds."""
+    exporting, plain = (
+        nodes.make(name, **SETTINGS, **more).start()
+        for name, more in (("a", {"EXPORT_POSTGRES": database.url}), ("b", {}))
+    )
+
+    def measure(seconds: float) -> tuple[Load, Load]:
+        loads = Load(exporting), Load(plain)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for load in loads:
+                load.run(50)
+            time.sleep(1.0)
+        return loads
+
+    measure(5)
+    before = measure(60 * AWAY_MINUTES / 10)
+    eventually(lambda: current(exporting), 60, what=lambda: exporting.log)
+    rows = exporting.status().exports[0].rows
+    database.stop()
+    away = measure(60 * AWAY_MINUTES)
+    assert exporting.status().exports[0].state == "away"
+    database.start()
+    begun = time.monotonic()
+    eventually(lambda: current(exporting), 300, what=lambda: exporting.log)
+    took = time.monotonic() - begun
+    for when, (load, other) in (("before", before), ("away", away)):
+        print(
+            f"{when}: {load.cpu_us:.0f} us an order, {load.cpu_us / other.cpu_us:.3f} of a node without; "
+            f"p50 {load.milliseconds(50):.2f} ms, p99 {load.milliseconds(99):.2f} ms; without "
+            f"{other.milliseconds(50):.2f} and {other.milliseconds(99):.2f}; {load.orders} orders"
+        )
+    rows = exporting.status().exports[0].rows - rows
+    print(f"caught up: {rows:,} rows, {took:.1f} s after the start, {rows / took:,.0f} rows/s")
+    ratio = [load.cpu_us / other.cpu_us for load, other in (before, away)]
+    print(f"processor an order, away to before: {ratio[1] / ratio[0]:.3f}")
+    assert ratio[1] / ratio[0] < 1.05
+    assert export(exporting, "verify", url=database.url)["ok"] is True
 
 
 @pytest.mark.timeout(600)

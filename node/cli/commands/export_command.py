@@ -242,12 +242,11 @@ def verify(sink: SinkName | None, settings: Settings, as_json: bool) -> int:
     with _reported(settings, as_json), Progress("verify") as progress:
         from node.export.journal_source import JournalSource
         from node.export.sinks import connect
-        from node.export.verification import Verification
+        from node.export.verification import verify as compare
 
         opened = connect(settings, _chosen(settings, sink))
         try:
-            source = JournalSource(settings.journal_path)
-            report = Verification(source, opened, progress.update).run()
+            report = compare(JournalSource(settings.journal_path), opened, progress.update)
         finally:
             opened.close()
     if as_json:

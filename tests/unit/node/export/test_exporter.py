@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,7 @@ from exchange_kit import Owner
 from journal_kit import FILL as A_FILL
 from journal_kit import KEY, RECORDS
 from journal_kit import ORDER as AN_ORDER
-from memory_sink import MemoryDatabase, failing
+from memory_sink import MemoryDatabase, MemorySink, failing
 from sink_conformance import check_sink
 
 from exchange.journal.journal import Journal, Retention
@@ -34,7 +35,8 @@ from node.export import position_file
 from node.export.exporter import Diverged, Exporter
 from node.export.journal_source import JournalSource
 from node.export.sink import SinkError
-from node.export.verification import Verification
+from node.export.tables import Row
+from node.export.verification import Verification, verify
 
 replace = msgspec.structs.replace
 NODE = "node-a"
@@ -260,6 +262,28 @@ def test_a_comparison_finds_every_kind_of_difference(tmp_path: Path, seed: int) 
         assert found.extra == [" ".join(map(str, other[1:]))]
         del store[other]
     check(tmp_path, database)
+
+
+def test_a_comparison_begins_anew_when_the_log_is_dropped_meanwhile(tmp_path: Path) -> None:
+    fill_journal(tmp_path, 1, 60)
+    database = MemoryDatabase()
+    exporter(tmp_path, database).run(until_current=True)
+    source = JournalSource(tmp_path / "journal")
+    first = source.first
+    moves = 0
+
+    class Moving(MemorySink):
+        def rows(self, table: str, node: str) -> Iterator[Row]:
+            nonlocal moves
+            if moves < 1:
+                moves += 1
+                fill_journal(tmp_path, 100, 400)
+                exporter(tmp_path, database).run(until_current=True)
+            return super().rows(table, node)
+
+    assert verify(source, Moving(database)).ok
+    assert source.first > first
+    assert moves == 1
 
 
 def test_units_of_earlier_postings_are_those_of_their_time(tmp_path: Path) -> None:
