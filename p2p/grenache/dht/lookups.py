@@ -56,44 +56,41 @@ class _Round:
 
     def __init__(self, done: Callable[[float, int, list[int]], None]) -> None:
         self._done = done
-        self._open: list[PendingQuery] = []
+        self._sent: list[PendingQuery] = []
         self._taken = 0
         self._codes: list[int] = []
         self._finished = False
 
     def start(self, now: float, core: DhtContext, asks: Iterable[tuple[Candidate, Ask]]) -> None:
+        replied, failed, on_late = self._replied, self._failed, self._check
         for candidate, ask in asks:
-            self._send(now, core, candidate, ask)
+            query = core.ask(
+                now, candidate.address, ask, replied=replied, failed=failed, on_late=on_late
+            )
+            if query is not None:
+                self._sent.append(query)
         self._check(now)
 
-    def _send(self, now: float, core: DhtContext, candidate: Candidate, ask: Ask) -> None:
-        def replied(now: float, reply: KrpcReply) -> None:
-            self._taken += 1
-            ended(now)
+    def _replied(self, now: float, reply: KrpcReply) -> None:
+        self._taken += 1
+        self._check(now)
 
-        def failed(now: float, failure: KrpcFailure | None) -> None:
-            if failure is not None:
-                self._codes.append(failure.code)
-            ended(now)
-
-        def ended(now: float) -> None:
-            assert query is not None  # noqa: S101 (called only if it was sent)
-            self._open.remove(query)
-            self._check(now)
-
-        query = core.ask(
-            now, candidate.address, ask, replied=replied, failed=failed, on_late=self._check
-        )
-        if query is not None:
-            self._open.append(query)
+    def _failed(self, now: float, failure: KrpcFailure | None) -> None:
+        if failure is not None:
+            self._codes.append(failure.code)
+        self._check(now)
 
     def _check(self, now: float) -> None:
         if self._finished:
             return
         needless = Late.SLOW if self._taken >= QUORUM else Late.STALLED
-        if any(query.late < needless for query in self._open):
-            return
-        if self._taken or all(query.path.hopeless for query in self._open):
+        hopes = False
+        for query in self._sent:
+            if query.open:
+                if query.late < needless:
+                    return
+                hopes = hopes or not query.path.hopeless
+        if self._taken or not hopes:
             self._finished = True
             self._done(now, self._taken, self._codes)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import Final
 
 from p2p.base.bounded_map import BoundedMap
@@ -43,6 +44,10 @@ DRAWN_BYTES: Final = 1024 * TRANSACTION_BYTES  # random bytes drawn at once
 
 Replied = Callable[[float, KrpcReply], None]
 Failed = Callable[[float, KrpcFailure | None], None]  # the error answer; None: no answer
+
+
+def _ignore(now: float, answer: KrpcReply | KrpcFailure | None) -> None:
+    """Callback of a query that has ended."""
 
 
 class Late(IntEnum):
@@ -103,8 +108,10 @@ class PendingQuery:
         "failed",
         "late",
         "on_late",
+        "open",
         "path",
         "replied",
+        "sender",
         "sent",
         "started",
         "timeout",
@@ -116,6 +123,7 @@ class PendingQuery:
     def __init__(
         self,
         address: Address,
+        sender: bytes,
         ask: Ask,
         path: Path,
         tries: int,
@@ -124,6 +132,7 @@ class PendingQuery:
         on_late: Callable[[float], None] | None,
     ) -> None:
         self.address = address
+        self.sender = sender
         self.ask = ask
         self.path = path
         self.tries = tries
@@ -131,11 +140,21 @@ class PendingQuery:
         self.failed = failed
         self.on_late = on_late
         self.late = Late.STALLED if path.stalled else Late.NO
+        self.open = True  # neither answered nor failed
         self.sent = 0
         self.started = 0.0
         self.timeout = 0.0
         self.transactions: list[bytes] = []
         self.timer: Timer | None = None
+
+    def close(self) -> None:
+        """Drop what refers back to the query, so that it needs no garbage collector."""
+        self.open = False
+        self.replied = self.failed = _ignore
+        self.on_late = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class Queries:
@@ -195,7 +214,7 @@ class Queries:
         if self.under_way >= MAX_PENDING:
             return None
         path = self.path(address)
-        query = PendingQuery(address, ask, path, tries, replied, failed, on_late)
+        query = PendingQuery(address, sender, ask, path, tries, replied, failed, on_late)
         query.started = now
         query.timeout = (
             path.rtt.timeout(DEVIATIONS)
@@ -203,17 +222,17 @@ class Queries:
             or INITIAL_TIMEOUT
         )
         self.under_way += 1
-        self._transmit(now, query, sender)
+        self._transmit(now, query)
         return query
 
-    def _transmit(self, now: float, query: PendingQuery, sender: bytes) -> None:
+    def _transmit(self, now: float, query: PendingQuery) -> None:
         transaction = self._transaction()
         self._pending[transaction] = (query, now)
         query.transactions.append(transaction)
-        self._send(encode_query(transaction, sender, query.ask), query.address)
-        wait = query.timeout * 2 ** max(0, query.sent - 1)
+        self._send(encode_query(transaction, query.sender, query.ask), query.address)
+        wait = query.timeout if query.sent < 2 else query.timeout * 2 ** (query.sent - 1)
         query.sent += 1
-        query.timer = self._timers.at(now + wait, lambda now: self._late(now, query, sender))
+        query.timer = self._timers.at(now + wait, partial(self._late, query))
 
     def _transaction(self) -> bytes:
         while True:
@@ -225,7 +244,7 @@ class Queries:
             if transaction not in self._pending:
                 return transaction
 
-    def _late(self, now: float, query: PendingQuery, sender: bytes) -> None:
+    def _late(self, query: PendingQuery, now: float) -> None:
         late = Late.SLOW if query.sent < min(2, query.tries) else Late.STALLED
         if late > query.late:
             query.late = late
@@ -233,23 +252,25 @@ class Queries:
             if query.on_late is not None:
                 query.on_late(now)
         if query.sent < query.tries:
-            self._transmit(now, query, sender)
+            self._transmit(now, query)
             return
         end = query.started + min(max(15 * query.timeout, GIVE_UP[0]), GIVE_UP[1])
         if now < end:
-            query.timer = self._timers.at(end, lambda now: self._late(now, query, sender))
+            query.timer = self._timers.at(end, partial(self._late, query))
             return
+        failed = query.failed
         self._close(query)
         query.path.failures += 1
         query.path.stalled = True
         self._unanswered(now, query.address)
-        query.failed(now, None)
+        failed(now, None)
 
     def message(self, now: float, source: Address, message: KrpcReply | KrpcFailure) -> bool:
         """Process an answer. Returns True if it answers an own query to that address."""
         query, sent_at = self._pending.get(message.transaction, (None, 0.0))
         if query is None or query.address != source:
             return False
+        replied, failed = query.replied, query.failed
         self._close(query)
         path = query.path
         path.rtt.sample(now - sent_at)
@@ -259,14 +280,13 @@ class Queries:
         path.failures = 0
         if isinstance(message, KrpcReply):
             self._answered(now, source, message)
-            query.replied(now, message)
+            replied(now, message)
         else:
-            query.failed(now, message)
+            failed(now, message)
         return True
 
     def _close(self, query: PendingQuery) -> None:
         self.under_way -= 1
         for transaction in query.transactions:
             del self._pending[transaction]
-        if query.timer is not None:
-            query.timer.cancel()
+        query.close()
