@@ -31,6 +31,10 @@ class AnnouncementStore:
     def add(self, now: float, service: bytes, peer: bytes, source: str) -> None:
         """Add or renew the announcement by `source` that `peer` (compact) serves `service`."""
         self.expire(now)
+        known = self._entries.get((service, peer))
+        if known is not None and known[1] == source:
+            self._renew(now, service, peer, source)
+            return
         self.remove(service, peer)
         of_service = self._services.get(service)
         if of_service is not None and len(of_service) >= self._max_per_service:
@@ -43,6 +47,12 @@ class AnnouncementStore:
         self._entries[service, peer] = (now + self._max_age, source)
         self._services.setdefault(service, OrderedDict())[peer] = None
         self._sources.setdefault(source, OrderedDict())[service, peer] = None
+
+    def _renew(self, now: float, service: bytes, peer: bytes, source: str) -> None:
+        self._entries[service, peer] = (now + self._max_age, source)
+        self._entries.move_to_end((service, peer))
+        self._services[service].move_to_end(peer)
+        self._sources[source].move_to_end((service, peer))
 
     def remove(self, service: bytes, peer: bytes) -> bool:
         """Remove an announcement; return True if it was stored."""

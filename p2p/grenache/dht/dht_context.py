@@ -66,6 +66,7 @@ class DhtContext:
         self.bootstrap: tuple[Address, ...] = ()
         self.outgoing: list[tuple[bytes, Address]] = []
         self.counters: Counter[str] = Counter()
+        self.bytes_out = 0
         self.on_answer: Callable[[float, Address, bool], None] = lambda now, address, news: None
         self.on_joined: Callable[[], object] = lambda: None  # a search for the neighbours has ended
         self.searches = 0  # under way
@@ -74,6 +75,7 @@ class DhtContext:
 
     def send(self, data: bytes, address: Address) -> None:
         self.outgoing.append((data, address))
+        self.bytes_out += len(data)
 
     def own_host(self) -> str | None:
         """Own IP address as far as known, see `p2p.grenache.dht.own_announcements`."""
@@ -144,6 +146,9 @@ class DhtContext:
     # Answers
 
     def _answered(self, now: float, address: Address, reply: KrpcReply) -> None:
+        contact = self.table.at(address)
+        if contact is not None and contact.answered_just_now(now, reply.sender):
+            return  # nothing new; and a busy node gets thousands of answers a second
         if reply.sender == self.id:
             self._own_addresses[address] = None
             return

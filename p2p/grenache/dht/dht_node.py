@@ -64,6 +64,7 @@ class DhtNode:
         self._core.on_joined = on_joined
         self._server = QueryServer(self._core)
         self._upkeep = Upkeep(self._core)
+        self._datagrams_in = self._datagrams_out = self._bytes_in = 0
         self._upkeep.start(now)
 
     @property
@@ -76,8 +77,8 @@ class DhtNode:
     def receive(self, now: float, source: Address, data: bytes) -> None:
         """Process a datagram of any content from `source`."""
         core = self._core
-        core.counters["datagrams_in"] += 1
-        core.counters["bytes_in"] += len(data)
+        self._datagrams_in += 1
+        self._bytes_in += len(data)
         if not usable(source):
             return
         try:
@@ -110,10 +111,8 @@ class DhtNode:
 
     def take_outgoing(self) -> list[tuple[bytes, Address]]:
         """Return the datagrams to send now."""
-        core = self._core
-        outgoing, core.outgoing = core.outgoing, []
-        core.counters["datagrams_out"] += len(outgoing)
-        core.counters["bytes_out"] += sum([len(data) for data, _ in outgoing])
+        outgoing, self._core.outgoing = self._core.outgoing, []
+        self._datagrams_out += len(outgoing)
         return outgoing
 
     def _on_answer(self, now: float, address: Address, news: bool) -> None:
@@ -235,4 +234,10 @@ class DhtNode:
     @property
     def counters(self) -> dict[str, int]:
         """Counters since the start."""
-        return dict(self._core.counters)
+        return {
+            "datagrams_in": self._datagrams_in,
+            "datagrams_out": self._datagrams_out,
+            "bytes_in": self._bytes_in,
+            "bytes_out": self._core.bytes_out,
+            **self._core.counters,
+        }

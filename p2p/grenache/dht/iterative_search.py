@@ -13,8 +13,16 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Final, Protocol
 
+from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import K
-from p2p.grenache.dht.krpc import ID_BYTES, Ask, DhtContact, KrpcFailure, KrpcReply
+from p2p.grenache.dht.krpc import (
+    ID_BYTES,
+    NODE_BYTES,
+    Ask,
+    DhtContact,
+    KrpcFailure,
+    KrpcReply,
+)
 from p2p.grenache.dht.queries import Failed, Late, PendingQuery, Replied
 from p2p.grenache.dht.routing_table import number
 from p2p.grenache.directory import Address
@@ -91,6 +99,7 @@ class IterativeSearch:
         self._done = done
         self._order: list[tuple[int, Address]] = []
         self._candidates: dict[Address, Candidate] = {}
+        self._any_late = False
         self._waiting = 0  # queries that the search waits for
         self.asked = 0  # queries sent
         self.finished = False
@@ -136,7 +145,8 @@ class IterativeSearch:
             return
         candidates = self._candidates
         living = 0
-        for _, address in list(self._order):
+        # A query changes no order: its answer comes later.
+        for _, address in self._order:
             candidate = candidates[address]
             if candidate.state is CandidateState.NEW:
                 if self._waiting >= self._concurrency:
@@ -152,6 +162,8 @@ class IterativeSearch:
 
     def _hopes(self) -> bool:
         """Return True if a late answer is still awaited."""
+        if not self._any_late:
+            return False
         answered = 0
         slow = stalled = False
         for candidate in self._candidates.values():
@@ -184,6 +196,7 @@ class IterativeSearch:
         self.asked += 1
         if query.late:
             candidate.state = CandidateState.LATE
+            self._any_late = True
         else:
             candidate.state = CandidateState.ASKED
             self._waiting += 1
@@ -208,11 +221,16 @@ class IterativeSearch:
             candidate.id = reply.sender
             candidate.rank = number(reply.sender) ^ self._goal
             insort(self._order, (candidate.rank, candidate.address))
-        for node in reply.nodes:
-            if node.address not in self._candidates and self._asking.may_ask(
-                node.address, candidate.address
+        compact = reply.compact_nodes
+        for at in range(0, len(compact), NODE_BYTES):
+            address = unpack(compact[at + ID_BYTES : at + NODE_BYTES])
+            node_id = compact[at : at + ID_BYTES]
+            if (
+                address not in self._candidates
+                and node_id != self._own_id
+                and self._asking.may_ask(address, candidate.address)
             ):
-                self._add(node.id, node.address, candidate.depth + 1)
+                self._add(node_id, address, candidate.depth + 1)
         if not self._visit(now, candidate, reply):
             self.finished = True
             self._done(now, self)
@@ -224,5 +242,6 @@ class IterativeSearch:
         self._go_on(now)
 
     def _late(self, now: float, candidate: Candidate) -> None:
+        self._any_late = True
         self._leave(candidate, CandidateState.LATE)
         self._go_on(now)

@@ -46,7 +46,11 @@ class OwnEntries:
 
     def add(self, now: float, service: bytes, port: int, host: str | None) -> None:
         self.expire(now)
-        self.remove(service, port, host)
+        known = self._order.get((service, port, host))
+        if known is not None:
+            known.expires = now + self._max_age
+            self._order.move_to_end((service, port, host))
+            return
         if len(self._order) >= self._limit:
             self.remove(*next(iter(self._order)))
         entry = self._order[service, port, host] = _Entry(now + self._max_age)

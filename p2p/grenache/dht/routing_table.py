@@ -25,6 +25,7 @@ BITS: Final = ID_BYTES * 8
 SPARES: Final = 8  # spare nodes of a full bucket
 DOUBTFUL_AFTER: Final = 2  # queries in a row without an answer: no longer relied on
 FORGET_AFTER: Final = 900.0  # seconds without an answer
+JUST_NOW: Final = 0.1  # seconds
 RETRY_FIRST: Final = 2.0  # seconds; doubles with each failure
 RETRY_MAX: Final = 60.0
 
@@ -63,6 +64,10 @@ class Contact:
     @property
     def doubtful(self) -> bool:
         return self.failures >= DOUBTFUL_AFTER
+
+    def answered_just_now(self, now: float, node_id: bytes) -> bool:
+        """Return True if this node's last answer is so recent that another one changes nothing."""
+        return now - self.heard < JUST_NOW and not self.failures and self.id == node_id
 
 
 class RoutingTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from math import inf
 
@@ -82,6 +83,20 @@ def test_a_reply_is_matched_once():
     assert bench.events == [("answered", 0.01), ("replied", 0.01)]
     assert bench.queries.under_way == 0
     assert not bench.queries._pending
+
+
+def test_an_ended_query_needs_no_garbage_collector():
+    bench = Bench()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            bench.round_trip(0.01)  # its callbacks refer to the query
+        bench.ask()
+        bench.wait(10)  # never answered
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_only_the_queried_address_can_answer():
