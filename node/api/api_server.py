@@ -14,10 +14,9 @@ from aiohttp.typedefs import Middleware
 
 from node.api import limits
 from node.api.access import DOORKEEPER, AccessControl, AccessRules, is_loopback, set_caller
-from node.api.asyncapi import add_asyncapi
 from node.api.direct_orders import DirectOrders
+from node.api.documents import add_documents
 from node.api.node_service import NodeService
-from node.api.openapi import add_documents
 from node.api.problems import PROBLEM, ProblemConnection, problem, problem_middleware
 from node.api.public_routes import ROUTES, SERVICE, add_routes
 from node.api.stream_socket import add_stream
@@ -204,7 +203,6 @@ def make_app(
     )
     add_page(app)
     add_documents(app)
-    add_asyncapi(app)
     return app
 
 

@@ -7,8 +7,6 @@ from functools import cache
 from typing import Any, Final, get_args
 
 import msgspec
-import orjson
-from aiohttp import web
 
 from node.api import limits
 from node.api.message_examples import NODE_EXAMPLES, ORDER_EXAMPLES
@@ -403,14 +401,3 @@ def document() -> dict[str, Any]:
             },
         },
     }
-
-
-async def _get(_request: web.Request) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(document(), option=orjson.OPT_INDENT_2), content_type="application/json"
-    )
-
-
-def add_asyncapi(app: web.Application) -> None:
-    """Puts /asyncapi.json on `app`."""
-    app.router.add_get("/asyncapi.json", _get)

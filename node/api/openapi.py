@@ -12,9 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import orjson
-from aiohttp import web
 
-from node.api.access import DOORKEEPER
 from node.api.call_examples import examples
 from node.api.problems import CODES, CONTENT_TYPE
 from node.api.public_routes import ROUTES
@@ -376,30 +374,3 @@ def page() -> str:
         f"<code>detail</code> says what was wrong and what to do.</p>{codes}"
         "</main></body></html>"
     )
-
-
-async def _get_document(request: web.Request) -> web.Response:
-    described = document(keys_required=request.app[DOORKEEPER].rules.keys_required)
-    body = orjson.dumps(described, option=orjson.OPT_INDENT_2)
-    return web.Response(body=body, content_type="application/json")
-
-
-async def _get_page(request: web.Request) -> web.Response:
-    text = page()
-    for scheme, own in (("http", request.scheme), ("ws", request.scheme.replace("http", "ws"))):
-        text = text.replace(f"{scheme}://HOST", html.escape(f"{own}://{request.host}"))
-    return web.Response(
-        text=text,
-        content_type="text/html",
-        headers={
-            "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
-        },
-    )
-
-
-def add_documents(app: web.Application) -> None:
-    """Puts /openapi.json and /docs on `app`."""
-    app.router.add_get("/openapi.json", _get_document)
-    app.router.add_get("/docs", _get_page)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from config import Settings
 from node.daemon.port_choice import PortTaken, first_free, wanted_ports
-from node.daemon.run_grape import grape_settings
 from node.views.node_views import GrapeView, GrenacheView, OwnGrapeView
 from p2p.base.host_port import format_host_port
 from p2p.grenache.directory import Directory
-from p2p.grenache.grape.grape import Grape
-from p2p.grenache.grape.grape_http import GrapeApi
 from p2p.grenache.link.link_client import Link
 from p2p.grenache_links.grenache_transport import GrenacheSettings, GrenacheTransport
+
+if TYPE_CHECKING:
+    from p2p.grenache.grape.grape import Grape
+    from p2p.grenache.grape.grape_http import GrapeApi
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,11 @@ class Grapes:
             await self._link.start()
 
     async def _start_own(self) -> None:
+        # Deferred: most nodes use the Grape of another process, or none.
+        from node.daemon.run_grape import grape_settings
+        from p2p.grenache.grape.grape import Grape
+        from p2p.grenache.grape.grape_http import GrapeApi
+
         settings = self._settings
         given = settings.fields_set
         dht_ports = wanted_ports(settings.grape_dht_port, "grape_dht_port" not in given)

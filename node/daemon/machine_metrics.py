@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -19,9 +17,9 @@ from prometheus_client.core import (
 )
 
 from exchange.journal.journal import Journal
+from node.daemon.figures import NodeFigures
 from node.http.http_requests import LATENCY_BOUNDS, RequestFigures
-from node.service.diagnostics import LAG_BOUNDS, Diagnostics
-from node.service.readiness import Readiness
+from node.service.diagnostics import LAG_BOUNDS
 from node.streams.stream_registry import StreamRegistry
 from node.views.node_views import ExportView
 from p2p.flow import GateStatus
@@ -39,16 +37,6 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[GateStatus], float]], ...]] = (
     ("round_trip_seconds", "Mean latency of an attempt.", lambda gate: gate.round_trip_s),
     ("breaker_open", "1 while the breaker is not CLOSED.", lambda gate: gate.breaker != "CLOSED"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFigures:
-    """Parts of a node that the metrics of its machine are read from."""
-
-    diagnostics: Diagnostics
-    readiness: Readiness
-    journal: Journal
-    data_dir: Path
 
 
 def buckets(bounds: Sequence[float], bins: Sequence[int]) -> list[tuple[str, float]]:

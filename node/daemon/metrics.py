@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -17,9 +16,9 @@ from prometheus_client.registry import Collector
 
 from exchange.feeds.feed_limits import FeedFigures
 from node.api.api_server import ApiServer
+from node.daemon.figures import ExchangeFigures, NodeFigures
 from node.daemon.machine_metrics import (
     PREFIX,
-    NodeFigures,
     buckets,
     counter,
     exports,
@@ -32,7 +31,7 @@ from node.daemon.machine_metrics import (
     requests,
     streams,
 )
-from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS, Committer
+from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS
 from node.service.routing_service import route_views
 from node.streams.stream_registry import StreamRegistry
 from node.views.node_views import StatusView
@@ -42,20 +41,6 @@ from p2p.services.call_figures import LATENCY_BOUNDS
 from p2p.services.service_mesh import ServiceMesh
 
 STATES = ("CLOSED", "HALF_OPEN", "OPEN")
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeFigures:
-    """Counts since the start; `books` has (market, side, levels, orders)."""
-
-    orders: int
-    fills: int
-    open_orders: int
-    pending_takes: int
-    feeds: int
-    feeds_behind: int
-    books: list[tuple[str, str, int, int]]
-    committer: Committer
 
 
 class MetricsSource(Protocol):

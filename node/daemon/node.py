@@ -22,8 +22,7 @@ from exchange.model.records import Recovered
 from exchange.orders.engine_context import Drained
 from node.api.access import AccessRules
 from node.api.api_server import ApiServer
-from node.daemon.machine_metrics import NodeFigures
-from node.daemon.metrics import ExchangeFigures, exposition
+from node.daemon.figures import ExchangeFigures, NodeFigures
 from node.daemon.node_keys import NodeKeys
 from node.daemon.node_status import NodeStatus
 from node.daemon.port_choice import first_free
@@ -549,6 +548,10 @@ class Node(TradingService):
         return self.operations.halts()
 
     def metrics(self) -> bytes:
+        from node.daemon.metrics import (
+            exposition,  # deferred: not every node is scraped
+        )
+
         return exposition(self)
 
     def feed_figures(self) -> FeedFigures:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from p2p.discovery.mdns import own_addresses
+from p2p.base.own_addresses import own_addresses
 from p2p.discovery.strategy import BaseStrategy, describe
 from p2p.grenache.directory import Directory
 from p2p.grenache.errors import GrenacheError

@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-import ifaddr
 from zeroconf import (
     InterfaceChoice,
     IPVersion,
@@ -28,6 +27,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
 from p2p.base.identity import is_node_id
+from p2p.base.own_addresses import own_addresses
 from p2p.discovery.strategy import BaseStrategy, describe
 
 log = logging.getLogger(__name__)
@@ -83,15 +83,6 @@ def usable(addresses: Iterable[str], versions: Sequence[int]) -> list[str]:
             by_scope[scope_of(text)].append(text)
     best = by_scope[Scope.ROUTED] or by_scope[Scope.LINK] or by_scope[Scope.LOOPBACK]
     return sorted(best)[:MAX_ANNOUNCED]
-
-
-def own_addresses() -> list[str]:
-    """Return all addresses of this machine, IPv6 ones without a zone."""
-    return [
-        ip.ip if isinstance(ip.ip, str) else ip.ip[0]
-        for adapter in ifaddr.get_adapters()
-        for ip in adapter.ips
-    ]
 
 
 class MdnsStrategy(BaseStrategy):

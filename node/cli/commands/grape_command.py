@@ -9,7 +9,8 @@ from typing import Any, Final
 import click
 
 from node.cli.client_session import CommandFailure, Exit
-from node.cli.commands.start_command import load_settings, no_collections
+from node.cli.commands.start_command import load_settings
+from node.cli.heavy_imports import heavy_imports
 
 _UNSHOWN: Final = re.compile(r"--grape-.*|.*_.*|--b")
 
@@ -244,7 +245,7 @@ def grape(
             f"--api-host)",
             Exit.USAGE,
         )
-    with no_collections():
+    with heavy_imports():
         daemon = importlib.import_module("node.daemon.run_grape")
     code: int = daemon.run(
         loaded,

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from node.cli.client_session import CommandFailure, Exit, print_json
-from node.cli.commands.start_command import load_settings, no_collections, start_options
+from node.cli.commands.start_command import load_settings, start_options
+from node.cli.heavy_imports import heavy_imports
 
 
 @click.command(short_help="Bring a restored directory up to date from peers.")
@@ -49,7 +50,7 @@ def recover(
     if not from_peers:
         raise click.UsageError("there is one source: give --from-peers")
     loaded = load_settings(config_file, **values)
-    with no_collections():
+    with heavy_imports():
         daemon = importlib.import_module("node.daemon.run_recovery")
         process = importlib.import_module("node.daemon.process")
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,6 +13,7 @@ import click
 
 from node.cli.client_session import CommandFailure, Exit, inherited
 from node.cli.commands.open_command import open_in_browser
+from node.cli.heavy_imports import heavy_imports
 
 T = TypeVar("T")
 UNTIL_STOPPED: Final = 1e9  # seconds
@@ -179,25 +178,15 @@ def start(config_file: str | None, as_json: bool, **values: object) -> int:
         sys.stderr.write("starting ...\r")  # overwritten by what comes
         sys.stderr.flush()
     loaded = load_settings(config_file, **values)
-    with no_collections():
+    with heavy_imports():
         daemon = importlib.import_module("node.daemon.run_node")
     code: int = daemon.run(loaded, as_json=as_json)
     return code
 
 
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """For imports: what they make stays, and looking for garbage in it is a sixth of a node's start."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def load_settings(config_file: str | None, **values: object) -> Any:
     """`config.load` with the command line's values; a wrong one ends the command with code 2."""
-    with no_collections():
+    with heavy_imports():
         from config import SettingError, load
 
     if values.get("data_dir") is None:

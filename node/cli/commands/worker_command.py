@@ -9,8 +9,9 @@ from typing import Any, Final
 import click
 
 from node.cli.attach_worker import running_node, serve_attached
-from node.cli.commands.start_command import load_settings, no_collections, start_options
+from node.cli.commands.start_command import load_settings, start_options
 from node.cli.handler_loader import load_handler
+from node.cli.heavy_imports import heavy_imports
 
 _UNITS: Final = {"": 0.001, "ms": 0.001, "s": 1.0}
 
@@ -122,7 +123,7 @@ def worker(
         _warn_unused(values)
         name = loaded.settings.worker_service_name
         return serve_attached(found, name, function, workers=concurrency, faults=faults or None)
-    with no_collections():
+    with heavy_imports():
         daemon = importlib.import_module("node.daemon.run_node")
     code: int = daemon.run_worker(loaded, function, workers=concurrency, faults=faults or None)
     return code

@@ -6,8 +6,9 @@ from peer_network import node_id
 from zeroconf import IPVersion
 
 from p2p.base.identity import Identity
+from p2p.base.own_addresses import own_addresses
 from p2p.discovery import mdns
-from p2p.discovery.mdns import MdnsStrategy, own_addresses, reach_of, usable
+from p2p.discovery.mdns import MdnsStrategy, reach_of, usable
 
 HOST = ["127.0.0.1", "::1", "192.0.2.7", "169.254.1.1", "2001:db8::7", "fe80::7"]
 
