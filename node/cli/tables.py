@@ -230,6 +230,7 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
                 "" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f}",
                 peer.source,
                 peer.privilege or "",
+                _standing(peer, full=full),
                 _fault(peer),
             ]
         )
@@ -242,10 +243,20 @@ def peer_table(peers: Sequence[PeerView], *, full: bool) -> list[Line]:
         Column("rtt ms", number=True),
         Column("found by", rank=2),
         Column("kept as", rank=4),
+        Column("reputation", rank=5),
         Column("last error"),
     ]
-    kept = [i for i in range(9) if i < 7 or full or any(row[i] for row in rows)]
+    kept = [i for i in range(10) if i < 7 or full or any(row[i] for row in rows)]
     return table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _standing(peer: PeerView, *, full: bool) -> Cell:
+    """The reputation of a peer, in full with its reasons; nothing for an ordinary one."""
+    if peer.reputation in (None, "ordinary"):
+        return ""
+    reasons = "; ".join(peer.reputation_reasons) if full else ""
+    text = f"{peer.reputation}: {reasons}" if reasons else str(peer.reputation)
+    return (text, "sell") if peer.reputation == "abusive" else text
 
 
 def _fault(peer: PeerView) -> str:

@@ -248,6 +248,7 @@ class Node(TradingService):
             mesh_settings(settings),
             incarnation=recovered.meta.get("incarnation", 0) + 1,
         )
+        self._peering.services = self.mesh
         self._exports: Exports | None = None
         if recover_from is None and (settings.export_postgres or settings.export_nats):
             from node.export.export_process import Exports

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from exchange.engine.engine import Engine
+from node.service.peer_reputation import peer_facts
 from node.version import VERSION
 from node.views.field_types import ADDRESS_PATTERN, MAX_ADDRESS_TEXT, refusal_status
 from node.views.node_views import PeerBanView, PeerPolicyRequest, PeerPolicyView, PeerView, PingView
@@ -17,7 +18,9 @@ from p2p.base.identity import is_node_id
 from p2p.overlay import Overlay
 from p2p.peers.peer_policy import normal_subject
 from p2p.peers.peer_records import Peer
+from p2p.peers.reputation import reputation
 from p2p.reachability.nat_kind import NAMES
+from p2p.services.service_mesh import ServiceMesh
 from p2p.wire.link import LinkStats, PeerLink
 
 PING_TIMEOUT = 5.0  # seconds
@@ -30,16 +33,19 @@ class PeerService:
         self._overlay = overlay
         self._engine = engine
         self._clock = clock
+        self.services: ServiceMesh | None = None  # set once there is one
         overlay.rpc.serve("ping", self._on_ping)
 
     def peers(self) -> list[PeerView]:
-        views = [self._view(peer) for peer in self._overlay.peers.get_all_peers()]
+        known = self._overlay.peers.get_all_peers()
+        views = [self._view(peer) for peer in known]
         reachability = self._overlay.reachability
         listed = {view.node_id: view for view in views if view.node_id is not None}
         for node, (via, encrypted) in sorted(self._relayed().items()):
             view = listed.get(node)
             if view is None:
-                view = self._view(Peer(node, "", 0, ""))
+                known.append(Peer(node, "", 0, ""))
+                view = self._view(known[-1])
                 views.append(view)
             view.path, view.via, view.encrypted = "relayed", via, encrypted
             refusal = self._overlay.router.delivery.refusal(self._clock(), via, node)
@@ -47,6 +53,8 @@ class PeerService:
             _show_traffic(view, self._overlay.router.delivery.relayed_traffic(node))
             if reachability is not None:
                 view.last_error = reachability.punching.plan.reason(node) or view.last_error
+        for view, peer in zip(views, known, strict=False):
+            self._judge(view, peer)
         for node, statement in ({} if reachability is None else reachability.stated).items():
             if (view := listed.get(node)) is not None:
                 view.reachable, view.nat = statement.reachable, _known_nat(statement.nat)
@@ -58,6 +66,22 @@ class PeerService:
             view.path = self._overlay.path_of(peer.connection)
             view.relayed_pairs = self._overlay.router.shares.of_peer(peer.connection.peer.node_id)
         return view
+
+    def _judge(self, view: PeerView, peer: Peer) -> None:
+        """Set the reputation of a peer."""
+        if peer.node_id is None and not peer.failures:
+            return
+        facts = peer_facts(
+            peer,
+            self._overlay,
+            self._engine,
+            self.services,
+            self._clock(),
+            rtt=None if view.rtt_ms is None else view.rtt_ms / 1000,
+            reached=view.path is not None,
+        )
+        found = reputation(facts)
+        view.reputation, view.reputation_reasons = found.standing, list(found.reasons)
 
     def _relayed(self) -> dict[str, tuple[str, bool | None]]:
         """Return the present nodes without a link that a neighbour relays to, with that neighbour, and if messages are

@@ -48,6 +48,9 @@ class PeerView(msgspec.Struct, kw_only=True):
     via: str | None = None  # node id of the neighbour that relays
     relay_refusal: str | None = None  # why `via` refused to relay to it within the last minute
     relayed_pairs: int = 0  # pairs of nodes for which this node relays, brought by this peer
+    # By this node's own experience, the worst that holds; null before any.
+    reputation: Literal["useful", "ordinary", "slow", "abusive", "unreachable"] | None = None
+    reputation_reasons: list[str] = []  # what it rests on, the weightiest first
     # Its own statement: can it be dialled from outside of its network, and the kind of NAT before it.
     reachable: bool | None = None
     nat: str | None = None

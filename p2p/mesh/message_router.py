@@ -219,6 +219,10 @@ class MessageRouter:
         """Peers with a link, in the order in which the links came up."""
         return list(self._bad)
 
+    def invalid_messages(self, link: str) -> int:
+        """Return the number of invalid messages over the present link of a peer."""
+        return self._bad.get(link, 0)
+
     def handle(
         self, type: str, handler: Handler, *, cost: float | None = None, useful: bool = False
     ) -> None:

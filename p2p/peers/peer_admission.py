@@ -10,14 +10,16 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from math import inf
-from typing import Literal
+from typing import Final, Literal
 
 from p2p.addresses.address_book import AddressBook
+from p2p.base.bounded_map import BoundedMap
 from p2p.base.host_port import normal_host
 from p2p.peers.link_slots import LinkRecord, LinkRefusal, SlotDecision, SlotLimits, decide_slot
 from p2p.peers.peer_policy import PeerPolicy
 from p2p.wire.link import PeerInfo, PeerLink
 
+MAX_DELIVERED: Final = 10_000  # peers whose deliveries are counted
 Privilege = Literal["pinned", "configured", "anchor", "connect", "lan"]
 
 
@@ -42,6 +44,7 @@ class PeerAdmission:
         self._now = clock
         self._useful_at: dict[str, float] = {}
         self._outbound: set[str] = set()  # node ids whose slot is an outbound one
+        self._delivered: BoundedMap[str, int] = BoundedMap(MAX_DELIVERED)
         self._key = secrets.token_bytes(16)
 
     def accepts_address(self, address: str) -> bool:
@@ -109,6 +112,11 @@ class PeerAdmission:
     def news(self, node_id: str) -> None:
         """Record that a link delivered a valid batch first."""
         self._useful_at[node_id] = self._now()
+        self._delivered[node_id] = self._delivered.get(node_id, 0) + 1
+
+    def delivered_first(self, node_id: str) -> int:
+        """Return the number of valid batches that a peer delivered first, over all its links."""
+        return self._delivered.get(node_id, 0)
 
     def forget(self, node_id: str) -> None:
         """Drop the figures of a peer without a link."""

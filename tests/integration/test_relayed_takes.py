@@ -105,3 +105,14 @@ def test_a_relay_that_refuses_says_why(nodes: Nodes) -> None:
     eventually(lambda: "P2P_RELAY_RATE=0" in (seen(a, c).relay_refusal or ""))
     assert "does not relay" in a.cli("peers", json_output=False)
     assert 'relay_refusals_total{limit="off"}' in metrics(b)
+
+
+def test_each_peer_has_a_reputation_and_what_it_rests_on(nodes: Nodes) -> None:
+    a, b, c = row(nodes)
+    for price in range(12):
+        c.sell(1, 100 + price)
+    found = eventually(lambda: (peer := seen(a, b)).reputation == "useful" and peer)
+    assert "first" in found.reputation_reasons[0]
+    assert seen(a, c).reputation == "ordinary"
+    table = a.cli("peers", json_output=False)
+    assert "useful: delivered" in table
