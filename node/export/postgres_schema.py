@@ -95,4 +95,27 @@ $$;
     ]
 )
 
-MIGRATIONS: Final = (_FIRST,)
+_SECOND: Final = f"""
+-- Obligations settled between nodes. Positive: received from the peer.
+CREATE VIEW {SCHEMA}.settlements AS
+    SELECT node, substr(holder, 6) AS peer, asset, amount, balance AS owed, time, reference AS note, transaction
+    FROM {SCHEMA}.postings WHERE kind = 'settlement' AND holder LIKE 'peer:%';
+CREATE INDEX postings_settlements ON {SCHEMA}.postings (time) WHERE kind = 'settlement';
+DROP FUNCTION {SCHEMA}.candles(text, interval);
+-- Candles of a market: SELECT * FROM exchange.candles('BTC-USD', '1 hour', now() - interval '7 days').
+CREATE FUNCTION {SCHEMA}.candles(of_market text, length interval, since timestamptz DEFAULT '-infinity')
+RETURNS TABLE (start timestamptz, open numeric, high numeric, low numeric, close numeric, volume numeric,
+    trades bigint)
+LANGUAGE sql STABLE AS $$
+    SELECT date_bin(length, time, 'epoch'::timestamptz), (array_agg(price ORDER BY time, taker, take))[1],
+        max(price), min(price), (array_agg(price ORDER BY time DESC, taker DESC, take DESC))[1],
+        sum(quantity), count(*)
+    FROM (
+        SELECT DISTINCT ON (taker, take, maker) time, taker, take, price, quantity FROM {SCHEMA}.trades
+        WHERE market = of_market AND (since = '-infinity' OR time >= date_bin(length, since, 'epoch'::timestamptz))
+        ORDER BY taker, take, maker, node
+    ) AS seen GROUP BY 1 ORDER BY 1
+$$;
+"""  # noqa: S608 - of constants
+
+MIGRATIONS: Final = (_FIRST, _SECOND)

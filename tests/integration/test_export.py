@@ -31,6 +31,27 @@ AWAY_MINUTES = float(os.environ.get("AWAY_MINUTES", "10"))
 KILLS = 50 if os.environ.get("LONG_TESTS") else 6
 
 
+def panels() -> list[tuple[str, str]]:
+    """Titles and statements of the board, with what Grafana puts in place of its words."""
+    board = json.loads((ROOT / "deploy" / "grafana-desk.json").read_text("utf-8"))
+    found = [
+        (panel["title"], target["rawSql"])
+        for panel in board["panels"]
+        for target in panel.get("targets", [])
+    ]
+    found += [(v["name"], v["query"]) for v in board["templating"]["list"] if v["type"] == "query"]
+    words = {
+        "$__timeFrom()": "now() - interval '1 day'",
+        "$__timeTo()": "now()",
+        "$market": "TEST-USD",
+        "$length": "15 minutes",
+    }
+    for word, text in words.items():
+        found = [(title, sql.replace(word, text)) for title, sql in found]
+    between = r"\1 BETWEEN now() - interval '1 day' AND now()"
+    return [(title, re.sub(r"\$__timeFilter\((\w+)\)", between, sql)) for title, sql in found]
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     if binaries() is None:
@@ -119,6 +140,19 @@ def test_two_nodes_in_one_database_and_their_trades_counted_once(
         database.ask(query)
     candles = database.ask("SELECT open, close, volume FROM exchange.candles('TEST-USD', '1 day')")
     assert candles == [(Decimal(100), Decimal(100), Decimal(4))]
+    later = "SELECT * FROM exchange.candles('TEST-USD', '1 minute', now() + interval '1 hour')"
+    assert database.ask(later) == []
+    settled = run_cli(
+        *("ledger", "settle", a.node_id, "paid", "400", "USD", "--data-dir", str(b.data_dir))
+    )
+    assert settled.returncode == 0, settled.stderr
+    found = "SELECT node, peer, asset, amount, owed FROM exchange.settlements"
+    paid = (b.node_id, a.node_id, "USD", Decimal(-400), Decimal(0))
+    eventually(lambda: database.ask(found) == [paid], what=lambda: database.ask(found))
+    for title, sql in panels():
+        rows = database.ask(sql)
+        if title in ("$market", "Volume by day", "Settlements", "Positions by node", "Copies"):
+            assert rows, title
 
 
 def test_a_node_trades_while_its_database_is_away_and_says_so(

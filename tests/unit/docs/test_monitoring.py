@@ -41,10 +41,15 @@ def test_each_alert_fires_for_a_sick_node_and_not_for_a_healthy_one(tmp_path: Pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_board_has_no_panel_without_an_expression_and_none_twice() -> None:
-    board = json.loads((ROOT / "deploy" / "grafana.json").read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("file", "expression"), [("grafana.json", "expr"), ("grafana-desk.json", "rawSql")]
+)
+def test_a_board_has_no_panel_without_an_expression_and_none_twice(
+    file: str, expression: str
+) -> None:
+    board = json.loads((ROOT / "deploy" / file).read_text("utf-8"))
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
-    assert all(target["expr"] for panel in panels for target in panel["targets"])
+    assert all(target[expression] for panel in panels for target in panel["targets"])
     titles = [panel["title"] for panel in board["panels"]]
     assert len(titles) == len(set(titles))
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
