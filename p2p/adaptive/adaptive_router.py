@@ -33,6 +33,7 @@ from p2p.adaptive.weighted_policy import WeightedPolicy, Weights
 
 SAMPLE = 16  # candidates looked at in one pick
 REFRESH = 0.02  # seconds that a cached cost is used
+ALONE_REFRESH = 1.0  # where there is no choice: only lost calls and missing answers are looked for
 TIE = 1.05  # costs this near to the lowest count as equal: the least recently used peer is chosen
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
@@ -49,7 +50,17 @@ P = TypeVar("P", bound=Hashable)
 
 
 class _Peer:
-    __slots__ = ("bare", "breaker", "cost", "hinted", "metrics", "peer", "stale_at", "used")
+    __slots__ = (
+        "bare",
+        "breaker",
+        "cost",
+        "hinted",
+        "metrics",
+        "peer",
+        "refreshed",
+        "stale_at",
+        "used",
+    )
 
     def __init__(self, peer: Hashable, now: float, breaker: Breaker, used: float) -> None:
         self.peer = peer
@@ -58,6 +69,7 @@ class _Peer:
         self.cost = 0.0  # as compared; infinite while the breaker is not closed
         self.bare = 0.0  # without the breaker
         self.stale_at = -inf
+        self.refreshed = -inf
         self.hinted = False
         self.used = used  # number of the last pick; below 0 and random before the first
 
@@ -123,6 +135,8 @@ class AdaptiveRouter(Generic[P]):
             probe = self._probe_due(now, several)
             if probe is not None:
                 return probe
+        elif count == 1 and self._needs_no_look(now, several[0]):
+            return several[0]
         looked = several if count <= SAMPLE else self._sample(several)
         peers = self._peers
         near: list[_Peer] = []
@@ -153,6 +167,21 @@ class AdaptiveRouter(Generic[P]):
         if self.on_event is not None:
             self._notify_pick(now, best, looked)
         return best.peer  # type: ignore[return-value]
+
+    def _needs_no_look(self, now: float, p: P) -> bool:
+        """Take the only candidate, whatever it costs, if nothing else is to be done about it."""
+        peer = self._peers.get(p)
+        if (
+            peer is None
+            or peer.metrics.row > 1
+            or now - peer.refreshed >= ALONE_REFRESH
+            or self._panic
+            or self.on_event is not None
+        ):
+            return False
+        self._picks += 1
+        peer.used = self._picks
+        return True
 
     def _sample(self, several: Sequence[P]) -> Sequence[P]:
         """Return `SAMPLE` of many candidates."""
@@ -247,6 +276,7 @@ class AdaptiveRouter(Generic[P]):
         peer.bare = cost
         peer.cost = cost if breaker.closed else inf
         peer.stale_at = now + REFRESH
+        peer.refreshed = now
 
     # -- results -----------------------------------------------------------------------------------
 

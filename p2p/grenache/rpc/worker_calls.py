@@ -126,16 +126,18 @@ class WorkerCalls:
         service = call.service
         error: RequestFailed | None = None
         while True:
+            workers = service.workers
             try:
-                await service.workers.get(call.deadline)
+                if not workers.fresh:
+                    await workers.get(call.deadline)
             except GrenacheError:
                 if error is None:
                     raise
                 raise _as_a_whole(call, error) from None
-            address = service.workers.take_new()
+            address = workers.take_new() if workers.new else None
             if address is None or address in call.failed:
                 address = call.pick(self._loop.time())
-            others = call.others(address)
+            others = len(workers.addresses) > 1 and call.others(address)
             try:
                 if call.idempotent and others:
                     return await self._race(call, address)

@@ -78,6 +78,16 @@ class WorkerList:
         """Seconds since the directory was last asked; None before."""
         return None if self._looked is None else self._loop.time() - self._looked
 
+    @property
+    def fresh(self) -> bool:
+        """True if there are workers, and no lookup is due: `get` would return them at once."""
+        looked = self._looked
+        return (
+            looked is not None
+            and bool(self.addresses)
+            and self._loop.time() - looked <= self._refresh
+        )
+
     async def get(self, deadline: float) -> Sequence[Address]:
         """Return the known workers, at least one; at once if any is known.
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import ssl
 from collections import deque
+from math import inf
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -93,22 +94,17 @@ async def open_socket(
 class _Waiting:
     """A request under way. `sent`: some of it may have left."""
 
-    __slots__ = ("body", "reply", "sent")
+    __slots__ = ("body", "deadline", "reply", "sent")
 
-    def __init__(self, body: bytes, reply: asyncio.Future[RpcReply]) -> None:
+    def __init__(self, body: bytes, reply: asyncio.Future[RpcReply], deadline: float) -> None:
         self.body = body
         self.reply = reply
+        self.deadline = deadline
         self.sent = False
 
     def fail(self, code: str, detail: str) -> None:
         if not self.reply.done():
             self.reply.set_exception(RequestFailed(code, detail, sent=self.sent))
-
-
-def _expire(address: Address, waiting: _Waiting) -> None:
-    if not waiting.reply.done():
-        text = f"no reply from {where(address)} in time"
-        waiting.reply.set_exception(RequestTimeout(text, sent=waiting.sent))
 
 
 class _Link:
@@ -118,9 +114,21 @@ class _Link:
     is not sent.
     """
 
-    __slots__ = ("failed", "queue", "ready", "socket", "task", "under_way", "used")
+    __slots__ = (
+        "_expiry",
+        "_expiry_at",
+        "address",
+        "failed",
+        "queue",
+        "ready",
+        "socket",
+        "task",
+        "under_way",
+        "used",
+    )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, address: Address, now: float) -> None:
+        self.address = address
         self.socket: WsConnection | None = None
         self.failed: RequestFailed | None = None  # why it is gone
         self.ready = asyncio.Event()  # the attempt is over
@@ -128,6 +136,36 @@ class _Link:
         self.under_way: dict[str, _Waiting] = {}
         self.task: asyncio.Task[None] | None = None
         self.used = now
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = inf
+
+    def watch(self, deadline: float) -> None:
+        """See to it that a request of `under_way` ends at its deadline. There is one timer for all: it is
+        set for the earliest deadline, and answered requests leave it where it is."""
+        if deadline < self._expiry_at:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry_at = deadline
+            self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry, self._expiry_at = None, inf
+        now = asyncio.get_running_loop().time()
+        earliest = inf
+        for waiting in self.under_way.values():
+            if waiting.reply.done():
+                continue
+            if now < waiting.deadline:
+                earliest = min(earliest, waiting.deadline)
+            else:
+                text = f"no reply from {where(self.address)} in time"
+                waiting.reply.set_exception(RequestTimeout(text, sent=waiting.sent))
+        self.watch(earliest)
+
+    def stop_watching(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
 
     def send(self, waiting: _Waiting) -> None:
         socket = self.socket
@@ -207,16 +245,17 @@ class WsTransport(Connecting):
             text = f"{where(address)}: {held} requests are under way, or this one is"
             raise RequestFailed(GENERIC, text, sent=False)
         reply: asyncio.Future[RpcReply] = self._loop.create_future()
-        under_way[rid] = waiting = _Waiting(body, reply)
+        under_way[rid] = waiting = _Waiting(body, reply, deadline)
         link.send(waiting)
-        timer = self._loop.call_at(deadline, _expire, address, waiting)
+        link.watch(deadline)
         try:
             return await reply
-        finally:
-            timer.cancel()
-            del under_way[rid]
+        except asyncio.CancelledError:
             if reply.done() and not reply.cancelled():
-                reply.exception()  # seen, should a cancellation have come first
+                reply.exception()  # seen: the cancellation came first
+            raise
+        finally:
+            del under_way[rid]
             link.used = self._loop.time()
 
     async def close(self) -> None:
@@ -232,7 +271,7 @@ class WsTransport(Connecting):
         if self._closed:
             raise RequestFailed(CLOSED, "this client was closed", sent=False)
         self._connects += 1
-        link = self._links[address] = _Link(self._loop.time())
+        link = self._links[address] = _Link(address, self._loop.time())
         link.task = self._loop.create_task(self._run(address, link))
         self._tasks.add(link.task)
         link.task.add_done_callback(self._tasks.discard)
@@ -275,6 +314,7 @@ class WsTransport(Connecting):
             link.ready.set()
             if self._links.get(address) is link:
                 del self._links[address]
+            link.stop_watching()
             for waiting in link.under_way.values():
                 waiting.fail(CLOSED, f"{where(address)}: {why}")
             if link.socket is not None:

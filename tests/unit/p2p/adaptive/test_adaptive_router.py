@@ -216,6 +216,17 @@ def test_a_single_candidate_is_always_the_answer():
         now = call(r, now, "only", "error")
 
 
+def test_a_single_candidates_lost_calls_are_forgotten_all_the_same():
+    r = router()
+    for number in range(500):
+        now = number * 0.5
+        assert r.pick(now, ["only"]) == "only"
+        r.on_send(now, "only")  # its result is never reported
+    held = r.metrics("only")
+    assert held is not None
+    assert held.in_flight < 250
+
+
 def test_a_busy_refusal_counts_and_an_answered_refusal_does_not():
     r = router()
     now = warm(r, TEN)

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import math
+import os
 import uuid
 import zlib
 from typing import Any
@@ -262,6 +263,19 @@ def test_a_busy_answer_has_a_retry_time(seconds: float) -> None:
 )
 def test_other_errors_have_no_retry_time(error: str) -> None:
     assert rpc_wire.retry_after(error) is None
+
+
+def test_a_forked_process_draws_ids_of_its_own():
+    rpc_wire.new_rid()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, rpc_wire.new_rid().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 36).decode() != rpc_wire.new_rid()
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_new_rid_is_a_uuid_of_version_4():

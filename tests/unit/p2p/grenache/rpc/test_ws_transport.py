@@ -193,6 +193,33 @@ async def test_ws_each_request_has_its_own_timeout_and_late_replies_are_ignored(
         assert len(sockets) == 1
 
 
+async def test_ws_requests_with_different_timeouts_end_in_the_order_of_these(ws):
+    """They share one timer."""
+
+    async def script(opened: web.WebSocketResponse, frame: Any) -> None:
+        if frame[2] != "hold":
+            await replying(opened, frame)
+
+    ended: list[str] = []
+
+    async def wait(rid: str, timeout: float) -> None:
+        with pytest.raises(RequestTimeout):
+            await ask(ws, address, "hold", rid=rid, timeout=timeout)
+        ended.append(rid)
+
+    async with socket_server(script) as (address, _):
+        await ask(ws, address, rid="first", timeout=5.0)
+        long = asyncio.ensure_future(wait("long", 0.2))
+        await asyncio.sleep(0)
+        short = asyncio.ensure_future(wait("short", 0.05))
+        for number in range(5):  # answered ones leave the timer where it is
+            await ask(ws, address, rid=f"r{number}", timeout=0.15)
+        middle = asyncio.ensure_future(wait("middle", 0.1))
+        await asyncio.gather(long, short, middle)
+        assert ended == ["short", "middle", "long"]
+        assert (await ask(ws, address, "still open")).result == "still open"
+
+
 @pytest.mark.parametrize("text", ["", "null", "this is no JSON", '{"a":1}'])
 async def test_ws_an_invalid_reply_fails_the_only_request_under_way(ws, text):
     async def script(opened: web.WebSocketResponse, frame: Any) -> None:
