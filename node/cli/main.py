@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "market": "node.cli.commands.market_commands:market",
     "account": "node.cli.commands.account_commands:account",
     "ledger": "node.cli.commands.ledger_commands:ledger",
+    "desk": "node.cli.commands.desk_commands:desk",
     "backup": "node.cli.commands.backup_command:backup",
     "restore": "node.cli.commands.backup_command:restore",
     "recover": "node.cli.commands.recover_command:recover",
