@@ -25,7 +25,7 @@ class DeskBalance(msgspec.Struct, kw_only=True):
 
 
 class DeskObligation(msgspec.Struct, kw_only=True):
-    """What all own nodes together pay to a node outside, or collect from it. `net`: negative if they pay."""
+    """Net payment of all own nodes to a node outside, or from it. `net`: negative if they pay."""
 
     peer: str
     asset: str

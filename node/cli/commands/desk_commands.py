@@ -179,7 +179,7 @@ def desk_options(command: Callable[..., T]) -> Callable[..., T]:
 @common_options
 @click.group(cls=Group)
 def desk() -> None:
-    """Show several own nodes together: balances, orders, trades and obligations.
+    """Show several own nodes together.
 
     The nodes are named by --nodes, or by a file with --profile:
 
