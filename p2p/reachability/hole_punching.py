@@ -13,6 +13,9 @@ Both dial from their listening ports, whose outside port is known by probes (`na
 was dialled by both; the node with the smaller id takes the dialling role in TLS and handshake. A symmetric NAT chooses
 another port for each destination: with one on either side there is nothing to dial, and the relay stays.
 
+Every connection of a punch begins with a confirmation made of its nonce, so that another connection from the same address is not taken
+for it. A failure is remembered for the two routers, whichever nodes are behind them, until this node has another one.
+
 An endpoint is a claim, so that no host is dialled more often than once a minute, for all peers together.
 """
 
@@ -50,6 +53,9 @@ class PunchOffer(msgspec.Struct, rename="camel"):
     port: int
     nat: str
     nonce: bytes
+    confirm: bool = (
+        False  # punched connections begin with a confirmation, see `p2p.wire.punch_confirmation`
+    )
 
 
 class PunchAnswer(msgspec.Struct, rename="camel"):
@@ -59,6 +65,7 @@ class PunchAnswer(msgspec.Struct, rename="camel"):
     port: int = 0
     nat: str = ""
     reason: str = ""
+    confirm: bool = False
 
 
 class PunchSync(msgspec.Struct, rename="camel"):
@@ -90,6 +97,7 @@ class PunchTarget:
     port: int
     nonce: bytes
     since: float
+    nat: str = ""
 
 
 class PunchPlan:
@@ -100,6 +108,9 @@ class PunchPlan:
         self._own_id = own_id
         self._rng = rng
         self._records: BoundedMap[str, _Record] = BoundedMap(MAX_PEERS)
+        # Punches that failed, by the routers of both sides: the other nodes behind them would fail too.
+        self._networks: BoundedMap[tuple[str, str], _Record] = BoundedMap(MAX_PEERS)
+        self._network = ""  # the own router
         self._hosts: dict[str, float] = {}  # never evicted early: one punch at a time bounds it
 
     def next_peer(self, relayed: Collection[str], punched: int, now: float) -> str | None:
@@ -118,6 +129,7 @@ class PunchPlan:
         """Return why a punch with a peer at this endpoint is not possible now, empty if it is."""
         if own is None:
             return NOT_YET
+        self.moved(own)
         if NO_PORT in (own.nat, nat):
             return "a symmetric NAT has no endpoint that can be dialled"
         if not is_ip(host) or scope_of(host) is not Scope.ROUTED or is_local(host):
@@ -126,10 +138,20 @@ class PunchPlan:
             return "no port"
         if host == own.host:
             return "behind the same router"
+        failed = self._networks.get((self._network, _router(host, nat)))
+        if failed is not None and now < failed.next_try:
+            return f"a punch between these two routers failed: {failed.reason}"
         self._hosts = {h: at for h, at in self._hosts.items() if now - at < HOST_INTERVAL}
         if host in self._hosts:
             return "this address was dialled within the last minute"
         return BUSY if self._busy(now) else ""
+
+    def moved(self, own: PunchEndpoint) -> None:
+        """Note the own router. Behind another one each peer is tried again at once."""
+        router = _router(own.host, own.nat)
+        if router != self._network:
+            self._network = router
+            self._records.clear()
 
     def begin(self, target: PunchTarget) -> None:
         """Record a punch that both sides agreed on."""
@@ -147,8 +169,10 @@ class PunchPlan:
 
     def ended(self, node: str, reason: str, now: float) -> None:
         """Record the end of an offer or a punch; an empty reason is a success."""
-        if self.current is not None and self.current.node == node:
+        target = self.current
+        if target is not None and target.node == node:
             self.current = None
+            self._note_network(target, reason, now)
         if not reason:
             self._records.pop(node, None)
         else:
@@ -162,9 +186,21 @@ class PunchPlan:
         wait = pause * self._rng.uniform(1.0, 1.2)
         self._records[node] = _Record(now + wait, pause, reason)
 
+    def _note_network(self, target: PunchTarget, reason: str, now: float) -> None:
+        """Record the result of a punch for all nodes behind the two routers."""
+        key = self._network, _router(target.host, target.nat)
+        known = self._networks.pop(key, None)
+        if reason:
+            pause = FIRST_PAUSE if known is None else min(2 * known.pause, MAX_PAUSE)
+            self._networks[key] = _Record(now + pause, pause, reason)
+
     def _due(self, node: str, now: float) -> bool:
         record = self._records.get(node)
         return record is None or record.next_try <= now
 
     def _busy(self, now: float) -> bool:
         return self.current is not None and now - self.current.since < UNDER_WAY
+
+
+def _router(host: str, nat: str) -> str:
+    return f"{host} {nat}"

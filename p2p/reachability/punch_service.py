@@ -17,6 +17,7 @@ from p2p.peers.peer_manager import PeerManager
 from p2p.reachability.hole_punching import (
     METHOD,
     SYNC_METHOD,
+    UNDER_WAY,
     PunchAnswer,
     PunchEndpoint,
     PunchOffer,
@@ -25,13 +26,14 @@ from p2p.reachability.hole_punching import (
     PunchTarget,
 )
 from p2p.rpc.rpc import Rpc
-from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.direct_links import DirectConnectionService, ExpectedPunch
 
 log = logging.getLogger(__name__)
 
 NONCE_LENGTH: Final = 16
 OFFER_TIMEOUT: Final = 5.0  # seconds
 TRIES: Final = 3
+EARLIER: Final = "an earlier version, which does not confirm punches"
 PAUSE: Final = 0.5  # seconds between tries
 
 Endpoint = Callable[[], PunchEndpoint | None]
@@ -108,7 +110,7 @@ class PunchService:
         answer: PunchAnswer = await self._rpc.call(
             node,
             METHOD,
-            PunchOffer(own.host, own.port, own.nat, nonce),
+            PunchOffer(own.host, own.port, own.nat, nonce, confirm=True),
             timeout=OFFER_TIMEOUT,
             result_type=PunchAnswer,
         )
@@ -117,10 +119,12 @@ class PunchService:
         refused = answer.reason[:200] or self.plan.refusal(
             own, host, answer.port, answer.nat, self._now()
         )
+        if not refused and not answer.confirm:
+            refused = EARLIER
         if refused:
             return refused
-        target = PunchTarget(node, host, answer.port, nonce, self._now())
-        self.plan.begin(target)
+        target = PunchTarget(node, host, answer.port, nonce, self._now(), answer.nat)
+        self._begin(target)
         sync = asyncio.create_task(
             self._rpc.call(node, SYNC_METHOD, PunchSync(nonce), timeout=OFFER_TIMEOUT)
         )
@@ -144,11 +148,13 @@ class PunchService:
             refused = f"the nonce has {NONCE_LENGTH} bytes"
         elif own is None and self._reachable():
             refused = "can be dialled without a punch"
+        elif not refused and not offer.confirm:
+            refused = EARLIER
         if refused or own is None:
             self.plan.note(caller, refused, now)
             return PunchAnswer(reason=refused, nat="" if own is None else own.nat)
-        self.plan.begin(PunchTarget(caller, host, offer.port, offer.nonce, now))
-        return PunchAnswer(own.host, own.port, own.nat)
+        self._begin(PunchTarget(caller, host, offer.port, offer.nonce, now, offer.nat))
+        return PunchAnswer(own.host, own.port, own.nat, confirm=True)
 
     async def _on_sync(self, caller: str, sync: PunchSync) -> bool:
         target = self.plan.synced(caller, sync.nonce)
@@ -162,6 +168,14 @@ class PunchService:
 
     # Both
 
+    def _begin(self, target: PunchTarget) -> None:
+        """Record a punch, and expect connections of it for as long as it may take."""
+        self.plan.begin(target)
+        expected = ExpectedPunch(target.node, self._node_id < target.node, target.nonce)
+        self._direct.expect_punch(target.host, target.port, expected)
+        loop = asyncio.get_running_loop()
+        loop.call_later(UNDER_WAY, self._direct.forget_punch, target.host, target.port)
+
     async def _dial(self, target: PunchTarget) -> str:
         """Dial until there is a link; returns why there is none."""
         reason = "no try"
@@ -171,9 +185,7 @@ class PunchService:
             if number:
                 await asyncio.sleep(PAUSE)
             try:
-                await self._direct.punch(
-                    target.host, target.port, target.node, dialler=self._node_id < target.node
-                )
+                await self._direct.punch(target.host, target.port)
             except (ConnectFailed, HandshakeRefused) as error:
                 reason = str(error)
         return "" if target.node in self._peers.links else reason
@@ -181,4 +193,6 @@ class PunchService:
     def _ended(self, node: str, reason: str) -> None:
         self.counters["failed" if reason else "punched"] += 1
         log.info("hole punching with %s: %s", node, reason or "linked")
+        if self.plan.current is not None and self.plan.current.node == node:
+            self._direct.forget_punch(self.plan.current.host, self.plan.current.port)
         self.plan.ended(node, reason, self._now())

@@ -15,6 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import aiohappyeyeballs
@@ -35,6 +36,7 @@ from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
 from p2p.wire.link import LinkHandler, PeerLink
 from p2p.wire.messages import Capabilities, Codec
 from p2p.wire.probe import ProbeTarget, open_connection, send_probe, share_port
+from p2p.wire.punch_confirmation import exchange, is_confirmed
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,15 @@ _ACCEPT_PAUSE = 0.5  # seconds, when the process has no file descriptors left
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NEXT_ADDRESS = 0.25  # seconds before the next address of a name is tried beside (RFC 8305, 8)
 PUNCH_TIMEOUT = 3.5  # seconds: three SYNs, at 0, 1 and 3 s
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedPunch:
+    """A punch under way. `dialler`: this node has the dialling role in TLS and handshake."""
+
+    peer: str
+    dialler: bool
+    nonce: bytes
 
 
 class DirectConnectionService:
@@ -99,9 +110,7 @@ class DirectConnectionService:
         self.on_probe: Callable[[bytes, str], object] = lambda nonce, address: None
         # Port to state to a peer at an IP address, from the listening port; 0 if it is not reachable there.
         self.announced_port: Callable[[str, int], int] = lambda address, port: port
-        self._punches: dict[
-            tuple[str, int], tuple[str, bool]
-        ] = {}  # under way: peer, own dialling role
+        self._punches: dict[tuple[str, int], ExpectedPunch] = {}  # under way, by the peer's address
         self._stopping = False
         self._listeners: list[socket.socket] = []
         self._acceptors: list[asyncio.Task[None]] = []
@@ -231,24 +240,24 @@ class DirectConnectionService:
         target = ProbeTarget(host, port, expect, source)
         return await send_probe(target, self._identity.node_id, nonce, self._client_tls)
 
-    async def punch(self, host: str, port: int, peer: str, *, dialler: bool) -> None:
-        """Connect from the listening port to a node that does the same at this moment, and make a link of it.
+    def expect_punch(self, host: str, port: int, punch: ExpectedPunch) -> None:
+        """Accept connections from there as punched ones, once confirmed, until `forget_punch`."""
+        self._punches[host, port] = punch
 
-        `dialler`: this node has the dialling role in TLS and handshake; the other one must not.
+    def forget_punch(self, host: str, port: int) -> None:
+        self._punches.pop((host, port), None)
+
+    async def punch(self, host: str, port: int) -> None:
+        """Connect from the listening port to a node that does the same at this moment, and make a link of it.
+        `expect_punch` has to be called before.
 
         Raises:
             ConnectFailed: the two did not meet, or another node is there.
             HandshakeRefused: one side declined.
         """
         self._refuse_when_stopping()
-        self._punches[host, port] = (peer, dialler)
-        try:
-            await self._punch(host, port, peer, dialler)
-        finally:
-            self._punches.pop((host, port), None)
-
-    async def _punch(self, host: str, port: int, peer: str, dialler: bool) -> None:
-        target = ProbeTarget(host, port, peer, self._source_for(host))
+        punch = self._punches[host, port]
+        target = ProbeTarget(host, port, punch.peer, self._source_for(host))
         where = format_host_port(host, port)
         try:
             async with asyncio.timeout(PUNCH_TIMEOUT):
@@ -257,8 +266,16 @@ class DirectConnectionService:
             raise ConnectFailed(f"{where} did not meet this node in {PUNCH_TIMEOUT:g} s") from None
         except OSError as error:
             raise ConnectFailed(f"{where}: {error}") from error
-        if dialler:
-            await self._handshake(opened, where, peer, StreamOrigin((host, port), punched=True))
+        try:
+            await exchange(opened, self._identity.node_id, punch.peer, punch.nonce)
+        except BaseException as error:
+            opened.close()
+            if isinstance(error, (ConnectFailed, OSError)):
+                raise ConnectFailed(f"{where}: {error}") from error
+            raise
+        if punch.dialler:
+            origin = StreamOrigin((host, port), punched=True)
+            await self._handshake(opened, where, punch.peer, origin)
             return
         task = self._receive(opened, host, StreamOrigin(punched=True))
         await asyncio.wait({task})
@@ -308,7 +325,7 @@ class DirectConnectionService:
                 accepted.close()
                 continue
             where = (str(address[0]).removeprefix("::ffff:"), int(address[1]))
-            self._receive(accepted, str(address[0]), self._punch_route(where))
+            self._receive(accepted, str(address[0]), DIRECT, where)
             await asyncio.sleep(0)  # a displaced handshake closes its socket first
 
     def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]:
@@ -322,13 +339,20 @@ class DirectConnectionService:
         return task
 
     def _receive(
-        self, accepted: socket.socket, address: str, route: StreamOrigin
+        self,
+        accepted: socket.socket,
+        address: str,
+        route: StreamOrigin,
+        where: tuple[str, int] | None = None,
     ) -> asyncio.Task[bool]:
+        """Run `_accept_peer`. `where`: the peer's address, of a connection that the listener accepted."""
         pending = [task for task in self._handshakes if not task.cancelling()]
         if len(pending) >= MAX_PENDING_HANDSHAKES:
             # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
             pending[0].cancel()
-        task = asyncio.get_running_loop().create_task(self._accept_peer(accepted, address, route))
+        task = asyncio.get_running_loop().create_task(
+            self._accept_peer(accepted, address, route, where)
+        )
         self._handshakes[task] = None
         self._unowned.add(accepted)
         task.add_done_callback(partial(self._accept_ended, accepted))
@@ -341,9 +365,19 @@ class DirectConnectionService:
             accepted.close()
 
     async def _accept_peer(
-        self, accepted: socket.socket, address: str, route: StreamOrigin
+        self,
+        accepted: socket.socket,
+        address: str,
+        route: StreamOrigin,
+        where: tuple[str, int] | None,
     ) -> bool:
         """Run TLS and handshake as the accepting side; returns True if a link came of it."""
+        punch = None if where is None else self._punches.get(where)
+        if punch is not None and where is not None:
+            confirmed = await self._confirmed_route(accepted, where, punch)
+            if confirmed is None:
+                return False
+            route = confirmed
         self._unowned.remove(accepted)  # from here on the transport owns it
         if route.dialled is not None:
             return await self._dial_accepted(accepted, route)
@@ -378,12 +412,20 @@ class DirectConnectionService:
             raise
         return False
 
-    def _punch_route(self, where: tuple[str, int]) -> StreamOrigin:
-        """Return the origin of a connection from `where`: a punch under way with it decides the role."""
-        punch = self._punches.get(where)
-        if punch is None:
-            return DIRECT
-        return StreamOrigin(where if punch[1] else None, punched=True)
+    async def _confirmed_route(
+        self, accepted: socket.socket, where: tuple[str, int], punch: ExpectedPunch
+    ) -> StreamOrigin | None:
+        """Return the origin of a connection from an address with a punch under way: the punch decides the role if the
+        connection is confirmed to be of it. None for a connection to close.
+        """
+        try:
+            if not await is_confirmed(accepted):
+                return DIRECT
+            await exchange(accepted, self._identity.node_id, punch.peer, punch.nonce)
+        except (ConnectFailed, OSError) as error:
+            logger.info("%s: punched connection: %s", format_host_port(*where), error)
+            return None
+        return StreamOrigin(where if punch.dialler else None, punched=True)
 
     async def _dial_accepted(self, accepted: socket.socket, route: StreamOrigin) -> bool:
         """Run TLS and handshake as the dialling side over a punched connection that the other side opened first."""
@@ -392,7 +434,7 @@ class DirectConnectionService:
             accepted.close()  # the punch has ended meanwhile
             return False
         try:
-            await self._handshake(accepted, format_host_port(*route.dialled), punch[0], route)
+            await self._handshake(accepted, format_host_port(*route.dialled), punch.peer, route)
         except P2PError as error:
             logger.info("punched connection: %s", error)
             return False

@@ -120,3 +120,28 @@ def test_a_sync_belongs_to_its_punch() -> None:
     assert it.synced("z", b"n") is not None
     it.ended("z", "", 1.0)
     assert it.synced("z", b"n") is None
+
+
+def test_a_failure_counts_for_all_nodes_behind_the_two_routers_until_this_one_moves() -> None:
+    it = plan()
+    assert not it.refusal(OWN, THEIRS, 3000, "port_restricted", 0.0)
+    it.begin(PunchTarget("z", THEIRS, 3000, b"n", 0.0, "port_restricted"))
+    it.ended("z", "did not meet", 5.0)
+    later = HOST_INTERVAL + 6.0
+    assert "did not meet" in it.refusal(OWN, THEIRS, 4000, "port_restricted", later)
+    assert not it.refusal(OWN, THEIRS, 4000, "full_cone", later)
+    moved = PunchEndpoint("11.9.0.77", 3000, "port_restricted")
+    assert it.reason("z")
+    assert not it.refusal(moved, THEIRS, 3000, "port_restricted", later)
+    assert not it.reason("z")
+    assert not it.refusal(OWN, THEIRS, 4000, "port_restricted", 5.0 + FIRST_PAUSE)
+
+
+def test_a_success_ends_that() -> None:
+    it = plan()
+    it.refusal(OWN, THEIRS, 3000, "", 0.0)
+    it.begin(target())
+    it.ended("z", "did not meet", 1.0)
+    it.begin(target(since=2.0))
+    it.ended("z", "", 3.0)
+    assert not it.refusal(OWN, THEIRS, 3000, "", 2.0 + HOST_INTERVAL)

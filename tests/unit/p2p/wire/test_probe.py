@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from p2p.base.errors import ConnectFailed
+from p2p.base.errors import Code, ConnectFailed
 from p2p.base.identity import Identity
 from p2p.peers.peer_manager import PeerManager
-from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.connection import StreamOrigin
+from p2p.wire.direct_links import DirectConnectionService, ExpectedPunch
 from p2p.wire.messages import Codec
+from p2p.wire.probe import ProbeTarget, open_connection
+from p2p.wire.punch_confirmation import MAGIC
 
 HOST = "127.0.0.1"
 both = pytest.mark.parametrize("secure", [True, False], ids=["tls", "plain"])
@@ -97,6 +100,66 @@ async def test_answers_are_read_within_bounds(answer: bytes) -> None:
         server.close()
 
 
+def expect(
+    a: DirectConnectionService, b: DirectConnectionService, nonce_of_b: bytes = b"n" * 16
+) -> None:
+    """Both know of a punch, in which `a` dials."""
+    for own, other, dialler, nonce in ((a, b, True, b"n" * 16), (b, a, False, nonce_of_b)):
+        own.expect_punch(*other.where, ExpectedPunch(other.node_id, dialler, nonce))  # type: ignore[attr-defined]
+
+
+@both
+async def test_another_nonce_is_another_punch(secure: bool) -> None:
+    async with node(secure=secure) as a, node(secure=secure) as b:
+        expect(a, b, b"m" * 16)
+        with pytest.raises(ConnectFailed):
+            await asyncio.wait_for(a.punch(*b.where), 5)  # type: ignore[attr-defined]
+        assert not a._connections
+        assert not b._connections
+
+
+@both
+async def test_an_ordinary_connection_from_there_is_accepted_as_any_other(secure: bool) -> None:
+    """Whatever role the punch would give to the accepting side."""
+    async with node(secure=secure) as a, node(secure=secure) as b:
+        for dialler in (True, False):
+            dialled = await open_connection(ProbeTarget(*b.where, "", (HOST, 0)))  # type: ignore[attr-defined]
+            expected = ExpectedPunch(a.node_id, dialler, b"n" * 16)  # type: ignore[attr-defined]
+            b.expect_punch(*dialled.getsockname(), expected)
+            origin = StreamOrigin(b.where)  # type: ignore[attr-defined]
+            link = await a._handshake(dialled, "there", b.node_id, origin)  # type: ignore[attr-defined]
+            assert link.peer.outbound
+            (other,) = b._connections
+            assert not other.peer.outbound
+            assert not other.peer.punched
+            link.close(Code.SHUTDOWN)
+            await other.wait_closed()
+            await asyncio.sleep(0.05)
+
+
+@both
+async def test_a_connection_from_there_that_says_nothing_or_stops_is_closed(secure: bool) -> None:
+    async with node(secure=secure) as a, node(secure=secure) as b:
+        for begin in (b"", MAGIC[:3], MAGIC + b"x" * 10, MAGIC + b"x" * 32):
+            sock = await open_connection(ProbeTarget(*b.where, "", (HOST, 0)))  # type: ignore[attr-defined]
+            b.expect_punch(*sock.getsockname(), ExpectedPunch(a.node_id, True, b"n" * 16))  # type: ignore[attr-defined]
+            sock.setblocking(True)
+            sock.sendall(begin)
+            sock.shutdown(socket.SHUT_WR)
+            sock.settimeout(5)
+            await asyncio.to_thread(_read_to_the_end, sock)
+            sock.close()
+        assert not b._connections
+
+
+def _read_to_the_end(sock: socket.socket) -> None:
+    try:
+        while sock.recv(1000):
+            pass
+    except ConnectionResetError:
+        pass
+
+
 @both
 @pytest.mark.parametrize("late", [True, False], ids=["dialler late", "dialler first"])
 async def test_the_roles_of_a_punch_hold_whichever_side_connects_first(
@@ -104,14 +167,9 @@ async def test_the_roles_of_a_punch_hold_whichever_side_connects_first(
 ) -> None:
     """Without a NAT the first connection reaches the other side's listener."""
     async with node(secure=secure) as a, node(secure=secure) as b:
+        expect(a, b)
         first, second = (b, a) if late else (a, b)
-        dialling = asyncio.create_task(first.punch(*second.where, second.node_id, dialler=not late))  # type: ignore[attr-defined]
-        if late:
-            # The dialling side knows of the punch before its own connection is under way.
-            a._punches[b.where] = (b.node_id, True)  # type: ignore[attr-defined]
-        else:
-            b._punches[a.where] = (a.node_id, False)  # type: ignore[attr-defined]
-        await asyncio.wait_for(dialling, 3)
+        await asyncio.wait_for(first.punch(*second.where), 3)  # type: ignore[attr-defined]
         (link_a,) = a._connections
         (link_b,) = b._connections
         assert link_a.peer.outbound
