@@ -1,7 +1,8 @@
 """Codec of journal records: msgpack, each record an array that begins with its tag.
 
 msgpack has no integers beyond 64 bits, and sums of price times quantity can be greater. Such integers
-are written as decimal text, by a slower path; readers accept both.
+are written as decimal text, by a slower path; readers accept both. Of a list, only the records that have such
+integers take it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ def pack(value: object) -> bytes:
     try:
         return _fast(value)
     except OverflowError:
+        if isinstance(value, list):
+            return _fast([msgspec.Raw(pack(each)) for each in value])
         return _fast(_narrow(msgspec.to_builtins(value, builtin_types=(bytes,))))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from decimal import Context, Decimal
 from typing import Final, NamedTuple
 
@@ -26,7 +27,7 @@ from node.bitfinex.account_arrays import STATUS_FILLS, order_text, wallet_text
 from node.bitfinex.account_reads import fill_text, fills_by_order, wallet_texts
 from node.bitfinex.public_arrays import array
 from node.bitfinex.public_channels import ChannelStream
-from node.bitfinex.symbols import Symbols
+from node.bitfinex.symbols import Pair, Symbols
 from node.service.market_data import MarketData
 from node.service.trading import AccountNews, Trading
 from node.streams.stream import ReaderTooSlow
@@ -148,6 +149,10 @@ class AccountEventStream(ChannelStream):
             self._worth_changed = True
             self.mark()
 
+    def remember(self, order: Order, text: str) -> None:
+        """Keep the text of an order that was just placed, for the account's event about it."""
+        self._feed.remember(order, text)
+
     def notify(self, notification: str, *, failed: bool) -> None:
         """Send the outcome of an input."""
         if self._wanted.wants("n", ""):
@@ -184,6 +189,7 @@ class AccountFeed:
         self._account = account
         self._streams: dict[AccountEventStream, None] = {}
         self._fills: dict[int, list[Fill]] = {}  # of the open orders, oldest first
+        self._texts: dict[int, tuple[Order, str]] = {}  # of orders placed since the last news
         self._stop = trading.listen(account, self._hear)
         for order in trading.open_orders_of(account):
             self._fills[order.number] = []
@@ -251,8 +257,13 @@ class AccountFeed:
 
     # News
 
+    def remember(self, order: Order, text: str) -> None:
+        """Keep the text of an order that was just placed, until the next news."""
+        self._texts[order.number] = copy(order), text
+
     def _hear(self, news: AccountNews) -> None:
         events = list(self._events(news))
+        self._texts.clear()
         for stream in self._streams:
             stream.tell(events)
             if news.balances:
@@ -278,7 +289,7 @@ class AccountFeed:
         before = self._fills.get(order.number)
         if before is None:
             before = self._fills[order.number] = []
-            yield Event("on", pair.symbol, order_text(_as_placed(order), pair))
+            yield Event("on", pair.symbol, self._text_as_placed(order, pair))
             changed = bool(fills)
         else:
             changed = True
@@ -290,6 +301,11 @@ class AccountFeed:
             yield Event("oc", pair.symbol, order_text(order, pair, before))
         elif changed:
             yield Event("ou", pair.symbol, order_text(order, pair, before))
+
+    def _text_as_placed(self, order: Order, pair: Pair) -> str:
+        placed = _as_placed(order)
+        made = self._texts.get(order.number)
+        return made[1] if made is not None and made[0] == placed else order_text(placed, pair)
 
     def _trade_events(self, fills: Iterable[Fill]) -> Iterable[Event]:
         for fill in fills:

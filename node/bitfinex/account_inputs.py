@@ -3,6 +3,9 @@
     [0, "on"|"ou"|"oc"|"oc_multi"|"ox_multi", null, PAYLOAD]     about orders, see `operations`
     [0, "calc", null, [["wallet_exchange_BTC"], ["balance"]]]    tell these again
 
+An order is placed in the turn of the loop in which it is read, and answered when the disk has it, without a task
+of its own; the other inputs, and orders that have to wait for the node or for other nodes, have one.
+
 With the dead man's switch all open orders of the account are cancelled when the connection ends,
 however it ends. (A node that is killed cannot do that; its orders are there again when it is.)
 """
@@ -13,16 +16,20 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from exchange.model.commands import Selection
+from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
+from node.bitfinex.account_arrays import order_text
 from node.bitfinex.account_events import AccountEventStream, AccountFeeds
 from node.bitfinex.authentication import KeyAuthenticator, KeySession, SessionTokens
-from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad
+from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad, refusal
 from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
-from node.bitfinex.order_operations import KINDS, OrderOperations, refused
+from node.bitfinex.order_operations import KINDS, Done, OrderOperations, refused, submitted
+from node.bitfinex.symbols import Pair
 from node.http.http_requests import RequestFigures
 from node.service.trading import Trading
 
@@ -101,6 +108,8 @@ class AccountInputs:
         self.stream = stream
         self._dead_man = dead_man
         self._tasks: set[asyncio.Task[None]] = set()
+        self._not_begun = 0  # of the tasks
+        self._unanswered = 0  # orders placed without a task
 
     async def take(self, message: Any) -> None:
         """Start the operation of an input; wait while too many are under way. Raises:
@@ -117,9 +126,25 @@ class AccountInputs:
             return
         if kind not in KINDS:
             raise BitfinexError(UNKNOWN, "input: unknown")
-        while len(self._tasks) >= INPUTS_WAITING:
+        while len(self._tasks) + self._unanswered >= INPUTS_WAITING:
+            await self._room()
+        # Inputs begin in their order: not before one whose task has not.
+        if kind == "on" and not self._not_begun and self._side.trading.open:
+            self._place(payload)
+        else:
+            self._not_begun += 1
+            self._start(self._carry_out(kind, payload))
+
+    async def _room(self) -> None:
+        """Wait until an input is answered."""
+        if self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(self._carry_out(kind, payload))
+        else:
+            with suppress(CommandRejected):  # the orders are answered with it
+                await self._side.trading.durable()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -129,27 +154,74 @@ class AccountInputs:
         names = [each[0] for each in payload if isinstance(each, list) and each]
         self.stream.calculate([name for name in names if isinstance(name, str)])
 
+    def _place(self, payload: Any) -> None:
+        """Place an order at once; its notification follows when it is durable."""
+        side, began = self._side, time.perf_counter()
+        try:
+            placed, pair = side.operations.submit_now(self.session, payload)
+        except Exception as error:
+            self._failed("on", payload, error, began)
+            return
+        wait = side.trading.take_answer_wait
+        if wait > 0 and any(order.pending for order in placed):
+            self._start(self._answer_decided(payload, placed, pair, wait, began))
+            return
+        text = order_text(placed[0], pair)
+        self.stream.remember(placed[0], text)
+        done = submitted(text, len(placed))
+        self._unanswered += 1
+
+        def durable(refused: CommandRejected | None) -> None:
+            self._unanswered -= 1
+            if refused is None:
+                self._succeeded(done, began)
+            else:
+                self._failed("on", payload, refusal(refused.code, refused.detail), began)
+
+        side.trading.when_durable(durable)
+
+    async def _answer_decided(
+        self, payload: Any, placed: Sequence[Order], pair: Pair, wait: float, began: float
+    ) -> None:
+        """Notify of orders that take from other nodes, when these have decided."""
+        try:
+            orders = await self._side.trading.decided(placed, wait=wait)
+            done = submitted(order_text(orders[0], pair), len(orders))
+        except CommandRejected as error:
+            self._failed("on", payload, refusal(error.code, error.detail), began)
+        except Exception as error:
+            self._failed("on", payload, error, began)
+        else:
+            self._succeeded(done, began)
+
     async def _carry_out(self, kind: str, payload: Any) -> None:
-        side, began, code = self._side, time.perf_counter(), "ok"
+        self._not_begun -= 1
+        side, began = self._side, time.perf_counter()
         try:
             done = await side.operations.carry_out(self.session, kind, payload, listed=False)
-        except BitfinexError as error:
-            code = str(error.code)
-            self._refuse(kind, payload, error)
-        except Exception:
-            code = "internal_error"
-            incident = secrets.token_hex(4)
-            log.exception("incident %s: input %r failed", incident, kind)
-            text = f"the node failed to answer; its log has incident {incident}"
-            self._refuse(kind, payload, BitfinexError(UNKNOWN, text))
+        except Exception as error:
+            self._failed(kind, payload, error, began)
         else:
-            told = done.notification(side.now() // 1000, listed=False)
-            self.stream.notify(told, failed=False)
-        side.figures.add_socket(f"bitfinex {kind}", code, time.perf_counter() - began)
+            self._succeeded(done, began)
 
-    def _refuse(self, kind: str, payload: Any, error: BitfinexError) -> None:
-        told = refused(kind, payload, error, self._side.now() // 1000)
-        self.stream.notify(told, failed=True)
+    def _succeeded(self, done: Done, began: float) -> None:
+        side = self._side
+        self.stream.notify(done.notification(side.now() // 1000, listed=False), failed=False)
+        side.figures.add_socket(f"bitfinex {done.kind}", "ok", time.perf_counter() - began)
+
+    def _failed(self, kind: str, payload: Any, error: Exception, began: float) -> None:
+        """Notify of an input that was not carried out; what is no refusal is a fault of the node."""
+        side, code = self._side, "internal_error"
+        if isinstance(error, BitfinexError):
+            code = str(error.code)
+        else:
+            incident = secrets.token_hex(4)
+            log.error("incident %s: input %r failed", incident, kind, exc_info=error)
+            error = BitfinexError(
+                UNKNOWN, f"the node failed to answer; its log has incident {incident}"
+            )
+        self.stream.notify(refused(kind, payload, error, side.now() // 1000), failed=True)
+        side.figures.add_socket(f"bitfinex {kind}", code, time.perf_counter() - began)
 
     async def close(self) -> None:
         """End with the connection. Operations under way continue without notifications."""

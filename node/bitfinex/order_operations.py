@@ -95,6 +95,22 @@ class OrderOperations:
             return await self._many(session, body, listed=listed)
         return await self._one(session, kind, body, self._trading.take_answer_wait)
 
+    def submit_now(self, session: KeySession, body: Any) -> tuple[list[Order], Pair]:
+        """Place an order while `Trading.open`. Returns the orders, not durable yet, and their market.
+
+        Raises:
+            BitfinexError: nothing was done.
+        """
+        session.demand("trade")
+        if not isinstance(body, dict):
+            raise bad("payload", "an object is expected")
+        wanted = order_inputs.new_order(body, session.account, self._symbols, self._now())
+        try:
+            placed = self._trading.place_now(wanted)
+        except CommandRejected as error:
+            raise refusal(error.code, error.detail) from None
+        return placed, self._symbols[body["symbol"]]
+
     async def _one(self, session: KeySession, kind: str, body: Any, wait: float) -> Done:
         """Carry out one operation. It waits at most `wait` seconds for other nodes' decisions."""
         if not isinstance(body, dict):

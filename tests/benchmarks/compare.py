@@ -1,8 +1,9 @@
 """Orders in two working trees in turn, before and after a change: `python -m tests.benchmarks.compare TREE`.
 
 TREE is another checkout with an environment like this one's. Nodes of both run beside each other with
-`JOURNAL_SYNC=normal` and take turns, so that both see the same machine. The ratio is this tree's figure to
-the other's.
+`JOURNAL_SYNC=normal` and take turns, so that both see the same machine: a pair for orders over REST and end to
+end, and one more for orders with the keys of accounts, signed and over WebSockets. The ratio is this tree's figure
+to the other's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import aiohttp
 import uvloop
 
+from node.views.account_views import NewKeyView
 from tests.benchmarks import bench_api, bench_e2e
 from tests.benchmarks.report import Row, table
 from tests.integration import processes
@@ -70,6 +72,27 @@ def note(found: Figures, what: str, value: float) -> None:
     found.setdefault(what, []).append(value)
 
 
+async def keyed(port: int, pid: int, keys: list[NewKeyView], found: Figures) -> None:
+    """A turn: orders of accounts with their keys."""
+    ways = {
+        "Bitfinex REST": (bench_api.http(port, lambda number: bench_api.signed(keys[number])), 1),
+        "Bitfinex WebSocket": (
+            lambda number: bench_api.bitfinex(port, keys[number]),
+            bench_api.WINDOW,
+        ),
+        "stream": (lambda number: bench_api.native_stream(port, keys[number]), bench_api.WINDOW),
+    }
+    for name, (connect, window) in ways.items():
+        samples = await bench_api.turn(pid, connect, bench_api.CLIENTS, window, SECONDS)
+        note(
+            found,
+            f"{name}, {bench_api.CLIENTS} clients: processor time an order",
+            bench_api.cost(samples),
+        )
+        samples = await bench_api.turn(pid, connect, 1, 1, SECONDS)
+        note(found, f"{name}, 1 client: answered, p50", bench_api.latency(50)(samples))
+
+
 async def idle(markets: list[bench_e2e.Market], found: list[Figures]) -> None:
     """Processor time of nodes that have one link and nothing to do, in 0.01 % of a core."""
     pids = [market.second.process.pid for market in markets if market.second.process]
@@ -84,10 +107,13 @@ async def measure(trees: list[Path], directory: Path, rounds: int) -> list[Figur
     found: list[Figures] = [{} for _ in trees]
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        markets = []
+        markets, alone = [], []
         for number, path in enumerate(trees):
             with tree(path):
                 market = stack.enter_context(bench_e2e.pair(directory / str(number), "normal"))
+                own = directory / f"{number}-alone"
+                own.mkdir()
+                alone.append(stack.enter_context(bench_api.trading_node(own)))
             markets.append(market)
         await asyncio.sleep(SETTLED)
         await idle(markets, found)
@@ -97,8 +123,11 @@ async def measure(trees: list[Path], directory: Path, rounds: int) -> list[Figur
             stack.callback(watcher.cancel)
             await asyncio.wait_for(ready.wait(), bench_e2e.DRAIN)
         for _ in range(rounds):
-            for market, figures in zip(markets, found, strict=True):
+            for market, (node, keys), figures in zip(markets, alone, found, strict=True):
                 await orders(market, figures)
+                assert node.process is not None
+                assert node.api_port is not None
+                await keyed(node.api_port, node.process.pid, keys, figures)
     return found
 
 

@@ -5,11 +5,12 @@ Orders rest until a test fills or ends them (`FakeTrading.fill`, `FakeTrading.en
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -58,6 +59,10 @@ class FakeTrading:
         self.amended: list[tuple[int, Amend]] = []
         self.refuse: CommandRejected | None = None
         self.time = NOW
+        self.open = False  # for commands without waiting
+        self.committing = True  # else what is done stays without an answer until `commit`
+        self._done: list[tuple[int, tuple[Order, ...]]] = []  # not told yet
+        self._answers: list[Callable[[CommandRejected | None], None]] = []
         self._numbers = itertools.count(1)
         self._takes = itertools.count(1)
 
@@ -155,8 +160,13 @@ class FakeTrading:
     # Trading
 
     async def place(self, order: NewOrder, *, wait: float = 0.0) -> list[Order]:
-        self._check()
         self.waits.append(wait)
+        made = self.place_now(order)
+        self.commit()
+        return [msgspec.structs.replace(each) for each in made]
+
+    def place_now(self, order: NewOrder) -> list[Order]:
+        self._check()
         if order.client_id is not None:
             earlier = self.order_by_client_id(order.account, order.client_id)
             if earlier is not None:
@@ -171,8 +181,31 @@ class FakeTrading:
             )
             made.append(second)
             made[0].linked_order, second.linked_order = second.number, made[0].number
-        self._tell(order.account, tuple(made))
-        return [msgspec.structs.replace(each) for each in made]
+        self._done.append((order.account, tuple(made)))
+        return made
+
+    def when_durable(self, call: Callable[[CommandRejected | None], None]) -> None:
+        self._answers.append(call)
+        if self.committing:
+            asyncio.get_running_loop().call_soon(self.commit)
+
+    def commit(self, error: CommandRejected | None = None) -> None:
+        """Tell what was done, and answer."""
+        done, self._done = self._done, []
+        answers, self._answers = self._answers, []
+        for account, orders in done:
+            if error is None:
+                self._tell(account, orders)
+        for call in answers:
+            call(error)
+
+    async def decided(self, orders: Sequence[Order], *, wait: float) -> list[Order]:
+        self.waits.append(wait)
+        self.commit()
+        async with asyncio.timeout(5):
+            while any(order.pending for order in orders):  # noqa: ASYNC110 - a test changes them
+                await asyncio.sleep(0.01)
+        return [msgspec.structs.replace(each) for each in orders]
 
     def _make(self, new: NewOrder) -> Order:
         time = self._tick()
@@ -255,7 +288,10 @@ class FakeTrading:
         return None
 
     async def durable(self, account: int | None = None) -> None:
-        pass
+        if self._answers and account is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._answers.append(lambda _error: waiter.set_result(None))
+            await waiter
 
     def open_orders_of(self, account: int, market: str | None = None) -> list[Order]:
         return [

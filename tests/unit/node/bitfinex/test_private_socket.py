@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from bitfinex_kit import ALICE, BOB, Credentials, Exchange, running_exchange
+from bitfinex_kit import ALICE, BOB, BTC, Credentials, Exchange, running_exchange
 
 from exchange.orders.engine_context import CommandRejected
 from node.bitfinex import bitfinex_socket, limits
@@ -73,9 +73,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bitfinex_socket, "SNAPSHOTS_AFTER", 0.0)
 
 
-@pytest.fixture
-async def exchange() -> AsyncIterator[Exchange]:
+@pytest.fixture(params=[True, False], ids=["at once", "in a task"])
+async def exchange(request: pytest.FixtureRequest) -> AsyncIterator[Exchange]:
+    """Orders are placed both ways that there are for inputs."""
     async with running_exchange() as exchange:
+        exchange.trading.open = request.param
         yield exchange
 
 
@@ -358,7 +360,7 @@ async def test_inputs_begin_in_their_order(exchange: Exchange, trader: Reader) -
 async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
     exchange: Exchange, trader: Reader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exchange.trading.place = None  # type: ignore[method-assign,assignment]
+    exchange.trading.place_now = None  # type: ignore[method-assign,assignment]
     _, told = await trader.carry_out("on", LIMIT)
     assert (told[5], told[6]) == (10000, "ERROR")
     assert told[7].rpartition(" ")[2] in caplog.text
@@ -489,6 +491,7 @@ async def test_a_dead_mans_switch_that_cannot_cancel_is_logged(
 
 
 async def test_what_was_begun_goes_on_when_its_connection_ends(exchange: Exchange) -> None:
+    exchange.trading.open = False
     wait = asyncio.Event()
     place = exchange.trading.place
 
@@ -539,6 +542,7 @@ async def test_a_reader_that_leaves_its_account_lying_is_cut_and_costs_no_memory
 async def test_so_many_inputs_at_once_and_then_reading_waits(
     exchange: Exchange, trader: Reader
 ) -> None:
+    exchange.trading.open = False
     wait = asyncio.Event()
     begun = []
 
@@ -555,6 +559,91 @@ async def test_so_many_inputs_at_once_and_then_reading_waits(
     assert len(begun) == limits.INPUTS_WAITING
     wait.set()
     await eventually(lambda: len(begun) == limits.INPUTS_WAITING + 20)
+
+
+# Orders that are placed at once
+
+
+async def test_so_many_orders_without_an_answer_and_then_reading_waits(
+    exchange: Exchange, trader: Reader
+) -> None:
+    trading = exchange.trading
+    trading.open, trading.committing = True, False
+    for number in range(limits.INPUTS_WAITING + 20):
+        await trader.say([0, "on", None, {**LIMIT, "cid": number}])
+    await eventually(lambda: len(trading.placed) == limits.INPUTS_WAITING)
+    await asyncio.sleep(0.05)
+    assert len(trading.placed) == limits.INPUTS_WAITING
+    trading.committing = True
+    trading.commit()
+    heard = await trader.until_quiet()
+    assert len([m for m in heard if m[1] == "n"]) == limits.INPUTS_WAITING + 20
+
+
+async def test_an_order_is_not_acknowledged_before_the_disk_has_it(
+    exchange: Exchange, trader: Reader
+) -> None:
+    trading = exchange.trading
+    trading.open, trading.committing = True, False
+    await trader.say([0, "on", None, LIMIT])
+    assert await trader.until_quiet() == []
+    trading.commit(CommandRejected("storage_failed", "the disk is full"))
+    (told,) = await trader.until_quiet()
+    assert (told[1], told[2][6]) == ("n", "ERROR")
+    assert "the disk is full" in told[2][7]
+
+
+async def test_an_order_that_takes_from_other_nodes_is_acknowledged_when_they_have_decided(
+    exchange: Exchange, trader: Reader
+) -> None:
+    trading = exchange.trading
+    trading.open = True
+    place = trading.place_now
+
+    def pending(order: Any) -> Any:
+        (made,) = place(order)
+        made.pending = made.quantity
+        return [made]
+
+    trading.place_now = pending  # type: ignore[method-assign]
+    await trader.say([0, "on", None, LIMIT])
+    assert [m[1] for m in await trader.until_quiet()] == ["on"]
+    (order,) = trading.orders.values()
+    order.pending = 0
+    trading.fill(order.number, "30000", "0.3", role="taker")
+    heard = await trader.until_quiet()
+    (told,) = [m for m in heard if m[1] == "n"]
+    assert told[2][4][13].startswith("EXECUTED @ 30000")
+
+
+async def test_an_order_waits_for_inputs_before_it(exchange: Exchange, trader: Reader) -> None:
+    await trader.carry_out("on", {**LIMIT, "cid": 1})
+    moved, first = [], exchange.trading.amend
+
+    async def amend(*told: Any, **more: Any) -> Any:
+        moved.append(len(exchange.trading.placed))
+        return await first(*told, **more)
+
+    exchange.trading.amend = amend  # type: ignore[method-assign]
+    for number in range(2, 12):
+        await trader.say([0, "ou", None, {"id": OWN + 1, "price": f"{30000 - number}"}])
+        await trader.say([0, "on", None, {**LIMIT, "cid": number}])
+    await trader.until_quiet()
+    assert moved == list(range(1, 11))
+
+
+async def test_an_event_has_the_order_as_it_is_when_it_was_changed_before_it_was_told(
+    exchange: Exchange, trader: Reader
+) -> None:
+    trading = exchange.trading
+    trading.open, trading.committing = True, False
+    await trader.say([0, "on", None, LIMIT])
+    await eventually(lambda: trading.orders)
+    trading.orders[1].price = BTC.to_ticks("29999")
+    trading.commit()
+    placed, told = await trader.until_quiet()
+    assert (placed[1], placed[2][16]) == ("on", 29999)
+    assert (told[1], told[2][4][16]) == ("n", 30000)
 
 
 async def test_a_token_opens_a_connection(exchange: Exchange, reader: Reader) -> None:
