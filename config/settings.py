@@ -120,6 +120,12 @@ class NodeSection(Section):
         description="PostgreSQL database that gets a copy of what the journal holds (docs/export.md); needs the extra "
         "`[postgres]`.",
     )
+    export_keep: int = field(
+        Whole(0, 36_500, unit="days"),
+        default=0,
+        description="Days for which the database keeps fills, postings and public trades, in whole months; 0: for good; "
+        "of nodes that share a database the smallest counts.",
+    )
     export_nats: str = field(
         NatsUrl(),
         default="",

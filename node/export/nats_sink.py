@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -218,6 +219,9 @@ class NatsSink:
             found += [message.data for message in page]
         await subscription.unsubscribe()
         return found
+
+    def kept_from(self, table: str) -> datetime | None:
+        return None
 
     def forget(self, node: str) -> None:
         """Delete the stream: its ids would refuse the rows that come next."""

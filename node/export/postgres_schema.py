@@ -1,4 +1,5 @@
-"""Tables and views of the drop copy in PostgreSQL, in the schema `exchange`, as a list of migrations.
+"""Tables and views of the drop copy in PostgreSQL, in the schema `exchange`, as a list of migrations. The third one
+is `node.export.postgres_months`.
 
 A migration that was released is never changed: another change is another migration.
 """
@@ -29,28 +30,14 @@ def table_text(table: Table) -> str:
     return f"CREATE TABLE {SCHEMA}.{table.name} ({columns}, PRIMARY KEY ({key}));"
 
 
-_FIRST: Final = "\n".join(
-    [
-        *(table_text(table) for table in TABLES.values()),
-        f"""  -- PostgreSQL 14 or later
-CREATE TABLE {SCHEMA}.positions (
-    node text PRIMARY KEY, frame bigint NOT NULL, checksum bigint NOT NULL, detail jsonb NOT NULL,
-    updated timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE TABLE {SCHEMA}.gaps (
-    node text NOT NULL, first_frame bigint NOT NULL, last_frame bigint NOT NULL,
-    noted timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (node, first_frame));
-CREATE INDEX orders_account ON {SCHEMA}.orders (node, account, updated);
-CREATE INDEX fills_time ON {SCHEMA}.fills (time);
-CREATE INDEX fills_trade ON {SCHEMA}.fills (taker, take);
-CREATE INDEX fills_order ON {SCHEMA}.fills (node, order_number);
-CREATE INDEX postings_holder ON {SCHEMA}.postings (node, holder, asset, transaction, line);
-CREATE INDEX postings_time ON {SCHEMA}.postings (time);
-CREATE INDEX trades_time ON {SCHEMA}.trades (market, time);
-
+_BALANCES: Final = f"""\
 -- Balance of every holder in every asset.
 CREATE VIEW {SCHEMA}.balances AS
     SELECT DISTINCT ON (node, holder, asset) node, holder, asset, balance, time
     FROM {SCHEMA}.postings ORDER BY node, holder, asset, transaction DESC, line DESC;
+"""  # noqa: S608 - of constants
+
+VIEWS: Final = f"""\
 -- Debt of each node to each other one. Negative: the other one owes.
 CREATE VIEW {SCHEMA}.peer_positions AS
     SELECT node, substr(holder, 6) AS peer, asset, balance AS owed, time,
@@ -81,7 +68,27 @@ CREATE VIEW {SCHEMA}.counterparties AS
     SELECT node, counterparty, market, count(*) AS trades, sum(quantity) AS quantity,
         sum(price * quantity) AS value, min(time) AS first, max(time) AS last
     FROM {SCHEMA}.fills GROUP BY 1, 2, 3;
--- Candles of a market: SELECT * FROM exchange.candles('BTC-USD', '1 hour').
+"""  # noqa: S608 - of constants
+
+_FIRST: Final = "\n".join(
+    [
+        *(table_text(table) for table in TABLES.values()),
+        f"""  -- PostgreSQL 14 or later
+CREATE TABLE {SCHEMA}.positions (
+    node text PRIMARY KEY, frame bigint NOT NULL, checksum bigint NOT NULL, detail jsonb NOT NULL,
+    updated timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE {SCHEMA}.gaps (
+    node text NOT NULL, first_frame bigint NOT NULL, last_frame bigint NOT NULL,
+    noted timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (node, first_frame));
+CREATE INDEX orders_account ON {SCHEMA}.orders (node, account, updated);
+CREATE INDEX fills_time ON {SCHEMA}.fills (time);
+CREATE INDEX fills_trade ON {SCHEMA}.fills (taker, take);
+CREATE INDEX fills_order ON {SCHEMA}.fills (node, order_number);
+CREATE INDEX postings_holder ON {SCHEMA}.postings (node, holder, asset, transaction, line);
+CREATE INDEX postings_time ON {SCHEMA}.postings (time);
+CREATE INDEX trades_time ON {SCHEMA}.trades (market, time);
+
+{_BALANCES}{VIEWS}-- Candles of a market: SELECT * FROM exchange.candles('BTC-USD', '1 hour').
 CREATE FUNCTION {SCHEMA}.candles(of_market text, length interval)
 RETURNS TABLE (start timestamptz, open numeric, high numeric, low numeric, close numeric, volume numeric,
     trades bigint)
@@ -95,12 +102,15 @@ $$;
     ]
 )
 
-_SECOND: Final = f"""
--- Obligations settled between nodes. Positive: received from the peer.
+SETTLEMENTS: Final = f"""\
 CREATE VIEW {SCHEMA}.settlements AS
     SELECT node, substr(holder, 6) AS peer, asset, amount, balance AS owed, time, reference AS note, transaction
     FROM {SCHEMA}.postings WHERE kind = 'settlement' AND holder LIKE 'peer:%';
-CREATE INDEX postings_settlements ON {SCHEMA}.postings (time) WHERE kind = 'settlement';
+"""  # noqa: S608 - of constants
+
+_SECOND: Final = f"""
+-- Obligations settled between nodes. Positive: received from the peer.
+{SETTLEMENTS}CREATE INDEX postings_settlements ON {SCHEMA}.postings (time) WHERE kind = 'settlement';
 DROP FUNCTION {SCHEMA}.candles(text, interval);
 -- Candles of a market: SELECT * FROM exchange.candles('BTC-USD', '1 hour', now() - interval '7 days').
 CREATE FUNCTION {SCHEMA}.candles(of_market text, length interval, since timestamptz DEFAULT '-infinity')
@@ -118,4 +128,4 @@ LANGUAGE sql STABLE AS $$
 $$;
 """  # noqa: S608 - of constants
 
-MIGRATIONS: Final = (_FIRST, _SECOND)
+EARLIER: Final = (_FIRST, _SECOND)

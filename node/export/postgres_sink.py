@@ -6,17 +6,22 @@ merged from there, and the position is moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, cast
+from datetime import datetime
+from typing import Final, cast
 
 import msgspec
 import psycopg
 
-from node.export.postgres_schema import MIGRATIONS, SCHEMA, TYPES
+from node.export.postgres_months import MONTHS
+from node.export.postgres_schema import EARLIER, SCHEMA, TYPES
 from node.export.sink import Delivery, Position, PositionMoved, SinkError
 from node.export.tables import TABLES, Row, Table
 
+MIGRATIONS: Final = (*EARLIER, MONTHS)
+PRUNE: Final = 3600.0  # s between looks for months to drop
 CONNECT_TIMEOUT: Final = 5  # s
 STATEMENT_TIMEOUT: Final = 120_000  # ms; a delivery takes some 0.1 s
 LOCK_TIMEOUT: Final = 5000  # ms
@@ -30,8 +35,8 @@ class PostgresSink:
     tables = TABLES
     versions = False
 
-    def __init__(self, url: str) -> None:
-        """Connect, and bring the tables up to date.
+    def __init__(self, url: str, keep_days: int = 0) -> None:
+        """Connect, and bring the tables up to date. Months that ended more than `keep_days` ago are dropped; 0: none.
 
         Raises:
             SinkError: the database does not answer or refuses, or its tables are of a later version.
@@ -55,6 +60,11 @@ class PostgresSink:
                     columns = ", ".join(f"{name} {TYPES[kind]}" for name, kind in table.columns)
                     text = f"CREATE TEMPORARY TABLE staging_{table.name} ({columns}) ON COMMIT DELETE ROWS"
                     self._db.execute(text.encode())
+                self._keep_days = keep_days
+                self._months: set[tuple[str, int, int]] = set()
+                self._kept: dict[str, datetime] = {}
+                self._pruned = -PRUNE
+                self._prune()
         except BaseException:
             self._db.close()
             raise
@@ -97,7 +107,69 @@ class PostgresSink:
         frame, checksum, detail = row
         return msgspec.convert({**detail, "frame": frame, "checksum": checksum}, Position)
 
+    # Months
+
+    def _prune(self) -> None:
+        """Drop old months, once an hour. A table in use is left until the next time."""
+        now = time.monotonic()
+        if now - self._pruned < PRUNE:
+            return
+        self._pruned = now
+        if self._keep_days:
+            with suppress(psycopg.errors.LockNotAvailable):
+                self._db.execute(
+                    f"SELECT {SCHEMA}.drop_months(now() - make_interval(days => %s))",
+                    (self._keep_days,),
+                )
+        self._kept = dict(
+            self._db.execute(f"SELECT table_name, kept_from FROM {SCHEMA}.retention").fetchall()  # noqa: S608
+        )
+        self._months.clear()
+
+    def _dated(self, table: Table, rows: Sequence[Row]) -> Sequence[Row]:
+        """Make the parts for the months of rows, and return the rows that are not of dropped ones."""
+        at = table.names.index("time")
+        kept = self._kept.get(table.name)
+        if kept is not None:
+            dropped = [row for row in rows if cast(datetime, row[at]) < kept]
+            if dropped and table.name == "postings":
+                self._open_balances(dropped)
+            rows = [row for row in rows if cast(datetime, row[at]) >= kept] if dropped else rows
+        for moment in {cast(datetime, row[at]).replace(day=1) for row in rows}:
+            month = table.name, moment.year, moment.month
+            if month not in self._months:
+                text = f"SELECT {SCHEMA}.month(%s, %s)"
+                self._db.execute(text.encode(), (table.name, moment))
+                self._months.add(month)
+        return rows
+
+    def _open_balances(self, rows: Sequence[Row]) -> None:
+        names = TABLES["postings"].names
+        columns = ("node", "holder", "asset", "balance", "time", "transaction", "line")
+        places = [names.index(name) for name in columns]
+        last = {(row[0], row[places[1]], row[places[2]]): row for row in rows}
+        with self._db.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {SCHEMA}.opening_balances AS old ({', '.join(columns)}) "  # noqa: S608
+                "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (node, holder, asset) DO UPDATE SET "
+                "balance = excluded.balance, time = excluded.time, transaction = excluded.transaction, "
+                "line = excluded.line WHERE (old.transaction, old.line) < (excluded.transaction, excluded.line)",
+                [tuple(row[place] for place in places) for row in last.values()],
+            )
+
+    def kept_from(self, table: str) -> datetime | None:
+        with _explained():
+            row = self._db.execute(
+                f"SELECT kept_from FROM {SCHEMA}.retention WHERE table_name = %s",  # noqa: S608
+                (table,),
+            ).fetchone()
+        return None if row is None else row[0]
+
+    # Rows
+
     def deliver(self, delivery: Delivery) -> None:
+        with _explained():
+            self._prune()
         with _explained(), self._db.transaction():
             if self._position(delivery.node, " FOR UPDATE") != delivery.before:
                 raise PositionMoved(f"another process exports the journal of {delivery.node}")
@@ -132,7 +204,9 @@ class PostgresSink:
             if not done.rowcount:
                 raise PositionMoved(f"another process exports the journal of {delivery.node}")
 
-    def _merge(self, table: Table, rows: Any) -> None:
+    def _merge(self, table: Table, rows: Sequence[Row]) -> None:
+        if table.dated:
+            rows = self._dated(table, rows)
         names = ", ".join(table.names)
         staging = f"staging_{table.name}"
         with (
@@ -170,7 +244,7 @@ class PostgresSink:
 
     def forget(self, node: str) -> None:
         with _explained(), self._db.transaction():
-            for name in (*TABLES, "gaps", "positions"):
+            for name in (*TABLES, "gaps", "opening_balances", "positions"):
                 self._db.execute(
                     f"DELETE FROM {SCHEMA}.{name} WHERE node = %s".encode(),  # noqa: S608
                     (node,),

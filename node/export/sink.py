@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -92,6 +93,13 @@ class Sink(Protocol):
 
     def rows(self, table: str, node: str) -> Iterator[Row]:
         """Yield all rows of a node. Used inside of `moment`.
+
+        Raises:
+            SinkError: the engine does not answer.
+        """
+
+    def kept_from(self, table: str) -> datetime | None:
+        """Return the time before which the engine has dropped rows of a dated table; None: it has all.
 
         Raises:
             SinkError: the engine does not answer.

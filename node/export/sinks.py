@@ -26,7 +26,7 @@ class SinkKind(NamedTuple):
 def _postgres(settings: Settings) -> Sink:
     from node.export.postgres_sink import PostgresSink
 
-    return PostgresSink(settings.export_postgres)
+    return PostgresSink(settings.export_postgres, settings.export_keep)
 
 
 def _nats_copy(settings: Settings) -> Sink:

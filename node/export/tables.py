@@ -24,20 +24,22 @@ def moment(us: int) -> datetime:
 class Table:
     """A table. The first columns are its key; the first of all is the node, the last the frame that wrote the row.
 
-    `latest`: a later row with the same key replaces the earlier one; otherwise rows never change.
+    `latest`: a later row with the same key replaces the earlier one; otherwise rows never change. `dated`: every row
+    has a `time`, by which an engine may split the table and drop old parts.
     """
 
     name: str
     columns: tuple[tuple[str, ColumnKind], ...]
     key: int  # number of columns
     latest: bool = False
+    dated: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.columns)
 
 
-def _table(name: str, columns: str, *, latest: bool = False) -> Table:
+def _table(name: str, columns: str, *, latest: bool = False, dated: bool = False) -> Table:
     """`columns`: "name:kind ...", those of the key before a "|"."""
     kinds: dict[str, ColumnKind] = {
         "t": "text", "i": "integer", "n": "number", "s": "time", "b": "boolean",
@@ -45,7 +47,7 @@ def _table(name: str, columns: str, *, latest: bool = False) -> Table:
     key, _, rest = columns.partition("|")
     parsed = [item.partition(":")[::2] for item in ["node:t", *key.split(), *rest.split()]]
     fields = (*((field, kinds[kind]) for field, kind in parsed), ("frame", kinds["i"]))
-    return Table(name, fields, 1 + len(key.split()), latest)
+    return Table(name, fields, 1 + len(key.split()), latest, dated)
 
 
 TABLES: Final = {
@@ -62,10 +64,12 @@ TABLES: Final = {
             "fills",
             "taker:t take:i role:t | market:t order_number:i side:t price:n quantity:n time:s counterparty:t "
             "counterparty_order:i account:i fee:n fee_asset:t",
+            dated=True,
         ),
         _table(
             "postings",
             "transaction:i line:i | holder:t asset:t amount:n balance:n time:s kind:t reference:t",
+            dated=True,
         ),
         _table(
             "accounts",
@@ -87,6 +91,7 @@ TABLES: Final = {
         _table(
             "trades",
             "maker:t taker:t take:i | market:t maker_order:i side:t price:n quantity:n time:s",
+            dated=True,
         ),
     )
 }

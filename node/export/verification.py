@@ -134,6 +134,7 @@ class Verification:
         self._units = source.units()
         _, self._state = source.state()
         self._advance = advance
+        self._kept: datetime | None = None  # of the table that is being compared
 
     def run(self) -> Report:
         """Compare. A part of the log that is dropped meanwhile is a `JournalError` or a missing file.
@@ -160,6 +161,7 @@ class Verification:
         return Report(self._source.owner, self._first, self._frame, reports)
 
     def _compare(self, table: Table) -> TableReport:
+        self._kept = self._sink.kept_from(table.name) if table.dated else None
         logged = self._logged(table)
         # The state may be later than the sink: what changed since cannot be compared.
         late = self._changed_later(table) if table.latest else set()
@@ -207,7 +209,7 @@ class Verification:
                 yield key, digest
         if table.name in ARCHIVED:
             for row in self._archived(table):
-                if (key := _key(table, row)) not in logged:
+                if (key := _key(table, row)) not in logged and not self._dropped(table, row):
                     yield key, _digest(row)
         if table.latest and table.name not in LOG_ONLY:
             builder = RowBuilder(self._source.owner, self._units.at(self._first - 1))
@@ -215,6 +217,13 @@ class Verification:
             for row in builder.take().get(table.name, []):
                 if (key := _key(table, row)) not in logged and key not in late:
                     yield key, _digest(row)
+
+    def _dropped(self, table: Table, row: Row) -> bool:
+        """Report if the sink has dropped the part of a table that a row is in."""
+        if self._kept is None:
+            return False
+        moment = row[table.names.index("time")]
+        return isinstance(moment, datetime) and moment < self._kept
 
     def _archived(self, table: Table) -> Iterator[Row]:
         builder = RowBuilder(self._source.owner, {})
@@ -229,7 +238,8 @@ class Verification:
         """Return the digests of the log's rows by key, of latest rows the last one's; None: of one that is over."""
         found: dict[Key, int | None] = {}
         for row in self._log_rows(table, self._first - 1, self._frame):
-            found[_key(table, row)] = None if _ended(table, row) else _digest(row)
+            over = _ended(table, row) or self._dropped(table, row)
+            found[_key(table, row)] = None if over else _digest(row)
         return found
 
     def _changed_later(self, table: Table) -> set[Key]:
@@ -254,7 +264,11 @@ class Verification:
             key = _key(table, row)
             if table.name in LOG_ONLY and int(str(row[-1])) < self._first and key not in logged:
                 continue
-            if _ended(table, row) or (key in late and key not in logged):
+            if (
+                _ended(table, row)
+                or self._dropped(table, row)
+                or (key in late and key not in logged)
+            ):
                 continue
             yield key, _digest(row)
 

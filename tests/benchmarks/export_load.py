@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks.bench_e2e import Http, connections, order
 from tests.integration.processes import NodeProcess, eventually
 
-_TICK = os.sysconf("SC_CLK_TCK")
 SETTINGS = {"JOURNAL_SYNC": "normal", "LOG_LEVEL": "warning", "API_RATE_LIMIT": "0"}
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor that a process has had."""
-    parts = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-    return (int(parts[11]) + int(parts[12])) / _TICK
+    """Seconds of processor that the threads of a process have had."""
+    nanoseconds = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread that ended
+            nanoseconds += int((task / "schedstat").read_text("utf-8").split()[0])
+    return nanoseconds / 1e9
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from node.export.sink import Delivery, Position, PositionMoved, SinkError
 from node.export.tables import TABLES, Row
@@ -20,6 +21,7 @@ class MemoryDatabase:
         self.positions: dict[str, Position] = {}
         self.gaps: list[tuple[int, int]] = []
         self.deliveries = 0
+        self.kept: dict[str, datetime] = {}
         self.fault: Callable[[str], None] = lambda when: None
 
     def connect(self) -> MemorySink:
@@ -66,6 +68,9 @@ class MemorySink:
 
     def rows(self, table: str, node: str) -> Iterator[Row]:
         return iter([row for row in self._db.values(table) if row[0] == node])
+
+    def kept_from(self, table: str) -> datetime | None:
+        return self._db.kept.get(table)
 
     def forget(self, node: str) -> None:
         for store in self._db.tables.values():

@@ -29,7 +29,7 @@ def sample(table: Table, number: int, frame: int, *, node: str = NODE, empty: bo
         if at < table.key:
             values.append(number if kind == "integer" else f"{number}")
         else:
-            values.append(None if empty else _VALUES[kind])
+            values.append(None if empty and not (table.dated and kind == "time") else _VALUES[kind])
     return (*values, frame)
 
 
