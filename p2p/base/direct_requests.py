@@ -45,6 +45,7 @@ KNOWN_HEADERS: Final = frozenset(
         "connection",
         "content-length",
         "content-type",
+        "grc-compress",
         "host",
         "pragma",
         "user-agent",

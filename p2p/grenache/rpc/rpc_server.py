@@ -314,9 +314,13 @@ def answer(body: bytes, status: int = 200, kind: str = JSON) -> web.Response:
     return web.Response(body=body, status=status, headers=headers)
 
 
-def answer_bytes(body: bytes, status: int = 200, kind: str = JSON) -> bytes:
-    """The bytes of the same answer, for a request that is answered directly."""
-    return response(status, kind, body, "Server: exchange-node\r\n")
+def answer_bytes(
+    body: bytes, status: int = 200, kind: str = JSON, *, closing: bool = False
+) -> bytes:
+    """The bytes of the same answer, for a request that is answered directly. `closing`: the caller must not
+    reuse the connection."""
+    headers = "Server: exchange-node\r\n"
+    return response(status, kind, body, f"{headers}Connection: close\r\n" if closing else headers)
 
 
 def remote_of(request: web.BaseRequest) -> Address:

@@ -49,6 +49,7 @@ from typing import Final, Self
 
 from aiohttp import web
 
+from p2p.base.direct_requests import DirectConnection, Head
 from p2p.grenache.announcer import INTERVAL, Announcer
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.input_checks import check_service
@@ -132,7 +133,12 @@ class Worker:
             secure=tls is not None, body_timeout=limits.body_timeout, max_streams=max_streams
         )
         self._server = rpc_server.RpcServer(
-            self._on_http, self._on_socket, tls=tls, limits=limits, origins=origins
+            self._on_http,
+            self._on_socket,
+            tls=tls,
+            limits=limits,
+            origins=origins,
+            direct={} if self._secure else {("POST", "/"): self._direct},
         )
         self._on_gone = on_gone
         self._announcer: Announcer | None = None
@@ -244,6 +250,33 @@ class Worker:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
+
+    def _direct(self, connection: DirectConnection, head: Head, body: bytes) -> bool:
+        """Answer a plain request without aiohttp; see `DirectHandler`. What is no request, or compressed, is
+        left to the general way."""
+        if (
+            self._server.closing
+            or len(body) > self._max_payload
+            or rpc_wire.GZIP in head.headers.get(rpc_wire.COMPRESS, "")
+        ):
+            return False
+        try:
+            rid, key, payload = rpc_wire.decode_request(body)
+        except rpc_wire.Malformed:
+            return False
+        name = connection.peername
+        remote = (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("", 0)
+        asked = Request(key, payload, rid, remote, None, "http")
+        # The dispatcher keeps and ends these tasks: a set here would be a second one.
+        asyncio.get_running_loop().create_task(self._answer_directly(connection, asked))
+        return True
+
+    async def _answer_directly(self, connection: DirectConnection, asked: Request) -> None:
+        reply = await self._dispatcher.answer(asked)
+        closing = self._server.closing
+        connection.answer(rpc_server.answer_bytes(reply, closing=closing))
+        if closing:
+            connection.close()
 
     async def _on_http(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = request.headers

@@ -31,6 +31,54 @@ pytestmark = pytest.mark.timeout(30)
 
 # Replies
 
+# An unknown header makes a request one for aiohttp; others are answered directly.
+GENERAL = "X-Other: 1"
+
+
+def plain_head(http: RawConnection) -> list[str]:
+    return sorted(line for line in http.head.split("\r\n") if not line.startswith("Date: "))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(request_body("echo", payload) for payload in (1, "ü", [], {"a": 1})),
+        *(
+            request_body("fail", how)
+            for how in ("refuse", "refuse badly", "cancel", "object", "timeout", "busy", "else")
+        ),
+        request_body("unknown", 1),
+        b"",
+        b"{}",
+        b'["r1"]',
+        b"no JSON",
+    ],
+)
+async def test_a_request_has_the_same_answer_directly_and_through_aiohttp(
+    http: RawConnection, service: Service, body: bytes
+) -> None:
+    directly = await http.http(body)
+    head = plain_head(http)
+    assert await http.http(body, GENERAL) == directly
+    assert plain_head(http) == head
+    if service.requests:
+        one, other = service.requests
+        assert one == other
+
+
+async def test_a_worker_that_stops_closes_the_connections_of_running_requests(
+    worker: Worker, http: RawConnection, service: Service
+) -> None:
+    http.send_http(request_body("held", 1))
+    await service.entered.wait()
+    stopping = asyncio.ensure_future(worker.stop(grace=20.0))
+    await asyncio.sleep(0)
+    service.go.set()
+    assert (await http.answer())[0] == 200
+    assert "Connection: close" in http.head
+    assert await http.reader.read() == b""
+    await stopping
+
 
 PAYLOADS = [
     None,
