@@ -241,6 +241,13 @@ def encode_query(transaction: bytes, sender: bytes, ask: Ask) -> bytes:
             *(len(ask.token), ask.token),
             _ending(transaction),
         )
+    if type(ask) is FindNode:
+        return b"d1:ad2:id%d:%b6:target%d:%be1:q9:find_node%b1:y1:qe" % (
+            *(len(sender), sender, len(ask.target), ask.target),
+            _ending(transaction),
+        )
+    if type(ask) is PingQuery:
+        return b"d1:ad2:id%d:%be1:q4:ping%b1:y1:qe" % (len(sender), sender, _ending(transaction))
     arguments = ask.arguments()
     arguments[b"id"] = sender
     return bencode.encode(
@@ -319,11 +326,21 @@ def decode(data: bytes) -> Message:
 
 def _usual_query(data: bytes) -> KrpcQuery | None:
     form = krpc_forms.read_query(data)
-    if form is None or len(form.service) > MAX_NAME:
+    if form is None:
+        return _usual_node_query(data)
+    if len(form.service) > MAX_NAME:
         return None
     if form.port is None:
         return KrpcQuery(form.transaction, form.sender, GetPeers(form.service))
     ask = AnnouncePeer(form.service, form.port, form.token)
+    return KrpcQuery(form.transaction, form.sender, ask)
+
+
+def _usual_node_query(data: bytes) -> KrpcQuery | None:
+    form = krpc_forms.read_node_query(data)
+    if form is None:
+        return None
+    ask = PingQuery() if form.target is None else FindNode(form.target)
     return KrpcQuery(form.transaction, form.sender, ask)
 
 

@@ -1,7 +1,7 @@
 """The usual forms of KRPC messages, read by regular expressions instead of as bencode of any shape.
 
-Nearly all datagrams of a busy Grape are `get_peers`, `announce_peer` and their replies, with the same keys in the same
-order. Reading them as bencode takes half of the time that a Grape spends on a lookup.
+Nearly all datagrams of a busy Grape are `get_peers`, `announce_peer` and their replies, and where many Grapes start `ping`
+and `find_node`, with the same keys in the same order. Reading them as bencode takes half of the time that a Grape spends on a lookup.
 
 Rule of this file: a function returns None for all that it does not understand to the last byte, and that includes
 everything invalid. `p2p.grenache.dht.krpc` then reads the datagram as bencode. So what is returned here is always what the
@@ -27,6 +27,10 @@ _GET_PEERS_TAIL: Final = re.compile(rb"e1:q9:get_peers" + _END + rb"q" + rb"e", 
 _ANNOUNCE_TAIL: Final = re.compile(
     rb"4:porti([1-9]\d{0,4})e" + _TOKEN + rb"e1:q13:announce_peer" + _END + rb"qe", re.DOTALL
 )
+_NODE_QUERY: Final = re.compile(
+    rb"d1:ad" + _ID + rb"(?:6:target20:(.{20})e1:q9:find_node|e1:q4:ping)" + _END + rb"qe",
+    re.DOTALL,
+)
 _REPLY: Final = re.compile(
     rb"d(?:2:ip6:(.{6}))?1:rd" + _ID + rb"(?:5:nodes([1-9]\d{0,3}):)?", re.DOTALL
 )
@@ -43,6 +47,14 @@ class PeersForm(NamedTuple):
     service: bytes
     port: int | None
     token: bytes
+
+
+class NodeForm(NamedTuple):
+    """Query `find_node`; without a target, `ping`."""
+
+    transaction: bytes
+    sender: bytes
+    target: bytes | None
 
 
 class ReplyForm(NamedTuple):
@@ -81,6 +93,15 @@ def read_query(data: bytes) -> PeersForm | None:
     return PeersForm(
         four or two, sender, data[start:end], 0 if implied == b"1" else port, short or long
     )
+
+
+def read_node_query(data: bytes) -> NodeForm | None:
+    """Read a usual `find_node` or `ping`; None for any other datagram."""
+    match = _NODE_QUERY.fullmatch(data)
+    if match is None:
+        return None
+    sender, target, four, two, _ = match.groups()
+    return NodeForm(four or two, sender, target)
 
 
 def read_reply(data: bytes) -> ReplyForm | None:

@@ -95,6 +95,10 @@ def usual_forms() -> list[bytes]:
         encode_reply(KrpcReply(b"tttt", ID, b"t" * 8, node * 20, (peer[2:],) * 3, seen_as=("1.2.3.4", 5))),
         encode_reply(KrpcReply(b"tt", ID, b"t" * 20, node * 70, (peer[2:],) * 2_100)),
         b"d1:ad2:id20:" + ID + b"9:info_hash8:rpc_cap2e1:q9:get_peers" + end + b"qe",
+        b"d1:ad2:id20:" + ID + b"e1:q4:ping" + end + b"qe",
+        b"d1:ad2:id20:" + ID + b"6:target20:" + ID + b"e1:q9:find_node" + end + b"qe",
+        b"d1:ad2:id20:" + ID + b"6:target19:" + ID[1:] + b"e1:q9:find_node" + end + b"qe",
+        b"d1:ad2:id20:" + ID + b"6:target20:" + ID + b"e1:q4:ping" + end + b"qe",
         b"d1:ad2:id20:" + ID + b"9:info_hash300:" + b"n" * 300 + b"e1:q9:get_peers" + end + b"qe",
         b"d1:ad2:id20:" + ID + b"9:info_hash0:e1:q9:get_peers" + end + b"qe",
         b"d1:ad2:id20:" + ID + b"9:info_hash9:rpc_cap2e1:q9:get_peers" + end + b"qe",
@@ -138,13 +142,9 @@ def test_the_usual_forms_are_read_as_the_general_way_reads_them(monkeypatch):
     rng = random.Random(16)
     datagrams = [damaged(data, rng) for data in usual_forms() for _ in range(60)] + usual_forms()
     found = [outcome(data) for data in datagrams]
-    quick = sum(
-        (krpc_forms.read_query(data) or krpc_forms.read_reply(data)) is not None
-        for data in datagrams
-    )
-    assert quick > 300
-    monkeypatch.setattr(krpc_forms, "read_query", lambda data: None)
-    monkeypatch.setattr(krpc_forms, "read_reply", lambda data: None)
+    for read in ("read_query", "read_node_query", "read_reply"):
+        assert sum(getattr(krpc_forms, read)(data) is not None for data in datagrams) > 30
+        monkeypatch.setattr(krpc_forms, read, lambda data: None)
     assert found == [outcome(data) for data in datagrams]
 
 
