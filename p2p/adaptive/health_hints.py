@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
 
+import msgspec
+
 from p2p.base.bounded_map import BoundedMap
 
 MAX_FACTOR = 3.0
@@ -36,8 +38,7 @@ class Signal(StrEnum):
 DEGRADED, HEALTHY = Signal.DEGRADED, Signal.HEALTHY
 
 
-@dataclass(frozen=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True):
     """An own hint, to be signed and broadcast by the publisher."""
 
     peer: Hashable
@@ -47,8 +48,7 @@ class Hint:
     reason: str
 
 
-@dataclass(frozen=True)
-class HintSettings:
+class HintSettings(msgspec.Struct, frozen=True):
     """`GOSSIP_HINT_TTL`, `GOSSIP_PUBLISH_INTERVAL` (seconds here) and `GOSSIP_DECAY_FACTOR`."""
 
     ttl_s: float = 60.0

@@ -8,7 +8,8 @@ the load of an outage.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+import msgspec
 
 from p2p.base.tokens import Tokens
 
@@ -43,8 +44,7 @@ class RetryBudget:
         return self._tokens.take(now, self.per_second, self.reserve)
 
 
-@dataclass(frozen=True)
-class RetrySettings:
+class RetrySettings(msgspec.Struct, frozen=True):
     """`CLIENT_MAX_RETRIES` and `CLIENT_RETRY_DELAY` (seconds here)."""
 
     max_retries: int = 3

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from p2p.adaptive.circuit_breaker import BreakerState
 from p2p.adaptive.peer_metrics import PeerMetrics
@@ -12,8 +13,7 @@ from p2p.adaptive.peer_metrics import PeerMetrics
 Kind = Literal["pick", "breaker", "hint", "panic"]
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingEvent:
+class RoutingEvent(msgspec.Struct, frozen=True):
     """`at` is the router's `now` in seconds; `detail` has the figures behind the reason."""
 
     at: float
@@ -23,8 +23,7 @@ class RoutingEvent:
     detail: dict[str, object]
 
 
-@dataclass(frozen=True)
-class Explained:
+class Explained(msgspec.Struct, frozen=True):
     """One candidate in `AdaptiveRouter.explain`. `cost` decides, the lowest wins; `why` explains it
     in words."""
 

@@ -11,8 +11,9 @@ by lack of requests, so that a peer without traffic can get traffic again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import exp
+
+import msgspec
 
 from p2p.adaptive.peer_metrics import PeerMetrics, Pool
 
@@ -20,8 +21,7 @@ SILENCE = 5.0  # seconds; how fast a peer that owes an answer loses freshness
 SHARPNESS = 8.0  # how much a difference in score weighs when it is turned into a cost
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(msgspec.Struct, frozen=True):
     """`METRICS_LATENCY_WEIGHT` and the others; only their ratios matter."""
 
     latency: float = 0.4

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from p2p.base.host_port import format_host_port
 from p2p.wire.link import Carrier
 
@@ -29,8 +31,7 @@ Key = tuple[Carrier, str, int]
 """Carrier, host and port: what tells addresses apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerFound:
+class PeerFound(msgspec.Struct, frozen=True):
     """An address reported by a discovery strategy. Nothing of it is proven."""
 
     host: str

@@ -9,8 +9,9 @@ links at once is treated like a peer that does not answer.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from p2p.base.errors import Code
 from p2p.base.limits import HEALTHY_AFTER, RECONNECT_JITTER, RECONNECT_LADDER, RECONNECT_MAX
@@ -42,8 +43,7 @@ def wait_after(code: Code | None) -> Wait:
     return Wait.LADDER if code is None else _WAITS.get(code, Wait.LADDER)
 
 
-@dataclass(frozen=True, slots=True)
-class Reconnect:
+class Reconnect(msgspec.Struct, frozen=True):
     """Delays of the reconnect ladder. `interval` (seconds) is the setting PEER_RECONNECT_INTERVAL."""
 
     interval: float

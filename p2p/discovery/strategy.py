@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+
+import msgspec
 
 from p2p.addresses.address import SOURCE_PRIORITY, PeerFound
 from p2p.wire.link import Carrier
@@ -151,8 +152,7 @@ class BaseStrategy:
             self._fail(error)
 
 
-@dataclass(frozen=True, slots=True)
-class StrategyStatus:
+class StrategyStatus(msgspec.Struct, frozen=True):
     name: str
     state: State
     detail: str

@@ -8,13 +8,13 @@ only replies of the far side count, and the rate grows only when it was the limi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from p2p.flow.load import Outcome
 
 
-@dataclass(frozen=True)
-class AimdSettings:
+class AimdSettings(msgspec.Struct, frozen=True):
     """Rates a second, times in seconds."""
 
     initial: float = 10.0

@@ -7,17 +7,17 @@ request in a hundred of each client would show no effect.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
+
+import msgspec
 
 from p2p.flow.window import SlidingWindow, WindowFigures
 
 Cohort = Literal["canary", "control"]
 
 
-@dataclass(frozen=True, slots=True)
-class CohortFigures:
+class CohortFigures(msgspec.Struct, frozen=True):
     canary: WindowFigures
     control: WindowFigures
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, TypeVar
 
+import msgspec
+
 from p2p.base.errors import P2PError
 from p2p.flow.governor import FlowEvent, Governor
 from p2p.flow.load import LoadReport, Outcome, outcome_of
@@ -44,8 +46,7 @@ class _Job:
     error: Exception | None = None  # of the last attempt
 
 
-@dataclass(frozen=True, slots=True)
-class GateStatus:
+class GateStatus(msgspec.Struct, frozen=True):
     """Status of a gate. `rate` is attempts a second that the pace allows; other times are seconds. `delivery`:
     actions that ended in the last minute, from the call to the answer, with waiting and retries."""
 

@@ -33,9 +33,10 @@ after every change. The window belongs to the caller; `judge` advises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import hypot, sqrt
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from p2p.flow.cohort import Cohort, Latencies, LatencyTail
 
@@ -50,8 +51,7 @@ class Advice(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class LatencySettings:
+class LatencySettings(msgspec.Struct, frozen=True):
     """Times as shares of the mean latency without a queue, unless named `_s`."""
 
     # Queueing delay that is no congestion: the sum of

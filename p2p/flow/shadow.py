@@ -7,12 +7,12 @@ real limiter, which takes tokens from others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class ShadowFigures:
+
+class ShadowFigures(msgspec.Struct, frozen=True):
     """Effect that the limit would have had. Times in seconds."""
 
     seen: int

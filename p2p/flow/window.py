@@ -7,8 +7,9 @@ percentile is accurate to 5 % and a slot never has more than `_BINS` numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, floor, inf, log
+
+import msgspec
 
 _LEAST = 1e-5  # seconds: everything faster is in the first bin
 _MOST = 1e4
@@ -16,8 +17,7 @@ _GROWTH = log(1.05)
 _BINS = ceil(log(_MOST / _LEAST) / _GROWTH) + 1
 
 
-@dataclass(frozen=True, slots=True)
-class WindowFigures:
+class WindowFigures(msgspec.Struct, frozen=True):
     """Figures of one window. Times in seconds; `throughput` is results a second; rates from 0 to 1; 0 when empty."""
 
     count: int

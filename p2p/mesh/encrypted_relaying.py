@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from msgspec import Raw
 
 from p2p.adaptive.peer_metrics import Outcome
@@ -52,8 +53,7 @@ OPENINGS_BURST: Final = 50.0  # ... and at once
 RESETS_RATE: Final = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A message that waits for a session."""
 
     expires: float

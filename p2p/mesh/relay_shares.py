@@ -18,6 +18,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 Item = TypeVar("Item")
 
 MAX_PAIRS: Final = 1024
@@ -52,8 +54,7 @@ class RelayedPair(Generic[Item]):
     credit: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RelayRefusal:
+class RelayRefusal(msgspec.Struct, frozen=True):
     kind: str  # OFF, PAIRS or SHARE
     reason: str  # a sentence for people
 

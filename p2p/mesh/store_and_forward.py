@@ -7,8 +7,9 @@ never more at once than the outbox of a link takes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from p2p.base import limits
 from p2p.base.timers import Deadlines
@@ -17,8 +18,7 @@ FLUSH_FIRST: Final = 16  # messages that go out first
 FLUSH_BYTES: Final = limits.OUTBOX_HIGH_WATER  # handed to a link at once
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     type: str
     payload: bytes
     expires: float  # seconds, on the router's clock

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
+import msgspec
+
 from p2p.base.errors import Code
 from p2p.base.network_group import is_local, keyed, network_group
 
@@ -46,8 +48,7 @@ class SlotLimits:
     per_address_local: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRecord:
+class LinkRecord(msgspec.Struct, frozen=True):
     """A link as the rules see it. Times are monotonic seconds."""
 
     node_id: str
@@ -70,8 +71,7 @@ class LinkRefusal(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SlotDecision:
+class SlotDecision(msgspec.Struct, frozen=True):
     """`refusal` is None if the link is admitted; `evict` is the node whose link makes room for it."""
 
     refusal: LinkRefusal | None = None

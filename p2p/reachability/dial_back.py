@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.host_port import Scope, format_host_port, is_ip, normal_host, scope_of
@@ -37,8 +38,7 @@ THIRD_PARTY_DELAY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DialBackDecision:
+class DialBackDecision(msgspec.Struct, frozen=True):
     """`proof`: bytes to upload before the request is repeated. `delay`: seconds to wait before the dial."""
 
     action: Literal["dial", "proof", "refuse"]
@@ -47,8 +47,7 @@ class DialBackDecision:
     delay: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Demand:
+class _Demand(msgspec.Struct, frozen=True):
     target: tuple[str, int]
     size: int
     until: float

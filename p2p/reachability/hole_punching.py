@@ -72,8 +72,7 @@ class PunchSync(msgspec.Struct, rename="camel"):
     nonce: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PunchEndpoint:
+class PunchEndpoint(msgspec.Struct, frozen=True):
     """Outside address of this node's listening port, and the NAT before it."""
 
     host: str
@@ -88,8 +87,7 @@ class _Record:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PunchTarget:
+class PunchTarget(msgspec.Struct, frozen=True):
     """Punch under way with a peer. `nonce` names it."""
 
     node: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 PORT: Final = 5351  # of the router, UDP
 MAX_DATAGRAM: Final = 1100  # RFC 6887, section 7
@@ -52,8 +53,7 @@ PMP_RESULTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MappingAnswer:
+class MappingAnswer(msgspec.Struct, frozen=True):
     """Router's answer. `external_port` 0: it was not about a mapping. Times in seconds."""
 
     result: int

@@ -8,8 +8,9 @@ dial-backs: a connection that comes through was not filtered, or a rule of the r
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from p2p.reachability.observed_address import Observation
 
@@ -25,8 +26,7 @@ NAMES: Final[dict[NatKind, str]] = {
 OBSERVERS: Final = 2  # of the mapping, at different addresses
 
 
-@dataclass(frozen=True, slots=True)
-class NatVerdict:
+class NatVerdict(msgspec.Struct, frozen=True):
     kind: NatKind
     confirmed: bool  # by two observers of the mapping, and a dial-back
 

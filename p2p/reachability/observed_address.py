@@ -10,9 +10,10 @@ A peer on the LAN, or on this machine, sees the address within: its word says no
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from math import inf
 from typing import Final
+
+import msgspec
 
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
@@ -23,8 +24,7 @@ VOTE_KEPT: Final = 120.0  # seconds; after the link of the observer is gone
 MAX_OBSERVERS: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True):
     """One peer's view of this node. `local`: this side's address of the connection, as the socket shows it."""
 
     observer: str  # node id
@@ -36,8 +36,7 @@ class Observation:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalAddress:
+class ExternalAddress(msgspec.Struct, frozen=True):
     """Result of the vote."""
 
     host: str

@@ -16,8 +16,9 @@ Lifetimes are the router's choice: one of 0 is no grant, a very short one is not
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from p2p.base.network_group import is_local
 from p2p.reachability import mapping_messages as wire
@@ -35,8 +36,7 @@ PAUSES: Final = (15.0, 60.0, 300.0, 900.0)  # seconds until the next attempt; th
 Protocol = Literal["PCP", "NAT-PMP"]
 
 
-@dataclass(frozen=True, slots=True)
-class PortMapping:
+class PortMapping(msgspec.Struct, frozen=True):
     """Mapping in force. `until`: monotonic seconds."""
 
     host: str

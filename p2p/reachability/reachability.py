@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from p2p.base.host_port import is_ip, normal_host
 from p2p.base.network_group import is_local
@@ -28,8 +29,7 @@ PROBES: Final = 3  # peers probed
 FIRST_DELAY: Final = 0.5  # seconds from the first observation to the first action
 
 
-@dataclass(frozen=True, slots=True)
-class DialBackServer:
+class DialBackServer(msgspec.Struct, frozen=True):
     """Linked peer that dials back. `dialled`: where this node dialled it, if it did."""
 
     node_id: str
@@ -37,16 +37,14 @@ class DialBackServer:
     dialled: tuple[str, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DialBackRequest:
+class DialBackRequest(msgspec.Struct, frozen=True):
     server: str
     host: str
     port: int
     nonce: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MappingProbe:
+class MappingProbe(msgspec.Struct, frozen=True):
     server: str
     host: str
     port: int

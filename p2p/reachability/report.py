@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from p2p.base.host_port import format_host_port
 from p2p.reachability.nat_kind import NAMES, NatKind
@@ -21,8 +22,7 @@ STATES: Final[tuple[State, ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ReachabilityReport:
+class ReachabilityReport(msgspec.Struct, frozen=True):
     state: State
     text: str
     advice: str = ""

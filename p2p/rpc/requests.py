@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Protocol
 
+import msgspec
+
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcTimeout
 from p2p.base.timers import Deadlines
@@ -43,8 +45,7 @@ class MessageSender(Protocol):
     def handle(self, type: str, handler: Handler) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A request being served. `deadline`: seconds, on the clock of this node."""
 
     caller: str

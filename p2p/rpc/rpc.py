@@ -7,7 +7,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -31,8 +30,7 @@ ServeHandler = Callable[[str, Any], Awaitable[Any]]
 CallHandler = Callable[[Call, Any], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A result with the load that its sender reports. A handler may return one."""
 
     value: Any

@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypedDict, Unpack
 
@@ -54,8 +53,7 @@ LOST_HEDGES: Final = 3  # this many without an answer in between, and ...
 SILENT: Final = 1.0  # ... for this many seconds: the node counts as not answering
 
 
-@dataclass(frozen=True)
-class CallSettings:
+class CallSettings(msgspec.Struct, frozen=True):
     """Settings `CLIENT_*`, in seconds. `retry_delay_s` is the base of the wait before the same node is
     tried again.
     """
@@ -66,8 +64,7 @@ class CallSettings:
     hedge: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(msgspec.Struct, frozen=True):
     """A result with the node that gave it, the number of attempts (hedges included) and the seconds."""
 
     value: Any
@@ -108,8 +105,7 @@ class _Service:
         self.queue = ConcurrencyQueue(rng, on_rate)
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
+class _Attempt(msgspec.Struct, frozen=True):
     node: str
     sent: float
     governor: Governor

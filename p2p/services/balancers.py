@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+import msgspec
+
 from p2p.adaptive import (
     DEGRADED,
     AdaptiveRouter,
@@ -46,8 +48,7 @@ class BalancerSettings:
     hints: HintSettings = field(default_factory=HintSettings)
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingRecord:
+class RoutingRecord(msgspec.Struct, frozen=True):
     """A decision or observation with its reason. `at` is loop time; `service` is empty for hints."""
 
     at: float

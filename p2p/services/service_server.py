@@ -14,7 +14,6 @@ import logging
 import random
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
@@ -60,8 +59,7 @@ class ServiceReply(msgspec.Struct, rename="camel", omit_defaults=True):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceRequest:
+class ServiceRequest(msgspec.Struct, frozen=True):
     """The request being served: caller, deadline (loop time), idempotency id."""
 
     service: str
@@ -82,8 +80,7 @@ def current_request() -> ServiceRequest:
     return _current.get()
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceFigures:
+class ServiceFigures(msgspec.Struct, frozen=True):
     """Figures of one service served here. Seconds; counts since the start."""
 
     service: str

@@ -10,7 +10,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -37,8 +36,7 @@ Admit = Callable[[PeerInfo], tuple[Code, str] | None]
 """Decision about a proven peer: None, or the code and the reason of the refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOrigin:
+class StreamOrigin(msgspec.Struct, frozen=True):
     """Origin of a stream, as far as its socket does not show it."""
 
     dialled: tuple[str, int] | None = None  # host and port, on the dialling side

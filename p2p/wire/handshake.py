@@ -18,7 +18,6 @@ Handshake messages, and a goodbye during it, are always JSON.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 
 import msgspec
@@ -51,8 +50,7 @@ class HandshakeState(Enum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """Reaction to an event: a check, then the messages to send, then the next state."""
 
     check: str  # a method's name, "" for none
@@ -86,8 +84,7 @@ TABLE: dict[tuple[Role, HandshakeState, str], Step] = {
 Outgoing = tuple[str, msgspec.Struct]  # message type, payload
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeTerms:
+class HandshakeTerms(msgspec.Struct, frozen=True):
     """Statements of this node about itself."""
 
     identity: Identity

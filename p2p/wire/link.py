@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
+
 from p2p.base.errors import Code
 from p2p.wire.messages import Capabilities, Envelope
 
@@ -15,8 +17,7 @@ Carrier = Literal["tcp", "grenache"]
 """What brings a link's bytes: a TCP connection, or Grenache RPC requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerInfo:
+class PeerInfo(msgspec.Struct, frozen=True):
     """The peer at the other end, as proven by the handshake."""
 
     node_id: str

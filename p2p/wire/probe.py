@@ -13,7 +13,6 @@ import socket
 import ssl
 import struct
 import time
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -29,8 +28,7 @@ PROBE_TIMEOUT: Final = 5.0  # seconds, connection and TLS included
 MAX_ANSWER: Final = 2048  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeTarget:
+class ProbeTarget(msgspec.Struct, frozen=True):
     """Node to probe. `expect`: its node id, checked where there is TLS. `source`: local address to bind; port 0: any."""
 
     host: str

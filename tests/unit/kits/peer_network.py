@@ -6,7 +6,8 @@ is closed is deaf at once, and both sides hear of it in a later turn of the loop
 
 import asyncio
 import random
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.discovery.peer_exchange import ExchangeStrategy
