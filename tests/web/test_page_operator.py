@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from node.views.account_views import AccountRequest
 from tests.integration.processes import Nodes, eventually, run_cli
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -163,3 +165,14 @@ def test_positions_payments_limits_and_reconciliation(nodes: Nodes, pages: Pages
     limits.get_by_label("May come to owe").fill("500")
     limits.get_by_role("button", name="Set limit").click()
     limits.get_by_role("row").filter(has_text="500").wait_for()
+
+
+def test_the_health_view_has_each_export(nodes: Nodes, pages: Pages) -> None:
+    url = f"nats://127.0.0.1:{free_port()}"  # where no server is
+    node = nodes.start("a", EXPORT_NATS=url)
+    node.sell(5, 100)
+    page = pages.open(node.api_url, path="#/health")
+    for sink in ("nats-copy", "nats-market"):
+        page.get_by_text(f"Export to {sink}").wait_for()
+    page.get_by_text(re.compile(r"^away, [1-9]\d* commits behind$")).first.wait_for()
+    page.get_by_text(re.compile("^export: NATS: ")).first.wait_for()

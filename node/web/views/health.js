@@ -65,6 +65,7 @@ export function healthView(model) {
       ["Takes pending", String(status.pending_takes)],
       ["Feeds behind", String(status.feeds_behind)],
       ["Data directory", status.data_dir],
+      ...status.exports.map(exportOf),
     ]);
   });
   follow("diagnostics", ({ diagnostics: now }) => {
@@ -116,6 +117,15 @@ function figuresOf(now, speed) {
     ["Journal behind", now.journal_lag_ms === 0 ? "no" : millis(now.journal_lag_ms)],
     ["Archive behind", `${now.archive_behind} records`],
   ];
+}
+
+/**
+ * @param {{sink: string, state: string, behind: number}} view
+ * @returns {[string, string]}
+ */
+function exportOf(view) {
+  const behind = view.behind ? `${view.behind} commits behind` : "has every commit";
+  return [`Export to ${view.sink}`, `${view.state}, ${behind}`];
 }
 
 /** @param {number | null} ms upper bound of a bin */
