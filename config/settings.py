@@ -126,6 +126,29 @@ class NodeSection(Section):
         description="Days for which the database keeps fills, postings and public trades, in whole months; 0: for good; "
         "of nodes that share a database the smallest counts.",
     )
+    standby_listen: tuple[HostPort, ...] = field(
+        HostPorts(),
+        default=(),
+        description="Address at which the node accepts its standby (docs/standby.md); empty without one.",
+    )
+    standby_allow: tuple[str, ...] = field(
+        NodeIds(),
+        default=(),
+        description="Id of the machine that may be this node's standby and get its journal and key, as `exchange-node "
+        "standby` prints it.",
+    )
+    standby_ack: Literal["both", "first"] = field(
+        Choice(("both", "first")),
+        default="both",
+        description="`both`: nothing leaves the node before its standby has it on the disk; `first`: the standby may lack the "
+        "last orders.",
+    )
+    lease_postgres: str = field(
+        PostgresUrl(),
+        default="",
+        description="PostgreSQL database, on a third machine, that says which of two machines is the node: lets the standby take "
+        "over by itself (docs/standby.md); needs the extra `[postgres]`.",
+    )
     export_nats: str = field(
         NatsUrl(),
         default="",

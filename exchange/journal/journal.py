@@ -21,6 +21,7 @@ import gc
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -106,6 +107,7 @@ class Journal:
         self.path = path
         self.notes: list[str] = []  # messages for the user about the journal found
         self.written_bytes = 0  # of records, since the start
+        self.flush_all = False  # what can be fetched again too: a standby has every frame
         self.trouble: str | None = None  # error of the last write of archive or snapshot
         self._sync = sync == "full"
         self._owner = owner
@@ -233,9 +235,26 @@ class Journal:
             raise JournalError(self._failed)
         if not records:
             return
-        sync = self._sync and not all(self._can_be_fetched(record) for record in records)
+        sync = self._sync and (
+            self.flush_all or not all(self._can_be_fetched(record) for record in records)
+        )
+        self._append(lambda: pack(records), len(records), sync=sync)
+
+    def append_frame(self, number: int, payload: bytes, *, sync: bool) -> None:
+        """Append a frame of another copy of this journal. Without `sync` it is on the disk after a later one with it.
+
+        Raises:
+            JournalError: the frame does not follow, has no records of this version, or cannot be written.
+        """
+        if self._failed is not None:
+            raise JournalError(self._failed)
+        if number != self._committed + 1:
+            raise JournalError(f"{self.path}: got frame {number:,} after {self._committed:,}")
+        self._append(lambda: payload, len(self._decoded(number, payload)), sync=sync)
+
+    def _append(self, encode: Callable[[], bytes], count: int, *, sync: bool) -> None:
         try:
-            data = pack(records)
+            data = encode()
             self._committed = self._log.append(data, sync=sync)
             self.written_bytes += len(data)
         except BaseException as error:
@@ -245,13 +264,32 @@ class Journal:
                 raise JournalError(self._failed) from error
             raise
         self._note_position()
-        self._records += len(records)
+        self._records += count
         if self._log.segments is not self._segments:
             self._segments = segments = self._log.segments
             if len(segments) > BEHIND:
                 self._archive_to(segments[-BEHIND] - 1)
         if self._background and not self._wake.is_set():
             self._start()
+
+    def reader_after(self, number: int) -> tuple[Tail, int] | None:
+        """Return a reader of the frames after `number`, which another thread may use, and the CRC of that frame's
+        payload (0 for frame 0); None if the log has the frame no more, or not yet. Reads up to a segment.
+
+        Raises:
+            JournalError, OSError: the log cannot be read.
+        """
+        first = self._log.segments[0]
+        if number > self._committed or number < (0 if first == 1 else first):
+            return None
+        if number == 0:
+            return Tail(self._log, 0), 0
+        tail = Tail(self._log, number - 1)
+        try:
+            return tail, zlib.crc32(tail.take(number, 1)[0][1])
+        except BaseException:
+            tail.close()
+            raise
 
     @property
     def appends_only(self) -> bool:

@@ -90,6 +90,10 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
     "too_many_orders": ("Too many orders", "The account has as many open orders as it may."),
     "reduce_only": ("Reduce only", "The account has no position that the order could reduce."),
     "starting": ("Starting", "The node has just started; try again in a moment."),
+    "not_primary": (
+        "Not primary",
+        "This machine of a node with a standby cannot prove that it is the node now; try again, or use the other machine.",
+    ),
     "storage_failed": (
         "Storage failed",
         "The node cannot write its journal, because the disk is full or broken, and stops. Whether the "

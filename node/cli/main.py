@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "restore": "node.cli.commands.backup_command:restore",
     "recover": "node.cli.commands.recover_command:recover",
     "journal": "node.cli.commands.journal_command:journal",
+    "standby": "node.cli.commands.standby_command:standby",
     "export": "node.cli.commands.export_command:export",
     "open": "node.cli.commands.open_command:open_page",
     "status": "node.cli.commands.network_commands:status",

@@ -9,6 +9,7 @@ from exchange.journal.completeness import owner_of
 from exchange.journal.journal import Journal, JournalError
 from node.daemon.process import StartError
 from node.export.export_process import retention
+from node.standby import role_file
 from p2p.base.identity import Identity
 
 
@@ -21,6 +22,7 @@ def open_key_and_journal(settings: Settings, key_path: Path) -> tuple[Identity, 
         JournalError: the journal cannot be used, or is another node's.
         OSError, ValueError: a file cannot be read or written, or is no key.
     """
+    _check_role(settings)
     created = not key_path.exists()
     if created:
         _check_no_journal(settings, key_path)
@@ -41,6 +43,24 @@ def open_key_and_journal(settings: Settings, key_path: Path) -> tuple[Identity, 
             journal.close()
             raise
     return identity, journal
+
+
+def _check_role(settings: Settings) -> None:
+    """Raises `StartError` if another machine may be the node of this directory."""
+    role = role_file.read(settings.data_dir)
+    if role is None:
+        return
+    if role.role == "standby":
+        raise StartError(
+            f"{settings.data_dir} follows a node that runs elsewhere: 'exchange-node standby promote' makes this "
+            "machine the node"
+        )
+    if role.had_lease and (not settings.lease_postgres or settings.standby_ack != "both"):
+        raise StartError(
+            "this node has a lease in a database, which says if another machine is the node now: set LEASE_POSTGRES and "
+            f"STANDBY_ACK=both. To go on without a standby, make sure that no other machine runs this node, and delete "
+            f"{settings.data_dir / role_file.NAME}"
+        )
 
 
 def holds_journal(path: Path) -> bool:

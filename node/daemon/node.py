@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
+from aiohttp.typedefs import Middleware
+
 from config import Settings
 from exchange.engine.engine import MESSAGES, Engine
 from exchange.feeds.feed_limits import FeedFigures
-from exchange.journal.journal import Journal
+from exchange.journal.journal import Journal, JournalError
 from exchange.journal.market_history import MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
 from exchange.model.ports import Send
@@ -22,10 +24,13 @@ from exchange.model.records import Recovered
 from exchange.orders.engine_context import Drained
 from node.api.access import AccessRules
 from node.api.api_server import ApiServer
+from node.api.only_while import only_while
 from node.daemon.figures import ExchangeFigures, NodeFigures
 from node.daemon.node_keys import NodeKeys
 from node.daemon.node_status import NodeStatus
 from node.daemon.port_choice import first_free
+from node.daemon.service_manager import credential
+from node.daemon.standby_setup import primary_service
 from node.daemon.trading_service import TradingService
 from node.http.api_tls import Tls
 from node.service.committer import Committer
@@ -85,6 +90,7 @@ if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE or TRACING alone
     from node.daemon.grapes import Grapes
     from node.daemon.grenache_bridge import GrenacheBridge
     from node.export.export_process import Exports
+    from node.standby.primary_service import PrimaryService
     from node.tracing.exporter import Tracing
 
 log = logging.getLogger(__name__)
@@ -155,7 +161,16 @@ class Node(TradingService):
             if recover_from is None
             else recover_from(recovered, identity.node_id),
         )
-        committer = Committer(engine, journal, self._release)
+        self._standby: PrimaryService | None = None
+        if recover_from is None:
+            self._standby = primary_service(
+                settings,
+                journal,
+                identity.node_id,
+                credential("node.key") or settings.key_path,
+                lambda reason: committer.fail(JournalError(reason)),
+            )
+        committer = Committer(engine, journal, self._release, self._standby)
         market_data = MarketData(
             instruments, engine.markets, history, lambda: engine.us(self._loop.time())
         )
@@ -300,8 +315,16 @@ class Node(TradingService):
             self,
             rules=rules,
             tls=tls,
-            outermost=None if self._tracing is None else self._tracing.requests.middleware,
+            outermost=self._outermost(),
         )
+
+    def _outermost(self) -> Middleware | None:
+        """Return the middleware around all others of the API."""
+        tracing = None if self._tracing is None else self._tracing.requests.middleware
+        standby = self._standby
+        if standby is None:
+            return tracing
+        return only_while(lambda: standby.serves, tracing)
 
     # Life
 
@@ -340,6 +363,15 @@ class Node(TradingService):
         """
         await first_free(ports, lambda port: self.api.start(self._settings.api_host, port))
 
+    async def listen_to_standby(self) -> None:
+        """Accept the standby, if there is one.
+
+        Raises:
+            OSError: not at STANDBY_LISTEN.
+        """
+        if self._standby is not None and self._settings.standby_listen:
+            await self._standby.listen(*self._settings.standby_listen[0])
+
     async def run(self, stop: asyncio.Event) -> None:
         """Trade until `stop`, then leave in order: clients, presence, journal, peers.
 
@@ -353,6 +385,9 @@ class Node(TradingService):
             group.create_task(self.market_data.run(), name="market history")
             ticker = group.create_task(self._tick(), name="engine timers")
             services = group.create_task(self.mesh.run(), name="services")
+            standby = None
+            if self._standby is not None:
+                standby = group.create_task(self._standby.run(), name="standby")
             await stop.wait()
             services.cancel()
             self.stream_registry.close()
@@ -363,10 +398,14 @@ class Node(TradingService):
             self._engine.leave(self._loop.time())
             self._committer.stop()
             await committer
+            if standby is not None:
+                standby.cancel()
             self.market_data.stop()  # with the last drain's messages
         await self._leave_network()
 
     async def _leave_network(self) -> None:
+        if self._standby is not None:
+            await self._standby.close()
         if self._exports is not None:
             await self._exports.close()
         await self.overlay.stop()

@@ -63,8 +63,12 @@ def unmark(data_dir: Path) -> None:
     flush_directory(data_dir)
 
 
-def restore(settings: Settings, source: Path, *, advance: Advance) -> Manifest:
-    """Write a backup into the data directory, which must not be in use or have a journal, and verify it.
+def restore(
+    settings: Settings, source: Path, *, advance: Advance, as_standby: bool = False
+) -> Manifest:
+    """Write a backup into the data directory, which must not be in use or have a journal, and verify it. The
+    node has to recover before it starts; a copy for a standby is never started as it is, so it need not, and
+    the machine keeps its settings.
 
     Raises:
         BackupError: the directory is in use, or the backup cannot be used.
@@ -93,8 +97,11 @@ def restore(settings: Settings, source: Path, *, advance: Advance) -> Manifest:
         finally:
             journal.close()
         reason = f"it was restored from a backup of {manifest.made}"
-        mark(data_dir, Restored(reason, manifest.position, manifest.made))
+        if not as_standby:
+            mark(data_dir, Restored(reason, manifest.position, manifest.made))
         for listed in manifest.files:
+            if as_standby and listed.name == "exchange-node.toml":
+                continue
             if not listed.name.startswith("journal/"):
                 target = data_dir / listed.name
                 if listed.name == "peers.json":

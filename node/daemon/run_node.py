@@ -28,6 +28,7 @@ from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logg
 from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
+from node.daemon.standby_setup import check_standby
 from node.export.sinks import missing_package
 from node.http.api_tls import Tls, TlsError, load_tls, self_signed
 from node.service.market_steps import load_market_steps
@@ -216,9 +217,10 @@ def open_node_parts(
         )
     if missing := missing_package(settings):
         raise StartError(missing)
+    check_standby(settings)
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _lock(settings.lock_path, stack)
+        lock_directory(settings.lock_path, stack)
         if recover_from is None:
             _check_recovered(data_dir)
         configured = (
@@ -298,6 +300,13 @@ async def _bind(
         await node.abort()
         raise StartError(_bind_text("peers", "P2P", settings.p2p_host, p2p_ports, error)) from error
     try:
+        await node.listen_to_standby()
+    except OSError as error:
+        await node.abort()
+        raise StartError(
+            f"cannot listen for the standby: {error.strerror or error} (STANDBY_LISTEN)"
+        ) from error
+    try:
         await node.listen_to_clients(api_ports)
     except OSError as error:
         await node.abort()
@@ -316,7 +325,7 @@ def _bind_text(what: str, prefix: str, host: str, ports: Sequence[int], error: O
     return f"cannot listen for {what} at {where}: {error.strerror or error} ({prefix}_HOST, {prefix}_PORT)"
 
 
-def _lock(path: Path, stack: ExitStack) -> None:
+def lock_directory(path: Path, stack: ExitStack) -> None:
     """Lock the data directory against a second node.
 
     Raises:

@@ -18,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from exchange.engine.engine import Drained, Engine
 from exchange.journal.journal import Journal, JournalError
@@ -33,18 +35,33 @@ SLOW_WRITE = 0.002  # seconds; links and clients wait for a write in the loop
 RECOVERED = 16  # quick writes in a row after which the disk counts as recovered
 FEW_RECORDS = 500  # in a write in the loop: to encode them takes 0.4 ms
 
+STOP_WAIT = 2.0  # seconds that a standby gets to acknowledge the last things when the node stops
+
 DurableCall = Callable[[CommandRejected | None], None]
+
+
+class Gate(Protocol):
+    """Holds what wants to leave the node until a standby has it."""
+
+    def hold(self, position: int, call: Callable[[], None]) -> None:
+        """Call when all frames up to `position` may leave, in the order of the calls of this."""
 
 
 class Committer:
     """Owns the journal's writing side. `release` gets every drain once it is durable, in order."""
 
     def __init__(
-        self, engine: Engine, journal: Journal, release: Callable[[Drained], None]
+        self,
+        engine: Engine,
+        journal: Journal,
+        release: Callable[[Drained], None],
+        gate: Gate | None = None,
     ) -> None:
         self._engine = engine
         self._journal = journal
         self._release = release
+        self._gate = gate
+        self._held: deque[tuple[Drained, list[DurableCall], float]] = deque()  # by the gate
         self._loop = asyncio.get_running_loop()
         self._wanted = asyncio.Event()  # the task of `run` has something to do
         self._planned = False  # a turn is planned in the loop
@@ -71,8 +88,9 @@ class Committer:
 
     @property
     def write_age(self) -> float:
-        """Seconds that the write under way has taken so far; 0 without one."""
-        return 0.0 if self._writing is None else self._loop.time() - self._writing_since
+        """Seconds that the write under way, or the wait for a standby, has taken so far; 0 without one."""
+        since = self._held[0][2] if self._held else self._writing_since
+        return 0.0 if self._writing is None and not self._held else self._loop.time() - since
 
     def wake(self) -> None:
         """Something changed: drain soon."""
@@ -116,13 +134,11 @@ class Committer:
         Raises:
             CommandRejected: storage_failed; the node is stopping.
         """
-        writing = self._writing
-        if self._engine.undrained(account) or (
-            writing is not None
-            and (
-                any(order.account == account for order in writing.orders)
-                or any(balance[0] == account for balance in writing.balances)
-            )
+        writing = [] if self._writing is None else [self._writing]
+        if self._engine.undrained(account) or any(
+            any(order.account == account for order in drained.orders)
+            or any(balance[0] == account for balance in drained.balances)
+            for drained in (*writing, *(held[0] for held in self._held))
         ):
             await self.durable()
 
@@ -141,13 +157,29 @@ class Committer:
                 await self._hand_on()
             self._turn()
             await self._hand_on()
+            until = self._loop.time() + STOP_WAIT
+            while self._held and self._loop.time() < until:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         finally:
             self._running = False
             self._thread.shutdown(wait=True)
             refused = self._failed or CommandRejected("storage_failed", "the node is stopping")
             waiters, self._waiters = self._waiters, []
+            for held in self._held:
+                waiters += held[1]
+            self._held.clear()
             for call in waiters:
                 call(refused)
+
+    def fail(self, error: JournalError) -> None:
+        """Stop: nothing more may leave. `run` raises the error."""
+        self._failed = CommandRejected(
+            "storage_failed",
+            f"the node is stopping: {error}. Whether this took effect shows the machine that is the node now: look it "
+            "up there, or repeat it with the same client_id",
+        )
+        self._error = error
+        self._wanted.set()
 
     def stop(self) -> None:
         """Let `run` end after one more drain."""
@@ -233,6 +265,19 @@ class Committer:
 
     def _let_go(self, drained: Drained, waiters: list[DurableCall]) -> None:
         self._writing = None
+        wants = drained.records or drained.messages or waiters
+        if self._gate is None or not (wants or self._held):
+            self._leave(drained, waiters)
+        else:
+            self._held.append((drained, waiters, self._loop.time()))
+            self._gate.hold(self._journal.committed, self._leave_next)
+
+    def _leave_next(self) -> None:
+        if self._held:  # not after a failure
+            drained, waiters, _ = self._held.popleft()
+            self._leave(drained, waiters)
+
+    def _leave(self, drained: Drained, waiters: list[DurableCall]) -> None:
         self._release(drained)
         for call in waiters:
             call(None)

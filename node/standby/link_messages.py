@@ -41,10 +41,22 @@ class CopyNeeded(msgspec.Struct, frozen=True, tag="copy"):
     primary has no frames from there on."""
 
 
+class CopyPart(msgspec.Struct, frozen=True, tag="part"):
+    """Next bytes of a copy, which is a file as `exchange-node backup` makes it, with the node's key."""
+
+    data: bytes
+
+
+class CopyEnd(msgspec.Struct, frozen=True, tag="end"):
+    """The copy is complete, and was made in this epoch. The standby says `Hello` over a new connection."""
+
+    epoch: int
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """The primary does not serve this machine."""
 
     reason: str
 
 
-Message = Hello | Ship | Ack | CopyNeeded | Refused
+Message = Hello | Ship | Ack | CopyNeeded | CopyPart | CopyEnd | Refused

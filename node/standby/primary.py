@@ -181,6 +181,11 @@ class Primary:
             return
         self.disconnected(now)
 
+    def take_reply(self) -> CopyNeeded | Refused | None:
+        """Return the answer to the last Hello that was not followed; `poll` returns it otherwise."""
+        reply, self._reply = self._reply, None
+        return reply
+
     def disconnected(self, now: float) -> None:
         """The connection to the standby is gone."""
         if self._link is not None:

@@ -82,6 +82,10 @@ class Standby:
         self._heard = now
         return Hello(self.machine, self.epoch, self.position, self.checksum)
 
+    def heard(self, now: float) -> None:
+        """The primary has sent something over the connection, such as a part of a copy."""
+        self._heard = now
+
     def is_silent(self, now: float) -> bool:
         """Report if the connection has to be made anew, because the primary sends nothing."""
         return self._appending is None and now - self._heard >= self.terms.patience

@@ -167,6 +167,10 @@ WRONG = [
                   "http://[::1", "http://a,b", ",")),
     *(("GRAPE_PUBLIC_HOST", bad, "expected an IPv4 address such as 192.0.2.7, or nothing")
       for bad in ("a", "::1", "10.0.0", "0.0.0.0", "224.0.0.1")),
+    ("STANDBY_LISTEN", "10.0.0.1", "expected comma-separated HOST:PORT, IPv6 addresses in brackets ('10.0.0.1' has no port)"),
+    ("STANDBY_ALLOW", "machine", "expected comma-separated node ids of 32 characters from a-z and 2-7 ('machine' is not a node id)"),
+    ("STANDBY_ACK", "all", "expected one of both, first"),
+    ("LEASE_POSTGRES", "desk", "expected an address such as postgresql://user:password@host/database, or empty"),
     *(("EXPORT_POSTGRES", bad, "expected an address such as postgresql://user:password@host/database, or empty")
       for bad in ("host", "mysql://a/b", "http://a", "postgresql:// a/b", "postgresql://[::1")),
     *(("EXPORT_NATS", bad, "expected an address such as nats://user:password@host:4222, several separated by commas, or empty")

@@ -247,3 +247,69 @@ async def test_on_a_full_disk_nothing_is_acknowledged_and_the_next_start_has_all
     assert released == [1]
     with closing(Journal(tmp_path / "journal", background=False)) as again:
         assert again.recover().meta == {"1": 1}
+
+
+class FakeGate:
+    """Holds everything until it is opened."""
+
+    def __init__(self):
+        self.held = []
+
+    def hold(self, position, call):
+        self.held.append((position, call))
+
+    def open(self):
+        held, self.held = self.held, []
+        for _, call in held:
+            call()
+
+
+class CountingJournal(AppendingJournal):
+    """Knows its position."""
+
+    @property
+    def committed(self):
+        return len(self.committed_batches)
+
+    @committed.setter
+    def committed(self, batches):
+        self.committed_batches = batches
+
+    def commit(self, records):
+        self.committed_batches.append([record.value for record in records])
+
+
+async def test_a_gate_holds_messages_and_answers_of_durable_changes(engine):
+    gate, released, answered = FakeGate(), [], []
+    committer = Committer(engine, CountingJournal(), released.append, gate)
+    running = asyncio.create_task(committer.run())
+    await asyncio.sleep(0)
+    for number in (1, 2):
+        engine.numbers.append(number)
+        committer.when_durable(lambda refused, number=number: answered.append((number, refused)))
+        await asyncio.sleep(0.01)
+    assert [position for position, _ in gate.held] == [1, 2]
+    assert released == []
+    assert answered == []
+    assert committer.write_age > 0
+    gate.open()
+    assert [drained.messages for drained in released] == [[1], [2]]
+    assert answered == [(1, None), (2, None)]
+    committer.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_failed_gate_refuses_what_it_holds(engine):
+    gate, released, answered = FakeGate(), [], []
+    committer = Committer(engine, CountingJournal(), released.append, gate)
+    running = asyncio.create_task(committer.run())
+    await asyncio.sleep(0)
+    engine.numbers.append(1)
+    committer.when_durable(answered.append)
+    await asyncio.sleep(0.01)
+    committer.fail(JournalError("machine two has taken over"))
+    with pytest.raises(JournalError, match="machine two"):
+        await asyncio.wait_for(running, 5)
+    assert [refused.code for refused in answered] == ["storage_failed"]
+    gate.open()
+    assert released == []

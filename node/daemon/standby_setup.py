@@ -1,0 +1,105 @@
+"""Primary side of a standby, as the settings want it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from config import Settings
+from exchange.journal.journal import Journal
+from node.daemon.backup import back_up
+from node.daemon.process import StartError
+from node.standby import role_file
+from node.standby.lease import Terms
+from node.standby.primary import Primary
+from node.standby.role_file import Role
+
+if TYPE_CHECKING:
+    from node.standby.postgres_lease import PostgresLease
+    from node.standby.primary_service import PrimaryService
+
+TERMS: Final = Terms()
+
+
+def check_standby(settings: Settings) -> None:
+    """Check the settings of a standby against each other.
+
+    Raises:
+        StartError: they do not fit.
+    """
+    if len(settings.standby_allow) > 1 or len(settings.standby_listen) > 1:
+        raise StartError("STANDBY_ALLOW and STANDBY_LISTEN take one machine and one address")
+    if bool(settings.standby_allow) != bool(settings.standby_listen):
+        raise StartError("STANDBY_ALLOW and STANDBY_LISTEN belong together: set both, or none")
+    used = settings.standby_allow or settings.lease_postgres
+    if used and settings.standby_ack == "both" and settings.journal_sync != "full":
+        raise StartError(
+            "STANDBY_ACK=both needs JOURNAL_SYNC=full: a machine whose disk forgets cannot tell what its standby had"
+        )
+    if settings.standby_allow and (settings.export_postgres or settings.export_nats):
+        raise StartError(
+            "a node with a standby cannot export yet: the export would have commits that the standby may lack. Leave "
+            "EXPORT_POSTGRES and EXPORT_NATS empty, or STANDBY_ALLOW and STANDBY_LISTEN"
+        )
+    if settings.lease_postgres and find_spec("psycopg") is None:
+        raise StartError(
+            "LEASE_POSTGRES needs psycopg, which is not installed: install exchange-node[postgres], or leave "
+            "LEASE_POSTGRES empty"
+        )
+
+
+def lease_store(settings: Settings, node: str) -> PostgresLease | None:
+    """Return the lease store of a node; None without one."""
+    if not settings.lease_postgres:
+        return None
+    from node.standby.postgres_lease import PostgresLease
+
+    return PostgresLease(
+        settings.lease_postgres, node, lease=TERMS.lease, timeout=TERMS.store_timeout
+    )
+
+
+def primary_service(
+    settings: Settings, journal: Journal, node: str, key: Path, stopped: Callable[[str], None]
+) -> PrimaryService | None:
+    """Return the gate of a node; None if the settings want neither standby nor lease.
+
+    Raises:
+        ValueError, OSError: a file of the data directory cannot be used.
+    """
+    if not settings.standby_allow and not settings.lease_postgres:
+        return None
+    from node.standby.link import boot_time
+    from node.standby.primary_service import PrimaryService
+
+    journal.flush_all = True
+    data_dir = settings.data_dir
+    machine = role_file.machine_identity(data_dir)
+    role = role_file.read(data_dir)
+    if role is None:
+        role = Role(role="primary", epoch=1)
+        role_file.write(data_dir, role)
+    store = lease_store(settings, node)
+    primary = Primary(
+        machine.node_id,
+        settings.standby_allow[0] if settings.standby_allow else "",
+        TERMS,
+        ack=settings.standby_ack,
+        store=store is not None,
+        epoch=role.epoch,
+        had_lease=role.had_lease,
+        position=journal.committed,
+        now=boot_time(),
+    )
+    return PrimaryService(
+        primary,
+        journal,
+        machine,
+        data_dir,
+        store=store,
+        copy=partial(back_up, settings, key_path=key, advance=lambda size: None),
+        stopped=stopped,
+    )
