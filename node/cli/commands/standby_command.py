@@ -11,7 +11,8 @@ import click
 from node.cli.client_session import CommandFailure, Exit, print_json
 from node.cli.command_groups import Group
 from node.cli.commands.data_options import data_options
-from node.cli.commands.start_command import load_settings, no_collections, start_options
+from node.cli.commands.start_command import load_settings, start_options
+from node.cli.heavy_imports import heavy_imports
 
 PATIENCE: Final = 15.0  # s that a promotion may take
 LOOK_EVERY: Final = 0.1  # s
@@ -45,7 +46,7 @@ def standby(
     if of is None:
         raise click.UsageError("name the node to follow: --of HOST:PORT")
     loaded = load_settings(config_file, **values)
-    with no_collections():
+    with heavy_imports():
         types = importlib.import_module("config.setting_types")
         daemon = importlib.import_module("node.daemon.run_standby")
     try:
