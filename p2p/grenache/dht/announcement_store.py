@@ -69,6 +69,10 @@ class AnnouncementStore:
         peers = list(self._services.get(service, ()))
         return rng.sample(peers, min(limit, len(peers)))
 
+    def has(self, now: float, service: bytes) -> bool:
+        self.expire(now)
+        return service in self._services
+
     def expire(self, now: float) -> None:
         """Remove the expired entries."""
         while self._entries:

@@ -116,9 +116,10 @@ class DhtContext:
         target: bytes,
         visit: Visit,
         done: Callable[[float, IterativeSearch], None],
+        enough: Callable[[float], bool] | None = None,
     ) -> None:
         """Start a search from the closest known nodes; without any, from the bootstrap
-        addresses."""
+        addresses. `enough(now)` is True if the caller can do without any answer."""
         known = self.table.closest(target)
         unnamed: tuple[Address, ...] = ()
         if not known:
@@ -132,8 +133,12 @@ class DhtContext:
             done(now, search)
 
         IterativeSearch(
-            self, self.id, ask, target, self.settings.concurrency, visit, finished
+            self, self.id, ask, target, self.settings.concurrency, visit, finished, enough
         ).start(now, [DhtContact(contact.id, contact.address) for contact in known], unnamed)
+
+    def holds(self, now: float, service: bytes) -> bool:
+        """Return True if this node has entries for `service`, made here or announced by others."""
+        return self.peers.has(now, service) or self.own.has(now, service)
 
     def remember_holders(self, until: float, service: bytes, holders: list[Candidate]) -> None:
         """Remember the nodes for announcements of `service` without a search, until a time."""

@@ -3,7 +3,8 @@ none.
 
 The search ends when the k closest live nodes have answered. Beside a slow node the next one is
 queried as well; after QUORUM answers the search does not wait for slow nodes, and before that not
-for nodes whose queries have stalled. Without any answer it waits for all.
+for nodes whose queries have stalled. Without any answer it waits for all, unless the caller has
+enough of its own.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class IterativeSearch:
         concurrency: int,
         visit: Visit,
         done: Callable[[float, IterativeSearch], None],
+        enough: Callable[[float], bool] | None = None,
     ) -> None:
+        self._enough = enough
         self._asking = asking
         self._own_id = own_id
         self._ask = ask
@@ -156,11 +159,11 @@ class IterativeSearch:
                 living += 1
                 if living >= K:
                     break
-        if not self._waiting and not self._hopes():
+        if not self._waiting and not self._hopes(now):
             self.finished = True
             self._done(now, self)
 
-    def _hopes(self) -> bool:
+    def _hopes(self, now: float) -> bool:
         """Return True if a late answer is still awaited."""
         if not self._any_late:
             return False
@@ -176,7 +179,9 @@ class IterativeSearch:
                     slow = True
                 elif not candidate.query.path.hopeless:
                     stalled = True
-        return slow or (stalled and not answered)
+        if slow or answered or not stalled:
+            return slow
+        return self._enough is None or not self._enough(now)
 
     def _query(self, now: float, candidate: Candidate) -> None:
         if self.asked >= MAX_ASKED:

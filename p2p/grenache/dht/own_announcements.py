@@ -100,6 +100,10 @@ class OwnEntries:
             if host is not None or not entry.holders or port not in ports
         ]
 
+    def has(self, now: float, service: bytes) -> bool:
+        self.expire(now)
+        return service in self._services
+
     def _resolved(self, now: float, service: bytes) -> Iterator[tuple[int, str | None, _Entry]]:
         self.expire(now)
         entries = self._services.get(service)

@@ -11,7 +11,7 @@ from dht_kit import LOCAL, NEAR, Solo, node_id
 
 from node.demos.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from p2p.grenache import bep44
-from p2p.grenache.dht.compact_addresses import unpack
+from p2p.grenache.dht.compact_addresses import pack, unpack
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import (
     CAS_MISMATCH,
@@ -491,6 +491,29 @@ def test_a_stalled_node_that_queries_us_is_alive_again():
     assert solo.core.queries.path(NEAR).stalled
     solo.ask(NEAR, GetPeers(SERVICE), sender=node_id(1))
     assert not solo.core.queries.path(NEAR).stalled
+
+
+@pytest.mark.parametrize(("rtt", "at_most"), [(0.001, 0.06), (0.01, 0.08), (0.05, 0.15)])
+def test_where_the_only_other_node_is_dead_a_service_known_here_is_found_all_the_same(rtt, at_most):
+    solo = Solo()
+    solo.meet(NEAR, node_id(1))
+    for _ in range(20):  # its round trip is known
+        solo.node.lookup(solo.now, b"other", lambda found: None)
+        ((_, query),) = solo.sent()
+        solo.wait(rtt)
+        assert isinstance(query, KrpcQuery)
+        solo.answer(NEAR, query, node_id(1), token=b"t")
+    solo.core.peers.add(solo.now, SERVICE, pack(("10.0.0.7", 80)), NEAR[0])
+    began, found = solo.now, []
+    solo.node.lookup(solo.now, SERVICE, lambda result: found.append(solo.now))
+    solo.wait(at_most)
+    assert found
+    assert began < found[0] <= began + at_most
+    assert solo.node.listed(solo.now, SERVICE, ()) == [("10.0.0.7", 80)]
+    unknown = []
+    solo.node.lookup(solo.now, b"unknown", lambda result: unknown.append(solo.now))
+    solo.wait(0.3)
+    assert not unknown  # an answer may come yet
 
 
 def test_a_dead_node_is_no_longer_passed_on():
