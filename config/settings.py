@@ -220,7 +220,9 @@ class PeerSection(Section):
         "way to a free port when it is in use.",
     )
     p2p_host: str = field(
-        Host(), default="0.0.0.0", description="Address to listen on for links from other nodes."
+        Host(),
+        default="0.0.0.0",
+        description="Address to listen on for links from other nodes; `0.0.0.0` and `::` are all, of IPv4 and IPv6.",
     )
     p2p_external_addresses: tuple[HostPort, ...] = field(
         HostPorts(),

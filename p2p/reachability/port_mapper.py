@@ -20,6 +20,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from p2p.base.host_port import format_host_port
 from p2p.base.network_group import is_local
 from p2p.reachability import mapping_messages as wire
 from p2p.reachability.mapping_messages import MappingAnswer
@@ -54,6 +55,7 @@ class PortMapper:
     """
 
     def __init__(self, client: str, port: int, nonce: bytes, rng: random.Random) -> None:
+        """With an IPv6 client the router opens its firewall for the port (RFC 6887, 4), by PCP alone."""
         self.mapping: PortMapping | None = None
         self._made = 0
         self.problem = ""  # the router's last refusal, for people
@@ -62,6 +64,7 @@ class PortMapper:
         self._rng = rng
         self._nonce = nonce
         self._protocol: Protocol = "PCP"
+        self._pcp_alone = ":" in client
         self._suggested = ("", port)
         self._host = ""  # external address by NAT-PMP
         self._goal: Literal["map", "watch"] = "map"
@@ -103,6 +106,8 @@ class PortMapper:
         if self._goal == "watch":
             # The router is away, or restarts: map again. The mapping is given up when that fails.
             self._goal = "map"
+        elif self._pcp_alone:
+            self._fail(now, "the router does not answer by PCP")
         elif self._protocol == "PCP":
             self._protocol = "NAT-PMP"
         else:
@@ -120,7 +125,7 @@ class PortMapper:
 
     def received(self, data: bytes, now: float) -> None:
         """Process a datagram from the router. Anything that is not an answer to this mapper is ignored."""
-        if self._protocol == "PCP" and wire.wants_nat_pmp(data):
+        if self._protocol == "PCP" and not self._pcp_alone and wire.wants_nat_pmp(data):
             self._protocol, self._tries, self._next = "NAT-PMP", 0, now
             return
         if self._protocol == "PCP":
@@ -129,7 +134,8 @@ class PortMapper:
             answer = wire.read_pmp(data)
         if answer is None:
             return
-        if answer.result == wire.UNSUPPORTED_VERSION and self._protocol == "PCP":
+        switches = self._protocol == "PCP" and not self._pcp_alone
+        if answer.result == wire.UNSUPPORTED_VERSION and switches:
             self._protocol, self._tries, self._next = "NAT-PMP", 0, now
         elif answer.result != wire.SUCCESS:
             self._refused(answer, now)
@@ -153,7 +159,7 @@ class PortMapper:
             # Some routers refuse by PCP what they grant by NAT-PMP.
             reason = wire.PCP_RESULTS.get(answer.result, f"code {answer.result}")
             self.problem = f"the router refuses by PCP: {reason}"
-            if self.mapping is None:
+            if self.mapping is None and not self._pcp_alone:
                 self._protocol, self._tries, self._next = "NAT-PMP", 0, now
                 return
         else:
@@ -215,7 +221,8 @@ class PortMapper:
         """Return the state in words."""
         if self.mapping is None:
             return self.problem or "asking the router"
-        where = f"{self.mapping.host}:{self.mapping.port} by {self.mapping.protocol}"
+        where = format_host_port(self.mapping.host, self.mapping.port)
+        where += f" by {self.mapping.protocol}"
         if is_local(self.mapping.host):
             return f"{where}, which is behind another NAT"
         return where

@@ -1,6 +1,7 @@
 """Port mapping on the event loop: `PortMapper` over UDP to the default gateway.
 
-Nothing is sent before `begin`, without a default route, or from an address that is public already. When gateway or local
+Nothing is sent before `begin`, without a default route, or from an IPv4 address that is public already. IPv6 addresses are public,
+and what is requested is a hole in the router's firewall. When gateway or local
 address change, the mapping is made anew there.
 """
 
@@ -14,8 +15,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from p2p.base.host_port import format_host_port
 from p2p.base.network_group import is_local
-from p2p.reachability.gateway import address_towards, default_gateway
+from p2p.reachability.gateway import (
+    address_towards,
+    default_gateway,
+    default_ipv6_gateway,
+    outside_ipv6_address,
+)
 from p2p.reachability.mapping_messages import MAX_DATAGRAM, NONCE_LENGTH, PORT
 from p2p.reachability.port_mapper import PortMapper, PortMapping
 
@@ -27,12 +34,19 @@ FAREWELL: Final = 0.1  # seconds for the deletion to leave
 
 
 class PortMappingService:
-    """Keeper of one mapping. `changed` is called with the external address, None when there is none."""
+    """Keeper of one mapping. `changed` is called with the external address, None when there is none. `route`: gateway and
+    local address towards it, or why there is nothing to map.
+    """
 
     def __init__(
-        self, port: int, changed: Callable[[tuple[str, int] | None], object], rng: random.Random
+        self,
+        port: int,
+        changed: Callable[[tuple[str, int] | None], object],
+        rng: random.Random,
+        route: Callable[[], tuple[str, str] | str],
     ) -> None:
         self._port = port
+        self._route = route
         self._changed = changed
         self._rng = rng
         self._loop = asyncio.get_running_loop()
@@ -44,6 +58,11 @@ class PortMappingService:
     def text(self) -> str:
         """State for people."""
         return self._problem if self._mapper is None else self._mapper.describe()
+
+    @property
+    def made(self) -> bool:
+        """True while a mapping is in force."""
+        return self._mapper is not None and self._mapper.mapping is not None
 
     def begin(self) -> None:
         """Begin to map. Later calls do nothing."""
@@ -58,7 +77,7 @@ class PortMappingService:
 
     async def _run(self) -> None:
         while True:
-            route = _route()
+            route = self._route()
             if isinstance(route, str):
                 self._problem = route
                 await asyncio.sleep(ROUTE_CHECK)
@@ -98,7 +117,7 @@ class PortMappingService:
                     self._report(mapping)
                 if now - checked >= ROUTE_CHECK:
                     checked = now
-                    if _route() != (gateway, client):
+                    if self._route() != (gateway, client):
                         return
                 await asyncio.sleep(TICK)
         finally:
@@ -113,7 +132,7 @@ class PortMappingService:
 
     def _report(self, mapping: PortMapping | None) -> None:
         if mapping is not None:
-            log.info("the router forwards %s:%s", mapping.host, mapping.port)
+            log.info("the router forwards %s", format_host_port(mapping.host, mapping.port))
         self._changed(None if mapping is None else (mapping.host, mapping.port))
 
 
@@ -132,7 +151,16 @@ class _Answers(asyncio.DatagramProtocol):
         log.debug("port mapping: %s", exc)
 
 
-def _route() -> tuple[str, str] | str:
+def ipv6_route() -> tuple[str, str] | str:
+    """Return the IPv6 gateway and this machine's address outside, or why there is no port to open."""
+    gateway = default_ipv6_gateway()
+    if gateway is None:
+        return "no default route"
+    client = outside_ipv6_address()
+    return "no public address" if client is None else (gateway, client)
+
+
+def ipv4_route() -> tuple[str, str] | str:
     """Return the gateway and the local address towards it, or why there is nothing to map."""
     gateway = default_gateway()
     if gateway is None:

@@ -68,7 +68,7 @@ class ReachabilityCore:
         self.observed = ObservedAddresses()
         self._new_nonce = new_nonce
         self._given = list(given)
-        self._mapped: tuple[str, int] | None = None
+        self._mapped: dict[int, tuple[str, int]] = {}  # by IP version
         self._servers: dict[str, DialBackServer] = {}
         self._candidates: dict[tuple[str, int], CandidateAddress] = {}
         self._ports: dict[str, int] = {}  # outside port of the listening port, by probed address
@@ -94,9 +94,11 @@ class ReachabilityCore:
         self._next_probe.pop(node_id, None)
         self.observed.link_lost(node_id, now)
 
-    def mapped(self, address: tuple[str, int] | None, now: float) -> None:
-        """Record the external address of a port mapping that was made, None when it has ended."""
-        self._mapped = address
+    def mapped(self, address: tuple[str, int] | None, now: float, version: int = 4) -> None:
+        """Record the external address of a port mapping that was made, None when it has ended. `version`: of IP."""
+        self._mapped.pop(version, None)
+        if address is not None:
+            self._mapped[version] = address
         self._refresh(now)
         candidate = None if address is None else self._candidates.get(address)
         if candidate is not None:
@@ -243,8 +245,9 @@ class ReachabilityCore:
                 external = self.observed.external(now, version)
                 if external is not None:
                     wanted[external.host, self.listen_port] = "observed"
-            if self._mapped is not None and not is_local(self._mapped[0]):
-                wanted[normal_host(self._mapped[0]), self._mapped[1]] = "mapped"
+            for host, port in self._mapped.values():
+                if not is_local(host):
+                    wanted[normal_host(host), port] = "mapped"
             for host, port in self._given:
                 wanted[normal_host(host), port] = "operator"
         for key in [key for key in self._candidates if key not in wanted]:

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -36,7 +37,7 @@ from p2p.reachability.dial_back_messages import (
     DialBackBody,
 )
 from p2p.reachability.observed_address import Observation
-from p2p.reachability.port_mapping_service import PortMappingService
+from p2p.reachability.port_mapping_service import PortMappingService, ipv4_route, ipv6_route
 from p2p.reachability.punch_service import PunchService
 from p2p.reachability.reachability import (
     Action,
@@ -80,9 +81,12 @@ class ReachabilityService:
         self.core = core
         self.counters: Counter[str] = Counter()  # dial-backs served and requested, by outcome
         self.stated: dict[str, Reachability] = {}  # latest statement of each neighbour
-        self._mapping: PortMappingService | None = None
+        self._mappings: list[PortMappingService] = []  # IPv4, IPv6
         if mapping:
-            self._mapping = PortMappingService(core.listen_port, self._mapped, rng)
+            self._mappings = [
+                PortMappingService(core.listen_port, partial(self._mapped, version), rng, route)
+                for version, route in ((4, ipv4_route), (6, ipv6_route))
+            ]
         self._node_id = node_id
         self._direct = direct
         self._peers = peers
@@ -116,12 +120,15 @@ class ReachabilityService:
     @property
     def mapping_text(self) -> str:
         """State of the port mapping, for people; empty if it is off."""
-        return "" if self._mapping is None else self._mapping.text
+        if not self._mappings:
+            return ""
+        ipv4, ipv6 = self._mappings
+        return f"{ipv4.text}; {ipv6.text}" if ipv6.made else ipv4.text
 
     async def stop(self) -> None:
         """End what is under way, and delete the port mapping."""
-        if self._mapping is not None:
-            await self._mapping.stop()
+        for mapping in self._mappings:
+            await mapping.stop()
         await self.punching.stop()
         tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
         for task in tasks:
@@ -147,8 +154,9 @@ class ReachabilityService:
                 at=now,
             )
         self.core.link_up(server, observation, now)
-        if self._mapping is not None and not is_local(info.address):
-            self._mapping.begin()
+        if not is_local(info.address):
+            for mapping in self._mappings:
+                mapping.begin()
         if MESSAGE in info.capabilities.supported_protocols and self._said is not None:
             self._send(link, self._said)
 
@@ -211,8 +219,8 @@ class ReachabilityService:
         if nonce:
             self.core.probe_arrived(nonce)
 
-    def _mapped(self, address: tuple[str, int] | None) -> None:
-        self.core.mapped(address, self._now())
+    def _mapped(self, version: int, address: tuple[str, int] | None) -> None:
+        self.core.mapped(address, self._now(), version)
         self.state_changes()
 
     # Statements
@@ -253,6 +261,9 @@ class ReachabilityService:
         for host, port in stated:
             if host == seen:
                 self._peers.found(PeerFound(host, port, node, INBOUND))
+            elif (":" in host) != (":" in seen) and not is_local(host):
+                # Its address of the other kind is a claim, as one that another peer passes on.
+                self._peers.found(PeerFound(host, port, node, "exchange", node, via_address=seen))
 
     def is_mapped(self, link: PeerLink) -> bool:
         """Return True for a link that the accepting side's router let in through a port mapping."""

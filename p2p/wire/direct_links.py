@@ -127,8 +127,8 @@ class DirectConnectionService:
         return self._client_tls, self._server_tls
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Accept links at `host` (a name or an address; `::` means IPv6 and IPv4) and `port` (0: any free
-        one). Returns the address bound.
+        """Accept links at `host` (a name or an address; `0.0.0.0` and `::` mean all addresses, IPv4 and IPv6) and `port`
+        (0: any free one). Returns the address bound.
 
         Raises:
             OSError: the address cannot be had.
@@ -148,8 +148,19 @@ class DirectConnectionService:
             self._close_listeners()
             self._port = 0
             raise
+        if host == "0.0.0.0":
+            self._listen_on_ipv6()
         self._acceptors = [loop.create_task(self._accept(each)) for each in self._listeners]
         return self._listeners[0].getsockname()[0], self._port
+
+    def _listen_on_ipv6(self) -> None:
+        """Accept links over IPv6 too, where this machine has it and the port is free."""
+        try:
+            listener = _listen(socket.AF_INET6, ("::", self._port, 0, 0), dual=False)
+        except OSError as error:
+            logger.info("no links over IPv6: %s", error)
+        else:
+            self._listeners.append(listener)
 
     async def dial(self, host: str, port: int, expect: str | None = None) -> PeerLink:
         """Dial the node at `host` and `port`, which must be `expect` if given; returns the link.

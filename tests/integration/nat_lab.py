@@ -108,6 +108,11 @@ class MappingDaemon:
         )
         log.close()
 
+    def allow_ipv6(self) -> None:
+        """Answer over IPv6 too, from the next start on: requests for holes in the firewall."""
+        text = self._config.read_text().replace("ipv6_disable=yes\n", "")
+        self._config.write_text(text)
+
     def stop(self) -> None:
         assert self._process is not None
         self._process.kill()
@@ -135,7 +140,7 @@ _MAPPING_RULES = f"""
       }}
       chain postrouting {{ type nat hook postrouting priority 100; policy accept
         jump postrouting_miniupnpd
-        oifname wan masquerade
+        oifname wan meta nfproto ipv4 masquerade
       }}
       chain own {{ type filter hook input priority 0; policy accept; iifname wan ct state new drop
       }}

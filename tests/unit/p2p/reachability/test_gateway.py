@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.reachability.gateway import address_towards, default_gateway
+from p2p.reachability.gateway import address_towards, default_gateway, default_ipv6_gateway
 
 pytestmark = pytest.mark.skipif(
     sys.byteorder != "little", reason="the table is of a little-endian machine"
@@ -44,3 +44,32 @@ def test_a_system_without_the_table_has_no_gateway(tmp_path: Path) -> None:
 
 def test_the_local_address_towards_a_host() -> None:
     assert address_towards("127.0.0.1", 5351) == "127.0.0.1"
+
+
+ZERO = "0" * 32
+ROUTER = "fe80" + "0" * 27 + "1"
+
+
+def ipv6_row(
+    gateway: str, *, to: str = ZERO, length: str = "00", metric: int = 1024, flags: int = 3
+) -> str:
+    return (
+        f"{to} {length} {ZERO} 00 {gateway} {metric:08x} 00000001 00000000 {flags:08x}     eth0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (ipv6_row(ROUTER), "fe80::1%eth0"),
+        (ipv6_row("2a10" + "0" * 27 + "5") + ipv6_row(ROUTER, metric=2048), "2a10::5"),
+        (ipv6_row(ROUTER, length="40", to="2a10" + "0" * 28), None),
+        (ipv6_row(ZERO, flags=0x200), None),
+        ("nonsense\n" + ipv6_row("xyz") + ipv6_row("00"), None),
+        ("", None),
+    ],
+)
+def test_default_ipv6_gateway(tmp_path: Path, table: str, expected: str | None) -> None:
+    path = tmp_path / "ipv6_route"
+    path.write_text(table, "ascii")
+    assert default_ipv6_gateway(path) == expected

@@ -315,3 +315,49 @@ def test_requests_have_the_lengths_of_the_rfcs() -> None:
     assert len(wire.pcp_announce(CLIENT)) == 24
     assert wire.pmp_address() == b"\0\0"
     assert len(wire.pmp_map(PORT, PORT, LIFETIME)) == 12
+
+
+IPV6_CLIENT = "2a10::2"
+
+
+def ipv6_mapper() -> PortMapper:
+    return PortMapper(IPV6_CLIENT, PORT, NONCE, random.Random(1))
+
+
+def ipv6_answer(request: bytes, result: int = 0) -> bytes:
+    """Grant what a MAP request asks for: the same address and port."""
+    assert request[8:24] == ipaddress.IPv6Address(IPV6_CLIENT).packed
+    head = struct.pack("!BBBBII12x", 2, 0x81, 0, result, 7200, 100)
+    return head + request[24:36] + struct.pack("!B3xHH", 6, PORT, PORT) + request[8:24]
+
+
+def test_an_ipv6_port_is_opened_by_pcp() -> None:
+    mapper = ipv6_mapper()
+    request = mapper.due(0.0)
+    assert request is not None
+    mapper.received(ipv6_answer(request), 0.1)
+    assert mapper.mapping is not None
+    assert (mapper.mapping.host, mapper.mapping.port) == (IPV6_CLIENT, PORT)
+    assert mapper.describe() == "[2a10::2]:3000 by PCP"
+    farewell = mapper.delete()
+    assert farewell is not None
+    assert farewell[4:8] == bytes(4)
+
+
+@pytest.mark.parametrize("answer", ["none", "old", "version", "refusal"])
+def test_nat_pmp_is_never_tried_for_ipv6(answer: str) -> None:
+    mapper, now, versions = ipv6_mapper(), 0.0, set()
+    while now < 200.0:
+        request = mapper.due(now)
+        if request is not None:
+            versions.add(request[0])
+            if answer == "old":
+                mapper.received(struct.pack("!BBHI", 0, 0x81, 1, 5), now)
+            elif answer == "version":
+                mapper.received(ipv6_answer(request, wire.UNSUPPORTED_VERSION), now)
+            elif answer == "refusal":
+                mapper.received(ipv6_answer(request, 2), now)
+        now += 0.25
+    assert versions == {2}
+    assert mapper.mapping is None
+    assert mapper.problem

@@ -290,11 +290,24 @@ async def test_ipv6_is_spoken(made: Nodes) -> None:
 
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine's loopback")
 @on_every_way
-async def test_the_unspecified_ipv6_address_takes_both_kinds(made: Nodes) -> None:
-    a, b = await made.node(1), await made.node(2, listen="::")
-    await a.service.dial("127.0.0.1", b.address[1])
-    await until(lambda: b.handler.up)
-    assert b.handler.up[0].peer.address == "127.0.0.1"
+async def test_each_unspecified_address_takes_both_kinds(made: Nodes) -> None:
+    a = await made.node(1)
+    for number, host in ((2, "::"), (3, "0.0.0.0")):
+        b = await made.node(number, listen=host)
+        for count, loopback in enumerate(("127.0.0.1", "::1"), 1):
+            link = await a.service.dial(loopback, b.address[1])
+            await until(lambda b=b, count=count: len(b.handler.up) == count)  # type: ignore[misc]
+            assert b.handler.up[-1].peer.address == loopback
+            link.close(Code.SHUTDOWN)
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine's loopback")
+@on_every_way
+async def test_a_port_that_is_taken_for_ipv6_alone_leaves_ipv4(made: Nodes) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as taken:
+        a, b = await made.node(1), await made.node(2, listen=None)
+        _, port = await b.service.start("0.0.0.0", taken.getsockname()[1])
+        await a.service.dial("127.0.0.1", port)
 
 
 def test_a_taken_port_is_an_oserror_and_leaves_nothing_open() -> None:
