@@ -44,7 +44,7 @@ from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
 from exchange.model.ports import Broadcast, SigningKeys
-from exchange.model.records import PutBatch, PutMeta, Recovered
+from exchange.model.records import Order, PutBatch, PutMeta, Recovered
 from exchange.orders.engine_context import (
     CommandRejected,
     Drained,
@@ -440,8 +440,11 @@ class Engine:
             # After the digest, which lets a restarted maker decide again.
             self.orders.taker_side.send_due(now)
         balances = context.drain_money()
-        # Equal to copy.copy, without its search for the method.
-        copies = [order.__copy__() for order in context.orders.values()]  # type: ignore[attr-defined]
+        # A finished order never changes again. `__copy__` is copy.copy without its search for the method.
+        copies: list[Order] = [
+            order if order.done else order.__copy__()  # type: ignore[attr-defined]
+            for order in context.orders.values()
+        ]
         self.orders.store_counters()
         records = context.records
         records += context.fills

@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import Final
 
 from exchange.feeds.feed import ShownOrder
+from exchange.feeds.feed_limits import OWN_OPEN_ORDERS
 from exchange.ledger.balances import AccountBalance
 from exchange.market.market import Market, Trade
 from exchange.market.market_rules import RuleError
@@ -83,7 +84,9 @@ class FastPath:
         side, price, quantity = new.side, new.price, new.quantity
         if price is None:
             return self._market_order(now, market, new)
-        if not 0 < price < MAX_PRICE:
+        writer = market.writer
+        state = writer.feed.state
+        if not 0 < price < MAX_PRICE or len(state.orders) >= OWN_OPEN_ORDERS:
             return None
         rules = market.rules
         if rules is not None:
@@ -126,7 +129,12 @@ class FastPath:
             0,
             True,
             quantity,
-            updated=time,
+            0,
+            0,
+            False,
+            False,
+            "",
+            time,
         )
         store.open[number] = context.orders[number] = order
         if new.client_id is not None:
@@ -136,8 +144,6 @@ class FastPath:
             balance.holds[number] = needed
             balance.held += needed
             context.ledger.changed[balance] = None
-        writer = market.writer
-        state = writer.feed.state
         state.orders[number] = ShownOrder(side, price, quantity, time)
         state.number += 1
         writer.unsigned.append(Opened(number, side, price, quantity, time))

@@ -116,17 +116,9 @@ class OrderManager:
             self._check_writes()
         if store.expiry.values:
             self.expire(now)
-        if new.price is not None:
-            market = context.markets.get(new.market)
-            # Below the limit at which every replica gives the feed up.
-            if market is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
-                raise CommandRejected(
-                    "too_many_orders",
-                    f"this node has {OWN_OPEN_ORDERS} open orders in {new.market}, the most that it "
-                    "accepts: cancel some of them",
-                )
         order = self._fast_path.try_place(now, new)
         if order is None:
+            self._check_room(new)
             placed = self._validation.accept(now, new)
             first = placed[0]
             self._continue(now, first)
@@ -139,6 +131,16 @@ class OrderManager:
         if store.work_queue or context.unseen:
             self.run_queue(now)
         return placed
+
+    def _check_room(self, new: NewOrder) -> None:
+        """Raises `CommandRejected` at a limit below the one at which every replica gives the feed up."""
+        market = None if new.price is None else self._context.markets.get(new.market)
+        if market is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
+            raise CommandRejected(
+                "too_many_orders",
+                f"this node has {OWN_OPEN_ORDERS} open orders in {new.market}, the most that it "
+                "accepts: cancel some of them",
+            )
 
     def amend(self, now: float, number: int, changes: Amend) -> Order:
         """Change an open order, see `exchange.orders.amendments`.
@@ -164,8 +166,12 @@ class OrderManager:
         Raises:
             CommandRejected: an unknown order, or nothing left to cancel.
         """
-        order = self._changeable(number)
-        self._check_writes()
+        order = self.store.open.get(number)
+        if order is None or order.cancelled:
+            order = self._changeable(number)
+        context = self._context
+        if context.stale is not None or context.fenced:
+            self._check_writes()
         if not self._fast_path.try_cancel(now, order, reason):
             self.store.cancel(now, order, reason)
             self.run_queue(now)

@@ -52,7 +52,7 @@ class Drained(msgspec.Struct):
     messages: list[Message]
     levels: list[tuple[str, int, int]]  # (market, side, price)
     trades: list[tuple[str, Trade]]
-    orders: list[Order]  # copies
+    orders: list[Order]  # copies; finished ones, which do not change again, as they are
     fills: list[Fill]
     balances: list[tuple[int, str, int, int]] = []  # (account, asset, total, held)
 

@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,8 @@ from p2p.base.identity import Identity
 from tests.benchmarks.report import Row
 
 MARKET = "BTC-USD@0.1/0.00001"
+# A node takes 300,000 open orders in a market.
+MARKETS = [MARKET, *(f"{base}-USD@0.1/0.00001" for base in ("ETH", "SOL", "XRP", "ADA"))]
 GROUP = 256  # operations to a drain
 ROUNDS = 3
 CLIENTS = 20
@@ -69,14 +71,16 @@ def through_book(chosen: list[Operation]) -> float:
     return len(chosen) / (time.process_time() - began)
 
 
-def new_engine(recovered: Recovered | None = None, *, fees: bool = False) -> Engine:
+def new_engine(
+    recovered: Recovered | None = None, *, fees: bool = False, markets: Sequence[str] = (MARKET,)
+) -> Engine:
     fee = Decimal("0.001") if fees else Decimal(0)
     listed = Instrument(
         "BTC-USD", Decimal("0.1"), Decimal("0.00001"), maker_fee=fee, taker_fee=fee, price_band=None
     )
     return Engine(
         NodeKeys(Identity.from_seed(b"b" * 32)),
-        [MARKET],
+        markets,
         network="bench",
         epoch_us=1_700_000_000_000_000,
         rng=random.Random(3),
@@ -168,16 +172,20 @@ def replay(chosen: list[Operation]) -> tuple[float, float]:
     return count / took, len(chosen) / took
 
 
-def submit(engine: Engine, now: float, side: int, price: int | None, quantity: int) -> Order:
+def submit(
+    engine: Engine, now: float, side: int, price: int | None, quantity: int, market: str = MARKET
+) -> Order:
     """Place a limit or market order of the house."""
-    new = NewOrder(market=MARKET, side=side, price=price, quantity=quantity)
+    new = NewOrder(market=market, side=side, price=price, quantity=quantity)
     return engine.orders.place(now, new)[0]
 
 
-def rest(engine: Engine, count: int, began: int = 0) -> None:
+def rest(engine: Engine, count: int, markets: Sequence[str] = (MARKET,)) -> None:
+    """Bids, in the markets in turn."""
     rng = random.Random(4)
-    for number in range(began, began + count):
-        submit(engine, number * 1e-5, 1, 9_999 - int(rng.expovariate(0.01)), rng.randint(1, 100))
+    for number in range(count):
+        price, quantity = 9_999 - int(rng.expovariate(0.01)), rng.randint(1, 100)
+        submit(engine, number * 1e-5, 1, price, quantity, markets[number % len(markets)])
         if number % GROUP == GROUP - 1:
             engine.drain(number * 1e-5)
 
@@ -207,13 +215,13 @@ def pauses(count: int) -> list[Row]:
         else:
             took.append(time.thread_time() - began)
 
-    engine = new_engine()
+    engine = new_engine(markets=MARKETS)
     gc.collect()
     gc.freeze()  # as a node does
     before = resident()
     gc.callbacks.append(watch)
     try:
-        rest(engine, count)
+        rest(engine, count, MARKETS)
         grown = resident() - before
         for number in range(count, count + 20_000):
             submit(engine, number * 1e-5, -1, None, 20)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from exchange_kit import EPOCH_US, NETWORK, Keys, M, Network, Owner
 
+from exchange.engine import fast_path as fast_path_module
 from exchange.engine import feed_ingest as feed_ingest_module
 from exchange.engine import order_manager as order_manager_module
 from exchange.engine.engine import Engine
@@ -149,7 +150,8 @@ def test_a_feed_with_too_many_open_orders_is_given_up_by_every_node_at_one_numbe
 
 
 def test_own_orders_stay_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order_manager_module, "OWN_OPEN_ORDERS", 3)
+    for module in (order_manager_module, fast_path_module):
+        monkeypatch.setattr(module, "OWN_OPEN_ORDERS", 3)
     net = Network(1)
     made = [net.buy(0, 100 + n, 1) for n in range(3)]
     with pytest.raises(CommandRejected) as refusal:
