@@ -148,10 +148,34 @@ def prices(order: Order, pair: Pair) -> tuple[str, str, str]:
     return scale.price(order.stop), trailing, price
 
 
+def _is_plain(order: Order) -> bool:
+    """Report if an order is a limit order without options that nothing has happened to."""
+    return not (
+        order.kind != "limit"
+        or order.tif in _LIMIT_KINDS
+        or order.filled
+        or order.done
+        or order.expires
+        or order.hidden
+        or order.reduce_only
+        or order.post_only
+        or order.linked_order
+    )
+
+
 def order_text(order: Order, pair: Pair, fills: Sequence[Fill] = ()) -> str:
     """The 32 fields of an order."""
     scale = pair.scale
     cid = None if order.client_id is None else cid_of(order)
+    if _is_plain(order):  # as most are when they are placed
+        whole = scale.amount(order.side * order.quantity)
+        return (
+            f"[{own_order_id(order.number)},{order.group or 'null'},{_or_null(cid)},"
+            f'"{pair.symbol}",{order.time // 1000},{max(order.updated, order.time) // 1000},'
+            f'{whole},{whole},"EXCHANGE LIMIT",null,null,null,0,"ACTIVE",null,null,'
+            f"{'0' if order.price is None else scale.price(order.price)},0,0,0,null,null,null,"
+            '0,0,null,null,null,"API>BFX",null,null,{}]'
+        )
     kind, before = type_of(order)
     price, trailing, aux = prices(order, pair)
     created = order.time // 1000

@@ -49,6 +49,7 @@ _TIMES_IN_FORCE: Final[dict[str, TimeInForce]] = {
     "FOK": "fok",
     "IOC": "ioc",
 }
+_AS_USUAL: Final = {_SPOT + kind: kind for kind in _TIMES_IN_FORCE}
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
 
@@ -230,6 +231,8 @@ def integer(body: Body, name: str, default: int) -> int:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, str) and value in _AS_USUAL:
+        return _AS_USUAL[value]
     text = value.upper() if isinstance(value, str) else ""
     kind = text.removeprefix(_SPOT)
     if kind not in _TIMES_IN_FORCE:
@@ -240,6 +243,8 @@ def _kind(value: Any) -> str:
 
 
 def _flags(body: Body) -> int:
+    if body.get("flags") is None:
+        return 0
     flags = _integer(body.get("flags"), "flags") or 0
     if flags & account_arrays.CLOSE:
         raise bad("flags", "close (512) is for positions, and a spot market has none")

@@ -55,7 +55,7 @@ KNOWN_HEADERS: Final = frozenset(
 _HEAD_END: Final = b"\r\n\r\n"
 # Printable ASCII, names that are tokens, no space before a colon, no folded lines.
 _PLAIN_HEAD: Final = re.compile(
-    rb"([A-Z]+) (/[!-~]*) HTTP/1\.1((?:\r\n[A-Za-z0-9_-]+:[ -~]*)*)", re.ASCII
+    rb"[A-Z]+ /[!-~]* HTTP/1\.1(?:\r\n[A-Za-z0-9_-]++:[ -~]*+)*+", re.ASCII
 )
 _GENERAL: Final = ("transfer-encoding", "upgrade", "expect", "content-encoding")  # not plain
 
@@ -70,21 +70,26 @@ class Head(NamedTuple):
     known: bool  # all headers are of KNOWN_HEADERS
 
 
-@lru_cache(maxsize=256)
 def read_head(data: bytes) -> Head | None:
     """The head of an HTTP/1.1 request without its empty line; None if it is not a plain one."""
+    # A signed head comes once: kept, it would only take the place of others.
+    return _parsed(data) if b"\r\nbfx-" in data else _remembered(data)
+
+
+def _parsed(data: bytes) -> Head | None:
     match = _PLAIN_HEAD.fullmatch(data)
     if match is None or len(data) > MAX_HEAD:
         return None
-    method, target, lines = match[1].decode(), match[2].decode(), match[3].decode().split("\r\n")
+    first, *lines = data.decode().split("\r\n")
+    method, target, _ = first.split(" ")
     headers: dict[str, str] = {}
-    for number in range(1, len(lines)):
-        name, _, value = lines[number].partition(":")
+    for line in lines:
+        name, _, value = line.partition(":")
         headers[name.lower()] = value.strip(" ")
     known = headers.keys() <= KNOWN_HEADERS
     length = headers.get("content-length", "0")
     if (
-        len(headers) != len(lines) - 1  # one is there twice
+        len(headers) != len(lines)  # one is there twice
         or not (length.isdigit() and len(length) <= 9)
         or (not known and any(name in headers for name in _GENERAL))
         or headers.get("connection", "keep-alive").lower() != "keep-alive"
@@ -92,6 +97,9 @@ def read_head(data: bytes) -> Head | None:
     ):
         return None
     return Head(method, target, headers, int(length), known)
+
+
+_remembered: Final = lru_cache(maxsize=256)(_parsed)
 
 
 class DirectHandler(Protocol):

@@ -18,6 +18,7 @@ from exchange.ledger.accounts import (
     AccountError,
     Accounts,
     AuthError,
+    _signature,
 )
 from exchange.model.commands import HOUSE
 from exchange.model.records import Account, ApiKey, PutNonce
@@ -255,6 +256,12 @@ def test_a_revoked_key_stays_refused_and_is_never_reused():
 
 
 # Who is asking
+
+
+@given(st.text(min_size=1, max_size=200), st.binary(max_size=300))
+def test_signatures_are_those_of_hmac(secret: str, message: bytes):
+    expected = hmac.digest(secret.encode(), message, "sha384").hex()
+    assert [_signature(secret, message) for _ in range(2)] == [expected] * 2
 
 
 def test_a_signed_request_gives_its_account_and_key():

@@ -11,6 +11,7 @@ from market_kit import ME, NOW, PEER
 
 from exchange.model.commands import Kind
 from exchange.model.records import Fill, Order
+from node.bitfinex import account_arrays
 from node.bitfinex.account_arrays import (
     STATUS_FILLS,
     cid_of,
@@ -211,6 +212,18 @@ def test_a_triggered_order_trades_under_the_type_it_was_placed_with() -> None:
     of = order(price=None, kind="stop", stop=300_000)
     (fill,) = filled(of, ("30000", "0.1"))
     assert json.loads(trade_text(fill, PAIR, of, 8))[6] == "EXCHANGE STOP"
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize(
+    "more", [{}, {"client_id": "bfx:2026-11-02:7", "group": 5}, {"updated": 1}]
+)
+def test_a_plain_order_has_the_fields_of_every_order(
+    monkeypatch: pytest.MonkeyPatch, side: int, more: dict[str, Any]
+) -> None:
+    plain = fields(order(side, **more))
+    monkeypatch.setattr(account_arrays, "_is_plain", lambda order: False)
+    assert fields(order(side, **more)) == plain
 
 
 def test_ids_and_client_ids_go_both_ways() -> None:
