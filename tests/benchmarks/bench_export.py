@@ -159,6 +159,8 @@ def costs(servers: Servers, path: Path, quick: bool) -> list[Row]:
         for number in range(3 if quick else 15):
             names = list(single)
             for name in names[number % len(names) :] + names[: number % len(names)]:
+                warm = Load(single[name].node)  # a processor that slept is slower at first
+                warm.run(50)
                 single[name].run(200)
                 many[name].run(25, CLIENTS)
                 single[name].settle()
