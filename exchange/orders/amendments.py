@@ -167,7 +167,7 @@ class Amendments:
         return specs.amount_text(units.base, lots * units.base_units)
 
     def _change_stop(self, order: Order, after: Order, changes: Amend) -> None:
-        if not order.untriggered:
+        if not order.untriggered or self._conditional.is_triggered(order):
             raise _bad_order("the order has no stop that could still be triggered")
         if order.kind != "trailing_stop":
             if changes.trailing_offset is not None:

@@ -155,6 +155,10 @@ class ConditionalOrders:
 
     # Triggered orders
 
+    def is_triggered(self, order: Order) -> bool:
+        """Report if an order that has not entered yet is triggered: it waits for takes of its linked order."""
+        return order.number in self._waiting
+
     def _trigger(self, now: float, order: Order) -> None:
         linked = self._store.linked(order)
         if linked is not None:

@@ -52,8 +52,13 @@ OWN_LINKS: Final = 16  # links over which an origin sends its own broadcasts
 LEAST_WAIT: Final = 0.05  # seconds for an announced payload
 LAG_SAMPLES: Final = 16  # payloads that came after their announcement, before their lag counts
 MAX_BRANCHES: Final = 64  # origins for which one peer may make a request of its own
+REPEATED_PULLS: Final = (
+    64  # answers for ids that a link has pulled before: at once, and a quarter of them each second
+)
 MAX_ORIGIN_LENGTH: Final = 64  # characters of a node id
 MAX_AGE: Final = 10_000  # ms; of an id in an announcement
+
+_REPEATS: Final = (REPEATED_PULLS / 4, float(REPEATED_PULLS))  # rate and burst
 
 Item = TypeVar("Item")
 
@@ -66,6 +71,7 @@ class _Stored(Generic[Item]):
     holders: int  # bit per link: it has shown that it holds the item
     pushed: int  # bit per link: it came from there or we sent it there
     row: BroadcastArrivals | None  # None for an own one
+    pulled: int = 0  # bit per link: it was sent there in answer to a pull
 
 
 @dataclass(slots=True)
@@ -83,6 +89,7 @@ class _Missing:
 class _Peer:
     bit: int
     allowance: Tokens  # bytes that may be sent in answer to pulls
+    repeats: Tokens  # pulls of ids that it has pulled before
     patience: float  # seconds to wait for its announced or requested messages
     able: bool  # it understands requests by origin (BRANCH)
     eager: bool = True  # payloads are pushed to it
@@ -183,7 +190,9 @@ class BroadcastTree(Generic[Item]):
             taken |= peer.bit
         free = ~taken & (taken + 1)  # lowest bit that no link uses
         budget = Tokens(limits.GRAFT_BYTES_PER_SECOND, now)
-        self._peers[name] = _Peer(free, budget, self._graft_timeout, able)
+        self._peers[name] = _Peer(
+            free, budget, Tokens(REPEATED_PULLS, now), self._graft_timeout, able
+        )
         self._apply(now, self.choice.link_up(now, name, able=able))
         self._forget_old(now)
         recent = [
@@ -214,6 +223,7 @@ class BroadcastTree(Generic[Item]):
         for stored in self._store.values():
             stored.holders &= ~gone.bit
             stored.pushed &= ~gone.bit
+            stored.pulled &= ~gone.bit
 
     # Payloads
 
@@ -388,10 +398,16 @@ class BroadcastTree(Generic[Item]):
         rate = float(limits.GRAFT_BYTES_PER_SECOND)
         for key in keys[: limits.ANNOUNCE_MAX_IDS]:
             stored = self._store.get(key)
-            if stored is None or not peer.allowance.take(now, rate, rate, stored.size):
+            if (
+                stored is None
+                # Sending it costs more than asking for it.
+                or (stored.pulled & peer.bit and not peer.repeats.take(now, *_REPEATS))
+                or not peer.allowance.take(now, rate, rate, stored.size)
+            ):
                 self.counters["pulls_refused"] += 1
                 continue
             stored.pushed |= peer.bit
+            stored.pulled |= peer.bit
             self.counters["pulled"] += 1
             self._emit((via,), stored.item)
         return len(keys) <= limits.ANNOUNCE_MAX_IDS

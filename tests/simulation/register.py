@@ -7,7 +7,7 @@ a restart has to be one of the values that are still possible.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -145,12 +145,18 @@ class Register:
 
     # The end
 
-    def final(self, engine: Engine) -> None:
-        """Nothing of a frozen account is left to trade, or held for it."""
+    def final(self, engine: Engine, hostile: Container[str] = ()) -> None:
+        """Nothing of a frozen account is left to trade, or held for it.
+
+        But what it asked of a dishonest owner, who need not say what became of it.
+        """
+        asked = {take.order for take in engine.orders.takes.pending if take.maker in hostile}
         for account in engine.accounts.all():
             if not self.frozen(account.number):
                 continue
             left = engine.order_store.of_account(account.number)
+            if asked & {order.number for order in left}:
+                continue
             held = {a: h for a, (_, h) in engine.ledger.holdings(account.number).items() if h}
             if left or held:
                 raise Violation(

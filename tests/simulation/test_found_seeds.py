@@ -31,6 +31,8 @@ FOUND = {
     # The node: when the leases of two owners ended in one tick, the orders of the second were taken
     # while those of the first were being hidden.
     7413299: "best_first",
+    # The node: a stop of a pair that was triggered and waited for a take of the other order was amended.
+    8500126: "stop_waits",
 }
 
 

@@ -225,7 +225,7 @@ class World:
             clients = [(o.account, o.client_id) for o in node.disk.orders() if o.client_id]
             if len(clients) != len(set(clients)):
                 raise Violation("survives", f"node {node.number} has two orders of one client id")
-            self.watch.registers[node.number].final(node.engine)
+            self.watch.registers[node.number].final(node.engine, self.watch.hostile)
         if self.settings.trading.instruments:  # else amounts are not what the markets' names say
             all_agree(NETWORK, [self._side(node) for node in self.nodes])
         for node in self.nodes:

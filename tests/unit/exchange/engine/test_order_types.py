@@ -642,6 +642,8 @@ def test_a_stop_of_a_pair_waits_while_the_other_order_may_still_be_filled(
         network[1].orders.cancel(network.now, bid.number)
     network.trade(0, 90)
     assert (limit.cancelled, limit.done, stop.untriggered) == (True, False, True)
+    with pytest.raises(CommandRejected, match="no stop that could still be triggered"):
+        network.amend(0, stop, stop=80)  # it is triggered: a lower stop would not be kept
     if filled:
         network.exchange()  # the first take was lost: the second one is void, so ask it as it was
         assert limit.filled == 0

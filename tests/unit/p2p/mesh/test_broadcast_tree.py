@@ -14,6 +14,7 @@ from p2p.mesh.broadcast_tree import (
     ITEM_OVERHEAD,
     MAX_BRANCHES,
     MAX_PUSHED,
+    REPEATED_PULLS,
     BroadcastTree,
 )
 from p2p.wire.messages import Branch, Graft, IHave, Prune, pack
@@ -489,6 +490,27 @@ class TestBounds:
         assert drain(sent) == []
         gossip.on_pull(0.5, "a", everything)
         assert len(drain(sent)) == 2
+
+    def test_ids_that_a_link_pulls_again_and_again_are_answered_rarely(self):
+        gossip, sent = make()
+        gossip.link_up(0.0, "a")
+        gossip.link_up(0.0, "b")
+        ids = [key(n) for n in range(200)]
+        for number, each in enumerate(ids):
+            gossip.add(0.0, each, f"item {number}", 10)
+        drain(sent)
+        gossip.on_pull(0.0, "a", ids)
+        assert len(drain(sent)) == 200
+        gossip.on_pull(0.0, "a", ids)
+        assert len(drain(sent)) == REPEATED_PULLS
+        gossip.on_pull(1.0, "a", ids)
+        assert len(drain(sent)) == REPEATED_PULLS / 4
+        gossip.on_pull(1.0, "b", ids)
+        assert len(drain(sent)) == 200
+        gossip.link_up(1.0, "a")  # again: what it was sent before may be lost
+        drain(sent)
+        gossip.on_pull(1.0, "a", ids)
+        assert len(drain(sent)) == 200
 
     def test_the_store_is_bounded_in_bytes_in_items_and_in_time(self):
         gossip, _ = make(store_max_bytes=100 * (ITEM_OVERHEAD + 100), seen_max=4000)
