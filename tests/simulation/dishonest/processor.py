@@ -11,6 +11,7 @@ known already is of another kind than a new one: no signature is checked for it.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
@@ -46,11 +47,15 @@ class Meter:
 
     def count(self, run: Callable[[], T]) -> tuple[int, T]:
         self.calls = 0
+        collecting = gc.isenabled()
+        gc.disable()  # its callbacks, such as those of hypothesis, are not of the message
         sys.setprofile(self._on_event)
         try:
             result = run()
         finally:
             sys.setprofile(None)
+            if collecting:
+                gc.enable()
         return self.calls // 2, result  # each call is seen as it begins and as it ends
 
 
