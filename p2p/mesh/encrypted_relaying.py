@@ -50,6 +50,8 @@ MAX_PAUSE: Final = 600.0  # ... to this
 RETRY: Final = 1.0  # seconds, with a node that is known to be able to
 OPENINGS_RATE: Final = 20.0  # sessions a second that others open: TLS costs a millisecond ...
 OPENINGS_BURST: Final = 50.0  # ... and at once
+LINK_OPENINGS_RATE: Final = 5.0  # of these: that one link brings, so that none keeps out the others
+LINK_OPENINGS_BURST: Final = 20.0
 RESETS_RATE: Final = 20.0
 
 
@@ -116,6 +118,7 @@ class EncryptedRelaying:
         self._able: BoundedMap[str, float] = BoundedMap(10_000)  # time of the last session
         self._deadlines: Deadlines[str] = Deadlines()
         self._openings = Tokens(OPENINGS_BURST)
+        self._link_openings: BoundedMap[str, Tokens] = BoundedMap(MAX_PEERS)
         self._resets = Tokens(RESETS_RATE)
 
     # Sending
@@ -171,7 +174,7 @@ class EncryptedRelaying:
             return True
         session = self._session_of(peer, segment)
         if session is None and not segment.peer:
-            peer, session = self._opened_by(now, node, segment)
+            peer, session = self._opened_by(now, node, segment, received.via)
         if peer is None or session is None:
             if segment.peer:
                 self._reset(now, node, segment)
@@ -191,7 +194,7 @@ class EncryptedRelaying:
         return None
 
     def _opened_by(
-        self, now: float, node: str, segment: RelaySegment
+        self, now: float, node: str, segment: RelaySegment, via: str
     ) -> tuple[_Peer | None, EncryptedSession | None]:
         """Accept a session that a node opens, unless it is the loser of two openings at once."""
         peer = self._peers.get(node)
@@ -199,7 +202,7 @@ class EncryptedRelaying:
         crossed = session is not None and not session.server and not session.stream.peer
         if crossed and self._own_id < node:
             return None, None
-        if not self._openings.take(now, OPENINGS_RATE, OPENINGS_BURST):
+        if not self._may_open(now, via):
             self.counters["refused"] += 1
             return None, None
         if peer is None:
@@ -214,6 +217,15 @@ class EncryptedRelaying:
         else:
             peer.rival, peer.rival_fresh = opened, segment.fresh
         return peer, opened
+
+    def _may_open(self, now: float, via: str) -> bool:
+        """Charge an opening to the link that brought it and to all."""
+        link = self._link_openings.renew(via)
+        if link is None:
+            link = self._link_openings[via] = Tokens(LINK_OPENINGS_BURST)
+        return link.take(now, LINK_OPENINGS_RATE, LINK_OPENINGS_BURST) and self._openings.take(
+            now, OPENINGS_RATE, OPENINGS_BURST
+        )
 
     def _arrived(
         self, now: float, peer: _Peer, session: EncryptedSession, segment: RelaySegment, via: str

@@ -7,6 +7,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
+from router_kit import signed
 from virtual_mesh import NOTE, VirtualMesh, identity
 
 from p2p.base.errors import DeliveryError
@@ -14,6 +15,7 @@ from p2p.mesh.encrypted_relaying import (
     CAPABLE_FOR,
     FIRST_PAUSE,
     HELD_BYTES,
+    LINK_OPENINGS_BURST,
     OPEN_TIMEOUT,
     EncryptedRelaying,
 )
@@ -325,6 +327,23 @@ class TestStrangers:
         mesh.run(3.0)
         assert got(mesh, 2) == [pack(1), pack(2)]
         assert got(mesh, 0) == [pack(3)]
+
+    def test_a_flood_of_openings_over_one_link_keeps_no_other_node_out(self) -> None:
+        mesh = chain(3, 0, 1, 2)
+        mesh.routers[2].link_up(mesh.now, identity(90).node_id)
+        opened = mesh.routers[2].encrypted
+        assert opened is not None
+        for number in range(100, 400):
+            payload = pack(RelaySegment(number.to_bytes(8, "big"), data=b"\x16\x03\x01"))
+            flood = signed(number, 2, payload, kind="relay_stream", number=number)
+            mesh.routers[2].receive(mesh.now, identity(90).node_id, flood)
+        mesh.routers[2].link_down(mesh.now, identity(90).node_id)
+        mesh.routers[2].take_outgoing()  # answers to the flood
+        assert opened.counters["refused"] == 300 - LINK_OPENINGS_BURST
+        mesh.send(0, 2, SECRET)
+        mesh.run(1.0)
+        assert got(mesh, 2) == [SECRET]
+        assert encrypted(mesh, 0, 2) is True
 
 
 class TestSeveralRelays:
