@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,16 +10,21 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import START_TIMEOUT, STOP_TIMEOUT, environment, eventually
 
+from p2p.grenache.errors import LookupEmpty
+from p2p.grenache.link.link_client import Link
+from p2p.grenache.rpc.rpc_client import Client
 from tests.ports import free_port
 
+UNKNOWN_WITHIN = 1.0  # seconds; it takes a few ms on a quiet machine
 HELLO = "6d33adc2b6b2c14c3036feefb7fedbca1a880527"
 
 
@@ -136,6 +142,37 @@ def test_one_grape_alone_is_useful_and_stops_cleanly(make: Any) -> None:
     assert status["api"]["url"] == grape.url
     assert grape.end(signal.SIGTERM) == 0
     assert grape.errors == ""
+
+
+def test_a_service_that_no_worker_serves_fails_at_once_and_alike_in_every_way(make: Any) -> None:
+    first = make("first").start()
+    second = make("second").start(first)
+    first.joined()
+    second.joined()
+
+    async def failed(way: Callable[[], Awaitable[object]]) -> str:
+        with pytest.raises(LookupEmpty) as caught:
+            async with asyncio.timeout(UNKNOWN_WITHIN):
+                await way()
+        return str(caught.value)
+
+    async def every_way() -> set[str]:
+        texts: set[str] = set()
+        async with (
+            Link([first.url, second.url]) as link,
+            Client(link) as http,
+            Client(link, transport="ws") as ws,
+        ):
+            for client in (http, ws):
+                texts.add(await failed(partial(client.request, "nobody")))
+                texts.add(await failed(partial(client.request, "nobody", idempotent=True)))
+                texts.add(await failed(partial(client.map, "nobody")))
+            texts.add(await failed(http.stream("nobody").__aenter__))
+        return texts
+
+    assert asyncio.run(every_way()) == {
+        "ERR_GRAPE_LOOKUP_EMPTY: no worker is announced as 'nobody'"
+    }
 
 
 def test_two_grapes_find_announcements_at_either_and_ctrl_c_stops_them(make: Any) -> None:

@@ -128,6 +128,16 @@ def test_over_grenache_alone_three_nodes_trade_settle_and_converge(nodes: Nodes)
     assert len(book.asks) == 21
 
 
+def test_over_grenache_alone_a_node_is_linked_within_three_seconds_of_its_start(
+    nodes: Nodes,
+) -> None:
+    grape = nodes.grape()
+    settings = {name: GRENACHE_ONLY[name] for name in GRENACHE_ONLY if "INTERVAL" not in name}
+    a, b = (nodes.start(name, GRAPE_URL=grape.url, **settings) for name in "ab")
+    eventually(lambda: a.linked() == {b.node_id} and b.linked() == {a.node_id}, 3.0)
+    assert carriers(a) == carriers(b) == {"grenache"}
+
+
 def test_a_node_without_direct_links_trades_with_nodes_that_have_them(nodes: Nodes) -> None:
     grape = nodes.grape()
     a, b = (nodes.start(name, GRAPE_URL=grape.url, **GRENACHE) for name in "ab")

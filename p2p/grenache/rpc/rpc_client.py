@@ -32,7 +32,14 @@ from typing import Any, Final, Literal
 from p2p.adaptive import AdaptiveRouter, BreakerState, Explained
 from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.directory import Address, Directory
-from p2p.grenache.errors import BadInput, GrenacheError, RemoteError, RequestFailed, RequestTimeout
+from p2p.grenache.errors import (
+    BadInput,
+    GrenacheError,
+    LookupEmpty,
+    RemoteError,
+    RequestFailed,
+    RequestTimeout,
+)
 from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc.even_policy import EvenPolicy
 from p2p.grenache.rpc.http_transport import HttpTransport
@@ -273,9 +280,11 @@ class Client:
             idempotent: may be sent again where a connection turns out to have been closed before.
 
         Returns:
-            What each said, or why it did not; in the order of the lookup. Empty without workers.
+            What each said, or why it did not; in the order of the lookup. Empty if only the caller's own worker
+            serves it.
 
         Raises:
+            LookupEmpty: no worker serves it.
             BadInput: it cannot be asked for.
             GrenacheError: the directory cannot be asked and no worker is known.
         """
@@ -284,6 +293,8 @@ class Client:
         body = self._transport.encode(rid, service, payload)
         deadline = self._loop.time() + _checked(timeout)
         found = await known.workers.all(deadline, MAP_OLDEST)
+        if not found:
+            raise LookupEmpty(service)
         workers = [worker for worker in found if worker != self.own]
         if limit is not None and limit < len(workers):
             chosen = set(self._rng.sample(workers, max(0, limit)))

@@ -241,9 +241,10 @@ async def test_map_leaves_out_the_caller_itself(world):
     assert await world.client.map("svc") == []
 
 
-async def test_map_without_workers_is_empty_at_once(world):
+async def test_map_without_workers_fails_at_once_as_a_request_does(world):
     began = now()
-    assert await world.client.map("svc") == []
+    with pytest.raises(LookupEmpty):
+        await world.client.map("svc")
     assert now() == began
 
 
