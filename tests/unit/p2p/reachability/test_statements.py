@@ -1,0 +1,72 @@
+"""Addresses that neighbours state: which of them are remembered, and as what."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from p2p.addresses.address import PeerFound
+from p2p.base.identity import Identity
+from p2p.peers.peer_manager import PeerManager
+from p2p.reachability.reachability import ReachabilityCore
+from p2p.reachability.reachability_service import ReachabilityService
+from p2p.rpc.rpc import Rpc
+from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.link import PeerLink
+from p2p.wire.messages import Envelope, Reachability, pack
+
+NODE = Identity.from_seed(bytes(32)).node_id
+SEEN = "11.8.0.1"
+OTHER_KIND = "2a10::7"
+
+
+@pytest.mark.parametrize(
+    ("seen", "stated", "found"),
+    [
+        (SEEN, (SEEN, 3000), PeerFound(SEEN, 3000, NODE, "inbound")),
+        (OTHER_KIND, (OTHER_KIND, 3000), PeerFound(OTHER_KIND, 3000, NODE, "inbound")),
+        (
+            SEEN,
+            (OTHER_KIND, 3001),
+            PeerFound(OTHER_KIND, 3001, NODE, "exchange", NODE, via_address=SEEN),
+        ),
+        (
+            OTHER_KIND,
+            (SEEN, 3001),
+            PeerFound(SEEN, 3001, NODE, "exchange", NODE, via_address=OTHER_KIND),
+        ),
+        (SEEN, ("11.8.0.2", 3000), None),  # another machine of the same kind
+        (SEEN, ("fe80::1", 3000), None),
+        (SEEN, ("fd00::1", 3000), None),
+        (SEEN, ("victim.example", 3000), None),
+        (SEEN, (OTHER_KIND, 0), None),
+    ],
+)
+def test_stated_addresses(seen: str, stated: tuple[str, int], found: PeerFound | None) -> None:
+    remembered: list[PeerFound] = []
+    peers = SimpleNamespace(
+        handle=lambda kind, handler: None,
+        follow=lambda follower: None,
+        withdraw=lambda node, host, keep: None,
+        found=remembered.append,
+        links={},
+    )
+    service = ReachabilityService(
+        "own",
+        ReachabilityCore(3000, lambda: bytes(16)),
+        cast(DirectConnectionService, SimpleNamespace()),
+        cast(PeerManager, peers),
+        cast(Rpc, SimpleNamespace(serve=lambda *names, **kinds: None)),
+        rng=random.Random(1),
+        clock=lambda: 0.0,
+    )
+    link: Any = SimpleNamespace(peer=SimpleNamespace(node_id=NODE, address=seen))
+    statement = Reachability(reachable=True, addresses=[stated])
+    envelope = Envelope("reachability", NODE, "", 0, msgspec.Raw(pack(statement)))
+    service._on_statement(cast(PeerLink, link), envelope)
+    assert remembered == ([] if found is None else [found])
+    assert service.stated[NODE] == statement
