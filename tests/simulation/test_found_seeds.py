@@ -13,6 +13,7 @@ FOUND = {
     5000058: "nothing_missed",
     7300582: "nothing_missed",
     7350293: "nothing_missed",
+    8503949: "nothing_missed",  # an answer frees the older one, and the younger looks at the book first
     7321506: "nothing_missed",  # the second is freed by an answer, the first looks at the book again
     # The node: a fill-or-kill order that only reduces was fitted to the position when it was placed,
     # and not again when it was tried again or triggered.

@@ -490,7 +490,11 @@ def _hidden(
             order.number,
             order.free,
             hidden=True,
-            doubtful=order.number in due and (order.priority or order.time) > since,
+            doubtful=order.number in due
+            and (
+                (order.priority or order.time) > since
+                or order.number in engine.order_store.work_queue
+            ),
         )
         for order in engine.order_store.open_orders
         if order.hidden
