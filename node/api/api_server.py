@@ -258,15 +258,17 @@ class ApiServer:
         rules: AccessRules | None = None,
         tls: Tls | None = None,
         outermost: Middleware | None = None,
+        sees_orders: bool = True,
         direct: bool = True,
     ) -> None:
         """`outermost`: see `make_app`. `direct`: orders take the short way (`node.api.direct_orders`),
-        unless there is an outermost middleware, which sees all requests."""
+        unless there is an outermost middleware, which sees all requests; without `sees_orders` all but
+        those."""
         self._service = service
         self._rules = rules or AccessRules()
         self._tls = tls
         self._outermost = outermost
-        self._direct = direct and outermost is None
+        self._direct = direct and (outermost is None or not sees_orders)
         self._orders: DirectOrders | None = None
         self.figures = RequestFigures()
         self._runner: _Runner | None = None
@@ -338,7 +340,8 @@ class ApiServer:
         if not self._direct:
             return {}
         self._orders = DirectOrders(self._service, app[GUARD], app[DOORKEEPER], self.figures)
-        return app[DIRECT] | {(SUBMIT_ORDER.method, SUBMIT_ORDER.path): self._orders.serve}
+        orders = {(SUBMIT_ORDER.method, SUBMIT_ORDER.path): self._orders.serve}
+        return orders if self._outermost is not None else app[DIRECT] | orders
 
     async def stop(self) -> None:
         """Closes streams and connections; requests in progress get a few seconds. Idempotent."""

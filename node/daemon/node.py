@@ -315,14 +315,15 @@ class Node(TradingService):
             self,
             rules=rules,
             tls=tls,
-            outermost=self._outermost(),
+            outermost=self._outermost(settings),
+            sees_orders=self._tracing is not None,  # a standby's gate holds their answers
         )
 
-    def _outermost(self) -> Middleware | None:
+    def _outermost(self, settings: Settings) -> Middleware | None:
         """Return the middleware around all others of the API."""
         tracing = None if self._tracing is None else self._tracing.requests.middleware
         standby = self._standby
-        if standby is None:
+        if standby is None or settings.standby_ack == "first":
             return tracing
         return only_while(lambda: standby.serves, tracing)
 

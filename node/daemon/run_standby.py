@@ -49,7 +49,7 @@ class StandbyStatus(msgspec.Struct):
     machine: str
     primary: str
     connected: bool
-    in_sync: bool | None  # as the lease store said last; None without one
+    in_sync: bool | None  # as was known last; None without a lease store
     epoch: int
     position: int
     trouble: str
@@ -324,6 +324,7 @@ class Follower:
         while True:
             message = await link.receive()
             if isinstance(message, Ship):
+                self._in_sync = message.in_sync if self._store is not None else None
                 if not self._standby.shipped(message, boot_time()):
                     return
                 checksum = await _finished(lambda message=message: self._append(message))  # type: ignore[misc]

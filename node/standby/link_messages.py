@@ -20,12 +20,13 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 class Ship(msgspec.Struct, frozen=True, tag="ship"):
     """Frames after `after`, in order; none in a heartbeat. `unit` is the last thing that may leave the
-    primary once these frames are flushed."""
+    primary once these frames are flushed. `in_sync` is for people: what the primary last had from the store."""
 
     epoch: int
     after: int
     frames: tuple[bytes, ...]
     unit: int
+    in_sync: bool = False
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):

@@ -233,7 +233,8 @@ class PrimaryService:
             log.warning("cannot ship the journal: %s", error)
             link.close()
             return
-        link.send(Ship(self.primary.epoch, effect.after, tuple(frames), effect.unit))
+        primary = self.primary
+        link.send(Ship(primary.epoch, effect.after, tuple(frames), effect.unit, primary.in_sync))
 
     async def _send_copy(self, link: Link) -> None:
         log.info("standby %s gets a copy", link.peer)
