@@ -122,8 +122,9 @@ async def measure(trees: list[Path], directory: Path, rounds: int) -> list[Figur
             watcher = asyncio.create_task(market.watch(session, ready))
             stack.callback(watcher.cancel)
             await asyncio.wait_for(ready.wait(), bench_e2e.DRAIN)
-        for _ in range(rounds):
-            for market, (node, keys), figures in zip(markets, alone, found, strict=True):
+        turns = list(zip(markets, alone, found, strict=True))
+        for number in range(rounds):  # each tree is the first in half of the rounds
+            for market, (node, keys), figures in turns if number % 2 else reversed(turns):
                 await orders(market, figures)
                 assert node.process is not None
                 assert node.api_port is not None
