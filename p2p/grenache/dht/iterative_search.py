@@ -179,7 +179,7 @@ class IterativeSearch:
                     slow = True
                 elif not candidate.query.path.hopeless:
                     stalled = True
-        if slow or answered or not stalled:
+        if answered or not (slow or stalled):
             return slow
         return self._enough is None or not self._enough(now)
 

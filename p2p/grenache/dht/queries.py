@@ -248,7 +248,8 @@ class Queries:
         late = Late.SLOW if query.sent < min(2, query.tries) else Late.STALLED
         if late > query.late:
             query.late = late
-            query.path.stalled = late is Late.STALLED
+            if late is Late.STALLED:  # a younger query is only slow yet, and proves nothing
+                query.path.stalled = True
             if query.on_late is not None:
                 query.on_late(now)
         if query.sent < query.tries:

@@ -99,6 +99,17 @@ def test_an_ended_query_needs_no_garbage_collector():
         gc.enable()
 
 
+def test_a_younger_slow_query_does_not_hide_that_an_older_one_stalled():
+    bench = Bench()
+    bench.round_trip(0.01)
+    first = bench.ask()
+    bench.wait(first.timeout * 1.5)
+    second = bench.ask()
+    bench.wait(first.timeout)  # the first one has stalled, the second one is slow
+    assert (first.late, second.late) == (Late.STALLED, Late.SLOW)
+    assert bench.queries.path(THERE).stalled
+
+
 def test_only_the_queried_address_can_answer():
     bench = Bench()
     bench.ask()
