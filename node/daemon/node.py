@@ -287,6 +287,7 @@ class Node(TradingService):
             self._warnings,
             started=now,
             exports=self._exports,
+            standby=self._standby,
         )
         self._outside: GrenacheBridge | None = None
         if self.grapes is not None and settings.grenache_services:

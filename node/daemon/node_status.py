@@ -19,6 +19,7 @@ from p2p.services.service_mesh import ServiceMesh
 if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
     from node.daemon.grapes import Grapes
     from node.export.export_process import Exports
+    from node.standby.primary_service import PrimaryService
 
 
 class NodeStatus:
@@ -36,6 +37,7 @@ class NodeStatus:
         warnings: Sequence[str],
         started: float,
         exports: Exports | None = None,
+        standby: PrimaryService | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -47,6 +49,7 @@ class NodeStatus:
         self._warnings = warnings
         self._started = started
         self._exports = exports
+        self._standby = standby
 
     def view(self, now: float, api_url: str) -> StatusView:
         """`api_url`: where the API is served."""
@@ -82,6 +85,7 @@ class NodeStatus:
                 *self._disagreements(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
                 *(f"export: {export.error}" for export in exports if export.error),
+                *([] if self._standby is None else self._standby.warnings()),
             ],
             reachability=self._reachability(now),
             exports=exports,

@@ -139,6 +139,11 @@ class Primary:
         return self._both and (self._waiting or self._maybe_in_sync)
 
     @property
+    def waits(self) -> bool:
+        """Report if the standby may acknowledge what leaves (`both`)."""
+        return self._both
+
+    @property
     def in_sync(self) -> bool:
         """Report if the standby may take over by lease, as far as this machine knows."""
         return self._row is not None and self._row.in_sync

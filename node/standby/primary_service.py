@@ -85,6 +85,17 @@ class PrimaryService:
         """Report if this machine may answer requests now."""
         return self.primary.serves(boot_time())
 
+    def warnings(self) -> list[str]:
+        """Return what a person should know about standby and lease."""
+        primary, found = self.primary, []
+        if primary.standby and primary.lag is None:
+            found.append(f"standby: machine {primary.standby} is not connected")
+        elif primary.standby and self._store is not None and primary.waits and not primary.in_sync:
+            found.append("standby: it is not in sync, and does not take over by itself")
+        if self._trouble:
+            found.append(f"standby: the lease store does not answer: {self._trouble}")
+        return found
+
     def _step(self) -> None:
         """Send what the protocol wants to send, and let go what may leave."""
         for effect in self.primary.poll(boot_time()):

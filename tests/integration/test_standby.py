@@ -152,8 +152,12 @@ def test_a_machine_that_is_not_allowed_gets_nothing(nodes: Nodes, pair: Pair) ->
 @pytest.mark.long
 def test_without_its_standby_the_node_goes_on_and_a_person_is_warned(pair: Pair) -> None:
     pair.start()
+    assert pair.primary.status().warnings == []
     pair.standby.kill9()
     began = time.monotonic()
+    eventually(
+        lambda: [line for line in pair.primary.status().warnings if "is not connected" in line]
+    )
     pair.primary.sell(1, 100)
     assert time.monotonic() - began < WITHIN
     pair.primary.kill9()
