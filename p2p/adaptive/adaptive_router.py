@@ -200,7 +200,7 @@ class AdaptiveRouter(Generic[P]):
         """Choose when most of the sampled peers have an open breaker."""
         usable = [p for p in several if p not in self._not_closed]
         if len(usable) >= PANIC * len(several):
-            looked = usable[:SAMPLE] if len(usable) <= SAMPLE else self._rng.sample(usable, SAMPLE)
+            looked = usable if len(usable) <= SAMPLE else self._sample(usable)
             panic = False
         else:
             panic = True
@@ -225,14 +225,14 @@ class AdaptiveRouter(Generic[P]):
             self._notify(now, "panic", None, what, {"usable": usable, "candidates": candidates})
 
     def _probe_due(self, now: float, several: Sequence[P]) -> P | None:
+        too_soon = (
+            self._picks - self._probe_pick < PROBE_SPACING and now - self._probe_at < PROBE_WAIT
+        )
         for peer in self._not_closed.values():
-            if not peer.breaker.allows(now, self._shift(now, peer)) or peer.peer not in several:
+            # The cheapest test first: this runs before nearly every pick while a breaker is open.
+            if too_soon and not peer.breaker.succeeding:
                 continue
-            if (
-                self._picks - self._probe_pick < PROBE_SPACING
-                and now - self._probe_at < PROBE_WAIT
-                and not peer.breaker.succeeding
-            ):
+            if not peer.breaker.allows(now, self._shift(now, peer)) or peer.peer not in several:
                 continue
             self._picks += 1
             self._probe_pick, self._probe_at = self._picks, now

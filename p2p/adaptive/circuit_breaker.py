@@ -147,7 +147,7 @@ class Breaker:
 
     def probing(self, now: float) -> int:
         """Return the number of probes under way whose lease has not run out."""
-        return sum(1 for end in self._probes.values() if now < end)
+        return sum(1 for end in self._probes.values() if now < end) if self._probes else 0
 
     def on_send(self, now: float, shift: float = 1.0) -> int:
         """Record an attempt and return the tag for `on_result`. In HALF_OPEN an allowed attempt is a probe.
