@@ -179,7 +179,8 @@ class IterativeSearch:
                     slow = True
                 elif not candidate.query.path.hopeless:
                     stalled = True
-        if answered or not (slow or stalled):
+        # Not after one timeout already: a busy node would be left out of every result.
+        if slow or answered or not stalled:
             return slow
         return self._enough is None or not self._enough(now)
 
