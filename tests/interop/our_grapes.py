@@ -86,6 +86,7 @@ async def main() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     hosted: dict[int, Hosted] = {}
     tasks: set[asyncio.Task[None]] = set()
+    stopping: set[asyncio.Task[None]] = set()
     watching = asyncio.create_task(watch(hosted))
 
     async def do(command: dict[str, Any]) -> None:
@@ -93,10 +94,15 @@ async def main() -> None:
         number = command.get("stop", command["id"])
         try:
             if "start" in command:
+                # A socket of Node.js is closed at once, and tests do not wait before they use its port again.
+                await asyncio.gather(*stopping)
                 made = hosted[number] = Hosted(number, command["start"])
                 await made.start()
             elif number in hosted:
-                await hosted.pop(number).stop()
+                stop = asyncio.create_task(hosted.pop(number).stop())
+                stopping.add(stop)
+                stop.add_done_callback(stopping.discard)
+                await stop
         except (OSError, ValueError) as wrong:
             error = str(wrong)
         say(id=command["id"], error=error, grape=number)
