@@ -52,6 +52,7 @@ NEWER = {
     "probe_ack",
     "reachability",
     "branch",
+    "relay_stream",
 }  # types that 0.1.0 does not know
 
 
