@@ -36,6 +36,7 @@ NEWER = {
     "probe_ack",
     "reachability",
     "branch",
+    "relay_stream",
 }  # types that 0.1.0 does not know
 FRAMES = [(line["by"], bytes.fromhex(line["frame"])) for line in LINES if "frame" in line]
 
