@@ -246,7 +246,9 @@ def status(desk: Desk) -> int:
 @account_option
 @desk_options
 def balances(desk: Desk, account: str | None) -> int:
-    """Show the balances of each node's house, or of an account, and their sums.
+    """Show the balances of each node, and their sums.
+
+    They are those of its house, or of an account.
 
     \b
     Examples:
@@ -282,7 +284,9 @@ def balances(desk: Desk, account: str | None) -> int:
 def orders(
     desk: Desk, market: str | None, everything: bool, limit: int, account: str | None
 ) -> int:
-    """List the orders of all nodes, newest first. --limit is for each node.
+    """List the orders of all nodes.
+
+    Newest first; --limit is for each node.
 
     \b
     Examples:
@@ -341,8 +345,9 @@ def _order_lines(rows: Sequence[tuple[str, OrderView]]) -> list[Line]:
 @account_option
 @desk_options
 def trades(desk: Desk, market: str | None, limit: int, account: str | None) -> int:
-    """List the own trades of all nodes, newest first. --limit is for each node.
+    """List the own trades of all nodes.
 
+    Newest first; --limit is for each node.
     A trade between two of the nodes is listed once, as its taker sees it, and marked.
 
     \b
@@ -394,7 +399,7 @@ def _trade_lines(trades: Sequence[DeskFill], names: dict[str, str]) -> list[Line
 @desk.command()
 @desk_options
 def obligations(desk: Desk) -> int:
-    """Show what all nodes together owe to each other node, or are owed.
+    """Show what all nodes together owe, or are owed.
 
     What own nodes owe each other is left out. It is shown where the two do not agree, as while a trade is under way.
 

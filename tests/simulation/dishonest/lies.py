@@ -3,7 +3,8 @@
 Each seed draws honest workers and callers, the share of workers that lie in their load reports and how, and origins
 whose hints call good workers bad and liars good. The same requests then run twice: with the lies, and with the same
 workers as they are. Slow liars are slow in both. A request may take at most `RATIO` times as long in the
-mean, plus `SLACK` mean service times, and hardly more of them may fail (`LOST`, `FEW`). The mean, since liars that
+mean, plus `SLACK` mean service times, and hardly more of them may fail (`LOST`, `FEW`, and
+one for each caller, which learns from its own calls). The mean, since liars that
 are slow get about one request in twenty: a p95 is theirs in one run and of honest workers in the other.
 """
 
@@ -156,7 +157,9 @@ class Outcome:
     @property
     def held(self) -> bool:
         more = self.lied_to.failed - self.alone.failed
-        return self.lied_to.mean <= self.allowed and more <= LOST * self.lied_to.requests + FEW
+        return self.lied_to.mean <= self.allowed and more <= LOST * self.lied_to.requests + max(
+            FEW, self.plan.callers
+        )
 
 
 def _run(plan: Plan, *, lies: bool) -> Figures:
