@@ -7,7 +7,7 @@ shortened or wrapped: what is printed can be copied and piped.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -81,8 +81,12 @@ def clock(time: str, *, today: str | None = None) -> str:
 # Lists ----------------------------------------------------------------------------------------
 
 
-def order_table(orders: Sequence[OrderView], *, full: bool) -> list[Line]:
-    """Own orders. `full` gives whole ids and all columns; the number alone is enough for `cancel`."""
+def order_table(
+    orders: Sequence[OrderView], *, full: bool, nodes: Sequence[str] | None = None
+) -> list[Line]:
+    """Own orders. `full` gives whole ids and all columns; the number alone is enough for `cancel`. `nodes`: names of
+    the nodes that have them.
+    """
     columns = [
         Column("order"),
         Column("market"),
@@ -108,6 +112,7 @@ def order_table(orders: Sequence[OrderView], *, full: bool) -> list[Line]:
         ]
         for order in orders
     ]
+    _put_nodes(columns, rows, nodes)
     if not full and not any(order.pending.strip("0.") for order in orders):
         kept = [i for i, column in enumerate(columns) if column.title != "pending"]
         return table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
@@ -121,8 +126,24 @@ def _order_status(order: OrderView) -> Piece:
     return order.status, "bold" if order.status in ("open", "pending") else "dim"
 
 
-def fill_table(fills: Sequence[FillView], own: str | None, *, full: bool) -> list[Line]:
-    """Own fills; a counterparty that is `own` is shown as us. With their fees, where there are any."""
+def _put_nodes(columns: list[Column], rows: list[list[Cell]], nodes: Sequence[str] | None) -> None:
+    """Put a first column with the name of each row's node."""
+    if nodes is not None:
+        columns.insert(0, Column("node"))
+        for row, name in zip(rows, nodes, strict=True):
+            row.insert(0, (name, "bold"))
+
+
+def fill_table(
+    fills: Sequence[FillView],
+    own: Mapping[str, str],
+    *,
+    full: bool,
+    nodes: Sequence[str] | None = None,
+) -> list[Line]:
+    """Own fills; a counterparty in `own` is shown by its name there. With their fees, where there are any. `nodes`: names
+    of the nodes that have them.
+    """
     columns = [
         Column("time"),
         Column("market"),
@@ -142,12 +163,11 @@ def fill_table(fills: Sequence[FillView], own: str | None, *, full: bool) -> lis
             fill.price,
             fill.role,
             fill.order_id if full else fill.order_id.rpartition("-")[2],
-            "ourselves"
-            if not full and fill.counterparty == own
-            else short(fill.counterparty, full),
+            own.get(fill.counterparty) or short(fill.counterparty, full),
         ]
         for fill in fills
     ]
+    _put_nodes(columns, rows, nodes)
     if any(fill.fee.strip("0.") for fill in fills):
         columns.append(Column("fee"))
         for row, fill, fee in zip(rows, fills, align([f.fee for f in fills]), strict=True):

@@ -23,17 +23,15 @@ from node.cli.client_session import (
 from node.cli.command_groups import Group, account_option, limit_option, upper
 from node.cli.node_finder import FoundNode
 from node.cli.table_layout import Cell, Column, Line, table
-from node.cli.tables import clock, echo, is_terminal, short
+from node.cli.tables import echo, fill_table, is_terminal, order_table, short
 from node.client.desk_profile import DeskNode, nodes_of, read_profile
 from node.client.desk_sums import (
-    DeskFill,
     DeskObligation,
     join_fills,
     net_obligations,
     sum_balances,
 )
 from node.client.exchange_client import ApiError, ExchangeClient
-from node.views.views import OrderView
 
 T = TypeVar("T")
 
@@ -302,41 +300,12 @@ def orders(
     rows.sort(key=lambda row: row[1].created, reverse=True)
     document = {"orders": [{"node": name, "order": view} for name, view in rows]}
     empty = "no orders" if everything else "no open orders (--all shows finished ones)"
-    return desk.finish(document, lambda: _order_lines(rows), empty)
 
+    def lines() -> list[Line]:
+        names, views = [name for name, _ in rows], [view for _, view in rows]
+        return order_table(views, full=not is_terminal(), nodes=names) if rows else []
 
-def _order_lines(rows: Sequence[tuple[str, OrderView]]) -> list[Line]:
-    if not rows:
-        return []
-    columns = [
-        Column("node"),
-        Column("order"),
-        Column("market"),
-        Column("side"),
-        Column("quantity", number=True),
-        Column("price", number=True),
-        Column("filled", number=True),
-        Column("status"),
-        Column("created", rank=1),
-    ]
-    full = not is_terminal()
-    return table(
-        columns,
-        [
-            [
-                (name, "bold"),
-                order.id if full else str(order.number),
-                order.market,
-                (order.side, order.side),
-                order.quantity,
-                order.price or "market",
-                order.filled,
-                order.status,
-                clock(order.created),
-            ]
-            for name, order in rows
-        ],
-    )
+    return desk.finish(document, lines, empty)
 
 
 @desk.command()
@@ -360,40 +329,13 @@ def trades(desk: Desk, market: str | None, limit: int, account: str | None) -> i
     )
     pairs = [(name, fill) for name, fills in answers for fill in fills]
     joined = join_fills(pairs, set(desk.ids.values()))
-    names = {node_id: name for name, node_id in desk.ids.items()}
-    return desk.finish({"trades": joined}, lambda: _trade_lines(joined, names), "no trades yet")
+    own = {node_id: f"own: {name}" for name, node_id in desk.ids.items()}
 
+    def lines() -> list[Line]:
+        fills, names = [each.fill for each in joined], [each.node for each in joined]
+        return fill_table(fills, own, full=not is_terminal(), nodes=names) if joined else []
 
-def _trade_lines(trades: Sequence[DeskFill], names: dict[str, str]) -> list[Line]:
-    if not trades:
-        return []
-    columns = [
-        Column("time"),
-        Column("node"),
-        Column("market"),
-        Column("side"),
-        Column("quantity", number=True),
-        Column("price", number=True),
-        Column("role", rank=1),
-        Column("with"),
-    ]
-    rows: list[list[Cell]] = []
-    for trade in trades:
-        fill = trade.fill
-        other = names.get(fill.counterparty)
-        rows.append(
-            [
-                clock(fill.time),
-                (trade.node, "bold"),
-                fill.market,
-                (fill.side, fill.side),
-                fill.quantity,
-                fill.price,
-                fill.role,
-                short(fill.counterparty, not is_terminal()) if other is None else f"own: {other}",
-            ]
-        )
-    return table(columns, rows)
+    return desk.finish({"trades": joined}, lines, "no trades yet")
 
 
 @desk.command()

@@ -369,7 +369,9 @@ def trades(
     else:
         fills = session.ask(lambda client: client.fills(market=name, limit=limit, account=account))
         own = next((fill.order_id.rpartition("-")[0] for fill in fills), None)
-        empty, lines = not fills, fill_table(fills, own, full=not is_terminal())
+        full = not is_terminal()
+        known = {} if full or own is None else {own: "ourselves"}
+        empty, lines = not fills, fill_table(fills, known, full=full)
         document = fills
     if session.as_json:
         print_json(document)

@@ -373,11 +373,11 @@ def test_a_list_of_fills_has_fees_where_there_are_any() -> None:
         fee_asset="BTC",
     )
     paid = msgspec.structs.replace(fill, fee="12.5", fee_asset="USD")
-    lines = [to_ansi(line) for line in fill_table([fill, paid], None, full=True)]
+    lines = [to_ansi(line) for line in fill_table([fill, paid], {}, full=True)]
     assert "fee" in lines[0]
     assert lines[1].endswith("   0   BTC")
     assert lines[2].endswith("  12.5 USD")
-    assert "fee" not in to_ansi(fill_table([fill], None, full=True)[0])
+    assert "fee" not in to_ansi(fill_table([fill], {}, full=True)[0])
 
 
 @pytest.mark.parametrize(("tif", "rests"), [("gtc", True), ("ioc", False), ("fok", False)])

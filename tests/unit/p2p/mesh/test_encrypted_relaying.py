@@ -153,7 +153,7 @@ class TestSessions:
         assert router.counters["established"] == 1
 
     def test_a_link_in_its_place_neither_loses_nor_repeats(self) -> None:
-        """What a punched link does, while messages are under way both ways."""
+        """A punched link comes up while messages are under way both ways."""
         for seed in range(10):
             mesh = chain(3, 0, 1, 2, seed=seed)
             said = [pack(number) for number in range(300)]
