@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from netns import Namespace, namespace_pair, why_no_namespaces
+from postgres_server import PostgresServer, binaries
 from processes import NODES, Nodes, show_logs
 
 LOG_TAIL = 8000  # characters
@@ -21,6 +22,17 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
     show_logs(request, found)
     yield found
     found.cleanup()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A database server of the module's own."""
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    found = PostgresServer()
+    found.start()
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -481,3 +482,26 @@ def same_books(*nodes: NodeProcess, market: str = MARKET) -> BookView:
 def trade_ids(fills: Sequence[FillView]) -> list[tuple[str, str, str, str]]:
     """What both sides of a trade must agree on, in order."""
     return sorted((fill.id, fill.market, fill.price, fill.quantity) for fill in fills)
+
+
+@contextmanager
+def steady_trading(node: NodeProcess) -> Iterator[None]:
+    """Buy and sell at the node in a thread, also while it is killed and started again."""
+    over = threading.Event()
+
+    def trade() -> None:
+        number = 0
+        while not over.is_set():
+            with suppress(ClientError):
+                price = 100 + number % 7
+                node.sell(2, price, client_id=f"s{number}")
+                node.buy(2, price, client_id=f"b{number}")
+                number += 1
+
+    trading = threading.Thread(target=trade)
+    trading.start()
+    try:
+        yield
+    finally:
+        over.set()
+        trading.join()

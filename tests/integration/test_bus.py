@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,10 +16,9 @@ from typing import Any
 
 import pytest
 from nats_server import NatsServer, Received, program
-from processes import ROOT, NodeProcess, Nodes, bootstrap_options, eventually
+from processes import ROOT, NodeProcess, Nodes, bootstrap_options, eventually, steady_trading
 from sink_conformance import check_sink
 
-from node.client.exchange_client import ClientError
 from node.export import position_file
 from node.export.journal_source import JournalSource
 from node.export.nats_messages import StreamPlan, copy_plan, market_plan
@@ -258,20 +256,7 @@ def test_no_gap_and_no_repeat_after_kills_of_node_server_and_export(
 ) -> None:
     rng = random.Random(7)
     a = nodes.make("a", EXPORT_NATS=server.url).start()
-    over = threading.Event()
-
-    def trade() -> None:
-        number = 0
-        while not over.is_set():
-            with suppress(ClientError):
-                price = 100 + number % 7
-                a.sell(2, price, client_id=f"s{number}")
-                a.buy(2, price, client_id=f"b{number}")
-                number += 1
-
-    trading = threading.Thread(target=trade)
-    trading.start()
-    try:
+    with steady_trading(a):
         for _ in range(KILLS):
             time.sleep(rng.uniform(0.1, 1.5))
             target = rng.choice(["node", "server", "nats-copy", "nats-market"])
@@ -287,9 +272,6 @@ def test_no_gap_and_no_repeat_after_kills_of_node_server_and_export(
                 if progress is not None:
                     with suppress(ProcessLookupError):
                         os.kill(progress.process, signal.SIGKILL)
-    finally:
-        over.set()
-        trading.join()
     eventually(lambda: current(a), 60, what=lambda: a.log)
     for part in PLANS:
         check_verified(server, a, part)

@@ -7,20 +7,25 @@ import os
 import random
 import re
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from urllib.request import urlopen
 
 import pytest
-from postgres_server import PostgresServer, binaries
-from processes import ROOT, NodeProcess, Nodes, bootstrap_options, eventually, run_cli
+from postgres_server import PostgresServer
+from processes import (
+    ROOT,
+    NodeProcess,
+    Nodes,
+    bootstrap_options,
+    eventually,
+    run_cli,
+    steady_trading,
+)
 from sink_conformance import check_sink
 
-from node.client.exchange_client import ClientError
 from node.export import position_file, postgres_sink
 from node.export.postgres_sink import PostgresSink
 from node.export.sink import Delivery, Position, SinkError
@@ -54,20 +59,10 @@ def panels() -> list[tuple[str, str]]:
     return [(title, re.sub(r"\$__timeFilter\((\w+)\)", between, sql)) for title, sql in found]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    if binaries() is None:
-        pytest.skip("PostgreSQL is not installed")
-    found = PostgresServer()
-    found.start()
-    yield found
-    found.close()
-
-
 @pytest.fixture
-def database(server: PostgresServer) -> PostgresServer:
-    server.execute("DROP SCHEMA IF EXISTS exchange CASCADE")
-    return server
+def database(postgres: PostgresServer) -> PostgresServer:
+    postgres.execute("DROP SCHEMA IF EXISTS exchange CASCADE")
+    return postgres
 
 
 def export(node: NodeProcess, *arguments: str, url: str) -> dict[str, object]:
@@ -305,20 +300,7 @@ def test_rows_equal_the_journal_after_kills_of_node_database_and_export(
 ) -> None:
     rng = random.Random(5)
     a = nodes.make("a", EXPORT_POSTGRES=database.url).start()
-    over = threading.Event()
-
-    def trade() -> None:
-        number = 0
-        while not over.is_set():
-            with suppress(ClientError):
-                price = 100 + number % 7
-                a.sell(2, price, client_id=f"s{number}")
-                a.buy(2, price, client_id=f"b{number}")
-                number += 1
-
-    trading = threading.Thread(target=trade)
-    trading.start()
-    try:
+    with steady_trading(a):
         for _ in range(KILLS):
             time.sleep(rng.uniform(0.1, 1.5))
             target = rng.choice(["node", "database", "export"])
@@ -334,9 +316,6 @@ def test_rows_equal_the_journal_after_kills_of_node_database_and_export(
                 if progress is not None:
                     with suppress(ProcessLookupError):
                         os.kill(progress.process, signal.SIGKILL)
-    finally:
-        over.set()
-        trading.join()
     eventually(lambda: current(a), 60, what=lambda: a.log)
     report = export(a, "verify", url=database.url)
     assert report.get("ok") is True, report

@@ -7,11 +7,10 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import PostgresServer, binaries
+from postgres_server import PostgresServer
 from processes import SETTINGS, NodeProcess, Nodes, bootstrap_options, eventually, run_cli
 
 from node.client.exchange_client import ClientError
@@ -21,20 +20,10 @@ from tests.ports import free_port
 WITHIN = 10.0  # s from the loss of a machine until the other one trades
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    if binaries() is None:
-        pytest.skip("PostgreSQL is not installed")
-    found = PostgresServer()
-    found.start()
-    yield found
-    found.close()
-
-
 @pytest.fixture
-def database(server: PostgresServer) -> PostgresServer:
-    server.execute("DROP TABLE IF EXISTS exchange_node_lease")
-    return server
+def database(postgres: PostgresServer) -> PostgresServer:
+    postgres.execute("DROP TABLE IF EXISTS exchange_node_lease")
+    return postgres
 
 
 class Pair:
@@ -183,16 +172,16 @@ def test_a_person_switches_while_both_live(pair: Pair) -> None:
 
 @pytest.mark.long
 def test_a_database_that_is_away_does_not_stop_a_node_with_its_standby(
-    pair: Pair, server: PostgresServer
+    pair: Pair, postgres: PostgresServer
 ) -> None:
     pair.start()
-    server.kill()
+    postgres.kill()
     try:
         time.sleep(6)  # more than a lease
         assert trades(pair.primary)
         assert pair.standby.running
     finally:
-        server.start()
+        postgres.start()
 
 
 @pytest.mark.long
