@@ -53,22 +53,6 @@ QUIET = 1.0  # and at most while none do
 LinkPath = Literal["direct", "mapped", "punched", "grenache"]  # of a link to a node
 
 
-@dataclass(slots=True)
-class PathTraffic:
-    """Traffic of one path."""
-
-    messages_received: int = 0
-    messages_sent: int = 0
-    bytes_received: int = 0
-    bytes_sent: int = 0
-
-    def add(self, stats: LinkStats) -> None:
-        self.messages_received += stats.messages_received
-        self.messages_sent += stats.messages_sent
-        self.bytes_received += stats.bytes_received
-        self.bytes_sent += stats.bytes_sent
-
-
 @dataclass(frozen=True, slots=True)
 class OverlaySettings:
     """Settings of an overlay. Seconds; `host` is the address that accepts links.
@@ -167,7 +151,7 @@ class Overlay:
         self.discovery: PeerDiscovery | None = None
         self.address: tuple[str, int] = (settings.host, 0)
         # Traffic of links that have ended.
-        self._ended = {path: PathTraffic() for path in (*get_args(LinkPath), "relayed")}
+        self._ended = {path: LinkStats() for path in get_args(LinkPath)}
         self._flush_due = False
         self._ticker: asyncio.Task[None] | None = None
         self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
@@ -281,17 +265,14 @@ class Overlay:
             counts[self.path_of(link)] += 1
         return counts
 
-    def traffic(self) -> dict[str, PathTraffic]:
+    def traffic(self) -> dict[str, LinkStats]:
         """Return the traffic of each path since the start. Bytes of links are those on the wire, of relayed messages
         those of their payloads.
         """
-        while self.router.delivery.forgotten:
-            self._ended["relayed"].add(self.router.delivery.forgotten.pop())
         found = {path: replace(ended) for path, ended in self._ended.items()}
         for link in self.peers.links.values():
-            found[self.path_of(link)].add(link.stats)
-        for stats in self.router.delivery.relayed.values():
-            found["relayed"].add(stats)
+            found[self.path_of(link)].add_traffic(link.stats)
+        found["relayed"] = self.router.delivery.relayed_in_all()
         return found
 
     def round_trips(self) -> dict[str, list[float]]:
@@ -422,7 +403,7 @@ class Overlay:
     def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None:
         node = link.peer.node_id
         log.info("peer %s gone (%s)", node, reason or code or "connection lost")
-        self._ended[self.path_of(link)].add(link.stats)
+        self._ended[self.path_of(link)].add_traffic(link.stats)
         self.router.link_down(self._loop.time(), node)
         self.rpc.link_down(node)
         self._on_neighbour(node, False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from msgspec import Raw
@@ -70,9 +70,9 @@ class Delivery:
         self._came: BoundedMap[str, str] = BoundedMap(MAX_RELAYED)
         # Relayed messages, by the node at the other end. Bytes are those of payloads.
         self.relayed: BoundedMap[str, LinkStats] = BoundedMap(
-            MAX_RELAYED, lambda node, stats: self.forgotten.append(stats)
+            MAX_RELAYED, lambda node, stats: self._evicted.add_traffic(stats)
         )
-        self.forgotten: list[LinkStats] = []  # figures that made room, to be added to a total
+        self._evicted = LinkStats()  # sum of those that made room
         # Refusals by relays, by (relay, node): when, and why.
         self._refusals: BoundedMap[tuple[str, str], tuple[float, str]] = BoundedMap(MAX_RELAYED)
         self.encrypted: EncryptedRelaying | None = None  # sessions with nodes without a link
@@ -85,6 +85,13 @@ class Delivery:
             (Way.RELAYED, self._send_relayed),
             (Way.QUEUED, self._send_queued),
         ]
+
+    def relayed_in_all(self) -> LinkStats:
+        """Return the traffic of all relayed messages since the start."""
+        found = replace(self._evicted)
+        for stats in self.relayed.values():
+            found.add_traffic(stats)
+        return found
 
     def send(self, now: float, to: str, type: str, payload: bytes, queue_for: float | None) -> Way:
         """Send a message; returns the method. `queue_for`: see `MessageRouter.send`.

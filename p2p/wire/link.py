@@ -51,6 +51,13 @@ class LinkStats:
     rtt: float | None = None  # seconds, smoothed (RFC 6298), None before the first echo
     extra: dict[str, int] = field(default_factory=dict)
 
+    def add_traffic(self, other: LinkStats) -> None:
+        """Add the messages and bytes of another link."""
+        self.messages_received += other.messages_received
+        self.messages_sent += other.messages_sent
+        self.bytes_received += other.bytes_received
+        self.bytes_sent += other.bytes_sent
+
 
 class PeerLink(Protocol):
     """An authenticated connection to one peer."""
