@@ -126,6 +126,12 @@ class NodeSection(Section):
         description="Days for which the database keeps fills, postings and public trades, in whole months; 0: for good; "
         "of nodes that share a database the smallest counts.",
     )
+    desk_profile: Path | None = field(
+        FilePath(what="a file", empty_ok=True),
+        default=None,
+        description="File that names the own nodes of a desk, which this node's page and `/v1/desk` show together "
+        "(docs/operations.md); empty for none.",
+    )
     standby_listen: tuple[HostPort, ...] = field(
         HostPorts(),
         default=(),

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from exchange.ledger.accounts import Accounts
 from exchange.model.commands import HOUSE
+from node.service.desk import Desk
 from node.service.market_data import MarketData
 from node.service.operator_service import OperatorService
 from node.service.trading import Span, Trading
@@ -70,6 +71,11 @@ class NodeService(Protocol):
     @property
     def operations(self) -> OperatorService:
         """Accounts, keys, money and halts: what is the operator's."""
+        ...
+
+    @property
+    def desk(self) -> Desk | None:
+        """Own nodes of the desk, if DESK_PROFILE names them."""
         ...
 
     @property

@@ -35,6 +35,15 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
         "Rate limited",
         "Too many requests, or too many orders, in a minute. Wait as long as `Retry-After` says.",
     ),
+    # The desk
+    "no_desk": (
+        "No desk",
+        "Name the own nodes in a file, and start this node with `DESK_PROFILE=FILE`.",
+    ),
+    "bad_desk_profile": (
+        "Bad desk profile",
+        "The file that DESK_PROFILE names cannot be used; the detail says what is wrong in it.",
+    ),
     # Accounts and money
     "unknown_account": ("Unknown account", "Unknown account; GET /v1/accounts lists them."),
     "unknown_asset": ("Unknown asset", "No market of this node trades it; GET /v1/markets."),

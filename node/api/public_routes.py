@@ -12,6 +12,7 @@ from aiohttp import web
 
 from node.api import limits
 from node.api.access import DOORKEEPER, admit, caller_of
+from node.api.desk_routes import DESK_ROUTES
 from node.api.node_service import NodeService
 from node.api.operator_routes import ACCOUNT_ROUTES
 from node.api.order_routes import ORDER_ROUTES
@@ -192,6 +193,7 @@ async def get_session(request: web.Request) -> web.Response:
             permissions=sorted(caller.permissions),
             key=caller.key or None,
             keys_required=request.app[DOORKEEPER].rules.keys_required,
+            desk=service.desk is not None,
         )
     )
 
@@ -217,6 +219,7 @@ async def get_topology(request: web.Request) -> web.Response:
 ROUTES: Final[tuple[Route, ...]] = (
     *ORDER_ROUTES,
     *ACCOUNT_ROUTES,
+    *DESK_ROUTES,
     Route(public_operations.LIST_TRADES, list_trades),
     Route(public_operations.LIST_CANDLES, list_candles),
     Route(public_operations.GET_BOOK, get_book),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from node.cli.client_session import CommandFailure, Exit, Session
-from node.cli.node_finder import FoundNode, NoNode, find, is_running
+from node.client.node_finder import FoundNode, NoNode, find, is_running
 
 if TYPE_CHECKING:
     from p2p.services.fault_injection import Faults

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from node.cli.node_finder import FoundNode, NoNode, find
 from node.client.exchange_client import (
     DEFAULT_TIMEOUT,
     ApiError,
@@ -28,6 +27,7 @@ from node.client.exchange_client import (
     NotANode,
     UntrustedNode,
 )
+from node.client.node_finder import FoundNode, NoNode, find
 from node.client.server_trust import Trust
 
 T = TypeVar("T")
@@ -143,6 +143,16 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking transport must not wait")
 
 
+def key_and_secret(text: str) -> tuple[str, str]:
+    """Parse the value of EXCHANGE_NODE_KEY. Fails with exit code 2."""
+    key, colon, secret = text.partition(":")
+    if not (key and colon and secret):
+        raise click.UsageError(
+            f"{KEY_VARIABLE} must be KEY:SECRET, as printed by 'exchange-node account keys create'."
+        )
+    return key, secret
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """Context of one invocation of a client command."""
@@ -186,13 +196,7 @@ class Session:
         """Key and secret: those in EXCHANGE_NODE_KEY, else the operator's of the node on this machine."""
         text = os.environ.get(KEY_VARIABLE, "")
         if text:
-            key, colon, secret = text.partition(":")
-            if not (key and colon and secret):
-                raise click.UsageError(
-                    f"{KEY_VARIABLE} must be KEY:SECRET, as printed by 'exchange-node account "
-                    f"keys create'."
-                )
-            return key, secret
+            return key_and_secret(text)
         return ("operator", found.operator_token) if found.operator_token else (None, None)
 
     def trust(self, found: FoundNode) -> Trust:

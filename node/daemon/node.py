@@ -34,6 +34,7 @@ from node.daemon.standby_setup import primary_service
 from node.daemon.trading_service import TradingService
 from node.http.api_tls import Tls
 from node.service.committer import Committer
+from node.service.desk import Desk
 from node.service.diagnostics import Diagnostics
 from node.service.feed_service import feed_views
 from node.service.market_data import MarketData
@@ -118,6 +119,16 @@ def _check_markets(recovered: Recovered, instruments: Instruments) -> None:
         )
 
 
+def _desk(settings: Settings) -> Desk | None:
+    path = settings.desk_profile
+    if path is None:
+        return None
+    from node.client.desk_profile import read_profile
+    from node.client.desk_reader import DeskReader
+
+    return DeskReader(lambda: read_profile(path))
+
+
 class Node(TradingService):
     """A running node; its service to the API includes what concerns peers. Lives in one event loop."""
 
@@ -193,6 +204,7 @@ class Node(TradingService):
             market_data,
             recovered.meta,
             take_answer_wait=settings.take_answer_wait_s,
+            desk=_desk(settings),
         )
         self.grapes: Grapes | None = None
         if settings.discovery_grenache:

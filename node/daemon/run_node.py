@@ -223,6 +223,7 @@ def open_node_parts(
         lock_directory(settings.lock_path, stack)
         if recover_from is None:
             _check_recovered(data_dir)
+        _check_desk(settings)
         configured = (
             Instruments.load(settings.instruments_file)
             if settings.instruments_file
@@ -286,6 +287,18 @@ def _api_tls(settings: Settings) -> Tls | None:
     if settings.api_tls_self_signed:
         return self_signed(settings.data_dir, [settings.api_host.strip("[]")])
     return None
+
+
+def _check_desk(settings: Settings) -> None:
+    """Raises StartError if the profile of the desk cannot be used."""
+    if settings.desk_profile is None:
+        return
+    from node.client.desk_profile import read_profile
+
+    try:
+        read_profile(settings.desk_profile)
+    except ValueError as error:
+        raise StartError(f"{error} (DESK_PROFILE)") from None
 
 
 async def _bind(

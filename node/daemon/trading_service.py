@@ -18,6 +18,7 @@ from exchange.model.records import Order
 from exchange.orders.engine_context import Drained
 from node.service.account_trading import AccountTrading
 from node.service.committer import Committer
+from node.service.desk import Desk
 from node.service.market_data import MarketData, record_of
 from node.service.market_steps import MarketSteps
 from node.service.operator_service import OperatorService
@@ -62,8 +63,10 @@ class TradingService:
         remembered: Mapping[str, int] | None = None,
         *,
         take_answer_wait: float = 0.0,
+        desk: Desk | None = None,
     ) -> None:
         """`remembered` is the journal's meta data."""
+        self.desk = desk
         self.market_data = market_data
         self._engine = engine
         self._instruments = instruments = steps.instruments

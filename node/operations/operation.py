@@ -68,6 +68,12 @@ LIMIT: Final = Param(
     },
     "Maximum number of results, from the beginning of `sort`.",
 )
+OPEN: Final = Param(
+    "open",
+    "query",
+    {"type": "boolean", "default": True},
+    "true: only orders still open or pending; false: finished ones too.",
+)
 _MOMENT: Final = {
     "type": "string",
     **MOMENT,

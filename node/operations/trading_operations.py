@@ -9,6 +9,7 @@ from node.operations.operation import (
     ACCOUNT,
     MARKET,
     MARKET_NAME,
+    OPEN,
     SPAN_PARAMS,
     Operation,
     Param,
@@ -34,12 +35,6 @@ _CLIENT_NAME: Final = {
 _ORDER: Final = Param("id", "path", _ORDER_ID, "The order's full id or its number.")
 _ORDER_QUERY: Final = Param("order", "query", _ORDER_ID, "Only fills of this order.")
 _CLIENT_ID: Final = Param("client_id", "path", _CLIENT_NAME, "The id that the client gave.")
-_OPEN: Final = Param(
-    "open",
-    "query",
-    {"type": "boolean", "default": True},
-    "true: only orders still open or pending; false: finished ones too.",
-)
 # One parameter of the document, each property a parameter of the query: only so a schema can require that one
 # of them is given.
 _SELECTION: Final = Param(
@@ -92,7 +87,7 @@ LIST_ORDERS: Final = Operation(
     "Own orders",
     list[OrderView],
     "Open ones by the time when they were placed; with `open=false` by their last change.",
-    params=(MARKET, _OPEN, *SPAN_PARAMS, ACCOUNT),
+    params=(MARKET, OPEN, *SPAN_PARAMS, ACCOUNT),
     problems=(404,),
     access="read",
 )

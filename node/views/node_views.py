@@ -345,6 +345,7 @@ class SessionView(msgspec.Struct, kw_only=True):
     permissions: list[Permission]  # of the key; the operator has all
     key: str | None  # without its secret; None without a key
     keys_required: bool  # API_AUTH=required: without a key there is public data only
+    desk: bool = False  # DESK_PROFILE names own nodes: /v1/desk
 
 
 class HealthView(msgspec.Struct, kw_only=True):

@@ -38,7 +38,10 @@ def test_a_desk_sees_its_nodes_together(nodes: Nodes, tmp_path: Path) -> None:
         f'[[node]]\nname = "two"\ndata_dir = "{b.data_dir}"\n'
     )
     both = ("--profile", str(profile))
-    assert [view["node_id"] for view in read("status", *both)["status"]] == [a.node_id, b.node_id]
+    assert [row["status"]["node_id"] for row in read("status", *both)["status"]] == [
+        a.node_id,
+        b.node_id,
+    ]
     eventually(lambda: all(t["total"] == "0" for t in read("balances", *both)["totals"]))
     assert len(read("balances", *both)["balances"]) == 4
     assert [each["node"] for each in read("orders", *both)["orders"]] == ["one"]

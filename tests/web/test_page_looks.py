@@ -21,6 +21,7 @@ VIEWS = {
     "between": "text=Set limit",
     "health": "text=Up for",
     "accounts": "text=Make a key",
+    "desk": "text=DESK_PROFILE=FILE",
 }
 AXE = """async () => {
   const found = await axe.run(document, {resultTypes: ["violations"]});

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.views.account_views import AccountRequest
@@ -176,3 +177,30 @@ def test_the_health_view_has_each_export(nodes: Nodes, pages: Pages) -> None:
         page.get_by_text(f"Export to {sink}").wait_for()
     page.get_by_text(re.compile(r"^away, [1-9]\d* commits behind$")).first.wait_for()
     page.get_by_text(re.compile("^export: NATS: ")).first.wait_for()
+
+
+def test_the_desk_view_has_all_own_nodes_and_names_those_that_do_not_answer(
+    nodes: Nodes, pages: Pages, tmp_path: Path
+) -> None:
+    page = pages.open(nodes.start("c").api_url, path="#/desk")
+    page.get_by_text("DESK_PROFILE=FILE").wait_for()  # without one it says how
+
+    profile = tmp_path / "desk.toml"
+    entries = "".join(f'[[node]]\ndata_dir = "{tmp_path / name}"\n' for name in ("a", "b", "away"))
+    profile.write_text(entries)
+    a = nodes.start("a", DESK_PROFILE=str(profile))
+    b = nodes.start("b", bootstrap=a.p2p_address)
+    a.sell(3, 100)
+    eventually(lambda: "100" in b.asks())
+    bought = b.buy(1, 100)
+    eventually(lambda: b.get_order(bought.id).status == "filled")
+    page = pages.open(a.api_url, path="#/desk")
+    own = page.get_by_role("region", name="Nodes")
+    own.get_by_role("row").filter(has_text="no node runs on").wait_for()
+    assert own.get_by_role("row").count() == 4
+    page.get_by_role("region", name="Trades").get_by_role("row").filter(has_text="(own)").wait_for()
+    balances = page.get_by_role("region", name="Balances")
+    balances.get_by_role("row", name="TEST all 0 0 0").wait_for()
+    orders = page.get_by_role("region", name="Open orders").get_by_role("row")
+    assert "a TEST-USD sell" in orders.nth(1).inner_text().replace("\t", " ")
+    page.get_by_text("Nothing is open with nodes outside.").wait_for()

@@ -2,137 +2,84 @@
 
 from __future__ import annotations
 
-import stat
+import asyncio
+import os
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import click
 
 from node.cli.client_session import (
-    CommandFailure,
+    KEY_VARIABLE,
     Exit,
-    Session,
     common_options,
     inherited,
+    key_and_secret,
     print_json,
 )
 from node.cli.command_groups import Group, account_option, limit_option, upper
-from node.cli.node_finder import FoundNode
 from node.cli.table_layout import Cell, Column, Line, table
 from node.cli.tables import echo, fill_table, is_terminal, order_table, short
 from node.client.desk_profile import DeskNode, nodes_of, read_profile
-from node.client.desk_sums import (
-    DeskObligation,
-    join_fills,
-    net_obligations,
-    sum_balances,
-)
-from node.client.exchange_client import ApiError, ExchangeClient
+from node.client.desk_reader import DeskReader
+from node.views.desk_views import DeskNodeView, DeskObligation
 
 T = TypeVar("T")
+V = TypeVar("V", bound="DeskView")
 
-TIMEOUT: Final = 10.0  # seconds for each node
 PROFILE_VARIABLE: Final = "EXCHANGE_NODE_DESK"
+CODES: Final = {
+    "no_node": Exit.NO_NODE,
+    "wrong_node": Exit.NO_NODE,
+    "untrusted": Exit.NO_NODE,
+    "bad_address": Exit.USAGE,
+    "same_node": Exit.USAGE,
+    "key_file": Exit.USAGE,
+    "internal_error": Exit.UNEXPECTED,
+}  # exit codes; others are refusals
+
+
+class DeskView(Protocol):
+    """An answer of `DeskReader`."""
+
+    nodes: list[DeskNodeView]
 
 
 @dataclass(frozen=True, slots=True)
-class KeySession(Session):
-    """Session that takes its key from a file of the profile."""
-
-    key_file: Path | None = None
-
-    def credentials(self, found: FoundNode) -> tuple[str | None, str | None]:
-        if self.key_file is None:
-            # Explicit: the decorator makes a new class, which breaks the short form.
-            return Session.credentials(self, found)
-        try:
-            if self.key_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                text = f"{self.key_file} can be read by others; run: chmod 600 {self.key_file}"
-                raise self.failure(text, Exit.USAGE, "open_key_file")
-            key, colon, secret = self.key_file.read_text("ascii").strip().partition(":")
-        except (OSError, UnicodeDecodeError) as error:
-            text = f"cannot read {self.key_file}: {getattr(error, 'strerror', None) or error}"
-            raise self.failure(text, Exit.USAGE, "no_key_file") from None
-        if not (key and colon and secret):
-            text = f"{self.key_file} must contain KEY:SECRET, as 'account keys create' prints it"
-            raise self.failure(text, Exit.USAGE, "no_key_file")
-        return key, secret
-
-
-@dataclass(slots=True)
 class Desk:
-    """The nodes that were named, and which of them did not answer."""
+    """The nodes that were named, and the form of the output."""
 
     nodes: Sequence[DeskNode]
     as_json: bool
-    ids: dict[str, str] = field(default_factory=dict)  # node id by name
-    failures: dict[str, CommandFailure] = field(default_factory=dict)
 
-    def ask(self, work: Callable[[ExchangeClient], Coroutine[Any, Any, T]]) -> list[tuple[str, T]]:
-        """Ask all nodes side by side; pairs of a name and its answer, in the order they were named."""
+    def ask(self, work: Callable[[DeskReader], Coroutine[Any, Any, V]]) -> V:
+        """Ask all nodes side by side."""
+        text = os.environ.get(KEY_VARIABLE, "")
+        reader = DeskReader(lambda: self.nodes, key=key_and_secret(text) if text else None)
+        return asyncio.run(work(reader))
 
-        async def identified(client: ExchangeClient) -> tuple[str, T]:
-            try:
-                node_id = (await client.status()).node_id
-            except ApiError as error:
-                if error.code != "operator_only":
-                    raise
-                node_id = ""  # the key of an account does not see it
-            return node_id, await work(client)
-
-        def ask_one(node: DeskNode) -> tuple[str, T] | CommandFailure:
-            session = KeySession(False, node.data_dir, node.api, node.ca_file, node.key_file)
-            try:
-                return session.ask(identified, timeout=TIMEOUT)
-            except CommandFailure as failure:
-                return failure
-            except click.ClickException as error:
-                return CommandFailure(error.format_message(), Exit.USAGE)
-
-        answers: list[tuple[str, T]] = []
-        with ThreadPoolExecutor(min(8, len(self.nodes))) as pool:
-            for node, answer in zip(self.nodes, pool.map(ask_one, self.nodes), strict=True):
-                if isinstance(answer, CommandFailure):
-                    self.failures[node.name] = answer
-                elif answer[0] and answer[0] in self.ids.values():
-                    text = f"is the same node as {self._name_of(answer[0])}; name each node once"
-                    self.failures[node.name] = CommandFailure(text, Exit.USAGE)
-                else:
-                    self.ids[node.name] = answer[0]
-                    answers.append((node.name, answer[1]))
-        return answers
-
-    def _name_of(self, node_id: str) -> str:
-        return next(name for name, own in self.ids.items() if own == node_id)
-
-    def finish(self, document: dict[str, Any], lines: Callable[[], list[Line]], empty: str) -> int:
+    def finish(self, view: DeskView, lines: Callable[[], list[Line]], empty: str) -> int:
         """Print the answers and what is missing of them; returns the exit code."""
+        failed = [node for node in view.nodes if node.code is not None]
+        some = len(failed) < len(view.nodes)
         if self.as_json:
-            print_json({"nodes": [self._described(node) for node in self.nodes], **document})
-        elif self.ids:
+            print_json(view)
+        elif some:
             printed = lines()
             echo(printed) if printed else click.echo(empty, err=True)
-        for name, failure in self.failures.items():
-            click.echo(f"exchange-node: {name}: {' '.join(failure.message.split())}", err=True)
-        if self.failures and self.ids:
+        for node in failed:
+            text = " ".join((node.error or "").split())
+            click.echo(f"exchange-node: {node.name}: {text}", err=True)
+        if failed and some:
             click.echo(
-                f"exchange-node: {len(self.ids)} of {len(self.nodes)} nodes answered; "
-                "what is shown is theirs alone",
+                f"exchange-node: {len(view.nodes) - len(failed)} of {len(view.nodes)} nodes "
+                "answered; what is shown is theirs alone",
                 err=True,
             )
-        return max((failure.code for failure in self.failures.values()), default=Exit.OK)
-
-    def _described(self, node: DeskNode) -> dict[str, str | None]:
-        failure = self.failures.get(node.name)
-        return {
-            "name": node.name,
-            "node_id": self.ids.get(node.name) or None,
-            "error": None if failure is None else " ".join(failure.message.split()),
-        }
+        return max((CODES.get(node.code or "", Exit.REFUSED) for node in failed), default=Exit.OK)
 
 
 def desk_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -211,7 +158,7 @@ def status(desk: Desk) -> int:
     Examples:
       exchange-node desk status --nodes /srv/alice,/srv/bob
     """
-    answers = desk.ask(lambda client: client.status())
+    view = desk.ask(lambda reader: reader.status())
 
     def lines() -> list[Line]:
         columns = [
@@ -225,19 +172,19 @@ def status(desk: Desk) -> int:
         ]
         rows: list[list[Cell]] = [
             [
-                (name, "bold"),
-                short(view.node_id, not is_terminal()),
-                view.version,
-                view.mode,
-                str(view.peers_connected),
-                str(view.open_orders),
-                (str(len(view.warnings)), "warn" if view.warnings else ""),
+                (row.node, "bold"),
+                short(row.status.node_id, not is_terminal()),
+                row.status.version,
+                row.status.mode,
+                str(row.status.peers_connected),
+                str(row.status.open_orders),
+                (str(len(row.status.warnings)), "warn" if row.status.warnings else ""),
             ]
-            for name, view in answers
+            for row in view.status
         ]
         return table(columns, rows)
 
-    return desk.finish({"status": [view for _, view in answers]}, lines, "")
+    return desk.finish(view, lines, "")
 
 
 @desk.command()
@@ -253,24 +200,22 @@ def balances(desk: Desk, account: str | None) -> int:
       exchange-node desk balances --profile desk.toml
       exchange-node desk balances --profile desk.toml --account alice
     """
-    answers = desk.ask(lambda client: client.balances(account=account))
-    rows = [(name, view) for name, views in answers for view in views]
-    sums = sum_balances(view for _, view in rows)
+    view = desk.ask(lambda reader: reader.balances(account=account))
 
     def lines() -> list[Line]:
+        rows = [(row.node, row.balance) for row in view.balances]
         amounts = [Column(name, number=True) for name in ("total", "held", "available")]
         each: list[list[Cell]] = [
-            [name, (view.asset, "bold"), view.total, view.held, view.available]
-            for name, view in sorted(rows, key=lambda row: row[1].asset)
+            [name, (of.asset, "bold"), of.total, of.held, of.available]
+            for name, of in sorted(rows, key=lambda row: row[1].asset)
         ]
-        each += [[("all", "bold"), (s.asset, "bold"), s.total, s.held, s.available] for s in sums]
+        each += [
+            [("all", "bold"), (of.asset, "bold"), of.total, of.held, of.available]
+            for of in view.totals
+        ]
         return table([Column("node"), Column("asset"), *amounts], each) if rows else []
 
-    document = {
-        "balances": [{"node": name, "balance": view} for name, view in rows],
-        "totals": sums,
-    }
-    return desk.finish(document, lines, "nothing yet")
+    return desk.finish(view, lines, "nothing yet")
 
 
 @desk.command()
@@ -291,21 +236,18 @@ def orders(
       exchange-node desk orders --profile desk.toml
       exchange-node desk orders BTC-USD --all --nodes /srv/alice,/srv/bob
     """
-    answers = desk.ask(
-        lambda client: client.orders(
+    view = desk.ask(
+        lambda reader: reader.orders(
             market=upper(market), open_only=not everything, limit=limit, account=account
         )
     )
-    rows = [(name, view) for name, views in answers for view in views]
-    rows.sort(key=lambda row: row[1].created, reverse=True)
-    document = {"orders": [{"node": name, "order": view} for name, view in rows]}
     empty = "no orders" if everything else "no open orders (--all shows finished ones)"
 
     def lines() -> list[Line]:
-        names, views = [name for name, _ in rows], [view for _, view in rows]
-        return order_table(views, full=not is_terminal(), nodes=names) if rows else []
+        names, views = [row.node for row in view.orders], [row.order for row in view.orders]
+        return order_table(views, full=not is_terminal(), nodes=names) if views else []
 
-    return desk.finish(document, lines, empty)
+    return desk.finish(view, lines, empty)
 
 
 @desk.command()
@@ -324,18 +266,16 @@ def trades(desk: Desk, market: str | None, limit: int, account: str | None) -> i
       exchange-node desk trades --profile desk.toml
       exchange-node desk trades BTC-USD --profile desk.toml --json
     """
-    answers = desk.ask(
-        lambda client: client.fills(market=upper(market), limit=limit, account=account)
+    view = desk.ask(
+        lambda reader: reader.trades(market=upper(market), limit=limit, account=account)
     )
-    pairs = [(name, fill) for name, fills in answers for fill in fills]
-    joined = join_fills(pairs, set(desk.ids.values()))
-    own = {node_id: f"own: {name}" for name, node_id in desk.ids.items()}
+    own = {node.node_id: f"own: {node.name}" for node in view.nodes if node.node_id is not None}
 
     def lines() -> list[Line]:
-        fills, names = [each.fill for each in joined], [each.node for each in joined]
-        return fill_table(fills, own, full=not is_terminal(), nodes=names) if joined else []
+        fills, names = [each.fill for each in view.trades], [each.node for each in view.trades]
+        return fill_table(fills, own, full=not is_terminal(), nodes=names) if fills else []
 
-    return desk.finish({"trades": joined}, lines, "no trades yet")
+    return desk.finish(view, lines, "no trades yet")
 
 
 @desk.command()
@@ -349,17 +289,12 @@ def obligations(desk: Desk) -> int:
     Examples:
       exchange-node desk obligations --profile desk.toml
     """
-    answers = desk.ask(lambda client: client.obligations())
-    views = [view for _, each in answers for view in each]
-    outside, inside = net_obligations(views, set(desk.ids.values()))
-    apart = [each for each in inside if each.net.strip("-0.")]
-    document = {
-        "obligations": outside,
-        "own": inside,
-        "by_node": [{"node": name, "obligations": each} for name, each in answers],
-    }
+    view = desk.ask(lambda reader: reader.obligations())
+    apart = [each for each in view.own if each.net.strip("-0.")]
     return desk.finish(
-        document, lambda: _obligation_lines(outside, apart), "nothing is open with any node"
+        view,
+        lambda: _obligation_lines(view.obligations, apart),
+        "nothing is open with any node",
     )
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from node.cli.node_finder import FoundNode
+    from node.client.node_finder import FoundNode
     from node.client.streaming_client import BookSubscription, StreamingClient, Subscription
 
 FRAME = 0.1  # seconds between two frames at most

@@ -15,6 +15,7 @@
  * @property {string[]} permissions
  * @property {string | null} key
  * @property {boolean} keys_required
+ * @property {boolean} desk
  *
  * @typedef {object} Market
  * @property {string} symbol

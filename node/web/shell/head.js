@@ -14,6 +14,7 @@ export const VIEWS = [
   { name: "between", title: "Between nodes", may: (model) => model.isOperator },
   { name: "health", title: "Health", may: (model) => mayWatch(model) },
   { name: "accounts", title: "Accounts", may: (model) => model.isOperator },
+  { name: "desk", title: "Desk", may: (model) => model.isOperator },
 ];
 
 /**

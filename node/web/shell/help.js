@@ -3,7 +3,7 @@
 import { button, freshId, h } from "../core/dom.js";
 
 const KEYS = /** @type {[string, string][]} */ ([
-  ["1 … 6", "views"],
+  ["1 … 7", "views"],
   ["m", "markets"],
   ["b, s", "ticket: buy, sell"],
   ["l", "ladder: arrows move, Enter fills the ticket"],

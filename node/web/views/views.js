@@ -3,6 +3,7 @@
 import { h } from "../core/dom.js";
 import { accountsView } from "./accounts.js";
 import { betweenView } from "./between.js";
+import { deskView } from "./desk.js";
 import { healthView } from "./health.js";
 import { networkView } from "./network.js";
 import { servicesView } from "./services.js";
@@ -16,6 +17,7 @@ const MADE = {
   between: betweenView,
   health: healthView,
   accounts: accountsView,
+  desk: deskView,
 };
 
 /**

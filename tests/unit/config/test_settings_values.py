@@ -180,6 +180,7 @@ WRONG = [
     ("PEER_STORAGE_PATH", "a\0b", "expected a file, absolute or relative to the data directory"),
     ("INSTRUMENTS_FILE", "a\0b", "expected a file, or nothing"),
     ("API_TLS_CERT", "a\0b", "expected a file, or nothing"),
+    ("DESK_PROFILE", "a\0b", "expected a file, or nothing"),
     ("LOG_FILE", "a\0b", "expected a file, or nothing"),
     ("API_TLS_KEY", "a\0b", "expected a file, or nothing"),
     ("API_TLS_KEY", "key.pem", "expected nothing, because API_TLS_CERT is empty"),

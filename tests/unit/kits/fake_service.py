@@ -599,6 +599,10 @@ class FakeService:
             )
         ]
 
+    @property
+    def desk(self) -> None:
+        return None
+
     def status(self) -> StatusView:
         return StatusView(
             node_id=self.node_id,

@@ -51,7 +51,7 @@ def test_every_route_is_documented_and_every_documented_route_exists() -> None:
     served.discard(("GET", WORKER_PATH))  # between programs of this package, not for clients
     served.discard(("GET", "/v1/stream"))  # a WebSocket, in the AsyncAPI document
     assert {pair for pair in served if pair[0] not in ("HEAD", "*")} == described
-    assert len(described) == 52
+    assert len(described) == 57
 
 
 def test_every_parameter_in_a_path_is_described() -> None:

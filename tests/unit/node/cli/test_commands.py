@@ -21,9 +21,9 @@ from click.testing import CliRunner, Result
 from fake_service import ME, PEER
 
 from config import Settings
-from node.cli import node_finder
 from node.cli.client_session import run_blocking
 from node.cli.main import COMMANDS, cli
+from node.client import node_finder
 from node.views.views import OrderView
 
 EXCHANGE_NODE = [sys.executable, "-m", "node.cli.main"]

@@ -7,37 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-import msgspec
-
 from exchange.ledger.statements import text_of, units
 from node.views.account_views import ObligationView
-from node.views.field_types import Decimal, SignedDecimal
+from node.views.desk_views import DeskBalance, DeskFill, DeskObligation
 from node.views.views import BalanceView, FillView
-
-
-class DeskBalance(msgspec.Struct, kw_only=True):
-    """Sum of the balances in an asset."""
-
-    asset: str
-    total: SignedDecimal
-    held: Decimal
-    available: SignedDecimal
-
-
-class DeskObligation(msgspec.Struct, kw_only=True):
-    """Net payment of all own nodes to a node outside, or from it. `net`: negative if they pay."""
-
-    peer: str
-    asset: str
-    net: SignedDecimal
-
-
-class DeskFill(msgspec.Struct, kw_only=True):
-    """A trade of the desk. One between two own nodes is here once, as its taker sees it."""
-
-    node: str
-    internal: bool  # both sides are own nodes
-    fill: FillView
 
 
 def sum_balances(views: Iterable[BalanceView]) -> list[DeskBalance]:
