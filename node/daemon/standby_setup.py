@@ -12,9 +12,10 @@ from config import Settings
 from exchange.journal.journal import Journal
 from node.daemon.backup import back_up
 from node.daemon.process import StartError
-from node.standby import role_file
+from node.standby import released_position, role_file
 from node.standby.lease import Terms
 from node.standby.primary import Primary
+from node.standby.released_position import ReleasedPosition
 from node.standby.role_file import Role
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ def check_standby(settings: Settings) -> None:
     if used and settings.standby_ack == "both" and settings.journal_sync != "full":
         raise StartError(
             "STANDBY_ACK=both needs JOURNAL_SYNC=full: a machine whose disk forgets cannot tell what its standby had"
-        )
-    if settings.standby_allow and (settings.export_postgres or settings.export_nats):
-        raise StartError(
-            "a node with a standby cannot export yet: the export would have commits that the standby may lack. Leave "
-            "EXPORT_POSTGRES and EXPORT_NATS empty, or STANDBY_ALLOW and STANDBY_LISTEN"
         )
     if settings.lease_postgres and find_spec("psycopg") is None:
         raise StartError(
@@ -70,6 +66,8 @@ def primary_service(
     Raises:
         ValueError, OSError: a file of the data directory cannot be used.
     """
+    if settings.standby_ack == "first" or not settings.standby_allow:
+        released_position.remove(settings.data_dir)
     if not settings.standby_allow and not settings.lease_postgres:
         return None
     from node.standby.link import boot_time
@@ -102,4 +100,7 @@ def primary_service(
         store=store,
         copy=partial(back_up, settings, key_path=key, advance=lambda size: None),
         stopped=stopped,
+        released=ReleasedPosition(data_dir, journal.committed)
+        if primary.waits and settings.standby_allow
+        else None,
     )

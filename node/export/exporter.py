@@ -51,7 +51,7 @@ class Exporter:
 
     def __init__(
         self,
-        journal: Path,
+        source: JournalSource,
         open_sink: Callable[[], Sink],
         progress: Path,
         *,
@@ -60,11 +60,8 @@ class Exporter:
     ) -> None:
         """`progress`: file that shows the node how far the sink is. `advance` is called with the part of the work
         that is done, 0 to 1.
-
-        Raises:
-            JournalError: there is no journal.
         """
-        self.source = JournalSource(journal)
+        self.source = source
         self.rows = 0  # delivered
         self._open_sink = open_sink
         self._progress = progress
@@ -129,7 +126,7 @@ class Exporter:
         """Raises `Diverged` if the journal does not have what the sink has."""
         if not position.frame or position.catch_up is not None:
             return
-        last = self.source.last
+        last = self.source.written  # a node that was started anew may wait for its standby again
         checksum = self.source.checksum(position.frame)
         if last < position.frame or (checksum is not None and checksum != position.checksum):
             raise Diverged(

@@ -19,6 +19,7 @@ from exchange.journal.write_ahead_log import Tail
 from exchange.model.codec import unpacker
 from exchange.model.records import Fill, Order, Posting, Record, Recovered
 from exchange.orders.engine_context import stored_decimals
+from node.standby import released_position
 
 Archived = Order | Fill | Posting
 _CHANGE: Final = re.compile(r"decimals (\d+) to (\d+)")  # reference of `Ledger.rescale`
@@ -51,13 +52,14 @@ class JournalSource:
     `owner` is the node whose journal it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal.
+    def __init__(self, path: Path, data_dir: Path | None = None) -> None:
+        """Open the journal. `data_dir` is the node's, whose standby may lack the last frames.
 
         Raises:
             JournalError: there is none, or its anchor is damaged.
         """
         self.path = path
+        self._data_dir = data_dir
         self._log = LogDirectory(path)
         if not (path / NAME).exists():
             raise JournalError(
@@ -78,9 +80,23 @@ class JournalSource:
             return anchor.owner, anchor.written
 
     @property
-    def last(self) -> int:
-        """Last frame that an acknowledgement may depend on. Later ones may still be lost."""
+    def written(self) -> int:
+        """Last frame of the log. Later ones may still be lost."""
         return self._anchor()[1]
+
+    @property
+    def last(self) -> int:
+        """Last frame that may leave the node: the standby has it, if the node waits for one.
+
+        Raises:
+            JournalError: the file that says so cannot be read.
+        """
+        written = self.written
+        try:
+            released = None if self._data_dir is None else released_position.read(self._data_dir)
+        except OSError as error:
+            raise JournalError(f"cannot read {error.filename}: {error.strerror}") from None
+        return written if released is None else min(written, released)
 
     @property
     def first(self) -> int:
@@ -100,7 +116,7 @@ class JournalSource:
         Raises:
             JournalError: the log is damaged.
         """
-        if not self.first <= frame <= self.last:
+        if not self.first <= frame <= self.written:
             return None
         with closing(Tail(self._log, frame - 1)) as tail:
             return zlib.crc32(tail.take(frame, 1)[0][1])

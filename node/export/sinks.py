@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
 from config import Settings
+from node.export.journal_source import JournalSource
 from node.export.sink import Sink
 from node.views.node_views import SinkName
 
@@ -71,6 +72,15 @@ def connect(settings: Settings, name: SinkName) -> Sink:
         SinkError: it cannot be used now.
     """
     return KINDS[name].open(settings)
+
+
+def journal_source(settings: Settings) -> JournalSource:
+    """Open the journal of a node for its export.
+
+    Raises:
+        JournalError: there is none, or its anchor is damaged.
+    """
+    return JournalSource(settings.journal_path, settings.data_dir)
 
 
 def progress_path(settings: Settings, name: SinkName) -> Path:

@@ -198,22 +198,21 @@ class Primary:
             self._alone_since = now
 
     def acked(self, ack: Ack, now: float) -> None:
-        """The standby acknowledged over the connection of now."""
+        """The standby acknowledged, over the connection of now, the first message that it had not."""
         link = self._link
         if link is None or self.stopped is not None:
             return
         if ack.epoch != self.epoch:
             self._stop(f"the standby was promoted: it has epoch {ack.epoch}")
             return
-        sent_at = None
-        while link.outstanding and link.outstanding[0].upto <= ack.position:
-            if link.outstanding[0].unit > ack.unit:
-                break
-            sent = link.outstanding.popleft()
-            sent_at, link.acked, link.acked_unit = sent.at, sent.upto, sent.unit
-        if sent_at is not None:
-            link.progress, link.answers = now, True
-            self._proof = max(self._proof, sent_at)
+        sent = link.outstanding[0] if link.outstanding else None
+        if sent is None or ack.position != sent.upto or ack.unit != sent.unit:
+            return
+        # No more than one: a message that was sent later may say the same, and is no proof before its own answer.
+        link.outstanding.popleft()
+        link.acked, link.acked_unit = sent.upto, sent.unit
+        link.progress, link.answers = now, True
+        self._proof = max(self._proof, sent.at)
 
     # Store
 

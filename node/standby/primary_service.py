@@ -31,6 +31,7 @@ from node.standby.link_messages import (
 )
 from node.standby.postgres_lease import LeaseError, PostgresLease
 from node.standby.primary import Primary, ShipFrames
+from node.standby.released_position import ReleasedPosition
 from node.standby.role_file import Role
 from p2p.base.identity import Identity
 from p2p.wire.tls import server_context
@@ -38,7 +39,8 @@ from p2p.wire.tls import server_context
 log = logging.getLogger(__name__)
 
 TURN: Final = 0.02  # s between two looks at the clock
-FIRST_MESSAGE: Final = 5.0  # s that a standby gets to say Hello
+FIRST_MESSAGE: Final = 5.0  # s that a standby gets for its handshake, then to say Hello
+MAX_LINKS: Final = 8  # connections at once, of the standby or not
 PART: Final = 2**20  # bytes of a copy in a message
 
 
@@ -55,8 +57,10 @@ class PrimaryService:
         store: PostgresLease | None,
         copy: Callable[[Path], object],
         stopped: Callable[[str], None],
+        released: ReleasedPosition | None = None,
     ) -> None:
-        """`identity` is the machine's; `copy` writes a backup with the key to a file."""
+        """`identity` is the machine's; `copy` writes a backup with the key to a file. `released` gets the position of
+        what has left."""
         self.primary = primary
         self._journal = journal
         self._identity = identity
@@ -65,7 +69,8 @@ class PrimaryService:
         self._copy = copy
         self._stopped = stopped
         self._had_lease = False
-        self._held: deque[tuple[int, Callable[[], None]]] = deque()
+        self._released = released
+        self._held: deque[tuple[int, int, Callable[[], None]]] = deque()  # unit, position, call
         self._link: Link | None = None
         self._tail: Tail | None = None
         self._server: asyncio.Server | None = None
@@ -77,7 +82,7 @@ class PrimaryService:
 
     def hold(self, position: int, call: Callable[[], None]) -> None:
         """Call when all frames up to `position` may leave, in the order of the calls of this."""
-        self._held.append((self.primary.wants_to_leave(position), call))
+        self._held.append((self.primary.wants_to_leave(position), position, call))
         self._step()
 
     @property
@@ -110,7 +115,10 @@ class PrimaryService:
             return
         left = self.primary.leaves(boot_time())
         while self._held and self._held[0][0] <= left:
-            self._held.popleft()[1]()
+            _, position, call = self._held.popleft()
+            if self._released is not None:
+                self._released.note(position)
+            call()
 
     # Life
 
@@ -121,7 +129,12 @@ class PrimaryService:
             OSError: not there.
         """
         self._server = await asyncio.start_server(
-            self._accept, host, port, ssl=server_context(self._identity), limit=2**20
+            self._accept,
+            host,
+            port,
+            ssl=server_context(self._identity),
+            ssl_handshake_timeout=FIRST_MESSAGE,
+            limit=2**20,
         )
 
     async def run(self) -> None:
@@ -140,6 +153,8 @@ class PrimaryService:
         if self._store is not None:
             await self._store.close()
         self._forget_link()
+        if self._released is not None:
+            self._released.close()
 
     # Store
 
@@ -166,6 +181,8 @@ class PrimaryService:
     # Link
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._links) >= MAX_LINKS:
+            return writer.close()
         task = asyncio.current_task()
         if task is not None:
             self._links.add(task)
@@ -185,12 +202,14 @@ class PrimaryService:
                 self._step()
 
     async def _serve(self, link: Link) -> None:
-        async with asyncio.timeout(FIRST_MESSAGE):
-            hello = await link.receive()
-        if link.peer != self.primary.standby or not isinstance(hello, Hello):
+        if link.peer != self.primary.standby:
             log.warning("machine %s is not the one in STANDBY_ALLOW: refused", link.peer)
             link.send(Refused(f"STANDBY_ALLOW of the primary does not name {link.peer}"))
             return await link.drain()
+        async with asyncio.timeout(FIRST_MESSAGE):
+            hello = await link.receive()
+        if not isinstance(hello, Hello):
+            raise LinkError("an unexpected message")
         hello = msgspec.structs.replace(hello, machine=link.peer)
         found = await asyncio.to_thread(self._journal.reader_after, hello.position)
         tail, checksum = found or (None, None)

@@ -19,6 +19,7 @@ import psycopg
 
 from exchange.journal.journal import Journal
 from node.export.exporter import Exporter
+from node.export.journal_source import JournalSource
 from node.export.nats_messages import copy_plan, market_plan
 from node.export.nats_sink import NatsSink
 from node.export.postgres_sink import PostgresSink
@@ -120,7 +121,7 @@ def delivered(servers: Servers, path: Path, quick: bool) -> list[Row]:
     found: list[tuple[str, int, float, float]] = []
 
     def export(what: str, connect: Callable[[], Sink]) -> None:
-        exporter = Exporter(path / "journal", connect, path / "export.json")
+        exporter = Exporter(JournalSource(path / "journal"), connect, path / "export.json")
         wall, cpu = timed(lambda: exporter.run(until_current=True))
         found.append((what, exporter.rows, wall, cpu))
 

@@ -229,9 +229,9 @@ def test_a_standby_that_may_lack_events_recovers_before_it_trades(nodes: Nodes) 
 class Desk:
     """Two machines that take turns as node and standby, under load."""
 
-    def __init__(self, nodes: Nodes, url: str) -> None:
+    def __init__(self, nodes: Nodes, url: str, **more: str) -> None:
         ports = free_port(), free_port()
-        common = {"JOURNAL_SYNC": "full", "LEASE_POSTGRES": url}
+        common = {"JOURNAL_SYNC": "full", "LEASE_POSTGRES": url, **more}
         one, two = (nodes.make(name, **common) for name in ("one", "two"))
         for machine, other, port, of in ((one, two, *ports), (two, one, *reversed(ports))):
             machine.data_dir.mkdir(mode=0o700, exist_ok=True)
@@ -297,17 +297,31 @@ class Desk:
         self.other.launch()
 
 
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_twenty_take_overs_lose_no_acknowledged_order(
-    nodes: Nodes, database: PostgresServer
+def exported(node: NodeProcess) -> bool:
+    views = node.status().exports
+    return bool(views) and all(view.state == "running" and view.behind == 0 for view in views)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.long)])
+def test_take_overs_lose_no_acknowledged_order_and_the_export_goes_on(
+    nodes: Nodes, database: PostgresServer, count: int
 ) -> None:
-    desk = Desk(nodes, database.url)
+    database.execute("DROP SCHEMA IF EXISTS exchange CASCADE")
+    desk = Desk(nodes, database.url, EXPORT_POSTGRES=database.url)
     took = []
-    for number in range(20):
+    for number in range(count):
         desk.wait_until_in_sync()
-        took.append(desk.lose("kill" if number % 2 else "freeze"))
-        desk.make_standby()
+        took.append(desk.lose("freeze" if number % 2 else "kill"))
+        if number + 1 < count:
+            desk.make_standby()
     assert max(took) < WITHIN, took
-    assert len(desk.acknowledged) > 100
+    assert len(desk.acknowledged) > 5 * count
+    eventually(lambda: exported(desk.node), what=lambda: desk.node.log)
+    done = run_cli(
+        *("export", "verify", "--data-dir", str(desk.node.data_dir)), EXPORT_POSTGRES=database.url
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((orders,),) = database.ask("SELECT count(*) FROM exchange.orders")
+    assert orders >= len(desk.acknowledged)
     print(f"{len(desk.acknowledged)} orders acknowledged; s until trading: {sorted(took)}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from node.standby.lease import Lease, Swap
-from node.standby.link_messages import Hello
+from node.standby.link_messages import Ack, Hello
 from node.standby.primary import Primary
 from node.standby.standby import Standby
 from tests.simulation.standbys import Rules
@@ -66,6 +66,18 @@ class _TrustsItself(Primary):
         return super().leaves(now)
 
 
+class _CountsAnswersTwice(Primary):
+    """Takes an acknowledgement for all messages that say the same."""
+
+    def acked(self, ack: Ack, now: float) -> None:
+        link = self._link
+        while link is not None and link.outstanding and link.outstanding[0].unit <= ack.unit:
+            before = len(link.outstanding)
+            super().acked(ack, now)
+            if len(link.outstanding) == before:
+                break
+
+
 class _TakesOverAnyway(Standby):
     """Takes over without being in sync."""
 
@@ -97,6 +109,7 @@ BUGS: dict[str, Rules] = {
     "starts unasked": Rules(primary=_StartsUnasked),
     "keeps old frames": Rules(primary=_KeepsOldFrames),
     "trusts itself": Rules(primary=_TrustsItself),
+    "counts answers twice": Rules(primary=_CountsAnswersTwice),
     "takes over anyway": Rules(standby=_TakesOverAnyway),
     "takes over early": Rules(standby=_TakesOverEarly),
     "acknowledges before the flush": Rules(flush_before_ack=False),

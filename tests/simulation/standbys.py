@@ -128,11 +128,13 @@ class Machine:
         self.frozen = False
         self.asleep = 0.0  # seconds frozen so far
         self.full = False  # its disk
+        self.link = 0  # number of the connection that a primary has, as far as it knows
         self._copying = False
         self._flushing = False
         self._unread: list[tuple[Ship, int]] = []
         self.units: list[tuple[int, int]] = []  # (unit, position) that have not left
-        self._inbox: list[Callable[[], None]] = []  # while it is frozen
+        # While it is frozen: calls, and if a clock wants them.
+        self._inbox: list[tuple[bool, Callable[[], None]]] = []
 
     @property
     def now(self) -> float:
@@ -195,19 +197,22 @@ class Machine:
             self.frozen = False
             self.asleep += seconds
             held, self._inbox = self._inbox, []
-            if self.world.rng.random() < 0.5:
+            order = self.world.rng.choice(("kept", "reversed", "timers first"))
+            if order == "reversed":
                 held.reverse()
-            for call in held:
+            elif order == "timers first":
+                held.sort(key=lambda each: not each[0])
+            for _, call in held:
                 call()
 
         self.world.clock.after(seconds, thaw)
 
-    def do(self, run: int, call: Callable[[], None]) -> None:
+    def do(self, run: int, call: Callable[[], None], *, timer: bool = False) -> None:
         """Call in the process `run`: now, after it has thawed, or never."""
         if run != self.run:
             return
         if self.frozen:
-            self._inbox.append(lambda: self.do(run, call))
+            self._inbox.append((timer, lambda: self.do(run, call, timer=timer)))
         else:
             call()
 
@@ -219,10 +224,10 @@ class Machine:
             elif isinstance(role, Standby):
                 self._standby_turn(role)
             self.world.clock.after(
-                STEP * self.world.rng.uniform(0.5, 1.5), lambda: self.do(run, turn)
+                STEP * self.world.rng.uniform(0.5, 1.5), lambda: self.do(run, turn, timer=True)
             )
 
-        self.do(run, turn)
+        self.do(run, turn, timer=True)
 
     # Primary
 
@@ -316,6 +321,7 @@ class Machine:
         role = self.role
         if isinstance(role, Primary):
             if isinstance(message, Hello):
+                self.link = number
                 checksum = self.disk.checksum(message.position)
                 role.connected(message, checksum=checksum, now=self.now)
             elif isinstance(message, Ack):
@@ -429,6 +435,7 @@ class World:
             run = machine.run
 
             def gone(machine: Machine = machine) -> None:
+                machine.link = 0
                 if isinstance(machine.role, Primary) and self.connection is None:
                     machine.role.disconnected(machine.now)
                     machine.act()
@@ -465,7 +472,9 @@ class World:
             target.do(run, take)
 
         def take() -> None:
-            if self.connection is not None and self.connection[2] == current:
+            alive = self.connection is not None and self.connection[2] == current
+            # What reached a frozen machine is read when it goes on, also if the connection has ended since.
+            if alive or (isinstance(target.role, Primary) and target.link == current):
                 target.received(message, current)
 
         self.clock.at(at, arrive)

@@ -56,10 +56,10 @@ def _exporter(
     settings: Settings, sink: SinkName, advance: Callable[[float], None] = lambda part: None
 ) -> Exporter:
     from node.export.exporter import Exporter
-    from node.export.sinks import connect, progress_path
+    from node.export.sinks import connect, journal_source, progress_path
 
     return Exporter(
-        settings.journal_path,
+        journal_source(settings),
         lambda: connect(settings, sink),
         progress_path(settings, sink),
         advance=advance,
@@ -159,10 +159,9 @@ def status(settings: Settings, as_json: bool) -> None:
       exchange-node export status --json
     """
     with _reported(settings, as_json):
-        from node.export.journal_source import JournalSource
-        from node.export.sinks import configured, connect
+        from node.export.sinks import configured, connect, journal_source
 
-        source = JournalSource(settings.journal_path)
+        source = journal_source(settings)
         positions = []
         for name in configured(settings):
             sink = connect(settings, name)
@@ -240,13 +239,12 @@ def verify(sink: SinkName | None, settings: Settings, as_json: bool) -> int:
       exchange-node export verify --json
     """
     with _reported(settings, as_json), Progress("verify") as progress:
-        from node.export.journal_source import JournalSource
-        from node.export.sinks import connect
+        from node.export.sinks import connect, journal_source
         from node.export.verification import verify as compare
 
         opened = connect(settings, _chosen(settings, sink))
         try:
-            report = compare(JournalSource(settings.journal_path), opened, progress.update)
+            report = compare(journal_source(settings), opened, progress.update)
         finally:
             opened.close()
     if as_json:

@@ -32,14 +32,6 @@ LISTEN = (HostPort("127.0.0.1", 3900),)
             {"lease_postgres": "postgresql://host/desk", "journal_sync": "normal"},
             "needs JOURNAL_SYNC=full",
         ),
-        (
-            {
-                "standby_allow": (MACHINE,),
-                "standby_listen": LISTEN,
-                "export_postgres": "postgresql://host/desk",
-            },
-            "cannot export yet",
-        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], text: str) -> None:

@@ -37,6 +37,7 @@ from node.export.journal_source import JournalSource
 from node.export.sink import SinkError
 from node.export.tables import Row, moment
 from node.export.verification import Verification, verify
+from node.standby.released_position import ReleasedPosition, remove
 
 replace = msgspec.structs.replace
 NODE = "node-a"
@@ -97,7 +98,8 @@ def fill_journal(path: Path, first: int, count: int, *, drop: bool = True) -> No
 
 
 def exporter(path: Path, database: MemoryDatabase) -> Exporter:
-    return Exporter(path / "journal", database.connect, path / "export.json")
+    source = JournalSource(path / "journal", path)
+    return Exporter(source, database.connect, path / "export.json")
 
 
 def check(path: Path, database: MemoryDatabase) -> None:
@@ -335,4 +337,32 @@ def test_open_orders_are_rows_that_change(tmp_path: Path) -> None:
         book.commit([replace(order, cancelled=True, done=True, reason="cancelled")])
     exporter(tmp_path, database).run(until_current=True)
     assert [row[12:14] for row in database.values("orders")] == [("cancelled", "cancelled")]
+    check(tmp_path, database)
+
+
+def test_what_the_standby_may_lack_is_not_delivered_until_it_has_it(tmp_path: Path) -> None:
+    fill_journal(tmp_path, 1, 3, drop=False)
+    database = MemoryDatabase()
+    with closing(ReleasedPosition(tmp_path, 3)) as released:
+        exporter(tmp_path, database).run(until_current=True)
+        found = database.connect().position(NODE)
+        assert found is not None
+        assert found.frame == 3
+        check(tmp_path, database)
+        released.note(4)
+        exporter(tmp_path, database).run(until_current=True)
+        assert len(database.values("fills")) == 3
+    remove(tmp_path)  # it has no standby any more
+    exporter(tmp_path, database).run(until_current=True)
+    assert len(database.values("fills")) == 4
+    check(tmp_path, database)
+
+
+def test_a_sink_ahead_of_what_may_leave_after_a_restart_waits(tmp_path: Path) -> None:
+    fill_journal(tmp_path, 1, 3, drop=False)
+    database = MemoryDatabase()
+    exporter(tmp_path, database).run(until_current=True)
+    with closing(ReleasedPosition(tmp_path, 2)):
+        exporter(tmp_path, database).run(until_current=True)
+    assert len(database.values("fills")) == 4
     check(tmp_path, database)

@@ -158,6 +158,20 @@ def test_an_acknowledgement_that_was_sent_long_ago_lets_nothing_go() -> None:
     assert not desk.primary.serves(desk.now)
 
 
+def test_an_answer_from_before_a_freeze_is_no_proof_for_a_message_after_it() -> None:
+    desk = together()
+    desk.store_away = True
+    desk.pass_time(TERMS.heartbeat + 0.05, acks=False)
+    sent = desk.shipped[-1]
+    desk.now += TERMS.lease * 2  # frozen, with the answer in its socket
+    desk.turn(acks=False)
+    assert desk.shipped[-1] == sent  # a message that says the same
+    desk.primary.acked(Ack(1, sent.upto, sent.unit), desk.now)
+    assert not desk.primary.serves(desk.now)
+    desk.primary.acked(Ack(1, sent.upto, sent.unit), desk.now)
+    assert desk.primary.serves(desk.now)
+
+
 def test_while_the_store_is_away_the_standby_is_proof_enough() -> None:
     desk = together()
     desk.store_away = True
