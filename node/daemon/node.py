@@ -377,6 +377,10 @@ class Node(TradingService):
         """
         await first_free(ports, lambda port: self.api.start(self._settings.api_host, port))
 
+    async def check_lease(self) -> str | None:
+        """Return why this machine must not be the node, by the lease store; None if it may."""
+        return None if self._standby is None else await self._standby.check_lease()
+
     async def listen_to_standby(self) -> None:
         """Accept the standby, if there is one.
 

@@ -193,6 +193,13 @@ async def start_node(
         StartError: with what is wrong and what to do.
     """
     node = open_node_parts(settings, stack)
+    if reason := await node.check_lease():
+        await node.abort()
+        raise StartError(
+            f"this machine is not the node any more: {reason}. Make it the standby of the other one ('exchange-node "
+            "standby --of HOST:PORT' in an empty data directory), or, if no other one runs the node, check LEASE_POSTGRES",
+            EXIT_FAILED,
+        )
     prepare(node)
     await _bind(node, settings, p2p_ports, api_ports)
     _write_runtime(settings.runtime_path, node)

@@ -139,6 +139,11 @@ class Primary:
         return self._both and (self._waiting or self._maybe_in_sync)
 
     @property
+    def knows_lease(self) -> bool:
+        """Report if the lease store has answered, or is not asked."""
+        return self._known
+
+    @property
     def waits(self) -> bool:
         """Report if the standby may acknowledge what leaves (`both`)."""
         return self._both

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 TURN: Final = 0.02  # s between two looks at the clock
 FIRST_MESSAGE: Final = 5.0  # s that a standby gets for its handshake, then to say Hello
+FIRST_ANSWER: Final = 2.0  # s that the lease store gets before the node starts without its answer
 MAX_LINKS: Final = 8  # connections at once, of the standby or not
 PART: Final = 2**20  # bytes of a copy in a message
 
@@ -157,6 +158,20 @@ class PrimaryService:
             self._released.close()
 
     # Store
+
+    async def check_lease(self) -> str | None:
+        """Ask the lease store before the node starts. Returns why this machine must not be the node; None if it may, or
+        if the store does not answer: then nothing leaves until it does.
+        """
+        deadline = boot_time() + FIRST_ANSWER
+        primary = self.primary
+        while primary.stopped is None and not primary.knows_lease and boot_time() < deadline:
+            for effect in primary.poll(boot_time()):
+                if isinstance(effect, Read | Swap):
+                    await self._ask(effect)
+            if not primary.knows_lease:
+                await asyncio.sleep(TURN)
+        return primary.stopped
 
     async def _ask(self, request: Read | Swap) -> None:
         assert self._store is not None  # noqa: S101 - it asks only with one

@@ -14,6 +14,7 @@ from postgres_server import PostgresServer
 from processes import SETTINGS, NodeProcess, Nodes, bootstrap_options, eventually, run_cli
 
 from node.client.exchange_client import ClientError
+from node.daemon.process import EXIT_FAILED
 from node.standby.role_file import machine_identity
 from tests.ports import free_port
 
@@ -96,8 +97,11 @@ def test_a_killed_node_trades_on_another_machine_with_all_its_orders(
     eventually(lambda: pair.standby.get_order(orders[1].id).status == "filled")
     assert "stops writing" not in pair.standby.log
     pair.primary.launch()
-    assert pair.primary.exit_code(20) != 0
-    assert "has taken over with epoch 2" in pair.primary.log
+    assert pair.primary.exit_code(20) == EXIT_FAILED
+    last = pair.primary.log.rpartition("\n--- ")[2]
+    assert "this machine is not the node any more" in last
+    assert "has taken over with epoch 2" in last
+    assert "Ctrl-C stops the node" not in last  # the banner of a node that runs
 
 
 def test_a_frozen_node_stops_when_it_goes_on(pair: Pair) -> None:
