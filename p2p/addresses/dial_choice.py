@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import chain, zip_longest
 from typing import Final
 
@@ -22,8 +22,12 @@ OUTBOUND_PER_GROUP: Final = 4  # outbound links in one network group, local addr
 class DialChoice:
     """Choices among `addresses`, a live view (an `AddressBook`). `now` is in monotonic seconds."""
 
-    def __init__(self, addresses: Iterable[Address]) -> None:
+    def __init__(
+        self, addresses: Iterable[Address], banned: Callable[[Address], bool] = lambda _: False
+    ) -> None:
+        """`banned`: an address must not be dialled now."""
         self._addresses = addresses
+        self._banned = banned
 
     def candidates(
         self,
@@ -47,7 +51,7 @@ class DialChoice:
         an outbound link.
         """
         due = [
-            a for a in self._addresses if self._dialable(a, connected, busy) and a.next_dial <= now
+            a for a in self._addresses if a.next_dial <= now and self._dialable(a, connected, busy)
         ]
         pinned = [a for a in due if a.pinned(now)]
         pinned.sort(key=quality)
@@ -115,13 +119,12 @@ class DialChoice:
         times = [
             a.next_dial
             for a in self._addresses
-            if self._dialable(a, skip, busy) and now < a.next_dial < math.inf
+            if now < a.next_dial < math.inf and self._dialable(a, skip, busy)
         ]
         return min(times, default=None)
 
-    @staticmethod
-    def _dialable(address: Address, connected: Container[str], busy: Container[Key]) -> bool:
-        if address.ourselves or address.key in busy:
+    def _dialable(self, address: Address, connected: Container[str], busy: Container[Key]) -> bool:
+        if address.ourselves or address.key in busy or self._banned(address):
             return False
         return address.node_id is None or address.node_id not in connected
 

@@ -82,16 +82,17 @@ class DialLoop:
         reached: Callable[[str, Address], None],
         forgotten: Callable[[Address], None],
         is_outbound: Callable[[str], bool],
+        banned: Callable[[Address], bool],
     ) -> None:
         """`links`: a live view of the links in use, by node id. `reached` is called with every
         address that was proven, `forgotten` of those that failed too often. `is_outbound`: a node has an
-        outbound slot."""
+        outbound slot. `banned`: an address is not dialled for now."""
         self.dialers: dict[Carrier, Dialer] = {}
         self.busy: dict[Key, Address] = {}  # being dialled
         self._feelers: set[Key] = set()  # of these: feelers
         self._answered_by: dict[Key, str] = {}  # dialled address: node that answered there
         self._book = book
-        self._choice = DialChoice(book)
+        self._choice = DialChoice(book, banned)
         self._links = links
         self._max_peers = max_peers
         self._rng = rng

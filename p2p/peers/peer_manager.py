@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from p2p.addresses.address import INBOUND, Address, PeerFound
 from p2p.addresses.address_book import GRENACHE_DELAY, AddressBook
@@ -38,6 +38,8 @@ from p2p.wire.link import Carrier, LinkHandler, PeerInfo, PeerLink
 from p2p.wire.messages import Envelope, PeerAddress
 
 log = logging.getLogger(__name__)
+
+BAN_CHECK: Final = 30.0  # seconds; the wall clock, which decides when bans end, may be set
 
 Handler = Callable[[PeerLink, Envelope], None]
 
@@ -108,6 +110,7 @@ class PeerManager:
             reached=self._reached,
             forgotten=self._forgotten,
             is_outbound=self.admission.is_outbound,
+            banned=lambda a: self.policy.banned(a.node_id or "", a.host) is not None,
         )
         self.dialer = dialer
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
@@ -115,6 +118,7 @@ class PeerManager:
         self._handlers: dict[str, Handler] = {}
         self._on_up: list[Callable[[Peer], None]] = []
         self._on_down: list[Callable[[Peer], None]] = []
+        self._bans_changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._records = PeerRecords(
             self._book, self._table, self._dials, self.admission, self._now, wall
@@ -224,6 +228,7 @@ class PeerManager:
     def ban(self, subject: str, seconds: float, reason: str = "") -> PeerBan:
         """Refuse a node id, IP address or network for some time, and close its links. Raises as `PeerPolicy.ban`."""
         ban = self.policy.ban(subject, seconds, reason)
+        self._bans_changed.set()
         for node_id, link in list(self._table.used.items()):
             if self.policy.banned(node_id, link.peer.address) is not None:
                 link.close(Code.ABUSE, ban.reason or "banned by the operator")
@@ -234,6 +239,7 @@ class PeerManager:
         if code is Code.ABUSE and node_id not in self.policy.pins:
             try:
                 self.policy.ban(node_id, ABUSE_BAN, reason)
+                self._bans_changed.set()
             except OSError as error:
                 log.warning("a ban cannot be saved: %s", error)
 
@@ -241,12 +247,28 @@ class PeerManager:
         """Remove a ban and dial whom it concerned; returns False if there is none. Raises as `PeerPolicy.ban`."""
         removed = self.policy.unban(subject)
         if removed:
-            subject, now = normal_subject(subject), self._now()
-            for address in self._book:
-                if address.refused and covers(subject, address.node_id, address.host):
-                    address.next_dial = min(address.next_dial, now)
-        self._dials.wake()
+            self._dial_again([normal_subject(subject)])
         return removed
+
+    def _dial_again(self, subjects: Collection[str]) -> None:
+        """Make the addresses due that bans of `subjects` had kept from being dialled."""
+        now = self._now()
+        for address in self._book:
+            if address.refused and any(covers(s, address.node_id, address.host) for s in subjects):
+                address.next_dial = min(address.next_dial, now)
+        self._dials.wake()
+
+    async def _follow_bans(self) -> None:
+        """Dial again at the end of each ban, until cancelled."""
+        while True:
+            self._bans_changed.clear()
+            if ended := self.policy.take_ended():
+                self._dial_again(ended)
+            end = next(iter(self.policy.bans()), None)
+            left = None if end is None else min(max(end.until - self._wall(), 0.01), BAN_CHECK)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._bans_changed.wait()
 
     def proven_peers(self) -> list[PeerAddress]:
         """Return connected peers that were reached at the address given: those fit to be passed on.
@@ -448,6 +470,7 @@ class PeerManager:
         """Dial due addresses and save changes, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._dials.run(), name="dial loop")
+            group.create_task(self._follow_bans(), name="ends of bans")
             if self._memory is not None:
                 group.create_task(self._memory.run(), name="peer saving")
 

@@ -54,6 +54,7 @@ class PeerPolicy:
         self.pins: set[str] = set()
         self._bans: dict[str, PeerBan] = {}
         self._networks: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {}
+        self._ended: dict[str, None] = {}  # subjects of bans that ended, for `take_ended`
         self._load()
 
     # Pins
@@ -109,6 +110,12 @@ class PeerPolicy:
         self._drop_ended()
         return sorted(self._bans.values(), key=lambda ban: ban.until)
 
+    def take_ended(self) -> list[str]:
+        """Return the subjects whose bans ended by themselves since the last call."""
+        self._drop_ended()
+        ended, self._ended = list(self._ended), {}
+        return [subject for subject in ended if subject not in self._bans]
+
     def banned(self, node_id: str, address: str) -> PeerBan | None:
         """Return the ban of a node id or of its address. An empty node id asks for the address alone."""
         if not self._bans:
@@ -152,6 +159,8 @@ class PeerPolicy:
         for subject in [s for s, ban in self._bans.items() if ban.until <= now]:
             del self._bans[subject]
             self._networks.pop(subject, None)
+            if len(self._ended) < MAX_BANS:
+                self._ended[subject] = None
 
     # File
 

@@ -11,6 +11,7 @@ from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.limits import HEALTHY_AFTER, RECONNECT_MAX
 from p2p.peers.peer_manager import PeerManager
+from p2p.peers.peer_policy import ABUSE_BAN
 
 pytestmark = pytest.mark.looptime
 
@@ -272,3 +273,50 @@ async def test_a_peer_that_answers_a_feeler_with_a_second_link_keeps_its_inbound
     third = MemoryLink(info(A, address="60.1.2.3", dialled=("60.1.2.3", 3000)), owner=b.manager)
     b.manager.link_up(third)
     assert b.manager.admission.is_outbound(A)
+
+
+# Bans
+
+
+async def test_a_banned_peer_is_not_dialled_and_is_dialled_again_when_its_ban_ends(net):
+    a, b = net.node("a"), net.node("b", listens=True)
+    await start(a, b)
+    a.manager.found(found(b))
+    await asyncio.sleep(1)
+    before = len(dials(net, "a"))
+    # Longer than its addresses would be kept for, were each dial during the ban a failure.
+    a.manager.ban(B, 40_000, "floods")
+    b.manager.remove_peer(A)  # what a node behind a NAT does not know: where to dial
+    await asyncio.sleep(39_998)
+    assert (a.connected(), len(dials(net, "a"))) == ("", before)
+    await asyncio.sleep(5)
+    assert a.connected() == "b"
+    assert len(dials(net, "a")) == before + 1
+
+
+async def test_a_peer_banned_for_abuse_is_back_when_the_ban_ends(net):
+    a, b = net.node("a"), net.node("b")
+    await start(a, b)
+    a.manager.found(found(b))
+    await asyncio.sleep(1)
+    a.manager.note_abuse(B, Code.ABUSE, "floods")
+    a.manager.links[B].close(Code.ABUSE, "floods")
+    b.manager.remove_peer(A)
+    await asyncio.sleep(ABUSE_BAN - 2)
+    assert a.connected() == ""
+    await asyncio.sleep(5)
+    assert a.connected() == "b"
+
+
+async def test_a_ban_of_a_network_that_ends_frees_its_addresses_unless_another_holds(net):
+    a, b = net.node("a"), net.node("b")
+    await start(a, b)
+    a.manager.found(found(b))
+    await asyncio.sleep(1)
+    a.manager.ban("192.0.2.0/24", 100)
+    a.manager.ban(B, 200)
+    b.manager.remove_peer(A)
+    await asyncio.sleep(190)
+    assert a.connected() == ""
+    await asyncio.sleep(15)
+    assert a.connected() == "b"
