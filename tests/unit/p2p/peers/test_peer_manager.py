@@ -301,7 +301,8 @@ async def test_own_dials_stop_below_the_maximum_except_for_configured_peers(net)
 async def test_few_dials_run_at_once(net):
     a = net.node("a", max_peers=50)
     for n in range(60):
-        a.manager.found(PeerFound(f"198.51.100.{n + 1}", 3000, None, "exchange"))
+        # Each of another source: the buckets of one source, chosen by a random key, may overflow.
+        a.manager.found(PeerFound(f"198.51.100.{n + 1}", 3000, None, "exchange", via=str(n)))
     await start(a)
     await asyncio.sleep(3)
     assert len(set(dials(net, "a"))) == 60
