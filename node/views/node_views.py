@@ -232,7 +232,8 @@ class CallsView(msgspec.Struct, kw_only=True):
 
     attempts: int  # requests sent: more than calls where some were repeated
     hedges: int  # of these: sent beside a slow one
-    outcomes: dict[str, int]  # ok, refused (by the service), cancelled, or how the call failed
+    # By outcome: ok, refused (by the service), cancelled, how the call failed, or other (an unknown code).
+    outcomes: dict[str, int]
     mean_ms: float | None  # of those that were answered
     # Of the same; upper bounds of the bins that they are counted in.
     p50_ms: float | None = None

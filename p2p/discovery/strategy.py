@@ -11,6 +11,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from p2p.addresses.address import SOURCE_PRIORITY, PeerFound
+from p2p.base.bounded_map import BoundedMap
 from p2p.wire.link import Carrier
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 State = Literal["on", "off", "failed"]
 Found = Callable[[PeerFound], None]
 
+MAX_SEEN: Final = 10_000  # addresses of one strategy that are counted once
 RETRY_FIRST: Final = 5.0  # seconds before a failed strategy is started again, doubling
 RETRY_MAX: Final = 300.0  # seconds
 CHECK_INTERVAL: Final = 1.0  # seconds between checks of running strategies
@@ -73,7 +75,8 @@ class BaseStrategy:
         self._state: State = "off"
         self._detail = "not started"
         self._found: Found | None = None
-        self._seen: set[tuple[str, int, str | None]] = set()
+        self._seen: BoundedMap[tuple[str, int, str | None], None] = BoundedMap(MAX_SEEN)
+        self._count = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -86,13 +89,14 @@ class BaseStrategy:
 
     @property
     def found_count(self) -> int:
-        return len(self._seen)
+        return self._count
 
     async def start(self, found: Found) -> None:
         if self._found is not None:
             return
         self._found = found
         self._seen.clear()
+        self._count = 0
         self._state = "on"
         self._detail = "starting"
         try:
@@ -138,7 +142,9 @@ class BaseStrategy:
         carrier: Carrier = "tcp",
     ) -> None:
         if self._found is not None:
-            self._seen.add((host, port, node_id))
+            seen = (host, port, node_id)
+            self._count += seen not in self._seen
+            self._seen[seen] = None
             self._found(PeerFound(host, port, node_id, self.name, via, carrier, via_address))
 
     def _fail(self, error: BaseException) -> None:

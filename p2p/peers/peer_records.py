@@ -8,6 +8,7 @@ from typing import Literal
 
 from p2p.addresses.address import INBOUND, Address
 from p2p.addresses.address_book import AddressBook
+from p2p.base.limits import MAX_KNOWN_ADDRESSES
 from p2p.base.network_group import network_group
 from p2p.peers.dial_loop import DialLoop
 from p2p.peers.duplicate_links import SUSPECT_AFTER, LinkTable, silent_for
@@ -64,6 +65,7 @@ class PeerRecords:
         self._now = clock
         self._wall = wall
         self._peers: dict[str, Peer] = {}  # nodes that had a link, by id
+        self._sweep_at = 2 * MAX_KNOWN_ADDRESSES  # records
 
     def had_link(self, node_id: str) -> Peer | None:
         """Return the record of a node that has or had a link."""
@@ -123,10 +125,19 @@ class PeerRecords:
     def forget(self, node_id: str) -> None:
         self._peers.pop(node_id, None)
 
+    def _sweep(self) -> None:
+        """Forget the nodes without a link and without an address: theirs made room for others."""
+        known = {address.node_id for address in self._book}
+        for node_id in [n for n in self._peers if n not in known and n not in self._table.used]:
+            del self._peers[node_id]
+        self._sweep_at = len(self._peers) + MAX_KNOWN_ADDRESSES
+
     def connected(self, link: PeerLink) -> None:
         """Make or refresh the record of a peer that has just connected. The dialled address of an outbound
         link is filled in when the dial returns.
         """
+        if len(self._peers) >= self._sweep_at:
+            self._sweep()
         info = link.peer
         known = self._dials.dialled_for(info) or next(iter(self._book.of(info.node_id)), None)
         peer = self._peers.setdefault(

@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 TICK: Final = 0.5  # seconds between looks at what is due
 REQUEST_TIMEOUT: Final = 12.0  # seconds: the server's delay and its dial
 MAX_STATED: Final = 4  # addresses of one statement that are used
+MAX_NAT: Final = 40  # characters of the kind of NAT of a newer version
 MESSAGE: Final = "reachability"
 
 
@@ -200,7 +201,8 @@ class ReachabilityService:
             if answer.status == PROOF and answer.size <= PROOF_BYTES[1]:
                 answer = await self._ask(request, bytes(max(answer.size, 0)))
             dialled = {DIALLED: True, FAILED: False}.get(answer.status)
-            self.counters[f"asked_{answer.status[:16]}"] += 1
+            known = answer.status in (DIALLED, FAILED, PROOF, REFUSED)
+            self.counters[f"asked_{answer.status if known else 'other'}"] += 1
         except (P2PError, ValueError) as error:
             log.debug("dial-back: %s", error)
         where = format_host_port(request.host, request.port)
@@ -250,12 +252,14 @@ class ReachabilityService:
         """Raises MalformedMessage: not a statement."""
         statement: Reachability = self._codec.payload(MESSAGE, envelope.payload)
         node, seen = link.peer.node_id, normal_host(link.peer.address)
-        self.stated[node] = statement
         stated = [
             (normal_host(host), port)
             for host, port in statement.addresses[:MAX_STATED]
             if is_ip(host) and 1 <= port <= 65535
         ]
+        self.stated[node] = msgspec.structs.replace(
+            statement, addresses=stated, nat=statement.nat[:MAX_NAT]
+        )
         if not is_local(seen) and statement.reachable is not None:
             self._peers.withdraw(node, seen, keep=[port for host, port in stated if host == seen])
         for host, port in stated:

@@ -23,6 +23,25 @@ LATENCY_BOUNDS: Final = (
 )
 
 
+# What ended calls: "refused" by the handler, "cancelled" by the caller, else how the call failed.
+OUTCOMES: Final = frozenset(
+    {
+        "ok",
+        "refused",
+        "cancelled",
+        "no_provider",
+        "busy",
+        "unreachable",
+        "timeout",
+        "lost",
+        "bad_request",
+        "bad_response",
+        "declined",
+        "too_large",
+    }
+)
+
+
 class CallFigures:
     """Counts of the calls to one service since the start, by outcome, and a histogram of the latencies of
     successes.
@@ -31,13 +50,16 @@ class CallFigures:
     __slots__ = ("attempts", "bins", "hedges", "outcomes", "seconds")
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {}  # "ok", "refused" (by the handler) or the error's code
+        self.outcomes: dict[str, int] = {}  # of OUTCOMES, or "other"
         self.attempts = 0
         self.hedges = 0
         self.seconds = 0.0
         self.bins = [0] * (len(LATENCY_BOUNDS) + 1)
 
     def ended(self, outcome: str) -> None:
+        """Count the outcome of a call. Other nodes name the codes of their errors: unknown ones count as "other"."""
+        if outcome not in OUTCOMES:
+            outcome = "other"
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def took(self, latency_s: float) -> None:

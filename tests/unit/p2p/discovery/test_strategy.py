@@ -4,7 +4,7 @@ import logging
 import pytest
 
 from p2p.addresses.address import PeerFound
-from p2p.discovery.strategy import RETRY_FIRST, BaseStrategy, PeerDiscovery, describe
+from p2p.discovery.strategy import MAX_SEEN, RETRY_FIRST, BaseStrategy, PeerDiscovery, describe
 
 pytestmark = pytest.mark.looptime
 
@@ -56,6 +56,18 @@ class FailsToStop(Steady):
 @pytest.fixture
 def found():
     return []
+
+
+async def test_reports_without_end_are_counted_and_take_bounded_memory(found):
+    strategy = Steady()
+    discovery = PeerDiscovery([strategy], found.append)
+    await discovery.start(settle=5)
+    for n in range(2 * MAX_SEEN):
+        for _ in range(2):
+            strategy._report("192.0.2.2", 1024 + n % 60_000, f"{n:032x}")
+    assert strategy.found_count == 2 * MAX_SEEN + 1
+    assert len(strategy._seen) == MAX_SEEN
+    await discovery.stop()
 
 
 async def test_strategies_run_side_by_side_in_order_of_priority(found):

@@ -8,6 +8,7 @@ from peers_kit import A, B, C, dials, envelope, found, start
 
 from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code
+from p2p.base.limits import MAX_KNOWN_ADDRESSES
 from p2p.peers.dial_loop import MAX_DIALS, outbound_limit
 from p2p.peers.duplicate_links import SUSPECT_AFTER
 from p2p.peers.peer_records import Peer
@@ -159,6 +160,19 @@ async def test_an_inbound_peer_that_accepts_no_links_leaves_no_record_behind(net
     assert b.manager.get_peer(A) is None
     await asyncio.sleep(30)
     assert dials(net, "b") == []
+
+
+async def test_identities_without_end_leave_a_bounded_number_of_records(net):
+    b = net.node("b")
+    await start(b)
+    for n in range(3 * MAX_KNOWN_ADDRESSES):
+        # Each leaves an address, which later ones push out of the book.
+        host = f"203.0.{n >> 8 & 255}.{n & 255}"
+        link = MemoryLink(info(f"{n:032x}", address=host, outbound=False), owner=b)
+        b.manager.link_up(link)
+        b.manager.link_down(link, None, "reset")
+    assert b.manager.known_addresses <= MAX_KNOWN_ADDRESSES
+    assert len(b.manager._records._peers) <= 2 * MAX_KNOWN_ADDRESSES
 
 
 # One link per pair

@@ -12,7 +12,8 @@ import pytest
 from p2p.addresses.address import PeerFound
 from p2p.base.identity import Identity
 from p2p.peers.peer_manager import PeerManager
-from p2p.reachability.reachability import ReachabilityCore
+from p2p.reachability.dial_back_messages import DialBackAnswer
+from p2p.reachability.reachability import DialBackRequest, ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService
@@ -48,6 +49,17 @@ OTHER_KIND = "2a10::7"
 )
 def test_stated_addresses(seen: str, stated: tuple[str, int], found: PeerFound | None) -> None:
     remembered: list[PeerFound] = []
+    service = service_with(remembered)
+    link: Any = SimpleNamespace(peer=SimpleNamespace(node_id=NODE, address=seen))
+    statement = Reachability(reachable=True, addresses=[stated])
+    envelope = Envelope("reachability", NODE, "", 0, msgspec.Raw(pack(statement)))
+    service._on_statement(cast(PeerLink, link), envelope)
+    assert remembered == ([] if found is None else [found])
+    kept = [stated] if stated[1] and stated[0] != "victim.example" else []
+    assert service.stated[NODE] == Reachability(reachable=True, addresses=kept)
+
+
+def service_with(remembered: list[PeerFound]) -> ReachabilityService:
     peers = SimpleNamespace(
         handle=lambda kind, handler: None,
         follow=lambda follower: None,
@@ -55,7 +67,7 @@ def test_stated_addresses(seen: str, stated: tuple[str, int], found: PeerFound |
         found=remembered.append,
         links={},
     )
-    service = ReachabilityService(
+    return ReachabilityService(
         "own",
         ReachabilityCore(3000, lambda: bytes(16)),
         cast(DirectConnectionService, SimpleNamespace()),
@@ -64,9 +76,30 @@ def test_stated_addresses(seen: str, stated: tuple[str, int], found: PeerFound |
         rng=random.Random(1),
         clock=lambda: 0.0,
     )
-    link: Any = SimpleNamespace(peer=SimpleNamespace(node_id=NODE, address=seen))
-    statement = Reachability(reachable=True, addresses=[stated])
-    envelope = Envelope("reachability", NODE, "", 0, msgspec.Raw(pack(statement)))
-    service._on_statement(cast(PeerLink, link), envelope)
-    assert remembered == ([] if found is None else [found])
-    assert service.stated[NODE] == statement
+
+
+def test_little_is_kept_of_a_long_statement() -> None:
+    service = service_with([])
+    statement = Reachability(addresses=[(SEEN, port) for port in range(1, 2000)], nat="x" * 10_000)
+    link: Any = SimpleNamespace(peer=SimpleNamespace(node_id=NODE, address=SEEN))
+    service._on_statement(
+        cast(PeerLink, link), Envelope("reachability", NODE, "", 0, msgspec.Raw(pack(statement)))
+    )
+    assert len(pack(service.stated[NODE])) < 300
+
+
+async def test_answers_that_a_server_invents_are_one_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = service_with([])
+    for n in range(100):
+        answer = DialBackAnswer(f"status {n}")
+
+        async def ask(
+            request: DialBackRequest, proof: bytes, answer: DialBackAnswer = answer
+        ) -> DialBackAnswer:
+            return answer
+
+        monkeypatch.setattr(service, "_ask", ask)
+        await service._request_dial_back(DialBackRequest(NODE, SEEN, 3000, bytes(16)))
+    assert service.counters == {"asked_other": 100}
