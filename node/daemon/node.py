@@ -323,6 +323,8 @@ class Node(TradingService):
 
             self._tracing = Tracing(identity.node_id)
             self.trading.spans = self._tracing.orders
+            if self._exports is not None and settings.export_nats:
+                self._tracing.orders.note = self._exports.trace_order
             self.mesh.trace(self._tracing.calls)
         self.api = ApiServer(
             self,

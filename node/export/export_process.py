@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ import msgspec
 from config import Settings
 from exchange.journal.journal import Journal, Retention
 from node.export import position_file
+from node.export.order_traces import OrderTraceLines
 from node.export.sinks import KINDS, address, configured, progress_path
 from node.streams.stream_messages import TickerView
 from node.views.node_views import ExportView, SinkName
@@ -32,6 +34,7 @@ RESTART: Final = (
 )  # s until a process that ended is started again, then the next time ...
 STABLE: Final = 60.0  # s after which a process that ends counts as the first again
 PATIENCE: Final = 10.0  # s that the process gets to deliver the rest when the node stops
+MAX_WAITING: Final = 1 << 20  # bytes of lines that a process has not read
 TICKERS: Final = 1.0  # s between looks at the tickers
 STALE: Final = 15.0  # s without a word from the process, after which it counts as stuck
 
@@ -59,12 +62,21 @@ class Exports:
         tickers: Callable[[], Iterable[TickerView]] = tuple,
     ) -> None:
         """`tickers` returns the figures of every market."""
+        self._traces = OrderTraceLines()
         self._processes = [
             ExportProcess(
-                settings, journal, name, TickerLines(tickers) if name == "nats-market" else None
+                settings,
+                journal,
+                name,
+                TickerLines(tickers) if name == "nats-market" else None,
+                self._traces if name == "nats-copy" else None,
             )
             for name in configured(settings)
         ]
+
+    def trace_order(self, order: int, traceparent: str) -> None:
+        """Give messages about an own order its trace context."""
+        self._traces.note(order, traceparent)
 
     def start(self) -> None:
         """Start the processes, and again whenever one ends."""
@@ -111,8 +123,10 @@ class ExportProcess:
         journal: Journal,
         sink: SinkName,
         tickers: TickerLines | None = None,
+        traces: OrderTraceLines | None = None,
     ) -> None:
         self._settings = settings
+        self._traces = traces
         self._tickers = tickers
         self._sink: SinkName = sink
         self._progress = progress_path(settings, sink)
@@ -137,6 +151,8 @@ class ExportProcess:
                 env={**os.environ, KINDS[self._sink].setting: address(self._settings, self._sink)},
             )
             self._process = process
+            if self._traces is not None:
+                self._traces.connect(partial(_write, process))
             code = await self._wait(process)
             failures = 1 if time.monotonic() - began > STABLE else failures + 1
             log.warning(
@@ -202,6 +218,15 @@ class ExportProcess:
             rows=progress.rows,
             error=error,
         )
+
+
+def _write(process: asyncio.subprocess.Process, data: bytes) -> None:
+    """Write to a process at once. What a process that does not read would make wait in memory is left out."""
+    assert process.stdin is not None  # noqa: S101 - a pipe
+    transport = process.stdin.transport
+    if not transport.is_closing() and transport.get_write_buffer_size() < MAX_WAITING:
+        with suppress(OSError):
+            process.stdin.write(data)
 
 
 def _since(delivered: float, now: float) -> float | None:

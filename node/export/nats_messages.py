@@ -35,7 +35,8 @@ _TYPES: Final[dict[ColumnKind, Any]] = {
     "time": datetime | None,
     "boolean": bool | None,
 }
-
+# Columns with the number of an own order.
+_OWN_ORDER: Final = {"orders": "number", "fills": "order_number", "decisions": "order_number"}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -44,6 +45,7 @@ class Message(NamedTuple):
     subject: str
     id: str
     data: bytes
+    order: int = 0  # own order that a row is about; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,11 @@ class StreamPlan:
         fields = dict(zip(names, values, strict=True))
         market_text = "" if market is None else str(row[market])
         subject = _subject(self.root(str(row[0])), table.name, market_text)
-        return Message(subject, _id(table, row), _encode(fields))
+        column = _OWN_ORDER.get(table.name, "")
+        order = fields[column] if column else 0
+        return Message(
+            subject, _id(table, row), _encode(fields), order if type(order) is int else 0
+        )
 
     def position(self, node: str, position: Position) -> Message:
         """Return the message that ends a delivery."""

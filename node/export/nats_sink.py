@@ -13,7 +13,7 @@ stream, and the exporter goes on from the earlier one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
@@ -81,8 +81,15 @@ class NatsSink:
 
     versions = True
 
-    def __init__(self, url: str, plan: StreamPlan, most_bytes: int) -> None:
-        """Connect. `most_bytes`: bound of a stream that is made here.
+    def __init__(
+        self,
+        url: str,
+        plan: StreamPlan,
+        most_bytes: int,
+        traceparent: Callable[[int], str] = lambda order: "",
+    ) -> None:
+        """Connect. `most_bytes`: bound of a stream that is made here. `traceparent` returns the trace context of an
+        own order, "" if there is none.
 
         Raises:
             SinkError: the server does not answer, refuses, or has no JetStream.
@@ -93,7 +100,7 @@ class NatsSink:
         self._streams: dict[str, _Stream] = {}
         self._connection = NatsConnection(url, f"exchange-node export {plan.part}")
         self._js: JetStreamContext = self._connection.client.jetstream(timeout=ANSWER)
-        self._acks = _Acks(self._connection)
+        self._acks = _Acks(self._connection, traceparent)
 
     # Position
 
@@ -239,7 +246,8 @@ class NatsSink:
 class _Acks:
     """Publishes groups of messages and gathers their acknowledgements."""
 
-    def __init__(self, connection: NatsConnection) -> None:
+    def __init__(self, connection: NatsConnection, traceparent: Callable[[int], str]) -> None:
+        self._traceparent = traceparent
         self._client = connection.client
         self._prefix = self._client.new_inbox()
         self._found: list[_Ack | None] = []
@@ -283,6 +291,8 @@ class _Acks:
                 headers["Nats-Expected-Last-Sequence"] = str(last + number)
             if message.id:
                 headers["Nats-Msg-Id"] = message.id
+            if message.order and (traceparent := self._traceparent(message.order)):
+                headers["traceparent"] = traceparent
             await self._client.publish(
                 message.subject, message.data, reply=f"{prefix}{number}", headers=headers
             )

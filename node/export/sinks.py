@@ -13,6 +13,7 @@ from node.export.sink import Sink
 from node.views.node_views import SinkName
 
 NAMES: Final[tuple[SinkName, ...]] = get_args(SinkName)
+Traceparent = Callable[[int], str]  # of an own order; "" for none
 
 
 class SinkKind(NamedTuple):
@@ -21,24 +22,24 @@ class SinkKind(NamedTuple):
     setting: str
     package: str
     extra: str
-    open: Callable[[Settings], Sink]
+    open: Callable[[Settings, Traceparent], Sink]
 
 
-def _postgres(settings: Settings) -> Sink:
+def _postgres(settings: Settings, _traceparent: Traceparent) -> Sink:
     from node.export.postgres_sink import PostgresSink
 
     return PostgresSink(settings.export_postgres, settings.export_keep)
 
 
-def _nats_copy(settings: Settings) -> Sink:
+def _nats_copy(settings: Settings, traceparent: Traceparent) -> Sink:
     from node.export.nats_messages import copy_plan
     from node.export.nats_sink import NatsSink
 
     plan = copy_plan(settings.p2p_network)
-    return NatsSink(settings.export_nats, plan, settings.export_nats_kept << 20)
+    return NatsSink(settings.export_nats, plan, settings.export_nats_kept << 20, traceparent)
 
 
-def _nats_market(settings: Settings) -> Sink:
+def _nats_market(settings: Settings, _traceparent: Traceparent) -> Sink:
     from node.export.nats_messages import market_plan
     from node.export.nats_sink import NatsSink
 
@@ -65,13 +66,15 @@ def configured(settings: Settings) -> list[SinkName]:
     return [name for name in NAMES if address(settings, name)]
 
 
-def connect(settings: Settings, name: SinkName) -> Sink:
-    """Open a sink.
+def connect(
+    settings: Settings, name: SinkName, traceparent: Traceparent = lambda order: ""
+) -> Sink:
+    """Open a sink. `traceparent` returns the trace context of an own order, for the headers of a bus.
 
     Raises:
         SinkError: it cannot be used now.
     """
-    return KINDS[name].open(settings)
+    return KINDS[name].open(settings, traceparent)
 
 
 def journal_source(settings: Settings) -> JournalSource:

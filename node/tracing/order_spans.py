@@ -54,6 +54,7 @@ class OrderSpans:
     """Spans of one node's orders, takes and decisions."""
 
     def __init__(self, tracer: Tracer) -> None:
+        self.note: Callable[[int, str], None] | None = None  # gets number and context of each order
         self._tracer = tracer
         self._orders: BoundedMap[int, Context] = BoundedMap(MAX_OPEN)
         self._takes: BoundedMap[TakeKey, Span] = BoundedMap(MAX_OPEN, _abandon)
@@ -85,6 +86,8 @@ class OrderSpans:
         context = context_at(span)
         for order in placed:
             self._orders[order.number] = context
+            if self.note is not None:
+                self.note(order.number, traceparent_of(span))
 
     def sent(self, message: Send) -> bytes:
         """Return the payload that leaves instead: a take with its trace context."""

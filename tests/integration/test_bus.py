@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ from node.export.nats_messages import StreamPlan, copy_plan, market_plan
 from node.export.nats_sink import NatsSink
 from node.export.sink import Delivery, Position, PositionMoved, SinkError
 from node.export.verification import verify
+from tests.ports import free_port
 
 KILLS = 50 if os.environ.get("LONG_TESTS") else 6
 SIZE = 1 << 26
@@ -188,6 +190,45 @@ def test_rows_and_the_market_data_of_all_nodes_are_on_the_bus(
     ticker = eventually(lambda: latest_ticker(server, b, "100"), what=lambda: b.log)
     assert (ticker["ask"], ticker["ask_quantity"], ticker["bid"]) == ("100", "6", None)
     assert ticker["volume"] == "4"
+
+
+def test_messages_about_an_order_continue_the_trace_of_its_request(
+    nodes: Nodes, server: NatsServer
+) -> None:
+    node = nodes.make(
+        "traced",
+        EXPORT_NATS=server.url,
+        TRACING="true",
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",  # no collector
+    ).start()
+    eventually(lambda: current(node), what=lambda: node.log)
+    body = json.dumps(
+        {"market": "TEST-USD", "side": "sell", "quantity": "5", "price": "100"}
+    ).encode()
+    headers = {
+        "Content-Type": "application/json",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    request = urllib.request.Request(node.api_url + "/v1/orders", body, headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        order = json.load(answer)["id"]
+
+    def traces() -> list[str]:
+        """Trace ids of the messages about orders; "" for none."""
+        eventually(lambda: current(node), what=lambda: node.log)
+        found = stream(server, node, "copy", "orders")
+        return [message.headers.get("traceparent", "").partition("-")[2][:32] for message in found]
+
+    assert traces() == ["0af7651916cd43dd8448eb211c80319c"]
+    progress = position_file.read(node.data_dir / "export-nats-copy.json")
+    assert progress is not None
+    os.kill(progress.process, signal.SIGKILL)  # the next process gets what this one knew
+    node.cancel(order)
+    eventually(lambda: len(traces()) == 2, what=lambda: node.log)
+    assert traces() == ["0af7651916cd43dd8448eb211c80319c"] * 2
+    market = stream(server, node, "market")
+    assert market
+    assert not any("traceparent" in message.headers for message in market)
 
 
 def test_what_others_publish_on_the_bus_is_no_order(nodes: Nodes, server: NatsServer) -> None:

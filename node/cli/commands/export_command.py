@@ -53,14 +53,17 @@ _sink_option = click.option(
 
 
 def _exporter(
-    settings: Settings, sink: SinkName, advance: Callable[[float], None] = lambda part: None
+    settings: Settings,
+    sink: SinkName,
+    advance: Callable[[float], None] = lambda part: None,
+    traceparent: Callable[[int], str] = lambda order: "",
 ) -> Exporter:
     from node.export.exporter import Exporter
     from node.export.sinks import connect, journal_source, progress_path
 
     return Exporter(
         journal_source(settings),
-        lambda: connect(settings, sink),
+        lambda: connect(settings, sink, traceparent),
         progress_path(settings, sink),
         advance=advance,
     )
@@ -121,13 +124,17 @@ def run(until_eof: bool, sink: SinkName | None, settings: Settings, as_json: boo
 
     configure_logging(settings)
     with _reported(settings, as_json):
+        from node.export.order_traces import OrderTraces
+
         name = _chosen(settings, sink)
-        exporter = _exporter(settings, name)
+        traces = OrderTraces()
+        exporter = _exporter(settings, name, traceparent=traces.of)
         for number in (signal.SIGINT, signal.SIGTERM):
             # With the node's standard input open, its end decides: Ctrl-C goes to the whole terminal.
             signal.signal(number, (lambda *_: None) if until_eof else (lambda *_: exporter.stop()))
         if until_eof:
-            take = _ticker_publisher(settings, exporter) if name == "nats-market" else None
+            market = name == "nats-market"
+            take = _ticker_publisher(settings, exporter) if market else traces.feed
             threading.Thread(target=_await_end, args=(exporter.stop, take), daemon=True).start()
         exporter.run()
     if not until_eof:
@@ -140,11 +147,10 @@ def _ticker_publisher(settings: Settings, exporter: Exporter) -> Callable[[bytes
     return TickerPublisher(settings.export_nats, settings.p2p_network, exporter.source.owner).feed
 
 
-def _await_end(stop: Callable[[], None], take: Callable[[bytes], None] | None) -> None:
+def _await_end(stop: Callable[[], None], take: Callable[[bytes], None]) -> None:
     # Not through a buffer, whose lock would outlive the main thread.
     while data := os.read(sys.stdin.fileno(), 65536):
-        if take is not None:
-            take(data)
+        take(data)
     stop()
 
 
