@@ -98,7 +98,8 @@ class Standby:
             Gap: they do not follow.
         """
         self._heard = now
-        if not self.acknowledges:
+        # A person's request, once the store answers, is not kept waiting by a primary that always has more.
+        if not self.acknowledges or (self._person is not None and self.row is not None):
             return False
         if ship.epoch != self.epoch or ship.after != self.position or self._appending is not None:
             raise Gap(
@@ -124,10 +125,11 @@ class Standby:
 
     def poll(self, now: float) -> Read | Swap | None:
         """Return the request for the store."""
-        if self.promoted is not None or self._appending is not None:
+        if self.promoted is not None:
             return None
         if self._person is not None and not self._store:
-            self._promote_without_store(lossy=self._person)
+            if self._appending is None:
+                self._promote_without_store(lossy=self._person)
             return None
         if self._request is not None:
             if now - self._request.at < self.terms.store_timeout:
@@ -164,6 +166,9 @@ class Standby:
                 self.refused, self._person = "this standby is not in sync", None
             return None
         if self._person is None and not row.expired:
+            return None
+        if self._appending is not None:
+            self.row = row  # until the frames are on the disk
             return None
         self._attempt, self._lossy = row.version, not in_sync
         return Swap(
