@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from machine_pair import WITHIN, trades
 from postgres_server import PostgresServer
-from processes import SETTINGS, NodeProcess, Nodes, bootstrap_options, eventually, run_cli
+from processes import SETTINGS, Nodes, bootstrap_options, eventually, run_cli
 
 from node.client.exchange_client import ClientError
 from node.daemon.process import EXIT_FAILED
 from node.standby.role_file import machine_identity
 from tests.ports import free_port
-
-WITHIN = 10.0  # s from the loss of a machine until the other one trades
 
 
 @pytest.fixture
@@ -56,15 +53,6 @@ class Pair:
 @pytest.fixture
 def pair(nodes: Nodes, database: PostgresServer) -> Pair:
     return Pair(nodes, database.url)
-
-
-def trades(node: NodeProcess) -> bool:
-    """Place an order; False while the node refuses."""
-    try:
-        node.sell(1, 500)
-    except ClientError:
-        return False
-    return True
 
 
 def takes_over(pair: Pair, began: float) -> float:
@@ -228,104 +216,3 @@ def test_a_standby_that_may_lack_events_recovers_before_it_trades(nodes: Nodes) 
     assert done.returncode == 0, done.stderr
     standby.start(*bootstrap_options(peer.p2p_address))
     assert standby.get_order(order.id).status == "open"
-
-
-class Desk:
-    """Two machines that take turns as node and standby, under load."""
-
-    def __init__(self, nodes: Nodes, url: str, **more: str) -> None:
-        ports = free_port(), free_port()
-        common = {"JOURNAL_SYNC": "full", "LEASE_POSTGRES": url, **more}
-        one, two = (nodes.make(name, **common) for name in ("one", "two"))
-        for machine, other, port, of in ((one, two, *ports), (two, one, *reversed(ports))):
-            machine.data_dir.mkdir(mode=0o700, exist_ok=True)
-            other.data_dir.mkdir(mode=0o700, exist_ok=True)
-            machine.settings = {
-                **common,
-                "STANDBY_LISTEN": f"127.0.0.1:{port}",
-                "STANDBY_ALLOW": machine_identity(other.data_dir).node_id,
-            }
-            machine.command = ("standby", "--of", f"127.0.0.1:{of}")
-        one.command = ("start",)
-        self.node, self.other = one, two
-        self.acknowledged: dict[str, str] = {}  # client id of each order that was acknowledged
-        one.start()
-        two.launch()
-        two.command = ("standby", "--of", f"127.0.0.1:{ports[0]}")
-        one.command = ("standby", "--of", f"127.0.0.1:{ports[1]}")
-
-    def wait_until_in_sync(self) -> None:
-        def in_sync() -> bool:
-            done = run_cli("standby", "status", "--data-dir", str(self.other.data_dir))
-            return "in sync    yes" in done.stdout and "connected  yes" in done.stdout
-
-        eventually(in_sync, what=lambda: self.node.log + self.other.log)
-
-    def load(self, seconds: float) -> None:
-        """Place orders, and note which of them were acknowledged."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            name = f"order-{len(self.acknowledged)}-{time.monotonic_ns()}"
-            try:
-                order = self.node.order("sell", 1, 500, client_id=name)
-            except ClientError:
-                return
-            self.acknowledged[name] = order.id
-
-    def lose(self, how: str) -> float:
-        """Lose the node under load. Returns the seconds until the other machine trades."""
-        load = threading.Thread(target=self.load, args=(WITHIN,))
-        load.start()
-        time.sleep(0.5)
-        began = time.monotonic()
-        self.node.send_signal(signal.SIGKILL if how == "kill" else signal.SIGSTOP)
-        self.other.ready()
-        eventually(lambda: trades(self.other), what=lambda: self.other.log)
-        took = time.monotonic() - began
-        self.node.send_signal(signal.SIGCONT)
-        assert self.node.exit_code(10) != 0
-        load.join()
-        self.node, self.other = self.other, self.node
-        for name, number in self.acknowledged.items():
-            assert self.node.get_order(number).client_id == name
-        return took
-
-    def make_standby(self) -> None:
-        """Make a standby of the machine that was lost."""
-        key = (self.other.data_dir / "standby.key").read_bytes()
-        shutil.rmtree(self.other.data_dir)
-        self.other.data_dir.mkdir(mode=0o700)
-        path = self.other.data_dir / "standby.key"
-        path.write_bytes(key)
-        path.chmod(0o600)
-        self.other.launch()
-
-
-def exported(node: NodeProcess) -> bool:
-    views = node.status().exports
-    return bool(views) and all(view.state == "running" and view.behind == 0 for view in views)
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.long)])
-def test_take_overs_lose_no_acknowledged_order_and_the_export_goes_on(
-    nodes: Nodes, database: PostgresServer, count: int
-) -> None:
-    database.execute("DROP SCHEMA IF EXISTS exchange CASCADE")
-    desk = Desk(nodes, database.url, EXPORT_POSTGRES=database.url)
-    took = []
-    for number in range(count):
-        desk.wait_until_in_sync()
-        took.append(desk.lose("freeze" if number % 2 else "kill"))
-        if number + 1 < count:
-            desk.make_standby()
-    assert max(took) < WITHIN, took
-    assert len(desk.acknowledged) > 5 * count
-    eventually(lambda: exported(desk.node), what=lambda: desk.node.log)
-    done = run_cli(
-        *("export", "verify", "--data-dir", str(desk.node.data_dir)), EXPORT_POSTGRES=database.url
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    ((orders,),) = database.ask("SELECT count(*) FROM exchange.orders")
-    assert orders >= len(desk.acknowledged)
-    print(f"{len(desk.acknowledged)} orders acknowledged; s until trading: {sorted(took)}")
