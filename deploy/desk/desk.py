@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A desk for a try, on this machine alone: two nodes, a database and a bus.
+"""A desk for a try, on this machine alone: two nodes, a standby of the first, a database and a bus.
 
     python deploy/desk/desk.py                 until Ctrl-C; everything is in ./desk
     python deploy/desk/desk.py --dir /srv/desk --port 9300
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -68,13 +69,18 @@ def answers(port: int) -> bool:
 
 @dataclass
 class Part:
-    """A process of the desk. `port`: the one that it listens on when it is ready."""
+    """A process of the desk. `port`: the one that it listens on when it is ready. `id_wanted`: it is ready when it
+    has logged the id of its machine. `taken_over`: the desk goes on without it.
+    """
 
     name: str
     command: list[str]
     port: int
     settings: dict[str, str] = field(default_factory=dict)
     stop: signal.Signals = signal.SIGINT
+    id_wanted: bool = False
+    taken_over: bool = False
+    id: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, logs: Path) -> None:
@@ -93,10 +99,22 @@ class Part:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START
-        while not answers(self.port):
+        while not self._ready(log):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the {self.name} did not start, see {log}")
             time.sleep(0.1)
+
+    def _ready(self, log: Path) -> bool:
+        if not self.id_wanted:
+            return answers(self.port)
+        found = re.findall(r"standby ([a-z2-7]{32}) of ", log.read_text("utf-8", "replace"))
+        self.id = found[-1] if found else ""
+        return bool(found)
+
+    @property
+    def ended(self) -> bool:
+        """Report if it ended by itself."""
+        return self.process is not None and self.process.poll() is not None
 
     def end(self) -> None:
         """Stop the process in order, or by force after some time."""
@@ -119,8 +137,8 @@ class Desk:
         self.settings = dict(QUIET)
         self._database(port + 10)
         self._bus(port + 11)
-        self._node("node a", port, [])
-        # A standby of node a belongs here, before the second node, with ports of its own (port + 2, port + 3).
+        standby = self._standby(port)
+        self._node("node a", port, ["--bootstrap", f"127.0.0.1:{port + 5}"], standby)
         self._node("node b", port + 4, ["--bootstrap", f"127.0.0.1:{port + 1}"])
 
     def _database(self, port: int) -> None:
@@ -156,17 +174,39 @@ class Desk:
         self.parts.append(Part("bus", command, port))
         self.settings["EXPORT_NATS"] = f"nats://127.0.0.1:{port}"
 
-    def _node(self, name: str, port: int, options: list[str]) -> None:
+    def _standby(self, port: int) -> Part | None:
+        """Add the standby of node a, which listens at `port`; its lease is in the database."""
+        url = self.settings.get("EXPORT_POSTGRES")
+        if url is None:
+            self.missing.append("standby: it needs the database")
+            return None
+        self._lease = {"LEASE_POSTGRES": url, "JOURNAL_SYNC": "full"}
+        data = self.directory / "standby"
+        command = [*exchange_node(), "standby", "--of", f"127.0.0.1:{port + 6}"]
+        command += ["--data-dir", str(data), "--api-port", str(port + 2)]
+        command += ["--p2p-port", str(port + 3), "--bootstrap", f"127.0.0.1:{port + 5}"]
+        settings = {**self.settings, **self._lease}
+        part = Part("standby", command, port + 2, settings, id_wanted=True)
+        self.parts.append(part)
+        return part
+
+    def _node(self, name: str, port: int, options: list[str], standby: Part | None = None) -> None:
         data = self.directory / name.replace(" ", "-")
         command = [*exchange_node(), "start", "--data-dir", str(data)]
         command += ["--api-port", str(port), "--p2p-port", str(port + 1), *options]
-        self.parts.append(Part(name, command, port, self.settings))
+        part = Part(name, command, port, dict(self.settings))
+        if standby is not None:
+            part.settings |= {**self._lease, "STANDBY_LISTEN": f"127.0.0.1:{port + 6}"}
+            part.taken_over = True
+        self.parts.append(part)
 
     def start(self) -> None:
         """Start every part, each when those before it are ready."""
         logs = self.directory / "logs"
         logs.mkdir(exist_ok=True)
         for part in self.parts:
+            if part.taken_over:
+                part.settings["STANDBY_ALLOW"] = next(p.id for p in self.parts if p.id_wanted)
             part.start(logs)
             print(f"{part.name:10} 127.0.0.1:{part.port}", flush=True)
 
@@ -187,7 +227,18 @@ class Desk:
             lines.append(f"psql {url} -c 'TABLE exchange.own_trades'")
         if url := self.settings.get("EXPORT_NATS"):
             lines.append(f"nats --server {url} sub 'exchange.market.>'")
+        if part := next((p for p in self.parts if p.taken_over and p.process), None):
+            standby = self.directory / "standby"
+            lines.append(f"exchange-node standby status --data-dir {standby}")
+            lines.append(
+                f"kill -9 {part.process.pid if part.process else 0}    and look at the standby ten seconds later:"
+            )
+            lines.append(f"exchange-node orders --data-dir {standby}")
         return lines
+
+    def ended(self) -> list[str]:
+        """Return the parts that ended by themselves and that nothing replaces."""
+        return [part.name for part in self.parts if part.ended and not part.taken_over]
 
 
 def wait(condition: Callable[[], bool]) -> None:
@@ -218,12 +269,8 @@ def main() -> int:
         for line in desk.hints():
             print(f"  {line}")
         print("Ctrl-C stops the desk; its data stay.", flush=True)
-        wait(
-            lambda: (
-                bool(asked) or any(p.process and p.process.poll() is not None for p in desk.parts)
-            )
-        )
-        ended = [p.name for p in desk.parts if p.process and p.process.poll() is not None]
+        wait(lambda: bool(asked or desk.ended()))
+        ended = desk.ended()
         if not asked and ended:
             print(f"ended by itself: {', '.join(ended)}; see {directory / 'logs'}", file=sys.stderr)
             return 1

@@ -29,6 +29,7 @@ from node.daemon.machine_metrics import (
     paths_and_relaying,
     reachability,
     requests,
+    standby,
     streams,
 )
 from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS
@@ -108,6 +109,8 @@ class NodeCollector(Collector):
         yield gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
         if status.exports:
             yield from exports(status.exports)
+        if status.standby is not None:
+            yield from standby(status.standby)
         messages = CounterMetricFamily(
             PREFIX + "messages", "Events of the message router.", labels=["kind"]
         )

@@ -89,6 +89,7 @@ class NodeStatus:
             ],
             reachability=self._reachability(now),
             exports=exports,
+            standby=None if self._standby is None else self._standby.view(),
         )
 
     def _reachability(self, now: float) -> ReachabilityView | None:

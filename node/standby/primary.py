@@ -104,7 +104,7 @@ class Primary:
         # Expected version of the last swap that sets `in_sync` and may still be carried out.
         self._hoped: int | None = None
         self._waiting = self._both  # units wait for acknowledgements
-        self._proof = now - 1e9
+        self._proof = self._no_proof = now - 1e9
         self._link: _Link | None = None
         self._reply: CopyNeeded | Refused | None = None
         self._alone_since = now  # without a standby that answers
@@ -157,6 +157,10 @@ class Primary:
     def lag(self) -> int | None:
         """Number of frames that the standby has not acknowledged; None without a standby."""
         return None if self._link is None else self.position - self._link.acked
+
+    def proof_age(self, now: float) -> float | None:
+        """Return the seconds since the last proof; None before the first."""
+        return None if self._proof == self._no_proof else now - self._proof
 
     @property
     def _maybe_in_sync(self) -> bool:

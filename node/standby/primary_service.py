@@ -33,6 +33,7 @@ from node.standby.postgres_lease import LeaseError, PostgresLease
 from node.standby.primary import Primary, ShipFrames
 from node.standby.released_position import ReleasedPosition
 from node.standby.role_file import Role
+from node.views.node_views import StandbyView
 from p2p.base.identity import Identity
 from p2p.wire.tls import server_context
 
@@ -90,6 +91,21 @@ class PrimaryService:
     def serves(self) -> bool:
         """Report if this machine may answer requests now."""
         return self.primary.serves(boot_time())
+
+    def view(self) -> StandbyView:
+        """Return the state of standby and lease."""
+        primary = self.primary
+        age = primary.proof_age(boot_time())
+        return StandbyView(
+            machine=primary.machine,
+            standby=primary.standby,
+            connected=primary.lag is not None,
+            in_sync=None if self._store is None or not primary.waits else primary.in_sync,
+            waits=primary.bound,
+            lag=primary.lag,
+            epoch=primary.epoch,
+            proof_age_s=None if age is None else round(age, 3),
+        )
 
     def warnings(self) -> list[str]:
         """Return what a person should know about standby and lease."""

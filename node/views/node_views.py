@@ -142,6 +142,21 @@ class ExportView(msgspec.Struct, kw_only=True):
     error: str  # why it is away
 
 
+class StandbyView(msgspec.Struct, kw_only=True):
+    """Standby of this node and its lease (`docs/standby.md`)."""
+
+    machine: str  # id of this machine
+    standby: str  # id of the machine that may take over; "" for none
+    connected: bool
+    in_sync: bool | None  # it may take over by itself; None without a lease store
+    waits: bool  # what leaves the node waits for it now
+    lag: int | None  # commits that it has not acknowledged; None while it is not connected
+    epoch: int  # counts the take-overs
+    proof_age_s: (
+        float | None
+    )  # since this machine last proved that it is the node; None if it never did
+
+
 class StatusView(msgspec.Struct, kw_only=True):
     node_id: str
     version: str
@@ -166,6 +181,7 @@ class StatusView(msgspec.Struct, kw_only=True):
     warnings: list[str]
     reachability: ReachabilityView | None = None  # None without direct links
     exports: list[ExportView] = []
+    standby: StandbyView | None = None  # None without a standby and a lease
 
 
 class DiagnosticsView(msgspec.Struct, kw_only=True):

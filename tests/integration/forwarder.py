@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -24,6 +25,7 @@ class Forwarder:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cut_up = self.cut_down = False
+        self.delay = 0.0  # s that each part of the data takes
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -75,4 +77,6 @@ class Forwarder:
                 data = reader.recv(PART)
                 if not data:
                     return
+                if self.delay:
+                    time.sleep(self.delay)
                 (server if reader is client else client).sendall(data)

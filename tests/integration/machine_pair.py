@@ -11,7 +11,7 @@ from typing import Final
 
 from forwarder import Forwarder
 from postgres_server import PostgresServer
-from processes import NodeProcess, Nodes, eventually, run_cli
+from processes import SETTINGS, NodeProcess, Nodes, bootstrap_options, eventually, run_cli
 
 from node.client.exchange_client import ClientError
 from node.standby.role_file import machine_identity
@@ -54,14 +54,16 @@ class MachinePair:
             }
         self.node, self.other = one, two
         self.acknowledged: dict[str, str] = {}  # client id of each order that was acknowledged
+        self.lost_at = 0.0  # when a machine was lost for good
 
     def start(self) -> None:
         """Start both, and wait until the standby is in sync."""
         self.node.start()
-        self._launch_standby()
+        self.launch_standby()
         self.wait_until_in_sync()
 
-    def _launch_standby(self) -> None:
+    def launch_standby(self) -> None:
+        """Start the other machine as the standby."""
         of = self.links[self.node.name].port
         self.other.command = ("standby", "--of", f"127.0.0.1:{of}")
         self.other.launch()
@@ -85,7 +87,7 @@ class MachinePair:
 
         def place() -> None:
             while not over.is_set():
-                name = f"order-{time.monotonic_ns()}"
+                name = f"order-{time.monotonic_ns()}"  # when it was placed
                 try:
                     order = node.order("sell", 1, 500, client_id=name)
                 except ClientError:
@@ -121,6 +123,33 @@ class MachinePair:
         for name, number in self.acknowledged.items():
             assert self.node.get_order(number).client_id == name
 
+    def promote_lossy(self, peer: NodeProcess) -> None:
+        """Lose the node under load, and make its standby the node as a person does, recovered from a peer."""
+        with self.load():
+            self.node.kill9()
+            self.lost_at = time.monotonic()
+            place = ("--data-dir", str(self.other.data_dir))
+            done = run_cli("standby", "promote", "--lossy", *place)
+            assert done.returncode == 0, done.stderr
+            assert self.other.exit_code() == 0
+            options = bootstrap_options(peer.p2p_address)
+            recovery = ("recover", "--from-peers", "--p2p-port", "0")
+            done = run_cli(*recovery, *place, *options, **SETTINGS)
+            assert done.returncode == 0, done.stderr
+            self.other.command = ("start",)
+            self.other.start()
+        self.node, self.other = self.other, self.node
+
+    def lost(self) -> list[str]:
+        """List the client ids of acknowledged orders that the node does not have."""
+        found = []
+        for name, number in self.acknowledged.items():
+            try:
+                self.node.get_order(number)
+            except ClientError:
+                found.append(name)
+        return found
+
     def make_standby(self) -> None:
         """Make a standby of the machine that was lost."""
         key = (self.other.data_dir / "standby.key").read_bytes()
@@ -129,4 +158,4 @@ class MachinePair:
         path = self.other.data_dir / "standby.key"
         path.write_bytes(key)
         path.chmod(0o600)
-        self._launch_standby()
+        self.launch_standby()

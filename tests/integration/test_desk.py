@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -46,7 +47,7 @@ def test_one_command_starts_nodes_database_and_bus() -> None:
         pytest.skip("PostgreSQL or nats-server is not installed")
     with TemporaryDirectory(prefix="exchange-node-desk-") as scratch:
         Path(scratch).chmod(0o755)  # the database runs as another user
-        for _ in range(STARTS):
+        for number in range(STARTS):
             port = free_ports()
             desk = subprocess.Popen(
                 [
@@ -72,6 +73,8 @@ def test_one_command_starts_nodes_database_and_bus() -> None:
                     pytest.fail("the desk did not start")
                 _trade(Path(scratch) / "d")
                 _check(port)
+                if number + 1 == STARTS:
+                    _take_over(Path(scratch) / "d")
             finally:
                 desk.send_signal(signal.SIGINT)
                 output, _ = desk.communicate(timeout=60)
@@ -84,6 +87,19 @@ def _trade(directory: Path) -> None:
             *("order", side, "BTC-USD", "0.5", "@", "30000", "--data-dir", str(directory / node))
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _take_over(directory: Path) -> None:
+    """Kill the first node; its standby goes on."""
+    before = run_cli("standby", "status", "--json", "--data-dir", str(directory / "standby"))
+    assert json.loads(before.stdout)["in_sync"], before.stdout
+    status = run_cli("status", "--json", "--data-dir", str(directory / "node-a"))
+    runtime = json.loads((directory / "node-a" / "node.json").read_text("utf-8"))
+    os.kill(runtime["pid"], signal.SIGKILL)
+    runtime_path = directory / "standby" / "node.json"
+    eventually(runtime_path.exists)
+    after = run_cli("status", "--json", "--data-dir", str(directory / "standby"))
+    assert json.loads(after.stdout)["node_id"] == json.loads(status.stdout)["node_id"]
 
 
 def _check(port: int) -> None:

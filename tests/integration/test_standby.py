@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,13 @@ def test_a_frozen_node_stops_when_it_goes_on(pair: Pair) -> None:
 
 def test_files_of_the_standby_are_private_and_it_does_not_start_as_a_node(pair: Pair) -> None:
     pair.start()
+    view = pair.primary.status().standby
+    assert view is not None
+    assert (view.connected, view.in_sync, view.waits, view.epoch) == (True, True, True, 1)
+    status = run_cli("status", "--data-dir", str(pair.primary.data_dir)).stdout
+    assert "standby    connected, in sync, epoch 1" in status
+    with urllib.request.urlopen(f"{pair.primary.api_url}/metrics") as response:
+        assert b"exchange_node_standby_in_sync 1.0" in response.read()
     directory: Path = pair.standby.data_dir
     assert (directory / "node.key").read_bytes() == (
         pair.primary.data_dir / "node.key"

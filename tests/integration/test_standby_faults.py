@@ -200,3 +200,36 @@ def test_a_node_that_can_prove_itself_goes_on_alone(
         pair.check()
         check_peer(peer, pair.node)
     check_database(pair, database)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("delay", [0.0, 0.1])  # s to the standby
+@pytest.mark.parametrize("linked", [True, False])  # a peer is, while the node is lost
+def test_what_first_may_lose(
+    nodes: Nodes, database: PostgresServer, delay: float, linked: bool
+) -> None:
+    peer = nodes.make("peer").start()
+    pair = MachinePair(nodes, database, STANDBY_ACK="first")
+    try:
+        for machine in (pair.node, pair.other):
+            del machine.settings["LEASE_POSTGRES"]
+            machine.options = bootstrap_options(peer.p2p_address)
+        if not linked:
+            pair.node.options = ()
+        pair.links["one"].delay = delay
+        pair.node.start()
+        pair.launch_standby()
+        place = ("--data-dir", str(pair.other.data_dir))
+        eventually(lambda: "connected  yes" in run_cli("standby", "status", *place).stdout)
+        pair.promote_lossy(peer)
+        ages = [pair.lost_at - int(name.rpartition("-")[2]) / 1e9 for name in pair.lost()]
+        oldest = f", the oldest {max(ages):.2f} s old" if ages else ""
+        print(
+            f"delay {delay:g} s, peer {'linked' if linked else 'not linked'}: "
+            f"{len(ages)} of {len(pair.acknowledged)} acknowledged orders are lost{oldest}"
+        )
+        assert all(age < 1.0 + 10 * delay for age in ages), ages
+        assert trades(pair.node)
+    finally:
+        pair.close()

@@ -16,6 +16,7 @@ from node.views.node_views import (
     GrenacheView,
     PeerPolicyView,
     ReachabilityView,
+    StandbyView,
     StatusView,
 )
 
@@ -84,6 +85,7 @@ def describe_status(view: StatusView) -> list[Line]:
         ("feeds", f"{view.feeds}{behind}"),
         ("services", ", ".join(view.services) or "none"),
         *(_export(export) for export in view.exports),
+        *_standby(view.standby),
     ]
     left = max(len(name) for name, _ in rows)
     lines: list[Line] = []
@@ -99,6 +101,19 @@ def describe_status(view: StatusView) -> list[Line]:
 def _export(view: ExportView) -> tuple[str, str]:
     behind = f"{view.behind:,} commits behind" if view.behind else "has every commit"
     return ("export", f"{view.sink} {view.state}, {behind}")
+
+
+def _standby(view: StandbyView | None) -> list[tuple[str, str]]:
+    if view is None:
+        return []
+    if not view.standby:
+        return [("standby", f"none, epoch {view.epoch}")]
+    parts = ["connected" if view.connected else "not connected"]
+    if view.in_sync is not None:
+        parts.append("in sync" if view.in_sync else "not in sync")
+    if view.lag:
+        parts.append(f"{view.lag:,} commits behind")
+    return [("standby", f"{', '.join(parts)}, epoch {view.epoch}")]
 
 
 def _reachability(view: ReachabilityView | None) -> list[tuple[str, str]]:

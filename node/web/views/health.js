@@ -66,6 +66,7 @@ export function healthView(model) {
       ["Feeds behind", String(status.feeds_behind)],
       ["Data directory", status.data_dir],
       ...status.exports.map(exportOf),
+      ...(status.standby === null ? [] : [standbyOf(status.standby)]),
     ]);
   });
   follow("diagnostics", ({ diagnostics: now }) => {
@@ -126,6 +127,18 @@ function figuresOf(now, speed) {
 function exportOf(view) {
   const behind = view.behind ? `${view.behind} commits behind` : "has every commit";
   return [`Export to ${view.sink}`, `${view.state}, ${behind}`];
+}
+
+/**
+ * @param {{standby: string, connected: boolean, in_sync: boolean | null, lag: number | null, epoch: number}} view
+ * @returns {[string, string]}
+ */
+function standbyOf(view) {
+  if (view.standby === "") return ["Standby", `none, epoch ${view.epoch}`];
+  const parts = [view.connected ? "connected" : "not connected"];
+  if (view.in_sync !== null) parts.push(view.in_sync ? "in sync" : "not in sync");
+  if (view.lag) parts.push(`${view.lag} commits behind`);
+  return ["Standby", `${parts.join(", ")}, epoch ${view.epoch}`];
 }
 
 /** @param {number | null} ms upper bound of a bin */
