@@ -98,6 +98,7 @@ log = logging.getLogger(__name__)
 
 TICK = 0.05  # seconds between looks at the engine's timers while something happens,
 QUIET = 0.5  # and at most while nothing does
+UNPROVEN = 2.5  # seconds without a proof, after the half lease for which one holds, until all links are closed
 MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
 
@@ -401,6 +402,9 @@ class Node(TradingService):
         if self._exports is not None:
             self._exports.start()
         async with asyncio.TaskGroup() as group:
+            links = None
+            if self._standby is not None:
+                links = group.create_task(self._link_while_serving(self._standby), name="links")
             committer = group.create_task(self._committer.run(), name="committer")
             group.create_task(self.market_data.run(), name="market history")
             ticker = group.create_task(self._tick(), name="engine timers")
@@ -418,10 +422,22 @@ class Node(TradingService):
             self._engine.leave(self._loop.time())
             self._committer.stop()
             await committer
-            if standby is not None:
-                standby.cancel()
+            for task in (standby, links):
+                if task is not None:
+                    task.cancel()
             self.market_data.stop()  # with the last drain's messages
         await self._leave_network()
+
+    async def _link_while_serving(self, standby: PrimaryService) -> None:
+        """Leave peers to the machine that is the node, if this one cannot prove that it is."""
+        proven = self._loop.time()
+        while True:
+            if standby.serves:
+                proven = self._loop.time()
+                self.overlay.peers.resume()
+            elif self._loop.time() - proven >= UNPROVEN:
+                self.overlay.peers.suspend("this machine cannot prove that it is the node")
+            await asyncio.sleep(TICK)
 
     async def _leave_network(self) -> None:
         if self._standby is not None:

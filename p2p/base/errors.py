@@ -67,14 +67,15 @@ class MalformedMessage(RemoteProtocolError):
 
 
 class HandshakeRefused(P2PError):
-    """One side ended the handshake. `by_us`: this node did."""
+    """One side ended the handshake. `by_us`: this node did. `peer`: id of the peer, if TLS has proven it."""
 
-    def __init__(self, code: Code, reason: str, *, by_us: bool) -> None:
+    def __init__(self, code: Code, reason: str, *, by_us: bool, peer: str | None = None) -> None:
         who = "we refused" if by_us else "the peer refused"
         super().__init__(f"{who}: {reason} ({code})")
         self.code = code
         self.reason = reason
         self.by_us = by_us
+        self.peer = peer
 
 
 class ConnectFailed(P2PError):

@@ -101,6 +101,7 @@ class DialLoop:
         self._reached = reached
         self._forgotten = forgotten
         self._is_outbound = is_outbound
+        self.paused = False  # nothing is dialled
         self._wake = asyncio.Event()
         # After an outage all addresses are due at once: a storm for nodes that have just started.
         self._pace = TokenBucket(DIALS_PER_SECOND, burst=MAX_DIALS)
@@ -143,7 +144,7 @@ class DialLoop:
     def choose(self, now: float) -> list[tuple[Address, bool]]:
         """Return the addresses to dial now, each with True if it is a feeler. Changes nothing."""
         slots = MAX_DIALS - len(self.busy)
-        if slots <= 0:
+        if slots <= 0 or self.paused:
             return []
         feelers = self._choice.feelers(
             now,
@@ -253,6 +254,8 @@ class DialLoop:
         return {node_id for node_id, link in self._links.items() if link.peer.carrier == "grenache"}
 
     def _idle_time(self) -> float | None:
+        if self.paused:
+            return None
         now = self._clock()
         skip = self._links.keys() - self._unproven() - self._indirect()
         due = self._choice.next_due(now, skip=skip, busy=self.busy)
@@ -272,7 +275,7 @@ class DialLoop:
         now = self._clock()
         if refusal.code is Code.DUPLICATE:
             # The handshake got as far as the admission: the expected node is there.
-            node_id = expect or self._answered_by.get(address.key)
+            node_id = expect or self._answered_by.get(address.key) or refusal.peer
             if node_id is not None and node_id in self._links:
                 return node_id
             if node_id is not None:

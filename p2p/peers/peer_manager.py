@@ -113,6 +113,7 @@ class PeerManager:
             banned=lambda a: self.policy.banned(a.node_id or "", a.host) is not None,
         )
         self.dialer = dialer
+        self._suspended = ""  # why there are no links now
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
         self._followers: list[LinkFollower] = []
         self._handlers: dict[str, Handler] = {}
@@ -234,6 +235,26 @@ class PeerManager:
                 link.close(Code.ABUSE, ban.reason or "banned by the operator")
         return ban
 
+    def suspend(self, reason: str) -> None:
+        """Close all links, and neither dial nor accept until `resume`. Peers get the reason. Idempotent."""
+        if self._suspended:
+            return
+        log.warning("no links to peers: %s", reason)
+        self._suspended = reason
+        self._dials.paused = True
+        while self._table.used:  # a held link takes over when the one in use goes
+            link = next(iter(self._table.used.values()))
+            link.close(Code.SHUTDOWN, reason)
+            self.link_down(link, Code.SHUTDOWN, reason)
+
+    def resume(self) -> None:
+        """Dial and accept again. Idempotent."""
+        if self._suspended:
+            log.warning("links to peers are made again")
+            self._suspended = ""
+            self._dials.paused = False
+            self._dials.wake()
+
     def note_abuse(self, node_id: str, code: Code, reason: str) -> None:
         """Ban a node for `ABUSE_BAN` seconds after this node ended its link for abuse."""
         if code is Code.ABUSE and node_id not in self.policy.pins:
@@ -318,6 +339,8 @@ class PeerManager:
         """Return the refusal of a proven peer, None to admit it. Called on both sides of every
         link, before it is up.
         """
+        if self._suspended:
+            return LinkRefusal(Code.SHUTDOWN, self._suspended)
         if info.node_id == self.own_id:
             return LinkRefusal(Code.SELF, "this is the node itself")
         if info.outbound:

@@ -145,7 +145,9 @@ class HandshakeMachine:
         if isinstance(payload, Goodbye):
             self.state = HandshakeState.ENDED
             code, reason = read_goodbye(payload)
-            raise HandshakeRefused(code or Code.UNEXPECTED, reason, by_us=False)
+            proven = self.peer if self._tls_key is not None else None
+            peer = None if proven is None else proven.node_id
+            raise HandshakeRefused(code or Code.UNEXPECTED, reason, by_us=False, peer=peer)
         claimed = getattr(payload, "node_id", envelope.from_)
         if envelope.from_ != claimed:
             raise self.refusal(Code.WRONG_IDENTITY, "`from` and the node id differ")

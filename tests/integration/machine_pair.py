@@ -104,14 +104,21 @@ class MachinePair:
             over.set()
             placing.join()
 
-    def take_over(self, lose: Callable[[], None], find: Callable[[], None]) -> float:
-        """Lose the node under load, and find it again when the other machine trades. Returns the seconds until then."""
+    def take_over(
+        self,
+        lose: Callable[[], None],
+        find: Callable[[], None],
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> float:
+        """Lose the node under load, and find it again when the other machine trades. Returns the seconds until then.
+        `meanwhile` is called before it is found."""
         with self.load():
             began = time.monotonic()
             lose()
             self.other.ready()
             eventually(lambda: trades(self.other), what=lambda: self.other.log)
             took = time.monotonic() - began
+            meanwhile()
             find()
             assert self.node.exit_code(15) != 0
         self.node, self.other = self.other, self.node

@@ -138,7 +138,11 @@ def test_a_node_that_is_lost_trades_on_another_machine_and_loses_nothing(
     pair.start()
     took: dict[str, list[float]] = {}
     for number, name in enumerate(faults):
-        seconds = pair.take_over(lambda name=name: LOST[name](pair), lambda: find(pair))  # type: ignore[misc]
+        seconds = pair.take_over(
+            lambda name=name: LOST[name](pair),  # type: ignore[misc]
+            lambda: find(pair),
+            lambda: check_peer(peer, pair.other),
+        )
         took.setdefault(name, []).append(round(seconds, 1))
         check_peer(peer, pair.node)
         if number + 1 < len(faults):

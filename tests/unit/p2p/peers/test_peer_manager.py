@@ -58,6 +58,27 @@ async def test_a_record_is_connecting_while_it_is_dialled_and_keeps_why_it_faile
     assert "nobody there" in peer.last_error
 
 
+async def test_while_suspended_there_are_no_links_and_afterwards_they_are_back(net):
+    a, b, c = net.node("a"), net.node("b"), net.node("c")
+    await start(a, b, c)
+    a.manager.found(found(b))
+    await asyncio.sleep(0.5)
+    a.manager.suspend("another machine may be this node")
+    a.manager.suspend("said once")
+    assert a.connected() == ""
+    await asyncio.sleep(0.5)
+    assert b.connected() == ""
+    before = len(dials(net, "a"))
+    c.manager.found(found(a))
+    await asyncio.sleep(60)
+    assert (a.connected(), len(dials(net, "a"))) == ("", before)
+    assert "another machine may be this node" in c.manager.get_all_peers()[0].last_error
+    a.manager.resume()
+    await asyncio.sleep(60)
+    assert A in c.manager.links
+    assert B in a.manager.links
+
+
 async def test_several_addresses_of_a_node_are_one_peer(net):
     a, b = net.node("a"), net.node("b")
     net.nodes["198.51.100.1", 3000] = b

@@ -108,6 +108,19 @@ def test_the_accepting_sides_ack_waits_for_its_decision() -> None:
     with pytest.raises(HandshakeRefused) as bytes_received:
         dial.receive(wrap("goodbye", goodbye, B.node_id))
     assert (bytes_received.value.code, bytes_received.value.by_us) == (Code.FULL, False)
+    assert bytes_received.value.peer is None
+
+
+def test_a_refusal_has_the_peer_that_tls_has_proven() -> None:
+    dial = machine(Role.DIAL, terms(A), tls_key=B.public_key)
+    accept = machine(Role.ACCEPT, terms(B))
+    (hello,) = dial.start()
+    accept.start()
+    (answer,) = accept.receive(wrap(*hello, A.node_id))
+    dial.receive(wrap(*answer, B.node_id))
+    with pytest.raises(HandshakeRefused) as refused:
+        dial.receive(wrap("goodbye", Goodbye("duplicate", "kept"), B.node_id))
+    assert refused.value.peer == B.node_id
 
 
 def both(mine: HandshakeTerms, **more: Any) -> list[tuple[HandshakeMachine, HandshakeMachine]]:
