@@ -2,7 +2,8 @@
 
 Without TARGET all are listed. What is found is written to `crash-...` in the working directory; run it again with
 `python -m tests.fuzz TARGET FILE`. New inputs that reach new code go to the directory of `--corpus`, by
-default a temporary one; `--keep` merges the smallest set of them into tests/fuzz/corpus.
+default a temporary one; `--keep` runs nothing new but adds the shortest of them that reach more code to
+tests/fuzz/corpus, whose inputs every test run reads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.fuzz.corpus_choice import keep
 from tests.fuzz.targets import NAMES, load
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -28,7 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("files", nargs="*", type=Path, help="inputs to run once instead")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (default 1)")
     parser.add_argument("--corpus", type=Path, help="directory for inputs that reach new code")
-    parser.add_argument("--keep", action="store_true", help="merge them into tests/fuzz/corpus")
+    parser.add_argument(
+        "--keep", action="store_true", help="add the best of --corpus to those kept"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of libFuzzer (default 0: random)")
     return parser.parse_args()
 
@@ -44,6 +48,13 @@ def main() -> int:
             target.run(file.read_bytes())
             print(f"{file}: nothing found")
         return 0
+    if args.keep:
+        if args.corpus is None:
+            raise SystemExit("--keep needs --corpus: the directory of the inputs to choose from")
+        target = load(args.target)
+        count = keep(target.run, target.seeds(), args.corpus, CORPUS / args.target)
+        print(f"{count} inputs added to {CORPUS / args.target}")
+        return 0
     import atheris  # only here: inputs of the corpus run without it
 
     with atheris.instrument_imports(include=["config", "exchange", "node", "p2p"]):
@@ -56,9 +67,6 @@ def main() -> int:
         switches = [f"-max_total_time={int(60 * args.minutes)}", f"-max_len={MAX_LENGTH}"]
         if args.seed:
             switches.append(f"-seed={args.seed}")
-        if args.keep:
-            switches = ["-merge=1", f"-max_len={MAX_LENGTH}"]
-            found, kept = kept, found
         for number, seed in enumerate(target.seeds()):
             (found / f"seed-{number}").write_bytes(seed)
         atheris.Setup([sys.argv[0], *switches, str(found), str(kept)], target.run)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.__main__ import CORPUS
+from tests.fuzz.corpus_choice import keep
 from tests.fuzz.targets import NAMES, load
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +65,17 @@ def test_seconds_of_new_inputs_find_nothing(name: str, tmp_path: Path) -> None:
     text = ended.stderr.decode(errors="replace")
     assert ended.returncode == 0, text[-3000:]
     assert "Done" in text
+
+
+def test_inputs_are_kept_when_they_reach_more_than_shorter_ones(tmp_path: Path) -> None:
+    found, kept = tmp_path / "found", tmp_path / "kept"
+    found.mkdir()
+    target = load("framing")
+    whole = max(target.seeds(), key=len)
+    for number, data in enumerate((b"", whole, whole + b"\x00", b"\x00")):
+        (found / str(number)).write_bytes(data)
+    assert keep(target.run, [], found, kept) > 0
+    first = {path.read_bytes() for path in kept.iterdir()}
+    assert first < {b"", b"\x00", whole, whole + b"\x00"}
+    assert keep(target.run, [], found, kept) == 0
+    assert {path.read_bytes() for path in kept.iterdir()} == first

@@ -18,10 +18,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--nasty", action="store_true", help="more of every fault")
     parser.add_argument("--dishonest", action="store_true", help="with dishonest nodes")
+    parser.add_argument("--older", action="store_true", help="with nodes of an older version")
     parser.add_argument("--stop", action="store_true", help="end at the first failure")
     args = parser.parse_args()
+    kind = {"nasty": args.nasty, "dishonest": args.dishonest, "older": args.older}
     if args.seed is not None:
-        outcome = run_one(args.seed, nasty=args.nasty, dishonest=args.dishonest, echo=print)
+        outcome = run_one(args.seed, **kind, echo=print)
         print(outcome.trace)
         if outcome.failed:
             print(f"FAILED {outcome.failed}: {outcome.detail}")
@@ -30,7 +32,6 @@ def main() -> int:
     summary = Summary()
     seeds = range(args.start, args.start + args.seeds)
     progress = Progress(f"{args.seeds} seeds")
-    kind = {"nasty": args.nasty, "dishonest": args.dishonest}
     for outcome in run_many(seeds, jobs=args.jobs, **kind):
         summary.add(outcome)
         progress.update(summary.seeds / args.seeds)

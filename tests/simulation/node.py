@@ -129,6 +129,7 @@ class Node:
         self.keys = keys
         self.operator = operator
         self.processor: Processor | None = None  # None: what arrives is handled at once
+        self.older: frozenset[int] = frozenset()  # nodes that do not understand `branch`
         self.address_of: Callable[[int], str] = lambda peer: ""
         self.feed_limits = limits or FeedLimits()
         self._notes = 0
@@ -262,7 +263,8 @@ class Node:
 
     def link_up(self, peer: int) -> None:
         node_id = identity(peer).node_id
-        self.router.link_up(self.now, node_id, address=self.address_of(peer), branches=True)
+        branches = not {self.number, peer} & self.older
+        self.router.link_up(self.now, node_id, address=self.address_of(peer), branches=branches)
         self._flush()
         self.engine.neighbour_up(self.now, node_id)
         self._changed()

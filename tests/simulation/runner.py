@@ -11,7 +11,7 @@ from functools import partial
 
 from tests.simulation.dishonest.gangs import Gang, gang_of
 from tests.simulation.dishonest.world import DishonestWorld
-from tests.simulation.settings import settings_of
+from tests.simulation.settings import older_nodes, settings_of
 from tests.simulation.world import Outcome, run
 
 SHOWN = 60  # lines of a failure's trace
@@ -22,9 +22,12 @@ def run_one(
     *,
     nasty: bool = False,
     dishonest: bool = False,
+    older: bool = False,
     echo: Callable[[str], None] | None = None,
 ) -> Outcome:
     settings = settings_of(seed, nasty=nasty)
+    if older:
+        settings.older = older_nodes(seed, settings.nodes)
     if echo is not None:
         echo(str(settings))
     if not dishonest:
@@ -41,10 +44,15 @@ def run_one(
 
 
 def run_many(
-    seeds: Iterable[int], *, jobs: int, nasty: bool = False, dishonest: bool = False
+    seeds: Iterable[int],
+    *,
+    jobs: int,
+    nasty: bool = False,
+    dishonest: bool = False,
+    older: bool = False,
 ) -> Iterator[Outcome]:
     """In the order of the seeds."""
-    one = partial(run_one, nasty=nasty, dishonest=dishonest)
+    one = partial(run_one, nasty=nasty, dishonest=dishonest, older=older)
     _collect_rarely()
     if jobs <= 1:
         yield from map(one, seeds)
@@ -62,8 +70,11 @@ def _collect_rarely() -> None:
     gc.set_threshold(100_000, 20, 20)
 
 
-def replay_command(seed: int, *, nasty: bool = False, dishonest: bool = False) -> str:
-    switches = f"{' --nasty' if nasty else ''}{' --dishonest' if dishonest else ''}"
+def replay_command(
+    seed: int, *, nasty: bool = False, dishonest: bool = False, older: bool = False
+) -> str:
+    chosen = {"nasty": nasty, "dishonest": dishonest, "older": older}
+    switches = "".join(f" --{name}" for name, on in chosen.items() if on)
     return f"python -m tests.simulation --seed {seed}{switches}"
 
 
@@ -116,13 +127,13 @@ class Summary:
         )
 
     @staticmethod
-    def report(outcome: Outcome, *, nasty: bool = False, dishonest: bool = False) -> str:
+    def report(outcome: Outcome, **kind: bool) -> str:
         """A failure: what is broken, what happened last, how to see it again."""
         return "\n".join(
             [
                 f"SEED {outcome.seed} FAILED: {outcome.failed}",
                 f"  {outcome.detail}",
                 *(f"    {line}" for line in outcome.tail[-SHOWN:]),
-                f"  replay: {replay_command(outcome.seed, nasty=nasty, dishonest=dishonest)}",
+                f"  replay: {replay_command(outcome.seed, **kind)}",
             ]
         )

@@ -82,6 +82,7 @@ class Settings:
     latecomers: int
     faults: Faults
     trading: Trading
+    older: frozenset[int] = frozenset()  # nodes of a version without `branch`
 
     def __str__(self) -> str:
         faults, trading = self.faults, self.trading
@@ -94,7 +95,8 @@ class Settings:
             f"{faults.partitions} partitions, {faults.breaks} breaks, sniper {faults.sniper}, "
             f"{'instruments' if trading.instruments else 'lots'}, {trading.accounts} accounts, "
             f"special {trading.special}, credit {trading.credit}, {trading.halts} halts, "
-            f"{trading.payments} payments, {trading.freezes} freezes, {trading.keys} key acts"
+            f"{trading.payments} payments, {trading.freezes} freezes, {trading.keys} key acts, "
+            f"{len(self.older)} older nodes"
         )
 
     @contextmanager
@@ -171,6 +173,12 @@ def settings_of(seed: int, *, nasty: bool = False) -> Settings:
         faults=faults,
         trading=_trading_of(seed, nasty=nasty),
     )
+
+
+def older_nodes(seed: int, nodes: int) -> frozenset[int]:
+    """Nodes of an older version: one, a half, or all but one, so that pairs of every kind meet."""
+    rng = random.Random(f"older {seed}")
+    return frozenset(rng.sample(range(nodes), rng.choice((1, max(nodes // 2, 1), nodes - 1))))
 
 
 def _trading_of(seed: int, *, nasty: bool) -> Trading:

@@ -78,5 +78,13 @@ def test_a_seed_replays_exactly_in_another_process() -> None:
     assert traces == {" ".join(here) + "\n"}
 
 
+@pytest.mark.parametrize("seed", [7500000, 7500004])
+def test_every_invariant_holds_beside_nodes_of_an_older_version(seed: int) -> None:
+    outcome = run_one(seed, older=True)
+    assert outcome.failed is None, outcome.detail
+    assert outcome.fills
+    assert outcome.trace != run_one(seed).trace
+
+
 def test_different_seeds_are_different_runs() -> None:
     assert len({run_one(seed).trace for seed in range(4)}) == 4

@@ -114,7 +114,7 @@ class World:
     def _make_node(self, number: int, directory: Path) -> Node:
         settings, rng = self.settings, self.rng
         disk: Disk = JournalDisk(directory / f"{number}.db") if settings.journal else MemoryDisk()
-        return Node(
+        node = Node(
             number,
             keys=(RealKeys if settings.real_keys else FastKeys)(identity(number)),
             markets=self._markets(number),
@@ -136,6 +136,8 @@ class World:
             extra_markets=self.extra_markets,
             limits=self.feed_limits,
         )
+        node.older = settings.older
+        return node
 
     # For worlds with more than honest nodes
 

@@ -154,7 +154,7 @@ class DishonestWorld(World):
         alone = self._probe("alone")
         self.latency = {"attacked": attacked, "alone": alone}
         self.trace.note("latency", attacked, alone)
-        if self.judged and attacked > RATIO * alone:
+        if self.judged and not self.settings.older and attacked > RATIO * alone:
             raise Violation(
                 "honest_latency",
                 f"p95 {attacked * 1e3:.1f} ms beside {self.gang}, {alone * 1e3:.1f} ms without",
