@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -138,8 +139,12 @@ class Desk:
         self._database(port + 10)
         self._bus(port + 11)
         standby = self._standby(port)
-        self._node("node a", port, ["--bootstrap", f"127.0.0.1:{port + 5}"], standby)
-        self._node("node b", port + 4, ["--bootstrap", f"127.0.0.1:{port + 1}"])
+        if standby is None or standby.id_wanted:
+            self._node("node a", port, ["--bootstrap", f"127.0.0.1:{port + 5}"], standby)
+        else:
+            self.missing.append("node a: its standby has taken over, and is the node now")
+        known = [f"127.0.0.1:{port + 1}", *([f"127.0.0.1:{port + 3}"] if standby else [])]
+        self._node("node b", port + 4, [word for at in known for word in ("--bootstrap", at)])
 
     def _database(self, port: int) -> None:
         server, initdb = program("postgres"), program("initdb")
@@ -186,9 +191,17 @@ class Desk:
         command += ["--data-dir", str(data), "--api-port", str(port + 2)]
         command += ["--p2p-port", str(port + 3), "--bootstrap", f"127.0.0.1:{port + 5}"]
         settings = {**self.settings, **self._lease}
-        part = Part("standby", command, port + 2, settings, id_wanted=True)
+        part = Part("standby", command, port + 2, settings, id_wanted=not self._replaced())
         self.parts.append(part)
         return part
+
+    def _replaced(self) -> bool:
+        """Report if the standby has taken over, in this run or an earlier one."""
+        try:
+            role = json.loads((self.directory / "standby" / "standby.json").read_bytes())["role"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return bool(role == "primary")
 
     def _node(self, name: str, port: int, options: list[str], standby: Part | None = None) -> None:
         data = self.directory / name.replace(" ", "-")
@@ -217,7 +230,8 @@ class Desk:
 
     def hints(self) -> list[str]:
         """Return commands for a first look."""
-        a, b = (self.directory / name for name in ("node-a", "node-b"))
+        first = "standby" if self._replaced() else "node-a"
+        a, b = (self.directory / name for name in (first, "node-b"))
         lines = [
             f"exchange-node order sell BTC-USD 0.5 @ 30000 --data-dir {a}",
             f"exchange-node order buy BTC-USD 0.2 @ 30000 --data-dir {b}",
