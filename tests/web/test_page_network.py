@@ -93,6 +93,10 @@ def test_the_map_feeds_and_strategies_of_a_chain_while_it_changes(
     far = feeds.get_by_role("row").filter(has_text=c.node_id[:8]).filter(has_text="TEST-USD")
     far.get_by_text("relayed by others").wait_for()
     far.get_by_text("up to date").wait_for()
+    peers = page.get_by_role("region", name="Peers").get_by_role("row")
+    (known,) = [p for p in a.ask(lambda client: client.peers()) if p.node_id == b.node_id]
+    assert known.reputation is not None
+    peers.filter(has_text=f"{b.node_id[:8]}connected").filter(has_text=known.reputation).wait_for()
     near = feeds.get_by_role("row").filter(has_text=b.node_id[:8]).filter(has_text="TEST-USD")
     near.get_by_text("direct link").wait_for()
     strategies = page.get_by_role("region", name="Discovery")

@@ -31,6 +31,8 @@ import { Facts, badge, panel } from "./sheet.js";
  * @property {string | null} [banned_until]
  * @property {string | null} [path]
  * @property {string | null} [via] node id of the relaying neighbour
+ * @property {string | null} [reputation]
+ * @property {string[]} [reputation_reasons] the weightiest first
  *
  * @typedef {{name: string, state: string, detail: string, found: number}} Discovery
  */
@@ -170,6 +172,7 @@ function peersTable(model, offers) {
       { title: "Sent", text: (p) => bytes(p.bytes_sent), numeric: true },
       { title: "Linked since", text: (p) => moment(p.connected_at) },
       { title: "Last heard", text: (p) => ago(p.last_seen) },
+      { title: "Reputation", text: reputation, class: (p) => (p.reputation === "abusive" ? "wrap down" : "wrap") },
       { title: "Offers", text: offers, class: () => "wrap" },
       { title: "Version", text: (p) => p.version ?? "–" },
       {
@@ -195,6 +198,13 @@ function peersTable(model, offers) {
     (p) => p.node_id ?? `${p.address}:${p.port}`,
     "No peers yet. Type the address of another node above, or wait until one is found.",
   );
+}
+
+/** What this node knows of a peer, with the weightiest reason. @param {Peer} peer */
+function reputation(peer) {
+  if (!peer.reputation) return "–";
+  const [reason] = peer.reputation_reasons ?? [];
+  return reason === undefined ? peer.reputation : `${peer.reputation}: ${reason}`;
 }
 
 /** @param {Element | null} target @param {string} word @param {Peer} peer */
