@@ -24,7 +24,7 @@ from p2p.grenache.dht.krpc import (
     KrpcFailure,
     KrpcReply,
 )
-from p2p.grenache.dht.queries import Failed, Late, PendingQuery, Replied
+from p2p.grenache.dht.queries import Failed, Late, Path, PendingQuery, Replied
 from p2p.grenache.dht.routing_table import number
 from p2p.grenache.directory import Address
 
@@ -177,12 +177,17 @@ class IterativeSearch:
             elif candidate.state is CandidateState.LATE and candidate.query is not None:
                 if candidate.query.late is Late.SLOW:
                     slow = True
-                elif not candidate.query.path.hopeless:
+                elif not self._given_up(candidate.query.path):
                     stalled = True
         # Not after one timeout already: a busy node would be left out of every result.
         if slow or answered or not stalled:
             return slow
         return self._enough is None or not self._enough(now)
+
+    def _given_up(self, path: Path) -> bool:
+        """Return True if a stalled path is not awaited. Only lookups
+        end at the first silence: an announcement would be lost."""
+        return path.hopeless or (self._enough is not None and path.silent)
 
     def _query(self, now: float, candidate: Candidate) -> None:
         if self.asked >= MAX_ASKED:

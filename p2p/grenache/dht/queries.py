@@ -5,6 +5,7 @@ address has its own estimate of the response time (RFC 6298), and a query become
 
     slow       after one timeout: sent again; its search also queries another node
     stalled    after another: sent again; no longer awaited, but its answer is still accepted
+    silent     PATIENCE after its start: a lookup does not await it even without any other answer
     failed     after a second at least
 
 Two timeouts are thus the price of a dead node where every answer counts, in networks of a few nodes. The
@@ -37,6 +38,7 @@ MIN_TIMEOUT: Final = 0.025  # seconds that a busy process may pause
 MAX_TIMEOUT: Final = 1.0
 GIVE_UP: Final = (1.0, 4.0)  # seconds, at least and at most, until a query has failed
 TRIES: Final = 4  # datagrams per query
+PATIENCE: Final = 0.14  # seconds for an address that answered before; a dead one costs no more
 MAX_PATHS: Final = 4096
 MAX_PENDING: Final = 4096
 TRANSACTION_BYTES: Final = 4  # random: only a receiver of the query can answer it
@@ -56,6 +58,7 @@ class Late(IntEnum):
     NO = 0
     SLOW = 1
     STALLED = 2
+    SILENT = 3
 
 
 class Rtt:
@@ -85,11 +88,12 @@ class Rtt:
 class Path:
     """Statistics of an address: round-trip time and recent losses."""
 
-    __slots__ = ("answered", "failures", "rtt", "stalled")
+    __slots__ = ("answered", "failures", "rtt", "silent", "stalled")
 
     def __init__(self) -> None:
         self.rtt = Rtt()
         self.stalled = False  # its last query stalled, and no message came since
+        self.silent = False  # nor within PATIENCE; only where round trips were measured
         self.answered = False  # ever
         self.failures = 0  # queries in a row
 
@@ -195,7 +199,7 @@ class Queries:
         """Record a message from the address (perhaps forged): it may be awaited again."""
         path = self._paths.get(address)
         if path is not None:
-            path.stalled = False
+            path.stalled = path.silent = False
 
     def ask(
         self,
@@ -231,6 +235,9 @@ class Queries:
         query.transactions.append(transaction)
         self._send(encode_query(transaction, query.sender, query.ask), query.address)
         wait = query.timeout if query.sent < 2 else query.timeout * 2 ** (query.sent - 1)
+        left = query.started + PATIENCE - now
+        if query.sent >= 2 and left > 0:
+            wait = min(wait, left)
         query.sent += 1
         query.timer = self._timers.at(now + wait, partial(self._late, query))
 
@@ -245,11 +252,12 @@ class Queries:
                 return transaction
 
     def _late(self, query: PendingQuery, now: float) -> None:
-        late = Late.SLOW if query.sent < min(2, query.tries) else Late.STALLED
+        late = self._lateness(now, query)
         if late > query.late:
             query.late = late
-            if late is Late.STALLED:  # a younger query is only slow yet, and proves nothing
+            if late is not Late.SLOW:  # a younger query is only slow yet, and proves nothing
                 query.path.stalled = True
+                query.path.silent |= late is Late.SILENT
             if query.on_late is not None:
                 query.on_late(now)
         if query.sent < query.tries:
@@ -266,6 +274,16 @@ class Queries:
         self._unanswered(now, query.address)
         failed(now, None)
 
+    @staticmethod
+    def _lateness(now: float, query: PendingQuery) -> Late:
+        """Return the lateness of a query whose timer has run out."""
+        if query.sent < min(2, query.tries):
+            return Late.SLOW
+        # The timer's time is a rounded sum.
+        if query.path.answered and now >= query.started + PATIENCE - 1e-6:
+            return Late.SILENT
+        return Late.STALLED
+
     def message(self, now: float, source: Address, message: KrpcReply | KrpcFailure) -> bool:
         """Process an answer. Returns True if it answers an own query to that address."""
         query, sent_at = self._pending.get(message.transaction, (None, 0.0))
@@ -276,7 +294,7 @@ class Queries:
         path = query.path
         path.rtt.sample(now - sent_at)
         self._usual.sample(now - sent_at)
-        path.stalled = False
+        path.stalled = path.silent = False
         path.answered = True
         path.failures = 0
         if isinstance(message, KrpcReply):

@@ -510,10 +510,45 @@ def test_where_the_only_other_node_is_dead_a_service_known_here_is_found_all_the
     assert found
     assert began < found[0] <= began + at_most
     assert solo.node.listed(solo.now, SERVICE, ()) == [("10.0.0.7", 80)]
-    unknown = []
-    solo.node.lookup(solo.now, b"unknown", lambda result: unknown.append(solo.now))
-    solo.wait(0.3)
-    assert not unknown  # an answer may come yet
+
+
+def met_with_round_trip(rtt: float) -> Solo:
+    solo = Solo()
+    solo.meet(NEAR, node_id(1))
+    for _ in range(20):
+        solo.node.lookup(solo.now, b"other", lambda found: None)
+        ((_, query),) = solo.sent()
+        solo.wait(rtt)
+        assert isinstance(query, KrpcQuery)
+        solo.answer(NEAR, query, node_id(1), token=b"t")
+    return solo
+
+
+@pytest.mark.parametrize("rtt", [0.0005, 0.01, 0.05])
+def test_where_the_only_other_node_is_dead_an_unknown_service_takes_150_ms_at_most(rtt):
+    solo = met_with_round_trip(rtt)
+    for limit in (0.15, 0.0, 0.0):
+        began, ended = solo.now, []
+        solo.node.lookup(began, b"unknown", lambda result, ended=ended: ended.append(solo.now))
+        solo.wait(limit)
+        assert ended
+        assert ended[0] <= began + limit
+    announced = []
+    solo.node.announce(solo.now, SERVICE, 80, None, announced.append)
+    solo.wait(0.2)
+    assert not announced  # it may still be accepted
+
+
+@pytest.mark.parametrize("pause", [0.06, 0.13])
+def test_a_neighbour_that_pauses_for_less_is_still_awaited(pause):
+    solo = met_with_round_trip(0.001)
+    results: list[LookupResult] = []
+    solo.node.lookup(solo.now, SERVICE, results.append)
+    (_, query) = solo.queries(solo.sent())[0]
+    solo.wait(pause)
+    assert not results
+    solo.answer(NEAR, query, node_id(1), token=b"t", peers=(pack(("10.0.0.9", 9)),))
+    assert [result.peers for result in results] == [(pack(("10.0.0.9", 9)),)]
 
 
 def test_a_dead_node_is_no_longer_passed_on():

@@ -167,7 +167,26 @@ def test_a_dead_node_that_was_near_costs_tens_of_milliseconds():
     events = {kind: at - began for kind, at in bench.events}
     assert events["SLOW"] == pytest.approx(0.025)
     assert events["STALLED"] == pytest.approx(0.05)
+    assert events["SILENT"] == pytest.approx(0.14)
     assert events["failed"] == pytest.approx(1.0)
+
+
+def test_an_address_that_never_answered_is_not_silent_before_it_has_failed():
+    bench = Bench()
+    bench.ask()
+    bench.wait(0.9)
+    assert kinds(bench) == ["SLOW", "STALLED"]
+    assert not bench.queries.path(THERE).silent
+
+
+def test_a_silent_address_is_awaited_again_after_any_message():
+    bench = Bench()
+    bench.round_trip(0.001)
+    bench.ask()
+    bench.wait(0.2)
+    assert bench.queries.path(THERE).silent
+    bench.queries.alive(THERE)
+    assert not bench.queries.path(THERE).silent
 
 
 def test_a_new_address_is_expected_to_be_as_fast_as_others():
