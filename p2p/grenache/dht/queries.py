@@ -235,11 +235,12 @@ class Queries:
         query.transactions.append(transaction)
         self._send(encode_query(transaction, query.sender, query.ask), query.address)
         wait = query.timeout if query.sent < 2 else query.timeout * 2 ** (query.sent - 1)
-        left = query.started + PATIENCE - now
-        if query.sent >= 2 and left > 0:
-            wait = min(wait, left)
         query.sent += 1
-        query.timer = self._timers.at(now + wait, partial(self._late, query))
+        silent_at = query.started + PATIENCE
+        if query.late is Late.STALLED and query.path.answered and now < silent_at < now + wait:
+            query.timer = self._timers.at(silent_at, partial(self._silent, query, now + wait))
+        else:
+            query.timer = self._timers.at(now + wait, partial(self._late, query))
 
     def _transaction(self) -> bytes:
         while True:
@@ -251,15 +252,25 @@ class Queries:
             if transaction not in self._pending:
                 return transaction
 
-    def _late(self, query: PendingQuery, now: float) -> None:
+    def _silent(self, query: PendingQuery, then: float, now: float) -> None:
+        """Judge the query again, and send its next datagram at `then`."""
+        query.timer = self._timers.at(then, partial(self._late, query))
+        self._judge(now, query)
+
+    def _judge(self, now: float, query: PendingQuery) -> None:
         late = self._lateness(now, query)
         if late > query.late:
-            query.late = late
-            if late is not Late.SLOW:  # a younger query is only slow yet, and proves nothing
+            # A younger query is only slow yet, and proves nothing; a message since the stall does.
+            if late is not Late.SLOW and query.late < Late.STALLED:
                 query.path.stalled = True
-                query.path.silent |= late is Late.SILENT
+            if late is Late.SILENT and query.path.stalled:
+                query.path.silent = True
+            query.late = late
             if query.on_late is not None:
                 query.on_late(now)
+
+    def _late(self, query: PendingQuery, now: float) -> None:
+        self._judge(now, query)
         if query.sent < query.tries:
             self._transmit(now, query)
             return

@@ -179,6 +179,20 @@ def test_an_address_that_never_answered_is_not_silent_before_it_has_failed():
     assert not bench.queries.path(THERE).silent
 
 
+def test_an_address_that_spoke_after_a_stall_is_not_silent():
+    bench = Bench()
+    bench.round_trip(0.001)
+    bench.ask()
+    bench.wait(0.1)
+    path = bench.queries.path(THERE)
+    assert path.stalled
+    bench.queries.alive(THERE)
+    bench.wait(0.1)
+    assert kinds(bench)[-1] == "SILENT"
+    assert not path.stalled
+    assert not path.silent
+
+
 def test_a_silent_address_is_awaited_again_after_any_message():
     bench = Bench()
     bench.round_trip(0.001)
