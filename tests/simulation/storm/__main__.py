@@ -74,12 +74,12 @@ def matrix(parts: list[str] | None, seeds: range, jobs: int) -> int:
 
 def real(seeds: range) -> int:
     """Print messages a second through `Gate` on this machine's clock, and in virtual time."""
-    print("messages a second, capacity 500, no load reports; the machine should be quiet")
+    print("messages a second, capacity 500, no load reports")
     for spread in ("exponential", "lognormal cv 2"):
         for seed in seeds:
             found = real_clock.measure(spread, seed)
             print(
-                f"  {spread:20} real {found.real:5.0f} of {found.bare:5.0f} that the server does here,"
+                f"  {spread:20} real {found.real:5.0f} of {found.capacity:5.0f} that the server could do,"
                 f" virtual {found.virtual:5.0f} of 500: {found.share:.2f}x",
                 flush=True,
             )

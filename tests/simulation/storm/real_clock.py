@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
 from node.demos.loopback import LoopbackLink, LoopbackServer, LoopTime
+from node.demos.server_model import Done, Timeline
 from p2p.flow import Gate, Governor, LoadReport, Outcome
 from tests.simulation.storm.matrix import Cell, Endless
 from tests.simulation.storm.spreads import CAPACITY, SpreadServer
@@ -17,26 +17,49 @@ WARM_S, LENGTH_S = 5.0, 10.0
 WAITING = 100  # messages that always wait in the gate
 
 
-BARE = 30  # requests always in flight without a gate: what the server can do on this machine now
-BARE_S = 3.0
-
-
 class Rates(NamedTuple):
-    """Messages a second after `WARM_S`, for `LENGTH_S`. `bare`: without a gate, just before and after."""
+    """Messages a second after `WARM_S`, for `LENGTH_S`. `capacity`: of the server in those seconds."""
 
     real: float
-    bare: float
+    capacity: float
     virtual: float
 
     @property
     def share(self) -> float:
-        """Share of what the server can do, as a multiple of that in virtual time."""
-        return (self.real / self.bare) / (self.virtual / CAPACITY)
+        """Share of what the server could do, as a multiple of that in virtual time."""
+        return (self.real / self.capacity) / (self.virtual / CAPACITY)
+
+
+class ClockedServer(SpreadServer):
+    """Measures how long its requests occupy a worker: a late timer or a stall of the machine counts."""
+
+    def __init__(self, time: Timeline, rng: random.Random, spread: str) -> None:
+        super().__init__(time, rng, spread)
+        self._occupied = 0.0
+        self._counted_at = time.now
+
+    def arrive(self, reply: Done) -> None:
+        self._count()
+        super().arrive(reply)
+
+    def _done(self, life: int, number: int, waited: float, served: float) -> None:
+        self._count()
+        super()._done(life, number, waited, served)
+
+    def _count(self) -> None:
+        now = self._time.now
+        self._occupied += len(self._serving) * (now - self._counted_at)
+        self._counted_at = now
+
+    def totals(self) -> tuple[int, float]:
+        """Requests served, and the seconds of workers that they took."""
+        self._count()
+        return self.served, self._occupied
 
 
 def measure(spread: str, seed: int) -> Rates:
-    real, bare = asyncio.run(_real(spread, seed))
-    return Rates(real, bare, _virtual(spread, seed))
+    real, capacity = asyncio.run(_real(spread, seed))
+    return Rates(real, capacity, _virtual(spread, seed))
 
 
 def _virtual(spread: str, seed: int) -> float:
@@ -49,7 +72,8 @@ def _virtual(spread: str, seed: int) -> float:
 
 async def _real(spread: str, seed: int) -> tuple[float, float]:
     time = LoopTime()
-    server = LoopbackServer(SpreadServer(time, random.Random(f"server {seed}"), spread))
+    model = ClockedServer(time, random.Random(f"server {seed}"), spread)
+    server = LoopbackServer(model)
     await server.start()
     link = LoopbackLink(time, server.port, timeout_s=5.0)
     rng = random.Random(f"sender {seed}")
@@ -67,19 +91,6 @@ async def _real(spread: str, seed: int) -> tuple[float, float]:
         if await done != "ok":
             raise ConnectionResetError
 
-    async def bare() -> float:
-        """Requests a second with `BARE` always in flight."""
-        count = 0
-
-        async def ask_on() -> None:
-            nonlocal count
-            while True:
-                await ask()
-                count += 1
-
-        return await _rate_of([ask_on() for _ in range(BARE)], lambda: count, 1.0, BARE_S)
-
-    before = await bare()
     async with Gate(rng=rng, governor=Governor(rng=rng, feedback=False)) as gate:
 
         async def send() -> None:
@@ -88,28 +99,18 @@ async def _real(spread: str, seed: int) -> tuple[float, float]:
                 await gate.call(ask)
                 answered += 1
 
-        rate = await _rate_of([send() for _ in range(WAITING)], lambda: answered, WARM_S, LENGTH_S)
-    bare_rate = (before + await bare()) / 2.0
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(send()) for _ in range(WAITING)]
+        await asyncio.sleep(WARM_S)
+        before, since, (served, occupied) = answered, loop.time(), model.totals()
+        await asyncio.sleep(LENGTH_S)
+        rate = (answered - before) / (loop.time() - since)
+        served_now, occupied_now = model.totals()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    capacity = model.settings.workers * (served_now - served) / (occupied_now - occupied)
     await link.close()
     await server.close()
     time.close()
-    return rate, bare_rate
-
-
-async def _rate_of(
-    senders: list[Coroutine[None, None, None]],
-    answered: Callable[[], int],
-    warm_s: float,
-    length_s: float,
-) -> float:
-    """Run the senders; answers a second after `warm_s`."""
-    loop = asyncio.get_running_loop()
-    tasks = [loop.create_task(sender) for sender in senders]
-    await asyncio.sleep(warm_s)
-    before, since = answered(), loop.time()
-    await asyncio.sleep(length_s)
-    rate = (answered() - before) / (loop.time() - since)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return rate
+    return rate, capacity
