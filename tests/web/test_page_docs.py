@@ -56,6 +56,11 @@ PROBLEMS = {
     "settle": {"unknown_node"},
     "connectPeer": {"connect_failed"},
     "pingNode": {"unknown_node"},
+    "getDeskStatus": {"no_desk"},
+    "listDeskBalances": {"no_desk"},
+    "listDeskOrders": {"no_desk"},
+    "listDeskTrades": {"no_desk"},
+    "listDeskObligations": {"no_desk"},
 }
 LINES = """() => [...document.querySelectorAll("section.operation")].map((section) => ({
   name: section.querySelector("h3").id,
