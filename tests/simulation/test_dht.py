@@ -29,7 +29,8 @@ def test_the_same_seed_gives_the_same_run():
 
 
 def test_searches_find_the_nodes_that_are_really_closest():
-    assert scenarios.closest_found(60, 3, targets=20) > 0.9
+    found = statistics.fmean(scenarios.closest_found(60, seed, targets=20) for seed in range(3))
+    assert found > 0.96  # one datagram of a hundred is lost, each way
 
 
 @pytest.mark.parametrize("seed", range(3))

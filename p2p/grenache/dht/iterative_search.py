@@ -2,9 +2,10 @@
 none.
 
 The search ends when the k closest live nodes have answered. Beside a slow node the next one is
-queried as well; after QUORUM answers the search does not wait for slow nodes, and before that not
-for nodes whose queries have stalled. Without any answer it waits for all, unless the caller has
-enough of its own.
+queried as well. A lookup waits for slow nodes until QUORUM nodes have answered; other searches, whose
+result is the nodes themselves, wait for every slow node that may be one of the k closest. No search
+waits for nodes whose queries have stalled, except where no node answers at all and the caller has
+not enough of its own.
 """
 
 from __future__ import annotations
@@ -169,11 +170,14 @@ class IterativeSearch:
             return False
         answered = 0
         slow = stalled = False
-        for candidate in self._candidates.values():
+        for _, address in self._order:
+            candidate = self._candidates[address]
             if candidate.state is CandidateState.ANSWERED:
                 answered += 1
-                if answered >= QUORUM:
+                if answered >= QUORUM and self._enough is not None:
                     return False
+                if answered >= K:
+                    break
             elif candidate.state is CandidateState.LATE and candidate.query is not None:
                 if candidate.query.late is Late.SLOW:
                     slow = True

@@ -61,7 +61,7 @@ class World:
         return True
 
     def search(
-        self, known=(), unnamed=(), visit=lambda *_: True, concurrency=16
+        self, known=(), unnamed=(), visit=lambda *_: True, concurrency=16, enough=None
     ) -> IterativeSearch:
         """A search run to its end, 30 s at most."""
 
@@ -69,7 +69,9 @@ class World:
             assert self.finished_at is None, "ended twice"
             self.finished_at = now
 
-        search = IterativeSearch(self, OWN, FindNode(TARGET), TARGET, concurrency, visit, done)
+        search = IterativeSearch(
+            self, OWN, FindNode(TARGET), TARGET, concurrency, visit, done, enough
+        )
         search.start(self.now, known, unnamed)
         while self.timers.next() <= self.now + 30:
             self.now = self.timers.next()
@@ -193,9 +195,32 @@ def test_when_few_answer_the_slow_are_waited_for_until_they_stall():
     world = World()
     nodes = [world.node() for _ in range(QUORUM + 1)]
     world.dead = {nodes[0].address}
-    world.search(known=nodes)
+    world.search(known=nodes, enough=lambda now: False)
     assert world.finished_at is not None
     assert world.finished_at <= 0.101
+
+
+def test_only_a_lookup_leaves_out_a_close_node_that_is_slow():
+    for enough in (None, lambda now: False):
+        world = World()
+        nodes = [world.node() for _ in range(40)]
+        for _ in range(5):
+            world.finished_at = None
+            world.search(known=nodes)
+        nodes.sort(key=lambda node: number(node.id) ^ number(TARGET))
+        first_queries = dict.fromkeys([nodes[0].address], 1)
+        transmit = world._send
+
+        def lose_one(data: bytes, address, lost=first_queries, transmit=transmit) -> None:
+            if not lost.pop(address, 0):
+                transmit(data, address)
+
+        world.queries._send = lose_one
+        world.finished_at = None
+        search = world.search(known=nodes, enough=enough)
+        found = [c.id for c in search.closest()]
+        left_out = 0 if enough is None else 1
+        assert found == [node.id for node in nodes[left_out : left_out + K]]
 
 
 def test_without_any_answer_all_nodes_are_awaited():
