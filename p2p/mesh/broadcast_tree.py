@@ -14,7 +14,7 @@ Differences from the paper:
 - Recent ids are announced again, a few times, to peers with few links that they were pushed to and that have not
   shown that they hold them (nothing else would ever repeat a push that was lost).
 - A node pushes to MAX_PUSHED links that ask for it and refuses others, so that a node with many links is not the parent
-  of all. A peer with few links is not refused.
+  of all. A peer with few links is not refused, and no network group keeps the slots of others (`p2p.mesh.push_slots`).
 - An announced payload is waited for as long as such payloads have taken to come (mean and three deviations). Until
   that is known the wait follows each link: a pull that a push overtook makes the next wait longer.
 - Everything that a peer can make this node remember or send is bounded, see `p2p.base.limits`.
@@ -39,15 +39,13 @@ from p2p.base.seen_window import SeenWindow
 from p2p.base.timers import Deadlines
 from p2p.base.tokens import Tokens
 from p2p.mesh.push_choice import BroadcastArrivals, PushChanges, PushChoice
+from p2p.mesh.push_slots import MAX_PUSHED, displaced_by
 from p2p.wire.messages import Branch, Graft, IHave, Prune
 
 ID_LENGTH: Final = 16
 ITEM_OVERHEAD: Final = 512  # bytes of bookkeeping that a stored item is taken to cost
 PATIENCE_GROWTH: Final = 1.25  # times what would have been long enough
 PATIENCE_DECAY: Final = 0.98  # for each pull that was needed
-MAX_PUSHED: Final = (
-    8  # links that may ask to be pushed to; others are refused, unless they have no other
-)
 OWN_LINKS: Final = 16  # links over which an origin sends its own broadcasts
 LEAST_WAIT: Final = 0.05  # seconds for an announced payload
 LAG_SAMPLES: Final = 16  # payloads that came after their announcement, before their lag counts
@@ -92,6 +90,7 @@ class _Peer:
     repeats: Tokens  # pulls of ids that it has pulled before
     patience: float  # seconds to wait for its announced or requested messages
     able: bool  # it understands requests by origin (BRANCH)
+    group: str  # network group of its address; empty: of its own
     eager: bool = True  # payloads are pushed to it
     requested: bool = False  # it has asked for that
     few_links: bool = True  # it has no other links to be pushed to, or has not stated it
@@ -182,8 +181,10 @@ class BroadcastTree(Generic[Item]):
 
     # Links
 
-    def link_up(self, now: float, name: str, *, able: bool = False) -> None:
-        """Add a link: eager at first. The stored ids are announced to it. `able`: its peer understands BRANCH."""
+    def link_up(self, now: float, name: str, *, able: bool = False, group: str = "") -> None:
+        """Add a link: eager at first. The stored ids are announced to it. `able`: its peer understands BRANCH; `group`: the
+        network group of its address, empty for a link that shares its group with no other.
+        """
         self.link_down(now, name)
         taken = 0
         for peer in self._peers.values():
@@ -191,7 +192,7 @@ class BroadcastTree(Generic[Item]):
         free = ~taken & (taken + 1)  # lowest bit that no link uses
         budget = Tokens(limits.GRAFT_BYTES_PER_SECOND, now)
         self._peers[name] = _Peer(
-            free, budget, Tokens(REPEATED_PULLS, now), self._graft_timeout, able
+            free, budget, Tokens(REPEATED_PULLS, now), self._graft_timeout, able, group
         )
         self._apply(now, self.choice.link_up(now, name, able=able))
         self._forget_old(now)
@@ -413,15 +414,22 @@ class BroadcastTree(Generic[Item]):
         return len(keys) <= limits.ANNOUNCE_MAX_IDS
 
     def _push_or_refuse(self, name: str, peer: _Peer) -> None:
-        if peer.requested or peer.few_links or self._pushed_to() < MAX_PUSHED:
-            peer.eager = peer.requested = True
-            return
-        peer.eager = False
+        if not (peer.requested or peer.few_links):
+            holders = {
+                n: p.group for n, p in self._peers.items() if p.requested and not p.few_links
+            }
+            if len(holders) >= MAX_PUSHED:
+                displaced = displaced_by(peer.group, holders)
+                if displaced is None:
+                    self._refuse(name, peer)
+                    return
+                self._refuse(displaced, self._peers[displaced])
+        peer.eager = peer.requested = True
+
+    def _refuse(self, name: str, peer: _Peer) -> None:
+        peer.eager = peer.requested = False
         self.counters["refusals"] += 1
         self._emit((name,), Prune(refusal=True))
-
-    def _pushed_to(self) -> int:
-        return sum(peer.requested and not peer.few_links for peer in self._peers.values())
 
     def on_prune(self, now: float, via: str, *, refusal: bool = False) -> None:
         """Process a PRUNE: nothing is to be pushed to the peer, or it refuses to push."""

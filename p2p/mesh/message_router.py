@@ -37,6 +37,7 @@ from p2p.base import limits
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.base.identity import NODE_ID_LENGTH, Identity
+from p2p.base.network_group import is_local, network_group
 from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import BroadcastTree
 from p2p.mesh.clock_offsets import ClockOffsets
@@ -258,7 +259,7 @@ class MessageRouter:
     ) -> None:
         """Add an established link to `peer`, direct or over Grenache, and send the messages queued for it.
 
-        `address`: its IP address, for the budget of its network. `exempt`: it has no budgets. `notices`: it
+        `address`: its IP address, for the shares of its network. `exempt`: it has no budgets. `notices`: it
         understands the message type `refused`; `branches`: the type `branch`; `segments`: the type `relay_stream`.
         """
         if peer in self._bad:
@@ -270,7 +271,8 @@ class MessageRouter:
             self._notices.add(peer)
         if segments:
             self._carriers.add(peer)
-        self.gossip.link_up(now, peer, able=branches)
+        group = network_group(address) if address and not is_local(address) else ""
+        self.gossip.link_up(now, peer, able=branches, group=group)
         self.delivery.flush(now, peer)
         if self.encrypted is not None:  # what waits for a session needs none any more
             for held in self.encrypted.take_held(peer):

@@ -13,10 +13,10 @@ from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import (
     ITEM_OVERHEAD,
     MAX_BRANCHES,
-    MAX_PUSHED,
     REPEATED_PULLS,
     BroadcastTree,
 )
+from p2p.mesh.push_slots import MAX_PUSHED, displaced_by
 from p2p.wire.messages import Branch, Graft, IHave, Prune, pack
 
 Sent = list[tuple[tuple[str, ...], object]]
@@ -153,6 +153,49 @@ class TestTree:
         gossip.on_pull(0.0, names[-1], [], few_links=True)
         assert drain(sent) == []
         assert gossip.eager == [*names[:-2], names[-1]]
+
+    def test_a_network_that_took_all_slots_gives_one_to_a_peer_of_another_network(self):
+        gossip, sent = make()
+        crowd = [f"peer {n}" for n in range(MAX_PUSHED)]
+        for name in crowd:
+            gossip.link_up(0.0, name, able=True, group="203.0.0.0/16")
+            gossip.on_pull(0.0, name, [])
+        gossip.link_up(0.0, "far", able=True, group="198.51.0.0/16")
+        gossip.link_up(0.0, "near", able=True)
+        drain(sent)
+        gossip.on_pull(0.0, "far", [])
+        gossip.on_pull(0.0, "near", [])
+        refusal = Prune(refusal=True)
+        assert drain(sent) == [((crowd[-1],), refusal), ((crowd[-2],), refusal)]
+        gossip.on_pull(0.0, crowd[-1], [])  # and does not take it back
+        assert drain(sent) == [((crowd[-1],), refusal)]
+        assert gossip.eager == [*crowd[:-2], "far", "near"]
+
+    @given(
+        st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=40),
+        st.integers(1, MAX_PUSHED),
+    )
+    def test_a_group_that_asks_long_enough_ends_with_its_share_of_the_slots(self, groups, slots):
+        waiting = dict(enumerate(groups))
+        holders: dict[str, str] = {}
+        moved = 0
+        for _ in range(3):  # each asks again and again
+            for name, group in waiting.items():
+                if str(name) in holders:
+                    continue
+                if len(holders) >= slots:
+                    loser = displaced_by(group, holders)
+                    if loser is None:
+                        continue
+                    del holders[loser]
+                    moved += 1
+                holders[str(name)] = group
+        shares = Counter(group for group in holders.values() if group)
+        asking = Counter(group for group in groups if group)
+        for group, asked in asking.items():
+            most = max(shares.values(), default=0)
+            assert shares[group] >= min(asked, most - 1)
+        assert moved <= slots * len(groups)
 
     def test_a_refusal_makes_another_link_push(self):
         gossip, sent = make()
