@@ -62,6 +62,15 @@ def test_a_dead_node_costs_the_first_lookup_150_ms_at_most_where_round_trips_tak
     assert figures["later"] < figures["before"] + 0.01
 
 
+@pytest.mark.parametrize("wait", [0.0, 0.05, 0.5, 3.0])
+@pytest.mark.parametrize("others", [0, 1, 2, 8])
+def test_a_bootstrap_node_that_never_answered_costs_the_first_lookup_150_ms_at_most(
+    others: int, wait: float
+):
+    figures = scenarios.black_hole(1, others, wait)
+    assert figures["with"] < figures["without"] + 0.15
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_partition_leaves_both_sides_working_and_heals(seed: int):
     figures = scenarios.partition(seed)

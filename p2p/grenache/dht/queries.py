@@ -5,7 +5,8 @@ address has its own estimate of the response time (RFC 6298), and a query become
 
     slow       after one timeout: sent again; its search also queries another node
     stalled    after another: sent again; no longer awaited, but its answer is still accepted
-    silent     PATIENCE after its start: a lookup does not await it even without any other answer
+    silent     PATIENCE after its start: a lookup does not await it even without any other answer. An address
+               that never answered is silent two timeouts after the first query to it
     failed     after a second at least
 
 Two timeouts are thus the price of a dead node where every answer counts, in networks of a few nodes. The
@@ -88,13 +89,14 @@ class Rtt:
 class Path:
     """Statistics of an address: round-trip time and recent losses."""
 
-    __slots__ = ("answered", "failures", "rtt", "silent", "stalled")
+    __slots__ = ("answered", "failures", "first_asked", "rtt", "silent", "stalled")
 
     def __init__(self) -> None:
         self.rtt = Rtt()
         self.stalled = False  # its last query stalled, and no message came since
-        self.silent = False  # nor within PATIENCE; only where round trips were measured
+        self.silent = False  # nor within the time after which lookups give it up
         self.answered = False  # ever
+        self.first_asked: float | None = None  # since the start, or the last query from there
         self.failures = 0  # queries in a row
 
     @property
@@ -200,6 +202,7 @@ class Queries:
         path = self._paths.get(address)
         if path is not None:
             path.stalled = path.silent = False
+            path.first_asked = None
 
     def ask(
         self,
@@ -225,6 +228,8 @@ class Queries:
             or self._usual.timeout(DEVIATIONS_OF_ALL)
             or INITIAL_TIMEOUT
         )
+        if path.first_asked is None:
+            path.first_asked = now
         self.under_way += 1
         self._transmit(now, query)
         return query
@@ -236,8 +241,9 @@ class Queries:
         self._send(encode_query(transaction, query.sender, query.ask), query.address)
         wait = query.timeout if query.sent < 2 else query.timeout * 2 ** (query.sent - 1)
         query.sent += 1
-        silent_at = query.started + PATIENCE
-        if query.late is Late.STALLED and query.path.answered and now < silent_at < now + wait:
+        silent_at = self._silent_at(query)
+        may_be = query.late is Late.STALLED or not query.path.answered
+        if may_be and now < silent_at < now + wait:
             query.timer = self._timers.at(silent_at, partial(self._silent, query, now + wait))
         else:
             query.timer = self._timers.at(now + wait, partial(self._late, query))
@@ -286,14 +292,20 @@ class Queries:
         failed(now, None)
 
     @staticmethod
-    def _lateness(now: float, query: PendingQuery) -> Late:
+    def _silent_at(query: PendingQuery) -> float:
+        """Return the time from which lookups give up the address of a query that has stalled."""
+        path = query.path
+        if path.answered or path.first_asked is None:
+            return query.started + PATIENCE
+        return path.first_asked + 2 * query.timeout
+
+    def _lateness(self, now: float, query: PendingQuery) -> Late:
         """Return the lateness of a query whose timer has run out."""
-        if query.sent < min(2, query.tries):
-            return Late.SLOW
         # The timer's time is a rounded sum.
-        if query.path.answered and now >= query.started + PATIENCE - 1e-6:
-            return Late.SILENT
-        return Late.STALLED
+        silent = now >= self._silent_at(query) - 1e-6
+        if query.sent < min(2, query.tries) and (query.path.answered or not silent):
+            return Late.SLOW
+        return Late.SILENT if silent else Late.STALLED
 
     def message(self, now: float, source: Address, message: KrpcReply | KrpcFailure) -> bool:
         """Process an answer. Returns True if it answers an own query to that address."""

@@ -224,6 +224,25 @@ def dead_node(seed: int, nodes: int = 8, one_way: float = 0.001) -> dict[str, fl
     return figures
 
 
+def black_hole(seed: int, others: int, wait: float, one_way: float = 0.024) -> dict[str, float]:
+    """Seconds of the first lookup of a node `wait` seconds after its start, when one of its bootstrap
+    addresses never answered. `others`: nodes besides it; the first of them is a bootstrap node too. The
+    lookup without the black hole is `without`."""
+    figures = {}
+    for phase, holes in (("without", 0), ("with", 1)):
+        conditions = Conditions(latency=(one_way, one_way + 0.001), jitter=0.0002, loss=0.0)
+        network = network_of(others, seed, conditions)
+        known = [address(n) for n in range(1, min(others, 1) + 1)]
+        known += [address(9_999)] * holes
+        asker = network.add(address(others + 1), tuple(known))
+        network.run(wait)
+        lookups = Lookups()
+        look_up(network, asker, b"nobody", address(1), lookups)
+        network.run(6)
+        figures[phase] = lookups.seconds[0] if lookups.seconds else inf
+    return figures
+
+
 def partition(seed: int, nodes: int = 24, split: float = 120.0) -> dict[str, float]:
     """The network splits in two halves and is joined again. Lookups of what was announced on the own side
     while it was split; seconds from joining until what the other side announces is found."""
