@@ -106,7 +106,7 @@ def churn(
 ) -> Churn:
     """Announce services and look them up: in the quiet; while `share` of the nodes leaves and as many
     join, spread over `seconds`; and after that. Announcers and the bootstrap node stay and announce again
-    every 30 s, as services do; the rest may go. Before and after, the lookups are spread over
+    every 30 s, as services do; the rest may go. A node is asked once it has had an answer itself. Before and after, the lookups are spread over
     `window` seconds; in `quiet` seconds at the end the datagrams of upkeep are counted."""
     network = network_of(nodes, seed, conditions)
     rng = network.rng
@@ -131,7 +131,8 @@ def churn(
     def ask_once(into: Lookups) -> None:
         service = rng.choice(list(where))
         announcer, port = where[service]
-        host = rng.choice([h for h in network.hosts.values() if h is not announcer])
+        joined = [h for h in network.hosts.values() if h is not announcer and h.node.good_nodes]
+        host = rng.choice(joined)
         look_up(network, host, service, (announcer.address[0], port), into)
 
     ask(result.steady, window)
