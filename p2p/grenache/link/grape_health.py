@@ -115,7 +115,7 @@ class Health:
     def order(self, now: float) -> list[int]:
         """Return the Grapes that are not down, the best first."""
         usable = [grape for grape, known in enumerate(self._known) if known.up is not False]
-        return sorted(usable, key=lambda grape: self._known[grape].slow_until > now)
+        return sorted(usable, key=lambda grape: self.is_slow(grape, now))
 
     def resort(self, now: float) -> list[int]:
         """Return the Grapes that are down, but may be used without any other."""
@@ -128,6 +128,10 @@ class Health:
     def heard_since(self, grape: int, when: float) -> bool:
         """Return True if the Grape has answered since `when`."""
         return self._known[grape].heard > when
+
+    def is_slow(self, grape: int, now: float) -> bool:
+        """Return True if the Grape was slow a few seconds ago."""
+        return self._known[grape].slow_until > now
 
     def is_down(self, grape: int) -> bool:
         return self._known[grape].up is False

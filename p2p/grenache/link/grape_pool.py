@@ -33,6 +33,9 @@ PROBE_TIMEOUT: Final = 2.0  # seconds
 HEDGE: Final = (
     0.12  # seconds after which another Grape is requested too; a healthy one needs a few ms
 )
+# Seconds to each one after that, since several may be gone at once; and for one that was slow just now to
+# confirm another's answer.
+NEXT_HEDGE: Final = 0.01
 AT_ONCE: Final = 3  # Grapes used by `several`
 GRACE: Final = 1.0  # seconds for the others after the first of several has answered
 
@@ -165,6 +168,7 @@ class GrapePool:
         running: dict[asyncio.Task[T], tuple[int, float]] = {}
         answers: list[T] = []
         errors: dict[int, GrenacheError] = {}
+        hedge_at = self._now() + HEDGE
         try:
             while True:
                 if not (waiting or running or answers):
@@ -174,15 +178,17 @@ class GrapePool:
                     running[_task(ask(grape))] = (grape, self._now())
                 if not running:
                     break
-                # An unconfirmed answer does not wait for a Grape that hangs.
+                timeout = None
+                if waiting:
+                    timeout = max(hedge_at - self._now(), NEXT_HEDGE)
+                elif answers:  # an unconfirmed one does not wait for a Grape that hangs
+                    until = max(since + self._patience(one) for one, since in running.values())
+                    timeout = max(until - self._now(), 0.0)
                 done, _ = await asyncio.wait(
-                    running,
-                    timeout=HEDGE if waiting or answers else None,
-                    return_when=asyncio.FIRST_COMPLETED,
+                    running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not done and not waiting:
-                    for late, _since in running.values():
-                        self._slow(late)
+                    self._mark_slow(running)
                     break
                 for task in done:
                     grape, _ = running.pop(task)
@@ -194,9 +200,7 @@ class GrapePool:
                         errors[grape] = error
                         continue
                     if good(answers):
-                        for late, since in running.values():
-                            if self._now() - since >= HEDGE:
-                                self._slow(late)
+                        self._mark_slow(running)
                         return answers
         finally:
             await _cancel(running)
@@ -250,6 +254,16 @@ class GrapePool:
         if answers:
             return answers, errors
         raise self._whole(errors)
+
+    def _mark_slow(self, running: dict[asyncio.Task[T], tuple[int, float]]) -> None:
+        """Mark the Grapes that have not answered for long, while another one has."""
+        for grape, since in running.values():
+            if self._now() - since >= HEDGE - 1e-6:  # the timer's time is a rounded sum
+                self._slow(grape)
+
+    def _patience(self, grape: int) -> float:
+        """Return the seconds for a Grape that has to confirm the answer of another."""
+        return NEXT_HEDGE if self._health.is_slow(grape, self._now()) else HEDGE
 
     def _resort(self, errors: dict[int, GrenacheError]) -> list[int]:
         """Return the Grapes to try when none that was up has answered."""

@@ -106,8 +106,9 @@ def churn(
 ) -> Churn:
     """Announce services and look them up: in the quiet; while `share` of the nodes leaves and as many
     join, spread over `seconds`; and after that. Announcers and the bootstrap node stay and announce again
-    every 30 s, as services do; the rest may go. A node is asked once it has had an answer itself. Before and after, the lookups are spread over
-    `window` seconds; in `quiet` seconds at the end the datagrams of upkeep are counted."""
+    every 30 s, as services do; the rest may go. A node is asked once it has had an answer itself. Before
+    and after, the lookups are spread over `window` seconds; in `quiet` seconds at the end the datagrams
+    of upkeep are counted."""
     network = network_of(nodes, seed, conditions)
     rng = network.rng
     result = Churn(Lookups(), Lookups(), Lookups(), 0, 0.0)

@@ -74,6 +74,23 @@ async def test_a_grape_that_hangs_delays_one_lookup_by_the_hedge():
         assert "no answer" in link.status()[0].detail
 
 
+@pytest.mark.parametrize("hanging", [[0], [1], [0, 1], [0, 1, 2]])
+async def test_an_unknown_name_is_answered_by_the_grape_that_lives(hanging: list[int]):
+    grapes = fake_grapes(max(2, len(hanging) + 1), lookup=[])
+    async with make_link(*grapes) as link:
+        await asyncio.sleep(1)
+        for n in hanging:
+            grapes[n].hangs = True
+        began = now()
+        assert await link.lookup("rpc0") == []
+        several = 2 if len(hanging) > 1 else 1  # the last one that hangs has its time as well
+        assert HEDGE <= now() - began < several * HEDGE + 0.03
+        began = now()
+        assert await link.lookup("rpc1") == []
+        assert now() - began < 0.015
+        assert link.status()[hanging[0]].up is True  # not given up yet
+
+
 async def test_a_slow_grape_is_queried_last_but_stays_up():
     slow, good = fake_grapes(2, lookup=ONE)
     slow.answers["probe"] = "ERR_REQ_NOTFOUND"
