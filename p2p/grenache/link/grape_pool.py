@@ -179,11 +179,11 @@ class GrapePool:
                 if not running:
                     break
                 timeout = None
-                if waiting:
-                    timeout = max(hedge_at - self._now(), NEXT_HEDGE)
-                elif answers:  # an unconfirmed one does not wait for a Grape that hangs
+                if answers:  # an unconfirmed one does not wait for a Grape that hangs
                     until = max(since + self._patience(one) for one, since in running.values())
                     timeout = max(until - self._now(), 0.0)
+                elif waiting:
+                    timeout = max(hedge_at - self._now(), NEXT_HEDGE)
                 done, _ = await asyncio.wait(
                     running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
                 )
