@@ -22,7 +22,7 @@ OUTBOX_LIMIT: Final = (
 OUTBOX_HIGH_WATER: Final = 1024 * 1024  # above this, senders with backpressure wait
 MAX_PENDING_HANDSHAKES: Final = 64  # unfinished handshakes at once
 FRAMES_PER_TURN: Final = 512  # messages handled from one link in one turn ...
-TURN_TIME: Final = 0.005  # ... or as many as fit in these seconds, at least one
+TURN_TIME: Final = 0.0002  # ... or as many as fit in these seconds, at least one
 MAX_BAD_MESSAGES: Final = 8  # unknown types or invalid broadcasts from one link before it is closed
 
 # Peer exchange (BEP 11: at most once a minute, at most 50, connected peers only)

@@ -18,12 +18,14 @@ import msgspec
 
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RemoteProtocolError
 from p2p.base.limits import HEARTBEAT_INTERVAL, MAX_BAD_MESSAGES
+from p2p.base.network_group import is_local, network_group
 from p2p.wire import tls
 from p2p.wire.frame_transport import FrameTransport
 from p2p.wire.handshake import HandshakeMachine, HandshakeState, HandshakeTerms, Role, read_goodbye
 from p2p.wire.link import Carrier, LinkHandler, PeerInfo
 from p2p.wire.liveness import Liveness
 from p2p.wire.messages import Codec, Envelope, Goodbye, Probe, ProbeAck, pack
+from p2p.wire.read_turns import ReadTurns
 
 MSGPACK = "msgpack"  # in Capabilities.codecs
 
@@ -69,8 +71,9 @@ class PeerConnection(FrameTransport):
         on_probe: Callable[[bytes, str], object] = lambda nonce, address: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        turns: ReadTurns | None = None,
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock, turns)
         self.established: asyncio.Future[PeerConnection] = self._loop.create_future()
         self.established.add_done_callback(_retrieve)
         self.role = role
@@ -147,6 +150,8 @@ class PeerConnection(FrameTransport):
         assert transport is not None  # noqa: S101 - just set by connection_made
         if not self.address:
             self.address = _address(transport.get_extra_info("peername"))[0]
+        if self._route.carrier == "tcp" and not is_local(self.address):
+            self.flow = network_group(self.address)
         security: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self._encrypted = security is not None
         try:

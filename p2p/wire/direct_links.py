@@ -37,6 +37,7 @@ from p2p.wire.link import LinkHandler, PeerLink
 from p2p.wire.messages import Capabilities, Codec
 from p2p.wire.probe import ProbeTarget, open_connection, send_probe, share_port
 from p2p.wire.punch_confirmation import exchange, is_confirmed
+from p2p.wire.read_turns import ReadTurns
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class DirectConnectionService:
         self._admit = admit
         self._accepts_address = accepts_address
         self._clock = clock
+        self._turns = ReadTurns()
         self._capabilities = Capabilities(
             version=PROTOCOL_VERSION,
             supported_protocols=list(supported_protocols),
@@ -468,6 +470,7 @@ class DirectConnectionService:
             route=route,
             on_probe=self._probed,
             clock=self._clock,
+            turns=self._turns,
         )
 
     def _probed(self, nonce: bytes, address: str) -> None:

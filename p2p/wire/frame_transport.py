@@ -1,9 +1,9 @@
 """Frames over an asyncio transport: buffers, pacing and closing, below the meaning of messages.
 
 Reading: the socket's bytes land in the decoder's buffer and are cut into frames there; a batch of frames
-is handed on in one call, without a task per message. After `FRAMES_PER_TURN` frames, or `TURN_TIME` seconds of
-work, reading stops until the loop has served the others: some messages cost a thousand times more than others, and
-the peer chooses which it sends.
+is handed on in one call, without a task per message. Links take turns (`p2p.wire.read_turns`): after `FRAMES_PER_TURN`
+frames, or `TURN_TIME` seconds of work, reading stops until the others were served. Some messages cost a thousand times
+more than others, and the peer chooses which it sends.
 
 Writing: frames wait in an outbox that is joined and written once per turn of the loop, or as soon as
 `WRITE_CHUNK` bytes wait. While the transport has enough, the outbox keeps what comes, in joined chunks
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from time import perf_counter
 from typing import Any, cast
 
@@ -30,10 +30,10 @@ from p2p.base.limits import (
     OUTBOX_HIGH_WATER,
     OUTBOX_LIMIT,
     READ_BUFFER,
-    TURN_TIME,
 )
 from p2p.wire.framing import HEADER, FrameDecoder, pack_length
 from p2p.wire.link import LinkStats
+from p2p.wire.read_turns import ReadTurns
 
 WRITE_CHUNK = 256 * 1024  # bytes joined into one write at most, and held by the transport at once
 CLOSE_GRACE = 1.0  # seconds for last words to be read
@@ -42,10 +42,13 @@ CLOSE_GRACE = 1.0  # seconds for last words to be read
 class FrameTransport(asyncio.BufferedProtocol):
     """Owner of one transport. Subclasses implement the abstract methods for frames and events."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], turns: ReadTurns | None = None) -> None:
+        """`turns` are those of the links that this one shares the processor with; its own by default."""
         self.stats = LinkStats()
+        self.flow: Hashable = self
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._turns = ReadTurns() if turns is None else turns
         self._transport: asyncio.Transport | None = None
         self._lost = self._loop.create_future()  # done when the transport is gone
         # One frame at a time during the handshake: what follows it falls under other limits.
@@ -107,8 +110,8 @@ class FrameTransport(asyncio.BufferedProtocol):
         self.stats.bytes_received += nbytes
         self.stats.last_seen = self._clock()
         self._decoder.wrote(nbytes)
-        if self._reading:
-            self._parse()
+        if self._reading and not self._turns.ready(self):
+            self._read_on(False)
 
     def eof_received(self) -> bool:
         # A half-closed peer has left, and does not read unwritten data. Closing in order would
@@ -117,27 +120,29 @@ class FrameTransport(asyncio.BufferedProtocol):
             self.abort()
         return False
 
-    def _parse(self) -> None:
-        """Process the frames that one turn of the loop allows; pause reading while more are in the buffer."""
-        more = self._process_frames()
+    def take_turn(self, until: float) -> bool:
+        """Process frames, at least one, until `perf_counter` reaches `until`, and pause reading while complete ones may be
+        left; returns True if so."""
+        more = self._process_frames(until)
         if more == self._reading:
-            self._reading = not more
-            transport = self._transport
-            if transport is not None and not transport.is_closing():
-                if more:
-                    transport.pause_reading()
-                else:
-                    transport.resume_reading()
-        if more:
-            self._loop.call_soon(self._parse)
+            self._read_on(not more)
+        return more
 
-    def _process_frames(self) -> bool:
+    def _read_on(self, reading: bool) -> None:
+        self._reading = reading
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if reading:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def _process_frames(self, until: float) -> bool:
         """Process frames; returns True if complete ones may be left."""
         if self._closing:
             self._await_goodbye()
             return False
         left = FRAMES_PER_TURN
-        until = perf_counter() + TURN_TIME
         scheduled, self._flush_due = self._flush_due, True  # answers are written below, at once
         try:
             while left > 0 and not self._closing:
@@ -291,6 +296,7 @@ class FrameTransport(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_processing()
+        self._turns.gone(self)
         self._drop_unwritten()
         if self._grace is not None:
             self._grace.cancel()

@@ -1,8 +1,8 @@
 """A node's processor in virtual time: messages wait for it, and each takes as long as its counted work.
 
 The work of a message is counted, never timed, so that a seed replays exactly: calls of functions while it is
-handled, signatures checked, bytes. Links are served in turn, each for `limits.TURN_TIME` of work at most, as
-`p2p.wire.connection` does.
+handled, signatures checked, bytes. Links take turns of `limits.TURN_TIME` (p2p.wire.link_turns), longer by as much as the
+processor is slower.
 
 Counting slows a run down. So every message of a hostile link is counted until that kind is well known, and then
 one of SAMPLE; the others, and those of honest links, cost the mean of the last ones of their kind. A broadcast that is
@@ -14,11 +14,12 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import FrameType
 from typing import TypeVar
 
 from p2p.base.limits import TURN_TIME
+from p2p.wire.link_turns import LinkTurns
 from tests.simulation.clock import Scheduler
 
 # The simulated machine is slower by this than that of docs/performance.md, and so are budgets (`gangs.SMALL`):
@@ -60,7 +61,9 @@ class Meter:
 
 
 class Processor:
-    """One node's processor. `handle(peer, packed)` handles a message; `checks()` counts signatures checked."""
+    """One node's processor. `handle(peer, packed)` handles a message; `checks()` counts signatures checked; peers of one
+    `flow_of` share their turns.
+    """
 
     def __init__(
         self,
@@ -68,19 +71,20 @@ class Processor:
         handle: Callable[[int, bytes], str],
         checks: Callable[[], int],
         hostile: Callable[[int], bool],
+        flow_of: Callable[[int], Hashable],
     ) -> None:
         self._clock = clock
         self._handle = handle
         self._checks = checks
         self._hostile = hostile
+        self._flow_of = flow_of
         self._meter = Meter()
         self._queues: dict[int, deque[bytes]] = {}
-        self._turns: deque[int] = deque()
+        self._turns: LinkTurns[int] = LinkTurns(TURN_TIME * SLOWER)
         self._known: dict[
             tuple[str, bool], float
         ] = {}  # mean work of those of a kind that were counted
         self._seen: Counter[tuple[int, str]] = Counter()
-        self._left = TURN_TIME  # of the turn of the link that is served
         self._due = False
         self._epoch = 0
         self.busy_until = 0.0
@@ -91,7 +95,7 @@ class Processor:
     def restart(self) -> None:
         """The process starts anew: nothing waits."""
         self._queues.clear()
-        self._turns.clear()
+        self._turns = LinkTurns(TURN_TIME * SLOWER)
         self._epoch += 1
         self._due = False
         self.busy_until = self._clock.now
@@ -99,7 +103,7 @@ class Processor:
     def forget(self, peer: int) -> None:
         """The link is gone, with what was not read."""
         if self._queues.pop(peer, None) is not None:
-            self._turns.remove(peer)
+            self._turns.gone(peer, self._flow_of(peer))
 
     def waiting(self, peer: int) -> int:
         """Bytes of a peer that were not read yet."""
@@ -109,7 +113,7 @@ class Processor:
         queue = self._queues.get(peer)
         if queue is None:
             queue = self._queues[peer] = deque()
-            self._turns.append(peer)
+            self._turns.arrived(peer, self._flow_of(peer))
         queue.append(packed)
         self._schedule()
 
@@ -132,7 +136,7 @@ class Processor:
         return result
 
     def _schedule(self) -> None:
-        if not self._due and self._turns:
+        if not self._due and self._queues:
             self._due = True
             epoch = self._epoch
             self._clock.at(self.busy_until, lambda: self._serve(epoch))
@@ -141,24 +145,20 @@ class Processor:
         if epoch != self._epoch:
             return
         self._due = False
-        if not self._turns:
-            return
         if self._clock.now < self.busy_until:  # spent by something else meanwhile
             self._schedule()
             return
-        peer = self._turns[0]
+        chosen = self._turns.next()
+        if chosen is None:
+            return
+        peer, _ = chosen
         queue = self._queues[peer]
         packed = queue.popleft()
         work = self._work(peer, packed)
         self.spend(work)
-        self._left -= work
-        if peer in self._queues and not queue:
+        if not queue and self._queues.get(peer) is queue:
             del self._queues[peer]
-            self._turns.remove(peer)
-            self._left = TURN_TIME
-        elif self._left <= 0.0 and self._turns:
-            self._turns.rotate(-1)
-            self._left = TURN_TIME
+        self._turns.charge(peer, self._flow_of(peer), work, more=peer in self._queues)
         self._schedule()
 
     def _work(self, peer: int, packed: bytes) -> float:

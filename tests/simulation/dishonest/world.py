@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.model.commands import NewOrder
+from p2p.base.network_group import is_local, network_group
 from tests.simulation.dishonest.attacker import Attacker
 from tests.simulation.dishonest.bounds import check_memory, check_work
 from tests.simulation.dishonest.gangs import PROBE_MARKET, Gang, gang_of
@@ -125,9 +126,14 @@ class DishonestWorld(World):
             node.handle,
             lambda: getattr(keys, "checked", 0),
             lambda peer: peer >= self.settings.nodes,
+            self._flow,
         )
         node.address_of = self._address
         return node
+
+    def _flow(self, peer: int) -> str:
+        address = self._address(peer)
+        return address if is_local(address) else network_group(address)
 
     def _address(self, peer: int) -> str:
         honest = self.settings.nodes

@@ -270,10 +270,17 @@ async def test_a_goodbye_with_a_code_of_the_future_is_a_goodbye(linked: Pair) ->
     assert linked.right.handler.down[0][1:] == (None, "moon: later")
 
 
+async def stop_reading(link: PeerConnection) -> asyncio.Transport:
+    """Pause the transport; a turn that is due would resume it."""
+    await asyncio.sleep(0.01)
+    assert link._transport is not None
+    link._transport.pause_reading()
+    return link._transport
+
+
 @on_every_way
 async def test_a_reader_that_does_not_read_is_cut_and_memory_stays_bounded(linked: Pair) -> None:
-    assert linked.right_link._transport is not None
-    linked.right_link._transport.pause_reading()
+    transport = await stop_reading(linked.right_link)
     highest = 0
     for _ in range(20_000):
         linked.left_link.send(linked.left.envelope(size=4000))
@@ -286,16 +293,14 @@ async def test_a_reader_that_does_not_read_is_cut_and_memory_stays_bounded(linke
     assert linked.left_link.outbox_bytes < 2 * WRITE_CHUNK  # the rest was dropped with the link
     await until(lambda: linked.left.handler.down)
     assert linked.left.handler.codes == [Code.SLOW]
-    linked.right_link._transport.resume_reading()
+    transport.resume_reading()
     await until(lambda: linked.right.handler.down)
     assert linked.right.handler.codes == [Code.SLOW]
 
 
 @on_every_way
 async def test_drain_waits_for_a_slow_reader_and_loses_nothing(linked: Pair) -> None:
-    transport = linked.right_link._transport
-    assert transport is not None
-    transport.pause_reading()
+    transport = await stop_reading(linked.right_link)
     sent = 0
 
     async def send() -> None:
@@ -318,8 +323,7 @@ async def test_drain_waits_for_a_slow_reader_and_loses_nothing(linked: Pair) -> 
 
 @on_every_way
 async def test_drain_returns_when_the_link_closes(linked: Pair) -> None:
-    assert linked.right_link._transport is not None
-    linked.right_link._transport.pause_reading()
+    await stop_reading(linked.right_link)
     while linked.left_link.outbox_bytes < 4 * OUTBOX_HIGH_WATER:
         linked.left_link.send(linked.left.envelope(size=4000))
         await asyncio.sleep(0)
@@ -450,6 +454,12 @@ class QuietTransport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     def is_closing(self) -> bool:
         return self.closing
 
@@ -459,7 +469,7 @@ class QuietTransport(asyncio.Transport):
     abort = close
 
 
-def silent_peer(handler: Recorder) -> tuple[PeerConnection, QuietTransport]:
+async def silent_peer(handler: Recorder) -> tuple[PeerConnection, QuietTransport]:
     """A link that is up, to a peer that will not be heard again."""
     loop = asyncio.get_running_loop()
     mine, other = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2))
@@ -482,6 +492,7 @@ def silent_peer(handler: Recorder) -> tuple[PeerConnection, QuietTransport]:
             if said:
                 listener.get_buffer(-1)[: len(said)] = said
                 listener.buffer_updated(len(said))
+                await asyncio.sleep(0)  # its turn
     theirs.abort()
     theirs.connection_lost(None)
     handler.down.clear()
@@ -492,7 +503,7 @@ def silent_peer(handler: Recorder) -> tuple[PeerConnection, QuietTransport]:
 async def test_a_peer_that_falls_silent_is_dropped_in_time() -> None:
     handler = Recorder()
     loop = asyncio.get_running_loop()
-    link, transport = silent_peer(handler)
+    link, transport = await silent_peer(handler)
     assert link.established.result() is link
     begin = loop.time()
     while not link.closed:  # noqa: ASYNC110 - looks from outside
@@ -510,7 +521,7 @@ async def test_a_peer_that_falls_silent_is_dropped_in_time() -> None:
 
 @pytest.mark.looptime
 async def test_heartbeats_go_out_while_nothing_else_does() -> None:
-    link, transport = silent_peer(Recorder())
+    link, transport = await silent_peer(Recorder())
     await asyncio.sleep(DEAD_AFTER - 1)
     assert transport.written.count(b'"heartbeat"') == 3  # at 2, 4 and 6 s
     link.abort()

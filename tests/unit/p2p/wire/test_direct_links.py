@@ -162,6 +162,7 @@ async def test_stop_does_not_wait_for_a_peer_that_does_not_read(made: Nodes) -> 
     other = b.handler.up[0]
     assert isinstance(other, PeerConnection)
     assert other._transport is not None
+    await asyncio.sleep(0.01)  # a turn that is due would resume it
     other._transport.pause_reading()
     while link.outbox_bytes < 1_000_000:
         link.send(a.envelope(size=60_000))
