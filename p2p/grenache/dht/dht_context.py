@@ -14,7 +14,7 @@ from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.external_address import SeenAs
 from p2p.grenache.dht.iterative_search import Candidate, IterativeSearch, Visit
-from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, DhtContact, KrpcReply
+from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, KrpcReply
 from p2p.grenache.dht.own_announcements import OwnEntries
 from p2p.grenache.dht.queries import TRIES, Failed, PendingQuery, Queries, Replied
 from p2p.grenache.dht.query_sources import QuerySources
@@ -134,7 +134,7 @@ class DhtContext:
 
         IterativeSearch(
             self, self.id, ask, target, self.settings.concurrency, visit, finished, enough
-        ).start(now, [DhtContact(contact.id, contact.address) for contact in known], unnamed)
+        ).start(now, known, unnamed)
 
     def holds(self, now: float, service: bytes) -> bool:
         """Return True if this node has entries for `service`, made here or announced by others."""

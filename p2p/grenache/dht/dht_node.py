@@ -16,7 +16,7 @@ which may be called before the call that started the operation returns. No recei
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from p2p.grenache.dht import bep42, lookups
 from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack_host, reach, unpack, usable
@@ -169,7 +169,7 @@ class DhtNode:
         lookups.look_up(self._core, now, service, done)
 
     def listed(
-        self, now: float, service: bytes, found: Iterable[bytes], reached_at: str | None = None
+        self, now: float, service: bytes, found: Collection[bytes], reached_at: str | None = None
     ) -> list[Address]:
         """Merge the network's answers with this node's own entries, each address once, in random order.
 
@@ -177,6 +177,8 @@ class DhtNode:
         address, it replaces loopback addresses, which such a requester cannot use.
         """
         core = self._core
+        if not found and not core.holds(now, service):
+            return []
         held = core.peers.get(now, service, MAX_FOUND, core.order)
         peers = list(dict.fromkeys([*found, *held]))
         peers = core.own.listed(now, service, peers) + peers

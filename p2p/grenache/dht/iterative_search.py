@@ -26,7 +26,7 @@ from p2p.grenache.dht.krpc import (
     KrpcReply,
 )
 from p2p.grenache.dht.queries import Failed, Late, Path, PendingQuery, Replied
-from p2p.grenache.dht.routing_table import number
+from p2p.grenache.dht.routing_table import Contact, number
 from p2p.grenache.directory import Address
 
 QUORUM: Final = 8  # of K; a value stored at all of these is found
@@ -108,7 +108,9 @@ class IterativeSearch:
         self.asked = 0  # queries sent
         self.finished = False
 
-    def start(self, now: float, known: Iterable[DhtContact], unnamed: Iterable[Address]) -> None:
+    def start(
+        self, now: float, known: Iterable[DhtContact | Contact], unnamed: Iterable[Address]
+    ) -> None:
         """Begin with known nodes, and with addresses of nodes whose ids are unknown."""
         for node in known:
             self._add(node.id, node.address, 1)
@@ -128,7 +130,15 @@ class IterativeSearch:
     @property
     def hops(self) -> int:
         """Length of the longest chain of referrals to a node that was found."""
-        return max((candidate.depth for candidate in self.closest()), default=0)
+        longest = found = 0
+        for _, address in self._order:
+            candidate = self._candidates[address]
+            if candidate.state is CandidateState.ANSWERED:
+                longest = max(longest, candidate.depth)
+                found += 1
+                if found >= K:
+                    break
+        return longest
 
     def _add(self, node_id: bytes | None, address: Address, depth: int) -> None:
         if node_id == self._own_id or address in self._candidates:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2p.grenache.dht.compact_addresses import pack_host
 from p2p.grenache.dht.dht_context import DhtContext, of_our_kind
@@ -31,8 +31,7 @@ MAX_FOUND: Final = 1_000  # addresses in one result
 HOLDERS_FOR: Final = 60.0  # seconds; others accept a token for at least five minutes
 
 
-@dataclass(frozen=True, slots=True)
-class LookupResult:
+class LookupResult(NamedTuple):
     """Result of a lookup: compact addresses from other nodes, and its cost."""
 
     peers: tuple[bytes, ...]

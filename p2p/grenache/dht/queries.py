@@ -241,12 +241,12 @@ class Queries:
         self._send(encode_query(transaction, query.sender, query.ask), query.address)
         wait = query.timeout if query.sent < 2 else query.timeout * 2 ** (query.sent - 1)
         query.sent += 1
-        silent_at = self._silent_at(query)
-        may_be = query.late is Late.STALLED or not query.path.answered
-        if may_be and now < silent_at < now + wait:
-            query.timer = self._timers.at(silent_at, partial(self._silent, query, now + wait))
-        else:
-            query.timer = self._timers.at(now + wait, partial(self._late, query))
+        if query.late is Late.STALLED or not query.path.answered:
+            silent_at = self._silent_at(query)
+            if now < silent_at < now + wait:
+                query.timer = self._timers.at(silent_at, partial(self._silent, query, now + wait))
+                return
+        query.timer = self._timers.at(now + wait, partial(self._late, query))
 
     def _transaction(self) -> bytes:
         while True:

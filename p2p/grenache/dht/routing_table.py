@@ -203,12 +203,13 @@ class RoutingTable:
 
     def closest(self, target: bytes, n: int = K, *, doubtful: bool = False) -> list[Contact]:
         """Return at most `n` good (or other) contacts, the closest first."""
-        goal = number(target)
         if len(self._by_address) <= n:  # a small network: all of them
             found = self._usable(self._by_address.values(), doubtful)
             if len(found) > 1:
+                goal = number(target)
                 found.sort(key=lambda contact: contact.number ^ goal)
             return found
+        goal = number(target)
         nearest = self._index(goal)
         found = self._usable(self._buckets[nearest], doubtful)
         if len(found) < n:
