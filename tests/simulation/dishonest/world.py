@@ -240,3 +240,9 @@ class DishonestWorld(World):
     def _when_free(node: Node, call) -> None:
         assert node.processor is not None
         node.processor.when_free(call)
+
+
+class PatientWorld(DishonestWorld):
+    """The same run with more probes, which decide where few of them gave a suspicion."""
+
+    probes = 8 * PROBES
