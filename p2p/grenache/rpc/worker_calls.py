@@ -219,7 +219,7 @@ class WorkerCalls:
             service.router.on_cancel(self._loop.time(), address, sent_at)
             raise
         now = self._loop.time()
-        refusal = turned_away(reply)
+        refusal = None if reply.error is None else turned_away(reply)
         if refusal is not None:
             call.sent = call.sent or refusal.sent
             service.router.on_result(now, address, now - sent_at, "error")

@@ -76,6 +76,10 @@ class FrameParser:
             BadFrame: what follows cannot be parsed.
         """
         buffer = self._buffer
+        if not buffer and not self._kind:
+            text = self._only_text(data)
+            if text is not None:
+                return [(TEXT, text)]
         buffer += data
         found: list[tuple[int, bytes]] = []
         at = 0
@@ -101,6 +105,18 @@ class FrameParser:
         if at:
             del buffer[:at]
         return found
+
+    def _only_text(self, data: bytes) -> bytes | None:
+        """Return the payload if the data is one whole text message, as nearly always, else None."""
+        length = len(data)
+        if length < 4 or data[0] != _FIN | TEXT:
+            return None
+        size, begin = data[1], 2
+        if size == 126:
+            size, begin = data[2] << 8 | data[3], 4
+        elif size > 126:
+            return None
+        return data[begin:] if begin + size == length and size <= self._max else None
 
     def _check(self, first: int, size: int) -> None:
         """Refuse a frame by its head, before its payload is waited for."""
