@@ -4,7 +4,9 @@ Two Grapes of each kind, each a process of its own on 127.0.0.1; the same client
 in turns, with the median of the turns as the figure. Lookups are of names that are announced at both Grapes
 of a pair; ours asks the others for such a name once a second, and for unknown ones each time. The times of
 "gone" are from the last announcement, with entries that live 3 s (`--dpa 3000` on both), while somebody
-looks the name up every 0.2 s: by default entries live forty times as long.
+looks the name up every 0.2 s: by default entries live forty times as long. At last a hundred Grapes of one kind
+start in one process, the first one being the bootstrap node of the others; counted is the time from when all are
+bound until an announcement at the last one is stored, and at how many others.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from typing import Any, cast
 
 import uvloop
 
+from p2p.grenache.grape.grape import Grape
+from p2p.grenache.grape.grape_settings import GrapeSettings
 from tests.benchmarks.report import Row
-from tests.interop.real import HERE, MODULES, grape_pair
+from tests.interop.real import HERE, MODULES, NodeProgram, grape_pair
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +39,7 @@ NAMES = 64  # services that are looked up
 MOST = 30_000  # lookups a second that no Grape exceeds without its cache
 AGE = 3.0  # seconds that an announcement lives where its end is measured
 LOOK_EVERY = 0.2  # seconds between lookups of a name that is waited for to go
+MANY = 100  # Grapes in one process
 NODE = "Node.js"
 
 
@@ -263,6 +268,44 @@ def _times(what: str, unit: str, scale: float, found: dict[str, list[float]]) ->
     return rows
 
 
+async def _ours_of_many(count: int) -> tuple[float, int]:
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(Grape(GrapeSettings(host="127.0.0.1", port=0)))
+        settings = GrapeSettings(host="127.0.0.1", port=0, bootstrap=(first.address,))
+        others = [Grape(settings) for _ in range(count - 1)]
+        for grape in others:
+            stack.push_async_callback(grape.stop)
+        await asyncio.gather(*(grape.start() for grape in others))
+        began = time.perf_counter()
+        holders = await others[-1].announce("first", 1337)
+        return time.perf_counter() - began, holders - 1  # without the own entry
+
+
+async def _theirs_of_many(count: int, logs: Path) -> tuple[float, int]:
+    settings = {"ports": [free_port() for _ in range(count)]}
+    async with NodeProgram("hundred_grapes.js", logs / "many", settings) as program:
+        said = await program.line()
+        return said["ms"] / 1e3, said["holders"]
+
+
+async def _first_of_many(rounds: int) -> list[Row]:
+    """Seconds of the first announcement where a hundred Grapes start in one process."""
+    found: dict[str, list[tuple[float, int]]] = {"ours": [], NODE: []}
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(rounds):
+            found["ours"].append(await _ours_of_many(MANY))
+            found[NODE].append(await _theirs_of_many(MANY, Path(directory)))
+    seconds = {who: statistics.median(took for took, _ in each) for who, each in found.items()}
+    least = {who: min(holders for _, holders in each) for who, each in found.items()}
+    ratio = seconds["ours"] / seconds[NODE]
+    note = "at {} others or more"
+    what = f"first announcement at one of {MANY} Grapes in one process"
+    return [
+        Row(what, seconds["ours"], "s", ratio, note.format(least["ours"])),
+        Row(f"  {NODE}", seconds[NODE], "s", note=note.format(least[NODE])),
+    ]
+
+
 async def _measure(quick: bool) -> list[Row]:
     rounds, seconds, times = (3, 0.5, 60) if quick else (7, 1.5, 400)
     async with our_pair(120.0) as ours, real_pair(120.0) as real:
@@ -289,7 +332,7 @@ async def _measure(quick: bool) -> list[Row]:
         )
         one.close()
         other.close()
-    return rows
+    return rows + await _first_of_many(rounds)
 
 
 def run(quick: bool) -> list[Row]:
