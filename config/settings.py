@@ -239,7 +239,7 @@ class PeerSection(Section):
     port_mapping: bool = field(
         Switch(),
         default=True,
-        description="Request the router to forward the peer port (PCP, then NAT-PMP), once a node outside of the "
+        description="Request the router to forward the peer port (PCP, then NAT-PMP, with the extra upnp then UPnP), once a node outside of the "
         "local network is linked.",
     )
     p2p_relay_rate: int = field(

@@ -34,7 +34,7 @@ WATCH: Final = 20.0  # seconds between looks at the epoch
 YOUNG: Final = 60.0  # seconds; an epoch below this is of a router that has just started
 PAUSES: Final = (15.0, 60.0, 300.0, 900.0)  # seconds until the next attempt; the last one repeats
 
-Protocol = Literal["PCP", "NAT-PMP"]
+Protocol = Literal["PCP", "NAT-PMP", "UPnP"]
 
 
 class PortMapping(msgspec.Struct, frozen=True):
@@ -74,6 +74,11 @@ class PortMapper:
         self._next = 0.0
         self._renew = 0.0
         self._epoch: tuple[int, float] | None = None  # and when it was received
+
+    @property
+    def failed(self) -> bool:
+        """True after the router has refused, or answered neither way, since the last mapping."""
+        return self.mapping is None and self._failures > 0
 
     def due(self, now: float) -> bytes | None:
         """Return the datagram to send now."""
@@ -221,8 +226,10 @@ class PortMapper:
         """Return the state in words."""
         if self.mapping is None:
             return self.problem or "asking the router"
-        where = format_host_port(self.mapping.host, self.mapping.port)
-        where += f" by {self.mapping.protocol}"
-        if is_local(self.mapping.host):
-            return f"{where}, which is behind another NAT"
-        return where
+        return describe(self.mapping)
+
+
+def describe(mapping: PortMapping) -> str:
+    """Return a mapping in words."""
+    where = f"{format_host_port(mapping.host, mapping.port)} by {mapping.protocol}"
+    return f"{where}, which is behind another NAT" if is_local(mapping.host) else where

@@ -1,4 +1,4 @@
-"""Port mapping on the event loop: `PortMapper` over UDP to the default gateway.
+"""Port mapping on the event loop: `PortMapper` over UDP to the default gateway, and `UpnpLease` where that fails.
 
 Nothing is sent before `begin`, without a default route, or from an IPv4 address that is public already. IPv6 addresses are public,
 and what is requested is a hole in the router's firewall. When gateway or local
@@ -13,6 +13,7 @@ import random
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from p2p.base.host_port import format_host_port
@@ -24,13 +25,16 @@ from p2p.reachability.gateway import (
     outside_ipv6_address,
 )
 from p2p.reachability.mapping_messages import MAX_DATAGRAM, NONCE_LENGTH, PORT
-from p2p.reachability.port_mapper import PortMapper, PortMapping
+from p2p.reachability.port_mapper import PortMapper, PortMapping, describe
+from p2p.reachability.upnp_gateway import find_gateway, is_installed
+from p2p.reachability.upnp_lease import UpnpLease
 
 log = logging.getLogger(__name__)
 
 TICK: Final = 0.25  # seconds
 ROUTE_CHECK: Final = 10.0  # seconds between looks at gateway and local address
 FAREWELL: Final = 0.1  # seconds for the deletion to leave
+UPNP_HINT: Final = "; for UPnP install the extra: pip install 'exchange-node[upnp]'"
 
 
 class PortMappingService:
@@ -51,18 +55,34 @@ class PortMappingService:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._mapper: PortMapper | None = None
+        self._lease: UpnpLease | None = None
         self._problem = "waiting for a node outside of the local network"
         self._task: asyncio.Task[None] | None = None
 
     @property
     def text(self) -> str:
         """State for people."""
-        return self._problem if self._mapper is None else self._mapper.describe()
+        mapper, lease = self._mapper, self._lease
+        if mapper is None:
+            return self._problem
+        if lease is None:
+            hint = mapper.failed and not is_installed()
+            return mapper.describe() + (UPNP_HINT if hint else "")
+        if lease.mapping is not None:
+            return describe(lease.mapping)
+        return "; ".join(filter(None, (mapper.describe(), lease.problem)))
 
     @property
     def made(self) -> bool:
         """True while a mapping is in force."""
-        return self._mapper is not None and self._mapper.mapping is not None
+        return self._mapping is not None
+
+    @property
+    def _mapping(self) -> PortMapping | None:
+        mapping = None if self._mapper is None else self._mapper.mapping
+        if mapping is None and self._lease is not None:
+            return self._lease.mapping
+        return mapping
 
     def begin(self) -> None:
         """Begin to map. Later calls do nothing."""
@@ -103,14 +123,23 @@ class PortMappingService:
             remote_addr=(gateway, PORT),
         )
         checked = self._loop.time()
+        upnp: asyncio.Task[None] | None = None
         known: tuple[str, int, int] | None = None
         try:
             while True:
                 now = self._loop.time()
-                datagram = mapper.due(now)
+                leased = self._lease is not None and self._lease.mapping is not None
+                datagram = None if leased else mapper.due(now)
                 if datagram is not None:
                     transport.sendto(datagram)
-                mapping = mapper.mapping
+                if upnp is None and mapper.failed and ":" not in client and is_installed():
+                    find = partial(find_gateway, gateway, client, self._port)
+                    self._lease = UpnpLease(self._port, find, self._rng)
+                    upnp = asyncio.create_task(self._lease.run(), name="UPnP")
+                elif upnp is not None and mapper.mapping is not None:
+                    await self._end_lease(upnp)
+                    upnp = None
+                mapping = self._mapping
                 found = None if mapping is None else (mapping.host, mapping.port, mapping.made)
                 if found != known:
                     known = found
@@ -121,6 +150,8 @@ class PortMappingService:
                         return
                 await asyncio.sleep(TICK)
         finally:
+            if upnp is not None:
+                await self._end_lease(upnp)
             farewell = mapper.delete()
             if farewell is not None:
                 transport.sendto(farewell)
@@ -129,6 +160,12 @@ class PortMappingService:
             transport.close()
             self._mapper = None
             self._report(None)
+
+    async def _end_lease(self, task: asyncio.Task[None]) -> None:
+        """Stop, and delete a mapping by UPnP."""
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        self._lease = None
 
     def _report(self, mapping: PortMapping | None) -> None:
         if mapping is not None:

@@ -86,14 +86,14 @@ def _enter(space: str) -> None:
 
 
 class MappingDaemon:
-    """`miniupnpd` on a home's router: PCP, NAT-PMP or both, as `pcp` says. `restart` is a restart of the router: all
-    mappings are lost."""
+    """`miniupnpd` on a home's router: PCP and NAT-PMP, or with `upnp` UPnP alone. A stop and start is a restart of the router:
+    all mappings are lost."""
 
-    def __init__(self, router: Namespace, lan: str, where: Path) -> None:
+    def __init__(self, router: Namespace, lan: str, where: Path, *, upnp: bool = False) -> None:
         self._router = router
         self._config = where / f"{router.name}.conf"
         self._config.write_text(
-            f"ext_ifname=wan\nlistening_ip=lan\nenable_upnp=no\n{_PMP}=yes\nsystem_uptime=no\n"
+            f"ext_ifname=wan\nlistening_ip=lan\nenable_upnp={_yes(upnp)}\n{_PMP}={_yes(not upnp)}\nsystem_uptime=no\n"
             f"secure_mode=yes\nlease_file=\nipv6_disable=yes\n"
             f"allow 1024-65535 {lan}/24 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n"
         )
@@ -123,6 +123,10 @@ class MappingDaemon:
     def rules(self) -> str:
         """The router's translations of incoming connections."""
         return run_in(self._router, "nft", "list", "chain", "inet", "filter", _DNAT)
+
+
+def _yes(on: bool) -> str:
+    return "yes" if on else "no"
 
 
 _PMP = "enable_natpmp"
@@ -192,9 +196,16 @@ class NatLab:
         return self._node(f"public{number}", space, **settings)
 
     def home(
-        self, kind: Nat, *, mapper: bool = False, delay: float = 0.0, **settings: str
+        self,
+        kind: Nat,
+        *,
+        mapper: bool = False,
+        upnp: bool = False,
+        delay: float = 0.0,
+        **settings: str,
     ) -> LabNode:
-        """A node behind a router with this kind of NAT. `mapper`: the router runs `miniupnpd` (port-restricted).
+        """A node behind a router with this kind of NAT. `mapper`: the router runs `miniupnpd` (port-restricted), with `upnp`
+        for UPnP alone.
         `delay`: seconds that the line to the internet takes one way."""
         self._homes += 1
         n = self._homes
@@ -216,7 +227,7 @@ class NatLab:
         node = self._node(f"home{n}-{kind}", house, **settings)
         node.router = router
         if mapper:
-            node.mapper = MappingDaemon(router, f"192.168.{n}.0", self._where)
+            node.mapper = MappingDaemon(router, f"192.168.{n}.0", self._where, upnp=upnp)
             node.mapper.start()
         return node
 

@@ -117,6 +117,27 @@ def test_a_router_maps_the_port_again_after_its_restart_and_forgets_it_at_the_en
     assert "Traceback" not in home.log + other.log + public.log
 
 
+@pytest.mark.long
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(shutil.which("miniupnpd") is None, reason="`miniupnpd` is not installed")
+def test_a_router_that_speaks_upnp_alone_maps_the_port(lab: NatLab) -> None:
+    public = lab.public(1).start()
+    home = lab.home("port", mapper=True, upnp=True)
+    home.start("--bootstrap", public.where)
+    assert home.mapper is not None
+    eventually(lambda: home.mapper and "dport 3000 dnat" in home.mapper.rules, 40)
+    # Before it was mapped the address was dialled in vain; a neighbour dials it once a minute.
+    eventually(lambda: state(home)[0] == "mapped", 90)
+    assert "mapped by the router" in home.cli("status", json_output=False)
+
+    home.mapper.stop()
+    home.mapper.start()
+    eventually(lambda: home.mapper and "dport 3000 dnat" in home.mapper.rules, 90)
+    assert home.stop() == 0
+    assert "dnat" not in home.mapper.rules
+    assert "Traceback" not in home.log + public.log
+
+
 @pytest.mark.timeout(120)
 def test_two_homes_punch_a_link_and_trade_on_when_the_relay_has_gone(lab: NatLab) -> None:
     public = lab.public(1).start()
