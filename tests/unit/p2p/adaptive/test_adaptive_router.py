@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from p2p.adaptive import (
     DEGRADED,
+    HEALTHY,
     AdaptiveRouter,
     Breaker,
     BreakerSettings,
@@ -16,7 +17,13 @@ from p2p.adaptive import (
     RoutingEvent,
     Weights,
 )
-from p2p.adaptive.adaptive_router import PROBE_SPACING, REMEMBERED, SAMPLE
+from p2p.adaptive.adaptive_router import (
+    AVOIDED_FOR,
+    LONGEST_SHARE,
+    PROBE_SPACING,
+    REMEMBERED,
+    SAMPLE,
+)
 
 TEN = [f"p{i}" for i in range(10)]
 
@@ -311,7 +318,7 @@ def test_of_many_candidates_all_get_work():
     r = router()
     many = [f"q{i}" for i in range(200)]
     now, seen = 0.0, Counter[str]()
-    for _ in range(4000):
+    for _ in range(20_000):
         peer = r.pick(now, many)
         seen[peer] += 1
         now = call(r, now, peer)
@@ -577,3 +584,94 @@ def test_a_result_settles_the_request_that_it_belongs_to():
     r.on_send(4.0, "p0")
     r.on_result(5.0, "p0", 5.0, "ok", (0, 5.0, 5.0))
     assert [sent[0] for sent in r._peers["p0"].metrics.sends] == [4.0]
+
+
+# Small faults that the tests above did not notice (tests/mutation)
+
+
+def test_a_closed_breaker_beside_a_fifth_of_failures_is_hinted_as_degraded():
+    r = router(breaker=BreakerSettings(failure_rate=0.95))
+    now = 0.0
+    for number in range(30):
+        now = call(r, now, "p0", "error" if number % 3 == 0 else "ok")
+        now = call(r, now, "p1")
+    assert r.breaker_state(now, "p0") is BreakerState.CLOSED
+    signals = {hint.peer: hint.signal for hint in r.hints_due(now)}
+    assert signals["p0"] == DEGRADED
+    assert signals.get("p1", HEALTHY) == HEALTHY
+
+
+def test_hints_of_others_make_the_breaker_open_after_fewer_failures():
+    def failures_until_open(origins: int) -> int:
+        r = router()
+        now = warm(r, ["p0", "p1"], 1)
+        for origin in range(origins):
+            assert r.on_hint(now, f"origin {origin}", "p0", DEGRADED, 1.0, 0.9)
+        for failures in range(1, 10):
+            now = call(r, now, "p0", "error", latency=0.0001)
+            if r.breaker_state(now, "p0") is not BreakerState.CLOSED:
+                return failures
+        raise AssertionError("the breaker stayed closed")
+
+    assert failures_until_open(0) == 5
+    assert failures_until_open(6) in (3, 4)
+
+
+def test_only_a_breaker_that_opens_says_when_it_is_tried_again():
+    events: list[RoutingEvent] = []
+    r = router(on_event=events.append)
+    now = warm(r, ["p0", "p1"])
+    for _ in range(5):
+        now = call(r, now, "p0", "error", latency=0.0001)
+    for _ in range(400):
+        now += 0.05
+        now = call(r, now, r.pick(now, ["p0", "p1"]))
+    changes = [e for e in events if e.kind == "breaker"]
+    assert {e.detail["new"] for e in changes} == {"OPEN", "HALF_OPEN", "CLOSED"}
+    for event in changes:
+        assert ("retry_in_s" in event.detail) is (event.detail["new"] == "OPEN")
+
+
+def test_however_often_it_fails_a_peer_is_tried_again_within_the_longest_share_of_a_cooldown():
+    events: list[RoutingEvent] = []
+    settings_ = BreakerSettings(cooldown_s=10.0, longest_share=1.0)
+    r = router(on_event=events.append, breaker=settings_)
+    now = warm(r, ["p0", "p1"])
+    for _ in range(20_000):
+        now += 0.05
+        peer = r.pick(now, ["p0", "p1"])
+        now = call(r, now, peer, "error" if peer == "p0" else "ok")
+    waits = [e.detail["retry_in_s"] for e in events if e.detail.get("new") == "OPEN"]
+    assert len(waits) > 5
+    assert max(waits) <= LONGEST_SHARE * 10.0
+
+
+def test_where_those_looked_at_are_open_and_most_others_are_not_breakers_are_obeyed():
+    many = [f"p{i:03}" for i in range(10 * SAMPLE)]
+    broken = set(many[: 3 * SAMPLE])
+    events: list[RoutingEvent] = []
+    r = router(on_event=events.append)
+    now = warm(r, many, 2)
+    for peer in sorted(broken):
+        for _ in range(5):
+            now = call(r, now, peer, "error", latency=0.00001)
+    picks = set()
+    for _ in range(300):
+        picks.add(peer := r.pick(now, many))
+        r.on_send(now, peer)
+    assert not picks & broken
+    assert not [e for e in events if e.kind == "panic"]
+
+
+def test_a_peer_that_timed_out_just_now_is_not_given_up_before_it_was_avoided_for_a_while():
+    def state(after: float) -> BreakerState:
+        r = router()
+        now = warm(r, TEN)
+        for _ in range(3):
+            now = call(r, now, "p0", "timeout", latency=0.2)
+        for _ in range(40):
+            r.pick(now + after, TEN)
+        return r.breaker_state(now + after, "p0")
+
+    assert state(0.5 * AVOIDED_FOR) is BreakerState.CLOSED
+    assert state(1.5 * AVOIDED_FOR) is not BreakerState.CLOSED

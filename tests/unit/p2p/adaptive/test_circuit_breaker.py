@@ -276,3 +276,26 @@ def test_whatever_happens_probes_are_few_cooldowns_bounded_and_it_never_wedges(
         assert b.allows(now)
         b.on_result(now, b.on_send(now), True)
     assert b.state(now) is CLOSED
+
+
+def test_with_a_threshold_of_one_the_first_failure_of_all_opens_it():
+    b = breaker(failure_threshold=1, half_open_max=1, successes_to_close=1)
+    fail(b, 0.0)
+    assert b.state(0.0) is OPEN
+
+
+def test_the_spread_of_a_cooldown_is_as_wide_as_configured_to_both_sides():
+    class Drawn(random.Random):
+        value = 0.0
+
+        def random(self) -> float:
+            return self.value
+
+    waits = []
+    for value in (0.0, 0.5, 1.0):
+        rng = Drawn(1)
+        rng.value = value
+        b = Breaker(BreakerSettings(cooldown_s=10.0, first_share=0.1, jitter=0.5), rng=rng)
+        fail(b, 0.0, 5)
+        waits.append(b.until)
+    assert waits == pytest.approx([0.5, 1.0, 1.5])

@@ -375,6 +375,30 @@ class TestPulling:
         assert gossip.counters["pulls_refused"] == 1
         assert gossip.eager == ["a"]
 
+    def test_pulls_and_announcements_are_counted_by_the_id(self):
+        gossip, _ = make()
+        for name in ("a", "b", "c"):
+            gossip.link_up(0.0, name)
+            gossip.on_prune(0.0, name)
+        for number in range(5):
+            gossip.add(0.0, key(number), "item", 10)
+        gossip.tick(limits.LAZY_FLUSH)
+        assert gossip.counters["announced"] == 5 * 3
+        gossip.on_pull(0.1, "a", [key(0), key(1), key(2), key(99)], push=False)
+        assert gossip.counters["pulled"] == 3
+        assert gossip.counters["pulls_refused"] == 1
+
+    def test_a_link_of_an_older_version_that_was_pulled_from_is_taken_to_push(self):
+        gossip, _ = make()
+        for name, able in (("old", False), ("new", True)):
+            gossip.link_up(0.0, name, able=able)
+            gossip._peers[name].pushes = False
+        gossip.on_announcement(0.0, "old", [key(1)])
+        gossip.on_announcement(0.0, "new", [key(2)])
+        gossip.tick(limits.GRAFT_TIMEOUT)
+        assert gossip._peers["old"].pushes
+        assert not gossip._peers["new"].pushes
+
     def test_stored_ids_are_announced_to_a_new_link(self):
         gossip, sent = make()
         for number in range(3):

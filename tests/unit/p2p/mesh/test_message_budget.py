@@ -189,3 +189,13 @@ def test_announcements_and_pulls_are_charged_by_the_id(kind: str, each: float) -
     spent, refused = made.budgets.figures()[PEER]
     assert 1000 * each < spent < 3000 * each
     assert refused == 0
+
+
+def test_each_refused_message_is_counted_once() -> None:
+    budgets = MessageBudgets()
+    budgets.link_up(0.0, "a")
+    assert budgets.charge(0.0, "a", "any", 0, LINK_BURST) is None
+    for _ in range(3):
+        assert budgets.charge(0.0, "a", "any", 0, 10.0) == "link"
+    assert budgets.counters["link"] == 3
+    assert budgets.figures()["a"] == (LINK_BURST + 30.0, 3)
