@@ -202,10 +202,24 @@ class Delivery:
 
     def relayed_traffic(self, node: str) -> LinkStats:
         """Return the figures as `traffic`, with the round trip, for status. Changes nothing."""
-        stats = self.relayed.get(node, LinkStats())
-        if self.encrypted is not None:
+        stats = replace(self.relayed.get(node, LinkStats()))
+        if self.encrypted is not None and self.encrypted.is_encrypted(node):
             stats.rtt = self.encrypted.rtt(node)
         return stats
+
+    def relayed_in_clear(self, now: float) -> list[str]:
+        """Return the nodes with relayed messages that are not end to end encrypted, and have a route."""
+        found = []
+        for node in self.relayed:
+            path = None if node in self._links else self.path(now, node)
+            if path is not None and path[1] is False:
+                found.append(node)
+        return found
+
+    def measured(self, node: str, trip: float) -> None:
+        """Record a round trip of messages relayed in clear, in seconds, smoothed as RFC 6298 does."""
+        stats = self.traffic(node)
+        stats.rtt = trip if stats.rtt is None else stats.rtt + (trip - stats.rtt) / 8
 
     def path(self, now: float, to: str) -> tuple[str, bool | None] | None:
         """Return the neighbour that relays to a node without a link, and if end to end encrypted: None for not known

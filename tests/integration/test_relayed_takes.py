@@ -80,6 +80,8 @@ def test_without_tls_it_is_relayed_in_clear_and_shown_so(nodes: Nodes) -> None:
     path = seen(a, c)
     assert (path.path, path.via, path.encrypted) == ("relayed", b.node_id, False)
     assert "clear" in a.cli("peers", json_output=False)
+    eventually(lambda: seen(a, c).rtt_ms, 15)
+    assert 'exchange_node_path_round_trip_seconds{path="relayed"}' in metrics(a)
 
 
 def test_a_node_that_restarts_trades_on_at_once(nodes: Nodes) -> None:

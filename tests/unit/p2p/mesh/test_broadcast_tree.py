@@ -244,6 +244,16 @@ class TestTree:
         assert not gossip.on_branch("a", Branch(push=[*many, "x"]))
         assert not gossip.on_branch("a", Branch(push=["x" * 1000]))
 
+    def test_own_broadcasts_go_to_links_that_did_not_ask_except_those_that_left_them_out(self):
+        gossip, sent = make()
+        for name in ("asks", "silent", "leaves"):
+            gossip.link_up(0.0, name, able=True)
+        gossip.on_prune(0.0, "silent")
+        gossip.on_prune(0.0, "leaves")
+        gossip.on_branch("leaves", Branch(leave=["me"]))
+        gossip.add(0.0, key(1), "own", 10, origin="me")
+        assert drain(sent) == [(("asks", "silent"), "own")]
+
     def test_a_prune_is_obeyed(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
