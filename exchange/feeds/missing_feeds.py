@@ -15,6 +15,8 @@ Rules of this file:
 - Nothing walks over all missing feeds: times are in a heap, and ready feeds wait in a queue for each
   announcer to be charged. A tick costs what is due, and one step for each announcer with a queue.
 - Entries of the queues may be out of date; they are checked when they are reached.
+- A newcomer has one feed to request for each owner. So the number of requests under way grows with each answer while all
+  places are taken, and is halved when one times out: a thousand feeds take seconds, and a narrow link is not overrun.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from exchange.feeds.request_budget import FirstAnnouncers, RequestBudgets
 from exchange.model.events import Batch
 from exchange.model.keyed_heap import KeyedHeap
 
-MAX_ACTIVE = 32  # requests under way at once
+MAX_ACTIVE = 32  # requests under way at once for one announcer, and in all to begin with ...
+MAX_ACTIVE_GROWN = 256  # ... and in all while answers come in time
 MAX_MISSING = 10_000  # missing feeds remembered
 MAX_MISSING_EACH = 4096  # of them announced first by the same node: as many as one digest names
 MAX_ASSEMBLED_BYTES = 64 * 1024 * 1024  # of pages of snapshots that are not complete
@@ -80,6 +83,9 @@ class MissingFeeds:
         self._ready: dict[str, dict[FeedName, None]] = {}  # by announcer to be charged
         self._active: Counter[str] = Counter()  # requests under way by announcer charged
         self._active_total = 0
+        self._window = MAX_ACTIVE  # requests that may be under way in all
+        self._full = False  # the last requests left no place
+        self._lost_at = float("-inf")  # when a time-out last halved it
         self.budgets = RequestBudgets(MAX_ACTIVE)
         self._assembled: KeyedHeap[FeedName, int] = KeyedHeap()  # negative bytes: most first
         self.assembled_bytes = 0
@@ -192,6 +198,7 @@ class MissingFeeds:
                 continue
             if missing.asked:
                 self.budgets.timed_out(missing.asked, missing.due - missing.asked_at, now)
+                self._narrow(now, missing.asked_at)
                 if missing.charged != OWNERS:
                     self.budgets.request_lost(missing.charged, missing.asked_at, now)
                 self._finish(missing)
@@ -199,15 +206,16 @@ class MissingFeeds:
         # One request for each announcer in turn, so that none of them takes all places.
         found: list[MissingFeed] = []
         announcers = list(self._ready)
-        while announcers and self._active_total < MAX_ACTIVE:
+        while announcers and self._active_total < self._window:
             announcers = [name for name in announcers if self._serve(now, name, found)]
+        self._full = self._active_total >= self._window
         return found
 
     def _serve(self, now: float, announcer: str, found: list[MissingFeed]) -> bool:
         """Request one feed at an announcer's charge. False if it has no place or no feed left."""
         queue = self._ready[announcer]
         while queue:
-            if self._active_total >= MAX_ACTIVE or not self._has_share(announcer):
+            if self._active_total >= self._window or not self._has_share(announcer):
                 return False
             name = next(iter(queue))
             del queue[name]
@@ -277,10 +285,18 @@ class MissingFeeds:
     def helped(self, now: float, missing: MissingFeed) -> None:
         """Note an answer with new events to the request under way."""
         self.budgets.answered(missing.asked, now - missing.asked_at)
+        if self._full:
+            self._window = min(self._window + 1, MAX_ACTIVE_GROWN)
         if missing.charged != OWNERS:
             self.budgets.announcement_true(missing.charged)
 
     # Internals
+
+    def _narrow(self, now: float, asked_at: float) -> None:
+        """Halve the requests under way after a time-out; of those sent together only the first counts."""
+        if asked_at >= self._lost_at:
+            self._lost_at = now
+            self._window = max(MAX_ACTIVE, self._window // 2)
 
     def _has_share(self, announcer: str) -> bool:
         share = OWNERS_SHARE if announcer == OWNERS else self.budgets.share(announcer)

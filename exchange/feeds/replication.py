@@ -11,6 +11,8 @@ Rules of this file:
 - Digests have a token bucket for each neighbour and a common one for all other nodes. A digest beyond it
   is counted and dropped. If it had heads, ours are sent when the bucket has filled again, so that a
   neighbour that is ahead can answer: the exchange is delayed and never starved.
+- A node that is far behind answers a summary with heads once an interval only. Its heads are answered with the heads of
+  the neighbour that is ahead, so with all neighbours they would be most of what a newcomer receives.
 - Answers to requests have a budget of bytes for each neighbour, and a common one for all other nodes: a request
   of 100 bytes may be answered with 256 KiB. Requests beyond it wait.
 """
@@ -41,6 +43,7 @@ from exchange.model.rate_buckets import RateBuckets
 
 GRACE = 0.3  # seconds: a broadcast may still arrive
 DIGEST_INTERVAL = 5.0
+FAR_BEHIND = 64  # missing feeds
 DIGEST_BURST = 4  # digests that a neighbour may send at once ...
 DIGEST_RATE = 1.0  # ... and a second
 PART_BYTES = 256 * 1024
@@ -81,6 +84,7 @@ class Replicator:
         self._owed: dict[str, None] = {}  # neighbours whose heads were dropped
         self._packed: dict[bool, tuple[int, bytes]] = {}  # answer -> feed index version, digest
         self._next_digest = 0.0
+        self._next_heads = 0.0  # in answer to a summary, while this node is far behind
         self._answers = RateBuckets(ANSWER_RATE, ANSWER_BURST)
         self._waiting: dict[str, deque[tuple[str, FeedRequest]]] = {}  # by the charged announcer
         self._out: list[Send] = []
@@ -155,7 +159,9 @@ class Replicator:
         if digest.summary == self.summary():
             return True
         if digest.heads is None:
-            self._send_heads(node, answer=False)
+            if len(self._missing) < FAR_BEHIND or now >= self._next_heads:
+                self._next_heads = now + DIGEST_INTERVAL
+                self._send_heads(node, answer=False)
             return True
         ours_ahead = False
         shared: set[tuple[str, str]] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.scale.broadcasts import BroadcastCase, run_case
+from tests.simulation.scale.newcomer import run_newcomer
 
 SMALL = {"nodes": 100, "warm_up": 3.0, "measured": 100, "drain": 5.0}
 
@@ -38,3 +39,11 @@ def test_a_full_mesh_on_a_lan_stays_below_four_copies() -> None:
     figures = run_case(BroadcastCase("mesh", mesh=True, lan=True, **{**SMALL, "nodes": 20}))
     assert figures.coverage == 1.0
     assert figures.copies < 4.0
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_a_newcomer_trades_and_shows_all_orders_within_seconds(seed: int) -> None:
+    figures = run_newcomer(100, seed=seed)
+    assert figures.first_trade < 4.0
+    assert figures.all_shown < 6.0
+    assert figures.requests <= 110  # one for each feed, and few again

@@ -1,7 +1,7 @@
-"""`python -m tests.simulation.scale`: broadcasts, joins, losses and announcements in networks of up to 10,000 nodes.
+"""`python -m tests.simulation.scale`: broadcasts, joins, losses, announcements and the DHT with up to 10,000 nodes.
 
 Prints the tables of docs/scale.md, or JSON. Figures of processor time are of the machine that it runs on; all others
-are the same in every run of one seed.
+are the same in every run of one seed. With several seeds each figure is the median, with a second row of the worst.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,11 @@ from node.daemon.progress import Progress
 from tests.simulation.scale.announcements import run_announcements
 from tests.simulation.scale.broadcasts import BroadcastCase, run_case
 from tests.simulation.scale.changes import run_changes
+from tests.simulation.scale.lookups import run_lookups
+from tests.simulation.scale.newcomer import run_newcomer
+from tests.simulation.scale.several_seeds import over_seeds
 
-PARTS = ("cases", "sizes", "changes", "announcements")
+PARTS = ("cases", "sizes", "changes", "newcomers", "announcements", "dht")
 SIZES = (100, 1000, 10_000)
 COPIES = 2.7  # of a broadcast, for the traffic of announcements; see the table of sizes
 
@@ -55,30 +58,33 @@ Job = tuple[str, str, Callable[[Callable[[float], None]], Any]]
 
 
 def jobs(parts: list[str], sizes: list[int], seed: int) -> Iterator[Job]:
-    """Return the runs: part, name, and what to call with a callback for progress."""
+    """Return the runs: part, name, and a function to call with a callback for progress."""
     if "cases" in parts:
         for case in CASES:
-            case.seed = seed
-            yield "cases", case.name, partial(run_case, case)
+            yield "cases", case.name, partial(run_case, replace(case, seed=seed))
     for nodes in sizes:
         if "sizes" in parts:
-            case = size_case(nodes)
-            case.seed = seed
+            case = replace(size_case(nodes), seed=seed)
             yield "sizes", case.name, partial(run_case, case)
     for nodes in sizes:
         if "changes" in parts and nodes <= 2000:  # larger ones take too long
-            case = change_case(nodes)
-            case.seed = seed
+            case = replace(change_case(nodes), seed=seed)
             yield "changes", case.name, partial(run_changes, case)
+    for nodes in sizes:
+        if "newcomers" in parts:
+            yield "newcomers", f"{nodes} nodes", _with_progress(run_newcomer, nodes, seed=seed)
     for nodes in sizes:
         if "announcements" in parts:
             seconds = 10.0 if nodes <= 2000 else 5.0
-            run = partial(run_announcements, nodes, COPIES, seconds=seconds, seed=seed)
-            yield (
-                "announcements",
-                f"{nodes} nodes",
-                lambda progress, run=run: run(progress=progress),  # type: ignore[misc]
-            )
+            run = _with_progress(run_announcements, nodes, COPIES, seconds=seconds, seed=seed)
+            yield "announcements", f"{nodes} nodes", run
+    for nodes in sizes:
+        if "dht" in parts and nodes <= 2000:
+            yield "dht", f"{nodes} nodes", _with_progress(run_lookups, nodes, seed=seed)
+
+
+def _with_progress(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    return lambda progress: run(*args, **kwargs, progress=progress)
 
 
 def print_row(figures: Any, *, heading: bool) -> None:
@@ -87,7 +93,7 @@ def print_row(figures: Any, *, heading: bool) -> None:
     if heading:
         print("\n| " + " | ".join(name.replace("_", " ") for name in names) + " |")
         print("|" + "---|" * len(names))
-    values = (getattr(figures, name) for name in names)
+    values = [getattr(figures, name) for name in names]
     print("| " + " | ".join(_text(value) for value in values) + " |", flush=True)
 
 
@@ -128,26 +134,32 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="+",
         choices=PARTS,
         default=list(PARTS),
-        help="default: all; changes only of up to 2,000 nodes",
+        help="default: all; changes and dht only of up to 2,000 nodes",
     )
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--seeds", "--seed", type=int, nargs="+", default=[1], metavar="S", help="default: 1"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document in place of tables")
     args = parser.parse_args(arguments)
     results: dict[str, list[dict[str, Any]]] = {}
-    for part, name, run in jobs(args.parts, args.nodes, args.seed):
+    by_seed = [list(jobs(args.parts, args.nodes, seed)) for seed in args.seeds]
+    for runs in zip(*by_seed, strict=True):
+        part, name, _ = runs[0]
         progress = Progress(f"{part}: {name}")
         gc.collect()
         gc.disable()  # millions of objects that live to the end would be gone through again and again
         try:
-            figures = run(progress.update)
+            found = [run(progress.update) for _, _, run in runs]
         finally:
             progress.end()
+        rows = over_seeds(found)
         if not args.json:
-            print_row(figures, heading=part not in results)
-        results.setdefault(part, []).append(asdict(figures))
+            for number, figures in enumerate(rows):
+                print_row(figures, heading=part not in results and number == 0)
+        results.setdefault(part, []).extend(asdict(figures) for figures in rows)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     if args.json:
-        print(json.dumps({"seed": args.seed, "memory_mb": memory, **results}, indent=2))
+        print(json.dumps({"seeds": args.seeds, "memory_mb": memory, **results}, indent=2))
     else:
         print(f"\n{memory} MB of memory at most", file=sys.stderr)
     return 0

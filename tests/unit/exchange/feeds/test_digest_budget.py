@@ -9,11 +9,11 @@ from exchange_kit import M, Network, Owner
 from replication_kit import OWNER, A, B, LoneReplicator, opened, request
 
 from exchange.feeds import missing_feeds as missing_module
-from exchange.feeds.exchange_messages import FeedDigest, FeedHead, pack
+from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedRequest, pack
 from exchange.feeds.feed import Feed
-from exchange.feeds.missing_feeds import MAX_MISSING_EACH
-from exchange.feeds.replication import DIGEST_BURST, MAX_HEADS
-from exchange.feeds.request_budget import FIRST_SHARE
+from exchange.feeds.missing_feeds import MAX_ACTIVE, MAX_ACTIVE_GROWN, MAX_MISSING_EACH
+from exchange.feeds.replication import DIGEST_BURST, DIGEST_INTERVAL, FAR_BEHIND, MAX_HEADS
+from exchange.feeds.request_budget import FIRST_SHARE, REQUEST_TIMEOUT
 
 ASK = FeedDigest(b"another summary")
 
@@ -197,3 +197,72 @@ def test_owners_of_one_digest_are_found_though_there_are_ghosts() -> None:
     batch = owner.batch(opened(1))
     local.it.on_digest(0.1, B, FeedDigest(b"x", [FeedHead(OWNER, M, batch.last, b"12345678")]))
     assert local.ticked(0.1) == [(B, request())]
+
+
+# A node that is far behind
+
+
+def test_a_node_far_behind_answers_one_summary_with_heads_in_an_interval() -> None:
+    local = holding(A, B, feeds=3)
+    for number, node in ((0, A), (1000, B)):
+        local.it.on_digest(0.0, node, FeedDigest(b"x", ghosts(FAR_BEHIND, first=number)))
+    local.sent()
+    assert local.it.on_digest(1.0, A, ASK)
+    assert len(local.sent()) == 1
+    assert local.it.on_digest(2.0, B, ASK)
+    assert local.it.on_digest(3.0, A, ASK)
+    assert local.sent() == []
+    assert local.it.on_digest(1.0 + DIGEST_INTERVAL, B, ASK)
+    assert len(local.sent()) == 1
+
+
+def test_a_node_little_behind_answers_each_summary() -> None:
+    local = holding(A, B, feeds=3)
+    local.it.on_digest(0.0, A, FeedDigest(b"x", ghosts(FAR_BEHIND - 1)))
+    local.sent()
+    for node in (A, B):
+        local.it.on_digest(1.0, node, ASK)
+    assert len(local.sent()) == 2
+
+
+# Requests under way
+
+
+def many_neighbours(feeds: int) -> LoneReplicator:
+    """A node of whose 20 neighbours each announces its own part of the feeds."""
+    names = [f"neighbour{n:023d}" for n in range(20)]
+    local = LoneReplicator(*names)
+    for number, name in enumerate(names):
+        local.it.on_digest(0.0, name, FeedDigest(b"x", ghosts(feeds, first=number * feeds)))
+    local.sent()
+    return local
+
+
+def answer_all(local: LoneReplicator, now: float, asked: list[FeedRequest]) -> None:
+    for wanted in asked:
+        local.it.advanced(now, wanted.owner, M, 9)
+
+
+def test_answers_in_time_let_more_requests_under_way_up_to_a_bound() -> None:
+    local = many_neighbours(feeds=200)
+    under_way, now = [], 0.0
+    for _ in range(12):
+        asked = [wanted for _, wanted in local.ticked(now)]
+        under_way.append(len(asked))
+        now += 0.1
+        answer_all(local, now, asked)
+    assert under_way[0] == MAX_ACTIVE
+    assert under_way[1] > under_way[0]
+    assert max(under_way) == MAX_ACTIVE_GROWN
+
+
+def test_requests_that_time_out_together_halve_those_under_way_once() -> None:
+    local = many_neighbours(feeds=200)
+    now, asked = 0.0, []
+    for _ in range(12):
+        asked = [wanted for _, wanted in local.ticked(now)]
+        now += 0.1
+        answer_all(local, now, asked)
+    assert len(local.ticked(now)) == MAX_ACTIVE_GROWN
+    after = local.ticked(now + REQUEST_TIMEOUT + 0.1)
+    assert MAX_ACTIVE < len(after) <= MAX_ACTIVE_GROWN // 2
