@@ -170,6 +170,7 @@ class TestTree:
         gossip.on_pull(0.0, crowd[-1], [])  # and does not take it back
         assert drain(sent) == [((crowd[-1],), refusal)]
         assert gossip.eager == [*crowd[:-2], "far", "near"]
+        assert gossip.counters["refusals"] == 3
 
     @given(
         st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=1, max_size=40),
@@ -338,6 +339,18 @@ class TestPulling:
         gossip.tick(0.6)
         assert drain(sent) == [(("a",), pull([key(n) for n in range(4)]))]
 
+    def test_an_announcer_with_a_shorter_wait_brings_the_pull_forward(self):
+        gossip, sent = make()
+        for name in ("slow", "quick"):
+            gossip.link_up(0.0, name)
+            gossip.on_prune(0.0, name)
+        gossip._peers["slow"].patience = 10 * limits.GRAFT_TIMEOUT
+        gossip.on_announcement(0.0, "slow", [key(1)])
+        gossip.on_announcement(0.1, "quick", [key(1)])
+        assert gossip.next_deadline() == pytest.approx(0.1 + limits.GRAFT_TIMEOUT)
+        gossip.tick(0.1 + limits.GRAFT_TIMEOUT)
+        assert len(drain(sent)) == 1
+
     def test_an_item_that_comes_in_time_is_not_pulled(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
@@ -394,7 +407,7 @@ class TestPulling:
             gossip.add(0.0, key(number), "item", 10)
         gossip.tick(limits.LAZY_FLUSH)
         assert gossip.counters["announced"] == 5 * 3
-        gossip.on_pull(0.1, "a", [key(0), key(1), key(2), key(99)], push=False)
+        gossip.on_pull(0.1, "a", [key(99), key(0), key(1), key(2)], push=False)
         assert gossip.counters["pulled"] == 3
         assert gossip.counters["pulls_refused"] == 1
 
