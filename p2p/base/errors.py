@@ -67,15 +67,25 @@ class MalformedMessage(RemoteProtocolError):
 
 
 class HandshakeRefused(P2PError):
-    """One side ended the handshake. `by_us`: this node did. `peer`: id of the peer, if TLS has proven it."""
+    """One side ended the handshake. `by_us`: this node did. `peer`: id of the peer, if TLS has proven it.
+    `others`: (node id, host, port) of nodes to dial in its place, claims of the peer."""
 
-    def __init__(self, code: Code, reason: str, *, by_us: bool, peer: str | None = None) -> None:
+    def __init__(
+        self,
+        code: Code,
+        reason: str,
+        *,
+        by_us: bool,
+        peer: str | None = None,
+        others: tuple[tuple[str, str, int], ...] = (),
+    ) -> None:
         who = "we refused" if by_us else "the peer refused"
         super().__init__(f"{who}: {reason} ({code})")
         self.code = code
         self.reason = reason
         self.by_us = by_us
         self.peer = peer
+        self.others = others
 
 
 class ConnectFailed(P2PError):

@@ -122,7 +122,7 @@ class PeerExchangeCore:
             carrier = CARRIERS.get(peer.carrier)
             if peer.node_id == self._own_id or carrier is None:
                 continue  # an unknown carrier is of a newer version, not a fault of the sender
-            host = _believable(partner.address, peer)
+            host = believable(partner.address, peer)
             if host is not None:
                 candidates.append(
                     PeerFound(
@@ -163,7 +163,7 @@ def _for(receiver: str, peer: PeerAddress) -> PeerAddress | None:
     return PeerAddress(peer.node_id, peer.address.partition("%")[0], peer.port, peer.carrier)
 
 
-def _believable(sender: str, peer: PeerAddress) -> str | None:
+def believable(sender: str, peer: PeerAddress) -> str | None:
     """Return the host to dial for an entry of `sender`'s list, None if it is not valid. Names are refused:
     a stranger could make this node resolve any name.
     """

@@ -9,17 +9,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
-from p2p.addresses.address import Address, Key
+from p2p.addresses.address import Address, Key, PeerFound
 from p2p.addresses.address_book import FEELER_DELAY, AddressBook
 from p2p.addresses.dial_choice import DialChoice, outbound_groups
 from p2p.addresses.reconnect import wait_after
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
 from p2p.base.limits import DIALS_PER_SECOND
+from p2p.discovery.peer_exchange import believable
 from p2p.discovery.strategy import describe
 from p2p.flow.token_bucket import TokenBucket
 from p2p.peers.link_slots import outbound_reach, reserved_slots
 from p2p.wire.link import Carrier, PeerInfo, PeerLink
+from p2p.wire.messages import PeerAddress
 
 log = logging.getLogger(__name__)
 
@@ -273,6 +275,8 @@ class DialLoop:
     ) -> str | None:
         """Record a refusal; returns the node id that refused if the refusal shows that all is well there."""
         now = self._clock()
+        if not refusal.by_us:
+            self._add_others(address, expect, refusal, now)
         if refusal.code is Code.DUPLICATE:
             # The handshake got as far as the admission: the expected node is there.
             node_id = expect or self._answered_by.get(address.key) or refusal.peer
@@ -293,6 +297,18 @@ class DialLoop:
         else:
             self._failed(address, str(refusal), refusal.code)
         return None
+
+    def _add_others(
+        self, address: Address, expect: str | None, refusal: HandshakeRefused, now: float
+    ) -> None:
+        """Add the addresses that a node without a slot named, under the bounds for what one peer sends."""
+        via = refusal.peer or expect or ""
+        for node_id, host, port in refusal.others:
+            found = believable(address.host, PeerAddress(node_id, host, port))
+            if found is not None:
+                self._book.add(
+                    PeerFound(found, port, node_id, "exchange", via, via_address=address.host), now
+                )
 
     def _failed(self, address: Address, error: str, code: Code | None) -> None:
         if self._book.failed(address, self._clock(), self._rng, error, wait_after(code)):

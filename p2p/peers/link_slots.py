@@ -65,10 +65,13 @@ class LinkRecord(msgspec.Struct, frozen=True):
 
 
 class LinkRefusal(NamedTuple):
-    """Reason for refusing a peer, in words for the peer."""
+    """Reason for refusing a peer, in words for the peer. `others`: (node id, host, port) of nodes that it may dial in
+    place of this one.
+    """
 
     code: Code
     reason: str
+    others: tuple[tuple[str, str, int], ...] = ()
 
 
 class SlotDecision(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from p2p.addresses.reconnect import Reconnect, wait_after
 from p2p.base.errors import Code
 from p2p.base.host_port import normal_host
 from p2p.discovery.bootstrap import Resolve, resolve
+from p2p.discovery.peer_exchange import may_pass
 from p2p.peers.dial_loop import Dialer, DialLoop
 from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import LinkRefusal, SlotDecision, SlotLimits
@@ -33,7 +34,7 @@ from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy, covers, normal_subject
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore
-from p2p.wire.handshake import ADMISSION_REASONS
+from p2p.wire.handshake import ADMISSION_REASONS, MAX_OTHERS
 from p2p.wire.link import Carrier, LinkHandler, PeerInfo, PeerLink
 from p2p.wire.messages import Envelope, PeerAddress
 
@@ -351,7 +352,24 @@ class PeerManager:
         verdict = self._table.verdict(info, self._now(), self._dialled_at(info))
         if verdict is SecondLinkVerdict.REFUSE:
             return LinkRefusal(Code.DUPLICATE, ADMISSION_REASONS[Code.DUPLICATE])
-        return self._slot_for(info).refusal if verdict is None else None
+        if verdict is not None:
+            return None
+        refusal = self._slot_for(info).refusal
+        if refusal is not None and refusal.code is Code.FULL and not info.outbound:
+            refusal = refusal._replace(others=self._others_for(info))
+        return refusal
+
+    def _others_for(self, info: PeerInfo) -> tuple[tuple[str, str, int], ...]:
+        """Return a few proven peers that a node without a slot here may dial, so that a full bootstrap node is no end."""
+        known = [
+            (peer.node_id, peer.address, peer.port)
+            for peer in self.proven_peers()
+            if peer.carrier == "tcp"
+            and peer.node_id != info.node_id
+            and "%" not in peer.address
+            and may_pass(info.address, peer.address)
+        ]
+        return tuple(self._rng.sample(known, min(len(known), MAX_OTHERS)))
 
     def _slot_for(self, newcomer: PeerInfo) -> SlotDecision:
         room = self._dials.grenache_room
@@ -367,7 +385,7 @@ class PeerManager:
             # Decided again: two handshakes may have been admitted for one slot.
             decision = self._slot_for(link.peer)
             if decision.refusal is not None:
-                link.close(*decision.refusal)
+                link.close(decision.refusal.code, decision.refusal.reason)
                 return
             self._evict(decision.evict)
         if link.peer.listen_port and (not link.peer.outbound or link.peer.carrier != "tcp"):

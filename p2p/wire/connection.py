@@ -24,7 +24,7 @@ from p2p.wire.frame_transport import FrameTransport
 from p2p.wire.handshake import HandshakeMachine, HandshakeState, HandshakeTerms, Role, read_goodbye
 from p2p.wire.link import Carrier, LinkHandler, PeerInfo
 from p2p.wire.liveness import Liveness
-from p2p.wire.messages import Codec, Envelope, Goodbye, Probe, ProbeAck, pack
+from p2p.wire.messages import Codec, Envelope, Goodbye, PeerAddress, Probe, ProbeAck, pack
 from p2p.wire.read_turns import ReadTurns
 
 MSGPACK = "msgpack"  # in Capabilities.codecs
@@ -34,8 +34,10 @@ _encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the
 LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye", "probe", "probe_ack"})
 
 
-Admit = Callable[[PeerInfo], tuple[Code, str] | None]
-"""Decision about a proven peer: None, or the code and the reason of the refusal."""
+Others = tuple[tuple[str, str, int], ...]
+Admit = Callable[[PeerInfo], tuple[Code, str] | tuple[Code, str, Others] | None]
+"""Decision about a proven peer: None, or the code and the reason of the refusal, and (node id, host, port) of other nodes that
+it may dial."""
 
 
 class StreamOrigin(msgspec.Struct, frozen=True):
@@ -249,7 +251,7 @@ class PeerConnection(FrameTransport):
         if self._closing:
             return
         if refusal.by_us:
-            self._send_goodbye(refusal.code, refusal.reason)
+            self._send_goodbye(refusal.code, refusal.reason, refusal.others)
         else:
             self.hang_up()
         self._failed(refusal)
@@ -362,8 +364,9 @@ class PeerConnection(FrameTransport):
 
     # Ending
 
-    def _send_goodbye(self, code: Code, reason: str) -> None:
-        self._put(self._encode("goodbye", Goodbye(code.value, reason)))
+    def _send_goodbye(self, code: Code, reason: str, others: Others = ()) -> None:
+        peers = [PeerAddress(*other) for other in others] or msgspec.UNSET
+        self._put(self._encode("goodbye", Goodbye(code.value, reason, peers)))
         self.linger()
 
     def _ended(self, code: Code | None, reason: str) -> None:

@@ -28,6 +28,7 @@ from p2p.base.limits import PROTOCOL_VERSION
 from p2p.wire.messages import Capabilities, Codec, Envelope, Goodbye, Handshake, HandshakeAck, pack
 
 NONCE_LENGTH = 32  # bytes
+MAX_OTHERS = 16  # addresses in a goodbye
 _REASON_LENGTH = 200  # characters of a peer's words that are kept
 
 ADMISSION_REASONS = {
@@ -147,20 +148,30 @@ class HandshakeMachine:
             code, reason = read_goodbye(payload)
             proven = self.peer if self._tls_key is not None else None
             peer = None if proven is None else proven.node_id
-            raise HandshakeRefused(code or Code.UNEXPECTED, reason, by_us=False, peer=peer)
+            raise HandshakeRefused(
+                code or Code.UNEXPECTED, reason, by_us=False, peer=peer, others=_others(payload)
+            )
         claimed = getattr(payload, "node_id", envelope.from_)
         if envelope.from_ != claimed:
             raise self.refusal(Code.WRONG_IDENTITY, "`from` and the node id differ")
         return self._step(envelope.type, payload)
 
-    def admit(self, code: Code | None, reason: str = "") -> list[Outgoing]:
-        """Apply the node's decision about the proven peer: None admits it.
+    def admit(
+        self,
+        code: Code | None,
+        reason: str = "",
+        others: tuple[tuple[str, str, int], ...] = (),
+    ) -> list[Outgoing]:
+        """Apply the node's decision about the proven peer: None admits it. `others`: nodes that a declined peer may
+        dial.
 
         Raises:
             HandshakeRefused: `code` was given.
         """
         if code is not None:
-            raise self.refusal(code, reason or ADMISSION_REASONS.get(code, "not admitted"))
+            refusal = self.refusal(code, reason or ADMISSION_REASONS.get(code, "not admitted"))
+            refusal.others = others
+            raise refusal
         return self._step("admit", None)
 
     def expired(self, seconds: float) -> HandshakeRefused:
@@ -290,6 +301,17 @@ def read_goodbye(goodbye: Goodbye) -> tuple[Code | None, str]:
         return Code(goodbye.code), reason
     except ValueError:
         return None, f"{printable(goodbye.code)[:40]}: {reason}"
+
+
+def _others(goodbye: Goodbye) -> tuple[tuple[str, str, int], ...]:
+    """Return the nodes that a peer without a slot names in place of itself: claims."""
+    if goodbye.code != Code.FULL or not isinstance(goodbye.peers, list):
+        return ()
+    return tuple(
+        (peer.node_id, peer.address, peer.port)
+        for peer in goodbye.peers[:MAX_OTHERS]
+        if peer.carrier == "tcp"
+    )
 
 
 def printable(text: str) -> str:

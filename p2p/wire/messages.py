@@ -94,8 +94,14 @@ class Reachability(msgspec.Struct, rename="camel"):
 
 
 class Goodbye(msgspec.Struct, rename="camel"):
+    """Last message of a side that closes a link, or declines it in the handshake.
+
+    `peers`: with the code `full` in a handshake, other nodes that the declined one may dial.
+    """
+
     code: str
     reason: str = ""
+    peers: list[PeerAddress] | msgspec.UnsetType = msgspec.UNSET  # unset by an older version
 
 
 class Heartbeat(msgspec.Struct, rename="camel"):

@@ -151,3 +151,16 @@ async def test_refusals_carry_their_reason(nodes):
     with pytest.raises(HandshakeRefused) as caught:
         await a.manager.connect("127.0.0.1", a.port)
     assert caught.value.code is Code.SELF
+
+
+@pytest.mark.parametrize("secure", [True, False])
+async def test_a_newcomer_whose_only_known_node_is_full_links_to_the_peers_of_that_node(
+    nodes, secure
+):
+    full, b, c = (nodes(n, secure=secure, max_peers=most) for n, most in ((1, 1), (2, 50), (3, 50)))
+    await full.start()
+    await b.start(full)
+    await until(lambda: full.manager.proven_peers())
+    await c.start(full)
+    await until(lambda: set(c.manager.links) == {b.id})
+    assert set(full.manager.links) == {b.id}

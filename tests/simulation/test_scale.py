@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.scale.broadcasts import BroadcastCase, run_case
+from tests.simulation.scale.formation import run_formation
 from tests.simulation.scale.newcomer import run_newcomer
 
 SMALL = {"nodes": 100, "warm_up": 3.0, "measured": 100, "drain": 5.0}
@@ -39,6 +40,14 @@ def test_a_full_mesh_on_a_lan_stays_below_four_copies() -> None:
     figures = run_case(BroadcastCase("mesh", mesh=True, lan=True, **{**SMALL, "nodes": 20}))
     assert figures.coverage == 1.0
     assert figures.copies < 4.0
+
+
+def test_nodes_that_know_one_address_form_one_network_though_that_node_is_full() -> None:
+    figures = run_formation(60, seed=11, afterwards=30.0)
+    assert figures.refused > 0
+    assert figures.in_one_piece == 1.0
+    assert figures.fewest_links >= 4
+    assert figures.linked_p99 < 10.0
 
 
 @pytest.mark.parametrize("seed", [11, 12])

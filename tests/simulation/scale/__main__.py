@@ -20,11 +20,12 @@ from node.daemon.progress import Progress
 from tests.simulation.scale.announcements import run_announcements
 from tests.simulation.scale.broadcasts import BroadcastCase, run_case
 from tests.simulation.scale.changes import run_changes
+from tests.simulation.scale.formation import run_formation
 from tests.simulation.scale.lookups import run_lookups
 from tests.simulation.scale.newcomer import run_newcomer
 from tests.simulation.scale.several_seeds import over_seeds
 
-PARTS = ("cases", "sizes", "changes", "newcomers", "announcements", "dht")
+PARTS = ("cases", "sizes", "changes", "formation", "newcomers", "announcements", "dht")
 SIZES = (100, 1000, 10_000)
 COPIES = 2.7  # of a broadcast, for the traffic of announcements; see the table of sizes
 
@@ -70,6 +71,9 @@ def jobs(parts: list[str], sizes: list[int], seed: int) -> Iterator[Job]:
         if "changes" in parts and nodes <= 2000:  # larger ones take too long
             case = replace(change_case(nodes), seed=seed)
             yield "changes", case.name, partial(run_changes, case)
+    for nodes in sizes:
+        if "formation" in parts and nodes <= 2000:
+            yield "formation", f"{nodes} nodes", _with_progress(run_formation, nodes, seed=seed)
     for nodes in sizes:
         if "newcomers" in parts:
             yield "newcomers", f"{nodes} nodes", _with_progress(run_newcomer, nodes, seed=seed)
@@ -134,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="+",
         choices=PARTS,
         default=list(PARTS),
-        help="default: all; changes and dht only of up to 2,000 nodes",
+        help="default: all; changes, formation and dht only of up to 2,000 nodes",
     )
     parser.add_argument(
         "--seeds", "--seed", type=int, nargs="+", default=[1], metavar="S", help="default: 1"

@@ -189,8 +189,8 @@ class Network:
         if called is None:
             raise ConnectFailed(f"{host}:{port}: nobody there")
 
-        def refuse(code, by_us, reason=""):
-            raise HandshakeRefused(code, reason or str(code), by_us=by_us)
+        def refuse(code, by_us, reason="", others=()):
+            raise HandshakeRefused(code, reason or str(code), by_us=by_us, others=others)
 
         if called.network != caller.network:
             refuse(Code.WRONG_NETWORK, True)
@@ -218,12 +218,12 @@ class Network:
         near.other, far.other = far, near
         refusal = called.manager.admit(far_info)
         if refusal is not None:
-            refuse(refusal.code, False, refusal.reason)
+            refuse(refusal.code, False, refusal.reason, refusal.others)
         called.manager.link_up(far)
         await asyncio.sleep(self.latency)
         refusal = caller.manager.admit(replace(near.peer))
         if refusal is not None:
-            loop.call_soon(far.hear_goodbye, *refusal)
+            loop.call_soon(far.hear_goodbye, refusal.code, refusal.reason)
             refuse(refusal.code, True, refusal.reason)
         if far.closed:
             raise ConnectFailed("closed again")

@@ -7,7 +7,7 @@ from peer_network import MemoryLink, Network, info
 from peers_kit import A, B, C, dials, envelope, found, start
 
 from p2p.addresses.address import PeerFound
-from p2p.base.errors import Code
+from p2p.base.errors import Code, HandshakeRefused
 from p2p.peers.dial_loop import MAX_DIALS, outbound_limit
 from p2p.peers.duplicate_links import SUSPECT_AFTER
 from p2p.peers.peer_records import Peer
@@ -295,8 +295,54 @@ async def test_a_full_node_refuses_newcomers_but_not_peers_it_has(net):
     assert a.connected() == "b"
 
 
+async def test_a_full_node_names_proven_peers_to_a_newcomer(net):
+    a, b, c = net.node("a", max_peers=1), net.node("b"), net.node("c")
+    await start(a, b, c)
+    a.manager.found(found(b))
+    await asyncio.sleep(1)
+    assert a.manager.admit(info(C, outbound=False)).others == ((B, b.host, 3000),)
+    assert a.manager.admit(info(C)).others == ()  # this node dials it
+    elsewhere = a.manager.admit(info(C, outbound=False, address="127.0.0.1"))
+    assert elsewhere.others == ((B, b.host, 3000),)
+    c.manager.found(found(a))
+    await asyncio.sleep(1)
+    assert c.connected() == "b"
+
+
+async def test_a_full_node_does_not_name_addresses_that_the_newcomer_cannot_use(net):
+    a, b = net.node("a", max_peers=1), net.node("b", host="127.0.0.1")
+    await start(a, b)
+    a.manager.found(found(b))
+    await asyncio.sleep(1)
+    assert a.connected() == "b"
+    assert a.manager.admit(info(C, outbound=False)).others == ()
+
+
+async def test_addresses_that_a_full_node_names_are_bounded_and_checked(net, monkeypatch):
+    a, b = net.node("a"), net.node("b", max_peers=1)
+    await start(a, b)
+    claims = [
+        (C, "127.0.0.1", 1),
+        (C, "example.org", 2),
+        ("no id", "192.0.2.7", 3),
+        (C, "192.0.2.7", 0),
+    ]
+    claims.append((C, "192.0.2.8", 4))
+    refusal = HandshakeRefused(Code.FULL, "full", by_us=False, others=tuple(claims))
+
+    async def refuse(*args):
+        raise refusal
+
+    monkeypatch.setattr(net, "dial", refuse)
+    a.manager.found(found(b))
+    await asyncio.sleep(0.5)
+    named = {(peer.address, peer.port) for peer in a.manager.get_all_peers()}
+    assert named - {(b.host, 3000)} <= {("192.0.2.8", 4)}
+    assert [(at.host, at.source) for at in a.manager._book.of(C)] == [("192.0.2.8", "exchange")]
+
+
 async def test_a_full_node_is_not_dialled_again_before_the_interval(net):
-    a, b, c = net.node("a"), net.node("b", max_peers=1), net.node("c")
+    a, b, c = net.node("a"), net.node("b", max_peers=1), net.node("c", listens=False)
     await start(a, b, c)
     c.manager.found(found(b))
     await asyncio.sleep(1)
@@ -305,7 +351,6 @@ async def test_a_full_node_is_not_dialled_again_before_the_interval(net):
     assert len(dials(net, "a")) == 1
     assert "full" in a.manager.get_all_peers()[0].last_error
     await c.manager.stop()
-    del net.nodes[c.host, 3000]
     c.manager.links[B].close(Code.SHUTDOWN)
     await asyncio.sleep(25)
     assert a.connected() == "b"

@@ -12,6 +12,7 @@ import pytest
 from p2p.base.errors import Code, HandshakeRefused, MalformedMessage
 from p2p.base.identity import Identity
 from p2p.wire.handshake import (
+    MAX_OTHERS,
     TABLE,
     HandshakeMachine,
     HandshakeState,
@@ -20,7 +21,16 @@ from p2p.wire.handshake import (
     Role,
     read_goodbye,
 )
-from p2p.wire.messages import Capabilities, Codec, Envelope, Goodbye, Handshake, HandshakeAck, pack
+from p2p.wire.messages import (
+    Capabilities,
+    Codec,
+    Envelope,
+    Goodbye,
+    Handshake,
+    HandshakeAck,
+    PeerAddress,
+    pack,
+)
 
 A, B, C = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 CODEC = Codec()
@@ -109,6 +119,36 @@ def test_the_accepting_sides_ack_waits_for_its_decision() -> None:
         dial.receive(wrap("goodbye", goodbye, B.node_id))
     assert (bytes_received.value.code, bytes_received.value.by_us) == (Code.FULL, False)
     assert bytes_received.value.peer is None
+
+
+def refused_with(goodbye: Goodbye) -> HandshakeRefused:
+    dial = machine(Role.DIAL, terms(A))
+    dial.start()
+    with pytest.raises(HandshakeRefused) as caught:
+        dial.receive(wrap("goodbye", goodbye, B.node_id))
+    return caught.value
+
+
+def test_a_full_node_may_name_others_and_they_are_bounded() -> None:
+    accept = machine(Role.ACCEPT, terms(B))
+    others = ((C.node_id, "192.0.2.3", 3000),)
+    with pytest.raises(HandshakeRefused) as caught:
+        accept.admit(Code.FULL, "", others)
+    assert caught.value.others == others
+    peers = [PeerAddress(C.node_id, "192.0.2.3", 3000 + n) for n in range(MAX_OTHERS + 5)]
+    assert len(refused_with(Goodbye("full", "", peers)).others) == MAX_OTHERS
+    assert refused_with(Goodbye("full", "", peers[:1])).others == others
+    assert refused_with(Goodbye("full")).others == ()
+    assert refused_with(Goodbye("abuse", "", peers)).others == ()
+    over_grenache = PeerAddress(C.node_id, "192.0.2.3", 3000, "grenache")
+    assert refused_with(Goodbye("full", "", [over_grenache])).others == ()
+
+
+def test_a_goodbye_without_others_has_the_form_of_older_versions() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(Goodbye("full", "x"))) == {
+        "code": "full",
+        "reason": "x",
+    }
 
 
 def test_a_refusal_has_the_peer_that_tls_has_proven() -> None:
