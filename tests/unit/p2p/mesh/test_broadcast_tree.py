@@ -12,6 +12,7 @@ from p2p.base import limits
 from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import (
     ITEM_OVERHEAD,
+    LAG_SAMPLES,
     MAX_BRANCHES,
     REPEATED_PULLS,
     BroadcastTree,
@@ -338,6 +339,19 @@ class TestPulling:
                 gossip.on_announcement(0.01 * number, name, [key(number)])
         gossip.tick(0.6)
         assert drain(sent) == [(("a",), pull([key(n) for n in range(4)]))]
+
+    def test_the_wait_becomes_the_mean_lag_of_payloads_and_three_deviations(self):
+        gossip, _ = make()
+        for name in ("a", "b"):
+            gossip.link_up(0.0, name)
+        lag, samples = 0.2, LAG_SAMPLES
+        for number in range(samples):
+            gossip.on_announcement(10.0 * number, "a", [key(number)])
+            gossip.add(10.0 * number + lag, key(number), "item", 10, "b")
+        gossip.on_announcement(1000.0, "a", [key(99)])
+        # The first sample is the mean, and its deviation; the others agree with it.
+        wait = lag + 3.0 * lag / samples
+        assert gossip._missing[key(99)].deadline == pytest.approx(1000.0 + wait)
 
     def test_an_announcer_with_a_shorter_wait_brings_the_pull_forward(self):
         gossip, sent = make()
