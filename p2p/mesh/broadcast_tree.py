@@ -15,8 +15,7 @@ Differences from the paper:
   shown that they hold them (nothing else would ever repeat a push that was lost).
 - A node pushes to MAX_PUSHED links that ask for it and refuses others, so that a node with many links is not the parent
   of all. A peer with few links is not refused, and no network group keeps the slots of others (`p2p.mesh.push_slots`).
-- An announced payload is waited for as long as such payloads have taken to come (mean and three deviations). Until
-  that is known the wait follows each link: a pull that a push overtook makes the next wait longer.
+- How long an announced payload is waited for is learned: `p2p.mesh.missing_broadcasts`.
 - Everything that a peer can make this node remember or send is bounded, see `p2p.base.limits`.
 
 A peer of an older version prunes both directions of a link at once, and pushes from a pull on. An empty pull makes it
@@ -36,19 +35,15 @@ from typing import Final, Generic, TypeVar
 from p2p.base import limits
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.seen_window import SeenWindow
-from p2p.base.timers import Deadlines
 from p2p.base.tokens import Tokens
+from p2p.mesh.missing_broadcasts import MissingBroadcasts
 from p2p.mesh.push_choice import BroadcastArrivals, PushChanges, PushChoice
 from p2p.mesh.push_slots import MAX_PUSHED, displaced_by
 from p2p.wire.messages import Branch, Graft, IHave, Prune
 
 ID_LENGTH: Final = 16
 ITEM_OVERHEAD: Final = 512  # bytes of bookkeeping that a stored item is taken to cost
-PATIENCE_GROWTH: Final = 1.25  # times what would have been long enough
-PATIENCE_DECAY: Final = 0.98  # for each pull that was needed
 OWN_LINKS: Final = 16  # links over which an origin sends its own broadcasts
-LEAST_WAIT: Final = 0.05  # seconds for an announced payload
-LAG_SAMPLES: Final = 16  # payloads that came after their announcement, before their lag counts
 MAX_BRANCHES: Final = 64  # origins for which one peer may make a request of its own
 REPEATED_PULLS: Final = (
     64  # answers for ids that a link has pulled before: at once, and a quarter of them each second
@@ -73,22 +68,10 @@ class _Stored(Generic[Item]):
 
 
 @dataclass(slots=True)
-class _Missing:
-    deadline: float  # of the first pull
-    sources: dict[str, float] = field(default_factory=dict)  # announcer -> when; next in line first
-    since: float = 0.0  # first announcement
-    held: dict[str, float] = field(default_factory=dict)  # announcer -> when a push would have come
-    asked: str | None = None
-    tries: int = 0
-    waits: bool = False  # as much is being pulled from all its announcers as may be
-
-
-@dataclass(slots=True)
 class _Peer:
     bit: int
     allowance: Tokens  # bytes that may be sent in answer to pulls
     repeats: Tokens  # pulls of ids that it has pulled before
-    patience: float  # seconds to wait for its announced or requested messages
     able: bool  # it understands requests by origin (BRANCH)
     group: str  # network group of its address; empty: of its own
     eager: bool = True  # payloads are pushed to it
@@ -96,22 +79,7 @@ class _Peer:
     few_links: bool = True  # it has no other links to be pushed to, or has not stated it
     pushes: bool = True  # it pushes, unless it follows a prune
     pruned_at: float | None = None  # time of the last PRUNE sent since the link was asked to push
-    misses: int = 0  # pulls that it has not answered in time since the last that it has
     branches: BoundedMap[str, bool] = field(default_factory=lambda: BoundedMap(MAX_BRANCHES))
-    announced: dict[bytes, None] = field(default_factory=dict)  # missing ids that it has announced
-    asked: dict[bytes, None] = field(default_factory=dict)  # of these, pulled from it now
-    waiting: dict[bytes, None] = field(default_factory=dict)  # of these, due when it is free
-
-    @property
-    def may_pull(self) -> bool:
-        return len(self.asked) < limits.GRAFT_MAX_PER_LINK
-
-    @property
-    def most_missing(self) -> int:
-        """Ids that may be awaited from it: few while it delivers nothing of what it announces."""
-        if self.misses < limits.GRAFT_MAX_PER_LINK:
-            return limits.MISSING_MAX_PER_LINK
-        return limits.GRAFT_MAX_PER_LINK
 
 
 class BroadcastTree(Generic[Item]):
@@ -142,17 +110,10 @@ class BroadcastTree(Generic[Item]):
         # What a peer still offers must be remembered as seen, or it would be delivered again.
         self._store_max_items = max(1, seen_max // 4)
         self._lazy_flush = lazy_flush
-        self._graft_timeout = graft_timeout
-        self._graft_timeout_max = max(graft_timeout, graft_timeout_max)
         self._repair_interval = repair_interval
         self._peers: dict[str, _Peer] = {}
         self.choice = PushChoice()
-        # Lag of payloads behind their announcement: samples, mean and deviation (as RFC 6298 does for round trips).
-        self._lags = 0
-        self._lag = 0.0
-        self._lag_deviation = 0.0
-        self._missing: dict[bytes, _Missing] = {}
-        self._deadlines: Deadlines[bytes] = Deadlines()  # of the missing
+        self._missing = MissingBroadcasts(graft_timeout, graft_timeout_max)
         self._unannounced: list[bytes] = []
         self._flush_at: float | None = None
         self._repair_at: float | None = None
@@ -191,9 +152,8 @@ class BroadcastTree(Generic[Item]):
             taken |= peer.bit
         free = ~taken & (taken + 1)  # lowest bit that no link uses
         budget = Tokens(limits.GRAFT_BYTES_PER_SECOND, now)
-        self._peers[name] = _Peer(
-            free, budget, Tokens(REPEATED_PULLS, now), self._graft_timeout, able, group
-        )
+        self._peers[name] = _Peer(free, budget, Tokens(REPEATED_PULLS, now), able, group)
+        self._missing.link_up(name)
         self._apply(now, self.choice.link_up(now, name, able=able))
         self._forget_old(now)
         recent = [
@@ -210,16 +170,7 @@ class BroadcastTree(Generic[Item]):
         if gone is None:
             return
         self._apply(now, self.choice.link_down(now, name))
-        for key in gone.announced:
-            entry = self._missing[key]
-            del entry.sources[name]
-            entry.held.pop(name, None)
-            if not entry.sources:
-                del self._missing[key]
-                self._deadlines.discard(key)
-            elif entry.asked == name:
-                entry.asked = None
-                self._deadlines.set(key, now)
+        self._missing.link_down(now, name)
         # The bit will be given to another link, which does not hold these.
         for stored in self._store.values():
             stored.holders &= ~gone.bit
@@ -238,10 +189,10 @@ class BroadcastTree(Generic[Item]):
         bit = source.bit if source is not None else 0
         entry = self._missing.get(key)
         if entry is not None:
-            self._learn(now, via, origin, entry)
             for name in entry.sources:
                 bit |= self._peers[name].bit
-            self._settle(key)
+            if self._missing.arrived(now, key, entry, via):
+                self.choice.pulled(now, origin)
         stored = _Stored(item, size + ITEM_OVERHEAD, now, holders=bit, pushed=bit, row=row)
         targets = self._targets(origin, own=not via, held=bit)
         for name in targets:
@@ -288,7 +239,7 @@ class BroadcastTree(Generic[Item]):
     def ignore(self, now: float, key: bytes, via: str) -> None:
         """Mark an id as seen without storing or relaying its payload (an invalid one, for example)."""
         self.seen.add(now, key, via)
-        self._settle(key)
+        self._missing.settle(key)
 
     def duplicate(self, now: float, key: bytes, via: str) -> str:
         """Record a payload with a known id that arrived over the link `via`; returns its origin, empty for an own one and
@@ -309,7 +260,7 @@ class BroadcastTree(Generic[Item]):
         # Copies under way arrive for a while after a prune; it is repeated only if it seems lost.
         if (
             peer.pruned_at is not None
-            and now - peer.pruned_at >= peer.patience
+            and now - peer.pruned_at >= self._missing.patience(via)
             and not self.choice.expects(via, row.origin)
         ):
             self._prune(now, via, peer)
@@ -358,28 +309,11 @@ class BroadcastTree(Generic[Item]):
                     stored.row.arrivals.setdefault(via, now - age / 1000)
             elif len(key) != ID_LENGTH:
                 return False
-            elif key not in seen and key not in peer.announced:
-                if len(peer.announced) >= peer.most_missing:
-                    break  # announced again later if it is still wanted then
-                self._await(now, via, peer, key, age / 1000 if aged else None)
+            elif key not in seen:
+                held = age / 1000 if aged else None
+                if not self._missing.announced(now, via, key, held):
+                    break
         return within_bounds and len(keys) <= limits.ANNOUNCE_MAX_IDS
-
-    def _await(self, now: float, via: str, peer: _Peer, key: bytes, age: float | None) -> None:
-        """Note that the peer holds a broadcast that has not come."""
-        entry = self._missing.get(key)
-        due = now + self._wait(peer)
-        if entry is None:
-            entry = self._missing[key] = _Missing(due, since=now)
-            self._deadlines.set(key, due)
-        elif entry.tries == 0 and due < entry.deadline:
-            entry.deadline = due
-            self._deadlines.set(key, due)
-        entry.sources[via] = now
-        if age is not None:
-            entry.held[via] = now - age
-        peer.announced[key] = None
-        if entry.waits:
-            peer.waiting[key] = None
 
     def on_pull(
         self,
@@ -469,17 +403,11 @@ class BroadcastTree(Generic[Item]):
             times.append(self._repair_at)
         if self.choice.review_at is not None:
             times.append(self.choice.review_at)
-        pull_at = self._deadlines.next() if self._deadlines else None
+        pull_at = self._missing.next_deadline()
         if pull_at is not None:
             times.append(pull_at)
         if self._store:
             times.append(next(iter(self._store.values())).at + self._store_ttl)
-        if self._missing:
-            times += [
-                self._missing[next(iter(peer.waiting))].deadline
-                for peer in self._peers.values()
-                if peer.waiting and peer.may_pull
-            ]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
@@ -551,103 +479,14 @@ class BroadcastTree(Generic[Item]):
             ages = [] if now is None else [_milliseconds(now - self._store[k].at) for k in part]
             self._emit(names, IHave(part, ages))
 
-    # What is missing
-
-    def _wait(self, peer: _Peer) -> float:
-        """Return the seconds to wait for a payload that the peer announces."""
-        if self._lags < LAG_SAMPLES:
-            return peer.patience
-        return min(max(LEAST_WAIT, self._lag + 3.0 * self._lag_deviation), peer.patience)
-
-    def _learn(self, now: float, via: str, origin: str, entry: _Missing) -> None:
-        """Adapt the waits to the arrival of a payload that was announced before."""
-        if entry.asked == via and via:
-            self.choice.pulled(now, origin)
-        else:
-            error = now - entry.since - self._lag
-            weight = max(0.05, 1.0 / (self._lags + 1))
-            self._lag += weight * error
-            self._lag_deviation += weight * (abs(error) - self._lag_deviation)
-            self._lags += 1
-        if entry.asked is None:
-            return
-        peer = self._peers[entry.asked]
-        if via == entry.asked:
-            peer.misses = 0
-            peer.patience = max(self._graft_timeout, PATIENCE_DECAY * peer.patience)
-        else:  # a push was faster than the answer
-            enough = PATIENCE_GROWTH * (now - entry.sources[entry.asked])
-            peer.patience = max(peer.patience, min(enough, self._graft_timeout_max))
-
     def _pull_due(self, now: float) -> None:
-        """Pull ids that were announced and have not arrived in time, each from the next of its announcers."""
-        pulls: dict[str, list[bytes]] = {}
-        while (key := self._deadlines.pop(now)) is not None:
-            entry = self._missing[key]
-            if entry.asked is not None:
-                asked = self._peers[entry.asked]
-                asked.asked.pop(key, None)
-                asked.misses += 1
-                entry.asked = None
-            if entry.tries >= limits.GRAFT_TRIES:
-                self.counters["given_up"] += 1
-                self._settle(key)
-                continue
-            name = self._free_source(entry, pulls)
-            if name is None:
-                # Without a deadline: what announces more than it delivers must not be gone through again and again.
-                entry.waits = True
-                for source in entry.sources:
-                    self._peers[source].waiting[key] = None
-            else:
-                self._pull(now, key, name, pulls)
-        for name, peer in self._peers.items():
-            while peer.waiting and peer.may_pull:
-                self._pull(now, next(iter(peer.waiting)), name, pulls)
-        for name, keys in pulls.items():
+        """Pull ids that were announced and have not arrived in time."""
+        for name, keys in self._missing.pulls(now).items():
             peer = self._peers[name]
             peer.pushes = peer.pushes or not peer.able  # an older version pushes from now on
             self.counters["grafts"] += 1
             self._emit((name,), Graft(keys, push=False))
-
-    def _pull(self, now: float, key: bytes, name: str, pulls: dict[str, list[bytes]]) -> None:
-        entry = self._missing[key]
-        self._end_wait(key, entry)
-        entry.tries += 1
-        entry.asked = name
-        entry.sources[name] = entry.sources.pop(name)  # to the end: requested last next time
-        peer = self._peers[name]
-        peer.asked[key] = None
-        self._deadlines.set(key, now + peer.patience)
-        pulls.setdefault(name, []).append(key)
-
-    def _end_wait(self, key: bytes, entry: _Missing) -> None:
-        if entry.waits:
-            entry.waits = False
-            for source in entry.sources:
-                self._peers[source].waiting.pop(key, None)
-
-    def _free_source(self, entry: _Missing, pulls: dict[str, list[bytes]]) -> str | None:
-        """Return the link to pull from: first one that is pulled from anyway, so that there are few messages."""
-        free = [name for name in entry.sources if self._peers[name].may_pull]
-        # An announcer that did not deliver is requested last.
-        if entry.tries:
-            free.sort(key=lambda name: self._peers[name].misses)
-        else:
-            peers = self._peers
-            free.sort(key=lambda n: (peers[n].misses, n not in pulls))
-        return free[0] if free else None
-
-    def _settle(self, key: bytes) -> None:
-        """Stop waiting for the id."""
-        entry = self._missing.pop(key, None)
-        if entry is not None:
-            self._deadlines.discard(key)
-            self._end_wait(key, entry)
-            for name in entry.sources:
-                peer = self._peers[name]
-                peer.announced.pop(key, None)
-                peer.asked.pop(key, None)
+        self.counters["given_up"] = self._missing.given_up
 
     def _forget_old(self, now: float) -> None:
         while self._store:

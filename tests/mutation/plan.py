@@ -48,7 +48,12 @@ SUBJECTS: dict[str, Subject] = {
         (f"{UNIT}/p2p/adaptive",),
     ),
     "budgets": Subject(
-        ("p2p/mesh/message_budget.py", "p2p/mesh/broadcast_tree.py"), (f"{UNIT}/p2p/mesh",)
+        (
+            "p2p/mesh/message_budget.py",
+            "p2p/mesh/broadcast_tree.py",
+            "p2p/mesh/missing_broadcasts.py",
+        ),
+        (f"{UNIT}/p2p/mesh",),
     ),
 }
 
@@ -56,6 +61,6 @@ SUBJECTS: dict[str, Subject] = {
 EQUIVALENT: frozenset[tuple[str, str]] = frozenset(
     {
         # An equal deadline is set again.
-        ("p2p/mesh/broadcast_tree.py", "Lt is LtE, in BroadcastTree._await"),
+        ("p2p/mesh/missing_broadcasts.py", "Lt is LtE, in MissingBroadcasts.announced"),
     }
 )

@@ -12,11 +12,11 @@ from p2p.base import limits
 from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import (
     ITEM_OVERHEAD,
-    LAG_SAMPLES,
     MAX_BRANCHES,
     REPEATED_PULLS,
     BroadcastTree,
 )
+from p2p.mesh.missing_broadcasts import LAG_SAMPLES, MissingBroadcasts
 from p2p.mesh.push_slots import MAX_PUSHED, displaced_by
 from p2p.wire.messages import Branch, Graft, IHave, Prune, pack
 
@@ -351,14 +351,16 @@ class TestPulling:
         gossip.on_announcement(1000.0, "a", [key(99)])
         # The first sample is the mean, and its deviation; the others agree with it.
         wait = lag + 3.0 * lag / samples
-        assert gossip._missing[key(99)].deadline == pytest.approx(1000.0 + wait)
+        entry = gossip._missing.get(key(99))
+        assert entry is not None
+        assert entry.deadline == pytest.approx(1000.0 + wait)
 
     def test_an_announcer_with_a_shorter_wait_brings_the_pull_forward(self):
         gossip, sent = make()
         for name in ("slow", "quick"):
             gossip.link_up(0.0, name)
             gossip.on_prune(0.0, name)
-        gossip._peers["slow"].patience = 10 * limits.GRAFT_TIMEOUT
+        gossip._missing._sources["slow"].patience = 10 * limits.GRAFT_TIMEOUT
         gossip.on_announcement(0.0, "slow", [key(1)])
         gossip.on_announcement(0.1, "quick", [key(1)])
         assert gossip.next_deadline() == pytest.approx(0.1 + limits.GRAFT_TIMEOUT)
@@ -478,9 +480,9 @@ class TestBounds:
 
     def test_announcements_that_are_never_delivered_take_no_time_while_they_wait(self, monkeypatch):
         chosen = []
-        choose = BroadcastTree._free_source
+        choose = MissingBroadcasts._free_source
         monkeypatch.setattr(
-            BroadcastTree,
+            MissingBroadcasts,
             "_free_source",
             lambda tree, *args: chosen.append(0) or choose(tree, *args),
         )
