@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument(
         "--judge",
         action="store_true",
-        help="a table of means with 95 % intervals, p99.9 beside p99",
+        help="a table of means with 95 %% intervals, p99.9 beside p99",
     )
     args = parser.parse_args()
     chosen = args.policy or names
