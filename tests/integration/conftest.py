@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nat_lab import NatLab, nat_lab, why_no_lab
 from netns import Namespace, namespace_pair, why_no_namespaces
 from postgres_server import PostgresServer, binaries
 from processes import NODES, Nodes, show_logs
@@ -22,6 +23,16 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
     show_logs(request, found)
     yield found
     found.cleanup()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[NatLab]:
+    """Homes behind routers, in network namespaces."""
+    reason = why_no_lab()
+    if reason is not None:
+        pytest.skip(reason)
+    with nat_lab(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from nat_lab import LabNode, NatLab, nat_lab, run_in, why_no_lab
+from nat_lab import LabNode, NatLab, run_in
 from netns import Namespace, _ip
 from processes import eventually
 
 pytestmark = pytest.mark.namespaces
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[NatLab]:
-    reason = why_no_lab()
-    if reason is not None:
-        pytest.skip(reason)
-    with nat_lab(tmp_path) as found:
-        yield found
 
 
 def give_ipv6(node: LabNode, address: str) -> None:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from nat_lab import LabNode, NatLab, nat_lab, why_no_lab
+from nat_lab import LabNode, NatLab
 from processes import eventually
 
 from node.views.node_views import PeerView
 
 pytestmark = pytest.mark.namespaces
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[NatLab]:
-    reason = why_no_lab()
-    if reason is not None:
-        pytest.skip(reason)
-    with nat_lab(tmp_path) as found:
-        yield found
 
 
 def state(node: LabNode) -> tuple[str, str | None, bool]:

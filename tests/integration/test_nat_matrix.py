@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from nat_lab import LabNode, Nat, NatLab, nat_lab, why_no_lab
+from nat_lab import LabNode, Nat, NatLab
 from processes import eventually
 
 from node.views.node_views import PeerView
@@ -22,15 +20,6 @@ DIRECT_WITHIN = 15.0  # seconds after both are ready
 needs_mapper = pytest.mark.skipif(
     shutil.which("miniupnpd") is None, reason="`miniupnpd` is not installed"
 )
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[NatLab]:
-    reason = why_no_lab()
-    if reason is not None:
-        pytest.skip(reason)
-    with nat_lab(tmp_path) as found:
-        yield found
 
 
 def seen(node: LabNode, other: LabNode) -> PeerView | None:

@@ -6,11 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nat_lab import NatLab, nat_lab, why_no_lab
+from nat_lab import NatLab
 from processes import ROOT, environment, eventually
 
 from tests.documents.examples import Example, agrees, examples
@@ -19,15 +18,6 @@ from tests.documents.typing_person import TERMINAL
 pytestmark = [pytest.mark.namespaces, pytest.mark.long]
 README = (ROOT / "README.md").read_text()
 SECTION = README[README.index("## Two machines") : README.index("## Accounts and bots")]
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[NatLab]:
-    reason = why_no_lab()
-    if reason is not None:
-        pytest.skip(reason)
-    with nat_lab(tmp_path) as found:
-        yield found
 
 
 class Person:
