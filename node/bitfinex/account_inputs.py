@@ -25,7 +25,12 @@ from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
 from node.bitfinex.account_arrays import order_text
 from node.bitfinex.account_events import AccountEventStream, AccountFeeds
-from node.bitfinex.authentication import KeyAuthenticator, KeySession, SessionTokens
+from node.bitfinex.authentication import (
+    KeyAuthenticator,
+    KeySession,
+    SessionTokens,
+    next_millisecond,
+)
 from node.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad, refusal
 from node.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.bitfinex.order_operations import KINDS, Done, OrderOperations, refused, submitted
@@ -93,6 +98,7 @@ class PrivateSide:
             session = self._gate.of_event(event, secure=secure, remote=remote)
         if dead_man:
             session.demand("trade", "dms")
+            await next_millisecond(str(event["authNonce"]), self.now)
         stream = await self.feeds.attach(session.account, words, wake, readable=session.may("read"))
         return AccountInputs(self, session, stream, dead_man=dead_man)
 

@@ -8,12 +8,16 @@
 A key's nonces only grow. Keys are not taken from other machines over plain HTTP unless the node's
 operator has allowed it: the network path can read requests and answers.
 
+Many clients take the milliseconds of their clock as nonces. One on the same machine may get its answer within the millisecond of
+its request, and would send the same nonce again. So such an answer waits for the next millisecond.
+
 Session tokens stand in for a key that a program can hand on, for a time and with fewer permissions. A token ends with the
 node, with its time, and with the revocation of its key.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 from collections import Counter
@@ -31,6 +35,9 @@ _TEXTS: Final = {  # the words that Bitfinex has for it
     "revoked": "apikey: invalid",
     "nonce_too_small": "nonce: small",
 }
+
+_MILLISECOND_DIGITS: Final = 13
+PAUSE = 0.002  # seconds; timers of event loops may be a millisecond early
 
 MAX_TTL: Final = 30 * 86_400  # seconds
 DEFAULT_TTL: Final = 3600
@@ -127,6 +134,17 @@ class KeyAuthenticator:
         """Return True if the key of a session was revoked since."""
         known = self._keys.key(session.key)
         return known is None or bool(known.revoked)
+
+
+def is_this_millisecond(nonce: str, now: int) -> bool:
+    """Report if a valid nonce is the millisecond of the time `now`, in microseconds since the epoch."""
+    return len(nonce) == _MILLISECOND_DIGITS and int(nonce) == now // 1000
+
+
+async def next_millisecond(nonce: str, now: Callable[[], int]) -> None:
+    """Wait until a clock of milliseconds gives another nonce. Mostly it does already."""
+    if is_this_millisecond(nonce, now()):
+        await asyncio.sleep(PAUSE)
 
 
 @lru_cache(maxsize=1024)

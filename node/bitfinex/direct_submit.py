@@ -17,9 +17,9 @@ import orjson
 
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
-from node.bitfinex import order_inputs
+from node.bitfinex import authentication, order_inputs
 from node.bitfinex.account_arrays import order_text
-from node.bitfinex.authentication import KeyAuthenticator
+from node.bitfinex.authentication import KeyAuthenticator, is_this_millisecond
 from node.bitfinex.errors import UNKNOWN, BitfinexError, bad, rate_limited, refusal
 from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import submitted
@@ -46,10 +46,11 @@ class Guard(Protocol):
 class _Request:
     """A request that was taken."""
 
-    __slots__ = ("began", "connection")
+    __slots__ = ("began", "connection", "nonce")
 
-    def __init__(self, connection: DirectConnection) -> None:
+    def __init__(self, connection: DirectConnection, nonce: str) -> None:
         self.connection = connection
+        self.nonce = nonce
         self.began = perf_counter()
 
 
@@ -89,7 +90,7 @@ class DirectSubmit:
             or not self._rate.left(remote, now)
         ):
             return False
-        request = _Request(connection)
+        request = _Request(connection, headers.get("bfx-nonce", ""))
         try:
             session = self._gate.of_request(
                 headers, PATH, body, secure=connection.secure, remote=remote
@@ -154,7 +155,12 @@ class DirectSubmit:
 
     def _answer(self, request: _Request, status: int, body: bytes) -> None:
         self._figures.add(PATH, status, perf_counter() - request.began)
-        request.connection.answer(response(status, _JSON, body))
+        answer = response(status, _JSON, body)
+        if is_this_millisecond(request.nonce, self._now()):
+            loop = asyncio.get_running_loop()
+            loop.call_later(authentication.PAUSE, request.connection.answer, answer)
+        else:
+            request.connection.answer(answer)
 
 
 def _incident(error: Exception) -> BitfinexError:

@@ -17,6 +17,7 @@ from node.bitfinex.authentication import (
     Keys,
     KeySession,
     SessionTokens,
+    next_millisecond,
 )
 from node.bitfinex.errors import (
     BAD_AUTH,
@@ -117,12 +118,16 @@ class PrivateRest:
             except BitfinexError:
                 form.rate.allows(remote, now)
                 raise
-            if not form.rate.allows(f"key {session.key}", now):
-                raise rate_limited()
-            body = order_inputs.decode(raw) if raw.strip() else {}
-            if not isinstance(body, dict):
-                raise bad("body", "a JSON object is expected")
-            return await answer(session, request, body)
+            try:
+                if not form.rate.allows(f"key {session.key}", now):
+                    raise rate_limited()
+                body = order_inputs.decode(raw) if raw.strip() else {}
+                if not isinstance(body, dict):
+                    raise bad("body", "a JSON object is expected")
+                return await answer(session, request, body)
+            finally:
+                if "bfx-signature" in request.headers:
+                    await next_millisecond(request.headers.get("bfx-nonce", ""), self._now)
 
         return respond
 

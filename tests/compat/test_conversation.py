@@ -37,6 +37,8 @@ NEWER = {
     "reachability",
     "branch",
     "relay_stream",
+    "presence_request",
+    "presences",
 }  # types that 0.1.0 does not know
 FRAMES = [(line["by"], bytes.fromhex(line["frame"])) for line in LINES if "frame" in line]
 

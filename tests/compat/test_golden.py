@@ -53,6 +53,8 @@ NEWER = {
     "reachability",
     "branch",
     "relay_stream",
+    "presence_request",
+    "presences",
 }  # types that 0.1.0 does not know
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 import pytest
-from direct_kit import HOST, KEY, Pair, post, running
+from direct_kit import HOST, KEY, WARM_UP, Pair, post, running
 
 from exchange.journal.journal import Journal
 from node.api.access import AccessRules
+from node.bitfinex import authentication, dialect
 from node.bitfinex.direct_submit import PATH, DirectSubmit
 
 ORDER = {"type": "EXCHANGE LIMIT", "symbol": "tBTCUSD", "amount": "0.1", "price": "30000"}
@@ -163,3 +165,43 @@ async def test_nothing_is_answered_before_the_disk_has_it(
             answered = asyncio.ensure_future(connection.ask(signed()))
             await answered
         assert committed
+
+
+MILLISECOND = 1_795_473_194_887
+
+
+@pytest.mark.parametrize("order", [ORDER, {**ORDER, "symbol": "tX"}], ids=["taken", "refused"])
+async def test_an_answer_waits_until_a_clock_of_milliseconds_gives_another_nonce(
+    order: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients on the same machine would else send the nonce of the first request again."""
+    now = MILLISECOND * 1000 + 300
+    monkeypatch.setattr(dialect, "_now", lambda: now)
+    async with running(tmp_path, AccessRules(), DirectSubmit) as pair:
+        await pair.account("read", "trade")
+        for side in pair.sides:
+            async with side.connection() as connection:
+                await connection.ask(WARM_UP)
+                monkeypatch.setattr(authentication, "PAUSE", 0.3)
+                began = time.monotonic()
+                await connection.ask(signed(order, nonce=MILLISECOND))
+                assert time.monotonic() - began >= 0.3
+                # Of the past or of microseconds: no wait, which would be longer than that of `ask`.
+                monkeypatch.setattr(authentication, "PAUSE", 30.0)
+                await connection.ask(signed(order, nonce=MILLISECOND + 1))
+                await connection.ask(signed(order, nonce=now))
+        assert pair.taken == [True] * 3
+
+
+async def test_requests_one_after_another_with_milliseconds_as_nonces_are_all_taken(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, AccessRules(), DirectSubmit) as pair:
+        await pair.account("read", "trade")
+        for side in pair.sides:
+            async with side.connection() as connection:
+                await connection.ask(WARM_UP)
+                for _ in range(100):
+                    sent = signed({**ORDER, "symbol": "tX"}, nonce=time.time_ns() // 1_000_000)
+                    _, _, body = await connection.ask(sent)
+                    assert b"symbol: invalid" in body

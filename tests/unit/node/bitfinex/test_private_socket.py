@@ -177,6 +177,17 @@ async def test_rest_and_socket_share_the_nonces_of_a_key(
     assert answer.json == ["error", 10114, "nonce: small"]
 
 
+async def test_a_confirmation_waits_until_a_clock_of_milliseconds_gives_another_nonce(
+    exchange: Exchange, reader: Reader
+) -> None:
+    key = exchange.key()
+    for _ in range(20):
+        key.nonce = time.time_ns() // 1_000_000 - 1  # the next one
+        async with connected(exchange) as other:
+            await other.enter(key)
+            assert time.time_ns() // 1_000_000 > key.nonce
+
+
 # Inputs and events
 
 
