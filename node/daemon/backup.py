@@ -16,13 +16,13 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import sqlite3
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Final
 
 import msgspec
@@ -143,11 +143,15 @@ def back_up(
             f"{settings.data_dir} has no journal: name the node's directory with --data-dir"
         )
     draft = target.with_name(target.name + ".partial")
+    # Of a fixed name, so that an interruption at any moment leaves neither.
+    scratch = target.with_name(f".{target.name}.scratch")
     try:
         writer = _Writer(draft, advance)
         try:
+            shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+            scratch.mkdir(mode=0o700)
             with JournalReader(settings.journal_path) as reader:
-                manifest = _write(settings, writer, reader, target.parent, key_path)
+                manifest = _write(settings, writer, reader, scratch, key_path)
         finally:
             writer.close()
         check(draft, advance)
@@ -155,6 +159,7 @@ def back_up(
         flush_directory(target.absolute().parent)
     finally:
         draft.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     return manifest
 
 
@@ -253,20 +258,18 @@ def _add_log(writer: _Writer, reader: JournalReader, position: int, after: int) 
 @contextmanager
 def _copied(path: Path, scratch: Path) -> Iterator[IO[bytes]]:
     """Copy an SQLite file as of one moment, during writes by others, and check the copy."""
-    with TemporaryDirectory(dir=scratch, prefix=".backup-") as directory:
-        copy = Path(directory, path.name)
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-            source.execute("BEGIN")
-            source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # fixes the moment
-            source.backup(target, pages=_PAGES)
-            target.execute("PRAGMA journal_mode = DELETE")
-            found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise BackupError(
-                    f"{path} is damaged ({found}): see 'exchange-node journal verify'"
-                )
-        with copy.open("rb") as file:
-            yield file
+    copy = scratch / path.name
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # fixes the moment
+        source.backup(target, pages=_PAGES)
+        target.execute("PRAGMA journal_mode = DELETE")
+        found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise BackupError(f"{path} is damaged ({found}): see 'exchange-node journal verify'")
+    with copy.open("rb") as file:
+        yield file
+    copy.unlink()
 
 
 # Checking
