@@ -19,14 +19,15 @@ class PacedWait:
         self._at = 0.0
         self._planned = 0.0  # the same by the system's clock: uvloop's stands still in a callback
 
-    async def wait(self, deadline: float | None) -> float:
-        """Wait until `deadline`: one step at least, and the longest wait at most.
+    async def wait(self, deadline: float | None, *, step: float | None = None) -> float:
+        """Wait until `deadline`: one step at least, this time another one with `step`, and the longest wait at most.
 
         Returns:
             Seconds by which the wait ended late.
         """
         now = self._loop.time()
-        at = min(max(inf if deadline is None else deadline, now + self._step), now + self._longest)
+        least = now + (self._step if step is None else step)
+        at = min(max(inf if deadline is None else deadline, least), now + self._longest)
         self._waiting = self._loop.create_future()
         self._plan(now, at)
         try:

@@ -14,7 +14,8 @@ Theory of operation
 - "busy" or a timeout cuts the window to `cut`, once in a round trip. A broken link, or five failures in a
   row, opens the breaker: one probe, after a jittered wait that doubles, then the ramp begins again.
 - Sends are paced at `pace` windows in a round trip (more in the ramp), so there is no burst at line rate. A
-  window below 1 is less than one attempt in a round trip; many senders can share a small server.
+  window below 1 is less than one attempt in a round trip; many senders can share a small server: it is the
+  attempt's share of the time until the next one, so a single late reply delays the next attempt.
 
 Ramp and window come from TCP congestion control (Jacobson, 1988), pacing from BBR (Cardwell et al., 2016). A
 load report is believed as far as it fits what was seen here; a peer that hides its queue gets more of its own
@@ -62,6 +63,7 @@ class GovernorSettings:
     pace: float = 1.25  # windows sent in a round trip
     ramp_pace: float = 2.0
     even_window: float = 16.0  # without load reports smaller windows are paced at nearly 1
+    longest_pause_s: float = 2.0  # after a late reply, with a window below 1
     late: float = 1.25  # of the mean latency; then a fraction of the window is rounded down
     waited_share: float = 0.75  # of the service time, with load reports
     settle_share: float = 0.4
@@ -263,6 +265,7 @@ class Governor:
         self, now: float, tag: int, outcome: Outcome, load: LoadReport | None = None
     ) -> None:
         """Record the end of an attempt. `load`: the load report in the reply, if any."""
+        settings = self._settings
         sent = self._take(now, tag)
         latency = now - sent
         if load is not None and not (self.feedback and 0.0 <= load.waited_s <= latency):
@@ -293,6 +296,10 @@ class Governor:
             self._judge_reply(now, latency)
         if self._completed >= self._goal:
             self._judge_window(now)
+        if self._window < 1.0 and load is None:
+            # The attempt's share of the time until the next one: late replies slow down at once.
+            longest = max(1.0 / self.rate(), settings.longest_pause_s)
+            self._next_send = sent + min(latency / self._window, longest)
 
     def _take(self, now: float, tag: int) -> float:
         self._area += len(self._sent_at) * (now - self._area_at)

@@ -11,17 +11,19 @@ replies and never the mean of all.
   window did not bring the latency down. What a smaller window does not improve is no queue of ours. With a
   small window that is weak evidence, since many senders may share the queue, so the base rises by little.
 - A queue of `allowed` seconds keeps the server busy from one decision to the next: a share of the mean
-  latency, more where latencies are spread (there a queue forms and empties by chance), more for a small
+  latency (30 ms at most, since a longer way needs no longer queue), more where latencies are spread (there a queue forms and empties by chance), more for a small
   window, so that senders with little take from senders with much, and one standard error of the estimate.
   What queues that come and go add to spread and error is limited, or queues would make room for queues.
 - A cut aims at the window that gives the present throughput without the excess:
   `window * (mean - queue + allowed / 2) / mean`.
 - The ramp doubles the window for each cohort without a queue, but grows by no more than what adds
   `overshoot_s` of queueing delay in the worst case, and by a quarter once any queue is seen.
+- A sender of few attempts a second may be one of a hundred. Its cohorts take seconds, in which the queue of all
+  grows unseen, so a step is limited by the rate: by a tenth of it in the ramp, a fortieth later.
 - Senders that began together dip together, and a dip goes on while it pays: their common queue shows itself
   only when all make room.
 - Cohorts take time where replies are few or slow. Several replies in a row that are each far later than the
-  mean cut the window at once.
+  mean, or than the base's quantiles by more than service times explain, cut the window at once.
 
 Estimating a base and probing for it come from Vegas (Brakmo and Peterson, 1994) and BBR (Cardwell et al.,
 2016), the standing queue seen in the lower part of the delays from CoDel (Nichols and Jacobson, 2012), the aim
@@ -56,9 +58,10 @@ class LatencySettings(msgspec.Struct, frozen=True):
 
     # Queueing delay that is no congestion: the sum of
     allowed: float = 0.15
+    most_allowed_s: float = 0.03  # the most that the former adds
     allowed_spread: float = 0.4  # times the tail of the latencies
     allowed_small: float = 0.15  # divided by the window
-    most_small_s: float = 0.03  # the most that the former adds
+    most_small_s: float = 0.03  # as above
     certainty: float = 1.0  # standard errors
     most_spread: float = 4.0  # tail that counts, as a multiple of the base
     most_error: float = 0.25  # standard error that counts
@@ -69,11 +72,16 @@ class LatencySettings(msgspec.Struct, frozen=True):
     least_growth: float = 0.05  # attempts
     cut: float = 0.6  # the most one step takes
     first_share: float = 0.125  # of the first window, after the first cohort
-    overshoot_s: float = 0.15  # queueing delay that a step of the ramp may add
+    overshoot_s: float = 0.25  # queueing delay that a step of the ramp may add
+    # A sender of few attempts a second may be one of a hundred, and they grow by the rate divided by
+    ramp_rate: float = 10.0  # in the ramp
+    grow_rate: float = 40.0  # after it
+    least_rate: float = 2.0  # counts as the rate of even slower ones
 
     # Cohorts, in replies
     start_replies: int = 3  # the first
-    ramp_replies: int = 4  # at least
+    ramp_replies: int = 4  # in the ramp, at least
+    most_ramp_replies: int = 16
     skip_whole: float = 8.0  # below this window the ramp leaves out a whole one, else half
     cohort_s: float = 0.5  # time that a small window may take for ...
     least_replies: int = 16
@@ -85,9 +93,11 @@ class LatencySettings(msgspec.Struct, frozen=True):
     # Replies in a row that are late enough to cut at once
     late: float = 1.25
     late_spread: float = 1.5  # times the tail, in addition
+    late_slow_s: float = 0.15  # or later than the base's highest quantile by this ...
+    late_slow: float = 2.0  # and by this many tails
     late_replies: int = 5
-    small: float = 2.0  # a window in the ramp that takes only ...
-    late_replies_small: int = 2
+    small: float = 2.0  # a window that takes only ...
+    late_replies_small: int = 3
     ramp_cut: float = 0.25  # what a cut in the ramp leaves of the window
 
     # The base
@@ -153,7 +163,7 @@ class LatencyControl:
         return 0.0 if self._base is None else self._base.low + self._tail.value
 
     def is_small(self, window: float) -> bool:
-        """True for a window that two late replies in the ramp cut without ending the ramp."""
+        """True for a window that few late replies cut. Neither they nor a queue end its ramp."""
         return window <= self._settings.small
 
     def begin(self, window: float, rate: float, *, ramp: bool) -> None:
@@ -171,7 +181,8 @@ class LatencyControl:
         else:
             least = min(settings.least_replies, rate * settings.cohort_s)
             least = max(settings.ramp_replies, least)
-        self._cohort = Cohort(round(min(settings.most_replies, max(least, window))))
+        most = settings.most_ramp_replies if ramp else settings.most_replies
+        self._cohort = Cohort(round(min(most, max(least, window))))
 
     def restart(self, now: float) -> None:
         """The peer was away: what it takes is open, its latency without a queue is not."""
@@ -201,12 +212,11 @@ class LatencyControl:
     def keep_after(self, latency: float, window: float, *, ramp: bool) -> float:
         """Share of the window to keep after this reply: below 1 after several late replies in a row."""
         settings = self._settings
-        late = settings.late * self.mean_without_queue + settings.late_spread * self._tail.value
-        if self._base is None or latency < late * (1.0 + 2.0 / sqrt(self._base.replies)):
+        if self._base is None or latency < self._late_from(self._base):
             self._late = 0
             return 1.0
         self._late += 1
-        small = ramp and self.is_small(window)
+        small = self.is_small(window)
         if self._late < (settings.late_replies_small if small else settings.late_replies):
             return 1.0
         if self._late_cut:
@@ -214,6 +224,17 @@ class LatencyControl:
         self._late_cut = True
         self._late = 0
         return settings.ramp_cut if ramp else settings.cut
+
+    def _late_from(self, base: Latencies) -> float:
+        """Latency of a late reply: hardly any service takes so long, or few do and it is long in itself."""
+        settings = self._settings
+        tail = self._tail.value
+        unsure = 1.0 + 2.0 / sqrt(base.replies)
+        slow = max(settings.late_slow_s, settings.late_slow * tail)
+        return min(
+            unsure * (settings.late * self.mean_without_queue + settings.late_spread * tail),
+            base.quantiles[-1] + unsure * slow,
+        )
 
     def judge(self, now: float, window: float, *, ramp: bool, limited: bool) -> Advice | None:
         """Advise after a complete cohort. `limited`: the window was the limit. None: no change."""
@@ -228,7 +249,9 @@ class LatencyControl:
         if base is None:
             self._base = found
             self._dip_at = now
-            return Advice("ramp", settings.first_share * window, "first replies")
+            # No less than was sent until now.
+            least = settings.least_rate * found.quantiles[0]
+            return Advice("ramp", max(least, settings.first_share * window), "first replies")
         queue = found.delay_above(base)
         self._queue = max(0.0, queue)
         if self._dips:
@@ -242,7 +265,7 @@ class LatencyControl:
         if not limited:
             return None
         if ramp:
-            return Advice("ramp", window * self._ramp_factor(base, found), why)
+            return Advice("ramp", window * self._ramp_factor(base, found, window), why)
         if window >= 1.0 and self._dip_is_due(now):
             return self._dip(now, window)
         return Advice("grow", window + self._growth(window, queue, allowed), why)
@@ -252,17 +275,27 @@ class LatencyControl:
         settings = self._settings
         tail = min(self._tail.value, settings.most_spread * base.low)
         mean = base.low + tail
-        error = hypot(base.error, min(found.error, settings.most_error * mean))
+        own = min(found.error, settings.most_error * mean)
+        if self.is_small(window):
+            # By the base's spread: that of the cohort has the common queue of many senders in it, as it came and went.
+            own = min(own, base.error * sqrt(base.replies / found.replies))
+        error = hypot(base.error, own)
         return (
-            settings.allowed * mean
+            min(settings.most_allowed_s, settings.allowed * mean)
             + settings.allowed_spread * tail
             + min(settings.most_small_s, settings.allowed_small * mean / window)
             + settings.certainty * error
         )
 
-    def _ramp_factor(self, base: Latencies, found: Latencies) -> float:
+    def _rate(self, window: float) -> float:
+        """Attempts a second that limit the growth."""
+        return max(self._settings.least_rate, window / max(1e-6, self.mean))
+
+    def _ramp_factor(self, base: Latencies, found: Latencies, window: float) -> float:
         """Growth in the ramp. In the worst case the queue of all senders grows like the window."""
-        factor = 1.0 + min(1.0, self._settings.overshoot_s / max(1e-6, base.low))
+        settings = self._settings
+        overshoot = settings.overshoot_s / max(1e-6, base.low)
+        factor = 1.0 + min(1.0, overshoot, self._rate(window) / settings.ramp_rate)
         error = hypot(found.error, base.error)
         return min(factor, 1.25) if self._queue > 2.0 * error + 0.02 * self.mean else factor
 
@@ -272,7 +305,9 @@ class LatencyControl:
         self._clean = self._clean + 1 if queue < 0.5 * allowed else 0
         times = settings.most_growth if window < 1.0 else 1.0 + self._clean / 4
         growth = settings.growth * min(settings.most_growth, times) * window
-        return (growth + settings.least_growth) * (1.0 - max(0.0, queue) / allowed)
+        most = window * self._rate(window) / settings.grow_rate
+        growth = min(growth + settings.least_growth, most)
+        return growth * (1.0 - max(0.0, queue) / allowed)
 
     def _congested(self, now: float, window: float, allowed: float, why: str, ramp: bool) -> Advice:
         settings = self._settings
@@ -288,10 +323,11 @@ class LatencyControl:
                 self._raise(queue, before)
                 back = window * (before / window) ** min(1.0, before / settings.telling)
                 return Advice("grow", back, "a smaller window did not bring the latency down")
-        if ramp:
+        if ramp and not self.is_small(window):
             return self._dip(now, window)
         aim = (mean - queue + 0.5 * allowed) / mean
-        return Advice("cut", window * max(settings.cut, min(1.0, aim)), why)
+        kept = max(settings.cut, min(1.0, aim))
+        return Advice("ramp" if ramp else "cut", kept * window, why)
 
     def _follow(self, base: Latencies, found: Latencies, ramp: bool) -> None:
         """Move the base after a cohort without congestion."""

@@ -29,6 +29,15 @@ async def test_a_wait_ends_at_its_deadline_but_not_within_a_step(pace: PacedWait
     assert await waited(pace, now) >= 0.9 * STEP
 
 
+async def test_a_wait_may_have_a_step_of_its_own(pace: PacedWait) -> None:
+    now = asyncio.get_running_loop().time()
+    waiting = asyncio.create_task(pace.wait(now, step=STEP / 4))
+    await asyncio.sleep(0)
+    assert pace._at < now + STEP
+    await waiting
+    assert await waited(pace, now) >= 0.9 * STEP  # of that wait alone
+
+
 async def test_without_a_deadline_it_is_the_longest_wait(pace: PacedWait) -> None:
     assert await waited(pace, None) >= 0.9 * LONGEST
 

@@ -201,6 +201,27 @@ def test_an_attempt_given_up_by_its_caller_is_no_evidence() -> None:
     assert found.breaker.closed
 
 
+def test_a_window_below_one_is_a_share_of_the_time() -> None:
+    found = governor()
+    now = 0.0
+    while found.base_s is None:
+        now = max(now, found.ready(now))
+        tag = found.on_send(now)
+        now += 0.02
+        found.on_result(now, tag, "ok")
+    assert found.window == 0.5
+    sent = now + 1.0
+    found.on_result(sent + 0.02, found.on_send(sent), "ok")
+    assert found.ready(sent + 0.02) == pytest.approx(sent + 0.02 / found.window)
+    sent += 1.0
+    found.on_result(sent + 0.3, found.on_send(sent), "ok")  # a queue
+    assert found.window < 1.0
+    assert found.ready(sent + 0.3) == pytest.approx(sent + 0.3 / found.window)
+    sent += 2.0
+    found.on_result(sent + 4.0, found.on_send(sent), "ok")
+    assert found.ready(sent + 4.0) == 0.0  # no pause is longer than two seconds
+
+
 def test_the_window_of_a_sender_with_little_to_send_does_not_grow() -> None:
     found = governor()
     for i in range(500):

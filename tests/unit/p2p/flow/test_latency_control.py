@@ -92,9 +92,12 @@ def test_the_ramp_doubles_and_ends_with_a_dip() -> None:
 
 def test_a_long_way_makes_the_ramp_careful() -> None:
     peer = Peer(lambda window: 0.6)
-    steps = peer.cohorts(4)
+    steps = peer.cohorts(20)
+    assert steps[0].window == pytest.approx(1.2)  # two a second, as before
     growth = [b.window / a.window for a, b in itertools.pairwise(steps)]
-    assert growth == pytest.approx([1.25] * 3)  # 0.15 s of 0.6 s
+    assert growth[0] == pytest.approx(1.0 + 2.0 / 10.0)  # a crowd of such senders may have begun
+    assert growth == pytest.approx(sorted(growth))
+    assert growth[-1] == pytest.approx(1.0 + 0.25 / 0.6)  # the most a step may add to the queue
 
 
 def test_a_base_learned_in_a_queue_falls_with_the_dips() -> None:
@@ -141,12 +144,45 @@ def test_late_replies_in_a_row_cut_at_once_and_once_before_the_next_cohort() -> 
     assert control.keep_after(0.3, 20.0, ramp=False) == 0.6
 
 
-def test_a_small_window_in_the_ramp_takes_two_late_replies_at_most() -> None:
+@pytest.mark.parametrize(("ramp", "keep"), [(True, 0.25), (False, 0.6)])
+def test_three_late_replies_cut_a_small_window(ramp: bool, keep: float) -> None:
     peer = Peer(lambda window: 0.02)
     peer.cohorts(2)
     assert peer.control.is_small(1.0)
-    assert peer.control.keep_after(0.3, 1.0, ramp=True) == 1.0
-    assert peer.control.keep_after(0.3, 1.0, ramp=True) == 0.25
+    assert [peer.control.keep_after(0.3, 1.0, ramp=ramp) for _ in range(3)] == [1.0, 1.0, keep]
+
+
+def test_a_queue_shorter_than_the_slow_tenth_is_late_too() -> None:
+    rng = random.Random(4)
+    peer = Peer(lambda window: 0.91 if rng.random() < 0.1 else 0.01)
+    peer.cohorts(30)
+    queued = 0.5  # a slow reply takes longer than that
+    keeps = [peer.control.keep_after(0.01 + queued, 20.0, ramp=False) for _ in range(5)]
+    assert keeps == [1.0] * 4 + [0.6]
+
+
+def test_small_windows_of_few_replies_a_second_grow_slowly() -> None:
+    def step(round_trip: float) -> float:
+        peer = Peer(lambda window: round_trip)
+        peer.cohorts(2)
+        peer.ramp, peer.window = False, 1.0
+        peer.control.begin(1.0, 1.0 / round_trip, ramp=False)
+        (advice,) = peer.cohorts(1)
+        assert advice.step == "grow"
+        return advice.window
+
+    assert step(0.4) == pytest.approx(1.0 + 2.5 / 40.0)  # a fortieth of its 2.5 a second
+    assert step(0.02) > 1.1
+
+
+def test_a_long_way_allows_no_longer_queue_than_a_short_one() -> None:
+    peer = Peer(lambda window: 0.3)
+    peer.cohorts(3)
+    peer.ramp, peer.window = False, 100.0
+    peer.control.begin(100.0, 300.0, ramp=False)
+    peer.latency = lambda window: 0.34
+    (advice,) = peer.cohorts(1)
+    assert advice.step == "cut"  # 40 ms, of 30 ms
 
 
 def test_single_slow_replies_cut_nothing() -> None:
