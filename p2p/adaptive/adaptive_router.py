@@ -35,6 +35,8 @@ SAMPLE = 16  # candidates looked at in one pick
 REFRESH = 0.02  # seconds that a cached cost is used
 ALONE_REFRESH = 1.0  # where there is no choice: only lost calls and missing answers are looked for
 TIE = 1.05  # costs this near to the lowest count as equal: the least recently used peer is chosen
+CROWD = 0.3  # share of others in the peers' work from which a caller is one of a crowd, and ...
+CROWD_TIE = 1.6  # ... prefers, among costs this near, the peer that answered it last
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
 # Seconds without a request after which two timeouts in a row open the breaker.
@@ -102,6 +104,8 @@ class AdaptiveRouter(Generic[P]):
             raise ValueError(f"unknown policy {policy!r}: expected 'adaptive' or 'weighted'")
         else:
             self.policy = policy
+        # In the costs of other policies 60 % may be more than a queue: they keep taking turns.
+        self._stays = isinstance(self.policy, CostPolicy)
         self.on_event = on_event
         self.hints = HintBook(hints)
         self._publisher = HintPublisher(hints)
@@ -138,6 +142,8 @@ class AdaptiveRouter(Generic[P]):
         elif count == 1 and self._needs_no_look(now, several[0]):
             return several[0]
         looked = several if count <= SAMPLE else self._sample(several)
+        crowd = self._stays and self._pool.foreign > CROWD
+        tie = CROWD_TIE if crowd else TIE
         peers = self._peers
         near: list[_Peer] = []
         low = limit = NONE
@@ -154,10 +160,10 @@ class AdaptiveRouter(Generic[P]):
             if cost <= limit:
                 near.append(peer)
                 if cost < low:
-                    low, limit = cost, cost * TIE
+                    low, limit = cost, cost * tie
             elif cost == inf:
                 shut += 1
-        best = _least_used(near, limit)
+        best = _latest_answered(near, limit) if crowd else _least_used(near, limit)
         if best is None or shut > len(looked) * (1.0 - PANIC):
             best = self._pick_despite_breakers(now, several, looked)
         elif self._panic:
@@ -487,8 +493,11 @@ class AdaptiveRouter(Generic[P]):
         elif runner is None:
             reason += ", no other to ask"
         else:
-            tie = runner.cost <= best.cost * TIE
-            than = "as good, longer unused: next" if tie else "next"
+            than = "next"
+            if runner.cost <= best.cost * TIE:
+                crowd = self._stays and self._pool.foreign > CROWD
+                why = "answered last" if crowd else "longer unused"
+                than = f"as good, {why}: next"
             reason += f"; {than} of {len(looked)} {1e3 * runner.bare:.1f} ms"
             detail["next"], detail["next_cost"] = runner.peer, runner.bare
         if shut:
@@ -516,5 +525,19 @@ def _least_used(near: list[_Peer], limit: float) -> _Peer | None:
     best: _Peer | None = None
     for peer in near:
         if peer.cost <= limit and (best is None or peer.used < best.used):
+            best = peer
+    return best
+
+
+def _latest_answered(near: list[_Peer], limit: float) -> _Peer | None:
+    """Return the peer with the latest answer of those whose cost is at most `limit`."""
+    # Queues of others' calls are known from answers alone, and the newest answer knows best. Each
+    # caller so stays with a few peers, and a peer that turns slow or sick costs a call or two of
+    # those callers instead of all.
+    best: _Peer | None = None
+    for peer in near:
+        if peer.cost <= limit and (
+            best is None or peer.metrics.latency_at > best.metrics.latency_at
+        ):
             best = peer
     return best

@@ -6,8 +6,10 @@
 R is the latency seen lately, at least the age of the oldest call in flight; s the peer's service time;
 n the calls that it has, ours and those of others by its own last report; width how many it serves
 side by side; w = max(0, n + 1 - width) / width the service times that a further call waits. A peer
-with a free place costs what it takes to serve, and a little for what it is doing. The number of own
-calls is exact; that of others' is old when it is used, and other callers see the same short queue.
+with a free place costs what it takes to serve, and a little for what it is doing. A difference
+between s and the pool's average counts beyond NOISE only: a few answers cannot tell equal peers
+apart, and the lengths of their queues must decide. The number of own calls is exact; that of
+others' is old when it is used, and other callers see the same short queue.
 So `power`, and the weight of our own calls, grow with the share of the peers' work that is others'
 (C3, Suresh et al., NSDI'15, uses the cube and the number of callers, which is an input there).
 """
@@ -27,6 +29,7 @@ BUSY = (
     0.05  # of a service time, for each call at work: among peers with a free place the least busy
 )
 OWN = 3.0  # how much more own calls weigh when all the rest is others' work
+NOISE = 0.3  # a service time this near to the pool's, as a share of it, counts as the pool's
 POWER, CROWD = 1.5, 1.5  # the power with others' work absent, and what is added when it is all
 
 
@@ -45,6 +48,7 @@ class CostPolicy:
     """Expected latency plus the expected cost of failures; the formula is in the module docstring."""
 
     name = "adaptive"
+    noise = NOISE
 
     def cost(self, now: float, metrics: PeerMetrics, pool: Pool) -> float:
         m = metrics
@@ -56,14 +60,24 @@ class CostPolicy:
             base = exp((m.latency_at - now) / BASE)
             square = base * base
             latency = pool.latency + (latency - pool.latency) * square * base
-            service = pool.service + (service - pool.service) * square
+            usual = pool.service
+            above = (service - usual) * square
+            noise = self.noise * usual
+            if above > noise:
+                service = usual + above - noise
+            elif above < -noise:
+                service = usual + above + noise
+            else:
+                service = usual
         others = pool.others
         if others or m.others:
             others += (m.others - others) * exp((m.others_at - now) / pool.load_memory)
         sends = m.sends
         if sends:
-            latency = max(latency, m.oldest(now, pool))
-        cost = LATENCY * max(0.0, latency - service)
+            oldest = m.oldest(now, pool)
+            if oldest > latency:
+                latency = oldest
+        cost = LATENCY * (latency - service) if latency > service else 0.0
         if m.failing or m.hanging:
             errors, timeouts = m.rates(now, pool)
             others = max(others, pool.others)

@@ -22,6 +22,8 @@ TRY_AGAIN: Final = (
 class EvenPolicy(CostPolicy):
     """The default cost, with all costs up to the floor taken as the floor."""
 
+    noise = 0.0  # the floor makes equals of what is nearly equal
+
     def cost(self, now: float, metrics: PeerMetrics, pool: Pool) -> float:
         floor = max(LEAST_S, USUAL * pool.latency)
         cost = super().cost(now, metrics, pool)

@@ -67,6 +67,63 @@ def test_new_callers_do_not_all_pick_the_same_peer():
     assert max(first.values()) < 60
 
 
+def spread(busy: int, **kwargs: object) -> tuple[AdaptiveRouter[str], float, Counter[str]]:
+    """Send 30 calls, one after the other, to ten equal peers that report `busy` calls of others."""
+    r = router(**kwargs)
+    now, sent = 0.0, Counter[str]()
+    for i in range(230):
+        peer = TEN[i % 10] if i < 200 else r.pick(now, TEN)
+        r.on_send(now, peer)
+        now += 0.01
+        r.on_result(now, peer, 0.01, "ok", (busy, 0.01, 0.01))
+        if i >= 200:
+            sent[peer] += 1
+    return r, now, sent
+
+
+def test_a_caller_alone_takes_turns_over_equal_peers():
+    _, _, sent = spread(0)
+    assert set(sent.values()) == {3}
+
+
+def test_a_caller_in_a_crowd_stays_with_the_peer_that_answered_last_while_that_is_free():
+    r, now, sent = spread(4)
+    assert len(sent) == 1
+    (peer,) = sent
+    r.on_send(now, peer)
+    assert r.pick(now + 0.001, TEN) != peer
+
+
+def test_a_caller_in_a_crowd_takes_turns_by_the_weighted_policy():
+    _, _, sent = spread(4, policy="weighted")
+    assert len(sent) == 10
+
+
+def test_why_says_that_a_peer_of_the_crowd_answered_last():
+    events: list[RoutingEvent] = []
+    r, now, _ = spread(4)
+    r.on_event = events.append
+    r.pick(now, TEN)
+    assert "as good, answered last: next" in events[-1].reason
+
+
+def test_a_small_difference_in_service_times_does_not_decide_but_a_large_one_does():
+    def first(service: float) -> Counter[str]:
+        r = router()
+        now, sent = 0.0, Counter[str]()
+        for i in range(260):
+            peer = TEN[i % 10] if i < 200 else r.pick(now, TEN)
+            took = service if peer == "p3" else 0.02
+            r.on_send(now, peer)
+            now += took
+            r.on_result(now, peer, took, "ok", (0, took, took))
+            sent[peer] += i >= 200
+        return sent
+
+    assert max(first(0.017).values()) <= 8
+    assert first(0.005)["p3"] >= 30
+
+
 def test_work_in_flight_counts_so_a_burst_is_spread():
     r = router()
     now = warm(r, TEN)
@@ -84,8 +141,8 @@ def test_others_work_counts_by_the_peers_own_report():
     for _ in range(50):
         for peer, busy in (("a", 6), ("b", 0)):
             r.on_send(0.0, peer)
-            r.on_result(0.02, peer, 0.02, "ok", (busy, 0.02, 0.02))
-    assert r.pick(0.02, ["a", "b"]) == "b"
+            r.on_result(0.08, peer, 0.08, "ok", (busy, 0.08, 0.02))
+    assert r.pick(0.08, ["a", "b"]) == "b"
 
 
 def test_five_milliseconds_beat_twenty():

@@ -12,6 +12,7 @@ from p2p.adaptive.cost_policy import (
     ERROR_COST,
     ERROR_LATENCIES,
     LATENCY,
+    NOISE,
     OWN,
     POWER,
     TIMEOUT_ERRORS,
@@ -25,6 +26,10 @@ POLICY = CostPolicy()
 def expected(now: float, metrics: PeerMetrics, pool: Pool) -> float:
     """The formula, from the aged figures."""
     latency, service = metrics.aged_latency(now, pool), metrics.aged_service(now, pool)
+    if metrics.service is not None:
+        above = service - pool.service
+        beyond = max(0.0, abs(above) - NOISE * pool.service)
+        service = pool.service + (beyond if above > 0.0 else -beyond)
     others = metrics.aged_others(now, pool)
     own = len(metrics.sends)
     if own:
