@@ -31,6 +31,8 @@ from exchange.feeds.exchange_messages import (
     FeedPart,
     FeedRequest,
     Presence,
+    PresencePart,
+    PresenceRequest,
     Take,
     TakeResult,
     pack,
@@ -38,6 +40,7 @@ from exchange.feeds.exchange_messages import (
 )
 from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
 from exchange.feeds.presence import PresenceLeases
+from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.ledger.statements import StatementTrade
 from exchange.market.market_specs import MarketSpecs
@@ -122,8 +125,18 @@ class Engine:
         self.feeds = context.feeds  # by (owner, market), the own ones included
         self.orders = OrderManager(context)
         self.order_store = self.orders.store
-        self._ingest = FeedIngest(context, rng, self.orders.matching.uncross, limits)
+        self._kept_presences = PresenceTable()
+        self._ingest = FeedIngest(
+            context,
+            rng,
+            self.orders.matching.uncross,
+            limits,
+            presences=lambda: self._kept_presences.stated,
+        )
         self._replicator = self._ingest.replicator
+        self._presences = PresenceExchange(
+            self._kept_presences, self._replicator.neighbours, lambda: len(self._leases)
+        )
         self.unknown_markets: dict[str, str] = {}  # market -> a node that trades it
         self.unknown_markets_of: dict[str, list[str]] = {}  # by present owner, first ones
         self._ingest.restore(past, now)
@@ -308,6 +321,8 @@ class Engine:
         if isinstance(message, FeedDigest):
             same = message.summary == self._replicator.summary()
             in_budget = self._replicator.on_digest(now, origin, message)
+            if in_budget:
+                self._presences.stated(now, origin, message.presences or 0)
             if self.recovery is not None and in_budget and (same or message.heads is not None):
                 self.recovery.heard(now, origin)
             if fenced and in_budget:
@@ -318,6 +333,10 @@ class Engine:
             self._replicator.on_request(now, origin, message)
         elif isinstance(message, FeedPart):
             return self._ingest.on_part(now, origin, message)
+        elif isinstance(message, PresenceRequest):
+            self._presences.on_request(now, origin, message)
+        elif isinstance(message, PresencePart):
+            return self._on_kept_presences(now, origin, message)
         return True
 
     def neighbour_up(self, now: float, node: str) -> None:
@@ -329,6 +348,7 @@ class Engine:
 
     def neighbour_down(self, now: float, node: str) -> None:
         self._replicator.neighbour_down(node)
+        self._presences.neighbour_down(node)
         self._fence.neighbour_down(node)
 
     # Presence
@@ -337,16 +357,30 @@ class Engine:
         heads = [(key, market.writer.number) for key, market in self.markets.items()]
         return self._leases.make(now, heads, leaving=leaving)
 
-    def _on_presence(self, now: float, presence: Presence, via: str) -> bool:
+    def _on_kept_presences(self, now: float, node: str, part: PresencePart) -> bool:
+        """Process presences that a neighbour hands on."""
+        return all(
+            self._on_presence(now, presence, node, left)
+            for presence, left in self._presences.on_part(now, node, part)
+        )
+
+    def _on_presence(
+        self, now: float, presence: Presence, via: str, left: float | None = None
+    ) -> bool:
+        """Process a presence. `left`: seconds of its lease, if a neighbour handed it on after a while."""
         owner = self._ingest.owner_of(presence.key)
         was_present, before = self._leases.present(owner), self._leases.mark(owner)
         valid, owner, newcomer = self._leases.accept(
-            now, presence, least_absence=self._ingest.bounds.least_absence(owner)
+            now, presence, least_absence=self._ingest.bounds.least_absence(owner), left=left
         )
         if not valid:
             return False
         if self._leases.mark(owner) != before:
-            self._ingest.confirm(now, owner, presence.heads)
+            if left is None:
+                self._ingest.confirm(now, owner, presence.heads)
+            until = self._leases.until(owner)
+            if until is not None:
+                self._kept_presences.put(owner, presence, until)
         if newcomer:
             self._ingest.presence_changed(now, owner, present=True)
             self._leases.answer_newcomer(now, self._rng.uniform(0.0, 0.5))
@@ -374,6 +408,7 @@ class Engine:
     def _owner_changed(self, now: float, owner: str, *, uncross: bool = True) -> None:
         """Show or hide an owner's orders after its lease began or ended."""
         if not self._leases.present(owner):
+            self._kept_presences.drop(owner)
             self._ingest.presence_changed(now, owner, present=False)
             self.unknown_markets_of.pop(owner, None)
         for market in self.markets.values():
@@ -381,6 +416,11 @@ class Engine:
                 self._ingest.refresh_owner(now, market, owner, uncross=uncross)
 
     # Time
+
+    @property
+    def refreshing(self) -> bool:
+        """Report if many orders are being shown or hidden: soon another `tick`, of about a millisecond."""
+        return self._ingest.refreshing
 
     def next_tick(self, now: float) -> float:
         """Return when `tick` is due; `now` while anything waits that has no time of its own. Leases, digests
@@ -390,6 +430,7 @@ class Engine:
             or self.recovery is not None
             or self._ingest.busy
             or self._replicator.busy
+            or self._presences.busy
             or self.orders.busy
             or any(market.held_owners or market.crossed for market in self.markets.values())
         ):
@@ -407,6 +448,7 @@ class Engine:
             self._owner_changed(now, owner, uncross=False)
         self._ingest.tick(now)
         self._replicator.tick(now)
+        self._presences.tick(now)
         if self.recovery is not None:
             self.recovery.tick(now)
         for market in self.markets.values():
@@ -436,6 +478,7 @@ class Engine:
         if self.recovery is None and self._leases.renewal_due(now) and context.stale is None:
             context.messages.append(Broadcast("presence", pack(self._presence(now))))
         context.messages.extend(self._replicator.take_outgoing())
+        context.messages.extend(self._presences.take_outgoing())
         if not context.fenced:
             # After the digest, which lets a restarted maker decide again.
             self.orders.taker_side.send_due(now)

@@ -41,11 +41,14 @@ class FeedHead(msgspec.Struct, frozen=True, array_like=True):
 
 class FeedDigest(msgspec.Struct, frozen=True, rename="camel"):
     """Feeds that a neighbour holds. `summary` covers all heads; `heads` is None in periodic digests and
-    sent in reply to a summary that differs. `answer`: a reply to heads; never replied to."""
+    sent in reply to a summary that differs. `answer`: a reply to heads; never replied to. `presences`: number
+    of presences that the sender can hand on, left out by nodes with few and by earlier versions, which do not
+    know `presence_request`."""
 
     summary: bytes
     heads: list[FeedHead] | None = None
     answer: bool = False
+    presences: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class FeedRequest(msgspec.Struct, frozen=True, rename="camel"):
@@ -71,6 +74,29 @@ class FeedPart(msgspec.Struct, frozen=True, rename="camel"):
     page: int = 0
     pages: list[bytes] = []  # hashes of all pages
     orders: bytes = b""  # the page: msgpack list of (order, side, price, shown, time)
+
+
+class PresenceRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """Request for the presences of one part of all owners: those whose first two bytes of the key, as a big-endian
+    number modulo `parts`, are `part`. `parts` is a power of two."""
+
+    part: int
+    parts: int
+
+
+class KeptPresence(msgspec.Struct, frozen=True, array_like=True):
+    """A presence that a node hands on."""
+
+    left: int  # ms of its lease
+    presence: Presence
+
+
+class PresencePart(msgspec.Struct, frozen=True, rename="camel"):
+    """Answer to a `PresenceRequest`."""
+
+    part: int
+    parts: int
+    kept: list[KeptPresence]
 
 
 class Take(msgspec.Struct, frozen=True, rename="camel"):
@@ -121,6 +147,8 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "feed": FeedPart,
     "take": Take,
     "take_result": TakeResult,
+    "presence_request": PresenceRequest,
+    "presences": PresencePart,
 }
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,8 +7,11 @@ cannot prolong a lease.
 
 Every presence reaches every node, so their number must not grow with the network: from STRETCH_FROM owners on, leases
 and the time between two renewals grow with the number of owners present. And up to ANSWER_UP_TO owners a newcomer is
-answered with a presence at once; beyond that it waits for the next renewals, or one join would cost a broadcast of each
-node.
+answered with a presence at once; beyond that it gets the presences that its neighbours keep
+(`exchange.feeds.presence_exchange`), or one join would cost a broadcast of each node.
+
+To show and to hide the orders of an owner costs a replica time, so an owner that comes and goes has to stay away: the longer the
+more orders it has, and twice as long with each return, until RETURNS_REMEMBERED without one.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ MAX_HEADS = 1000
 MAX_KNOWN = 100_000  # owners remembered: keys cost nothing to make
 STRETCH_FROM = 500  # owners present from which leases grow with their number
 ANSWER_UP_TO = 64  # owners present up to which a newcomer is answered
+RETURNS_REMEMBERED = 60.0  # seconds
+MAX_ABSENCE = 60.0  # seconds that repeated returns make an owner stay away; the number of its orders alone may take longer
 RENEWALS_PER_LEASE = 3  # two lost presences in a row do not end the lease
 
 _encoder = msgspec.msgpack.Encoder()
@@ -59,6 +64,7 @@ class PresenceLeases:
         self._known: dict[str, tuple[int, int]] = {}  # owner -> (incarnation, counter)
         self._until: dict[str, float] = {}
         self._ended: dict[str, float] = {}  # owner -> end of its last lease
+        self._returns: dict[str, tuple[float, int]] = {}  # owner -> time of the last one, number
         self._next_renewal = 0.0
         self._last_renewal = float("-inf")
 
@@ -70,6 +76,10 @@ class PresenceLeases:
     def owners(self) -> list[str]:
         """Other owners whose lease runs, sorted by id."""
         return sorted(self._until)
+
+    def __len__(self) -> int:
+        """Return the number of other owners whose lease runs."""
+        return len(self._until)
 
     @property
     def own_lease_ms(self) -> int:
@@ -114,13 +124,22 @@ class PresenceLeases:
         if len(self._until) <= ANSWER_UP_TO:
             self.hurry(now, delay)
 
+    def until(self, owner: str) -> float | None:
+        """Return the end of an owner's lease, None if it does not run."""
+        return self._until.get(owner)
+
     def accept(
-        self, now: float, presence: Presence, *, least_absence: float = 0.0
+        self,
+        now: float,
+        presence: Presence,
+        *,
+        least_absence: float = 0.0,
+        left: float | None = None,
     ) -> tuple[bool, str, bool]:
         """Process a presence of another owner.
 
-        `least_absence`: seconds between the end of a lease and the owner's next one. To show and hide
-        many orders takes time, so the owner of many cannot come and go at will.
+        `least_absence`: seconds between the end of a lease and the owner's next one, for its first return.
+        `left`: seconds that are left of the lease at the neighbour that handed the presence on.
 
         Returns:
             (valid, owner, newcomer): `newcomer` if this owner or incarnation was not present before.
@@ -144,13 +163,29 @@ class PresenceLeases:
             if self._until.pop(owner, None) is not None:
                 self._ended[owner] = now
             return True, owner, False
-        ended = self._ended.get(owner)
-        if ended is not None and now < ended + least_absence:
+        if not self._may_return(now, owner, least_absence):
             return True, owner, False  # its next presence makes it present
-        self._ended.pop(owner, None)
         newcomer = known is None or known[0] != presence.incarnation or owner not in self._until
-        self._until[owner] = now + presence.lease / 1000
+        lease = presence.lease / 1000
+        self._until[owner] = now + (lease if left is None else min(lease, left))
         return True, owner, newcomer
+
+    def _may_return(self, now: float, owner: str, least_absence: float) -> bool:
+        """Report if an owner may be present now, and note its return if it was absent."""
+        ended = self._ended.get(owner)
+        if ended is None:
+            return True
+        last, count = self._returns.get(owner, (0.0, 0))
+        if count and now >= last + RETURNS_REMEMBERED:
+            del self._returns[owner]
+            count = 0
+        # The exponent is bounded: what it multiplies may be microseconds.
+        repeated = min(least_absence * 2.0 ** min(count, 32), MAX_ABSENCE)
+        if now < ended + max(least_absence, repeated):
+            return False
+        del self._ended[owner]
+        self._returns[owner] = (now, count + 1)
+        return True
 
     def expire(self, now: float) -> list[str]:
         """End the leases that have run out and return their owners, sorted by id."""

@@ -22,8 +22,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import MappingProxyType
+
+from msgspec import UNSET, UnsetType
 
 from exchange.feeds.exchange_messages import (
     FeedDigest,
@@ -70,25 +72,34 @@ class Replicator:
         rng: random.Random,
         given_up: Mapping[FeedName, GivenUpFeed] = MappingProxyType({}),
         present: Callable[[str], bool] = lambda owner: True,
+        presences: Callable[[], int] = lambda: 0,
     ) -> None:
         """`given_up`: feeds not held any more, whose last batch is sent to their owner alone.
-        `present`: a test for owners whose presence lease runs."""
+        `present`: a test for owners whose presence lease runs. `presences`: number of presences that can be
+        handed on, stated in digests."""
         self._node_id = node_id
         self._feeds = feeds
         self._wanted = wanted
         self._rng = rng
         self._given_up = given_up
         self._neighbours: dict[str, None] = {}
+        self._presences = presences
         self._missing = MissingFeeds(node_id, self._neighbours, present)
         self._digests = RateBuckets(DIGEST_RATE, DIGEST_BURST)
         self._owed: dict[str, None] = {}  # neighbours whose heads were dropped
-        self._packed: dict[bool, tuple[int, bytes]] = {}  # answer -> feed index version, digest
+        # answer -> feed index version, presences, digest
+        self._packed: dict[bool, tuple[int, int | UnsetType, bytes]] = {}
         self._next_digest = 0.0
         self._next_heads = 0.0  # in answer to a summary, while this node is far behind
         self._answers = RateBuckets(ANSWER_RATE, ANSWER_BURST)
         self._waiting: dict[str, deque[tuple[str, FeedRequest]]] = {}  # by the charged announcer
         self._out: list[Send] = []
         self.digests_dropped = 0
+
+    @property
+    def neighbours(self) -> Container[str]:
+        """Live view of the linked nodes."""
+        return self._neighbours.keys()
 
     @property
     def behind(self) -> int:
@@ -135,18 +146,19 @@ class Replicator:
         ]
         if given_up:
             heads = given_up + heads
+        presences = self._presences() or UNSET
         if len(heads) <= MAX_HEADS and not given_up:
-            version, payload = self._packed.get(answer, (-1, b""))
-            if version != self._feeds.version:
-                payload = pack(FeedDigest(self.summary(), heads, answer))
-                self._packed[answer] = self._feeds.version, payload
+            version, stated, payload = self._packed.get(answer, (-1, 0, b""))
+            if (version, stated) != (self._feeds.version, presences):
+                payload = pack(FeedDigest(self.summary(), heads, answer, presences))
+                self._packed[answer] = self._feeds.version, presences, payload
         else:
             # The neighbour's own heads, which it may be waiting for (exchange.feeds.startup_fence),
             # and a random part of the others each time.
             theirs = (given_up + self._feeds.heads_of(node))[:MAX_HEADS]
             others = self._rng.sample(heads, min(len(heads), MAX_HEADS - len(theirs)))
             chosen = theirs + [head for head in others if head.owner != node]
-            payload = pack(FeedDigest(self.summary(), chosen, answer))
+            payload = pack(FeedDigest(self.summary(), chosen, answer, presences))
         self._out.append(Send(node, "digest", payload))
 
     def on_digest(self, now: float, node: str, digest: FeedDigest) -> bool:
@@ -224,7 +236,8 @@ class Replicator:
             self._next_digest = now + DIGEST_INTERVAL * self._rng.uniform(0.8, 1.2)
             if self._neighbours:
                 node = self._rng.choice(list(self._neighbours))
-                self._out.append(Send(node, "digest", pack(FeedDigest(self.summary()))))
+                digest = FeedDigest(self.summary(), presences=self._presences() or UNSET)
+                self._out.append(Send(node, "digest", pack(digest)))
         for node in [n for n in self._owed if self._digests.tokens(now, n) >= 1.0]:
             del self._owed[node]
             self._send_heads(node, answer=False)

@@ -295,7 +295,7 @@ def paths_and_relaying(overlay: Overlay, now: float) -> Iterator[Metric]:
             "Nodes without a link with which relayed messages are encrypted end to end.",
             router.encrypted.sessions,
         )
-    shares = router.shares
+    shares = router.forwarding.shares
     yield gauge(
         "relay_reservations",
         "Pairs of nodes for which this node relays.",

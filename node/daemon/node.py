@@ -98,6 +98,7 @@ if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE or TRACING alone
 log = logging.getLogger(__name__)
 
 TICK = 0.05  # seconds between looks at the engine's timers while something happens,
+REFRESHING = 0.005  # the same while the orders of an owner with many are shown or hidden,
 QUIET = 0.5  # and at most while nothing does
 UNPROVEN = 2.5  # seconds without a proof, after the half lease for which one holds, until all links are closed
 MAX_WARNINGS = 100
@@ -472,7 +473,8 @@ class Node(TradingService):
     async def _tick(self) -> None:
         while True:
             due, switch = self._engine.next_tick(self._loop.time()), self.trading.next_tick()
-            lag = await self._pace.wait(due if switch is None else min(due, switch))
+            step = REFRESHING if self._engine.refreshing else None
+            lag = await self._pace.wait(due if switch is None else min(due, switch), step=step)
             now = self._loop.time()
             self._diagnostics.note_lag(lag, now)
             self._readiness.note()

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import Final, Generic, TypeVar
 
 from p2p.base import limits
@@ -112,6 +113,7 @@ class BroadcastTree(Generic[Item]):
         self._lazy_flush = lazy_flush
         self._repair_interval = repair_interval
         self._peers: dict[str, _Peer] = {}
+        self._bits = 0  # of all links
         self.choice = PushChoice()
         self._missing = MissingBroadcasts(graft_timeout, graft_timeout_max)
         self._unannounced: list[bytes] = []
@@ -147,10 +149,8 @@ class BroadcastTree(Generic[Item]):
         network group of its address, empty for a link that shares its group with no other.
         """
         self.link_down(now, name)
-        taken = 0
-        for peer in self._peers.values():
-            taken |= peer.bit
-        free = ~taken & (taken + 1)  # lowest bit that no link uses
+        free = ~self._bits & (self._bits + 1)  # lowest bit that no link uses
+        self._bits |= free
         budget = Tokens(limits.GRAFT_BYTES_PER_SECOND, now)
         self._peers[name] = _Peer(free, budget, Tokens(REPEATED_PULLS, now), able, group)
         self._missing.link_up(name)
@@ -169,6 +169,7 @@ class BroadcastTree(Generic[Item]):
         gone = self._peers.pop(name, None)
         if gone is None:
             return
+        self._bits &= ~gone.bit
         self._apply(now, self.choice.link_down(now, name))
         self._missing.link_down(now, name)
         # The bit will be given to another link, which does not hold these.
@@ -295,18 +296,18 @@ class BroadcastTree(Generic[Item]):
     ) -> bool:
         """Process an IHAVE: the peer has held each id for its age in milliseconds."""
         peer = self._peers[via]
-        store, seen, bit = self._store, self.seen, peer.bit
+        held_here, seen, bit = self._store.get, self.seen, peer.bit
         if not ages or len(ages) != len(keys) or min(ages) < 0 or max(ages) > MAX_AGE:
             within_bounds, ages = not ages, [0] * len(keys)
             aged = False
         else:
             within_bounds, aged = True, self.choice.counts_announcements(now, via)
         for key, age in islice(zip(keys, ages, strict=True), limits.ANNOUNCE_MAX_IDS):
-            stored = store.get(key)
+            stored = held_here(key)
             if stored is not None:
                 stored.holders |= bit
-                if aged and stored.row is not None:
-                    stored.row.arrivals.setdefault(via, now - age / 1000)
+                if aged and (row := stored.row) is not None and via not in row.arrivals:
+                    row.arrivals[via] = now - age / 1000
             elif len(key) != ID_LENGTH:
                 return False
             elif key not in seen:
@@ -396,19 +397,20 @@ class BroadcastTree(Generic[Item]):
 
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
-        times = []
-        if self._flush_at is not None:
-            times.append(self._flush_at)
-        if self._repair_at is not None:
-            times.append(self._repair_at)
-        if self.choice.review_at is not None:
-            times.append(self.choice.review_at)
-        pull_at = self._missing.next_deadline()
-        if pull_at is not None:
-            times.append(pull_at)
+        first = inf
+        for at in (
+            self._flush_at,
+            self._repair_at,
+            self.choice.review_at,
+            self._missing.next_deadline(),
+        ):
+            if at is not None and at < first:
+                first = at
         if self._store:
-            times.append(next(iter(self._store.values())).at + self._store_ttl)
-        return min(times, default=None)
+            at = next(iter(self._store.values())).at + self._store_ttl
+            if at < first:
+                first = at
+        return None if first == inf else first
 
     def tick(self, now: float) -> None:
         """Announce, pull and forget as far as due."""
@@ -423,14 +425,16 @@ class BroadcastTree(Generic[Item]):
 
     def _flush(self, now: float) -> None:
         """Announce new ids to every link except those that sent or received the payload, or announced it."""
-        fresh = []
+        fresh: list[tuple[bytes, int]] = []
+        ages: dict[bytes, int] = {}
         for key in self._unannounced:
             stored = self._store.get(key)
             if stored is not None:
                 fresh.append((key, stored.pushed | stored.holders))
+                ages[key] = min(max(round((now - stored.at) * 1000), 0), MAX_AGE)
         self._unannounced.clear()
         self._flush_at = None
-        self._announce_to_others(fresh, now)
+        self._announce_to_others(fresh, ages)
 
     def _repair(self, now: float) -> None:
         """Announce recent ids again to every peer with few links that they were pushed to."""
@@ -452,14 +456,12 @@ class BroadcastTree(Generic[Item]):
         self._repair_at = now + self._repair_interval if again else None
 
     def _announce_to_others(
-        self, masked: list[tuple[bytes, int]], now: float | None = None
+        self, masked: list[tuple[bytes, int]], ages: dict[bytes, int] | None = None
     ) -> None:
-        """Announce each id to the links whose bit its mask lacks; one message for links with equal lists. With `now`
-        the ids have their ages.
+        """Announce each id to the links whose bit its mask lacks; one message for links with equal lists. `ages` of
+        the ids are in milliseconds.
         """
-        everyone = 0
-        for peer in self._peers.values():
-            everyone |= peer.bit
+        everyone = self._bits
         masked = [(key, mask) for key, mask in masked if everyone & ~mask]
         groups: dict[tuple[bytes, ...], list[str]] = {}
         for name, peer in self._peers.items():
@@ -468,16 +470,15 @@ class BroadcastTree(Generic[Item]):
             if keys:
                 groups.setdefault(keys, []).append(name)
         for keys, names in groups.items():
-            self._announce(tuple(names), keys, now)
+            self._announce(tuple(names), keys, ages)
 
     def _announce(
-        self, names: tuple[str, ...], keys: Sequence[bytes], now: float | None = None
+        self, names: tuple[str, ...], keys: Sequence[bytes], ages: dict[bytes, int] | None = None
     ) -> None:
         for start in range(0, len(keys), limits.ANNOUNCE_MAX_IDS):
             part = list(keys[start : start + limits.ANNOUNCE_MAX_IDS])
             self.counters["announced"] += len(part) * len(names)
-            ages = [] if now is None else [_milliseconds(now - self._store[k].at) for k in part]
-            self._emit(names, IHave(part, ages))
+            self._emit(names, IHave(part, [] if ages is None else [ages[key] for key in part]))
 
     def _pull_due(self, now: float) -> None:
         """Pull ids that were announced and have not arrived in time."""
@@ -499,7 +500,3 @@ class BroadcastTree(Generic[Item]):
                 return
             del self._store[key]
             self.stored_bytes -= oldest.size
-
-
-def _milliseconds(age: float) -> int:
-    return min(max(round(age * 1000), 0), MAX_AGE)

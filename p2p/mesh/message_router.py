@@ -34,7 +34,6 @@ from typing import Final
 from msgspec import Raw
 
 from p2p.base import limits
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.base.identity import NODE_ID_LENGTH, Identity
 from p2p.base.network_group import is_local, network_group
@@ -44,16 +43,15 @@ from p2p.mesh.clock_offsets import ClockOffsets
 from p2p.mesh.delivery import Delivery
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.encrypted_relaying import EncryptedRelaying
+from p2p.mesh.forwarding import Forwarding
 from p2p.mesh.message_budget import (
     BROADCAST_COST,
     DIRECT_COST,
     DUPLICATE_COST,
-    NOTICE_INTERVAL,
     RELAY_COST,
     MessageBudgets,
 )
-from p2p.mesh.relay_shares import MAX_PAIRS, RelayShares
-from p2p.mesh.relaying import ForgedMessage, Relay, next_hop
+from p2p.mesh.relaying import ForgedMessage, Relay
 from p2p.mesh.route_table import RouteTable
 from p2p.mesh.routed_messages import (
     CONTROL_TYPES,
@@ -140,8 +138,6 @@ class MessageRouter:
             max_bytes=queue_max_bytes, max_per_peer=queue_max_per_peer, flush_interval=lazy_flush
         )
         self.budgets = MessageBudgets()
-        self.shares: RelayShares[Outgoing] = RelayShares(relay_rate)
-        self._noticed: BoundedMap[tuple[str, str], float] = BoundedMap(MAX_PAIRS)
         self._notices: set[str] = set()  # linked peers that understand `refused`
         self._carriers: set[str] = set()  # linked peers that understand `relay_stream`
         self.encrypted: EncryptedRelaying | None = None  # after `encrypt_relayed`
@@ -179,6 +175,16 @@ class MessageRouter:
             self.counters,
             seen=SeenWindow(seen_ttl, seen_max),
             max_hops=max_hops,
+        )
+        self.forwarding = Forwarding(
+            self.counters,
+            links=self._links,
+            carriers=self._carriers,
+            notified=self._notices,
+            routes=self.routes,
+            transmit=lambda outgoing: self._outgoing.append(outgoing),
+            refuse=lambda peer, notice: self._emit((peer,), notice),
+            rate=relay_rate,
         )
         self.delivery = Delivery(
             self.node_id,
@@ -286,7 +292,7 @@ class MessageRouter:
         self._notices.discard(peer)
         self._carriers.discard(peer)
         self.budgets.link_down(peer)
-        self.shares.forget_peer(peer)
+        self.forwarding.shares.forget_peer(peer)
         if self._bad.pop(peer, None) is not None:
             self.gossip.link_down(now, peer)
             self.routes.forget_link(peer)
@@ -514,7 +520,7 @@ class MessageRouter:
         if envelope.to == self.node_id:
             self._receive_relayed_here(now, link, envelope)
         else:
-            self._relay_on(now, link, envelope)
+            self.forwarding.forward(now, link, envelope)
         if envelope.from_ != self.node_id:
             self._learn_route(now, envelope.from_, link)
         return None
@@ -550,39 +556,6 @@ class MessageRouter:
             self.delivery.traffic(envelope.from_).messages_received += 1
             received = Received(now, kind, envelope.from_, link, payload, broadcast=False)
             self._deliver(received, cut_link=False)
-
-    def _relay_on(self, now: float, link: str, envelope: Envelope) -> None:
-        """Relay a message once, never back over the link that brought it."""
-        to = envelope.to
-        onward = to if to in self._bad else self.routes.find(now, to, exclude=link)
-        if onward is None or onward == link:
-            self.counters["relay_no_route"] += 1
-            return
-        if envelope.type == SEGMENT_TYPE and onward not in self._carriers:
-            self.counters["relay_unable"] += 1
-            return
-        item = Outgoing((onward,), next_hop(envelope))
-        refusal = self.shares.offer(now, envelope.from_, to, link, len(envelope.payload), item)
-        if refusal is None:
-            self._relay_due(now)
-        else:
-            self._refuse_to_relay(now, link, envelope, refusal.reason)
-
-    def _relay_due(self, now: float) -> None:
-        for outgoing in self.shares.due(now):
-            self.counters["relayed"] += 1
-            self._outgoing.append(outgoing)
-
-    def _refuse_to_relay(self, now: float, link: str, envelope: Envelope, reason: str) -> None:
-        """Drop a message beyond the limits of relaying, and tell its origin if that is linked."""
-        self.counters["relay_refused"] += 1
-        pair = envelope.from_, envelope.to
-        noticed = self._noticed.get(pair, float("-inf"))
-        if link != envelope.from_ or link not in self._notices or now < noticed + NOTICE_INTERVAL:
-            return
-        self._noticed[pair] = now
-        count = self.counters["relay_refused"]
-        self._emit((link,), RefusedMessages(envelope.type, "relay", count, reason, to=envelope.to))
 
     def _learn_route(self, now: float, origin: str, link: str) -> None:
         """Learn a route: a proven message of `origin` arrived first over `link`."""
@@ -626,7 +599,7 @@ class MessageRouter:
         core = (
             self.gossip.next_deadline(),
             self.waiting.next_deadline(),
-            self.shares.next_deadline(),
+            self.forwarding.next_deadline(),
             encrypted,
         )
         return min((at for at in core if at is not None), default=None)
@@ -636,7 +609,7 @@ class MessageRouter:
         self.counters["expired"] += self.waiting.expire(now)
         for to in self.waiting.due(now):
             self.delivery.flush(now, to)
-        self._relay_due(now)
+        self.forwarding.tick(now)
         if self.encrypted is not None:
             self.encrypted.tick(now)
         self.gossip.tick(now)

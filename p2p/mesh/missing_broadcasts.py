@@ -66,6 +66,7 @@ class MissingBroadcasts:
         self._sources: dict[str, _Source] = {}
         self._missing: dict[bytes, MissingBroadcast] = {}
         self._deadlines: Deadlines[bytes] = Deadlines()
+        self._waits = 0  # missing broadcasts that wait for a free announcer
         # Lag of payloads behind their announcement: samples, mean and deviation.
         self._lags = 0
         self._lag = 0.0
@@ -97,6 +98,7 @@ class MissingBroadcasts:
             if not entry.sources:
                 del self._missing[key]
                 self._deadlines.discard(key)
+                self._waits -= entry.waits
             elif entry.asked == name:
                 entry.asked = None
                 self._deadlines.set(key, now)
@@ -163,14 +165,15 @@ class MissingBroadcasts:
 
     def next_deadline(self) -> float | None:
         """Return the time of the next pull, None without one."""
-        found = self._deadlines.next() if self._deadlines else None
+        found = self._deadlines.next()
+        if not self._waits:
+            return found
         times = [] if found is None else [found]
-        if self._missing:
-            times += [
-                self._missing[next(iter(source.waiting))].deadline
-                for source in self._sources.values()
-                if source.waiting and source.may_pull
-            ]
+        times += [
+            self._missing[next(iter(source.waiting))].deadline
+            for source in self._sources.values()
+            if source.waiting and source.may_pull
+        ]
         return min(times, default=None)
 
     def pulls(self, now: float) -> dict[str, list[bytes]]:
@@ -192,12 +195,13 @@ class MissingBroadcasts:
             name = self._free_source(entry, found)
             if name is None:
                 # Without a deadline: what announces more than it delivers must not be gone through again and again.
+                self._waits += not entry.waits
                 entry.waits = True
                 for each in entry.sources:
                     self._sources[each].waiting[key] = None
             else:
                 self._pull(now, key, name, found)
-        for name, source in self._sources.items():
+        for name, source in self._sources.items() if self._waits else ():
             while source.waiting and source.may_pull:
                 self._pull(now, next(iter(source.waiting)), name, found)
         return found
@@ -222,6 +226,7 @@ class MissingBroadcasts:
     def _end_wait(self, key: bytes, entry: MissingBroadcast) -> None:
         if entry.waits:
             entry.waits = False
+            self._waits -= 1
             for name in entry.sources:
                 self._sources[name].waiting.pop(key, None)
 

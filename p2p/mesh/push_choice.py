@@ -21,7 +21,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -69,7 +69,7 @@ class BroadcastArrivals:
     arrivals: dict[str, float] = field(default_factory=dict)
     late: dict[str, float] = field(
         default_factory=dict
-    )  # seconds after `at`, bounded; once settled
+    )  # seconds after `at`, bounded, if less than UNKNOWN; once settled
 
 
 @dataclass(slots=True)
@@ -110,8 +110,9 @@ class PushChoice:
         self._unsettled: deque[BroadcastArrivals] = deque()
         self._rows: deque[BroadcastArrivals] = deque(maxlen=WINDOW)
         self._origins: deque[str] = deque()
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}  # of `_origins`
         self._busy: dict[str, _BusyOrigin] = {}
+        self._requests = False  # links may have requests by origin
         self._fresh = 0  # broadcasts since the last review
         self.review_at: float | None = None
 
@@ -184,15 +185,19 @@ class PushChoice:
         if self.review_at is None:
             self.review_at = row.at + REVIEW_INTERVAL
         self._origins.append(origin)
-        self._counts[origin] += 1
+        counts = self._counts
+        count = counts[origin] = counts.get(origin, 0) + 1
         if len(self._origins) > ORIGINS_WINDOW:
             oldest = self._origins.popleft()
-            self._counts[oldest] -= 1
-            if not self._counts[oldest]:
-                del self._counts[oldest]
+            if oldest == origin:
+                count -= 1
+            if counts[oldest] > 1:
+                counts[oldest] -= 1
+            else:
+                del counts[oldest]
         if len(self._unsettled) < MAX_UNSETTLED:
             self._unsettled.append(row)
-        if self._counts[origin] >= BUSY and origin not in self._busy:
+        if count >= BUSY and origin not in self._busy:
             self._busy[origin] = _BusyOrigin(deque(maxlen=BUSY_ROWS))
 
     def _settle(self, now: float) -> None:
@@ -200,11 +205,11 @@ class PushChoice:
         unsettled = self._unsettled
         while unsettled and unsettled[0].at <= now - SETTLED_AFTER:
             row = unsettled.popleft()
-            at = row.at
-            row.late = {
-                name: min(max(arrival - at, EARLIEST), UNKNOWN)
-                for name, arrival in row.arrivals.items()
-            }
+            at, late = row.at, row.late
+            for name, arrival in row.arrivals.items():
+                after = arrival - at
+                if after < UNKNOWN:
+                    late[name] = after if after > EARLIEST else EARLIEST
             busy = self._busy.get(row.origin)
             (self._rows if busy is None else busy.rows).append(row)
 
@@ -346,7 +351,7 @@ class PushChoice:
 
     def _review_origins(self, now: float, changes: PushChanges) -> None:
         for origin, busy in list(self._busy.items()):
-            if self._counts[origin] < NOT_BUSY:
+            if self._counts.get(origin, 0) < NOT_BUSY:
                 del self._busy[origin]
             elif now >= busy.lifted_until:
                 self._review_origin(now, origin, busy)
@@ -373,6 +378,9 @@ class PushChoice:
 
     def _request_origins(self, changes: PushChanges) -> None:
         """Note the requests after which each busy origin is pushed by its own link alone."""
+        if not (self._busy or self._requests):
+            return
+        self._requests = bool(self._busy)
         for name, link in self._links.items():
             if not link.able:
                 continue

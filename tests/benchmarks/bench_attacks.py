@@ -19,6 +19,7 @@ from exchange.feeds.feed import Feed, Writer, state_hash
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.feeds.presence import PresenceLeases
 from exchange.model.events import BUY, Amended, Batch, Checkpoint, Event, Opened, sign_batch
+from node.daemon.node import REFRESHING
 from node.daemon.node_keys import NodeKeys
 from p2p.base.identity import Identity
 from tests.benchmarks.report import Row
@@ -145,10 +146,10 @@ def checkpoints(quick: bool) -> list[Row]:
                 pages = sum(map(len, owner.feed.state.pages()))
         victim.engine.drain(NOW)
     early = victim.publish([owner.early_checkpoint(count + 1)])
-    ticks = []
-    for step in range(count // 5_000 + 1):
+    ticks: list[float] = []
+    while victim.engine.refreshing:
         began = time.process_time()
-        victim.engine.tick(NOW + step / 20)
+        victim.engine.tick(NOW + len(ticks) * REFRESHING)
         ticks.append(time.process_time() - began)
     feed = victim.engine.feeds[owner.keys.node_id, MARKET]
     later = victim.publish([owner.early_checkpoint(count + 2)])
@@ -178,7 +179,10 @@ def flips(quick: bool) -> list[Row]:
         now += 0.05
         spent += victim.receive("presence", pack(owner.presence(leaving=flip % 2 == 0)), now)
         began = time.process_time()
-        victim.engine.tick(now)
+        for step in range(int(0.05 / REFRESHING)):
+            victim.engine.tick(now + step * REFRESHING)
+            if not victim.engine.refreshing:
+                break
         victim.engine.drain(now)
         spent += time.process_time() - began
     return [Row(f"presence on and off, {count:,} orders", spent / 30 * 100, "% of a core")]
@@ -215,8 +219,8 @@ def flood(quick: bool) -> list[Row]:
             most = max(most, victim.engine.feed_figures.orders)
             if victim.engine.given_up and not given_up_at:
                 given_up_at = most
-        for _ in range(count // 5_000):  # its orders are hidden by and by
-            now += 0.05
+        while victim.engine.refreshing:  # its orders are hidden by and by
+            now += REFRESHING
             victim.engine.tick(now)
             victim.engine.drain(now)
         if not traced:

@@ -12,7 +12,10 @@ from exchange.feeds.exchange_messages import (
     FeedHead,
     FeedPart,
     FeedRequest,
+    KeptPresence,
     Presence,
+    PresencePart,
+    PresenceRequest,
     Take,
     TakeResult,
     pack,
@@ -81,8 +84,9 @@ def fuzz_exchange(data: bytes) -> None:
     while source:
         how = source.byte()
         now += (how >> 3) / 8
-        kind = KINDS[how & 7]
-        sender = OTHER if source.byte() & 1 else THIRD
+        who = source.byte()
+        kind = KINDS[8 + (how & 1) if who & 2 else how & 7]
+        sender = OTHER if who & 1 else THIRD
         accepted = engine.receive(now, kind, source.piece(), sender, OTHER)
         assert isinstance(accepted, bool)
         if how & 8:
@@ -105,7 +109,8 @@ def fuzz_exchange(data: bytes) -> None:
 
 
 def message(kind: str, payload: Any, *, time: int = 1, sender: int = 1) -> bytes:
-    return bytes([KINDS.index(kind) | 8 | time << 4, sender]) + piece(pack(payload))
+    number = KINDS.index(kind)
+    return bytes([number & 7 | 8 | time << 4, sender | number >> 3 << 1]) + piece(pack(payload))
 
 
 def batch(first: int, *events: Any, previous: bytes = GENESIS) -> Batch:
@@ -141,4 +146,7 @@ def seeds_exchange() -> list[bytes]:
         message("digest", FeedDigest(b"s" * 16, heads), time=8) + message("feed", part),
         message("feed_request", FeedRequest(keys.node_id, MARKET, 0))
         + message("digest", FeedDigest(b"s")),
+        message("digest", FeedDigest(b"s", presences=600))
+        + message("presences", PresencePart(0, 16, [KeptPresence(5000, presence)]))
+        + message("presence_request", PresenceRequest(0, 2)),
     ]

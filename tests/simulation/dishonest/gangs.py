@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
+from exchange.feeds import feed_limits
 from p2p.mesh import message_budget
 from p2p.peers.link_slots import SlotLimits
 from tests.simulation.dishonest.misbehaviours import CATALOGUE, Misbehaviour
@@ -23,6 +24,7 @@ SMALL = {
     "exchange.feeds.missing_feeds.MAX_MISSING_EACH": 300,
     "exchange.feeds.feed_limits.MAX_OPEN_ORDERS": 1500,
     "exchange.feeds.unconnected_batches.MAX_BATCHES": 32,
+    "exchange.feeds.feed_limits.ORDERS_SHOWN_A_SECOND": feed_limits.ORDERS_SHOWN_A_SECOND / SLOWER,
     "p2p.mesh.message_budget.LINK_RATE": message_budget.LINK_RATE / SLOWER,
     "p2p.mesh.message_budget.LINK_BURST": message_budget.LINK_BURST / SLOWER,
     "p2p.mesh.message_budget.NETWORK_RATE": message_budget.NETWORK_RATE / SLOWER,

@@ -42,10 +42,12 @@ CASES = (
 
 
 def size_case(nodes: int) -> BroadcastCase:
-    """Return the run for one size of network; the largest is kept to minutes by fewer broadcasts."""
+    """Return the run for one size of network; the largest is kept to minutes by fewer broadcasts, in more seconds: each
+    node reviews its choice of links once a second then, and changes one link at a time.
+    """
     if nodes > 2000:
         return BroadcastCase(
-            f"{nodes} nodes, 15/s", nodes=nodes, rate=15.0, warm_up=3.0, measured=30, drain=4.0
+            f"{nodes} nodes, 15/s", nodes=nodes, rate=15.0, warm_up=16.0, measured=45, drain=4.0
         )
     return BroadcastCase(f"{nodes} nodes, 50/s", nodes=nodes, warm_up=4.0, measured=200, drain=4.0)
 

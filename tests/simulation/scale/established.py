@@ -17,6 +17,7 @@ from exchange.feeds.feed import Feed
 from exchange.feeds.feed_index import FeedIndex
 from exchange.feeds.feed_replica import Replica
 from exchange.feeds.presence import PresenceLeases
+from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.replication import Replicator
 from exchange.model.commands import NewOrder
 from exchange.model.ports import Broadcast, Send
@@ -88,7 +89,9 @@ class EstablishedNetwork:
             self.presence.append(leases)
             if number % 100 == 0:
                 progress(0.4 * number / nodes)
-        self.renewal = self.presence[0].own_lease_ms / 3000
+        self.lease = self.presence[0].own_lease_ms / 1000
+        self.renewal = self.lease / 3
+        self.kept = PresenceTable()  # of every node
 
     def node_id(self, number: int) -> str:
         return self.identities[number].node_id
@@ -111,11 +114,19 @@ class EstablishedNetwork:
     def make_presence(self, number: int, now: float) -> Presence:
         return self.presence[number].make(now, [(MARKET, 1)])
 
+    def keep(self, number: int, presence: Presence, now: float) -> None:
+        """Let all nodes keep a presence until its lease ends."""
+        self.kept.put(self.node_id(number), presence, now + self.lease)
+
     def presences_before(self, now: float) -> list[tuple[float, int]]:
-        """Return (time, node) of the last presences, which neighbours can still be asked for, in order."""
+        """Return (time, node) of the last presence of each node, and of others that neighbours can still be asked for as
+        broadcasts, in order.
+        """
         found = []
         for number in range(self.nodes):
             at = now - self.rng.uniform(0.0, self.renewal)
+            if at <= now - STORE_TTL:
+                found.append((at, number))
             while at > now - STORE_TTL:
                 found.append((at, number))
                 at -= self.renewal
@@ -150,7 +161,16 @@ class Neighbour:
         self.number = number
         own_id = network.node_id(number)
         rng = random.Random(f"neighbour {network.seed} {number}")
-        self.replicator = Replicator(own_id, network.feeds, lambda owner, market: True, rng)
+        self.replicator = Replicator(
+            own_id,
+            network.feeds,
+            lambda owner, market: True,
+            rng,
+            presences=lambda: network.kept.stated,
+        )
+        self.presences = PresenceExchange(
+            network.kept, self.replicator.neighbours, lambda: len(network.kept)
+        )
         self.tree: BroadcastTree[BroadcastItem] = BroadcastTree(emit)
         self.exchange = PeerExchangeCore(own_id, rng)
         self._network = network
@@ -161,17 +181,23 @@ class Neighbour:
         self.replicator.neighbour_up(now, newcomer)
 
     def receive(self, now: float, newcomer: str, message: Send) -> None:
-        """Process a message of replication."""
+        """Process a message of replication, or a request for presences."""
         decoded: Any = unpack(message.type, message.payload)
         if message.type == "digest":
             self.replicator.on_digest(now, newcomer, decoded)
         elif message.type == "feed_request":
             self.replicator.on_request(now, newcomer, decoded)
+        elif message.type == "presence_request":
+            self.presences.on_request(now, newcomer, decoded)
+
+    def take_outgoing(self) -> list[Send]:
+        """Return the messages to send, and forget them."""
+        return self.replicator.take_outgoing() + self.presences.take_outgoing()
 
     def due(self, now: float, newcomer: str) -> list[tuple[str, bytes]]:
         """Return what is to be sent to the newcomer now: (type, payload)."""
         self.replicator.tick(now)
-        out = [(sent.type, sent.payload) for sent in self.replicator.take_outgoing()]
+        out = [(sent.type, sent.payload) for sent in self.take_outgoing()]
         for node in self.exchange.due(now):
             pushed = self.exchange.push(node, self._network.addresses(self.number), now)
             if pushed is not None:

@@ -25,6 +25,7 @@ from exchange.model.ports import Send
 from p2p.addresses.address import Address, PeerFound
 from p2p.addresses.address_book import AddressBook
 from p2p.addresses.reconnect import Reconnect, Wait
+from p2p.base.limits import STORE_TTL
 from p2p.discovery.peer_exchange import PeerExchangeCore
 from p2p.mesh.broadcast_tree import BroadcastTree
 from p2p.peers.dial_loop import DialLoop
@@ -253,7 +254,7 @@ class NewcomerRun:
         # Others answer requests as neighbours do.
         neighbour = self.neighbours.get(node) or Neighbour(self.network, number, lambda *_: None)
         neighbour.receive(self.now, self.my_id, message)
-        for sent in neighbour.replicator.take_outgoing():
+        for sent in neighbour.take_outgoing():
             self._arrives(number, sent.type, sent.payload)
 
     # Broadcasts
@@ -264,13 +265,12 @@ class NewcomerRun:
         self._recent: list[tuple[float, BroadcastItem]] = []
         latest: dict[int, float] = {}
         for at, number in network.presences_before(START):
-            self._recent.append((at, self._presence(number, at)))
+            item = self._presence(number, at)
+            if at > START - STORE_TTL:
+                self._recent.append((at, item))
             latest[number] = at
-        for number in range(network.nodes):
-            last = latest.get(number)
-            wait = self.rng.uniform(0.0, network.renewal - 30.0) if last is None else 0.0
-            due = START + wait if last is None else last + network.renewal
-            self.at(max(START, due), partial(self._renew, number))
+        for number, at in latest.items():
+            self.at(max(START, at + network.renewal), partial(self._renew, number))
 
     def _renew(self, number: int) -> None:
         item = self._presence(number, self.now)
@@ -280,8 +280,9 @@ class NewcomerRun:
         self.at(self.now + self.network.renewal, partial(self._renew, number))
 
     def _presence(self, number: int, now: float) -> BroadcastItem:
-        payload = pack(self.network.make_presence(number, now))
-        return "presence", payload, self.rng.randbytes(16)
+        presence = self.network.make_presence(number, now)
+        self.network.keep(number, presence, now)
+        return "presence", pack(presence), self.rng.randbytes(16)
 
     def _heard(self, node: str, item: BroadcastItem) -> None:
         tree, key = self.neighbours[node].tree, item[2]

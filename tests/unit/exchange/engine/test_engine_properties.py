@@ -24,7 +24,10 @@ from exchange.feeds.exchange_messages import (
     FeedHead,
     FeedPart,
     FeedRequest,
+    KeptPresence,
     Presence,
+    PresencePart,
+    PresenceRequest,
     Take,
     TakeResult,
     pack,
@@ -135,7 +138,18 @@ ODD: dict[str, st.SearchStrategy[Any]] = {
         ),
     ),
     "digest": st.builds(
-        FeedDigest, BYTES, st.one_of(st.none(), st.lists(HEADS, max_size=4)), st.booleans()
+        FeedDigest,
+        BYTES,
+        st.one_of(st.none(), st.lists(HEADS, max_size=4)),
+        st.booleans(),
+        WIRE_INTS,
+    ),
+    "presence_request": st.builds(PresenceRequest, WIRE_INTS, WIRE_INTS),
+    "presences": st.builds(
+        PresencePart,
+        SMALL,
+        st.one_of(st.just(16), WIRE_INTS),
+        st.lists(st.builds(KeptPresence, WIRE_INTS, signed_presences()), max_size=3),
     ),
     "feed_request": st.builds(FeedRequest, IDS, TEXTS, WIRE_INTS, WIRE_INTS),
     "feed": st.one_of(
