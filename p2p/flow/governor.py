@@ -7,8 +7,12 @@ Theory of operation
 - The window grows in a ramp until replies show a queue at the peer; from then on it grows slowly while it is
   the limit, and shrinks with the queue. A window that is not used shrinks slowly to `unused_window`.
 - With load reports (`LoadReport` in the replies) the queue is what the peer measured: congested means that the
-  requests of a window waited there for more than `waited_share` of their service time. The ramp grows by one
-  for each reply that did not wait, since many senders may have begun together.
+  requests of a window waited there for more than `waited_share` of their service time. The ramp doubles the
+  window, or adds one, for each reply that did not wait.
+- Many senders may have begun together. The first report tells how many requests are at the peer besides; the
+  window is divided by their number. While others are there, a sender of few attempts a second grows by less.
+- After an outage the ramp ends at half of the window before it, so that senders who brought the peer down
+  together do not do so again and again.
 - Without load reports the queue is estimated from latencies (`LatencyControl`). Nothing is known at the start,
   so the first attempts go out slowly (`start_rate`, `start_window`), and each step of the ramp is checked.
 - "busy" or a timeout cuts the window to `cut`, once in a round trip. A broken link, or five failures in a
@@ -55,6 +59,7 @@ class GovernorSettings:
     """Windows in attempts in flight, times in seconds."""
 
     first_window: float = 4.0
+    outage_share: float = 0.5  # of the window before an outage, with which its ramp ends
     least_window: float = 0.05
     most_window: float = 1024.0
     first_round_trip_s: float = 0.15  # assumed after the first load report, until it is measured
@@ -62,11 +67,14 @@ class GovernorSettings:
     start_window: float = 1.0  # and in flight
     pace: float = 1.25  # windows sent in a round trip
     ramp_pace: float = 2.0
-    even_window: float = 16.0  # without load reports smaller windows are paced at nearly 1
+    even_window: float = 16.0  # smaller windows are paced at nearly 1
     longest_pause_s: float = 2.0  # after a late reply, with a window below 1
     late: float = 1.25  # of the mean latency; then a fraction of the window is rounded down
     waited_share: float = 0.75  # of the service time, with load reports
-    settle_share: float = 0.4
+    settle_share: float = 0.6
+    growth: float = (
+        0.05  # of a window without a queue, with load reports; at least about one attempt
+    )
     cut: float = 0.6  # the window after "busy" or a timeout, and the most one step takes
     least_replies: int = 4  # of a window that is judged
     unused_window: float = 2.0  # floor for the window of a sender with little to send
@@ -102,6 +110,7 @@ class Governor:
         "_control",
         "_cut_at",
         "_goal",
+        "_informed",
         "_latency",
         "_limited",
         "_most_out",
@@ -109,6 +118,7 @@ class Governor:
         "_on_event",
         "_ramp",
         "_recent",
+        "_reopening",
         "_reported",
         "_reports",
         "_rng",
@@ -116,6 +126,7 @@ class Governor:
         "_sent_at",
         "_served",
         "_settings",
+        "_threshold",
         "_waited",
         "_was_limited",
         "_window",
@@ -153,6 +164,9 @@ class Governor:
         self._latency = settings.first_round_trip_s
         self._recent = (0.0, 0.0, 0.0)  # latencies of the last replies without a load report
         self._reports = False  # a load report was received since the breaker closed
+        self._informed = False  # a load report was ever received
+        self._threshold = inf  # the ramp after an outage ends here
+        self._reopening = settings.first_window  # window with load reports after an outage
         self._sent_at: dict[int, float] = {}
         self._next_send: float | None = None
         self._cut_at = -inf
@@ -195,11 +209,11 @@ class Governor:
         settings = self._settings
         if self._starting:
             return settings.start_rate
+        # The window has whole attempts, so for a small one only the pace keeps its fraction.
         gain = settings.ramp_pace if self._ramp else settings.pace
+        gain = min(gain, 1.0 + self._window / settings.even_window)
         if self._reports:
             return gain * self._window / self._latency
-        # The window has whole attempts, so for a small one only the pace keeps its fraction.
-        gain = min(gain, 1.0 + self._window / settings.even_window)
         # The last replies count when all of them were later than the mean: a queue is growing.
         return gain * self._window / max(self._latency, min(self._recent))
 
@@ -281,6 +295,7 @@ class Governor:
             # The window begins anew when the breaker closes. A probe's report spares the slow start.
             if load is not None and self.breaker.closed:
                 self._reports = True
+                self._meet_others(load)
             return
         if outcome != "ok":
             self._refused(now, sent, outcome)
@@ -296,7 +311,7 @@ class Governor:
             self._judge_reply(now, latency)
         if self._completed >= self._goal:
             self._judge_window(now)
-        if self._window < 1.0 and load is None:
+        if self._window < 1.0:
             # The attempt's share of the time until the next one: late replies slow down at once.
             longest = max(1.0 / self.rate(), settings.longest_pause_s)
             self._next_send = sent + min(latency / self._window, longest)
@@ -310,14 +325,26 @@ class Governor:
         settings = self._settings
         if not self._reports:
             self._reports = True
-            self._latency = settings.first_round_trip_s
+            self._latency = max(settings.first_round_trip_s, latency - load.waited_s)
+            self._meet_others(load)
             self._quicken(now)
         self._reported += 1
         self._waited += load.waited_s
         self._served += min(max(0.0, load.served_s), latency)
         waited = load.waited_s > settings.waited_share * load.served_s
         if self._ramp and self._limited and not waited:
-            self._window = min(settings.most_window, self._window + 1.0)
+            step = min(1.0, self._window)
+            if load.in_flight > len(self._sent_at):  # of many, if it sends few a second
+                step *= min(1.0, self._window / self._latency / settings.latency.ramp_rate)
+            self._window = min(settings.most_window, self._window + step)
+            self._ramp = self._window < self._threshold
+
+    def _meet_others(self, load: LoadReport) -> None:
+        """Divide the window by the requests of others at the first report: they may have begun together with this one."""
+        if not self._informed:
+            self._informed = True
+            others = max(0, load.in_flight - len(self._sent_at))
+            self._window = self._bounded(self._window / (1.0 + others))
 
     # Decisions
 
@@ -367,7 +394,7 @@ class Governor:
             self._ramp = False
             self._set(now, kind, max(settings.cut, min(1.0, aim)) * self._window, why)
         elif self._limited and not self._ramp:
-            step = min(1.0, 0.1 + 0.1 * self._window)
+            step = min(max(1.0, settings.growth * self._window), 0.1 + 0.1 * self._window)
             self._set(now, "grow", self._window + step, why)
 
     def _judge_latency(self, now: float) -> None:
@@ -414,10 +441,14 @@ class Governor:
             self._publish(now, kind, reason)
 
     def _on_breaker(self, now: float, old: BreakerState, new: BreakerState, reason: str) -> None:
+        if old is BreakerState.CLOSED:
+            share = self._settings.outage_share
+            self._threshold = share * self._window
+            self._reopening = min(self._settings.first_window, self._threshold)
         if new is BreakerState.CLOSED:
             settings, control = self._settings, self._control
             control.restart(now)
-            self._window = settings.first_window
+            self._window = self._reopening
             self._latency = settings.first_round_trip_s
             if control.known:
                 # Latencies are known, what the peer can take now is not: as slowly as at the start.

@@ -157,8 +157,72 @@ def test_a_reset_opens_the_breaker_and_one_probe_at_a_time_goes() -> None:
     found.on_result(until + 0.01, probe, "ok")
     assert found.breaker.closed
     assert found.ramping
-    assert found.window == 4.0
+    assert found.window == 2.0
     assert [e.kind for e in events] == ["breaker"] * 3
+
+
+def test_the_ramp_after_an_outage_ends_at_half_of_the_window_before_it() -> None:
+    bench = Bench(governor())
+    bench.run(5.0)
+    found = bench.governor
+    before = found.window
+    assert before > 10.0
+    found.on_result(5.0, found.on_send(5.0), "reset")
+    now = found.ready(5.0)
+    found.on_result(now, found.on_send(now), "ok", LoadReport(0.0, 0.02))
+    assert found.ramping
+    assert found.window == 4.0
+    while found.ramping:
+        now = max(now + 0.02, found.ready(now) if found.ready(now) < inf else 0.0)
+        found.ready(now)
+        found.on_result(now, found.on_send(now), "ok", LoadReport(0.0, 0.02))
+    assert before / 2 <= found.window <= before / 2 + 1.0
+
+
+def test_each_outage_of_a_sender_that_learns_nothing_halves_its_next_window() -> None:
+    found = governor()
+    now, windows = 0.0, []
+    for _ in range(4):
+        found.on_result(now, found.on_send(now), "reset")
+        now = found.ready(now)
+        found.on_result(now, found.on_send(now), "ok", LoadReport(0.0, 0.02))
+        windows.append(found.window)
+    assert windows == [2.0, 1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("outage", [False, True])
+def test_the_first_report_divides_the_window_by_the_requests_of_others(outage: bool) -> None:
+    found = governor()
+    now = 0.0
+    if outage:
+        found.on_result(now, found.on_send(now), "reset")
+        now = found.ready(now)
+    first = 4.0 / (2.0 if outage else 1.0)
+    report = LoadReport(0.1, 0.02, in_flight=19)
+    found.on_result(now + 0.2, found.on_send(now), "ok", report)
+    assert found.window == pytest.approx(first / 20.0)
+    found.on_result(now + 1.2, found.on_send(now + 1.0), "ok", report)
+    assert found.window == pytest.approx(first / 20.0)
+
+
+def test_a_sender_of_few_attempts_a_second_ramps_slowly_while_others_are_there() -> None:
+    def ramp(others: int) -> float:
+        found = governor()
+        now = 0.0
+        for number in range(6):
+            now = max(now + 0.3, found.ready(now))
+            load = LoadReport(0.0, 0.02, in_flight=others if number else 0)
+            found._limited = True
+            found.on_result(now + 0.02, found.on_send(now), "ok", load)
+            found._window = min(found.window, 0.3)
+        now += 0.3
+        found._limited = True
+        found.on_result(now + 0.02, found.on_send(now), "ok", LoadReport(0.0, 0.02, others))
+        return found.window
+
+    alone, among_others = ramp(0), ramp(5)
+    assert alone == pytest.approx(0.6)
+    assert 0.3 < among_others < 0.5
 
 
 def test_failed_probes_wait_longer_each_time_up_to_five_seconds() -> None:
@@ -239,7 +303,7 @@ def test_a_window_below_one_is_less_than_one_attempt_in_a_round_trip() -> None:
     found.on_result(0.1, found.on_send(0.0), "ok", LoadReport(0.0, 0.1))
     found._latency = 0.1
     found.on_cancel(0.5, found.on_send(0.5))
-    assert found.ready(0.5) == pytest.approx(0.5 + 0.1 / (1.25 * 0.2))
+    assert found.ready(0.5) == pytest.approx(0.5 + 0.1 / ((1.0 + 0.2 / 16.0) * 0.2))
     tag = found.on_send(2.0)
     assert found.ready(2.0) == inf
     found.on_cancel(2.1, tag)
