@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.model.commands import NewOrder
+from exchange.model.records import Order
 from p2p.base.network_group import is_local, network_group
 from tests.simulation.dishonest.attacker import Attacker
 from tests.simulation.dishonest.bounds import check_memory, check_work
@@ -45,7 +46,7 @@ class Probe:
     taker: Node
     price: int
     began: float
-    placed: int = 0  # number of the taker's order
+    offered: int = 0  # number of the maker's order
     took: float = 0.0
 
 
@@ -210,6 +211,7 @@ class DishonestWorld(World):
     def _offer(self, probe: Probe, new: NewOrder) -> None:
         orders = probe.maker.place(new)
         assert orders, "a probe is refused"
+        probe.offered = orders[0].number
         self._look(probe, orders[0].number)
 
     def _look(self, probe: Probe, number: int) -> None:
@@ -233,8 +235,20 @@ class DishonestWorld(World):
         order = probe.taker.engine.order_store.get(number)
         if order is not None and order.filled == order.quantity:
             probe.took = self.clock.now - probe.began
+        elif order is not None and self._was_shared(probe, order):
+            # An attacker bought or reserved a part at its price, as anybody may: this one says nothing.
+            probe.taker.cancel(number)
+            probe.maker.cancel(probe.offered)
+            probe.began = self.clock.now
+            self._begin(probe)
         elif self.clock.now < probe.began + PATIENCE:
             self.clock.after(LOOK, lambda: self._await(probe, number))
+
+    @staticmethod
+    def _was_shared(probe: Probe, order: Order) -> bool:
+        """Return True if nothing of the maker's order is free, and the taker's goes on with less than all of it."""
+        offer = probe.maker.engine.order_store.get(probe.offered)
+        return offer is not None and offer.free <= 0 and not (order.done or order.pending)
 
     @staticmethod
     def _when_free(node: Node, call) -> None:
