@@ -326,13 +326,18 @@ class PushChoice:
             self._choose(now, into, changes)
 
     def _drop_mute(self, now: float, rows: list[BroadcastArrivals], changes: PushChanges) -> None:
-        """Drop chosen links that bring no copies."""
+        """Drop chosen links that bring no copies, of busy origins neither."""
+        busy = [row for origin in self._busy.values() for row in origin.rows]
+        others = [row for row in (*self._rows, *busy) if not row.direct]
         for name in list(self.chosen):
             link = self._links[name]
             since = [row for row in rows if row.at > link.asked_at + GRACE]
             if len(since) < TRIAL or now < link.asked_at + TRIAL_SECONDS:
                 continue
-            if not any(name in row.arrivals for row in since) and self._free(now):
+            if any(name in row.arrivals for row in since) or not self._free(now):
+                continue
+            # The rows that count may all have come from one side of the network, and this link leads to the other.
+            if not any(name in row.arrivals for row in others if row.at >= since[0].at):
                 link.not_before = now + link.cool_down
                 link.cool_down = min(link.cool_down * COOL_DOWN_GROWTH, COOL_DOWN_MAX)
                 del self.chosen[name]
