@@ -23,6 +23,7 @@ from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
 from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION, RELAY_RATE
+from p2p.base.network_group import is_local, network_group
 from p2p.base.paced_wait import PacedWait
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
@@ -145,6 +146,7 @@ class Overlay:
         if self._direct.tls is not None:
             self.router.encrypt_relayed(*self._direct.tls)
         self.router.on_useful = self.peers.admission.news
+        self.router.defer = self._defer
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
         self.router.delivery.why_not_grenache = self._why_not_grenache
@@ -153,6 +155,7 @@ class Overlay:
         # Traffic of links that have ended.
         self._ended = {path: LinkStats() for path in get_args(LinkPath)}
         self._flush_due = False
+        self._stopped = False
         self._ticker: asyncio.Task[None] | None = None
         self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
         self.reachability: ReachabilityService | None = None  # with direct links, from `start` on
@@ -320,6 +323,7 @@ class Overlay:
         if self.reachability is not None:
             await self.reachability.stop()
         await self.peers.stop()
+        self._stopped = True
         await self.rpc.close()
         self._send_now()
         await self._direct.stop()
@@ -417,3 +421,28 @@ class Overlay:
             raise
         finally:
             self.flush()
+
+    def _defer(self, node: str, origin: str) -> None:
+        """Handle broadcasts that the router put off in turns of their own, which the links of a network group share."""
+        address = self.peers.links[node].peer.address
+        flow = node if is_local(address) else network_group(address)
+        self._direct.turns.defer(
+            (node, origin), ("deferred", flow), lambda: self._handle_deferred(node, origin)
+        )
+
+    def _handle_deferred(self, node: str, origin: str) -> bool:
+        """Handle one broadcast; returns True if more wait."""
+        if self._stopped:
+            return False
+        try:
+            self.router.handle_deferred(self._loop.time(), node, origin)
+        except RemoteProtocolError as error:
+            self.peers.note_abuse(node, error.code, error.reason)
+            link = self.peers.links.get(node)
+            if link is not None:
+                link.close(error.code, error.reason)
+        except Exception:
+            log.exception("a broadcast of %s, put off before, failed", origin)
+        finally:
+            self.flush()
+        return self.router.has_deferred(node, origin)

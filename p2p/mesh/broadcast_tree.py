@@ -37,7 +37,7 @@ from p2p.base import limits
 from p2p.base.bounded_map import BoundedMap
 from p2p.base.seen_window import SeenWindow
 from p2p.base.tokens import Tokens
-from p2p.mesh.missing_broadcasts import MissingBroadcasts
+from p2p.mesh.missing_broadcasts import MissingBroadcast, MissingBroadcasts
 from p2p.mesh.push_choice import BroadcastArrivals, PushChanges, PushChoice
 from p2p.mesh.push_slots import MAX_PUSHED, displaced_by
 from p2p.wire.messages import Branch, Graft, IHave, Prune
@@ -66,6 +66,12 @@ class _Stored(Generic[Item]):
     pushed: int  # bit per link: it came from there or we sent it there
     row: BroadcastArrivals | None  # None for an own one
     pulled: int = 0  # bit per link: it was sent there in answer to a pull
+
+
+@dataclass(slots=True)
+class _Arrival:
+    holders: int  # bit per link: it has brought the item
+    row: BroadcastArrivals | None
 
 
 @dataclass(slots=True)
@@ -105,6 +111,7 @@ class BroadcastTree(Generic[Item]):
         self._emit = emit
         self.seen = SeenWindow(seen_ttl, seen_max)
         self._store: dict[bytes, _Stored[Item]] = {}  # oldest first
+        self._held: dict[bytes, _Arrival] = {}  # arrived, not handled yet
         self.stored_bytes = 0
         self._store_ttl = store_ttl
         self._store_max_bytes = store_max_bytes
@@ -177,23 +184,23 @@ class BroadcastTree(Generic[Item]):
             stored.holders &= ~gone.bit
             stored.pushed &= ~gone.bit
             stored.pulled &= ~gone.bit
+        for arrival in self._held.values():
+            arrival.holders &= ~gone.bit
 
     # Payloads
+
+    def hold(self, now: float, key: bytes, via: str, origin: str) -> None:
+        """Note the arrival of a new broadcast that is handled later: `add` or `ignore` has to follow."""
+        self._held[key] = self._arrived(now, key, via, origin)
 
     def add(
         self, now: float, key: bytes, item: Item, size: int, via: str = "", origin: str = ""
     ) -> None:
         """Store a new, valid broadcast and push it on. `via` is empty for an own one."""
-        self.seen.add(now, key, via)
-        row = self._note_arrival(now, key, via, origin) if via else None
-        source = self._peers.get(via)
-        bit = source.bit if source is not None else 0
-        entry = self._missing.get(key)
-        if entry is not None:
-            for name in entry.sources:
-                bit |= self._peers[name].bit
-            if self._missing.arrived(now, key, entry, via):
-                self.choice.pulled(now, origin)
+        arrival = self._held.pop(key, None) or self._arrived(now, key, via, origin)
+        bit, row = arrival.holders, arrival.row
+        if row is not None:
+            self.choice.arrived(row)
         stored = _Stored(item, size + ITEM_OVERHEAD, now, holders=bit, pushed=bit, row=row)
         targets = self._targets(origin, own=not via, held=bit)
         for name in targets:
@@ -226,19 +233,34 @@ class BroadcastTree(Generic[Item]):
             targets += islice(others, OWN_LINKS - len(targets))
         return targets
 
-    def _note_arrival(self, now: float, key: bytes, via: str, origin: str) -> BroadcastArrivals:
-        row = BroadcastArrivals(now, origin, direct=via == origin)
+    def _arrived(self, now: float, key: bytes, via: str, origin: str) -> _Arrival:
+        self.seen.add(now, key, via)
         entry = self._missing.get(key)
+        row = self._row(now, entry, via, origin) if via else None
+        source = self._peers.get(via)
+        bit = source.bit if source is not None else 0
+        if entry is not None:
+            for name in entry.sources:
+                bit |= self._peers[name].bit
+            if self._missing.arrived(now, key, entry, via):
+                self.choice.pulled(now, origin)
+        return _Arrival(bit, row)
+
+    @staticmethod
+    def _row(
+        now: float, entry: MissingBroadcast | None, via: str, origin: str
+    ) -> BroadcastArrivals:
+        row = BroadcastArrivals(now, origin, direct=via == origin)
         if entry is not None:
             for name, held in entry.held.items():
                 row.arrivals[name] = held
         if entry is None or entry.asked != via:  # a pulled copy says nothing about pushing
             row.arrivals[via] = now
-        self.choice.arrived(row)
         return row
 
     def ignore(self, now: float, key: bytes, via: str) -> None:
         """Mark an id as seen without storing or relaying its payload (an invalid one, for example)."""
+        self._held.pop(key, None)
         self.seen.add(now, key, via)
         self._missing.settle(key)
 
@@ -250,11 +272,11 @@ class BroadcastTree(Generic[Item]):
         peer = self._peers.get(via)
         if peer is None:
             return ""
-        stored = self._store.get(key)
-        if stored is None:
+        arrival = self._store.get(key) or self._held.get(key)
+        if arrival is None:
             return ""
-        stored.holders |= peer.bit
-        row = stored.row
+        arrival.holders |= peer.bit
+        row = arrival.row
         if row is None:
             return ""
         row.arrivals.setdefault(via, now)

@@ -9,7 +9,8 @@ is charged before the message is handled, to these token buckets:
 - all origins together: half a core for what exceeds the little that each of them may always send.
 
 The last one is needed because a broadcast costs every node of the network: identities that enter it at many nodes
-would otherwise add up. What is dropped of a busy honest origin then, replication brings a little later.
+would otherwise add up. What is dropped of a busy honest origin then, replication brings a little later. And what exceeds
+the little of each waits for the other messages that have arrived (`p2p.mesh.deferred_broadcasts`).
 
 Rules of this file:
 - A message beyond a budget is dropped. Its sender gets a notice, at most once a second, in a
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from p2p.base.bounded_map import BoundedMap
@@ -57,6 +59,14 @@ DUPLICATE_COST: Final = 5.0  # a broadcast that is known already
 REQUEST_COST: Final = 50.0  # of RPC: a task, a handler and a response
 BROADCAST_COST: Final = 200.0  # with the check of its signature
 RELAY_COST: Final = 250.0  # the same, and a copy for the next node
+
+
+class Passing(Enum):
+    """Verdict on a broadcast."""
+
+    FIRST = "first"  # one of the few that an origin may always send
+    LATER = "later"  # its origin is busy
+    NOT = "not"
 
 
 @dataclass(slots=True)
@@ -127,22 +137,22 @@ class MessageBudgets:
             return self._refused(budget, "network")
         return None
 
-    def charge_origin(self, now: float, origin: str, message_type: str, size: int) -> bool:
-        """Charge a broadcast to its origin, and to all origins together; False if it may not pass."""
+    def charge_origin(self, now: float, origin: str, message_type: str, size: int) -> Passing:
+        """Charge a broadcast to its origin, and to all origins together."""
         known = self._origins.renew(origin)
         if known is None:
             known = self._origins[origin] = Tokens(FAIR_BURST, now), Tokens(ORIGIN_BURST, now)
         fair, own = known
         cost = self._costs.get(message_type, BROADCAST_COST) + PER_BYTE * size
         if fair.take(now, FAIR_RATE, FAIR_BURST, cost):
-            return True
+            return Passing.FIRST
         scope = "origin"
         if own.take(now, ORIGIN_RATE, ORIGIN_BURST, cost):
             if self._all_origins.take(now, ORIGINS_RATE, ORIGINS_BURST, cost):
-                return True
+                return Passing.LATER
             scope = "origins"
         self.counters[scope] += 1
-        return False
+        return Passing.NOT
 
     def is_abuse(self, now: float, link: str) -> bool:
         """Count a refused message against its link; True if the link has to end."""

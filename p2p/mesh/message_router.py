@@ -40,6 +40,7 @@ from p2p.base.network_group import is_local, network_group
 from p2p.base.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import BroadcastTree
 from p2p.mesh.clock_offsets import ClockOffsets
+from p2p.mesh.deferred_broadcasts import DeferredBroadcast, DeferredBroadcasts
 from p2p.mesh.delivery import Delivery
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.encrypted_relaying import EncryptedRelaying
@@ -50,6 +51,7 @@ from p2p.mesh.message_budget import (
     DUPLICATE_COST,
     RELAY_COST,
     MessageBudgets,
+    Passing,
 )
 from p2p.mesh.relaying import ForgedMessage, Relay
 from p2p.mesh.route_table import RouteTable
@@ -144,6 +146,10 @@ class MessageRouter:
         # Called with the peer whose link delivered a new broadcast of a useful type first.
         self.on_useful: Callable[[str], None] = lambda link: None
         self._useful_types: set[str] = set()
+        # Called with link and origin if `handle_deferred` has to be called for them, once others had their turns, until
+        # none is left. Without it broadcasts are handled as they arrive.
+        self.defer: Callable[[str, str], None] | None = None
+        self._deferred = DeferredBroadcasts()
         self.counters: dict[str, int] = {
             "broadcasts_sent": 0,
             "broadcasts_delivered": 0,
@@ -447,35 +453,67 @@ class MessageRouter:
         if envelope.type not in self._handlers:
             self.gossip.ignore(now, key, link)
             return self._charge_unknown(link, envelope.type)
-        if not self.budgets.charge_origin(now, origin, envelope.type, len(payload)):
+        passing = self.budgets.charge_origin(now, origin, envelope.type, len(payload))
+        if passing is Passing.NOT:
             return self.gossip.ignore(now, key, link)
+        broadcast = DeferredBroadcast(
+            key, envelope.type, origin, link, envelope.timestamp, envelope.hops, payload
+        )
+        if self.defer is None or (passing is Passing.FIRST and not self._deferred.waits(origin)):
+            return self._handle_broadcast(now, broadcast)
+        first = not self._deferred.waits(origin, link)
+        if not self._deferred.put(broadcast):
+            self.budgets.counters["origin"] += 1
+            return self.gossip.ignore(now, key, link)
+        self.gossip.hold(now, key, link, origin)
+        if first:
+            self.defer(link, origin)
+        return None
+
+    def handle_deferred(self, now: float, link: str, origin: str) -> None:
+        """Handle the next broadcast of an origin over a link that was put off, if there is one.
+
+        Raises:
+            RemoteProtocolError: the link has to be closed with the error's code.
+        """
+        broadcast = self._deferred.take(link, origin)
+        if broadcast is not None:
+            self._handle_broadcast(now, broadcast)
+
+    def has_deferred(self, link: str, origin: str) -> bool:
+        """Return True if broadcasts of an origin over a link wait to be handled."""
+        return self._deferred.waits(origin, link)
+
+    def _handle_broadcast(self, now: float, broadcast: DeferredBroadcast) -> None:
+        key, origin, link = broadcast.key, broadcast.origin, broadcast.link
+        payload = broadcast.payload
         handled = len(self._outgoing)
-        received = Received(now, envelope.type, origin, link, payload, broadcast=True)
+        received = Received(now, broadcast.type, origin, link, payload, broadcast=True)
         accepted = self._deliver(received)
         if accepted is not True:
             self.gossip.ignore(now, key, link)
             if accepted is False:
-                self._charge(link, f"an invalid {envelope.type}")
-            return None
+                self._charge(link, f"an invalid {broadcast.type}")
+            return
         self.counters["broadcasts_delivered"] += 1
         # What the handler sent because of this message follows it on every link.
         answers = self._outgoing[handled:]
         del self._outgoing[handled:]
         onward = Envelope(
-            type=envelope.type,
+            type=broadcast.type,
             from_=origin,
             to=EVERYONE,
-            timestamp=envelope.timestamp,
+            timestamp=broadcast.timestamp,
             payload=Raw(payload),
             id=key,
-            hops=min(envelope.hops + 1, BROADCAST_HOPS),
+            hops=min(broadcast.hops + 1, BROADCAST_HOPS),
         )
         self.gossip.add(now, key, onward, len(payload), link, origin)
         self._outgoing += answers
-        if envelope.type in self._useful_types:
+        if broadcast.type in self._useful_types:
             self.on_useful(link)
-        self._learn_route(now, origin, link)
-        return None
+        if link in self._links:
+            self._learn_route(now, origin, link)
 
     def _receive_control(self, now: float, link: str, envelope: Envelope) -> None:
         message = self._codec.payload(envelope.type, envelope.payload)

@@ -95,7 +95,7 @@ class DirectConnectionService:
         self._admit = admit
         self._accepts_address = accepts_address
         self._clock = clock
-        self._turns = ReadTurns()
+        self.turns = ReadTurns()  # of links, and of work that waits for them
         self._capabilities = Capabilities(
             version=PROTOCOL_VERSION,
             supported_protocols=list(supported_protocols),
@@ -470,7 +470,7 @@ class DirectConnectionService:
             route=route,
             on_probe=self._probed,
             clock=self._clock,
-            turns=self._turns,
+            turns=self.turns,
         )
 
     def _probed(self, nonce: bytes, address: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
@@ -20,6 +21,21 @@ class Reader(Hashable, Protocol):
 
     def take_turn(self, until: float) -> bool:
         """Handle frames, at least one, until `perf_counter` reaches `until`; returns True if some may be left."""
+
+
+@dataclass(slots=True, frozen=True)
+class _DeferredWork:
+    """Work that takes turns like a link."""
+
+    key: Hashable
+    flow: Hashable
+    step: Callable[[], bool] = field(compare=False)
+
+    def take_turn(self, until: float) -> bool:
+        while self.step():
+            if perf_counter() >= until:
+                return True
+        return False
 
 
 class ReadTurns:
@@ -46,6 +62,11 @@ class ReadTurns:
             self._turns.charge(link, link.flow, used, more=more)
             self._schedule()
         return True
+
+    def defer(self, key: Hashable, flow: Hashable, step: Callable[[], bool]) -> None:
+        """Call `step` in turns of `flow`, which no link has, until it returns False. One `key` is one link of the flow."""
+        self._turns.arrived(_DeferredWork(key, flow, step), flow)
+        self._schedule()
 
     def gone(self, link: Reader) -> None:
         """Forget a link."""

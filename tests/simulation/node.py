@@ -185,6 +185,8 @@ class Node:
             wall_ms=lambda: local.wall_ms(self._clock.now),
             fragile=True,
         )
+        if self.processor is not None:
+            self.router.defer = self._defer
         for kind in MESSAGES:
             self.router.handle(kind, self._handle)
         self.running = True
@@ -288,11 +290,30 @@ class Node:
 
     def handle(self, peer: int, packed: bytes) -> str:
         """Handle a message that has been read; returns its type."""
-        node_id, kind = identity(peer).node_id, "malformed"
-        try:
+        kind = "malformed"
+
+        def receive(node_id: str) -> None:
+            nonlocal kind
             envelope = _codec.decode(packed)
             kind = envelope.type
             self.router.receive(self.now, node_id, envelope)
+
+        self._guarded(peer, receive)
+        return kind
+
+    def handle_deferred(self, peer: int, origin: str) -> bool:
+        """Handle a broadcast that was put off; returns True if more of its origin and link wait."""
+        self._guarded(peer, lambda node_id: self.router.handle_deferred(self.now, node_id, origin))
+        return self.router.has_deferred(identity(peer).node_id, origin)
+
+    def _defer(self, node_id: str, origin: str) -> None:
+        assert self.processor is not None
+        self.processor.defer(self._watch.number_of[node_id], origin)
+
+    def _guarded(self, peer: int, handle: Callable[[str], None]) -> None:
+        node_id = identity(peer).node_id
+        try:
+            handle(node_id)
         except RemoteProtocolError as error:
             # Anywhere else it fails the run: honest nodes give no reason to cut a link.
             if node_id not in self._watch.hostile:
@@ -300,7 +321,6 @@ class Node:
             self._trace.note("cut", self.number, peer, error.code)
             self._network.refuse(edge_of(self.number, peer), seconds=BANNED)
         self._flush()
-        return kind
 
     def _handle(self, received: Received) -> bool:
         if received.broadcast:

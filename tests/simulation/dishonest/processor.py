@@ -72,15 +72,17 @@ class Processor:
         checks: Callable[[], int],
         hostile: Callable[[int], bool],
         flow_of: Callable[[int], Hashable],
+        handle_deferred: Callable[[int, str], bool],
     ) -> None:
         self._clock = clock
         self._handle = handle
+        self._handle_deferred = handle_deferred
         self._checks = checks
         self._hostile = hostile
         self._flow_of = flow_of
         self._meter = Meter()
         self._queues: dict[int, deque[bytes]] = {}
-        self._turns: LinkTurns[int] = LinkTurns(TURN_TIME * SLOWER)
+        self._turns: LinkTurns[int | tuple[int, str]] = LinkTurns(TURN_TIME * SLOWER)
         self._known: dict[
             tuple[str, bool], float
         ] = {}  # mean work of those of a kind that were counted
@@ -117,6 +119,14 @@ class Processor:
         queue.append(packed)
         self._schedule()
 
+    def defer(self, peer: int, origin: str) -> None:
+        """Broadcasts of an origin that a peer brought wait for turns of their own."""
+        self._turns.arrived((peer, origin), self._deferred_flow(peer))
+        self._schedule()
+
+    def _deferred_flow(self, peer: int) -> Hashable:
+        return "deferred", self._flow_of(peer)
+
     def spend(self, seconds: float) -> None:
         self.busy_until = max(self.busy_until, self._clock.now) + seconds
 
@@ -136,7 +146,7 @@ class Processor:
         return result
 
     def _schedule(self) -> None:
-        if not self._due and self._queues:
+        if not self._due and self._turns.waiting:
             self._due = True
             epoch = self._epoch
             self._clock.at(self.busy_until, lambda: self._serve(epoch))
@@ -151,24 +161,46 @@ class Processor:
         chosen = self._turns.next()
         if chosen is None:
             return
-        peer, _ = chosen
+        link, _ = chosen
+        if isinstance(link, tuple):
+            flow = self._deferred_flow(link[0])
+            work, more = self._work_deferred(*link)
+        else:
+            flow = self._flow_of(link)
+            work, more = self._work_queued(link)
+        self._turns.charge(link, flow, work, more=more)
+        self._schedule()
+
+    def _work_queued(self, peer: int) -> tuple[float, bool]:
+        """Handle a peer's next message; returns its work, and if more wait."""
         queue = self._queues[peer]
         packed = queue.popleft()
-        work = self._work(peer, packed)
+        work = self._work(peer, lambda: self._handle(peer, packed), len(packed))
         self.spend(work)
         if not queue and self._queues.get(peer) is queue:
             del self._queues[peer]
-        self._turns.charge(peer, self._flow_of(peer), work, more=peer in self._queues)
-        self._schedule()
+        return work, peer in self._queues
 
-    def _work(self, peer: int, packed: bytes) -> float:
-        """Handle a message and return its work."""
+    def _work_deferred(self, peer: int, origin: str) -> tuple[float, bool]:
+        more = False
+
+        def handle() -> str:
+            nonlocal more
+            more = self._handle_deferred(peer, origin)
+            return "deferred"
+
+        work = self._work(peer, handle, 0)
+        self.spend(work)
+        return work, more
+
+    def _work(self, peer: int, handle: Callable[[], str], size: int) -> float:
+        """Handle a message of `size` bytes, whose kind `handle` returns, and return its work."""
         hostile = self._hostile(peer)
         checks = self._checks()
         # Kinds are known once handled: the decision to count follows what came before.
         turn = self._seen[peer, ""] = self._seen[peer, ""] + 1
         if turn % SAMPLE == 1 or (hostile and turn <= WELL_KNOWN):
-            calls, kind = self._meter.count(lambda: self._handle(peer, packed))
+            calls, kind = self._meter.count(handle)
             checks = self._checks() - checks
             work = calls * CALL
             mean = self._known.get((kind, checks > 0), work)
@@ -176,10 +208,10 @@ class Processor:
             if work > self.longest:
                 self.longest, self.longest_kind = work, kind
         else:
-            kind = self._handle(peer, packed)
+            kind = handle()
             checks = self._checks() - checks
             work = self._known.get((kind, checks > 0), 100e-6)
-        work += checks * SIGNATURE + len(packed) * BYTE
+        work += checks * SIGNATURE + size * BYTE
         if hostile:
             self.work[peer] += work
         return work

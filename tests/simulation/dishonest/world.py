@@ -128,6 +128,7 @@ class DishonestWorld(World):
             lambda: getattr(keys, "checked", 0),
             lambda peer: peer >= self.settings.nodes,
             self._flow,
+            node.handle_deferred,
         )
         node.address_of = self._address
         return node

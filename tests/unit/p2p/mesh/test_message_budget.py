@@ -21,6 +21,7 @@ from p2p.mesh.message_budget import (
     ORIGINS_RATE,
     STRIKES_BURST,
     MessageBudgets,
+    Passing,
 )
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import broadcast_id
@@ -171,9 +172,10 @@ def test_all_origins_share_a_budget_and_each_may_always_send_a_little():
     ):  # ten seconds of 50 identities that send all they can, through any links
         now = step * 0.01
         for origin in crowd:
-            passed += sum(budgets.charge_origin(now, origin, "order", 0) for _ in range(4))
+            verdicts = [budgets.charge_origin(now, origin, "order", 0) for _ in range(4)]
+            passed += sum(verdict is not Passing.NOT for verdict in verdicts)
         if step % 20 == 0:
-            quiet += budgets.charge_origin(now, "quiet", "order", 0)
+            quiet += budgets.charge_origin(now, "quiet", "order", 0) is Passing.FIRST
     seconds = passed * BROADCAST_COST / 1e6
     allowed = 10 * ORIGINS_RATE + ORIGINS_BURST + 50 * (10 * FAIR_RATE + FAIR_BURST)
     assert seconds <= allowed / 1e6
