@@ -120,6 +120,11 @@ class NodeCollector(Collector):
         yield gauge(
             "messages_waiting", "Messages that wait for a way.", len(overlay.router.waiting)
         )
+        yield gauge(
+            "broadcasts_deferred_bytes",
+            "Memory of broadcasts that wait for other messages.",
+            overlay.router.deferred.bytes,
+        )
         refused = CounterMetricFamily(
             PREFIX + "message_budget_refused",
             "Messages dropped because a budget was exceeded.",

@@ -149,10 +149,11 @@ class MessageRouter:
         # Called with link and origin if `handle_deferred` has to be called for them, once others had their turns, until
         # none is left. Without it broadcasts are handled as they arrive.
         self.defer: Callable[[str, str], None] | None = None
-        self._deferred = DeferredBroadcasts()
+        self.deferred = DeferredBroadcasts()
         self.counters: dict[str, int] = {
             "broadcasts_sent": 0,
             "broadcasts_delivered": 0,
+            "deferred": 0,  # broadcasts that waited for other messages
             "delivered": 0,  # messages to this node
             "sent_direct": 0,
             "sent_grenache": 0,
@@ -459,12 +460,13 @@ class MessageRouter:
         broadcast = DeferredBroadcast(
             key, envelope.type, origin, link, envelope.timestamp, envelope.hops, payload
         )
-        if self.defer is None or (passing is Passing.FIRST and not self._deferred.waits(origin)):
+        if self.defer is None or (passing is Passing.FIRST and not self.deferred.waits(origin)):
             return self._handle_broadcast(now, broadcast)
-        first = not self._deferred.waits(origin, link)
-        if not self._deferred.put(broadcast):
+        first = not self.deferred.waits(origin, link)
+        if not self.deferred.put(broadcast):
             self.budgets.counters["origin"] += 1
             return self.gossip.ignore(now, key, link)
+        self.counters["deferred"] += 1
         self.gossip.hold(now, key, link, origin)
         if first:
             self.defer(link, origin)
@@ -476,13 +478,13 @@ class MessageRouter:
         Raises:
             RemoteProtocolError: the link has to be closed with the error's code.
         """
-        broadcast = self._deferred.take(link, origin)
+        broadcast = self.deferred.take(link, origin)
         if broadcast is not None:
             self._handle_broadcast(now, broadcast)
 
     def has_deferred(self, link: str, origin: str) -> bool:
         """Return True if broadcasts of an origin over a link wait to be handled."""
-        return self._deferred.waits(origin, link)
+        return self.deferred.waits(origin, link)
 
     def _handle_broadcast(self, now: float, broadcast: DeferredBroadcast) -> None:
         key, origin, link = broadcast.key, broadcast.origin, broadcast.link

@@ -55,12 +55,15 @@ class TestRouter:
         made.flood(AT_ONCE + 40)
         made.router.take_outgoing()
         before = len(made.handled())
+        assert made.router.counters["deferred"] == len(made.router.deferred)
+        assert len(made.router.deferred) == AT_ONCE + 40 - before
         made.work_off()
         assert made.handled() == [pack(number) for number in range(AT_ONCE + 40)]
         passed_on = [out for out in made.router.take_outgoing() if out.envelope.type == NEWS]
         assert len(passed_on) == AT_ONCE + 40 - before
         assert {out.peers for out in passed_on} == {(node(2), node(3))}
         assert {out.envelope.hops for out in passed_on} == {1}
+        assert made.router.deferred.bytes == 0
 
     def test_an_origin_that_was_put_off_waits_on_although_it_may_send_again(self):
         made = Deferring()
