@@ -35,7 +35,7 @@ WITHDRAWING: Final = 1.0  # seconds for withdrawing announcements when this node
 SPREAD: Final = 0.2  # jitter of waits, so that nodes started together do not stay in step
 
 Offers = Callable[[], Awaitable[Sequence[tuple[str, int]]]]
-"""What to announce: service names with ports. Asked before each round, once a Grape has answered."""
+"""Services to announce, names with their ports. Requested before each round, once a Grape has answered."""
 
 
 class GrapeStrategy(BaseStrategy):

@@ -14,7 +14,7 @@ from p2p.base.errors import Code
 from p2p.wire.messages import Capabilities, Envelope
 
 Carrier = Literal["tcp", "grenache"]
-"""What brings a link's bytes: a TCP connection, or Grenache RPC requests."""
+"""Carrier of a link's bytes: a TCP connection, or Grenache RPC requests."""
 
 
 class PeerInfo(msgspec.Struct, frozen=True):

@@ -139,7 +139,7 @@ def accepted(message: bytes) -> bool:
 
 
 def acknowledged(message: bytes) -> bool:
-    """Whether it says how an input went."""
+    """True for the acknowledgement of an input."""
     if not message.startswith(b'[0,"n",'):
         return False
     if b'"SUCCESS"' not in message:

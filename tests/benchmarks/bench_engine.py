@@ -203,7 +203,7 @@ def memory(count: int) -> Row:
 
 
 def pauses(count: int) -> list[Row]:
-    """What the cyclic collector stops for while a node with many orders, all placed after its start,
+    """Pauses of the cyclic collector while a node with many orders, all placed after its start,
     goes on trading; and what its greatest pass would take."""
     took: list[float] = []
     began = 0.0

@@ -1,4 +1,4 @@
-"""What flow control costs for one message: a token, a governed attempt, an outbox entry, a window's sample."""
+"""Costs of flow control for one message: a token, a governed attempt, an outbox entry, a window's sample."""
 
 from __future__ import annotations
 

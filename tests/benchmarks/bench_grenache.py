@@ -44,7 +44,7 @@ NODE = "Node.js"
 
 @dataclass
 class Loop:
-    """What closed loops gave: calls a second, quantiles in ms, and the client's processor time for a call in us, one
+    """Results of closed loops: calls a second, quantiles in ms, and the client's processor time for a call in us, one
     entry for each round."""
 
     rates: list[float] = field(default_factory=list)
@@ -170,7 +170,7 @@ async def workers(grape: str, service: str, logs: Path) -> AsyncIterator[list[No
 
 
 async def our_calls(grape: str, service: str, *, idempotent: bool) -> tuple[int, int]:
-    """How many failed, and how many workers were used."""
+    """Number of failed calls, and of workers used."""
     used: list[int] = []
     failed = 0
     numbers = count(1)

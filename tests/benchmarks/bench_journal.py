@@ -39,7 +39,7 @@ class Commits(Protocol):
 
 
 def drains(count: int, group: int) -> list[list[Record]]:
-    """What a node asks to be made durable for so many operations, `group` to a drain."""
+    """Records that a node makes durable for so many operations, `group` to a drain."""
     engine = Engine(
         NodeKeys(Identity.from_seed(b"b" * 32)),
         [MARKET],

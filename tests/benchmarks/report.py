@@ -1,4 +1,4 @@
-"""What a benchmark reports, and how it is shown."""
+"""Results of a benchmark, and their presentation."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def profits(
 
 
 def paid(fill: dict[str, Any]) -> Decimal:
-    """What a fill changed in USD, fees in USD included."""
+    """Change of the USD balance by a fill, fees in USD included."""
     value = Decimal(fill["quantity"]) * Decimal(fill["price"])
     fee = Decimal(fill["fee"]) if fill["fee_asset"] == "USD" else Decimal(0)
     return (value if fill["side"] == "sell" else -value) - fee

@@ -125,7 +125,7 @@ def plain(value: Any) -> Any:
 
 
 def agrees(found: Any, expected: Any) -> bool:
-    """Whether a `plain` value is what an earlier version had: fields may have been added at a struct's end."""
+    """Compare a `plain` value with that of an earlier version: fields may have been added at a struct's end."""
     if isinstance(found, Fields):
         return len(found) >= len(expected) and all(map(agrees, found, expected))
     if isinstance(found, list):

@@ -109,7 +109,7 @@ class Typist:
         return run_blocking(client.status())
 
     def state(self) -> tuple[object, ...]:
-        """What equals that of other nodes when all have heard of everything."""
+        """The part of the state that equals that of other nodes once all are in step."""
         client = ExchangeClient(self.api, transport=BlockingTransport(5.0))
         status = run_blocking(client.status())
         book = run_blocking(client.book("BTC-USD"))

@@ -1,4 +1,4 @@
-"""What clients send in both dialects of the API: bodies of requests and messages of streams."""
+"""Inputs of clients in both dialects of the API: bodies of requests and messages of streams."""
 
 from __future__ import annotations
 

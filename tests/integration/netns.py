@@ -61,7 +61,7 @@ class Namespace:
 
 @functools.cache
 def why_no_namespaces() -> str | None:
-    """Why namespaces cannot be made here; None when they can."""
+    """Reason for which namespaces cannot be made here; None when they can."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "making network namespaces needs root"
     if shutil.which("ip") is None:

@@ -74,7 +74,7 @@ _INHERITED = (
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """What a process of a test sees: none of the settings of whoever runs the tests."""
+    """Environment of a test's processes: none of the settings of whoever runs the tests."""
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     # No test talks to anybody whom the system's certificates vouch for, and reading them takes time.
     quick = {"SSL_CERT_FILE": os.devnull}
@@ -239,7 +239,7 @@ class NodeProcess:
 
     @property
     def trust(self) -> Trust:
-        """What its clients accept: the certificate that it has made itself, if it has."""
+        """Certificates that clients of the node accept: the one that it has made itself, if it has."""
         certificate = self.data_dir / "api-cert.pem"
         return Trust(ca_file=certificate if certificate.exists() else None)
 
@@ -331,7 +331,7 @@ class NodeProcess:
     # What it leaves on the disk
 
     def journal(self) -> tuple[Recovered, list[Fill]]:
-        """What its journal holds by now: a copy of the log, for a running node holds the journal."""
+        """Present content of its journal, from a copy of the log, since a running node holds the journal."""
         with TemporaryDirectory() as scratch:
             copy = Path(scratch) / "journal"
             shutil.copytree(
@@ -449,7 +449,7 @@ def bootstrap_options(address: str) -> tuple[str, ...]:
 
 
 def show_logs(request: pytest.FixtureRequest, nodes: Nodes) -> None:
-    """When this test fails, show what these nodes have printed."""
+    """Show the output of these nodes when the test fails."""
     request.node.stash[NODES] = nodes
 
 
@@ -480,7 +480,7 @@ def same_books(*nodes: NodeProcess, market: str = MARKET) -> BookView:
 
 
 def trade_ids(fills: Sequence[FillView]) -> list[tuple[str, str, str, str]]:
-    """What both sides of a trade must agree on, in order."""
+    """Facts of trades on which both sides must agree, in order."""
     return sorted((fill.id, fill.market, fill.price, fill.quantity) for fill in fills)
 
 

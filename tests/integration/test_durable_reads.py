@@ -1,4 +1,4 @@
-"""What an owner reads of orders and money is on the disk: it is still so after kill -9."""
+"""Reads of own orders and money are on the disk: the same after kill -9."""
 
 from __future__ import annotations
 

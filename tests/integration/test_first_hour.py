@@ -1,4 +1,4 @@
-"""What a new user does first: attached workers, watching a book, wrong ports and files, scripts."""
+"""First steps of a new user: attached workers, watching a book, wrong ports and files, scripts."""
 
 from __future__ import annotations
 

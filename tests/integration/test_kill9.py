@@ -185,7 +185,7 @@ def test_after_all_that_both_stop_in_order_and_their_journals_add_up(pair: Pair)
 
 
 def check_journals(*nodes: NodeProcess) -> None:
-    """What is on the disks adds up."""
+    """Check that the journals on the disks add up."""
     position: Counter[str] = Counter()
     sides: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
     for node in nodes:

@@ -14,7 +14,7 @@ SECONDS = 4  # of a short ban
 
 
 def row(node: NodeProcess, other: NodeProcess) -> dict[str, Any]:
-    """What the command says of a peer, as JSON; empty for a peer that is not known."""
+    """The command's output about a peer, from JSON; empty for a peer that is not known."""
     rows = node.cli("peers")
     return next((each for each in rows if each["node_id"] == other.node_id), {})
 

@@ -1,4 +1,4 @@
-"""What a node remembers: its peers, its orders, what was cancelled, what a client repeats."""
+"""State that a node keeps over a restart: peers, orders, cancelled orders, repeated requests of clients."""
 
 from __future__ import annotations
 

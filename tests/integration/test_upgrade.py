@@ -45,7 +45,7 @@ def in_present_words(answer: Any) -> Any:
 
 
 def includes(found: Any, expected: Any) -> bool:
-    """Whether an answer says all that is expected; it may have more fields."""
+    """True if an answer contains all that is expected; it may have more fields."""
     if isinstance(expected, dict):
         return isinstance(found, dict) and all(
             name in found and includes(found[name], value) for name, value in expected.items()

@@ -91,7 +91,7 @@ class Owner:
     name: str
 
     def operate(self, path: str, body: dict[str, Any]) -> Any:
-        """What the node's operator does for this account."""
+        """Work of the node's operator for this account."""
         answer = requests.post(f"{self.node.api_url}/v1/{path}", json=body, timeout=20)
         assert answer.ok, answer.text
         return answer.json()

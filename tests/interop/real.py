@@ -86,7 +86,7 @@ class RealGrape:
 
     @property
     def dht_address(self) -> str:
-        """What other Grapes put into their bootstrap list."""
+        """Address for the bootstrap list of other Grapes."""
         return f"127.0.0.1:{self.dht_port}"
 
     @property
@@ -318,5 +318,5 @@ class NodeProgram:
 
 
 def environment() -> dict[str, str]:
-    """What a Node.js program of a test sees of the surroundings."""
+    """Environment of a test's Node.js programs."""
     return {name: os.environ[name] for name in _INHERITED if name in os.environ}

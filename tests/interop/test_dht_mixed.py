@@ -279,7 +279,7 @@ async def test_a_dead_real_grape_costs_our_lookups_no_seconds(
 async def test_our_grape_restarted_on_its_port_serves_the_real_ones_again(
     npm: Path, tmp_path: Path, service: str
 ):
-    """What a real Grape that keeps the old id does not get right, announcing through ours does."""
+    """Unlike a real Grape that keeps the old id, ours can be announced through again."""
     port = free_port()
     first = RealGrape(tmp_path / "real.log")
     first.bootstrap = [f"127.0.0.1:{port}"]

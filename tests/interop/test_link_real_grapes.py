@@ -284,7 +284,7 @@ async def test_what_kills_a_real_grape_does_not_reach_it(npm, tmp_path, service)
     ],
 )
 async def test_sent_as_they_are_they_kill_it(npm, tmp_path, deadly):
-    """What the test above is worth."""
+    """Counterpart of the test above: it shows that the original does not survive these."""
     async with GrapeSet([RealGrape(tmp_path / "lone.log")]) as (lone,):
         for kind, data in deadly:
             try:

@@ -33,7 +33,7 @@ SUITES = {
 
 @pytest.fixture
 def alone() -> Iterator[list[str]]:
-    """What to put before a command so that it runs in a network of its own."""
+    """Command prefix for a network namespace of its own."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         unavailable("a network namespace needs root and iproute2")
     name = f"suite-{uuid.uuid4().hex[:8]}"

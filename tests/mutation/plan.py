@@ -1,4 +1,4 @@
-"""Which tests have to notice faults in which modules."""
+"""Modules to put faults into, with the tests that have to notice them."""
 
 from __future__ import annotations
 

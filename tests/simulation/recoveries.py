@@ -116,7 +116,7 @@ def _recover(world: World, node: Node) -> RecoveryReport:
 
 
 def _judge_feeds_only(world: World) -> None:
-    """What was acknowledged is lost with the disk; what was signed must not change."""
+    """Acknowledged work is lost with the disk; signed work must not change."""
     watch = world.watch
 
     def durable(number: int, drained: Drained) -> None:

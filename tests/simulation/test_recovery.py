@@ -76,7 +76,7 @@ def test_an_order_that_is_kept_without_being_shown_is_seen(tmp_path: Path) -> No
 
 
 def test_without_statements_trades_behind_a_snapshot_are_lost(tmp_path: Path) -> None:
-    """Which shows that the seeds have such trades, and that statements bring them."""
+    """The seeds have such trades, and statements bring them."""
     with patch.object(recoveries, "lacking", lambda *args: []):
         lost = False
         for seed in (*SEEDS, *range(20, 60)):

@@ -137,7 +137,7 @@ def change_of(
 
 
 def refusal(code: Any, text: str) -> Exception:
-    """What an error of the dialect means to the record."""
+    """Meaning of the dialect's errors for the record."""
     if code in PASSING or "incident" in text:
         return Unanswered(f"{code}: {text}")
     words = {"Order not found": "order_done", "not enough exchange balance": "insufficient_balance"}

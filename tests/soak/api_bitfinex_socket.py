@@ -140,7 +140,7 @@ class BitfinexSocketApi:
             self._notified(data)
 
     def _notified(self, data: list[Any]) -> None:
-        """Who waits for this notification gets it."""
+        """Pass a notification to the caller that waits for it."""
         if self._waiting is None or self._waiting[2].done():
             return
         kind, subject, answer = self._waiting

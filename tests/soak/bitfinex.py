@@ -95,7 +95,7 @@ def order_id(number: int) -> int:
 
 
 def state_of(fields: Sequence[Any]) -> State:
-    """What an order array says."""
+    """State of an order from its array."""
     left, whole, status = Decimal(str(fields[6])), Decimal(str(fields[7])), str(fields[13])
     return State(
         number=int(fields[0]) - OWN,
@@ -110,6 +110,6 @@ def state_of(fields: Sequence[Any]) -> State:
 
 
 def fill_of(fields: Sequence[Any]) -> ToldFill:
-    """What a trade array says."""
+    """Fill from the array of a trade."""
     amount, price = abs(Decimal(str(fields[4]))), Decimal(str(fields[5]))
     return ToldFill(int(fields[0]), int(fields[3]) - OWN, amount, price)

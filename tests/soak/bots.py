@@ -70,7 +70,7 @@ class Api(Protocol):
     heard: int  # messages that did
 
     def heard_all(self, restarted: bool) -> bool:
-        """Whether it must have been told of every end by itself, given that its node was restarted."""
+        """True if news of every end had to arrive without a request, given restarts of the node."""
         ...
 
     async def open(self) -> None: ...
@@ -167,7 +167,7 @@ class Bot:
             await self.look(number)
 
     async def _catch_up(self) -> None:
-        """Who is told nothing asks."""
+        """Read orders where no stream brings news of them."""
         if not self.api.streams:
             for known in self.record.open[:3]:
                 await self.look(known.first.number)

@@ -1,4 +1,4 @@
-"""What a stopped node's journal holds, held against itself, against others', against what was told."""
+"""Journal of a stopped node, compared with itself, with those of others, and with answers to clients."""
 
 from __future__ import annotations
 

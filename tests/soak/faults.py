@@ -1,4 +1,4 @@
-"""What goes wrong in a soak: processes killed, stopped and frozen, links cut, stalled and slowed down.
+"""Faults of a soak: processes killed, stopped and frozen, links cut, stalled and slowed down.
 
 Two hands at work, one on the processes and one on the links, so that faults overlap. Which fault, where and
 for how long comes from the seed; when exactly depends on the machine.

@@ -74,7 +74,7 @@ class Views:
 
 
 def as_seen(viewer: int, found: Iterable[str], nodes: Mapping[int, int]) -> Iterator[str]:
-    """What a lookup found, as node `viewer` reaches it. `nodes`: by port, those that can be reached."""
+    """Results of a lookup, as node `viewer` reaches them. `nodes`: by port, those that can be reached."""
     for address in found:
         port = int(address.rpartition(":")[2])
         node = nodes.get(port)

@@ -73,7 +73,7 @@ class Judge:
                 self._fail(f"{bot.record.name} cannot cancel its orders: {error!r}")
 
     async def _quiet(self) -> bool:
-        """Whether all nodes agreed in time, and went on doing so."""
+        """True if all nodes agreed in time, and went on doing so."""
         began = time.monotonic()
         since: float | None = None
         before: object = None
@@ -106,7 +106,7 @@ class Judge:
         return found if len(found) == 1 else None
 
     async def _differences(self) -> None:
-        """Why it is not quiet."""
+        """Reason for which the network is not quiet yet."""
         self._fail(f"the nodes do not agree {QUIET:g} s after the storm")
         for node, client in zip(self._nodes, self._clients, strict=True):
             status = await client.status()
@@ -141,7 +141,7 @@ class Judge:
             self._report.carried[carrier] = round(count / 1e6, 1)
 
     async def _carriers(self) -> dict[tuple[int, int], str]:
-        """What brings the link of a node to another."""
+        """Carrier of each link between two nodes."""
         numbers = {node.node_id: number for number, node in enumerate(self._nodes)}
         found: dict[tuple[int, int], str] = {}
         for viewer, client in enumerate(self._clients):
@@ -151,7 +151,7 @@ class Judge:
         return found
 
     async def _certificates(self) -> None:
-        """Who was not given a node's certificate does not speak to it: so those who do have checked it."""
+        """Check that certificates are verified: a client without a node's certificate gets no answer from it."""
         for node in self._nodes:
             if node.api_url.startswith("https:"):
                 async with ExchangeClient(node.api_url) as stranger:
@@ -175,7 +175,7 @@ class Judge:
         return found
 
     async def _positions(self) -> None:
-        """What one node owes another is what that one is owed."""
+        """Check that each node's debt is the other one's claim."""
         owed: dict[tuple[str, str, str], int] = {}
         for node, client in zip(self._nodes, self._clients, strict=True):
             for position in await client.positions():
@@ -203,7 +203,7 @@ class Judge:
             self._report.checked["trades in statements"] += found.trades_count
 
     async def _over_the_apis(self) -> None:
-        """What clients were told is what they are told now: of a sample, and of all that is open."""
+        """Compare earlier answers with present ones, for a sample and for all open orders."""
         await asyncio.gather(*(self._bot_over_its_api(bot) for bot in self._soak.bots))
 
     async def _bot_over_its_api(self, bot: Bot) -> None:

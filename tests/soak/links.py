@@ -23,16 +23,16 @@ from p2p.wire.link import Carrier
 CHUNK: Final = 65_536  # bytes
 HOST: Final = "127.0.0.1"
 Ports = Mapping[Carrier, int]
-"""Where a node can be reached on `HOST`, by the ways that it has."""
+"""Ports of a node on `HOST`, by carrier."""
 
 
 def host_of(viewer: int, target: int) -> str:
-    """Where `viewer` finds `target`."""
+    """Host under which `viewer` finds `target`."""
     return f"127.77.{viewer + 1}.{target + 1}"
 
 
 def can_be_used() -> bool:
-    """Whether this system has the addresses."""
+    """True if this system has the addresses."""
     with socket.socket() as probe:
         try:
             probe.bind((host_of(0, 1), 0))
@@ -94,7 +94,7 @@ class Link:
                 writer.transport.abort()
 
     def stall(self, *targets: int) -> None:
-        """What is for these ends (both when none is named) waits; nobody is told."""
+        """Hold back bytes for these ends (both when none is named), without a sign to anybody."""
         for target in targets or self.ends:
             self._flowing[target].clear()
 
@@ -205,10 +205,10 @@ class Links:
         return [(a, b) for a, b in self.all if "tcp" in self._ports[a] and "tcp" in self._ports[b]]
 
     def address(self, viewer: int, target: int) -> str:
-        """Where `viewer` finds `target` over TCP."""
+        """TCP address under which `viewer` finds `target`."""
         return f"{host_of(viewer, target)}:{self._ports[target]['tcp']}"
 
     def addresses(self, viewer: int) -> str:
-        """Where a node finds over TCP all others that can be."""
+        """TCP addresses of all other nodes that can be reached."""
         others = (sum(pair) - viewer for pair in self.direct if viewer in pair)
         return ",".join(self.address(viewer, other) for other in others)

@@ -97,7 +97,7 @@ class Network:
 
 
 def _ports(node: NodeProcess) -> Ports:
-    """Where a node that was launched listens; a restart will find the same."""
+    """Addresses at which a launched node listens; a restart will find the same."""
     node.ready()
     found: dict[Carrier, int] = {}
     if node.p2p_address:

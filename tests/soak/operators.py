@@ -145,7 +145,7 @@ class Operators:
                 return
 
     async def _knows(self, node: int, holder: str) -> bool:
-        """Whether the node has such a holder in its ledger, or can have."""
+        """True if the node has such a holder in its ledger, or can have."""
         try:
             await self.insist(partial(self.clients[node].postings, holder, limit=1))
         except ApiError as error:

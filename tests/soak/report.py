@@ -1,4 +1,4 @@
-"""What a soak came to, for people and for programs."""
+"""Result of a soak, for people and for programs."""
 
 from __future__ import annotations
 

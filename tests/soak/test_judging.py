@@ -1,4 +1,4 @@
-"""What the judgement of a soak notices in journals: each kind of lie, one at a time."""
+"""The judgement of a soak notices each kind of lie in journals, one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients of a soak asked for and were told: the record that the nodes are held to at the end."""
+"""Record of all requests and answers of a soak's clients, to which the nodes are held at the end."""
 
 from __future__ import annotations
 

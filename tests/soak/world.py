@@ -45,7 +45,7 @@ PAUSE: Final = 0.12  # seconds, mean, between two acts of a bot
 
 @dataclass
 class Plan:
-    """What is to be done."""
+    """Settings of one soak."""
 
     directory: Path
     seconds: float

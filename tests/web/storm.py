@@ -152,7 +152,7 @@ def watch(page: Page, seconds: float) -> dict[str, Any]:
 
 
 def settled(page: Page, node: NodeProcess) -> bool:
-    """Whether the ladder is the node's book."""
+    """True if the ladder is the node's book."""
     return page.locator(".ladder").get_attribute("data-checksum") == checksum_of(node)
 
 

@@ -1,4 +1,4 @@
-"""What attackers may cost a node: counted work and counted bytes, judged after an attack."""
+"""Bounds of an attack's cost to a node: counted work and counted bytes, judged afterwards."""
 
 from __future__ import annotations
 

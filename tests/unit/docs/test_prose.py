@@ -54,9 +54,10 @@ def test_prose_of_a_package_has_no_private_words(package: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_no_docstring_begins_with_a_question_word(package: str) -> None:
-    texts = docstrings(modules(ROOT / package))
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests"])
+def test_no_docstring_begins_with_a_question_word(folder: str) -> None:
+    old = ROOT / "tests" / "fixtures"  # modules of earlier versions stay as they are
+    texts = docstrings([path for path in modules(ROOT / folder) if old not in path.parents])
     assert [text.splitlines()[0] for text in texts if RIDDLE.match(text)] == []
 
 

@@ -48,7 +48,7 @@ class Solo:
         return self.node._core
 
     def sent(self) -> list[tuple[Address, Message]]:
-        """What it wants sent now."""
+        """Take the messages that the node wants to send now."""
         out = []
         for data, address in self.node.take_outgoing():
             self.bytes_sent[address] = self.bytes_sent.get(address, 0) + len(data)

@@ -1,4 +1,4 @@
-"""What every discovery strategy must do. Subclass `StrategyConformance`, give it `make`, and name
+"""Conformance kit for discovery strategies. Subclass `StrategyConformance`, give it `make`, and name
 the class so that pytest collects it.
 
 `make()` returns a strategy, not started, in surroundings where it finds at least one address once

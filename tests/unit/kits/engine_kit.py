@@ -1,4 +1,4 @@
-"""What the tests of whole nodes say in a word."""
+"""Short forms for tests of whole nodes."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Api:
                 await asyncio.sleep(0.002)
 
     async def send(self, data: bytes, *, until: bytes | None = None) -> bytes:
-        """What comes back for these bytes: up to `until`, or to the end of the connection."""
+        """Answer to these bytes: up to `until`, or to the end of the connection."""
         reader, writer = await asyncio.open_connection(*self.address)
         try:
             writer.write(data)

@@ -110,7 +110,7 @@ async def until(condition: Callable[[], Any], timeout: float = 20.0) -> None:
 
 
 def unused_address() -> Address:
-    """Where nobody listens."""
+    """Address at which nobody listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return "127.0.0.1", sock.getsockname()[1]

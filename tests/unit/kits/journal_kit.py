@@ -72,7 +72,7 @@ RECORDS: list[Record] = [
 
 
 def random_records(rng: random.Random, count: int) -> list[Record]:
-    """What an engine could put, in no sensible order. Fills and final decisions are put once."""
+    """Records that an engine could put, in no sensible order. Fills and final decisions are put once."""
     fresh = iter(range(10**9))
 
     def order() -> Record:

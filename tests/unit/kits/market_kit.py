@@ -23,7 +23,7 @@ NOW = 1_767_323_045_678_000  # 2026-01-02T03:04:05.678Z
 
 
 class MemoryHistory:
-    """What `exchange.journal.market_history.MarketHistory` does, without a disk."""
+    """Stand-in for `exchange.journal.market_history.MarketHistory`, without a disk."""
 
     def __init__(self) -> None:
         self.saved_trades: dict[str, dict[Any, TradeRecord]] = {}
@@ -105,7 +105,7 @@ class FakeMarkets:
         return key
 
     def reduce(self, symbol: str, key: int, quantity: str) -> None:
-        """What is left of an order; "0" removes it."""
+        """Change the open quantity of an order; "0" removes it."""
         instrument = self.instruments[symbol]
         market = self.markets[instrument.key]
         side, ticks = market.book.side_price(key)
@@ -124,7 +124,7 @@ class FakeMarkets:
         self._changed(instrument.key, side, before, ticks)
 
     def hold(self, symbol: str, side: int, price: str, orders: list[tuple[str, int, str]]) -> None:
-        """What rests at a price from now on: (owner, number, quantity), oldest first."""
+        """Set the resting orders of a price: (owner, number, quantity), oldest first."""
         instrument = self.instruments[symbol]
         market = self.markets[instrument.key]
         book, ticks = market.book, instrument.to_ticks(price)

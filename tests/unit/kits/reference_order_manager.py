@@ -74,7 +74,7 @@ class RefOrder:
 
     @property
     def on_offer(self) -> int:
-        """What the next taker can have of it."""
+        """Quantity that the next taker can have of it."""
         return self.slice if self.display_quantity else self.left
 
     @property
@@ -162,14 +162,14 @@ class ReferenceOrderManager:
         return total
 
     def covered(self, account: int) -> bool:
-        """Whether its holds are within what it has."""
+        """True if its holds are within its balances."""
         return account == HOUSE or all(
             self.held(account, asset) <= self.total(account, asset)
             for asset in (self.market.base, self.market.quote)
         )
 
     def room(self, order: RefOrder) -> int:
-        """How many lots a reduce-only order may trade."""
+        """Number of lots that a reduce-only order may trade."""
         if order.account != HOUSE:
             base = self.total(order.account, self.market.base)
             free = base - self.held(order.account, self.market.base)
@@ -187,7 +187,7 @@ class ReferenceOrderManager:
         return next((order for order in self.orders if order.number == number), None)
 
     def met_by(self, taker: RefOrder) -> list[RefOrder]:
-        """What a taker meets, first what it meets first."""
+        """Resting orders that a taker meets, in that order."""
         limit = taker.limit
         return sorted(
             (
@@ -366,7 +366,7 @@ class ReferenceOrderManager:
 
     @staticmethod
     def _same(order: RefOrder, new: NewOrder) -> bool:
-        """What an altered order was is forgotten. A date is another one each time it is said."""
+        """Compare terms; former terms of an amended order are forgotten, and a date differs each time."""
         old = order.new
         if (new.stop is None, new.trailing_offset is None) != (
             old.stop is None,

@@ -59,7 +59,7 @@ def request(after: int = 0, page: int = 0) -> FeedRequest:
 
 
 def answer(owner: Owner, asked: FeedRequest) -> FeedPart:
-    """What a node that holds the owner's feed answers."""
+    """Answer of a node that holds the owner's feed."""
     server = LoneReplicator()
     server.feeds[owner.id, M] = owner.writer.feed
     server.it.on_request(0.0, A, asked)

@@ -1,4 +1,4 @@
-"""What every sink has to do: `check_sink(connect)` with a function that opens a connection to an empty engine."""
+"""Conformance kit for sinks: `check_sink(connect)` with a function that opens a connection to an empty engine."""
 
 from __future__ import annotations
 

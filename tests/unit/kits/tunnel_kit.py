@@ -22,7 +22,7 @@ SERVICE = "exchange-node:test"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a worker gives a handler."""
+    """Stand-in for the arguments that a worker gives a handler."""
 
     payload: Any
     remote: Address

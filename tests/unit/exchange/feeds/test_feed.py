@@ -408,7 +408,7 @@ def test_batches_that_came_early_are_held_up_to_a_bound(monkeypatch: pytest.Monk
 def test_an_altered_copy_is_refused_whatever_is_held_and_changes_nothing(
     make: object, held: str, checkpoints: None
 ) -> None:
-    """What is called valid is passed on: an altered copy must not be, or we would be blamed."""
+    """Valid batches are passed on: an altered copy must not be, or its relay would be blamed."""
     assert callable(make)
     owner, replica = Owner(1), Owner(1).replica()
     batches = chain(owner, 9)

@@ -1,4 +1,4 @@
-"""What a node misses of a feed is asked for: whom, when, and how often."""
+"""Requests for missing events of a feed: receivers, times, numbers."""
 
 from __future__ import annotations
 

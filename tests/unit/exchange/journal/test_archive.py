@@ -49,7 +49,7 @@ def parts(rng: random.Random) -> Iterator[dict[str, Any]]:
 
 
 def cut(rows: list[Any], time: str, then: str, part: dict[str, Any]) -> list[Any]:
-    """What a query for `part` of `rows` must give, with rows of one time in the order of `then`."""
+    """Expected answer to a query for `part` of `rows`, with rows of one time in the order of `then`."""
     end = 2**62 if part["end"] is None else part["end"]
     found = [row for row in rows if part["start"] <= getattr(row, time) <= end]
     found.sort(key=attrgetter(time, then))

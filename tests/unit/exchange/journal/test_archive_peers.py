@@ -1,4 +1,4 @@
-"""What the archive tells of one other node, against plain lists."""
+"""Archived history with one other node, against plain lists."""
 
 from __future__ import annotations
 

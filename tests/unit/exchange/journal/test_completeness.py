@@ -47,7 +47,7 @@ def newest(path: Path) -> Path:
 
 
 def boundaries(log: Path) -> list[int]:
-    """Where the frames of a segment end, from its head on."""
+    """Ends of the frames of a segment, from its head on."""
     data = log.read_bytes()
     ends = [FILE_HEAD_SIZE]
     while ends[-1] < len(data):

@@ -37,7 +37,7 @@ def payloads(found: WriteAheadLog, after: int = 0) -> list[bytes]:
 
 
 def again(path: Path) -> list[bytes]:
-    """What is there after a restart."""
+    """Records found after a restart."""
     with closing(open_log(path)) as found:
         return payloads(found)
 

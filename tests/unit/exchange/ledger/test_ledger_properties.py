@@ -95,7 +95,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Commit:
-    """What was durable after a drain, and what the ledger then was."""
+    """State that was durable after a drain, and the ledger at that time."""
 
     records: int
     balances: dict[tuple[str, str], int]

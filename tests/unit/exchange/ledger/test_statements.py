@@ -57,7 +57,7 @@ WIDE = 10**15  # what take numbers begin at
 
 
 class Books:
-    """What one node has recorded about the other."""
+    """Records of one node about the other."""
 
     def __init__(self, keys: Keys, peer: Keys) -> None:
         self.keys = keys

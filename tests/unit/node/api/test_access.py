@@ -1,4 +1,4 @@
-"""Who may ask, how often, and over what: decisions without a server."""
+"""Permissions, rates and transports of requests: decisions without a server."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Taker:
         )
 
     def shown(self) -> list[tuple[Any, ...]]:
-        """What was answered since the last look: event, id, decided, (filled, pending) of each order."""
+        """Answers since the last look: event, id, decided, (filled, pending) of each order."""
         told, self.told = self.told, []
         return [
             (

@@ -1,4 +1,4 @@
-"""Who is let in: signatures over what came byte for byte, nonces, permissions, and over which way."""
+"""Admission of signed requests: signatures over the bytes as they came, nonces, permissions, transports."""
 
 from __future__ import annotations
 

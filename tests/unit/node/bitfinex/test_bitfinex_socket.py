@@ -45,7 +45,7 @@ class Reader:
         return await self.hear()
 
     async def subscribe(self, channel: str, **parameters: Any) -> tuple[dict[str, Any], Any]:
-        """What `subscribed` says, and the snapshot."""
+        """The `subscribed` answer and the snapshot."""
         told = await self.ask({"event": "subscribe", "channel": channel, **parameters})
         assert told["event"] == "subscribed", told
         number, snapshot = await self.hear()

@@ -1,4 +1,4 @@
-"""What clients send about orders, read into commands: every type, every flag, every refusal."""
+"""Order messages of clients, read into commands: every type, every flag, every refusal."""
 
 from __future__ import annotations
 

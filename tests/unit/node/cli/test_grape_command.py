@@ -23,7 +23,7 @@ from p2p.grenache.grape.grape_settings import BootstrapStatus, GrapeSettings, Gr
 
 
 class Started:
-    """What the command would have started."""
+    """Grapes that the command would have started."""
 
     def __init__(self) -> None:
         self.loaded: Loaded | None = None

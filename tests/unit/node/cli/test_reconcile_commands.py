@@ -1,4 +1,4 @@
-"""What `ledger reconcile`, `verify` and `obligations` print."""
+"""Output of `ledger reconcile`, `verify` and `obligations`."""
 
 from __future__ import annotations
 

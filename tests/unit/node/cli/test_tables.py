@@ -1,4 +1,4 @@
-"""What a user sees: tables, the ladder, and the book that --watch keeps."""
+"""Output for people: tables, the ladder, and the book that --watch keeps."""
 
 from __future__ import annotations
 

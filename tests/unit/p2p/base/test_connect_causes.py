@@ -1,4 +1,4 @@
-"""Why a connection came to nothing: short, without addresses and without another library's words."""
+"""Causes of failed connections: short, without addresses and without another library's words."""
 
 from __future__ import annotations
 

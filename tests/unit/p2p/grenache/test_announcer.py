@@ -72,7 +72,7 @@ async def test_it_announces_at_once_and_again_and_again() -> None:
 
 
 class Grapes:
-    """What a Repeater announces to: down, half of them, or all well."""
+    """Targets of a Repeater: down, half of them, or all well."""
 
     def __init__(self) -> None:
         self.state = "well"

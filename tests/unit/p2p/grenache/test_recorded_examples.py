@@ -1,4 +1,4 @@
-"""What docs/grenache.md shows under "As a library", with the same calls, against a Grape on loopback."""
+"""Examples of docs/grenache.md, "As a library": the same calls, against a Grape on loopback."""
 
 from __future__ import annotations
 

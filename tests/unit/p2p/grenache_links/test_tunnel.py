@@ -80,7 +80,7 @@ class Network:
         self.now = end
 
     def step(self) -> None:
-        """What the drivers do whenever something has happened."""
+        """Pass bytes on, as the drivers do whenever something has happened."""
         for name, one in self.ends().items():
             self.most_unread = max(self.most_unread, len(one.unread))
             if self.reads[name]:

@@ -293,7 +293,7 @@ class TestPulling:
         drain(sent)
 
         def pulled(at: float, number: int, *announcers: str) -> bool:
-            """Whether what they announced just now is pulled by `at` seconds later."""
+            """True if ids announced just now are pulled by `at` seconds later."""
             now = 10.0 * number
             for name in announcers:
                 gossip.on_announcement(now, name, [key(number)])
@@ -862,7 +862,7 @@ def test_under_churn_and_loss_nothing_is_delivered_twice_and_after_it_everything
 
 
 def late_beside_a_peer_that_pushes_to_everybody() -> int:
-    """How many of the last 30 of 60 broadcasts did not reach every honest node at once.
+    """Number of the last 30 of 60 broadcasts that did not reach every honest node at once.
 
     Node 4 has all other links pruned with copies of its own broadcasts, and passes nothing on."""
     mesh = VirtualMesh(5, seed=1, latency=(0.01, 0.02))

@@ -324,7 +324,7 @@ def test_a_taken_port_is_an_oserror_and_leaves_nothing_open() -> None:
 
 
 def test_nodes_that_dial_each_other_at_once_both_get_an_answer() -> None:
-    """Which link stays is the peer manager's to say; here both do, and nothing hangs."""
+    """The peer manager decides which link stays; here both do, and nothing hangs."""
 
     async def inside() -> None:
         async with nodes(secure=True) as made:

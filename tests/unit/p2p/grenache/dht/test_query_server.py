@@ -1,4 +1,4 @@
-"""What a node answers: to whom, how much, and what it records."""
+"""Answers of a node: receivers, amounts, and what it records."""
 
 from __future__ import annotations
 

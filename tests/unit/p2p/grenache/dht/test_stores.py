@@ -1,4 +1,4 @@
-"""What a node keeps: announcements, own entries, values, tokens, sources, votes; all bounded."""
+"""Stores of a node: announcements, own entries, values, tokens, sources, votes; all bounded."""
 
 from __future__ import annotations
 

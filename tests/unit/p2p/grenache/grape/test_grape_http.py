@@ -1,4 +1,4 @@
-"""What clients of a Grape get over HTTP: announcements, lookups, values, errors."""
+"""Answers of a Grape over HTTP: announcements, lookups, values, errors."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ async def test_an_unknown_value_is_an_empty_body(api: Api) -> None:
 
 
 def signed(seq: int = 7, value: str = "green", salt: str = "") -> dict[str, Any]:
-    """What a client sends to put this."""
+    """Request body of a client that puts this."""
     item = bep44.sign(KEY, seq, value.encode(), salt=salt.encode())
     more = {"salt": salt} if salt else {}
     return {"k": PUBLIC.hex(), "seq": seq, "v": value, "sig": item.signature.hex(), **more}

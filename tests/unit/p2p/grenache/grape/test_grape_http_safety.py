@@ -1,4 +1,4 @@
-"""Who may ask a Grape over HTTP, and that no request kills or stalls it."""
+"""Access to a Grape over HTTP; no request kills or stalls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Link reads from its Grapes: lookups and values."""
+"""Reads of a Link from its Grapes: lookups and values."""
 
 import asyncio
 
