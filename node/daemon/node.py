@@ -475,12 +475,13 @@ class Node(TradingService):
             due, switch = self._engine.next_tick(self._loop.time()), self.trading.next_tick()
             step = REFRESHING if self._engine.refreshing else None
             lag = await self._pace.wait(due if switch is None else min(due, switch), step=step)
-            now = self._loop.time()
-            self._diagnostics.note_lag(lag, now)
+            now, began = self._loop.time(), time.monotonic()
             self._readiness.note()
             self._engine.tick(now)
             self.trading.tick()
             self._committer.wake()
+            # All other callbacks wait for these too: a slow tick is a lag of the loop.
+            self._diagnostics.note_lag(lag + time.monotonic() - began, now)
 
     def _warn(self, text: str) -> None:
         log.warning(text)

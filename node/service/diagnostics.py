@@ -1,7 +1,7 @@
 """Figures of a running node for its health view: durability, event loop, memory, disk.
 
-The lag of the event loop is measured by a timer that the node has anyway: how much later than planned it
-ran. The commit's quantiles come from the bins that `/metrics` shows, so they are upper bounds of a bin.
+The lag of the event loop is measured by a timer that the node has anyway: how much later than planned its
+work ended. The commit's quantiles come from the bins that `/metrics` shows, so they are upper bounds of a bin.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Diagnostics:
         self.lag_bins = [0] * (len(LAG_BOUNDS) + 1)
 
     def note_lag(self, lag: float, now: float) -> None:
-        """A timer ran `lag` seconds later than planned."""
+        """Count a timer whose work ended `lag` seconds later than the timer was planned for."""
         self._lags.append(lag)
         self._lag_times.append(now)
         if self._lag_times[0] < now - 2 * LAG_WINDOW:

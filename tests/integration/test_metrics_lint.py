@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import urllib.request
+from pathlib import Path
 
 import pytest
 from processes import Nodes, eventually
@@ -40,6 +42,29 @@ def exposition(url: str) -> str:
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
         text: str = answer.read().decode()
     return text
+
+
+def test_work_of_the_node_that_blocks_its_loop_is_measured_as_lag(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "lag"
+    node = nodes.make("late", LAG_FILE=str(blocked))
+    node.program = ("-m", "tests.prometheus.sick_node")
+    node.start()
+
+    def long_lags() -> float:
+        """Number of measured lags above 0.25 s."""
+        counts = {
+            bound: float(count)
+            for bound, count in re.findall(
+                r'loop_lag_seconds_bucket{le="([^"]+)"} (\S+)', exposition(node.api_url)
+            )
+        }
+        return counts["+Inf"] - counts["0.25"]
+
+    before = long_lags()
+    blocked.touch()
+    eventually(lambda: long_lags() >= before + 2, what="two blocks of half a second")
 
 
 def test_promtool_has_no_complaint_about_a_trading_node(nodes: Nodes) -> None:
