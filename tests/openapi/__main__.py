@@ -75,7 +75,14 @@ def call_everything(programs: Path, directory: Path, nodes: Nodes) -> None:
     node = nodes.start("generated", API_RATE_LIMIT="0")
     other = nodes.start("other")
     node.stop()
-    node.restart(INSTRUMENTS_FILE=str(other_steps(directory)), API_RATE_LIMIT="0")
+    desk = directory / "desk.toml"
+    own = [
+        f'[[node]]\nname = "{each.name}"\ndata_dir = "{each.data_dir}"\n' for each in (node, other)
+    ]
+    desk.write_text("".join(own), "utf-8")
+    node.restart(
+        INSTRUMENTS_FILE=str(other_steps(directory)), API_RATE_LIMIT="0", DESK_PROFILE=str(desk)
+    )
     document = directory / "openapi.json"
     document.write_bytes(requests.get(f"{node.api_url}/openapi.json", timeout=20).content)
     generator = str(programs / "openapi-python-client")

@@ -144,6 +144,15 @@ def node(call: Caller) -> None:
         call(name)
 
 
+def desk(call: Caller) -> None:
+    """Read from the two own nodes together."""
+    assert len(call("getDeskStatus").status) == 2
+    assert call("listDeskBalances").totals
+    assert call("listDeskOrders", market=MARKET, open_=False).orders
+    assert call("listDeskTrades", market=MARKET).trades
+    call("listDeskObligations")
+
+
 def main(url: str, token: str, other: str, address: str) -> None:
     call = Caller(url, f"operator:{token}")
     accounts(call)
@@ -151,6 +160,7 @@ def main(url: str, token: str, other: str, address: str) -> None:
     markets(call)
     network(call, other, address)
     node(call)
+    desk(call)
     missing = call.success.keys() - call.called
     assert not missing, missing
     print(
