@@ -120,7 +120,7 @@ class Run:
         self._stopped = False
         self._lock = threading.Lock()
 
-    def run_all(self, parts: tuple[Part, ...]) -> None:
+    def run_all(self, parts: list[Part]) -> None:
         """Run parts one after another."""
         for part in parts:
             if self._stopped:
@@ -177,8 +177,10 @@ def main() -> int:
     given = parser.parse_args()
     if given.times < 1:
         parser.error(f"--times must be 1 or more, not {given.times}")
-    lanes = ((*COMPUTING, *other_pythons()), PROCESSES)
-    lanes = tuple(tuple(longer(part, given.times) for part in lane) for lane in lanes)
+    lanes = [
+        [longer(part, given.times) for part in lane]
+        for lane in ((*COMPUTING, *other_pythons()), PROCESSES)
+    ]
     known = {part.name: part for lane in lanes for part in lane}
     if given.list:
         print("\n".join(f"{part.name:17} {part.command}" for part in known.values()))
@@ -189,7 +191,7 @@ def main() -> int:
     LOGS.mkdir(exist_ok=True)
     run = Run()
     threads = [
-        threading.Thread(target=run.run_all, args=(tuple(p for p in lane if p.name in chosen),))
+        threading.Thread(target=run.run_all, args=([p for p in lane if p.name in chosen],))
         for lane in lanes
     ]
     for thread in threads:
