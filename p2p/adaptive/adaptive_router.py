@@ -36,7 +36,7 @@ REFRESH = 0.02  # seconds that a cached cost is used
 ALONE_REFRESH = 1.0  # where there is no choice: only lost calls and missing answers are looked for
 TIE = 1.05  # costs this near to the lowest count as equal: the least recently used peer is chosen
 CROWD = 0.3  # share of others in the peers' work from which a caller is one of a crowd, and ...
-CROWD_TIE = 1.6  # ... prefers, among costs this near, the peer that answered it last
+CROWD_TIE = 2.0  # ... prefers, among costs this near, the peer that answered it last
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
 # Seconds without a request after which two timeouts in a row open the breaker.
@@ -104,7 +104,7 @@ class AdaptiveRouter(Generic[P]):
             raise ValueError(f"unknown policy {policy!r}: expected 'adaptive' or 'weighted'")
         else:
             self.policy = policy
-        # In the costs of other policies 60 % may be more than a queue: they keep taking turns.
+        # In the costs of other policies twice as much may be more than a queue: they keep taking turns.
         self._stays = isinstance(self.policy, CostPolicy)
         self.on_event = on_event
         self.hints = HintBook(hints)

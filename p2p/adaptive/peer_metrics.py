@@ -50,7 +50,7 @@ class Pool:
 
     `width` estimates how many requests a peer serves side by side (by Little's law, from how long
     requests took beside how many were inside; at least 1). Busy moments count more: a free place
-    does not show how many there are. `foreign` is the share of other callers in the peers' work;
+    does not show how many there are. `busy` is 0 while they are idle and 1 from half of the places taken; `foreign` is the share of other callers in the peers' work;
     `memory` is for failures, in seconds.
     """
 
@@ -59,6 +59,7 @@ class Pool:
         "_since",
         "_taken",
         "_worked",
+        "busy",
         "foreign",
         "known",
         "latency",
@@ -78,6 +79,7 @@ class Pool:
         self.others = 0.0
         self.queue = 0.0
         self.width = 1.0
+        self.busy = 0.0
         self.foreign = 0.0
         self.pace = 0.02
         self.memory = FAILURE_MEMORY
@@ -116,6 +118,7 @@ class Pool:
         self.width = max(1.0, self._worked / max(1e-9, self._taken))
         self.load_memory = min(LOAD_LONGEST, max(LOAD_SHORTEST, LOAD_MEMORY * self.service))
         self.foreign = self.others / (self.queue + 0.1)
+        self.busy = min(1.0, 2.0 * self.queue / self.width)
 
 
 class PeerMetrics:

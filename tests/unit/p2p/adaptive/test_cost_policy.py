@@ -8,10 +8,12 @@ import pytest
 
 from p2p.adaptive.cost_policy import (
     BUSY,
+    COUNTED,
     CROWD,
     ERROR_COST,
     ERROR_LATENCIES,
     LATENCY,
+    LATENCY_NOISE,
     NOISE,
     OWN,
     POWER,
@@ -23,13 +25,16 @@ from p2p.adaptive.peer_metrics import PeerMetrics, Pool
 POLICY = CostPolicy()
 
 
+def believed(value: float, usual: float, noise: float) -> float:
+    """The part of a difference to the average that is more than noise, added to the average."""
+    above = value - usual
+    return usual + above / (1.0 + (noise * usual / above) ** 2) if above else usual
+
+
 def expected(now: float, metrics: PeerMetrics, pool: Pool) -> float:
     """The formula, from the aged figures."""
-    latency, service = metrics.aged_latency(now, pool), metrics.aged_service(now, pool)
-    if metrics.service is not None:
-        above = service - pool.service
-        beyond = max(0.0, abs(above) - NOISE * pool.service)
-        service = pool.service + (beyond if above > 0.0 else -beyond)
+    latency = believed(metrics.aged_latency(now, pool), pool.latency, LATENCY_NOISE * pool.busy)
+    service = believed(metrics.aged_service(now, pool), pool.service, NOISE)
     others = metrics.aged_others(now, pool)
     own = len(metrics.sends)
     if own:
@@ -43,7 +48,8 @@ def expected(now: float, metrics: PeerMetrics, pool: Pool) -> float:
     inside = own * (1.0 + OWN * pool.foreign) + others
     wait = max(0.0, inside + 1.0 - pool.width) / pool.width
     work = service * ((1.0 + wait) ** (POWER + CROWD * pool.foreign) + BUSY * inside / pool.width)
-    return LATENCY * max(0.0, latency - service) + work + failures
+    trust = LATENCY - COUNTED * pool.busy * (1.0 - pool.foreign)
+    return trust * max(0.0, latency - pool.service) + work + failures
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -53,6 +59,7 @@ def test_the_cost_is_that_of_the_formula(seed: int) -> None:
     pool.latency, pool.service = rng.uniform(0.001, 0.4), rng.uniform(0.001, 0.1)
     pool.others, pool.width = rng.choice((0.0, rng.uniform(0.0, 20.0))), rng.uniform(1.0, 8.0)
     pool.foreign = rng.choice((0.0, rng.random()))
+    pool.busy = rng.choice((0.0, rng.random(), 1.0))
     now = 100.0
     metrics = PeerMetrics(now - rng.uniform(0.0, 5.0))
     if rng.random() < 0.8:
