@@ -24,7 +24,10 @@ from typing import Protocol
 
 from p2p.adaptive.peer_metrics import BASE, PeerMetrics, Pool
 
-ERROR_COST = 1.3  # seconds that a failed call is worth avoiding, or ...
+ERROR_COST = 1.0  # seconds that a failed call is worth avoiding, or ...
+# What is added where all work is others': peers there count as equal up to twice the lowest cost, and
+# one that fails must not.
+ERROR_CROWD = 0.3
 ERROR_LATENCIES = 10.0  # ... this many usual latencies, whichever is more
 TIMEOUT_ERRORS = 5.0  # a timeout is as bad as this many errors
 # The weight of R, and what it loses where all places are taken by own calls: those are counted in n,
@@ -89,7 +92,7 @@ class CostPolicy:
         if m.failing or m.hanging:
             errors, timeouts = m.rates(now, pool)
             others = max(others, pool.others)
-            each = max(ERROR_COST, ERROR_LATENCIES * pool.latency)
+            each = max(ERROR_COST + ERROR_CROWD * foreign, ERROR_LATENCIES * pool.latency)
             cost += (errors + TIMEOUT_ERRORS * timeouts) * each
         width = pool.width
         inside = len(sends) * (1.0 + OWN * foreign) + others

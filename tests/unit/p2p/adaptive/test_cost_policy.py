@@ -11,6 +11,7 @@ from p2p.adaptive.cost_policy import (
     COUNTED,
     CROWD,
     ERROR_COST,
+    ERROR_CROWD,
     ERROR_LATENCIES,
     LATENCY,
     LATENCY_NOISE,
@@ -43,7 +44,7 @@ def expected(now: float, metrics: PeerMetrics, pool: Pool) -> float:
     if metrics.failing or metrics.hanging:
         errors, timeouts = metrics.rates(now, pool)
         others = max(others, pool.others)
-        failure = max(ERROR_COST, ERROR_LATENCIES * pool.latency)
+        failure = max(ERROR_COST + ERROR_CROWD * pool.foreign, ERROR_LATENCIES * pool.latency)
         failures = (errors + TIMEOUT_ERRORS * timeouts) * failure
     inside = own * (1.0 + OWN * pool.foreign) + others
     wait = max(0.0, inside + 1.0 - pool.width) / pool.width
