@@ -49,8 +49,9 @@ class SharedWork:
             raise
 
     async def settled(self, key: Hashable) -> None:
-        """Wait for the end of the work that is under way under this key, if there is any."""
-        task = self._shared.get(key)
+        """Wait for the end of the work that is under way under this key, if there is any. Later callers
+        start it anew: what follows may undo it."""
+        task = self._shared.pop(key, None)
         if task is not None:
             await asyncio.wait([task])
 

@@ -13,7 +13,7 @@ from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.external_address import SeenAs
-from p2p.grenache.dht.iterative_search import Candidate, IterativeSearch, Visit
+from p2p.grenache.dht.iterative_search import Candidate, IterativeSearch, OnStall, Visit
 from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, KrpcReply
 from p2p.grenache.dht.own_announcements import OwnEntries
 from p2p.grenache.dht.queries import TRIES, Failed, PendingQuery, Queries, Replied
@@ -116,10 +116,11 @@ class DhtContext:
         target: bytes,
         visit: Visit,
         done: Callable[[float, IterativeSearch], None],
-        enough: Callable[[float], bool] | None = None,
+        quorum: int | None = None,
+        on_stall: OnStall | None = None,
     ) -> None:
         """Start a search from the closest known nodes; without any, from the bootstrap
-        addresses. `enough(now)` is True if the caller can do without any answer."""
+        addresses. See `IterativeSearch`."""
         known = self.table.closest(target)
         unnamed: tuple[Address, ...] = ()
         if not known:
@@ -133,8 +134,13 @@ class DhtContext:
             done(now, search)
 
         IterativeSearch(
-            self, self.id, ask, target, self.settings.concurrency, visit, finished, enough
+            self, self.id, ask, target, self.settings.concurrency, visit, finished, quorum, on_stall
         ).start(now, known, unnamed)
+
+    @property
+    def crowded(self) -> bool:
+        """True while searches whose callers have been answered are to end."""
+        return self.searches > self.settings.max_searches // 2
 
     def holds(self, now: float, service: bytes) -> bool:
         """Return True if this node has entries for `service`, made here or announced by others."""

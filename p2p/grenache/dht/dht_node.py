@@ -146,21 +146,31 @@ class DhtNode:
         included."""
         own = self._core.own
         own.add(now, service, port, host)
-
-        def told(taken: int) -> None:
-            own.held_by(service, port, host, taken)
-            done(1 + taken)
-
-        Announcement(self._core, service, 0 if implied else port, host, told).start(now)
+        Announcement(
+            self._core,
+            service,
+            0 if implied else port,
+            host,
+            lambda taken: done(1 + taken),
+            wanted=lambda: own.holds(service, port, host),
+            ended=lambda taken: own.held_by(service, port, host, taken),
+        ).start(now)
 
     def withdraw(
         self, now: float, service: bytes, port: int, host: str | None, done: Callable[[int], None]
     ) -> None:
         """Withdraw an announcement made here, also at Grapes of this project; at others it expires.
         `done` receives the number of nodes that removed it, this node included if it had it."""
-        known = self._core.own.remove(service, port, host)
+        own = self._core.own
+        known = own.remove(service, port, host)
         Announcement(
-            self._core, service, port, host, lambda taken: done(known + taken), gone=True
+            self._core,
+            service,
+            port,
+            host,
+            lambda taken: done(known + taken),
+            gone=True,
+            wanted=lambda: not own.holds(service, port, host),
         ).start(now)
 
     def lookup(self, now: float, service: bytes, done: Callable[[LookupResult], None]) -> None:

@@ -4,8 +4,7 @@ none.
 The search ends when the k closest live nodes have answered. Beside a slow node the next one is
 queried as well. A lookup waits for slow nodes until QUORUM nodes have answered; other searches, whose
 result is the nodes themselves, wait for every slow node that may be one of the k closest. No search
-waits for nodes whose queries have stalled, except where no node answers at all and the caller has
-not enough of its own.
+waits for nodes whose queries have stalled, except where no node answers at all; then `on_stall` decides.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from p2p.grenache.dht.krpc import (
     KrpcFailure,
     KrpcReply,
 )
-from p2p.grenache.dht.queries import Failed, Late, Path, PendingQuery, Replied
+from p2p.grenache.dht.queries import Failed, Late, PendingQuery, Replied
 from p2p.grenache.dht.routing_table import Contact, number
 from p2p.grenache.directory import Address
 
@@ -34,6 +33,9 @@ MAX_CANDIDATES: Final = 256  # remembered; the furthest are evicted
 MAX_ASKED: Final = 256  # per search, in case other nodes keep naming closer nodes that do not exist
 
 Visit = Callable[[float, "Candidate", KrpcReply], bool]  # False: end the search
+OnStall = Callable[[float, bool], bool]
+"""Called with the time, perhaps often, where no node has answered and the queries to all have stalled. The
+second argument is True once all are silent, too. Returns True to end the search."""
 
 
 class CandidateState(IntEnum):
@@ -80,7 +82,8 @@ class Asking(Protocol):
 
 
 class IterativeSearch:
-    """Iterative search of Kademlia. `done(now, search)` is called once, perhaps within `start`."""
+    """Iterative search of Kademlia. `done(now, search)` is called once, perhaps within `start`. `quorum`:
+    answers after which slow nodes are not awaited. Without `on_stall` it waits until all queries have failed."""
 
     def __init__(
         self,
@@ -91,9 +94,11 @@ class IterativeSearch:
         concurrency: int,
         visit: Visit,
         done: Callable[[float, IterativeSearch], None],
-        enough: Callable[[float], bool] | None = None,
+        quorum: int | None = None,
+        on_stall: OnStall | None = None,
     ) -> None:
-        self._enough = enough
+        self._quorum = quorum
+        self._on_stall = on_stall
         self._asking = asking
         self._own_id = own_id
         self._ask = ask
@@ -180,28 +185,26 @@ class IterativeSearch:
             return False
         answered = 0
         slow = stalled = False
+        silent = True
         for _, address in self._order:
             candidate = self._candidates[address]
             if candidate.state is CandidateState.ANSWERED:
                 answered += 1
-                if answered >= QUORUM and self._enough is not None:
+                if answered == self._quorum:
                     return False
                 if answered >= K:
                     break
             elif candidate.state is CandidateState.LATE and candidate.query is not None:
+                path = candidate.query.path
                 if candidate.query.late is Late.SLOW:
                     slow = True
-                elif not self._given_up(candidate.query.path):
+                elif not path.hopeless:
                     stalled = True
+                    silent = silent and path.silent
         # Not after one timeout already: a busy node would be left out of every result.
         if slow or answered or not stalled:
             return slow
-        return self._enough is None or not self._enough(now)
-
-    def _given_up(self, path: Path) -> bool:
-        """Return True if a stalled path is not awaited. Only lookups
-        end at the first silence: an announcement would be lost."""
-        return path.hopeless or (self._enough is not None and path.silent)
+        return self._on_stall is None or not self._on_stall(now, silent)
 
     def _query(self, now: float, candidate: Candidate) -> None:
         if self.asked >= MAX_ASKED:

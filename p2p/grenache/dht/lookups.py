@@ -2,6 +2,10 @@
 
 Each is a search for the closest nodes, and to write, a round of messages to them. The result
 goes to a callback, once.
+
+Where every other node is silent, perhaps dead, the caller is answered after as short a wait as by a lookup. What
+writes goes on without the caller, until the queries have failed: a node that is only slow or far gets the
+announcement or the value all the same. Signed values are the exception: a put waits for what the others hold.
 """
 
 from __future__ import annotations
@@ -51,10 +55,15 @@ class PutResult:
 class _Round:
     """Round of messages to several nodes. `done(now, taken, codes)`: number of nodes that accepted,
     and the error codes of the others. Ends without slow nodes after QUORUM acceptances, without
-    stalled nodes after the first."""
+    stalled nodes after the first. `on_silence` is called, perhaps often, where all are silent."""
 
-    def __init__(self, done: Callable[[float, int, list[int]], None]) -> None:
+    def __init__(
+        self,
+        done: Callable[[float, int, list[int]], None],
+        on_silence: Callable[[], None] = lambda: None,
+    ) -> None:
         self._done = done
+        self._on_silence = on_silence
         self._sent: list[PendingQuery] = []
         self._taken = 0
         self._codes: list[int] = []
@@ -83,15 +92,18 @@ class _Round:
         if self._finished:
             return
         needless = Late.SLOW if self._taken >= QUORUM else Late.STALLED
-        hopes = False
+        hopes, silent = False, True
         for query in self._sent:
             if query.open:
                 if query.late < needless:
                     return
                 hopes = hopes or not query.path.hopeless
+                silent = silent and query.path.silent
         if self._taken or not hopes:
             self._finished = True
             self._done(now, self._taken, self._codes)
+        elif silent:
+            self._on_silence()
 
 
 def look_up(
@@ -111,7 +123,13 @@ def look_up(
         done(LookupResult(tuple(found), search.hops, search.asked))
 
     core.search(
-        now, GetPeers(service), service, visit, finished, lambda now: core.holds(now, service)
+        now,
+        GetPeers(service),
+        service,
+        visit,
+        finished,
+        quorum=QUORUM,
+        on_stall=lambda now, silent: silent or core.holds(now, service),
     )
 
 
@@ -119,6 +137,10 @@ class Announcement:
     """Announcement, or withdrawal (`gone`), of `service` at `port` at the closest nodes. `host`:
     address to record. Only Grapes of this project support it, so it is sent only to them, unless
     the others will see that address anyway. When no node accepts, all is tried once more.
+
+    `done` receives the number of nodes that accepted it: at the end, or before that once all others are silent or
+    those of the last search do not answer. The rest goes on then for as long as it is `wanted`: it must not overtake
+    the opposite. `ended` receives the number at the end.
 
     Workers repeat their announcements, so the nodes found by the last search for the service, with
     their tokens, are used again for HOLDERS_FOR seconds, unless another node has joined since. When
@@ -134,6 +156,8 @@ class Announcement:
         done: Callable[[int], None],
         *,
         gone: bool = False,
+        wanted: Callable[[], bool],
+        ended: Callable[[int], None] = lambda taken: None,
     ) -> None:
         self._core = core
         self._service = service
@@ -141,6 +165,9 @@ class Announcement:
         self._host = host
         self._done = done
         self._gone = gone
+        self._wanted = wanted
+        self._ended = ended
+        self._answered = False  # the caller
         self._recalled = False  # the nodes come from an earlier search
         self._again = False
 
@@ -152,7 +179,25 @@ class Announcement:
             self._tell(now, known[1])
             return
         self._recalled = False
-        core.search(now, GetPeers(service), service, lambda now, node, reply: True, self._found)
+        core.search(
+            now,
+            GetPeers(service),
+            service,
+            lambda now, node, reply: True,
+            self._found,
+            on_stall=self._stalled,
+        )
+
+    def _stalled(self, now: float, silent: bool) -> bool:
+        if silent:
+            self._answer(0)
+        return self._answered and self._core.crowded
+
+    def _answer(self, taken: int) -> None:
+        """Answer the caller, once."""
+        if not self._answered:
+            self._answered = True
+            self._done(taken)
 
     def _found(self, now: float, search: IterativeSearch) -> None:
         closest = [node for node in search.closest() if node.token is not None]
@@ -166,30 +211,35 @@ class Announcement:
         as_seen = host is None or host == seen_as or (self._host is None and seen_as is None)
         packed = None if host is None else pack_host(host)
         asks: list[tuple[Candidate, Ask]] = []
-        for node in closest:
+        unwanted = self._answered and not self._wanted()
+        for node in () if unwanted else closest:
             if node.token is None:
                 continue
             if of_our_kind(node.kind):
                 asks.append((node, self._ask(node.token, packed)))
             elif as_seen and not self._gone:
                 asks.append((node, self._ask(node.token, None)))
-        _Round(lambda now, taken, codes: self._told(now, taken, len(asks))).start(
-            now, self._core, asks
-        )
+        _Round(
+            lambda now, taken, codes: self._told(now, taken, len(asks), refused=bool(codes)),
+            lambda: self._answer(0),
+        ).start(now, self._core, asks)
 
     def _ask(self, token: bytes, host: bytes | None) -> AnnouncePeer:
         return AnnouncePeer(self._service, self._port, token, host, self._gone)
 
-    def _told(self, now: float, taken: int, asked: int) -> None:
+    def _told(self, now: float, taken: int, asked: int, *, refused: bool) -> None:
         if self._recalled and taken < min(asked, QUORUM):
             self._core.holders.pop(self._service, None)
+            if taken and not refused:
+                self._answer(taken)
             self.start(now)
         elif asked and not taken and not self._again:
             self._again = True
             self._core.holders.pop(self._service, None)
             self.start(now)
         else:
-            self._done(taken)
+            self._ended(taken)
+            self._answer(taken)
 
 
 class _Copies:
@@ -252,7 +302,7 @@ def get(
             _Round(lambda now, taken, codes: None).start(now, core, _puts(behind, newest, {}))
         done(newest)
 
-    core.search(now, Get(key), key, visit, finished)
+    core.search(now, Get(key), key, visit, finished, on_stall=lambda now, silent: silent)
 
 
 def put(
@@ -265,6 +315,23 @@ def put(
     """
     key = item.key()
     copies = _Copies(key, item.salt, core.values.get(now, key))
+    answered = False
+
+    def answer(result: PutResult) -> None:
+        nonlocal answered
+        if not answered:
+            answered = True
+            done(result)
+
+    def unanswered() -> None:
+        if item.public_key is None:  # cannot be in conflict with what others hold
+            core.values.put(now, item)
+            answer(PutResult(key, 0))
+
+    def stalled(now: float, silent: bool) -> bool:
+        if silent:
+            unanswered()
+        return answered and core.crowded
 
     def visit(now: float, candidate: Candidate, reply: KrpcReply) -> bool:
         copies.take(candidate, reply)
@@ -276,21 +343,21 @@ def put(
             copies.newest = held
         refusal = conflict(copies.newest, item, cas)
         if refusal is not None:
-            done(PutResult(key, 0, refusal))
+            answer(PutResult(key, 0, refusal))
             return
         core.values.put(now, item)
         asks = _puts(search.closest(), item, {} if cas is None else copies.versions, cas)
-        _Round(lambda now, taken, codes: told(taken, codes)).start(now, core, asks)
+        _Round(lambda now, taken, codes: told(taken, codes), unanswered).start(now, core, asks)
 
     def told(taken: int, codes: list[int]) -> None:
         renewed = copies.newest is not None and copies.newest.seq == item.seq
         conflicts = [code for code in codes if code in (CAS_MISMATCH, SEQ_TOO_LOW)]
         if conflicts and not renewed:  # another writer was faster
-            done(PutResult(key, taken, conflicts[0]))
+            answer(PutResult(key, taken, conflicts[0]))
         else:
-            done(PutResult(key, taken))
+            answer(PutResult(key, taken))
 
-    core.search(now, Get(key), key, visit, finished)
+    core.search(now, Get(key), key, visit, finished, on_stall=stalled)
 
 
 def _puts(

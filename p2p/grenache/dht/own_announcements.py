@@ -66,6 +66,10 @@ class OwnEntries:
             del self._services[service]
         return True
 
+    def holds(self, service: bytes, port: int, host: str | None) -> bool:
+        """Return True if the announcement is stored."""
+        return (service, port, host) in self._order
+
     def held_by(self, service: bytes, port: int, host: str | None, holders: int) -> None:
         """Record the number of other nodes that store the announcement."""
         entry = self._order.get((service, port, host))

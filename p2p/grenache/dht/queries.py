@@ -5,8 +5,8 @@ address has its own estimate of the response time (RFC 6298), and a query become
 
     slow       after one timeout: sent again; its search also queries another node
     stalled    after another: sent again; no longer awaited, but its answer is still accepted
-    silent     PATIENCE after its start: a lookup does not await it even without any other answer. An address
-               that never answered is silent two timeouts after the first query to it
+    silent     PATIENCE after its start: the caller of an operation does not await it even without any other
+               answer. An address that never answered is silent two timeouts after the first query to it
     failed     after a second at least
 
 Two timeouts are thus the price of a dead node where every answer counts, in networks of a few nodes. The
@@ -94,7 +94,7 @@ class Path:
     def __init__(self) -> None:
         self.rtt = Rtt()
         self.stalled = False  # its last query stalled, and no message came since
-        self.silent = False  # nor within the time after which lookups give it up
+        self.silent = False  # nor within the time after which no caller awaits it
         self.answered = False  # ever
         self.first_asked: float | None = None  # since the start, or the last query from there
         self.failures = 0  # queries in a row
@@ -293,7 +293,7 @@ class Queries:
 
     @staticmethod
     def _silent_at(query: PendingQuery) -> float:
-        """Return the time from which lookups give up the address of a query that has stalled."""
+        """Return the time from which no caller awaits the address of a query that has stalled."""
         path = query.path
         if path.answered or path.first_asked is None:
             return query.started + PATIENCE

@@ -37,7 +37,8 @@ HEDGE: Final = (
 # confirm another's answer.
 NEXT_HEDGE: Final = 0.01
 AT_ONCE: Final = 3  # Grapes used by `several`
-GRACE: Final = 1.0  # seconds for the others after the first of several has answered
+# Seconds for the others after the first of several has answered, where no caller waits.
+GRACE: Final = 1.0
 
 
 class GrapePool:
@@ -180,8 +181,7 @@ class GrapePool:
                     break
                 timeout = None
                 if answers:  # an unconfirmed one does not wait for a Grape that hangs
-                    until = max(since + self._patience(one) for one, since in running.values())
-                    timeout = max(until - self._now(), 0.0)
+                    timeout = max(0.0, self._confirmed_by(running) - self._now())
                 elif waiting:
                     timeout = max(hedge_at - self._now(), NEXT_HEDGE)
                 done, _ = await asyncio.wait(
@@ -209,42 +209,49 @@ class GrapePool:
         raise self._whole(errors)
 
     async def several(
-        self, ask: Callable[[int], Awaitable[T]]
+        self, ask: Callable[[int], Awaitable[T]], *, patient: bool = False
     ) -> tuple[list[T], dict[int, GrenacheError]]:
         """Request from several Grapes at once, and from others in place of those that fail. Returns
-        at least one answer, and the errors, when all have answered or the rest is late.
+        at least one answer, and the errors, when all have answered or the rest is late: `patient` waits for GRACE
+        after the first answer, others only for as long again as that took, or HEDGE.
 
         Raises:
             GrapeUnreachable, GrapeRefused: no answer at all.
         """
-        waiting = deque(self._health.order(self._now()))
-        running: dict[asyncio.Task[T], int] = {}
+        begun = self._now()
+        waiting = deque(self._health.order(begun))
+        running: dict[asyncio.Task[T], tuple[int, float]] = {}
         answers: list[T] = []
         errors: dict[int, GrenacheError] = {}
-        until: float | None = None
+        first_took: float | None = None
         try:
             while True:
                 if not (waiting or running or answers):
                     waiting.extend(self._resort(errors))
                 while waiting and len(running) + len(answers) < AT_ONCE:
                     grape = waiting.popleft()
-                    running[_task(ask(grape))] = grape
+                    running[_task(ask(grape))] = (grape, self._now())
                 if not running:
                     break
-                if answers and until is None:
-                    until = self._now() + GRACE
+                timeout = None
+                if answers:
+                    if first_took is None:
+                        first_took = self._now() - begun
+                    until = begun + first_took + (GRACE if patient else first_took)
+                    if not patient:
+                        until = max(until, self._confirmed_by(running))
+                    timeout = max(0.0, until - self._now())
                 done, _ = await asyncio.wait(
-                    running,
-                    timeout=None if until is None else max(0.0, until - self._now()),
-                    return_when=asyncio.FIRST_COMPLETED,
+                    running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not done:
-                    for grape in running.values():
-                        self._slow(grape)
-                        errors[grape] = GrapeUnreachable(f"no answer in {GRACE:g} s")
+                    self._mark_slow(running)
+                    for grape, since in running.values():
+                        text = f"no answer in {self._now() - since:.1g} s"
+                        errors[grape] = GrapeUnreachable(text)
                     break
                 for task in done:
-                    grape = running.pop(task)
+                    grape, _ = running.pop(task)
                     try:
                         answers.append(task.result())
                     except GrenacheError as error:
@@ -261,9 +268,13 @@ class GrapePool:
             if self._now() - since >= HEDGE - 1e-6:  # the timer's time is a rounded sum
                 self._slow(grape)
 
-    def _patience(self, grape: int) -> float:
-        """Return the seconds for a Grape that has to confirm the answer of another."""
-        return NEXT_HEDGE if self._health.is_slow(grape, self._now()) else HEDGE
+    def _confirmed_by(self, running: dict[asyncio.Task[T], tuple[int, float]]) -> float:
+        """Return the time until which Grapes may answer beside another that has answered."""
+        now = self._now()
+        return max(
+            since + (NEXT_HEDGE if self._health.is_slow(grape, now) else HEDGE)
+            for grape, since in running.values()
+        )
 
     def _resort(self, errors: dict[int, GrenacheError]) -> list[int]:
         """Return the Grapes to try when none that was up has answered."""

@@ -166,7 +166,7 @@ class Link:
     async def announce(self, service: str, port: int, *, host: str | None = None) -> int:
         """Announce once, through several Grapes. Returns the largest number of DHT nodes that a
         Grape reports. `host`: the IPv4 address to record; a Node.js Grape ignores it and records
-        its own.
+        its own. It goes on at Grapes that are late.
 
         Raises:
             BadInput, GrapeUnreachable, GrapeRefused: none of the Grapes got it through.
@@ -194,8 +194,11 @@ class Link:
                     return 0
                 raise
 
+        def shared(grape: int) -> Awaitable[int]:  # goes on at Grapes that are late
+            return self._work.share(("withdraw at", grape, *data), lambda: at(grape))
+
         async def everywhere() -> int:
-            return max((await self._pool.several(at))[0])
+            return max((await self._pool.several(shared))[0])
 
         self.stop_announcing(service, port)
         return await self._work.share(("withdraw", *data), everywhere)
@@ -215,9 +218,9 @@ class Link:
             self._running.repeater.stop(service, port)
 
     async def _announce_once(self, service: str, port: int) -> str:
-        return (await self._announce([service, port]))[1]
+        return (await self._announce([service, port], patient=True))[1]
 
-    async def _announce(self, data: list[Any]) -> tuple[int, str]:
+    async def _announce(self, data: list[Any], *, patient: bool = False) -> tuple[int, str]:
         """Announce at all Grapes: number of holders, and errors of some Grapes."""
 
         def at(grape: int) -> Awaitable[int]:
@@ -226,11 +229,12 @@ class Link:
                 ("announce at", grape, *data), lambda: self._announce_at(grape, data)
             )
 
-        holders, errors = await self._pool.several(at)
+        holders, errors = await self._pool.several(at, patient=patient)
         self.forget(data[0])
         return max(holders), self._pool.text(errors)
 
     async def _announce_at(self, grape: int, data: list[Any]) -> int:
+        await self._work.settled(("withdraw at", grape, *data))
         return await self._repaired(
             lambda: self._pool.ask(grape, "announce", data),
             announced,

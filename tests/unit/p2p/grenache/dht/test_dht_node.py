@@ -524,19 +524,132 @@ def met_with_round_trip(rtt: float) -> Solo:
     return solo
 
 
+OPERATIONS = {
+    "lookup": lambda node, now, done: node.lookup(now, b"unknown", done),
+    "announce": lambda node, now, done: node.announce(now, b"new", 80, None, done),
+    "announce again": lambda node, now, done: node.announce(now, SERVICE, 80, None, done),
+    "withdraw": lambda node, now, done: node.withdraw(now, SERVICE, 80, None, done),
+    "put": lambda node, now, done: node.put(now, Item(b"5:value"), None, done),
+    "get": lambda node, now, done: node.get(now, b"x" * 20, b"", done),
+}
+
+
 @pytest.mark.parametrize("rtt", [0.0005, 0.01, 0.05])
-def test_where_the_only_other_node_is_dead_an_unknown_service_takes_150_ms_at_most(rtt):
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_where_the_only_other_node_is_dead_an_operation_takes_150_ms_at_most(operation, rtt):
     solo = met_with_round_trip(rtt)
+    solo.node.announce(solo.now, SERVICE, 80, None, lambda holders: None)
+    pending = solo.queries(solo.sent())
+    while pending:
+        solo.wait(rtt)
+        pending = solo.queries(solo.answer(NEAR, pending[0][1], node_id(1), token=b"t"))
     for limit in (0.15, 0.0, 0.0):
         began, ended = solo.now, []
-        solo.node.lookup(began, b"unknown", lambda result, ended=ended: ended.append(solo.now))
+        OPERATIONS[operation](solo.node, began, lambda result, at=ended: at.append(solo.now))
         solo.wait(limit)
         assert ended
         assert ended[0] <= began + limit
-    announced = []
-    solo.node.announce(solo.now, SERVICE, 80, None, announced.append)
-    solo.wait(0.2)
-    assert not announced  # it may still be accepted
+    solo.wait(10.0)
+    assert len(ended) == 1
+    assert solo.core.searches == 0
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_bootstrap_address_that_never_answers_costs_an_operation_150_ms_at_most(operation):
+    solo = Solo()
+    solo.node.set_bootstrap(solo.now, [NEAR])
+    for limit in (0.15, 0.0):
+        ended = []
+        OPERATIONS[operation](solo.node, solo.now, ended.append)
+        solo.wait(limit)
+        assert ended
+
+
+def far_pair(one_way: float) -> tuple[VirtualNetwork, VirtualHost, VirtualHost]:
+    """A node that knows the other's address and has not heard from it."""
+    far = Conditions(latency=(one_way, one_way), jitter=0.0001, loss=0.0)
+    network = VirtualNetwork(1, far)
+    first = network.add(address(1))
+    return network, first, network.add(address(2), (address(1),))
+
+
+def timed(network, host, begin) -> tuple[float, Any]:
+    """Seconds and result of an operation."""
+    results: list[Any] = []
+    host.call(lambda now: begin(now, results.append))
+    return network.run_until(lambda: bool(results), 10.0, step=0.005), results[0]
+
+
+def test_a_far_node_gets_what_its_announcer_no_longer_waits_for():
+    network, far, new = far_pair(0.15)
+    waited, holders = timed(
+        network, new, lambda now, done: new.node.announce(now, SERVICE, 80, None, done)
+    )
+    assert waited <= 0.15
+    assert holders == 1  # this node, so far
+    value = Item(b"5:value")
+    waited, stored = timed(network, new, lambda now, done: new.node.put(now, value, None, done))
+    assert waited <= 0.15
+    assert stored == PutResult(value.key(), 0)
+    network.run(1.0)
+    assert lookup(network, far) == {(address(2)[0], 80)}
+    assert get(network, far, value.key()) == value
+    assert announce(network, new) == 2
+
+
+def test_what_goes_on_without_its_caller_does_not_overtake_the_opposite():
+    network, far, new = far_pair(0.15)
+    node = new.node
+    assert announce(network, new) == 1
+    new.call(lambda now: node.withdraw(now, SERVICE, 80, None, lambda removed: None))
+    network.run(2.0)
+    assert lookup(network, far) == set()
+    assert announce(network, new) == 2
+    network.partition({address(1)[0]: 1})
+    assert withdraw(network, new) == 1
+    assert announce(network, new) == 1
+    network.partition({})
+    network.run(5.0)
+    assert lookup(network, far) == {(address(2)[0], 80)}
+
+
+def test_a_signed_value_waits_for_what_a_silent_node_may_hold():
+    network, far, new = far_pair(0.15)
+    newer = signed(2, b"two")
+    far.node._core.values.put(network.clock.now, newer)
+    assert put(network, new, signed(1, b"one")).refusal == SEQ_TOO_LOW
+
+
+def test_an_announcement_repeated_beside_a_node_that_died_costs_one_wait_and_reaches_a_replacement():
+    network = VirtualNetwork(1, Conditions(latency=(0.025, 0.025), jitter=0.0001, loss=0.0))
+    hosts = [network.add(address(n), (address(1),) if n > 1 else ()) for n in range(1, 4)]
+    network.run(3)
+    assert announce(network, hosts[0]) == 3
+    network.remove(address(3))
+    waited, holders = timed(
+        network, hosts[0], lambda now, done: hosts[0].node.announce(now, SERVICE, 80, None, done)
+    )
+    assert waited <= 0.05 + 0.15
+    assert holders == 2
+    network.run(1.0)
+    _, remembered = hosts[0].node._core.holders[SERVICE]
+    assert [node.address for node in remembered] == [address(2)]
+
+
+def test_searches_without_a_caller_leave_room_for_those_of_others():
+    solo = Solo(max_searches=10)
+    solo.meet(NEAR, node_id(1))
+    results: list[int] = []
+    for n in range(10):
+        solo.node.announce(solo.now, b"service %d" % n, 80, None, results.append)
+    assert solo.node.busy
+    solo.wait(0.15)
+    assert results == [1] * 10
+    assert solo.core.searches == 5
+    for n in range(10):
+        solo.node.put(solo.now, Item(b"1:%d" % n), None, results.append)
+    assert len(results) == 20
+    assert solo.core.searches == 5
 
 
 @pytest.mark.parametrize("pause", [0.06, 0.13])

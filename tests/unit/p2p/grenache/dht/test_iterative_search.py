@@ -61,7 +61,13 @@ class World:
         return True
 
     def search(
-        self, known=(), unnamed=(), visit=lambda *_: True, concurrency=16, enough=None
+        self,
+        known=(),
+        unnamed=(),
+        visit=lambda *_: True,
+        concurrency=16,
+        quorum=None,
+        on_stall=None,
     ) -> IterativeSearch:
         """A search run to its end, 30 s at most."""
 
@@ -70,7 +76,7 @@ class World:
             self.finished_at = now
 
         search = IterativeSearch(
-            self, OWN, FindNode(TARGET), TARGET, concurrency, visit, done, enough
+            self, OWN, FindNode(TARGET), TARGET, concurrency, visit, done, quorum, on_stall
         )
         search.start(self.now, known, unnamed)
         while self.timers.next() <= self.now + 30:
@@ -195,13 +201,13 @@ def test_when_few_answer_the_slow_are_waited_for_until_they_stall():
     world = World()
     nodes = [world.node() for _ in range(QUORUM + 1)]
     world.dead = {nodes[0].address}
-    world.search(known=nodes, enough=lambda now: False)
+    world.search(known=nodes, quorum=QUORUM)
     assert world.finished_at is not None
     assert world.finished_at <= 0.101
 
 
 def test_only_a_lookup_leaves_out_a_close_node_that_is_slow():
-    for enough in (None, lambda now: False):
+    for quorum in (None, QUORUM):
         world = World()
         nodes = [world.node() for _ in range(40)]
         for _ in range(5):
@@ -217,9 +223,9 @@ def test_only_a_lookup_leaves_out_a_close_node_that_is_slow():
 
         world.queries._send = lose_one
         world.finished_at = None
-        search = world.search(known=nodes, enough=enough)
+        search = world.search(known=nodes, quorum=quorum)
         found = [c.id for c in search.closest()]
-        left_out = 0 if enough is None else 1
+        left_out = 0 if quorum is None else 1
         assert found == [node.id for node in nodes[left_out : left_out + K]]
 
 
@@ -231,6 +237,36 @@ def test_without_any_answer_all_nodes_are_awaited():
     assert world.finished_at is not None
     assert world.finished_at >= 1.0
     assert search.closest() == []
+
+
+def test_without_any_answer_a_search_asks_if_it_is_to_go_on_once_all_have_stalled_and_when_all_are_silent():
+    world = World()
+    nodes = [world.node() for _ in range(3)]
+    world.dead = {node.address for node in nodes}
+    asked: list[tuple[float, bool]] = []
+
+    def stop_at_silence(now: float, silent: bool) -> bool:
+        asked.append((now, silent))
+        return silent
+
+    world.search(known=nodes, on_stall=stop_at_silence)
+    assert asked[-1][1]
+    assert world.finished_at == asked[-1][0]
+    assert world.finished_at <= 0.15
+    world.finished_at, began = None, world.now
+    world.search(known=nodes, on_stall=stop_at_silence)
+    assert world.finished_at == began  # silent already
+
+
+def test_one_answer_is_enough_not_to_wait_for_nodes_that_have_stalled():
+    world = World()
+    nodes = [world.node() for _ in range(3)]
+    world.dead = {node.address for node in nodes[1:]}
+    asked: list[bool] = []
+    world.search(known=nodes, on_stall=lambda now, silent: bool(asked.append(silent)))
+    assert not asked
+    assert world.finished_at is not None
+    assert world.finished_at <= 0.15
 
 
 def test_a_search_ends_although_every_answer_names_closer_nodes():

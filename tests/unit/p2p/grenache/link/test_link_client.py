@@ -120,17 +120,62 @@ async def test_a_refusal_does_not_send_the_request_to_a_grape_that_is_down():
         assert dead.kinds() == []
 
 
-async def test_a_grape_that_hangs_holds_an_announcement_up_for_a_moment_only():
-    hangs, good = fake_grapes(2, announce=1)
-    hangs.hangs = True
-    async with make_link(hangs, good) as link:
-        began = now()
-        assert await link.announce("rpc", 1337) == 1
-        assert now() - began <= grape_pool.GRACE + 0.1
-        await link.announce("rpc", 1337)
-        assert len(hangs.times("announce")) == 1  # waited for, not joined by a second one
+@pytest.mark.parametrize("hanging", [0, 1])
+@pytest.mark.parametrize("call", ["announce", "withdraw"])
+async def test_a_grape_that_hangs_holds_a_call_up_for_a_moment_only(call: str, hanging: int):
+    grapes = fake_grapes(2, announce=1, unannounce=1)
+    grapes[hanging].hangs = True
+    async with make_link(*grapes) as link:
+        for at_most in (0.15, 0.015, 0.015):
+            began = now()
+            assert await getattr(link, call)("rpc", 1337) == 1
+            assert now() - began <= at_most
+        kind = "announce" if call == "announce" else "unannounce"
+        assert len(grapes[hanging].times(kind)) == 1  # waited for, not joined by a second one
         await asyncio.sleep(grape_pool.PROBE_TIMEOUT + 0.1)
-        assert [one.up for one in link.status()] == [False, True]
+        assert [one.up for one in link.status()] == [n != hanging for n in range(2)]
+
+
+async def test_grapes_that_are_all_far_are_waited_for_as_long_again_as_the_first_one_took():
+    near, far = fake_grapes(2)
+    near.answers["announce"], near.delay = 2, 0.3
+    far.answers["announce"], far.delay = 5, 0.55
+    async with make_link(near, far) as link:
+        began = now()
+        assert await link.announce("rpc", 1337) == 5
+        assert now() - began == pytest.approx(0.55)
+
+
+async def test_an_announcement_goes_on_at_a_late_grape_before_its_withdrawal_and_that_before_the_next():
+    late, good = fake_grapes(2, announce=1, unannounce=1)
+    late.delay = 0.8
+    log: list[str] = []
+    late.answers["announce"] = lambda data: log.append("announced") or 1
+    late.answers["unannounce"] = lambda data: log.append("withdrawn") or 1
+    async with make_link(late, good) as link:
+        began = now()
+        await link.announce("rpc", 1337)
+        await link.withdraw("rpc", 1337)
+        await link.announce("other", 1)
+        await link.announce("rpc", 1337)
+        assert now() - began < 0.2
+        assert log == []
+        await asyncio.sleep(3)
+    assert log == [
+        "announced",
+        "announced",
+        "withdrawn",
+        "announced",
+    ]  # the second is the other service
+
+
+async def test_announcements_that_are_repeated_wait_longer_for_each_grape():
+    slow, good = fake_grapes(2, announce=1)
+    slow.delay = 0.8
+    async with make_link(slow, good) as link:
+        link.start_announcing("rpc", 1337)
+        await asyncio.sleep(INTERVAL / 2)
+        assert len(slow.times("announce")) == len(good.times("announce")) == 1  # no failure
 
 
 async def test_announcements_are_repeated_at_jittered_intervals():

@@ -376,7 +376,7 @@ async def test_of_a_signed_value_the_newest_version_that_any_grape_knows_is_take
         second.hangs = True
         began = now()
         assert (await link.get(key)).seq == 3
-        assert now() - began < grape_pool.GRACE + HEDGE + 0.1
+        assert now() - began < HEDGE + 0.01
 
 
 async def test_a_signed_value_is_never_searched_for_past_a_grapes_own_copy():
