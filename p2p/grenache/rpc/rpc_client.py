@@ -125,6 +125,7 @@ class Client:
         self._empty_wait = empty_wait
         self._loop = asyncio.get_running_loop()
         self._services: BoundedMap[str, WorkerService] = BoundedMap(MAX_SERVICES)
+        self._latest: tuple[str, WorkerService] | None = None  # most recently used
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._closing = asyncio.Event()
@@ -350,6 +351,9 @@ class Client:
     def _service(self, name: str) -> WorkerService:
         """State of a service, marked as used most recently."""
         self._check_open()
+        latest = self._latest
+        if latest is not None and latest[0] == name:
+            return latest[1]
         known = self._services.renew(name)
         if known is None:
             check_service(name)
@@ -364,6 +368,7 @@ class Client:
                 closing=self._closing,
             )
             known = self._services[name] = WorkerService(workers, router, self._rng)
+        self._latest = name, known
         return known
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 import zlib
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +27,7 @@ COMPRESS: Final = "grc-compress"  # header: the body is compressed, and so shall
 GZIP: Final = "gzip"
 OVERRIDE: Final = "_gr"  # header `[rid, key]`: takes the place of those in the body
 
-DRAWN: Final = 256  # ids whose random digits are drawn at once
+DRAWN: Final = 256  # ids that are drawn at once
 
 ERR_BUSY: Final = "ERR_BUSY"  # not executed; `retry_after` returns the wait
 
@@ -59,37 +60,31 @@ class RpcReply(NamedTuple):
     result: Any
 
 
-class _RandomDigits:
-    """Random hexadecimal digits, drawn in bulk: a system call costs as much as the rest of an id."""
+class _RandomIds:
+    """UUID 4 texts, made in bulk: a system call costs as much as the rest of an id, and `uuid.uuid4` ten times as
+    much. Those drawn together have their first 74 random bits in common, and 48 each of its own."""
 
-    __slots__ = ("at", "drawn")
+    __slots__ = ("at", "drawn", "first")
 
     def __init__(self) -> None:
-        self.drawn = ""
+        self.first = self.drawn = ""
         self.at = 0
         os.register_at_fork(after_in_child=self.drop)
 
     def drop(self) -> None:
-        """Draw anew: the digits that were drawn are those of the other process, too."""
+        """Draw anew: what was drawn is the other process's, too."""
         self.drawn = ""
 
     def take(self) -> str:
-        """32 digits, each handed out once."""
         at = self.at
         if at >= len(self.drawn):
-            self.drawn, at = os.urandom(16 * DRAWN).hex(), 0
-        self.at = at + 32
-        return self.drawn[at : at + 32]
+            self.first, self.drawn, at = str(uuid.uuid4())[:-12], os.urandom(6 * DRAWN).hex(), 0
+        self.at = at + 12
+        return self.first + self.drawn[at : at + 12]
 
 
-_random_digits: Final = _RandomDigits()
-
-
-def new_rid() -> str:
-    """A request id: UUID 4 text, as the Node.js clients send."""
-    digits = _random_digits.take()
-    variant = "89ab"[int(digits[16], 16) & 3]  # RFC 9562; `uuid.uuid4` takes four times as long
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+new_rid: Final = _RandomIds().take
+"""Return a new request id: UUID 4 text, as the Node.js clients send."""
 
 
 def encode_request(rid: Rid, key: str, payload: Any) -> bytes:

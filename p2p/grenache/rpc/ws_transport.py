@@ -116,8 +116,8 @@ class _Link:
 
     __slots__ = (
         "_expiry",
-        "_expiry_at",
         "address",
+        "expiry_at",
         "failed",
         "queue",
         "ready",
@@ -137,19 +137,18 @@ class _Link:
         self.task: asyncio.Task[None] | None = None
         self.used = now
         self._expiry: asyncio.TimerHandle | None = None
-        self._expiry_at = inf
+        self.expiry_at = inf
 
     def watch(self, deadline: float) -> None:
-        """See to it that a request of `under_way` ends at its deadline. There is one timer for all: it is
-        set for the earliest deadline, and answered requests leave it where it is."""
-        if deadline < self._expiry_at:
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self._expiry_at = deadline
-            self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
+        """See to it that a request of `under_way` ends at its deadline, which is before `expiry_at`. There is one
+        timer for all: it is set for the earliest deadline, and answered requests leave it where it is."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self.expiry_at = deadline
+        self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
 
     def _expire(self) -> None:
-        self._expiry, self._expiry_at = None, inf
+        self._expiry, self.expiry_at = None, inf
         now = asyncio.get_running_loop().time()
         earliest = inf
         for waiting in self.under_way.values():
@@ -160,7 +159,8 @@ class _Link:
             else:
                 text = f"no reply from {where(self.address)} in time"
                 waiting.reply.set_exception(RequestTimeout(text, sent=waiting.sent))
-        self.watch(earliest)
+        if earliest < inf:
+            self.watch(earliest)
 
     def stop_watching(self) -> None:
         if self._expiry is not None:
@@ -240,14 +240,17 @@ class WsTransport(Connecting):
         if link.failed is not None:
             raise RequestFailed(link.failed.code, link.failed.detail, sent=False)
         under_way = link.under_way
-        held = max(len(under_way), len(link.queue))  # given up ones stay in the queue
+        held = len(under_way)
+        if link.queue:
+            held = max(held, len(link.queue))  # given up ones stay in the queue
         if held >= MAX_UNDER_WAY or rid in under_way:
             text = f"{where(address)}: {held} requests are under way, or this one is"
             raise RequestFailed(GENERIC, text, sent=False)
         reply: asyncio.Future[RpcReply] = self._loop.create_future()
         under_way[rid] = waiting = _Waiting(body, reply, deadline)
         link.send(waiting)
-        link.watch(deadline)
+        if deadline < link.expiry_at:
+            link.watch(deadline)
         try:
             return await reply
         except asyncio.CancelledError:
