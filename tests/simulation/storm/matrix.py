@@ -72,7 +72,6 @@ class Endless(World):
 
     def __init__(self, cell: Cell, make: Callable[[random.Random], Strategy], seed: int) -> None:
         self.latencies: list[float] = []
-        self.free = capacity(cell.spread) * (1.0 - cell.others)
         scenario = Scenario(
             str(cell),
             senders=cell.senders,
@@ -81,7 +80,9 @@ class Endless(World):
             horizon=WARM_S + LENGTH_S,
         )
         super().__init__(scenario, make, seed)
-        self.server = SpreadServer(self.time, random.Random(f"server {seed}"), cell.spread)
+        self.server: SpreadServer = SpreadServer(
+            self.time, random.Random(f"server {seed}"), cell.spread
+        )
         self.network = Network(
             self.time, self.server, delay_s=cell.delay_ms / 2000.0, timeout_s=TIMEOUT_S
         )
@@ -104,6 +105,10 @@ class Endless(World):
             self.latencies.append(self.time.now - sent)
         done(outcome, load)
 
+    def _free(self, start: float, end: float) -> float:
+        """Requests a second that the server can do beside the other traffic, between two times."""
+        return max(1.0, self.server.capacity(start, end) - self.scenario.others)
+
     def measure(self, most_crashes: int | None = None) -> Measured:
         """`most_crashes`: a run with more of them is over, with a goodput of 0."""
         for step in range(1, round(100 * self.scenario.horizon) + 1):
@@ -114,8 +119,8 @@ class Endless(World):
         found = sorted(self.latencies)
         before = self.own.ok - len(found)
         return Measured(
-            goodput=len(found) / LENGTH_S / self.free,
-            start=before / WARM_S / self.free,
+            goodput=len(found) / LENGTH_S / self._free(WARM_S, WARM_S + LENGTH_S),
+            start=before / WARM_S / self._free(0.0, WARM_S),
             p50=percentile(found, 0.5),
             p99=percentile(found, 0.99),
             p999=percentile(found, 0.999),

@@ -6,8 +6,10 @@ Every one is scaled to a server good for 500 requests a second: its mean is `wor
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable
-from math import exp, inf, log, sqrt
+from itertools import pairwise
+from math import exp, log, sqrt
 
 from node.demos.server_model import Server, ServerSettings, Timeline
 
@@ -74,6 +76,30 @@ def capacity(spread: str) -> float:
     return CAPACITY * (NORMAL_PHASE_S + SLOW_PHASE_S / SLOW_PHASE) / cycle
 
 
+class Phases:
+    """Factors of the service times over the time, the same for every policy that a seed judges."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._ends = [rng.expovariate(1.0 / NORMAL_PHASE_S)]  # normal and slow in turn
+
+    def _until(self, now: float) -> int:
+        """Index of the phase of `now`."""
+        while now >= self._ends[-1]:
+            length = SLOW_PHASE_S if len(self._ends) % 2 else NORMAL_PHASE_S
+            self._ends.append(self._ends[-1] + self._rng.expovariate(1.0 / length))
+        return bisect_right(self._ends, now)
+
+    def factor(self, now: float) -> float:
+        return SLOW_PHASE if self._until(now) % 2 else 1.0
+
+    def capacity(self, start: float, end: float) -> float:
+        """Mean capacity between two times, in requests a second."""
+        inside = [start, *self._ends[self._until(start) : self._until(end)], end]
+        served = (CAPACITY * (b - a) / self.factor(a) for a, b in pairwise(inside))
+        return sum(served) / (end - start)
+
+
 class SpreadServer(Server):
     """The storm's server with service times of one of `SPREADS`."""
 
@@ -83,15 +109,13 @@ class SpreadServer(Server):
         super().__init__(time, rng, settings)
         self._draw = draw
         self._spread_rng = rng
-        self._phase = 1.0
-        self._phase_until = 0.0 if spread == "slow phases" else inf
+        slow = spread == "slow phases"
+        self._phases = Phases(random.Random(rng.random())) if slow else None
 
     def draw(self) -> float:
-        rng = self._spread_rng
-        while self._time.now >= self._phase_until:
-            # The first phase is a normal one.
-            slow = self._phase == 1.0 and self._phase_until > 0.0
-            self._phase = SLOW_PHASE if slow else 1.0
-            length = SLOW_PHASE_S if slow else NORMAL_PHASE_S
-            self._phase_until += rng.expovariate(1.0 / length)
-        return self._draw(rng) * self.settings.service_s * self._phase
+        phase = 1.0 if self._phases is None else self._phases.factor(self._time.now)
+        return self._draw(self._spread_rng) * self.settings.service_s * phase
+
+    def capacity(self, start: float, end: float) -> float:
+        """Requests a second that this run's phases leave between two times."""
+        return CAPACITY if self._phases is None else self._phases.capacity(start, end)

@@ -136,3 +136,18 @@ def goal(rows: list[Row]) -> str:
         f"{reached} of {len(rows)} cells reach 85 % of the free capacity or nine tenths of the best"
         f" fixed window; the server fell over in {down}"
     )
+
+
+def runs_line(cell: Cell, runs: list[Measured]) -> str:
+    """Goodput in the mean and of each run of one strategy."""
+    mean = statistics.fmean(run.goodput for run in runs)
+    return f"{cell!s:48}{mean:6.2f}: " + ", ".join(_figures(run) for run in runs)
+
+
+def runs_summary(rows: list[list[Measured]]) -> str:
+    means = [statistics.fmean(run.goodput for run in runs) for runs in rows]
+    down = [run.crashes for runs in rows for run in runs]
+    return (
+        f"goodput {statistics.fmean(means):.3f} in the mean, {sum(mean < 0.85 for mean in means)} of"
+        f" {len(rows)} cells below 0.85; {sum(down)} times down, in {sum(map(bool, down))} of {len(down)} runs"
+    )

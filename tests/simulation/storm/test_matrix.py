@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.storm import tables
 from tests.simulation.storm.matrix import CELLS, Cell, best_fixed, measure
-from tests.simulation.storm.spreads import SPREADS, SpreadServer, capacity
+from tests.simulation.storm.spreads import SPREADS, Phases, SpreadServer, capacity
 from tests.simulation.storm.tables import FIXED, OURS, Row, select
 
 SEED = 6000  # nothing was tuned on it
@@ -64,6 +64,28 @@ def test_servers_are_as_fast_as_they_are_said_to_be(spread: str) -> None:
         assert capacity(spread) == pytest.approx(500 * (0.75 + 0.25 / 3))
     else:
         assert server.settings.workers / statistics.fmean(times) == pytest.approx(500.0, rel=0.05)
+
+
+def test_slow_phases_of_a_seed_are_the_same_for_every_policy_and_their_capacity_is_known() -> None:
+    phases, again = Phases(random.Random(3)), Phases(random.Random(3))
+    times = [0.01 * i for i in range(100_000)]
+    factors = [phases.factor(at) for at in times]
+    again.factor(900.0)  # asked at other times
+    assert [again.factor(at) for at in times] == factors
+    served = statistics.fmean(500.0 / factor for factor in factors)
+    assert phases.capacity(0.0, 1000.0) == pytest.approx(served, rel=0.001)
+    assert served == pytest.approx(capacity("slow phases"), rel=0.1)
+
+
+def test_a_strategy_alone_is_shown_run_by_run() -> None:
+    cell = Cell("constant", 5.0, 1, 0.0)
+    good, bad = measure(cell, 12, 1), measure(cell, 1, 1)
+    line = tables.runs_line(cell, [good, bad])
+    assert line.startswith("constant, 5 ms, 1 senders")
+    assert line.count(",") == 3
+    assert "1 of 2 cells below 0.85; 0 times down, in 0 of 3 runs" in tables.runs_summary(
+        [[good, good], [bad]]
+    )
 
 
 def test_the_tables_name_the_cases_where_others_are_better() -> None:
