@@ -19,7 +19,8 @@ Theory of operation
   row, opens the breaker: one probe, after a jittered wait that doubles, then the ramp begins again.
 - Sends are paced at `pace` windows in a round trip (more in the ramp), so there is no burst at line rate. A
   window below 1 is less than one attempt in a round trip; many senders can share a small server: it is the
-  attempt's share of the time until the next one, so a single late reply delays the next attempt.
+  attempt's share of the time until the next one, so a single late reply delays the next attempt, and without
+  load reports by more than in proportion.
 
 Ramp and window come from TCP congestion control (Jacobson, 1988), pacing from BBR (Cardwell et al., 2016). A
 load report is believed as far as it fits what was seen here; a peer that hides its queue gets more of its own
@@ -68,7 +69,8 @@ class GovernorSettings:
     pace: float = 1.25  # windows sent in a round trip
     ramp_pace: float = 2.0
     even_window: float = 16.0  # smaller windows are paced at nearly 1
-    longest_pause_s: float = 2.0  # after a late reply, with a window below 1
+    longest_pause_s: float = 2.0  # between the attempts of a window below 1 ...
+    longest_late_pause_s: float = 5.0  # and after a late reply, without load reports
     late: float = 1.25  # of the mean latency; then a fraction of the window is rounded down
     waited_share: float = 0.75  # of the service time, with load reports
     settle_share: float = 0.6
@@ -313,8 +315,13 @@ class Governor:
             self._judge_window(now)
         if self._window < 1.0:
             # The attempt's share of the time until the next one: late replies slow down at once.
-            longest = max(1.0 / self.rate(), settings.longest_pause_s)
-            self._next_send = sent + min(latency / self._window, longest)
+            pause, longest = latency / self._window, settings.longest_pause_s
+            if load is None:
+                # Many such senders must send less than the peer serves while its queue makes it slow.
+                late = self._control.lateness(latency)
+                pause *= late
+                longest = settings.longest_late_pause_s if late > 1.0 else longest
+            self._next_send = sent + min(pause, max(1.0 / self.rate(), longest))
 
     def _take(self, now: float, tag: int) -> float:
         self._area += len(self._sent_at) * (now - self._area_at)

@@ -98,6 +98,7 @@ class LatencySettings(msgspec.Struct, frozen=True):
     late_replies: int = 5
     small: float = 2.0  # a window that takes only ...
     late_replies_small: int = 3
+    delaying: float = 1.5  # times as late, a single one delays the next attempt of a window below 1
     ramp_cut: float = 0.25  # what a cut in the ramp leaves of the window
 
     # The base
@@ -161,6 +162,12 @@ class LatencyControl:
     def mean_without_queue(self) -> float:
         """Mean latency without a queue; 0 before the first cohort."""
         return 0.0 if self._base is None else self._base.low + self._tail.value
+
+    def lateness(self, latency: float) -> float:
+        """Latency of a reply as a multiple of one that delays a small window, at least 1."""
+        if self._base is None:
+            return 1.0
+        return max(1.0, latency / (self._settings.delaying * self._late_from(self._base)))
 
     def is_small(self, window: float) -> bool:
         """True for a window that few late replies cut. Neither they nor a queue end its ramp."""

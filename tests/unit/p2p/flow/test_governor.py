@@ -275,15 +275,41 @@ def test_a_window_below_one_is_a_share_of_the_time() -> None:
         found.on_result(now, tag, "ok")
     assert found.window == 0.5
     sent = now + 1.0
-    found.on_result(sent + 0.02, found.on_send(sent), "ok")
-    assert found.ready(sent + 0.02) == pytest.approx(sent + 0.02 / found.window)
-    sent += 1.0
+    found.on_result(sent + 0.03, found.on_send(sent), "ok")  # not late yet
+    assert found.window < 1.0
+    assert found.ready(sent + 0.03) == pytest.approx(sent + 0.03 / found.window)
+
+
+def small_window(reports: bool) -> tuple[Governor, float]:
+    """A governor with a window below 1 towards a peer that answers in 20 ms, and the time."""
+    found = governor()
+    now = 0.0
+    for _ in range(1 if reports else 3):
+        now = max(now, found.ready(now))
+        tag = found.on_send(now)
+        now += 0.02
+        found.on_result(now, tag, "ok", LoadReport(0.0, 0.02) if reports else None)
+    found._window = 0.5
+    return found, now
+
+
+def test_a_late_reply_delays_the_next_attempt_of_a_small_window_more_than_in_proportion() -> None:
+    found, now = small_window(reports=False)
+    sent = now + 1.0
     found.on_result(sent + 0.3, found.on_send(sent), "ok")  # a queue
+    assert found.ready(sent + 0.3) > sent + 2.0 * 0.3 / found.window
+    sent += 10.0
+    found.on_result(sent + 4.0, found.on_send(sent), "ok")
+    assert found.ready(sent + 4.0) == pytest.approx(sent + 5.0)  # no pause is longer
+
+
+def test_with_load_reports_it_delays_it_in_proportion() -> None:
+    found, now = small_window(reports=True)
+    sent = now + 1.0
+    found._ramp = False
+    found.on_result(sent + 0.3, found.on_send(sent), "ok", LoadReport(0.28, 0.02))
     assert found.window < 1.0
     assert found.ready(sent + 0.3) == pytest.approx(sent + 0.3 / found.window)
-    sent += 2.0
-    found.on_result(sent + 4.0, found.on_send(sent), "ok")
-    assert found.ready(sent + 4.0) == 0.0  # no pause is longer than two seconds
 
 
 def test_the_window_of_a_sender_with_little_to_send_does_not_grow() -> None:
