@@ -9,7 +9,7 @@ class WarmUp:
     """Geometric ramp from `start` to `full` (per second) in `seconds` of running time.
 
     A geometric ramp spends most of its time at low rates, where an overload does little harm.
-    `hold` stops it, `resume` continues.
+    `hold` stops it, `resume` continues, `restart` begins again.
     """
 
     def __init__(self, start: float, full: float, seconds: float) -> None:
@@ -20,6 +20,11 @@ class WarmUp:
         self.seconds = seconds
         self._done = 0.0  # seconds of ramp
         self._at: float | None = None  # running since; None: not begun, or held
+
+    def restart(self, now: float) -> None:
+        """Begin at the low rate again: the far side was away."""
+        self._done = 0.0
+        self._at = now
 
     def hold(self, now: float) -> None:
         """Stop the ramp: the far side shows stress."""

@@ -10,6 +10,7 @@ from math import inf
 import pytest
 
 from tests.simulation.storm.__main__ import finite, head, row
+from tests.simulation.storm.strategies import STRATEGIES
 from tests.simulation.storm.world import SCENARIOS, Figures, simulate
 
 SEEDS = range(2000, 2005)  # none that anything was tuned on
@@ -30,6 +31,12 @@ def runs(scenario: str, strategy: str) -> list[Figures]:
 
 def median(found: list[Figures], name: str) -> float:
     return statistics.median(getattr(run, name) for run in found)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_of_the_table_goes_through_an_outage(strategy: str) -> None:
+    short = replace(BY_NAME["20 senders, half load"], horizon=8.0)
+    assert simulate(short, strategy, SEEDS[0]).attempts > 0
 
 
 @pytest.mark.parametrize(("scenario", "multiple"), DRAINS)

@@ -177,6 +177,16 @@ def test_only_the_owner_sets_the_rate() -> None:
     assert owner.update(0.0) == pytest.approx(1.0)
 
 
+def test_a_warm_up_that_is_restarted_begins_at_the_low_rate_also_when_it_was_held() -> None:
+    ramp = WarmUp(1.0, 100.0, 10.0)
+    ramp.resume(0.0)
+    assert ramp.rate(10.0) == 100.0
+    ramp.hold(10.0)
+    ramp.restart(20.0)
+    assert ramp.rate(20.0) == 1.0
+    assert ramp.rate(30.0) == 100.0
+
+
 def test_an_aimd_step_does_not_end_the_warm_up_and_the_warm_up_does_not_undo_a_cut() -> None:
     bucket = TokenBucket(1.0)
     ramp = WarmUp(1.0, 100.0, seconds=10.0)
