@@ -37,6 +37,7 @@ ALONE_REFRESH = 1.0  # where there is no choice: only lost calls and missing ans
 TIE = 1.05  # costs this near to the lowest count as equal: the least recently used peer is chosen
 CROWD = 0.3  # share of others in the peers' work from which a caller is one of a crowd, and ...
 CROWD_TIE = 2.0  # ... prefers, among costs this near, the peer that answered it last
+HINTED_TIE = 1.6  # the same for a peer with hints, most of which would have no effect otherwise
 NONE = 1.7e308  # above any cost, below infinity
 PANIC = 0.5  # share of candidates that must be usable for breakers to be obeyed
 # Seconds without a request after which two timeouts in a row open the breaker.
@@ -163,7 +164,7 @@ class AdaptiveRouter(Generic[P]):
                     low, limit = cost, cost * tie
             elif cost == inf:
                 shut += 1
-        best = _latest_answered(near, limit) if crowd else _least_used(near, limit)
+        best = _latest_answered(near, low) if crowd else _least_used(near, limit)
         if best is None or shut > len(looked) * (1.0 - PANIC):
             best = self._pick_despite_breakers(now, several, looked)
         elif self._panic:
@@ -381,10 +382,13 @@ class AdaptiveRouter(Generic[P]):
             if peer in self._peers:
                 self._peers[peer].hinted = False
         verdicts = {}
+        unsure = set()
         for peer, known in self._peers.items():
             m = known.metrics
             if not m.total_calls:
                 continue
+            if m.failed_at >= m.latency_at:  # no success since
+                unsure.add(peer)
             errors, timeouts = m.rates(now, self._pool)
             rate = errors + timeouts
             bad = not known.breaker.closed or (rate >= BAD_RATE and m.calls >= BAD_CALLS)
@@ -393,7 +397,7 @@ class AdaptiveRouter(Generic[P]):
                 "breaker is not closed" if not known.breaker.closed else f"{100 * rate:.0f} % fail"
             )
             verdicts[peer] = Hint(peer, signal, m.latency or 0.0, rate, why)
-        return self._publisher.due(now, verdicts)
+        return self._publisher.due(now, verdicts, unsure)
 
     # -- inspection
     # --------------------------------------------------------------------------------------
@@ -529,14 +533,15 @@ def _least_used(near: list[_Peer], limit: float) -> _Peer | None:
     return best
 
 
-def _latest_answered(near: list[_Peer], limit: float) -> _Peer | None:
-    """Return the peer with the latest answer of those whose cost is at most `limit`."""
+def _latest_answered(near: list[_Peer], low: float) -> _Peer | None:
+    """Return the peer with the latest answer of those whose cost is near to the lowest, `low`."""
     # Queues of others' calls are known from answers alone, and the newest answer knows best. Each
     # caller so stays with a few peers, and a peer that turns slow or sick costs a call or two of
     # those callers instead of all.
     best: _Peer | None = None
     for peer in near:
-        if peer.cost <= limit and (
+        tie = HINTED_TIE if peer.hinted else CROWD_TIE
+        if peer.cost <= low * tie and (
             best is None or peer.metrics.latency_at > best.metrics.latency_at
         ):
             best = peer

@@ -12,7 +12,7 @@ al., 2018).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
@@ -176,7 +176,7 @@ class HintPublisher:
     """Choose the own hints that are due: a pure function of first-hand evidence, rate-limited.
 
     A failing peer is published as DEGRADED, again once an interval while it lasts, and once as
-    HEALTHY after it has recovered. Nothing is published while more than half of the known peers
+    HEALTHY after it has recovered: an avoided peer without new answers has not. Nothing is published while more than half of the known peers
     fail: then the observer's own link is the likelier cause. One of two that works shows that it
     is not.
     """
@@ -189,8 +189,11 @@ class HintPublisher:
         bad = sum(hint.signal is DEGRADED for hint in verdicts.values())
         return 2 * bad > len(verdicts)
 
-    def due(self, now: float, verdicts: dict[Hashable, Hint]) -> list[Hint]:
-        """Return the hints to publish now. `verdicts`: first-hand evidence about each peer."""
+    def due(
+        self, now: float, verdicts: dict[Hashable, Hint], unsure: Collection[Hashable] = ()
+    ) -> list[Hint]:
+        """Return the hints to publish now. `verdicts`: first-hand evidence about each peer. `unsure`: peers of
+        which nothing is known that revokes an earlier hint."""
         for peer in [p for p in self._published if p not in verdicts]:
             del self._published[peer]
         if self.withheld(verdicts):
@@ -198,6 +201,8 @@ class HintPublisher:
         hints = []
         for peer, hint in verdicts.items():
             said = self._published.get(peer)
+            if hint.signal is HEALTHY and peer in unsure:
+                continue
             if said is None:
                 if hint.signal is HEALTHY:
                     continue  # never published as DEGRADED: nothing to revoke

@@ -172,6 +172,21 @@ def test_a_router_publishes_degraded_and_then_healthy():
     assert said.count(("a", HEALTHY)) == 1
 
 
+def test_a_peer_that_is_avoided_without_a_new_answer_is_not_published_as_healthy():
+    router: AdaptiveRouter[str] = AdaptiveRouter(rng=random.Random(1))
+    peers = ["a", "b", "c", "d"]
+    now = serve(router, 0.0, peers, 200)
+    for _ in range(4):
+        router.on_send(now, "a")
+        router.on_result(now, "a", 0.001, "error")
+    assert [(h.peer, h.signal) for h in router.hints_due(now)] == [("a", DEGRADED)]
+    now += 60.0  # long after its failures are forgotten
+    assert router.hints_due(now) == []
+    router.on_send(now, "a")
+    router.on_result(now + 0.01, "a", 0.01, "ok")
+    assert [(h.peer, h.signal) for h in router.hints_due(now + 6.0)] == [("a", HEALTHY)]
+
+
 def test_a_thousand_bad_hints_do_not_outweigh_own_good_experience():
     router: AdaptiveRouter[str] = AdaptiveRouter(rng=random.Random(1))
     peers = ["a", "b", "c", "d"]
