@@ -62,5 +62,7 @@ EQUIVALENT: frozenset[tuple[str, str]] = frozenset(
     {
         # An equal deadline is set again.
         ("p2p/mesh/missing_broadcasts.py", "Lt is LtE, in MissingBroadcasts.announced"),
+        # Gaps are closed in a queue that is longer by one.
+        ("exchange/market/order_book.py", "GtE is Gt, in OrderBook.remove"),
     }
 )

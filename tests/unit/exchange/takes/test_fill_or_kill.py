@@ -6,12 +6,14 @@ import random
 
 import pytest
 from exchange_kit import Mail
+from msgspec.structs import replace
 from order_kit import KEY, CoinNetwork
 
 from exchange.feeds.exchange_messages import Take, TakeResult
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
 from exchange.takes.reservation_quota import MAX_RESERVATIONS
+from exchange.takes.take_protocol import RESERVATION_US
 
 
 def ended(order: Order) -> tuple[bool, int, str]:
@@ -349,6 +351,24 @@ def test_a_reservation_ends_after_a_minute() -> None:
     network.settle()
     assert ended(network.order(0, bid.number)) == (True, 0, "fok")
     network.check()
+
+
+def test_a_commit_after_the_end_of_its_reservation_fills_nothing_also_before_the_next_tick() -> (
+    None
+):
+    network = CoinNetwork()
+    network.ask(0, 100, 3)
+    take = Take(1, KEY, 1, 1, 100, 2, 1, phase="reserve")
+    network.give(0, take, origin="x" * 32)
+    order = network.order(0, 1)
+    assert order.reserved == 2
+    network.drain(0)
+    network.now += RESERVATION_US / 1e6 + 0.001
+    network.give(0, replace(take, phase="commit"), origin="x" * 32)
+    assert (order.filled, order.reserved, order.shown) == (0, 0, 3)
+    network.give(0, replace(take, phase="commit"), origin="x" * 32)
+    assert (order.filled, order.shown) == (0, 3)
+    network.same_after_restart(0)
 
 
 def test_one_taker_cannot_reserve_everything() -> None:

@@ -703,6 +703,18 @@ def test_however_often_it_fails_a_peer_is_tried_again_within_the_longest_share_o
     assert max(waits) <= LONGEST_SHARE * 10.0
 
 
+def test_a_decision_names_the_number_of_peers_behind_open_breakers():
+    events: list[RoutingEvent] = []
+    r = router(on_event=events.append)
+    now = warm(r, TEN)
+    for peer in ("p0", "p1"):
+        for _ in range(5):
+            now = call(r, now, peer, "error", latency=0.0001)
+    r.pick(now, TEN)
+    assert events[-1].kind == "pick"
+    assert events[-1].reason.endswith("; 2 behind open breakers")
+
+
 def test_where_those_looked_at_are_open_and_most_others_are_not_breakers_are_obeyed():
     many = [f"p{i:03}" for i in range(10 * SAMPLE)]
     broken = set(many[: 3 * SAMPLE])
