@@ -176,9 +176,9 @@ class HintPublisher:
     """Choose the own hints that are due: a pure function of first-hand evidence, rate-limited.
 
     A failing peer is published as DEGRADED, again once an interval while it lasts, and once as
-    HEALTHY after it has recovered: an avoided peer without new answers has not. Nothing is published while more than half of the known peers
-    fail: then the observer's own link is the likelier cause. One of two that works shows that it
-    is not.
+    HEALTHY after it has recovered: an avoided peer without new answers has not. Nothing is
+    published while more than half of the known peers fail: then the observer's own link is the
+    likelier cause. One of two that works shows that it is not.
     """
 
     def __init__(self, settings: HintSettings | None = None) -> None:
@@ -192,8 +192,8 @@ class HintPublisher:
     def due(
         self, now: float, verdicts: dict[Hashable, Hint], unsure: Collection[Hashable] = ()
     ) -> list[Hint]:
-        """Return the hints to publish now. `verdicts`: first-hand evidence about each peer. `unsure`: peers of
-        which nothing is known that revokes an earlier hint."""
+        """Return the hints to publish now. `verdicts`: first-hand evidence about each peer. `unsure`:
+        peers without a success since their last failure, whose earlier hints are not revoked."""
         for peer in [p for p in self._published if p not in verdicts]:
             del self._published[peer]
         if self.withheld(verdicts):

@@ -50,8 +50,9 @@ class Pool:
 
     `width` estimates how many requests a peer serves side by side (by Little's law, from how long
     requests took beside how many were inside; at least 1). Busy moments count more: a free place
-    does not show how many there are. `busy` is 0 while they are idle and 1 from half of the places taken; `foreign` is the share of other callers in the peers' work;
-    `memory` is for failures, in seconds.
+    does not show how many there are. `busy` is 0 while they are idle and 1 from half of the places
+    taken; `foreign` is the share of other callers in the peers' work; `memory` is for failures, in
+    seconds.
     """
 
     __slots__ = (
