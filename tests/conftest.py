@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # What the inner loop leaves out (`-m "not process and not slow"`): real processes, and these.
-SLOW = ("tests/simulation/", "tests/unit/node/demos/", "_properties.py", "_fuzz.py")
+SLOW = ("tests/simulation/", "tests/unit/node/annexes/demos/", "_properties.py", "_fuzz.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

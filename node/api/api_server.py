@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Final, cast
 
@@ -22,7 +22,6 @@ from node.api.public_routes import ROUTES, SERVICE, add_routes
 from node.api.stream_socket import add_stream
 from node.api.web_page import add_page
 from node.api.worker_socket import add_worker
-from node.bitfinex import add_bitfinex
 from node.http.api_tls import Tls
 from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.direct_answers import COMMON_HEADERS
@@ -30,13 +29,14 @@ from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures
 from node.http.rate_limit import RateVerdict
 from node.http.request_guard import NODE_HEADER, RequestGuard
 from node.operations.trading_operations import SUBMIT_ORDER
+from node.parts.table import annexes
 from node.views.views import ServiceError
 from p2p.base.direct_requests import DirectHandlers
 
 log = logging.getLogger("node.api")
 
 GUARD: Final = web.AppKey("guard", RequestGuard)
-DIRECT: Final = web.AppKey("direct", DirectHandlers)  # the short ways of the dialect
+DIRECT: Final = web.AppKey("direct", DirectHandlers)  # the short ways of annexes
 _VERDICT: Final = web.RequestKey("verdict", RateVerdict)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -168,14 +168,14 @@ def make_app(
     hosts: Iterable[str] = (),
     rules: AccessRules | None = None,
     figures: RequestFigures | None = None,
-    outermost: Middleware | None = None,
+    outermost: Sequence[Middleware] = (),
 ) -> web.Application:
     """The API of `service`. `hosts` are names besides the loopback ones that clients may use. `outermost`:
-    a middleware around all others."""
+    middlewares around all others."""
     rules = rules or AccessRules()
     app = web.Application(
         middlewares=[
-            *(() if outermost is None else (outermost,)),
+            *outermost,
             figures_middleware,
             problem_middleware,
             guard_middleware,
@@ -190,17 +190,10 @@ def make_app(
     add_routes(app, service)
     add_stream(app, service.stream_registry)
     add_worker(app)
-    app[DIRECT] = add_bitfinex(
-        app,
-        service.market_data,
-        service.node_id,
-        trading=service.trading,
-        keys=service.accounts,
-        plain_keys=rules.plain_keys,
-        rate_limit=rules.rate_limit,
-        figures=app[FIGURES],
-        guard=app[GUARD],
-    )
+    app[DIRECT] = {}
+    for annex in annexes():
+        if annex.application:
+            app[DIRECT] |= annex.load(annex.application)(app, service, rules)
     add_page(app)
     add_documents(app)
     return app
@@ -257,18 +250,18 @@ class ApiServer:
         *,
         rules: AccessRules | None = None,
         tls: Tls | None = None,
-        outermost: Middleware | None = None,
+        outermost: Sequence[Middleware] = (),
         sees_orders: bool = True,
         direct: bool = True,
     ) -> None:
         """`outermost`: see `make_app`. `direct`: orders take the short way (`node.api.direct_orders`),
-        unless there is an outermost middleware, which sees all requests; without `sees_orders` all but
+        unless there are outermost middlewares, which see all requests; without `sees_orders` all but
         those."""
         self._service = service
         self._rules = rules or AccessRules()
         self._tls = tls
         self._outermost = outermost
-        self._direct = direct and (outermost is None or not sees_orders)
+        self._direct = direct and not (outermost and sees_orders)
         self._orders: DirectOrders | None = None
         self.figures = RequestFigures()
         self._runner: _Runner | None = None
@@ -341,7 +334,7 @@ class ApiServer:
             return {}
         self._orders = DirectOrders(self._service, app[GUARD], app[DOORKEEPER], self.figures)
         orders = {(SUBMIT_ORDER.method, SUBMIT_ORDER.path): self._orders.serve}
-        return orders if self._outermost is not None else app[DIRECT] | orders
+        return orders if self._outermost else app[DIRECT] | orders
 
     async def stop(self) -> None:
         """Closes streams and connections; requests in progress get a few seconds. Idempotent."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from exchange.ledger.accounts import Accounts
 from exchange.model.commands import HOUSE
-from node.service.desk import Desk
+from node.parts.annex import NodePart
 from node.service.market_data import MarketData
 from node.service.operator_service import OperatorService
 from node.service.trading import Span, Trading
@@ -74,8 +75,8 @@ class NodeService(Protocol):
         ...
 
     @property
-    def desk(self) -> Desk | None:
-        """Own nodes of the desk, if DESK_PROFILE names them."""
+    def parts(self) -> Sequence[NodePart]:
+        """Parts that annexes add."""
         ...
 
     @property

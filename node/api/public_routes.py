@@ -12,7 +12,6 @@ from aiohttp import web
 
 from node.api import limits
 from node.api.access import DOORKEEPER, admit, caller_of
-from node.api.desk_routes import DESK_ROUTES
 from node.api.node_service import NodeService
 from node.api.operator_routes import ACCOUNT_ROUTES
 from node.api.order_routes import ORDER_ROUTES
@@ -33,6 +32,7 @@ from node.api.route import (
     span,
 )
 from node.operations import public_operations
+from node.parts.table import annexes
 from node.version import VERSION
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
 from node.views.node_views import (
@@ -193,7 +193,7 @@ async def get_session(request: web.Request) -> web.Response:
             permissions=sorted(caller.permissions),
             key=caller.key or None,
             keys_required=request.app[DOORKEEPER].rules.keys_required,
-            desk=service.desk is not None,
+            desk=any(part.name == "desk" for part in service.parts),
         )
     )
 
@@ -219,7 +219,7 @@ async def get_topology(request: web.Request) -> web.Response:
 ROUTES: Final[tuple[Route, ...]] = (
     *ORDER_ROUTES,
     *ACCOUNT_ROUTES,
-    *DESK_ROUTES,
+    *(route for annex in annexes() if annex.routes for route in annex.load(annex.routes)),
     Route(public_operations.LIST_TRADES, list_trades),
     Route(public_operations.LIST_CANDLES, list_candles),
     Route(public_operations.GET_BOOK, get_book),

@@ -11,14 +11,12 @@ from typing import Any, Final, NoReturn
 import click
 
 from node.cli.client_session import CommandFailure, Exit, common_options, print_json
+from node.parts.table import annexes
 
 # Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
-COMMANDS: Final = {
+_OWN: Final = {
     "start": "node.cli.commands.start_command:start",
     "worker": "node.cli.commands.worker_command:worker",
-    "grape": "node.cli.commands.grape_command:grape",
-    "demo": "node.cli.commands.start_command:demo",
-    "learn": "node.cli.commands.learn_command:learn",
     "config": "node.cli.commands.config_command:config",
     "service": "node.cli.service_unit:service",
     "order": "node.cli.commands.order_commands:order",
@@ -34,13 +32,7 @@ COMMANDS: Final = {
     "market": "node.cli.commands.market_commands:market",
     "account": "node.cli.commands.account_commands:account",
     "ledger": "node.cli.commands.ledger_commands:ledger",
-    "desk": "node.cli.commands.desk_commands:desk",
-    "backup": "node.cli.commands.backup_command:backup",
-    "restore": "node.cli.commands.backup_command:restore",
-    "recover": "node.cli.commands.recover_command:recover",
     "journal": "node.cli.commands.journal_command:journal",
-    "standby": "node.cli.commands.standby_command:standby",
-    "export": "node.cli.commands.export_command:export",
     "open": "node.cli.commands.open_command:open_page",
     "status": "node.cli.commands.network_commands:status",
     "peers": "node.cli.commands.network_commands:peers",
@@ -53,6 +45,11 @@ COMMANDS: Final = {
     "completion": "node.cli.completion:completion",
     "manual": "node.cli.manual:manual",
     "version": "node.cli.main:version",
+}
+COMMANDS: Final = _OWN | {
+    command: f"node.annexes.{annex.name}.{where}"
+    for annex in annexes()
+    for command, where in annex.commands.items()
 }
 
 EPILOG: Final = """\b

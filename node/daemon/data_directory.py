@@ -6,10 +6,10 @@ from pathlib import Path
 
 from config import Settings
 from exchange.journal.completeness import owner_of
-from exchange.journal.journal import Journal, JournalError
+from exchange.journal.journal import Journal, JournalError, Retention
+from node.daemon import role_file
 from node.daemon.process import StartError
-from node.export.export_process import retention
-from node.standby import role_file
+from node.parts.table import wanted
 from p2p.base.identity import Identity
 
 
@@ -34,7 +34,7 @@ def open_key_and_journal(settings: Settings, key_path: Path) -> tuple[Identity, 
         settings.journal_path,
         sync=settings.journal_sync,
         owner=identity.node_id,
-        retention=retention(settings),
+        retention=_retention(settings),
     )
     if created:
         try:
@@ -43,6 +43,12 @@ def open_key_and_journal(settings: Settings, key_path: Path) -> tuple[Identity, 
             journal.close()
             raise
     return identity, journal
+
+
+def _retention(settings: Settings) -> Retention | None:
+    """Return the log to keep for readers of the journal that are behind."""
+    kept = (annex.load(annex.retention)(settings) for annex in wanted(settings) if annex.retention)
+    return next((retention for retention in kept if retention is not None), None)
 
 
 def _check_role(settings: Settings) -> None:

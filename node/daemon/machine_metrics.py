@@ -21,7 +21,6 @@ from node.daemon.figures import NodeFigures
 from node.http.http_requests import LATENCY_BOUNDS, RequestFigures
 from node.service.diagnostics import LAG_BOUNDS
 from node.streams.stream_registry import StreamRegistry
-from node.views.node_views import ExportView, StandbyView
 from p2p.flow import GateStatus
 from p2p.overlay import Overlay
 from p2p.reachability.report import STATES, report
@@ -179,49 +178,6 @@ def links(overlay: Overlay) -> Iterator[Metric]:
         traffic.add_metric([node, "sent"], stats.bytes_sent)
     yield trips
     yield traffic
-
-
-def exports(views: Sequence[ExportView]) -> Iterator[Metric]:
-    """Export of the journal to sinks outside."""
-    up = _by_sink("export_up", "1 if the sink takes what is exported.")
-    behind = _by_sink("export_behind_commits", "Commits that the sink lacks.")
-    lag = _by_sink("export_lag_seconds", "Time since the sink last had every commit.")
-    rows = CounterMetricFamily(
-        PREFIX + "export_rows", "Rows delivered since the start of the export.", labels=["sink"]
-    )
-    for view in views:
-        up.add_metric([view.sink], float(not view.error))
-        behind.add_metric([view.sink], view.behind)
-        lag.add_metric([view.sink], float("nan") if view.lag_s is None else view.lag_s)
-        rows.add_metric([view.sink], view.rows)
-    yield from (up, behind, lag, rows)
-
-
-def standby(view: StandbyView) -> Iterator[Metric]:
-    """Standby of the node, and its lease."""
-    yield gauge("standby_connected", "1 if the standby is connected.", float(view.connected))
-    if view.in_sync is not None:
-        yield gauge(
-            "standby_in_sync", "1 if the standby may take over by itself.", float(view.in_sync)
-        )
-    yield gauge(
-        "standby_waits", "1 if what leaves the node waits for the standby.", float(view.waits)
-    )
-    yield gauge(
-        "standby_lag_commits",
-        "Commits that the standby has not acknowledged; NaN while it is not connected.",
-        float("nan") if view.lag is None else view.lag,
-    )
-    yield gauge("standby_epoch", "Number of this machine's term as the node.", view.epoch)
-    yield gauge(
-        "standby_proof_age_seconds",
-        "Time since this machine last proved that it is the node; NaN if it never did.",
-        float("nan") if view.proof_age_s is None else view.proof_age_s,
-    )
-
-
-def _by_sink(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(PREFIX + name, text, labels=["sink"])
 
 
 def reachability(overlay: Overlay, now: float) -> Iterator[Metric]:

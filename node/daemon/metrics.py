@@ -21,7 +21,6 @@ from node.daemon.machine_metrics import (
     PREFIX,
     buckets,
     counter,
-    exports,
     gates,
     gauge,
     links,
@@ -29,9 +28,9 @@ from node.daemon.machine_metrics import (
     paths_and_relaying,
     reachability,
     requests,
-    standby,
     streams,
 )
+from node.parts.annex import NodePart
 from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS
 from node.service.routing_service import route_views
 from node.streams.stream_registry import StreamRegistry
@@ -51,6 +50,8 @@ class MetricsSource(Protocol):
     def overlay(self) -> Overlay: ...
     @property
     def mesh(self) -> ServiceMesh: ...
+    @property
+    def parts(self) -> Sequence[NodePart]: ...
     def status(self) -> StatusView: ...
     def now(self) -> float: ...
     def exchange_figures(self) -> ExchangeFigures: ...
@@ -107,10 +108,8 @@ class NodeCollector(Collector):
         yield gauge("peers", "Linked peers.", status.peers_connected)
         yield gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
         yield gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
-        if status.exports:
-            yield from exports(status.exports)
-        if status.standby is not None:
-            yield from standby(status.standby)
+        for part in node.parts:
+            yield from part.metrics()
         messages = CounterMetricFamily(
             PREFIX + "messages", "Events of the message router.", labels=["kind"]
         )

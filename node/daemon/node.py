@@ -9,9 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, Unpack
-
-from aiohttp.typedefs import Middleware
+from typing import Any, Final, Unpack
 
 from config import Settings
 from exchange.engine.engine import MESSAGES, Engine
@@ -24,17 +22,16 @@ from exchange.model.records import Recovered
 from exchange.orders.engine_context import Drained
 from node.api.access import AccessRules
 from node.api.api_server import ApiServer
-from node.api.only_while import only_while
 from node.daemon.figures import ExchangeFigures, NodeFigures
 from node.daemon.node_keys import NodeKeys
 from node.daemon.node_status import NodeStatus
 from node.daemon.port_choice import first_free
 from node.daemon.service_manager import credential
-from node.daemon.standby_setup import primary_service
 from node.daemon.trading_service import TradingService
 from node.http.api_tls import Tls
+from node.parts.annex import NodeContext, NodePart, OutsideServices
+from node.parts.table import wanted
 from node.service.committer import Committer
-from node.service.desk import Desk
 from node.service.diagnostics import Diagnostics
 from node.service.feed_service import feed_views
 from node.service.market_data import MarketData
@@ -51,7 +48,6 @@ from node.service.routing_service import (
 )
 from node.service.statement_service import StatementService
 from node.service.topology import Topology
-from node.streams.market_streams import ticker_view
 from node.version import VERSION
 from node.views.account_views import HaltView
 from node.views.node_views import (
@@ -88,19 +84,11 @@ from p2p.services.balancers import RoutingRecord
 from p2p.services.fault_injection import Faults
 from p2p.services.service_mesh import ServiceMesh
 
-if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE or TRACING alone
-    from node.daemon.grapes import Grapes
-    from node.daemon.grenache_bridge import GrenacheBridge
-    from node.export.export_process import Exports
-    from node.standby.primary_service import PrimaryService
-    from node.tracing.exporter import Tracing
-
 log = logging.getLogger(__name__)
 
 TICK = 0.05  # seconds between looks at the engine's timers while something happens,
 REFRESHING = 0.005  # the same while the orders of an owner with many are shown or hidden,
 QUIET = 0.5  # and at most while nothing does
-UNPROVEN = 2.5  # seconds without a proof, after the half lease for which one holds, until all links are closed
 MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
 
@@ -122,14 +110,10 @@ def _check_markets(recovered: Recovered, instruments: Instruments) -> None:
         )
 
 
-def _desk(settings: Settings) -> Desk | None:
-    path = settings.desk_profile
-    if path is None:
-        return None
-    from node.client.desk_profile import read_profile
-    from node.client.desk_reader import DeskReader
-
-    return DeskReader(lambda: read_profile(path))
+def _parts(context: NodeContext) -> list[NodePart]:
+    """Parts of a node that annexes add, in the order of their table."""
+    made = (annex.load(annex.part)(context) for annex in wanted(context.settings) if annex.part)
+    return [part for part in made if part is not None]
 
 
 class Node(TradingService):
@@ -148,7 +132,7 @@ class Node(TradingService):
         recover_from: KnownNodes | None = None,
     ) -> None:
         """`tls` is for the API, which is plain HTTP without it. `progress`: see `Journal.recover`.
-        `recover_from`: the node only recovers, see `node.daemon.run_recovery`."""
+        `recover_from`: the node only recovers, see `node.annexes.recovery.run_recovery`."""
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         epoch_us = time.time_ns() // 1000 - int(now * 1_000_000)  # before anything that takes time
@@ -175,16 +159,18 @@ class Node(TradingService):
             if recover_from is None
             else recover_from(recovered, identity.node_id),
         )
-        self._standby: PrimaryService | None = None
-        if recover_from is None:
-            self._standby = primary_service(
+        parts = _parts(
+            NodeContext(
                 settings,
-                journal,
-                identity.node_id,
+                identity,
                 credential("node.key") or settings.key_path,
-                lambda reason: committer.fail(JournalError(reason)),
+                journal,
+                stopped=lambda reason: committer.fail(JournalError(reason)),
+                recovering=recover_from is not None,
             )
-        committer = Committer(engine, journal, self._release, self._standby)
+        )
+        gate = next((part.gate for part in parts if part.gate is not None), None)
+        committer = Committer(engine, journal, self._release, gate)
         market_data = MarketData(
             instruments, engine.markets, history, lambda: engine.us(self._loop.time())
         )
@@ -207,13 +193,9 @@ class Node(TradingService):
             market_data,
             recovered.meta,
             take_answer_wait=settings.take_answer_wait_s,
-            desk=_desk(settings),
+            parts=parts,
         )
-        self.grapes: Grapes | None = None
-        if settings.discovery_grenache:
-            from node.daemon.grapes import Grapes
-
-            self.grapes = Grapes(settings)
+        self._spans = next((part.order_spans for part in parts if part.order_spans), None)
         self.overlay = Overlay(
             identity,
             OverlaySettings(
@@ -242,7 +224,7 @@ class Node(TradingService):
                 exchange=settings.discovery_exchange,
                 payloads={**MESSAGES, **p2p_mesh.MESSAGES},
             ),
-            grenache=None if self.grapes is None else self.grapes.way,
+            grenache=next((part.carrier for part in parts if part.carrier), None),
             on_neighbour=self._on_neighbour,
         )
         for message_type in MESSAGES:
@@ -279,18 +261,6 @@ class Node(TradingService):
             incarnation=recovered.meta.get("incarnation", 0) + 1,
         )
         self._peering.services = self.mesh
-        self._exports: Exports | None = None
-        if recover_from is None and (settings.export_postgres or settings.export_nats):
-            from node.export.export_process import Exports
-
-            self._exports = Exports(
-                settings,
-                journal,
-                lambda: [
-                    ticker_view(market_data, instrument, iso(market_data.now()))
-                    for instrument in instruments
-                ],
-            )
         self._status = NodeStatus(
             settings,
             engine,
@@ -298,17 +268,11 @@ class Node(TradingService):
             journal,
             self.overlay,
             self.mesh,
-            self.grapes,
+            parts,
             self._warnings,
             started=now,
-            exports=self._exports,
-            standby=self._standby,
         )
-        self._outside: GrenacheBridge | None = None
-        if self.grapes is not None and settings.grenache_services:
-            from node.daemon.grenache_bridge import GrenacheBridge
-
-            self._outside = GrenacheBridge(self.mesh.server)
+        self._outside: OutsideServices | None = None
         offers = {} if recover_from is not None else public_offers(self)
         for name, handler in offers.items():
             self.serve(name, handler, idempotent=True)
@@ -320,30 +284,18 @@ class Node(TradingService):
             operator_token=self.operator_token,
         )
         self.stream_registry.serve_node(self)
-        self._tracing: Tracing | None = None
-        if settings.tracing:
-            from node.tracing.exporter import Tracing
-
-            self._tracing = Tracing(identity.node_id)
-            self.trading.spans = self._tracing.orders
-            if self._exports is not None and settings.export_nats:
-                self._tracing.orders.note = self._exports.trace_order
-            self.mesh.trace(self._tracing.calls)
         self.api = ApiServer(
             self,
             rules=rules,
             tls=tls,
-            outermost=self._outermost(settings),
-            sees_orders=self._tracing is not None,  # a standby's gate holds their answers
+            outermost=[part.middleware for part in parts if part.middleware is not None],
+            sees_orders=any(part.sees_orders for part in parts),
         )
-
-    def _outermost(self, settings: Settings) -> Middleware | None:
-        """Return the middleware around all others of the API."""
-        tracing = None if self._tracing is None else self._tracing.requests.middleware
-        standby = self._standby
-        if standby is None or settings.standby_ack == "first":
-            return tracing
-        return only_while(lambda: standby.serves, tracing)
+        for part in parts:
+            part.attach(self)
+            if part.call_tracer is not None:
+                self.mesh.trace(part.call_tracer)
+        self._outside = next((part.outside for part in parts if part.outside is not None), None)
 
     # Life
 
@@ -360,18 +312,16 @@ class Node(TradingService):
 
         Raises:
             OSError: none is.
-            PortTaken: the Grape inside, or Grenache requests, cannot have theirs.
+            PortTaken: a part of the node cannot have its port.
         """
-        if self.grapes is not None:
-            await self.grapes.start()
-            if self._outside is not None:
-                self._outside.start(self.grapes.directory)
+        for part in self.parts:
+            await part.join()
         if self._settings.p2p_enabled:
             await first_free(ports, self.overlay.listen)
             self._listening = True
         await self.overlay.start()
-        if self.grapes is not None and not self._settings.p2p_enabled:
-            await self.grapes.listen()  # at once, not when a Grape answers: there is no other way
+        for part in self.parts:
+            await part.joined()
         self._engine.resume(self._loop.time())
 
     async def listen_to_clients(self, ports: Sequence[int]) -> None:
@@ -379,21 +329,20 @@ class Node(TradingService):
 
         Raises:
             OSError: none is.
+            StartError: a part of the node cannot listen.
         """
+        for part in self.parts:
+            await part.listen()
         await first_free(ports, lambda port: self.api.start(self._settings.api_host, port))
 
-    async def check_lease(self) -> str | None:
-        """Return why this machine must not be the node, by the lease store; None if it may."""
-        return None if self._standby is None else await self._standby.check_lease()
-
-    async def listen_to_standby(self) -> None:
-        """Accept the standby, if there is one.
+    async def check_start(self) -> None:
+        """Check if this machine may be the node now.
 
         Raises:
-            OSError: not at STANDBY_LISTEN.
+            StartError: it must not.
         """
-        if self._standby is not None and self._settings.standby_listen:
-            await self._standby.listen(*self._settings.standby_listen[0])
+        for part in self.parts:
+            await part.may_start()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Trade until `stop`, then leave in order: clients, presence, journal, peers.
@@ -401,21 +350,16 @@ class Node(TradingService):
         Raises:
             ExceptionGroup: a part failed; with `JournalError` the disk did.
         """
-        if self._exports is not None:
-            self._exports.start()
+        for part in self.parts:
+            part.start()
         async with asyncio.TaskGroup() as group:
-            links = None
-            if self._standby is not None:
-                links = group.create_task(self._link_while_serving(self._standby), name="links")
+            beside = [group.create_task(part.run(), name=part.name) for part in self.parts]
             committer = group.create_task(self._committer.run(), name="committer")
             group.create_task(self.market_data.run(), name="market history")
             ticker = group.create_task(self._tick(), name="engine timers")
             services = group.create_task(self.mesh.run(), name="services")
             trips = RelayedTrips(self.overlay.rpc, self.overlay.router.delivery, self._loop.time)
             measuring = group.create_task(trips.run(), name="relayed round trips")
-            standby = None
-            if self._standby is not None:
-                standby = group.create_task(self._standby.run(), name="standby")
             await stop.wait()
             services.cancel()
             measuring.cancel()
@@ -427,36 +371,18 @@ class Node(TradingService):
             self._engine.leave(self._loop.time())
             self._committer.stop()
             await committer
-            for task in (standby, links):
-                if task is not None:
-                    task.cancel()
+            for task in beside:
+                task.cancel()
             self.market_data.stop()  # with the last drain's messages
         await self._leave_network()
 
-    async def _link_while_serving(self, standby: PrimaryService) -> None:
-        """Leave peers to the machine that is the node, if this one cannot prove that it is."""
-        proven = self._loop.time()
-        while True:
-            if standby.serves:
-                proven = self._loop.time()
-                self.overlay.peers.resume()
-            elif self._loop.time() - proven >= UNPROVEN:
-                self.overlay.peers.suspend("this machine cannot prove that it is the node")
-            await asyncio.sleep(TICK)
-
     async def _leave_network(self) -> None:
-        if self._standby is not None:
-            await self._standby.close()
-        if self._exports is not None:
-            await self._exports.close()
+        for part in self.parts:
+            await part.leave()
         await self.overlay.stop()
-        if self._outside is not None:
-            await self._outside.close()
-        if self.grapes is not None:
-            await self.grapes.stop()
         await self.mesh.close()
-        if self._tracing is not None:
-            await self._tracing.close()
+        for part in self.parts:
+            await part.close()
 
     async def abort(self) -> None:
         """After `run` failed: close what is open, promise nothing."""
@@ -494,8 +420,8 @@ class Node(TradingService):
         valid = self._engine.receive(
             received.now, received.type, received.payload, received.origin, received.via
         )
-        if self._tracing is not None and valid:
-            self._tracing.orders.received(received)
+        if self._spans is not None and valid:
+            self._spans.received(received)
         self._pace.hurry()
         self._committer.wake()
         return valid
@@ -511,7 +437,7 @@ class Node(TradingService):
         self._committer.wake()
 
     def _release(self, drained: Drained) -> None:
-        spans = None if self._tracing is None else self._tracing.orders
+        spans = self._spans
         if spans is not None:
             spans.drained(drained)
         if drained.records or drained.messages:
@@ -552,8 +478,8 @@ class Node(TradingService):
         self.mesh.server.serve(name, handler, workers=workers, faults=faults)
         self.mesh.directory.offer(name)
         self.mesh.hurry()
-        if self._outside is not None and self.grapes is not None and name not in OFFERS:
-            self.grapes.way.offer(name, self._outside.handler(name))
+        if self._outside is not None and name not in OFFERS:
+            self._outside.offer(name)
         if idempotent:
             self.mesh.caller.mark_idempotent(name)
 
@@ -561,8 +487,8 @@ class Node(TradingService):
         """Offer the service no longer."""
         self.mesh.directory.withdraw(name)
         self.mesh.hurry()
-        if self.grapes is not None:
-            self.grapes.way.withdraw(name)
+        if self._outside is not None:
+            self._outside.withdraw(name)
         self.mesh.server.remove(name)
 
     async def call(
@@ -579,8 +505,7 @@ class Node(TradingService):
     async def ask(
         self, service: str, payload: object = None, **options: Unpack[CallOptions]
     ) -> CallResult:
-        """As `call`, with the details. What no node offers is looked for among Grenache workers, if
-        GRENACHE_SERVICES is on."""
+        """As `call`, with the details. What no node offers is looked for outside, if a part of the node can."""
         try:
             return await self.mesh.caller.ask(service, payload, **options)
         except NoProvider:

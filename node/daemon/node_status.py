@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from config import Settings
 from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
 from exchange.model.instruments import Instruments
+from node.parts.annex import NodePart
 from node.version import VERSION
-from node.views.node_views import DiscoveryView, GrenacheView, Mode, ReachabilityView, StatusView
+from node.views.node_views import DiscoveryView, Mode, ReachabilityView, StatusView
 from p2p.base.host_port import format_host_port
 from p2p.overlay import Overlay
 from p2p.reachability.report import report
 from p2p.services.service_mesh import ServiceMesh
-
-if TYPE_CHECKING:  # loaded with DISCOVERY_GRENACHE alone
-    from node.daemon.grapes import Grapes
-    from node.export.export_process import Exports
-    from node.standby.primary_service import PrimaryService
 
 
 class NodeStatus:
@@ -33,11 +28,9 @@ class NodeStatus:
         journal: Journal,
         overlay: Overlay,
         mesh: ServiceMesh,
-        grapes: Grapes | None,
+        parts: Sequence[NodePart],
         warnings: Sequence[str],
         started: float,
-        exports: Exports | None = None,
-        standby: PrimaryService | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -45,19 +38,16 @@ class NodeStatus:
         self._journal = journal
         self._overlay = overlay
         self._mesh = mesh
-        self._grapes = grapes
+        self._parts = parts
         self._warnings = warnings
         self._started = started
-        self._exports = exports
-        self._standby = standby
 
     def view(self, now: float, api_url: str) -> StatusView:
         """`api_url`: where the API is served."""
         settings = self._settings
         engine = self._engine
         links = self._overlay.peers.links
-        exports = [] if self._exports is None else self._exports.views()
-        return StatusView(
+        view = StatusView(
             node_id=engine.node_id,
             version=VERSION,
             network=settings.p2p_network,
@@ -67,7 +57,7 @@ class NodeStatus:
             data_dir=str(settings.data_dir),
             p2p_address=self.peer_address,
             api_url=api_url,
-            grenache=self._grenache_view(),
+            grenache=None,
             discovery=self._discovery_views(),
             peers_connected=len(links),
             peers_known=self._overlay.peers.known_addresses,
@@ -80,17 +70,16 @@ class NodeStatus:
             services=self._mesh.directory.own,
             warnings=[
                 *self._warnings,
-                *([] if self._grapes is None else self._grapes.warnings()),
                 *self._faults(),
                 *self._disagreements(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
-                *(f"export: {export.error}" for export in exports if export.error),
-                *([] if self._standby is None else self._standby.warnings()),
+                *(text for part in self._parts for text in part.warnings()),
             ],
             reachability=self._reachability(now),
-            exports=exports,
-            standby=None if self._standby is None else self._standby.view(),
         )
+        for part in self._parts:
+            part.report(view)
+        return view
 
     def _reachability(self, now: float) -> ReachabilityView | None:
         service = self._overlay.reachability
@@ -120,25 +109,13 @@ class NodeStatus:
             return "grenache"
         return "hybrid" if self._settings.discovery_grenache else "p2p"
 
-    def _grenache_view(self) -> GrenacheView | None:
-        if self._grapes is None:
-            return None
-        links = self._overlay.peers.links.values()
-        return self._grapes.view(sum(link.peer.carrier == "grenache" for link in links))
-
     def _discovery_views(self) -> list[DiscoveryView]:
         views = [
             DiscoveryView(name=s.name, state=s.state, detail=s.detail, found=s.found)
             for s in (self._overlay.discovery.status() if self._overlay.discovery else [])
         ]
-        if self._grapes is not None and self._grapes.absent:
-            text = f"no Grape at {self._grapes.where}, and none is needed; looked for again"
-            views = [
-                DiscoveryView(name=v.name, state="off", detail=text, found=0)
-                if v.name == "grape"
-                else v
-                for v in views
-            ]
+        for part in self._parts:
+            views = part.discovery(views)
         for name, on in (
             ("mdns", self._settings.discovery_mdns),
             ("grape", self._settings.discovery_grenache),

@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,13 +27,12 @@ from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logg
 from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
-from node.daemon.standby_setup import check_standby
-from node.export.sinks import missing_package
 from node.http.api_tls import Tls, TlsError, load_tls, self_signed
+from node.parts.table import wanted
 from node.service.market_steps import load_market_steps
 from node.service.public_services import OFFERS
 from node.version import VERSION
-from node.views.node_views import DiscoveryView, StatusView
+from node.views.node_views import DiscoveryView
 from p2p.base.host_port import format_host_port
 from p2p.services.fault_injection import Faults
 from p2p.services.service_server import Handler
@@ -193,13 +191,11 @@ async def start_node(
         StartError: with what is wrong and what to do.
     """
     node = open_node_parts(settings, stack)
-    if reason := await node.check_lease():
+    try:
+        await node.check_start()
+    except StartError:
         await node.abort()
-        raise StartError(
-            f"this machine is not the node any more: {reason}. Make it the standby of the other one ('exchange-node "
-            "standby --of HOST:PORT' in an empty data directory), or, if no other one runs the node, check LEASE_POSTGRES",
-            EXIT_FAILED,
-        )
+        raise
     prepare(node)
     await _bind(node, settings, p2p_ports, api_ports)
     _write_runtime(settings.runtime_path, node)
@@ -211,26 +207,20 @@ def open_node_parts(
     settings: Settings, stack: ExitStack, *, recover_from: KnownNodes | None = None
 ) -> Node:
     """Open the data directory and make a node of it, which does nothing yet. With `recover_from` it only
-    recovers, see `node.daemon.run_recovery`.
+    recovers, see `node.annexes.recovery.run_recovery`.
 
     Raises:
         StartError: with what is wrong and what to do.
     """
     data_dir = settings.data_dir
-    if settings.tracing and find_spec("opentelemetry") is None:
-        raise StartError(
-            "TRACING needs OpenTelemetry, which is not installed: install exchange-node[tracing], or set "
-            "TRACING=false"
-        )
-    if missing := missing_package(settings):
-        raise StartError(missing)
-    check_standby(settings)
+    for annex in wanted(settings):
+        if annex.check:
+            annex.load(annex.check)(settings)
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_directory(settings.lock_path, stack)
         if recover_from is None:
             _check_recovered(data_dir)
-        _check_desk(settings)
         configured = (
             Instruments.load(settings.instruments_file)
             if settings.instruments_file
@@ -296,18 +286,6 @@ def _api_tls(settings: Settings) -> Tls | None:
     return None
 
 
-def _check_desk(settings: Settings) -> None:
-    """Raises StartError if the profile of the desk cannot be used."""
-    if settings.desk_profile is None:
-        return
-    from node.client.desk_profile import read_profile
-
-    try:
-        read_profile(settings.desk_profile)
-    except ValueError as error:
-        raise StartError(f"{error} (DESK_PROFILE)") from None
-
-
 async def _bind(
     node: Node, settings: Settings, p2p_ports: Sequence[int], api_ports: Sequence[int]
 ) -> None:
@@ -320,14 +298,10 @@ async def _bind(
         await node.abort()
         raise StartError(_bind_text("peers", "P2P", settings.p2p_host, p2p_ports, error)) from error
     try:
-        await node.listen_to_standby()
-    except OSError as error:
-        await node.abort()
-        raise StartError(
-            f"cannot listen for the standby: {error.strerror or error} (STANDBY_LISTEN)"
-        ) from error
-    try:
         await node.listen_to_clients(api_ports)
+    except StartError:
+        await node.abort()
+        raise
     except OSError as error:
         await node.abort()
         raise StartError(
@@ -423,7 +397,7 @@ def banner(node: Node, settings: Settings) -> str:
         f"  page       {status.api_url}/ (exchange-node open{where} opens it)",
         f"  API        {status.api_url}/v1 (described at /docs)",
         f"  discovery  {discovery or 'none: nodes that dial this one, or --bootstrap HOST:PORT'}",
-        *_grenache_lines(node, status),
+        *(line for part in node.parts for line in part.banner()),
         *([f"  serves     {', '.join(extra)}"] if extra else []),
         f"  data       {settings.data_dir}",
         "Try, in another terminal:",
@@ -437,16 +411,3 @@ def banner(node: Node, settings: Settings) -> str:
 
 def _can_find(view: DiscoveryView) -> bool:
     return view.name != "persisted" or not view.detail.startswith("0 ")
-
-
-def _grenache_lines(node: Node, status: StatusView) -> list[str]:
-    """Return the banner's lines about Grenache, if it is configured."""
-    if node.grapes is None or status.grenache is None or not node.grapes.asked_for:
-        return []
-    own = status.grenache.own
-    if own is None:
-        return [f"  grapes     {node.grapes.where}"]
-    return [
-        f"  grape      DHT {own.dht_address} (UDP), API {own.api_url}; others join with",
-        f"             --grape-bootstrap HOST:{own.dht_address.rpartition(':')[2]}",
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 from exchange.engine.engine import Engine
@@ -16,9 +16,9 @@ from exchange.model.commands import HOUSE, Selection
 from exchange.model.instruments import Instrument
 from exchange.model.records import Order
 from exchange.orders.engine_context import Drained
+from node.parts.annex import NodePart
 from node.service.account_trading import AccountTrading
 from node.service.committer import Committer
-from node.service.desk import Desk
 from node.service.market_data import MarketData, record_of
 from node.service.market_steps import MarketSteps
 from node.service.operator_service import OperatorService
@@ -63,10 +63,10 @@ class TradingService:
         remembered: Mapping[str, int] | None = None,
         *,
         take_answer_wait: float = 0.0,
-        desk: Desk | None = None,
+        parts: Sequence[NodePart] = (),
     ) -> None:
-        """`remembered` is the journal's meta data."""
-        self.desk = desk
+        """`remembered` is the journal's meta data; `parts` are those that annexes add."""
+        self.parts = parts
         self.market_data = market_data
         self._engine = engine
         self._instruments = instruments = steps.instruments
@@ -74,7 +74,13 @@ class TradingService:
         self._committer = committer
         self._clock = clock
         self.trading = AccountTrading(
-            engine, journal, committer, clock, remembered, take_answer_wait=take_answer_wait
+            engine,
+            journal,
+            committer,
+            clock,
+            remembered,
+            take_answer_wait=take_answer_wait,
+            tracer=next((part.order_tracer for part in parts if part.order_tracer), None),
         )
         self.texts = OrderMapping(instruments, engine.node_id, self.trading.decimals)
         self._by_key = self.texts.by_key

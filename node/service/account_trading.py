@@ -30,7 +30,7 @@ Listener = Callable[[AccountNews], None]
 
 
 class OrderTracer(Protocol):
-    """Tracer of orders, see `node.tracing.order_spans`."""
+    """Tracer of orders."""
 
     def order(self, placed: Sequence[Order]) -> AbstractContextManager[None]:
         """Open the span of orders that were accepted, until their answer."""
@@ -51,6 +51,7 @@ class AccountTrading:
         remembered: Mapping[str, int] | None = None,
         *,
         take_answer_wait: float = 0.0,
+        tracer: OrderTracer | None = None,
     ) -> None:
         """`remembered` is the journal's meta data."""
         self.take_answer_wait = take_answer_wait
@@ -65,7 +66,7 @@ class AccountTrading:
         # Answers that wait for other nodes' decisions, by order number.
         self._undecided: dict[int, list[asyncio.Future[None]]] = {}
         self.order_count = 0  # placed since the start
-        self.spans: OrderTracer | None = None
+        self._tracer = tracer
 
     # Commands
 
@@ -80,9 +81,9 @@ class AccountTrading:
                 self._writing.wait()
             )  # some seconds at most after a restart: exchange.feeds.startup_fence
         placed = self._place(order)
-        if self.spans is None:
+        if self._tracer is None:
             return await self._decided(placed, wait)
-        with self.spans.order(placed):
+        with self._tracer.order(placed):
             return await self._decided(placed, wait)
 
     def _place(self, order: NewOrder) -> list[Order]:
@@ -130,8 +131,8 @@ class AccountTrading:
         if earlier := self._earlier(order):
             return earlier
         placed = self._place(order)
-        if self.spans is not None:
-            end = self.spans.begin(placed)
+        if self._tracer is not None:
+            end = self._tracer.begin(placed)
             self.when_durable(lambda _error: end())
         return placed
 

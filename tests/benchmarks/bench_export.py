@@ -18,13 +18,13 @@ from pathlib import Path
 import psycopg
 
 from exchange.journal.journal import Journal
-from node.export.exporter import Exporter
-from node.export.journal_source import JournalSource
-from node.export.nats_messages import copy_plan, market_plan
-from node.export.nats_sink import NatsSink
-from node.export.postgres_sink import PostgresSink
-from node.export.sink import Sink
-from node.export.tables import TABLES
+from node.annexes.export.exporter import Exporter
+from node.annexes.export.journal_source import JournalSource
+from node.annexes.export.nats_messages import copy_plan, market_plan
+from node.annexes.export.nats_sink import NatsSink
+from node.annexes.export.postgres_sink import PostgresSink
+from node.annexes.export.sink import Sink
+from node.annexes.export.tables import TABLES
 from tests.benchmarks.bench_journal import drains
 from tests.benchmarks.export_load import SETTINGS, Load
 from tests.benchmarks.report import Row

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from node.standby.role_file import machine_identity
+from node.daemon.role_file import machine_identity
 from tests.benchmarks.export_load import SETTINGS, Load
 from tests.benchmarks.report import Row
 from tests.integration.processes import NodeProcess, Nodes, eventually

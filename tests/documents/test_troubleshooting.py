@@ -30,11 +30,11 @@ VALUE = "…"
 LEAST = 8  # letters that a text has of its own; one with fewer passes on another's
 TEXT_HELPERS = frozenset(
     {
-        "node/daemon/run_grape.py:_bind_text",
+        "node/annexes/grenache/run_grape.py:_bind_text",
         "node/daemon/run_node.py:_bind_text",
         "node/daemon/run_node.py:_directory_text",
-        "node/daemon/run_recovery.py:_missing_text",
-        "node/export/sinks.py:missing_package",
+        "node/annexes/recovery/run_recovery.py:_missing_text",
+        "node/annexes/export/sinks.py:missing_package",
     }
 )
 # Texts of an instruments file name file, entry and field; the page has one line for all of them.

@@ -13,11 +13,11 @@ from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.instruments import Instruments
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
+from node.annexes.bitfinex import account_arrays, order_inputs
+from node.annexes.bitfinex.errors import BitfinexError
+from node.annexes.bitfinex.symbols import Symbols
 from node.api.route import decode_body
 from node.api.stream_socket import ClientMessage
-from node.bitfinex import account_arrays, order_inputs
-from node.bitfinex.errors import BitfinexError
-from node.bitfinex.symbols import Symbols
 from node.views.order_mapping import OrderMapping
 from node.views.views import AmendRequest, OrderRequest, ServiceError
 from tests.fuzz.engine import EPOCH_US, TrustingKeys

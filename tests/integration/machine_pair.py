@@ -14,7 +14,7 @@ from postgres_server import PostgresServer
 from processes import SETTINGS, NodeProcess, Nodes, bootstrap_options, eventually, run_cli
 
 from node.client.exchange_client import ClientError
-from node.standby.role_file import machine_identity
+from node.daemon.role_file import machine_identity
 from tests.ports import free_port
 
 WITHIN: Final = 10.0  # s from the loss of a machine until the other one trades

@@ -20,12 +20,12 @@ from nats_server import NatsServer, Received, program
 from processes import ROOT, NodeProcess, Nodes, bootstrap_options, eventually, steady_trading
 from sink_conformance import check_sink
 
-from node.export import position_file
-from node.export.journal_source import JournalSource
-from node.export.nats_messages import StreamPlan, copy_plan, market_plan
-from node.export.nats_sink import NatsSink
-from node.export.sink import Delivery, Position, PositionMoved, SinkError
-from node.export.verification import verify
+from node.annexes.export import position_file
+from node.annexes.export.journal_source import JournalSource
+from node.annexes.export.nats_messages import StreamPlan, copy_plan, market_plan
+from node.annexes.export.nats_sink import NatsSink
+from node.annexes.export.sink import Delivery, Position, PositionMoved, SinkError
+from node.annexes.export.verification import verify
 from tests.ports import free_port
 
 KILLS = 50 if os.environ.get("LONG_TESTS") else 6

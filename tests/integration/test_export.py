@@ -26,10 +26,10 @@ from processes import (
 )
 from sink_conformance import check_sink
 
-from node.export import position_file, postgres_sink
-from node.export.postgres_sink import PostgresSink
-from node.export.sink import Delivery, Position, SinkError
-from node.export.tables import Row
+from node.annexes.export import position_file, postgres_sink
+from node.annexes.export.postgres_sink import PostgresSink
+from node.annexes.export.sink import Delivery, Position, SinkError
+from node.annexes.export.tables import Row
 from tests.benchmarks.export_load import SETTINGS, Load
 
 DOCUMENT = (ROOT / "docs" / "export.md").read_text("utf-8")

@@ -15,7 +15,7 @@ from processes import SETTINGS, Nodes, bootstrap_options, eventually, run_cli
 
 from node.client.exchange_client import ClientError
 from node.daemon.process import EXIT_FAILED
-from node.standby.role_file import machine_identity
+from node.daemon.role_file import machine_identity
 from tests.ports import free_port
 
 

@@ -35,9 +35,9 @@ UNUSED = {
     "nats",
     "node.api.asyncapi",  # the documents are made when they are requested
     "node.api.openapi",
-    "node.daemon.grapes",  # Grenache
+    "node.annexes.grenache.grapes",  # Grenache
     "node.daemon.metrics",  # until somebody scrapes them
-    "node.demos",
+    "node.annexes.demos",
     "node.service.tracing",
     "opentelemetry",
     "p2p.discovery.dns_seeds",

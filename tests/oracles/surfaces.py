@@ -1,4 +1,4 @@
-"""What users and programs can see of the product without trading: help, settings, documents, metrics.
+"""Surfaces of the product that users and programs see without trading: help, settings, documents, metrics.
 
 Each surface is a text, so that two versions can be compared line by line.
 """

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from node.standby.lease import Lease, Swap
-from node.standby.link_messages import Ack, Hello
-from node.standby.primary import Primary
-from node.standby.standby import Standby
+from node.annexes.standby.lease import Lease, Swap
+from node.annexes.standby.link_messages import Ack, Hello
+from node.annexes.standby.primary import Primary
+from node.annexes.standby.standby import Standby
 from tests.simulation.standbys import Rules
 
 

@@ -1,4 +1,4 @@
-"""Simulation of two machines that are one node, with a lease store: the classes of `node.standby` under faults.
+"""Simulation of two machines that are one node, with a lease store: the classes of `node.annexes.standby` under faults.
 
 Every machine has a disk, a clock of its own rate, and a process in one of the two roles. Faults freeze, crash and
 separate them, fill their disks, and delay or lose requests to the store. What leaves a primary is compared with
@@ -15,10 +15,10 @@ from typing import Final
 
 import click
 
-from node.standby.lease import Lease, Read, Swap, Terms, allows, swapped
-from node.standby.link_messages import Ack, CopyNeeded, Hello, Message, Refused, Ship
-from node.standby.primary import Primary, ShipFrames
-from node.standby.standby import Gap, Standby
+from node.annexes.standby.lease import Lease, Read, Swap, Terms, allows, swapped
+from node.annexes.standby.link_messages import Ack, CopyNeeded, Hello, Message, Refused, Ship
+from node.annexes.standby.primary import Primary, ShipFrames
+from node.annexes.standby.standby import Gap, Standby
 from tests.simulation.clock import Scheduler
 
 TERMS: Final = Terms(lease=5.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from node.bitfinex.errors import ORDER_TEXT
+from node.annexes.bitfinex.errors import ORDER_TEXT
 from node.client.server_trust import Trust
 from tests.soak.bitfinex import (
     PASSING,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from node.bitfinex.order_ids import OWN
+from node.annexes.bitfinex.order_ids import OWN
 from tests.soak.told import State, ToldFill, Wish
 
 SYMBOLS: Final = {

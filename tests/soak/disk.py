@@ -13,7 +13,7 @@ from exchange.journal.journal import Journal
 from exchange.ledger.market_units import decimals_of
 from exchange.model.instruments import Instrument, Instruments
 from exchange.model.records import Fill, Order, Posting, Recovered
-from node.bitfinex.order_ids import trade_id
+from node.annexes.bitfinex.order_ids import trade_id
 from tests.simulation.invariants import FillKey, Violation, both_sides, conserved
 from tests.soak.told import Known, Record, ToldFill
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from node.demos.virtual_dht import Conditions
+from node.virtual.virtual_dht import Conditions
 from tests.simulation.dht import scenarios
 
 

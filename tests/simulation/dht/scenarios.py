@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from node.demos.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
+from node.virtual.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.iterative_search import IterativeSearch

@@ -9,7 +9,7 @@ from functools import partial
 from math import ceil
 from typing import NamedTuple
 
-from node.demos.server_model import Network
+from node.virtual.server_model import Network
 from p2p.flow import LoadReport, Outcome
 from tests.simulation.storm.spreads import SPREADS, SpreadServer, capacity
 from tests.simulation.storm.strategies import STRATEGIES, Limited, Strategy

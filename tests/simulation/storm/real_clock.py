@@ -6,8 +6,8 @@ import asyncio
 import random
 from typing import NamedTuple
 
-from node.demos.loopback import LoopbackLink, LoopbackServer, LoopTime
-from node.demos.server_model import Done, Timeline
+from node.virtual.loopback import LoopbackLink, LoopbackServer, LoopTime
+from node.virtual.server_model import Done, Timeline
 from p2p.flow import Gate, Governor, LoadReport, Outcome
 from tests.simulation.storm.matrix import Cell, Endless
 from tests.simulation.storm.spreads import CAPACITY, SpreadServer

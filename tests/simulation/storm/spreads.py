@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from math import exp, log, sqrt
 
-from node.demos.server_model import Server, ServerSettings, Timeline
+from node.virtual.server_model import Server, ServerSettings, Timeline
 
 Draw = Callable[[random.Random], float]
 """Service time as a multiple of the mean."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from node.demos.server_model import Network, Server, ServerSettings, TrafficCounts, VirtualTime
+from node.virtual.server_model import Network, Server, ServerSettings, TrafficCounts, VirtualTime
 from p2p.flow import LoadReport, Outcome
 from tests.simulation.storm.strategies import STRATEGIES, Strategy
 

@@ -25,7 +25,7 @@ from exchange.ledger.accounts import Accounts
 from exchange.model.commands import Amend, Kind, NewOrder, Selection
 from exchange.model.records import Fill, Order, Permission, Posting, PostingKind
 from exchange.orders.engine_context import CommandRejected
-from node.bitfinex import add_bitfinex
+from node.annexes.bitfinex.dialect import add_bitfinex
 from node.service.trading import AccountNews, Balance, Span
 
 INSTRUMENTS = COARSE

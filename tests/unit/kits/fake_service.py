@@ -18,6 +18,7 @@ from market_kit import FakeMarkets, FakeTrading
 
 from exchange.ledger.accounts import Accounts
 from exchange.model.instruments import Instrument, Instruments
+from node.parts.annex import NodePart
 from node.service.operator_service import OperatorService
 from node.service.trading import Span
 from node.streams.stream_registry import StreamRegistry
@@ -144,6 +145,7 @@ class FakeService:
         self.trading = FakeTrading()
         self.accounts = Accounts()
         self.texts = OrderMapping(self.shown.instruments, node_id, self.trading.decimals)
+        self.parts: list[NodePart] = []
         self.stream_registry = StreamRegistry(
             self.market_data,
             self.texts,
@@ -598,10 +600,6 @@ class FakeService:
                 way="direct",
             )
         ]
-
-    @property
-    def desk(self) -> None:
-        return None
 
     def status(self) -> StatusView:
         return StatusView(

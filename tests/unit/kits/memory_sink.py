@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from node.export.sink import Delivery, Position, PositionMoved, SinkError
-from node.export.tables import TABLES, Row
+from node.annexes.export.sink import Delivery, Position, PositionMoved, SinkError
+from node.annexes.export.tables import TABLES, Row
 
 Store = dict[str, dict[tuple[object, ...], Row]]
 
@@ -33,7 +33,7 @@ class MemoryDatabase:
 
 
 class MemorySink:
-    """Implements `node.export.sink.Sink`."""
+    """Implements `node.annexes.export.sink.Sink`."""
 
     tables = TABLES
     versions = False

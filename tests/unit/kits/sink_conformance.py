@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from node.export.sink import CatchUp, Delivery, Position, PositionMoved, Sink
-from node.export.tables import Row, Table, Value
+from node.annexes.export.sink import CatchUp, Delivery, Position, PositionMoved, Sink
+from node.annexes.export.tables import Row, Table, Value
 
 NODE, OTHER = "node-a", "node-b"
 TIME = datetime(2026, 11, 23, 6, 0, 0, 123456, UTC)
@@ -37,7 +37,7 @@ def check_sink(connect: Callable[[], Sink]) -> None:
     """Check an engine.
 
     Raises:
-        AssertionError: a rule of `node.export.sink.Sink` is broken.
+        AssertionError: a rule of `node.annexes.export.sink.Sink` is broken.
     """
     _check_positions(connect)
     _check_rows(connect)

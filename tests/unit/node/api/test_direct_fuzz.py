@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trading_kit import TOKEN
 
+from node.annexes.bitfinex.account_inputs import AccountInputs
+from node.annexes.bitfinex.direct_submit import PATH, DirectSubmit
 from node.api.access import AccessRules
 from node.api.direct_orders import DirectOrders
-from node.bitfinex.account_inputs import AccountInputs
-from node.bitfinex.direct_submit import PATH, DirectSubmit
 from node.service.account_trading import AccountTrading
 from node.views.account_views import MoneyRequest
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from trading_kit import TOKEN, CheckedApi, client_of, running_api
 
 from node.api.access import AccessRules
 from node.api.problems import CODES
-from node.client.desk_profile import read_profile
-from node.client.desk_reader import DeskReader
 from node.client.exchange_client import ApiError
 from node.views.account_views import AccountRequest, NewKeyView
 from node.views.views import AmendRequest, OrderRequest
@@ -690,25 +687,3 @@ async def test_the_client_has_a_method_for_everything(api: CheckedApi) -> None:
         assert (await operator.orders(account="alice", open_only=False))[0].account == 1
         assert (await operator.freeze("alice")).frozen
         assert (await operator.revoke_key(made.key)).revoked
-
-
-async def test_a_desk_is_read_through_the_node_and_a_broken_profile_is_named(
-    api: CheckedApi, tmp_path: Path
-) -> None:
-    assert_problem(await api.get("/v1/desk/status"), 404, "no_desk", "DESK_PROFILE")
-    document = {"api_url": api.url, "node_id": api.node.node_id, "pid": 1}
-    (tmp_path / "node.json").write_text(json.dumps(document))
-    profile = tmp_path / "desk.toml"
-    profile.write_text('[[node]]\nname = "one"\ndata_dir = "."\n')
-    api.node.desk = DeskReader(lambda: read_profile(profile))
-    await api.post("/v1/accounts/house/deposits", {"asset": "USD", "amount": "5"})
-    (row,) = (await api.get("/v1/desk/balances")).json["totals"]
-    assert (row["asset"], row["total"]) == ("USD", "5")
-    for path in ("orders?open=false&limit=5", "trades?market=BTC-USD", "obligations"):
-        found = (await api.get(f"/v1/desk/{path}")).json
-        assert [node["code"] for node in found["nodes"]] == [None]
-    refused = (await api.get("/v1/desk/orders?market=NO-SUCH")).json
-    assert [node["code"] for node in refused["nodes"]] == ["unknown_market"]
-    profile.write_text("")
-    answer = await api.get("/v1/desk/status")
-    assert_problem(answer, 503, "bad_desk_profile", "no [[node]]", str(profile))

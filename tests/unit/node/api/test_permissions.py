@@ -19,12 +19,12 @@ from bitfinex_kit import Credentials
 from trading_kit import TOKEN, CheckedApi, running_api
 
 from exchange.model.records import Permission
+from node.annexes.bitfinex.order_operations import KINDS
 from node.api.access import AccessRules
 from node.api.api_server import make_app
 from node.api.node_service import NodeService
 from node.api.public_routes import ROUTES
 from node.api.route import Route
-from node.bitfinex.order_operations import KINDS
 from node.operations.operation import Access
 from node.streams.order_messages import TradingMessage
 from node.streams.stream_messages import NODE, PRIVATE
@@ -422,7 +422,7 @@ async def test_strangers_are_not_let_in(gates: Gates) -> None:
 async def test_a_revoked_key_does_nothing_more_on_an_open_connection(
     gates: Gates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.bitfinex.bitfinex_socket.SEND_TIMEOUT", 0.4)
+    monkeypatch.setattr("node.annexes.bitfinex.bitfinex_socket.SEND_TIMEOUT", 0.4)
     line, _ = await connect(gates, "both")
     await line.until_quiet()
     await gates.revoke("both")

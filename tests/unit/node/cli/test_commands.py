@@ -458,9 +458,9 @@ def test_wrong_settings_are_named_one_in_a_line_and_code_2(
 
 def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    demo = ModuleType("node.demos.trading_demo")
+    demo = ModuleType("node.annexes.demos.trading_demo")
     demo.run = lambda **options: seen.append(options) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "node.demos.trading_demo", demo)
+    monkeypatch.setitem(sys.modules, "node.annexes.demos.trading_demo", demo)
     assert run("demo").exit_code == 0
     assert run("demo", "--nodes", "5", "--seconds", "2.5", "--seed", "7", "--json").exit_code == 0
     assert seen == [

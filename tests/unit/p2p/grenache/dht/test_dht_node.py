@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dht_kit import LOCAL, NEAR, Solo, node_id
 
-from node.demos.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
+from node.virtual.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import pack, unpack
 from p2p.grenache.dht.dht_settings import DhtSettings

@@ -1,0 +1,8 @@
+"""Declaration of backups."""
+
+from node.parts.annex import Annex
+
+ANNEX = Annex(
+    "backup",
+    commands={"backup": "backup_command:backup", "restore": "backup_command:restore"},
+)

@@ -1,0 +1,263 @@
+"""The public REST paths under /v2, and the form of all answers there."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from operator import itemgetter
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from exchange.market.candles import LATEST, TIMEFRAMES, Timeframe
+from node.annexes.bitfinex import order_inputs, public_arrays
+from node.annexes.bitfinex.bitfinex_books import Books, check_length, check_precision
+from node.annexes.bitfinex.calculations import Calculations
+from node.annexes.bitfinex.errors import (
+    BAD_PARAMETER,
+    UNKNOWN,
+    BitfinexError,
+    bad,
+    rate_limited,
+    unknown_path,
+)
+from node.annexes.bitfinex.limits import (
+    BOOK_DEFAULT,
+    CANDLES_DEFAULT,
+    READ_TIMEOUT,
+    ROWS_MAX,
+    TICKERS_HIST_DEFAULT,
+    TICKERS_HIST_MAX,
+    TICKERS_MAX,
+    TRADES_DEFAULT,
+)
+from node.annexes.bitfinex.symbols import Pair, Symbols
+from node.http.http_requests import read_body
+from node.http.rate_limit import RateLimit
+from node.service.market_data import MarketData
+
+log = logging.getLogger("node.api")
+
+Respond = Callable[[web.Request], Awaitable[str]]
+_LAST_MS: Final = LATEST // 1000
+
+
+def candle_key(key: object, symbols: Symbols) -> tuple[Timeframe, Pair]:
+    """The parts of trade:TIMEFRAME:SYMBOL.
+
+    Raises:
+        BitfinexError: not of this form, or there is no such length or market.
+    """
+    parts = key.split(":", 2) if isinstance(key, str) else []
+    if len(parts) != 3 or parts[0] != "trade":
+        raise BitfinexError(BAD_PARAMETER, "key: invalid")
+    frame = TIMEFRAMES.get(parts[1])
+    if frame is None:
+        raise BitfinexError(BAD_PARAMETER, "timeframe: invalid")
+    return frame, symbols[parts[2]]
+
+
+class Form:
+    """Answers and errors as Bitfinex writes them. `clock` is monotonic seconds."""
+
+    def __init__(self, rate: RateLimit, clock: Callable[[], float]) -> None:
+        self.rate = rate
+        self.clock = clock
+
+    def of(
+        self, respond: Respond, *, counted: bool = True
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """A handler of what `respond` answers with the JSON text of an array. Unless it counts requests
+        itself, they are counted by address."""
+
+        async def handler(request: web.Request) -> web.Response:
+            try:
+                if counted and not self.rate.allows(request.remote or "", self.clock()):
+                    raise rate_limited()
+                return _json(await respond(request))
+            except BitfinexError as error:
+                return _json(orjson.dumps(["error", error.code, error.text]), error.status)
+            except (web.HTTPException, ConnectionError):
+                raise
+            except Exception:
+                incident = secrets.token_hex(4)
+                log.exception("incident %s: %s %r failed", incident, request.method, request.path)
+                text = f"the node failed to answer; its log has incident {incident}"
+                return _json(orjson.dumps(["error", UNKNOWN, text]), 500)
+
+        return handler
+
+
+class Rest:
+    """The handlers. Each returns the JSON text of an array, or raises BitfinexError."""
+
+    def __init__(self, market_data: MarketData, symbols: Symbols, books: Books, form: Form) -> None:
+        self._market_data = market_data
+        self._symbols = symbols
+        self._books = books
+        self._form = form
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        for path, respond in (
+            ("/v2/platform/status", self._status),
+            ("/v2/conf/{labels}", self._conf),
+            ("/v2/tickers", self._tickers),
+            ("/v2/tickers/hist", self._past_tickers),
+            ("/v2/ticker/{symbol}", self._ticker),
+            ("/v2/trades/{symbol}/hist", self._trades),
+            ("/v2/book/{symbol}/{precision}", self._book),
+            ("/v2/candles/{key}/{section}", self._candles),
+        ):
+            router.add_get(path, self._form.of(respond))
+        calculations = Calculations(self._market_data, self._symbols)
+        for path, calculate in (
+            ("/v2/calc/trade/avg", calculations.trade_average),
+            ("/v2/calc/fx", calculations.rate),
+        ):
+            router.add_post(path, self._form.of(_calculated(calculate)))
+        router.add_route("*", "/v2/{path:.*}", self._form.of(_nothing))
+
+    async def _status(self, _request: web.Request) -> str:
+        return "[1]"
+
+    async def _conf(self, request: web.Request) -> str:
+        labels = request.match_info["labels"].split(",")
+        return orjson.dumps(
+            [public_arrays.configuration(label, self._symbols) for label in labels]
+        ).decode()
+
+    async def _tickers(self, request: web.Request) -> str:
+        pairs = self._wanted(request)
+        return public_arrays.array(
+            public_arrays.named_ticker(pair, self._market_data) for pair in pairs
+        )
+
+    def _wanted(self, request: web.Request) -> list[Pair]:
+        wanted = request.query.get("symbols", "")
+        if wanted == "ALL":
+            return list(self._symbols)
+        names = wanted.split(",") if wanted else []
+        if not 0 < len(names) <= TICKERS_MAX:
+            raise BitfinexError(BAD_PARAMETER, "symbols: invalid")
+        return [self._symbols[name] for name in names]
+
+    async def _past_tickers(self, request: web.Request) -> str:
+        start, end = _span(request)
+        limit = min(_limit(request, TICKERS_HIST_DEFAULT), TICKERS_HIST_MAX)
+        rows = []
+        for pair in self._wanted(request):
+            candles = await self._market_data.candles(
+                pair.key, "1h", start=start, end=end, limit=limit, newest_first=True
+            )
+            rows += [(-candle.start, public_arrays.past_ticker(pair, candle)) for candle in candles]
+        rows.sort(key=itemgetter(0))
+        return public_arrays.array(text for _, text in rows[:limit])
+
+    async def _ticker(self, request: web.Request) -> str:
+        return public_arrays.ticker(self._symbols[request.match_info["symbol"]], self._market_data)
+
+    async def _trades(self, request: web.Request) -> str:
+        pair = self._symbols[request.match_info["symbol"]]
+        start, end = _span(request)
+        records = await self._market_data.trades(
+            pair.key,
+            start=start,
+            end=end,
+            limit=_limit(request, TRADES_DEFAULT),
+            newest_first=_newest_first(request),
+        )
+        return public_arrays.array(public_arrays.trade(pair, record) for record in records)
+
+    async def _book(self, request: web.Request) -> str:
+        pair = self._symbols[request.match_info["symbol"]]
+        precision = check_precision(request.match_info["precision"])
+        length = check_length(request.query.get("len", BOOK_DEFAULT))
+        return self._books.view(pair, precision, length).snapshot
+
+    async def _candles(self, request: web.Request) -> str:
+        frame, pair = candle_key(request.match_info["key"], self._symbols)
+        section = request.match_info["section"]
+        if section == "last":
+            candles = await self._market_data.candles(pair.key, frame.name, limit=1)
+            return public_arrays.candle(pair, candles[0]) if candles else "[]"
+        if section != "hist":
+            raise BitfinexError(BAD_PARAMETER, "section: invalid")
+        start, end = _span(request)
+        candles = await self._market_data.candles(
+            pair.key,
+            frame.name,
+            start=start,
+            end=end,
+            limit=_limit(request, CANDLES_DEFAULT),
+            newest_first=_newest_first(request),
+        )
+        return public_arrays.array(public_arrays.candle(pair, candle) for candle in candles)
+
+
+def _calculated(calculate: Callable[[order_inputs.Body], str]) -> Respond:
+    """Parameters come in the body or in the query."""
+
+    async def respond(request: web.Request) -> str:
+        raw = await body_of(request)
+        body = order_inputs.decode(raw) if raw.strip() else {}
+        if not isinstance(body, dict):
+            raise bad("body", "a JSON object is expected")
+        return calculate({**request.query, **body})
+
+    return respond
+
+
+async def body_of(request: web.Request) -> bytes:
+    """Return the body, byte for byte.
+
+    Raises:
+        BitfinexError: it is too long, or does not come.
+    """
+    try:
+        return await read_body(request, READ_TIMEOUT)
+    except web.HTTPRequestEntityTooLarge:
+        raise bad("body", "it is too long") from None
+    except TimeoutError:
+        raise bad("body", "it did not come in time") from None
+
+
+async def _nothing(_request: web.Request) -> str:
+    raise unknown_path()
+
+
+def _json(body: str | bytes, status: int = 200) -> web.Response:
+    raw = body.encode() if isinstance(body, str) else body
+    return web.Response(status=status, body=raw, content_type="application/json")
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name)
+    if not text:
+        return default
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        raise BitfinexError(BAD_PARAMETER, f"{name}: invalid")
+    return int(text)
+
+
+def _limit(request: web.Request, default: int) -> int:
+    limit = _number(request, "limit", default)
+    if limit < 1:
+        raise BitfinexError(BAD_PARAMETER, "limit: invalid")
+    return min(limit, ROWS_MAX)
+
+
+def _span(request: web.Request) -> tuple[int, int]:
+    """`start` and `end`, which are milliseconds and both included, in microseconds."""
+    start = min(max(_number(request, "start", 0), 0), _LAST_MS)
+    end = min(max(_number(request, "end", _LAST_MS), 0), _LAST_MS)
+    return start * 1000, end * 1000 + 999
+
+
+def _newest_first(request: web.Request) -> bool:
+    sort = _number(request, "sort", -1)
+    if sort not in (-1, 1):
+        raise BitfinexError(BAD_PARAMETER, "sort: invalid")
+    return sort == -1

@@ -1,0 +1,5 @@
+"""Declaration of the demos."""
+
+from node.parts.annex import Annex
+
+ANNEX = Annex("demos", commands={"demo": "demo_command:demo"})

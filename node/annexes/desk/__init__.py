@@ -1,0 +1,1 @@
+"""Balances, orders, trades and obligations of several own nodes together."""

@@ -1,0 +1,12 @@
+"""Declaration of the desk."""
+
+from node.parts.annex import Annex
+
+ANNEX = Annex(
+    "desk",
+    commands={"desk": "desk_commands:desk"},
+    routes="desk_routes:DESK_ROUTES",
+    wanted=lambda settings: settings.desk_profile is not None,
+    check="desk_part:check_desk",
+    part="desk_part:desk_part",
+)

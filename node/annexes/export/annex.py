@@ -1,0 +1,12 @@
+"""Declaration of the exports to a database and a bus."""
+
+from node.parts.annex import Annex
+
+ANNEX = Annex(
+    "export",
+    commands={"export": "export_command:export"},
+    wanted=lambda settings: bool(settings.export_postgres or settings.export_nats),
+    check="export_part:check_export",
+    retention="export_process:retention",
+    part="export_part:export_part",
+)

@@ -1,0 +1,1 @@
+"""Bring an old data directory up to date with what peers hold of its node."""

@@ -1,0 +1,5 @@
+"""Declaration of recovery from peers."""
+
+from node.parts.annex import Annex
+
+ANNEX = Annex("recovery", commands={"recover": "recover_command:recover"})

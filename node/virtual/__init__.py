@@ -1,0 +1,1 @@
+"""Virtual time, servers and networks, which demos, course and tests share."""
