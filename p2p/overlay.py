@@ -24,11 +24,11 @@ from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION, RELAY_RATE
 from p2p.base.network_group import is_local, network_group
-from p2p.base.paced_wait import PacedWait
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
+from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter

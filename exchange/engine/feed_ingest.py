@@ -35,7 +35,6 @@ from exchange.feeds.feed_replica import Replica
 from exchange.feeds.replication import Replicator
 from exchange.feeds.unconnected_batches import UnconnectedBatches
 from exchange.market.market import Market, Trade
-from exchange.model.bounded_dict import BoundedDict
 from exchange.model.events import (
     Batch,
     Checkpoint,
@@ -45,9 +44,10 @@ from exchange.model.events import (
     Opened,
     check_batch,
 )
-from exchange.model.keyed_heap import KeyedHeap
 from exchange.model.records import FAULT_META, GiveUpFeed, PutBatch, Recovered
 from exchange.orders.engine_context import MAX_DRIFT_US, EngineContext
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.keyed_heap import KeyedHeap
 
 REFRESHED = 500  # orders shown or hidden at once: about 1 ms, for which other messages wait
 SCANNED = 64  # feeds looked at to make room for another
@@ -75,7 +75,7 @@ class FeedIngest:
         self._now = 0.0  # of the last tick
         self.recovery: Recovery | None = None  # while the own feeds are fetched
         self.unconnected = UnconnectedBatches()
-        self._trades_known: BoundedDict[FeedName, int] = BoundedDict(
+        self._trades_known: BoundedMap[FeedName, int] = BoundedMap(
             MAX_GIVEN_UP
         )  # last number at which a feed was given up
         # Replicas whose next batch is delayed, by the time at which it is due.

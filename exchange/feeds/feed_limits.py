@@ -22,9 +22,9 @@ import msgspec
 
 from exchange.feeds.exchange_messages import FeedName
 from exchange.feeds.owner_weights import OwnerWeights
-from exchange.model.bounded_dict import BoundedDict
 from exchange.model.events import Batch
-from exchange.model.rate_buckets import RateBuckets
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import TokenTable
 
 MAX_OPEN_ORDERS = 400_000  # of one feed; content limit, part of the protocol
 OWN_OPEN_ORDERS = 300_000  # of one own feed, for new orders: waiting orders may still be triggered
@@ -81,9 +81,9 @@ class EventRates:
 
     def __init__(self, limits: FeedLimits) -> None:
         self._limits = limits
-        self._owners = RateBuckets(limits.owner_rate, limits.owner_burst)
-        self._fair = RateBuckets(limits.fair_rate, limits.fair_burst)
-        self._total = RateBuckets(limits.total_rate, limits.total_burst)
+        self._owners = TokenTable(limits.owner_rate, limits.owner_burst)
+        self._fair = TokenTable(limits.fair_rate, limits.fair_burst)
+        self._total = TokenTable(limits.total_rate, limits.total_burst)
         self.delayed = 0
 
     def wait(self, now: float, owner: str) -> float:
@@ -119,7 +119,7 @@ class FeedBounds:
     def __init__(self, limits: FeedLimits) -> None:
         self.limits = limits
         self.rates = EventRates(limits)
-        self.given_up: BoundedDict[FeedName, GivenUpFeed] = BoundedDict(MAX_GIVEN_UP)
+        self.given_up: BoundedMap[FeedName, GivenUpFeed] = BoundedMap(MAX_GIVEN_UP)
         self._orders: dict[FeedName, int] = {}
         self._weights = OwnerWeights()
         self._absent: dict[str, float] = {}  # owner -> since, in order of time

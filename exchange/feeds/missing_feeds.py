@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from exchange.feeds.exchange_messages import FeedName
 from exchange.feeds.request_budget import FirstAnnouncers, RequestBudgets
 from exchange.model.events import Batch
-from exchange.model.keyed_heap import KeyedHeap
+from p2p.ground.keyed_heap import KeyedHeap
 
 MAX_ACTIVE = 32  # requests under way at once for one announcer, and in all to begin with ...
 MAX_ACTIVE_GROWN = 256  # ... and in all while answers come in time

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exchange.model.keyed_heap import KeyedHeap
+from p2p.ground.keyed_heap import KeyedHeap
 
 
 class OwnerWeights:

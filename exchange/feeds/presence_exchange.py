@@ -29,7 +29,7 @@ from exchange.feeds.exchange_messages import (
 )
 from exchange.feeds.presence import MAX_KNOWN, STRETCH_FROM
 from exchange.model.ports import Send
-from exchange.model.rate_buckets import RateBuckets
+from p2p.ground.tokens import TokenTable
 
 MAX_PARTS = 1024  # of all owners, by the first bytes of their keys; a power of two
 PART_OWNERS = 64  # in one part, about
@@ -133,7 +133,7 @@ class PresenceExchange:
         self._tries: dict[int, int] = {}
         self._under_way: dict[int, _Request] = {}  # by part
         self._next_round = float("-inf")
-        self._answers = RateBuckets(ANSWER_RATE, ANSWER_BURST)
+        self._answers = TokenTable(ANSWER_RATE, ANSWER_BURST)
         self._out: list[Send] = []
 
     @property

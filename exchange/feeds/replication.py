@@ -41,7 +41,7 @@ from exchange.feeds.feed_limits import GivenUpFeed
 from exchange.feeds.missing_feeds import MissingFeed, MissingFeeds
 from exchange.model.events import Batch, Checkpoint
 from exchange.model.ports import Send
-from exchange.model.rate_buckets import RateBuckets
+from p2p.ground.tokens import TokenTable
 
 GRACE = 0.3  # seconds: a broadcast may still arrive
 DIGEST_INTERVAL = 5.0
@@ -85,13 +85,13 @@ class Replicator:
         self._neighbours: dict[str, None] = {}
         self._presences = presences
         self._missing = MissingFeeds(node_id, self._neighbours, present)
-        self._digests = RateBuckets(DIGEST_RATE, DIGEST_BURST)
+        self._digests = TokenTable(DIGEST_RATE, DIGEST_BURST)
         self._owed: dict[str, None] = {}  # neighbours whose heads were dropped
         # answer -> feed index version, presences, digest
         self._packed: dict[bool, tuple[int, int | UnsetType, bytes]] = {}
         self._next_digest = 0.0
         self._next_heads = 0.0  # in answer to a summary, while this node is far behind
-        self._answers = RateBuckets(ANSWER_RATE, ANSWER_BURST)
+        self._answers = TokenTable(ANSWER_RATE, ANSWER_BURST)
         self._waiting: dict[str, deque[tuple[str, FeedRequest]]] = {}  # by the charged announcer
         self._out: list[Send] = []
         self.digests_dropped = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exchange.feeds.exchange_messages import FeedName
-from exchange.model.bounded_dict import BoundedDict
+from p2p.ground.bounded_map import BoundedMap
 
 FIRST_SHARE = 8  # requests under way at once because of one node's announcements
 REQUEST_TIMEOUT = 2.0  # seconds, for a node without a measured response time
@@ -31,7 +31,7 @@ class RequestBudgets:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._records: BoundedDict[str, _Record] = BoundedDict(MAX_RECORDS)
+        self._records: BoundedMap[str, _Record] = BoundedMap(MAX_RECORDS)
 
     def share(self, node: str) -> int:
         """Return the requests that may be under way at once because of a node's announcements."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from exchange.model.bounded_dict import BoundedDict
 from exchange.model.events import Batch, Snapshot
 from exchange.model.records import (
     FAULT_META,
@@ -33,6 +32,7 @@ from exchange.model.records import (
     StoredFeed,
     Transaction,
 )
+from p2p.ground.bounded_map import BoundedMap
 
 MAX_GIVEN_UP = 1000  # feeds given up that are remembered
 RECENT = 10_000  # finished orders kept, by time of finishing
@@ -74,7 +74,7 @@ class JournalState:
         self._nonces: dict[tuple[str, int], int] = {}
         self._credit: dict[tuple[str, str], int | None] = {}
         self._halts: dict[str, str] = {}
-        self._given_up: BoundedDict[tuple[str, str], GiveUpFeed] = BoundedDict(MAX_GIVEN_UP)
+        self._given_up: BoundedMap[tuple[str, str], GiveUpFeed] = BoundedMap(MAX_GIVEN_UP)
         self._how: dict[type, Callable[[Any], None]] = {
             Order: self._order,
             Fill: lambda record: None,  # history only: the filled order has a record of its own

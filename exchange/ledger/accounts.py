@@ -21,8 +21,8 @@ from typing import Final, get_args
 import msgspec
 
 from exchange.model.commands import HOUSE, SUSPENSE
-from exchange.model.rate_buckets import RateBucket
 from exchange.model.records import Account, ApiKey, Permission, PutNonce, Record
+from p2p.ground.tokens import Tokens
 
 MAX_ACCOUNTS = 10_000
 MAX_KEYS = 1000  # of one account, revoked keys included: they stay in memory
@@ -79,7 +79,7 @@ class Accounts:
         self._nonces: dict[tuple[str, int], int] = {}  # (key, digits) -> greatest nonce
         # Seconds left of the minute whose worth of orders may come at once, by account. An order costs
         # its share of a minute, so a changed rate counts at once.
-        self._order_rates: dict[int, RateBucket] = {}
+        self._order_rates: dict[int, Tokens] = {}
 
     def restore(
         self,
@@ -234,7 +234,7 @@ class Accounts:
             return False
         bucket = self._order_rates.get(account.number)
         if bucket is None:
-            bucket = self._order_rates[account.number] = RateBucket(_MINUTE, now)
+            bucket = self._order_rates[account.number] = Tokens(_MINUTE, now)
         return bucket.take(now, 1.0, _MINUTE, _MINUTE / most)
 
     # Keys

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from exchange.model.keyed_heap import KeyedHeap
+from p2p.ground.keyed_heap import KeyedHeap
 
 _NEVER: Final = -(2**62)  # extreme of orders placed before the first trade
 

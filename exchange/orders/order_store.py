@@ -21,9 +21,9 @@ from exchange.market.market import Market
 from exchange.market.triggers import Triggers
 from exchange.model.commands import HOUSE, Selection
 from exchange.model.events import Amended, Closed, Moved, Opened
-from exchange.model.keyed_heap import KeyedHeap
 from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
+from p2p.ground.keyed_heap import KeyedHeap
 
 if TYPE_CHECKING:
     from exchange.takes.take_protocol import PendingTakes

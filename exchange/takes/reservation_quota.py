@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from exchange.model.bounded_dict import BoundedDict
 from exchange.model.records import Decision
 from exchange.takes.take_protocol import RESERVATION_US
+from p2p.ground.bounded_map import BoundedMap
 
 MAX_RESERVATIONS: Final = (
     100  # at a time: of a taker that has earned as many; of all sharing takers
@@ -47,7 +47,7 @@ class ReservationQuota:
     def __init__(self) -> None:
         self._shared = _Allowance(SHARED_US, MAX_RESERVATIONS)
         self._refilled: int | None = None  # time of the last refill
-        self._known: BoundedDict[str, _Allowance] = BoundedDict(
+        self._known: BoundedMap[str, _Allowance] = BoundedMap(
             MAX_KNOWN
         )  # by taker, latest commit last
         self._charged: dict[tuple[str, int], _Allowance] = {}  # by (taker, take)

@@ -30,8 +30,8 @@ from typing import TypeVar
 import msgspec
 
 from exchange.feeds.exchange_messages import Take, TakeResult
-from exchange.model.keyed_heap import KeyedHeap
 from exchange.model.records import Decision, PendingTake
+from p2p.ground.keyed_heap import KeyedHeap
 
 RETRY = 0.5  # seconds from the first request to the second; doubles
 RETRY_MAX = 5.0

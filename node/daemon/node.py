@@ -71,8 +71,8 @@ from node.views.statement_views import ReconciliationView
 from node.views.timestamps import iso
 from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
-from p2p.base.paced_wait import PacedWait
 from p2p.flow import Gate
+from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers.link_slots import SlotLimits

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from p2p.base.bounded_map import BoundedMap
-from p2p.base.tokens import Tokens
-
-CLIENTS: Final = 10_000  # keys and addresses remembered; about 2 MB
+from p2p.ground.tokens import MAX_BUCKETS, TokenTable
 
 
 class RateVerdict(NamedTuple):
@@ -27,22 +24,20 @@ class RateLimit:
     bucket is full by then.
     """
 
-    def __init__(self, limit: int, *, burst_s: float = 60.0, clients: int = CLIENTS) -> None:
+    def __init__(self, limit: int, *, burst_s: float = 60.0, clients: int = MAX_BUCKETS) -> None:
         self.limit = limit
-        self._rate = limit / 60
-        self._burst = max(1.0, self._rate * burst_s)
-        self._buckets: BoundedMap[str, Tokens] = BoundedMap(clients)
+        rate = limit / 60
+        self._table = TokenTable(rate, max(1.0, rate * burst_s), clients)
 
     def ask(self, client: str, now: float) -> RateVerdict:
         """Count a request of `client` if it may be served."""
         if not self.limit:
             return RateVerdict(True, 0, 0, 0)
-        bucket = self._buckets.renew(client)
-        if bucket is None:
-            bucket = self._buckets[client] = Tokens(self._burst, now)
-        allowed = bucket.take(now, self._rate, self._burst)
-        missing = self._burst - bucket.level if allowed else 1 - bucket.level
-        return RateVerdict(allowed, self.limit, int(bucket.level), ceil(missing / self._rate))
+        table = self._table
+        allowed = table.take(now, client)
+        left = table.tokens(now, client)
+        missing = table.burst - left if allowed else 1 - left
+        return RateVerdict(allowed, self.limit, int(left), ceil(missing / table.rate))
 
     def allows(self, client: str, now: float) -> bool:
         """Count a request of `client` and return True if it may be served."""
@@ -50,5 +45,4 @@ class RateLimit:
 
     def left(self, client: str, now: float) -> bool:
         """Return True if a request of `client` would be served; it is not counted."""
-        bucket = self._buckets.get(client)
-        return bucket is None or bucket.available(now, self._rate, self._burst) >= 1.0
+        return self._table.tokens(now, client) >= 1.0

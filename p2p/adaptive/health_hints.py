@@ -19,7 +19,7 @@ from math import exp, log
 
 import msgspec
 
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 
 MAX_FACTOR = 3.0
 LEAST = 0.05  # a smaller excess is ignored

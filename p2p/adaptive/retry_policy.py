@@ -11,7 +11,7 @@ import random
 
 import msgspec
 
-from p2p.base.tokens import Tokens
+from p2p.ground.tokens import Tokens
 
 
 class RetryBudget:

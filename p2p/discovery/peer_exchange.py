@@ -19,13 +19,13 @@ from typing import Final, get_args
 import msgspec
 
 from p2p.addresses.address import PeerFound
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import Code, MalformedMessage
 from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
 from p2p.base.identity import is_node_id
 from p2p.base.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS
-from p2p.base.tokens import Tokens
 from p2p.discovery.strategy import BaseStrategy
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import Tokens
 from p2p.wire.link import Carrier, PeerLink
 from p2p.wire.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from p2p.addresses.address import SOURCE_PRIORITY, PeerFound
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 from p2p.wire.link import Carrier
 
 log = logging.getLogger(__name__)

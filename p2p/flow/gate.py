@@ -265,7 +265,7 @@ class Gate:
         now = loop.time()
         if self.governor.ready(now) > 0.0:
             self.would_wait += 1
-        entry = OutboxEntry(job, _SHADOW, inf, False)
+        entry = OutboxEntry(0, job, _SHADOW, inf, False)
         tag = entry.tag = self.governor.on_send(now)
         self._start(loop, entry, self._observe(loop, entry, tag))
         return entry

@@ -13,10 +13,10 @@ from math import inf
 from typing import Generic, TypeVar
 
 from p2p.base.errors import P2PError
-from p2p.base.timers import Deadlines
 from p2p.flow.governor import Governor
 from p2p.flow.load import LoadReport, Outcome
 from p2p.flow.retry_strategy import full_jitter
+from p2p.ground.keyed_heap import KeyedHeap
 
 T = TypeVar("T")
 
@@ -33,9 +33,20 @@ class OutboxEntry(Generic[T]):
     """A queued message. `attempts`: number of times it was sent. Times are on the outbox's
     clock."""
 
-    __slots__ = ("added", "attempts", "expires", "item", "retry", "sent", "settled", "tag")
+    __slots__ = (
+        "added",
+        "attempts",
+        "expires",
+        "item",
+        "number",
+        "retry",
+        "sent",
+        "settled",
+        "tag",
+    )
 
-    def __init__(self, item: T, added: float, expires: float, retry: bool) -> None:
+    def __init__(self, number: int, item: T, added: float, expires: float, retry: bool) -> None:
+        self.number = number
         self.item = item
         self.added = added
         self.expires = expires
@@ -44,6 +55,9 @@ class OutboxEntry(Generic[T]):
         self.sent = 0.0  # the last attempt
         self.tag: int | None = None  # of the attempt under way
         self.settled = False
+
+    def __lt__(self, other: OutboxEntry[T]) -> bool:
+        return self.number < other.number
 
 
 class Outbox(Generic[T]):
@@ -69,8 +83,8 @@ class Outbox(Generic[T]):
         self.cap_s = cap_s
         self._rng = rng
         self._fresh: deque[OutboxEntry[T]] = deque()
-        self._backoff: Deadlines[OutboxEntry[T]] = Deadlines()
-        self._expiries: Deadlines[OutboxEntry[T]] = Deadlines()
+        self._backoff: KeyedHeap[OutboxEntry[T], float] = KeyedHeap()
+        self._expiries: KeyedHeap[OutboxEntry[T], float] = KeyedHeap()
         self._live = 0
         self.counters = {"added": 0, "attempts": 0, "delivered": 0, "failed": 0, "expired": 0}
 
@@ -92,7 +106,8 @@ class Outbox(Generic[T]):
         """
         if self._live >= self.limit:
             raise OutboxFull(f"{self._live} messages already wait")
-        entry = OutboxEntry(item, now, now + (self.ttl_s if ttl_s is None else ttl_s), retry)
+        expires = now + (self.ttl_s if ttl_s is None else ttl_s)
+        entry = OutboxEntry(self.counters["added"], item, now, expires, retry)
         if len(self._fresh) > 2 * self._live + 64:
             self._fresh = deque(e for e in self._fresh if not e.settled)
         self._fresh.append(entry)
@@ -120,11 +135,11 @@ class Outbox(Generic[T]):
     def wake_at(self, now: float) -> float:
         """Return the time of the next call of `next` and `expire`, unless a message is added or a
         result arrives before."""
-        times = [at for at in (self._expiries.next(),) if at is not None]
+        times = [at for at in (self._expiries.least(),) if at is not None]
         if self._peek(now) is not None:
             ready = self.governor.ready(now)
             times.append(ready if ready > 0.0 else now)
-        elif (retry_at := self._backoff.next()) is not None:
+        elif (retry_at := self._backoff.least()) is not None:
             times.append(retry_at)
         return min(times, default=inf)
 

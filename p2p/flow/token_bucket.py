@@ -12,7 +12,7 @@ import contextlib
 from math import inf
 
 from p2p.base.errors import P2PError
-from p2p.base.tokens import ROUNDING, Tokens
+from p2p.ground.tokens import ROUNDING, Tokens
 
 
 class RateOwned(P2PError):

@@ -34,9 +34,9 @@ from math import inf
 from typing import Final, Generic, TypeVar
 
 from p2p.base import limits
-from p2p.base.bounded_map import BoundedMap
-from p2p.base.seen_window import SeenWindow
-from p2p.base.tokens import Tokens
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.seen_window import SeenWindow
+from p2p.ground.tokens import Tokens
 from p2p.mesh.missing_broadcasts import MissingBroadcast, MissingBroadcasts
 from p2p.mesh.push_choice import BroadcastArrivals, PushChanges, PushChoice
 from p2p.mesh.push_slots import MAX_PUSHED, displaced_by

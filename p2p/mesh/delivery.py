@@ -15,8 +15,8 @@ from typing import Final
 from msgspec import Raw
 
 from p2p.adaptive.peer_metrics import Outcome
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import DeliveryError
+from p2p.ground.bounded_map import BoundedMap
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.encrypted_relaying import EncryptedRelaying
 from p2p.mesh.relay_choice import RelayChoice

@@ -27,10 +27,10 @@ import msgspec
 from msgspec import Raw
 
 from p2p.adaptive.peer_metrics import Outcome
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import RemoteProtocolError
-from p2p.base.timers import Deadlines
-from p2p.base.tokens import Tokens
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.keyed_heap import KeyedHeap
+from p2p.ground.tokens import Tokens
 from p2p.mesh.encrypted_session import EncryptedSession
 from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream, RelayStreamError
 from p2p.mesh.routed_messages import Received
@@ -116,7 +116,7 @@ class EncryptedRelaying:
         self._codec = Codec()
         self._peers: BoundedMap[str, _Peer] = BoundedMap(MAX_PEERS, self._evicted)
         self._able: BoundedMap[str, float] = BoundedMap(10_000)  # time of the last session
-        self._deadlines: Deadlines[str] = Deadlines()
+        self._deadlines: KeyedHeap[str, float] = KeyedHeap()
         self._openings = Tokens(OPENINGS_BURST)
         self._link_openings: BoundedMap[str, Tokens] = BoundedMap(MAX_PEERS)
         self._resets = Tokens(RESETS_RATE)
@@ -346,7 +346,7 @@ class EncryptedRelaying:
 
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
-        return self._deadlines.next()
+        return self._deadlines.least()
 
     def tick(self, now: float) -> None:
         """Repeat, acknowledge, expire and give up as far as due."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_budget import NOTICE_INTERVAL
 from p2p.mesh.relay_shares import MAX_PAIRS, RelayShares

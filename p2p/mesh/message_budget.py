@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.network_group import is_local, network_group
-from p2p.base.tokens import Tokens
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import Tokens
 
 LINK_RATE: Final = 500_000.0  # microseconds a second
 LINK_BURST: Final = 1_000_000.0 * 2

@@ -37,7 +37,7 @@ from p2p.base import limits
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.base.identity import NODE_ID_LENGTH, Identity
 from p2p.base.network_group import is_local, network_group
-from p2p.base.seen_window import SeenWindow
+from p2p.ground.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import BroadcastTree
 from p2p.mesh.clock_offsets import ClockOffsets
 from p2p.mesh.deferred_broadcasts import DeferredBroadcast, DeferredBroadcasts

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from p2p.base import limits
-from p2p.base.timers import Deadlines
+from p2p.ground.keyed_heap import KeyedHeap
 
 PATIENCE_GROWTH: Final = 1.25  # times what would have been long enough
 PATIENCE_DECAY: Final = 0.98  # for each pull that was needed
@@ -65,7 +65,7 @@ class MissingBroadcasts:
         self._longest = max(patience, longest)
         self._sources: dict[str, _Source] = {}
         self._missing: dict[bytes, MissingBroadcast] = {}
-        self._deadlines: Deadlines[bytes] = Deadlines()
+        self._deadlines: KeyedHeap[bytes, float] = KeyedHeap()
         self._waits = 0  # missing broadcasts that wait for a free announcer
         # Lag of payloads behind their announcement: samples, mean and deviation.
         self._lags = 0
@@ -165,7 +165,7 @@ class MissingBroadcasts:
 
     def next_deadline(self) -> float | None:
         """Return the time of the next pull, None without one."""
-        found = self._deadlines.next()
+        found = self._deadlines.least()
         if not self._waits:
             return found
         times = [] if found is None else [found]

@@ -13,7 +13,7 @@ from typing import Final
 
 from p2p.adaptive.adaptive_router import AdaptiveRouter
 from p2p.adaptive.peer_metrics import Outcome
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 
 KEEP: Final = 2.0  # seconds that a choice is kept, so that segments seldom overtake each other
 MAX_NODES: Final = 4096

@@ -24,7 +24,7 @@ from p2p.base.identity import (
     node_id_of,
     verify,
 )
-from p2p.base.seen_window import SeenWindow
+from p2p.ground.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import ID_LENGTH
 from p2p.mesh.routed_messages import MAX_PAYLOAD
 from p2p.wire.messages import Envelope, signed_bytes

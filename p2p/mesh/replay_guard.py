@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from p2p.base.bounded_map import BoundedMap
-from p2p.base.tokens import Tokens
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import Tokens
 
 MAX_ORIGINS = 10_000  # keys are free to make
 

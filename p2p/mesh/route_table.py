@@ -6,7 +6,7 @@ from collections.abc import Container
 from typing import Final
 
 from p2p.base import limits
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 
 LINKS_PER_NODE: Final = 3  # the latest way and two to fall back on when its link goes down
 

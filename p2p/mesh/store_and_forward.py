@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from p2p.base import limits
-from p2p.base.timers import Deadlines
+from p2p.ground.keyed_heap import KeyedHeap
 
 FLUSH_FIRST: Final = 16  # messages that go out first
 FLUSH_BYTES: Final = limits.OUTBOX_HIGH_WATER  # handed to a link at once
@@ -37,7 +37,7 @@ class StoreAndForward:
         self._max_bytes = max_bytes
         self._max_per_peer = max_per_peer
         self._queues: dict[str, dict[int, Waiting]] = {}
-        self._expiries: Deadlines[tuple[str, int]] = Deadlines()
+        self._expiries: KeyedHeap[tuple[str, int], float] = KeyedHeap()
         self._number = 0
         self._count = 0
         self.bytes = 0
@@ -108,7 +108,7 @@ class StoreAndForward:
 
     def next_deadline(self) -> float | None:
         """Return the time of the next batch or expiry, None if there is none."""
-        times = (self._expiries.next(), *self._flushing.values())
+        times = (self._expiries.least(), *self._flushing.values())
         return min((at for at in times if at is not None), default=None)
 
     def _first(self, to: str) -> Waiting | None:

@@ -13,8 +13,8 @@ from math import inf
 from typing import Final, Literal
 
 from p2p.addresses.address_book import AddressBook
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.host_port import normal_host
+from p2p.ground.bounded_map import BoundedMap
 from p2p.peers.link_slots import LinkRecord, LinkRefusal, SlotDecision, SlotLimits, decide_slot
 from p2p.peers.peer_policy import PeerPolicy
 from p2p.wire.link import PeerInfo, PeerLink

@@ -20,10 +20,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.host_port import Scope, format_host_port, is_ip, normal_host, scope_of
 from p2p.base.network_group import is_local
-from p2p.base.tokens import Tokens
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import Tokens
 
 TARGET_INTERVAL: Final = 60.0  # seconds between dials of one target
 PROOF_BYTES: Final = (30_000, 100_000)  # uploaded first where the address is not the observed one

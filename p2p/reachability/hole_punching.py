@@ -28,9 +28,9 @@ from typing import Final
 
 import msgspec
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.host_port import Scope, is_ip, scope_of
 from p2p.base.network_group import is_local
+from p2p.ground.bounded_map import BoundedMap
 
 METHOD: Final = "punch"
 SYNC_METHOD: Final = "punch_sync"

@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
 from p2p.base.network_group import is_local, network_group
+from p2p.ground.bounded_map import BoundedMap
 
 CONFIRMING: Final = 3  # network groups that agree
 VOTE_KEPT: Final = 120.0  # seconds; after the link of the observer is gone

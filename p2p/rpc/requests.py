@@ -24,7 +24,7 @@ import msgspec
 
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcTimeout
-from p2p.base.timers import Deadlines
+from p2p.ground.keyed_heap import KeyedHeap
 from p2p.mesh.routed_messages import Handler, Received, Way
 from p2p.wire.messages import Codec, Load, RpcCancel, RpcRequest, RpcResponse, pack
 
@@ -113,7 +113,9 @@ class RpcCore:
         self._serving: dict[str, dict[int, Call]] = {}
         self._load: dict[str, _Load] = {}  # per caller, as long as it has calls
         self._load_all = _Load()
-        self._deadlines: Deadlines[tuple[str, int]] = Deadlines()  # (caller, id); own: caller ""
+        self._deadlines: KeyedHeap[tuple[str, int], float] = (
+            KeyedHeap()
+        )  # (caller, id); own: caller ""
         self._results: list[tuple[int, Outcome]] = []
         self.counters: dict[str, int] = {
             "requests": 0,
@@ -318,7 +320,7 @@ class RpcCore:
 
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
-        return self._deadlines.next()
+        return self._deadlines.least()
 
     def tick(self, now: float) -> None:
         """End requests and calls that are past their deadline."""

@@ -32,11 +32,11 @@ from typing import Any, Final, TypedDict, Unpack
 import msgspec
 
 from p2p.adaptive import AdaptiveRouter, BalancedCall, CallBalance, RetrySettings
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.errors import CallError, CallTimeout, HandlerError, NoProvider, ServiceBusy
 from p2p.base.limits import RPC_MAX_DEADLINE
 from p2p.flow.attempt_race import AttemptRace
 from p2p.flow.governor import FlowEvent, Governor
+from p2p.ground.bounded_map import BoundedMap
 from p2p.rpc.rpc import Rpc
 from p2p.services.attempt import ServiceAttempt, load_report, load_tuple
 from p2p.services.balancers import MAX_ROUTERS, Balancers, RoutingRecord

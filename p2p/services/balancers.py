@@ -26,7 +26,7 @@ from p2p.adaptive import (
     Signal,
     Weights,
 )
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from p2p.base.identity import Identity
-from p2p.base.paced_wait import PacedWait
+from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay
 from p2p.services import health_gossip, service_directory

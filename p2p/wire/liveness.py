@@ -7,8 +7,8 @@ a heartbeat that is itself a request counts the same.
 
 from __future__ import annotations
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.base.limits import DEAD_AFTER, HEARTBEAT_INTERVAL
+from p2p.ground.bounded_map import BoundedMap
 from p2p.wire.messages import Heartbeat
 
 _SMOOTHING = 1 / 8  # RFC 6298, alpha

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import p2p.base.seen_window
+import p2p.ground.seen_window
 from exchange.engine import order_manager
 from exchange.feeds import replication
 from exchange.ledger import ledger
@@ -112,7 +112,7 @@ def decides_late_copies(patch: Patch) -> None:
 
 def hears_twice(patch: Patch) -> None:
     """The router does not recognise what it has seen."""
-    patch.setattr(p2p.base.seen_window.SeenWindow, "__contains__", lambda self, key: False)
+    patch.setattr(p2p.ground.seen_window.SeenWindow, "__contains__", lambda self, key: False)
 
 
 # Replay and recovery

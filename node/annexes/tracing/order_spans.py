@@ -25,7 +25,7 @@ from exchange.model.records import Fill, Order
 from exchange.orders.engine_context import Drained
 from exchange.takes.take_protocol import RESERVED
 from node.annexes.tracing.trace_context import context_at, context_of, traceparent_of
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 from p2p.mesh.routed_messages import Received
 
 MAX_OPEN: Final = 10_000  # orders, takes and decisions each

@@ -6,8 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from p2p.base.bounded_map import BoundedMap
-from p2p.base.timers import Timers
 from p2p.grenache.dht import bep42
 from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, reach, usable
@@ -22,6 +20,8 @@ from p2p.grenache.dht.routing_table import RoutingTable
 from p2p.grenache.dht.value_store import ValueStore
 from p2p.grenache.dht.write_tokens import WriteTokens
 from p2p.grenache.directory import Address
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.timers import Timers
 
 MAX_HOLDERS = 1_000  # services whose holders are remembered
 MAX_OWN_ADDRESSES = 16  # addresses that lead back to this node; the latest are remembered

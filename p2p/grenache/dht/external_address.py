@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.ground.bounded_map import BoundedMap
 
 MAX_VOTERS: Final = 32  # the latest; one vote per IP address
 

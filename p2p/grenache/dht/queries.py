@@ -25,10 +25,10 @@ from enum import IntEnum
 from functools import partial
 from typing import Final
 
-from p2p.base.bounded_map import BoundedMap
-from p2p.base.timers import Timer, Timers
 from p2p.grenache.dht.krpc import Ask, KrpcFailure, KrpcReply, encode_query
 from p2p.grenache.directory import Address
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.timers import Timer, Timers
 
 INITIAL_TIMEOUT: Final = 0.07  # seconds, before anything was measured
 DEVIATIONS: Final = 4.0  # above the mean: answers of one path vary little

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from p2p.base.tokens import Tokens
 from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack, reach, unpack_host
 from p2p.grenache.dht.dht_context import DhtContext
 from p2p.grenache.dht.dht_settings import K
@@ -41,6 +40,7 @@ from p2p.grenache.dht.queries import TRIES
 from p2p.grenache.dht.query_sources import AMPLIFICATION
 from p2p.grenache.dht.value_store import REFUSALS, Item, conflict
 from p2p.grenache.directory import Address
+from p2p.ground.tokens import Tokens
 
 MAX_REPLY: Final = 1400  # bytes: one datagram that no network has to fragment
 MAX_PEERS: Final = 100  # in a reply, as in the Node.js Grape

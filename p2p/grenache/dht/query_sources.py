@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from p2p.base.bounded_map import BoundedMap
-from p2p.base.tokens import Tokens
 from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import Tokens
 
 AMPLIFICATION: Final = 3
 PROOF_LASTS: Final = 600.0  # seconds

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from hashlib import sha1
 from math import inf
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.bep44 import mutable_key, signature_fits
 from p2p.grenache.dht import bencode
 from p2p.grenache.dht.krpc import CAS_MISMATCH, SEQ_TOO_LOW
+from p2p.ground.bounded_map import BoundedMap
 
 REFUSALS = {
     CAS_MISMATCH: "CAS mismatch, re-read and try again",

@@ -7,7 +7,7 @@ import random
 from hashlib import blake2s
 from typing import Final
 
-from p2p.base.bounded_map import BoundedMap
+from p2p.ground.bounded_map import BoundedMap
 
 ROTATE_AFTER: Final = 300.0  # seconds; the previous secret is good for as long again
 MAX_MADE: Final = 1_000  # hosts whose token is kept

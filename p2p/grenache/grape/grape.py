@@ -19,7 +19,6 @@ import socket
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import Reach, reach
 from p2p.grenache.dht.dht_node import DhtNode
@@ -31,6 +30,7 @@ from p2p.grenache.grape.bootstrap_names import BootstrapNames
 from p2p.grenache.grape.grape_inputs import check_address, service_name, value_key
 from p2p.grenache.grape.grape_operations import Begin, Done, Operation, settle
 from p2p.grenache.grape.grape_settings import BootstrapStatus, GrapeSettings, GrapeStatus
+from p2p.ground.bounded_map import BoundedMap
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
-from p2p.base.bounded_map import BoundedMap
 from p2p.grenache import bep44
 from p2p.grenache.announcer import INTERVAL, Repeater
 from p2p.grenache.directory import Address, MutableItem, StoredValue
@@ -56,6 +55,7 @@ from p2p.grenache.link.grape_health import GrapeReachability
 from p2p.grenache.link.grape_pool import GrapePool, OnState
 from p2p.grenache.link.http_post import HttpPost, Post
 from p2p.grenache.shared_work import SharedWork
+from p2p.ground.bounded_map import BoundedMap
 
 log = logging.getLogger(__name__)
 

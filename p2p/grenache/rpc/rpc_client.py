@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from p2p.adaptive import AdaptiveRouter, BreakerState, Explained
-from p2p.base.bounded_map import BoundedMap
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import (
     BadInput,
@@ -55,6 +54,7 @@ from p2p.grenache.rpc.worker_calls import (
 )
 from p2p.grenache.rpc.worker_list import EMPTY_WAIT, REFRESH, WorkerList
 from p2p.grenache.rpc.ws_transport import WsTransport
+from p2p.ground.bounded_map import BoundedMap
 
 TIMEOUT: Final = 5.0  # seconds, unless the caller gives others
 MAX_TIMEOUT: Final = 3600.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from virtual_mesh import VirtualMesh
 
 from p2p.base import limits
-from p2p.base.seen_window import SeenWindow
+from p2p.ground.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import (
     ITEM_OVERHEAD,
     MAX_BRANCHES,

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from node.annexes.demos import routing_demo, storm, throttled
-from node.annexes.demos.story import Story, bars
 from node.annexes.demos.demo_command import UNTIL_STOPPED
+from node.annexes.demos.story import Story, bars
 from node.cli.main import cli
 from node.virtual import components
 from node.virtual.loopback import LoopbackLink, LoopbackServer, LoopTime

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from p2p.base.timers import Timers
 from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.iterative_search import MAX_ASKED, MAX_CANDIDATES, QUORUM, IterativeSearch
 from p2p.grenache.dht.krpc import DhtContact, FindNode, KrpcQuery, KrpcReply, decode
 from p2p.grenache.dht.queries import Queries
 from p2p.grenache.dht.routing_table import number
+from p2p.ground.timers import Timers
 
 OWN = b"o" * 20
 TARGET = b"t" * 20

@@ -8,9 +8,9 @@ from math import inf
 
 import pytest
 
-from p2p.base.timers import Timers
 from p2p.grenache.dht.krpc import KrpcFailure, KrpcQuery, KrpcReply, PingQuery, decode
 from p2p.grenache.dht.queries import MAX_PENDING, TRIES, Late, Queries, Rtt
+from p2p.ground.timers import Timers
 
 ID = b"i" * 20
 THERE = ("10.0.0.1", 4000)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from p2p.base.paced_wait import PacedWait
+from p2p.ground.paced_wait import PacedWait
 
 STEP, LONGEST = 0.01, 0.5
 

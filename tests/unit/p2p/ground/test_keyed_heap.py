@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.model.keyed_heap import KeyedHeap
+from p2p.ground.keyed_heap import KeyedHeap
 
 
 def test_keys_come_by_value_then_by_key() -> None:
@@ -53,6 +53,19 @@ def test_memory_is_bounded_by_the_number_of_keys() -> None:
         heap.discard(key - 5)
     assert len(heap) == 5
     assert len(heap._heap) < 200
+
+
+def test_deadlines_are_popped_once_their_time_has_come() -> None:
+    heap: KeyedHeap[str, float] = KeyedHeap()
+    assert (heap.least(), heap.pop(9.0)) == (None, None)
+    for key, at in (("late", 3.0), ("b", 1.0), ("a", 1.0), ("moved", 0.5), ("moved", 5.0)):
+        heap.set(key, at)
+    assert heap.least() == 1.0
+    assert heap.in_order() == ["a", "b", "late", "moved"]
+    assert [heap.pop(2.0) for _ in range(3)] == ["a", "b", None]
+    assert heap.pop(3.0) == "late"
+    assert "late" not in heap
+    assert heap.least() == 5.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 20)), max_size=400))

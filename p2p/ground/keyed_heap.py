@@ -1,4 +1,4 @@
-"""Keys ordered by a number that may change: expiry times, retry times, stop prices."""
+"""Keys ordered by a number that may change: deadlines, retry times, stop prices. No clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SLACK: Final = 64  # outdated entries that a small heap may keep
 
 
 class KeyedHeap(Generic[K, V]):
-    """Keys by value, least first; of equal values the lesser key first.
+    """Keys by value, least first; of equal values the lesser key first, so that equal inputs give equal outputs.
 
     A heap with lazy deletion: a replaced or removed entry stays until it reaches the top. The heap is
     rebuilt as soon as outdated entries outnumber the keys, so its size is bounded by the number of keys
@@ -53,6 +53,24 @@ class KeyedHeap(Generic[K, V]):
                 return entry
             heappop(heap)
         return None
+
+    def least(self) -> V | None:
+        """Return the least value, None if there is none."""
+        first = self.first()
+        return None if first is None else first[0]
+
+    def pop(self, limit: V) -> K | None:
+        """Remove and return the key of the least value if that is at most `limit`; None otherwise."""
+        first = self.first()
+        if first is None or first[0] > limit:
+            return None
+        heappop(self._heap)
+        del self.values[first[1]]
+        return first[1]
+
+    def in_order(self) -> list[K]:
+        """Return all keys, that of the least value first."""
+        return [key for _, key in sorted((value, key) for key, value in self.values.items())]
 
     def pop_first(self) -> tuple[V, K]:
         """Remove and return the least value and its key.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from p2p.base.bounded_map import BoundedMap
-from p2p.base.tokens import Tokens
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import Tokens, TokenTable
 
 
 def test_tokens_fill_at_the_rate_up_to_the_burst():
@@ -51,3 +51,22 @@ def test_the_entry_renewed_least_recently_makes_room():
     table["d"] = 5
     assert list(table.items()) == [("a", 4), ("d", 5)]
     assert table.renew("absent") is None
+
+
+def test_a_wait_of_exactly_one_interval_is_enough():
+    tokens = Tokens(0.0, 0.1)
+    assert not tokens.take(0.2, 3.0, 1.0)
+    assert tokens.take(0.1 + 1 / 3, 3.0, 1.0)
+
+
+def test_a_bucket_of_a_table_can_be_overdrawn_and_fills_at_its_rate():
+    table = TokenTable(rate=2.0, burst=4.0, most=2)
+    table.overdraw(0.0, "a", 10.0)
+    assert table.tokens(0.0, "a") == -6.0
+    assert not table.take(3.0, "a")
+    assert table.take(3.5, "a")
+    assert table.tokens(100.0, "a") == 4.0
+    for name in "bcd":
+        table.take(100.0, name)
+    assert table.tokens(100.0, "b") == 4.0  # forgotten: two are remembered
+    assert table.tokens(100.0, "c") == 3.0
