@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from exchange.journal.frames import JournalError
-from exchange.journal.write_ahead_log import flush_directory
+from p2p.ground.durable_file import replace_file
 
 NAME: Final = "anchor"
 _MAGIC: Final = b"xchganch"
@@ -119,16 +119,7 @@ def write(path: Path, *, owner: str, position: int) -> Anchor:
     data[: len(head) + _CRC.size] = head + _crc(head)
     for at in (_SECTOR, 2 * _SECTOR):
         _POSITIONS.pack_into(data, at, position, position, _CHECK)
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    draft.replace(path)
-    flush_directory(path.parent)
+    replace_file(path, bytes(data))
     return Anchor(path)
 
 

@@ -38,7 +38,6 @@ from exchange.journal.write_ahead_log import (
     SEGMENT_BYTES,
     Tail,
     WriteAheadLog,
-    flush_directory,
     need,
 )
 from exchange.model.codec import pack, unpacker
@@ -53,6 +52,7 @@ from exchange.model.records import (
     Recovered,
     Transaction,
 )
+from p2p.ground.durable_file import flush_directory
 
 __all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
 

@@ -41,8 +41,9 @@ from exchange.journal.journal_reader import (
     no_progress,
 )
 from exchange.journal.state import JournalState
-from exchange.journal.write_ahead_log import LOG_SUFFIX, flush_directory
+from exchange.journal.write_ahead_log import LOG_SUFFIX
 from exchange.model.records import Fill, Order, Record
+from p2p.ground.durable_file import flush_directory
 
 MAX_LISTED: Final = 1000  # orders and fills in a report
 

@@ -24,9 +24,10 @@ from exchange.journal.frames import (
     payload_at,
 )
 from exchange.journal.state import JournalState, SnapshotRecord
-from exchange.journal.write_ahead_log import check_version, flush_directory, write_all
+from exchange.journal.write_ahead_log import check_version, write_all
 from exchange.model.codec import pack, unpacker
 from exchange.model.records import PutSnapshot
+from p2p.ground.durable_file import flush_directory
 
 CHUNK: Final = 500  # records in a frame: a fraction of a millisecond to encode or decode
 _MAGIC: Final = b"xchgstat"

@@ -30,6 +30,7 @@ from exchange.journal.frames import (
     payload_at,
     version_of,
 )
+from p2p.ground.durable_file import flush_directory
 
 SEGMENT_BYTES: Final = 16 * 2**20  # the first frame that exceeds it closes a segment
 FREE_BYTES: Final = 4 * SEGMENT_BYTES  # that a disk should have when a node starts on it again
@@ -38,15 +39,6 @@ LOG_MAGIC: Final = b"xchg-log"
 LOG_SUFFIX: Final = ".log"
 
 flush = getattr(os, "fdatasync", os.fsync)  # not every system has it
-
-
-def flush_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -31,8 +31,9 @@ from config import Settings
 from exchange.journal.frames import FILE_HEAD_SIZE, FrameFault, JournalError
 from exchange.journal.journal import SCHEMA_VERSION
 from exchange.journal.journal_reader import JournalReader, frames_of
-from exchange.journal.write_ahead_log import LOG_SUFFIX, flush_directory
+from exchange.journal.write_ahead_log import LOG_SUFFIX
 from node.version import VERSION
+from p2p.ground.durable_file import flush_directory
 
 MANIFEST: Final = "exchange-node-backup.json"
 FORMAT: Final = 1

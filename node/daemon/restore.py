@@ -7,7 +7,6 @@ before `exchange-node recover` has brought it up to date (`exchange.engine.recov
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -17,8 +16,8 @@ import msgspec
 from config import Settings
 from exchange.journal import anchor
 from exchange.journal.journal import Journal
-from exchange.journal.write_ahead_log import flush_directory
 from node.daemon.backup import Advance, BackupError, Manifest, check, manifest_of
+from p2p.ground.durable_file import flush_directory, replace_file
 
 MARKER: Final = "restored.json"  # in a data directory whose node has to recover before it starts
 
@@ -37,14 +36,7 @@ def mark(data_dir: Path, restored: Restored) -> None:
     Raises:
         OSError: the marker cannot be written.
     """
-    path = data_dir / MARKER
-    draft = path.with_name(MARKER + ".new")
-    with draft.open("wb") as file:
-        file.write(msgspec.json.encode(restored))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    flush_directory(data_dir)
+    replace_file(data_dir / MARKER, msgspec.json.encode(restored))
 
 
 def marked(data_dir: Path) -> Restored | None:

@@ -5,14 +5,13 @@ Rules of this file: the file is written and flushed before anything is done in a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
-from exchange.journal.write_ahead_log import flush_directory
 from p2p.base.identity import Identity
+from p2p.ground.durable_file import replace_file
 
 NAME: Final = "standby.json"
 KEY: Final = "standby.key"
@@ -50,15 +49,7 @@ def write(data_dir: Path, role: Role) -> None:
     Raises:
         OSError: it cannot be written; the one before is still there.
     """
-    path = data_dir / NAME
-    draft = path.with_name(NAME + ".new")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(msgspec.json.encode(role))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    flush_directory(data_dir)
+    replace_file(data_dir / NAME, msgspec.json.encode(role))
 
 
 def machine_identity(data_dir: Path) -> Identity:

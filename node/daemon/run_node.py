@@ -34,6 +34,7 @@ from node.service.public_services import OFFERS
 from node.version import VERSION
 from node.views.node_views import DiscoveryView
 from p2p.base.host_port import format_host_port
+from p2p.ground.durable_file import replace_file
 from p2p.services.fault_injection import Faults
 from p2p.services.service_server import Handler
 
@@ -360,11 +361,7 @@ def _write_runtime(path: Path, node: Node) -> None:
         "pid": os.getpid(),
         "p2p_address": node.peer_address,
     }
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(data, file)
-    draft.rename(path)
+    replace_file(path, json.dumps(data).encode(), durable=False)
 
 
 def banner(node: Node, settings: Settings) -> str:

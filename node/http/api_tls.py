@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import os
 import socket
 import ssl
 from collections.abc import Iterable
@@ -21,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from p2p.ground.durable_file import replace_file
 
 LIFETIME: Final = timedelta(days=3650)
 _BACKDATED: Final = timedelta(days=1)  # for clients whose clock is behind
@@ -158,16 +159,15 @@ def _make(certificate: Path, key: Path, hosts: list[str]) -> None:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .sign(private, hashes.SHA256())
     )
-    _write(
+    replace_file(
         key,
         private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         ),
-        0o600,
     )
-    _write(certificate, signed.public_bytes(serialization.Encoding.PEM), 0o644)
+    replace_file(certificate, signed.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
 
 def _general_name(host: str) -> x509.GeneralName:
@@ -175,12 +175,3 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """As a whole or not at all."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-    draft.rename(path)

@@ -10,7 +10,6 @@ the next start.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from exchange.model.instruments import Instrument, Instruments, InstrumentsFileError
 from node.views.account_views import MarketStepsView
+from p2p.ground.durable_file import replace_file
 
 # Steps of version 0.1.0, whose data directories have no record.
 _FIRST_STEPS: Final = {
@@ -106,12 +106,7 @@ class MarketSteps:
             f'\n[{symbol}]\ntick = "{steps.tick:f}"\nlot = "{steps.lot:f}"\n'
             for symbol, steps in self._recorded.items()
         ]
-        draft = self._path.with_name(self._path.name + ".new")
-        with draft.open("w", encoding="ascii") as file:
-            file.write(_HEAD + "".join(tables))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        replace_file(self._path, (_HEAD + "".join(tables)).encode("ascii"))
 
 
 def load_market_steps(path: Path, configured: Instruments, *, upgraded: bool) -> MarketSteps:

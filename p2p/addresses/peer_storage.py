@@ -7,7 +7,6 @@ leaves the old or the new one; one that cannot be read is set aside, never overw
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ import msgspec
 
 from p2p.base.host_port import Scope, normal_host, scope_of
 from p2p.base.identity import is_node_id
+from p2p.ground.durable_file import replace_file
 from p2p.wire.link import Carrier
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class PeerStorage:
                 if serial <= self._saved_serial:
                     return
                 self._saved_serial = serial
-            self._replace(data + b"\n")
+            replace_file(self.path, data + b"\n")
 
     def _parse(self, data: bytes) -> list[StoredPeer]:
         if len(data) > MAX_FILE:
@@ -126,21 +126,6 @@ class PeerStorage:
             aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{count}")
         self.path.rename(aside)
         return aside
-
-    def _replace(self, data: bytes) -> None:
-        draft = self.path.with_name(self.path.name + ".new")
-        draft.unlink(missing_ok=True)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the rename itself must survive a power failure
-        finally:
-            os.close(directory)
 
 
 def epoch(moment: datetime | None) -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from nacl.bindings import crypto_sign, crypto_sign_open
 from nacl.exceptions import BadSignatureError
+
+from p2p.ground.durable_file import replace_file
 
 NODE_ID_LENGTH = 32  # characters: 160 bits in base32
 PUBLIC_KEY_LENGTH = 32  # bytes
@@ -102,15 +103,7 @@ class Identity:
             OSError: the file cannot be written.
         """
         pem = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        # Written under another name first: a crash leaves no partial key.
-        draft = path.with_name(path.name + ".new")
-        draft.unlink(missing_ok=True)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+        replace_file(path, pem)
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of `message`."""

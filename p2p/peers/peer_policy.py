@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ import msgspec
 from p2p.base.errors import Code
 from p2p.base.host_port import is_ip, normal_host
 from p2p.base.identity import is_node_id
+from p2p.ground.durable_file import replace_file
 from p2p.peers.link_slots import LinkRefusal
 
 log = logging.getLogger(__name__)
@@ -188,13 +188,7 @@ class PeerPolicy:
             return
         file = _PolicyFile(pins=sorted(self.pins), bans=self.bans())
         data = msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
-        draft = self._path.with_name(self._path.name + ".new")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(self._path)
+        replace_file(self._path, data)
 
 
 def normal_subject(text: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from p2p.ground.durable_file import replace_file
 
 NAME: Final = "export.json"
 
@@ -25,12 +26,8 @@ class ExportProgress(msgspec.Struct, frozen=True):
 
 def write(path: Path, progress: ExportProgress) -> None:
     """Replace the file. A failure is ignored: the node then keeps more of its log than it has to."""
-    draft = path.with_name(path.name + ".new")
     with suppress(OSError):
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(progress))
-        draft.replace(path)
+        replace_file(path, msgspec.json.encode(progress), durable=False)
 
 
 def read(path: Path) -> ExportProgress | None:

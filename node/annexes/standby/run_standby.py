@@ -32,6 +32,7 @@ from node.daemon.restore import Restored, mark, restore, unmark
 from node.daemon.role_file import Role
 from node.daemon.run_node import lock_directory, run
 from p2p.base.identity import Identity
+from p2p.ground.durable_file import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,7 @@ def read_status(data_dir: Path) -> dict[str, Any] | None:
 
 def request_promotion(data_dir: Path, *, lossy: bool) -> None:
     """Leave a person's request for the process that follows."""
-    draft = data_dir / (REQUEST + ".new")
-    draft.write_text("lossy" if lossy else "in sync", "ascii")
-    draft.replace(data_dir / REQUEST)
+    replace_file(data_dir / REQUEST, b"lossy" if lossy else b"in sync", durable=False)
 
 
 def refusal(data_dir: Path, since: float) -> str:
@@ -284,11 +283,7 @@ class Follower:
             trouble="" if self._link is not None else self._trouble,
             refused=self._standby.refused or "",
         )
-        path = self._data_dir / STATUS
-        draft = path.with_name(STATUS + ".new")
-        with open(draft, "wb", opener=_private) as file:
-            file.write(msgspec.json.encode(status))
-        draft.replace(path)
+        replace_file(self._data_dir / STATUS, msgspec.json.encode(status), durable=False)
 
     # Link
 
