@@ -57,6 +57,8 @@ def test_a_decision_has_context_options_measurement_and_consequence(page: Path) 
     parts = re.split(r"^## .*$", text, flags=re.MULTILINE)[1:]
     assert all(part.strip() for part in parts)
     assert f"]({page.name})" in (DOCS / "decisions" / "README.md").read_text()
+    status = re.search(r"\A# .*\n\nStatus: (accepted|replaced|dropped)\b.*\.\n", text)
+    assert status, "the line after the title says: Status: accepted, replaced or dropped"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
