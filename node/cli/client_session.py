@@ -43,6 +43,7 @@ class Exit(IntEnum):
     USAGE = 2
     NO_NODE = 3
     UNEXPECTED = 4
+    NOT_PRINTED = 5
     INTERRUPTED = 130
 
 
@@ -57,9 +58,12 @@ class CommandFailure(click.ClickException):
         self.document = document
 
     def show(self, file: Any = None) -> None:
-        if self.document is not None:
-            print_json(self.document)
-        click.echo(f"exchange-node: {' '.join(self.message.split())}", file=file, err=file is None)
+        try:
+            if self.document is not None:
+                print_json(self.document)
+        finally:  # standard output may be closed or full
+            text = " ".join(self.message.split())
+            click.echo(f"exchange-node: {text}", file=file, err=file is None)
 
 
 def print_json(value: Any) -> None:
@@ -78,6 +82,7 @@ class BlockingTransport:
     def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
         self._timeout = timeout
         self._trust = trust or Trust()
+        self.changed = False  # a request that may change something was answered
 
     def _connect(self, site: str) -> http.client.HTTPConnection:
         """Raises as connecting does, and `UntrustedNode`."""
@@ -106,7 +111,9 @@ class BlockingTransport:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             kind = answer.headers.get_content_type()
-            return ApiResponse(answer.status, kind, answer.read())
+            response = ApiResponse(answer.status, kind, answer.read())
+            self.changed |= method != "GET" and response.status < 300
+            return response
         except ssl.SSLCertVerificationError as error:
             raise UntrustedNode(site, ValueError(error.verify_message)) from error
         except ssl.SSLError as error:
@@ -180,17 +187,17 @@ class Session:
         """Runs one request against the node, with every failure explained."""
         found = self.find()
         key, secret = self.credentials(found)
+        transport = BlockingTransport(timeout, trust=self.trust(found))
         client = ExchangeClient(
-            found.url,
-            key=key,
-            secret=secret,
-            node_id=found.node_id,
-            transport=BlockingTransport(timeout, trust=self.trust(found)),
+            found.url, key=key, secret=secret, node_id=found.node_id, transport=transport
         )
         try:
             return run_blocking(work(client))
         except ClientError as error:
             raise self.explain(error, found) from error
+        finally:
+            if transport.changed:
+                click.get_current_context().meta[_CHANGED] = True
 
     def credentials(self, found: FoundNode) -> tuple[str | None, str | None]:
         """Key and secret: those in EXCHANGE_NODE_KEY, else the operator's of the node on this machine."""
@@ -239,6 +246,12 @@ class Session:
 
 
 _META: Final = "exchange_node.options"
+_CHANGED: Final = "exchange_node.changed"
+
+
+def has_changed(ctx: click.Context) -> bool:
+    """Report if the node has answered a request of this command that may change something."""
+    return _CHANGED in ctx.meta
 
 
 def inherited(name: str) -> Any:

@@ -10,7 +10,9 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from node.cli.client_session import CommandFailure, Exit, common_options, print_json
+from node.cli.client_session import CommandFailure, Exit, common_options, has_changed, print_json
+from node.cli.standard_streams import OutputLost, discard_output
+from node.cli.standard_streams import prepare as prepare_streams
 
 # Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
 COMMANDS: Final = {
@@ -62,12 +64,9 @@ Exit codes:
   2    wrong usage, or settings, ports, directories and files that cannot be used
   3    no running node found
   4    unexpected failure
+  5    done, but the answer could not be printed: do not repeat it, look it up
   130  interrupted
 """
-
-
-class _OutputClosed(Exception):
-    """The reader of standard output is gone."""
 
 
 class CommandLine(click.Group):
@@ -94,23 +93,29 @@ class CommandLine(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except BrokenPipeError as error:  # click itself would exit with 1
-            raise _OutputClosed from error
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except OutputLost as lost:
+            lost.changed = has_changed(ctx)
+            raise
+        return result
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Runs a command and exits; never shows a traceback unless EXCHANGE_NODE_DEBUG is set."""
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)
-            sys.stdout.flush()
-        except (_OutputClosed, BrokenPipeError):  # the reader of the output has closed it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(Exit.OK)
+            sys.stdout.flush()  # of --help, which invokes nothing
+        except OutputLost as lost:
+            sys.exit(_explain_lost(lost))
         except (click.Abort, KeyboardInterrupt):
             sys.exit(Exit.INTERRUPTED)
         except click.ClickException as error:
-            error.show()
+            try:
+                error.show()
+                sys.stdout.flush()
+            except OutputLost:  # of its document; what failed counts
+                discard_output()
             sys.exit(error.code if isinstance(error, CommandFailure) else error.exit_code)
         except Exception as error:
             if os.environ.get("EXCHANGE_NODE_DEBUG"):
@@ -123,6 +128,16 @@ class CommandLine(click.Group):
             )
             sys.exit(Exit.UNEXPECTED)
         sys.exit(result if isinstance(result, int) else Exit.OK)
+
+
+def _explain_lost(lost: OutputLost) -> Exit:
+    """Say what became of a command whose output was lost; returns its exit code."""
+    discard_output()
+    if lost.reader_left and not lost.changed:  # `| head` has what it wanted
+        return Exit.OK
+    what = "done, but the answer" if lost.changed else "the output"
+    click.echo(f"exchange-node: {what} could not be printed ({lost})", err=True)
+    return Exit.NOT_PRINTED
 
 
 def _unknown_command(name: str, rest: list[str]) -> str:
@@ -212,6 +227,7 @@ def _check_system() -> None:
 def main() -> NoReturn:
     """The entry point of the `exchange-node` script."""
     _check_system()
+    prepare_streams()
     if "_EXCHANGE_NODE_COMPLETE" in os.environ:
         import_module("node.cli.completion").prepare(COMMANDS)
     cli(prog_name="exchange-node")

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,14 @@ from exchange.model.instruments import Instruments, InstrumentsFileError
 from node.daemon.data_directory import holds_journal, open_key_and_journal
 from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
-from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.process import (
+    EXIT_FAILED,
+    EXIT_OK,
+    StartError,
+    configure_logging,
+    loop_factory,
+    tell,
+)
 from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
@@ -77,7 +84,7 @@ def _run(
     as_json: bool = False,
 ) -> int:
     for warning in loaded.warnings:
-        print(f"exchange-node: warning: {warning}", file=sys.stderr)
+        tell(f"exchange-node: warning: {warning}", sys.stderr)
     collecting = gc.isenabled()
     gc.disable()  # until the node is ready
     try:
@@ -85,7 +92,7 @@ def _run(
         with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(loaded, stack, p2p_ports, prepare, as_json))
     except StartError as error:
-        print(f"exchange-node: {error}", file=sys.stderr)
+        tell(f"exchange-node: {error}", sys.stderr)
         return error.code
     finally:
         if collecting:
@@ -116,7 +123,7 @@ async def _serve(
     # again. It was off until now; a pass over all of it finds nothing worth its 35 ms.
     gc.freeze()
     gc.enable()
-    _print(_ready_line(node, settings) if as_json else banner(node, settings))
+    tell(_ready_line(node, settings) if as_json else banner(node, settings))
     manager = ServiceManager()
     manager.notify(READY="1", STATUS=_summary(node))
     supervision = asyncio.create_task(manager.run(lambda: _summary(node)), name="service manager")
@@ -128,20 +135,14 @@ async def _serve(
         failed, _ = group.split(JournalError)
         if failed is None:
             raise
-        print(f"exchange-node: {_first(failed)}; the node has stopped", file=sys.stderr)
+        tell(f"exchange-node: {_first(failed)}; the node has stopped", sys.stderr)
         return EXIT_FAILED
     finally:
         supervision.cancel()
         stop_watch.cancel()
     if not as_json:
-        _print("stopped")
+        tell("stopped")
     return EXIT_OK
-
-
-def _print(text: str) -> None:
-    """Print to standard output, which may be gone with a closed terminal or pipe."""
-    with suppress(OSError):
-        print(text, flush=True)
 
 
 async def _announce_stop(stop: asyncio.Event, manager: ServiceManager) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,8 +122,6 @@ def export(
                 click.echo(line)
         except LookupError as error:
             raise CommandFailure(str(error.args[0]), Exit.REFUSED) from None
-        except BrokenPipeError:
-            sys.stderr.close()
 
 
 @journal.command()

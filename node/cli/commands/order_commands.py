@@ -10,7 +10,13 @@ import click
 import msgspec
 
 from exchange.model.commands import SelfTrade
-from node.cli.client_session import Session, client_options, common_options, print_json
+from node.cli.client_session import (
+    CommandFailure,
+    Session,
+    client_options,
+    common_options,
+    print_json,
+)
 from node.cli.command_groups import LENIENT, account_option, check_words, limit_option, upper
 from node.cli.order_check import confirm_amendment, confirm_order, yes_option
 from node.cli.order_outcomes import WORKING, describe_order
@@ -91,7 +97,10 @@ def _outcome(session: Session, view: OrderView, account: str | None) -> OrderVie
     order_id = view.id
     while view.pending.strip("0.") and time.monotonic() < deadline:
         time.sleep(0.02)
-        view = session.ask(lambda client: client.order(order_id, account=account))
+        try:
+            view = session.ask(lambda client: client.order(order_id, account=account))
+        except CommandFailure:  # the order is placed: its last known state is the answer
+            break
     return view
 
 
@@ -100,7 +109,10 @@ def _without_ended_link(session: Session, view: OrderView, account: str | None) 
     linked = view.linked_order_id
     if linked is None:
         return view
-    other = session.ask(lambda client: client.order(linked, account=account))
+    try:
+        other = session.ask(lambda client: client.order(linked, account=account))
+    except CommandFailure:  # the amendment is done: the node's answer to it is shown
+        return view
     return view if other.status in WORKING else msgspec.structs.replace(view, linked_order_id=None)
 
 

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from node.cli.client_session import Session, client_options, print_json_line
 from node.cli.ladder import draws_blocks, ladder
+from node.cli.standard_streams import OutputLost
 from node.cli.table_layout import Line, clean
 from node.cli.tables import clock, echo, to_rich
 from node.client.book_replica import BookReplica
@@ -122,7 +123,7 @@ def _first(group: BaseException) -> BaseException:
 
 
 async def _until_unread() -> None:
-    """Raise BrokenPipeError once standard output has no reader, even while nothing is printed."""
+    """Raise OutputLost once standard output has no reader, even while nothing is printed."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
@@ -133,7 +134,7 @@ async def _until_unread() -> None:
     pipe.register(descriptor, 0)  # the end of the pipe is reported without a request
     while not pipe.poll(0):  # noqa: ASYNC110 - the pipe has no event
         await asyncio.sleep(PIPE_CHECK)
-    raise BrokenPipeError
+    raise OutputLost(BrokenPipeError())
 
 
 @asynccontextmanager
