@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
+from node.client.credentials import KeyRefused, parse_key
 from node.client.exchange_client import (
     DEFAULT_TIMEOUT,
     ApiError,
@@ -33,6 +34,9 @@ from node.client.server_trust import Trust
 T = TypeVar("T")
 G = TypeVar("G", bound=click.Group)
 KEY_VARIABLE: Final = "EXCHANGE_NODE_KEY"  # not an option: other users see command lines
+PROFILE_VARIABLE: Final = "EXCHANGE_NODE_DESK"
+DEBUG_VARIABLE: Final = "EXCHANGE_NODE_DEBUG"
+VARIABLES: Final = (KEY_VARIABLE, PROFILE_VARIABLE, DEBUG_VARIABLE)
 
 
 class Exit(IntEnum):
@@ -150,14 +154,35 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking transport must not wait")
 
 
-def key_and_secret(text: str) -> tuple[str, str]:
-    """Parse the value of EXCHANGE_NODE_KEY. Fails with exit code 2."""
-    key, colon, secret = text.partition(":")
-    if not (key and colon and secret):
+def _warn_of_misspelt() -> None:
+    """Name a variable that is probably meant for the key: without one a command acts as the operator."""
+    from difflib import get_close_matches
+
+    for name in os.environ:
+        if name not in VARIABLES and get_close_matches(name.upper(), [KEY_VARIABLE], cutoff=0.85):
+            click.echo(
+                f"exchange-node: warning: {name} is not used; did you mean {KEY_VARIABLE}?",
+                err=True,
+            )
+
+
+def key_in_environment() -> tuple[str, str] | None:
+    """Key and secret of EXCHANGE_NODE_KEY, None if it is not set. Fails with exit code 2."""
+    text = os.environ.get(KEY_VARIABLE)
+    if text is None:
+        _warn_of_misspelt()
+        return None
+    if not text.strip():
         raise click.UsageError(
-            f"{KEY_VARIABLE} must be KEY:SECRET, as printed by 'exchange-node account keys create'."
+            f"{KEY_VARIABLE} is set but empty: set it to KEY:SECRET, or unset it to act as the operator."
         )
-    return key, secret
+    try:
+        return parse_key(text)
+    except KeyRefused as error:
+        raise click.UsageError(
+            f"{KEY_VARIABLE} {error}. Expected KEY:SECRET, as printed by "
+            "'exchange-node account keys create'."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +201,8 @@ class Session:
         except NoNode as error:
             raise self.failure(str(error), Exit.NO_NODE, "no_node") from None
         except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--api") from None
+            hint = "--data-dir" if self.api is None else "--api"
+            raise click.BadParameter(str(error), param_hint=hint) from None
 
     def ask(
         self,
@@ -201,9 +227,9 @@ class Session:
 
     def credentials(self, found: FoundNode) -> tuple[str | None, str | None]:
         """Key and secret: those in EXCHANGE_NODE_KEY, else the operator's of the node on this machine."""
-        text = os.environ.get(KEY_VARIABLE, "")
-        if text:
-            return key_and_secret(text)
+        given = key_in_environment()
+        if given is not None:
+            return given
         return ("operator", found.operator_token) if found.operator_token else (None, None)
 
     def trust(self, found: FoundNode) -> Trust:

@@ -10,7 +10,14 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from node.cli.client_session import CommandFailure, Exit, common_options, has_changed, print_json
+from node.cli.client_session import (
+    DEBUG_VARIABLE,
+    CommandFailure,
+    Exit,
+    common_options,
+    has_changed,
+    print_json,
+)
 from node.cli.standard_streams import OutputLost, discard_output
 from node.cli.standard_streams import prepare as prepare_streams
 
@@ -118,7 +125,7 @@ class CommandLine(click.Group):
                 discard_output()
             sys.exit(error.code if isinstance(error, CommandFailure) else error.exit_code)
         except Exception as error:
-            if os.environ.get("EXCHANGE_NODE_DEBUG"):
+            if os.environ.get(DEBUG_VARIABLE):
                 raise
             text = " ".join(f"{type(error).__name__}: {error}".split())
             click.echo(

@@ -23,6 +23,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from node.client.client_calls import OperatorCalls, OrderCalls
+from node.client.credentials import check_key, without_password
 from node.client.server_trust import Trust
 from node.operations import public_operations
 from node.operations.operation import Operation
@@ -96,14 +97,21 @@ def checked_url(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
+        raise ValueError(
+            f"a node's URL looks like http://127.0.0.1:8300, not {without_password(url)!r}"
+        )
     return url.rstrip("/")
 
 
 def client_headers(key: str | None, secret: str | None, node_id: str | None) -> dict[str, str]:
-    """Headers of a request: credentials and the addressed node."""
+    """Headers of a request: credentials and the addressed node.
+
+    Raises:
+        KeyRefused: key and secret cannot be sent; the message does not have them.
+    """
     headers = {NODE_HEADER: node_id} if node_id else {}
     if key is not None:
+        check_key(key, secret or "")
         headers["Authorization"] = f"Bearer {key}:{secret}"
     return headers
 

@@ -145,7 +145,8 @@ class QueuedHandler(logging.Handler):
                 )
 
     def _write(self, text: str) -> None:
-        self._target.handle(logging.makeLogRecord({"msg": text}))
+        # Not `handle`, whose lock the end of the process would wait for.
+        self._target.emit(logging.makeLogRecord({"msg": text}))
 
 
 class _JsonFormatter(logging.Formatter):
