@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -288,6 +289,24 @@ def inherited(name: str) -> Any:
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
     if value:
         ctx.meta.setdefault(_META, {})[param.name] = value
+
+
+def node_options() -> str:
+    """The options that named the node, as a shell reads them, after a blank; empty without any."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None:
+        return ""
+    options = ""
+    for name, option in (("data_dir", "--data-dir"), ("api", "--api"), ("ca_file", "--api-cafile")):
+        value = ctx.params.get(name) or inherited(name)
+        if value is not None:
+            options += f" {option} {shlex.quote(str(value))}"
+    return options
+
+
+def shell_command(*words: str) -> str:
+    """A command for the node that this command is about, to be copied into a shell."""
+    return f"exchange-node {shlex.join(words)}{node_options()}"
 
 
 def common_options(group: G) -> G:

@@ -17,52 +17,75 @@ from node.cli.client_session import (
     common_options,
     has_changed,
     print_json,
+    shell_command,
 )
 from node.cli.standard_streams import OutputLost, discard_output
 from node.cli.standard_streams import prepare as prepare_streams
 
-# Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
-COMMANDS: Final = {
-    "start": "node.cli.commands.start_command:start",
-    "worker": "node.cli.commands.worker_command:worker",
-    "grape": "node.cli.commands.grape_command:grape",
-    "demo": "node.cli.commands.start_command:demo",
-    "learn": "node.cli.commands.learn_command:learn",
-    "config": "node.cli.commands.config_command:config",
-    "service": "node.cli.service_unit:service",
-    "order": "node.cli.commands.order_commands:order",
-    "amend": "node.cli.commands.order_commands:amend",
-    "cancel": "node.cli.commands.order_commands:cancel",
-    "orders": "node.cli.commands.order_commands:orders",
-    "trades": "node.cli.commands.order_commands:trades",
-    "balances": "node.cli.commands.ledger_commands:balances",
-    "book": "node.cli.commands.market_commands:book",
-    "candles": "node.cli.commands.market_commands:candles",
-    "stream": "node.cli.commands.watch_commands:stream",
-    "markets": "node.cli.commands.market_commands:markets",
-    "market": "node.cli.commands.market_commands:market",
-    "account": "node.cli.commands.account_commands:account",
-    "ledger": "node.cli.commands.ledger_commands:ledger",
-    "desk": "node.cli.commands.desk_commands:desk",
-    "backup": "node.cli.commands.backup_command:backup",
-    "restore": "node.cli.commands.backup_command:restore",
-    "recover": "node.cli.commands.recover_command:recover",
-    "journal": "node.cli.commands.journal_command:journal",
-    "standby": "node.cli.commands.standby_command:standby",
-    "export": "node.cli.commands.export_command:export",
-    "open": "node.cli.commands.open_command:open_page",
-    "status": "node.cli.commands.network_commands:status",
-    "peers": "node.cli.commands.network_commands:peers",
-    "peer-list": "node.cli.commands.peer_list_command:peer_list",
-    "connect": "node.cli.commands.network_commands:connect",
-    "ping": "node.cli.commands.network_commands:ping",
-    "call": "node.cli.commands.service_commands:call",
-    "services": "node.cli.commands.service_commands:services",
-    "router": "node.cli.commands.service_commands:router",
-    "completion": "node.cli.completion:completion",
-    "manual": "node.cli.manual:manual",
-    "version": "node.cli.main:version",
+# Commands by what they are for: name -> where it is. Loaded when it is used: `exchange-node orders` should not
+# pay for the rest.
+GROUPS: Final = {
+    "Run a node": {
+        "start": "node.cli.commands.start_command:start",
+        "status": "node.cli.commands.network_commands:status",
+        "open": "node.cli.commands.open_command:open_page",
+        "config": "node.cli.commands.config_command:config",
+        "service": "node.cli.service_unit:service",
+    },
+    "Trade": {
+        "order": "node.cli.commands.order_commands:order",
+        "amend": "node.cli.commands.order_commands:amend",
+        "cancel": "node.cli.commands.order_commands:cancel",
+        "orders": "node.cli.commands.order_commands:orders",
+        "trades": "node.cli.commands.order_commands:trades",
+    },
+    "Markets": {
+        "markets": "node.cli.commands.market_commands:markets",
+        "book": "node.cli.commands.market_commands:book",
+        "candles": "node.cli.commands.market_commands:candles",
+        "stream": "node.cli.commands.watch_commands:stream",
+        "market": "node.cli.commands.market_commands:market",
+    },
+    "Accounts and money": {
+        "account": "node.cli.commands.account_commands:account",
+        "balances": "node.cli.commands.ledger_commands:balances",
+        "ledger": "node.cli.commands.ledger_commands:ledger",
+        "desk": "node.cli.commands.desk_commands:desk",
+    },
+    "Other nodes": {
+        "peers": "node.cli.commands.network_commands:peers",
+        "connect": "node.cli.commands.network_commands:connect",
+        "ping": "node.cli.commands.network_commands:ping",
+        "peer-list": "node.cli.commands.peer_list_command:peer_list",
+        "grape": "node.cli.commands.grape_command:grape",
+    },
+    "Copies of a node's data": {
+        "backup": "node.cli.commands.backup_command:backup",
+        "restore": "node.cli.commands.backup_command:restore",
+        "recover": "node.cli.commands.recover_command:recover",
+        "journal": "node.cli.commands.journal_command:journal",
+        "standby": "node.cli.commands.standby_command:standby",
+        "export": "node.cli.commands.export_command:export",
+    },
+    "Functions that nodes serve": {
+        "worker": "node.cli.commands.worker_command:worker",
+        "call": "node.cli.commands.service_commands:call",
+        "services": "node.cli.commands.service_commands:services",
+        "router": "node.cli.commands.service_commands:router",
+    },
+    "Learn, and help": {
+        "demo": "node.cli.commands.start_command:demo",
+        "learn": "node.cli.commands.learn_command:learn",
+        "help": "node.cli.main:help_command",
+        "completion": "node.cli.completion:completion",
+        "manual": "node.cli.manual:manual",
+        "version": "node.cli.main:version",
+    },
 }
+COMMANDS: Final = {name: where for group in GROUPS.values() for name, where in group.items()}
+
+# Options whose value may be empty.
+EMPTY_OK: Final = frozenset({"--note", "--label"})
 
 EPILOG: Final = """\b
 Exit codes:
@@ -81,6 +104,23 @@ class CommandLine(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            rows = []
+            for name in commands:
+                command = self.get_command(ctx, name)
+                if command is not None:
+                    text = command.get_short_help_str(formatter.width - width - 6)
+                    rows.append((name.ljust(width), text))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _check_arguments(ctx, args)
+        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         where = COMMANDS.get(cmd_name)
@@ -137,6 +177,24 @@ class CommandLine(click.Group):
         sys.exit(result if isinstance(result, int) else Exit.OK)
 
 
+def _check_arguments(ctx: click.Context, args: list[str]) -> None:
+    """Refuse what no command can mean: empty arguments, of variables that a script has not set, and bytes
+    that are no text."""
+    before = ""
+    for arg in args:
+        if not arg.isprintable() and any("\ud800" <= char <= "\udfff" for char in arg):
+            ctx.fail(f"{arg.encode(errors='backslashreplace').decode()!r} is not UTF-8 text.")
+        name, sign, value = arg.partition("=")
+        option = name if sign and name.startswith("--") else before
+        if not (value if sign and option == name else arg).strip() and option not in EMPTY_OK:
+            what = f"The value of {option}" if option.startswith("-") else "An argument"
+            ctx.fail(
+                f"{what} is empty: is a variable not set? Leave the option out, or give a value."
+            )
+        before = arg
+    return
+
+
 def _explain_lost(lost: OutputLost) -> Exit:
     """Say what became of a command whose output was lost; returns its exit code."""
     discard_output()
@@ -149,7 +207,9 @@ def _explain_lost(lost: OutputLost) -> Exit:
 
 def _unknown_command(name: str, rest: list[str]) -> str:
     if name.lower() in ("buy", "sell"):
-        return f"Unknown command {name!r}. Did you mean: exchange-node order {name.lower()} {' '.join(rest)}".rstrip()
+        return (
+            f"Unknown command {name!r}. Did you mean: {shell_command('order', name.lower(), *rest)}"
+        )
     close = difflib.get_close_matches(name.lower(), COMMANDS, n=2, cutoff=0.6)
     if close:
         return f"Unknown command {name!r}. Did you mean {' or '.join(close)}?"
@@ -193,11 +253,38 @@ def cli(ctx: click.Context) -> None:
       exchange-node book BTC-USD --watch             watch the order book
       exchange-node status                           how the node is
 
-    Every command has its own --help with examples. Commands find the node through its data
+    Every command has its own --help with examples (or: exchange-node help COMMAND). Commands find the node through its data
     directory (--data-dir or DATA_DIR) or its address (--api). --json prints JSON.
     """
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False
+
+
+@click.command("help")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Show the help of a command, or list all commands.
+
+    \b
+    Examples:
+      exchange-node help
+      exchange-node help order
+      exchange-node help account keys create
+    """
+    here = ctx.find_root()
+    for number, word in enumerate(words):
+        command = here.command
+        if not isinstance(command, click.Group):
+            ctx.fail(f"{here.command_path} has no commands of its own.")
+        found = command.get_command(here, word.lower())
+        if found is None:
+            if number == 0:
+                ctx.fail(_unknown_command(word, []))
+            known = ", ".join(command.list_commands(here))
+            ctx.fail(f"{here.command_path} has no command {word!r}. It has {known}.")
+        here = click.Context(found, info_name=word.lower(), parent=here)
+    click.echo(here.get_help())
 
 
 @click.command()

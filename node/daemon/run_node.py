@@ -21,6 +21,7 @@ from config import Loaded, Settings
 from exchange.journal.journal import JournalError
 from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
+from node.client.node_finder import data_dir_option
 from node.daemon.data_directory import holds_journal, open_key_and_journal
 from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
@@ -373,7 +374,7 @@ def _check_recovered(data_dir: Path) -> None:
     if restored is not None:
         raise StartError(
             f"{data_dir} is older than its node: {restored.reason}. Bring it up to date with 'exchange-node "
-            f"recover --from-peers --data-dir {data_dir}'"
+            f"recover --from-peers{data_dir_option(data_dir)}'"
         )
 
 
@@ -415,8 +416,7 @@ def banner(node: Node, settings: Settings) -> str:
         for view in finding
     )
     extra = [name for name in status.services if name not in OFFERS]
-    default_dir = Path("~/.exchange-node").expanduser()
-    where = "" if settings.data_dir == default_dir else f" --data-dir {settings.data_dir}"
+    where = data_dir_option(settings.data_dir)
     lines = [
         f"exchange-node {VERSION}",
         f"  node       {node.node_id}",

@@ -5,8 +5,22 @@ from __future__ import annotations
 import click
 
 from exchange.model.records import Permission
-from node.cli.client_session import Session, client_options, common_options, print_json
-from node.cli.command_groups import LENIENT, Group, check_words, span_options, upper
+from node.cli.client_session import (
+    Session,
+    client_options,
+    common_options,
+    print_json,
+    shell_command,
+)
+from node.cli.command_groups import (
+    LENIENT,
+    Group,
+    check_words,
+    limit_option,
+    span_options,
+    upper,
+    wrong_text,
+)
 from node.cli.order_text import OrderTextError, parse_amount
 from node.cli.table_layout import Cell, Column, Line, table
 from node.cli.tables import clock, echo
@@ -61,10 +75,8 @@ def create(
         print_json(view)
     else:
         click.echo(f"account {view.number}: {view.name}")
-        click.echo(
-            f"  next: exchange-node account deposit {view.name} 1000 USD, "
-            f"exchange-node account keys create {view.name}"
-        )
+        click.echo(f"  next: {shell_command('account', 'deposit', view.name, '1000', 'USD')}")
+        click.echo(f"        {shell_command('account', 'keys', 'create', view.name)}")
 
 
 @account.command("list")
@@ -130,7 +142,9 @@ def show(session: Session, name: str) -> None:
     if keys:
         lines += _key_table(keys)
     else:
-        lines.append([(f"  no keys: exchange-node account keys create {view.name}", "dim")])
+        lines.append(
+            [(f"  no keys: {shell_command('account', 'keys', 'create', view.name)}", "dim")]
+        )
     echo(lines)
 
 
@@ -146,7 +160,7 @@ def _money_command(verb: str, summary: str, text: str) -> None:
         try:
             amount, asset = parse_amount(list(words), usage, "'deposit' and 'withdraw'")
         except OrderTextError as error:
-            raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+            raise wrong_text(error) from None
         if verb == "deposit":
             view = session.ask(lambda client: client.deposit(name, asset, amount, note=note))
         else:
@@ -315,7 +329,7 @@ def list_keys(session: Session, name: str) -> None:
     elif views:
         echo(_key_table(views))
     else:
-        click.echo(f"no keys: exchange-node account keys create {name}", err=True)
+        click.echo(f"no keys: {shell_command('account', 'keys', 'create', name)}", err=True)
 
 
 def _key_table(views: list[KeyView]) -> list[Line]:
@@ -355,6 +369,7 @@ def revoke_key(session: Session, key: str) -> None:
 @click.argument("name")
 @click.option("--asset", metavar="ASSET", help="Only this asset.")
 @span_options
+@limit_option
 @client_options
 def ledger(
     session: Session,

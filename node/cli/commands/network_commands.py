@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from node.cli.client_session import Session, client_options, print_json
+from node.cli.client_session import (
+    Session,
+    client_options,
+    node_options,
+    print_json,
+    shell_command,
+)
 from node.cli.table_layout import Line, clean, folded
 from node.cli.tables import echo, is_terminal, peer_table, policy_table
 from node.client.exchange_client import ExchangeClient
@@ -198,11 +204,14 @@ def peers(
             for symbol, steps in peer.other_steps.items():
                 click.echo(
                     f"{clean(peer.node_id or '?')[:12]} trades {clean(symbol)} in steps of {clean(steps)}, this node in "
-                    "others: their orders do not meet; see 'exchange-node market steps'",
+                    f"others: their orders do not meet; see: {shell_command('market', 'steps')}",
                     err=True,
                 )
     else:
-        click.echo("no peers yet; name one with: exchange-node connect HOST:PORT", err=True)
+        click.echo(
+            f"no peers yet; name one with: exchange-node connect HOST:PORT{node_options()}",
+            err=True,
+        )
 
 
 @click.command()

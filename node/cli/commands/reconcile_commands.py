@@ -11,7 +11,7 @@ import msgspec
 
 from exchange.ledger.reconciliation import Comparison, Evidence, evaluate
 from exchange.ledger.statements import StatementError
-from node.cli.client_session import Exit, Session, client_options, print_json
+from node.cli.client_session import Exit, Session, client_options, node_options, print_json
 from node.cli.table_layout import Cell, Column, Line, clean, table
 from node.cli.tables import clock, echo, is_terminal, short
 from node.views.statement_views import (
@@ -241,7 +241,7 @@ def _notes(view: ComparisonView, peer: str) -> list[str]:
         else:
             notes.append(
                 f"if that payment was made, record it here: exchange-node ledger settle "
-                f"{view.peer[:10]} {words}; if not, ask node {peer} what it was"
+                f"{view.peer[:10]} {words}{node_options()}; if not, ask node {peer} what it was"
             )
     if any(not trade.under_way for trade in view.trades):
         notes.append(

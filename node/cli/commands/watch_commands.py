@@ -20,6 +20,7 @@ from node.cli.ladder import draws_blocks, ladder
 from node.cli.standard_streams import OutputLost
 from node.cli.table_layout import Line, clean
 from node.cli.tables import clock, echo, to_rich
+from node.cli.times import TimeframeType
 from node.client.book_replica import BookReplica
 from node.client.exchange_client import ClientError
 from node.streams.node_messages import NODE_CHANNELS
@@ -274,7 +275,7 @@ async def _live(client: StreamingClient, market: str, depth: int) -> None:
     help="Levels or orders of a book, a side.  [default: 25]",
 )
 @click.option("--own", is_flag=True, help="The book of this node's own orders.")
-@click.option("--tf", "timeframe", metavar="LENGTH", help="Of candles.  [default: 1m]")
+@click.option("--tf", "timeframe", type=TimeframeType(), help="Of candles.  [default: 1m]")
 @click.option(
     "--conflate",
     type=click.IntRange(0, 60_000),

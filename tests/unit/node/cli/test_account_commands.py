@@ -18,7 +18,8 @@ from exchange.model.commands import TimeInForce
 from node.api.access import AccessRules
 from node.cli.main import cli
 from node.cli.order_outcomes import describe_order
-from node.cli.order_text import OrderTextError, parse_amount, parse_expiry
+from node.cli.order_text import OrderTextError, parse_amount
+from node.cli.times import TimeTextError, parse_expiry
 from node.cli.tables import fill_table, to_ansi
 from node.http.api_tls import Tls, self_signed
 from node.views.views import FillView, OrderView
