@@ -6,6 +6,7 @@ a value, error messages and documentation show `expected`, and `text` writes a v
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -473,7 +474,11 @@ class FilePath(Kind):
             raise ValueError
         if not isinstance(raw, str | Path) or "\0" in str(raw) or not str(raw).strip():
             raise ValueError
+        if any("\ud800" <= char <= "\udfff" for char in str(raw)):
+            raise ValueError("it is not UTF-8 text")
         try:
+            if str(raw).startswith("~") and not os.environ.get("HOME", "unset"):
+                raise RuntimeError  # ~ would be the root directory
             path = Path(raw).expanduser()
         except RuntimeError:
             raise ValueError("the home directory, for ~, is unknown") from None

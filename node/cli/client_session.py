@@ -181,8 +181,7 @@ def key_in_environment() -> tuple[str, str] | None:
         return parse_key(text)
     except KeyRefused as error:
         raise click.UsageError(
-            f"{KEY_VARIABLE} {error}. Expected KEY:SECRET, as printed by "
-            "'exchange-node account keys create'."
+            f"{KEY_VARIABLE} must be KEY:SECRET, as printed by 'exchange-node account keys create'; it {error}."
         ) from None
 
 

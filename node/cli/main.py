@@ -85,7 +85,7 @@ GROUPS: Final = {
 COMMANDS: Final = {name: where for group in GROUPS.values() for name, where in group.items()}
 
 # Options whose value may be empty.
-EMPTY_OK: Final = frozenset({"--note", "--label"})
+EMPTY_OK: Final = frozenset({"--note", "--label", "--bn"})
 
 EPILOG: Final = """\b
 Exit codes:
@@ -183,7 +183,8 @@ def _check_arguments(ctx: click.Context, args: list[str]) -> None:
     before = ""
     for arg in args:
         if not arg.isprintable() and any("\ud800" <= char <= "\udfff" for char in arg):
-            ctx.fail(f"{arg.encode(errors='backslashreplace').decode()!r} is not UTF-8 text.")
+            shown = os.fsencode(arg).decode(errors="backslashreplace")
+            ctx.fail(f"The argument '{shown}' is not UTF-8 text.")
         name, sign, value = arg.partition("=")
         option = name if sign and name.startswith("--") else before
         if not (value if sign and option == name else arg).strip() and option not in EMPTY_OK:
@@ -192,7 +193,6 @@ def _check_arguments(ctx: click.Context, args: list[str]) -> None:
                 f"{what} is empty: is a variable not set? Leave the option out, or give a value."
             )
         before = arg
-    return
 
 
 def _explain_lost(lost: OutputLost) -> Exit:

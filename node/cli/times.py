@@ -102,7 +102,7 @@ class TimeframeType(click.ParamType):  # type: ignore[type-arg]
 
     name = "timeframe"
 
-    def get_metavar(self, param: click.Parameter, *_: Any) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"[{'|'.join(TIMEFRAMES)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:

@@ -45,7 +45,7 @@ def check_key(key: str, secret: str) -> None:
         KeyRefused: they cannot.
     """
     if not key or not secret:
-        raise KeyRefused("is not KEY:SECRET, as 'account keys create' prints them")
+        raise KeyRefused("has no key, colon and secret")
     for name, part in (("key", key), ("secret", secret)):
         if re.search(r"\s", part):
             raise KeyRefused(f"has white space in its {name}")

@@ -243,5 +243,5 @@ def _read_key(path: Path) -> Credentials:
         text = f"cannot read {path}: {error.strerror or error}"
         raise _Failure("key_file", text) from None
     except ValueError as error:  # without the key
-        text = f"{path} {error}; expected one line, KEY:SECRET"
+        text = f"{path} must contain KEY:SECRET, as 'account keys create' prints it; it {error}"
         raise _Failure("key_file", text) from None

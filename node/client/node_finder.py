@@ -103,10 +103,12 @@ def data_dir_in_force(option: str | None) -> Path:
         )
     text = text or _from_env_file() or DEFAULT_DATA_DIR
     try:
+        if text.startswith("~") and not os.environ.get("HOME", "unset"):
+            raise RuntimeError  # ~ would be the root directory
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(
-            f"the home directory for {text} is unknown (HOME is not set): name the node with "
+            f"the home directory for {text} is unknown (HOME is not set, or empty): name the node with "
             "--data-dir DIR or --api URL"
         ) from None
 

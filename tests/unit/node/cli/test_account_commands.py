@@ -18,9 +18,9 @@ from exchange.model.commands import TimeInForce
 from node.api.access import AccessRules
 from node.cli.main import cli
 from node.cli.order_outcomes import describe_order
-from node.cli.order_text import OrderTextError, parse_amount
-from node.cli.times import TimeTextError, parse_expiry
+from node.cli.order_text import parse_amount
 from node.cli.tables import fill_table, to_ansi
+from node.cli.times import TimeTextError, parse_expiry
 from node.http.api_tls import Tls, self_signed
 from node.views.views import FillView, OrderView
 
@@ -354,7 +354,7 @@ def test_amounts_and_times_are_read() -> None:
     assert parse_expiry("2026-01-02T03:04:05Z", 0) == "2026-01-02T03:04:05Z"
     assert parse_expiry("1767323045000", 0) == "1767323045000"
     for wrong in ("", "5", "1x", "-1h", "tomorrow", "1.5h"):
-        with pytest.raises(OrderTextError, match="30s, 10m"):
+        with pytest.raises(TimeTextError, match="30s, 10m"):
             parse_expiry(wrong, 0)
 
 
