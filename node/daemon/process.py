@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import select
 import sys
 import threading
@@ -26,6 +27,8 @@ EXIT_OK: Final = 0
 EXIT_USAGE: Final = 2  # a restart does not mend it: settings, ports, directories, files
 EXIT_FAILED: Final = 4
 
+FILES_NEEDED: Final = 64  # open files: journal, databases, listeners, a few links and clients
+FILES_USED: Final = 16_384
 STANDARD_ERROR: Final = 2
 UNREAD: Final = 1.0  # seconds that a program waits for a reader of what it prints or logs
 LINES_HELD: Final = (
@@ -49,6 +52,25 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+def claim_descriptors() -> None:
+    """Raise the limit of open files to what a node can use.
+
+    Raises:
+        StartError: the system allows too few for a node.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES_USED if hard == resource.RLIM_INFINITY else min(hard, FILES_USED)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # some systems have further limits
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    if soft != resource.RLIM_INFINITY and soft < FILES_NEEDED:
+        raise StartError(
+            f"this process may open {soft} files (RLIMIT_NOFILE), and a node needs {FILES_NEEDED} at least: raise the limit "
+            "with 'ulimit -n 4096', LimitNOFILE=4096 in a unit, or --ulimit nofile=4096 of a container"
+        )
 
 
 def tell(text: str, stream: TextIO | None = None) -> None:

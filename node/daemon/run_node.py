@@ -29,6 +29,7 @@ from node.daemon.process import (
     EXIT_FAILED,
     EXIT_OK,
     StartError,
+    claim_descriptors,
     configure_logging,
     loop_factory,
     tell,
@@ -89,6 +90,7 @@ def _run(
     collecting = gc.isenabled()
     gc.disable()  # until the node is ready
     try:
+        claim_descriptors()  # the loop needs some already
         configure_logging(loaded.settings)
         with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(loaded, stack, p2p_ports, prepare, as_json))
@@ -218,6 +220,7 @@ def open_node_parts(
     Raises:
         StartError: with what is wrong and what to do.
     """
+    claim_descriptors()
     data_dir = settings.data_dir
     if settings.tracing and find_spec("opentelemetry") is None:
         raise StartError(
