@@ -13,7 +13,14 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.typedefs import Middleware
 
 from node.api import limits
-from node.api.access import DOORKEEPER, AccessControl, AccessRules, is_loopback, set_caller
+from node.api.access import (
+    DOORKEEPER,
+    AccessControl,
+    AccessRules,
+    is_loopback,
+    refuse_credentials,
+    set_caller,
+)
 from node.api.direct_orders import DirectOrders
 from node.api.documents import add_documents
 from node.api.node_service import NodeService
@@ -102,9 +109,11 @@ async def auth_middleware(request: web.Request, handler: _Handler) -> web.Stream
     door, remote = request.app[DOORKEEPER], request.remote or ""
     caller, failure = None, None
     try:
-        caller = door.identify(
-            request.headers.get("Authorization"), secure=request.secure, remote=remote
-        )
+        refuse_credentials(request.query, "query parameter")
+        if len(request.headers.getall("Authorization", ())) > 1:
+            detail = "the header Authorization is given twice, and they may be different callers'"
+            raise ServiceError(401, "bad_authorization", f"{detail}; send it once")
+        caller = door.identify(request.headers, secure=request.secure, remote=remote)
     except ServiceError as error:
         failure = error
     verdict = door.count(caller, remote, _monotonic())

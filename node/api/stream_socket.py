@@ -32,9 +32,10 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec import UNSET
 
 from node.api import limits
-from node.api.access import DOORKEEPER, Caller, caller_of, check_access
+from node.api.access import ANYBODY, DOORKEEPER, Caller, caller_of, check_access
 from node.api.problems import problem
 from node.api.public_routes import SERVICE
+from node.api.route import query
 from node.api.stream_orders import StreamOrders
 from node.api.stream_requests import of_message, reread
 from node.http.http_requests import FIGURES
@@ -205,6 +206,8 @@ class _Connection:
         if any(name.partition("/")[0] in PRIVATE | NODE for name in self._readers):
             detail = "unsubscribe from the channels of the account and of the node first"
             raise ServiceError(409, "already_subscribed", detail)
+        # Who fails to authenticate is nobody from then on: not the operator that a connection without a key is.
+        self._caller = ANYBODY
         self._caller = self._identify(request)
         await self._answer(Authenticated(account=self._caller.account, id=request.id))
 
@@ -212,8 +215,9 @@ class _Connection:
         door, remote = self._request.app[DOORKEEPER], self._request.remote or ""
         caller, failure = None, None
         try:
-            header = f"Bearer {request.key}:{request.secret}"
-            caller = door.identify(header, secure=self._request.secure, remote=remote)
+            caller = door.authenticate(
+                request.key, request.secret, secure=self._request.secure, remote=remote
+            )
         except ServiceError as error:
             failure = error
         verdict = self._count(caller)  # count failed attempts too
@@ -258,6 +262,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     if not socket.can_prepare(request).ok:
         detail = "/v1/stream accepts WebSocket (RFC 6455) only; connect with a WebSocket client"
         return problem(request, 426, "upgrade_required", detail, headers={"Upgrade": "websocket"})
+    query(request)
     connections = request.app[CONNECTIONS]
     if len(connections) >= limits.STREAM_MAX_CLIENTS:
         detail = f"{limits.STREAM_MAX_CLIENTS} streams are open already; close one first"

@@ -35,6 +35,7 @@ from node.views.node_views import (
     PingView,
     RouterView,
     ServiceView,
+    SessionView,
     StatusView,
 )
 from node.views.views import BookView, CandleView, MarketView, TradeView
@@ -333,6 +334,10 @@ class ExchangeClient(OrderCalls, OperatorCalls):
     async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
         """State of the adaptive router, with its latest events."""
         return await self._call(public_operations.GET_ROUTER, events=events, kind=kind)
+
+    async def session(self) -> SessionView:
+        """Return the caller as the node knows it: operator or account, its key and permissions."""
+        return await self._call(public_operations.GET_SESSION)
 
     async def status(self) -> StatusView:
         return await self._call(public_operations.GET_STATUS)

@@ -253,7 +253,7 @@ async def test_wrong_keys_are_refused_alike(api: CheckedApi) -> None:
     key = await api.account("alice")
     name, _, secret = key.partition(":")
     details = set()
-    for wrong in (f"{name}:{secret[:-1]}", f"{name}:", f"nobody:{secret}", f"{name}:ü", ":"):
+    for wrong in (f"{name}:{secret[:-1]}", f"{name}:x", f"nobody:{secret}", f"{name}:ü", "a:b"):
         answer = await api.get("/v1/balances", key=wrong)
         assert_problem(answer, 401, "bad_key")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
