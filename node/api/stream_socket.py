@@ -206,7 +206,7 @@ class _Connection:
         if any(name.partition("/")[0] in PRIVATE | NODE for name in self._readers):
             detail = "unsubscribe from the channels of the account and of the node first"
             raise ServiceError(409, "already_subscribed", detail)
-        # Who fails to authenticate is nobody from then on: not the operator that a connection without a key is.
+        # After a failure the connection has no account, and is not the operator's as one without a key is.
         self._caller = ANYBODY
         self._caller = self._identify(request)
         await self._answer(Authenticated(account=self._caller.account, id=request.id))

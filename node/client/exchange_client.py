@@ -16,6 +16,7 @@ What streams is in `node.client.streaming_client`. Errors:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -47,6 +48,7 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node's own timeout
 NODE_HEADER = "X-Exchange-Node"
+_FINAL_DOT = re.compile(r"\.(?=(:\d*)?$)")
 
 
 class ClientError(Exception):
@@ -90,7 +92,7 @@ class StreamClosed(ClientError):
 
 
 def checked_url(url: str) -> str:
-    """A node's URL without its final slash.
+    """A node's URL without its final slash, and its host name without a final dot, which certificates do not have.
 
     Raises:
         ValueError: it is none.
@@ -98,7 +100,8 @@ def checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
-    return url.rstrip("/")
+    netloc = _FINAL_DOT.sub("", parts.netloc)
+    return parts._replace(netloc=netloc).geturl().rstrip("/")
 
 
 def client_headers(key: str | None, secret: str | None, node_id: str | None) -> dict[str, str]:
