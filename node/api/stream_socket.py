@@ -37,8 +37,9 @@ from node.api.problems import problem
 from node.api.public_routes import SERVICE
 from node.api.route import query
 from node.api.stream_orders import StreamOrders
-from node.api.stream_requests import of_message, reread
+from node.api.stream_requests import of_message, repeated, reread
 from node.http.http_requests import FIGURES
+from node.http.json_members import RepeatedMember, check_members
 from node.http.rate_limit import RateVerdict
 from node.http.socket_session import End, SocketSession
 from node.streams.order_messages import Refused, TradingMessage
@@ -131,6 +132,8 @@ class _Connection:
             )
             await self._answer(StreamError(code="invalid_message", detail=detail))
             return
+        if await self._refuse_repeated(text):
+            return
         if isinstance(message, _TRADING):
             await self._orders.take(of_message(message), self._caller)
             await self._session.drained()
@@ -156,12 +159,28 @@ class _Connection:
         found = reread(text)
         if found is None:
             return False
+        if await self._refuse_repeated(text):
+            return True
         if isinstance(found, Refused):
             self._orders.refuse(found)
         else:
             await self._orders.take(found, self._caller)
         await self._session.drained()
         return True
+
+    async def _refuse_repeated(self, text: str) -> bool:
+        """Answer a message with a member that is there twice; False if there is none."""
+        try:
+            check_members(text)
+        except RepeatedMember as error:
+            refused = repeated(text, error)
+            if refused is not None:
+                self._orders.refuse(refused)
+                await self._session.drained()
+            else:
+                await self._answer(StreamError(code="invalid_message", detail=error.detail))
+            return True
+        return False
 
     def _count(self, caller: Caller | None) -> RateVerdict:
         """Count a request against the rate of its caller; None stands for a wrong key."""
