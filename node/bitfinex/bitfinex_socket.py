@@ -45,6 +45,7 @@ from node.bitfinex.errors import (
 from node.bitfinex.limits import BUFFER, CHANNELS, HEARTBEAT, MAX_ID, SEND_TIMEOUT, SNAPSHOTS_AFTER
 from node.bitfinex.public_channels import ChannelStream, make_channel
 from node.bitfinex.symbols import Symbols
+from node.http.json_members import RepeatedMember, check_members
 from node.http.socket_session import End, SocketSession
 from node.service.market_data import MarketData
 from node.streams.stream import ReaderTooSlow
@@ -213,7 +214,11 @@ class BitfinexConnection:
             return
         try:
             message = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            check_members(text)
+        except RepeatedMember as error:
+            await self._tell(_error(f"json: invalid: {error.detail}", UNKNOWN))
+            return
+        except (ValueError, RecursionError):
             await self._tell(_error("json: invalid", UNKNOWN))
             return
         event = message.get("event") if isinstance(message, dict) else None

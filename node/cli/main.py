@@ -48,6 +48,7 @@ GROUPS: Final = {
     },
     "Accounts and money": {
         "account": "node.cli.commands.account_commands:account",
+        "whoami": "node.cli.commands.account_commands:whoami",
         "balances": "node.cli.commands.ledger_commands:balances",
         "ledger": "node.cli.commands.ledger_commands:ledger",
         "desk": "node.cli.commands.desk_commands:desk",

@@ -16,6 +16,7 @@ What streams is in `node.client.streaming_client`. Errors:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -36,6 +37,7 @@ from node.views.node_views import (
     PingView,
     RouterView,
     ServiceView,
+    SessionView,
     StatusView,
 )
 from node.views.views import BookView, CandleView, MarketView, TradeView
@@ -47,6 +49,7 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node's own timeout
 NODE_HEADER = "X-Exchange-Node"
+_FINAL_DOT = re.compile(r"\.(?=(:\d*)?$)")
 
 
 class ClientError(Exception):
@@ -90,7 +93,7 @@ class StreamClosed(ClientError):
 
 
 def checked_url(url: str) -> str:
-    """A node's URL without its final slash.
+    """A node's URL without its final slash, and its host name without a final dot, which certificates do not have.
 
     Raises:
         ValueError: it is none.
@@ -100,7 +103,8 @@ def checked_url(url: str) -> str:
         raise ValueError(
             f"a node's URL looks like http://127.0.0.1:8300, not {without_password(url)!r}"
         )
-    return url.rstrip("/")
+    netloc = _FINAL_DOT.sub("", parts.netloc)
+    return parts._replace(netloc=netloc).geturl().rstrip("/")
 
 
 def client_headers(key: str | None, secret: str | None, node_id: str | None) -> dict[str, str]:
@@ -341,6 +345,10 @@ class ExchangeClient(OrderCalls, OperatorCalls):
     async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
         """State of the adaptive router, with its latest events."""
         return await self._call(public_operations.GET_ROUTER, events=events, kind=kind)
+
+    async def session(self) -> SessionView:
+        """Return the caller as the node knows it: operator or account, its key and permissions."""
+        return await self._call(public_operations.GET_SESSION)
 
     async def status(self) -> StatusView:
         return await self._call(public_operations.GET_STATUS)

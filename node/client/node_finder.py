@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,8 +146,6 @@ def api_url(text: str) -> str:
     if not sound:
         shown = without_password(text)
         raise ValueError(f"{shown!r} is not the URL of a node, such as http://127.0.0.1:8300")
-    if parts.hostname and parts.hostname.endswith("."):  # no certificate has the final dot
-        url = url.replace(parts.netloc, re.sub(r"\.(?=(:[0-9]+)?$)", "", parts.netloc), 1)
     return url.rstrip("/")
 
 

@@ -22,7 +22,7 @@ from node.cli.command_groups import (
     wrong_text,
 )
 from node.cli.order_text import OrderTextError, parse_amount
-from node.cli.table_layout import Cell, Column, Line, table
+from node.cli.table_layout import Cell, Column, Line, clean, table
 from node.cli.tables import clock, echo
 from node.views.account_views import (
     AccountChange,
@@ -32,6 +32,7 @@ from node.views.account_views import (
     PostingView,
     TransferView,
 )
+from node.views.node_views import SessionView
 
 
 @common_options
@@ -77,6 +78,45 @@ def create(
         click.echo(f"account {view.number}: {view.name}")
         click.echo(f"  next: {shell_command('account', 'deposit', view.name, '1000', 'USD')}")
         click.echo(f"        {shell_command('account', 'keys', 'create', view.name)}")
+
+
+@click.command()
+@client_options
+def whoami(session: Session) -> None:
+    """Show for whom commands act here: the operator, or an account by its key.
+
+    Without EXCHANGE_NODE_KEY that is the operator, on the machine of the node.
+
+    \b
+    Examples:
+      exchange-node whoami
+      EXCHANGE_NODE_KEY=KEY:SECRET exchange-node whoami --api https://exchange.example.org
+      exchange-node whoami --json | jq -r '.access'
+    """
+    view = session.ask(lambda client: client.session())
+    if session.as_json:
+        print_json(view)
+        return
+    for line in _describe_caller(view):
+        click.echo(clean(line))
+
+
+def _describe_caller(view: SessionView) -> list[str]:
+    """Describe in lines for whom the node takes the caller, and by what."""
+    if view.access == "operator":
+        lines = ["operator: acts for the house, and with --account for any account"]
+    elif view.access == "account":
+        lines = [f"account {view.account}: {view.account_name}"]
+    else:
+        lines = ["nobody: public data only; set EXCHANGE_NODE_KEY=KEY:SECRET to trade"]
+    if view.authenticated_by == "key":
+        label = f" ({view.key_label})" if view.key_label else ""
+        lines.append(f"  by    the key {view.key}{label}")
+    elif view.authenticated_by == "token":
+        lines.append("  by    the operator's token of the running node, in its data directory")
+    else:
+        lines.append("  by    nothing: no key was sent")
+    return [*lines, f"  may   {', '.join(view.permissions) or 'look'}", f"  node  {view.node_id}"]
 
 
 @account.command("list")
