@@ -50,7 +50,7 @@ def check_words(words: tuple[str, ...] | list[str]) -> None:
 def wrong_text(error: ValueError) -> click.UsageError:
     """The error of typed text. A command that it ends with is for the same node."""
     text = str(error)
-    if re.search(r"exchange-node [a-z][^;,.()]*$", text):
+    if re.search(r"exchange-node [a-z][^;,()]*$", text):
         text += node_options()
     return click.UsageError(text, ctx=click.get_current_context())
 

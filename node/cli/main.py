@@ -86,7 +86,7 @@ GROUPS: Final = {
 COMMANDS: Final = {name: where for group in GROUPS.values() for name, where in group.items()}
 
 # Options whose value may be empty.
-EMPTY_OK: Final = frozenset({"--note", "--label", "--bn"})
+EMPTY_OK: Final = frozenset({"--note", "--label", "--reason", "--bn"})
 
 EPILOG: Final = """\b
 Exit codes:

@@ -70,7 +70,7 @@ def _text(raw: io.FileIO, before: TextIO | None, *, lines: bool = False) -> Text
         io.BufferedWriter(raw),
         encoding=getattr(before, "encoding", None) or "utf-8",
         errors="backslashreplace",
-        line_buffering=lines or raw.isatty(),
+        line_buffering=lines or raw.isatty() or getattr(before, "write_through", False),
     )
 
 

@@ -83,7 +83,7 @@ def create(
 @click.command()
 @client_options
 def whoami(session: Session) -> None:
-    """Show for whom commands act here: the operator, or an account by its key.
+    """Show for whom commands act here: operator or account.
 
     Without EXCHANGE_NODE_KEY that is the operator, on the machine of the node.
 

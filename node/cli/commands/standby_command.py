@@ -61,7 +61,13 @@ def standby(
 @standby.command(short_help="Show how far a standby is.")
 @data_options
 def status(settings: Any, as_json: bool) -> None:
-    """Show how far the standby of a data directory is."""
+    """Show how far the standby of a data directory is.
+
+    \b
+    Examples:
+      exchange-node standby status
+      exchange-node standby status --data-dir /srv/standby --json
+    """
     found = _status(settings)
     if as_json:
         print_json(found)
