@@ -1,4 +1,4 @@
-"""What a command may meet: odd variables and arguments, closed and full descriptors, no home directory."""
+"""Commands in odd surroundings: variables, arguments, closed and full descriptors, no home directory."""
 
 from __future__ import annotations
 
