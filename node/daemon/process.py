@@ -105,7 +105,7 @@ class _DescriptorHandler(logging.Handler):
 
 
 class QueuedHandler(logging.Handler):
-    """Hands lines to `target` in a thread: whoever logs never waits for a disk or for a reader.
+    """Hands lines to `target` in a thread: the caller never waits for a disk or for a reader.
 
     At most `held` lines wait; further ones are dropped, and their number is logged as soon as there is room.
     """
@@ -133,7 +133,7 @@ class QueuedHandler(logging.Handler):
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what waits, for as long as somebody reads it."""
+        """Write the lines that wait, while they are being read."""
         with self._changed:
             self._ended = True
             self._changed.notify()

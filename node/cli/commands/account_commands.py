@@ -108,14 +108,18 @@ def _describe_caller(view: SessionView) -> list[str]:
     elif view.access == "account":
         lines = [f"account {view.account}: {view.account_name}"]
     else:
-        lines = ["nobody: public data only; set EXCHANGE_NODE_KEY=KEY:SECRET to trade"]
+        lines = ["no account: public data only; set EXCHANGE_NODE_KEY=KEY:SECRET to trade"]
     if view.authenticated_by == "key":
         label = f" ({view.key_label})" if view.key_label else ""
         lines.append(f"  by    the key {view.key}{label}")
     elif view.authenticated_by == "token":
         lines.append("  by    the operator's token of the running node, in its data directory")
     else:
-        lines.append("  by    nothing: no key was sent")
+        lines.append(
+            "  by    no key: the node takes programs on this machine for the operator's"
+            if view.access == "operator"
+            else "  by    no key"
+        )
     return [*lines, f"  may   {', '.join(view.permissions) or 'look'}", f"  node  {view.node_id}"]
 
 
