@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any, Final, NoReturn
@@ -323,6 +324,10 @@ def main() -> NoReturn:
     """The entry point of the `exchange-node` script."""
     _check_system()
     prepare_streams()
+    if (
+        os.getpid() == 1
+    ):  # of a container: the system ends process 1 by no signal that it does not handle
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     if "_EXCHANGE_NODE_COMPLETE" in os.environ:
         import_module("node.cli.completion").prepare(COMMANDS)
     cli(prog_name="exchange-node")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from typing import Any, Final, TextIO
 
@@ -35,9 +36,14 @@ class OutputLost(Exception):
 class _Output(io.FileIO):
     def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            written: int | None
+            while (
+                written := super().write(data)
+            ) is None:  # a pipe that does not block, and is full
+                select.select([], [self], [])
         except OSError as error:
             raise OutputLost(error) from error
+        return written
 
 
 class _Messages(io.FileIO):

@@ -107,12 +107,12 @@ def _outcome(session: Session, view: OrderView, account: str | None) -> OrderVie
     """The order once other nodes have answered what was asked of them, or after a moment."""
     deadline = time.monotonic() + OUTCOME_WAIT
     order_id = view.id
-    while view.pending.strip("0.") and time.monotonic() < deadline:
-        time.sleep(0.02)
-        try:
+    try:
+        while view.pending.strip("0.") and time.monotonic() < deadline:
+            time.sleep(0.02)
             view = session.ask(lambda client: client.order(order_id, account=account))
-        except CommandFailure:  # the order is placed: its last known state is the answer
-            break
+    except (CommandFailure, KeyboardInterrupt):
+        pass  # the order is placed: its last known state is the answer
     return view
 
 
